@@ -1,0 +1,66 @@
+# What a new user runs: `make demo` or `make test`. Everything goes into .venv and nothing else is touched;
+# as root, missing system libraries are installed by apt, else the exact line to run is printed.
+
+SHELL := /bin/bash
+VENV := .venv
+PY := $(VENV)/bin/python
+# An index to take torch from instead of the pinned one, for example a CPU or CUDA build's.
+TORCH_INDEX ?=
+# Extra words for the command that a target runs, for example: make test ARGS="-k nifti"
+ARGS ?=
+DATA ?=
+
+export TORCH_INDEX
+# Tests and demo need an X server with GLX. Where there is no screen, Xvfb is one.
+XRUN := $(if $(DISPLAY)$(WAYLAND_DISPLAY),,xvfb-run -a -s "-screen 0 1600x1200x24 +extension GLX")
+# Preferences of the person's own napari are neither read nor written.
+PRIVATE := NAPARI_CONFIG=$(CURDIR)/$(VENV)/napari-settings.yaml
+
+.PHONY: help demo test lint format pictures samples benchmark clean
+
+help:
+	@echo "make demo              open napari on the sample pair and register it"
+	@echo "make test              run the whole test suite (ARGS=... goes to pytest)"
+	@echo "make lint              linters, type checker, manifest"
+	@echo "make format            let ruff rewrite the files"
+	@echo "make pictures          make the README's pictures again"
+	@echo "make samples           write sample_data/ again from its code"
+	@echo "make benchmark DATA=.. compare with other programs, in an environment of its own"
+	@echo "make clean             remove what these commands made"
+	@echo
+	@echo "TORCH_INDEX=URL        take torch from this package index instead of the pinned version"
+
+$(VENV)/.ready: pyproject.toml constraints.txt scripts/setup.sh
+	@scripts/setup.sh $(VENV)
+
+demo: $(VENV)/.ready
+	$(PRIVATE) $(XRUN) $(PY) -m napari_stnreg.demo $(ARGS)
+
+test: $(VENV)/.ready
+	$(PRIVATE) $(XRUN) $(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/.ready
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m npe2 validate src/napari_stnreg/napari.yaml
+
+format: $(VENV)/.ready
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+pictures: $(VENV)/.ready
+	$(PRIVATE) $(XRUN) $(PY) scripts/make_pictures.py $(ARGS)
+
+samples: $(VENV)/.ready
+	$(PY) -m napari_stnreg.samples sample_data
+
+.venv-benchmark/.ready: pyproject.toml constraints.txt scripts/setup.sh
+	@scripts/setup.sh .venv-benchmark benchmark
+
+benchmark: .venv-benchmark/.ready
+	.venv-benchmark/bin/python -m benchmark --data "$(DATA)" $(ARGS)
+
+clean:
+	rm -rf .venv .venv-benchmark .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist demo-output
+	find . -name __pycache__ -type d -not -path "./.git/*" -prune -exec rm -rf {} +

@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# Make an environment and put the project into it: scripts/setup.sh FOLDER [benchmark]
+# Called by the Makefile, which calls it again only when pyproject.toml, constraints.txt or this file changed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv=$1
+kind=${2:-project}
+
+say() { echo "[setup] $*"; }
+
+# As root, install packages by apt; as anyone else, print the line that does and stop.
+need_packages() {
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        say "installing system packages: $*"
+        apt-get update -qq >/dev/null || say "apt-get update failed; trying with the package lists at hand"
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+    elif command -v apt-get >/dev/null; then
+        say "System packages are missing. Run this once, then try again:"
+        echo "    sudo apt-get update && sudo apt-get install -y --no-install-recommends $*"
+        exit 1
+    else
+        say "System packages are missing. On Debian and Ubuntu they are called: $*"
+        say "Install what your system calls them, then try again."
+        exit 1
+    fi
+}
+
+# 1. A Python that is new enough, and its venv.
+python=""
+for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        python=$candidate
+        break
+    fi
+done
+if [ -z "$python" ]; then
+    say "Python 3.11 or newer is needed and was not found; name one with PYTHON=/path/to/python."
+    exit 1
+fi
+if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    # python3-venv serves the system's own Python, python3.X-venv one from elsewhere.
+    if [ "$python" = python3 ]; then need_packages python3-venv; else need_packages "$(basename "$python")-venv"; fi
+fi
+
+# 2. Libraries that Qt and OpenGL load at run time, found by the file they load. The benchmark shows nothing.
+libraries="libGL.so.1=libgl1 libEGL.so.1=libegl1 libxkbcommon.so.0=libxkbcommon0 libfontconfig.so.1=libfontconfig1
+    libdbus-1.so.3=libdbus-1-3 libglib-2.0.so.0=libglib2.0-0 libxcb-cursor.so.0=libxcb-cursor0
+    libxcb-icccm.so.4=libxcb-icccm4 libxcb-keysyms.so.1=libxcb-keysyms1 libxkbcommon-x11.so.0=libxkbcommon-x11-0
+    libxcb-shape.so.0=libxcb-shape0"
+if [ "$kind" = project ] && [ "$(uname -s)" = Linux ]; then
+    present=$({ ldconfig -p || /sbin/ldconfig -p; } 2>/dev/null || true)
+    missing=""
+    for pair in $libraries; do
+        grep -q "^[[:space:]]*${pair%%=*} " <<<"$present" || missing="$missing ${pair##*=}"
+    done
+    if [ -z "${DISPLAY:-}${WAYLAND_DISPLAY:-}" ]; then
+        command -v xvfb-run >/dev/null && command -v Xvfb >/dev/null || missing="$missing xvfb"
+        command -v xauth >/dev/null || missing="$missing xauth"
+    fi
+    # shellcheck disable=SC2086
+    [ -z "$missing" ] || need_packages $missing
+fi
+
+# 3. The environment. pip is told to be silent but for errors; the one long step says so beforehand.
+if ! "$venv/bin/python" -c pass 2>/dev/null; then
+    rm -rf "$venv"
+    say "making $venv with $("$python" --version)"
+    "$python" -m venv "$venv"
+fi
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+pip() { "$venv/bin/python" -m pip install -qq "$@"; }
+constraints="$venv/constraints.txt"
+cp constraints.txt "$constraints"
+say "installing into $venv; the first time this takes several minutes and about 2 GB"
+if [ -n "${TORCH_INDEX:-}" ]; then
+    say "taking torch from $TORCH_INDEX"
+    grep -v '^torch==' constraints.txt >"$constraints"
+    # With torch present, the later lines leave it as it is.
+    pip --index-url "$TORCH_INDEX" torch
+fi
+if [ "$kind" = project ]; then
+    pip -c "$constraints" -e ".[dev]"
+else
+    # What the engine and the peers need; napari itself is not part of a benchmark. The peers rule the versions of
+    # numpy and scipy here, so everything is resolved in one go and the project comes last, without its own list.
+    pip -c "$constraints" torch numpy scipy nibabel pydantic safetensors tifffile imageio tqdm \
+        itk-elastix antspyx dipy scikit-image
+    pip --no-deps -e .
+fi
+touch "$venv/.ready"
+say "done"
