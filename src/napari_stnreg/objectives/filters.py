@@ -1,0 +1,201 @@
+"""Separable box and Gaussian filters built of shifted additions.
+
+On the CPU these are several times faster than grouped convolutions or average pooling: an addition over a slice streams
+through the cache, while a depthwise ``conv3d`` of a 7-voxel kernel costs some 7 ms an axis at 80 x 96 x 80. For the
+same reason large batches are filtered one volume at a time. All filters are linear and carry their own adjoint, because
+differentiating through slices would allocate a zero-filled volume for each of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Edge = Literal["zero", "nearest"]
+
+# Below this many elements a volume stays in the cache anyway, and a loop would only add launches.
+_SPLIT_ABOVE = 65536
+_DOUBLE_ABOVE = 3
+
+
+def per_axis(value: float | Sequence[float], ndim: int) -> tuple[float, ...]:
+    """One number for each spatial axis, from a single number or a sequence of the right length."""
+    if isinstance(value, (int, float)):
+        return (float(value),) * ndim
+    values = tuple(float(v) for v in value)
+    if len(values) != ndim:
+        raise ValueError(f"Expected one value or {ndim}, got {len(values)}.")
+    return values
+
+
+def box_sum(x: Tensor, radius: int | Sequence[int]) -> Tensor:
+    """Sum over a window of ``2 r + 1`` voxels along every spatial axis, with zero outside the volume.
+
+    Parameters
+    ----------
+    x
+        ``(B, C, *shape)``.
+    radius
+        Half width of the window in voxels, one for all axes or one each.
+
+    Returns
+    -------
+    Tensor
+        Same shape as ``x``; differentiable.
+    """
+    radii = tuple(int(r) for r in per_axis(radius, x.ndim - 2))
+    if not any(radii):
+        return x
+    result: Tensor = _BoxSum.apply(x, radii)
+    return result
+
+
+def gaussian(x: Tensor, sigma: float | Sequence[float], edge: Edge = "zero") -> Tensor:
+    """Gaussian smoothing along every spatial axis; the kernel is cut at four standard deviations and sums to one.
+
+    Parameters
+    ----------
+    x
+        ``(B, C, *shape)``.
+    sigma
+        Standard deviation in voxels, one for all axes or one each; 0 leaves an axis alone.
+    edge
+        What lies outside the volume: zeros, or the nearest voxel's value.
+
+    Returns
+    -------
+    Tensor
+        Same shape as ``x``; differentiable.
+    """
+    sigmas = per_axis(sigma, x.ndim - 2)
+    if not any(s > 0 for s in sigmas):
+        return x
+    result: Tensor = _Gaussian.apply(x, sigmas, edge)
+    return result
+
+
+class _BoxSum(torch.autograd.Function):
+    """The box filter is its own adjoint."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, radii: tuple[int, ...]) -> Tensor:
+        ctx.radii = radii
+        return _by_volume(x, lambda part: _box(part, radii))
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _by_volume(grad, lambda part: _box(part, ctx.radii)), None
+
+
+class _Gaussian(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, sigmas: tuple[float, ...], edge: Edge) -> Tensor:
+        ctx.sigmas, ctx.edge = sigmas, edge
+        return _by_volume(x, lambda part: _smooth(part, sigmas, edge, adjoint=False))
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _by_volume(grad, lambda part: _smooth(part, ctx.sigmas, ctx.edge, adjoint=True)), None, None
+
+
+def _by_volume(x: Tensor, apply: Callable[[Tensor], Tensor]) -> Tensor:
+    """Filter ``(B, C, *shape)``, volume by volume where that keeps the work in the processor's cache."""
+    count = x.shape[0] * x.shape[1]
+    if x.device.type != "cpu" or count <= 1 or x[0, 0].numel() < _SPLIT_ABOVE:
+        return apply(x)
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    for b in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            out[b : b + 1, c : c + 1] = apply(x[b : b + 1, c : c + 1])
+    return out
+
+
+def _box(x: Tensor, radii: Sequence[int]) -> Tensor:
+    for axis, radius in enumerate(radii, start=2):
+        if radius > _DOUBLE_ABOVE:
+            x = _box_by_doubling(x, axis, radius)
+        elif radius > 0:
+            x = _box_by_shifts(x, axis, radius)
+    return x
+
+
+def _box_by_shifts(x: Tensor, axis: int, radius: int) -> Tensor:
+    """One addition for each neighbour."""
+    size = x.shape[axis]
+    out = x.clone(memory_format=torch.contiguous_format)
+    for shift in range(1, min(radius, size - 1) + 1):
+        out.narrow(axis, shift, size - shift).add_(x.narrow(axis, 0, size - shift))
+        out.narrow(axis, 0, size - shift).add_(x.narrow(axis, shift, size - shift))
+    return out
+
+
+def _box_by_doubling(x: Tensor, axis: int, radius: int) -> Tensor:
+    """Sums of 1, 2, 4, ... neighbours, those added up that make the window: its cost grows with log2 of the width.
+
+    Unlike a difference of cumulated sums this loses no precision on long axes.
+    """
+    size = x.shape[axis]
+    radius = min(radius, size - 1)
+    shape = list(x.shape)
+    shape[axis] = size + 2 * radius
+    run = x.new_zeros(shape)
+    run.narrow(axis, radius, size).copy_(x)
+    out = torch.zeros_like(x, memory_format=torch.contiguous_format)
+    length, start, width = 1, 0, 2 * radius + 1
+    while width:
+        if width & length:
+            out.add_(run.narrow(axis, start, size))
+            start += length
+            width -= length
+        if width:
+            rest = run.shape[axis] - length
+            run = run.narrow(axis, 0, rest) + run.narrow(axis, length, rest)
+            length *= 2
+    return out
+
+
+def gaussian_kernel(sigma: float) -> list[float]:
+    """Weights at distances 0, 1, ... of a Gaussian cut at four standard deviations; the two-sided sum is one."""
+    radius = max(1, math.ceil(4 * sigma))
+    weights = [math.exp(-0.5 * (k / sigma) ** 2) for k in range(radius + 1)]
+    total = weights[0] + 2 * sum(weights[1:])
+    return [w / total for w in weights]
+
+
+def _smooth(x: Tensor, sigmas: Sequence[float], edge: Edge, *, adjoint: bool) -> Tensor:
+    for axis, sigma in enumerate(sigmas, start=2):
+        if sigma <= 0:
+            continue
+        kernel = gaussian_kernel(sigma)
+        size = x.shape[axis]
+        out = x * kernel[0]
+        for k in range(1, min(len(kernel), size)):
+            out.narrow(axis, k, size - k).add_(x.narrow(axis, 0, size - k), alpha=kernel[k])
+            out.narrow(axis, 0, size - k).add_(x.narrow(axis, k, size - k), alpha=kernel[k])
+        if edge == "nearest":
+            _add_edges(out, x, axis, kernel, adjoint=adjoint)
+        x = out
+    return x
+
+
+def _add_edges(out: Tensor, x: Tensor, axis: int, kernel: Sequence[float], *, adjoint: bool) -> None:
+    """Give the outermost voxels the part of the kernel that reaches beyond them (or, in the adjoint, collect it)."""
+    size = x.shape[axis]
+    # Beyond[i]: the kernel's weight farther than i voxels away, which a voxel i steps inside the border has outside.
+    beyond = [sum(kernel[i + 1 :]) for i in range(min(len(kernel) - 1, size))]
+    tail = x.new_tensor(beyond).reshape([-1 if a == axis else 1 for a in range(x.ndim)])
+    near = (0, len(beyond))
+    far = (size - len(beyond), len(beyond))
+    for edge_at, (start, count), weights in ((0, near, tail), (size - 1, far, tail.flip(axis))):
+        if adjoint:
+            gathered = (x.narrow(axis, start, count) * weights).sum(axis, keepdim=True)
+            out.narrow(axis, edge_at, 1).add_(gathered)
+        else:
+            out.narrow(axis, start, count).add_(x.narrow(axis, edge_at, 1) * weights)
