@@ -43,9 +43,7 @@ class MutualInformation(Similarity):
     name = "mi"
     description = "Mutual information: for different modalities or stains, such as T1 with PD, or CT with MR."
 
-    def __init__(
-        self, bins: int = 32, normalised: bool = False, samples: int | None = None, seed: int = 0
-    ) -> None:
+    def __init__(self, bins: int = 32, normalised: bool = False, samples: int | None = None, seed: int = 0) -> None:
         if bins < 2 * _MARGIN + 4:
             raise InputError(f"Mutual information needs at least {2 * _MARGIN + 4} bins; {bins} were asked for.")
         if samples is not None and samples < 1:

@@ -1,0 +1,40 @@
+"""The similarities by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from napari_stnreg.errors import InputError
+from napari_stnreg.objectives.intensity import MeanSquares, NormalizedCrossCorrelation
+from napari_stnreg.objectives.lncc import LocalNCC
+from napari_stnreg.objectives.mind import Mind
+from napari_stnreg.objectives.mutual_information import MutualInformation
+from napari_stnreg.objectives.similarity import Similarity
+
+SIMILARITIES: dict[str, type[Similarity]] = {
+    kind.name: kind for kind in (LocalNCC, NormalizedCrossCorrelation, MeanSquares, MutualInformation, Mind)
+}
+"""Every similarity that needs nothing but options, by its name, the most used first."""
+
+
+def make_similarity(name: str, **options: Any) -> Similarity:
+    """A similarity by name.
+
+    Parameters
+    ----------
+    name
+        A key of :data:`SIMILARITIES`.
+    **options
+        Passed to its constructor.
+
+    Raises
+    ------
+    InputError
+        If there is no such similarity or it has no such option.
+    """
+    if name not in SIMILARITIES:
+        raise InputError(f"There is no similarity '{name}'; choose one of {', '.join(SIMILARITIES)}.")
+    try:
+        return SIMILARITIES[name](**options)
+    except TypeError as error:
+        raise InputError(f"The similarity '{name}' cannot be made with {options}: {error}.") from error
