@@ -148,7 +148,9 @@ def test_scaled_whole_numbers_become_the_values_they_stand_for(tmp_path):
     np.testing.assert_allclose(nib.load(tmp_path / "b.nii").get_fdata(), truth, rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "float32", "float64"]
+)
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_types_and_byte_orders_are_kept(tmp_path, dtype, order):
     data = np.arange(60).reshape(5, 4, 3).astype(dtype)
@@ -211,7 +213,7 @@ def test_a_two_axis_file_is_a_2d_image(tmp_path):
 def test_a_time_series_asks_for_a_frame_and_gives_each(tmp_path):
     data = np.arange(5 * 4 * 3 * 6, dtype=np.int16).reshape(5, 4, 3, 6)
     nib.save(nib.Nifti1Image(data, affine_of("LAS")), tmp_path / "t.nii.gz")
-    with pytest.raises(InputError, match="6 frames.*frame=0"):
+    with pytest.raises(InputError, match=r"6 frames.*frame=0"):
         read(tmp_path / "t.nii.gz")
     with pytest.raises(InputError, match="no frame 6"):
         read(tmp_path / "t.nii.gz", frame=6)

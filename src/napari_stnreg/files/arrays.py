@@ -16,7 +16,7 @@ from napari_stnreg.images import Grid, Image
 
 def open_picture(path: Path) -> FileContent:
     """Open a PNG or JPEG file: grey, or with channels; one pixel is one unit."""
-    array = np.asarray(imageio.imread(path))
+    array = np.asarray(imageio.imread(path, plugin="pillow"))
     if array.ndim == 3 and array.shape[-1] == 2:
         array = array[..., 0]  # grey with transparency; transparency is no image
     return _plain(array, path)
@@ -32,11 +32,12 @@ def open_numpy(path: Path) -> FileContent:
     InputError
         If an archive holds several arrays and none is called ``image``, or the array is not of numbers.
     """
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        array = loaded
-    else:
-        with loaded:
+    # Opened here, as numpy leaves a broken archive open.
+    with path.open("rb") as file:
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            array = loaded
+        else:
             names = list(loaded.files)
             if "image" not in names and len(names) != 1:
                 listed = ", ".join(names[:8]) or "nothing"
@@ -70,9 +71,9 @@ def save_picture(path: Path, image: Image) -> None:
     if data.dtype == np.bool_:
         data = data.astype(np.uint8) * 255
     if jpeg:
-        imageio.imwrite(path, data, quality=95)
+        imageio.imwrite(path, data, plugin="pillow", quality=95)
     else:
-        imageio.imwrite(path, data)
+        imageio.imwrite(path, data, plugin="pillow")
 
 
 def save_numpy(path: Path, image: Image) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import tempfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,8 +48,8 @@ ENDINGS = tuple(_OPENERS)
 """File name endings that can be read and written."""
 
 # What the libraries below raise for a file that is not what its name says, or that stops half way.
-_BROKEN = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, SyntaxError, struct.error, zlib.error,
-           nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError)  # fmt: skip
+_BROKEN = (OSError, EOFError, ValueError, LookupError, TypeError, SyntaxError, struct.error, zlib.error,
+           zipfile.BadZipFile, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError)  # fmt: skip
 
 
 def ending_of(path: str | os.PathLike[str]) -> str:

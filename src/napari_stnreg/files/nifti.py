@@ -210,7 +210,7 @@ def _recall(image: Image) -> nib.Nifti1Header | None:
         return None
     kind: Any = nib.Nifti2Header if kept.get("version") == 2 else nib.Nifti1Header
     try:
-        header = kind(kept["header"], kept["endianness"], check=False)
+        header: nib.Nifti1Header = kind(kept["header"], kept["endianness"], check=False)
         affine = header.get_best_affine()
     except (KeyError, TypeError, ValueError, nib.spatialimages.HeaderDataError):
         return None

@@ -35,6 +35,7 @@ def open_tiff(path: Path) -> FileContent:
     """
     with tifffile.TiffFile(path) as tif:
         series = tif.series[0]
+        _check_complete(tif, series)
         array, axes = series.asarray(), series.axes
         spacing, unit, own = _calibration(tif)
 
@@ -86,7 +87,7 @@ def save_tiff(path: Path, image: Image) -> None:
         axes, data = axes[:-2] + "C" + axes[-2:], np.moveaxis(data, -1, -3)
 
     spacing = image.grid.spacing
-    unit = image.grid.unit
+    unit = canonical(image.grid.unit).encode("ascii", "ignore").decode()  # all that ImageJ's description may hold
     metadata: dict[str, Any] = {"axes": axes, "unit": unit, _GRID_KEY: json.dumps(image.grid.to_dict())}
     if image.ndim == 3:
         metadata["spacing"] = float(spacing[0])
@@ -124,6 +125,18 @@ def _calibration(tif: tifffile.TiffFile) -> tuple[tuple[float, float, float], st
         count, length = tags[name].value if name in tags else (1, 1)
         spacing.append(length / count if count and length else 1.0)
     return (abs(spacing[0]), spacing[1], spacing[2]), unit, own
+
+
+def _check_complete(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
+    """Refuse a file that ends before its pixels do; tifffile would fill them with zeros."""
+    if series.dataoffset is not None:
+        end = series.dataoffset + series.nbytes
+    else:
+        pages = [page for page in series.pages if page is not None]
+        end = max((o + n for p in pages for o, n in zip(p.dataoffsets, p.databytecounts, strict=False)), default=0)
+    promised = int((tif.imagej_metadata or {}).get("images", 1)) * tif.pages.first.size
+    if end > tif.filehandle.size or promised > series.size:
+        raise ValueError("it ends before its pixels do")
 
 
 def _own_grid(text: object) -> Grid | None:
