@@ -51,7 +51,7 @@ def box_sum(x: Tensor, radius: int | Sequence[int]) -> Tensor:
     radii = tuple(int(r) for r in per_axis(radius, x.ndim - 2))
     if not any(radii):
         return x
-    result: Tensor = _BoxSum.apply(x, radii)
+    result: Tensor = _BoxSum.apply(x, radii)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -75,7 +75,7 @@ def gaussian(x: Tensor, sigma: float | Sequence[float], edge: Edge = "zero") -> 
     sigmas = per_axis(sigma, x.ndim - 2)
     if not any(s > 0 for s in sigmas):
         return x
-    result: Tensor = _Gaussian.apply(x, sigmas, edge)
+    result: Tensor = _Gaussian.apply(x, sigmas, edge)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -88,7 +88,7 @@ class _BoxSum(torch.autograd.Function):
         return _by_volume(x, lambda part: _box(part, radii))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _by_volume(grad, lambda part: _box(part, ctx.radii)), None
 
@@ -100,7 +100,7 @@ class _Gaussian(torch.autograd.Function):
         return _by_volume(x, lambda part: _smooth(part, sigmas, edge, adjoint=False))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return _by_volume(grad, lambda part: _smooth(part, ctx.sigmas, ctx.edge, adjoint=True)), None, None
 

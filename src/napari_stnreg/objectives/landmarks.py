@@ -65,4 +65,5 @@ class LandmarkDistance:
 
     def distances(self, mapped: Tensor) -> Tensor:
         """Distance of each mapped fixed landmark from its partner in world units, ``(N,)``."""
-        return torch.linalg.vector_norm(mapped.detach() - self.moving_points, dim=-1)
+        distances: Tensor = torch.linalg.vector_norm(mapped.detach() - self.moving_points, dim=-1)
+        return distances

@@ -151,7 +151,7 @@ def _adjoint_difference(difference: Tensor, axis: int) -> Tensor:
 
 
 def _derivative(u: Tensor, axis: int, step: float) -> Tensor:
-    result: Tensor = _Derivative.apply(u, axis, step)
+    result: Tensor = _Derivative.apply(u, axis, step)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -172,7 +172,7 @@ class _Derivative(torch.autograd.Function):
         return out.div_(2 * step)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         axis = ctx.axis
         size = grad.shape[axis]

@@ -67,7 +67,7 @@ class _Attach(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * grad, None, None
@@ -81,7 +81,7 @@ def attach_gradient(warped: Tensor, value: Tensor, gradient: Tensor | None) -> T
     """
     if gradient is None or not (torch.is_grad_enabled() and warped.requires_grad):
         return value
-    result: Tensor = _Attach.apply(warped, value, gradient)
+    result: Tensor = _Attach.apply(warped, value, gradient)  # type: ignore[no-untyped-call]
     return result
 
 
