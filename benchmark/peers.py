@@ -81,7 +81,9 @@ class Elastix:
         """Let transformix write the displacement out, and turn (x, y, z) components round."""
         import itk
 
-        field = itk.array_from_image(itk.transformix_deformation_field(*fit, log_to_console=False))
+        with tempfile.TemporaryDirectory() as folder:  # transformix writes the field to a file as well
+            image = itk.transformix_deformation_field(*fit, log_to_console=False, output_directory=folder)
+            field = itk.array_from_image(image)
         return np.moveaxis(np.asarray(field)[..., ::-1], -1, 0)
 
 

@@ -1,0 +1,180 @@
+"""How long a registration blocks the window: ``python -m benchmark.gui_latency [--out DIR]`` where napari and a display
+are (for example under ``xvfb-run -a``).
+
+A timer beats every 5 ms in the GUI thread. While the thread is busy with anything else the beat is late, and the
+lateness is the block that a person feels. Beats are kept from the moment Register is pressed until the results are in
+the layer list and drawn. The one-time import of torch is made before, as the plugin makes it while the program is idle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from benchmark.data import smooth_field
+
+BEAT = 0.005
+PATIENCE = 300.0
+RUNS = {"128^3": (128, 128, 128), "1024^2": (1024, 1024)}
+# A beat that is this much late already counts as a block; below it is the timer's own jitter.
+LEAST_BLOCK = 0.001
+
+
+@dataclass
+class Heartbeat:
+    """A timer in the GUI thread that notes how late each of its beats is."""
+
+    blocks: list[float] = field(default_factory=list)
+    _last: float = 0.0
+    _timer: Any = None
+
+    def start(self) -> None:
+        """Begin to beat."""
+        from qtpy.QtCore import Qt, QTimer
+
+        self._timer = QTimer()
+        self._timer.setTimerType(Qt.TimerType.PreciseTimer)
+        self._timer.setInterval(round(1000 * BEAT))
+        self._timer.timeout.connect(self._beat)
+        self._last = time.perf_counter()
+        self._timer.start()
+
+    def _beat(self) -> None:
+        now = time.perf_counter()
+        self.blocks.append(max(now - self._last - BEAT, 0.0))
+        self._last = now
+
+    def stop(self) -> None:
+        """Stop, counting the time since the last beat too."""
+        self._beat()
+        self._timer.stop()
+
+    def summary(self) -> dict[str, float]:
+        """Blocks in milliseconds: how many, their median, 99th percentile and longest."""
+        blocks = 1000 * np.array([b for b in self.blocks if b >= LEAST_BLOCK] or [0.0])
+        return {
+            "beats": len(self.blocks),
+            "blocks": sum(b >= LEAST_BLOCK for b in self.blocks),
+            "median_ms": float(np.median(blocks)),
+            "p99_ms": float(np.percentile(blocks, 99)),
+            "longest_ms": float(blocks.max()),
+        }
+
+
+def made_pair(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """A textured picture and the same warped smoothly, made before the clock runs."""
+    small = tuple(n // 4 for n in shape)
+    noise = np.random.default_rng(0).standard_normal(small)
+    texture = ndimage.gaussian_filter(noise, 2)
+    moving = ndimage.zoom((128 + 50 * texture / texture.std()).clip(0, 255), 4, order=1)
+    step = np.stack([ndimage.zoom(part, 4, order=1) for part in smooth_field(small, seed=1, rms=min(shape) / 32)])
+    fixed = ndimage.map_coordinates(moving, np.indices(shape) + step, order=1, mode="nearest")
+    return fixed.astype(np.uint8), moving.astype(np.uint8)
+
+
+def press_register(viewer: Any, fixed: Any, moving: Any) -> Callable[[], bool]:
+    """Open the panel on two layers, switch the preview on, press Register; give a function that says when it is done.
+
+    TO BE COMPLETED WITH THE WIDGET: this one function holds everything that depends on its attributes.
+    """
+    from napari_stnreg.widgets.register import RegisterWidget
+
+    widget = RegisterWidget(viewer)
+    viewer.window.add_dock_widget(widget, name="STN registration")
+    widget.fixed_layer.value = fixed
+    widget.moving_layer.value = moving
+    widget.preview.setChecked(True)
+    widget.register_button.click()
+    return lambda: not widget.is_running
+
+
+def pump(until: Callable[[], bool], seconds: float) -> bool:
+    """Let the GUI work until something is true; false when it took longer than allowed."""
+    from qtpy.QtCore import QEventLoop, QTimer
+
+    loop = QEventLoop()
+    deadline = time.perf_counter() + seconds
+    reached = False
+
+    def look() -> None:
+        nonlocal reached
+        reached = until()
+        if reached or time.perf_counter() > deadline:
+            loop.quit()
+
+    timer = QTimer()
+    timer.setInterval(50)
+    timer.timeout.connect(look)
+    timer.start()
+    loop.exec()
+    timer.stop()
+    return reached
+
+
+def wait(seconds: float) -> None:
+    """Let the GUI work for some time."""
+    pump(lambda: False, seconds)
+
+
+def measure(shape: tuple[int, ...], threads: int) -> dict[str, Any]:
+    """Register a made pair of a shape in a new viewer and return the blocks of the GUI thread."""
+    import napari
+    import torch
+
+    torch.set_num_threads(threads)
+    images = made_pair(shape)
+    viewer = napari.Viewer(show=True)
+    fixed, moving = (viewer.add_image(im, name=name) for im, name in zip(images, ("fixed", "moving"), strict=True))
+    wait(2.0)
+    idle = Heartbeat()
+    idle.start()
+    wait(2.0)
+    idle.stop()
+    heart = Heartbeat()
+    heart.start()
+    began = time.perf_counter()
+    done = press_register(viewer, fixed, moving)
+    finished = pump(done, PATIENCE)
+    seconds = time.perf_counter() - began
+    wait(1.0)  # the results are added and drawn after the run
+    heart.stop()
+    layers = len(viewer.layers)
+    viewer.close()
+    return {"finished": finished, "seconds": seconds, "layers": layers, "idle": idle.summary(), **heart.summary()}
+
+
+def main() -> None:
+    """Print a table and, with ``--out``, write ``gui_latency.json``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="folder for gui_latency.json")
+    parser.add_argument("--runs", default=",".join(RUNS), help="of: %(default)s")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    try:
+        import napari  # noqa: F401
+        import torch  # noqa: F401
+        from qtpy.QtWidgets import QApplication  # noqa: F401
+    except ImportError as error:
+        sys.exit(f"The GUI was not measured: {error}.")
+    results = {name: measure(RUNS[name], options.threads) for name in options.runs.split(",")}
+    print("| run | s | blocks | median ms | 99th pct. ms | longest ms | longest while idle ms |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name, r in results.items():
+        times = f"{r['median_ms']:.1f} | {r['p99_ms']:.1f} | {r['longest_ms']:.1f} | {r['idle']['longest_ms']:.1f}"
+        print(f"| {name}{'' if r['finished'] else ' (not finished)'} | {r['seconds']:.1f} | {r['blocks']} | {times} |")
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "gui_latency.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
