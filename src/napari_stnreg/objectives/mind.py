@@ -135,15 +135,14 @@ class Mind(Similarity):
 
     def _distances(self, differences: list[Tensor], shape: tuple[int, ...], support: _Support) -> list[Tensor]:
         """The patch distances, K views ``(B, C, *shape)`` of half as many volumes."""
-        views = []
+        means = []
         for direction, difference, pair, inverse in zip(
             self._directions, differences, support.pairs, support.inverses, strict=True
         ):
             squares = difference.square() if pair is None else difference.square().mul_(pair)
             inside = _overlap(shape, direction.step, self.dilation)[2]
-            mean = self._window(squares, inside, shape).mul_(inverse)
-            views += [mean[_seen_from(shape, start, self.dilation)] for start in direction.starts]
-        return views
+            means.append(self._window(squares, inside, shape).mul_(inverse))
+        return self._views(means, shape)
 
     @staticmethod
     def _normalisers(distances: list[Tensor], support: _Support) -> tuple[Tensor, Tensor, Tensor]:
@@ -173,59 +172,71 @@ class Mind(Similarity):
             support = self._support
             if weight is not None:
                 support = self._make_support(warped, combine(self._weight, weight))
+            shape = tuple(warped.shape[2:])
             differences = self._differences(cleaned(warped, support.known))
-            distances = self._distances(differences, tuple(warped.shape[2:]), support)
+            distances = self._distances(differences, shape, support)
             smallest, inverse, free = self._normalisers(distances, support)
             share = support.weight * expand(support.share, warped)
             share = share / (len(distances) * warped.shape[0] * warped.shape[1])
 
-            value = warped.new_zeros(())
-            pulls = []  # the derivative by each distance, were the smallest and the mean distance constants
-            pull_sum, mean_slope = torch.zeros_like(warped), torch.zeros_like(warped)
-            for distance, fixed in zip(distances, self._fixed, strict=True):
-                exponent = (smallest - distance).mul_(inverse)
-                component = exponent.exp()
-                apart = component - fixed
-                if self.distance == "l2":
-                    slope = apart * share
-                    value += (slope * apart).sum()
-                    slope.mul_(2)
+            # Twelve components of a volume are more than the cache holds: each is worked off in the same few buffers.
+            exponent, component, apart = (torch.empty_like(warped) for _ in range(3))
+            total, mean_slope, smallest_slope, ties = (torch.zeros_like(warped) for _ in range(4))
+            slopes = self._zero_slopes(warped) if gradient else []
+            views = self._views(slopes, shape)
+            factor = inverse * share
+            for i, (distance, fixed) in enumerate(zip(distances, self._fixed, strict=True)):
+                torch.sub(smallest, distance, out=exponent).mul_(inverse)
+                torch.exp(exponent, out=component)
+                torch.sub(component, fixed, out=apart)
+                if self.distance == "l2":  # its slope is twice this; the two comes last
+                    total.addcmul_(apart, apart)
                 else:
-                    value += (apart.abs() * share).sum()
-                    slope = apart.sign_().mul_(share)
+                    total.add_(apart.abs())
+                    apart.sign_()
                 if gradient:
-                    pull = slope.mul_(component).mul_(inverse)
-                    pulls.append(pull)
-                    pull_sum.add_(pull)
+                    # By the distance, were the smallest and the mean distance constants.
+                    pull = apart.mul_(component).mul_(factor)
+                    views[i].sub_(pull)
+                    smallest_slope.add_(pull)
                     mean_slope.addcmul_(pull, exponent, value=-1)
+                    ties.add_(torch.eq(exponent, 0, out=component))
+            value = total.mul_(share).sum()
             if not gradient:
                 return value, None
             mean_slope.mul_(free).div_(len(distances))
-            ties = torch.zeros_like(warped)
-            for distance in distances:
-                ties.add_(distance == smallest)
-            pull_sum.div_(ties)
-            slopes = []
-            for distance, pull in zip(distances, pulls, strict=True):
-                slopes.append((mean_slope - pull).addcmul_(pull_sum, (distance == smallest).to(warped.dtype)))
-            return value, self._pull_back(slopes, differences, support, warped)
+            smallest_slope.div_(ties)
+            for distance, view in zip(distances, views, strict=True):
+                view.add_(mean_slope).addcmul_(smallest_slope, torch.eq(distance, smallest, out=component))
+            result = self._pull_back(slopes, differences, support, warped)
+            return value, result.mul_(2) if self.distance == "l2" else result
+
+    def _zero_slopes(self, like: Tensor) -> list[Tensor]:
+        """One widened volume for each direction, for the derivative by the patch distances."""
+        shape = (*like.shape[:2], *(n + 2 * self.dilation for n in like.shape[2:]))
+        return [like.new_zeros(shape) for _ in self._directions]
+
+    def _views(self, volumes: list[Tensor], shape: tuple[int, ...]) -> list[Tensor]:
+        """What each component sees of the widened volumes, two for each direction."""
+        return [
+            volume[_seen_from(shape, start, self.dilation)]
+            for direction, volume in zip(self._directions, volumes, strict=False)
+            for start in direction.starts
+        ]
 
     def _pull_back(self, slopes: list[Tensor], differences: list[Tensor], support: _Support, like: Tensor) -> Tensor:
-        """From the derivative by the distances to that by the image: the adjoint of :meth:`_distances`."""
-        shape = tuple(like.shape[2:])
+        """From the derivative by the patch distances to that by the image: the adjoint of :meth:`_distances`."""
         total = torch.zeros_like(like)
-        for i, direction in enumerate(self._directions):
-            near, far, inside = _overlap(shape, direction.step, self.dilation)
-            mean_slope = like.new_zeros((*like.shape[:2], *(n + 2 * self.dilation for n in shape)))
-            for start, slope in zip(direction.starts, slopes[2 * i : 2 * i + 2], strict=True):
-                mean_slope[_seen_from(shape, start, self.dilation)] += slope
-            square_slope = box_sum(mean_slope.mul_(support.inverses[i]), self.radius)[inside]
-            pair = support.pairs[i]
-            slope = (2 * differences[i]).mul_(square_slope)
+        for direction, slope, difference, pair, inverse in zip(
+            self._directions, slopes, differences, support.pairs, support.inverses, strict=True
+        ):
+            near, far, inside = _overlap(tuple(like.shape[2:]), direction.step, self.dilation)
+            by_square = box_sum(slope.mul_(inverse), self.radius)[inside]
+            by_difference = difference.mul_(by_square)
             if pair is not None:
-                slope.mul_(pair)
-            total[far] += slope
-            total[near] -= slope
+                by_difference.mul_(pair)
+            total[far].add_(by_difference, alpha=2)
+            total[near].sub_(by_difference, alpha=2)
         return total
 
     def __call__(self, warped: Tensor, weight: Tensor | None = None) -> Tensor:
