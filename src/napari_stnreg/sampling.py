@@ -1,0 +1,178 @@
+"""The sampler: the one place that speaks ``grid_sample``.
+
+Everywhere else points are voxel indices in (z, y, x) order with a voxel's centre at its integer index. Here, and only
+here, they become normalised (x, y, z) coordinates with ``align_corners=False`` (the outer *faces* of the image at -1
+and 1), which is the convention that stays right for an axis of a single voxel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Padding = Literal["zeros", "border"]
+
+
+def index_points(
+    shape: Sequence[int], *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Voxel indices of a whole grid, ``(*shape, D)``, in (z, y, x) order."""
+    axes = [torch.arange(n, device=device, dtype=dtype) for n in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+
+
+def normalised(points: Tensor, shape: Sequence[int]) -> Tensor:
+    """Voxel indices ``(..., D)`` in (z, y, x) order to ``grid_sample`` coordinates in (x, y, z) order."""
+    scale = torch.tensor([2.0 / n for n in shape], device=points.device, dtype=points.dtype)
+    shift = torch.tensor([1.0 / n - 1.0 for n in shape], device=points.device, dtype=points.dtype)
+    return torch.addcmul(shift, points, scale).flip(-1)
+
+
+def sample(
+    image: Tensor,
+    points: Tensor,
+    *,
+    padding: Padding = "zeros",
+    mode: Literal["linear", "nearest"] = "linear",
+) -> Tensor:
+    """Read an image between its voxels.
+
+    Parameters
+    ----------
+    image
+        ``(B, C, *shape)``.
+    points
+        Voxel indices of the image, ``(B, *out, D)`` in (z, y, x) order.
+    padding
+        Outside the image: zeros, or the value at the border.
+    mode
+        Linear (bilinear or trilinear), or the nearest voxel.
+
+    Returns
+    -------
+    Tensor
+        ``(B, C, *out)``; differentiable in the image and, for linear sampling, in the points.
+    """
+    grid = normalised(points, image.shape[2:]).to(image.dtype)
+    if image.shape[0] != grid.shape[0]:  # one image read at many sets of points, or many images at the same points
+        batch = max(image.shape[0], grid.shape[0])
+        image, grid = image.expand(batch, *image.shape[1:]), grid.expand(batch, *grid.shape[1:])
+    out_shape = points.shape[1:-1]
+    ndim = points.shape[-1]
+    if len(out_shape) != ndim:  # a list of points, not a grid: give it the axes that grid_sample wants
+        grid = grid.reshape(grid.shape[0], *([1] * (ndim - 1)), -1, ndim)
+    result = _grid_sample(image, grid, padding, mode)
+    return result.reshape(*result.shape[:2], *out_shape)
+
+
+def sample_normalised(image: Tensor, grid: Tensor, *, padding: Padding = "zeros") -> Tensor:
+    """Linear sampling at coordinates that are normalised already, ``(B, *out, D)``; for loops that keep them so."""
+    return _grid_sample(image, grid, padding, "linear")
+
+
+def _grid_sample(image: Tensor, grid: Tensor, padding: Padding, mode: str) -> Tensor:
+    kernel = "bilinear" if mode == "linear" else "nearest"
+    threads = torch.get_num_threads() if image.device.type == "cpu" else 1
+    if grid.shape[0] > 1 or threads < 2 or grid.numel() < 100_000:
+        return F.grid_sample(image, grid, kernel, padding, align_corners=False)
+    # On the CPU grid_sample runs in parallel over the batch only, so a single image is read in as many parts as there
+    # are threads; which point lies where in the list does not matter to it.
+    out_shape, ndim = grid.shape[1:-1], grid.shape[-1]
+    flat = grid.reshape(1, *[1] * (ndim - 1), -1, ndim)
+    count = flat.shape[-2]
+    cut = count - count % threads
+    parts = flat[..., :cut, :].reshape(threads, *[1] * (ndim - 1), cut // threads, ndim)
+    many = F.grid_sample(image.expand(threads, *image.shape[1:]), parts, kernel, padding, align_corners=False)
+    result = many.transpose(0, 1).reshape(1, image.shape[1], cut)
+    if cut < count:
+        rest = F.grid_sample(image, flat[..., cut:, :], kernel, padding, align_corners=False)
+        result = torch.cat([result, rest.reshape(1, image.shape[1], -1)], dim=2)
+    return result.reshape(1, image.shape[1], *out_shape)
+
+
+def self_composed(flow: Tensor, times: int) -> Tensor:
+    """A displacement composed with itself, ``u <- u + u(x + u)``, ``times`` times over.
+
+    Parameters
+    ----------
+    flow
+        ``(B, D, *shape)`` in voxels, (z, y, x) order.
+    times
+        Number of doublings.
+
+    Returns
+    -------
+    Tensor
+        ``(B, D, *shape)`` in voxels; between voxels the displacement is linear, beyond the border constant.
+    """
+    shape = flow.shape[2:]
+    # The loop stays in normalised (x, y, z) coordinates: nothing is turned round between two doublings.
+    scale = torch.tensor([2.0 / n for n in reversed(shape)], device=flow.device, dtype=flow.dtype)
+    scale = scale.reshape(-1, *[1] * len(shape))
+    here = normalised(index_points(shape, device=flow.device, dtype=flow.dtype), shape)[None]
+    moved = flow.flip(1) * scale
+    for _ in range(times):
+        moved = moved + _grid_sample(moved, here + moved.movedim(1, -1), "border", "linear")
+    return (moved / scale).flip(1)
+
+
+def gaussian_kernel(sigma: float, *, truncate: float = 3.0) -> list[float]:
+    """One side of a normalised Gaussian: weights of the centre and of the voxels 1, 2, ... away from it."""
+    radius = max(int(truncate * sigma + 0.5), 1)
+    half = [math.exp(-0.5 * (k / sigma) ** 2) for k in range(radius + 1)]
+    total = half[0] + 2 * sum(half[1:])
+    return [w / total for w in half]
+
+
+def smooth(image: Tensor, sigma: float | Sequence[float]) -> Tensor:
+    """Gaussian smoothing with the border repeated.
+
+    Parameters
+    ----------
+    image
+        ``(B, C, *shape)``.
+    sigma
+        Standard deviation in voxels, one number or one for each axis; an axis with a sigma below 0.05 is left alone.
+    """
+    ndim = image.ndim - 2
+    sigmas = [float(sigma)] * ndim if isinstance(sigma, (int, float)) else [float(s) for s in sigma]
+    for axis, s in enumerate(sigmas):
+        if s >= 0.05 and image.shape[axis + 2] > 1:
+            image = _smooth_axis(image, axis + 2, s)
+    return image
+
+
+def _smooth_axis(image: Tensor, axis: int, sigma: float) -> Tensor:
+    # Shifted adds in place: on the CPU several times faster than a depthwise convolution, whose kernels are tiny.
+    weights = gaussian_kernel(sigma)
+    radius, size = len(weights) - 1, image.shape[axis]
+    pad = [0, 0] * (image.ndim - 1 - axis) + [radius, radius]
+    flat = image.flatten(0, 1)[:, None] if image.ndim > 2 else image
+    padded = F.pad(flat, pad + [0] * (2 * (flat.ndim - 2) - len(pad)), mode="replicate").reshape(
+        *image.shape[:axis], size + 2 * radius, *image.shape[axis + 1 :]
+    )
+    out = padded.narrow(axis, radius, size) * weights[0]
+    for k in range(1, radius + 1):
+        pair = padded.narrow(axis, radius - k, size) + padded.narrow(axis, radius + k, size)
+        out = out.add(pair, alpha=weights[k]) if out.requires_grad else out.add_(pair, alpha=weights[k])
+    return out
+
+
+def resize(image: Tensor, shape: Sequence[int], *, antialias: bool = True) -> Tensor:
+    """Resample to another shape over the same extent (outer faces stay), smoothing first where it gets coarser.
+
+    The smoothing has a standard deviation of 0.5 times the ratio of voxel sizes beyond one, about what averaging
+    over the coarse voxel does, without its ringing.
+    """
+    if tuple(image.shape[2:]) == tuple(shape):
+        return image
+    if antialias:
+        ratios = [a / b for a, b in zip(image.shape[2:], shape, strict=True)]
+        image = smooth(image, [0.5 * math.sqrt(max(r * r - 1, 0.0)) for r in ratios])
+    mode = "bilinear" if image.ndim == 4 else "trilinear"
+    return F.interpolate(image, size=tuple(shape), mode=mode, align_corners=False)

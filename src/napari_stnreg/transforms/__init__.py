@@ -1,0 +1,76 @@
+"""Spatial transforms, and the families that make them from parameters (the grid generator of a spatial transformer)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from napari_stnreg.errors import InputError
+from napari_stnreg.transforms.base import Transform
+from napari_stnreg.transforms.chain import ChainTransform, chain
+from napari_stnreg.transforms.dense import DisplacementTransform, VelocityTransform
+from napari_stnreg.transforms.dense_families import DiffeomorphicFamily, DisplacementFamily
+from napari_stnreg.transforms.families import TransformFamily
+from napari_stnreg.transforms.linear import AffineTransform
+from napari_stnreg.transforms.linear_families import AffineFamily, RigidFamily, SimilarityFamily, TranslationFamily
+
+__all__ = [
+    "AffineFamily",
+    "AffineTransform",
+    "ChainTransform",
+    "DiffeomorphicFamily",
+    "DisplacementFamily",
+    "DisplacementTransform",
+    "RigidFamily",
+    "SimilarityFamily",
+    "Transform",
+    "TransformFamily",
+    "TranslationFamily",
+    "VelocityTransform",
+    "chain",
+    "make_family",
+    "transform_class",
+]
+
+_TRANSFORMS: dict[str, type[Transform]] = {
+    cls.family: cls for cls in (AffineTransform, ChainTransform, DisplacementTransform, VelocityTransform)
+}
+_FAMILIES: dict[str, type[TransformFamily]] = {
+    cls.name: cls
+    for cls in (
+        TranslationFamily,
+        RigidFamily,
+        SimilarityFamily,
+        AffineFamily,
+        DisplacementFamily,
+        DiffeomorphicFamily,
+    )
+}
+
+
+def transform_class(family: str) -> type[Transform]:
+    """The class that holds transforms of a family, by the name it is saved under.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    if family not in _TRANSFORMS:
+        raise InputError(f"There is no transform of family '{family}'; known are {', '.join(_TRANSFORMS)}.")
+    return _TRANSFORMS[family]
+
+
+def make_family(name: str, **options: Any) -> TransformFamily:
+    """A transform family by name, such as ``make_family("bspline", spacing=8)``.
+
+    Raises
+    ------
+    InputError
+        If there is no such family, or it does not know an option.
+    """
+    if name not in _FAMILIES:
+        raise InputError(f"There is no transform family '{name}'; choose from {', '.join(_FAMILIES)}.")
+    try:
+        return _FAMILIES[name](**options)
+    except TypeError as error:
+        raise InputError(f"The family '{name}' does not take these options: {', '.join(options)}.") from error

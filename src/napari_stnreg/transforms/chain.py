@@ -1,0 +1,90 @@
+"""Several transforms, one after the other, kept apart until an image is sampled once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from napari_stnreg.errors import InputError
+from napari_stnreg.images import Grid
+from napari_stnreg.transforms.base import Transform
+from napari_stnreg.transforms.linear import AffineTransform
+
+
+class ChainTransform(Transform):
+    """``x -> last(... second(first(x)))``: the parts are applied to a point of the fixed world in the order given.
+
+    Neighbouring affine parts are multiplied into one and nested chains are flattened; nothing is ever resampled.
+    """
+
+    family = "chain"
+
+    def __init__(self, parts: Sequence[Transform]) -> None:
+        self.parts: list[Transform] = []
+        flat = self.parts
+        for part in parts:
+            for piece in part.parts if isinstance(part, ChainTransform) else [part]:
+                if flat and isinstance(piece, AffineTransform) and isinstance(flat[-1], AffineTransform):
+                    flat[-1] = piece.after(flat[-1])
+                else:
+                    flat.append(piece)
+        if not flat:
+            raise InputError("A chain needs at least one transform.")
+        if len({(part.ndim, part.unit) for part in flat}) > 1:
+            raise InputError("Transforms can be chained when they have the same dimensions and the same unit.")
+        self.ndim, self.unit = flat[0].ndim, flat[0].unit
+
+    @override
+    def __call__(self, points: Tensor) -> Tensor:
+        for part in self.parts:
+            points = part(points)
+        return points
+
+    @override
+    def on_grid(self, grid: Grid, dtype: torch.dtype | None = None) -> Tensor:
+        """Map every voxel centre of a grid; the first part may take its shortcut over the lattice."""
+        points = self.parts[0].on_grid(grid, dtype or self.dtype)
+        for part in self.parts[1:]:
+            points = part(points)
+        return points
+
+    @override
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the deformable parts if there are any (a double affine among them stays exact), else of all."""
+        kinds = [part.dtype for part in self.parts]
+        fields = [kind for part, kind in zip(self.parts, kinds, strict=True) if not isinstance(part, AffineTransform)]
+        return fields[0] if fields else kinds[0]
+
+    @override
+    def inverse(self) -> ChainTransform:
+        return ChainTransform([part.inverse() for part in reversed(self.parts)])
+
+    @override
+    def tensors(self) -> dict[str, Tensor]:
+        return {f"{i}.{name}": t for i, part in enumerate(self.parts) for name, t in part.tensors().items()}
+
+    @override
+    def settings(self) -> dict[str, Any]:
+        return {"parts": [{"family": part.family, **part.settings()} for part in self.parts]}
+
+    @override
+    @classmethod
+    def from_state(cls, tensors: dict[str, Tensor], settings: dict[str, Any]) -> Self:
+        from napari_stnreg.transforms import transform_class  # the registry lists this class too
+
+        parts = []
+        for i, part in enumerate(settings["parts"]):
+            mine = {name.split(".", 1)[1]: t for name, t in tensors.items() if name.split(".", 1)[0] == str(i)}
+            parts.append(transform_class(part["family"]).from_state(mine, part))
+        return cls(parts)
+
+
+def chain(*parts: Transform) -> Transform:
+    """Apply the parts in the order given; a single (or merged) part comes back as itself."""
+    joined = ChainTransform(parts)
+    return joined.parts[0] if len(joined.parts) == 1 else joined
