@@ -147,6 +147,12 @@ def test_soft_dice_of_hard_labels_is_the_dice_of_the_evaluation():
     np.testing.assert_allclose(found[0, :3], [masked[v] for v in (1, 2, 3)], rtol=1e-5)
 
 
+def test_soft_dice_counts_a_voxel_by_its_weight():
+    fixed, warped = torch.tensor([[[1.0, 1.0]]]), torch.tensor([[[1.0, 0.0]]])
+    weight = torch.tensor([[[1.0, 0.5]]])
+    assert float(soft_dice(fixed, warped, weight)) == pytest.approx(2 / (1.5 + 1))
+
+
 def test_label_overlap_falls_to_zero_and_skips_what_is_absent():
     labels = torch.randint(0, 3, (2, 1, 6, 7), generator=torch.Generator().manual_seed(4))
     fixed = one_hot(labels, [1, 2, 8], torch.float64)

@@ -304,6 +304,13 @@ def test_mind_ignores_gain_offset_and_reversed_contrast():
     assert similarity.score(3 - 2 * warped) == pytest.approx(similarity.score(warped), abs=1e-9)
 
 
+def test_a_mask_makes_no_difference_in_the_features_beside_it():
+    fixed, _, weight = pair((2, 1, 8, 6))
+    similarity = features()
+    similarity.prepare(fixed)
+    assert float(similarity(torch.where(weight > 0, fixed, 9.0), weight)) == 0
+
+
 def test_features_leave_the_network_as_it_was():
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Dropout()).train()
     similarity = FeatureDistance(network)

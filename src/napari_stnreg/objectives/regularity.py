@@ -124,20 +124,22 @@ def _add_squares(value: Tensor, gradient: Tensor, field: Tensor, axes: Sequence[
 
     The mean is over batch and the places where the difference exists, the sum over components.
     """
-    difference = field
-    for axis in axes:
-        if difference.shape[axis] < 2:
-            return
-        count = difference.shape[axis] - 1
-        difference = difference.narrow(axis, 1, count) - difference.narrow(axis, 0, count)
-    weight = scale**2 * field.shape[1] / difference.numel()
-    value += difference.square().sum() * weight
-    difference = difference.mul_(2 * weight)
-    for axis in reversed(axes[1:]):
-        difference = _adjoint_difference(difference, axis)
-    count = difference.shape[axes[0]]
-    gradient.narrow(axes[0], 1, count).add_(difference)
-    gradient.narrow(axes[0], 0, count).sub_(difference)
+    # One component at a time stays in the processor's cache.
+    for component, slope in zip(field.split(1, dim=1), gradient.split(1, dim=1), strict=True):
+        difference = component
+        for axis in axes:
+            if difference.shape[axis] < 2:
+                return
+            count = difference.shape[axis] - 1
+            difference = difference.narrow(axis, 1, count) - difference.narrow(axis, 0, count)
+        weight = scale**2 / difference.numel()
+        value += difference.square().sum() * weight
+        difference = difference.mul_(2 * weight)
+        for axis in reversed(axes[1:]):
+            difference = _adjoint_difference(difference, axis)
+        count = difference.shape[axes[0]]
+        slope.narrow(axes[0], 1, count).add_(difference)
+        slope.narrow(axes[0], 0, count).sub_(difference)
 
 
 def _adjoint_difference(difference: Tensor, axis: int) -> Tensor:
