@@ -1,0 +1,146 @@
+"""How the panel is laid out: a scrolling form, and below it what is always in sight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import QSize, Qt
+from qtpy.QtGui import QAction, QKeySequence, QShortcut
+from qtpy.QtWidgets import (
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QMenu,
+    QProgressBar,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_stnreg.widgets.inputs import Inputs
+from napari_stnreg.widgets.loss_plot import LossPlot
+from napari_stnreg.widgets.options import Options
+from napari_stnreg.widgets.report import Report
+
+
+class PanelLayout(QWidget):
+    """The parts of the panel and their places; knows nothing about runs."""
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
+        self.inputs = Inputs(viewer)
+        self.options = Options()
+        self.plot = LossPlot(viewer)
+        self.plot.hide()
+        self.report = Report()
+        self._make_controls()
+
+        form = QWidget()
+        self._form = QVBoxLayout(form)
+        self._form.setContentsMargins(8, 8, 8, 4)
+        self._form.setSpacing(8)
+        for part in (self.inputs, _line(), self.options, self.plot, self.report):
+            self._form.addWidget(part)
+        self._form.addStretch(1)
+        self.scroll = QScrollArea()
+        self.scroll.setWidget(form)
+        self.scroll.setWidgetResizable(True)
+        self.scroll.setFrameShape(QFrame.Shape.NoFrame)
+        self.scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(0)
+        box.addWidget(self.scroll, 1)
+        box.addWidget(_line())
+        box.addWidget(self._controls)
+        self.setMinimumWidth(240)
+
+    def sizeHint(self) -> QSize:
+        """Wide enough to read, tall enough for the plain form."""
+        return QSize(320, 640)
+
+    def _make_controls(self) -> None:
+        self.register_button = _button("Register", "Warp the moving image onto the fixed one (Ctrl+Enter).")
+        self.register_button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        font = self.register_button.font()
+        font.setBold(True)
+        self.register_button.setFont(font)
+        self.stop_button = _button("Stop", "End now and keep the best so far (Esc).")
+        self.undo_button = _button("Undo run", "Remove the layers of the last run.")
+        self.again_button = _button("Run again", "Register once more, beginning at the result (of the selected layer).")
+        self.copy_button = QToolButton()
+        self.copy_button.setText("Copy")
+        self.copy_button.setToolTip("Copy the run just made, as Python or as a command.")
+        self.copy_button.setAccessibleName("copy the run")
+        self.copy_button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        menu = QMenu(self.copy_button)
+        self.copy_python = QAction("Copy as Python", menu)
+        self.copy_command = QAction("Copy as command", menu)
+        menu.addActions([self.copy_python, self.copy_command])
+        self.copy_button.setMenu(menu)
+        self.bar = QProgressBar()
+        self.bar.setRange(0, 1000)
+        self.bar.setTextVisible(False)
+        self.bar.setFixedHeight(8)
+        self.bar.setAccessibleName("progress")
+        self.bar.setToolTip("Share of the planned steps; a run that converges ends earlier.")
+        self.status = QLabel("Choose two images and press Register.")
+        self.status.setWordWrap(True)
+        self.status.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.status.setAccessibleName("status")
+        self.elapsed = QLabel("")
+        self.elapsed.setToolTip("Time since the start.")
+
+        first, second, third = QHBoxLayout(), QHBoxLayout(), QHBoxLayout()
+        first.addWidget(self.register_button, 1)
+        first.addWidget(self.stop_button)
+        for button in (self.undo_button, self.again_button, self.copy_button):
+            button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            second.addWidget(button)
+        third.addWidget(self.status, 1)
+        third.addWidget(self.elapsed, 0, Qt.AlignmentFlag.AlignTop)
+        self._controls = QWidget()
+        box = QVBoxLayout(self._controls)
+        box.setContentsMargins(8, 6, 8, 6)
+        box.setSpacing(5)
+        box.addLayout(first)
+        box.addWidget(self.bar)
+        box.addLayout(third)
+        box.addLayout(second)
+        self.register_shortcut = self._shortcut("Ctrl+Return")
+        self.register_shortcut_enter = self._shortcut("Ctrl+Enter")
+        self.stop_shortcut = self._shortcut("Escape")
+
+    def _shortcut(self, keys: str) -> QShortcut:
+        shortcut = QShortcut(QKeySequence(keys), self)
+        shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+        return shortcut
+
+    def set_busy(self, busy: bool) -> None:
+        """The form stays readable during a run but is not taken to change it."""
+        self.inputs.setEnabled(not busy)
+        self.stop_shortcut.setEnabled(busy)
+        if not busy:
+            return
+        self.scroll.ensureWidgetVisible(self.plot)
+
+
+def _button(text: str, tip: str) -> QPushButton:
+    button = QPushButton(text)
+    button.setToolTip(tip)
+    button.setAccessibleName(text)
+    button.setAutoDefault(False)
+    return button
+
+
+def _line() -> QFrame:
+    line = QFrame()
+    line.setFrameShape(QFrame.Shape.HLine)
+    line.setEnabled(False)
+    return line

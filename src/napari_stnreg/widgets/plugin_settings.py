@@ -1,0 +1,51 @@
+"""What the panel remembers between sessions: plain values, in an INI file beside napari's own settings."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from napari.settings import get_settings
+from qtpy.QtCore import QSettings
+
+_KEY = "register/panel"
+
+
+def _store() -> QSettings | None:
+    """The file; none where napari itself keeps its settings in memory (as it does in tests)."""
+    path = get_settings().config_path
+    if path is None:
+        return None
+    return QSettings(str(Path(path).parent / "napari-stnreg.ini"), QSettings.Format.IniFormat)
+
+
+def remember(values: dict[str, Any]) -> None:
+    """Keep JSON-ready values for the next session."""
+    store = _store()
+    if store is not None:
+        store.setValue(_KEY, json.dumps(values))
+        store.sync()
+
+
+def recall() -> dict[str, Any]:
+    """What was kept; empty when nothing was, or when it cannot be read."""
+    store = _store()
+    if store is None:
+        return {}
+    with contextlib.suppress(ValueError, TypeError):
+        values = json.loads(str(store.value(_KEY, "{}")))
+        if isinstance(values, dict):
+            return values
+    return {}
+
+
+def preferences() -> dict[str, Any]:
+    """The plugin's entries in napari's Preferences: device, preset and preview rate."""
+    with contextlib.suppress(Exception):  # the plugin is used from a source tree and not installed
+        from napari.settings import get_plugin_settings
+
+        chosen = get_plugin_settings("napari-stnreg").registration
+        return {"device": chosen.device, "preset": chosen.preset, "preview_rate": float(chosen.preview_rate)}
+    return {}

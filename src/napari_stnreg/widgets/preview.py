@@ -1,0 +1,157 @@
+"""Live preview: the moving image settling onto the fixed one, with the deformed grid over it.
+
+:class:`PreviewMaker` works in the worker on a small copy of the pair and gives arrays of one shape and dtype.
+:class:`PreviewLayers` hands them to two layers on the GUI thread, which takes a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.utils.colormaps import Colormap
+
+from napari_stnreg.files.layer_data import placement
+from napari_stnreg.images import Grid, Image
+from napari_stnreg.widgets.pictures import grid_lines, limits_of, overlay
+
+if TYPE_CHECKING:
+    from napari_stnreg.transforms.base import Transform
+
+_LONGEST = {2: 512, 3: 112}
+_SHARE = 0.15
+"""At most this share of the worker's time goes into previews."""
+
+GRID_COLORMAP = Colormap(
+    [[1.0, 0.62, 0.0, 0.0], [1.0, 0.62, 0.0, 1.0]], name="stnreg grid", display_name="deformed grid"
+)
+"""From nothing to orange, which can be seen on black, on white and on the overlay's colours."""
+
+GRID_LOOK: dict[str, Any] = {
+    "colormap": GRID_COLORMAP,
+    "contrast_limits": (0, 255),
+    "blending": "translucent_no_depth",
+    "interpolation2d": "linear",
+    "opacity": 0.8,
+}
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Arrays for the preview layers: the overlay (or the warped image alone, for the 3D view) and the grid."""
+
+    image: np.ndarray
+    lines: np.ndarray
+
+
+def preview_grid(fixed: Grid) -> Grid:
+    """The fixed grid, coarse enough to be warped and drawn several times a second."""
+    factor = max(max(fixed.shape) / _LONGEST[fixed.ndim], 1.0)
+    return fixed if factor == 1 else fixed.resized([max(round(n / factor), 1) for n in fixed.shape])
+
+
+class PreviewMaker:
+    """Makes previews of one run, in the worker.
+
+    Parameters
+    ----------
+    fixed, moving
+        The pair, with the grids in one unit.
+    settings
+        The run's settings, for its channels.
+    rate
+        Previews a second at most; 0 for none.
+    volume
+        Whether the viewer shows three dimensions, where colour images cannot be drawn: the warped image and a lattice
+        are made instead of the overlay and a net.
+    """
+
+    def __init__(self, fixed: Image, moving: Image, settings: Any, rate: float, *, volume: bool = False) -> None:
+        self.rate, self.volume = rate, volume
+        self.grid = preview_grid(fixed.grid)
+        self._moving_grid = moving.grid
+        self._fixed = self._small(fixed, self.grid.shape, settings.fixed_channel)
+        coarse = preview_grid(moving.grid)
+        self._moving = self._small(moving, coarse.shape, settings.moving_channel)
+        self._coarse = coarse
+        self._next = 0.0
+
+    @staticmethod
+    def _small(image: Image, shape: tuple[int, ...], channel: int | None) -> np.ndarray:
+        import torch
+
+        from napari_stnreg.sampling import resize
+
+        values = image.intensity(channel)
+        low, high = limits_of(values, image.mask)
+        values = np.nan_to_num(np.clip((values - low) / (high - low), 0, 1), nan=0.0)
+        return np.asarray(resize(torch.from_numpy(values)[None, None], shape)[0, 0].numpy())
+
+    def due(self) -> bool:
+        """Whether it is time for another preview."""
+        return self.rate > 0 and time.perf_counter() >= self._next
+
+    def make(self, transform: Transform) -> Preview:
+        """Warp the small moving image and draw the grid."""
+        import torch
+
+        from napari_stnreg.sampling import sample
+
+        began = time.perf_counter()
+        with torch.no_grad():
+            mapped = transform.on_grid(self.grid, torch.float32)[0].cpu().numpy()
+            index = torch.from_numpy(self._coarse.to_index(mapped).astype(np.float32))[None]
+            warped = sample(torch.from_numpy(self._moving)[None, None], index)[0, 0].numpy()
+        lines = grid_lines(mapped, self._moving_grid, width=1.2, lattice=self.volume)
+        image = warped if self.volume else overlay(self._fixed, warped.clip(0, 1))
+        ended = time.perf_counter()
+        self._next = began + max(1 / self.rate if self.rate else 0, (ended - began) / _SHARE)
+        return Preview(image, lines)
+
+
+class PreviewLayers:
+    """The two layers that show previews; on the GUI thread.
+
+    Parameters
+    ----------
+    viewer
+        Where to show them.
+    grid
+        The fixed image's grid; the layers lie on a coarser one over the same extent.
+    first
+        What to show first; later previews have its shapes.
+    name
+        What the run is called.
+    """
+
+    def __init__(self, viewer: Any, grid: Grid, first: Preview, name: str) -> None:
+        self._viewer = viewer
+        where = placement(preview_grid(grid))
+        self.colour = first.image.ndim > grid.ndim
+        look: dict[str, Any] = {"rgb": True}
+        if not self.colour:
+            look = {"colormap": "magenta", "contrast_limits": (0, 1), "blending": "additive"}
+        self.image = ImageLayer(first.image, name=f"{name}: preview", interpolation2d="linear", **look, **where)
+        self.lines = ImageLayer(first.lines, name=f"{name}: grid preview", **GRID_LOOK, **where)
+        self._pending = [self.image, self.lines]
+
+    def add_next(self) -> bool:
+        """Add one of the layers; false when both are there. One a turn keeps the window responsive."""
+        if self._pending:
+            selected = set(self._viewer.layers.selection)
+            self._viewer.add_layer(self._pending.pop(0))
+            self._viewer.layers.selection = selected & set(self._viewer.layers)
+        return bool(self._pending)
+
+    def show(self, preview: Preview) -> None:
+        """Hand over new arrays; a layer that the person has deleted or hidden is left alone."""
+        for layer, data in ((self.image, preview.image), (self.lines, preview.lines)):
+            if layer in self._viewer.layers and layer.visible and layer.data.shape == data.shape:
+                layer.data = data
+
+    def remaining(self) -> list[ImageLayer]:
+        """Those that are still in the viewer."""
+        return [layer for layer in (self.image, self.lines) if layer in self._viewer.layers]

@@ -1,0 +1,403 @@
+"""The panel: choose two layers, press Register, watch, stop, keep or undo. It composes the other parts."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from napari.layers import Layer
+from napari.utils import cancelable_progress
+from napari.utils.notifications import show_error, show_warning
+from qtpy.QtCore import QEvent, QTimer
+from qtpy.QtWidgets import QApplication
+from superqt.utils import create_worker
+
+from napari_stnreg.errors import InputError, RegistrationError
+from napari_stnreg.settings import RegistrationSettings
+from napari_stnreg.widgets import plugin_settings
+from napari_stnreg.widgets.layers_io import landmarks
+from napari_stnreg.widgets.panel import PanelLayout
+from napari_stnreg.widgets.recorder import command_line, python_script
+from napari_stnreg.widgets.results import transform_from
+from napari_stnreg.widgets.run_layers import RunLayers
+from napari_stnreg.widgets.worker import Job, Outcome, Runner, Update
+
+IDLE_BEFORE_TORCH = 1500
+"""Milliseconds after opening before torch is imported in the background."""
+
+
+def find_devices() -> list[tuple[str, str]]:
+    """Import what a run needs and list the devices; run in the background while the program is idle."""
+    import pandas  # noqa: F401 - napari imports it with the first layer that has features
+    import pyqtgraph  # noqa: F401
+
+    import napari_stnreg as sr
+
+    return sr.available_devices()
+
+
+class RegisterWidget(PanelLayout):
+    """Registers two image layers of a viewer.
+
+    Parameters
+    ----------
+    viewer
+        The napari viewer.
+
+    Notes
+    -----
+    It can be driven from code: :meth:`set_fixed`, :meth:`set_moving`, :meth:`start`, :meth:`stop`, :meth:`undo`,
+    :attr:`running`, :attr:`state`, :attr:`result`.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__(viewer)
+        self._viewer = viewer
+        self._job: Job | None = None
+        self._outcome: Outcome | None = None
+        self._state = "idle"
+        self._began = 0.0
+        self._activity: Any = None
+        self._connected = False
+        self._runner = Runner(self)
+        self._runner.updated.connect(self._on_update)
+        self._runner.finished.connect(self._on_finished)
+        self._runner.failed.connect(self._on_failed)
+        self._runner.cancelled.connect(self._on_cancelled)
+        self._layers = RunLayers(viewer, self)
+        self.options.restore({"settings": {}, **self._preferences()})
+        self.options.restore(plugin_settings.recall())
+        self._connect_buttons()
+
+        self._refresh_soon = QTimer(self)
+        self._refresh_soon.setSingleShot(True)
+        self._refresh_soon.setInterval(0)
+        self._refresh_soon.timeout.connect(self._refresh)
+        self._clock = QTimer(self)
+        self._clock.setInterval(200)
+        self._clock.timeout.connect(self._tick)
+        self._torch_later = QTimer(self)
+        self._torch_later.setSingleShot(True)
+        self._torch_later.timeout.connect(self._look_for_devices)
+        self._torch_later.start(0 if "torch" in sys.modules else IDLE_BEFORE_TORCH)
+        self._connect_viewer()
+        self.inputs.prefill()
+        self._show_state()
+        # The window may go without a word; plain events end the worker then.
+        control_of = self._runner
+        QApplication.instance().aboutToQuit.connect(control_of.cancel)
+
+    @staticmethod
+    def _preferences() -> dict[str, Any]:
+        chosen = plugin_settings.preferences()
+        settings = {name: chosen[name] for name in ("device", "preset") if name in chosen}
+        state: dict[str, Any] = {"settings": settings}
+        if "preview_rate" in chosen:
+            state["preview_rate"] = chosen["preview_rate"]
+        return state
+
+    # -- driving it from code
+
+    @property
+    def state(self) -> str:
+        """``"idle"``, ``"running"``, ``"stopping"`` or ``"adding"`` (the result's layers)."""
+        return self._state
+
+    @property
+    def running(self) -> bool:
+        """Whether a run is going on or its layers are being added or removed."""
+        return self._state != "idle" or self._layers.busy
+
+    @property
+    def result(self) -> Any:
+        """The last run's :class:`~napari_stnreg.fitting.progress.Result`, or ``None``."""
+        return self._outcome.result if self._outcome is not None else None
+
+    def set_fixed(self, layer: Layer | str) -> None:
+        """Choose the fixed layer."""
+        self._choose(self.inputs.fixed, layer)
+
+    def set_moving(self, layer: Layer | str) -> None:
+        """Choose the moving layer."""
+        self._choose(self.inputs.moving, layer)
+
+    def _choose(self, side: Any, layer: Layer | str) -> None:
+        self._refresh()
+        layer = self._viewer.layers[layer] if isinstance(layer, str) else layer
+        if not side.layer_box.choose(layer):
+            raise InputError(f"'{layer.name}' is not an image layer of this viewer.")
+
+    def start(self) -> bool:
+        """Register; false (with a sentence in the status line) when that cannot be."""
+        return self._start(again=False)
+
+    def again(self) -> bool:
+        """Register once more, beginning at the last result (or at that of the selected layer)."""
+        return self._start(again=True)
+
+    def stop(self) -> None:
+        """End the run soon and keep the best so far."""
+        if self._state == "running":
+            self._set_state("stopping")
+            self.status.setText("Stopping …")
+            self._runner.stop()
+
+    def undo(self) -> None:
+        """Remove the layers of the last run."""
+        if not self.running:
+            self._layers.undo(self._on_undone)
+            self._show_state()
+
+    # -- a run
+
+    def _start(self, *, again: bool) -> bool:
+        if self.running:
+            self._say("A registration is running already; stop it first.", show_warning)
+            return False
+        try:
+            job = self._make_job(again=again)
+            self._runner.start(job)
+        except RegistrationError as error:
+            self._say(str(error), show_error)
+            return False
+        plugin_settings.remember(self.options.state())
+        self._job, self._began = job, time.perf_counter()
+        self._set_state("running")
+        self.status.setText("Starting …")
+        self.bar.setValue(0)
+        self.report.clear()
+        self.plot.clear()
+        self.plot.show()
+        self._clock.start()
+        self._activity = cancelable_progress(total=100, desc=f"Register {job.naming}", cancel_callback=self.stop)
+        return True
+
+    def _make_job(self, *, again: bool) -> Job:
+        inputs, options = self.inputs, self.options
+        if not options.family:
+            raise InputError("No transform is chosen: choose an overall one, a bending one, or both.")
+        fixed, moving = inputs.fixed.source(), inputs.moving.source()
+        same = inputs.fixed.layer is inputs.moving.layer and inputs.fixed.channel == inputs.moving.channel
+        if same and not inputs.every_frame:
+            raise InputError("Fixed and moving are the same layer; choose a different one for one of them.")
+        if fixed.grid.ndim != moving.grid.ndim:
+            raise InputError(
+                f"'{fixed.name}' is {fixed.grid.ndim}D and '{moving.name}' is {moving.grid.ndim}D; "
+                "slices cannot be registered to volumes yet, so choose two of the same kind."
+            )
+        moving.grid.with_unit(fixed.grid.unit)  # says so when the units cannot be converted
+        settings = RegistrationSettings.parse(
+            **options.values(), fixed_channel=inputs.fixed.channel, moving_channel=inputs.moving.channel
+        )
+        points = self._landmarks(fixed, moving)
+        return Job(
+            fixed=fixed,
+            moving=moving,
+            settings=settings,
+            fixed_landmarks=points[0],
+            moving_landmarks=points[1],
+            start=self._earlier_transform() if again else None,
+            kinds=options.kinds,
+            preview_rate=options.rate_box.value(),
+            every_frame=inputs.every_frame,
+            volume=self._viewer.dims.ndisplay == 3 and fixed.grid.ndim == 3,
+        )
+
+    def _landmarks(self, fixed: Any, moving: Any) -> tuple[Any, Any]:
+        a, b = self.inputs.fixed.points, self.inputs.moving.points
+        if a is None and b is None:
+            return None, None
+        if a is None or b is None:
+            raise InputError("Landmarks are chosen on one side only; choose points on both, or none.")
+        if len(a.data) != len(b.data) or not len(a.data):
+            raise InputError(
+                f"There are {len(a.data)} fixed and {len(b.data)} moving landmarks; landmarks work in pairs, "
+                "so add or remove points until the counts match."
+            )
+        return landmarks(a, fixed.grid), landmarks(b, moving.grid.with_unit(fixed.grid.unit))
+
+    def _earlier_transform(self) -> Any:
+        active = self._viewer.layers.selection.active
+        record = active.metadata.get("stnreg") if active is not None else None
+        if record:
+            return transform_from(record["transform"])
+        if self._outcome is None:
+            raise InputError("There is no result to begin at; register first, or select a layer of an earlier run.")
+        return self._outcome.result.transform
+
+    def _on_update(self, update: Update) -> None:
+        if self._job is None:
+            return
+        self.bar.setValue(round(1000 * update.fraction))
+        if self._state == "running":
+            self.status.setText(update.message.capitalize())
+        if update.losses:
+            if update.fresh:
+                self.plot.clear()
+            self.plot.add(update.losses)
+        if update.preview is not None:
+            self._layers.show_preview(update.preview, self._job.fixed.grid, str(self._job.naming))
+        if self._activity is not None:
+            self._activity.update(round(100 * update.fraction) - self._activity.n)
+
+    def _on_finished(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+        self._set_state("adding")
+        self.status.setText("Adding the layers …")
+        self._layers.add_results(outcome, self._on_added)
+
+    def _on_added(self) -> None:
+        outcome = self._outcome
+        self._end()
+        self.bar.setValue(1000)
+        self.report.show_results(outcome.results)
+        if outcome.warnings:
+            self._say(" ".join(outcome.warnings), show_warning)
+        else:
+            self.status.setText(f"{outcome.job.naming}: done.")
+
+    def _on_failed(self, error: Exception) -> None:
+        self._layers.end_preview()
+        self._end()
+        text = str(error) or type(error).__name__
+        if not isinstance(error, RegistrationError):
+            text = f"The registration failed: {text}"
+        self._say(text, show_error)
+
+    def _on_cancelled(self) -> None:
+        self._layers.end_preview()
+        self._end()
+        self.status.setText("Given up.")
+
+    def _on_undone(self) -> None:
+        self.status.setText("The layers of the last run were removed.")
+        QTimer.singleShot(0, self._show_state)
+
+    def _end(self) -> None:
+        self._clock.stop()
+        self._tick()
+        if self._activity is not None:
+            self._activity.close()
+            self._activity = None
+        self.bar.setValue(0)
+        self._set_state("idle")
+        # The queue that called this is empty only afterwards.
+        QTimer.singleShot(0, self._show_state)
+
+    def _say(self, text: str, show: Any) -> None:
+        self.status.setText(text)
+        show(text)
+
+    # -- what is shown
+
+    def _set_state(self, state: str) -> None:
+        self._state = state
+        self._show_state()
+
+    def _show_state(self) -> None:
+        idle = not self.running
+        self.register_button.setEnabled(idle)
+        self.stop_button.setEnabled(self._state == "running")
+        self.undo_button.setEnabled(idle and self._layers.can_undo)
+        self.again_button.setEnabled(idle and (self._outcome is not None or self._record_selected()))
+        self.copy_button.setEnabled(self._job is not None)
+        self.set_busy(self._state != "idle")
+
+    def _record_selected(self) -> bool:
+        active = self._viewer.layers.selection.active
+        return active is not None and "stnreg" in active.metadata
+
+    def _tick(self) -> None:
+        self.elapsed.setText(f"{time.perf_counter() - self._began:.1f} s")
+
+    def _copy(self, make: Any, what: str) -> None:
+        if self._job is not None:
+            QApplication.clipboard().setText(make(self._job))
+            self.status.setText(f"Copied as {what}.")
+
+    def _connect_buttons(self) -> None:
+        self.register_button.clicked.connect(self.start)
+        self.register_shortcut.activated.connect(self.start)
+        self.register_shortcut_enter.activated.connect(self.start)
+        self.stop_button.clicked.connect(self.stop)
+        self.stop_shortcut.activated.connect(self.stop)
+        self.undo_button.clicked.connect(self.undo)
+        self.again_button.clicked.connect(self.again)
+        self.copy_python.triggered.connect(self._copy_python)
+        self.copy_command.triggered.connect(self._copy_command)
+
+    def _copy_python(self) -> None:
+        self._copy(python_script, "Python")
+
+    def _copy_command(self) -> None:
+        self._copy(command_line, "a command")
+
+    # -- the viewer around it
+
+    def _viewer_events(self) -> list[tuple[Any, Any]]:
+        layers = self._viewer.layers
+        return [
+            (layers.events.inserted, self._on_layers),
+            (layers.events.removed, self._on_layers),
+            (layers.events.reordered, self._on_layers),
+            (layers.events.renamed, self._on_layers),
+            (layers.selection.events.active, self._on_selection),
+            (self._viewer.events.theme, self._on_theme),
+        ]
+
+    def _connect_viewer(self) -> None:
+        if not self._connected:
+            for event, method in self._viewer_events():
+                event.connect(method)
+            self._connected = True
+
+    def _disconnect_viewer(self) -> None:
+        if self._connected:
+            for event, method in self._viewer_events():
+                event.disconnect(method)
+            self._connected = False
+
+    def _on_layers(self, _event: Any = None) -> None:
+        self._refresh_soon.start()
+
+    def _on_selection(self, _event: Any = None) -> None:
+        if not self.running:
+            self._show_state()
+
+    def _refresh(self) -> None:
+        self.inputs.refresh()
+        if not self.running:
+            self._show_state()
+
+    def _on_theme(self, _event: Any = None) -> None:
+        self.plot.restyle()
+
+    def _look_for_devices(self) -> None:
+        if self._runner.running:  # the run imports torch itself; look again later
+            self._torch_later.start(IDLE_BEFORE_TORCH)
+            return
+        worker = create_worker(find_devices, _start_thread=False, _ignore_errors=True)
+        worker.returned.connect(self._on_devices)
+        worker.start()
+
+    def _on_devices(self, devices: list[tuple[str, str]]) -> None:
+        self.options.set_devices(devices)
+
+    def event(self, event: Any) -> bool:
+        """Notice when the dock is closed: napari takes the widget out of it, and sends no close event."""
+        if event.type() == QEvent.Type.ParentChange and hasattr(self, "_connected"):
+            if self.parent() is None:
+                self._close_down()
+            else:
+                self._connect_viewer()
+                self._refresh()
+        return super().event(event)
+
+    def _close_down(self) -> None:
+        """End the run, take the preview away and let go of the viewer."""
+        self._torch_later.stop()
+        self._runner.cancel()
+        self._layers.drop()
+        self.inputs.release()
+        self._disconnect_viewer()

@@ -1,0 +1,92 @@
+"""The figures at the end of a run, in a small table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QGridLayout, QLabel, QSizePolicy, QWidget
+
+from napari_stnreg.widgets.results import folded_text
+
+_SCORES = {
+    "ncc": ("Correlation", "NCC over the image; 1 is perfect."),
+    "lncc": ("Local correlation", "NCC in small windows; 1 is perfect."),
+    "mi": ("Mutual information", "In bits or nats; higher is better."),
+    "mse": ("Mean squares", "Of the normalised intensities; lower is better."),
+    "mind": ("MIND", "Distance of self-similarity; lower is better."),
+    "landmarks": ("Landmarks", "Mean distance of the landmarks, in world units; lower is better."),
+}
+_ENDINGS = {
+    "finished": "all steps done",
+    "converged": "converged",
+    "stopped": "stopped, best so far kept",
+    "not finite": "values became infinite, best so far kept",
+}
+
+
+class Report(QWidget):
+    """Scores before and after, folded share, seconds, and how the run ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.setAccessibleName("scores of the last run")
+        self._grid = QGridLayout(self)
+        self._grid.setContentsMargins(0, 4, 0, 4)
+        self._grid.setHorizontalSpacing(10)
+        self._grid.setVerticalSpacing(2)
+        self._grid.setColumnStretch(0, 1)
+
+    def clear(self) -> None:
+        """Show nothing."""
+        while self._grid.count():
+            item = self._grid.takeAt(0)
+            if item.widget() is not None:
+                item.widget().deleteLater()
+
+    def text(self) -> str:
+        """What is shown, line by line."""
+        labels = [self._grid.itemAt(i).widget() for i in range(self._grid.count())]
+        return "\n".join(label.text() for label in labels if label is not None)
+
+    def show_results(self, results: list[Any]) -> None:
+        """Show the mean over the results of a run (one, or one for each frame)."""
+        self.clear()
+        before, after = ([r.scores.get(when, {}) for r in results] for when in ("before", "after"))
+        self._row(0, "", "before", "after", "")
+        row = 1
+        for key in after[0]:
+            title, tip = _SCORES.get(key, (key.replace("_", " "), ""))
+            self._row(row, title, _mean(before, key), _mean(after, key), tip)
+            row += 1
+        folded = sum(r.folded_share for r in results) / len(results)
+        seconds = sum(r.seconds for r in results)
+        frames = f"{len(results)} frames, " if len(results) > 1 else ""
+        ending = _ENDINGS.get(results[-1].ending, results[-1].ending)
+        line = QLabel(f"{folded_text(folded)} · {frames}{seconds:.1f} s · {ending}")
+        line.setWordWrap(True)
+        line.setToolTip("Share of the voxels where the Jacobian determinant is 0 or less; seconds of the fit.")
+        self._grid.addWidget(line, row, 0, 1, 3)
+
+    def _row(self, row: int, title: str, before: str, after: str, tip: str) -> None:
+        for column, text in enumerate((title, before, after)):
+            label = QLabel(text)
+            label.setToolTip(tip)
+            if column:
+                label.setAlignment(Qt.AlignmentFlag.AlignRight)
+            if not row:
+                label.setEnabled(False)
+            elif column == 2:
+                font = label.font()
+                font.setBold(True)
+                label.setFont(font)
+            self._grid.addWidget(label, row, column)
+
+
+def _mean(scores: list[dict[str, float]], key: str) -> str:
+    values = [s[key] for s in scores if s.get(key) is not None]
+    if not values:
+        return "–"
+    mean = sum(values) / len(values)
+    return f"{mean:.3f}" if 0.001 <= abs(mean) < 1000 or mean == 0 else f"{mean:.2e}"
