@@ -6,33 +6,52 @@ from typing import Any
 
 from napari_stnreg.errors import InputError
 from napari_stnreg.transforms.base import Transform
+from napari_stnreg.transforms.bspline import BSplineFamily, BSplineTransform
 from napari_stnreg.transforms.chain import ChainTransform, chain
 from napari_stnreg.transforms.dense import DisplacementTransform, VelocityTransform
 from napari_stnreg.transforms.dense_families import DiffeomorphicFamily, DisplacementFamily
 from napari_stnreg.transforms.families import TransformFamily
+from napari_stnreg.transforms.inverse import InverseTransform
+from napari_stnreg.transforms.landmark_fit import from_landmarks
 from napari_stnreg.transforms.linear import AffineTransform
 from napari_stnreg.transforms.linear_families import AffineFamily, RigidFamily, SimilarityFamily, TranslationFamily
+from napari_stnreg.transforms.thin_plate import ThinPlateFamily, ThinPlateTransform
 
 __all__ = [
     "AffineFamily",
     "AffineTransform",
+    "BSplineFamily",
+    "BSplineTransform",
     "ChainTransform",
     "DiffeomorphicFamily",
     "DisplacementFamily",
     "DisplacementTransform",
+    "InverseTransform",
     "RigidFamily",
     "SimilarityFamily",
+    "ThinPlateFamily",
+    "ThinPlateTransform",
     "Transform",
     "TransformFamily",
     "TranslationFamily",
     "VelocityTransform",
     "chain",
+    "from_landmarks",
     "make_family",
     "transform_class",
 ]
 
 _TRANSFORMS: dict[str, type[Transform]] = {
-    cls.family: cls for cls in (AffineTransform, ChainTransform, DisplacementTransform, VelocityTransform)
+    cls.family: cls
+    for cls in (
+        AffineTransform,
+        BSplineTransform,
+        ThinPlateTransform,
+        DisplacementTransform,
+        VelocityTransform,
+        ChainTransform,
+        InverseTransform,
+    )
 }
 _FAMILIES: dict[str, type[TransformFamily]] = {
     cls.name: cls
@@ -41,6 +60,8 @@ _FAMILIES: dict[str, type[TransformFamily]] = {
         RigidFamily,
         SimilarityFamily,
         AffineFamily,
+        BSplineFamily,
+        ThinPlateFamily,
         DisplacementFamily,
         DiffeomorphicFamily,
     )

@@ -32,6 +32,8 @@ class Transform(ABC):
     family: ClassVar[str]
     ndim: int
     unit: str = "pixel"
+    length: float = 1.0
+    """A distance over which the map changes little, in world units: what tolerances are counted in."""
 
     @abstractmethod
     def __call__(self, points: Tensor) -> Tensor:

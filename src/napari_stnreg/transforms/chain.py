@@ -37,6 +37,7 @@ class ChainTransform(Transform):
         if len({(part.ndim, part.unit) for part in flat}) > 1:
             raise InputError("Transforms can be chained when they have the same dimensions and the same unit.")
         self.ndim, self.unit = flat[0].ndim, flat[0].unit
+        self.length = min((p.length for p in flat if not isinstance(p, AffineTransform)), default=flat[0].length)
 
     @override
     def __call__(self, points: Tensor) -> Tensor:

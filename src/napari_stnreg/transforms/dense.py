@@ -26,6 +26,12 @@ def apply_matrix(matrix: FloatArray, field: Tensor) -> Tensor:
     return torch.einsum("ij,bj...->bi...", values, field)
 
 
+def parallel(to_index: FloatArray, shape: Sequence[int]) -> bool:
+    """Whether a lattice runs along another's axes, so that they can be taken one after the other."""
+    linear = to_index[:-1, :-1]
+    return bool(np.abs((linear - np.diag(np.diag(linear))) @ np.asarray(shape)).max(initial=0.0) < 1e-6)
+
+
 def field_on_lattice(field: Tensor, to_index: FloatArray, shape: Sequence[int]) -> Tensor:
     """Read a field on another lattice, linear between its voxels and constant beyond its border.
 
@@ -44,8 +50,7 @@ def field_on_lattice(field: Tensor, to_index: FloatArray, shape: Sequence[int]) 
         ``(B, D, *shape)``. Where the two lattices are parallel no point is made: one axis is read after the other, and
         whole-voxel shifts only choose voxels.
     """
-    across = to_index[:-1, :-1] - np.diag(np.diag(to_index[:-1, :-1]))
-    if np.abs(across @ np.asarray(shape)).max(initial=0.0) > 1e-6:
+    if not parallel(to_index, shape):
         matrix = torch.tensor(to_index, dtype=torch.promote_types(field.dtype, torch.float32), device=field.device)
         points = lattice_points(matrix[None], shape).expand(field.shape[0], *shape, len(shape))
         return sample(field, points, padding="border")
@@ -95,7 +100,7 @@ class DisplacementTransform(Transform):
         if tuple(field.shape[1:]) != (grid.ndim, *grid.shape):
             raise InputError(f"A field of shape {tuple(field.shape)} does not fit a grid of shape {grid.shape}.")
         self.field, self.grid = field, grid
-        self.ndim, self.unit = grid.ndim, grid.unit
+        self.ndim, self.unit, self.length = grid.ndim, grid.unit, float(grid.spacing.min())
 
     @override
     def __call__(self, points: Tensor) -> Tensor:
@@ -176,7 +181,7 @@ class VelocityTransform(Transform):
 
     def __init__(self, velocity: Tensor, grid: Grid) -> None:
         self.velocity = DisplacementTransform(velocity, grid).field  # the same shapes are allowed
-        self.grid, self.ndim, self.unit = grid, grid.ndim, grid.unit
+        self.grid, self.ndim, self.unit, self.length = grid, grid.ndim, grid.unit, float(grid.spacing.min())
 
     @cached_property
     def as_displacement(self) -> DisplacementTransform:
