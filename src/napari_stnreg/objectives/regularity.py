@@ -125,8 +125,8 @@ def _add_squares(value: Tensor, gradient: Tensor, field: Tensor, axes: Sequence[
     The mean is over batch and the places where the difference exists, the sum over components.
     """
     # One component at a time stays in the processor's cache.
-    for component, slope in zip(field.split(1, dim=1), gradient.split(1, dim=1), strict=True):
-        difference = component
+    for component in range(field.shape[1]):
+        difference, slope = field.narrow(1, component, 1), gradient.narrow(1, component, 1)
         for axis in axes:
             if difference.shape[axis] < 2:
                 return
