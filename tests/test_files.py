@@ -271,6 +271,15 @@ def test_a_layer_read_and_written_by_napari_is_the_same_file(tmp_path):
     assert not layer.data.flags.writeable or (layer.data == data).all()
 
 
+def test_labels_drawn_in_napari_are_marked_as_labels(tmp_path):
+    labels = noise((4, 5, 6), np.int32)
+    write_labels(str(tmp_path / "a.nii.gz"), labels, {"name": "drawn", "scale": (3, 2, 1), "units": ("mm",) * 3})
+    ((data, keywords, kind),) = napari_reader(str(tmp_path / "a.nii.gz"))(str(tmp_path / "a.nii.gz"))
+    assert kind == "labels"
+    np.testing.assert_array_equal(data, labels)
+    np.testing.assert_allclose(keywords["scale"], (3, 2, 1))
+
+
 def test_a_time_series_layer_goes_through_napari_and_back(tmp_path):
     import nibabel as nib
     from napari.layers import Layer

@@ -141,8 +141,10 @@ def test_a_grid_without_a_place_in_the_world_is_refused(matrix):
         Grid((3, 4), matrix)
 
 
-@pytest.mark.parametrize(("a", "b", "factor"), [("mm", "um", 1000), ("nanometer", "Å", 10), ("inch", "mm", 25.4),
-                                                ("pixel", "px", 1), ("furlong", "furlong", 1), ("µm", "um", 1)])  # fmt: skip
+@pytest.mark.parametrize(("a", "b", "factor"), [
+    ("mm", "um", 1000), ("nanometer", "Å", 10), ("inch", "mm", 25.4), ("pixel", "px", 1), ("furlong", "furlong", 1),
+    ("µm", "um", 1),
+])  # fmt: skip
 def test_units_convert(a, b, factor):
     assert conversion_factor(a, b) == pytest.approx(factor)
 
