@@ -116,16 +116,17 @@ def _read(source: Path) -> tuple[Any, dict[str, torch.Tensor]]:
             start = stream.read(8)
     except OSError as error:
         raise InputError(f"'{source}' cannot be read: {error.strerror or error}.") from error
-    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise InputError(
-            f"'{source.name}' is a pickle or archive, as torch.save makes them; such files can run code and are not "
-            "opened. Save the transform with napari-stnreg."
-        )
     try:
         with safe_open(source, framework="pt") as stream:
             metadata = stream.metadata() or {}
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError) as error:
+        # Asked only now: the length that a good file begins with may look like any of these.
+        if start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] <= b"\x05"):
+            raise InputError(
+                f"'{source.name}' is a pickle or an archive, as torch.save makes them; such files can run code and are "
+                "not opened. Save the transform with napari-stnreg."
+            ) from error
         raise InputError(f"'{source.name}' is cut short, or is no transform file.") from error
     try:
         return json.loads(metadata.get(_KEY, "null")), tensors

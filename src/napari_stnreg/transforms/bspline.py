@@ -70,7 +70,7 @@ class BSplineTransform(Transform):
         matrix = torch.tensor(np.linalg.inv(self.control_grid.matrix), dtype=points.dtype, device=points.device)
         size = torch.tensor(self.control_grid.shape, dtype=points.dtype, device=points.device)
         pieces = []
-        for part in torch.tensor_split(points, range(_CHUNK, len(points), _CHUNK)):
+        for part in torch.split(points, _CHUNK):
             where = torch.minimum((part @ matrix[:-1, :-1].T + matrix[:-1, -1]).clamp_min(1.0), size - 2)
             cell = torch.minimum(where.detach().floor(), size - 3)
             weights = _cubic_weights(where - cell)
@@ -146,7 +146,7 @@ class BSplineFamily(TransformFamily):
         voxels = (self.finest or domain).with_unit(domain.unit)
         steps: FloatArray = self.spacing
         if len(steps) == 1:
-            steps = np.maximum(float(steps[0]) * voxels.spacing.min() / voxels.spacing, 1.0)
+            steps = np.asarray(np.maximum(steps * voxels.spacing.min() / voxels.spacing, 1.0), dtype=np.float64)
         if len(steps) != domain.ndim:
             raise InputError(f"{len(steps)} control spacings were given for {domain.ndim} axes.")
         return tuple(max(round(n / s), 1) for n, s in zip(voxels.shape, steps, strict=True))

@@ -62,7 +62,7 @@ class InverseTransform(Transform):
     def __call__(self, points: Tensor) -> Tensor:
         wide = torch.float32 if points.device.type == "mps" else torch.float64
         flat = points.detach().reshape(points.shape[0], -1, self.ndim).to(wide)
-        pieces = [self._solve(part) for part in torch.tensor_split(flat, range(_CHUNK, flat.shape[1], _CHUNK), dim=1)]
+        pieces = [self._solve(part) for part in torch.split(flat, _CHUNK, dim=1)]
         solved = torch.cat(pieces, dim=1) if pieces else flat
         return solved.reshape(solved.shape[0], *points.shape[1:]).to(points.dtype)
 

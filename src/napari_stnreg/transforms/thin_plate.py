@@ -85,7 +85,7 @@ class ThinPlateBasis:
             checkpoint(self._spread_piece, part, weights, use_reentrant=False)
             if torch.is_grad_enabled() and points.shape[1] > rows
             else self._spread_piece(part, weights)
-            for part in torch.tensor_split(points, range(rows, points.shape[1], rows), dim=1)
+            for part in torch.split(points, rows, dim=1)
         ]
         return torch.cat(pieces, dim=1)
 
