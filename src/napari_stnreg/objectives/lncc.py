@@ -54,9 +54,8 @@ class LocalNCC(Similarity):
     def prepare(self, fixed: Tensor, weight: Tensor | None = None) -> None:
         """See :meth:`Similarity.prepare`."""
         self._weight = None if weight is None else weight.detach()
-        fixed = cleaned(fixed.detach(), self._weight)
-        # Nearly centred values: the variances are differences of squares.
-        self._fixed = fixed - fixed.mean()
+        # Not centred on purpose: a background of zeros must stay exactly zero, or rounding gives it a direction.
+        self._fixed = cleaned(fixed.detach(), self._weight)
         self._windows = self._windows_of(self._weight)
 
     def _windows_of(self, known: Tensor | None) -> _Windows:
@@ -84,11 +83,9 @@ class LocalNCC(Similarity):
         windows = self._windows if weight is None else self._windows_of(combine(self._weight, weight))
         known, inverse_count = windows.known, windows.inverse_count
         if known is None:
-            warped = warped - warped.mean()
             held = warped
         else:
             warped = cleaned(warped, known)
-            warped = warped - (warped * known).sum() / known.sum().clamp_min(1e-6) / warped.shape[1]
             held = warped * known
         mean = box_sum(held, radius).mul_(inverse_count)
         variance = box_sum(held * warped, radius).mul_(inverse_count).sub_(mean.square()).clamp_min_(0)

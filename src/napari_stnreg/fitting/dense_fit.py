@@ -1,0 +1,218 @@
+"""Fitting a displacement or a stationary velocity field by small compositions (the deformable stages).
+
+Every step asks how the warped image should flow, smooths the answer, limits it to a fraction of a voxel and composes
+it with the map so far: ``phi <- phi o (id + d)``. The derivative of ``moving(phi(x + d))`` with respect to ``d`` at zero
+is the spatial gradient of the *warped image*, so a step needs no gradient through the sampler and the loss may be any
+similarity that can differentiate with respect to an image. For the diffeomorphic family the same ``d`` is added to the
+velocity (the first term of the Baker-Campbell-Hausdorff series, as in log-domain demons), and the composed map is
+replaced by the flow of that velocity every few steps, before the two drift apart.
+
+References
+----------
+Vercauteren et al., Symmetric log-domain diffeomorphic registration, MICCAI 2008.
+Jena et al., FireANTs: adaptive Riemannian optimization for multi-scale diffeomorphic matching, 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from napari_stnreg.fitting.pyramid import Level, upsample
+from napari_stnreg.objectives import Similarity
+from napari_stnreg.objectives.filters import gaussian
+from napari_stnreg.sampling import sample_normalised
+from napari_stnreg.transforms.dense import exponential
+
+REFRESH = 5
+"""Steps between two exponentials of the velocity."""
+
+
+@dataclass
+class DenseOptions:
+    """How the steps are made; lengths are in voxels of the level (of its finest axis where they differ)."""
+
+    update_smoothing: float = 1.0
+    field_smoothing: float = 0.5
+    step: float = 0.5
+    final_step: float = 0.15
+    momentum: float = 0.9
+    memory: float = 0.99
+    noise_floor: float = 1e-2
+    tolerance: float = 1e-4
+    patience: int = 10
+
+
+@dataclass
+class DenseState:
+    """A deformation in voxels of the current level's grid.
+
+    Parameters
+    ----------
+    displacement
+        ``(1, D, *shape)``.
+    velocity
+        The same shape for the diffeomorphic family; ``None`` for a plain displacement.
+    """
+
+    displacement: Tensor
+    velocity: Tensor | None
+    best_loss: float = field(default=float("inf"))
+
+    @classmethod
+    def identity(cls, shape: tuple[int, ...], device: torch.device, *, diffeomorphic: bool) -> DenseState:
+        """No deformation."""
+        zero = torch.zeros((1, len(shape), *shape), device=device)
+        return cls(zero, zero.clone() if diffeomorphic else None)
+
+    def resized(self, shape: tuple[int, ...]) -> DenseState:
+        """The same deformation on the next level's grid."""
+        if self.velocity is None:
+            return DenseState(upsample(self.displacement, shape), None)
+        velocity = upsample(self.velocity, shape)
+        return DenseState(exponential(velocity), velocity)
+
+    def copy(self) -> DenseState:
+        """A snapshot."""
+        velocity = None if self.velocity is None else self.velocity.clone()
+        return DenseState(self.displacement.clone(), velocity, self.best_loss)
+
+
+class _Composer:
+    """Composition of fields on one grid, keeping the buffers that every step needs."""
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
+        ndim = len(shape)
+        self.scale = [2.0 / n for n in shape]
+        axes = [torch.arange(n, device=device, dtype=torch.float32) * (2.0 / n) + (1.0 / n - 1.0) for n in shape]
+        mesh = torch.meshgrid(*axes, indexing="ij")
+        self.base = torch.stack(mesh[::-1], dim=-1)[None].contiguous()
+        self.grid = torch.empty_like(self.base)
+        self.ndim = ndim
+
+    def after(self, outer: Tensor, inner: Tensor) -> Tensor:
+        """``(id + outer) o (id + inner) - id``, all in voxels."""
+        for axis in range(self.ndim):
+            place = self.ndim - 1 - axis
+            torch.add(self.base[..., place], inner[:, axis], alpha=self.scale[axis], out=self.grid[..., place])
+        return sample_normalised(outer, self.grid, padding="border").add_(inner)
+
+
+def spatial_gradient(image: Tensor) -> Tensor:
+    """Central differences of ``(1, 1, *shape)`` along each axis, ``(1, D, *shape)``; zero on the border."""
+    ndim = image.ndim - 2
+    out = torch.zeros((1, ndim, *image.shape[2:]), device=image.device, dtype=image.dtype)
+    for axis in range(ndim):
+        n = image.shape[axis + 2]
+        if n > 2:
+            ahead, behind = image.narrow(axis + 2, 2, n - 2), image.narrow(axis + 2, 0, n - 2)
+            torch.sub(ahead[:, 0], behind[:, 0], out=out[:, axis].narrow(axis + 1, 1, n - 2))
+    return out.mul_(0.5)
+
+
+def fit_dense(
+    level: Level,
+    affine: npt.NDArray[np.float64],
+    similarity: Similarity,
+    state: DenseState,
+    iterations: int,
+    options: DenseOptions,
+    *,
+    masked: bool = False,
+) -> Iterator[tuple[float, DenseState]]:
+    """Improve a deformation at one level, in place.
+
+    Parameters
+    ----------
+    level
+        Both images.
+    affine
+        ``(D + 1, D + 1)`` applied after the deformation: ``T = affine o phi``.
+    similarity
+        Prepared here with the level's fixed image.
+    state
+        Where to begin; its tensors are replaced step by step and at the end hold the best that was seen.
+    iterations
+        Steps at most.
+    options
+        Step sizes and smoothing.
+    masked
+        Whether voxels that fall outside the moving image are left out.
+
+    Yields
+    ------
+    float, DenseState
+        The loss before each step and the state it belongs to. A loss that is not finite is yielded too; the state is
+        then the last good one and the caller is expected to stop.
+    """
+    similarity.prepare(level.fixed, level.fixed_weight)
+    linear, shift = level.sampling_matrix(affine)
+    base = level.points() @ linear.T + shift
+    relative = level.fixed_grid.spacing / level.fixed_grid.spacing.min()
+    sigma_update = [options.update_smoothing / s for s in relative]
+    sigma_field = [options.field_smoothing / s for s in relative]
+    # steps are taken in units of the finest spacing, whatever the voxels' shape
+    metric = torch.as_tensor(1 / relative, dtype=torch.float32, device=base.device).reshape(1, -1, *[1] * len(relative))
+    isotropic = bool(np.allclose(relative, 1))
+    composer = _Composer(tuple(level.fixed.shape[2:]), base.device)
+    mean, square = torch.zeros_like(state.displacement), torch.zeros_like(state.displacement)
+    best, losses = state.copy(), []
+    for k in range(iterations):
+        warped, weight = level.sample_moving(base + state.displacement.movedim(1, -1) @ linear.T, masked=masked)
+        with torch.enable_grad():
+            warped.requires_grad_()
+            loss = similarity(warped, weight)
+            (slope,) = torch.autograd.grad(loss, warped, allow_unused=True)
+        value = float(loss.detach())
+        if not np.isfinite(value):
+            state.displacement, state.velocity = best.displacement, best.velocity
+            yield value, state
+            return
+        if value < best.best_loss:
+            best = DenseState(state.displacement, state.velocity, value)
+        losses.append(value)
+        yield value, state
+        if slope is None or _settled(losses, options):
+            break
+        force = spatial_gradient(warped.detach()).mul_(slope.detach())
+        if not isotropic:
+            force.mul_(metric)
+        force = gaussian(force, sigma_update, edge="nearest")
+        mean.lerp_(force, 1 - options.momentum)
+        square.mul_(options.memory).addcmul_(force, force, value=1 - options.memory)
+        # Relative to the typical force: where there is only rounding noise, noise must not become a full step.
+        floor = options.noise_floor * float(square.mean().sqrt()) + 1e-30
+        update = square.sqrt().add_(floor).reciprocal_().mul_(mean).mul_((1 - options.memory ** (k + 1)) ** 0.5)
+        update.mul_(1 / (1 - options.momentum ** (k + 1)))
+        largest = float(update.square().sum(1).amax().sqrt())
+        step = options.step + (options.final_step - options.step) * k / max(iterations - 1, 1)
+        update.mul_(-step / max(largest, 1.0))
+        if not isotropic:
+            update.mul_(metric)
+        _apply(state, update, composer, sigma_field, refresh=(k + 1) % REFRESH == 0)
+    state.displacement, state.velocity, state.best_loss = best.displacement, best.velocity, best.best_loss
+    if state.velocity is not None:
+        state.displacement = exponential(state.velocity)
+
+
+def _apply(state: DenseState, update: Tensor, composer: _Composer, sigma: list[float], *, refresh: bool) -> None:
+    # new tensors on purpose: snapshots share the old ones
+    if state.velocity is not None:
+        state.velocity = gaussian(state.velocity + update, sigma, edge="nearest")
+        if refresh:
+            state.displacement = exponential(state.velocity)
+            return
+    state.displacement = gaussian(composer.after(state.displacement, update), sigma, edge="nearest")
+
+
+def _settled(losses: list[float], options: DenseOptions) -> bool:
+    n = options.patience
+    if len(losses) <= 2 * n:
+        return False
+    before, now = min(losses[-2 * n : -n]), min(losses[-n:])
+    return before - now < options.tolerance * max(abs(before), 1e-6)
