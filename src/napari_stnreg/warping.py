@@ -121,7 +121,9 @@ def _linear(flat: Array, device: torch.device) -> _Reader:
     # Single precision holds whole numbers up to 2**24 exactly; wider types are read in double.
     wide = flat.dtype.itemsize > 4 or (flat.dtype.kind in "iu" and flat.dtype.itemsize == 4)
     kind = np.float64 if wide and device.type != "mps" else np.float32
-    values = torch.from_numpy(np.ascontiguousarray(np.moveaxis(flat, -1, 0), dtype=kind))[None].to(device)
+    array = np.ascontiguousarray(np.moveaxis(flat, -1, 0), dtype=kind)
+    # torch shares memory with arrays that could be written to (nothing does), and warns of any other.
+    values = torch.from_numpy(array if array.flags.writeable else array.copy())[None].to(device)
 
     def read(index: Tensor) -> Array:
         result = sample(values, index[None], padding="border")

@@ -173,7 +173,7 @@ class BSplineFamily(TransformFamily):
     @override
     def resample(self, theta: Tensor, old: Grid, new: Grid) -> Tensor:
         new = new.with_unit(old.unit)
-        change: FloatArray = np.linalg.inv(new.linear)
+        change = np.asarray(np.linalg.inv(new.linear), dtype=np.float64)
         source, lattice = self(theta, old), self.control_grid(new)
         if lattice.same_lattice(source.control_grid):
             coefficients = source.coefficients

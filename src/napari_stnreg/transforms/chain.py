@@ -24,8 +24,10 @@ class ChainTransform(Transform):
     family = "chain"
 
     def __init__(self, parts: Sequence[Transform]) -> None:
-        self.parts: list[Transform] = []
-        flat = self.parts
+        if len({(part.ndim, part.unit) for part in parts}) > 1:  # asked before anything is multiplied
+            raise InputError("Transforms can be chained when they have the same dimensions and the same unit.")
+        flat: list[Transform] = []
+        self.parts = flat
         for part in parts:
             for piece in part.parts if isinstance(part, ChainTransform) else [part]:
                 if flat and isinstance(piece, AffineTransform) and isinstance(flat[-1], AffineTransform):
@@ -34,8 +36,6 @@ class ChainTransform(Transform):
                     flat.append(piece)
         if not flat:
             raise InputError("A chain needs at least one transform.")
-        if len({(part.ndim, part.unit) for part in flat}) > 1:
-            raise InputError("Transforms can be chained when they have the same dimensions and the same unit.")
         self.ndim, self.unit = flat[0].ndim, flat[0].unit
         self.length = min((p.length for p in flat if not isinstance(p, AffineTransform)), default=flat[0].length)
 
