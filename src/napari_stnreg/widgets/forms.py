@@ -135,6 +135,8 @@ def folded(title: str, content: QWidget, tip: str) -> QCollapsible:
     section.toggleButton().setToolTip(tip)
     section.toggleButton().setAccessibleName(title)
     section.layout().setContentsMargins(0, 0, 0, 0)
+    section.layout().setSpacing(2)
+    content.layout().setContentsMargins(10, 4, 0, 6)
     section.setFrameShape(QFrame.Shape.NoFrame)
     section.collapse(animate=False)
     return section

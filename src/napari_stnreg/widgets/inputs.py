@@ -44,7 +44,7 @@ class Side(QWidget):
             f"mask of the {role} image",
         )
         self.points_box = Combo(
-            "A Points layer with landmarks. The first point here belongs to the first one on the other side, and so on.",
+            "A Points layer with landmarks: the first point belongs to the first one on the other side, and so on.",
             f"landmarks of the {role} image",
         )
         self.rows = Rows()
@@ -117,7 +117,7 @@ class Side(QWidget):
         if layer is not None and layout is not None:
             space = [i for i, letter in enumerate(layout) if letter in "zyx"]
             shapes = level_shapes(layer)
-            levels = [(f"{i}: {' × '.join(str(s[a]) for a in space)}", i) for i, s in enumerate(shapes)]
+            levels = [(f"{i}: {' x '.join(str(s[a]) for a in space)}", i) for i, s in enumerate(shapes)]
             if layer.rgb:
                 names = ("red", "green", "blue")
                 channels = [("luminance", None), *((name, i) for i, name in enumerate(names))]

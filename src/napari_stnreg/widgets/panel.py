@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qtpy.QtCore import QSize, Qt
+from qtpy.QtCore import QSize, Qt, QTimer
 from qtpy.QtGui import QAction, QKeySequence, QShortcut
 from qtpy.QtWidgets import (
     QFrame,
@@ -15,7 +15,6 @@ from qtpy.QtWidgets import (
     QPushButton,
     QScrollArea,
     QSizePolicy,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -73,11 +72,7 @@ class PanelLayout(QWidget):
         self.stop_button = _button("Stop", "End now and keep the best so far (Esc).")
         self.undo_button = _button("Undo run", "Remove the layers of the last run.")
         self.again_button = _button("Run again", "Register once more, beginning at the result (of the selected layer).")
-        self.copy_button = QToolButton()
-        self.copy_button.setText("Copy")
-        self.copy_button.setToolTip("Copy the run just made, as Python or as a command.")
-        self.copy_button.setAccessibleName("copy the run")
-        self.copy_button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        self.copy_button = _button("Copy", "Copy the run just made, as Python or as a command.")
         menu = QMenu(self.copy_button)
         self.copy_python = QAction("Copy as Python", menu)
         self.copy_command = QAction("Copy as command", menu)
@@ -129,6 +124,13 @@ class PanelLayout(QWidget):
         if not busy:
             return
         self.scroll.ensureWidgetVisible(self.plot)
+
+    def show_report(self) -> None:
+        """Scroll to the figures, once they have their place."""
+        QTimer.singleShot(50, self._to_report)
+
+    def _to_report(self) -> None:
+        self.scroll.ensureWidgetVisible(self.report)
 
 
 def _button(text: str, tip: str) -> QPushButton:

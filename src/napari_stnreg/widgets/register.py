@@ -10,7 +10,7 @@ from napari.layers import Layer
 from napari.utils import cancelable_progress
 from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QEvent, QTimer
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QMainWindow
 from superqt.utils import create_worker
 
 from napari_stnreg.errors import InputError, RegistrationError
@@ -66,6 +66,7 @@ class RegisterWidget(PanelLayout):
         self._runner.failed.connect(self._on_failed)
         self._runner.cancelled.connect(self._on_cancelled)
         self._layers = RunLayers(viewer, self)
+        self._layers.rested.connect(self._show_state)
         self.options.restore({"settings": {}, **self._preferences()})
         self.options.restore(plugin_settings.recall())
         self._connect_buttons()
@@ -77,6 +78,11 @@ class RegisterWidget(PanelLayout):
         self._clock = QTimer(self)
         self._clock.setInterval(200)
         self._clock.timeout.connect(self._tick)
+        self._window: QMainWindow | None = None
+        self._closing = QTimer(self)
+        self._closing.setSingleShot(True)
+        self._closing.setInterval(0)
+        self._closing.timeout.connect(self._on_window_closed)
         self._torch_later = QTimer(self)
         self._torch_later.setSingleShot(True)
         self._torch_later.timeout.connect(self._look_for_devices)
@@ -84,9 +90,7 @@ class RegisterWidget(PanelLayout):
         self._connect_viewer()
         self.inputs.prefill()
         self._show_state()
-        # The window may go without a word; plain events end the worker then.
-        control_of = self._runner
-        QApplication.instance().aboutToQuit.connect(control_of.cancel)
+        QApplication.instance().aboutToQuit.connect(self._runner.cancel)
 
     @staticmethod
     def _preferences() -> dict[str, Any]:
@@ -170,7 +174,8 @@ class RegisterWidget(PanelLayout):
         self.plot.clear()
         self.plot.show()
         self._clock.start()
-        self._activity = cancelable_progress(total=100, desc=f"Register {job.naming}", cancel_callback=self.stop)
+        # napari calls a callback only for loops; the clock asks whether its button was pressed.
+        self._activity = cancelable_progress(total=100, desc=f"Register {job.naming}")
         return True
 
     def _make_job(self, *, again: bool) -> Job:
@@ -252,10 +257,11 @@ class RegisterWidget(PanelLayout):
         self._end()
         self.bar.setValue(1000)
         self.report.show_results(outcome.results)
+        self.show_report()
         if outcome.warnings:
             self._say(" ".join(outcome.warnings), show_warning)
         else:
-            self.status.setText(f"{outcome.job.naming}: done.")
+            self.status.setText(f"Done: {len(outcome.layers)} layers added.")
 
     def _on_failed(self, error: Exception) -> None:
         self._layers.end_preview()
@@ -272,7 +278,6 @@ class RegisterWidget(PanelLayout):
 
     def _on_undone(self) -> None:
         self.status.setText("The layers of the last run were removed.")
-        QTimer.singleShot(0, self._show_state)
 
     def _end(self) -> None:
         self._clock.stop()
@@ -282,8 +287,6 @@ class RegisterWidget(PanelLayout):
             self._activity = None
         self.bar.setValue(0)
         self._set_state("idle")
-        # The queue that called this is empty only afterwards.
-        QTimer.singleShot(0, self._show_state)
 
     def _say(self, text: str, show: Any) -> None:
         self.status.setText(text)
@@ -310,6 +313,8 @@ class RegisterWidget(PanelLayout):
 
     def _tick(self) -> None:
         self.elapsed.setText(f"{time.perf_counter() - self._began:.1f} s")
+        if self._activity is not None and self._activity.is_canceled:
+            self.stop()
 
     def _copy(self, make: Any, what: str) -> None:
         if self._job is not None:
@@ -392,7 +397,26 @@ class RegisterWidget(PanelLayout):
             else:
                 self._connect_viewer()
                 self._refresh()
+                self._watch_window()
         return super().event(event)
+
+    def _watch_window(self) -> None:
+        parent = self.parentWidget()
+        while parent is not None and not isinstance(parent, QMainWindow):
+            parent = parent.parentWidget()
+        if parent is not None and parent is not self._window:
+            self._window = parent
+            parent.installEventFilter(self)
+
+    def eventFilter(self, watched: Any, event: Any) -> bool:
+        """Notice that the viewer closes, of which docks are told nothing."""
+        if watched is self._window and event.type() == QEvent.Type.Close:
+            self._closing.start()  # whether the person said yes is known afterwards
+        return super().eventFilter(watched, event)
+
+    def _on_window_closed(self) -> None:
+        if self._window is not None and not self._window.isVisible():
+            self._close_down()
 
     def _close_down(self) -> None:
         """End the run, take the preview away and let go of the viewer."""

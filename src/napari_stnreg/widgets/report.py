@@ -87,6 +87,6 @@ class Report(QWidget):
 def _mean(scores: list[dict[str, float]], key: str) -> str:
     values = [s[key] for s in scores if s.get(key) is not None]
     if not values:
-        return "–"
+        return "-"
     mean = sum(values) / len(values)
     return f"{mean:.3f}" if 0.001 <= abs(mean) < 1000 or mean == 0 else f"{mean:.2e}"

@@ -194,7 +194,7 @@ def _grid_layer(transform: Transform, grid: Grid, moving: Grid, *, volume: bool)
     mapped = np.empty((*fine.shape, fine.ndim), np.float32)
     for part, points in transform.slabs(fine):
         mapped[part] = points
-    width = 1.2 if grid.ndim == 3 else max(1.5, max(fine.shape) / 600)
+    width = 1.2 if grid.ndim == 3 else max(1.5, max(fine.shape) / 450)
     lines[...] = grid_lines(mapped, moving, width=width, lattice=volume and grid.ndim == 3)
     return lines, {**placement(fine), **GRID_LOOK, "visible": True}, "image"
 

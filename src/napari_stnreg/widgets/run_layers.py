@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from napari.layers import Layer
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_stnreg.images import Grid
 from napari_stnreg.widgets.preview import Preview, PreviewLayers
@@ -20,6 +20,8 @@ from napari_stnreg.widgets.worker import Outcome
 
 class RunLayers(QObject):
     """Adds and removes a run's layers, one a turn of the event loop."""
+
+    rested = Signal()
 
     def __init__(self, viewer: Any, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -47,6 +49,8 @@ class RunLayers(QObject):
             self._timer.stop()
             return
         self._turns.pop(0)()
+        if not self._turns:
+            self.rested.emit()
 
     def _later(self, *turns: Callable[[], None]) -> None:
         self._turns.extend(turns)
@@ -98,11 +102,13 @@ class RunLayers(QObject):
             else:
                 self._later(self._removal(layer))
 
+        order = list(outcome.layers)
         for key, layer_data in outcome.layers.items():
+            above = [adopted[other] for other in order[order.index(key) :] if other in adopted]
             if key in adopted:
                 self._later(lambda layer=adopted[key], data=layer_data: self._adopt(layer, data, added))
             else:
-                self._later(lambda data=layer_data: self._insert(make_layer(data), list(adopted.values()), added))
+                self._later(lambda data=layer_data, above=above: self._insert(make_layer(data), above, added))
 
         def finish() -> None:
             self._runs.append(added)

@@ -115,6 +115,12 @@ class Control:
         self.shown = threading.Event()
         self.shown.set()
 
+    def give_up(self, _object: Any = None) -> None:
+        """End the run without a result."""
+        self.cancel.set()
+        self.stop.set()
+        self.shown.set()
+
 
 def registration(job: Job, control: Control) -> Generator[Update, None, Outcome | None]:
     """Run a job in the worker: yields updates, returns the outcome, or ``None`` when cancelled."""
@@ -260,6 +266,8 @@ class Runner(QObject):
         if self.running:
             raise InputError("A registration is running already; stop it first.")
         self._control = Control()
+        # Should the window be destroyed without a word, the worker still hears of it.
+        self.destroyed.connect(self._control.give_up)
         worker = create_worker(
             registration, job, self._control, _start_thread=False, _worker_class=ClosingWorker, _ignore_errors=True
         )
@@ -277,9 +285,7 @@ class Runner(QObject):
 
     def cancel(self) -> None:
         """Give the run up: nothing more is shown, and its memory is freed as soon as the current step is done."""
-        self._control.cancel.set()
-        self._control.stop.set()
-        self._control.shown.set()
+        self._control.give_up()
         if self._worker is not None:
             self._worker.quit()
 
