@@ -1,0 +1,51 @@
+"""The package as others meet it: its manifest, what a wheel holds, and what an import costs."""
+
+import subprocess
+import sys
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from npe2 import PluginManifest
+
+ROOT = Path(__file__).parents[1]
+MANIFEST = ROOT / "src" / "napari_stnreg" / "napari.yaml"
+
+
+def test_every_command_of_the_manifest_can_be_imported():
+    PluginManifest.from_file(MANIFEST).validate_imports()
+
+
+def test_the_manifest_offers_what_the_menus_promise():
+    manifest = PluginManifest.from_file(MANIFEST)
+    contributions = manifest.contributions
+    assert manifest.display_name == "STN registration"
+    assert [item.command for item in contributions.menus["napari/layers/register"]] == ["napari-stnreg.register"]
+    assert {sample.key for sample in contributions.sample_data} == {"shapes", "digit", "head", "sections"}
+    assert set(contributions.configurations["registration"].properties) == {"device", "preset", "preview_rate"}
+    commands = {command.id for command in contributions.commands}
+    assert {widget.command for widget in contributions.widgets} <= commands
+
+
+def test_the_wheel_holds_manifest_marker_and_sample_data(tmp_path):
+    if find_spec("hatchling") is None:
+        pytest.skip("hatchling is not installed")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        entries = archive.read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
+    for name in ("napari.yaml", "py.typed", "_version.py", "sample_data/head_fixed.nii.gz"):
+        assert f"napari_stnreg/{name}" in names
+    assert not any(name.startswith(("tests", "benchmark")) for name in names)
+    assert "[napari.manifest]" in entries
+    assert "stnreg = napari_stnreg.cli:main" in entries
+
+
+@pytest.mark.parametrize("module", ["images", "files", "files.napari_plugin", "samples", "samples.layers"])
+def test_these_rooms_need_neither_qt_nor_napari_nor_torch(module):
+    code = f"import sys, napari_stnreg.{module}; print(*{{n.split('.')[0] for n in sys.modules}})"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert not {"qtpy", "PyQt6", "PySide6", "napari", "torch", "magicgui"} & set(loaded)
