@@ -1,4 +1,7 @@
-"""Sample pairs whose true transform is known, drawn by code in an instant."""
+"""Sample pairs whose true transform is known, drawn by code when asked for.
+
+``python -m napari_stnreg.samples FOLDER`` writes them to files; the repository's ``sample_data`` was made so.
+"""
 
 from napari_stnreg.samples.common import Sample
 from napari_stnreg.samples.digit import digit_pair
