@@ -144,6 +144,12 @@ class Grid:
         axes = self.linear / self.spacing
         return bool(np.allclose(axes.T @ axes, np.eye(self.ndim), atol=1e-6))
 
+    def moved(self, by: npt.ArrayLike) -> Grid:
+        """The same lattice, shifted in the world by ``(D,)``."""
+        matrix = self.matrix.copy()
+        matrix[:-1, -1] += np.asarray(by, dtype=np.float64)
+        return Grid(self.shape, matrix, self.unit)
+
     def with_unit(self, unit: str) -> Grid:
         """The same lattice with its coordinates expressed in another unit of length.
 

@@ -15,7 +15,7 @@ Jena et al., FireANTs: adaptive Riemannian optimization for multi-scale diffeomo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,8 +29,10 @@ from napari_stnreg.objectives.filters import gaussian
 from napari_stnreg.sampling import sample_normalised
 from napari_stnreg.transforms.dense import exponential
 
-REFRESH = 5
+REFRESH = 1
 """Steps between two exponentials of the velocity."""
+LANDMARK_REACH = 3.0
+"""Standard deviation, in voxels, over which the pull of a landmark is spread; it would be smoothed away otherwise."""
 
 
 @dataclass
@@ -43,7 +45,7 @@ class DenseOptions:
     final_step: float = 0.15
     momentum: float = 0.9
     memory: float = 0.99
-    noise_floor: float = 1e-2
+    noise_floor: float = 1.0
     tolerance: float = 1e-4
     patience: int = 10
 
@@ -123,6 +125,8 @@ def fit_dense(
     iterations: int,
     options: DenseOptions,
     *,
+    penalty: Callable[[Tensor], Tensor] | None = None,
+    pull: Callable[[Tensor], Tensor] | None = None,
     masked: bool = False,
 ) -> Iterator[tuple[float, DenseState]]:
     """Improve a deformation at one level, in place.
@@ -141,6 +145,10 @@ def fit_dense(
         Steps at most.
     options
         Step sizes and smoothing.
+    penalty
+        Regularisers of the displacement in voxels, added to the loss.
+    pull
+        A loss that depends on the displacement at a few points (landmarks); its gradient is spread around them.
     masked
         Whether voxels that fall outside the moving image are left out.
 
@@ -169,6 +177,14 @@ def fit_dense(
             loss = similarity(warped, weight)
             (slope,) = torch.autograd.grad(loss, warped, allow_unused=True)
         value = float(loss.detach())
+        extra: Tensor | None = None
+        for term, reach in ((penalty, 0.0), (pull, LANDMARK_REACH)):
+            if term is not None:
+                cost, slope_of_term = _slope(term, state.displacement)
+                value += cost
+                if reach:
+                    slope_of_term = gaussian(slope_of_term, reach, edge="nearest").mul_(reach**slope_of_term.shape[1])
+                extra = slope_of_term if extra is None else extra.add_(slope_of_term)
         if not np.isfinite(value):
             state.displacement, state.velocity = best.displacement, best.velocity
             yield value, state
@@ -180,6 +196,8 @@ def fit_dense(
         if slope is None or _settled(losses, options):
             break
         force = spatial_gradient(warped.detach()).mul_(slope.detach())
+        if extra is not None:
+            force.add_(extra)
         if not isotropic:
             force.mul_(metric)
         force = gaussian(force, sigma_update, edge="nearest")
@@ -198,6 +216,14 @@ def fit_dense(
     state.displacement, state.velocity, state.best_loss = best.displacement, best.velocity, best.best_loss
     if state.velocity is not None:
         state.displacement = exponential(state.velocity)
+
+
+def _slope(term: Callable[[Tensor], Tensor], displacement: Tensor) -> tuple[float, Tensor]:
+    with torch.enable_grad():
+        field = displacement.detach().requires_grad_()
+        cost = term(field)
+        (slope,) = torch.autograd.grad(cost, field)
+    return float(cost.detach()), slope
 
 
 def _apply(state: DenseState, update: Tensor, composer: _Composer, sigma: list[float], *, refresh: bool) -> None:

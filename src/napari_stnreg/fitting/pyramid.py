@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,27 +41,31 @@ class Level:
     moving_weight: Tensor | None
     moving_grid: Grid
 
-    def sampling_matrix(self, affine: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-        """From fixed voxel indices to the sampler's normalised coordinates of the moving image, for an affine map.
+    def normalising_matrix(self, affine: npt.NDArray[np.float64]) -> Tensor:
+        """From the fixed world through an affine map to the sampler's coordinates of the moving image.
 
         Parameters
         ----------
         affine
-            ``(D + 1, D + 1)``, fixed world to moving world.
+            ``(D + 1, D + 1)``, to the moving world.
 
         Returns
         -------
-        Tensor, Tensor
-            ``(D, D)`` and ``(D,)``: ``normalised = index @ linear.T + shift``, columns ordered (x, y, z).
+        Tensor
+            Homogeneous ``(D + 1, D + 1)``; its results are ordered (x, y, z).
         """
         ndim = self.fixed_grid.ndim
         size = np.asarray(self.moving_grid.shape, dtype=np.float64)
         normalise = np.eye(ndim + 1)
         normalise[:-1, :-1] = np.diag(2 / size)
         normalise[:-1, -1] = 1 / size - 1
-        matrix = normalise @ np.linalg.inv(self.moving_grid.matrix) @ affine @ self.fixed_grid.matrix
+        matrix = normalise @ np.linalg.inv(self.moving_grid.matrix) @ affine
         matrix = np.concatenate([matrix[:ndim][::-1], matrix[ndim:]])
-        whole = torch.as_tensor(matrix.copy(), dtype=torch.float32, device=self.fixed.device)
+        return torch.as_tensor(matrix.copy(), dtype=torch.float32, device=self.fixed.device)
+
+    def sampling_matrix(self, affine: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+        """From fixed voxel indices to the sampler's coordinates: ``index @ linear.T + shift``, ``(D, D)`` and ``(D,)``."""
+        whole = self.normalising_matrix(affine @ self.fixed_grid.matrix)
         return whole[:-1, :-1].contiguous(), whole[:-1, -1].contiguous()
 
     def points(self) -> Tensor:
@@ -165,6 +170,25 @@ class Pyramid:
         if values is None:
             return None
         return torch.as_tensor(np.ascontiguousarray(values, dtype=np.float32), device=self.device)[None, None]
+
+    def moving_arrays(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]:
+        """The normalised moving image and its mask, as arrays."""
+        assert self._moving is not None
+        mask = None if self._moving_mask is None else self._moving_mask[0, 0].cpu().numpy() > 0.5
+        return self._moving[0, 0].cpu().numpy(), mask
+
+    def with_moving(
+        self, moving: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_] | None, grid: Grid
+    ) -> Pyramid:
+        """The same fixed image with another moving one."""
+        other = copy(self)
+        other.moving_grid = grid
+        other._moving, other._moving_mask = self._tensor(moving), self._tensor(mask)
+        return other
+
+    def fixed_shape(self, shrink: float) -> tuple[int, ...]:
+        """The fixed image's shape at a level."""
+        return level_shapes(self.fixed_grid, shrink)
 
     def level(self, shrink: float) -> Level:
         """Both images with voxels ``shrink`` times the fixed image's finest spacing, smoothed before thinning."""

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from napari_stnreg.errors import InputError
 from napari_stnreg.images import FloatArray, Grid
-from napari_stnreg.transforms.base import Transform, lattice_points
+from napari_stnreg.transforms.base import Transform, affine_points, lattice_points
 from napari_stnreg.transforms.dense import apply_matrix, parallel
 from napari_stnreg.transforms.families import TransformFamily
 
@@ -71,7 +71,7 @@ class BSplineTransform(Transform):
         size = torch.tensor(self.control_grid.shape, dtype=points.dtype, device=points.device)
         pieces = []
         for part in torch.split(points, _CHUNK):
-            where = torch.minimum((part @ matrix[:-1, :-1].T + matrix[:-1, -1]).clamp_min(1.0), size - 2)
+            where = torch.minimum(affine_points(part, matrix[None]).clamp_min(1.0), size - 2)
             cell = torch.minimum(where.detach().floor(), size - 3)
             weights = _cubic_weights(where - cell)
             pieces.append(_tensor_product(table, cell.to(torch.int64) - 1, weights, self.control_grid.shape))
@@ -98,6 +98,10 @@ class BSplineTransform(Transform):
         from napari_stnreg.transforms.inverse import InverseTransform  # it knows every transform
 
         return InverseTransform(self)
+
+    @override
+    def relocated(self, by: FloatArray) -> BSplineTransform:
+        return BSplineTransform(self.coefficients, self.control_grid.moved(by))
 
     @override
     def tensors(self) -> dict[str, Tensor]:

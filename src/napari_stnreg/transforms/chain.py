@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from napari_stnreg.errors import InputError
+from napari_stnreg.images import FloatArray
 from napari_stnreg.images import Grid
 from napari_stnreg.transforms.base import Transform
 from napari_stnreg.transforms.linear import AffineTransform
@@ -64,6 +65,10 @@ class ChainTransform(Transform):
     @override
     def inverse(self) -> ChainTransform:
         return ChainTransform([part.inverse() for part in reversed(self.parts)])
+
+    @override
+    def relocated(self, by: FloatArray) -> ChainTransform:
+        return ChainTransform([part.relocated(by) for part in self.parts])
 
     @override
     def tensors(self) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from typing_extensions import override
 from napari_stnreg.errors import InputError
 from napari_stnreg.images import FloatArray, Grid
 from napari_stnreg.sampling import sample, self_composed
-from napari_stnreg.transforms.base import Transform, lattice_points
+from napari_stnreg.transforms.base import Transform, affine_points, lattice_points
 
 
 def apply_matrix(matrix: FloatArray, field: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class DisplacementTransform(Transform):
     @override
     def __call__(self, points: Tensor) -> Tensor:
         matrix = torch.tensor(np.linalg.inv(self.grid.matrix), dtype=points.dtype, device=points.device)
-        index = points @ matrix[:-1, :-1].T + matrix[:-1, -1]
+        index = affine_points(points, matrix[None])
         moved = sample(self.field, index, padding="border")
         return points + moved.movedim(1, -1).to(points.dtype)
 
@@ -126,6 +126,10 @@ class DisplacementTransform(Transform):
         from napari_stnreg.transforms.inverse import InverseTransform
 
         return InverseTransform(self)
+
+    @override
+    def relocated(self, by: FloatArray) -> DisplacementTransform:
+        return DisplacementTransform(self.field, self.grid.moved(by))
 
     @override
     def tensors(self) -> dict[str, Tensor]:
@@ -201,6 +205,10 @@ class VelocityTransform(Transform):
     @override
     def inverse(self) -> VelocityTransform:
         return VelocityTransform(-self.velocity, self.grid)
+
+    @override
+    def relocated(self, by: FloatArray) -> VelocityTransform:
+        return VelocityTransform(self.velocity, self.grid.moved(by))
 
     @override
     def tensors(self) -> dict[str, Tensor]:

@@ -143,6 +143,10 @@ class InverseTransform(Transform):
         return self.forward
 
     @override
+    def relocated(self, by: FloatArray) -> InverseTransform:
+        return InverseTransform(self.forward.relocated(by), self.tolerance)
+
+    @override
     def tensors(self) -> dict[str, Tensor]:
         return {f"forward.{name}": tensor for name, tensor in self.forward.tensors().items()}
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from napari_stnreg.errors import InputError
+from napari_stnreg.images import FloatArray
 from napari_stnreg.images import Grid
-from napari_stnreg.transforms.base import Transform, lattice_points
+from napari_stnreg.transforms.base import Transform, affine_points, lattice_points
 
 
 class AffineTransform(Transform):
@@ -44,10 +45,7 @@ class AffineTransform(Transform):
 
     @override
     def __call__(self, points: Tensor) -> Tensor:
-        matrix = self.matrix.to(points.dtype)
-        flat = points.reshape(points.shape[0], -1, self.ndim)
-        mapped = flat @ matrix[:, :-1, :-1].transpose(1, 2) + matrix[:, None, :-1, -1]
-        return mapped.reshape(mapped.shape[0], *points.shape[1:])
+        return affine_points(points, self.matrix.to(points.dtype))
 
     @override
     def on_grid(self, grid: Grid, dtype: torch.dtype | None = None) -> Tensor:
@@ -71,6 +69,13 @@ class AffineTransform(Transform):
     def numpy(self) -> npt.NDArray[np.float64]:
         """The homogeneous ``(D + 1, D + 1)`` matrix of a single transform."""
         return np.asarray(self.matrix[0].detach().cpu().numpy(), dtype=np.float64)
+
+    @override
+    def relocated(self, by: FloatArray) -> AffineTransform:
+        matrix = self.matrix.double().clone()
+        shift = torch.as_tensor(np.array(by), dtype=torch.float64, device=matrix.device)
+        matrix[:, :-1, -1] += shift - matrix[:, :-1, :-1] @ shift
+        return AffineTransform(matrix, self.unit)
 
     @override
     def tensors(self) -> dict[str, Tensor]:

@@ -190,6 +190,12 @@ class ThinPlateTransform(Transform):
         return InverseTransform(self)
 
     @override
+    def relocated(self, by: FloatArray) -> ThinPlateTransform:
+        shift = torch.as_tensor(np.array(by), dtype=torch.float64, device=self.targets.device)
+        points = self.basis.points + np.asarray(by)
+        return ThinPlateTransform(points, self.targets.double() + shift, self.basis.stiffness, self.unit)
+
+    @override
     def tensors(self) -> dict[str, Tensor]:
         return {"targets": self.targets, "control_points": torch.from_numpy(self.basis.points.copy())}
 

@@ -1,0 +1,60 @@
+"""Register images by spatial transformers, in napari and without it.
+
+>>> import napari_stnreg as sr
+>>> result = sr.register(fixed, moving)  # doctest: +SKIP
+
+Importing the package is quick: torch is loaded when something of it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from napari_stnreg._version import __version__
+
+if TYPE_CHECKING:
+    from napari_stnreg.errors import FitError, InputError, OutOfMemoryError, RegistrationError
+    from napari_stnreg.files import read, read_series
+    from napari_stnreg.files.saving import load, save
+    from napari_stnreg.fitting.problem import available_devices, estimate_memory
+    from napari_stnreg.fitting.progress import Progress, Result
+    from napari_stnreg.images import Grid, Image
+    from napari_stnreg.registration import register, register_steps
+    from napari_stnreg.settings import RegistrationSettings
+    from napari_stnreg.warping import warp
+
+_HOMES = {
+    "FitError": "errors",
+    "Grid": "images",
+    "Image": "images",
+    "InputError": "errors",
+    "OutOfMemoryError": "errors",
+    "Progress": "fitting.progress",
+    "RegistrationError": "errors",
+    "RegistrationSettings": "settings",
+    "Result": "fitting.progress",
+    "available_devices": "fitting.problem",
+    "estimate_memory": "fitting.problem",
+    "load": "files.saving",
+    "read": "files",
+    "read_series": "files",
+    "register": "registration",
+    "register_steps": "registration",
+    "save": "files.saving",
+    "warp": "warping",
+}
+
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,61 @@
+"""How much work each preset does: one set of numbers for all 2D and one for all 3D images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from napari_stnreg.fitting.dense_fit import DenseOptions
+from napari_stnreg.settings import RegistrationSettings
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps a level, from the finest level backwards (the last entry also serves all coarser ones).
+
+    Parameters
+    ----------
+    linear, bending, dense
+        Steps for linear, for B-spline and thin-plate, and for dense families.
+    finest
+        Shrink factor of the finest level that is used.
+    linear_voxels
+        A linear stage before a deformable one stops at the first level with at least this many voxels.
+    """
+
+    linear: tuple[int, ...]
+    bending: tuple[int, ...]
+    dense: tuple[int, ...]
+    finest: float
+    linear_voxels: int
+
+    def steps(self, kind: str, from_finest: int) -> int:
+        """Steps at a level, counted from the finest (0)."""
+        numbers: tuple[int, ...] = getattr(self, kind)
+        return numbers[min(from_finest, len(numbers) - 1)]
+
+
+_SCHEDULES = {
+    "fast": Schedule((10, 30, 50), (20, 40, 50), (15, 40, 50), 2.0, 10_000),
+    "balanced": Schedule((20, 40, 80), (40, 60, 80), (40, 80, 100), 1.0, 20_000),
+    "thorough": Schedule((40, 80, 120), (80, 120, 150), (100, 150, 200), 1.0, 60_000),
+}
+
+
+def schedule_for(settings: RegistrationSettings) -> Schedule:
+    """The preset's schedule, with the settings' own number of iterations if one is given."""
+    schedule = _SCHEDULES[settings.preset]
+    if settings.iterations is None:
+        return schedule
+    own = (settings.iterations,)
+    return Schedule(own, own, own, schedule.finest, schedule.linear_voxels)
+
+
+def window_radius(settings: RegistrationSettings, ndim: int) -> int:
+    """Radius of local NCC's window in voxels."""
+    return settings.window or (2 if ndim == 3 else 4)
+
+
+def dense_options(settings: RegistrationSettings, ndim: int) -> DenseOptions:
+    """Step sizes and smoothing of a dense stage."""
+    stiff = settings.smoothness**0.5
+    return DenseOptions(update_smoothing=1.0 * stiff, field_smoothing=0.5 * stiff)

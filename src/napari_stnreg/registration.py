@@ -1,0 +1,293 @@
+"""Register two images: the one call that scripts, the command line and the panel share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from napari_stnreg import evaluation
+from napari_stnreg.errors import InputError
+from napari_stnreg.fitting import stages
+from napari_stnreg.fitting.problem import Problem, pick_device, prepare
+from napari_stnreg.fitting.progress import Ending, Progress, Result
+from napari_stnreg.fitting.schedule import Schedule, schedule_for
+from napari_stnreg.fitting.stages import Found, Step
+from napari_stnreg.images import FloatArray, Grid, Image
+from napari_stnreg.settings import LINEAR_FAMILIES, RegistrationSettings
+from napari_stnreg.transforms import AffineTransform, Transform, chain
+from napari_stnreg.warping import warp
+
+Steps = Generator[Progress, "str | None", Result]
+
+SCORED_VOXELS = 4_000_000
+"""Images larger than this are scored on every n-th voxel along each axis."""
+
+
+def register(
+    fixed: Image,
+    moving: Image,
+    settings: RegistrationSettings | None = None,
+    *,
+    fixed_landmarks: npt.ArrayLike | None = None,
+    moving_landmarks: npt.ArrayLike | None = None,
+    start_transform: Transform | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    **options: Any,
+) -> Result:
+    """Find the transform that takes a moving image onto a fixed one.
+
+    Parameters
+    ----------
+    fixed, moving
+        2D or 3D images; the registration happens in the world, so scale, rotation, shape and unit may differ.
+    settings
+        See :class:`~napari_stnreg.settings.RegistrationSettings`; or give its fields by name in ``options``, such as
+        ``family="affine+diffeomorphic", similarity="lncc", device="cpu", seed=0``.
+    fixed_landmarks, moving_landmarks
+        World points ``(N, D)``, each in its own image's unit, paired by order: they start the transform off and stay
+        as a soft term.
+    start_transform
+        Where to begin, such as an earlier result's transform.
+    progress
+        Called after every step.
+
+    Returns
+    -------
+    Result
+        With the transform (fixed world to moving world), the warped image, and the scores before and after.
+
+    Raises
+    ------
+    InputError
+        If the images or settings cannot be used; one sentence says why.
+
+    Examples
+    --------
+    >>> import numpy as np, napari_stnreg as sr
+    >>> y, x = np.mgrid[:64, :64]
+    >>> blob = lambda cy, cx: np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 150)
+    >>> fixed, moving = sr.Image.from_array(blob(32, 32)), sr.Image.from_array(blob(36, 29))
+    >>> result = sr.register(fixed, moving, family="translation")
+    >>> result.transform.map_points([[32, 32]]).round(1).tolist()
+    [[36.0, 29.0]]
+    """
+    steps = register_steps(
+        fixed,
+        moving,
+        settings,
+        fixed_landmarks=fixed_landmarks,
+        moving_landmarks=moving_landmarks,
+        start_transform=start_transform,
+        **options,
+    )
+    try:
+        while True:
+            step = next(steps)
+            if progress is not None:
+                progress(step)
+    except StopIteration as end:
+        result: Result = end.value
+        return result
+
+
+def register_steps(
+    fixed: Image,
+    moving: Image,
+    settings: RegistrationSettings | None = None,
+    *,
+    fixed_landmarks: npt.ArrayLike | None = None,
+    moving_landmarks: npt.ArrayLike | None = None,
+    start_transform: Transform | None = None,
+    **options: Any,
+) -> Steps:
+    """:func:`register` as a generator, for who wants to watch, to stop, or to run it beside something else.
+
+    Yields :class:`Progress` and returns :class:`Result`. Sending ``"stop"`` ends the fit and keeps the best so far;
+    closing the generator drops everything.
+    """
+    if settings is not None and options:
+        settings = RegistrationSettings.parse(**{**settings.model_dump(), **options})
+    settings = settings or RegistrationSettings.parse(**options)
+    device = pick_device(settings.device)
+    warnings: list[str] = []
+    began = time.perf_counter()
+    while True:
+        try:
+            problem = prepare(fixed, moving, settings, device, fixed_landmarks, moving_landmarks)
+            fit = _fit(problem, settings, start_transform)
+            transform, losses, ending = yield from fit
+            break
+        except torch.OutOfMemoryError:
+            if device.type == "cpu":
+                raise
+            torch.cuda.empty_cache()
+            warnings.append(f"The memory of {device} was not enough, so the fit ran on the CPU.")
+            device = torch.device("cpu")
+    transform = transform.to("cpu").relocated(problem.center)
+    seconds = time.perf_counter() - began
+    warnings += problem.warnings
+    if ending == "not finite":
+        warnings.append("The fit ran into values that are not finite and was ended; this is the best it had found.")
+    return _result(fixed, moving, settings, transform, losses, ending, seconds, warnings, fixed_landmarks, moving_landmarks)
+
+
+def _fit(
+    problem: Problem, settings: RegistrationSettings, start: Transform | None
+) -> Generator[Progress, "str | None", tuple[Transform, list[tuple[str, int, int, float]], Ending]]:
+    torch.manual_seed(settings.seed)
+    schedule = schedule_for(settings)
+    total = stages.planned_steps(problem, settings, schedule)
+    outer: Transform | None = None
+    begin: FloatArray | None = None
+    if start is not None:
+        if start.unit != problem.unit or start.ndim != len(problem.center):
+            raise InputError("The transform to start from has another unit or number of axes than the fixed image.")
+        local = start.relocated(-problem.center).to(problem.pyramid.device)
+        if isinstance(local, AffineTransform):
+            begin = local.numpy()
+        else:
+            problem, outer, begin = problem.through(local), local, np.eye(len(problem.center) + 1)
+    losses: list[tuple[str, int, int, float]] = []
+    ending: Ending = "finished"
+    with torch.no_grad():
+        found = Found(stages.find_start(problem, settings, begin))
+        planned, done = 0, 0
+        for position, stage in enumerate(settings.stages):
+            if found.deformation is not None:  # the next deformation goes before all that was found so far
+                inner = found.transform(problem.unit)
+                problem = problem.through(inner)
+                outer = inner if outer is None else chain(inner, outer)
+                found = Found(np.eye(len(problem.center) + 1))
+            levels = stages.stage_shrinks(problem, settings, schedule, position)
+            for step in _stage(problem, settings, schedule, position, found):
+                done += 1
+                losses.append((step.stage, step.level, done, step.loss))
+                if not np.isfinite(step.loss):
+                    ending = "not finite"
+                    break
+                # levels may settle early; the bar then jumps ahead rather than lag behind
+                ahead = planned + sum(stages.level_steps(settings, schedule, position, i, levels) for i in range(step.level))
+                done = max(done, ahead)
+                told = yield _progress(step, done, total, outer, problem)
+                if told == "stop":
+                    ending = "stopped"
+                    break
+            planned += sum(stages.level_steps(settings, schedule, position, i, levels) for i in range(len(levels)))
+            if ending != "finished":
+                break
+        transform = found.transform(problem.unit)
+    return (transform if outer is None else chain(transform, outer)), losses, ending
+
+
+def _stage(
+    problem: Problem, settings: RegistrationSettings, schedule: Schedule, position: int, found: Found
+) -> Iterator[Step]:
+    name = settings.stages[position]
+    if name in LINEAR_FAMILIES:
+        return stages.run_linear(problem, settings, schedule, position, found)
+    if name in ("bspline", "tps"):
+        return stages.run_bending(problem, settings, schedule, position, found)
+    return stages.run_dense(problem, settings, schedule, position, found)
+
+
+def _progress(step: Step, done: int, total: int, outer: Transform | None, problem: Problem) -> Progress:
+    def preview() -> Transform:
+        inner = step.snapshot()
+        return (inner if outer is None else chain(inner, outer)).to("cpu").relocated(problem.center)
+
+    message = f"{step.stage}, level {step.level + 1} of {step.levels}"
+    return Progress(step.stage, step.level, step.levels, done, max(total, done), step.loss, {}, preview, message)
+
+
+def _result(
+    fixed: Image,
+    moving: Image,
+    settings: RegistrationSettings,
+    transform: Transform,
+    losses: list[tuple[str, int, int, float]],
+    ending: Ending,
+    seconds: float,
+    warnings: list[str],
+    fixed_landmarks: npt.ArrayLike | None,
+    moving_landmarks: npt.ArrayLike | None,
+) -> Result:
+    grid = output_grid(fixed, moving, transform, settings)
+    warped = warp(moving, transform, grid, fill=settings.fill)
+    warped = warped.replace(name=f"{moving.name} -> {fixed.name} ({settings.family})")
+    determinant = transform.jacobian_determinant(fixed.grid)
+    orientation = 1.0 if not settings.mirror else float(np.sign(np.median(determinant)) or 1.0)
+    folded = float((determinant * orientation <= 0).mean())
+    if folded > 0:
+        warnings.append(
+            f"{100 * folded:.2f} % of the image is folded over; raise the smoothness or take the diffeomorphic family."
+        )
+    scores = _scores(fixed, moving, settings, transform, fixed_landmarks, moving_landmarks)
+    return Result(
+        transform, grid, warped, scores, folded, losses, ending, seconds, settings, versions(), list(dict.fromkeys(warnings))
+    )
+
+
+def output_grid(fixed: Image, moving: Image, transform: Transform, settings: RegistrationSettings) -> Grid:
+    """Where the warped image lies: the fixed grid, or the fixed lattice over the moving image's or both extents."""
+    if settings.extent == "fixed":
+        return fixed.grid
+    corners = moving.with_unit(fixed.grid.unit).grid
+    edge = corners.resized([min(n, 9) for n in corners.shape]).points().reshape(-1, fixed.ndim)
+    landed = transform.inverse().map_points(np.concatenate([edge, corners.corners()]))
+    if settings.extent == "union":
+        return fixed.grid.union(landed)
+    index = fixed.grid.to_index(landed)
+    start = np.floor(index.min(axis=0) + 0.5).astype(int)
+    stop = np.maximum(np.ceil(index.max(axis=0) + 0.5).astype(int), start + 1)
+    return fixed.grid.cropped(start.tolist(), stop.tolist())
+
+
+def _scores(
+    fixed: Image,
+    moving: Image,
+    settings: RegistrationSettings,
+    transform: Transform,
+    fixed_landmarks: npt.ArrayLike | None,
+    moving_landmarks: npt.ArrayLike | None,
+) -> dict[str, dict[str, float]]:
+    """Scores before and after, where both images are defined."""
+    thin = max(int(np.ceil((fixed.grid.size / SCORED_VOXELS) ** (1 / fixed.ndim))), 1)
+    every = tuple(slice(None, None, thin) for _ in fixed.grid.shape)
+    step = np.diag([float(thin)] * fixed.ndim + [1.0])
+    values = fixed.intensity(settings.fixed_channel)[every]
+    grid = Grid(values.shape, fixed.grid.matrix @ step, fixed.grid.unit)
+    inside = np.ones(values.shape, bool) if fixed.mask is None else fixed.mask[every]
+    plain = Image(moving.intensity(settings.moving_channel), moving.grid, moving.mask, moving.name)
+    if plain.mask is None:
+        plain = plain.replace(mask=np.ones(plain.grid.shape, bool))
+    found: dict[str, dict[str, float]] = {}
+    for when, by in (("before", None), ("after", transform)):
+        image = warp(plain, by, grid)
+        both = inside if image.mask is None else inside & image.mask
+        found[when] = dict(evaluation.compare(values, image.data, both)) if both.sum() > 1 else {}
+        if fixed_landmarks is not None and moving_landmarks is not None and len(np.asarray(fixed_landmarks)):
+            here = np.asarray(fixed_landmarks, dtype=np.float64)
+            there = np.asarray(moving_landmarks, dtype=np.float64)
+            scale = np.linalg.norm(moving.grid.with_unit(fixed.grid.unit).spacing) / np.linalg.norm(moving.grid.spacing)
+            mapped = here if by is None else by.map_points(here)
+            error = evaluation.landmark_error(mapped, there * scale, fixed.grid.diagonal)
+            found[when] |= {f"landmark_{name}": value for name, value in error.to_dict().items()}
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of what made a result."""
+    names = ("napari-stnreg", "torch", "numpy")
+    known = {}
+    for name in names:
+        try:
+            known[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            known[name] = "not installed"
+    return known
