@@ -48,7 +48,7 @@ def test_a_run_ends_with_its_layers_and_changes_nothing_else(full, viewer, engin
     assert names(viewer)[:2] == ["fixed", "moving"]
     made = names(viewer)[2:]
     assert [name.removeprefix(NAME + ": ") for name in made] == [
-        "warped image", "difference", "jacobian determinant, 0 % folded", "displacement vectors", "overlay",
+        "warped image", "difference", "jacobian determinant, 0 % folded", "overlay", "displacement vectors",
         "deformed grid",
     ]  # fmt: skip
     for (name, data, scale), layer in zip(before, viewer.layers, strict=False):
@@ -112,7 +112,7 @@ def test_napari_s_own_cancel_button_stops_too(panel, viewer, engine, run, qtbot)
 
 def test_the_preview_settles_and_its_layers_become_results(full, viewer, engine, run, qtbot):
     engine.steps, engine.pause = 400, 0.005
-        full.start()
+    full.start()
     qtbot.waitUntil(lambda: f"{NAME}: grid preview" in names(viewer), timeout=20_000)
     picture, grid = viewer.layers[f"{NAME}: preview"], viewer.layers[f"{NAME}: grid preview"]
     first = grid.data.copy()
@@ -308,7 +308,7 @@ def test_a_layer_that_changes_during_the_run_does_not_reach_it(panel, viewer, en
 
 
 def test_a_deleted_preview_is_left_alone(full, viewer, engine, run, qtbot):
-        started(full, engine, qtbot)
+    started(full, engine, qtbot)
     qtbot.waitUntil(lambda: f"{NAME}: grid preview" in names(viewer), timeout=20_000)
     viewer.layers.remove(f"{NAME}: grid preview")
     viewer.layers.remove(f"{NAME}: preview")
@@ -327,7 +327,7 @@ def test_everything_deleted_during_the_run(panel, viewer, engine, run, qtbot):
 
 
 def test_closing_the_dock_ends_the_run_and_frees_it(full, viewer, engine, qtbot):
-        started(full, engine, qtbot)
+    started(full, engine, qtbot)
     qtbot.waitUntil(lambda: f"{NAME}: grid preview" in names(viewer), timeout=20_000)
     dock = next(d for d in viewer.window._qt_window.findChildren(type(full.parent())) if d.widget() is full)
     dock.destroyOnClose()  # what its cross does
