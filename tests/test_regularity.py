@@ -22,7 +22,7 @@ from napari_stnreg.objectives import (
     one_hot,
     soft_dice,
 )
-from napari_stnreg.objectives.filters import box_sum, gaussian
+from napari_stnreg.filters import box_sum, gaussian
 
 PENALTIES = {
     "diffusion": diffusion,

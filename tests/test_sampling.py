@@ -12,14 +12,12 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from napari_stnreg.sampling import (
-    gaussian_kernel,
     index_points,
     normalised,
     resize,
     sample,
     sample_normalised,
     self_composed,
-    smooth,
 )
 
 
@@ -81,19 +79,6 @@ def test_one_image_can_be_read_at_many_sets_of_points_and_the_other_way_round():
         torch.testing.assert_close(sample(images[:1], points)[b], alone[0])
         alone = sample(images[b : b + 1], points[:1])
         torch.testing.assert_close(sample(images, points[:1])[b], alone[0])
-
-
-@pytest.mark.parametrize("shape", [(17, 21), (9, 12, 10)])
-def test_smoothing_agrees_with_scipy(shape):
-    sigma = [1.5, 0.0, 0.8][: len(shape)]
-    image = noise(2, 2, *shape)
-    expected = ndimage.gaussian_filter(image.numpy(), [0, 0, *sigma], mode="nearest", truncate=3.0)
-    np.testing.assert_allclose(smooth(image, sigma).numpy(), expected, atol=1e-9)
-
-
-def test_a_gaussian_sums_to_one():
-    weights = gaussian_kernel(2.3)
-    assert weights[0] + 2 * sum(weights[1:]) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("shape", [(8, 12), (8, 6, 4)])

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from napari_stnreg.filters import gaussian
+
 Padding = Literal["zeros", "border"]
 
 
@@ -121,48 +123,6 @@ def self_composed(flow: Tensor, times: int) -> Tensor:
     return (moved / scale).flip(1)
 
 
-def gaussian_kernel(sigma: float, *, truncate: float = 3.0) -> list[float]:
-    """One side of a normalised Gaussian: weights of the centre and of the voxels 1, 2, ... away from it."""
-    radius = max(int(truncate * sigma + 0.5), 1)
-    half = [math.exp(-0.5 * (k / sigma) ** 2) for k in range(radius + 1)]
-    total = half[0] + 2 * sum(half[1:])
-    return [w / total for w in half]
-
-
-def smooth(image: Tensor, sigma: float | Sequence[float]) -> Tensor:
-    """Gaussian smoothing with the border repeated.
-
-    Parameters
-    ----------
-    image
-        ``(B, C, *shape)``.
-    sigma
-        Standard deviation in voxels, one number or one for each axis; an axis with a sigma below 0.05 is left alone.
-    """
-    ndim = image.ndim - 2
-    sigmas = [float(sigma)] * ndim if isinstance(sigma, (int, float)) else [float(s) for s in sigma]
-    for axis, s in enumerate(sigmas):
-        if s >= 0.05 and image.shape[axis + 2] > 1:
-            image = _smooth_axis(image, axis + 2, s)
-    return image
-
-
-def _smooth_axis(image: Tensor, axis: int, sigma: float) -> Tensor:
-    # Shifted adds in place: on the CPU several times faster than a depthwise convolution, whose kernels are tiny.
-    weights = gaussian_kernel(sigma)
-    radius, size = len(weights) - 1, image.shape[axis]
-    pad = [0, 0] * (image.ndim - 1 - axis) + [radius, radius]
-    flat = image.flatten(0, 1)[:, None] if image.ndim > 2 else image
-    padded = F.pad(flat, pad + [0] * (2 * (flat.ndim - 2) - len(pad)), mode="replicate").reshape(
-        *image.shape[:axis], size + 2 * radius, *image.shape[axis + 1 :]
-    )
-    out = padded.narrow(axis, radius, size) * weights[0]
-    for k in range(1, radius + 1):
-        pair = padded.narrow(axis, radius - k, size) + padded.narrow(axis, radius + k, size)
-        out = out.add(pair, alpha=weights[k]) if out.requires_grad else out.add_(pair, alpha=weights[k])
-    return out
-
-
 def resize(image: Tensor, shape: Sequence[int], *, antialias: bool = True) -> Tensor:
     """Resample to another shape over the same extent (outer faces stay), smoothing first where it gets coarser.
 
@@ -173,6 +133,6 @@ def resize(image: Tensor, shape: Sequence[int], *, antialias: bool = True) -> Te
         return image
     if antialias:
         ratios = [a / b for a, b in zip(image.shape[2:], shape, strict=True)]
-        image = smooth(image, [0.5 * math.sqrt(max(r * r - 1, 0.0)) for r in ratios])
+        image = gaussian(image, [0.5 * math.sqrt(max(r * r - 1, 0.0)) for r in ratios], edge="nearest")
     mode = "bilinear" if image.ndim == 4 else "trilinear"
     return F.interpolate(image, size=tuple(shape), mode=mode, align_corners=False)

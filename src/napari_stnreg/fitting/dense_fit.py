@@ -25,7 +25,7 @@ from torch import Tensor
 
 from napari_stnreg.fitting.pyramid import Level, upsample
 from napari_stnreg.objectives import Similarity
-from napari_stnreg.objectives.filters import gaussian
+from napari_stnreg.filters import gaussian
 from napari_stnreg.sampling import sample_normalised
 from napari_stnreg.transforms.dense import exponential
 
@@ -200,7 +200,7 @@ def fit_dense(
             force.add_(extra)
         if not isotropic:
             force.mul_(metric)
-        force = gaussian(force, sigma_update, edge="nearest")
+        force = gaussian(force, sigma_update, "nearest", 3.0)
         mean.lerp_(force, 1 - options.momentum)
         square.mul_(options.memory).addcmul_(force, force, value=1 - options.memory)
         # Relative to the typical force: where there is only rounding noise, noise must not become a full step.
@@ -229,11 +229,11 @@ def _slope(term: Callable[[Tensor], Tensor], displacement: Tensor) -> tuple[floa
 def _apply(state: DenseState, update: Tensor, composer: _Composer, sigma: list[float], *, refresh: bool) -> None:
     # new tensors on purpose: snapshots share the old ones
     if state.velocity is not None:
-        state.velocity = gaussian(state.velocity + update, sigma, edge="nearest")
+        state.velocity = gaussian(state.velocity + update, sigma, "nearest", 3.0)
         if refresh:
             state.displacement = exponential(state.velocity)
             return
-    state.displacement = gaussian(composer.after(state.displacement, update), sigma, edge="nearest")
+    state.displacement = gaussian(composer.after(state.displacement, update), sigma, "nearest", 3.0)
 
 
 def _settled(losses: list[float], options: DenseOptions) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from napari_stnreg.objectives.filters import box_sum
+from napari_stnreg.filters import box_sum
 from napari_stnreg.objectives.similarity import Similarity, attach_gradient, cleaned, combine, spatial_sum, wants_gradient
 
 

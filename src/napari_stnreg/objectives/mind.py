@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.errors import InputError
-from napari_stnreg.objectives.filters import box_sum
+from napari_stnreg.filters import box_sum
 from napari_stnreg.objectives.similarity import (
     Similarity,
     attach_gradient,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from napari_stnreg.objectives.filters import per_axis
+from napari_stnreg.filters import per_axis
 from napari_stnreg.objectives.similarity import attach_gradient, wants_gradient
 
 Spacing = float | Sequence[float]

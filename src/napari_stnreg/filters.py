@@ -2,14 +2,17 @@
 
 On the CPU these are several times faster than grouped convolutions or average pooling: an addition over a slice streams
 through the cache, while a depthwise ``conv3d`` of a 7-voxel kernel costs some 7 ms an axis at 80 x 96 x 80. For the
-same reason large batches are filtered one volume at a time. All filters are linear and carry their own adjoint, because
-differentiating through slices would allocate a zero-filled volume for each of them.
+same reason large batches are filtered one volume at a time. Small images are the exception: there the launches cost
+more than the arithmetic, and one product with a banded matrix for each axis does the work of a dozen additions. All
+filters are linear and carry their own adjoint, because differentiating through slices would allocate a zero-filled
+volume for each of them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -21,6 +24,9 @@ Edge = Literal["zero", "nearest"]
 # Below this many elements a volume stays in the cache anyway, and a loop would only add launches.
 _SPLIT_ABOVE = 65536
 _DOUBLE_ABOVE = 3
+# Longest axis, and most voxels, for which a matrix product an axis beats shifted additions on the CPU.
+_MATRIX_SIDE = 160
+_MATRIX_VOXELS = 40_000
 
 
 def per_axis(value: float | Sequence[float], ndim: int) -> tuple[float, ...]:
@@ -55,8 +61,8 @@ def box_sum(x: Tensor, radius: int | Sequence[int]) -> Tensor:
     return result
 
 
-def gaussian(x: Tensor, sigma: float | Sequence[float], edge: Edge = "zero") -> Tensor:
-    """Gaussian smoothing along every spatial axis; the kernel is cut at four standard deviations and sums to one.
+def gaussian(x: Tensor, sigma: float | Sequence[float], edge: Edge = "zero", truncate: float = 4.0) -> Tensor:
+    """Gaussian smoothing along every spatial axis; the kernel sums to one.
 
     Parameters
     ----------
@@ -66,6 +72,8 @@ def gaussian(x: Tensor, sigma: float | Sequence[float], edge: Edge = "zero") -> 
         Standard deviation in voxels, one for all axes or one each; 0 leaves an axis alone.
     edge
         What lies outside the volume: zeros, or the nearest voxel's value.
+    truncate
+        Standard deviations at which the kernel is cut.
 
     Returns
     -------
@@ -75,7 +83,7 @@ def gaussian(x: Tensor, sigma: float | Sequence[float], edge: Edge = "zero") -> 
     sigmas = per_axis(sigma, x.ndim - 2)
     if not any(s > 0 for s in sigmas):
         return x
-    result: Tensor = _Gaussian.apply(x, sigmas, edge)  # type: ignore[no-untyped-call]
+    result: Tensor = _Gaussian.apply(x, sigmas, edge, truncate)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -85,24 +93,66 @@ class _BoxSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, radii: tuple[int, ...]) -> Tensor:
         ctx.radii = radii
-        return _by_volume(x, lambda part: _box(part, radii))
+        return _apply_box(x, radii)
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _by_volume(grad, lambda part: _box(part, ctx.radii)), None
+        return _apply_box(grad, ctx.radii), None
 
 
 class _Gaussian(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, sigmas: tuple[float, ...], edge: Edge) -> Tensor:
-        ctx.sigmas, ctx.edge = sigmas, edge
-        return _by_volume(x, lambda part: _smooth(part, sigmas, edge, adjoint=False))
+    def forward(ctx: Any, x: Tensor, sigmas: tuple[float, ...], edge: Edge, truncate: float) -> Tensor:
+        ctx.options = (sigmas, edge, truncate)
+        return _apply_gaussian(x, *ctx.options, adjoint=False)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _by_volume(grad, lambda part: _smooth(part, ctx.sigmas, ctx.edge, adjoint=True)), None, None
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return _apply_gaussian(grad, *ctx.options, adjoint=True), None, None, None
+
+
+def _apply_box(x: Tensor, radii: tuple[int, ...]) -> Tensor:
+    if _small(x):
+        return _by_matrices(x, [_box_matrix(n, r, x.dtype) if r else None for n, r in zip(x.shape[2:], radii, strict=True)])
+    return _by_volume(x, lambda part: _box(part, radii))
+
+
+def _apply_gaussian(x: Tensor, sigmas: tuple[float, ...], edge: Edge, truncate: float, *, adjoint: bool) -> Tensor:
+    if _small(x):
+        matrices = [
+            _gaussian_matrix(n, s, edge, truncate, adjoint, x.dtype) if s > 0 else None
+            for n, s in zip(x.shape[2:], sigmas, strict=True)
+        ]
+        return _by_matrices(x, matrices)
+    return _by_volume(x, lambda part: _smooth(part, sigmas, edge, truncate, adjoint=adjoint))
+
+
+def _small(x: Tensor) -> bool:
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return False
+    return max(x.shape[2:]) <= _MATRIX_SIDE and x[0, 0].numel() <= _MATRIX_VOXELS
+
+
+def _by_matrices(x: Tensor, matrices: Sequence[Tensor | None]) -> Tensor:
+    """Multiply each axis by a banded ``(n, n)`` matrix; ``None`` leaves an axis alone."""
+    *others, last = matrices
+    x = x if last is None else x @ last.T
+    for axis, matrix in enumerate(others, start=2):
+        if matrix is not None:
+            x = (matrix @ x.flatten(axis + 1)).reshape(x.shape)
+    return x.contiguous()
+
+
+@lru_cache(maxsize=256)
+def _box_matrix(size: int, radius: int, dtype: torch.dtype) -> Tensor:
+    return _box(torch.eye(size, dtype=dtype)[None, None], (radius, 0))[0, 0]
+
+
+@lru_cache(maxsize=256)
+def _gaussian_matrix(size: int, sigma: float, edge: Edge, truncate: float, adjoint: bool, dtype: torch.dtype) -> Tensor:
+    return _smooth(torch.eye(size, dtype=dtype)[None, None], (sigma, 0.0), edge, truncate, adjoint=adjoint)[0, 0]
 
 
 def _by_volume(x: Tensor, apply: Callable[[Tensor], Tensor]) -> Tensor:
@@ -161,19 +211,19 @@ def _box_by_doubling(x: Tensor, axis: int, radius: int) -> Tensor:
     return out
 
 
-def gaussian_kernel(sigma: float) -> list[float]:
-    """Weights at distances 0, 1, ... of a Gaussian cut at four standard deviations; the two-sided sum is one."""
-    radius = max(1, math.ceil(4 * sigma))
+def gaussian_kernel(sigma: float, truncate: float = 4.0) -> list[float]:
+    """Weights at distances 0, 1, ... of a Gaussian cut at some standard deviations; the two-sided sum is one."""
+    radius = max(1, math.ceil(truncate * sigma))
     weights = [math.exp(-0.5 * (k / sigma) ** 2) for k in range(radius + 1)]
     total = weights[0] + 2 * sum(weights[1:])
     return [w / total for w in weights]
 
 
-def _smooth(x: Tensor, sigmas: Sequence[float], edge: Edge, *, adjoint: bool) -> Tensor:
+def _smooth(x: Tensor, sigmas: Sequence[float], edge: Edge, truncate: float, *, adjoint: bool) -> Tensor:
     for axis, sigma in enumerate(sigmas, start=2):
         if sigma <= 0:
             continue
-        kernel = gaussian_kernel(sigma)
+        kernel = gaussian_kernel(sigma, truncate)
         size = x.shape[axis]
         out = x * kernel[0]
         for k in range(1, min(len(kernel), size)):
