@@ -19,6 +19,7 @@ from napari_stnreg.transforms import (
     BSplineTransform,
     ChainTransform,
     DisplacementTransform,
+    InverseTransform,
     ThinPlateTransform,
     VelocityTransform,
     chain,
@@ -272,7 +273,7 @@ def test_displacement_field_agrees_with_itk_on_an_oblique_grid(ndim):
 
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_the_flow_of_a_linear_velocity_is_a_matrix_exponential(ndim):
-    grid = Grid.from_spacing((33, 31, 35)[:ndim], (1.0, 2.0, 0.5)[:ndim])
+    grid = Grid.from_spacing((33, 31, 35)[:ndim], (1.0, 2.0, 0.5)[:ndim], 4.0, turned(ndim))
     rate = 0.15 * np.random.default_rng(0).normal(size=(ndim, ndim))
     velocity = torch.from_numpy(np.moveaxis((grid.points() - grid.center) @ rate.T, -1, 0).copy())
     inner = (slice(8, -8),) * ndim
@@ -325,6 +326,17 @@ def test_the_same_physical_points_move_alike_whatever_grid_they_are_asked_on(nam
     turned_grid = Grid(grid.shape[::-1], grid.matrix @ np.eye(4)[[2, 1, 0, 3]], "mm")
     there = np.transpose(transform.on_grid(turned_grid)[0].numpy(), (2, 1, 0, 3))
     np.testing.assert_allclose(there, transform.on_grid(grid)[0].numpy(), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_relocated_transform_does_the_same_elsewhere(name):
+    grid = oblique(3)
+    _, _, transform = some(name, grid)
+    by = np.array([1000.0, -20.0, 3.0])
+    points = grid.corners()
+    for kind in (transform, chain(some("rigid", grid)[2], transform), InverseTransform(transform)):
+        expected = kind.map_points(points) + by
+        np.testing.assert_allclose(kind.relocated(by).map_points(points + by), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("ndim", [2, 3])

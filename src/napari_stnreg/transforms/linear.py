@@ -11,8 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from napari_stnreg.errors import InputError
-from napari_stnreg.images import FloatArray
-from napari_stnreg.images import Grid
+from napari_stnreg.images import FloatArray, Grid
 from napari_stnreg.transforms.base import Transform, affine_points, lattice_points
 
 
