@@ -79,7 +79,6 @@ def scene(name: str, folder: Path) -> None:
     pump(600, lambda: not panel.running)
     pump(1.0)
     picture("after")
-    print(name, panel.status.text(), panel.report.text().replace("\n", " | "))
     viewer.close()
 
 

@@ -55,7 +55,7 @@ class FakeEngine:
                     break
             transform = self.truth(fixed.grid, (step + 1) / self.steps)
             warped = warp(moving, transform, fixed.grid, fill=settings.fill)
-            scores = {"before": {"ncc": 0.5, "lncc": 0.4}, "after": {"ncc": 0.9, "lncc": 0.8}}
+            scores = {"before": {"ncc": 0.5, "local_ncc": 0.4}, "after": {"ncc": 0.9, "local_ncc": 0.8}}
             return Result(
                 transform, fixed.grid, warped, scores, 0.0, losses, ending, 1.2, settings, {"napari-stnreg": "0"}
             )

@@ -10,7 +10,11 @@ from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
 
 class LossPlot(QWidget):
-    """Loss against step. The curve is broken between levels, whose losses cannot be compared."""
+    """How far the loss has fallen, against steps.
+
+    Levels and stages measure on scales of their own, which cannot be compared. The curve of each therefore begins
+    where the one before ended, and dotted lines stand between them.
+    """
 
     def __init__(self, viewer: Any) -> None:
         super().__init__()
@@ -21,17 +25,20 @@ class LossPlot(QWidget):
         self._steps: list[float] = []
         self._losses: list[float] = []
         self._last: tuple[str, int] | None = None
+        self._shift = 0.0
         self.setMinimumHeight(110)
         self.setMaximumHeight(160)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.setToolTip("The objective at every step, lower is better; a gap begins a new level or stage.")
+        self.setToolTip(
+            "How far the objective has fallen; lower is better. At dotted lines a new level or stage begins."
+        )
         self.setAccessibleName("loss curve")
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
 
     def clear(self) -> None:
         """Begin a new curve."""
-        self._steps, self._losses, self._last = [], [], None
+        self._steps, self._losses, self._last, self._shift = [], [], None, 0.0
         if self._plot is not None:
             for line in self._borders:
                 self._plot.removeItem(line)
@@ -45,13 +52,13 @@ class LossPlot(QWidget):
         for stage, level, _step, loss in losses:
             here = len(self._steps)
             if (stage, level) != self._last:
+                ended = next((value for value in reversed(self._losses) if np.isfinite(value)), 0.0)
                 if self._last is not None:
-                    self._steps.append(here)
-                    self._losses.append(np.nan)
+                    self._shift = ended - loss if np.isfinite(loss) else self._shift
                     self._border(here)
                 self._last = (stage, level)
             self._steps.append(here)
-            self._losses.append(loss if np.isfinite(loss) else np.nan)
+            self._losses.append(loss + self._shift if np.isfinite(loss) else np.nan)
         if self._steps:
             self._curve.setData(np.asarray(self._steps), np.asarray(self._losses), connect="finite")
 
@@ -64,6 +71,8 @@ class LossPlot(QWidget):
         self._plot.hideButtons()
         self._plot.setLabel("bottom", "step")
         self._plot.setLabel("left", "loss")
+        self._plot.getAxis("left").enableAutoSIPrefix(False)
+        self._plot.getAxis("bottom").enableAutoSIPrefix(False)
         self._curve = self._plot.plot([], [])
         self.layout().addWidget(self._plot)
         self.restyle()

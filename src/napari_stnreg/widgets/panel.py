@@ -50,6 +50,10 @@ class PanelLayout(QWidget):
         self.scroll.setFrameShape(QFrame.Shape.NoFrame)
         self.scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self._to_report = QTimer(self)
+        self._to_report.setSingleShot(True)
+        self._to_report.setInterval(100)
+        self._to_report.timeout.connect(self._scroll_down)
 
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
@@ -126,11 +130,12 @@ class PanelLayout(QWidget):
         self.scroll.ensureWidgetVisible(self.plot)
 
     def show_report(self) -> None:
-        """Scroll to the figures, once they have their place."""
-        QTimer.singleShot(50, self._to_report)
+        """Scroll to the figures, once they have their place at the form's end."""
+        self._to_report.start()
 
-    def _to_report(self) -> None:
-        self.scroll.ensureWidgetVisible(self.report)
+    def _scroll_down(self) -> None:
+        bar = self.scroll.verticalScrollBar()
+        bar.setValue(bar.maximum())
 
 
 def _button(text: str, tip: str) -> QPushButton:

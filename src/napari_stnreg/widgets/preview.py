@@ -141,9 +141,7 @@ class PreviewLayers:
     def add_next(self) -> bool:
         """Add one of the layers; false when both are there. One a turn keeps the window responsive."""
         if self._pending:
-            selected = set(self._viewer.layers.selection)
             self._viewer.add_layer(self._pending.pop(0))
-            self._viewer.layers.selection = selected & set(self._viewer.layers)
         return bool(self._pending)
 
     def show(self, preview: Preview) -> None:

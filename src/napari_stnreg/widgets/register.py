@@ -58,6 +58,7 @@ class RegisterWidget(PanelLayout):
         self._outcome: Outcome | None = None
         self._state = "idle"
         self._began = 0.0
+        self._percent = 0
         self._activity: Any = None
         self._connected = False
         self._runner = Runner(self)
@@ -166,7 +167,7 @@ class RegisterWidget(PanelLayout):
             self._say(str(error), show_error)
             return False
         plugin_settings.remember(self.options.state())
-        self._job, self._began = job, time.perf_counter()
+        self._job, self._began, self._percent = job, time.perf_counter(), 0
         self._set_state("running")
         self.status.setText("Starting …")
         self.bar.setValue(0)
@@ -243,8 +244,7 @@ class RegisterWidget(PanelLayout):
             self.plot.add(update.losses)
         if update.preview is not None:
             self._layers.show_preview(update.preview, self._job.fixed.grid, str(self._job.naming))
-        if self._activity is not None:
-            self._activity.update(round(100 * update.fraction) - self._activity.n)
+        self._percent = int(100 * update.fraction)
 
     def _on_finished(self, outcome: Outcome) -> None:
         self._outcome = outcome
@@ -313,8 +313,14 @@ class RegisterWidget(PanelLayout):
 
     def _tick(self) -> None:
         self.elapsed.setText(f"{time.perf_counter() - self._began:.1f} s")
-        if self._activity is not None and self._activity.is_canceled:
+        if self._activity is None:
+            return
+        if self._activity.is_canceled:
             self.stop()
+        # napari's bar lets the whole program's events in at each step, so it is moved here, from a slow clock that
+        # cannot be entered twice, and only when there is something to show.
+        if self._percent > self._activity.n:
+            self._activity.update(self._percent - self._activity.n)
 
     def _copy(self, make: Any, what: str) -> None:
         if self._job is not None:

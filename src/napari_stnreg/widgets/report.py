@@ -11,11 +11,11 @@ from napari_stnreg.widgets.results import folded_text
 
 _SCORES = {
     "ncc": ("Correlation", "NCC over the image; 1 is perfect."),
-    "lncc": ("Local correlation", "NCC in small windows; 1 is perfect."),
-    "mi": ("Mutual information", "In bits or nats; higher is better."),
-    "mse": ("Mean squares", "Of the normalised intensities; lower is better."),
-    "mind": ("MIND", "Distance of self-similarity; lower is better."),
-    "landmarks": ("Landmarks", "Mean distance of the landmarks, in world units; lower is better."),
+    "local_ncc": ("Local correlation", "NCC in small windows; 1 is perfect."),
+    "mutual_information": ("Mutual information", "Higher is better."),
+    "mse": ("Mean squares", "Of the intensities as they are; lower is better."),
+    "landmark_mean": ("Landmarks, mean", "Distance of the landmarks, in world units; lower is better."),
+    "landmark_median": ("Landmarks, median", "Distance of the landmarks, in world units; lower is better."),
 }
 _ENDINGS = {
     "finished": "all steps done",
@@ -56,10 +56,11 @@ class Report(QWidget):
         before, after = ([r.scores.get(when, {}) for r in results] for when in ("before", "after"))
         self._row(0, "", "before", "after", "")
         row = 1
-        for key in after[0]:
-            title, tip = _SCORES.get(key, (key.replace("_", " "), ""))
-            self._row(row, title, _mean(before, key), _mean(after, key), tip)
-            row += 1
+        # The few that a person looks at first; the layers' metadata holds them all.
+        for key, (title, tip) in _SCORES.items():
+            if key in after[0]:
+                self._row(row, title, _mean(before, key), _mean(after, key), tip)
+                row += 1
         folded = sum(r.folded_share for r in results) / len(results)
         seconds = sum(r.seconds for r in results)
         frames = f"{len(results)} frames, " if len(results) > 1 else ""
@@ -89,4 +90,4 @@ def _mean(scores: list[dict[str, float]], key: str) -> str:
     if not values:
         return "-"
     mean = sum(values) / len(values)
-    return f"{mean:.3f}" if 0.001 <= abs(mean) < 1000 or mean == 0 else f"{mean:.2e}"
+    return f"{mean:.4g}" if abs(mean) >= 1 else f"{mean:.3f}"

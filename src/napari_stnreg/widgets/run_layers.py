@@ -27,6 +27,7 @@ class RunLayers(QObject):
         super().__init__(parent)
         self._viewer = viewer
         self._preview: PreviewLayers | None = None
+        self._selected: list[Layer] = []
         self._runs: list[list[Layer]] = []
         self._turns: list[Callable[[], None]] = []
         self._timer = QTimer(self)
@@ -61,6 +62,7 @@ class RunLayers(QObject):
     def show_preview(self, preview: Preview, grid: Grid, name: str) -> None:
         """Show a preview, adding its layers when it is the first."""
         if self._preview is None:
+            self._selected = list(self._viewer.layers.selection)
             self._preview = PreviewLayers(self._viewer, grid, preview, name)
             self._later(self._add_preview, self._add_preview)
         else:
@@ -75,6 +77,7 @@ class RunLayers(QObject):
         if self._preview is not None:
             preview, self._preview = self._preview, None
             self._later(*(self._removal(layer) for layer in preview.remaining()))
+            self._later(lambda: self._select(self._selected))
 
     def drop(self) -> None:
         """Take the preview away at once; the panel is closing."""
@@ -84,13 +87,17 @@ class RunLayers(QObject):
         for layer in preview.remaining() if preview is not None else ():
             self._viewer.layers.remove(layer)
 
+    def _select(self, layers: list[Layer]) -> None:
+        """Give the person's selection back; napari selects what is added, and every change of it costs time."""
+        self._viewer.layers.selection = {layer for layer in layers if layer in self._viewer.layers}
+
     # -- at its end
 
     def add_results(self, outcome: Outcome, done: Callable[[], None]) -> None:
         """Add the result layers below the preview's, which turn into results where they can; then call ``done``."""
         added: list[Layer] = []
-        selected = set(self._viewer.layers.selection)
         preview, self._preview = self._preview, None
+        selected = self._selected if preview is not None else list(self._viewer.layers.selection)
         self._turns.clear()
         adopted: dict[str, Layer] = {}
         remaining = preview.remaining() if preview is not None else []
@@ -112,7 +119,7 @@ class RunLayers(QObject):
 
         def finish() -> None:
             self._runs.append(added)
-            self._viewer.layers.selection = {layer for layer in selected if layer in self._viewer.layers}
+            self._select(selected)
             done()
 
         self._later(finish)
