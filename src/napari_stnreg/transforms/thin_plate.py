@@ -25,8 +25,8 @@ from napari_stnreg.transforms.base import Transform, lattice_points
 from napari_stnreg.transforms.dense import apply_matrix
 from napari_stnreg.transforms.families import TransformFamily
 
-_CHUNK_ENTRIES = 2**22
-_KEPT_ENTRIES = 2**24
+_CHUNK_ENTRIES = 2**18
+_KEPT_ENTRIES = 2**26  # 256 MiB in single precision: a level of 64 voxels cubed with 5 points an axis
 
 
 class ThinPlateBasis:
@@ -90,10 +90,10 @@ class ThinPlateBasis:
         return torch.cat(pieces, dim=1)
 
     def spread_on_grid(self, grid: Grid, weights: Tensor) -> Tensor:
-        """Displacements ``(B, *grid.shape, D)``; the kernels of a small grid are kept for the next call."""
+        """Displacements ``(B, *grid.shape, D)``; in a fit the kernels of a small grid are kept for the next step."""
         key = (grid, weights.dtype, weights.device)
         matrix = torch.tensor(grid.matrix, dtype=weights.dtype, device=weights.device)[None]
-        if grid.size * len(self.points) > _KEPT_ENTRIES:
+        if not torch.is_grad_enabled() or grid.size * len(self.points) > _KEPT_ENTRIES:
             points = lattice_points(matrix, grid.shape).reshape(1, -1, self.ndim)
             flat = self.spread(points, weights)
         else:
