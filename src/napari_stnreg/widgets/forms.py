@@ -122,7 +122,8 @@ def hint() -> QLabel:
     """A line of explanation that wraps."""
     label = QLabel()
     label.setWordWrap(True)
-    label.setEnabled(False)
+    # Smaller rather than paler: it must be read in the light theme too.
+    label.setStyleSheet("font-size: 8pt;")
     label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
     return label
 

@@ -215,11 +215,10 @@ class Inputs(QWidget):
 
     def refresh(self) -> None:
         """Take up the viewer's layers."""
-        before = len([1 for side in (self.fixed, self.moving) if side.layer is not None])
-        same = self.fixed.layer is self.moving.layer
+        before = self.fixed.layer_box.count()
         self.fixed.refresh()
         self.moving.refresh()
-        if (before < 2 or same) and self.fixed.layer is self.moving.layer:
+        if before < 2 and self.fixed.layer is self.moving.layer:
             # The second image has only now been opened.
             self.prefill()
 

@@ -154,9 +154,11 @@ class MaskSource:
         matrix = self._to_index(grid)
         if data.shape == grid.shape and np.allclose(matrix, np.eye(len(matrix)), atol=1e-6):
             return data
+        # A rim of nothing, so that the outer voxels reach as far as their faces.
+        data = np.pad(data, 1)
         back = np.linalg.inv(matrix)
         return ndimage.affine_transform(
-            data.astype(np.uint8), back[:-1, :-1], back[:-1, -1], output_shape=grid.shape, order=0
+            data.astype(np.uint8), back[:-1, :-1], back[:-1, -1] + 1, output_shape=grid.shape, order=0
         ).astype(bool)
 
     def _shapes_on(self, grid: Grid) -> np.ndarray:
