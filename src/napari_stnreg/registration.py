@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
@@ -25,6 +26,8 @@ from napari_stnreg.warping import warp
 
 Steps = Generator[Progress, "str | None", Result]
 
+SMALL_VOXELS = 2**16
+"""Images up to this size are fitted by a single thread."""
 SCORED_VOXELS = 4_000_000
 """Images larger than this are scored on every n-th voxel along each axis."""
 
@@ -120,8 +123,8 @@ def register_steps(
     while True:
         try:
             problem = prepare(fixed, moving, settings, device, fixed_landmarks, moving_landmarks)
-            fit = _fit(problem, settings, start_transform)
-            transform, losses, ending = yield from fit
+            with _threads(fixed):
+                transform, losses, ending = yield from _fit(problem, settings, start_transform)
             break
         except torch.OutOfMemoryError:
             if device.type == "cpu":
@@ -135,6 +138,18 @@ def register_steps(
     if ending == "not finite":
         warnings.append("The fit ran into values that are not finite and was ended; this is the best it had found.")
     return _result(fixed, moving, settings, transform, losses, ending, seconds, warnings, fixed_landmarks, moving_landmarks)
+
+
+@contextmanager
+def _threads(fixed: Image) -> Iterator[None]:
+    """One thread for small images: waking a second one for each of thousands of tiny steps costs more than it gives."""
+    before = torch.get_num_threads()
+    if fixed.grid.size <= SMALL_VOXELS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _fit(

@@ -35,8 +35,8 @@ class Schedule:
 
 
 _SCHEDULES = {
-    "fast": Schedule((10, 30, 50), (20, 40, 50), (15, 40, 50), 2.0, 10_000),
-    "balanced": Schedule((20, 40, 80), (40, 60, 80), (40, 80, 100), 1.0, 20_000),
+    "fast": Schedule((10, 20, 30), (20, 40, 50), (15, 40, 50), 2.0, 10_000),
+    "balanced": Schedule((10, 20, 40), (40, 60, 80), (30, 60, 80), 1.0, 20_000),
     "thorough": Schedule((40, 80, 120), (80, 120, 150), (100, 150, 200), 1.0, 60_000),
 }
 
@@ -58,4 +58,5 @@ def window_radius(settings: RegistrationSettings, ndim: int) -> int:
 def dense_options(settings: RegistrationSettings, ndim: int) -> DenseOptions:
     """Step sizes and smoothing of a dense stage."""
     stiff = settings.smoothness**0.5
-    return DenseOptions(update_smoothing=1.0 * stiff, field_smoothing=0.5 * stiff)
+    # slices hold more noise a voxel's worth of anatomy than volumes, which smooth across one axis more
+    return DenseOptions(update_smoothing=(1.0 if ndim == 3 else 1.5) * stiff, field_smoothing=0.75 * stiff)
