@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.fitting.pyramid import Level, upsample
-from napari_stnreg.objectives import Similarity
+from napari_stnreg.objectives import Similarity, jacobian_determinant
 from napari_stnreg.filters import gaussian
 from napari_stnreg.sampling import sample_normalised
 from napari_stnreg.transforms.dense import exponential
@@ -215,8 +215,29 @@ def fit_dense(
         calm = (step / options.step) ** 0.5
         _apply(state, update, composer, [calm * s for s in sigma_field], exact=k >= EXACT_FROM * iterations)
     state.displacement, state.velocity, state.best_loss = best.displacement, best.velocity, best.best_loss
-    if state.velocity is not None:
-        state.displacement = exponential(state.velocity)
+    unfold(state)
+
+
+def unfold(state: DenseState, least: float = 0.02, rounds: int = 12) -> None:
+    """Smooth a deformation where its Jacobian determinant falls below a small positive number, until it does nowhere.
+
+    Small compositions of smooth steps do not fold, their values at voxels may by a hair. Only the surroundings of such
+    voxels are touched.
+    """
+    ones = (1.0,) * state.displacement.shape[1]
+    for _ in range(rounds):
+        if state.velocity is not None:
+            state.displacement = exponential(state.velocity)
+        bad = (jacobian_determinant(state.displacement, ones) < least).to(state.displacement.dtype)
+        if not bool(bad.any()):
+            return
+        around = gaussian(bad.reshape(1, 1, *state.displacement.shape[2:]), 2.0, "nearest").mul_(20).clamp_max_(1)
+        field = state.displacement if state.velocity is None else state.velocity
+        field = torch.lerp(field, gaussian(field, 1.5, "nearest"), around)
+        if state.velocity is None:
+            state.displacement = field
+        else:
+            state.velocity = field
 
 
 def _slope(term: Callable[[Tensor], Tensor], displacement: Tensor) -> tuple[float, Tensor]:
