@@ -57,9 +57,12 @@ def scene(name: str, folder: Path) -> None:
     main = viewer.window._qt_window
     main.resize(round(1400 / scale), round(900 / scale))
     main.resizeDocks([dock], [width], Qt.Orientation.Horizontal)
+    if sample == "head":  # many pictures of a volume take long without a graphics card
+        panel.options.preset_box.choose("fast")
+        panel.options.rate_box.setValue(2)
     viewer.dims.ndisplay = ndisplay
     if ndisplay == 3:
-        viewer.camera.angles = (0, 25, 60)
+        viewer.scene.camera.angles = (0, 25, 60)
     pump(1.0)
     viewer.reset_view()
     if unfolded:

@@ -50,6 +50,22 @@ def test_a_3d_fit_with_preview_and_all_layers(viewer, pair_panel, run):
     viewer.dims.ndisplay = 3
 
 
+def test_in_the_3d_view_the_grid_is_a_lattice(viewer, pair_panel, run, qtbot):
+    fixed = blobs((16, 20, 24))
+    panel = pair_panel(fixed, np.roll(fixed, 2, 2), family="diffeomorphic", iterations=60)
+    viewer.dims.ndisplay = 3
+    panel.options.rate_box.setValue(20)
+    panel.options.kind_boxes["grid"].setChecked(True)
+    seen = []
+    viewer.layers.events.inserted.connect(lambda event: seen.append((event.value.name, type(event.value).__name__)))
+    panel.start()
+    run(panel, 120_000)
+    assert panel.status.text().startswith("Done"), panel.status.text()
+    lattice = next(layer for layer in viewer.layers if layer.name.endswith("deformed grid"))
+    assert lattice.data.shape[1:] == (2, 3)
+    assert any(kind == "Vectors" for name, kind in seen if name.endswith("grid preview"))
+
+
 def test_stopping_a_real_3d_fit_keeps_its_best(viewer, pair_panel, run, qtbot):
     fixed = blobs((32, 32, 32))
     panel = pair_panel(fixed, np.roll(fixed, 2, 1), family="affine+diffeomorphic", iterations=10_000, preset="thorough")

@@ -52,7 +52,7 @@ class PanelLayout(QWidget):
         self.scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self._to_report = QTimer(self)
         self._to_report.setSingleShot(True)
-        self._to_report.setInterval(100)
+        self._to_report.setInterval(250)
         self._to_report.timeout.connect(self._scroll_down)
 
         box = QVBoxLayout(self)

@@ -7,22 +7,61 @@ of the moving image therefore lies on the drawn line of the warped one, and no i
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from napari_stnreg.images import Grid
 
-GRID_LINES = 16
-"""Cells of the regular grid along the longest side of the moving image."""
+if TYPE_CHECKING:
+    from napari_stnreg.transforms.base import Transform
+
+GRID_CELLS = {2: 16, 3: 10}
+"""Cells of the regular grid along the longest side of the moving image, by dimension."""
+
+LATTICE_CELLS = 6
+"""The same for the lattice of the 3D view, where all lines are seen at once."""
 
 
-def cells_of(moving: Grid, lines: int = GRID_LINES) -> np.ndarray:
+def cells_of(moving: Grid, cells: int | None = None) -> np.ndarray:
     """How many cells the regular grid has along each axis of the moving image, so that they are nearly square."""
     extent = moving.spacing * np.asarray(moving.shape)
-    return np.maximum(np.rint(extent / (extent.max() / lines)), 1)
+    return np.maximum(np.rint(extent / (extent.max() / (cells or GRID_CELLS[moving.ndim]))), 1)
 
 
-def grid_lines(mapped: np.ndarray, moving: Grid, *, width: float = 1.0, lattice: bool = False) -> np.ndarray:
-    """Draw the deformed grid.
+def lattice_lines(inverse: Transform, moving: Grid, pieces: int = 18) -> np.ndarray:
+    """The lines of a lattice over a moving volume, taken to the fixed side, for the 3D view.
+
+    Parameters
+    ----------
+    inverse
+        Moving world to fixed world: points of the moving side go to the fixed side by the inverse.
+    moving
+        The grid of the moving image, in the transform's unit.
+    pieces
+        Straight pieces that each line is made of.
+
+    Returns
+    -------
+    array
+        ``(N, 2, D)``: start and direction of every piece in the fixed world, as napari's vectors are given.
+    """
+    cells = cells_of(moving, LATTICE_CELLS).astype(int)
+    ends = [np.linspace(-0.5, n - 0.5, c + 1) for n, c in zip(moving.shape, cells, strict=True)]
+    lines = []
+    for axis in range(moving.ndim):
+        along = np.linspace(-0.5, moving.shape[axis] - 0.5, pieces + 1)
+        axes = [along if i == axis else ends[i] for i in range(moving.ndim)]
+        index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+        lines.append(np.moveaxis(index, axis, -2).reshape(-1, pieces + 1, moving.ndim))
+    index = np.concatenate(lines)
+    fixed = inverse.map_points(moving.to_world(index).reshape(-1, moving.ndim)).reshape(index.shape)
+    pairs = np.stack([fixed[:, :-1], np.diff(fixed, axis=1)], axis=2)
+    return pairs.reshape(-1, 2, moving.ndim).astype(np.float32)
+
+
+def grid_lines(mapped: np.ndarray, moving: Grid, *, width: float = 1.0) -> np.ndarray:
+    """Draw the deformed grid; in a volume, the net that each slice along the first axis shows.
 
     Parameters
     ----------
@@ -32,8 +71,6 @@ def grid_lines(mapped: np.ndarray, moving: Grid, *, width: float = 1.0, lattice:
         The grid of the moving image; lines run along its axes and its outline is drawn too.
     width
         Width of a line in voxels of the picture.
-    lattice
-        In 3D, draw the lines of a lattice (for the 3D view) instead of the net that a slice shows.
 
     Returns
     -------
@@ -46,18 +83,15 @@ def grid_lines(mapped: np.ndarray, moving: Grid, *, width: float = 1.0, lattice:
     outside = ((position < -0.02 * cells / cells.max()) | (position > cells * 1.002)).any(axis=-1)
     families = []
     # In a slice of a volume the planes nearly parallel to it would be blots: only the last two axes are drawn there.
-    for axis in range(0 if lattice else ndim - 2, ndim):
+    for axis in range(ndim - 2, ndim):
         q = position[..., axis]
         steps = np.gradient(q)
         # In a slice only what happens within the slice sets the width of a line.
-        steps = steps if lattice or ndim == 2 else steps[1:]
+        steps = steps if ndim == 2 else steps[1:]
         slope = np.sqrt(sum(np.square(step) for step in steps)) + 1e-9
         distance = np.abs(q - np.rint(q)) / slope
         families.append(np.clip(0.5 + width / 2 - distance, 0, 1))
-    if lattice and ndim == 3:
-        alpha = np.sort(np.stack(families), axis=0)[-2]
-    else:
-        alpha = np.max(families, axis=0)
+    alpha = np.max(families, axis=0)
     alpha[outside] = 0
     return np.asarray(np.rint(alpha * 255), dtype=np.uint8)
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
+from napari.layers import Layer
 from napari.utils.colormaps import Colormap
 
-from napari_stnreg.files.layer_data import placement
+from napari_stnreg.files.layer_data import AXIS_LABELS, LayerData, placement
 from napari_stnreg.images import Grid, Image
-from napari_stnreg.widgets.pictures import grid_lines, limits_of, overlay
+from napari_stnreg.widgets.pictures import grid_lines, lattice_lines, limits_of, overlay
 
 if TYPE_CHECKING:
     from napari_stnreg.transforms.base import Transform
@@ -45,12 +46,38 @@ class Preview:
 
     image: np.ndarray
     lines: np.ndarray
+    """A picture of the grid, or the pieces of a lattice ``(N, 2, D)`` in the fixed world."""
 
 
 def preview_grid(fixed: Grid) -> Grid:
     """The fixed grid, coarse enough to be warped and drawn several times a second."""
     factor = max(max(fixed.shape) / _LONGEST[fixed.ndim], 1.0)
     return fixed if factor == 1 else fixed.resized([max(round(n / factor), 1) for n in fixed.shape])
+
+
+def grid_layer(lines: np.ndarray, grid: Grid, **keywords: Any) -> LayerData:
+    """The deformed grid as a layer: a picture on a grid, or the pieces of a lattice in the grid's world."""
+    if lines.ndim == 3 and lines.shape[1] == 2 and lines.dtype == np.float32:
+        look = {
+            "vector_style": "line",
+            "edge_width": float(grid.spacing.min()) * 0.4,
+            "edge_color": GRID_COLORMAP.colors[-1],
+            "opacity": 0.8,
+            "out_of_slice_display": True,
+            "units": (grid.unit,) * grid.ndim,
+            "axis_labels": AXIS_LABELS[-grid.ndim :],
+        }
+        return lines, {**look, **keywords}, "vectors"
+    look = dict(GRID_LOOK)
+    if grid.ndim == 3:
+        # Seen as a whole the nets of all slices would hide everything: the 3D view shows the one in the middle.
+        middle = tuple(n / 2 for n in grid.shape)
+        look |= {
+            "depiction": "plane",
+            "plane": {"position": middle, "normal": (1, 0, 0), "thickness": 1},
+            "opacity": 0.6,
+        }
+    return lines, {**placement(grid), **look, **keywords}, "image"
 
 
 class PreviewMaker:
@@ -105,8 +132,11 @@ class PreviewMaker:
             mapped = transform.on_grid(self.grid, torch.float32)[0].cpu().numpy()
             index = torch.from_numpy(self._coarse.to_index(mapped).astype(np.float32))[None]
             warped = sample(torch.from_numpy(self._moving)[None, None], index)[0, 0].numpy()
-        lines = grid_lines(mapped, self._moving_grid, width=1.2, lattice=self.volume)
-        image = warped if self.volume else overlay(self._fixed, warped.clip(0, 1))
+        if self.volume:
+            image, lines = warped, lattice_lines(transform.inverse(), self._moving_grid)
+        else:
+            lines = grid_lines(mapped, self._moving_grid, width=1.2 if self.grid.ndim == 2 else 1.0)
+            image = overlay(self._fixed, warped.clip(0, 1))
         ended = time.perf_counter()
         self._next = began + max(1 / self.rate if self.rate else 0, (ended - began) / _SHARE)
         return Preview(image, lines)
@@ -135,7 +165,7 @@ class PreviewLayers:
         if not self.colour:
             look = {"colormap": "magenta", "contrast_limits": (0, 1), "blending": "additive"}
         self.image = ImageLayer(first.image, name=f"{name}: preview", interpolation2d="linear", **look, **where)
-        self.lines = ImageLayer(first.lines, name=f"{name}: grid preview", **GRID_LOOK, **where)
+        self.lines = Layer.create(*grid_layer(first.lines, preview_grid(grid), name=f"{name}: grid preview"))
         self._pending = [self.image, self.lines]
 
     def add_next(self) -> bool:
@@ -150,6 +180,6 @@ class PreviewLayers:
             if layer in self._viewer.layers and layer.visible and layer.data.shape == data.shape:
                 layer.data = data
 
-    def remaining(self) -> list[ImageLayer]:
+    def remaining(self) -> list[Layer]:
         """Those that are still in the viewer."""
         return [layer for layer in (self.image, self.lines) if layer in self._viewer.layers]

@@ -12,8 +12,8 @@ from napari.utils.colormaps import Colormap
 
 from napari_stnreg.files.layer_data import LayerData, placement
 from napari_stnreg.images import Grid, Image
-from napari_stnreg.widgets.pictures import checkerboard, grid_lines, overlay, rescaled
-from napari_stnreg.widgets.preview import GRID_LOOK
+from napari_stnreg.widgets.pictures import checkerboard, grid_lines, lattice_lines, overlay, rescaled
+from napari_stnreg.widgets.preview import grid_layer
 
 if TYPE_CHECKING:
     from napari_stnreg.fitting.progress import Result
@@ -33,6 +33,7 @@ KINDS = {
 
 DEFAULT_KINDS = ("warped", "overlay", "grid", "vectors", "jacobian", "difference")
 _ARROWS = {2: 24, 3: 14}
+_FINE_VOXELS = 3_000_000
 
 JACOBIAN_COLORMAP = Colormap(
     [[0.02, 0.19, 0.38], [0.26, 0.58, 0.76], [0.97, 0.97, 0.97], [0.84, 0.38, 0.30], [0.40, 0.0, 0.12]],
@@ -112,13 +113,17 @@ def result_layers(
         made["warped"] = _warped_layer(result.warped, source)
     if kinds & {"overlay", "difference", "checkerboard"}:
         made |= _comparisons(result, fixed, kinds)
+        if volume and "overlay" in made:
+            made["overlay"][1]["visible"] = False  # napari draws no colour volumes
     if "jacobian" in kinds:
         determinant = result.transform.jacobian_determinant(grid)
         made["jacobian"] = _jacobian_layer(determinant, grid)
     if "vectors" in kinds:
         made["vectors"] = _vectors_layer(result.transform, grid)
     if "grid" in kinds:
-        made["grid"] = _grid_layer(result.transform, grid, moving.grid.with_unit(result.transform.unit), volume=volume)
+        made["grid"] = _deformed_grid(
+            result.transform, grid, moving.grid.with_unit(result.transform.unit), volume=volume
+        )
     # In the order in which they lie on each other, the grid on top of all.
     order = ("warped", "difference", "checkerboard", "jacobian", "overlay", "vectors", "grid")
     return {key: made[key] for key in order if key in made}
@@ -185,18 +190,22 @@ def _vectors_layer(transform: Transform, grid: Grid) -> LayerData:
     return arrows, {**placement(grid), **look}, "vectors"
 
 
-def _grid_layer(transform: Transform, grid: Grid, moving: Grid, *, volume: bool) -> LayerData:
-    # A flat picture is drawn finer than its image, so that the lines stay lines when one looks closely.
-    fine = grid
-    if grid.ndim == 2 and max(grid.shape) < 1024:
-        fine = grid.resized([n * (1024 // max(grid.shape) or 1) for n in grid.shape])
+def _deformed_grid(transform: Transform, grid: Grid, moving: Grid, *, volume: bool) -> LayerData:
+    if volume:
+        return grid_layer(lattice_lines(transform.inverse(), moving), grid.with_unit(transform.unit), visible=True)
+    # Drawn finer than the image where that costs little, so that the lines stay lines when one looks closely.
+    longest = 1024 if grid.ndim == 2 else 256
+    finer = max(longest // max(grid.shape[-2:]), 1)
+    while grid.ndim == 3 and finer > 1 and grid.size * finer**2 > _FINE_VOXELS:
+        finer -= 1
+    fine = grid.resized([*grid.shape[:-2], *(n * finer for n in grid.shape[-2:])])
     lines = np.empty(fine.shape, np.uint8)
     mapped = np.empty((*fine.shape, fine.ndim), np.float32)
     for part, points in transform.slabs(fine):
         mapped[part] = points
-    width = 1.2 if grid.ndim == 3 else max(1.5, max(fine.shape) / 450)
-    lines[...] = grid_lines(mapped, moving, width=width, lattice=volume and grid.ndim == 3)
-    return lines, {**placement(fine), **GRID_LOOK, "visible": True}, "image"
+    width = max(1.2, max(fine.shape[-2:]) / 450)
+    lines[...] = grid_lines(mapped, moving, width=width)
+    return grid_layer(lines, fine, visible=True)
 
 
 def _with_axis(
