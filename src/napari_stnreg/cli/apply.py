@@ -1,0 +1,74 @@
+"""``stnreg apply``: warp images, labels or points by a transform that was found before."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+
+from napari_stnreg.cli.inputs import placed, placed_grid, read_some
+from napari_stnreg.cli.options import needed
+from napari_stnreg.cli.outputs import check_new
+from napari_stnreg.cli.points import read_table, write_table
+from napari_stnreg.errors import InputError
+from napari_stnreg.files.image_files import ending_of, read_content
+from napari_stnreg.files.saving import load
+from napari_stnreg.files.series import placed_as, write_series
+from napari_stnreg.transforms import ChainTransform, Transform
+from napari_stnreg.warping import warp
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do what was asked; see ``stnreg apply --help``.
+
+    Raises
+    ------
+    InputError
+        If something given cannot be used.
+    """
+    check_new(options.output, overwrite=options.overwrite)
+    inputs = [path for path in (options.transform, options.moving, options.reference) if path is not None]
+    if options.output.resolve() in {path.resolve() for path in inputs}:
+        raise InputError(f"'{options.output}' is an input and would be written over; name another file.")
+    transform = load(options.transform)
+    if options.moving.suffix.lower() == ".csv":
+        _apply_to_points(options, transform)
+    else:
+        _apply_to_images(options, transform)
+    print(options.output)
+
+
+def _apply_to_images(options: argparse.Namespace, transform: Transform) -> None:
+    ending_of(options.output)  # a wrong name is told before the work
+    reference = needed(options.reference, "-r FIXED", "the image on whose grid the result shall lie")
+    content, target = read_content(options.moving), read_content(reference)
+    grid = placed_grid(target.grid, reference.name, options.fixed_spacing, options.fixed_unit)
+    fill = options.fill
+    if fill is None and options.interpolation == "nearest":
+        fill = 0.0
+    through = transform.inverse() if options.inverse else transform
+    images = [
+        warp(
+            placed(image, options.moving_spacing, options.moving_unit),
+            through,
+            grid,
+            interpolation=options.interpolation,
+            fill=fill,
+        )
+        for image in read_some(options.moving, content, options.frame)
+    ]
+    labels = content.labels and options.interpolation == "nearest"
+    write_series(options.output, [placed_as(image, target.metadata) for image in images], labels=labels)
+
+
+def _apply_to_points(options: argparse.Namespace, transform: Transform) -> None:
+    """Points of the moving side go to the fixed side, and so through the inverse; --inverse turns that round."""
+    table = read_table(options.moving)
+    columns = table.points(transform.ndim)
+    through = transform if options.inverse else transform.inverse()
+    values = table.values.copy()
+    values[:, columns] = through.map_points(values[:, columns])
+    write_table(options.output, dataclasses.replace(table, values=values))
+    for part in through.parts if isinstance(through, ChainTransform) else [through]:
+        if (warning := getattr(part, "warning", None)) is not None:
+            print(f"stnreg apply: {warning}", file=sys.stderr)

@@ -1,0 +1,200 @@
+"""What can be written on the command line; the options of a registration are made from its settings."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from napari_stnreg import __version__
+from napari_stnreg.errors import InputError
+from napari_stnreg.settings import FAMILY_HELP, START_HELP, RegistrationSettings
+
+_REGISTER = """\
+Find the transform that takes MOVING onto FIXED. DIR then holds the warped image in MOVING's format on FIXED's grid,
+transform.safetensors, and report.json. Ctrl+C ends the fit and keeps the best so far; twice aborts.
+Exit codes: 0 done, 2 something given cannot be used, 1 any other failure, 130 aborted."""
+_APPLY = """\
+Warp MOVING by a transform that 'register' wrote, onto the grid of FIXED; every frame and channel is warped.
+MOVING may be a .csv of points instead: points of the moving side then go to the fixed side, through the transform's
+inverse, and -r is not needed."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that answers a mistake with one sentence, and keeps every option's whole name."""
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **keywords)
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def make_parser() -> Parser:
+    """The parser of the whole command."""
+    parser = Parser(prog="stnreg", description="Register 2D and 3D images by spatial transformers.")
+    parser.add_argument("--version", action="version", version=f"stnreg {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_register(commands)
+    _add_apply(commands)
+    info = commands.add_parser("info", help="say what an image or transform file is", description="Describe a file.")
+    info.add_argument("file", type=Path, metavar="FILE", help="an image, or a transform (.safetensors)")
+    info.add_argument("--debug", action="store_true", help=_DEBUG)
+    return parser
+
+
+def settings_of(options: argparse.Namespace) -> RegistrationSettings:
+    """The settings that were written; the model itself checks and converts them.
+
+    Raises
+    ------
+    InputError
+        If a value is not allowed.
+    """
+    names = RegistrationSettings.model_fields
+    return RegistrationSettings.parse(**{name: value for name, value in vars(options).items() if name in names})
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Voxel sizes as they are written: ``2`` or ``2,0.5,0.5``."""
+    sizes = tuple(float(word) for word in text.split(","))
+    if not all(0 < size < float("inf") for size in sizes):
+        raise ValueError
+    return sizes
+
+
+numbers.__name__ = "voxel size"  # argparse says "invalid voxel size value"
+
+
+_DEBUG = "show the whole traceback of a failure"
+
+
+def _add_register(commands: Any) -> None:
+    parser = commands.add_parser("register", help="register one image to another", description=_REGISTER)
+    parser.add_argument("fixed", type=Path, metavar="FIXED", help="the image that stays")
+    parser.add_argument("moving", type=Path, metavar="MOVING", help="the image that is brought onto it")
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", required=True, help="folder for the results")
+    parser.add_argument("--overwrite", action="store_true", help="write into DIR even if it holds files")
+    parser.add_argument("--debug", action="store_true", help=_DEBUG)
+
+    settings = parser.add_argument_group("settings")
+    for name, field in RegistrationSettings.model_fields.items():
+        _add_setting(settings, name, field)
+
+    given = parser.add_argument_group("what is known beforehand")
+    for side in ("fixed", "moving"):
+        given.add_argument(
+            f"--{side}-mask",
+            type=Path,
+            metavar="FILE",
+            help=f"image that is not zero where the {side} image counts; on any grid, or with the image's own shape",
+        )
+    given.add_argument(
+        "--landmarks",
+        type=Path,
+        metavar="CSV",
+        help="pairs of points: columns fixed_z,fixed_y,fixed_x,moving_z,moving_y,moving_x (2D without z), or without "
+        "a header in this order; world coordinates, each in its own image's unit",
+    )
+    for side in ("fixed", "moving"):
+        given.add_argument(
+            f"--{side}-landmarks",
+            type=Path,
+            metavar="CSV",
+            help=f"points of the {side} side alone, paired by order: columns z,y,x, or as napari saves a Points layer "
+            "(index,axis-0,axis-1,...; these are world coordinates if the layer had no scale)",
+        )
+    given.add_argument("--start-transform", type=Path, metavar="FILE", help="begin at this transform (.safetensors)")
+
+    files = parser.add_argument_group("reading")
+    which = files.add_mutually_exclusive_group()
+    which.add_argument("--frame", type=int, metavar="N", help="frame of a moving time series, counted from 0")
+    which.add_argument("--all-frames", action="store_true", help="register every frame of the moving series")
+    files.add_argument("--fixed-frame", type=int, metavar="N", help="frame of a fixed time series")
+    _add_placing(files)
+
+
+def _add_apply(commands: Any) -> None:
+    parser = commands.add_parser("apply", help="warp an image or points by a transform", description=_APPLY)
+    parser.add_argument("transform", type=Path, metavar="TRANSFORM", help="transform.safetensors of a registration")
+    parser.add_argument("moving", type=Path, metavar="MOVING", help="the image (or .csv of points) to warp")
+    parser.add_argument("-r", "--reference", type=Path, metavar="FIXED", help="image on whose grid the result lies")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="file to write")
+    parser.add_argument(
+        "--interpolation",
+        choices=("nearest", "linear", "cubic"),
+        default="linear",
+        help="nearest is the one for labels: values stay exactly as they are (default: linear)",
+    )
+    parser.add_argument(
+        "--fill",
+        type=float,
+        metavar="NUMBER",
+        help="value outside MOVING (default: its border's value as in 'register'; 0 with nearest)",
+    )
+    parser.add_argument(
+        "--inverse",
+        action="store_true",
+        help="go the other way: MOVING is then of the fixed side and FIXED of the moving one",
+    )
+    parser.add_argument("--frame", type=int, metavar="N", help="only this frame of MOVING, counted from 0")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    parser.add_argument("--debug", action="store_true", help=_DEBUG)
+    _add_placing(parser.add_argument_group("reading"))
+
+
+def _add_placing(group: Any) -> None:
+    for side in ("fixed", "moving"):
+        group.add_argument(
+            f"--{side}-spacing",
+            type=numbers,
+            metavar="Z,Y,X",
+            help=f"voxel size of the {side} image, instead of the file's",
+        )
+        group.add_argument(f"--{side}-unit", metavar="UNIT", help="its unit, instead of the file's: pixel, um, mm, ...")
+
+
+def _add_setting(group: Any, name: str, field: FieldInfo) -> None:
+    """One option for a field of the settings; what is not written is left to the model's default."""
+    option = "--" + name.replace("_", "-")
+    text = str(field.description or "").rstrip(".")
+    if name == "family":
+        text += "; " + "; ".join(f"{key}: {value.rstrip('.')}" for key, value in FAMILY_HELP.items())
+    if name == "start":
+        text += "; " + "; ".join(f"{key}: {value.rstrip('.')}" for key, value in START_HELP.items())
+    if field.annotation is bool:
+        group.add_argument(option, action="store_true", default=argparse.SUPPRESS, help=_plain(text))
+        return
+    if field.default is not None:
+        text += f" (default: {field.default})"
+    group.add_argument(option, metavar=_metavar(field.annotation), default=argparse.SUPPRESS, help=_plain(text))
+
+
+def _metavar(kind: Any) -> str:
+    """What stands for an option's value: its choices, or what sort of value it is."""
+    if get_origin(kind) in (Union, UnionType):
+        kind = next(part for part in get_args(kind) if part is not type(None))
+    if get_origin(kind) is Literal:
+        return "{" + ",".join(get_args(kind)) + "}"
+    return {int: "N", float: "NUMBER"}.get(kind, "NAME")
+
+
+def _plain(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+def needed(value: Any, option: str, why: str) -> Any:
+    """The value of an option that only sometimes must be there.
+
+    Raises
+    ------
+    InputError
+        If it was not given.
+    """
+    if value is None:
+        raise InputError(f"Give {option}, {why}.")
+    return value

@@ -1,0 +1,131 @@
+"""Where results go: a folder that is not overwritten unasked, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from napari_stnreg.errors import InputError
+from napari_stnreg.files.image_files import ENDINGS
+
+
+class Folder:
+    """The folder of a run's results.
+
+    Parameters
+    ----------
+    path
+        Where; made, with its parents, by entering the context. If the run fails, a folder made for it that is still
+        empty is removed again.
+    inputs
+        Files of the run, which must not be written over.
+    overwrite
+        Whether the folder may hold files already.
+
+    Raises
+    ------
+    InputError
+        If the folder holds files, is none, or cannot be made.
+    """
+
+    def __init__(self, path: Path, inputs: Iterable[Path], *, overwrite: bool) -> None:
+        self.path, self._made = path, not path.exists()
+        self._inputs = {one.resolve() for one in inputs}
+        if not self._made and not path.is_dir():
+            raise InputError(f"'{path}' is a file; name a folder for the results.")
+        if not self._made and any(path.iterdir()) and not overwrite:
+            raise InputError(f"The folder '{path}' is not empty; name another, or add --overwrite.")
+
+    def __enter__(self) -> Folder:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"The folder '{self.path}' cannot be made: {error.strerror or error}.") from error
+        if not os.access(self.path, os.W_OK):
+            raise InputError(f"The folder '{self.path}' may not be written to: permission denied.")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._made:
+            with suppress(OSError):
+                self.path.rmdir()
+
+    def file(self, name: str) -> Path:
+        """The path of a result.
+
+        Raises
+        ------
+        InputError
+            If that is one of the run's own inputs.
+        """
+        path = self.path / name
+        if path.resolve() in self._inputs:
+            raise InputError(f"'{path}' is an input of this run and would be written over; name another folder.")
+        return path
+
+    def clear(self, stem: str, patterns: Iterable[str]) -> None:
+        """Remove what an earlier run left under a result's name, in whatever format; never an input."""
+        for name in (*(stem + ending for ending in ENDINGS), *patterns):
+            for old in self.path.glob(name):
+                if old.resolve() not in self._inputs:
+                    old.unlink(missing_ok=True)
+
+
+def check_new(path: Path, *, overwrite: bool) -> None:
+    """Refuse to replace a file unasked.
+
+    Raises
+    ------
+    InputError
+        If it is there.
+    """
+    if path.exists() and not overwrite:
+        raise InputError(f"'{path}' is there already; name another file, or add --overwrite.")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON that every program reads: what is not a finite number becomes null."""
+    write_text(path, json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file beside its place and move it there.
+
+    Raises
+    ------
+    InputError
+        If the system refuses.
+    """
+    part: str | None = None
+    try:
+        handle, part = tempfile.mkstemp(prefix=".part-", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+        # mkstemp is for its owner only; a result is as readable as any new file.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(part, 0o666 & ~mask)
+        os.replace(part, path)
+        part = None
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be written: {error.strerror or error}.") from error
+    finally:
+        if part is not None:
+            with suppress(OSError):
+                os.unlink(part)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {str(key): _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content

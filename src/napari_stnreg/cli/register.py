@@ -1,0 +1,224 @@
+"""``stnreg register``: fit a transform and write what was found."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from napari_stnreg.cli.inputs import placed, read_mask, read_one, read_some
+from napari_stnreg.cli.options import settings_of
+from napari_stnreg.cli.outputs import Folder, write_json
+from napari_stnreg.cli.points import read_landmarks
+from napari_stnreg.errors import InputError
+from napari_stnreg.files.image_files import ending_of, read_content
+from napari_stnreg.files.saving import load, save
+from napari_stnreg.files.series import placed_as, write_series
+from napari_stnreg.fitting.progress import Progress, Result
+from napari_stnreg.images import Image
+from napari_stnreg.registration import Steps, register_steps
+from napari_stnreg.settings import RegistrationSettings
+from napari_stnreg.warping import warp
+
+_FILES = ("fixed", "moving", "fixed_mask", "moving_mask", "landmarks", "fixed_landmarks", "moving_landmarks",
+          "start_transform")  # fmt: skip
+_CHOICES = ("frame", "all_frames", "fixed_frame", "fixed_spacing", "fixed_unit", "moving_spacing", "moving_unit")
+
+
+class Interrupt:
+    """Ctrl+C while a fit runs: the first one is remembered in :attr:`asked`, the second aborts."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():  # signals reach no other
+            self._before = signal.signal(signal.SIGINT, self._hear)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        # Written past Python's buffers, which may be in use right now.
+        os.write(2, b"\nStopping: the best so far is kept. Ctrl+C again aborts.\n")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do what was asked; see ``stnreg register --help``.
+
+    Raises
+    ------
+    InputError
+        If something given cannot be used.
+    """
+    settings = settings_of(options)
+    inputs = [path for name in _FILES if (path := getattr(options, name)) is not None]
+    folder = Folder(options.output, inputs, overwrite=options.overwrite)
+    fixed, frames = _images(options)
+    landmarks = read_landmarks(options.landmarks, options.fixed_landmarks, options.moving_landmarks, fixed.ndim)
+    start = None if options.start_transform is None else load(options.start_transform)
+    with Interrupt() as interrupt, folder:
+        _plan(folder, options)
+        results: list[Result] = []
+        for number, moving in enumerate(frames):
+            if interrupt.asked:
+                break
+            steps = register_steps(
+                fixed,
+                moving,
+                settings,
+                fixed_landmarks=landmarks[0],
+                moving_landmarks=landmarks[1],
+                start_transform=start,
+            )
+            part = f"frame {number} of 0 to {len(frames) - 1}, " if len(frames) > 1 else ""
+            results.append(_drive(steps, interrupt, part))
+        notes = []
+        if len(results) < len(frames):
+            notes = [f"Stopped: only the first {len(results)} of {len(frames)} frames were registered."]
+        written = _write(folder, options, settings, fixed, frames, results, notes)
+    _tell(results, notes, written)
+
+
+def _images(options: argparse.Namespace) -> tuple[Image, list[Image]]:
+    """The fixed image and the frames to be registered to it, where they lie and with their masks."""
+    content = read_content(options.moving)
+    if content.frames > 1 and options.frame is None and not options.all_frames:
+        raise InputError(
+            f"'{options.moving.name}' holds {content.frames} frames in time: choose one with --frame 0 to "
+            f"--frame {content.frames - 1}, or take --all-frames."
+        )
+    if options.moving.resolve() == options.fixed.resolve() and (content.frames == 1 or options.fixed_frame is None):
+        raise InputError("FIXED and MOVING are the same file; name two different images.")
+    fixed = read_one(options.fixed, options.fixed_frame, "--fixed-frame")
+    fixed = placed(fixed, options.fixed_spacing, options.fixed_unit)
+    if options.fixed_mask is not None:
+        fixed = fixed.replace(mask=read_mask(options.fixed_mask, fixed, options.fixed_frame or 0))
+    frames = []
+    for number, image in enumerate(read_some(options.moving, content, options.frame)):
+        image = placed(image, options.moving_spacing, options.moving_unit)
+        if options.moving_mask is not None:
+            image = image.replace(mask=read_mask(options.moving_mask, image, options.frame or number))
+        frames.append(image)
+    return fixed, frames
+
+
+def _plan(folder: Folder, options: argparse.Namespace) -> None:
+    """Ask for every name beforehand: a clash with an input must show before the fit, not after."""
+    for name in ("warped" + ending_of(options.moving), "transform.safetensors", "report.json"):
+        folder.file(name)
+
+
+def _drive(steps: Steps, interrupt: Interrupt, part: str) -> Result:
+    """Run a fit to its end with a progress bar, if there is a terminal to show it on."""
+    width, height = shutil.get_terminal_size()  # where a terminal says it has no size, tqdm would show nothing
+    bar = tqdm(
+        total=1,
+        disable=not sys.stderr.isatty(),
+        file=sys.stderr,
+        ncols=width,
+        nrows=height,
+        desc=part + "start",
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+    )
+    try:
+        progress = next(steps)
+        while True:
+            _show(bar, progress, part)
+            progress = steps.send("stop") if interrupt.asked else next(steps)
+    except StopIteration as end:
+        result: Result = end.value
+        if result.ending != "stopped" and bar.total:
+            bar.update(bar.total - bar.n)
+        return result
+    finally:
+        bar.close()
+        steps.close()
+
+
+def _show(bar: Any, progress: Progress, part: str) -> None:
+    bar.total = progress.total
+    bar.set_description(part + (progress.message or progress.stage), refresh=False)
+    bar.set_postfix_str(f"loss {progress.loss:.4g}", refresh=False)
+    bar.update(progress.step - bar.n)
+
+
+def _write(
+    folder: Folder,
+    options: argparse.Namespace,
+    settings: RegistrationSettings,
+    fixed: Image,
+    frames: Sequence[Image],
+    results: Sequence[Result],
+    notes: list[str],
+) -> list[Path]:
+    """Write the results, what cannot be made again first; an image that its format cannot hold becomes a TIFF."""
+    ending = ending_of(options.moving)
+    series = options.all_frames and len(frames) > 1
+    folder.clear("warped", ("transform.safetensors", "transform_*.safetensors", "report.json"))
+    transforms = []
+    for number, result in enumerate(results):
+        name = f"transform_{number:04d}.safetensors" if series else "transform.safetensors"
+        transforms.append(save(result, folder.file(name)))
+    images = [placed_as(image, fixed.metadata) for image in _on_one_grid(frames, results, settings)]
+    try:
+        warped = folder.file("warped" + ending)
+        write_series(warped, images)
+    except InputError as error:
+        notes.append(f"{error} It was written as TIFF.")
+        warped = folder.file("warped.tif")
+        write_series(warped, images)
+    report: dict[str, Any] = {"frames": [one.report() for one in results]} if series else results[0].report()
+    report["inputs"] = {
+        **{name: str(path) for name in _FILES if (path := getattr(options, name)) is not None},
+        **{name: value for name in _CHOICES if (value := getattr(options, name)) not in (None, False)},
+    }
+    report["outputs"] = {"warped": warped.name, "transforms": [path.name for path in transforms]}
+    report["grid"] = images[0].grid.to_dict()
+    report["warnings"] = list(dict.fromkeys([*report.get("warnings", []), *notes]))
+    write_json(folder.file("report.json"), report)
+    return [warped, *transforms, folder.file("report.json")]
+
+
+def _on_one_grid(frames: Sequence[Image], results: Sequence[Result], settings: RegistrationSettings) -> list[Image]:
+    """The warped images; frames whose extents differ are warped once more, onto a grid that holds them all."""
+    grid = results[0].grid
+    for result in results[1:]:
+        grid = grid.union(result.grid.corners())
+    pairs = zip(frames, results, strict=False)
+    return [
+        result.warped if result.grid == grid else warp(moving, result.transform, grid, fill=settings.fill)
+        for moving, result in pairs
+    ]
+
+
+def _tell(results: Sequence[Result], notes: Sequence[str], written: Sequence[Path]) -> None:
+    for number, result in enumerate(results):
+        before, after = result.scores.get("before", {}), result.scores.get("after", {})
+        scores = [
+            f"{title} {before[key]:.4g} -> {after[key]:.4g}"
+            for key, title in (("ncc", "NCC"), ("local_ncc", "local NCC"), ("landmark_median", "landmarks"))
+            if key in before and key in after
+        ]
+        frame = f"frame {number}: " if len(results) > 1 else ""
+        folded = f"folded {100 * result.folded_share:.2g} %"
+        print(frame + ", ".join([*scores, folded, f"{result.seconds:.1f} s", result.ending]))
+    for path in written:
+        print(path)
+    for sentence in dict.fromkeys([*(one for result in results for one in result.warnings), *notes]):
+        print(f"stnreg register: {sentence}", file=sys.stderr)

@@ -1,0 +1,109 @@
+"""Writing a time series as one file, and an image with another file's header."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import tifffile
+
+from napari_stnreg.errors import InputError
+from napari_stnreg.files import tiff
+from napari_stnreg.files.image_files import ending_of, replacing, write
+from napari_stnreg.files.nifti import KEY, save_nifti
+from napari_stnreg.images import Image
+from napari_stnreg.units import canonical
+
+
+def write_series(path: str | os.PathLike[str], images: Sequence[Image], *, labels: bool = False) -> None:
+    """Write the frames of a time series, or a single image, in the format that the name ends in.
+
+    Parameters
+    ----------
+    path
+        A name that :func:`~napari_stnreg.files.write` knows.
+    images
+        At least one, all on one grid.
+    labels
+        Mark the values as labels, where the format can (NIfTI).
+
+    Raises
+    ------
+    InputError
+        If the format cannot hold the images, or the file cannot be written.
+    """
+    path = Path(path)
+    ending = ending_of(path)
+    if ending in (".nii", ".nii.gz"):
+        with replacing(path) as part:
+            save_nifti(part, images, labels=labels)
+    elif len(images) == 1:
+        write(path, images[0])
+    elif ending in (".tif", ".tiff"):
+        with replacing(path) as part:
+            _save_tiff(part, images)
+    elif ending in (".npy", ".npz"):
+        frames = np.stack([np.asarray(image.data) for image in images])
+        with replacing(path) as part:
+            if ending == ".npz":
+                np.savez_compressed(part, image=frames)
+            else:
+                np.save(part, frames, allow_pickle=False)
+    else:
+        raise InputError(f"A {ending} file holds a single image, not {len(images)} frames; write a .tif or .nii.gz.")
+
+
+def placed_as(image: Image, metadata: Mapping[str, Any]) -> Image:
+    """The image with the header in a reference's metadata, so that a NIfTI file takes its orientation and form codes.
+
+    What the header says about the reference's own values (display range, intent, private extensions) is left out; time
+    between frames is the image's own.
+    """
+    kept = metadata.get(KEY)
+    if kept is None:
+        return image
+    header = _header(kept)
+    own = image.metadata.get(KEY)
+    if own is not None:
+        header["pixdim"][4] = _header(own)["pixdim"][4]
+        header.set_xyzt_units(header.get_xyzt_units()[0], _header(own).get_xyzt_units()[1])
+    header["cal_min"] = header["cal_max"] = 0
+    header.set_intent("none")
+    mine = {**kept, "header": bytes(header.binaryblock), "extensions": []}
+    return image.replace(metadata={**image.metadata, KEY: mine})
+
+
+def _header(kept: Mapping[str, Any]) -> Any:
+    kind: Any = nib.Nifti2Header if kept["version"] == 2 else nib.Nifti1Header
+    return kind(kept["header"], kept["endianness"], check=False)
+
+
+def _save_tiff(path: Path, images: Sequence[Image]) -> None:
+    """Frames in ImageJ's order, with the same description of the place as a single image has."""
+    first = images[0]
+    data = np.stack([np.asarray(image.data) for image in images])
+    data = data.astype({np.dtype(bool): np.uint8, np.dtype(np.float16): np.float32}.get(data.dtype, data.dtype))
+    axes = "T" + "ZYX"[-first.ndim :]
+    rgb = first.has_channel_axis and first.rgb and data.dtype == np.uint8
+    if rgb:
+        axes += "S"
+    elif first.has_channel_axis:
+        axes, data = axes[:-2] + "CYX", np.moveaxis(data, -1, -3)
+    spacing = [float(size) for size in first.grid.spacing]
+    unit = canonical(first.grid.unit).encode("ascii", "ignore").decode()
+    place = {tiff._GRID_KEY: json.dumps(first.grid.to_dict())}
+    tifffile.imwrite(
+        path,
+        np.ascontiguousarray(data),
+        imagej=data.dtype in tiff._IMAGEJ_TYPES,
+        photometric="rgb" if rgb else "minisblack",
+        resolution=(1 / spacing[-1], 1 / spacing[-2]),
+        resolutionunit="NONE",
+        metadata={"axes": axes, "unit": unit, "spacing": spacing[0], **place},
+        compression=None,
+    )
