@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import closing
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -19,6 +20,7 @@ from napari_stnreg.fitting.problem import Problem, pick_device, prepare
 from napari_stnreg.fitting.progress import Ending, Progress, Result
 from napari_stnreg.fitting.schedule import Schedule, schedule_for
 from napari_stnreg.fitting.stages import Found, Step
+from napari_stnreg.fitting.start import find_start
 from napari_stnreg.images import FloatArray, Grid, Image
 from napari_stnreg.settings import LINEAR_FAMILIES, RegistrationSettings
 from napari_stnreg.transforms import AffineTransform, Transform, chain
@@ -123,8 +125,8 @@ def register_steps(
     while True:
         try:
             problem = prepare(fixed, moving, settings, device, fixed_landmarks, moving_landmarks)
-            with _threads(fixed):
-                transform, losses, ending = yield from _fit(problem, settings, start_transform)
+            fit = _fit(problem, settings, start_transform)
+            transform, losses, ending = yield from _guarded(fit, fixed)
             break
         except torch.OutOfMemoryError:
             if device.type == "cpu":
@@ -137,24 +139,37 @@ def register_steps(
     warnings += problem.warnings
     if ending == "not finite":
         warnings.append("The fit ran into values that are not finite and was ended; this is the best it had found.")
-    return _result(fixed, moving, settings, transform, losses, ending, seconds, warnings, fixed_landmarks, moving_landmarks)
+    return _result(
+        fixed, moving, settings, transform, losses, ending, seconds, warnings, fixed_landmarks, moving_landmarks
+    )
 
 
-@contextmanager
-def _threads(fixed: Image) -> Iterator[None]:
-    """One thread for small images: waking a second one for each of thousands of tiny steps costs more than it gives."""
-    before = torch.get_num_threads()
-    if fixed.grid.size <= SMALL_VOXELS:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+Fit = Generator[Progress, "str | None", tuple[Transform, list[tuple[str, int, int, float]], Ending]]
 
 
-def _fit(
-    problem: Problem, settings: RegistrationSettings, start: Transform | None
-) -> Generator[Progress, "str | None", tuple[Transform, list[tuple[str, int, int, float]], Ending]]:
+def _guarded(fit: Fit, fixed: Image) -> Fit:
+    """Run a fit without gradients and, for small images, on one thread; who watches it keeps their own settings.
+
+    Waking a second thread for each of thousands of tiny steps costs more than it gives.
+    """
+    told: str | None = None
+    with closing(fit):
+        while True:
+            before = torch.get_num_threads()
+            try:
+                if fixed.grid.size <= SMALL_VOXELS:
+                    torch.set_num_threads(1)
+                with torch.no_grad():
+                    step = fit.send(told)
+            except StopIteration as end:
+                found: tuple[Transform, list[tuple[str, int, int, float]], Ending] = end.value
+                return found
+            finally:
+                torch.set_num_threads(before)
+            told = yield step
+
+
+def _fit(problem: Problem, settings: RegistrationSettings, start: Transform | None) -> Fit:
     torch.manual_seed(settings.seed)
     schedule = schedule_for(settings)
     total = stages.planned_steps(problem, settings, schedule)
@@ -170,39 +185,50 @@ def _fit(
             problem, outer, begin = problem.through(local), local, np.eye(len(problem.center) + 1)
     losses: list[tuple[str, int, int, float]] = []
     ending: Ending = "finished"
-    with torch.no_grad():
-        found = Found(stages.find_start(problem, settings, begin))
-        planned, done = 0, 0
-        for position, stage in enumerate(settings.stages):
-            if found.deformation is not None:  # the next deformation goes before all that was found so far
-                inner = found.transform(problem.unit)
-                problem = problem.through(inner)
-                outer = inner if outer is None else chain(inner, outer)
-                found = Found(np.eye(len(problem.center) + 1))
-            levels = stages.stage_shrinks(problem, settings, schedule, position)
-            for step in _stage(problem, settings, schedule, position, found):
+    found = Found(np.eye(len(problem.center) + 1))
+    search = find_start(problem, settings, begin)
+    while ending == "finished":
+        try:
+            loss, found.affine = next(search)
+        except StopIteration as end:
+            found.affine = end.value
+            break
+        step = Step("start", 0, 1, loss, partial(AffineTransform, found.affine.copy(), problem.unit))
+        if (yield _progress(step, 0, total, outer, problem)) == "stop":
+            ending = "stopped"
+    planned, done = 0, 0
+    for position in range(len(settings.stages)):
+        if ending != "finished":
+            break
+        if found.deformation is not None:  # the next deformation goes before all that was found so far
+            inner = found.transform(problem.unit)
+            problem = problem.through(inner)
+            outer = inner if outer is None else chain(inner, outer)
+            found = Found(np.eye(len(problem.center) + 1))
+        levels = stages.stage_shrinks(problem, settings, schedule, position)
+        with closing(_stage(problem, settings, schedule, position, found)) as steps:
+            for step in steps:
                 done += 1
                 losses.append((step.stage, step.level, done, step.loss))
                 if not np.isfinite(step.loss):
                     ending = "not finite"
                     break
                 # levels may settle early; the bar then jumps ahead rather than lag behind
-                ahead = planned + sum(stages.level_steps(settings, schedule, position, i, levels) for i in range(step.level))
+                ahead = planned + sum(
+                    stages.level_steps(settings, schedule, position, i, levels) for i in range(step.level)
+                )
                 done = max(done, ahead)
-                told = yield _progress(step, done, total, outer, problem)
-                if told == "stop":
+                if (yield _progress(step, done, total, outer, problem)) == "stop":
                     ending = "stopped"
                     break
-            planned += sum(stages.level_steps(settings, schedule, position, i, levels) for i in range(len(levels)))
-            if ending != "finished":
-                break
-        transform = found.transform(problem.unit)
+        planned += sum(stages.level_steps(settings, schedule, position, i, levels) for i in range(len(levels)))
+    transform = found.transform(problem.unit)
     return (transform if outer is None else chain(transform, outer)), losses, ending
 
 
 def _stage(
     problem: Problem, settings: RegistrationSettings, schedule: Schedule, position: int, found: Found
-) -> Iterator[Step]:
+) -> Generator[Step]:
     name = settings.stages[position]
     if name in LINEAR_FAMILIES:
         return stages.run_linear(problem, settings, schedule, position, found)
@@ -216,7 +242,8 @@ def _progress(step: Step, done: int, total: int, outer: Transform | None, proble
         inner = step.snapshot()
         return (inner if outer is None else chain(inner, outer)).to("cpu").relocated(problem.center)
 
-    message = f"{step.stage}, level {step.level + 1} of {step.levels}"
+    level = f"{step.stage}, level {step.level + 1} of {step.levels}"
+    message = "looking for the start" if step.stage == "start" else level
     return Progress(step.stage, step.level, step.levels, done, max(total, done), step.loss, {}, preview, message)
 
 
@@ -236,7 +263,8 @@ def _result(
     warped = warp(moving, transform, grid, fill=settings.fill)
     warped = warped.replace(name=f"{moving.name} -> {fixed.name} ({settings.family})")
     determinant = transform.jacobian_determinant(fixed.grid)
-    orientation = 1.0 if not settings.mirror else float(np.sign(np.median(determinant)) or 1.0)
+    # a mirrored start or landmarks turn the whole image over, which is no fold
+    orientation = float(np.sign(np.median(determinant)) or 1.0)
     folded = float((determinant * orientation <= 0).mean())
     if folded > 0:
         warnings.append(
@@ -244,7 +272,17 @@ def _result(
         )
     scores = _scores(fixed, moving, settings, transform, fixed_landmarks, moving_landmarks)
     return Result(
-        transform, grid, warped, scores, folded, losses, ending, seconds, settings, versions(), list(dict.fromkeys(warnings))
+        transform,
+        grid,
+        warped,
+        scores,
+        folded,
+        losses,
+        ending,
+        seconds,
+        settings,
+        versions(),
+        list(dict.fromkeys(warnings)),
     )
 
 

@@ -1,4 +1,4 @@
-"""Fitting the parameters of a family by gradient descent through the sampler (linear, B-spline and thin-plate stages)."""
+"""Fitting a family's parameters by gradient descent through the sampler (linear, B-spline and thin-plate stages)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def fit_parametric(
     *,
     penalty: Penalty | None = None,
     masked: bool = True,
-) -> Iterator[tuple[float, ParametricState]]:
+) -> Iterator[tuple[float, Tensor]]:
     """Improve parameters at one level, in place.
 
     Parameters
@@ -62,7 +62,7 @@ def fit_parametric(
     family, domain
         What the parameters mean, and over which grid of the fixed world.
     state
-        Where to begin; at the end it holds the best parameters that were seen.
+        Where to begin; it always holds the best parameters that were seen at this level.
     after
         ``(D + 1, D + 1)`` affine applied after the family's transform: ``T = after o family(theta)``.
     similarity
@@ -76,17 +76,13 @@ def fit_parametric(
 
     Yields
     ------
-    float, ParametricState
-        The loss before each step, and the state it belongs to. If it is not finite, the state is the last good one.
-
-    References
-    ----------
-    Kingma and Ba, Adam: a method for stochastic optimization, ICLR 2015.
+    float, Tensor
+        The loss before each step, and the parameters it belongs to. After one that is not finite the fit ends.
     """
     similarity.prepare(level.fixed, level.fixed_weight)
     theta = state.theta.detach().clone().requires_grad_()
-    optimiser = torch.optim.Adam([theta], lr=options.step, betas=(0.9, 0.95))
-    best, losses = ParametricState(state.theta), []
+    optimiser = Adam(theta)
+    state.best_loss, losses = math.inf, []
     for k in range(iterations):
         with torch.enable_grad():
             coordinates, transform, displacement = _coordinates(level, family, theta, domain, after)
@@ -95,30 +91,53 @@ def fit_parametric(
             if penalty is not None:
                 loss = loss + penalty(transform, displacement)
         value = float(loss.detach())
-        if not np.isfinite(value):
-            state.theta, state.best_loss = best.theta, best.best_loss
-            yield value, state
-            return
-        if value < best.best_loss:
-            best = ParametricState(theta.detach().clone(), value)
+        now = theta.detach().clone()
+        if value < state.best_loss:
+            state.theta, state.best_loss = now, value
         losses.append(value)
-        state.theta = theta.detach()
-        yield value, state
+        yield value, now
+        if not math.isfinite(value):
+            return
         if not loss.requires_grad or _settled(losses, options):
             break
         share = k / max(iterations - 1, 1)
-        for group in optimiser.param_groups:
-            group["lr"] = options.final_step + (options.step - options.final_step) * 0.5 * (1 + math.cos(math.pi * share))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    state.theta, state.best_loss = best.theta, best.best_loss
+        pace = options.final_step + (options.step - options.final_step) * 0.5 * (1 + math.cos(math.pi * share))
+        (slope,) = torch.autograd.grad(loss, theta)
+        theta = optimiser.step(now, slope, pace).requires_grad_()
+
+
+class Adam:
+    """The optimiser; torch's own takes two seconds to import what it needs, and longer for each of these small steps.
+
+    Parameters
+    ----------
+    like
+        Parameters, for their shape and device.
+
+    References
+    ----------
+    Kingma and Ba, Adam: a method for stochastic optimization, ICLR 2015.
+    """
+
+    MEAN, SQUARE, TINY = 0.9, 0.95, 1e-12
+
+    def __init__(self, like: Tensor) -> None:
+        self._mean, self._square = torch.zeros_like(like.detach()), torch.zeros_like(like.detach())
+        self._count = 0
+
+    def step(self, theta: Tensor, slope: Tensor, pace: float) -> Tensor:
+        """The parameters after one step against the slope, as a new tensor."""
+        self._count += 1
+        self._mean.lerp_(slope, 1 - self.MEAN)
+        self._square.mul_(self.SQUARE).addcmul_(slope, slope, value=1 - self.SQUARE)
+        size = (self._square / (1 - self.SQUARE**self._count)).sqrt_().add_(self.TINY)
+        return torch.addcdiv(theta.detach(), self._mean, size, value=-pace / (1 - self.MEAN**self._count))
 
 
 def _coordinates(
     level: Level, family: TransformFamily, theta: Tensor, domain: Grid, after: npt.NDArray[np.float64]
 ) -> tuple[Tensor, Transform, Tensor | None]:
-    """Where the level's voxels land in the moving image (normalised), the transform, and its displacement if it bends."""
+    """Where the level's voxels land in the moving image (normalised), the transform, its displacement if it bends."""
     transform = family(theta, domain)
     if isinstance(transform, AffineTransform):
         to_normalised = level.normalising_matrix(after)

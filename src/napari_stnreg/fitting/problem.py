@@ -49,7 +49,6 @@ class Problem:
     finest: float
     warnings: list[str]
 
-
     def through(self, transform: Transform) -> Problem:
         """The problem that is left after a transform: the moving image as it looks through it, on the fixed grid.
 
@@ -63,7 +62,10 @@ class Problem:
         values, mask = pyramid.moving_arrays()
         known = np.ones(pyramid.moving_grid.shape, bool) if mask is None else mask
         seen = warp(Image(values, pyramid.moving_grid, known), transform.to("cpu"), around, fill=None)
-        return replace(self, pyramid=pyramid.with_moving(seen.data, seen.mask, around))
+        points = self.moving_landmarks
+        if points is not None:
+            points = transform.to("cpu").inverse().map_points(points)
+        return replace(self, pyramid=pyramid.with_moving(seen.data, seen.mask, around), moving_landmarks=points)
 
 
 def check_pair(fixed: Image, moving: Image) -> None:

@@ -64,13 +64,23 @@ class Level:
         return torch.as_tensor(matrix.copy(), dtype=torch.float32, device=self.fixed.device)
 
     def sampling_matrix(self, affine: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-        """From fixed voxel indices to the sampler's coordinates: ``index @ linear.T + shift``, ``(D, D)`` and ``(D,)``."""
+        """From fixed voxel indices to the sampler's: ``index @ linear.T + shift``, ``(D, D)`` and ``(D,)``."""
         whole = self.normalising_matrix(affine @ self.fixed_grid.matrix)
         return whole[:-1, :-1].contiguous(), whole[:-1, -1].contiguous()
 
     def points(self) -> Tensor:
         """Fixed voxel indices, ``(1, *shape, D)``."""
         return index_points(self.fixed.shape[2:], device=self.fixed.device)[None]
+
+    def shrunk(self, factor: float) -> Level:
+        """A coarser copy, for what must be quick."""
+        shapes = [
+            tuple(max(round(n / factor), min(n, 8)) for n in g.shape) for g in (self.fixed_grid, self.moving_grid)
+        ]
+        return Level(
+            *_at(self.fixed, self.fixed_weight, self.fixed_grid, shapes[0]),
+            *_at(self.moving, self.moving_weight, self.moving_grid, shapes[1]),
+        )
 
     def sample_moving(self, coordinates: Tensor, *, masked: bool) -> tuple[Tensor, Tensor | None]:
         """The moving image at normalised coordinates, and where it is defined there.
@@ -117,7 +127,7 @@ def normalise(
         low, high = float(inside.min()), float(inside.max())
         if high - low <= 1e-6 * max(abs(high), 1e-12):
             raise InputError(f"'{name}' is constant, so there is nothing to align it by.")
-    return np.clip((values - low) / (high - low), -0.1, 1.1).astype(np.float32)
+    return np.asarray(np.clip((values - low) / (high - low), -0.1, 1.1), dtype=np.float32)
 
 
 def level_shapes(grid: Grid, shrink: float) -> tuple[int, ...]:
@@ -177,9 +187,7 @@ class Pyramid:
         mask = None if self._moving_mask is None else self._moving_mask[0, 0].cpu().numpy() > 0.5
         return self._moving[0, 0].cpu().numpy(), mask
 
-    def with_moving(
-        self, moving: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_] | None, grid: Grid
-    ) -> Pyramid:
+    def with_moving(self, moving: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_] | None, grid: Grid) -> Pyramid:
         """The same fixed image with another moving one."""
         other = copy(self)
         other.moving_grid = grid

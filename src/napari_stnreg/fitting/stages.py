@@ -1,12 +1,15 @@
-"""The stages of a registration: start, linear, bending, dense; each a generator that leaves an affine or a deformation.
+"""The stages of a registration: linear, bending, dense; each a generator that leaves an affine or a deformation.
+
+Whenever a stage is left, at its end, by closing it or after a value that is not finite, the best it saw is kept.
 
 Everything here lives in the centred frame of :class:`~napari_stnreg.fitting.problem.Problem`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +20,6 @@ from napari_stnreg.fitting.parametric_fit import AdamOptions, ParametricState, P
 from napari_stnreg.fitting.problem import Problem
 from napari_stnreg.fitting.pyramid import Level, shrink_factors
 from napari_stnreg.fitting.schedule import Schedule, dense_options, window_radius
-from napari_stnreg.fitting.start import best_of, search_candidates, simple_candidates
 from napari_stnreg.images import FloatArray, Grid
 from napari_stnreg.objectives import (
     LandmarkDistance,
@@ -28,12 +30,9 @@ from napari_stnreg.objectives import (
     make_similarity,
 )
 from napari_stnreg.settings import LINEAR_FAMILIES, RegistrationSettings
-from napari_stnreg.transforms import AffineTransform, Transform, chain, from_landmarks, make_family
+from napari_stnreg.transforms import AffineTransform, Transform, chain, make_family
 from napari_stnreg.transforms.dense import DisplacementTransform, VelocityTransform, apply_matrix
 from napari_stnreg.transforms.linear_families import radius
-
-GOOD_START = 0.25
-"""A start with a lower loss (1 - NCC) than this needs no search over rotations."""
 
 
 @dataclass(frozen=True)
@@ -106,67 +105,9 @@ def dense_similarity(settings: RegistrationSettings, ndim: int) -> Similarity:
     return make_similarity(settings.similarity)
 
 
-def find_start(problem: Problem, settings: RegistrationSettings, begin: FloatArray | None) -> FloatArray:
-    """The affine ``(D + 1, D + 1)`` from which the first stage starts.
-
-    Landmarks decide if there are any; then a given transform; then what ``settings.start`` names.
-    """
-    ndim = problem.pyramid.fixed_grid.ndim
-    first = settings.stages[0]
-    family = first if first in LINEAR_FAMILIES else None
-    if problem.fixed_landmarks is not None and problem.moving_landmarks is not None:
-        return _landmark_start(problem.fixed_landmarks, problem.moving_landmarks, family or "affine", settings.mirror)
-    if begin is not None:
-        return begin
-    if settings.start == "none" or (family is None and settings.start == "auto"):
-        return np.eye(ndim + 1)
-    coarse = problem.pyramid.level(shrink_factors(problem.pyramid.fixed_grid, None)[0])
-    similarity = linear_similarity(settings)
-    kinds = ("none", "center", "moments", "phase") if settings.start == "auto" else (settings.start,)
-    candidates = simple_candidates(coarse, kinds if settings.start != "search" else ("none", "center", "moments"))
-    chosen = best_of(coarse, similarity, candidates, keep=2)
-    tries = [_brief_fit(problem, coarse, similarity, family, matrix) for _, matrix in chosen]
-    refined = min(tries, key=lambda pair: pair[0]) if tries else None
-    may_turn = family != "translation" and settings.start in ("auto", "search")
-    if may_turn and (settings.start == "search" or settings.mirror or refined is None or refined[0] > GOOD_START):
-        wide = search_candidates(coarse, mirror=settings.mirror, scales=family in (None, "similarity", "affine"))
-        best = best_of(coarse, similarity, wide, keep=5)
-        turned = [_brief_fit(problem, coarse, similarity, family, matrix) for _, matrix in best]
-        if turned:
-            found = min(turned, key=lambda pair: pair[0])
-            # a turned start must be clearly better: most images are not turned
-            if refined is None or found[0] < refined[0] - 0.02 * max(abs(refined[0]), 0.1):
-                refined = found
-    return np.eye(ndim + 1) if refined is None else refined[1]
-
-
-def _landmark_start(fixed: FloatArray, moving: FloatArray, family: str, mirror: bool) -> FloatArray:
-    # the richest family that so few points can fix, up to the one that will be fitted
-    order = ("translation", "rigid", "similarity", "affine")
-    least = (1, fixed.shape[1], fixed.shape[1], fixed.shape[1] + 2)
-    allowed = [n for n, k in zip(order, least, strict=True) if len(fixed) >= k and order.index(n) <= order.index(family)]
-    transform = from_landmarks(fixed, moving, allowed[-1], mirror=mirror and allowed[-1] != "translation")
-    assert isinstance(transform, AffineTransform)
-    return transform.numpy()
-
-
-def _brief_fit(
-    problem: Problem, level: Level, similarity: Similarity, family: str | None, begin: FloatArray
-) -> tuple[float, FloatArray]:
-    """A few steps from a candidate, to see what it leads to."""
-    grid = problem.pyramid.fixed_grid
-    maker = make_family("rigid" if family is None or family == "affine" else family)
-    state = ParametricState(maker.identity(grid, device=problem.pyramid.device))
-    for _ in fit_parametric(level, maker, state, grid, begin, similarity, 20, AdamOptions(0.03, 0.005)):
-        pass
-    matrix = maker(state.theta.double(), grid)
-    assert isinstance(matrix, AffineTransform)
-    return state.best_loss, begin @ matrix.numpy()
-
-
 def run_linear(
     problem: Problem, settings: RegistrationSettings, schedule: Schedule, position: int, found: Found
-) -> Iterator[Step]:
+) -> Generator[Step]:
     """Fit one linear family on top of the affine found so far."""
     stage = settings.stages[position]
     grid = problem.pyramid.fixed_grid
@@ -181,26 +122,26 @@ def run_linear(
         assert isinstance(transform, AffineTransform)
         return begin @ transform.numpy()
 
+    def snapshot(theta: Tensor) -> Transform:
+        return AffineTransform(matrix(theta), problem.unit)
+
     for i, shrink in enumerate(shrinks):
         level = problem.pyramid.level(shrink)
         steps = schedule.steps("linear", len(shrinks) - 1 - i)
         options = AdamOptions(0.02 * 0.5**i, 0.02 * 0.5**i / 8)
         state.best_loss = float("inf")
         similarity = linear_similarity(settings)
-        for loss, now in fit_parametric(
-            level, family, state, grid, begin, similarity, steps, options, penalty=penalty
-        ):
+        fit = fit_parametric(level, family, state, grid, begin, similarity, steps, options, penalty=penalty)
+        try:
+            for loss, theta in fit:
+                yield Step(stage, i, len(shrinks), loss, partial(snapshot, theta))
+        finally:
             found.affine = matrix(state.theta)
-            theta = now.theta
-            yield Step(
-                stage, i, len(shrinks), loss, lambda theta=theta: AffineTransform(matrix(theta), problem.unit)
-            )
-        found.affine = matrix(state.theta)
 
 
 def run_bending(
     problem: Problem, settings: RegistrationSettings, schedule: Schedule, position: int, found: Found
-) -> Iterator[Step]:
+) -> Generator[Step]:
     """Fit a B-spline or thin-plate family; it is applied before the affine found so far."""
     stage = settings.stages[position]
     grid = problem.pyramid.fixed_grid
@@ -208,6 +149,10 @@ def run_bending(
     state = ParametricState(family.identity(grid, device=problem.pyramid.device))
     shrinks = stage_shrinks(problem, settings, schedule, position)
     affine = AffineTransform(found.affine.copy(), problem.unit)
+
+    def snapshot(theta: Tensor) -> Transform:
+        return chain(family(theta, grid), affine)
+
     for i, shrink in enumerate(shrinks):
         level = problem.pyramid.level(shrink)
         steps = schedule.steps("bending", len(shrinks) - 1 - i)
@@ -215,12 +160,13 @@ def run_bending(
         state.best_loss = float("inf")
         penalty = _bending_penalty(problem, settings, level, found.affine)
         similarity = dense_similarity(settings, grid.ndim)
-        for loss, now in fit_parametric(
-            level, family, state, grid, found.affine, similarity, steps, AdamOptions(pace, pace / 8), penalty=penalty
-        ):
-            theta = now.theta
-            yield Step(stage, i, len(shrinks), loss, lambda theta=theta: chain(family(theta, grid), affine))
-    found.deformation = family(state.theta, grid)
+        options = AdamOptions(pace, pace / 8)
+        fit = fit_parametric(level, family, state, grid, found.affine, similarity, steps, options, penalty=penalty)
+        try:
+            for loss, theta in fit:
+                yield Step(stage, i, len(shrinks), loss, partial(snapshot, theta))
+        finally:
+            found.deformation = family(state.theta, grid)
 
 
 def _control_options(settings: RegistrationSettings, grid: Grid, stage: str) -> dict[str, object]:
@@ -236,7 +182,7 @@ def _control_options(settings: RegistrationSettings, grid: Grid, stage: str) -> 
 
 def run_dense(
     problem: Problem, settings: RegistrationSettings, schedule: Schedule, position: int, found: Found
-) -> Iterator[Step]:
+) -> Generator[Step]:
     """Fit a displacement or velocity field; it is applied before what was found so far."""
     stage = settings.stages[position]
     grid = problem.pyramid.fixed_grid
@@ -244,6 +190,10 @@ def run_dense(
     state: DenseState | None = None
     affine = AffineTransform(found.affine.copy(), problem.unit)
     options = dense_options(settings, grid.ndim)
+
+    def snapshot(displacement: Tensor, grid: Grid) -> Transform:
+        return chain(DisplacementTransform(apply_matrix(grid.linear, displacement), grid), affine)
+
     for i, shrink in enumerate(shrinks):
         level = problem.pyramid.level(shrink)
         shape = tuple(level.fixed.shape[2:])
@@ -254,23 +204,23 @@ def run_dense(
         steps = schedule.steps("dense", len(shrinks) - 1 - i)
         similarity = dense_similarity(settings, grid.ndim)
         penalty, pull = _dense_terms(problem, settings, level, found.affine)
-        for loss, now in fit_dense(
-            level, found.affine, similarity, state, steps, options, penalty=penalty, pull=pull
-        ):
-            field_now = now.displacement
-            yield Step(
-                stage,
-                i,
-                len(shrinks),
-                loss,
-                lambda u=field_now, g=level.fixed_grid: chain(DisplacementTransform(apply_matrix(g.linear, u), g), affine),
-            )
-        last = level.fixed_grid
-    assert state is not None
+        best = state.copy()
+        try:
+            for loss, now in fit_dense(
+                level, found.affine, similarity, state, steps, options, penalty=penalty, pull=pull
+            ):
+                # the fit makes new tensors each step, so these stay as they are
+                if loss < best.best_loss:
+                    best = DenseState(now.displacement, now.velocity, loss)
+                yield Step(stage, i, len(shrinks), loss, partial(snapshot, now.displacement, level.fixed_grid))
+        finally:
+            found.deformation = _dense_transform(best, level.fixed_grid)
+
+
+def _dense_transform(state: DenseState, grid: Grid) -> Transform:
     if state.velocity is not None:
-        found.deformation = VelocityTransform(apply_matrix(last.linear, state.velocity), last)
-    else:
-        found.deformation = DisplacementTransform(apply_matrix(last.linear, state.displacement), last)
+        return VelocityTransform(apply_matrix(grid.linear, state.velocity), grid)
+    return DisplacementTransform(apply_matrix(grid.linear, state.displacement), grid)
 
 
 def _landmark_distance(problem: Problem) -> LandmarkDistance | None:
@@ -312,7 +262,7 @@ def _regularity(settings: RegistrationSettings, grid: Grid, displacement: Tensor
 
 def _bending_penalty(problem: Problem, settings: RegistrationSettings, level: Level, after: FloatArray) -> Penalty:
     landmarks = _landmark_penalty(problem, settings, after)
-    turn = np.linalg.inv(level.fixed_grid.linear / level.fixed_grid.spacing)
+    turn = np.asarray(np.linalg.inv(level.fixed_grid.linear / level.fixed_grid.spacing), dtype=np.float64)
 
     def penalty(transform: Transform, displacement: Tensor | None) -> Tensor:
         assert displacement is not None
