@@ -96,7 +96,7 @@ class _BoxSum(torch.autograd.Function):
         return _apply_box(x, radii)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _apply_box(grad, ctx.radii), None
 
@@ -108,7 +108,7 @@ class _Gaussian(torch.autograd.Function):
         return _apply_gaussian(x, *ctx.options, adjoint=False)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         return _apply_gaussian(grad, *ctx.options, adjoint=True), None, None, None
 

@@ -103,7 +103,7 @@ class Grid:
     @property
     def spacing(self) -> FloatArray:
         """Distance between neighbouring voxel centres along each axis, ``(D,)``, in world units."""
-        return np.linalg.norm(self.linear, axis=0)
+        return np.asarray(np.linalg.norm(self.linear, axis=0))
 
     @property
     def center(self) -> FloatArray:
@@ -192,7 +192,7 @@ class Grid:
         low, high = world.min(axis=0), world.max(axis=0)
         shape = np.maximum(np.ceil((high - low) / spacing - 1e-6), 1).astype(int)
         slack = shape * spacing - (high - low)
-        return cls.from_spacing(tuple(shape), spacing, low - slack / 2 + spacing / 2, unit=unit)
+        return cls.from_spacing(tuple(shape), spacing.tolist(), (low - slack / 2 + spacing / 2).tolist(), unit=unit)
 
     def union(self, world: npt.ArrayLike) -> Grid:
         """This lattice extended by whole voxels until it also covers the world points ``(N, D)``."""

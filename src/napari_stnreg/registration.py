@@ -120,6 +120,7 @@ def register_steps(
         settings = RegistrationSettings.parse(**{**settings.model_dump(), **options})
     settings = settings or RegistrationSettings.parse(**options)
     device = pick_device(settings.device)
+    _check_fill(moving, settings)
     warnings: list[str] = []
     began = time.perf_counter()
     while True:
@@ -145,6 +146,14 @@ def register_steps(
 
 
 Fit = Generator[Progress, "str | None", tuple[Transform, list[tuple[str, int, int, float]], Ending]]
+
+
+def _check_fill(moving: Image, settings: RegistrationSettings) -> None:
+    """Let a fill value that the image cannot hold be refused before the work and not after it."""
+    shape = (2,) * moving.ndim
+    like = np.zeros(shape + moving.data.shape[moving.ndim :], dtype=moving.data.dtype)
+    tiny = Image(like, Grid.from_spacing(shape), name=moving.name)
+    warp(tiny, None, tiny.grid, fill=settings.fill)
 
 
 def _guarded(fit: Fit, fixed: Image) -> Fit:

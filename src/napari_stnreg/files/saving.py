@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from napari_stnreg.errors import InputError
 from napari_stnreg.files.transform_file import load_transform, save_transform
@@ -30,10 +29,9 @@ def save(what: Transform | Result, path: str | os.PathLike[str]) -> Path:
         If the ending is another one or the file cannot be written.
     """
     _check_ending(path)
-    info: dict[str, Any] = {}
     if isinstance(what, Result):
-        what, info = what.transform, what.report()
-    return save_transform(what, path, info)
+        return save_transform(what.transform, path, what.report())
+    return save_transform(what, path)
 
 
 def load(path: str | os.PathLike[str]) -> Transform:

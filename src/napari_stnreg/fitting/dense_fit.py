@@ -28,6 +28,8 @@ from napari_stnreg.filters import gaussian
 from napari_stnreg.sampling import sample_normalised
 from napari_stnreg.transforms.dense import exponential
 
+LEAST_FORCE = 3e-2
+"""Slope of the loss a voxel, times the number of voxels, that counts as none; misaligned images feel about 0.1 to 1."""
 EXACT_FROM = 0.75
 """Share of a level's steps after which the velocity is integrated in full; before, :func:`quick_exponential` does."""
 LANDMARK_REACH = 3.0
@@ -168,9 +170,16 @@ def fit_dense(
     isotropic = bool(np.allclose(relative, 1))
     composer = _Composer(tuple(level.fixed.shape[2:]), base.device)
     mean, square = torch.zeros_like(state.displacement), torch.zeros_like(state.displacement)
+
+
+    def look(displacement: Tensor) -> tuple[Tensor, Tensor | None]:
+        return level.sample_moving(base + displacement.movedim(1, -1) @ linear.T, masked=masked)
+
+    if penalty is None and pull is None and bool(state.displacement.any()):
+        _forget_if_worse(state, similarity, look)
     best, losses = state.copy(), []
     for k in range(iterations):
-        warped, weight = level.sample_moving(base + state.displacement.movedim(1, -1) @ linear.T, masked=masked)
+        warped, weight = look(state.displacement)
         with torch.enable_grad():
             warped.requires_grad_()
             loss = similarity(warped, weight)
@@ -203,7 +212,8 @@ def fit_dense(
         mean.lerp_(force, 1 - options.momentum)
         square.mul_(options.memory).addcmul_(force, force, value=1 - options.memory)
         # Relative to the typical force: where there is only rounding noise, noise must not become a full step.
-        floor = options.noise_floor * float(square.mean().sqrt()) + 1e-30
+        # And never below what a similarity of a converged pair still feels, or a perfect start would be shaken.
+        floor = max(options.noise_floor * float(square.mean().sqrt()), LEAST_FORCE / warped.numel())
         update = square.sqrt().add_(floor).reciprocal_().mul_(mean).mul_((1 - options.memory ** (k + 1)) ** 0.5)
         update.mul_(1 / (1 - options.momentum ** (k + 1)))
         largest = float(update.square().sum(1).amax().sqrt())
@@ -216,6 +226,17 @@ def fit_dense(
         _apply(state, update, composer, [calm * s for s in sigma_field], exact=k >= EXACT_FROM * iterations)
     state.displacement, state.velocity, state.best_loss = best.displacement, best.velocity, best.best_loss
     unfold(state)
+
+
+def _forget_if_worse(
+    state: DenseState, similarity: Similarity, look: Callable[[Tensor], tuple[Tensor, Tensor | None]]
+) -> None:
+    """Start a level from no deformation where that scores better than what the coarser level brought."""
+    zero = torch.zeros_like(state.displacement)
+    if float(similarity(*look(zero))) < float(similarity(*look(state.displacement))):
+        state.displacement = zero
+        if state.velocity is not None:
+            state.velocity = zero.clone()
 
 
 def unfold(state: DenseState, least: float = 0.02, rounds: int = 12) -> None:
