@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from napari_stnreg import evaluation
-from napari_stnreg.errors import InputError
+from napari_stnreg.errors import InputError, OutOfMemoryError
 from napari_stnreg.fitting import stages
 from napari_stnreg.fitting.problem import Problem, pick_device, prepare
 from napari_stnreg.fitting.progress import Ending, Progress, Result
@@ -120,19 +120,27 @@ def register_steps(
         settings = RegistrationSettings.parse(**{**settings.model_dump(), **options})
     settings = settings or RegistrationSettings.parse(**options)
     device = pick_device(settings.device)
+    stages.dense_similarity(settings, fixed.ndim)  # an unknown name is told before anything is computed
     _check_fill(moving, settings)
     warnings: list[str] = []
     began = time.perf_counter()
     while True:
         try:
-            problem = prepare(fixed, moving, settings, device, fixed_landmarks, moving_landmarks)
+            given = start_transform is not None
+            problem = prepare(fixed, moving, settings, device, fixed_landmarks, moving_landmarks, given_start=given)
             fit = _fit(problem, settings, start_transform)
             transform, losses, ending = yield from _guarded(fit, fixed)
             break
-        except torch.OutOfMemoryError:
-            if device.type == "cpu":
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
                 raise
-            torch.cuda.empty_cache()
+            if device.type == "cpu":
+                raise OutOfMemoryError(
+                    f"The memory was not enough to register '{fixed.name}' and '{moving.name}'; "
+                    "crop or shrink the images first."
+                ) from error
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
             warnings.append(f"The memory of {device} was not enough, so the fit ran on the CPU.")
             device = torch.device("cpu")
     transform = transform.to("cpu").relocated(problem.center)
@@ -142,6 +150,14 @@ def register_steps(
         warnings.append("The fit ran into values that are not finite and was ended; this is the best it had found.")
     return _result(
         fixed, moving, settings, transform, losses, ending, seconds, warnings, fixed_landmarks, moving_landmarks
+    )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether it means that; only CUDA has a class for it."""
+    text = str(error)
+    return (
+        isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in text or "out of memory" in text
     )
 
 

@@ -185,10 +185,13 @@ def prepare(
     device: torch.device,
     fixed_landmarks: npt.ArrayLike | None = None,
     moving_landmarks: npt.ArrayLike | None = None,
+    *,
+    given_start: bool = False,
 ) -> Problem:
     """Check a pair and bring it into the centred frame.
 
-    Landmarks are world points ``(N, D)``, each in its own image's unit, paired by order.
+    Landmarks are world points ``(N, D)``, each in its own image's unit, paired by order. Where a transform is given to
+    start from, the images need not overlap before it.
 
     Raises
     ------
@@ -207,7 +210,8 @@ def prepare(
             f"There is not enough memory for full resolution, so the fit stopped at 1/{shrink:.0f} of it; "
             "the result is still warped at full resolution."
         )
-    if settings.start == "none" and not _overlap(fixed.grid, moving.grid):
+    decided = given_start or fixed_landmarks is not None
+    if settings.start == "none" and not decided and not _overlap(fixed.grid, moving.grid):
         raise InputError(
             f"'{fixed.name}' and '{moving.name}' do not overlap in the world; "
             "let the registration find the start, or move one of them."
@@ -240,9 +244,12 @@ def _scalar(image: Image, channel: int | None) -> tuple[npt.NDArray[np.float32],
 
 
 def _overlap(fixed: Grid, moving: Grid) -> bool:
-    low = np.maximum(fixed.corners().min(axis=0), moving.corners().min(axis=0))
-    high = np.minimum(fixed.corners().max(axis=0), moving.corners().max(axis=0))
-    return bool((high > low).all())
+    """Whether any place of one image lies in the other; boxes that stand askew are no boxes in the world."""
+    for one, other in ((fixed, moving), (moving, fixed)):
+        index = other.to_index(one.resized([min(n, 24) for n in one.shape]).points())
+        if ((index >= -0.5) & (index <= np.asarray(other.shape) - 0.5)).all(axis=-1).any():
+            return True
+    return False
 
 
 def _landmarks(

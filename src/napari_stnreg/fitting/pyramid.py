@@ -13,9 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from napari_stnreg.errors import InputError
+from napari_stnreg.filters import gaussian
 from napari_stnreg.images import Grid
 from napari_stnreg.sampling import index_points, resize, sample_normalised
 
+EDGE_SPREAD = 1.5
+"""Standard deviation, in voxels, of what continues an image beyond its mask."""
 SMALLEST_SIDE = 16
 """A pyramid stops before a side gets shorter than this many voxels."""
 
@@ -115,11 +118,13 @@ def normalise(
     InputError
         If values are not finite, the mask is empty, or the image is constant.
     """
-    if not np.isfinite(values).all():
-        raise InputError(f"'{name}' holds NaN or infinite values; replace them (for instance by 0) or mask them.")
     inside = values if mask is None else values[mask]
     if inside.size == 0:
         raise InputError(f"The mask of '{name}' is empty, so nothing is left to register.")
+    if not np.isfinite(inside).all():
+        raise InputError(f"'{name}' holds NaN or infinite values; replace them (for instance by 0) or mask them.")
+    if mask is not None:
+        values = np.where(mask, values, inside[0])  # whatever lies outside the mask, NaN too, must not matter
     if inside.size > 2_000_000:
         inside = inside.reshape(-1)[:: inside.size // 1_000_000]
     low, high = np.percentile(inside, [0.5, 99.5])
@@ -215,10 +220,14 @@ def _at(
     assert values is not None
     if mask is None:
         return resize(values, shape), None, grid.resized(shape)
-    # Smooth what the mask holds only, so that nothing from outside bleeds in.
+    # Smooth what the mask holds only, so that nothing from outside bleeds in, and let what is inside run on a few
+    # voxels beyond the mask, so that neither sampling nor a gradient sees an edge there.
     weight = resize(mask, shape)
-    inside = resize(values * mask, shape) / weight.clamp_min(1e-3)
-    return inside, (weight > 0.5).to(values.dtype), grid.resized(shape)
+    inside = resize(values * mask, shape)
+    known = (weight > 0.5).to(values.dtype)
+    near = gaussian(weight, EDGE_SPREAD, edge="nearest")
+    spread = gaussian(inside, EDGE_SPREAD, edge="nearest") / near.clamp_min(1e-3)
+    return torch.where(known > 0, inside / weight.clamp_min(1e-3), spread), known, grid.resized(shape)
 
 
 def upsample(field: Tensor, shape: Sequence[int]) -> Tensor:

@@ -71,8 +71,10 @@ def planned_steps(problem: Problem, settings: RegistrationSettings, schedule: Sc
 def level_steps(
     settings: RegistrationSettings, schedule: Schedule, position: int, level: int, levels: list[float]
 ) -> int:
-    """Steps that one level of a stage may take."""
-    return schedule.steps(_kind(settings.stages[position]), len(levels) - 1 - level)
+    """Steps that one level of a stage may take; a linear stage that is the last must be exact by itself."""
+    steps = schedule.steps(_kind(settings.stages[position]), len(levels) - 1 - level)
+    alone = settings.stages[position] in LINEAR_FAMILIES and position + 1 == len(settings.stages)
+    return 2 * steps if alone and settings.iterations is None else steps
 
 
 def _kind(stage: str) -> str:
@@ -127,8 +129,8 @@ def run_linear(
 
     for i, shrink in enumerate(shrinks):
         level = problem.pyramid.level(shrink)
-        steps = schedule.steps("linear", len(shrinks) - 1 - i)
-        options = AdamOptions(0.02 * 0.5**i, 0.02 * 0.5**i / 8)
+        steps = level_steps(settings, schedule, position, i, shrinks)
+        options = AdamOptions(0.02 * 0.5**i, 0.02 * 0.5**i / 16)
         state.best_loss = float("inf")
         similarity = linear_similarity(settings)
         fit = fit_parametric(level, family, state, grid, begin, similarity, steps, options, penalty=penalty)

@@ -34,8 +34,10 @@ LEAST_OVERLAP = 0.25
 LEAST_OVERLAP_TURNED = 0.4
 """The same for a candidate that turns, scales or mirrors: with little overlap some turn always fits by chance."""
 SCALES = (1.0, 1.25, 0.8, 1.5, 1 / 1.5)
-WORTH = 0.1
+WORTH = 0.05
 """By what share a turned candidate must be better than one that is not: most images are not turned."""
+GOOD = 0.03
+"""With a loss (1 - NCC) below this nothing better is looked for."""
 REFINING_STEPS = 20
 KEPT = {"auto": 3, "search": 8}
 """Turned candidates that are refined."""
@@ -100,23 +102,25 @@ def find_start(
     best = plain[0] if plain else (math.inf, simple_candidates(level, ("center",))[0])
     yield best
     small = level.shrunk(SIDE[grid.ndim] / SEARCH_SIDE[grid.ndim])
+
+    def improved(candidates: list[FloatArray], least: float) -> Try:
+        refined = refine(small, start_similarity(settings), family, candidates)
+        tried = [(score(level, similarity, m, least), m) for m in refined]
+        return min(tried, key=lambda pair: pair[0], default=(math.inf, nothing))
+
+    best = min(best, improved([m for _, m in plain], LEAST_OVERLAP), key=lambda pair: pair[0])
+    yield best
+    enough = settings.start == "auto" and not settings.mirror and similarity.name == "ncc" and best[0] < GOOD
+    if family == "translation" or enough:
+        return best[1]
     wide: list[Try] = []
-    if family != "translation":
-        by_edges = settings.similarity in ("mi", "mind")
-        for some in _in_parts(turns(grid.ndim, family, settings), 24):
-            wide += best_shifts(small, some, by_edges=by_edges)
-            yield best
+    for some in _in_parts(turns(grid.ndim, family, settings), 24):
+        wide += best_shifts(small, some, by_edges=settings.similarity in ("mi", "mind"))
+        yield best
     wide.sort(key=lambda pair: -pair[0])
-    turned = _apart([m for _, m in wide], KEPT[settings.start], level)
-    together = [m for _, m in plain] + turned
-    refined = refine(small, start_similarity(settings), family, together)
-    similarity.prepare(level.fixed, level.fixed_weight)
-    least = [LEAST_OVERLAP] * len(plain) + [LEAST_OVERLAP_TURNED] * len(turned)
-    tried = [(score(level, similarity, m, share), m) for m, share in zip(refined, least, strict=True)]
-    unturned = min([*plain, *tried[: len(plain)]], key=lambda pair: pair[0], default=best)
-    other = min(tried[len(plain) :], key=lambda pair: pair[0], default=(math.inf, nothing))
-    worth = 0.0 if settings.start == "search" else WORTH * max(abs(unturned[0]), 0.1)
-    return other[1] if other[0] < unturned[0] - worth else unturned[1]
+    turned = improved(_apart([m for _, m in wide], KEPT[settings.start], level), LEAST_OVERLAP_TURNED)
+    worth = 0.0 if settings.start == "search" else WORTH * max(abs(best[0]), 0.1)
+    return turned[1] if turned[0] < best[0] - worth else best[1]
 
 
 def _in_parts(items: list[FloatArray], size: int) -> Iterable[list[FloatArray]]:
