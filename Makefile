@@ -50,7 +50,7 @@ format: $(VENV)/.ready
 	$(PY) -m ruff format .
 
 pictures: $(VENV)/.ready
-	$(PRIVATE) $(XRUN) $(PY) scripts/make_pictures.py $(ARGS)
+	$(PRIVATE) $(XRUN) $(PY) docs/pictures/register_panel.py $(ARGS)
 
 samples: $(VENV)/.ready
 	$(PY) -m napari_stnreg.samples sample_data

@@ -141,6 +141,23 @@ def test_points_start_the_transform_off(viewer, pair_panel, run):
     assert "Landmarks" in panel.report.text()
 
 
+def test_landmarks_in_other_units(viewer, pair_panel, run):
+    fixed = blobs((48, 64))
+    micro, nano = ({"units": (unit, unit), "axis_labels": ("y", "x")} for unit in ("um", "nm"))
+    panel = pair_panel(fixed, np.roll(fixed, 6, 1), micro, {**nano, "scale": (1000, 1000)})
+    points = np.array([[10.0, 10.0], [30.0, 12.0], [20.0, 40.0]])
+    a = viewer.add_points(points, name="a", **micro)
+    b = viewer.add_points(1000 * (points + (0, 6)), name="b", **nano)
+    panel._refresh()
+    panel.inputs.fixed.points_box.choose(a)
+    panel.inputs.moving.points_box.choose(b)
+    panel.start()
+    run(panel)
+    assert panel.status.text().startswith("Done"), panel.status.text()
+    assert panel.result.scores["after"]["landmark_mean"] < 1
+    np.testing.assert_allclose(panel._job.moving_landmarks, 1000 * (points + (0, 6)))
+
+
 def test_the_frame_on_screen_is_registered(viewer, pair_panel, run):
     still = blobs((40, 48))
     series = np.stack([np.roll(still, k, 1) for k in (0, 2, 4)])

@@ -424,12 +424,22 @@ def test_the_run_is_copied_as_python_that_gives_it_again(panel, viewer, engine, 
 
 
 def test_the_run_is_copied_as_a_command(panel, viewer, engine, run):
+    panel.options.mirror_box.setChecked(True)
+    panel.options.fill_box.value = -2.5
+    panel.options.iterations_box.value = 12
     panel.start()
     run(panel)
     panel.copy_command.trigger()
     text = QApplication.clipboard().text()
     assert "stnreg register fixed.nii.gz moving.nii.gz -o result --family affine+diffeomorphic" in text
     assert "# Save the layer 'moving'" in text
+
+    import shlex
+
+    from napari_stnreg.cli.options import make_parser, settings_of
+
+    options = make_parser().parse_args(shlex.split(text.splitlines()[-1])[1:])
+    assert settings_of(options) == engine.calls[0][2]
 
 
 def test_the_plot_follows_the_theme(panel, viewer, engine, run):

@@ -63,7 +63,7 @@ def grid_layer(lines: np.ndarray, grid: Grid, **keywords: Any) -> LayerData:
             "edge_width": float(grid.spacing.min()) * 0.4,
             "edge_color": GRID_COLORMAP.colors[-1],
             "opacity": 0.8,
-            "out_of_slice_display": True,
+            "blending": "translucent_no_depth",
             "units": (grid.unit,) * grid.ndim,
             "axis_labels": AXIS_LABELS[-grid.ndim :],
         }

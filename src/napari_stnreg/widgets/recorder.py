@@ -76,9 +76,14 @@ def command_line(job: Job) -> str:
         comments += ["#   " + ",".join(f"{value:.6g}" for value in row) for row in both]
         words += ["--landmarks", "landmarks.csv"]
     if job.start is not None:
-        comments.append("# The run began at an earlier result, which the command line cannot; this begins anew.")
+        comments.append("# The run began at an earlier result: save that transform as start.safetensors first.")
+        words += ["--start-transform", "start.safetensors"]
+    if job.fixed.frames > 1:
+        words += ["--fixed-frame", str(job.fixed.frame)]
     if job.every_frame:
-        comments.append("# The run registered every frame; this is one of them.")
+        words.append("--all-frames")
+    elif job.moving.frames > 1:
+        words += ["--frame", str(job.moving.frame)]
     return "\n".join([*comments, shlex.join(words)]) + "\n"
 
 
@@ -94,11 +99,12 @@ def _has_file(source: Source) -> bool:
 
 
 def _file(source: Source, comments: list[str]) -> str:
-    if _has_file(source):
-        return str(source.path)
+    if source.path is not None and source.level == 0 and "c" not in source.layout:
+        return source.path
     path = f"{source.name}.nii.gz"
-    frame = f" (frame {source.frame})" if source.frames > 1 else ""
-    comments.append(f"# Save the layer '{source.name}'{frame} as {path} first.")
+    comment = f"# Save the layer '{source.name}' as {path} first."
+    if comment not in comments:
+        comments.append(comment)
     return path
 
 

@@ -221,7 +221,7 @@ class RegisterWidget(PanelLayout):
                 f"There are {len(a.data)} fixed and {len(b.data)} moving landmarks; landmarks work in pairs, "
                 "so add or remove points until the counts match."
             )
-        return landmarks(a, fixed.grid), landmarks(b, moving.grid.with_unit(fixed.grid.unit))
+        return landmarks(a, fixed.grid), landmarks(b, moving.grid)
 
     def _earlier_transform(self) -> Any:
         active = self._viewer.layers.selection.active

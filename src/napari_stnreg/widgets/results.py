@@ -313,9 +313,7 @@ def adopt(layer: Layer, layer_data: LayerData) -> None:
     data, keywords, _ = layer_data
     if layer.data.shape != data.shape or layer.data.dtype != data.dtype:
         layer.data = data
-        where = {
-            key: keywords[key] for key in ("scale", "translate", "affine", "units", "axis_labels") if key in keywords
-        }
+        where = {key: keywords[key] for key in ("scale", "translate", "affine", "plane") if key in keywords}
         for key, value in where.items():
             setattr(layer, key, value)
     else:

@@ -14,7 +14,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_stnreg.images import Grid
 from napari_stnreg.widgets.preview import Preview, PreviewLayers
-from napari_stnreg.widgets.results import adopt, make_layer
+from napari_stnreg.widgets.results import adopt
 from napari_stnreg.widgets.worker import Outcome
 
 
@@ -110,12 +110,12 @@ class RunLayers(QObject):
                 self._later(self._removal(layer))
 
         order = list(outcome.layers)
-        for key, layer_data in outcome.layers.items():
+        for key, layer in outcome.made.items():
             above = [adopted[other] for other in order[order.index(key) :] if other in adopted]
             if key in adopted:
-                self._later(lambda layer=adopted[key], data=layer_data: self._adopt(layer, data, added))
+                self._later(lambda old=adopted[key], key=key: self._adopt(old, outcome, key, added))
             else:
-                self._later(lambda data=layer_data, above=above: self._insert(make_layer(data), above, added))
+                self._later(lambda layer=layer, above=above: self._insert(layer, above, added))
 
         def finish() -> None:
             self._runs.append(added)
@@ -124,11 +124,11 @@ class RunLayers(QObject):
 
         self._later(finish)
 
-    def _adopt(self, layer: Layer, layer_data: Any, added: list[Layer]) -> None:
+    def _adopt(self, layer: Layer, outcome: Outcome, key: str, added: list[Layer]) -> None:
         if layer in self._viewer.layers:
-            adopt(layer, layer_data)
+            adopt(layer, outcome.layers[key])
         else:  # deleted in the moment between
-            layer = make_layer(layer_data)
+            layer = outcome.made[key]
             self._viewer.add_layer(layer)
         added.append(layer)
 

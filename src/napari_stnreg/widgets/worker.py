@@ -2,7 +2,7 @@
 
 The generator given to the worker owns the engine's generator and closes it in the worker thread, so that a stopped or
 cancelled run gives its memory back at once. Updates wait for the window: the next one is made only when the last one
-was shown, at most twenty a second.
+was shown, at most ten a second.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from napari.layers import Layer
 from qtpy.QtCore import QObject, Signal
 from superqt.utils import GeneratorWorker, create_worker
 
@@ -22,16 +23,17 @@ from napari_stnreg.errors import InputError
 from napari_stnreg.files.layer_data import LayerData
 from napari_stnreg.images import Image
 from napari_stnreg.settings import RegistrationSettings
+from napari_stnreg.units import conversion_factor
 from napari_stnreg.widgets.layers_io import Source
 from napari_stnreg.widgets.preview import Preview, PreviewMaker
-from napari_stnreg.widgets.results import Naming, named, result_layers, run_record, stacked
+from napari_stnreg.widgets.results import Naming, make_layer, named, result_layers, run_record, stacked
 
 if TYPE_CHECKING:
     from napari_stnreg.fitting.progress import Result
     from napari_stnreg.transforms.base import Transform
 
-UPDATE_SECONDS = 0.05
-"""At least this long between two updates of the panel."""
+UPDATE_SECONDS = 0.1
+"""At least this long between two updates of the panel: each lets Qt draw the whole window again, canvas and all."""
 
 
 class WorkerError(Exception):
@@ -60,6 +62,7 @@ class Job:
     fixed: Source
     moving: Source
     settings: RegistrationSettings
+    # Each in its own layer's unit.
     fixed_landmarks: np.ndarray | None = None
     moving_landmarks: np.ndarray | None = None
     start: Transform | None = None
@@ -98,6 +101,7 @@ class Outcome:
     job: Job
     results: list[Result]
     layers: dict[str, LayerData]
+    made: dict[str, Layer]
     warnings: list[str]
 
     @property
@@ -153,12 +157,15 @@ def _one(
     """Register one pair, passing on what the engine yields at a rate that a window can follow."""
     import napari_stnreg as sr
 
+    points = job.moving_landmarks
+    if points is not None:  # in the unit of the moving layer, as a script gives them; the image is in the fixed one's
+        points = points * conversion_factor(job.moving.grid.unit, moving.grid.unit)
     steps = sr.register_steps(
         fixed,
         moving,
         job.settings,
         fixed_landmarks=job.fixed_landmarks,
-        moving_landmarks=job.moving_landmarks,
+        moving_landmarks=points,
         start_transform=job.start,
     )
     maker: PreviewMaker | None = None
@@ -228,7 +235,10 @@ def _outcome(job: Job, results: list[Result], layers: list[dict[str, LayerData]]
         record["frames"] = [run_record(result, job.naming, job.run) for result in results]
     folded = float(np.mean([result.folded_share for result in results]))
     warnings = list(dict.fromkeys(warning for result in results for warning in result.warnings))
-    return Outcome(job, results, named(one, job.naming, record, folded, job.moving.metadata), warnings)
+    layer_data = named(one, job.naming, record, folded, job.moving.metadata)
+    # Made here and only inserted by the window: limits, features and thumbnails take longer than a person should wait.
+    made = {key: make_layer(data) for key, data in layer_data.items()}
+    return Outcome(job, results, layer_data, made, warnings)
 
 
 class Runner(QObject):
