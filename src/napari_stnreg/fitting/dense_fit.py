@@ -28,7 +28,7 @@ from napari_stnreg.filters import gaussian
 from napari_stnreg.sampling import sample_normalised
 from napari_stnreg.transforms.dense import exponential
 
-LEAST_FORCE = 3e-2
+LEAST_FORCE = 1e-2
 """Slope of the loss a voxel, times the number of voxels, that counts as none; misaligned images feel about 0.1 to 1."""
 EXACT_FROM = 0.75
 """Share of a level's steps after which the velocity is integrated in full; before, :func:`quick_exponential` does."""
