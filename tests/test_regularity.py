@@ -12,6 +12,7 @@ from torch import Tensor
 
 from napari_stnreg import evaluation
 from napari_stnreg.errors import InputError
+from napari_stnreg.filters import box_sum, gaussian
 from napari_stnreg.objectives import (
     LabelOverlap,
     LandmarkDistance,
@@ -22,7 +23,6 @@ from napari_stnreg.objectives import (
     one_hot,
     soft_dice,
 )
-from napari_stnreg.filters import box_sum, gaussian
 
 PENALTIES = {
     "diffusion": diffusion,

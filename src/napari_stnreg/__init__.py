@@ -14,15 +14,25 @@ from typing import TYPE_CHECKING, Any
 from napari_stnreg._version import __version__
 
 if TYPE_CHECKING:
-    from napari_stnreg.errors import FitError, InputError, OutOfMemoryError, RegistrationError
-    from napari_stnreg.files import read, read_series
-    from napari_stnreg.files.saving import load, save
-    from napari_stnreg.fitting.problem import available_devices, estimate_memory
-    from napari_stnreg.fitting.progress import Progress, Result
-    from napari_stnreg.images import Grid, Image
-    from napari_stnreg.registration import register, register_steps
-    from napari_stnreg.settings import RegistrationSettings
-    from napari_stnreg.warping import warp
+    from napari_stnreg.errors import FitError as FitError
+    from napari_stnreg.errors import InputError as InputError
+    from napari_stnreg.errors import OutOfMemoryError as OutOfMemoryError
+    from napari_stnreg.errors import RegistrationError as RegistrationError
+    from napari_stnreg.files import read as read
+    from napari_stnreg.files import read_series as read_series
+    from napari_stnreg.files.saving import load as load
+    from napari_stnreg.files.saving import save as save
+    from napari_stnreg.fitting.problem import available_devices as available_devices
+    from napari_stnreg.fitting.problem import estimate_memory as estimate_memory
+    from napari_stnreg.fitting.progress import Progress as Progress
+    from napari_stnreg.fitting.progress import Result as Result
+    from napari_stnreg.images import Grid as Grid
+    from napari_stnreg.images import Image as Image
+    from napari_stnreg.registration import register as register
+    from napari_stnreg.registration import register_steps as register_steps
+    from napari_stnreg.settings import RegistrationSettings as RegistrationSettings
+    from napari_stnreg.warping import warp as warp
+
 
 _HOMES = {
     "FitError": "errors",
@@ -45,7 +55,7 @@ _HOMES = {
     "warp": "warping",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -115,7 +115,9 @@ class _Gaussian(torch.autograd.Function):
 
 def _apply_box(x: Tensor, radii: tuple[int, ...]) -> Tensor:
     if _small(x):
-        return _by_matrices(x, [_box_matrix(n, r, x.dtype) if r else None for n, r in zip(x.shape[2:], radii, strict=True)])
+        return _by_matrices(
+            x, [_box_matrix(n, r, x.dtype) if r else None for n, r in zip(x.shape[2:], radii, strict=True)]
+        )
     return _by_volume(x, lambda part: _box(part, radii))
 
 

@@ -179,7 +179,7 @@ class Grid:
         return Grid(tuple(int(b - a) for a, b in zip(start, stop, strict=True)), self.matrix @ shift, self.unit)
 
     def orthogonal(self) -> Grid:
-        """This grid if its axes are at right angles, else an upright one that covers it at its finest spacing."""
+        """The grid itself if its axes are at right angles, else an upright one that covers it at its finest spacing."""
         if self.is_orthogonal():
             return self
         return Grid.covering(self.corners(), np.full(self.ndim, self.spacing.min()), unit=self.unit)
@@ -195,7 +195,7 @@ class Grid:
         return cls.from_spacing(tuple(shape), spacing.tolist(), (low - slack / 2 + spacing / 2).tolist(), unit=unit)
 
     def union(self, world: npt.ArrayLike) -> Grid:
-        """This lattice extended by whole voxels until it also covers the world points ``(N, D)``."""
+        """The lattice extended by whole voxels until it also covers the world points ``(N, D)``."""
         index = self.to_index(world).reshape(-1, self.ndim)
         start = np.minimum(np.floor(index.min(axis=0) + 0.5 + 1e-6), 0).astype(int)
         stop = np.maximum(np.ceil(index.max(axis=0) + 0.5 - 1e-6), self.shape).astype(int)

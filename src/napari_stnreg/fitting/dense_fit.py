@@ -1,7 +1,7 @@
 """Fitting a displacement or a stationary velocity field by small compositions (the deformable stages).
 
 Every step asks how the warped image should flow, smooths the answer, limits it to a fraction of a voxel and composes
-it with the map so far: ``phi <- phi o (id + d)``. The derivative of ``moving(phi(x + d))`` with respect to ``d`` at zero
+it with the map so far: ``phi <- phi o (id + d)``. The derivative of ``moving(phi(x + d))`` with respect to ``d`` at 0
 is the spatial gradient of the *warped image*, so a step needs no gradient through the sampler and the loss may be any
 similarity that can differentiate with respect to an image. For the diffeomorphic family the same ``d`` is added to the
 velocity (the first term of the Baker-Campbell-Hausdorff series, as in log-domain demons), whose flow is the map.
@@ -22,9 +22,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from napari_stnreg.filters import gaussian
 from napari_stnreg.fitting.pyramid import Level, upsample
 from napari_stnreg.objectives import Similarity, jacobian_determinant
-from napari_stnreg.filters import gaussian
 from napari_stnreg.sampling import sample_normalised
 from napari_stnreg.transforms.dense import exponential
 
@@ -171,7 +171,6 @@ def fit_dense(
     composer = _Composer(tuple(level.fixed.shape[2:]), base.device)
     mean, square = torch.zeros_like(state.displacement), torch.zeros_like(state.displacement)
 
-
     def look(displacement: Tensor) -> tuple[Tensor, Tensor | None]:
         return level.sample_moving(base + displacement.movedim(1, -1) @ linear.T, masked=masked)
 
@@ -191,7 +190,7 @@ def fit_dense(
                 cost, slope_of_term = _slope(term, state.displacement)
                 value += cost
                 if reach:
-                    slope_of_term = gaussian(slope_of_term, reach, edge="nearest").mul_(reach**slope_of_term.shape[1])
+                    slope_of_term = gaussian(slope_of_term, reach, edge="nearest").mul_(reach ** slope_of_term.shape[1])
                 extra = slope_of_term if extra is None else extra.add_(slope_of_term)
         if not np.isfinite(value):
             state.displacement, state.velocity = best.displacement, best.velocity

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.filters import box_sum
-from napari_stnreg.objectives.similarity import Similarity, attach_gradient, cleaned, combine, spatial_sum, wants_gradient
+from napari_stnreg.objectives.similarity import (
+    Similarity,
+    attach_gradient,
+    cleaned,
+    combine,
+    spatial_sum,
+    wants_gradient,
+)
 
 
 @dataclass
