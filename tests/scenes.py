@@ -29,11 +29,11 @@ class Blobs:
     @classmethod
     def random(cls, ndim: int, seed: int = 0, count: int | None = None) -> Blobs:
         rng = np.random.default_rng(seed)
-        count = count or (60 if ndim == 2 else 90)
+        count = count or (60 if ndim == 2 else 200)
         directions = rng.normal(size=(count, ndim))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         centers = directions * 0.33 * SIDE * rng.uniform(0, 1, (count, 1)) ** (1 / ndim)
-        widths = rng.uniform(0.025, 0.07, count) * SIDE * (1 if ndim == 2 else 1.4)
+        widths = rng.uniform(0.025, 0.07, count) * SIDE * (1 if ndim == 2 else 1.15)
         return cls(centers, widths, rng.uniform(0.3, 1.0, count))
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
@@ -53,6 +53,7 @@ class Pair:
     fixed: Image
     moving: Image
     truth: Callable[[np.ndarray], np.ndarray]
+    center: np.ndarray
 
     def points(self, reach: float = 0.33) -> np.ndarray:
         """Places of the fixed world that show something, ``(N, D)``."""
@@ -60,12 +61,7 @@ class Pair:
         rng = np.random.default_rng(1)
         inner = rng.uniform(-1, 1, (1500, ndim))
         inner = inner[np.linalg.norm(inner, axis=1) < 1] * reach * SIDE
-        scale = (
-            Grid.from_spacing((2,) * ndim, unit="um").with_unit(self.fixed.grid.unit).spacing[0]
-            if self.fixed.grid.unit != "pixel"
-            else 1.0
-        )
-        return inner * scale
+        return inner + self.center
 
     def errors(self, transform, reach: float = 0.33) -> np.ndarray:
         """Distance from the truth, in fixed voxels (of the finest axis), at places that show something."""
@@ -110,12 +106,21 @@ def bent_map(ndim: int, height: float = 3.0, wavelength: float = 70.0, seed: int
     return lambda points: linear(points + waves(points))
 
 
-def pair(truth, fixed_grid: Grid, moving_grid: Grid | None = None, *, seed: int = 0, noise: float = 0.0, remap=None):
-    """Draw a pair; ``remap`` changes the fixed image's brightness."""
+def pair(
+    truth,
+    fixed_grid: Grid,
+    moving_grid: Grid | None = None,
+    *,
+    seed: int = 0,
+    noise: float = 0.0,
+    remap=None,
+    center=0.0,
+) -> Pair:
+    """Draw a pair; ``remap`` changes the fixed image's brightness, ``center`` is where in the world the scene lies."""
     moving_grid = moving_grid or fixed_grid
     scene = Blobs.random(fixed_grid.ndim, seed)
-    fixed = scene(truth(fixed_grid.points()))
-    moving = scene(moving_grid.points())
+    fixed = scene(truth(fixed_grid.points()) - center)
+    moving = scene(moving_grid.points() - center)
     if remap is not None:
         fixed = remap(fixed)
     rng = np.random.default_rng(seed + 1)
@@ -125,6 +130,7 @@ def pair(truth, fixed_grid: Grid, moving_grid: Grid | None = None, *, seed: int 
         Image(fixed.astype(np.float32), fixed_grid, name="fixed"),
         Image(moving.astype(np.float32), moving_grid, name="moving"),
         truth,
+        np.broadcast_to(np.asarray(center, dtype=float), (fixed_grid.ndim,)),
     )
 
 

@@ -50,7 +50,7 @@ def best_shifts(
     # how far the moving image reaches, in fixed voxels, whichever way it is turned
     offsets = level.moving_grid.corners() - middle
     reach = [np.abs(offsets @ np.linalg.inv(a @ grid.linear).T).max(axis=0) for a in linears]
-    size = np.maximum(np.ceil(2 * np.max(reach, axis=0)).astype(int), 1)
+    size = np.maximum(np.ceil(2 * np.max(reach, axis=0) - 1e-6).astype(int), 1)
     padded = [int(next_fast_len(int(a + b - 1), real=True)) for a, b in zip(grid.shape, size, strict=True)]
     axes = tuple(range(2, ndim + 2))
 

@@ -34,6 +34,12 @@ from napari_stnreg.transforms import AffineTransform, Transform, chain, make_fam
 from napari_stnreg.transforms.dense import DisplacementTransform, VelocityTransform, apply_matrix
 from napari_stnreg.transforms.linear_families import radius
 
+MI_BINS = 64
+"""Bins of mutual information in the deformable stages: within a bin of the fixed image a free field draws the moving
+one together into steps, so the bins must be narrow."""
+MI_STIFFNESS = 4.0
+"""How much stiffer a dense field is under mutual information, which knows of no neighbours."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -104,6 +110,8 @@ def dense_similarity(settings: RegistrationSettings, ndim: int) -> Similarity:
     """What steers the deformable stages."""
     if settings.similarity == "lncc":
         return make_similarity("lncc", radius=window_radius(settings, ndim))
+    if settings.similarity == "mi":
+        return make_similarity("mi", bins=MI_BINS)
     return make_similarity(settings.similarity)
 
 
@@ -191,7 +199,8 @@ def run_dense(
     shrinks = stage_shrinks(problem, settings, schedule, position)
     state: DenseState | None = None
     affine = AffineTransform(found.affine.copy(), problem.unit)
-    options = dense_options(settings, grid.ndim)
+    stiffer = MI_STIFFNESS if settings.similarity == "mi" else 1.0
+    options = dense_options(settings.model_copy(update={"smoothness": stiffer * settings.smoothness}), grid.ndim)
 
     def snapshot(displacement: Tensor, grid: Grid) -> Transform:
         return chain(DisplacementTransform(apply_matrix(grid.linear, displacement), grid), affine)
