@@ -17,8 +17,12 @@ from napari_stnreg.transforms import Transform
 from napari_stnreg.units import conversion_factor
 from napari_stnreg.warping import warp
 
-BYTES_PER_VOXEL = {2: 160, 3: 200}
-"""Peak of a dense stage at full resolution, measured: fields, momenta, coordinates and windows of local NCC."""
+BYTES_PER_VOXEL = {"linear": (150, 140), "tps": (280, 270), "bspline": (190, 210), "dense": (250, 260)}
+"""Peak at full resolution in 2D and 3D, measured: fields, momenta, coordinates, windows of local NCC, the result."""
+WHOLE_BYTES = 70
+"""The part of it that stays when the fit stops at a coarser level: the images, the warped one, its Jacobian."""
+MIND_BYTES = (30, 200)
+"""What MIND's descriptors take besides."""
 
 
 @dataclass
@@ -152,9 +156,11 @@ def estimate_memory(fixed: Image, moving: Image, settings: RegistrationSettings 
         Linear families need less.
     """
     settings = settings or RegistrationSettings.parse()
-    per_voxel = BYTES_PER_VOXEL[fixed.ndim]
-    if not any(stage in ("displacement", "diffeomorphic", "bspline", "tps") for stage in settings.stages):
-        per_voxel //= 2
+    place = fixed.ndim - 2
+    kinds = {"displacement": "dense", "diffeomorphic": "dense", "bspline": "bspline", "tps": "tps"}
+    per_voxel = max(BYTES_PER_VOXEL[kinds.get(stage, "linear")][place] for stage in settings.stages)
+    if settings.similarity == "mind":
+        per_voxel += MIND_BYTES[place]
     return fixed.grid.size * per_voxel + moving.grid.size * 16
 
 
@@ -164,11 +170,12 @@ def affordable_shrink(fixed: Image, moving: Image, settings: RegistrationSetting
     Raises
     ------
     OutOfMemoryError
-        If not even a 64th of the resolution fits.
+        If not even a 64th of the resolution fits, or not what the images themselves and the result take.
     """
     need = estimate_memory(fixed, moving, settings)
+    whole = min(fixed.grid.size * WHOLE_BYTES + moving.grid.size * 16, need)
     shrink = 1.0
-    while need / shrink**fixed.ndim > 0.8 * free:
+    while whole + (need - whole) / shrink**fixed.ndim > 0.8 * free:
         shrink *= 2
         if shrink > 64:
             raise OutOfMemoryError(

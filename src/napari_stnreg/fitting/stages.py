@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,9 @@ from napari_stnreg.transforms import AffineTransform, Transform, chain, make_fam
 from napari_stnreg.transforms.dense import DisplacementTransform, VelocityTransform, apply_matrix
 from napari_stnreg.transforms.linear_families import radius
 
+TPS_WORK = 3e7
+"""Voxels times control points up to which a level is fitted by thin plates: each feels every other, and so few points
+need no finer image."""
 MI_BINS = 64
 """Bins of mutual information in the deformable stages: within a bin of the fixed image a free field draws the moving
 one together into steps, so the bins must be narrow."""
@@ -98,6 +102,10 @@ def stage_shrinks(problem: Problem, settings: RegistrationSettings, schedule: Sc
         for i, shrink in enumerate(shrinks):
             if np.prod(problem.pyramid.fixed_shape(shrink)) >= schedule.linear_voxels:
                 return shrinks[: i + 1]
+    if settings.stages[position] == "tps":
+        points = np.prod(_control_options(settings, grid, "tps")["points"])
+        quick = [s for s in shrinks if np.prod(problem.pyramid.fixed_shape(s)) * points <= TPS_WORK]
+        return quick or shrinks[:1]
     return shrinks
 
 
@@ -179,7 +187,7 @@ def run_bending(
             found.deformation = family(state.theta, grid)
 
 
-def _control_options(settings: RegistrationSettings, grid: Grid, stage: str) -> dict[str, object]:
+def _control_options(settings: RegistrationSettings, grid: Grid, stage: str) -> dict[str, Any]:
     longest = float((np.asarray(grid.shape) * grid.spacing).max() / grid.spacing.min())
     spacing = settings.control_spacing or max(longest / 24, 4.0)
     if stage == "bspline":
