@@ -34,7 +34,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt scripts/setup.sh
 	@scripts/setup.sh $(VENV)
 
 demo: $(VENV)/.ready
-	$(PRIVATE) $(XRUN) $(PY) -m napari_stnreg.demo $(ARGS)
+	$(PRIVATE) $(if $(DISPLAY)$(WAYLAND_DISPLAY),,STNREG_DEMO_HEADLESS=1) $(XRUN) $(PY) -m napari_stnreg.demo $(ARGS)
 
 test: $(VENV)/.ready
 	$(PRIVATE) $(XRUN) $(PY) -m pytest $(ARGS)
