@@ -224,6 +224,7 @@ def test_turns_cover_all_rotations():
         assert np.degrees(np.arccos((trace.min() - 1) / 2)) < reach
 
 
+@pytest.mark.slow
 def test_what_it_costs():
     """Processor time, several times what it takes on an idle machine, so that a loaded one does not fail."""
     near = pair(affine_map(2, degrees=3, shift=2.0), grid(128, 2))

@@ -341,13 +341,16 @@ def _scores(
     values = fixed.intensity(settings.fixed_channel)[every]
     grid = Grid(values.shape, fixed.grid.matrix @ step, fixed.grid.unit)
     inside = np.ones(values.shape, bool) if fixed.mask is None else fixed.mask[every]
-    plain = Image(moving.intensity(settings.moving_channel), moving.grid, moving.mask, moving.name)
-    if plain.mask is None:
-        plain = plain.replace(mask=np.ones(plain.grid.shape, bool))
+    seen = moving.intensity(settings.moving_channel)
+    known = np.ones(moving.grid.shape, bool) if moving.mask is None else moving.mask
+    plain = Image(np.where(known, seen, 0), moving.grid, known, moving.name)
+    share = None if moving.mask is None else plain.replace(data=known.astype(np.float32))
     found: dict[str, dict[str, float]] = {}
     for when, by in (("before", None), ("after", transform)):
         image = warp(plain, by, grid)
         both = inside if image.mask is None else inside & image.mask
+        if share is not None:  # what is read half from beyond the mask does not count
+            both = both & (warp(share, by, grid).data > 0.999)
         found[when] = dict(evaluation.compare(values, image.data, both)) if both.sum() > 1 else {}
         if fixed_landmarks is not None and moving_landmarks is not None and len(np.asarray(fixed_landmarks)):
             here = np.asarray(fixed_landmarks, dtype=np.float64)

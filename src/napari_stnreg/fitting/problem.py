@@ -72,7 +72,7 @@ class Problem:
         return replace(self, pyramid=pyramid.with_moving(seen.data, seen.mask, around), moving_landmarks=points)
 
 
-def check_pair(fixed: Image, moving: Image) -> None:
+def check_pair(fixed: Image, moving: Image, settings: RegistrationSettings) -> None:
     """Refuse pairs that no registration can help.
 
     Raises
@@ -80,7 +80,8 @@ def check_pair(fixed: Image, moving: Image) -> None:
     InputError
         With one sentence that says what is wrong and what to do.
     """
-    if fixed is moving:
+    same_channel = settings.fixed_channel == settings.moving_channel  # one channel onto another is a fair question
+    if (fixed is moving or (fixed.data is moving.data and fixed.grid == moving.grid)) and same_channel:
         raise InputError("Fixed and moving are the same image; choose two different ones.")
     if fixed.ndim != moving.ndim:
         raise InputError(
@@ -205,7 +206,7 @@ def prepare(
     InputError
         If the pair, its masks, values, units or landmarks cannot be used.
     """
-    check_pair(fixed, moving)
+    check_pair(fixed, moving, settings)
     warnings: list[str] = []
     unit = fixed.grid.unit
     factor = conversion_factor(moving.grid.unit, unit)

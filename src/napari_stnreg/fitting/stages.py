@@ -81,10 +81,12 @@ def planned_steps(problem: Problem, settings: RegistrationSettings, schedule: Sc
 def level_steps(
     settings: RegistrationSettings, schedule: Schedule, position: int, level: int, levels: list[float]
 ) -> int:
-    """Steps that one level of a stage may take; a linear stage that is the last must be exact by itself."""
+    """Steps that one level of a stage may take."""
     steps = schedule.steps(_kind(settings.stages[position]), len(levels) - 1 - level)
     alone = settings.stages[position] in LINEAR_FAMILIES and position + 1 == len(settings.stages)
-    return 2 * steps if alone and settings.iterations is None else steps
+    if settings.iterations is None and alone:  # it must come all the way at its first level, and be exact at its last
+        return 2 * (max(schedule.linear) if level == 0 else steps)
+    return steps
 
 
 def _kind(stage: str) -> str:
