@@ -38,11 +38,14 @@ class Blobs:
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         flat = points.reshape(-1, points.shape[-1])
-        values = np.zeros(len(flat))
-        for center, width, height in zip(self.centers, self.widths, self.heights, strict=True):
-            square = ((flat - center) ** 2).sum(axis=1)
-            near = square < (5 * width) ** 2
-            values[near] += height * np.exp(-square[near] / (2 * width**2))
+        rate = 0.5 / self.widths**2
+        # |x - c|^2 by one product, some thousand points at a time so that they stay in the cache
+        offset = (self.centers**2).sum(axis=1) * rate
+        values = np.empty(len(flat))
+        for start in range(0, len(flat), 2048):
+            part = flat[start : start + 2048]
+            power = np.multiply.outer((part**2).sum(axis=1), rate) + offset - 2 * part @ (self.centers.T * rate)
+            values[start : start + 2048] = np.exp(-power.astype(np.float32)) @ self.heights.astype(np.float32)
         return values.reshape(points.shape[:-1])
 
 

@@ -35,14 +35,14 @@ def linear_map(family, ndim):
 
 
 @pytest.mark.parametrize("family", LINEAR)
-@pytest.mark.parametrize(("ndim", "size"), [(2, 96), (3, 32)])
+@pytest.mark.parametrize(("ndim", "size"), [(2, 96), (3, 28)])
 def test_linear_families_recover_a_known_transform(family, ndim, size):
     images = pair(linear_map(family, ndim), grid(size, ndim))
     assert error(images, family=family) < (0.06 if ndim == 2 else 0.16)
 
 
 @pytest.mark.parametrize("family", ["bspline", "tps", "displacement", "diffeomorphic"])
-@pytest.mark.parametrize(("ndim", "size"), [(2, 96), (3, 32)])
+@pytest.mark.parametrize(("ndim", "size"), [(2, 96), (3, 28)])
 def test_deformable_families_recover_a_known_bending(family, ndim, size):
     linear = affine_map(ndim, degrees=5, shift=2.0)
     images = pair(bent_map(ndim, height=4.0, linear=linear), grid(size, ndim))
@@ -64,8 +64,8 @@ def test_a_large_bending_is_followed_without_folds():
 @pytest.mark.parametrize(
     ("fixed_grid", "moving_grid"),
     [
-        pytest.param(grid((24, 48, 48)), None, id="anisotropic"),
-        pytest.param(grid((48, 48, 24)), grid((30, 40, 50)), id="both anisotropic, other axes"),
+        pytest.param(grid((18, 36, 36)), None, id="anisotropic"),
+        pytest.param(grid((36, 36, 18)), grid((24, 30, 36)), id="both anisotropic, other axes"),
         pytest.param(grid(96, 2, offset=4e5), grid(96, 2, offset=4e5), id="far from the origin"),
         pytest.param(grid((97, 83)), grid((75, 131)), id="odd sizes"),
         pytest.param(
@@ -76,7 +76,7 @@ def test_a_large_bending_is_followed_without_folds():
         pytest.param(grid(96, 2), grid(96, 2, turn=[[0.8, 0.6], [-0.6, 0.8]]), id="moving grid turned"),
         pytest.param(grid(96, 2, turn=[[0.0, -1.0], [-1.0, 0.0]]), grid(96, 2), id="axes exchanged and flipped"),
         pytest.param(grid(96, 2, shear=0.2), grid(96, 2, shear=-0.15), id="sheared"),
-        pytest.param(grid(32, 3, turn=turn_3d(0, 30) @ turn_3d(2, 20)), grid(36, 3), id="turned in 3D"),
+        pytest.param(grid(28, 3, turn=turn_3d(0, 30) @ turn_3d(2, 20)), grid(32, 3), id="turned in 3D"),
     ],
 )
 def test_any_two_grids(fixed_grid, moving_grid):
@@ -105,7 +105,7 @@ def test_units_are_converted():
 def test_the_way_the_world_is_sampled_does_not_matter(family):
     truth = bent_map(2, height=3.0, linear=affine_map(2, degrees=5, shift=2.0))
     turned = grid(96, 2, turn=[[0.0, 1.0], [-1.0, 0.0]])
-    grids = [(grid(96, 2), grid(96, 2)), (grid((128, 90)), grid(80, 2)), (turned, grid(96, 2)), (grid(96, 2), turned)]
+    grids = [(grid(96, 2), grid(96, 2)), (grid((120, 84)), grid(80, 2)), (turned, turned.resized((90, 80)))]
     found = []
     for fixed_grid, moving_grid in grids:
         images = pair(truth, fixed_grid, moving_grid)
@@ -157,7 +157,7 @@ def test_each_similarity_finds_what_it_is_for(similarity, remap, limit):
 @pytest.mark.parametrize(("similarity", "remap"), [("lncc", None), ("mi", like_another_modality), ("mind", invert)])
 def test_similarities_in_3d(similarity, remap):
     truth = bent_map(3, height=3.0, linear=affine_map(3, degrees=5, shift=(3.0, -4.0, 2.0)))
-    images = pair(truth, grid(32, 3), remap=remap, noise=0.01)
+    images = pair(truth, grid(28, 3), remap=remap, noise=0.01)
     assert error(images, similarity=similarity) < (0.7 if similarity == "mi" else 0.4)
 
 

@@ -44,7 +44,7 @@ def finish(steps):
 
 @pytest.mark.parametrize("family", ["affine", "affine+bspline", "affine+diffeomorphic"])
 def test_what_lies_outside_the_masks_does_not_matter(family):
-    images = bent_pair(size=96)
+    images = bent_pair(size=64)
     points = np.linalg.norm(images.fixed.grid.points(), axis=-1)
     masks = points < 38, np.linalg.norm(images.moving.grid.points() - 2.0, axis=-1) < 38
     rng = np.random.default_rng(0)
@@ -58,7 +58,7 @@ def test_what_lies_outside_the_masks_does_not_matter(family):
             elif garbage == "nan":
                 values[~mask] = np.nan
             spoiled.append(image.replace(data=values, mask=mask))
-        found.append(sr.register(*spoiled, family=family, device="cpu"))
+        found.append(sr.register(*spoiled, family=family, **FAST))
         assert images.error(found[-1].transform, 0.28) < {"affine": 2.5}.get(family, 0.6)
     for other in found[1:]:
         assert torch.equal(
@@ -294,7 +294,7 @@ def digest(image):
     return hashlib.sha256(image.data.tobytes() + (b"" if image.mask is None else image.mask.tobytes())).hexdigest()
 
 
-@pytest.mark.parametrize(("ndim", "size"), [(2, 64), (3, 24)])
+@pytest.mark.parametrize(("ndim", "size"), [(2, 64), (3, 18)])
 @pytest.mark.parametrize("similarity", ["lncc", "mi", "mind"])
 def test_the_same_run_twice_is_the_same_to_the_bit(ndim, size, similarity):
     images = bent_pair(ndim, size)
@@ -584,12 +584,12 @@ def test_the_same_image_twice_is_refused_unless_two_channels_of_it_are_meant():
     assert result.ending == "finished"
 
 
-@pytest.mark.parametrize("shape", [(2, 40, 40), (40, 3), (5, 32, 48), (3, 3)])
+@pytest.mark.parametrize("shape", [(2, 30, 30), (40, 3), (5, 20, 24), (3, 3)])
 @pytest.mark.parametrize("similarity", ["lncc", "mi", "mind"])
 def test_thin_images_work(shape, similarity):
     rng = np.random.default_rng(0)
     images = [sr.Image.from_array(rng.normal(size=shape).astype(np.float32)) for _ in range(2)]
-    result = sr.register(*images, similarity=similarity, iterations=3, device="cpu")
+    result = sr.register(*images, similarity=similarity, iterations=2, device="cpu")
     assert result.warped.data.shape == shape
     assert np.isfinite(result.transform.displacement(images[0].grid)).all()
 
