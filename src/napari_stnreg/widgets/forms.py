@@ -7,7 +7,7 @@ from typing import Any
 
 from qtpy.QtCore import QLocale, Qt
 from qtpy.QtGui import QDoubleValidator, QIntValidator
-from qtpy.QtWidgets import QComboBox, QFrame, QGridLayout, QLabel, QLineEdit, QSizePolicy, QWidget
+from qtpy.QtWidgets import QComboBox, QFrame, QGridLayout, QLabel, QLineEdit, QPushButton, QSizePolicy, QWidget
 from superqt import QCollapsible
 
 
@@ -141,3 +141,20 @@ def folded(title: str, content: QWidget, tip: str) -> QCollapsible:
     section.setFrameShape(QFrame.Shape.NoFrame)
     section.collapse(animate=False)
     return section
+
+
+def button(text: str, tip: str) -> QPushButton:
+    """A button with its tooltip and the name that a screen reader says."""
+    made = QPushButton(text)
+    made.setToolTip(tip)
+    made.setAccessibleName(text)
+    made.setAutoDefault(False)
+    return made
+
+
+def line() -> QFrame:
+    """A thin line between two parts."""
+    made = QFrame()
+    made.setFrameShape(QFrame.Shape.HLine)
+    made.setEnabled(False)
+    return made

@@ -12,24 +12,25 @@ from qtpy.QtWidgets import (
     QLabel,
     QMenu,
     QProgressBar,
-    QPushButton,
     QScrollArea,
     QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
 
+from napari_stnreg.widgets.dock import DockPanel
+from napari_stnreg.widgets.forms import button, line
 from napari_stnreg.widgets.inputs import Inputs
 from napari_stnreg.widgets.loss_plot import LossPlot
 from napari_stnreg.widgets.options import Options
 from napari_stnreg.widgets.report import Report
 
 
-class PanelLayout(QWidget):
+class PanelLayout(DockPanel):
     """The parts of the panel and their places; knows nothing about runs."""
 
     def __init__(self, viewer: Any) -> None:
-        super().__init__()
+        super().__init__(viewer)
         self.inputs = Inputs(viewer)
         self.options = Options()
         self.plot = LossPlot(viewer)
@@ -41,7 +42,7 @@ class PanelLayout(QWidget):
         self._form = QVBoxLayout(form)
         self._form.setContentsMargins(8, 8, 8, 4)
         self._form.setSpacing(8)
-        for part in (self.inputs, _line(), self.options, self.plot, self.report):
+        for part in (self.inputs, line(), self.options, self.plot, self.report):
             self._form.addWidget(part)
         self._form.addStretch(1)
         self.scroll = QScrollArea()
@@ -59,7 +60,7 @@ class PanelLayout(QWidget):
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(0)
         box.addWidget(self.scroll, 1)
-        box.addWidget(_line())
+        box.addWidget(line())
         box.addWidget(self._controls)
         self.setMinimumWidth(240)
 
@@ -68,15 +69,15 @@ class PanelLayout(QWidget):
         return QSize(320, 640)
 
     def _make_controls(self) -> None:
-        self.register_button = _button("Register", "Warp the moving image onto the fixed one (Ctrl+Enter).")
+        self.register_button = button("Register", "Warp the moving image onto the fixed one (Ctrl+Enter).")
         self.register_button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         font = self.register_button.font()
         font.setBold(True)
         self.register_button.setFont(font)
-        self.stop_button = _button("Stop", "End now and keep the best so far (Esc).")
-        self.undo_button = _button("Undo run", "Remove the layers of the last run.")
-        self.again_button = _button("Run again", "Register once more, beginning at the result (of the selected layer).")
-        self.copy_button = _button("Copy", "Copy the run just made, as Python or as a command.")
+        self.stop_button = button("Stop", "End now and keep the best so far (Esc).")
+        self.undo_button = button("Undo run", "Remove the layers of the last run.")
+        self.again_button = button("Run again", "Register once more, beginning at the result (of the selected layer).")
+        self.copy_button = button("Copy", "Copy the run just made, as Python or as a command.")
         menu = QMenu(self.copy_button)
         self.copy_python = QAction("Copy as Python", menu)
         self.copy_command = QAction("Copy as command", menu)
@@ -99,9 +100,9 @@ class PanelLayout(QWidget):
         first, second, third = QHBoxLayout(), QHBoxLayout(), QHBoxLayout()
         first.addWidget(self.register_button, 1)
         first.addWidget(self.stop_button)
-        for button in (self.undo_button, self.again_button, self.copy_button):
-            button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-            second.addWidget(button)
+        for part in (self.undo_button, self.again_button, self.copy_button):
+            part.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            second.addWidget(part)
         third.addWidget(self.status, 1)
         third.addWidget(self.elapsed, 0, Qt.AlignmentFlag.AlignTop)
         self._controls = QWidget()
@@ -136,18 +137,3 @@ class PanelLayout(QWidget):
     def _scroll_down(self) -> None:
         bar = self.scroll.verticalScrollBar()
         bar.setValue(bar.maximum())
-
-
-def _button(text: str, tip: str) -> QPushButton:
-    button = QPushButton(text)
-    button.setToolTip(tip)
-    button.setAccessibleName(text)
-    button.setAutoDefault(False)
-    return button
-
-
-def _line() -> QFrame:
-    line = QFrame()
-    line.setFrameShape(QFrame.Shape.HLine)
-    line.setEnabled(False)
-    return line

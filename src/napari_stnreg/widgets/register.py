@@ -9,8 +9,8 @@ from typing import Any
 from napari.layers import Layer
 from napari.utils import cancelable_progress
 from napari.utils.notifications import show_error, show_warning
-from qtpy.QtCore import QEvent, QTimer
-from qtpy.QtWidgets import QApplication, QMainWindow
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication
 from superqt.utils import create_worker
 
 from napari_stnreg.errors import InputError, RegistrationError
@@ -53,14 +53,12 @@ class RegisterWidget(PanelLayout):
 
     def __init__(self, viewer: Any) -> None:
         super().__init__(viewer)
-        self._viewer = viewer
         self._job: Job | None = None
         self._outcome: Outcome | None = None
         self._state = "idle"
         self._began = 0.0
         self._percent = 0
         self._activity: Any = None
-        self._connected = False
         self._runner = Runner(self)
         self._runner.updated.connect(self._on_update)
         self._runner.finished.connect(self._on_finished)
@@ -72,23 +70,14 @@ class RegisterWidget(PanelLayout):
         self.options.restore(plugin_settings.recall())
         self._connect_buttons()
 
-        self._refresh_soon = QTimer(self)
-        self._refresh_soon.setSingleShot(True)
-        self._refresh_soon.setInterval(0)
-        self._refresh_soon.timeout.connect(self._refresh)
         self._clock = QTimer(self)
         self._clock.setInterval(200)
         self._clock.timeout.connect(self._tick)
-        self._window: QMainWindow | None = None
-        self._closing = QTimer(self)
-        self._closing.setSingleShot(True)
-        self._closing.setInterval(0)
-        self._closing.timeout.connect(self._on_window_closed)
         self._torch_later = QTimer(self)
         self._torch_later.setSingleShot(True)
         self._torch_later.timeout.connect(self._look_for_devices)
         self._torch_later.start(0 if "torch" in sys.modules else IDLE_BEFORE_TORCH)
-        self._connect_viewer()
+        self.connect_viewer()
         self.inputs.prefill()
         self._show_state()
         QApplication.instance().aboutToQuit.connect(self._runner.cancel)
@@ -128,7 +117,7 @@ class RegisterWidget(PanelLayout):
         self._choose(self.inputs.moving, layer)
 
     def _choose(self, side: Any, layer: Layer | str) -> None:
-        self._refresh()
+        self.refresh()
         layer = self._viewer.layers[layer] if isinstance(layer, str) else layer
         if not side.layer_box.choose(layer):
             raise InputError(f"'{layer.name}' is not an image layer of this viewer.")
@@ -346,37 +335,20 @@ class RegisterWidget(PanelLayout):
 
     # -- the viewer around it
 
-    def _viewer_events(self) -> list[tuple[Any, Any]]:
-        layers = self._viewer.layers
+    def viewer_events(self) -> list[tuple[Any, Any]]:
+        """The layers, which of them is selected, and the theme."""
         return [
-            (layers.events.inserted, self._on_layers),
-            (layers.events.removed, self._on_layers),
-            (layers.events.reordered, self._on_layers),
-            (layers.events.renamed, self._on_layers),
-            (layers.selection.events.active, self._on_selection),
+            *super().viewer_events(),
+            (self._viewer.layers.selection.events.active, self._on_selection),
             (self._viewer.events.theme, self._on_theme),
         ]
-
-    def _connect_viewer(self) -> None:
-        if not self._connected:
-            for event, method in self._viewer_events():
-                event.connect(method)
-            self._connected = True
-
-    def _disconnect_viewer(self) -> None:
-        if self._connected:
-            for event, method in self._viewer_events():
-                event.disconnect(method)
-            self._connected = False
-
-    def _on_layers(self, _event: Any = None) -> None:
-        self._refresh_soon.start()
 
     def _on_selection(self, _event: Any = None) -> None:
         if not self.running:
             self._show_state()
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Take up the viewer's layers."""
         self.inputs.refresh()
         if not self.running:
             self._show_state()
@@ -395,39 +367,9 @@ class RegisterWidget(PanelLayout):
     def _on_devices(self, devices: list[tuple[str, str]]) -> None:
         self.options.set_devices(devices)
 
-    def event(self, event: Any) -> bool:
-        """Notice when the dock is closed: napari takes the widget out of it, and sends no close event."""
-        if event.type() == QEvent.Type.ParentChange and hasattr(self, "_connected"):
-            if self.parent() is None:
-                self._close_down()
-            else:
-                self._connect_viewer()
-                self._refresh()
-                self._watch_window()
-        return super().event(event)
-
-    def _watch_window(self) -> None:
-        parent = self.parentWidget()
-        while parent is not None and not isinstance(parent, QMainWindow):
-            parent = parent.parentWidget()
-        if parent is not None and parent is not self._window:
-            self._window = parent
-            parent.installEventFilter(self)
-
-    def eventFilter(self, watched: Any, event: Any) -> bool:
-        """Notice that the viewer closes, of which docks are told nothing."""
-        if watched is self._window and event.type() == QEvent.Type.Close:
-            self._closing.start()  # whether the person said yes is known afterwards
-        return super().eventFilter(watched, event)
-
-    def _on_window_closed(self) -> None:
-        if self._window is not None and not self._window.isVisible():
-            self._close_down()
-
-    def _close_down(self) -> None:
+    def close_down(self) -> None:
         """End the run, take the preview away and let go of the viewer."""
         self._torch_later.stop()
         self._runner.cancel()
         self._layers.drop()
         self.inputs.release()
-        self._disconnect_viewer()

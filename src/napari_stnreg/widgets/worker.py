@@ -7,17 +7,14 @@ was shown, at most ten a second.
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from napari.layers import Layer
-from qtpy.QtCore import QObject, Signal
-from superqt.utils import GeneratorWorker, create_worker
 
 from napari_stnreg.errors import InputError
 from napari_stnreg.files.layer_data import LayerData
@@ -27,32 +24,11 @@ from napari_stnreg.units import conversion_factor
 from napari_stnreg.widgets.layers_io import Source
 from napari_stnreg.widgets.preview import Preview, PreviewMaker
 from napari_stnreg.widgets.results import Naming, make_layer, named, result_layers, run_record, stacked
+from napari_stnreg.widgets.task import UPDATE_SECONDS, Control, TaskRunner
 
 if TYPE_CHECKING:
     from napari_stnreg.fitting.progress import Result
     from napari_stnreg.transforms.base import Transform
-
-UPDATE_SECONDS = 0.1
-"""At least this long between two updates of the panel: each lets Qt draw the whole window again, canvas and all."""
-
-
-class WorkerError(Exception):
-    """A RuntimeError of the run; superqt would swallow it under its own name."""
-
-
-class ClosingWorker(GeneratorWorker):
-    """A generator worker that closes its generator in its own thread and lets no error vanish."""
-
-    def work(self) -> Any:
-        """Run the generator to its end, close it, and raise what superqt hands back as a value."""
-        try:
-            result = super().work()
-        finally:
-            self._gen.close()
-            self._gen = None
-        if isinstance(result, RuntimeError):
-            raise WorkerError(str(result)) from result
-        return result
 
 
 @dataclass(frozen=True)
@@ -108,22 +84,6 @@ class Outcome:
     def result(self) -> Result:
         """The (last) registration's result."""
         return self.results[-1]
-
-
-class Control:
-    """What the window tells the worker; plain events, so that it is safe from any thread."""
-
-    def __init__(self) -> None:
-        self.stop = threading.Event()
-        self.cancel = threading.Event()
-        self.shown = threading.Event()
-        self.shown.set()
-
-    def give_up(self, _object: Any = None) -> None:
-        """End the run without a result."""
-        self.cancel.set()
-        self.stop.set()
-        self.shown.set()
 
 
 def registration(job: Job, control: Control) -> Generator[Update, None, Outcome | None]:
@@ -241,29 +201,8 @@ def _outcome(job: Job, results: list[Result], layers: list[dict[str, LayerData]]
     return Outcome(job, results, layer_data, made, warnings)
 
 
-class Runner(QObject):
-    """Owns the worker of the run in progress; lives on the GUI thread.
-
-    Signals
-    -------
-    updated(Update), finished(Outcome), failed(Exception), cancelled()
-        Emitted on the GUI thread; exactly one of the last three ends a run.
-    """
-
-    updated = Signal(object)
-    finished = Signal(object)
-    failed = Signal(object)
-    cancelled = Signal()
-
-    def __init__(self, parent: QObject | None = None) -> None:
-        super().__init__(parent)
-        self._worker: ClosingWorker | None = None
-        self._control = Control()
-
-    @property
-    def running(self) -> bool:
-        """Whether a worker is at work."""
-        return self._worker is not None
+class Runner(TaskRunner):
+    """Owns the worker of the registration in progress; ``finished`` brings an :class:`Outcome`."""
 
     def start(self, job: Job) -> None:
         """Start a job.
@@ -275,54 +214,4 @@ class Runner(QObject):
         """
         if self.running:
             raise InputError("A registration is running already; stop it first.")
-        self._control = Control()
-        # Should the window be destroyed without a word, the worker still hears of it.
-        self.destroyed.connect(self._control.give_up)
-        worker = create_worker(
-            registration, job, self._control, _start_thread=False, _worker_class=ClosingWorker, _ignore_errors=True
-        )
-        worker.yielded.connect(self._on_yielded)
-        worker.returned.connect(self._on_returned)
-        worker.errored.connect(self._on_errored)
-        worker.finished.connect(self._on_ended)
-        self._worker = worker
-        worker.start()
-
-    def stop(self) -> None:
-        """Ask the fit to finish with the best so far."""
-        self._control.stop.set()
-        self._control.shown.set()
-
-    def cancel(self) -> None:
-        """Give the run up: nothing more is shown, and its memory is freed as soon as the current step is done."""
-        self._control.give_up()
-        if self._worker is not None:
-            self._worker.quit()
-
-    def _on_yielded(self, update: Update) -> None:
-        if self._control.cancel.is_set():
-            return
-        try:
-            self.updated.emit(update)
-        finally:
-            self._control.shown.set()
-
-    def _on_returned(self, outcome: Outcome | None) -> None:
-        self._worker = None
-        if outcome is None or self._control.cancel.is_set():
-            self.cancelled.emit()
-        else:
-            self.finished.emit(outcome)
-
-    def _on_errored(self, error: Exception) -> None:
-        self._worker = None
-        if self._control.cancel.is_set():
-            self.cancelled.emit()
-        else:
-            self.failed.emit(error)
-
-    def _on_ended(self) -> None:
-        # A worker that was told to quit returns nothing, but it always ends.
-        if self._worker is not None and self._control.cancel.is_set():
-            self._worker = None
-            self.cancelled.emit()
+        self.start_task(registration, job)
