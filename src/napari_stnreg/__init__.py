@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from napari_stnreg.files import read_series as read_series
     from napari_stnreg.files.saving import load as load
     from napari_stnreg.files.saving import save as save
+    from napari_stnreg.fitting.memory import estimate_memory as estimate_memory
     from napari_stnreg.fitting.problem import available_devices as available_devices
-    from napari_stnreg.fitting.problem import estimate_memory as estimate_memory
     from napari_stnreg.fitting.progress import Progress as Progress
     from napari_stnreg.fitting.progress import Result as Result
     from napari_stnreg.images import Grid as Grid
@@ -45,7 +45,7 @@ _HOMES = {
     "RegistrationSettings": "settings",
     "Result": "fitting.progress",
     "available_devices": "fitting.problem",
-    "estimate_memory": "fitting.problem",
+    "estimate_memory": "fitting.memory",
     "load": "files.saving",
     "read": "files",
     "read_series": "files",

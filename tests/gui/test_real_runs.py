@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
+import psutil
 import pytest
+from qtpy.QtCore import QThreadPool, QTimer
+from qtpy.QtWidgets import QApplication
 from scipy import ndimage
 
+import napari_stnreg as sr
+from napari_stnreg.fitting import memory, problem
 from tests.gui.conftest import blobs, plain
 
 FAST = {"preset": "fast", "iterations": 25}
@@ -86,6 +93,106 @@ def test_closing_the_dock_during_a_real_3d_fit(viewer, pair_panel, qtbot):
     qtbot.waitUntil(lambda: not panel._runner.running, timeout=60_000)
     assert [layer.name for layer in viewer.layers] == ["fixed", "moving"]
     panel.deleteLater()
+
+
+def test_closing_the_viewer_during_a_real_3d_fit(viewer, pair_panel, qtbot):
+    fixed = blobs((32, 32, 32))
+    panel = pair_panel(fixed, np.roll(fixed, 2, 1), family="diffeomorphic", iterations=10_000)
+    panel.start()
+    qtbot.waitUntil(lambda: panel.bar.value() > 0, timeout=60_000)
+    viewer.close()  # the panel goes with it, so only the thread can be asked
+    assert QThreadPool.globalInstance().waitForDone(30_000)
+
+
+def test_layers_deleted_renamed_and_changed_during_a_real_3d_fit(viewer, pair_panel, run, qtbot):
+    fixed = blobs((32, 32, 32))
+    panel = pair_panel(fixed, np.roll(fixed, 3, 1), family="translation", iterations=10_000, preset="thorough")
+    panel.options.set_values({"family": "affine+diffeomorphic"})
+    panel.start()
+    qtbot.waitUntil(lambda: panel.bar.value() > 0, timeout=60_000)
+    viewer.layers["fixed"].name = "renamed"
+    viewer.layers["renamed"].scale = (3, 3, 3)
+    viewer.layers.remove("moving")
+    assert not panel.start()  # a second one
+    assert "running already" in panel.status.text()
+    qtbot.wait(200)
+    panel.stop()
+    run(panel, 60_000)
+    assert panel.status.text().startswith("Done"), panel.status.text()
+    warped = warped_layer(viewer)
+    assert warped.name.startswith("moving -> fixed")
+    np.testing.assert_allclose(warped.scale, (1, 1, 1))  # of the fixed layer as it was when the run began
+    assert panel.result.scores["after"]["ncc"] > 0.9
+
+
+def test_given_up_runs_give_their_memory_back(viewer, pair_panel, qtbot):
+    fixed = blobs((40, 40, 40))
+    panel = pair_panel(fixed, np.roll(fixed, 2, 1), family="diffeomorphic", iterations=10_000)
+    process = psutil.Process()
+
+    def held():
+        panel.start()
+        qtbot.waitUntil(lambda: panel.bar.value() > 0, timeout=60_000)
+        panel._runner.cancel()
+        qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
+        gc.collect()
+        return process.memory_info().rss
+
+    first = [held() for _ in range(3)][-1]
+    after = [held() for _ in range(4)][-1]
+    need = sr.estimate_memory(panel.inputs.fixed.source(), panel.inputs.moving.source())
+    assert after - first < need, "every run that was given up left something behind"
+
+
+def test_every_frame_of_a_volume_series(viewer, open_panel, run):
+    still = blobs((16, 20, 24))
+    series = np.stack([np.roll(still, k, 2) for k in (0, 2, 3)])
+    layer = viewer.add_image(series, name="series", axis_labels=("t", "z", "y", "x"))
+    panel = open_panel()
+    quick(panel)
+    panel.set_fixed(layer)
+    panel.set_moving(layer)
+    viewer.dims.set_current_step(0, 0)
+    panel.inputs.frames_box.setChecked(True)
+    panel.start()
+    run(panel)
+    assert panel._outcome is not None, panel.status.text()
+    shifts = [r.transform.map_points([[8.0, 10.0, 12.0]])[0, 2] - 12 for r in panel._outcome.results]
+    np.testing.assert_allclose(shifts, (0, 2, 3), atol=0.5)
+    assert warped_layer(viewer).data.shape == series.shape
+
+
+def test_a_run_that_would_not_fit_is_asked_about_first(viewer, pair_panel, run, qtbot, monkeypatch):
+    fixed = blobs((96, 96))
+    panel = pair_panel(fixed, np.roll(fixed, 3, 1), family="affine+diffeomorphic", iterations=10)
+    sides = panel.inputs.fixed.source(), panel.inputs.moving.source()
+    need = sr.estimate_memory(*sides)
+    monkeypatch.setattr(memory, "free_memory", lambda device: int(0.8 * need))
+    asked = []
+
+    def answer(take):
+        def press():
+            box = QApplication.activeModalWidget()
+            asked.append(box.text())
+            wanted = "Fit the smaller level" if take else "Cancel"
+            next(button for button in box.buttons() if button.text().replace("&", "") == wanted).click()
+
+        QTimer.singleShot(200, press)
+
+    answer(take=False)
+    assert not panel.start()
+    assert panel.status.text().startswith("Not started")
+    assert not panel.running
+    answer(take=True)
+    monkeypatch.setattr(problem, "free_memory", memory.free_memory)
+    assert panel.start()
+    run(panel)
+    assert "1/2 of the resolution" in asked[0]
+    assert "full resolution" in panel.result.warnings[0]
+    assert warped_layer(viewer).data.shape == (96, 96)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
+    assert not panel.start()
+    assert "crop or shrink the images" in panel.status.text()
 
 
 def test_layers_of_other_scale_place_and_unit(viewer, pair_panel, run):
@@ -259,7 +366,6 @@ def test_a_mask_beside_the_image_is_said(viewer, pair_panel, run):
 
 def test_the_drawn_grid_lies_on_the_lines_of_the_warped_image():
     """A picture of the lines themselves, warped by the engine, is what the deformed grid draws."""
-    import napari_stnreg as sr
     from napari_stnreg.widgets.pictures import cells_of, grid_lines
     from tests.gui.fake_engine import FakeEngine
 

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from napari_stnreg.errors import InputError, OutOfMemoryError
+from napari_stnreg.errors import InputError
+from napari_stnreg.fitting.memory import affordable_shrink, free_memory
 from napari_stnreg.fitting.pyramid import Pyramid, normalise
 from napari_stnreg.images import FloatArray, Grid, Image
 from napari_stnreg.settings import RegistrationSettings
 from napari_stnreg.transforms import Transform
 from napari_stnreg.units import conversion_factor
 from napari_stnreg.warping import warp
-
-BYTES_PER_VOXEL = {"linear": (150, 140), "tps": (280, 270), "bspline": (190, 210), "dense": (250, 260)}
-"""Peak at full resolution in 2D and 3D, measured: fields, momenta, coordinates, windows of local NCC, the result."""
-WHOLE_BYTES = 70
-"""The part of it that stays when the fit stops at a coarser level: the images, the warped one, its Jacobian."""
-MIND_BYTES = (30, 200)
-"""What MIND's descriptors take besides."""
 
 
 @dataclass
@@ -129,63 +122,6 @@ def available_devices() -> list[tuple[str, str]]:
     return found
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that can still be taken on a device."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 8 * 2**30  # not told by this system; a usual desk machine
-
-
-def estimate_memory(fixed: Image, moving: Image, settings: RegistrationSettings | None = None) -> int:
-    """Bytes that a registration takes at full resolution, besides the images themselves.
-
-    Parameters
-    ----------
-    fixed, moving
-        The pair.
-    settings
-        Linear families need less.
-    """
-    settings = settings or RegistrationSettings.parse()
-    place = fixed.ndim - 2
-    kinds = {"displacement": "dense", "diffeomorphic": "dense", "bspline": "bspline", "tps": "tps"}
-    per_voxel = max(BYTES_PER_VOXEL[kinds.get(stage, "linear")][place] for stage in settings.stages)
-    if settings.similarity == "mind":
-        per_voxel += MIND_BYTES[place]
-    return fixed.grid.size * per_voxel + moving.grid.size * 16
-
-
-def affordable_shrink(fixed: Image, moving: Image, settings: RegistrationSettings, free: int) -> float:
-    """The smallest power of two by which the images must shrink to fit in memory.
-
-    Raises
-    ------
-    OutOfMemoryError
-        If not even a 64th of the resolution fits, or not what the images themselves and the result take.
-    """
-    need = estimate_memory(fixed, moving, settings)
-    whole = min(fixed.grid.size * WHOLE_BYTES + moving.grid.size * 16, need)
-    shrink = 1.0
-    while whole + (need - whole) / shrink**fixed.ndim > 0.8 * free:
-        shrink *= 2
-        if shrink > 64:
-            raise OutOfMemoryError(
-                f"Registering '{fixed.name}' and '{moving.name}' needs {need / 2**30:.1f} GiB and only "
-                f"{free / 2**30:.1f} GiB are free; crop or shrink the images first."
-            )
-    return shrink
-
-
 def prepare(
     fixed: Image,
     moving: Image,
@@ -212,7 +148,7 @@ def prepare(
     factor = conversion_factor(moving.grid.unit, unit)
     moving = moving.with_unit(unit)
     center = fixed.grid.center
-    shrink = affordable_shrink(fixed, moving, settings, free_memory(device))
+    shrink = affordable_shrink(fixed, moving, settings, free_memory(str(device)))
     if shrink > 1:
         warnings.append(
             f"There is not enough memory for full resolution, so the fit stopped at 1/{shrink:.0f} of it; "

@@ -1,4 +1,4 @@
-"""The live loss curve. pyqtgraph is imported when the first run starts, not when the panel opens."""
+"""The live loss curve. pyqtgraph is imported in the background after the panel has opened."""
 
 from __future__ import annotations
 
@@ -47,8 +47,7 @@ class LossPlot(QWidget):
 
     def add(self, losses: list[tuple[str, int, int, float]]) -> None:
         """Append ``(stage, level, step, loss)``; draws once however many there are."""
-        if self._plot is None:
-            self._make()
+        self.prepare()
         for stage, level, _step, loss in losses:
             here = len(self._steps)
             if (stage, level) != self._last:
@@ -62,7 +61,10 @@ class LossPlot(QWidget):
         if self._steps:
             self._curve.setData(np.asarray(self._steps), np.asarray(self._losses), connect="finite")
 
-    def _make(self) -> None:
+    def prepare(self) -> None:
+        """Make the plot, which takes a moment that is better spent before a run than in it."""
+        if self._plot is not None:
+            return
         import pyqtgraph
 
         self._plot = pyqtgraph.PlotWidget()

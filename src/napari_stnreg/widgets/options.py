@@ -217,6 +217,13 @@ class Options(QWidget):
         wanted = self.device_box.currentData()
         self.device_box.fill([(f"auto ({best})" if best else "auto", "auto"), *((t, n) for n, t in devices)], wanted)
 
+    @property
+    def device(self) -> str:
+        """The device a run would take now, with 'auto' resolved to what was found."""
+        chosen = self.device_box.currentData()
+        names = [self.device_box.itemData(i) for i in range(self.device_box.count())]
+        return next((n for n in names if n not in ("auto", "cpu")), "cpu") if chosen == "auto" else chosen
+
     def state(self) -> dict[str, Any]:
         """What is remembered between sessions; fill and seed belong to a pair of images and are not."""
         values = {k: v for k, v in self.values().items() if k not in ("fill", "seed")}

@@ -17,6 +17,7 @@ from napari_stnreg.errors import InputError, RegistrationError
 from napari_stnreg.settings import RegistrationSettings
 from napari_stnreg.widgets import plugin_settings
 from napari_stnreg.widgets.layers_io import landmarks
+from napari_stnreg.widgets.memory_question import accepted, smaller_level
 from napari_stnreg.widgets.panel import PanelLayout
 from napari_stnreg.widgets.recorder import command_line, python_script
 from napari_stnreg.widgets.results import transform_from
@@ -151,6 +152,10 @@ class RegisterWidget(PanelLayout):
             return False
         try:
             job = self._make_job(again=again)
+            question = smaller_level(job, self.options.device)
+            if question is not None and not accepted(self, question):
+                self.status.setText("Not started: it would not fit in memory at full resolution.")
+                return False
             self._runner.start(job)
         except RegistrationError as error:
             self._say(str(error), show_error)
@@ -366,6 +371,7 @@ class RegisterWidget(PanelLayout):
 
     def _on_devices(self, devices: list[tuple[str, str]]) -> None:
         self.options.set_devices(devices)
+        self.plot.prepare()
 
     def close_down(self) -> None:
         """End the run, take the preview away and let go of the viewer."""
