@@ -17,7 +17,8 @@ from torch import Tensor
 
 from napari_stnreg.filters import gaussian
 
-Padding = Literal["zeros", "border"]
+Padding = Literal["zeros", "border", "reflection"]
+Kernel = Literal["linear", "nearest", "cubic"]
 
 
 def index_points(
@@ -40,7 +41,7 @@ def sample(
     points: Tensor,
     *,
     padding: Padding = "zeros",
-    mode: Literal["linear", "nearest"] = "linear",
+    mode: Kernel = "linear",
 ) -> Tensor:
     """Read an image between its voxels.
 
@@ -51,14 +52,14 @@ def sample(
     points
         Voxel indices of the image, ``(B, *out, D)`` in (z, y, x) order.
     padding
-        Outside the image: zeros, or the value at the border.
+        Outside the image: zeros, the value at the border, or the image mirrored at its outer faces.
     mode
-        Linear (bilinear or trilinear), or the nearest voxel.
+        Linear (bilinear or trilinear), the nearest voxel, or in 2D cubic convolution (Keys 1981, ``a = -0.75``).
 
     Returns
     -------
     Tensor
-        ``(B, C, *out)``; differentiable in the image and, for linear sampling, in the points.
+        ``(B, C, *out)``; differentiable in the image and, except for the nearest voxel, in the points.
     """
     grid = normalised(points, image.shape[2:]).to(image.dtype)
     if image.shape[0] != grid.shape[0]:  # one image read at many sets of points, or many images at the same points
@@ -78,7 +79,7 @@ def sample_normalised(image: Tensor, grid: Tensor, *, padding: Padding = "zeros"
 
 
 def _grid_sample(image: Tensor, grid: Tensor, padding: Padding, mode: str) -> Tensor:
-    kernel = "bilinear" if mode == "linear" else "nearest"
+    kernel = {"linear": "bilinear", "nearest": "nearest", "cubic": "bicubic"}[mode]
     threads = torch.get_num_threads() if image.device.type == "cpu" else 1
     if grid.shape[0] > 1 or threads < 2 or grid.numel() < 100_000:
         return F.grid_sample(image, grid, kernel, padding, align_corners=False)

@@ -1,0 +1,149 @@
+"""Theta: the six numbers of an affine spatial transformer, as the paper writes them and as a hand thinks of them.
+
+References
+----------
+Jaderberg et al., Spatial transformer networks, NeurIPS 2015, equation 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_stnreg.errors import InputError
+from napari_stnreg.images import FloatArray, Grid
+from napari_stnreg.transforms.linear import AffineTransform
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an affine map does, one effect after the other: shear along x, then scale, then rotation, then shift.
+
+    Parameters
+    ----------
+    rotation
+        Degrees from the x axis towards the y axis, which on screen is clockwise.
+    scale_x, scale_y
+        Factors; a negative ``scale_y`` mirrors.
+    shear
+        How far x is pushed for each step along y.
+    shift_x, shift_y
+        Pixels.
+    """
+
+    rotation: float = 0.0
+    scale_x: float = 1.0
+    scale_y: float = 1.0
+    shear: float = 0.0
+    shift_x: float = 0.0
+    shift_y: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Theta:
+    """The matrix ``[A | t]`` that takes a place on the output to the place on the input where it samples.
+
+    Parameters
+    ----------
+    matrix
+        ``(2, 3)`` in pixels of the input, (x, y) order, about the middle of the image:
+        ``(x, y)_input = A (x, y)_output + t``.
+
+    Notes
+    -----
+    This is the pull-back direction: a scale of 0.5 makes the sampling grid smaller, and the picture twice as large.
+    """
+
+    matrix: FloatArray
+
+    def __post_init__(self) -> None:
+        matrix = np.array(self.matrix, dtype=np.float64)
+        if matrix.shape != (2, 3):
+            raise InputError(f"Theta has 2 rows of 3 numbers, not a shape of {matrix.shape}.")
+        if not np.isfinite(matrix).all():
+            raise InputError("Theta holds a value that is not a finite number.")
+        matrix.flags.writeable = False
+        object.__setattr__(self, "matrix", matrix)
+
+    @classmethod
+    def identity(cls) -> Theta:
+        """The grid that lies exactly on the pixels."""
+        return cls(np.eye(2, 3))
+
+    # -- as in the paper: normalised coordinates, -1 to 1 from face to face
+
+    @classmethod
+    def from_normalised(cls, values: npt.ArrayLike, shape: Sequence[int]) -> Theta:
+        """From the paper's six numbers for an image of ``shape`` (y, x), -1 and 1 at its outer faces."""
+        values = np.asarray(values, dtype=np.float64)
+        if values.size != 6:
+            raise InputError(f"Theta has six numbers, not {values.size}.")
+        half = np.array([shape[1], shape[0]]) / 2
+        return cls(half[:, None] * values.reshape(2, 3) / np.append(half, 1.0))
+
+    def normalised(self, shape: Sequence[int]) -> FloatArray:
+        """The paper's six numbers ``(2, 3)`` for an image of ``shape`` (y, x)."""
+        half = np.array([shape[1], shape[0]]) / 2
+        return np.asarray(self.matrix * np.append(half, 1.0) / half[:, None])
+
+    # -- as a hand thinks of it
+
+    @classmethod
+    def from_parts(cls, parts: Parts) -> Theta:
+        """The matrix of rotation, scale, shear and shift."""
+        angle = np.deg2rad(parts.rotation)
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        linear = turn @ np.diag([parts.scale_x, parts.scale_y]) @ np.array([[1.0, parts.shear], [0.0, 1.0]])
+        return cls(np.column_stack([linear, [parts.shift_x, parts.shift_y]]))
+
+    def parts(self) -> Parts:
+        """Rotation, scale, shear and shift; :meth:`from_parts` gives the same matrix back.
+
+        Notes
+        -----
+        The QR decomposition with a positive first diagonal entry. It is unique as long as the first column is not
+        zero.
+
+        Raises
+        ------
+        InputError
+            If the grid has no width, so that its rotation is undefined.
+        """
+        (a, b), (c, d) = self.matrix[:, :2]
+        width = float(np.hypot(a, c))
+        if width < 1e-12:
+            raise InputError("The first column of theta is zero: a grid without width has no rotation.")
+        cosine, sine = a / width, c / width
+        return Parts(
+            rotation=float(np.rad2deg(np.arctan2(c, a))),
+            scale_x=width,
+            scale_y=float(cosine * d - sine * b),
+            shear=float((cosine * b + sine * d) / width),
+            shift_x=float(self.matrix[0, 2]),
+            shift_y=float(self.matrix[1, 2]),
+        )
+
+    # -- as the engine has it: homogeneous, (y, x), from the first pixel
+
+    def transform(self, grid: Grid) -> AffineTransform:
+        """The transform over an image whose world is its pixels."""
+        linear, shift = self.matrix[::-1, 1::-1], self.matrix[::-1, 2]
+        full = np.eye(3)
+        full[:2, :2] = linear
+        full[:2, 2] = grid.center - linear @ grid.center + shift
+        return AffineTransform(full, grid.unit)
+
+    @classmethod
+    def from_transform(cls, transform: AffineTransform, grid: Grid) -> Theta:
+        """Theta of an affine transform over an image whose world is its pixels."""
+        full = transform.numpy()
+        linear = full[:2, :2]
+        shift = linear @ grid.center + full[:2, 2] - grid.center
+        return cls(np.column_stack([linear[::-1, ::-1], shift[::-1]]))
+
+    def __call__(self, points: npt.ArrayLike) -> FloatArray:
+        """Take (x, y) points about the middle of the output, ``(..., 2)``, to the input."""
+        return np.asarray(np.asarray(points, dtype=np.float64) @ self.matrix[:, :2].T + self.matrix[:, 2])
