@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from napari_stnreg.errors import InputError as InputError
     from napari_stnreg.errors import OutOfMemoryError as OutOfMemoryError
     from napari_stnreg.errors import RegistrationError as RegistrationError
+    from napari_stnreg.evaluation.report import Scorecard as Scorecard
+    from napari_stnreg.evaluation.scorecard import evaluate as evaluate
     from napari_stnreg.files import read as read
     from napari_stnreg.files import read_series as read_series
     from napari_stnreg.files.saving import load as load
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from napari_stnreg.registration import register as register
     from napari_stnreg.registration import register_steps as register_steps
     from napari_stnreg.settings import RegistrationSettings as RegistrationSettings
+    from napari_stnreg.transforms.conversion import compose as compose
+    from napari_stnreg.transforms.inversion import invert as invert
     from napari_stnreg.warping import warp as warp
 
 
@@ -44,8 +48,12 @@ _HOMES = {
     "RegistrationError": "errors",
     "RegistrationSettings": "settings",
     "Result": "fitting.progress",
+    "Scorecard": "evaluation.report",
     "available_devices": "fitting.problem",
+    "compose": "transforms.conversion",
     "estimate_memory": "fitting.memory",
+    "evaluate": "evaluation.scorecard",
+    "invert": "transforms.inversion",
     "load": "files.saving",
     "read": "files",
     "read_series": "files",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from napari_stnreg.errors import InputError
 from napari_stnreg.units import conversion_factor
 
 FloatArray = npt.NDArray[np.float64]
+
+Space = Literal["world", "scanner"]
+"""What an image's world is for other programs: mere coordinates, or the scanner's space of a NIfTI file."""
 
 _LUMINANCE = np.array([0.2125, 0.7154, 0.0721])
 
@@ -299,6 +302,11 @@ class Image:
     def channels(self) -> int:
         """Number of channels; 1 for a scalar image."""
         return int(self.data.shape[-1]) if self.data.ndim > self.ndim else 1
+
+    @property
+    def space(self) -> Space:
+        """``"scanner"`` for what was read from NIfTI (its header travels in the metadata), else ``"world"``."""
+        return "scanner" if "nifti" in self.metadata else "world"
 
     @property
     def has_channel_axis(self) -> bool:

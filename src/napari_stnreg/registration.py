@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from napari_stnreg import evaluation
 from napari_stnreg.errors import InputError, OutOfMemoryError
+from napari_stnreg.evaluation.scorecard import image_scores, landmark_scores
 from napari_stnreg.fitting import stages
 from napari_stnreg.fitting.problem import Problem, pick_device, prepare
 from napari_stnreg.fitting.progress import Ending, Progress, Result
@@ -30,8 +30,6 @@ Steps = Generator[Progress, "str | None", Result]
 
 SMALL_VOXELS = 2**16
 """Images up to this size are fitted by a single thread."""
-SCORED_VOXELS = 4_000_000
-"""Images larger than this are scored on every n-th voxel along each axis."""
 
 
 def register(
@@ -143,7 +141,7 @@ def register_steps(
                 torch.cuda.empty_cache()
             warnings.append(f"The memory of {device} was not enough, so the fit ran on the CPU.")
             device = torch.device("cpu")
-    transform = transform.to("cpu").relocated(problem.center)
+    transform = transform.to("cpu").relocated(problem.center).in_spaces(fixed.space, moving.space)
     seconds = time.perf_counter() - began
     warnings += problem.warnings
     if ending == "not finite":
@@ -335,29 +333,11 @@ def _scores(
     moving_landmarks: npt.ArrayLike | None,
 ) -> dict[str, dict[str, float]]:
     """Scores before and after, where both images are defined."""
-    thin = max(int(np.ceil((fixed.grid.size / SCORED_VOXELS) ** (1 / fixed.ndim))), 1)
-    every = tuple(slice(None, None, thin) for _ in fixed.grid.shape)
-    step = np.diag([float(thin)] * fixed.ndim + [1.0])
-    values = fixed.intensity(settings.fixed_channel)[every]
-    grid = Grid(values.shape, fixed.grid.matrix @ step, fixed.grid.unit)
-    inside = np.ones(values.shape, bool) if fixed.mask is None else fixed.mask[every]
-    seen = moving.intensity(settings.moving_channel)
-    known = np.ones(moving.grid.shape, bool) if moving.mask is None else moving.mask
-    plain = Image(np.where(known, seen, 0), moving.grid, known, moving.name)
-    share = None if moving.mask is None else plain.replace(data=known.astype(np.float32))
-    found: dict[str, dict[str, float]] = {}
-    for when, by in (("before", None), ("after", transform)):
-        image = warp(plain, by, grid)
-        both = inside if image.mask is None else inside & image.mask
-        if share is not None:  # what is read half from beyond the mask does not count
-            both = both & (warp(share, by, grid).data > 0.999)
-        found[when] = dict(evaluation.compare(values, image.data, both)) if both.sum() > 1 else {}
-        if fixed_landmarks is not None and moving_landmarks is not None and len(np.asarray(fixed_landmarks)):
-            here = np.asarray(fixed_landmarks, dtype=np.float64)
-            there = np.asarray(moving_landmarks, dtype=np.float64)
-            scale = np.linalg.norm(moving.grid.with_unit(fixed.grid.unit).spacing) / np.linalg.norm(moving.grid.spacing)
-            mapped = here if by is None else by.map_points(here)
-            error = evaluation.landmark_error(mapped, there * scale, fixed.grid.diagonal)
+    channels = settings.fixed_channel, settings.moving_channel
+    found = image_scores(fixed, moving, transform, fixed_channel=channels[0], moving_channel=channels[1])
+    if fixed_landmarks is not None and moving_landmarks is not None and len(np.asarray(fixed_landmarks)):
+        for when, by in (("before", None), ("after", transform)):
+            error = landmark_scores(fixed, moving, by, fixed_landmarks, moving_landmarks)
             found[when] |= {f"landmark_{name}": value for name, value in error.to_dict().items()}
     return found
 

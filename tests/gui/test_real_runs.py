@@ -366,7 +366,7 @@ def test_a_mask_beside_the_image_is_said(viewer, pair_panel, run):
 
 def test_the_drawn_grid_lies_on_the_lines_of_the_warped_image():
     """A picture of the lines themselves, warped by the engine, is what the deformed grid draws."""
-    from napari_stnreg.widgets.pictures import cells_of, grid_lines
+    from napari_stnreg.pictures import cells_of, grid_lines
     from tests.gui.fake_engine import FakeEngine
 
     moving_grid = sr.Grid.from_spacing((96, 128), (1.0, 0.75), (3, -4))

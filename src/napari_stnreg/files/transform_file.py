@@ -13,13 +13,14 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from napari_stnreg.errors import InputError
+from napari_stnreg.images import Space
 from napari_stnreg.transforms import Transform, transform_class
 
 FORMAT = "napari-stnreg transform"
@@ -57,6 +58,7 @@ def save_transform(transform: Transform, path: str | os.PathLike[str], info: Map
         "family": transform.family,
         "ndim": transform.ndim,
         "unit": transform.unit,
+        "spaces": list(transform.spaces),
         "settings": transform.settings(),
         "info": dict(info or {}),
     }
@@ -100,6 +102,8 @@ def load_transform(path: str | os.PathLike[str]) -> tuple[Transform, dict[str, A
             raise InputError(f"'{source.name}' is damaged: '{name}' holds values that are not finite numbers.")
     try:
         transform = transform_class(header["family"]).from_state(tensors, header["settings"])
+        fixed, moving = (_space(name) for name in header.get("spaces", ("world", "world")))
+        transform = transform.in_spaces(fixed, moving)
         info = dict(header.get("info") or {})
     except InputError as error:
         raise InputError(f"{damaged} ({error})") from error
@@ -108,6 +112,12 @@ def load_transform(path: str | os.PathLike[str]) -> tuple[Transform, dict[str, A
     if (transform.ndim, transform.unit) != (header.get("ndim"), header.get("unit")):
         raise InputError(f"{damaged}.")
     return transform, info
+
+
+def _space(name: str) -> Space:
+    if name not in get_args(Space):
+        raise InputError(f"there is no space '{name}'")
+    return cast(Space, name)
 
 
 def _read(source: Path) -> tuple[Any, dict[str, torch.Tensor]]:

@@ -8,10 +8,12 @@ from napari_stnreg.errors import InputError
 from napari_stnreg.transforms.base import Transform
 from napari_stnreg.transforms.bspline import BSplineFamily, BSplineTransform
 from napari_stnreg.transforms.chain import ChainTransform, chain
+from napari_stnreg.transforms.conversion import as_displacement, compose, linear_matrix, with_unit
 from napari_stnreg.transforms.dense import DisplacementTransform, VelocityTransform
 from napari_stnreg.transforms.dense_families import DiffeomorphicFamily, DisplacementFamily
 from napari_stnreg.transforms.families import TransformFamily
-from napari_stnreg.transforms.inverse import InverseTransform
+from napari_stnreg.transforms.inverse import InverseTransform, solver_warning
+from napari_stnreg.transforms.inversion import Inversion, invert
 from napari_stnreg.transforms.landmark_fit import from_landmarks
 from napari_stnreg.transforms.linear import AffineTransform
 from napari_stnreg.transforms.linear_families import AffineFamily, RigidFamily, SimilarityFamily, TranslationFamily
@@ -27,6 +29,7 @@ __all__ = [
     "DisplacementFamily",
     "DisplacementTransform",
     "InverseTransform",
+    "Inversion",
     "RigidFamily",
     "SimilarityFamily",
     "ThinPlateFamily",
@@ -35,10 +38,16 @@ __all__ = [
     "TransformFamily",
     "TranslationFamily",
     "VelocityTransform",
+    "as_displacement",
     "chain",
+    "compose",
     "from_landmarks",
+    "invert",
+    "linear_matrix",
     "make_family",
+    "solver_warning",
     "transform_class",
+    "with_unit",
 ]
 
 _TRANSFORMS: dict[str, type[Transform]] = {

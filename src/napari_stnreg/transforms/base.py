@@ -6,6 +6,7 @@ points of the moving side go to the fixed side through ``T.inverse()``.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Self
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.errors import InputError
-from napari_stnreg.images import FloatArray, Grid
+from napari_stnreg.images import FloatArray, Grid, Space
 
 SLAB_POINTS = 2**18
 """Grids are evaluated in slabs of about this many points: no large point list, and one that stays in the cache."""
@@ -34,6 +35,8 @@ class Transform(ABC):
     unit: str = "pixel"
     length: float = 1.0
     """A distance over which the map changes little, in world units: what tolerances are counted in."""
+    spaces: tuple[Space, Space] = ("world", "world")
+    """What the fixed and the moving world are for other programs; only writing and reading their files asks."""
 
     @abstractmethod
     def __call__(self, points: Tensor) -> Tensor:
@@ -74,7 +77,15 @@ class Transform(ABC):
     def to(self, device: torch.device | str) -> Self:
         """A copy with its parameters on another device, detached from any graph."""
         moved = {name: tensor.detach().to(device) for name, tensor in self.tensors().items()}
-        return type(self).from_state(moved, self.settings())
+        return type(self).from_state(moved, self.settings()).in_spaces(*self.spaces)
+
+    def in_spaces(self, fixed: Space, moving: Space) -> Self:
+        """The same transform, knowing what its two worlds are (see :attr:`spaces`)."""
+        if self.spaces == (fixed, moving):
+            return self
+        told = copy.copy(self)
+        told.spaces = (fixed, moving)
+        return told
 
     @property
     def dtype(self) -> torch.dtype:

@@ -38,6 +38,7 @@ class ChainTransform(Transform):
             raise InputError("A chain needs at least one transform.")
         self.ndim, self.unit = flat[0].ndim, flat[0].unit
         self.length = min((p.length for p in flat if not isinstance(p, AffineTransform)), default=flat[0].length)
+        self.spaces = (parts[0].spaces[0], parts[-1].spaces[1])
 
     @override
     def __call__(self, points: Tensor) -> Tensor:
@@ -62,8 +63,13 @@ class ChainTransform(Transform):
         return fields[0] if fields else kinds[0]
 
     @override
+    def to(self, device: torch.device | str) -> Self:
+        # Part by part: what an inverse among them counts (see its warning) is then counted for the original too.
+        return type(self)([part.to(device) for part in self.parts]).in_spaces(*self.spaces)
+
+    @override
     def inverse(self) -> ChainTransform:
-        return ChainTransform([part.inverse() for part in reversed(self.parts)])
+        return ChainTransform([part.inverse() for part in reversed(self.parts)]).in_spaces(*reversed(self.spaces))
 
     @override
     def relocated(self, by: FloatArray) -> ChainTransform:
@@ -92,4 +98,4 @@ class ChainTransform(Transform):
 def chain(*parts: Transform) -> Transform:
     """Apply the parts in the order given; a single (or merged) part comes back as itself."""
     joined = ChainTransform(parts)
-    return joined.parts[0] if len(joined.parts) == 1 else joined
+    return joined.parts[0].in_spaces(*joined.spaces) if len(joined.parts) == 1 else joined

@@ -204,7 +204,7 @@ class VelocityTransform(Transform):
 
     @override
     def inverse(self) -> VelocityTransform:
-        return VelocityTransform(-self.velocity, self.grid)
+        return VelocityTransform(-self.velocity, self.grid).in_spaces(*reversed(self.spaces))
 
     @override
     def relocated(self, by: FloatArray) -> VelocityTransform:

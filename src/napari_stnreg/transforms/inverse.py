@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -42,16 +43,20 @@ class InverseTransform(Transform):
     def __init__(self, forward: Transform, tolerance: float = 1e-4) -> None:
         self.forward, self.tolerance = forward, tolerance
         self.ndim, self.unit, self.length = forward.ndim, forward.unit, forward.length
-        self.unsolved = 0
-        """Number of points of all calls so far that no solution was found for."""
-        self._asked = 0
+        self.spaces = (forward.spaces[1], forward.spaces[0])
+        self._tally = _Tally()
+
+    @property
+    def unsolved(self) -> int:
+        """Number of points of all calls so far that no solution was found for, copies on other devices included."""
+        return self._tally.unsolved
 
     @property
     def warning(self) -> str | None:
         """What a person should know about the calls so far; ``None`` if every point was solved."""
         if not self.unsolved:
             return None
-        share = 100 * self.unsolved / max(self._asked, 1)
+        share = 100 * self.unsolved / max(self._tally.asked, 1)
         return (
             f"The transform has no exact inverse at {share:.2g} % of the points, probably because it folds there; "
             "a stiffer or a diffeomorphic transform has one."
@@ -106,8 +111,8 @@ class InverseTransform(Transform):
             )
             if step == _CHEAP_STEPS - 1:
                 damping.fill_(1.0)
-        self._asked += len(size)
-        self.unsolved += int((size > enough).sum())
+        self._tally.asked += len(size)
+        self._tally.unsolved += int((size > enough).sum())
         return guess
 
     def _newton(self, pair: _Pair, here: Tensor, value: Tensor, off: Tensor) -> Tensor:
@@ -139,8 +144,15 @@ class InverseTransform(Transform):
         return total / max(count, 1), largest
 
     @override
+    def to(self, device: torch.device | str) -> Self:
+        """A copy on another device; what it cannot solve is counted here too, so that the warning is not lost."""
+        moved = type(self)(self.forward.to(device), self.tolerance).in_spaces(*self.spaces)
+        moved._tally = self._tally
+        return moved
+
+    @override
     def inverse(self) -> Transform:
-        return self.forward
+        return self.forward.in_spaces(*reversed(self.spaces))
 
     @override
     def relocated(self, by: FloatArray) -> InverseTransform:
@@ -164,6 +176,14 @@ class InverseTransform(Transform):
         return cls(forward, float(settings["tolerance"]))
 
 
+@dataclass
+class _Tally:
+    """How many points were asked for and how many of them had no solution, shared by a transform and its copies."""
+
+    asked: int = 0
+    unsolved: int = 0
+
+
 class _Pair:
     """One pair's transform out of a batch, on points ``(P, D)``."""
 
@@ -175,6 +195,15 @@ class _Pair:
 
     def index(self, size: int) -> int:
         return (self.which or 0) % size
+
+
+def solver_warning(transform: Transform) -> str | None:
+    """The warning of the first iterative inverse within a transform that has one, after it was used."""
+    if isinstance(transform, InverseTransform):
+        return transform.warning or solver_warning(transform.forward)
+    if isinstance(transform, ChainTransform):
+        return next((text for part in transform.parts if (text := solver_warning(part)) is not None), None)
+    return None
 
 
 def _mean_linear(forward: Transform) -> AffineTransform:

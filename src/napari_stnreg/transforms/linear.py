@@ -58,12 +58,14 @@ class AffineTransform(Transform):
 
     @override
     def inverse(self) -> AffineTransform:
-        return AffineTransform(torch.linalg.inv(self.matrix.double()), self.unit)
+        back = AffineTransform(torch.linalg.inv(self.matrix.double()), self.unit)
+        return back.in_spaces(*reversed(self.spaces))
 
     def after(self, first: AffineTransform) -> AffineTransform:
         """The single affine ``x -> self(first(x))``."""
         dtype = torch.promote_types(self.matrix.dtype, first.matrix.dtype)
-        return AffineTransform(self.matrix.to(dtype) @ first.matrix.to(dtype), self.unit)
+        product = AffineTransform(self.matrix.to(dtype) @ first.matrix.to(dtype), self.unit)
+        return product.in_spaces(first.spaces[0], self.spaces[1])
 
     def numpy(self) -> npt.NDArray[np.float64]:
         """The homogeneous ``(D + 1, D + 1)`` matrix of a single transform."""

@@ -17,7 +17,7 @@ from napari.utils.colormaps import Colormap
 
 from napari_stnreg.files.layer_data import AXIS_LABELS, LayerData, placement
 from napari_stnreg.images import Grid, Image
-from napari_stnreg.widgets.pictures import grid_lines, lattice_lines, limits_of, overlay
+from napari_stnreg.pictures import grid_lines, lattice_lines, limits_of, overlay
 
 if TYPE_CHECKING:
     from napari_stnreg.transforms.base import Transform

@@ -10,9 +10,10 @@ import numpy as np
 from napari.layers import Layer
 from napari.utils.colormaps import Colormap
 
+from napari_stnreg.fields import arrows, deformed_grid
 from napari_stnreg.files.layer_data import LayerData, placement
 from napari_stnreg.images import Grid, Image
-from napari_stnreg.widgets.pictures import checkerboard, grid_lines, lattice_lines, overlay, rescaled
+from napari_stnreg.pictures import checkerboard, lattice_lines, overlay, rescaled
 from napari_stnreg.widgets.preview import grid_layer
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ KINDS = {
 """Result layers by key: what the panel calls them, and one line that says what they show."""
 
 DEFAULT_KINDS = ("warped", "overlay", "grid", "vectors", "jacobian", "difference")
-_ARROWS = {2: 24, 3: 14}
-_FINE_VOXELS = 3_000_000
 
 JACOBIAN_COLORMAP = Colormap(
     [[0.02, 0.19, 0.38], [0.26, 0.58, 0.76], [0.97, 0.97, 0.97], [0.84, 0.38, 0.30], [0.40, 0.0, 0.12]],
@@ -61,6 +60,7 @@ def transform_state(transform: Transform) -> dict[str, Any]:
     """A transform as plain values and arrays, for a layer's metadata; :func:`transform_from` reads it back."""
     return {
         "family": transform.family,
+        "spaces": list(transform.spaces),
         "settings": transform.settings(),
         "tensors": {name: tensor.detach().cpu().numpy() for name, tensor in transform.tensors().items()},
     }
@@ -73,7 +73,8 @@ def transform_from(state: dict[str, Any]) -> Transform:
     from napari_stnreg.transforms import transform_class
 
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in state["tensors"].items()}
-    return transform_class(state["family"]).from_state(tensors, state["settings"])
+    transform = transform_class(state["family"]).from_state(tensors, state["settings"])
+    return transform.in_spaces(*state.get("spaces", transform.spaces))
 
 
 def run_record(result: Result, naming: Naming, run: str) -> dict[str, Any]:
@@ -168,15 +169,8 @@ def _jacobian_layer(determinant: np.ndarray, grid: Grid) -> LayerData:
 
 
 def _vectors_layer(transform: Transform, grid: Grid) -> LayerData:
-    # Arrows start at voxels and are given in voxels, so that slices of a volume show theirs however the grid lies.
-    step = max(int(np.ceil(max(grid.shape) / _ARROWS[grid.ndim])), 1)
-    axes = [np.arange((n - 1) % step // 2, n, step) for n in grid.shape]
-    start = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, grid.ndim).astype(np.float64)
-    in_unit = grid.with_unit(transform.unit)
-    world = in_unit.to_world(start)
-    moved = transform.map_points(world)
-    arrows = np.stack([start, in_unit.to_index(moved) - start], axis=1).astype(np.float32)
-    length = np.linalg.norm(moved - world, axis=1)
+    drawn = arrows(transform, grid)
+    step, length = drawn.step, drawn.length
     longest = float(np.percentile(length, 99)) if length.size else 1.0
     look = {
         "vector_style": "arrow",
@@ -187,24 +181,13 @@ def _vectors_layer(transform: Transform, grid: Grid) -> LayerData:
         "edge_contrast_limits": (0.0, max(longest, 1e-9)),
         "visible": False,
     }
-    return arrows, {**placement(grid), **look}, "vectors"
+    return drawn.index, {**placement(grid), **look}, "vectors"
 
 
 def _deformed_grid(transform: Transform, grid: Grid, moving: Grid, *, volume: bool) -> LayerData:
     if volume:
         return grid_layer(lattice_lines(transform.inverse(), moving), grid.with_unit(transform.unit), visible=True)
-    # Drawn finer than the image where that costs little, so that the lines stay lines when one looks closely.
-    longest = 1024 if grid.ndim == 2 else 256
-    finer = max(longest // max(grid.shape[-2:]), 1)
-    while grid.ndim == 3 and finer > 1 and grid.size * finer**2 > _FINE_VOXELS:
-        finer -= 1
-    fine = grid.resized([*grid.shape[:-2], *(n * finer for n in grid.shape[-2:])])
-    lines = np.empty(fine.shape, np.uint8)
-    mapped = np.empty((*fine.shape, fine.ndim), np.float32)
-    for part, points in transform.slabs(fine):
-        mapped[part] = points
-    width = max(1.2, max(fine.shape[-2:]) / 450)
-    lines[...] = grid_lines(mapped, moving, width=width)
+    lines, fine = deformed_grid(transform, grid, moving)
     return grid_layer(lines, fine, visible=True)
 
 

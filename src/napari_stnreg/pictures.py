@@ -1,6 +1,6 @@
 """What a registration looks like: overlay, deformed grid, checkerboard and difference as plain arrays.
 
-Everything here runs in the worker. The deformed grid is drawn the way the image is warped: a voxel ``x`` of the fixed
+The deformed grid is drawn the way the image is warped: a voxel ``x`` of the fixed
 grid lies on a line exactly where ``T(x)`` lies on a line of a regular grid over the moving image. A feature on a line
 of the moving image therefore lies on the drawn line of the warped one, and no inverse is needed.
 """
@@ -26,7 +26,7 @@ LATTICE_CELLS = 6
 def cells_of(moving: Grid, cells: int | None = None) -> np.ndarray:
     """How many cells the regular grid has along each axis of the moving image, so that they are nearly square."""
     extent = moving.spacing * np.asarray(moving.shape)
-    return np.maximum(np.rint(extent / (extent.max() / (cells or GRID_CELLS[moving.ndim]))), 1)
+    return np.asarray(np.maximum(np.rint(extent / (extent.max() / (cells or GRID_CELLS[moving.ndim]))), 1))
 
 
 def lattice_lines(inverse: Transform, moving: Grid, pieces: int = 18) -> np.ndarray:

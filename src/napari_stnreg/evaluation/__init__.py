@@ -1,0 +1,38 @@
+"""How good a registration is: overlap, surface distance, landmark error, image agreement, folding.
+
+The scores are plain numpy and scipy on arrays that already lie on the same grid. Lengths are in the unit of
+``spacing``, the voxel size along each axis; masks are boolean and true where a voxel counts. The scorecard of a whole
+pair, which warps and needs torch, is in :mod:`napari_stnreg.evaluation.scorecard`.
+"""
+
+from napari_stnreg.evaluation.deformation import folded_share, jacobian_determinant
+from napari_stnreg.evaluation.intensity import compare, local_ncc, mse, mutual_information, ncc, psnr, ssim
+from napari_stnreg.evaluation.labels import (
+    common_labels,
+    dice,
+    hausdorff95,
+    jaccard,
+    mean_surface_distance,
+    surface_distances,
+)
+from napari_stnreg.evaluation.landmarks import LandmarkError, landmark_error
+
+__all__ = [
+    "LandmarkError",
+    "common_labels",
+    "compare",
+    "dice",
+    "folded_share",
+    "hausdorff95",
+    "jaccard",
+    "jacobian_determinant",
+    "landmark_error",
+    "local_ncc",
+    "mean_surface_distance",
+    "mse",
+    "mutual_information",
+    "ncc",
+    "psnr",
+    "ssim",
+    "surface_distances",
+]

@@ -1,0 +1,130 @@
+"""Agreement of two images, voxel by voxel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from napari_stnreg.evaluation.arrays import FloatArray, counted, same_shape
+
+
+def mse(fixed: npt.ArrayLike, moved: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> float:
+    """Mean squared difference."""
+    a, b = counted(fixed, moved, mask)
+    return float(np.mean((a - b) ** 2)) if a.size else float("nan")
+
+
+def psnr(
+    fixed: npt.ArrayLike, moved: npt.ArrayLike, mask: npt.ArrayLike | None = None, data_range: float | None = None
+) -> float:
+    """Peak signal to noise ratio in decibels; the peak is ``data_range``, by default the fixed image's range."""
+    a, b = counted(fixed, moved, mask)
+    if not a.size:
+        return float("nan")
+    peak = float(np.ptp(a)) if data_range is None else data_range
+    error = float(np.mean((a - b) ** 2))
+    with np.errstate(divide="ignore"):
+        return float(10 * np.log10(np.float64(peak**2) / error)) if error else float("inf")
+
+
+def ncc(fixed: npt.ArrayLike, moved: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> float:
+    """Pearson correlation, between -1 and 1; NaN if either image is constant."""
+    a, b = counted(fixed, moved, mask)
+    if not a.size:
+        return float("nan")
+    a, b = a - a.mean(), b - b.mean()
+    scale = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / scale if scale > 1e-12 * a.size else float("nan")
+
+
+def local_ncc(fixed: npt.ArrayLike, moved: npt.ArrayLike, mask: npt.ArrayLike | None = None, radius: int = 3) -> float:
+    """Mean of the squared correlation in a window around each voxel; windows without contrast do not count.
+
+    Masked voxels count in no window, nor does what lies outside the image.
+    """
+    a, b = same_shape(fixed, moved)
+    known = np.ones(a.shape) if mask is None else np.asarray(mask, dtype=np.float64)
+    a, b = (np.where(known > 0, v, 0.0).astype(np.float64) for v in (a, b))
+    a, b = (np.where(known > 0, v - v[known > 0].mean(), 0.0) if known.any() else v for v in (a, b))
+
+    def mean(values: FloatArray) -> FloatArray:
+        window: FloatArray = ndimage.uniform_filter(values, 2 * radius + 1, mode="constant")
+        return window
+
+    count = np.maximum(mean(known), 1e-12)
+    mean_a, mean_b = mean(a) / count, mean(b) / count
+    cross = mean(a * b) / count - mean_a * mean_b
+    var_a, var_b = mean(a * a) / count - mean_a**2, mean(b * b) / count - mean_b**2
+    flat = 1e-9 * max(float(var_a.max()), 1e-300), 1e-9 * max(float(var_b.max()), 1e-300)
+    defined = (known > 0) & (var_a > flat[0]) & (var_b > flat[1])
+    return float(np.mean(cross[defined] ** 2 / (var_a * var_b)[defined])) if defined.any() else float("nan")
+
+
+def mutual_information(
+    fixed: npt.ArrayLike,
+    moved: npt.ArrayLike,
+    mask: npt.ArrayLike | None = None,
+    bins: int = 32,
+    normalised: bool = False,
+) -> float:
+    """Mutual information in nats from a joint histogram, or ``(H(a) + H(b)) / H(a, b)`` if ``normalised``."""
+    a, b = counted(fixed, moved, mask)
+    if not a.size:
+        return float("nan")
+    joint = np.histogram2d(a, b, bins=bins)[0] / a.size
+    of_a, of_b, of_both = (float(-(p[p > 0] * np.log(p[p > 0])).sum()) for p in (joint.sum(1), joint.sum(0), joint))
+    if normalised:
+        return (of_a + of_b) / of_both if of_both > 0 else float("nan")
+    return of_a + of_b - of_both
+
+
+def ssim(
+    fixed: npt.ArrayLike,
+    moved: npt.ArrayLike,
+    mask: npt.ArrayLike | None = None,
+    data_range: float | None = None,
+    window: int = 7,
+) -> float:
+    """Structural similarity (Wang et al. 2004) with a uniform window, averaged where the window lies in the image.
+
+    With a mask the average is over the masked voxels; the windows still see all. ``data_range`` is by default that of
+    the fixed image.
+    """
+    a, b = (v.astype(np.float64) for v in same_shape(fixed, moved))
+    peak = float(np.ptp(a)) if data_range is None else data_range
+    small = (0.01 * peak) ** 2 or 1e-12, (0.03 * peak) ** 2 or 1e-12
+    window = (min(window, *a.shape) - 1) // 2 * 2 + 1  # odd, and no wider than the image
+    size = window**a.ndim
+    unbiased = size / (size - 1) if size > 1 else 1.0
+    mean_a, mean_b = (ndimage.uniform_filter(v, window) for v in (a, b))
+    var_a = unbiased * (ndimage.uniform_filter(a * a, window) - mean_a**2)
+    var_b = unbiased * (ndimage.uniform_filter(b * b, window) - mean_b**2)
+    cross = unbiased * (ndimage.uniform_filter(a * b, window) - mean_a * mean_b)
+    luminance = (2 * mean_a * mean_b + small[0]) / (mean_a**2 + mean_b**2 + small[0])
+    values = luminance * (2 * cross + small[1]) / (var_a + var_b + small[1])
+    inside = (slice(window // 2, -(window // 2) or None),) * a.ndim
+    values = values[inside] if mask is None else values[inside][np.asarray(mask, dtype=bool)[inside]]
+    return float(values.mean()) if values.size else float("nan")
+
+
+def compare(fixed: npt.ArrayLike, moved: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> Mapping[str, float]:
+    """All image scores of one pair on the same grid, by name, for a report.
+
+    Parameters
+    ----------
+    fixed, moved
+        Scalar images of one shape.
+    mask
+        Where both are defined.
+    """
+    a, b = same_shape(fixed, moved)
+    known = np.isfinite(a) & np.isfinite(b)
+    if mask is not None:
+        known &= np.asarray(mask, dtype=bool)
+    a, b = np.where(known, a, 0), np.where(known, b, 0)
+    counts = None if known.all() else known
+    scores = {f.__name__: f(a, b, counts) for f in (mse, psnr, ncc, local_ncc, mutual_information, ssim)}
+    return scores | {"normalised_mutual_information": mutual_information(a, b, counts, normalised=True)}

@@ -1,0 +1,368 @@
+"""Score a registration as a whole: images, labels, landmarks and deformation, before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_stnreg import evaluation
+from napari_stnreg.errors import InputError
+from napari_stnreg.evaluation.report import Better, Score, Scorecard
+from napari_stnreg.fitting.progress import Result
+from napari_stnreg.images import FloatArray, Grid, Image
+from napari_stnreg.transforms import Transform, invert, solver_warning
+from napari_stnreg.units import conversion_factor
+from napari_stnreg.warping import warp
+
+SCORED_VOXELS = 4_000_000
+"""Images larger than this are scored on every n-th voxel along each axis."""
+_BETTER: dict[str, Better] = {"mse": "lower", "mean_surface_distance": "lower", "hausdorff95": "lower"}
+_CONSISTENCY_POINTS = 100_000
+
+
+def evaluate(
+    fixed: Image,
+    moving: Image,
+    transform: Transform | Result | None = None,
+    *,
+    result: Image | None = None,
+    fixed_labels: Image | None = None,
+    moving_labels: Image | None = None,
+    result_labels: Image | None = None,
+    fixed_landmarks: npt.ArrayLike | None = None,
+    moving_landmarks: npt.ArrayLike | None = None,
+    result_landmarks: npt.ArrayLike | None = None,
+    reverse: Transform | None = None,
+    labels: Sequence[int] | None = None,
+    fixed_channel: int | None = None,
+    moving_channel: int | None = None,
+) -> Scorecard:
+    """Score a registration before and after.
+
+    Give the transform, or what another program made of the moving side (``result``, ``result_labels``,
+    ``result_landmarks``), or both: what is given as a result is scored as it is, the rest is made by the transform.
+
+    Parameters
+    ----------
+    fixed, moving
+        The two images; their masks say where they count.
+    transform
+        Fixed world to moving world; or what :func:`napari_stnreg.register` returned.
+    result
+        The warped moving image, in the fixed world.
+    fixed_labels, moving_labels, result_labels
+        Label images of the sides, and the warped moving labels. Without a transform or ``result_labels`` there is no
+        "after" for labels.
+    fixed_landmarks, moving_landmarks
+        World points ``(N, D)``, each in its own image's unit, paired by order. After the registration those of the
+        fixed side are mapped to the moving side and compared there.
+    result_landmarks
+        The moving landmarks already brought to the fixed side, in the fixed image's unit.
+    reverse
+        The transform of an independent registration the other way round, for the inverse consistency; without it the
+        transform's own inverse is used, which only tells how well it can be inverted.
+    labels
+        Which labels; all that occur on either side if not given.
+    fixed_channel, moving_channel
+        Channels to compare; the luminance or mean if not given.
+
+    Returns
+    -------
+    Scorecard
+        Lengths in the fixed image's unit.
+
+    Raises
+    ------
+    InputError
+        If shapes, dimensions or units do not fit, or only one of two partners is given.
+    """
+    if isinstance(transform, Result):
+        transform = transform.transform
+    _check_partners(fixed_labels, moving_labels if result_labels is None else result_labels, "labels")
+    beside = moving_landmarks if result_landmarks is None else result_landmarks
+    _check_partners(fixed_landmarks, beside, "landmarks")
+    scores = _image_rows(fixed, moving, transform, result, fixed_channel, moving_channel)
+    if fixed_labels is not None:
+        scores += _label_rows(fixed, fixed_labels, moving_labels, result_labels, transform, labels)
+    if fixed_landmarks is not None:
+        scores += _landmark_rows(fixed, moving, transform, fixed_landmarks, moving_landmarks, result_landmarks)
+    warnings: list[str] = []
+    if transform is not None:
+        scores += _deformation_rows(fixed, transform, warnings)
+        scores += _consistency_rows(fixed, moving, transform, reverse, warnings)
+    info = {
+        "fixed": fixed.name,
+        "moving": moving.name,
+        "family": None if transform is None else transform.family,
+        "unit": fixed.grid.unit,
+    }
+    return Scorecard(tuple(scores), info, tuple(warnings))
+
+
+def image_scores(
+    fixed: Image,
+    moving: Image,
+    transform: Transform | None,
+    *,
+    result: Image | None = None,
+    fixed_channel: int | None = None,
+    moving_channel: int | None = None,
+) -> dict[str, dict[str, float]]:
+    """Agreement of two images ``"before"`` and ``"after"``, where both are defined.
+
+    Parameters
+    ----------
+    fixed, moving
+        The two images; what is read half from beyond the moving mask does not count.
+    transform
+        Fixed world to moving world; ``None`` and no ``result`` leaves "after" empty.
+    result
+        The warped image, if it is there already.
+    fixed_channel, moving_channel
+        Which channels.
+
+    Returns
+    -------
+    dict
+        Of the scores of :func:`napari_stnreg.evaluation.compare`, by ``"before"`` and ``"after"``; empty where the
+        images have nothing in common.
+    """
+    thin = max(int(np.ceil((fixed.grid.size / SCORED_VOXELS) ** (1 / fixed.ndim))), 1)
+    every = tuple(slice(None, None, thin) for _ in fixed.grid.shape)
+    step = np.diag([float(thin)] * fixed.ndim + [1.0])
+    values = fixed.intensity(fixed_channel)[every]
+    grid = Grid(values.shape, fixed.grid.matrix @ step, fixed.grid.unit)
+    inside = np.ones(values.shape, bool) if fixed.mask is None else fixed.mask[every]
+    found: dict[str, dict[str, float]] = {"before": {}, "after": {}}
+    jobs: list[tuple[str, Image, Transform | None]] = [("before", moving, None)]
+    if result is not None:
+        jobs.append(("after", result, None))
+    elif transform is not None:
+        jobs.append(("after", moving, transform))
+    for when, source, by in jobs:
+        seen = source.intensity(moving_channel)
+        known = np.ones(source.grid.shape, bool) if source.mask is None else source.mask
+        plain = Image(np.where(known, seen, 0), source.grid, known, source.name)
+        image = warp(plain, by, grid)
+        both = inside if image.mask is None else inside & image.mask
+        if source.mask is not None:
+            share = plain.replace(data=known.astype(np.float32))
+            both = both & (warp(share, by, grid).data > 0.999)
+        if both.sum() > 1:
+            found[when] = dict(evaluation.compare(values, image.data, both))
+    return found
+
+
+def landmark_scores(
+    fixed: Image,
+    moving: Image,
+    transform: Transform | None,
+    fixed_landmarks: npt.ArrayLike,
+    moving_landmarks: npt.ArrayLike,
+) -> evaluation.LandmarkError:
+    """Distances of landmark pairs after mapping those of the fixed side to the moving side, in the fixed unit.
+
+    Parameters
+    ----------
+    fixed, moving
+        The images whose units the points are in.
+    transform
+        ``None`` for the distances before.
+    fixed_landmarks, moving_landmarks
+        World points ``(N, D)`` paired by order.
+    """
+    unit = fixed.grid.unit
+    here = _points(fixed_landmarks, fixed.ndim)
+    there = _points(moving_landmarks, fixed.ndim) * conversion_factor(moving.grid.unit, unit)
+    if transform is not None:
+        factor = conversion_factor(unit, transform.unit)
+        here = transform.map_points(here * factor) / factor
+    return evaluation.landmark_error(here, there, fixed.grid.diagonal)
+
+
+def _image_rows(
+    fixed: Image,
+    moving: Image,
+    transform: Transform | None,
+    result: Image | None,
+    fixed_channel: int | None,
+    moving_channel: int | None,
+) -> list[Score]:
+    found = image_scores(
+        fixed, moving, transform, result=result, fixed_channel=fixed_channel, moving_channel=moving_channel
+    )
+    names = ("ncc", "local_ncc", "mutual_information", "ssim", "mse")
+    return [
+        Score("image", name, "", found["before"].get(name), found["after"].get(name), "", _BETTER.get(name, "higher"))
+        for name in names
+    ]
+
+
+def _label_rows(
+    fixed: Image,
+    fixed_labels: Image,
+    moving_labels: Image | None,
+    result_labels: Image | None,
+    transform: Transform | None,
+    labels: Sequence[int] | None,
+) -> list[Score]:
+    # Distances need axes at right angles; a sheared grid is read at the nearest voxels of an upright one.
+    grid = fixed_labels.grid.with_unit(fixed.grid.unit).orthogonal()
+    truth = _labels_on(fixed_labels, None, grid)
+    sides: dict[str, npt.NDArray[Any]] = {}
+    if moving_labels is not None:
+        sides["before"] = _labels_on(moving_labels, None, grid)
+    if result_labels is not None:
+        sides["after"] = _labels_on(result_labels, None, grid)
+    elif moving_labels is not None and transform is not None:
+        sides["after"] = _labels_on(moving_labels, transform, grid)
+    if labels is None:
+        occurring = [truth, *sides.values()]
+        labels = sorted({int(v) for values in occurring for v in np.unique(values) if v != 0})
+    if not labels:
+        raise InputError("There is no label other than 0 on either side.")
+    found = {when: label_scores(truth, values, labels, grid.spacing.tolist()) for when, values in sides.items()}
+    rows: list[Score] = []
+    for name in ("dice", "jaccard", "hausdorff95", "mean_surface_distance"):
+        unit = grid.unit if name in ("hausdorff95", "mean_surface_distance") else ""
+        better = _BETTER.get(name, "higher")
+        means = {when: _mean([each[name] for each in scores.values()]) for when, scores in found.items()}
+        rows.append(Score("labels", name, "mean", means.get("before"), means.get("after"), unit, better))
+        for label in labels:
+            before, after = (found[when][label][name] if when in found else None for when in ("before", "after"))
+            rows.append(Score("labels", name, str(label), before, after, unit, better))
+    return rows
+
+
+def label_scores(
+    first: npt.ArrayLike, second: npt.ArrayLike, labels: Sequence[int], spacing: Sequence[float]
+) -> dict[int, dict[str, float]]:
+    """Dice, Jaccard, Hausdorff 95 and mean surface distance of each label of two label images on one grid."""
+    a, b = np.asarray(first), np.asarray(second)
+    overlap, union = evaluation.dice(a, b, labels), evaluation.jaccard(a, b, labels)
+    found = {}
+    for label in labels:
+        there, back = evaluation.surface_distances(a == label, b == label, spacing)
+        both = np.concatenate([there, back])
+        found[label] = {
+            "dice": overlap[label],
+            "jaccard": union[label],
+            "hausdorff95": float(max(np.percentile(there, 95), np.percentile(back, 95))) if both.size else np.nan,
+            "mean_surface_distance": float(both.mean()) if both.size else np.nan,
+        }
+    return found
+
+
+def _landmark_rows(
+    fixed: Image,
+    moving: Image,
+    transform: Transform | None,
+    fixed_landmarks: npt.ArrayLike,
+    moving_landmarks: npt.ArrayLike | None,
+    result_landmarks: npt.ArrayLike | None,
+) -> list[Score]:
+    errors: dict[str, evaluation.LandmarkError] = {}
+    if moving_landmarks is not None:
+        errors["before"] = landmark_scores(fixed, moving, None, fixed_landmarks, moving_landmarks)
+    if result_landmarks is not None:
+        here, there = (_points(points, fixed.ndim) for points in (fixed_landmarks, result_landmarks))
+        errors["after"] = evaluation.landmark_error(there, here, fixed.grid.diagonal)
+    elif transform is not None and moving_landmarks is not None:
+        errors["after"] = landmark_scores(fixed, moving, transform, fixed_landmarks, moving_landmarks)
+    sums = {when: error.to_dict() for when, error in errors.items()}
+    rows = []
+    for item in ("mean", "median", "max", "relative_mean", "relative_median", "relative_max"):
+        unit = "" if item.startswith("relative") else fixed.grid.unit
+        before, after = (sums[when].get(item) if when in sums else None for when in ("before", "after"))
+        rows.append(Score("landmarks", "landmark", item, before, after, unit, "lower"))
+    for pair in range(len(next(iter(errors.values())).each) if errors else 0):
+        before, after = (float(errors[when].each[pair]) if when in errors else None for when in ("before", "after"))
+        rows.append(Score("landmarks", "landmark", str(pair), before, after, fixed.grid.unit, "lower"))
+    return rows
+
+
+def _deformation_rows(fixed: Image, transform: Transform, warnings: list[str]) -> list[Score]:
+    determinant = transform.jacobian_determinant(fixed.grid)
+    values = determinant[fixed.mask] if fixed.mask is not None and fixed.mask.any() else determinant.ravel()
+    # A mirrored map turns the whole image over, which is no fold.
+    orientation = float(np.sign(np.median(values)) or 1.0)
+    folded = float((values * orientation <= 0).mean())
+    low, middle, high = (float(v) for v in np.percentile(values, (1, 50, 99)))
+    rows = [
+        Score("deformation", "jacobian_min", after=float(values.min())),
+        Score("deformation", "jacobian_p01", after=low),
+        Score("deformation", "jacobian_median", after=middle),
+        Score("deformation", "jacobian_p99", after=high),
+        Score("deformation", "jacobian_max", after=float(values.max())),
+        Score("deformation", "folded_share", after=folded, better="zero"),
+    ]
+    if folded:
+        warnings.append(f"{100 * folded:.2g} % of the image is folded over.")
+    return rows
+
+
+def _consistency_rows(
+    fixed: Image, moving: Image, transform: Transform, reverse: Transform | None, warnings: list[str]
+) -> list[Score]:
+    unit = fixed.grid.unit
+    factor = conversion_factor(transform.unit, unit)
+    if reverse is None:
+        found = invert(transform, moving.grid)
+        if found.warning is not None:
+            warnings.append(found.warning)
+        mean, largest = found.mean_error, found.max_error
+    else:
+        mean, largest = (float(v) for v in _there_and_back(fixed, transform, reverse))
+        if (told := solver_warning(reverse)) is not None:
+            warnings.append(told)
+    return [
+        Score("deformation", "inverse_consistency", item, after=value * factor, unit=unit)
+        for item, value in (("mean", mean), ("max", largest))
+    ]
+
+
+def _there_and_back(fixed: Image, transform: Transform, reverse: Transform) -> tuple[float, float]:
+    """Mean and largest distance between ``x`` and ``reverse(transform(x))`` over the fixed image."""
+    grid = transform.check_grid(fixed.grid)
+    thin = max(int(np.ceil((grid.size / _CONSISTENCY_POINTS) ** (1 / grid.ndim))), 1)
+    axes = [np.arange((n - 1) % thin // 2, n, thin) for n in grid.shape]
+    index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, grid.ndim)
+    if fixed.mask is not None:
+        index = index[fixed.mask[tuple(index.T)]]
+    points = grid.to_world(index)
+    factor = conversion_factor(transform.unit, reverse.unit)
+    again = reverse.map_points(transform.map_points(points) * factor) / factor
+    errors = np.linalg.norm(again - points, axis=1)
+    return float(errors.mean()), float(errors.max(initial=0.0))
+
+
+def _labels_on(labels: Image, transform: Transform | None, grid: Grid) -> npt.NDArray[Any]:
+    if labels.has_channel_axis or labels.data.dtype.kind not in "iub":
+        kinds = f"{labels.data.dtype} with {labels.channels} channels"
+        if labels.has_channel_axis or not np.array_equal(labels.data, np.rint(labels.data)):
+            raise InputError(f"'{labels.name}' holds no labels ({kinds}); labels are whole numbers.")
+        labels = labels.replace(data=np.rint(labels.data).astype(np.int64))
+    if transform is None and labels.grid.with_unit(grid.unit).same_lattice(grid):
+        return np.asarray(labels.data)
+    return np.asarray(warp(labels.replace(mask=None), transform, grid, "nearest").data)
+
+
+def _points(points: npt.ArrayLike, ndim: int) -> FloatArray:
+    array = np.asarray(points, dtype=np.float64)
+    if array.ndim != 2 or array.shape[1] != ndim or not len(array):
+        raise InputError(f"Landmarks of {ndim}D images are a list (N, {ndim}), not an array of shape {array.shape}.")
+    return array
+
+
+def _check_partners(fixed: object, other: object, what: str) -> None:
+    if (fixed is None) != (other is None):
+        given, missing = ("fixed", "moving") if other is None else ("moving", "fixed")
+        raise InputError(f"There are {what} of the {given} side but none of the {missing} side; both are needed.")
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
