@@ -1,0 +1,231 @@
+"""From how neighbours lie to each other to where each section lies on the canvas."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
+from scipy.sparse.linalg import spsolve
+
+from napari_stnreg.errors import InputError
+from napari_stnreg.images import FloatArray
+from napari_stnreg.stacks.coarse import CONFIDENT, CoarseMatch
+from napari_stnreg.stacks.settings import StackSettings
+from napari_stnreg.stacks.solve import COURSE, Pair, tether_of
+
+ROUNDS = 4
+
+
+def solve_coarse(
+    count: int,
+    matches: Mapping[Pair, CoarseMatch],
+    shapes: Sequence[tuple[int, int]],
+    settings: StackSettings,
+    held: Mapping[int, FloatArray] | None = None,
+) -> list[FloatArray]:
+    """Canvas to section ``(3, 3)`` for every section.
+
+    Parameters
+    ----------
+    count
+        Sections of the stack.
+    matches
+        By section numbers ``(a, b)``; those below :data:`~napari_stnreg.stacks.coarse.CONFIDENT` are not believed.
+    shapes
+        Of the sections, full-resolution pixels.
+    settings
+        What a whole section may do, tether, course and reference.
+    held
+        Sections that stay where they are, canvas to section.
+
+    Notes
+    -----
+    The best matches give a first chain from section to section. All of them are then balanced (robustly) against a weak
+    pull of each section to where it was recorded and to its own size and shape, so that neither errors nor the
+    tissue's slant add up over the stack. Sections without a believable match lie between their neighbours.
+    """
+    if not count:
+        raise InputError("The stack holds no sections.")
+    believed = {pair: m for pair, m in matches.items() if m.confidence >= CONFIDENT}
+    keep = dict(held or {})
+    root = _root(count, believed, settings.reference, keep)
+    if settings.reference is not None and settings.reference < count:
+        keep.setdefault(settings.reference, np.eye(3))
+    poses, known = _chained(count, believed, root, keep.get(root, np.eye(3)), np.asarray(shapes[root]))
+    middle = (np.asarray(shapes[root], dtype=np.float64) - 1) / 2
+    radius = float(np.hypot(*shapes[root])) / 4
+    tether = settings.tether * COURSE[settings.course] * _tether(believed, shapes, radius)
+    for _ in range(ROUNDS):
+        poses = _balanced(poses, known, believed, keep, settings.motion, tether, middle, radius)
+    return _bridged(poses, known | set(keep))
+
+
+def _root(
+    count: int, matches: Mapping[Pair, CoarseMatch], reference: int | None, held: Mapping[int, FloatArray]
+) -> int:
+    if reference is not None and reference < count:
+        return reference
+    if held:
+        return min(held)
+    linked = {z for pair in matches for z in pair}
+    return min(linked, key=lambda z: abs(z - (count - 1) / 2)) if linked else count // 2
+
+
+def _chained(
+    count: int, matches: Mapping[Pair, CoarseMatch], root: int, start: FloatArray, size: FloatArray
+) -> tuple[list[FloatArray], set[int]]:
+    """Poses along the tree of the best matches, and which sections it reaches; far pairs only where near ones fail."""
+    poses = [start.copy() for _ in range(count)]
+    if not matches:
+        return poses, {root}
+    rows, columns = (np.array([p[k] for p in matches]) for k in (0, 1))
+    cost = np.array([(b - a) + 0.5 * (1 - m.confidence) for (a, b), m in matches.items()])
+    graph = coo_matrix((cost, (rows, columns)), shape=(count, count)).tocsr()
+    tree = minimum_spanning_tree(graph)
+    order, parents = breadth_first_order(tree, root, directed=False)
+    for z in order[1:]:
+        parent = int(parents[z])
+        forward = (parent, z) in matches
+        step = matches[parent, z].matrix if forward else np.asarray(np.linalg.inv(matches[z, parent].matrix))
+        poses[z] = np.asarray(step @ poses[parent])
+    return poses, {int(z) for z in order}
+
+
+def _tether(matches: Mapping[Pair, CoarseMatch], shapes: Sequence[tuple[int, int]], radius: float) -> float:
+    shifts: dict[int, list[FloatArray]] = {}
+    for (a, b), match in matches.items():
+        middle = np.array([*(np.asarray(shapes[a], dtype=np.float64) - 1) / 2, 1.0])
+        moved = match.matrix[:2] @ middle - (np.asarray(shapes[b], dtype=np.float64) - 1) / 2
+        turn = math.atan2(match.matrix[1, 0] - match.matrix[0, 1], match.matrix[0, 0] + match.matrix[1, 1])
+        shifts.setdefault(b - a, []).append(np.array([*moved, turn * radius]))
+    # medians: one section far off must not loosen the whole stack
+    calm = {lag: [_clipped(np.stack(some))] for lag, some in shifts.items() if lag in (1, 2)}
+    return tether_of(calm, spread=(0.001 * max(shapes[0])) ** 2)
+
+
+def _clipped(values: FloatArray) -> FloatArray:
+    limit = 4 * np.median(np.abs(values)) + 1e-9
+    return np.asarray(np.clip(values, -limit, limit))
+
+
+def _parameters(matrix: FloatArray, middle: FloatArray, radius: float) -> FloatArray:
+    """An affine near the identity as six lengths: shift of the middle, turn, and three strains at the radius."""
+    shift = matrix[:2, :2] @ middle + matrix[:2, 2] - middle
+    a = matrix[:2, :2]
+    turn = math.atan2(a[1, 0] - a[0, 1], a[0, 0] + a[1, 1])
+    c, s = math.cos(turn), math.sin(turn)
+    strain = np.array([[c, s], [-s, c]]) @ a - np.eye(2)
+    return np.array(
+        [*shift, *(radius * np.array([turn, strain[0, 0], strain[1, 1], (strain[0, 1] + strain[1, 0]) / 2]))]
+    )
+
+
+def _affine(parameters: FloatArray, middle: FloatArray, radius: float) -> FloatArray:
+    turn, *strain = parameters[2:] / radius
+    c, s = math.cos(turn), math.sin(turn)
+    linear = np.array([[c, -s], [s, c]]) @ np.array([[1 + strain[0], strain[2]], [strain[2], 1 + strain[1]]])
+    out = np.eye(3)
+    out[:2, :2] = linear
+    out[:2, 2] = middle + parameters[:2] - linear @ middle
+    return out
+
+
+def _balanced(
+    poses: list[FloatArray],
+    known: set[int],
+    matches: Mapping[Pair, CoarseMatch],
+    held: Mapping[int, FloatArray],
+    motion: str,
+    tether: float,
+    middle: FloatArray,
+    radius: float,
+) -> list[FloatArray]:
+    """One Gauss-Newton step for all poses: corrections ``D`` on the canvas side of each, ``pose @ D``."""
+    count = len(poses)
+    pairs = [(a, b) for a, b in sorted(matches) if a in known and b in known]
+    wanted = np.array(
+        [
+            _parameters(np.asarray(np.linalg.inv(poses[b]) @ matches[a, b].matrix @ poses[a]), middle, radius)
+            for a, b in pairs
+        ]
+    ).reshape(-1, 6)
+    rest = np.zeros((count, 6))
+    for z in known:
+        # where the section was recorded, and its own shape; upside down or far away there is no such wish
+        home = np.asarray(np.linalg.inv(poses[z]))
+        rest[z] = _parameters(home, middle, radius) if np.linalg.det(home[:2, :2]) > 0 else 0
+    home_size = np.linalg.norm(rest[:, :3], axis=1)
+    reach = 3 * float(np.median(home_size[sorted(known)])) + 1e-6
+    pull = np.where(home_size > reach, reach / np.maximum(home_size, 1e-12), 1.0) * tether
+    trust = np.array([matches[p].confidence / (p[1] - p[0]) for p in pairs])
+    near = trust[[b - a == 1 for a, b in pairs]] if pairs else trust
+    trust = trust / max(float(np.median(near)), 1e-6) if len(near) else trust
+    result = np.zeros((count, 6))
+    free = np.array([z in known and z not in held for z in range(count)])
+    robust = np.ones(len(pairs))
+    for _ in range(3):
+        for k in range(6):
+            if k >= {"translation": 2, "rigid": 3, "affine": 6}[motion]:
+                break
+            result[:, k] = _chain(count, pairs, trust * robust, wanted[:, k], pull, rest[:, k], free)
+        if pairs:
+            ends = np.array(pairs)
+            off = np.linalg.norm(result[ends[:, 1]] - result[ends[:, 0]] - wanted, axis=1)
+            scale = 2 * (float(np.median(off)) + 1e-3 * radius)
+            robust = 1 / (1 + (off / scale) ** 2)
+    return [
+        held[z] if z in held else pose @ _affine(result[z], middle, radius) if free[z] else pose
+        for z, pose in enumerate(poses)
+    ]
+
+
+def _chain(
+    count: int,
+    pairs: Sequence[Pair],
+    trust: FloatArray,
+    wanted: FloatArray,
+    pull: FloatArray,
+    rest: FloatArray,
+    free: FloatArray,
+) -> FloatArray:
+    """Least squares of ``trust (x_b - x_a - wanted)^2 + pull (x - rest)^2``; sections that are not free stay at 0."""
+    diagonal = pull + 1e-9
+    right = pull * rest
+    rows, columns, values = [np.arange(count)], [np.arange(count)], [diagonal]
+    if pairs:
+        ends = np.array(pairs)
+        a, b = ends[:, 0], ends[:, 1]
+        rows += [a, b, a, b]
+        columns += [a, b, b, a]
+        values += [trust, trust, -trust, -trust]
+        np.add.at(right, b, trust * wanted)
+        np.subtract.at(right, a, trust * wanted)
+    matrix = coo_matrix(
+        (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=(count, count)
+    ).tocsc()
+    inside = np.flatnonzero(free)
+    out = np.zeros(count)
+    if len(inside):
+        out[inside] = spsolve(matrix[inside][:, inside], right[inside])
+    return out
+
+
+def _bridged(poses: list[FloatArray], known: set[int]) -> list[FloatArray]:
+    """Poses of sections that no match reaches, from those before and after."""
+    result = list(poses)
+    for z in sorted(set(range(len(poses))) - known):
+        before = max((k for k in known if k < z), default=-1)
+        after = min((k for k in known if k > z), default=-1)
+        if before < 0 or after < 0:
+            near = max(before, after)
+            result[z] = poses[near].copy() if near >= 0 else np.eye(3)
+            continue
+        share = (z - before) / (after - before)
+        if np.linalg.det(poses[before][:2, :2]) * np.linalg.det(poses[after][:2, :2]) < 0:
+            result[z] = poses[before if share <= 0.5 else after].copy()
+        else:
+            result[z] = (1 - share) * poses[before] + share * poses[after]
+    return result

@@ -1,0 +1,264 @@
+"""A section as the matching sees it: what of it is tissue, and what is compared, from fine to coarse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from napari_stnreg.stacks.maps import Labels
+from napari_stnreg.stacks.settings import StackSettings
+
+Plane = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+Extractor = Callable[[Plane], Plane]
+"""Makes features ``(C, h, w)`` of a normalised image ``(h, w)``: a trained auto-encoder, for instance."""
+
+COARSEST = 40
+"""A pyramid goes on until its shorter side would fall below this many pixels."""
+NEARLY_EMPTY = 0.15
+"""With less tissue than this share a section cannot be matched."""
+WINDOW = 4.0
+"""Standard deviation, in pixels of each level, of the window in which brightness is normalised."""
+
+
+@dataclass(frozen=True)
+class PreparedSection:
+    """What is kept of a section for matching.
+
+    Parameters
+    ----------
+    levels
+        Features ``(C, h, w)``, float32, from the working resolution down by halves.
+    weights
+        ``(h, w)`` of each level: 1 on tissue, 0 on empty pixels, dirt, cracks and folds.
+    parts
+        ``(h, w)`` which piece each working pixel belongs to; all zero for a section in one piece.
+    shape
+        Full-resolution pixels.
+    factor
+        Full-resolution pixels in a working pixel, along each axis.
+    fault
+        Empty for a section that can be matched, else a few words.
+    figures
+        ``tissue``, ``empty``, ``dirt`` (shares of the pixels), ``contrast`` (robust spread over the full range of what
+        was given), ``pieces``.
+    """
+
+    levels: tuple[Plane, ...]
+    weights: tuple[Plane, ...]
+    parts: Labels
+    shape: tuple[int, int]
+    factor: int
+    fault: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def pieces(self) -> int:
+        """Into how many pieces the section fell."""
+        return int(self.parts.max()) + 1
+
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """What there is to keep of it, by name; figures and fault are not among them."""
+        found: dict[str, npt.NDArray[np.generic]] = {"parts": self.parts, "shape": np.array([*self.shape, self.factor])}
+        for k, (level, weight) in enumerate(zip(self.levels, self.weights, strict=True)):
+            found[f"level{k}"], found[f"weight{k}"] = level, weight
+        return found
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: dict[str, npt.NDArray[np.generic]], fault: str, figures: dict[str, float]
+    ) -> PreparedSection:
+        """The section that :meth:`arrays` was taken of."""
+        height, width, factor = (int(n) for n in np.asarray(arrays["shape"]))
+        count = sum(name.startswith("level") for name in arrays)
+        levels = tuple(np.asarray(arrays[f"level{k}"], dtype=np.float32) for k in range(count))
+        weights = tuple(np.asarray(arrays[f"weight{k}"], dtype=np.float32) for k in range(count))
+        parts = np.asarray(arrays["parts"], dtype=np.uint8)
+        return cls(levels, weights, parts, (height, width), factor, fault, figures)
+
+
+def prepare(
+    working: npt.NDArray[np.generic],
+    settings: StackSettings,
+    *,
+    shape: tuple[int, int] | None = None,
+    factor: int = 1,
+    mask: npt.NDArray[np.generic] | None = None,
+    extractor: Extractor | None = None,
+) -> PreparedSection:
+    """Normalise a section, find what of it is tissue, and make its pyramid of features.
+
+    Parameters
+    ----------
+    working
+        ``(h, w)``, the section at its working resolution; NaN counts as empty.
+    settings
+        What is compared, and whether cracks are looked for.
+    shape
+        Of the section at full resolution; that of ``working`` times ``factor`` if not given.
+    factor
+        Full-resolution pixels in a working pixel.
+    mask
+        ``(h, w)``, non-zero where a person knows better: those pixels are left out (cracks, folds, dirt).
+    extractor
+        Makes the features of ``features="auto-encoder"``.
+    """
+    image = np.array(working, dtype=np.float32)
+    known = np.isfinite(image)
+    image[~known] = 0
+    full = shape or (image.shape[0] * factor, image.shape[1] * factor)
+    if mask is not None:
+        known &= np.asarray(mask) == 0
+    empty = ~known | _flat_extremes(image, known)
+    dirt, crack = _not_tissue(image, ~empty)
+    tissue = ~(empty | dirt | crack)
+    figures = {"tissue": float(tissue.mean()), "empty": float(empty.mean()), "dirt": float((dirt | crack).mean())}
+    low, high = np.percentile(image[tissue], [1, 99]) if tissue.any() else (0.0, 0.0)
+    span = float(image[known].max() - image[known].min()) if known.any() else 0.0
+    figures["contrast"] = float(high - low) / span if span > 0 else 0.0
+    fault = ""
+    if not tissue.any() or high <= low:
+        fault = "missing"
+    elif figures["tissue"] < NEARLY_EMPTY:
+        fault = "nearly empty"
+    parts = np.zeros(image.shape, dtype=np.uint8)
+    if not fault and settings.cracks:
+        split = crack if mask is None else crack | (np.asarray(mask) != 0)
+        parts = pieces(split, empty)
+    figures["pieces"] = float(parts.max()) + 1
+    if fault:
+        return PreparedSection((image[None],), (tissue.astype(np.float32),), parts, full, factor, fault, figures)
+    image = np.clip((image - low) / (high - low), -0.2, 1.2).astype(np.float32)
+    levels, weights = _pyramid(image, tissue, settings, extractor)
+    return PreparedSection(tuple(levels), tuple(weights), parts, full, factor, fault, figures)
+
+
+def _flat_extremes(image: Plane, known: Mask) -> Mask:
+    """Pixels of the very lowest or highest value that lie together: what a scanner or a warp fills in."""
+    result = np.zeros(image.shape, dtype=bool)
+    if not known.any():
+        return result
+    flat = ndimage.maximum_filter(image, 5) == ndimage.minimum_filter(image, 5)
+    for value in (image[known].min(), image[known].max()):
+        same = known & (image == value)
+        seeds = same & flat
+        if seeds.any():
+            # only what hangs together with a flat piece: single black pixels are membranes
+            result |= ndimage.binary_dilation(seeds, iterations=3, mask=same)
+    return result
+
+
+def _not_tissue(image: Plane, known: Mask) -> tuple[Mask, Mask]:
+    """Saturated dirt, and long gaps or folds: far from the tissue's brightness, and without its texture."""
+    nothing = np.zeros(image.shape, dtype=bool)
+    if known.sum() < 64:
+        return nothing, nothing
+    size = 5
+    share = np.maximum(ndimage.uniform_filter(known.astype(np.float32), size), 1e-6)
+    held = np.where(known, image, 0).astype(np.float32)
+    mean = ndimage.uniform_filter(held, size) / share
+    square = ndimage.uniform_filter(held * held, size) / share
+    spread = np.sqrt(np.maximum(square - mean**2, 0))
+    typical = float(np.median(spread[known]))
+    middle = float(np.median(mean[known]))
+    away = np.abs(mean - middle)
+    scale = 1.4826 * float(np.median(away[known])) + 1e-6
+    core = known & ((away > 3.0 * scale) & (spread < 0.45 * typical) | (away > 6.0 * scale))
+    core = ndimage.binary_opening(core, iterations=1)
+    if not core.any():
+        return nothing, nothing
+    # From the core outwards over what is as bright or dark as it, the rim that a window blurs away included.
+    near = known & (np.abs(image - middle) > 2.0 * scale)
+    grown = core | ndimage.binary_dilation(core, iterations=4, mask=near)
+    labels, count = ndimage.label(grown, structure=np.ones((3, 3)))
+    boxes = ndimage.find_objects(labels)
+    areas = np.bincount(labels.ravel(), minlength=count + 1)
+    crack = np.zeros(image.shape, dtype=bool)
+    for k, box in enumerate(boxes, start=1):
+        extent = float(np.hypot(*(s.stop - s.start for s in box)))
+        if extent > 0.2 * min(image.shape) and areas[k] < 0.35 * extent**2:
+            crack[box] |= labels[box] == k
+    rim = ndimage.binary_dilation(grown & ~crack, iterations=1), ndimage.binary_dilation(crack, iterations=2)
+    return rim[0] & known, rim[1] & known
+
+
+def pieces(crack: Mask, empty: Mask, least: float = 0.04) -> Labels:
+    """Which piece of the section each pixel belongs to, ``(h, w)``, when cracks cut it right through.
+
+    Parameters
+    ----------
+    crack, empty
+        ``(h, w)`` pixels of cracks and of no section at all.
+    least
+        Share of the section below which a piece is too small to be matched by itself.
+    """
+    whole = np.zeros(crack.shape, dtype=np.uint8)
+    if not crack.any():
+        return whole
+    # a crack that ends just short of the border, or is bridged by a thread, still lets its sides move apart
+    closed = ndimage.binary_closing(np.pad(crack | empty, 4, mode="edge"), iterations=3)[4:-4, 4:-4] | crack
+    labels, count = ndimage.label(~closed)
+    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    keep = [k + 1 for k in np.argsort(-areas, kind="stable") if areas[k] >= least * crack.size][:4]
+    if len(keep) < 2:
+        return whole
+    chosen = np.zeros(count + 1, dtype=np.uint8)
+    chosen[keep] = np.arange(1, len(keep) + 1)
+    seeds = chosen[labels]
+    nearest = ndimage.distance_transform_edt(seeds == 0, return_distances=False, return_indices=True)
+    return np.asarray(seeds[tuple(nearest)] - 1, dtype=np.uint8)
+
+
+def _pyramid(
+    image: Plane, tissue: Mask, settings: StackSettings, extractor: Extractor | None
+) -> tuple[list[Plane], list[Plane]]:
+    weight = tissue.astype(np.float32)
+    levels: list[Plane] = []
+    weights: list[Plane] = []
+    while True:
+        use = extractor if not levels else None
+        levels.append(describe(image, weight, settings, use))
+        weights.append(weight)
+        if min(image.shape) < 2 * COARSEST:
+            return levels, weights
+        mass = _halved(weight)
+        image = (_halved(image * weight) / np.maximum(mass, 1e-6)).astype(np.float32)
+        weight = (mass > 0.5).astype(np.float32)
+
+
+def describe(image: Plane, weight: Plane, settings: StackSettings, extractor: Extractor | None) -> Plane:
+    """The features ``(C, h, w)`` by which neighbours are compared, about zero in the mean and one in spread."""
+    if settings.features == "auto-encoder" and extractor is not None:
+        found = np.asarray(extractor(image), dtype=np.float32)
+    elif settings.features == "intensity":
+        found = image[None]
+    elif settings.features == "bandpass":
+        found = (_blur(image, weight, 1.0) - _blur(image, weight, 8.0))[None]
+    else:
+        mean = _blur(image, weight, WINDOW)
+        variance = np.maximum(_blur(image * image, weight, WINDOW) - mean**2, 0)
+        inside = variance[weight > 0]
+        floor = 0.1 * float(np.median(inside)) if inside.size else 1.0
+        return np.asarray(((image - mean) / np.sqrt(variance + floor + 1e-8) * weight)[None], dtype=np.float32)
+    held = weight > 0
+    values = found[:, held]
+    middle = values.mean(axis=1)[:, None, None]
+    # one scale for all channels: a channel that says little must not be blown up
+    scale = float(np.sqrt(values.var(axis=1).sum())) + 1e-8
+    return np.asarray((found - middle) / scale * weight, dtype=np.float32)
+
+
+def _blur(values: Plane, weight: Plane, sigma: float) -> Plane:
+    mass = ndimage.gaussian_filter(weight, sigma, truncate=3.0)
+    return np.asarray(ndimage.gaussian_filter(values * weight, sigma, truncate=3.0) / np.maximum(mass, 1e-3))
+
+
+def _halved(values: Plane) -> Plane:
+    """Means of blocks of 2 x 2; a last odd row or column is averaged with itself."""
+    height, width = values.shape
+    padded = np.pad(values, ((0, height % 2), (0, width % 2)), mode="edge")
+    return np.asarray(padded.reshape(padded.shape[0] // 2, 2, padded.shape[1] // 2, 2).mean(axis=(1, 3)))

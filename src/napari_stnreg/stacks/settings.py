@@ -1,0 +1,82 @@
+"""What a person can choose about the alignment of a stack, shared by panel, script and command line."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from napari_stnreg.errors import InputError
+
+Course = Literal["natural", "balanced", "straight"]
+Features = Literal["lncc", "bandpass", "intensity", "auto-encoder"]
+Motion = Literal["translation", "rigid", "affine"]
+
+COURSE_HELP = {
+    "natural": "Keep what changes slowly along the stack: neurites keep their slant. The usual choice.",
+    "balanced": "In between.",
+    "straight": "Match every section to its neighbours as well as can be; neurites that run obliquely get straighter.",
+}
+"""One line for a person choosing what happens to slow changes along the stack."""
+
+FEATURES_HELP = {
+    "lncc": "Brightness, normalised in a small window: cares for neither contrast nor shading. The usual choice.",
+    "bandpass": "Brightness without shading and grain.",
+    "intensity": "Plain brightness: for sections of one and the same contrast.",
+    "auto-encoder": "What a network trained on this stack sees (ssEMnet).",
+}
+"""One line for a person choosing what is compared."""
+
+
+class StackSettings(BaseModel):
+    """Settings of one alignment; every field has a default that needs no tuning.
+
+    Raises
+    ------
+    InputError
+        From :meth:`parse`, with one sentence, if a value is not allowed.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    motion: Motion = Field(default="rigid", description="What the coarse pass may do to a whole section.")
+    deform: bool = Field(default=True, description="Follow with the fine pass, a grid of vectors for each section.")
+    features: Features = Field(default="lncc", description="What is compared between neighbours.")
+    window: int = Field(
+        default=2, ge=1, le=8, description="Neighbours before and after that a section is compared with."
+    )
+    course: Course = Field(default="natural", description="What happens to slow changes along the stack.")
+    reference: int | None = Field(default=None, ge=0, description="A section that stays where it is.")
+    mirror: bool = Field(default=False, description="Look for sections that lie upside down, too.")
+    turned: bool = Field(default=True, description="Look for sections that lie turned by any angle.")
+    cracks: bool = Field(default=True, description="Find cracks and let the sections break there.")
+    grid: int = Field(
+        default=7, ge=2, le=64, description="Cells of the vector grid along the longer side of a section."
+    )
+    rounds: int = Field(default=2, ge=1, le=6, description="How often neighbours are matched and the stack is solved.")
+    smoothness: float = Field(default=1.0, gt=0, le=100, description="Stiffness of the vector grid; more is stiffer.")
+    tether: float = Field(default=1.0, ge=0, le=100, description="Pull to where a section lay; more moves less.")
+    drop: float = Field(
+        default=0.3, ge=0, lt=0.9, description="Share of the worst pixels left out at first; it shrinks."
+    )
+    working_size: int = Field(
+        default=512, ge=64, le=8192, description="Longest side, in pixels, at which sections are matched."
+    )
+    crop: bool = Field(
+        default=False, description="Cut the result to the canvas of the input instead of holding everything."
+    )
+
+    @classmethod
+    def parse(cls, **values: Any) -> StackSettings:
+        """Build settings, turning a validation failure into one plain sentence."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"]) or "settings"
+            text = str(first["msg"]).removeprefix("Value error, ")
+            raise InputError(f"Setting '{name}': {text}.") from error
+
+    def factor(self, shape: tuple[int, int]) -> int:
+        """By how much sections of a shape are reduced for matching (means over blocks of so many pixels a side)."""
+        return max(-(-max(shape) // self.working_size), 1)

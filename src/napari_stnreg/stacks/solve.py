@@ -1,0 +1,182 @@
+"""All vectors of a stack at once: neighbours' wishes against staying put and staying smooth.
+
+The energy is the sum over matched pairs of ``w |u_b - u_a - m|^2`` (robust), and over sections of ``t |u|^2`` (the
+tether) and of the bending of ``u``. Along the stack this is a filter that lets pass what changes from section to
+section and holds back what changes slowly. How slow is slow follows from the stack itself: displacements that are
+independent from section to section are the same at a distance of one and of two, displacements of the tissue's own
+course add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_stnreg.images import FloatArray
+from napari_stnreg.stacks.fine import FineMatch
+from napari_stnreg.stacks.maps import SectionMap
+from napari_stnreg.stacks.settings import StackSettings
+from napari_stnreg.stacks.spline_fit import smoothness_matrix
+
+Pair = tuple[int, int]
+Index = npt.NDArray[np.intp]
+COURSE = {"natural": 1.0, "balanced": 0.2, "straight": 0.02}
+"""What each course multiplies the tether with."""
+SMOOTH = 0.1
+"""Stiffness of a section's own vectors at ``smoothness=1``."""
+TOGETHER = 0.05
+"""How firmly the pieces of a torn section hold together."""
+REWEIGHTINGS = 3
+STEPS = 300
+
+
+def tether_of(shifts: Mapping[int, list[FloatArray]], spread: float) -> float:
+    """The tether that suits a stack: the tissue's own change a section over the sections' own displacement, squared.
+
+    Parameters
+    ----------
+    shifts
+        Differences between sections that lie 1 and 2 apart, any number of arrays.
+    spread
+        Variance of the differences below which they are taken for noise, square pixels.
+    """
+    one, two = (float(np.mean(np.concatenate(shifts[k]) ** 2)) if shifts.get(k) else 0.0 for k in (1, 2))
+    if one <= 0:
+        return 1.0
+    course = min(max(two - one, 0.05 * one), one) if two > 0 else 0.5 * one
+    course = max(course, spread)
+    own = max((one - course) / 2, 0.02 * one)
+    return float(np.clip(course / own, 1e-3, 5.0))
+
+
+def solve_fine(
+    maps: list[SectionMap],
+    matches: Mapping[Pair, FineMatch],
+    settings: StackSettings,
+    held: Mapping[int, SectionMap] | None = None,
+) -> list[SectionMap]:
+    """Vectors for every section.
+
+    Parameters
+    ----------
+    maps
+        One a section, on one lattice; their vectors only matter for sections that are held or matched with nothing.
+    matches
+        By section numbers ``(a, b)``, ``a < b``.
+    settings
+        Tether, stiffness, course, and the section that is pinned.
+    held
+        Sections whose maps stay as they are: those outside a range that is aligned again, or the pinned one.
+    """
+    shape = maps[0].lattice.shape
+    first = np.concatenate([[0], np.cumsum([m.pieces for m in maps])]).astype(int)
+    fixed = np.zeros(first[-1], dtype=bool)
+    state = np.zeros((first[-1], 2, *shape))
+    keep = dict(held or {})
+    if settings.reference is not None and settings.reference < len(maps):
+        keep.setdefault(settings.reference, maps[settings.reference].with_vectors(0 * maps[settings.reference].vectors))
+    for z, there in keep.items():
+        fixed[first[z] : first[z + 1]] = True
+        state[first[z] : first[z + 1]] = there.vectors
+    links = _links(matches, first)
+    if not links:
+        return [m.with_vectors(state[first[z] : first[z + 1]]) for z, m in enumerate(maps)]
+    ia, ib, shift, weight, lag = links
+    tether = settings.tether * COURSE[settings.course] * _estimated(shift, weight, lag, maps)
+    stiffness = smoothness_matrix(shape) * SMOOTH * settings.smoothness
+    siblings = [(k, k + 1) for z in range(len(maps)) for k in range(first[z], first[z + 1] - 1)]
+    robust = np.ones(shift[:, :1].shape)
+    for _ in range(REWEIGHTINGS):
+        state = _conjugate_gradients(state, ~fixed, (ia, ib, shift, weight * robust), tether, stiffness, siblings)
+        off = np.sqrt(((state[ib] - state[ia] - shift) ** 2).sum(axis=1, keepdims=True))
+        seen = weight[:, :1] + weight[:, 2:] > 0.5
+        scale = 1.5 * float(np.median(off[seen])) + 1e-6 if seen.any() else 1.0
+        robust = 1.0 / (1.0 + (off / (2.0 * scale)) ** 2)
+    return [m.with_vectors(state[first[z] : first[z + 1]]) for z, m in enumerate(maps)]
+
+
+def _links(
+    matches: Mapping[Pair, FineMatch], first: Index
+) -> tuple[Index, Index, FloatArray, FloatArray, Index] | None:
+    """Pieces matched: indices, shifts ``(K, 2, gy, gx)``, weights ``(K, 3, gy, gx)`` and distances along the stack."""
+    rows = []
+    for (a, b), match in sorted(matches.items()):
+        for p in range(match.shift.shape[0]):
+            for q in range(match.shift.shape[1]):
+                trust = max(match.score[p, q], 0.0) ** 2
+                if trust > 0 and match.weight[p, q].any():
+                    rows.append((first[a] + p, first[b] + q, match.shift[p, q], match.weight[p, q], trust, b - a))
+    if not rows:
+        return None
+    ia, ib, lag = (np.array([r[k] for r in rows]) for k in (0, 1, 5))
+    trust = np.array([r[4] for r in rows])
+    near = trust[lag == lag.min()]
+    trust = np.minimum(trust / float(np.median(near)), 2.0)
+    weight = np.stack([r[3] for r in rows]) * trust[:, None, None, None]
+    # more than a well-textured place's share is not better known: its error is the tissue's, not the camera's
+    size = 0.5 * (weight[:, :1] + weight[:, 2:])
+    weight = weight / np.maximum(size, 1.0)
+    return ia, ib, np.stack([r[2] for r in rows]), weight / lag[:, None, None, None], lag
+
+
+def _estimated(shift: FloatArray, weight: FloatArray, lag: Index, maps: list[SectionMap]) -> float:
+    found: dict[int, list[FloatArray]] = {}
+    for distance in (1, 2):
+        for k in np.flatnonzero(lag == distance):
+            seen = 0.5 * (weight[k, 0] + weight[k, 2]) * distance > 0.4
+            found.setdefault(distance, []).append(shift[k][:, seen].ravel())
+    return tether_of(found, spread=(0.001 * max(maps[0].shape)) ** 2)
+
+
+def _conjugate_gradients(
+    state: FloatArray,
+    free: FloatArray,
+    links: tuple[Index, Index, FloatArray, FloatArray],
+    tether: float,
+    stiffness: FloatArray,
+    siblings: list[Pair],
+) -> FloatArray:
+    ia, ib, shift, weight = links
+    left, right = (np.array([s[k] for s in siblings], dtype=int) for k in (0, 1))
+
+    def spread(force: FloatArray) -> FloatArray:
+        """Forces on links as forces on sections, weighted."""
+        y = weight[:, 0] * force[:, 0] + weight[:, 1] * force[:, 1]
+        x = weight[:, 1] * force[:, 0] + weight[:, 2] * force[:, 1]
+        both = np.stack([y, x], axis=1)
+        out = np.zeros_like(state)
+        np.add.at(out, ib, both)
+        np.subtract.at(out, ia, both)
+        return out
+
+    def apply(u: FloatArray) -> FloatArray:
+        out = spread(u[ib] - u[ia]) + tether * u
+        flat = u.reshape(*u.shape[:2], -1)
+        out += (flat @ stiffness).reshape(u.shape)
+        if siblings:
+            apart = TOGETHER * (u[right] - u[left])
+            np.add.at(out, right, apart)
+            np.subtract.at(out, left, apart)
+        return out
+
+    mask = free[:, None, None, None]
+    diagonal = np.full_like(state, tether + float(np.diag(stiffness).mean()))
+    for index in (ia, ib):
+        np.add.at(diagonal, index, weight[:, [0, 2]])
+    residual = np.where(mask, spread(shift) - apply(state), 0)
+    goal = 1e-5 * float(np.sqrt((residual**2).sum())) + 1e-9
+    ahead = residual / diagonal
+    direction, product = ahead.copy(), float((residual * ahead).sum())
+    for _ in range(STEPS):
+        if float(np.sqrt((residual**2).sum())) <= goal:
+            break
+        pushed = np.where(mask, apply(direction), 0)
+        pace = product / max(float((direction * pushed).sum()), 1e-30)
+        state = state + pace * direction
+        residual = residual - pace * pushed
+        ahead = residual / diagonal
+        product, before = float((residual * ahead).sum()), product
+        direction = ahead + (product / before) * direction
+    return state
