@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import numpy as np
@@ -11,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from napari_stnreg.errors import InputError
-from napari_stnreg.files import transform_file
+from napari_stnreg.files import container
 from napari_stnreg.files.transform_file import load_transform, save_transform
 from napari_stnreg.images import Grid
 from napari_stnreg.transforms import AffineTransform, ChainTransform, InverseTransform, chain, make_family
@@ -70,10 +71,10 @@ def good(tmp_path):
 def rewritten(path, change):
     """The same file with its header changed."""
     with safe_open(path, framework="pt") as stream:
-        header = transform_file.json.loads(stream.metadata()["napari-stnreg"])
+        header = json.loads(stream.metadata()["napari-stnreg"])
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
     change(header, tensors)
-    save_file(tensors, path, metadata={"napari-stnreg": transform_file.json.dumps(header)})
+    save_file(tensors, path, metadata={"napari-stnreg": json.dumps(header)})
     return path
 
 
@@ -169,7 +170,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
     def fail(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(transform_file.os, "replace", fail)
+    monkeypatch.setattr(container.os, "replace", fail)
     with pytest.raises(InputError, match="No space left"):
         save_transform(AffineTransform.identity(3), path)
     assert path.read_bytes() == before

@@ -30,6 +30,13 @@ if TYPE_CHECKING:
     from napari_stnreg.fitting.progress import Result as Result
     from napari_stnreg.images import Grid as Grid
     from napari_stnreg.images import Image as Image
+    from napari_stnreg.learning.data import ImagePairs as ImagePairs
+    from napari_stnreg.learning.model import Model as Model
+    from napari_stnreg.learning.progress import TrainingProgress as TrainingProgress
+    from napari_stnreg.learning.settings import TrainingSettings as TrainingSettings
+    from napari_stnreg.learning.trainer import train as train
+    from napari_stnreg.learning.trainer import train_steps as train_steps
+    from napari_stnreg.networks.spatial_transformer import SpatialTransformer as SpatialTransformer
     from napari_stnreg.registration import register as register
     from napari_stnreg.registration import register_steps as register_steps
     from napari_stnreg.settings import RegistrationSettings as RegistrationSettings
@@ -42,13 +49,18 @@ _HOMES = {
     "FitError": "errors",
     "Grid": "images",
     "Image": "images",
+    "ImagePairs": "learning.data",
     "InputError": "errors",
+    "Model": "learning.model",
     "OutOfMemoryError": "errors",
     "Progress": "fitting.progress",
     "RegistrationError": "errors",
     "RegistrationSettings": "settings",
     "Result": "fitting.progress",
     "Scorecard": "evaluation.report",
+    "SpatialTransformer": "networks.spatial_transformer",
+    "TrainingProgress": "learning.progress",
+    "TrainingSettings": "learning.settings",
     "available_devices": "fitting.problem",
     "compose": "transforms.conversion",
     "estimate_memory": "fitting.memory",
@@ -60,6 +72,8 @@ _HOMES = {
     "register": "registration",
     "register_steps": "registration",
     "save": "files.saving",
+    "train": "learning.trainer",
+    "train_steps": "learning.trainer",
     "warp": "warping",
 }
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import partial
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import torch
 from napari_stnreg.errors import InputError, OutOfMemoryError
 from napari_stnreg.evaluation.scorecard import image_scores, landmark_scores
 from napari_stnreg.fitting import stages
-from napari_stnreg.fitting.problem import Problem, pick_device, prepare
+from napari_stnreg.fitting.problem import Problem, check_pair, pick_device, prepare
 from napari_stnreg.fitting.progress import Ending, Progress, Result
 from napari_stnreg.fitting.schedule import Schedule, schedule_for
 from napari_stnreg.fitting.stages import Found, Step
@@ -26,7 +27,11 @@ from napari_stnreg.settings import LINEAR_FAMILIES, RegistrationSettings
 from napari_stnreg.transforms import AffineTransform, Transform, chain
 from napari_stnreg.warping import warp
 
+if TYPE_CHECKING:
+    from napari_stnreg.learning.model import Model
+
 Steps = Generator[Progress, "str | None", Result]
+Fit = Generator[Progress, "str | None", tuple[Transform, list[tuple[str, int, int, float]], Ending]]
 
 SMALL_VOXELS = 2**16
 """Images up to this size are fitted by a single thread."""
@@ -40,6 +45,7 @@ def register(
     fixed_landmarks: npt.ArrayLike | None = None,
     moving_landmarks: npt.ArrayLike | None = None,
     start_transform: Transform | None = None,
+    model: Model | str | os.PathLike[str] | None = None,
     progress: Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> Result:
@@ -57,6 +63,9 @@ def register(
         as a soft term.
     start_transform
         Where to begin, such as an earlier result's transform.
+    model
+        A trained model, its file, or the name of one in the box: the answer then comes in one pass, and the setting
+        ``refine`` adds so many steps of optimisation for this pair.
     progress
         Called after every step.
 
@@ -87,6 +96,7 @@ def register(
         fixed_landmarks=fixed_landmarks,
         moving_landmarks=moving_landmarks,
         start_transform=start_transform,
+        model=model,
         **options,
     )
     try:
@@ -107,6 +117,7 @@ def register_steps(
     fixed_landmarks: npt.ArrayLike | None = None,
     moving_landmarks: npt.ArrayLike | None = None,
     start_transform: Transform | None = None,
+    model: Model | str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Steps:
     """:func:`register` as a generator, for who wants to watch, to stop, or to run it beside something else.
@@ -117,38 +128,124 @@ def register_steps(
     if settings is not None and options:
         settings = RegistrationSettings.parse(**{**settings.model_dump(), **options})
     settings = settings or RegistrationSettings.parse(**options)
+    if model is None:
+        model = settings.model
     device = pick_device(settings.device)
     stages.dense_similarity(settings, fixed.ndim)  # an unknown name is told before anything is computed
     _check_fill(moving, settings)
     warnings: list[str] = []
     began = time.perf_counter()
-    while True:
-        try:
-            given = start_transform is not None
-            problem = prepare(fixed, moving, settings, device, fixed_landmarks, moving_landmarks, given_start=given)
-            fit = _fit(problem, settings, start_transform)
-            transform, losses, ending = yield from _guarded(fit, fixed)
-            break
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            if device.type == "cpu":
-                raise OutOfMemoryError(
-                    f"The memory was not enough to register '{fixed.name}' and '{moving.name}'; "
-                    "crop or shrink the images first."
-                ) from error
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-            warnings.append(f"The memory of {device} was not enough, so the fit ran on the CPU.")
-            device = torch.device("cpu")
-    transform = transform.to("cpu").relocated(problem.center).in_spaces(fixed.space, moving.space)
+    landmarks = (fixed_landmarks, moving_landmarks)
+    losses: list[tuple[str, int, int, float]] = []
+    ending: Ending = "finished"
+    transform, told = start_transform, None
+    if model is not None:
+        trained = _loaded(model)
+        check_pair(fixed, moving, settings)
+        transform = _predict(trained, fixed, moving, settings, device, start_transform, warnings)
+        settings, refining = _settings_with(trained, settings)
+        told = yield _predicted(trained, transform, settings)
+    else:
+        refining = settings
+    if model is None or (settings.refine > 0 and told != "stop"):
+        fit = _fit_where_it_fits(fixed, moving, refining, device, landmarks, transform, warnings)
+        transform, losses, ending = yield from fit
+    elif told == "stop":
+        ending = "stopped"
+    assert transform is not None
     seconds = time.perf_counter() - began
-    warnings += problem.warnings
     if ending == "not finite":
         warnings.append("The fit ran into values that are not finite and was ended; this is the best it had found.")
     return _result(
         fixed, moving, settings, transform, losses, ending, seconds, warnings, fixed_landmarks, moving_landmarks
     )
+
+
+def _fit_where_it_fits(
+    fixed: Image,
+    moving: Image,
+    settings: RegistrationSettings,
+    device: torch.device,
+    landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None],
+    start: Transform | None,
+    warnings: list[str],
+) -> Fit:
+    """Prepare and fit on the device, or on the CPU if its memory is not enough; the transform is of the world."""
+    while True:
+        try:
+            problem = prepare(fixed, moving, settings, device, *landmarks, given_start=start is not None)
+            transform, losses, ending = yield from _guarded(_fit(problem, settings, start), fixed)
+            break
+        except (RuntimeError, MemoryError) as error:
+            device = _smaller_device(error, device, fixed, moving, warnings)
+    warnings += problem.warnings
+    transform = transform.to("cpu").relocated(problem.center).in_spaces(fixed.space, moving.space)
+    return transform, losses, ending
+
+
+def _smaller_device(
+    error: Exception, device: torch.device, fixed: Image, moving: Image, warnings: list[str]
+) -> torch.device:
+    """Where to try again after an error, which is raised on if it is not about memory or there is no other place."""
+    if not _is_out_of_memory(error):
+        raise error
+    if device.type == "cpu":
+        raise OutOfMemoryError(
+            f"The memory was not enough to register '{fixed.name}' and '{moving.name}'; "
+            "crop or shrink the images first."
+        ) from error
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    warnings.append(f"The memory of {device} was not enough, so the fit ran on the CPU.")
+    return torch.device("cpu")
+
+
+def _loaded(model: Model | str | os.PathLike[str]) -> Model:
+    if isinstance(model, str | os.PathLike):
+        from napari_stnreg.learning.model_file import load_model  # most registrations need no network
+
+        return load_model(model)
+    return model
+
+
+def _predict(
+    model: Model,
+    fixed: Image,
+    moving: Image,
+    settings: RegistrationSettings,
+    device: torch.device,
+    start: Transform | None,
+    warnings: list[str],
+) -> Transform:
+    """One pass of the network, on the CPU if the device has not the memory."""
+    while True:
+        try:
+            return model.predict(
+                fixed,
+                moving,
+                device=device,
+                fixed_channel=settings.fixed_channel,
+                moving_channel=settings.moving_channel,
+                start_transform=start,
+                warnings=warnings,
+            )
+        except (RuntimeError, MemoryError) as error:
+            device = _smaller_device(error, device, fixed, moving, warnings)
+
+
+def _settings_with(model: Model, settings: RegistrationSettings) -> tuple[RegistrationSettings, RegistrationSettings]:
+    """The settings as they will be reported, and those of the fit that refines what a model gave."""
+    similarity = settings.similarity if "similarity" in settings.model_fields_set else model.similarity
+    reported = settings.model_copy(update={"family": model.family, "model": model.name, "similarity": similarity})
+    levels = settings.levels or (1 if settings.refine < 20 else 2)
+    steps = max(-(-settings.refine // levels), 1)
+    last = reported.stages[-1]
+    return reported, reported.model_copy(update={"family": last, "levels": levels, "iterations": steps})
+
+
+def _predicted(model: Model, transform: Transform, settings: RegistrationSettings) -> Progress:
+    message = f"one pass of {model.name}"
+    return Progress(model.name, 0, 1, 1, 1 + settings.refine, float("nan"), {}, lambda: transform, message)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -157,9 +254,6 @@ def _is_out_of_memory(error: Exception) -> bool:
     return (
         isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in text or "out of memory" in text
     )
-
-
-Fit = Generator[Progress, "str | None", tuple[Transform, list[tuple[str, int, int, float]], Ending]]
 
 
 def _check_fill(moving: Image, settings: RegistrationSettings) -> None:

@@ -11,6 +11,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,6 +21,7 @@ from napari_stnreg.filters import gaussian
 
 Padding = Literal["zeros", "border", "reflection"]
 Kernel = Literal["linear", "nearest", "cubic"]
+_KERNELS = {"linear": "bilinear", "nearest": "nearest", "cubic": "bicubic"}
 
 
 def index_points(
@@ -73,13 +76,37 @@ def sample(
     return result.reshape(*result.shape[:2], *out_shape)
 
 
-def sample_normalised(image: Tensor, grid: Tensor, *, padding: Padding = "zeros") -> Tensor:
-    """Linear sampling at coordinates that are normalised already, ``(B, *out, D)``; for loops that keep them so."""
-    return _grid_sample(image, grid, padding, "linear")
+def sample_normalised(image: Tensor, grid: Tensor, *, padding: Padding = "zeros", mode: Kernel = "linear") -> Tensor:
+    """Sampling at coordinates that are normalised already, ``(B, *out, D)``; for loops that keep them so."""
+    return _grid_sample(image, grid, padding, mode)
 
 
-def _grid_sample(image: Tensor, grid: Tensor, padding: Padding, mode: str) -> Tensor:
-    kernel = {"linear": "bilinear", "nearest": "nearest", "cubic": "bicubic"}[mode]
+def sampler_matrix(shape: Sequence[int], to_index: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """From the world to the sampler's coordinates of an image.
+
+    Parameters
+    ----------
+    shape
+        Of the image.
+    to_index
+        Homogeneous ``(D + 1, D + 1)``, from the world to the image's voxel indices in (z, y, x) order.
+
+    Returns
+    -------
+    array
+        Homogeneous ``(D + 1, D + 1)``; what it gives is normalised and ordered (x, y, z).
+    """
+    ndim = len(shape)
+    size = np.asarray(shape, dtype=np.float64)
+    normalise = np.eye(ndim + 1)
+    normalise[:-1, :-1] = np.diag(2 / size)
+    normalise[:-1, -1] = 1 / size - 1
+    matrix = normalise @ to_index
+    return np.concatenate([matrix[:ndim][::-1], matrix[ndim:]])
+
+
+def _grid_sample(image: Tensor, grid: Tensor, padding: Padding, mode: Kernel) -> Tensor:
+    kernel = _KERNELS[mode]
     threads = torch.get_num_threads() if image.device.type == "cpu" else 1
     if grid.shape[0] > 1 or threads < 2 or grid.numel() < 100_000:
         return F.grid_sample(image, grid, kernel, padding, align_corners=False)
@@ -133,7 +160,12 @@ def resize(image: Tensor, shape: Sequence[int], *, antialias: bool = True) -> Te
     if tuple(image.shape[2:]) == tuple(shape):
         return image
     if antialias:
-        ratios = [a / b for a, b in zip(image.shape[2:], shape, strict=True)]
-        image = gaussian(image, [0.5 * math.sqrt(max(r * r - 1, 0.0)) for r in ratios], edge="nearest")
+        image = smoothed_for(image, [a / b for a, b in zip(image.shape[2:], shape, strict=True)])
     mode = "bilinear" if image.ndim == 4 else "trilinear"
     return F.interpolate(image, size=tuple(shape), mode=mode, align_corners=False)
+
+
+def smoothed_for(image: Tensor, ratios: Sequence[float]) -> Tensor:
+    """The image ``(B, C, *shape)`` smoothed so that it can be read at every ``ratios`` voxels without moire."""
+    sigmas = [0.5 * math.sqrt(max(r * r - 1, 0.0)) for r in ratios]
+    return gaussian(image, [s if s > 0.05 else 0.0 for s in sigmas], edge="nearest")

@@ -50,7 +50,9 @@ class RegistrationSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     family: str = Field("affine+diffeomorphic", description="Transform family, or several joined by '+'.")
-    similarity: str = Field("lncc", description="What makes two images alike: mse, ncc, lncc, mi or mind.")
+    similarity: str = Field(
+        "lncc", description="What makes two images alike: mse, ncc, lncc, mi, mind, or an auto-encoder's file."
+    )
     preset: Preset = Field("balanced", description="How much time to spend.")
     start: Start = Field("auto", description="Where to begin.")
     mirror: bool = Field(False, description="Let the search try mirror images too.")
@@ -67,6 +69,8 @@ class RegistrationSettings(BaseModel):
     iterations: int | None = Field(None, ge=1, le=10000, description="Steps a level; the preset's if not given.")
     extent: Extent = Field("fixed", description="What the warped image covers.")
     fill: float | None = Field(None, description="Value outside the moving image; chosen from its border if not given.")
+    model: str | None = Field(None, description="Trained model that registers in one pass, instead of a fit.")
+    refine: int = Field(0, ge=0, le=10000, description="Steps of optimisation after a model's pass.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps.")
     seed: int = Field(0, ge=0, description="Seed of everything random.")
 

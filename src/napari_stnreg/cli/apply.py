@@ -12,8 +12,8 @@ from napari_stnreg.cli.outputs import check_new
 from napari_stnreg.cli.points import read_table, write_table
 from napari_stnreg.errors import InputError
 from napari_stnreg.files.image_files import ending_of, read_content
-from napari_stnreg.files.saving import load
 from napari_stnreg.files.series import placed_as, write_series
+from napari_stnreg.files.transform_file import load_transform
 from napari_stnreg.transforms import ChainTransform, Transform
 from napari_stnreg.warping import warp
 
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
     inputs = [path for path in (options.transform, options.moving, options.reference) if path is not None]
     if options.output.resolve() in {path.resolve() for path in inputs}:
         raise InputError(f"'{options.output}' is an input and would be written over; name another file.")
-    transform = load(options.transform)
+    transform = load_transform(options.transform)[0]
     if options.moving.suffix.lower() == ".csv":
         _apply_to_points(options, transform)
     else:

@@ -15,7 +15,7 @@ from torch import Tensor
 from napari_stnreg.errors import InputError
 from napari_stnreg.filters import gaussian
 from napari_stnreg.images import Grid
-from napari_stnreg.sampling import index_points, resize, sample_normalised
+from napari_stnreg.sampling import index_points, resize, sample_normalised, sampler_matrix
 
 EDGE_SPREAD = 1.5
 """Standard deviation, in voxels, of what continues an image beyond its mask."""
@@ -57,14 +57,8 @@ class Level:
         Tensor
             Homogeneous ``(D + 1, D + 1)``; its results are ordered (x, y, z).
         """
-        ndim = self.fixed_grid.ndim
-        size = np.asarray(self.moving_grid.shape, dtype=np.float64)
-        normalise = np.eye(ndim + 1)
-        normalise[:-1, :-1] = np.diag(2 / size)
-        normalise[:-1, -1] = 1 / size - 1
-        matrix = normalise @ np.linalg.inv(self.moving_grid.matrix) @ affine
-        matrix = np.concatenate([matrix[:ndim][::-1], matrix[ndim:]])
-        return torch.as_tensor(matrix.copy(), dtype=torch.float32, device=self.fixed.device)
+        matrix = sampler_matrix(self.moving_grid.shape, np.linalg.inv(self.moving_grid.matrix) @ affine)
+        return torch.as_tensor(matrix, dtype=torch.float32, device=self.fixed.device)
 
     def sampling_matrix(self, affine: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
         """From fixed voxel indices to the sampler's: ``index @ linear.T + shift``, ``(D, D)`` and ``(D,)``."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from napari_stnreg.errors import InputError
 from napari_stnreg.objectives.similarity import Similarity, cleaned, combine
 
 
@@ -40,6 +41,9 @@ class FeatureDistance(Similarity):
 
     def prepare(self, fixed: Tensor, weight: Tensor | None = None) -> None:
         """See :meth:`Similarity.prepare`."""
+        wanted = getattr(self._network, "ndim", None)
+        if wanted is not None and wanted != fixed.ndim - 2:
+            raise InputError(f"The features were learned from {wanted}D images; these are {fixed.ndim - 2}D.")
         with torch.no_grad():
             self._network.to(fixed.device)
             self._weight = None if weight is None else weight.detach()

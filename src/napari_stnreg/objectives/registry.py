@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from napari_stnreg.errors import InputError
+from napari_stnreg.objectives.features import FeatureDistance
 from napari_stnreg.objectives.intensity import MeanSquares, NormalizedCrossCorrelation
 from napari_stnreg.objectives.lncc import LocalNCC
 from napari_stnreg.objectives.mind import Mind
@@ -23,7 +24,7 @@ def make_similarity(name: str, **options: Any) -> Similarity:
     Parameters
     ----------
     name
-        A key of :data:`SIMILARITIES`.
+        A key of :data:`SIMILARITIES`; or the file of a trained auto-encoder, whose frozen features are then compared.
     **options
         Passed to its constructor.
 
@@ -32,6 +33,10 @@ def make_similarity(name: str, **options: Any) -> Similarity:
     InputError
         If there is no such similarity or it has no such option.
     """
+    if name.endswith(".safetensors"):
+        from napari_stnreg.learning.model_file import load_model  # the one thing here that comes from a training
+
+        return FeatureDistance(load_model(name).features(), **options)
     if name not in SIMILARITIES:
         raise InputError(f"There is no similarity '{name}'; choose one of {', '.join(SIMILARITIES)}.")
     try:

@@ -1,0 +1,32 @@
+"""Localisation networks: from a pair of images to the parameters of a transform family."""
+
+from napari_stnreg.networks.auto_encoder import AutoEncoder, Features
+from napari_stnreg.networks.base import FreeParameters, Localisation
+from napari_stnreg.networks.dirnet import DIRNet
+from napari_stnreg.networks.generator import sampling_grid, warped
+from napari_stnreg.networks.registry import LOCALISATIONS, Network, make_network, network_names, new_network
+from napari_stnreg.networks.spatial_transformer import SpatialTransformer
+from napari_stnreg.networks.stages import Stages
+from napari_stnreg.networks.voxelmorph import UNet, VoxelMorph
+from napari_stnreg.networks.whole_image import AffineNetwork, ThinPlateNetwork
+
+__all__ = [
+    "LOCALISATIONS",
+    "AffineNetwork",
+    "AutoEncoder",
+    "DIRNet",
+    "Features",
+    "FreeParameters",
+    "Localisation",
+    "Network",
+    "SpatialTransformer",
+    "Stages",
+    "ThinPlateNetwork",
+    "UNet",
+    "VoxelMorph",
+    "make_network",
+    "network_names",
+    "new_network",
+    "sampling_grid",
+    "warped",
+]

@@ -1,0 +1,100 @@
+"""DIRNet: one small network looks at overlapping patches of both images and moves a control point for each."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from napari_stnreg.errors import InputError
+from napari_stnreg.images import Grid
+from napari_stnreg.networks.base import Localisation, padded
+from napari_stnreg.networks.blocks import convolution, normaliser, pooled, rectifier, zeroed
+from napari_stnreg.transforms import BSplineFamily
+from napari_stnreg.transforms.bspline import NO_FOLDING
+
+
+class DIRNet(Localisation):
+    """A fully convolutional regressor of B-spline control points.
+
+    Parameters
+    ----------
+    ndim, channels
+        See :class:`Localisation`.
+    spacing
+        Distance of the control points in voxels, a power of two, for all axes or for each.
+    features
+        Channels of the convolutions.
+    depth
+        Convolutions at the resolution of the control grid; each widens a control point's patch by two spacings.
+    limit
+        Coefficients stay below this share of the control spacing; the default rules out folds. ``None`` for no limit.
+
+    Notes
+    -----
+    Averaging halves the image until a voxel is a cell of the control grid. A last convolution of two voxels, padded by
+    two, then stands at the corners between cells, which is where the control points are, and reaches the ring of them
+    around the image.
+
+    References
+    ----------
+    de Vos et al., End-to-end unsupervised deformable image registration with a convolutional neural network, DLMIA
+    2017; de Vos et al., A deep learning framework for unsupervised affine and deformable image registration, Medical
+    Image Analysis 2019.
+    """
+
+    name = "dirnet"
+
+    def __init__(
+        self,
+        ndim: int,
+        channels: int = 1,
+        *,
+        spacing: int | Sequence[int] = 8,
+        features: int = 32,
+        depth: int = 3,
+        limit: float | None = NO_FOLDING,
+    ) -> None:
+        super().__init__(ndim, channels)
+        steps = [int(s) for s in np.broadcast_to(np.asarray(spacing), (ndim,))]
+        if any(s < 1 or s & (s - 1) for s in steps):
+            raise InputError(f"The control spacing of DIRNet is a power of two, such as 4 or 8, not {spacing}.")
+        self.spacing = tuple(steps)
+        self._config = {"spacing": steps, "features": int(features), "depth": int(depth), "limit": limit}
+        self.family = BSplineFamily(steps, limit=limit)
+        self.halvings = int(math.log2(max(steps)))
+        widths = [2 * channels, *[features] * (self.halvings + depth)]
+        self.convolutions = nn.ModuleList(
+            nn.Sequential(convolution(ndim, a, b), normaliser(b), rectifier()) for a, b in itertools.pairwise(widths)
+        )
+        self.corners = nn.Sequential(
+            convolution(ndim, features, 2 * features, 2, padding=2),
+            rectifier(),
+            convolution(ndim, 2 * features, 2 * features, 1),
+            rectifier(),
+            zeroed(convolution(ndim, 2 * features, ndim, 1)),
+        )
+
+    def domain(self, grid: Grid) -> Grid:
+        """Whole cells along every axis."""
+        return padded(grid, max(self.spacing))
+
+    def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
+        """See :meth:`Localisation.forward`."""
+        seen = torch.cat([fixed, moving], dim=1)
+        for level, layer in enumerate(self.convolutions):
+            seen = layer(seen)
+            if level < self.halvings:
+                seen = pooled(seen, [2 if s >> level > 1 else 1 for s in self.spacing])
+        moved = cast(Tensor, self.corners(seen))
+        # a unit of the last layer is the control spacing
+        return moved * moved.new_tensor(self.spacing).reshape(-1, *[1] * self.ndim)
+
+    def config(self) -> dict[str, Any]:
+        """See :meth:`Localisation.config`."""
+        return {"name": self.name, "ndim": self.ndim, "channels": self.channels, **self._config}

@@ -1,0 +1,155 @@
+"""The spatial transformer as a layer for anybody's network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, get_args
+
+import numpy as np
+from torch import Tensor, nn
+
+from napari_stnreg.errors import InputError
+from napari_stnreg.images import Grid
+from napari_stnreg.networks.blocks import WholeImageRegressor
+from napari_stnreg.networks.generator import warped
+from napari_stnreg.sampling import Kernel, Padding, smoothed_for
+from napari_stnreg.transforms import Transform, TransformFamily, make_family
+
+
+class SpatialTransformer(nn.Module):
+    """Localisation network, grid generator and sampler: learns where in its input to look.
+
+    Parameters
+    ----------
+    localisation
+        Any module that takes the feature maps ``(B, C, *shape)`` and gives the family's parameters, flat or in shape:
+        ``(B, ...)`` with :meth:`parameter_count` numbers for each. Zero is the identity. ``None`` when parameters
+        are always given to the call; :meth:`with_cnn` makes one.
+    family
+        Name of a transform family, or one.
+    output_shape
+        Size of the result, finer or coarser than the input; ``None`` for the input's own.
+    kernel
+        ``"linear"``, ``"cubic"`` (2D only), or ``"nearest"`` for labels. Nearest has no gradient with respect to the
+        parameters: where a voxel is read jumps.
+    padding
+        ``"zeros"``, ``"border"`` or ``"reflection"`` outside the input.
+    antialias
+        Smooth the input first where the result is coarser, or stripes turn into moire.
+
+    Notes
+    -----
+    The frame is that of the feature map: unit voxels, its outer faces stay where they are under the identity whatever
+    the output's size. Parameters say where to *read*: a shift of +1 along an axis brings what lies to the right to the
+    left.
+
+    References
+    ----------
+    Jaderberg et al., Spatial transformer networks, NeurIPS 2015.
+
+    Examples
+    --------
+    >>> import torch, napari_stnreg as sr
+    >>> stn = sr.SpatialTransformer.with_cnn(channels=3, shape=(32, 32), family="affine", output_shape=(16, 16))
+    >>> stn(torch.rand(4, 3, 32, 32)).shape
+    torch.Size([4, 3, 16, 16])
+    """
+
+    def __init__(
+        self,
+        localisation: nn.Module | None = None,
+        family: str | TransformFamily = "affine",
+        *,
+        output_shape: Sequence[int] | None = None,
+        kernel: Kernel = "linear",
+        padding: Padding = "zeros",
+        antialias: bool = True,
+    ) -> None:
+        super().__init__()
+        if kernel not in get_args(Kernel) or padding not in get_args(Padding):
+            raise InputError(
+                f"The kernel is one of {', '.join(get_args(Kernel))} and the padding one of "
+                f"{', '.join(get_args(Padding))}, not '{kernel}' and '{padding}'."
+            )
+        self.localisation = localisation
+        self.family = make_family(family) if isinstance(family, str) else family
+        self.output_shape = None if output_shape is None else tuple(int(n) for n in output_shape)
+        self.kernel, self.padding, self.antialias = kernel, padding, antialias
+
+    @classmethod
+    def with_cnn(
+        cls,
+        channels: int,
+        shape: Sequence[int],
+        family: str | TransformFamily = "affine",
+        *,
+        features: Sequence[int] = (16, 32, 32),
+        hidden: int = 64,
+        **options: Any,
+    ) -> SpatialTransformer:
+        """One with a small convolutional localisation network that begins at the identity.
+
+        Parameters
+        ----------
+        channels, shape
+            Of the feature maps it will see.
+        family
+            See the class.
+        features, hidden
+            See :class:`~napari_stnreg.networks.blocks.WholeImageRegressor`.
+        **options
+            Of the class.
+        """
+        layer = cls(None, family, **options)
+        count = layer.parameter_count(shape)
+        layer.localisation = WholeImageRegressor(len(shape), channels, shape, features, hidden, count)
+        return layer
+
+    def parameter_count(self, shape: Sequence[int]) -> int:
+        """Numbers that the localisation gives for feature maps of a shape."""
+        return int(np.prod(self.family.parameter_shape(_frame(tuple(shape)))))
+
+    def transform(self, features: Tensor, theta: Tensor | None = None) -> Transform:
+        """The transforms for feature maps, in voxels about their middle.
+
+        Parameters
+        ----------
+        features
+            ``(B, C, *shape)``.
+        theta
+            Parameters instead of the localisation's.
+
+        Raises
+        ------
+        InputError
+            If there are neither, or not as many as the family takes.
+        """
+        frame = _frame(tuple(features.shape[2:]))
+        wanted = self.family.parameter_shape(frame)
+        if theta is None:
+            if self.localisation is None:
+                raise InputError("This spatial transformer has no localisation network; give it parameters.")
+            theta = self.localisation(features)
+        if theta[0].numel() != int(np.prod(wanted)):
+            raise InputError(
+                f"The localisation gives {theta[0].numel()} numbers; this family needs {int(np.prod(wanted))}."
+            )
+        return self.family(theta.reshape(-1, *wanted).float(), frame)
+
+    def forward(self, features: Tensor, theta: Tensor | None = None) -> Tensor:
+        """Feature maps ``(B, C, *shape)`` as read through the transform, ``(B, C, *output_shape)``."""
+        if self.kernel == "cubic" and features.ndim == 5:
+            raise InputError("Cubic sampling exists in 2D only; take the linear kernel for volumes.")
+        frame = _frame(tuple(features.shape[2:]))
+        transform = self.transform(features, theta)
+        onto = frame if self.output_shape is None else frame.resized(self.output_shape)
+        if self.antialias and self.kernel != "nearest":
+            features = smoothed_for(features, [a / b for a, b in zip(frame.shape, onto.shape, strict=True)])
+        return warped(features, transform, onto, frame, padding=self.padding, mode=self.kernel)
+
+
+@lru_cache(maxsize=64)
+def _frame(shape: tuple[int, ...]) -> Grid:
+    """Unit voxels about the origin, so that a rotation does not shift."""
+    return Grid.from_spacing(shape, 1.0, [-(n - 1) / 2 for n in shape])

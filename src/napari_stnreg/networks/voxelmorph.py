@@ -1,0 +1,158 @@
+"""VoxelMorph: a U-Net that gives a displacement, or a velocity, for every voxel."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from napari_stnreg.errors import InputError
+from napari_stnreg.images import Grid
+from napari_stnreg.networks.base import Localisation, padded
+from napari_stnreg.networks.blocks import convolution, pooled, rectifier, zeroed
+from napari_stnreg.transforms import make_family
+
+Resolution = Literal["full", "half"]
+FIELD_FAMILIES = ("diffeomorphic", "displacement")
+
+
+class UNet(nn.Module):
+    """An encoder that halves the image, and a decoder that brings it back with what was seen on the way.
+
+    Parameters
+    ----------
+    ndim, channels
+        Of the input.
+    encoder
+        Channels at each level, starting at the full size.
+    decoder
+        As many numbers: channels at the coarsest size and on the way back.
+    final
+        Channels of further convolutions at the output's size.
+    half
+        Come back to half the size only.
+    """
+
+    def __init__(
+        self,
+        ndim: int,
+        channels: int,
+        encoder: Sequence[int],
+        decoder: Sequence[int],
+        final: Sequence[int],
+        half: bool = False,
+    ) -> None:
+        super().__init__()
+        if not encoder or len(encoder) != len(decoder) or not final:
+            raise InputError(
+                "A U-Net has as many numbers of channels on the way up as on the way down, and a last one."
+            )
+
+        def block(inputs: int, outputs: int) -> nn.Module:
+            return nn.Sequential(convolution(ndim, inputs, outputs), rectifier())
+
+        self.encoder = nn.ModuleList(block(a, b) for a, b in zip([channels, *encoder], encoder, strict=False))
+        self.bottom = block(encoder[-1], decoder[0])
+        # Every level up reads the level below, enlarged, beside what the encoder saw at its own size.
+        ups = len(encoder) - half
+        joined = [decoder[j] + encoder[-1 - j] for j in range(ups)]
+        after = [*decoder[1:], *final]
+        self.decoder = nn.ModuleList(block(a, b) for a, b in zip(joined, after, strict=False))
+        rest = [*decoder, *final][ups:]
+        self.final = nn.ModuleList(block(a, b) for a, b in itertools.pairwise(rest))
+        self.width = int(rest[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, channels, *shape)`` to ``(B, width, *shape)`` or half of it; every level must halve evenly."""
+        seen: list[Tensor] = []
+        for layer in self.encoder:
+            x = layer(x)
+            seen.append(x)
+            x = F.max_pool2d(x, 2) if x.ndim == 4 else F.max_pool3d(x, 2)
+        x = self.bottom(x)
+        for layer in self.decoder:
+            x = layer(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), seen.pop()], dim=1))
+        for layer in self.final:
+            x = layer(x)
+        return x
+
+
+class VoxelMorph(Localisation):
+    """A U-Net over both images.
+
+    Parameters
+    ----------
+    ndim, channels
+        See :class:`Localisation`.
+    family
+        ``"diffeomorphic"`` (a velocity, integrated at half the resolution) or ``"displacement"``.
+    encoder, decoder, final
+        See :class:`UNet`. The default is VoxelMorph's own.
+    resolution
+        ``"half"`` leaves out the layers at full size that cost most; the field is then linear between every other
+        voxel.
+
+    References
+    ----------
+    Balakrishnan et al., VoxelMorph: a learning framework for deformable medical image registration, IEEE Transactions
+    on Medical Imaging 38, 2019; Dalca et al., Unsupervised learning of probabilistic diffeomorphic registration for
+    images and surfaces, Medical Image Analysis 2019.
+    """
+
+    name = "voxelmorph"
+
+    def __init__(
+        self,
+        ndim: int,
+        channels: int = 1,
+        *,
+        family: str = "diffeomorphic",
+        encoder: Sequence[int] = (16, 32, 32, 32),
+        decoder: Sequence[int] = (32, 32, 32, 32),
+        final: Sequence[int] = (32, 16, 16),
+        resolution: Resolution = "full",
+    ) -> None:
+        super().__init__(ndim, channels)
+        if family not in FIELD_FAMILIES:
+            raise InputError(f"VoxelMorph has the families {' and '.join(FIELD_FAMILIES)}, not '{family}'.")
+        if resolution not in get_args(Resolution):
+            raise InputError(f"The resolution is full or half, not '{resolution}'.")
+        self.family = make_family(family)
+        self.resolution = resolution
+        self._sizes = {"encoder": list(encoder), "decoder": list(decoder), "final": list(final)}
+        self.unet = UNet(ndim, 2 * channels, encoder, decoder, final, half=resolution == "half")
+        self.flow = zeroed(convolution(ndim, self.unet.width, ndim))
+
+    @property
+    def _step(self) -> int:
+        return 1 if self.resolution == "full" and self.family.name == "displacement" else 2
+
+    def domain(self, grid: Grid) -> Grid:
+        """A lattice that halves evenly at every level."""
+        return padded(grid, 2 ** len(self._sizes["encoder"]))
+
+    def parameter_domain(self, domain: Grid) -> Grid:
+        """Half the resolution for velocities, and where the network ends there."""
+        return domain.resized([n // self._step for n in domain.shape])
+
+    def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
+        """See :meth:`Localisation.forward`; vectors are in voxels of :meth:`parameter_domain`."""
+        field: Tensor = self.flow(self.unet(torch.cat([fixed, moving], dim=1)))
+        if self._step == 2 and self.resolution == "full":
+            field = pooled(field, [2] * self.ndim) / 2
+        return field
+
+    def config(self) -> dict[str, Any]:
+        """See :meth:`Localisation.config`."""
+        return {
+            "name": self.name,
+            "ndim": self.ndim,
+            "channels": self.channels,
+            "family": self.family.name,
+            "resolution": self.resolution,
+            **self._sizes,
+        }
