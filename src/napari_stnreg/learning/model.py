@@ -13,7 +13,8 @@ import numpy.typing as npt
 import torch
 
 from napari_stnreg.errors import InputError, OutOfMemoryError
-from napari_stnreg.fitting.problem import free_memory, pick_device
+from napari_stnreg.fitting.memory import free_memory
+from napari_stnreg.fitting.problem import pick_device
 from napari_stnreg.images import Grid, Image
 from napari_stnreg.learning.contract import InputContract, intensities, placed
 from napari_stnreg.networks import AutoEncoder, Features, Localisation, Network, Stages
@@ -166,7 +167,7 @@ class Model:
 
     def _lattice(self, fixed: Grid, stages: list[Localisation], device: torch.device, notes: list[str]) -> Grid:
         lattice = self.contract.lattice(fixed, notes)
-        free = free_memory(device)
+        free = free_memory(str(device))
         coarser = 1.0
         while lattice.size * BYTES_PER_VOXEL > 0.8 * free:
             coarser *= 2
