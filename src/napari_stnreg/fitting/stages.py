@@ -31,7 +31,7 @@ from napari_stnreg.objectives import (
     make_similarity,
 )
 from napari_stnreg.settings import LINEAR_FAMILIES, RegistrationSettings
-from napari_stnreg.transforms import AffineTransform, Transform, chain, make_family
+from napari_stnreg.transforms import AffineTransform, Transform, TransformFamily, chain, make_family
 from napari_stnreg.transforms.dense import DisplacementTransform, VelocityTransform, apply_matrix
 from napari_stnreg.transforms.linear_families import radius
 
@@ -162,38 +162,55 @@ def run_linear(
 def run_bending(
     problem: Problem, settings: RegistrationSettings, schedule: Schedule, position: int, found: Found
 ) -> Generator[Step]:
-    """Fit a B-spline or thin-plate family; it is applied before the affine found so far."""
+    """Fit a B-spline or thin-plate family; it is applied before the affine found so far.
+
+    Thin plates are one transform, refined from level to level. B-splines are composed: each level adds one with a
+    finer control grid to what the coarser ones found. Each bends by less than 0.4 of its own control spacing, which
+    cannot fold (Choi & Lee 2000), yet together they reach far (Rueckert et al. 2006).
+    """
     stage = settings.stages[position]
     grid = problem.pyramid.fixed_grid
-    family = make_family(stage, **_control_options(settings, grid, stage))
-    state = ParametricState(family.identity(grid, device=problem.pyramid.device))
     shrinks = stage_shrinks(problem, settings, schedule, position)
-    affine = AffineTransform(found.affine.copy(), problem.unit)
-
-    def snapshot(theta: Tensor) -> Transform:
-        return chain(family(theta, grid), affine)
+    composed = stage == "bspline"
+    seen, affine = problem, found.affine
+    outer: Transform = AffineTransform(found.affine.copy(), problem.unit)
+    state: ParametricState | None = None
+    coarser: Transform | None = None
 
     for i, shrink in enumerate(shrinks):
-        level = problem.pyramid.level(shrink)
+        if composed and i > 0:
+            coarser, outer = found.deformation, found.transform(problem.unit)
+            seen, affine = problem.through(outer), np.eye(grid.ndim + 1)
+        if composed or state is None:
+            family = make_family(stage, **_control_options(settings, grid, stage, shrink / shrinks[-1]))
+            state = ParametricState(family.identity(grid, device=problem.pyramid.device))
+        level = seen.pyramid.level(shrink)
         steps = schedule.steps("bending", len(shrinks) - 1 - i)
         pace = 0.25 * shrink
         state.best_loss = float("inf")
-        penalty = _bending_penalty(problem, settings, level, found.affine)
+        penalty = _bending_penalty(seen, settings, level, affine)
         similarity = dense_similarity(settings, grid.ndim)
         options = AdamOptions(pace, pace / 8)
-        fit = fit_parametric(level, family, state, grid, found.affine, similarity, steps, options, penalty=penalty)
+        fit = fit_parametric(level, family, state, grid, affine, similarity, steps, options, penalty=penalty)
+        snapshot = partial(_bent, family, grid, outer)
         try:
             for loss, theta in fit:
                 yield Step(stage, i, len(shrinks), loss, partial(snapshot, theta))
         finally:
-            found.deformation = family(state.theta, grid)
+            finer = family(state.theta, grid)
+            found.deformation = finer if coarser is None else chain(finer, coarser)
 
 
-def _control_options(settings: RegistrationSettings, grid: Grid, stage: str) -> dict[str, Any]:
+def _bent(family: TransformFamily, grid: Grid, outer: Transform, theta: Tensor) -> Transform:
+    return chain(family(theta, grid), outer)
+
+
+def _control_options(settings: RegistrationSettings, grid: Grid, stage: str, coarser: float = 1.0) -> dict[str, Any]:
+    """What a family is made with; ``coarser`` widens the spacing of B-spline control points."""
     longest = float((np.asarray(grid.shape) * grid.spacing).max() / grid.spacing.min())
     spacing = settings.control_spacing or max(longest / 24, 4.0)
     if stage == "bspline":
-        return {"spacing": spacing, "finest": grid, "limit": 0.4}
+        return {"spacing": coarser * spacing, "finest": grid, "limit": 0.4}
     sizes = np.asarray(grid.shape) * grid.spacing / grid.spacing.min()
     most = 9 if grid.ndim == 2 else 6
     spacing = settings.control_spacing or float(sizes.max()) / (most - 1)
