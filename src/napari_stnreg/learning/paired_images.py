@@ -1,0 +1,165 @@
+"""Batches of pairs of real images: read, put on one grid, normalised and augmented."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from napari_stnreg.errors import InputError
+from napari_stnreg.fitting.pyramid import normalise
+from napari_stnreg.images import Grid
+from napari_stnreg.learning.augment import SpatialAugmentation, warped
+from napari_stnreg.learning.data import Batch
+from napari_stnreg.learning.examples import ExampleSource, place_generator
+from napari_stnreg.learning.intensity import IntensityAugmentation
+from napari_stnreg.learning.pairing import Pair, Pairing
+from napari_stnreg.learning.sources import ImageSet
+from napari_stnreg.transforms import AffineTransform, Transform, chain
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to a pair before the network sees it.
+
+    Parameters
+    ----------
+    together
+        A random map that both images go through alike: more poses and shapes of the same pair.
+    apart
+        A random map between the two: what the network shall find. Where both images of a pair are one image, this is
+        the truth.
+    intensity
+        Changes of brightness, drawn for each image on its own.
+    """
+
+    together: SpatialAugmentation | None = None
+    apart: SpatialAugmentation | None = None
+    intensity: IntensityAugmentation | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """What is drawn, JSON-ready."""
+        parts = {"together": self.together, "apart": self.apart, "intensity": self.intensity}
+        return {name: part.describe() for name, part in parts.items() if part is not None}
+
+
+class PairedImages(ExampleSource):
+    """Pairs of images of one set, or of a fixed and a moving set.
+
+    Parameters
+    ----------
+    fixed, moving
+        The sets; the same object where images are paired among themselves.
+    pairing
+        The pairs of an epoch.
+    held_back
+        Pairs for validation; they are never augmented, save for a drawn difference if ``same_image``.
+    augmentation
+        See :class:`Augmentation`.
+    grid
+        The grid of every batch; without it that of the first fixed image. Images with other grids are laid on it with
+        their middles together.
+    same_image
+        Take the fixed image of each pair for both, so that ``augmentation.apart`` is the true transform.
+
+    Raises
+    ------
+    InputError
+        If ``same_image`` is asked for without a difference to draw.
+    """
+
+    def __init__(
+        self,
+        fixed: ImageSet,
+        moving: ImageSet,
+        pairing: Pairing,
+        held_back: Sequence[Pair] = (),
+        *,
+        augmentation: Augmentation | None = None,
+        grid: Grid | None = None,
+        same_image: bool = False,
+    ) -> None:
+        super().__init__(grid or fixed.image(0).grid)
+        self.fixed, self.moving, self.pairing, self.held_back = fixed, moving, pairing, list(held_back)
+        self.augmentation, self.same_image = augmentation or Augmentation(), same_image
+        if same_image and self.augmentation.apart is None:
+            raise InputError("Pairs of one image with itself need an augmentation that moves them apart.")
+        self.labels = self._label_values() if self.has_labels else ()
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether batches hold label maps."""
+        return self.fixed.has_labels and (self.same_image or self.moving.has_labels)
+
+    def _label_values(self) -> tuple[int, ...]:
+        """Labels of the first images, background left out; a set of many is taken to be alike."""
+        values: set[int] = set()
+        for i in range(min(len(self.fixed), 8)):
+            labels = self.fixed.labels(i)
+            if labels is not None:
+                values |= {int(v) for v in np.unique(labels.data)}
+        return tuple(sorted(values - {0}))
+
+    def count(self, split: str) -> int:
+        """See :meth:`ExampleSource.count`."""
+        return len(self.held_back) if split == "validation" else len(self.pairing)
+
+    def example(self, split: str, epoch: int, place: int, seed: int) -> Batch:
+        """See :meth:`ExampleSource.example`."""
+        if split == "validation":
+            kept = Augmentation(apart=self.augmentation.apart if self.same_image else None)
+            return self._pair(self.held_back[place], kept, place_generator(seed, 2**31, place))
+        pair = self.pairing.pair(seed, epoch, place)
+        return self._pair(pair, self.augmentation, place_generator(seed, epoch, place))
+
+    def summary(self) -> dict[str, Any]:
+        """See :meth:`ExampleSource.summary`."""
+        subjects = len(set(self.fixed.groups) | set(self.moving.groups))
+        return {"kind": "images", "images": len({*self.fixed.names, *self.moving.names}), "subjects": subjects,
+                "pairs": len(self.pairing), "held_back": len(self.held_back), "shape": list(self.grid.shape),
+                "same_image": self.same_image, "augmentation": self.augmentation.describe()}  # fmt: skip
+
+    def _pair(self, pair: Pair, augmentation: Augmentation, random: np.random.Generator) -> Batch:
+        first, second = pair
+        moving_set, second = (self.fixed, first) if self.same_image else (self.moving, second)
+        both = None if augmentation.together is None else augmentation.together.draw(random, self.grid)
+        apart = None if augmentation.apart is None else augmentation.apart.draw(random, self.grid)
+        # The moving image is seen through G and the fixed one through G after T, so that T takes fixed points to
+        # moving ones; nothing has to be inverted.
+        maps = [part for part in (apart, both) if part is not None]
+        through = chain(*maps) if maps else None
+        fixed, fixed_labels = self._seen(self.fixed, first, through)
+        moving, moving_labels = self._seen(moving_set, second, both)
+        if augmentation.intensity is not None:
+            fixed, moving = augmentation.intensity(fixed, random), augmentation.intensity(moving, random)
+        labelled = self.has_labels
+        truth = apart if self.same_image else None
+        return Batch(
+            fixed,
+            moving,
+            fixed_labels=fixed_labels if labelled else None,
+            moving_labels=moving_labels if labelled else None,
+            truth=truth,
+        )
+
+    def _seen(self, images: ImageSet, index: int, through: Transform | None) -> tuple[Tensor, Tensor | None]:
+        image = images.image(index)
+        if image.ndim != self.grid.ndim:
+            raise InputError(f"'{image.name}' is {image.ndim}D, the others are {self.grid.ndim}D.")
+        values = normalise(image.intensity(), image.mask, image.name)
+        labels = images.labels(index)
+        tensor = torch.from_numpy(values)[None, None]
+        table = None if labels is None else torch.from_numpy(labels.data.astype(np.int64))[None, None]
+        grid = image.grid.with_unit(self.grid.unit)
+        if through is None and grid.shape == self.grid.shape and np.allclose(grid.linear, self.grid.linear):
+            return tensor, table
+        middle = np.eye(self.grid.ndim + 1)
+        middle[:-1, -1] = grid.center - self.grid.center
+        place: Transform = AffineTransform(middle, self.grid.unit)
+        place = place if through is None else chain(through, place)
+        seen = warped(tensor, grid, place, self.grid)
+        return seen, None if table is None else warped(table, grid, place, self.grid)
