@@ -20,18 +20,16 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.errors import InputError
+from napari_stnreg.filters import gaussian
 from napari_stnreg.images import FloatArray, Grid
 from napari_stnreg.learning.augment import SpatialAugmentation, warped
 from napari_stnreg.learning.data import Batch
 from napari_stnreg.learning.examples import ExampleSource, place_generator
 from napari_stnreg.learning.intensity import IntensityAugmentation
-from napari_stnreg.transforms import Transform, VelocityTransform, chain
+from napari_stnreg.transforms import DisplacementTransform, Transform, VelocityTransform, chain
 from napari_stnreg.transforms.bspline import basis_matrix
 
 Single = npt.NDArray[np.float32]
-
-_EDGE = 14.0
-"""How steep one body gives way to the next, in units of the noise that shapes them."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,19 @@ class ShapeSettings:
     )
 
 
+@dataclass(frozen=True)
+class _Scene:
+    """Two views of the same bodies, before they have any brightness."""
+
+    labels: tuple[Tensor, Tensor]
+    patterns: tuple[Tensor, Tensor]
+    truth: Transform
+    count: int
+    alone: bool
+
+
 class GeneratedShapes(ExampleSource):
-    """An endless supply of made-up pairs with label maps and true transforms.
+    """A supply of made-up pairs with label maps and true transforms.
 
     Parameters
     ----------
@@ -88,6 +97,9 @@ class GeneratedShapes(ExampleSource):
         Pairs in an epoch.
     held_back
         Pairs for validation.
+    keep
+        Draw new scenes in the first epoch only and show them in new brightness in later ones, which is several times
+        quicker; otherwise each epoch has scenes of its own.
 
     Raises
     ------
@@ -102,12 +114,16 @@ class GeneratedShapes(ExampleSource):
         *,
         count: int = 256,
         held_back: int = 16,
+        keep: bool = False,
     ) -> None:
         if min(grid.shape) < 16:
             raise InputError(f"Shapes are generated on grids of at least 16 voxels a side, not {grid.shape}.")
         super().__init__(grid)
         self.settings = settings or ShapeSettings()
+        self.keep = keep
+        self.labels = tuple(range(1, self.settings.bodies[1] + 1))
         self._counts = {"train": count, "validation": held_back}
+        self._kept: dict[tuple[int, int, int], _Scene] = {}
 
     def count(self, split: str) -> int:
         """See :meth:`ExampleSource.count`."""
@@ -115,43 +131,61 @@ class GeneratedShapes(ExampleSource):
 
     def example(self, split: str, epoch: int, place: int, seed: int) -> Batch:
         """See :meth:`ExampleSource.example`."""
-        return self.pair(place_generator(seed, epoch, place, int(split == "validation")))
+        held = int(split == "validation")
+        if not self.keep:
+            random = place_generator(seed, epoch, place, held)
+            return self._shown(self._scene(random), random)
+        key = (seed, place, held)
+        if key not in self._kept:
+            self._kept[key] = self._scene(place_generator(*key, 1))
+        return self._shown(self._kept[key], place_generator(seed, epoch, place, held))
 
     def summary(self) -> dict[str, Any]:
         """See :meth:`ExampleSource.summary`."""
-        return {"kind": "generated shapes", "pairs": self._counts, "shape": list(self.grid.shape),
+        return {"kind": "generated shapes", "pairs": self._counts, "shape": list(self.grid.shape), "keep": self.keep,
                 "settings": asdict(self.settings)}  # fmt: skip
 
-    def pair(self, random: np.random.Generator) -> Batch:
-        """One pair."""
+    def _scene(self, random: np.random.Generator) -> _Scene:
+        """Bodies, seen by both images."""
         settings, grid = self.settings, self.grid
-        scores, texture, alone = self._scene(random)
-        black = alone and random.uniform() < 0.5
-        views: list[tuple[Tensor, Tensor]] = []
+        claims, pattern, alone = self._bodies(random)
         own = [self._bend(random) for _ in range(2)]
         pose = SpatialAugmentation(rotation=settings.rotation, scale=settings.scale,
                                    shift=settings.shift * _longest(grid)).draw_affine(random, grid)  # fmt: skip
         # Both look at one scene, the fixed image through A and the moving one through B; inverse(B) after A is what
         # takes a fixed point to the moving image.
-        through = [own[0], chain(own[1], pose)]
-        count = scores.shape[1]
-        brightness = random.uniform(0, 1, count)
-        rough = settings.texture * random.uniform(0, 1) * random.uniform(-1, 1, count)
-        other = random.uniform() < settings.other_contrast
-        again, rough_again = random.uniform(0, 1, count), settings.texture * random.uniform(-0.5, 0.5, count)
-        for number, transform in enumerate(through):
-            seen = warped(torch.cat([scores, texture], 1), grid, transform, grid)
-            bodies, pattern = seen[:, :-1], seen[:, -1:]
-            share = torch.softmax(_EDGE * bodies, 1)
-            level, depth = (again, rough_again) if number and other else (brightness, rough)
-            shown = settings.intensity(_normalised(_mixed(share, level) + _mixed(share, depth) * pattern), random)
-            shown = _normalised(shown) * (1 - share[:, :1]) if black else _normalised(shown)
-            views.append((shown, _owner(bodies)))
-        (fixed, fixed_labels), (moving, moving_labels) = views
-        truth = chain(own[0], pose.inverse(), own[1].inverse())
-        return Batch(fixed, moving, fixed_labels=fixed_labels, moving_labels=moving_labels, truth=truth)
+        views = [
+            warped(torch.cat([claims, pattern], 1), grid, through, grid) for through in (own[0], chain(own[1], pose))
+        ]
+        exact = chain(own[0], pose.inverse(), own[1].inverse())
+        # Kept as a field at half the resolution, which loses nothing of bends this smooth.
+        coarse = grid.resized([max(n // 2, 8) for n in grid.shape])
+        field = torch.from_numpy(exact.displacement(coarse))[None]
+        labels = tuple(_owner(view[:, :-1]).to(torch.uint8) for view in views)
+        patterns = tuple(view[:, -1:] for view in views)
+        return _Scene(labels, patterns, DisplacementTransform(field, coarse), claims.shape[1], alone)  # type: ignore[arg-type]
 
-    def _scene(self, random: np.random.Generator) -> tuple[Tensor, Tensor, bool]:
+    def _shown(self, scene: _Scene, random: np.random.Generator) -> Batch:
+        """The scene in random brightness."""
+        settings, count = self.settings, scene.count
+        brightness = random.uniform(0, 1, (2, count))
+        rough = settings.texture * random.uniform(0, 1) * random.uniform(-1, 1, (2, count))
+        if random.uniform() >= settings.other_contrast:
+            brightness[1], rough[1] = brightness[0], rough[0]
+        black = scene.alone and random.uniform() < 0.5
+        images = []
+        for labels, pattern, level, depth in zip(scene.labels, scene.patterns, brightness, rough, strict=True):
+            index = labels.to(torch.int64)
+            shown = _looked_up(level, index) + _looked_up(depth, index) * pattern
+            # A voxel at an edge holds some of both bodies.
+            shown = settings.intensity(_normalised(gaussian(shown, 0.6, edge="nearest")), random)
+            if black:
+                shown = _normalised(shown) * gaussian((index > 0).float(), 0.6, edge="nearest")
+            images.append(_normalised(shown))
+        fixed_labels, moving_labels = (labels.to(torch.int64) for labels in scene.labels)
+        return Batch(images[0], images[1], fixed_labels=fixed_labels, moving_labels=moving_labels, truth=scene.truth)
+
+    def _bodies(self, random: np.random.Generator) -> tuple[Tensor, Tensor, bool]:
         """How much each body claims each place ``(1, bodies, *shape)``, a fine pattern, and whether body 0 is empty."""
         settings, shape = self.settings, self.grid.shape
         count = int(random.integers(settings.bodies[0], settings.bodies[1] + 1))
@@ -223,10 +257,9 @@ def _longest(grid: Grid) -> float:
     return float(np.max(np.asarray(grid.shape) * grid.spacing))
 
 
-def _mixed(share: Tensor, values: FloatArray) -> Tensor:
-    """The mean of values ``(bodies,)`` by how much each body has of a place."""
-    weights = torch.from_numpy(values.astype(np.float32)).reshape(1, -1, *[1] * (share.ndim - 2))
-    return (share * weights).sum(1, keepdim=True)
+def _looked_up(values: FloatArray, labels: Tensor) -> Tensor:
+    """Each body's value where it is."""
+    return torch.from_numpy(values.astype(np.float32))[labels]
 
 
 def _owner(claims: Tensor) -> Tensor:

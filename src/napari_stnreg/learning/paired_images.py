@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,8 @@ from napari_stnreg.learning.data import Batch
 from napari_stnreg.learning.examples import ExampleSource, place_generator
 from napari_stnreg.learning.intensity import IntensityAugmentation
 from napari_stnreg.learning.pairing import Pair, Pairing
-from napari_stnreg.learning.sources import ImageSet
+from napari_stnreg.learning.sources import CACHE_BYTES, ImageSet
+from napari_stnreg.sampling import smoothed_for
 from napari_stnreg.transforms import AffineTransform, Transform, chain
 
 
@@ -88,6 +90,7 @@ class PairedImages(ExampleSource):
         self.augmentation, self.same_image = augmentation or Augmentation(), same_image
         if same_image and self.augmentation.apart is None:
             raise InputError("Pairs of one image with itself need an augmentation that moves them apart.")
+        self._cache: OrderedDict[tuple[int, int], tuple[Tensor, Tensor | None, Grid]] = OrderedDict()
         self.labels = self._label_values() if self.has_labels else ()
 
     @property
@@ -147,19 +150,33 @@ class PairedImages(ExampleSource):
         )
 
     def _seen(self, images: ImageSet, index: int, through: Transform | None) -> tuple[Tensor, Tensor | None]:
+        """An image and its labels on the working grid, through a transform of its world."""
+        tensor, table, grid = self._prepared(images, index)
+        step = np.linalg.inv(grid.matrix) @ self.grid.matrix
+        if through is None and grid.shape == self.grid.shape and np.allclose(step, np.eye(self.grid.ndim + 1)):
+            return tensor, table
+        through = AffineTransform.identity(self.grid.ndim, self.grid.unit) if through is None else through
+        seen = warped(tensor, grid, through, self.grid)
+        return seen, None if table is None else warped(table, grid, through, self.grid)
+
+    def _prepared(self, images: ImageSet, index: int) -> tuple[Tensor, Tensor | None, Grid]:
+        """An image normalised, smoothed for the working grid where that is coarser, its middle at the origin."""
+        key = (id(images), index)
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
         image = images.image(index)
         if image.ndim != self.grid.ndim:
             raise InputError(f"'{image.name}' is {image.ndim}D, the others are {self.grid.ndim}D.")
         values = normalise(image.intensity(), image.mask, image.name)
         labels = images.labels(index)
-        tensor = torch.from_numpy(values)[None, None]
-        table = None if labels is None else torch.from_numpy(labels.data.astype(np.int64))[None, None]
         grid = image.grid.with_unit(self.grid.unit)
-        if through is None and grid.shape == self.grid.shape and np.allclose(grid.linear, self.grid.linear):
-            return tensor, table
-        middle = np.eye(self.grid.ndim + 1)
-        middle[:-1, -1] = grid.center - self.grid.center
-        place: Transform = AffineTransform(middle, self.grid.unit)
-        place = place if through is None else chain(through, place)
-        seen = warped(tensor, grid, place, self.grid)
-        return seen, None if table is None else warped(table, grid, place, self.grid)
+        grid = grid.moved(-grid.center)
+        ratios = np.linalg.norm(np.linalg.inv(grid.linear) @ self.grid.linear, axis=1)
+        tensor = smoothed_for(torch.from_numpy(values)[None, None], ratios.tolist())
+        table = None if labels is None else torch.from_numpy(np.asarray(labels.data).astype(np.int64))[None, None]
+        self._cache[key] = (tensor, table, grid)
+        size = tensor.nbytes + (0 if table is None else table.nbytes)
+        while len(self._cache) > max(CACHE_BYTES // size, 1):
+            self._cache.popitem(last=False)
+        return self._cache[key]

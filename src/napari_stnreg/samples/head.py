@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import nibabel as nib
@@ -28,7 +29,7 @@ LABELS = {1: "cortex", 2: "white matter", 3: "ventricles", 4: "deep grey matter"
 """What the label values mean."""
 
 # Brightness of each tissue, T1-like and T2-like.
-_TISSUE = {
+TISSUES = {
     "skin": (0.80, 0.50),
     "muscle": (0.42, 0.25),
     "skull": (0.10, 0.06),
@@ -38,7 +39,8 @@ _TISSUE = {
     "deep": (0.58, 0.50),
     "lens": (0.45, 0.20),
 }
-_MIDDLE = np.array([92.0, 96.0, 80.0])
+MIDDLE = np.array([92.0, 96.0, 80.0])
+"""The middle of the head's world, in mm; the head lies within about 110 mm of it."""
 _SOFT = 1.0  # mm over which tissues blend
 
 
@@ -58,7 +60,7 @@ def head_pair(contrast: Contrast = "t1", seed: int = 31) -> Sample:
     fixed_grid = Grid.from_spacing((64, 78, 62), (2.9, 2.6, 2.6), (0.0, 0.0, 0.0), unit="mm")
     # Upright, as napari shows tilted volumes slice by slice only in 3D; the head itself is turned.
     moving_grid = Grid.from_spacing((72, 64, 68), (2.7, 3.2, 2.5), (-6.0, 0.0, -7.0), unit="mm")
-    linear = about(rotation_3d(-7.0, 5.0, 6.0) * 1.04, _MIDDLE, [-3.0, 5.0, -4.0])
+    linear = about(rotation_3d(-7.0, 5.0, 6.0) * 1.04, MIDDLE, [-3.0, 5.0, -4.0])
     growth = Waves.random(41, 3, wavelength=95.0, height=5.0, count=6)
 
     def true_map(points: npt.ArrayLike) -> FloatArray:
@@ -72,7 +74,8 @@ def head_pair(contrast: Contrast = "t1", seed: int = 31) -> Sample:
 
 
 def _draw(points: FloatArray, grid: Grid, contrast: Contrast, seed: int, name: str, codes: str) -> tuple[Image, Image]:
-    values, labels = _scene(points.reshape(-1, 3), contrast)
+    tissue = {tissue: values[0 if contrast == "t1" else 1] for tissue, values in TISSUES.items()}
+    values, labels = head_scene(points.reshape(-1, 3), tissue)
     metadata = {KEY: _header(grid, codes)}
     image = Image(to_bytes(values, grid, seed, noise=2.5), grid, name=name, metadata=metadata)
     return image, Image(labels.reshape(grid.shape), grid, name=f"{name}_labels", metadata=metadata)
@@ -94,7 +97,7 @@ def _header(grid: Grid, codes: str) -> dict[str, object]:
 def _ellipsoid(points: FloatArray, center: npt.ArrayLike, axes: npt.ArrayLike) -> FloatArray:
     """Signed distance to an ellipsoid in mm, roughly: positive inside."""
     axes = np.asarray(axes, dtype=np.float64)
-    scaled = (points - _MIDDLE - np.asarray(center)) / axes
+    scaled = (points - MIDDLE - np.asarray(center)) / axes
     return np.asarray((1 - np.linalg.norm(scaled, axis=1)) * axes.min())
 
 
@@ -116,12 +119,25 @@ def _folds(directions: FloatArray) -> FloatArray:
     return np.asarray(np.tanh(1.1 * np.sqrt(2 / count) * sums))
 
 
-def _scene(points: FloatArray, contrast: Contrast) -> tuple[FloatArray, npt.NDArray[np.uint8]]:
-    """Brightness 0 to 1 and labels at points ``(N, 3)``: mm towards superior, anterior, right."""
+def head_scene(points: FloatArray, tissue: Mapping[str, float]) -> tuple[FloatArray, npt.NDArray[np.uint8]]:
+    """The head at any points.
+
+    Parameters
+    ----------
+    points
+        ``(N, 3)``, mm towards superior, anterior, right.
+    tissue
+        Brightness 0 to 1 of each tissue in :data:`TISSUES`.
+
+    Returns
+    -------
+    values, labels
+        Brightness 0 to 1 and :data:`LABELS`, ``(N,)``.
+    """
     values, labels = np.full(len(points), 0.02), np.zeros(len(points), dtype=np.uint8)
     outside = _outside(points)
     near = outside > -6  # half of the volume is air, which needs no thought
-    values[near], labels[near] = _tissues(points[near], outside[near], contrast)
+    values[near], labels[near] = _tissues(points[near], outside[near], tissue)
     # Coils see what is near them better: a few per cent of shading, as in every scan.
     shade = 1 + 0.06 * Waves.random(71, 3, 260.0, 1.0, count=3)(points)[:, 0]
     return np.clip(values * shade, 0, 1), labels
@@ -129,7 +145,7 @@ def _scene(points: FloatArray, contrast: Contrast) -> tuple[FloatArray, npt.NDAr
 
 def _outside(points: FloatArray) -> FloatArray:
     """The head's outer surface, with face, neck and nose: positive inside."""
-    up, front, right = (points - _MIDDLE).T
+    up, front, right = (points - MIDDLE).T
     neck = np.minimum(43 - np.hypot(right / 0.95, (front + 14 - 0.1 * up) / 1.1), -up - 18)
     return _either(
         _ellipsoid(points, (10, -2, 0), (78, 92, 71)),
@@ -141,17 +157,18 @@ def _outside(points: FloatArray) -> FloatArray:
     )
 
 
-def _tissues(points: FloatArray, outside: FloatArray, contrast: Contrast) -> tuple[FloatArray, npt.NDArray[np.uint8]]:
+def _tissues(
+    points: FloatArray, outside: FloatArray, tissue: Mapping[str, float]
+) -> tuple[FloatArray, npt.NDArray[np.uint8]]:
     """Brightness and labels inside the head and just around it."""
-    tissue = {name: values[0 if contrast == "t1" else 1] for name, values in _TISSUE.items()}
-    up, front, right = (points - _MIDDLE).T
+    up, front, right = (points - MIDDLE).T
     # What comes in pairs is drawn once, in a space folded at the middle.
-    paired = np.column_stack([points[:, :2], _MIDDLE[2] + np.abs(right)])
+    paired = np.column_stack([points[:, :2], MIDDLE[2] + np.abs(right)])
 
     # Brain: a hull, a flat underside, a fissure between the halves, and folds that run inwards from the surface.
     dome = _ellipsoid(points, (14, -3, 0), (61, 76, 57))
     hull = np.minimum(dome, -_ellipsoid(points, (-60, 6, 0), (38, 75, 66)) - 2)
-    center = _MIDDLE + [6, -3, 0]
+    center = MIDDLE + [6, -3, 0]
     outward = (paired - center) / [1.0, 1.25, 0.95]
     fold = _folds(outward / (np.linalg.norm(outward, axis=1, keepdims=True) + 1e-9) * 55)
     fissure = np.where(dome < 30, np.abs(right) - 1.2, 99.0)

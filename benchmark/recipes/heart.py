@@ -1,0 +1,76 @@
+"""Cardiac cine, end-systole onto end-diastole (recipe 5, DIRNet)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmark.data import FILES, Pair, load_arrays
+from benchmark.make_pairs import LEAST_VOXELS
+from benchmark.make_splits import groups_of
+from benchmark.recipes import Recipe, Row
+from benchmark.recipes.judging import judged
+from napari_stnreg.learning.augment import SpatialAugmentation
+from napari_stnreg.learning.intensity import IntensityAugmentation
+from napari_stnreg.learning.paired_images import Augmentation, PairedImages
+from napari_stnreg.learning.pairing import FixedPairs
+from napari_stnreg.learning.sources import ImageSet
+
+AUGMENTATION = Augmentation(
+    together=SpatialAugmentation(rotation=25, scale=0.15, stretch=0.1, shift=5, bend=4, bend_spacing=32, flip=True),
+    intensity=IntensityAugmentation(gamma=0.3, bias=0.15, noise=0.02),
+)
+
+
+def training_data(folder: Path) -> PairedImages:
+    """Pairs of the patients in the committed list."""
+    path = folder / FILES["cardiac"]
+    fixed = ImageSet.of_npz(path, "ed", "ed_mask", group="patient")
+    moving = ImageSet.of_npz(path, "es", "es_mask", group="patient")
+    kind = groups_of("cardiac")
+    pairs = {k: [(i, i) for i, g in enumerate(fixed.groups) if kind[g] == k] for k in ("train", "validation")}
+    return PairedImages(fixed, moving, FixedPairs(pairs["train"]), pairs["validation"], augmentation=AUGMENTATION)
+
+
+def test_pairs(folder: Path) -> Iterator[Pair]:
+    """Every slice of the test patients on which the ventricle is seen at both times."""
+    arrays, kind = load_arrays(folder / FILES["cardiac"]), groups_of("cardiac")
+    usable = (arrays["ed_mask"].sum((1, 2)) >= LEAST_VOXELS) & (arrays["es_mask"].sum((1, 2)) >= LEAST_VOXELS)
+    for i in np.flatnonzero(usable):
+        patient = str(arrays["patient"][i])
+        if kind[patient] == "test":
+            labels = (arrays["ed_mask"][i], arrays["es_mask"][i])
+            yield Pair(f"{patient}#{i}", arrays["ed"][i], arrays["es"][i], labels=labels)
+
+
+def judge(model: Any, folder: Path, refine: int) -> Iterator[Row]:
+    """One row a slice."""
+    for pair in test_pairs(folder):
+        yield judged(model, pair, refine)
+
+
+RECIPES = {
+    "cardiac-dirnet": Recipe(
+        "DIRNet, cardiac cine, masks help the training",
+        FILES["cardiac"],
+        training_data,
+        {
+            "network": "dirnet",
+            "similarity": "ncc",
+            "label_weight": 1.0,
+            "bending": 2e-4,
+            "folding": 5.0,
+            "epochs": 36,
+            "batch_size": 8,
+            "learning_rate": 2e-3,
+            # A heart contracts by more than the splines' safe share of 8 pixels; folds are charged instead.
+            "network_options": {"spacing": 8, "features": 32, "depth": 3, "limit": None},
+        },
+        judge,
+        refine=40,
+        goal="Dice 0.90 in one pass without folds, under 10 ms; 0.93 refined",
+    ),
+}  # fmt: skip
