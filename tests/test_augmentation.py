@@ -127,12 +127,13 @@ def test_brightness_changes_by_what_was_asked_and_by_nothing_else():
 
 @pytest.mark.parametrize("shape", [(64, 48), (32, 28, 24)])
 def test_generated_shapes_know_their_transform(shape):
-    data = GeneratedShapes(Grid.from_spacing(shape, 1.5), count=6)
+    few = ShapeSettings(bodies=(3, 7), cells=(2, 4))  # so that most voxels are not at an edge
+    data = GeneratedShapes(Grid.from_spacing(shape, 1.5), few, count=6)
     batch = joined([data.example("train", 0, i, 3) for i in range(6)])
     moved = warped(batch.moving_labels, data.grid, batch.truth, data.grid)
     before = float((batch.moving_labels == batch.fixed_labels).float().mean())
     after = float((moved == batch.fixed_labels).float().mean())
-    assert after > 0.85
+    assert after > 0.9
     assert 1 - after < 0.5 * (1 - before)
     assert float(batch.fixed.min()) >= 0
     assert float(batch.fixed.max()) <= 1

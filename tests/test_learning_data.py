@@ -12,7 +12,7 @@ from napari_stnreg.files import write
 from napari_stnreg.learning.augment import SpatialAugmentation
 from napari_stnreg.learning.examples import MixedSource
 from napari_stnreg.learning.opening import open_training_data
-from napari_stnreg.learning.paired_images import Augmentation, PairedImages
+from napari_stnreg.learning.paired_images import Augmentation, PairedImages, augmentation_named
 from napari_stnreg.learning.pairing import FixedPairs, RandomPairs, listed, neighbours, split
 from napari_stnreg.learning.sources import ImageSet
 
@@ -247,3 +247,18 @@ def test_what_cannot_be_used_is_told_in_one_sentence(tmp_path, call, sentence):
     with pytest.raises(InputError, match=sentence) as told:
         call(tmp_path)
     assert "\n" not in str(told.value)
+
+
+def test_augmentations_by_name_suit_any_grid(folder):
+    assert augmentation_named("none", blob(5, 5).grid) is None
+    with pytest.raises(InputError, match="choose one of none, light, strong"):
+        augmentation_named("heavy", blob(5, 5).grid)
+    changes = []
+    for name in ("none", "light", "strong"):
+        chosen = augmentation_named(name, blob(5, 5).grid)
+        data = open_training_data(folder, pairing="template", augmentation=chosen, held_back=0)
+        plain = open_training_data(folder, pairing="template", held_back=0)
+        apart = [(a.fixed - b.fixed).abs().mean() for a, b in zip(everything(data), everything(plain), strict=True)]
+        changes.append(float(np.mean(apart)))
+    assert changes[0] == 0
+    assert changes[0] < changes[1] < changes[2]

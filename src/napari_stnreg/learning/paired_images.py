@@ -180,3 +180,33 @@ class PairedImages(ExampleSource):
         while len(self._cache) > max(CACHE_BYTES // size, 1):
             self._cache.popitem(last=False)
         return self._cache[key]
+
+
+AUGMENTATION_HELP = {
+    "none": "Every pair as it is.",
+    "light": "Slightly turned, enlarged and shaded: for hundreds of pairs.",
+    "strong": "Turned, mirrored, bent and in other contrast: for a few pairs.",
+}
+"""One line for a person choosing an augmentation."""
+
+
+def augmentation_named(name: str, grid: Grid) -> Augmentation | None:
+    """An augmentation of :data:`AUGMENTATION_HELP`, in lengths that suit a grid.
+
+    Raises
+    ------
+    InputError
+        If there is none of that name.
+    """
+    if name not in AUGMENTATION_HELP:
+        raise InputError(f"There is no augmentation '{name}'; choose one of {', '.join(AUGMENTATION_HELP)}.")
+    if name == "none":
+        return None
+    longest = float(np.max(np.asarray(grid.shape) * grid.spacing))
+    if name == "light":
+        moved = SpatialAugmentation(rotation=10, scale=0.08, shift=0.04 * longest)
+        return Augmentation(together=moved, intensity=IntensityAugmentation(gamma=0.2, bias=0.1, noise=0.02))
+    moved = SpatialAugmentation(rotation=30, scale=0.15, stretch=0.1, shift=0.06 * longest, bend=0.04 * longest,
+                                bend_spacing=0.25 * longest, flip=True)  # fmt: skip
+    looks = IntensityAugmentation(gamma=0.5, bias=0.3, noise=0.04, blur=0.8)
+    return Augmentation(together=moved, intensity=looks)
