@@ -165,7 +165,13 @@ def replacing(path: Path) -> Iterator[Path]:
     InputError
         If the system refuses: no such folder, no permission, no room.
     """
-    ending = ending_of(path)
+    with writing_beside(path, ending_of(path)) as part:
+        yield part
+
+
+@contextmanager
+def writing_beside(path: Path, ending: str) -> Iterator[Path]:
+    """:func:`replacing` for a file of any kind; the temporary name has the same ending, by which writers go."""
     if path.is_dir() or not path.parent.is_dir():
         what = "is a folder" if path.is_dir() else f"cannot be written, as there is no folder '{path.parent}'"
         raise InputError(f"'{path.name}' {what}; choose another name.")

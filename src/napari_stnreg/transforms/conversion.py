@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from napari_stnreg.errors import InputError
@@ -10,7 +11,7 @@ from napari_stnreg.images import FloatArray, Grid
 from napari_stnreg.transforms.base import Transform
 from napari_stnreg.transforms.bspline import BSplineTransform
 from napari_stnreg.transforms.chain import ChainTransform
-from napari_stnreg.transforms.dense import DisplacementTransform, VelocityTransform
+from napari_stnreg.transforms.dense import DisplacementTransform, VelocityTransform, apply_matrix
 from napari_stnreg.transforms.inverse import InverseTransform
 from napari_stnreg.transforms.linear import AffineTransform
 from napari_stnreg.transforms.thin_plate import ThinPlateTransform
@@ -27,7 +28,8 @@ def with_unit(transform: Transform, unit: str) -> Transform:
     """
     if unit == transform.unit:
         return transform
-    return _scaled(transform, conversion_factor(transform.unit, unit), unit).in_spaces(*transform.spaces)
+    factor = conversion_factor(transform.unit, unit)
+    return conjugated(transform, np.diag([factor] * transform.ndim + [1.0]), unit)
 
 
 def compose(*parts: Transform) -> Transform:
@@ -94,9 +96,10 @@ def own_grid(transform: Transform) -> Grid | None:
     if isinstance(transform, DisplacementTransform | VelocityTransform):
         return transform.grid
     if isinstance(transform, BSplineTransform):
-        # Two control points at each end lie outside what the spline covers; eight samples a cell are plenty.
-        inner = transform.control_grid.cropped([1] * transform.ndim, [n - 1 for n in transform.control_grid.shape])
-        return inner.resized([8 * n for n in inner.shape])
+        # The cells between the second control point and the last but one, whose faces lie on control points; eight
+        # samples a cell are plenty.
+        cells = transform.control_grid.cropped([1] * transform.ndim, [n - 2 for n in transform.control_grid.shape])
+        return cells.moved(cells.linear @ np.full(transform.ndim, 0.5)).resized([8 * n for n in cells.shape])
     if isinstance(transform, ThinPlateTransform):
         points = transform.basis.points
         return Grid.covering(points, np.maximum(np.ptp(points, axis=0), 1e-9) / 64, unit=transform.unit)
@@ -108,23 +111,44 @@ def own_grid(transform: Transform) -> Grid | None:
     return None
 
 
-def _scaled(transform: Transform, factor: float, unit: str) -> Transform:
-    """``x -> factor * T(x / factor)``."""
+def conjugated(transform: Transform, matrix: npt.ArrayLike, unit: str) -> Transform:
+    """The same map in other coordinates, ``x -> G(T(G^-1(x)))``.
+
+    Parameters
+    ----------
+    transform
+        Any family.
+    matrix
+        Homogeneous ``(D + 1, D + 1)``: ``G``, a similarity (axes may be exchanged and mirrored, lengths scaled alike).
+    unit
+        Unit of the new coordinates.
+    """
+    change = np.asarray(matrix, dtype=np.float64)
+    return _conjugated(transform, change, unit).in_spaces(*transform.spaces)
+
+
+def _conjugated(transform: Transform, change: FloatArray, unit: str) -> Transform:
+    linear = change[:-1, :-1]
+
+    def placed(grid: Grid) -> Grid:
+        return Grid(grid.shape, change @ grid.matrix, unit)
+
     if isinstance(transform, AffineTransform):
-        matrix = transform.matrix.double().clone()
-        matrix[:, :-1, -1] *= factor
-        return AffineTransform(matrix, unit)
+        outward = torch.from_numpy(change).to(transform.device)
+        return AffineTransform(outward @ transform.matrix.double() @ torch.linalg.inv(outward), unit)
     if isinstance(transform, DisplacementTransform):
-        return DisplacementTransform(transform.field * factor, transform.grid.with_unit(unit))
+        return DisplacementTransform(apply_matrix(linear, transform.field), placed(transform.grid))
     if isinstance(transform, VelocityTransform):
-        return VelocityTransform(transform.velocity * factor, transform.grid.with_unit(unit))
+        return VelocityTransform(apply_matrix(linear, transform.velocity), placed(transform.grid))
     if isinstance(transform, BSplineTransform):
-        return BSplineTransform(transform.coefficients * factor, transform.control_grid.with_unit(unit))
+        return BSplineTransform(apply_matrix(linear, transform.coefficients), placed(transform.control_grid))
     if isinstance(transform, ThinPlateTransform):
-        points = transform.basis.points * factor
-        return ThinPlateTransform(points, transform.targets.double() * factor, transform.basis.stiffness, unit)
+        outward = torch.from_numpy(change).to(transform.device)
+        targets = transform.targets.double() @ outward[:-1, :-1].T + outward[:-1, -1]
+        points = transform.basis.points @ linear.T + change[:-1, -1]
+        return ThinPlateTransform(points, targets, transform.basis.stiffness, unit)
     if isinstance(transform, InverseTransform):
-        return InverseTransform(_scaled(transform.forward, factor, unit), transform.tolerance)
+        return InverseTransform(_conjugated(transform.forward, change, unit), transform.tolerance)
     if isinstance(transform, ChainTransform):
-        return ChainTransform([_scaled(part, factor, unit) for part in transform.parts])
-    raise InputError(f"A transform of family '{transform.family}' cannot be converted to another unit.")
+        return ChainTransform([_conjugated(part, change, unit) for part in transform.parts])
+    raise InputError(f"A transform of family '{transform.family}' cannot be written in other coordinates.")
