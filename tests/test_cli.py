@@ -273,7 +273,7 @@ def test_results_are_not_written_over_unasked(done, capsys):
         (["register", "fixed.png", "volume.npy"], "'fixed' is 2D and 'volume' is 3D; a slice cannot be registered"),
         (["register", "fixed.png", "flat.npy"], "flat"),
         (["register", "fixed.png", "moving.png", "--moving-mask", "flat.npy"], "leaves nothing of 'moving'"),
-        (["apply", "moving.png", "moving.png", "-r", "fixed.png"], "Transforms are kept in files that end in"),
+        (["apply", "moving.png", "moving.png", "-r", "fixed.png"], "has no ending of a transform file"),
         (["apply", "no.safetensors", "moving.png", "-r", "fixed.png"], "'no.safetensors' cannot be read"),
         (["info", "no.nii.gz"], "'no.nii.gz' does not exist."),
         (["info", "cut.nii.gz"], "'cut.nii.gz' cannot be read"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,19 @@ FloatArray = npt.NDArray[np.float64]
 
 Space = Literal["world", "scanner"]
 """What an image's world is for other programs: mere coordinates, or the scanner's space of a NIfTI file."""
+
+
+class Placed(Protocol):
+    """Whatever lies somewhere: an image, or a file that was opened and not read yet."""
+
+    @property
+    def grid(self) -> Grid:
+        """Where its voxels lie."""
+
+    @property
+    def space(self) -> Space:
+        """What its world is for other programs."""
+
 
 _LUMINANCE = np.array([0.2125, 0.7154, 0.0721])
 
@@ -306,7 +319,7 @@ class Image:
     @property
     def space(self) -> Space:
         """``"scanner"`` for what was read from NIfTI (its header travels in the metadata), else ``"world"``."""
-        return "scanner" if "nifti" in self.metadata else "world"
+        return space_of(self.metadata)
 
     @property
     def has_channel_axis(self) -> bool:
@@ -346,6 +359,11 @@ class Image:
     def with_unit(self, unit: str) -> Image:
         """The same image with its grid in another unit of length."""
         return self.replace(grid=self.grid.with_unit(unit))
+
+
+def space_of(metadata: Mapping[str, Any]) -> Space:
+    """The space of an image or layer, by the NIfTI header in its metadata or the lack of one."""
+    return "scanner" if "nifti" in metadata else "world"
 
 
 def bounds(points: Iterable[npt.ArrayLike]) -> tuple[FloatArray, FloatArray]:

@@ -1,4 +1,4 @@
-"""The command ``stnreg``: register, apply and info, for who has no screen or many files.
+"""The command ``stnreg``: register, apply, evaluate, convert and info, for who has no screen or many files.
 
 Nothing here computes. The options are those of :class:`~napari_stnreg.settings.RegistrationSettings`, and torch is
 imported only once the arguments are known to be good.

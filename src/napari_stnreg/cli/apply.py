@@ -6,15 +6,16 @@ import argparse
 import dataclasses
 import sys
 
+from napari_stnreg.applying import Carrier
 from napari_stnreg.cli.inputs import placed, placed_grid, read_some
 from napari_stnreg.cli.options import needed
 from napari_stnreg.cli.outputs import check_new
 from napari_stnreg.cli.points import read_table, write_table
 from napari_stnreg.errors import InputError
 from napari_stnreg.files.image_files import ending_of, read_content
+from napari_stnreg.files.saving import read_transform
 from napari_stnreg.files.series import placed_as, write_series
-from napari_stnreg.files.transform_file import load_transform
-from napari_stnreg.transforms import ChainTransform, Transform
+from napari_stnreg.transforms import Transform, solver_warning
 from napari_stnreg.warping import warp
 
 
@@ -30,18 +31,20 @@ def run(options: argparse.Namespace) -> None:
     inputs = [path for path in (options.transform, options.moving, options.reference) if path is not None]
     if options.output.resolve() in {path.resolve() for path in inputs}:
         raise InputError(f"'{options.output}' is an input and would be written over; name another file.")
-    transform = load_transform(options.transform)[0]
     if options.moving.suffix.lower() == ".csv":
-        _apply_to_points(options, transform)
+        _apply_to_points(options)
     else:
-        _apply_to_images(options, transform)
+        _apply_to_images(options)
     print(options.output)
 
 
-def _apply_to_images(options: argparse.Namespace, transform: Transform) -> None:
+def _apply_to_images(options: argparse.Namespace) -> None:
     ending_of(options.output)  # a wrong name is told before the work
     reference = needed(options.reference, "-r FIXED", "the image on whose grid the result shall lie")
     content, target = read_content(options.moving), read_content(reference)
+    # A file of another program does not say what its coordinates are; the images do.
+    fixed, moving = (content, target) if options.inverse else (target, content)
+    transform = read_transform(options.transform, fixed=fixed, moving=moving)
     grid = placed_grid(target.grid, reference.name, options.fixed_spacing, options.fixed_unit)
     fill = options.fill
     if fill is None and options.interpolation == "nearest":
@@ -59,16 +62,23 @@ def _apply_to_images(options: argparse.Namespace, transform: Transform) -> None:
     ]
     labels = content.labels and options.interpolation == "nearest"
     write_series(options.output, [placed_as(image, target.metadata) for image in images], labels=labels)
+    _tell(through)
 
 
-def _apply_to_points(options: argparse.Namespace, transform: Transform) -> None:
+def _apply_to_points(options: argparse.Namespace) -> None:
     """Points of the moving side go to the fixed side, and so through the inverse; --inverse turns that round."""
+    target = None if options.reference is None else read_content(options.reference)
+    fixed, moving = (None, target) if options.inverse else (target, None)
+    transform = read_transform(options.transform, fixed=fixed, moving=moving)
     table = read_table(options.moving)
     columns = table.points(transform.ndim)
-    through = transform if options.inverse else transform.inverse()
+    carrier = Carrier(transform, "fixed" if options.inverse else "moving")
     values = table.values.copy()
-    values[:, columns] = through.map_points(values[:, columns])
+    values[:, columns] = carrier.points(values[:, columns])
     write_table(options.output, dataclasses.replace(table, values=values))
-    for part in through.parts if isinstance(through, ChainTransform) else [through]:
-        if (warning := getattr(part, "warning", None)) is not None:
-            print(f"stnreg apply: {warning}", file=sys.stderr)
+    _tell(carrier.through)
+
+
+def _tell(through: Transform) -> None:
+    if (warning := solver_warning(through)) is not None:
+        print(f"stnreg apply: {warning}", file=sys.stderr)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 
 from napari_stnreg.files.image_files import read_content, usable
@@ -20,10 +22,22 @@ def run(options: argparse.Namespace) -> None:
         If the file cannot be read.
     """
     path: Path = options.file
-    lines = _transform(path) if path.suffix.lower() == ".safetensors" else _image(path)
+    lines = _transform(path) if _is_transform(path) else _image(path)
     width = max(len(title) for title, _ in lines)
     for title, text in lines:
         print(f"{title:<{width}}  {text}")
+
+
+def _is_transform(path: Path) -> bool:
+    """By the ending; a NIfTI file holds an image or a displacement field, and its header says which."""
+    name = path.name.lower()
+    if name.endswith((".nii", ".nii.gz")) and path.is_file():
+        try:
+            header: Any = nib.load(path).header
+        except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError):
+            return False  # reading it as an image says what is wrong
+        return int(header["intent_code"]) in (1006, 1007) and len(header.get_data_shape()) == 5
+    return name.endswith((".safetensors", ".tfm", ".txt", ".h5", ".hdf5", ".mat", ".zarr"))
 
 
 def _image(path: Path) -> list[tuple[str, str]]:
@@ -48,15 +62,21 @@ def _image(path: Path) -> list[tuple[str, str]]:
 
 
 def _transform(path: Path) -> list[tuple[str, str]]:
-    from napari_stnreg.files.transform_file import load_transform  # brings torch
+    from napari_stnreg.files.saving import read_transform  # brings torch
+    from napari_stnreg.files.transform_file import load_transform
     from napari_stnreg.transforms import AffineTransform, ChainTransform
 
-    transform, info = load_transform(path)
+    info: dict[str, Any] = {}
+    if path.suffix.lower() == ".safetensors":
+        transform, info = load_transform(path)
+    else:
+        transform = read_transform(path)
     parts = transform.parts if isinstance(transform, ChainTransform) else [transform]
     lines = [
         ("kind", f"{transform.ndim}D transform, fixed world to moving world"),
         ("family", str(info.get("settings", {}).get("family", transform.family))),
         ("unit", transform.unit),
+        ("spaces", " to ".join(transform.spaces)),
         ("parameters", str(sum(tensor.numel() for tensor in transform.tensors().values()))),
     ]
     for part in parts:

@@ -22,6 +22,14 @@ Warp MOVING by a transform that 'register' wrote, onto the grid of FIXED; every 
 MOVING may be a .csv of points instead: points of the moving side then go to the fixed side, through the transform's
 inverse, and -r is not needed."""
 
+_EVALUATE = """\
+Score a registration before and after: agreement of the images, overlap and surface distance of labels, landmark errors,
+change of volume and folding, inverse consistency. Give the transform, or what a program made of MOVING."""
+_CONVERT = """\
+Write a transform as another program's file; the endings decide. Between images from NIfTI it is written in the
+scanner's space (LPS, millimetres), between all others as x, y, z without a flip: --fixed and --moving tell which, or
+--space does."""
+
 
 class Parser(argparse.ArgumentParser):
     """A parser that answers a mistake with one sentence, and keeps every option's whole name."""
@@ -41,8 +49,10 @@ def make_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_register(commands)
     _add_apply(commands)
+    _add_evaluate(commands)
+    _add_convert(commands)
     info = commands.add_parser("info", help="say what an image or transform file is", description="Describe a file.")
-    info.add_argument("file", type=Path, metavar="FILE", help="an image, or a transform (.safetensors)")
+    info.add_argument("file", type=Path, metavar="FILE", help="an image or a transform")
     info.add_argument("--debug", action="store_true", help=_DEBUG)
     return parser
 
@@ -86,29 +96,10 @@ def _add_register(commands: Any) -> None:
         _add_setting(settings, name, field)
 
     given = parser.add_argument_group("what is known beforehand")
-    for side in ("fixed", "moving"):
-        given.add_argument(
-            f"--{side}-mask",
-            type=Path,
-            metavar="FILE",
-            help=f"image that is not zero where the {side} image counts; on any grid, or with the image's own shape",
-        )
+    _add_masks_and_landmarks(given)
     given.add_argument(
-        "--landmarks",
-        type=Path,
-        metavar="CSV",
-        help="pairs of points: columns fixed_z,fixed_y,fixed_x,moving_z,moving_y,moving_x (2D without z), or without "
-        "a header in this order; world coordinates, each in its own image's unit",
+        "--start-transform", type=Path, metavar="FILE", help="begin at this transform, ours or another program's"
     )
-    for side in ("fixed", "moving"):
-        given.add_argument(
-            f"--{side}-landmarks",
-            type=Path,
-            metavar="CSV",
-            help=f"points of the {side} side alone, paired by order: columns z,y,x, or as napari saves a Points layer "
-            "(index,axis-0,axis-1,...; these are world coordinates if the layer had no scale)",
-        )
-    given.add_argument("--start-transform", type=Path, metavar="FILE", help="begin at this transform (.safetensors)")
 
     files = parser.add_argument_group("reading")
     which = files.add_mutually_exclusive_group()
@@ -120,7 +111,9 @@ def _add_register(commands: Any) -> None:
 
 def _add_apply(commands: Any) -> None:
     parser = commands.add_parser("apply", help="warp an image or points by a transform", description=_APPLY)
-    parser.add_argument("transform", type=Path, metavar="TRANSFORM", help="transform.safetensors of a registration")
+    parser.add_argument(
+        "transform", type=Path, metavar="TRANSFORM", help="a transform, ours or any file that 'convert' knows"
+    )
     parser.add_argument("moving", type=Path, metavar="MOVING", help="the image (or .csv of points) to warp")
     parser.add_argument("-r", "--reference", type=Path, metavar="FIXED", help="image on whose grid the result lies")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="file to write")
@@ -145,6 +138,67 @@ def _add_apply(commands: Any) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--debug", action="store_true", help=_DEBUG)
     _add_placing(parser.add_argument_group("reading"))
+
+
+def _add_masks_and_landmarks(given: Any) -> None:
+    for side in ("fixed", "moving"):
+        given.add_argument(
+            f"--{side}-mask",
+            type=Path,
+            metavar="FILE",
+            help=f"image that is not zero where the {side} image counts; on any grid, or with the image's own shape",
+        )
+    given.add_argument(
+        "--landmarks",
+        type=Path,
+        metavar="CSV",
+        help="pairs of points: columns fixed_z,fixed_y,fixed_x,moving_z,moving_y,moving_x (2D without z), or without "
+        "a header in this order; world coordinates, each in its own image's unit",
+    )
+    for side in ("fixed", "moving"):
+        given.add_argument(
+            f"--{side}-landmarks",
+            type=Path,
+            metavar="CSV",
+            help=f"points of the {side} side alone, paired by order: columns z,y,x, or as napari saves a Points layer "
+            "(index,axis-0,axis-1,...; these are world coordinates if the layer had no scale)",
+        )
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = commands.add_parser("evaluate", help="score a registration, before and after", description=_EVALUATE)
+    parser.add_argument("fixed", type=Path, metavar="FIXED", help="the image that stayed")
+    parser.add_argument("moving", type=Path, metavar="MOVING", help="the image that was brought onto it")
+    parser.add_argument("-t", "--transform", type=Path, metavar="FILE", help="the transform that was found")
+    parser.add_argument("--reverse", type=Path, metavar="FILE", help="transform of MOVING to FIXED's registration, for "
+                        "the inverse consistency")  # fmt: skip
+    parser.add_argument("--result", type=Path, metavar="FILE", help="the warped image, of whatever program")
+    for side, text in (("fixed", "of FIXED"), ("moving", "of MOVING"), ("result", "of MOVING, warped")):
+        parser.add_argument(f"--{side}-labels", type=Path, metavar="FILE", help=f"label image {text}")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="write the scores as .csv or .json")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    parser.add_argument("--debug", action="store_true", help=_DEBUG)
+    _add_masks_and_landmarks(parser.add_argument_group("what is known"))
+    files = parser.add_argument_group("reading")
+    files.add_argument("--frame", type=int, metavar="N", help="frame of MOVING, counted from 0")
+    files.add_argument("--fixed-frame", type=int, metavar="N", help="frame of FIXED, counted from 0")
+    _add_placing(files)
+
+
+def _add_convert(commands: Any) -> None:
+    parser = commands.add_parser("convert", help="a transform for another program", description=_CONVERT)
+    parser.add_argument("input", type=Path, metavar="IN", help="a transform: .safetensors, .tfm, .txt (ITK or "
+                        "elastix), .h5, .mat, .nii(.gz), .zarr")  # fmt: skip
+    parser.add_argument("output", type=Path, metavar="OUT", help=".safetensors, .tfm, .txt, .h5, .nii(.gz) or .zarr")
+    parser.add_argument("--fixed", type=Path, metavar="IMAGE", help="the fixed image: tells its space, and the voxels "
+                        "of displacement fields")  # fmt: skip
+    parser.add_argument("--moving", type=Path, metavar="IMAGE", help="the moving image: tells its space")
+    parser.add_argument("--space", choices=("scanner", "world"), help="say it instead: scanner for images from NIfTI, "
+                        "world for all others")  # fmt: skip
+    parser.add_argument("--unit", metavar="UNIT", help="unit of a plain world: pixel, um, mm, ...")
+    parser.add_argument("--inverse", action="store_true", help="write the inverse; it is sampled on MOVING's voxels")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    parser.add_argument("--debug", action="store_true", help=_DEBUG)
 
 
 def _add_placing(group: Any) -> None:

@@ -21,13 +21,13 @@ from napari_stnreg.cli.outputs import Folder, write_json
 from napari_stnreg.cli.points import read_landmarks
 from napari_stnreg.errors import InputError
 from napari_stnreg.files.image_files import ending_of, read_content
-from napari_stnreg.files.saving import save
+from napari_stnreg.files.saving import read_transform, save
 from napari_stnreg.files.series import placed_as, write_series
-from napari_stnreg.files.transform_file import load_transform
 from napari_stnreg.fitting.progress import Progress, Result
 from napari_stnreg.images import Image
 from napari_stnreg.registration import Steps, register_steps
 from napari_stnreg.settings import RegistrationSettings
+from napari_stnreg.transforms import with_unit
 from napari_stnreg.warping import warp
 
 _FILES = ("fixed", "moving", "fixed_mask", "moving_mask", "landmarks", "fixed_landmarks", "moving_landmarks",
@@ -72,7 +72,9 @@ def run(options: argparse.Namespace) -> None:
     folder = Folder(options.output, inputs, overwrite=options.overwrite)
     fixed, frames = _images(options)
     landmarks = read_landmarks(options.landmarks, options.fixed_landmarks, options.moving_landmarks, fixed.ndim)
-    start = None if options.start_transform is None else load_transform(options.start_transform)[0]
+    start = None
+    if options.start_transform is not None:
+        start = with_unit(read_transform(options.start_transform, fixed=fixed, moving=frames[0]), fixed.grid.unit)
     with Interrupt() as interrupt, folder:
         _plan(folder, options)
         results: list[Result] = []

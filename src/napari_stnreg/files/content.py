@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_stnreg.images import Grid
+from napari_stnreg.images import Grid, Space, space_of
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ class FileContent:
     labels: bool = False
     interval: float = 1.0
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def space(self) -> Space:
+        """What its world is for other programs; see :attr:`napari_stnreg.images.Image.space`."""
+        return space_of(self.metadata)
 
     @classmethod
     def of_array(cls, array: npt.NDArray[Any], *, first_is_time: bool = False, **fields: Any) -> FileContent:

@@ -13,8 +13,8 @@ from napari_stnreg.fitting.progress import Result
 from napari_stnreg.transforms import Transform
 
 if TYPE_CHECKING:
+    from napari_stnreg.images import Grid, Placed, Space
     from napari_stnreg.learning.model import Model
-    from napari_stnreg.images import Grid, Image, Space
 
 ENDING = ".safetensors"
 ITK_ENDINGS = (".tfm", ".txt", ".h5", ".hdf5")

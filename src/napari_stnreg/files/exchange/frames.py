@@ -14,7 +14,7 @@ from typing import cast, get_args
 import numpy as np
 
 from napari_stnreg.errors import InputError
-from napari_stnreg.images import FloatArray, Grid, Image, Space
+from napari_stnreg.images import FloatArray, Grid, Placed, Space
 from napari_stnreg.transforms import AffineTransform, Transform, chain
 from napari_stnreg.transforms.conversion import conjugated
 from napari_stnreg.units import canonical, conversion_factor
@@ -49,8 +49,8 @@ class Frames:
         ndim: int,
         note: str = "",
         *,
-        fixed: Image | None = None,
-        moving: Image | None = None,
+        fixed: Placed | None = None,
+        moving: Placed | None = None,
         space: Space | None = None,
         unit: str | None = None,
         default: Space | None = None,

@@ -1,0 +1,46 @@
+"""``stnreg convert``: a transform from one program's file to another's."""
+
+from __future__ import annotations
+
+import argparse
+
+from napari_stnreg.cli.outputs import check_new
+from napari_stnreg.errors import InputError
+from napari_stnreg.files.image_files import read_content
+from napari_stnreg.files.saving import read_transform, save, transform_ending
+from napari_stnreg.files.transform_file import load_transform
+from napari_stnreg.transforms import with_unit
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do what was asked; see ``stnreg convert --help``.
+
+    Raises
+    ------
+    InputError
+        If something given cannot be used.
+    """
+    check_new(options.output, overwrite=options.overwrite)
+    if options.output.resolve() == options.input.resolve():
+        raise InputError(f"'{options.output}' is the input and would be written over; name another file.")
+    fixed, moving = (None if path is None else read_content(path) for path in (options.fixed, options.moving))
+    info = None
+    if transform_ending(options.input) == ".safetensors":
+        transform, info = load_transform(options.input)
+        sides = [options.space or (image.space if image else kept)
+                 for image, kept in zip((fixed, moving), transform.spaces, strict=True)]  # fmt: skip
+        transform = transform.in_spaces(*sides)
+        if options.unit is not None:
+            transform = with_unit(transform, options.unit)
+    else:
+        transform = read_transform(options.input, fixed=fixed, moving=moving, space=options.space, unit=options.unit)
+    grid = None if fixed is None else fixed.grid
+    if options.inverse:
+        transform, grid, info = transform.inverse(), None if moving is None else moving.grid, None
+    if transform_ending(options.output) == ".safetensors" and info:
+        from napari_stnreg.files.transform_file import save_transform
+
+        save_transform(transform, options.output, info)
+    else:
+        save(transform, options.output, grid=grid)
+    print(options.output)

@@ -1,0 +1,69 @@
+"""``stnreg evaluate``: the scorecard of a registration."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from napari_stnreg.cli.inputs import placed, read_mask, read_one
+from napari_stnreg.cli.outputs import check_new, write_text
+from napari_stnreg.cli.points import read_landmarks
+from napari_stnreg.errors import InputError
+from napari_stnreg.evaluation.scorecard import evaluate
+from napari_stnreg.files.image_files import read
+from napari_stnreg.files.saving import read_transform
+from napari_stnreg.images import Image
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do what was asked; see ``stnreg evaluate --help``.
+
+    Raises
+    ------
+    InputError
+        If something given cannot be used.
+    """
+    if options.output is not None:
+        check_new(options.output, overwrite=options.overwrite)
+        if options.output.suffix.lower() not in (".csv", ".json"):
+            raise InputError(f"'{options.output.name}' must end in .csv or .json.")
+    fixed = read_one(options.fixed, options.fixed_frame, "--fixed-frame")
+    fixed = placed(fixed, options.fixed_spacing, options.fixed_unit)
+    moving = read_one(options.moving, options.frame, "--frame")
+    moving = placed(moving, options.moving_spacing, options.moving_unit)
+    if options.fixed_mask is not None:
+        fixed = fixed.replace(mask=read_mask(options.fixed_mask, fixed, options.fixed_frame or 0))
+    if options.moving_mask is not None:
+        moving = moving.replace(mask=read_mask(options.moving_mask, moving, options.frame or 0))
+    transform = None if options.transform is None else read_transform(options.transform, fixed=fixed, moving=moving)
+    reverse = None if options.reverse is None else read_transform(options.reverse, fixed=moving, moving=fixed)
+    landmarks = read_landmarks(options.landmarks, options.fixed_landmarks, options.moving_landmarks, fixed.ndim)
+    if transform is None and options.result is None and options.result_labels is None:
+        print("stnreg evaluate: there is no --transform and no --result, so this is only the state before.",
+              file=sys.stderr)  # fmt: skip
+    card = evaluate(
+        fixed,
+        moving,
+        transform,
+        result=None if options.result is None else read(options.result),
+        fixed_labels=_labels(options.fixed_labels, fixed),
+        moving_labels=_labels(options.moving_labels, moving),
+        result_labels=_labels(options.result_labels, fixed),
+        fixed_landmarks=landmarks[0],
+        moving_landmarks=landmarks[1],
+        reverse=reverse,
+    )
+    print(card.to_text())
+    if options.output is not None:
+        write_text(options.output, card.to_csv() if options.output.suffix.lower() == ".csv" else card.to_json())
+        print(options.output)
+
+
+def _labels(path: Path | None, image: Image) -> Image | None:
+    """Labels of an image; those of its shape from a file that knows no place lie on its voxels."""
+    if path is None:
+        return None
+    labels = read(path)
+    plain = labels.grid.shape == image.grid.shape and labels.space == "world" and labels.grid.unit == "pixel"
+    return labels.replace(grid=image.grid) if plain else labels
