@@ -234,14 +234,14 @@ class Source:
 
 
 def layer_source(
-    layer: ImageLayer,
+    layer: ImageLayer | Labels,
     viewer: Any,
     *,
     layout: str | None = None,
     level: int | None = None,
     mask: Layer | None = None,
 ) -> Source:
-    """Take down an image layer; cheap, and for the GUI thread.
+    """Take down an image or labels layer; cheap, and for the GUI thread.
 
     Parameters
     ----------
@@ -286,8 +286,8 @@ def layer_source(
     if "t" in layout:
         t = layout.index("t")
         time = (float(matrix[t, t]), float(matrix[t, -1]), str(layer.units[t]))
-    display = {}
-    if not layer.rgb:
+    display = {"colormap": layer.colormap} if isinstance(layer, Labels) else {}
+    if isinstance(layer, ImageLayer) and not layer.rgb:
         display = {"colormap": layer.colormap, "gamma": layer.gamma, "contrast_limits": list(layer.contrast_limits)}
     return Source(
         name=layer.name,
@@ -296,7 +296,7 @@ def layer_source(
         grid=grid,
         full_grid=full_grid,
         layout=layout,
-        rgb=bool(layer.rgb),
+        rgb=bool(getattr(layer, "rgb", False)),
         frame=current_frame(layer, layout, viewer),
         frames=shapes[0][layout.index("t")] if "t" in layout else 1,
         mask=None if mask is None else mask_source(mask),

@@ -77,9 +77,11 @@ def transform_from(state: dict[str, Any]) -> Transform:
     return transform.in_spaces(*state.get("spaces", transform.spaces))
 
 
-def run_record(result: Result, naming: Naming, run: str) -> dict[str, Any]:
-    """What every layer of a run carries in its metadata under ``"stnreg"``."""
+def run_record(result: Result, naming: Naming, run: str, moving: Grid) -> dict[str, Any]:
+    """What every layer of a run carries in its metadata under ``"stnreg"``; ``moving`` is the moving image's grid."""
     return {
+        "grid": result.grid.to_dict(),
+        "moving_grid": moving.to_dict(),
         "run": run,
         "made": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "fixed": naming.fixed,
@@ -111,18 +113,18 @@ def result_layers(
     made: dict[str, LayerData] = {}
     grid = result.warped.grid
     if "warped" in kinds:
-        made["warped"] = _warped_layer(result.warped, source)
+        made["warped"] = image_layer(result.warped, source)
     if kinds & {"overlay", "difference", "checkerboard"}:
         made |= _comparisons(result, fixed, kinds)
         if volume and "overlay" in made:
             made["overlay"][1]["visible"] = False  # napari draws no colour volumes
     if "jacobian" in kinds:
         determinant = result.transform.jacobian_determinant(grid)
-        made["jacobian"] = _jacobian_layer(determinant, grid)
+        made["jacobian"] = jacobian_layer(determinant, grid)
     if "vectors" in kinds:
-        made["vectors"] = _vectors_layer(result.transform, grid)
+        made["vectors"] = vectors_layer(result.transform, grid)
     if "grid" in kinds:
-        made["grid"] = _deformed_grid(
+        made["grid"] = deformed_grid_layer(
             result.transform, grid, moving.grid.with_unit(result.transform.unit), volume=volume
         )
     # In the order in which they lie on each other, the grid on top of all.
@@ -130,8 +132,11 @@ def result_layers(
     return {key: made[key] for key in order if key in made}
 
 
-def _warped_layer(warped: Image, source: Source) -> LayerData:
+def image_layer(warped: Image, source: Source, *, labels: bool = False) -> LayerData:
+    """A warped image as a layer that looks as its source did, with channels where the source had them in front."""
     data, where = warped.data, placement(warped.grid)
+    if labels:
+        return data, {**where, **source.display, "visible": True}, "labels"
     if warped.rgb:
         where["rgb"] = True
     elif warped.has_channel_axis:
@@ -161,14 +166,16 @@ def _comparisons(result: Result, fixed: Image, kinds: frozenset[str]) -> dict[st
     return made
 
 
-def _jacobian_layer(determinant: np.ndarray, grid: Grid) -> LayerData:
+def jacobian_layer(determinant: np.ndarray, grid: Grid) -> LayerData:
+    """The Jacobian determinant as a layer, white where volume is kept."""
     reach = float(np.percentile(np.abs(determinant - 1), 99)) if determinant.size else 1.0
     reach = min(max(reach, 0.05), 1.0)
     look = {"colormap": JACOBIAN_COLORMAP, "contrast_limits": (1 - reach, 1 + reach), "visible": False}
     return determinant, {**placement(grid), **look}, "image"
 
 
-def _vectors_layer(transform: Transform, grid: Grid) -> LayerData:
+def vectors_layer(transform: Transform, grid: Grid) -> LayerData:
+    """Displacement arrows as a layer, coloured by their length."""
     drawn = arrows(transform, grid)
     step, length = drawn.step, drawn.length
     longest = float(np.percentile(length, 99)) if length.size else 1.0
@@ -184,7 +191,8 @@ def _vectors_layer(transform: Transform, grid: Grid) -> LayerData:
     return drawn.index, {**placement(grid), **look}, "vectors"
 
 
-def _deformed_grid(transform: Transform, grid: Grid, moving: Grid, *, volume: bool) -> LayerData:
+def deformed_grid_layer(transform: Transform, grid: Grid, moving: Grid, *, volume: bool) -> LayerData:
+    """The deformed grid as a layer: a net in each slice, or a lattice for the 3D view."""
     if volume:
         return grid_layer(lattice_lines(transform.inverse(), moving), grid.with_unit(transform.unit), visible=True)
     lines, fine = deformed_grid(transform, grid, moving)

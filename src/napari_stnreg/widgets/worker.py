@@ -190,9 +190,9 @@ def _free_memory() -> int:
 
 def _outcome(job: Job, results: list[Result], layers: list[dict[str, LayerData]]) -> Outcome:
     one = layers[0] if not job.every_frame else stacked(layers, results[0].warped.grid, job.moving.time)
-    record = run_record(results[-1], job.naming, job.run)
+    record = run_record(results[-1], job.naming, job.run, job.moving.full_grid)
     if job.every_frame:
-        record["frames"] = [run_record(result, job.naming, job.run) for result in results]
+        record["frames"] = [run_record(result, job.naming, job.run, job.moving.full_grid) for result in results]
     folded = float(np.mean([result.folded_share for result in results]))
     warnings = list(dict.fromkeys(warning for result in results for warning in result.warnings))
     layer_data = named(one, job.naming, record, folded, job.moving.metadata)

@@ -1,0 +1,232 @@
+"""What the workbench does with a transform beside carrying layers: show, invert, chain, load, save. In the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_stnreg.errors import InputError
+from napari_stnreg.files.layer_data import LayerData, placement
+from napari_stnreg.images import Grid
+from napari_stnreg.widgets.held import Held
+from napari_stnreg.widgets.results import (
+    JACOBIAN_COLORMAP,
+    deformed_grid_layer,
+    folded_text,
+    jacobian_layer,
+    vectors_layer,
+)
+from napari_stnreg.widgets.task import Control, Step
+
+if TYPE_CHECKING:
+    from napari_stnreg.transforms.inversion import Inversion
+
+PICTURES = {
+    "grid": ("Grid", "A regular grid over the moving image, bent as the image is."),
+    "vectors": ("Vectors", "Arrows from points of the fixed image to where their values come from."),
+    "magnitude": ("Magnitude", "How far each point of the fixed image is from where its value comes from."),
+    "jacobian": ("Jacobian", "Local change of volume: 1 keeps it, 0 or less folds."),
+    "log_jacobian": ("Log-Jacobian", "Logarithm of the change of volume: 0 keeps it; folds are left empty."),
+}
+"""What can be shown of a transform: the button's text, and one line that says what it is."""
+
+
+def side_grid(held: Held, side: str, fallback: Grid | None = None) -> Grid:
+    """The grid of one side of a transform.
+
+    Parameters
+    ----------
+    held
+        The transform.
+    side
+        ``"fixed"`` or ``"moving"``.
+    fallback
+        A grid to take when the transform says nothing of where it belongs (an affine read from a file).
+
+    Raises
+    ------
+    InputError
+        If none is known.
+    """
+    from napari_stnreg.transforms.conversion import own_grid
+
+    known = held.grid if side == "fixed" else held.moving_grid
+    if known is not None:
+        return known.with_unit(held.transform.unit)
+    if side == "fixed":
+        known = own_grid(held.transform) or fallback
+        if known is None:
+            raise InputError(
+                f"'{held.name}' does not say over which space it lies: open the fixed image, so that its grid is known."
+            )
+        return known.with_unit(held.transform.unit)
+    # Where the fixed side's outline lands, with voxels of the same size.
+    fixed = side_grid(held, "fixed", fallback)
+    ticks = [np.linspace(-0.5, n - 0.5, 9) for n in fixed.shape]
+    outline = np.stack(np.meshgrid(*ticks, indexing="ij"), axis=-1).reshape(-1, fixed.ndim)
+    landed = held.transform.map_points(fixed.to_world(outline))
+    return Grid.covering(landed, fixed.spacing, unit=held.transform.unit)
+
+
+def show(
+    held: Held, what: str, fallback: Grid | None, volume: bool, control: Control
+) -> Generator[Step, None, list[LayerData] | None]:
+    """A picture of the transform as a layer; ``volume`` says whether the viewer shows three dimensions."""
+    from napari_stnreg import fields
+
+    yield Step(0.1, f"{PICTURES[what][0]} of {held.name}")
+    transform = held.transform
+    grid = side_grid(held, "fixed", fallback)
+    name = f"{held.name}: {PICTURES[what][0].lower()}"
+    if what == "grid":
+        made = deformed_grid_layer(
+            transform, grid, side_grid(held, "moving", fallback), volume=volume and grid.ndim == 3
+        )
+    elif what == "vectors":
+        made = vectors_layer(transform, grid)
+    elif what == "jacobian":
+        determinant = fields.jacobian(transform, grid)
+        name += f", {folded_text(float(np.mean(determinant <= 0)))}"
+        made = jacobian_layer(determinant, grid)
+    elif what == "log_jacobian":
+        values = fields.log_jacobian(transform, grid)
+        reach = float(np.nanpercentile(np.abs(values), 99)) if np.isfinite(values).any() else 1.0
+        reach = max(reach, 0.05)
+        made = values, {**placement(grid), "colormap": JACOBIAN_COLORMAP, "contrast_limits": (-reach, reach)}, "image"
+    else:
+        values = fields.magnitude(transform, grid)
+        top = max(float(values.max(initial=0.0)), 1e-9)
+        made = values, {**placement(grid), "colormap": "viridis", "contrast_limits": (0.0, top)}, "image"
+    if control.cancel.is_set():
+        return None
+    data, keywords, kind = made
+    keywords = {**keywords, "name": name, "visible": True, "metadata": {"stnreg": held.record(what)}}
+    return [(data, keywords, kind)]
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """The inverse, and how well the round trip goes."""
+
+    held: Held
+    inversion: Inversion
+
+
+def inverse(held: Held, fallback: Grid | None, control: Control) -> Generator[Step, None, Inverted | None]:
+    """Turn a transform round and measure the round trip over the moving side."""
+    from napari_stnreg.transforms.inversion import invert
+
+    yield Step(0.1, f"Inverting {held.name}")
+    inversion = invert(held.transform, side_grid(held, "moving", fallback))
+    if control.cancel.is_set():
+        return None
+    back = Held.of(
+        inversion.transform,
+        held.moving,
+        held.fixed,
+        f"inverse of {held.family}" if not held.family.startswith("inverse of ") else held.family[11:],
+        source="made",
+        grid=held.moving_grid,
+        moving_grid=held.grid,
+    )
+    return Inverted(back, inversion)
+
+
+def chained(first: Held, second: Held) -> Held:
+    """First the one, then the other: ``x -> second(first(x))``.
+
+    Raises
+    ------
+    InputError
+        If their dimensions or units do not fit together.
+    """
+    from napari_stnreg.transforms.conversion import compose
+
+    if first.transform.ndim != second.transform.ndim:
+        raise InputError(f"'{first.name}' is {first.transform.ndim}D and '{second.name}' {second.transform.ndim}D.")
+    return Held.of(
+        compose(first.transform, second.transform),
+        first.fixed,
+        second.moving,
+        f"{first.family}, then {second.family}",
+        source="made",
+        grid=first.grid,
+        moving_grid=second.moving_grid,
+    )
+
+
+def chain_sentence(first: Held, second: Held) -> str:
+    """The order of a chain in a person's words, with a doubt where its ends do not meet."""
+    text = (
+        f"First '{first.name}', then '{second.name}': points of '{first.fixed}' go to '{first.moving}' and on to "
+        f"'{second.moving}'; the image '{second.moving}' is carried onto '{first.fixed}' in one sampling."
+    )
+    if first.moving != second.fixed:
+        text += f" ⚠ The first ends in '{first.moving}' but the second begins in '{second.fixed}': check the order."
+    return text
+
+
+def load_file(path: str, control: Control) -> Generator[Step, None, Held | None]:
+    """Read a transform from a file of any format we know."""
+    yield Step(0.1, f"Reading {Path(path).name}")
+    held = read_held(path)
+    return None if control.cancel.is_set() else held
+
+
+def read_held(path: str) -> Held:
+    """A transform of a file, with what the file says about its two sides.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or holds something else.
+    """
+    from napari_stnreg.files.saving import load
+
+    transform = load(path)
+    info: dict[str, Any] = {}
+    if path.lower().endswith(".safetensors"):
+        from napari_stnreg.files.transform_file import load_transform
+
+        info = load_transform(path)[1]
+    stem = Path(path).name
+    grids = {name: Grid.from_dict(info.pop(name)) if name in info else None for name in ("grid", "moving_grid")}
+    return Held.of(
+        transform,
+        info.pop("fixed", None) or f"fixed side of {stem}",
+        info.pop("moving", None) or f"moving side of {stem}",
+        info.pop("family", None) or transform.family,
+        source="file",
+        info=info,
+        **grids,
+    )
+
+
+def save_file(held: Held, path: str, control: Control) -> Generator[Step, None, str | None]:
+    """Write a transform in the format that the file's ending names."""
+    yield Step(0.1, f"Writing {Path(path).name}")
+    return str(write_held(held, path))
+
+
+def write_held(held: Held, path: str) -> Path:
+    """Write a transform; our own file also keeps its names, its grids and the record of its run."""
+    from napari_stnreg.files.saving import save
+    from napari_stnreg.files.transform_file import save_transform
+
+    if not path.lower().endswith(".safetensors"):
+        return Path(save(held.transform, path))
+    record = held.record("file")
+    for name in ("transform", "what", "run", "source"):
+        record.pop(name, None)
+    return save_transform(held.transform, path, record)
+
+
+def formats() -> dict[str, str]:
+    """Endings of transform files, and what the formats are called."""
+    from napari_stnreg.files import saving
+
+    return dict(getattr(saving, "FORMATS", {".safetensors": "napari-stnreg transform"}))
