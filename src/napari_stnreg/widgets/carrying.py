@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -231,7 +232,7 @@ def _warp(
     ends = np.linspace(0, grid.shape[0], count + 1).astype(int)
     parts = []
     carrier = None if job.held is None else _carrier(job, taken)
-    for number, (start, stop) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
+    for number, (start, stop) in enumerate(itertools.pairwise(ends)):
         yield Step(share[0] + share[1] * number / count, f"{taken.name}: sampling")
         if control.stop.is_set():
             return None

@@ -32,6 +32,7 @@ from napari_stnreg.widgets.transform_tasks import (
 from napari_stnreg.widgets.workbench_form import ApplyForm, Choice, CombineForm, ShowForm
 
 _AUTOMATIC = "automatic"
+_ALSO = {"place": "all in the same place", "linked": "linked layers", "chosen": "selected layers"}
 
 
 class WorkbenchWidget(ToolPanel):
