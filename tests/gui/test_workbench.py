@@ -142,24 +142,24 @@ def test_lists_of_points_go_by_the_inverse_from_the_moving_side(viewer, open_wor
         return viewer.layers[-1]
 
     made = carried(points)
-    np.testing.assert_allclose(made.data * (0.25, 0.5) + (1, -2), goal, atol=1e-4)
+    np.testing.assert_allclose(made.data * (0.25, 0.5) + (1, -2), goal, atol=5e-4)
     np.testing.assert_array_equal(made.size, points.size)
     np.testing.assert_array_equal(made.scale, points.scale)
     np.testing.assert_array_equal(points.data, data)
     made = carried(vectors)
-    np.testing.assert_allclose(made.data[:, 0] * (0.25, 0.5) + (1, -2), goal, atol=1e-4)
+    np.testing.assert_allclose(made.data[:, 0] * (0.25, 0.5) + (1, -2), goal, atol=5e-4)
     ends = solved(transform, world + (0.25, 0.5))
-    np.testing.assert_allclose(made.data[:, 1] * (0.25, 0.5), ends - goal, atol=1e-4)
+    np.testing.assert_allclose(made.data[:, 1] * (0.25, 0.5), ends - goal, atol=5e-4)
     made = carried(tracks)
     np.testing.assert_array_equal(made.data[:, :2], tracks.data[:, :2])
-    np.testing.assert_allclose(made.data[:, 2:] * (0.25, 0.5) + (1, -2), goal, atol=1e-4)
+    np.testing.assert_allclose(made.data[:, 2:] * (0.25, 0.5) + (1, -2), goal, atol=5e-4)
     made = carried(surface)
-    np.testing.assert_allclose(made.vertices * (0.25, 0.5) + (1, -2), goal, atol=1e-4)
+    np.testing.assert_allclose(made.vertices * (0.25, 0.5) + (1, -2), goal, atol=5e-4)
     choose(bench, points, "fixed")
     assert bench.applying.sentence.text().endswith("by the transform.")
     assert bench.apply()
     run(bench)
-    np.testing.assert_allclose(viewer.layers[-1].data * (0.25, 0.5) + (1, -2), transform.map_points(world), atol=1e-4)
+    np.testing.assert_allclose(viewer.layers[-1].data * (0.25, 0.5) + (1, -2), transform.map_points(world), atol=5e-4)
 
 
 def test_points_land_where_the_warped_image_shows_them(viewer, open_workbench, run):
@@ -187,7 +187,7 @@ def test_a_rectangle_becomes_what_the_map_makes_of_it(viewer, open_workbench, ru
     run(bench)
     made = viewer.layers[-1]
     assert made.shape_type == ["polygon"]
-    np.testing.assert_allclose(made.data[0], turn().inverse().map_points(box), atol=1e-4)
+    np.testing.assert_allclose(made.data[0], turn().inverse().map_points(box), atol=5e-4)
     np.testing.assert_array_equal(made.edge_color, shapes.edge_color)
 
 
@@ -280,7 +280,7 @@ def test_a_bending_transform_cannot_be_a_layers_own(viewer, open_workbench):
     choose(bench, layer)
     assert not bench.applying.set_button.isEnabled()
     assert not bench.set_as_layer_transform()
-    assert "resample instead" in bench.status.text()
+    assert "bends" in bench.status.text()
     np.testing.assert_array_equal(layer.affine.affine_matrix, np.eye(3))
 
 

@@ -1,0 +1,37 @@
+"""Move the viewer to a point of a layer, whatever the layer's scale, unit and number of axes."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import numpy as np
+from napari.layers import Layer
+
+
+def viewer_point(layer: Layer, index: Any, viewer: Any) -> np.ndarray:
+    """Where data coordinates of a layer lie in the viewer's world, ``(layer.ndim,)``, in the viewer's units."""
+    world = np.array(layer.data_to_world(np.asarray(index, dtype=float)), dtype=float)
+    units = getattr(viewer.layers.extent, "units", None)
+    if units is not None:
+        # The sliders and the camera count in the viewer's units, the layer's matrix in its own.
+        for axis, (seen, own) in enumerate(zip(units[-layer.ndim :], layer.units, strict=False)):
+            with contextlib.suppress(Exception):  # mixed units: napari drops them for the whole viewer too
+                world[axis] *= (1 * own).to(seen).magnitude
+    return world
+
+
+def go_to(viewer: Any, layer: Layer, index: Any) -> None:
+    """Show a point of a layer: its slice, in 2D, and the camera on it, in 2D and 3D; the zoom stays."""
+    point = viewer_point(layer, index, viewer)
+    ndim = viewer.dims.ndim
+    first = ndim - len(point)  # a layer's axes are the viewer's last ones
+    displayed = viewer.dims.displayed
+    for axis, value in enumerate(point, start=first):
+        if axis >= 0 and axis not in displayed:
+            viewer.dims.set_point(axis, value)
+    center = np.array(viewer.camera.center, dtype=float)
+    for place, axis in enumerate(displayed, start=3 - len(displayed)):
+        if axis >= first:
+            center[place] = point[axis - first]
+    viewer.camera.center = tuple(center)
