@@ -1,4 +1,4 @@
-"""Drive workbench, scorecard and views as a person would and take pictures: ``python docs/pictures/tools.py [SCENE ...]``.
+"""Drive workbench, scorecard and views as a person would and take pictures: ``python docs/pictures/tools.py``.
 
 Needs a display with OpenGL. Each scene registers the sample pair quickly, then works with the result, in a process of
 its own, so that theme and scaling are set before Qt starts.
@@ -58,7 +58,9 @@ def workbench(viewer: Any, dock: Callable[[Any, str], Any], picture: Callable[[s
     bench = dock(WorkbenchWidget(viewer), "Transform workbench")
     picture("first")
     moving = bench.chosen.moving
-    points = viewer.add_points([[60, 60], [90, 120], [150, 100]], name="marks on moving", size=6, face_color="yellow")
+    points = viewer.add_points(
+        [[60, 60], [90, 120], [150, 100]], name="marks on moving", size=6, face_color="yellow", units=("um", "um")
+    )
     labels = [layer for layer in viewer.layers if isinstance(layer, Labels)]
     for layer in (*labels[-1:], points):
         bench.refresh()
@@ -101,7 +103,7 @@ def scorecard(viewer: Any, dock: Callable[[Any, str], Any], picture: Callable[[s
     if row >= 0:
         card.table.selectRow(row)
         card.table.scrollToItem(card.table.item(row, 0))
-        viewer.camera.zoom *= 3
+        viewer.scene.camera.zoom *= 3
         picture("pair")
 
 

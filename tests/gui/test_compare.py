@@ -35,7 +35,7 @@ def compare(viewer, pair):
 
 
 def trace(viewer):
-    grid = viewer.grid
+    grid = viewer.canvas.grid
     return (
         [(layer.name, layer.visible) for layer in viewer.layers],
         (grid.enabled, grid.shape, grid.stride),
@@ -116,13 +116,13 @@ def test_images_of_different_lattices_are_compared_where_they_lie(viewer, compar
 def test_side_by_side_puts_the_first_on_the_left(viewer, compare, pair):
     first, second = pair
     compare.show_view("side")
-    assert viewer.grid.enabled
+    assert viewer.canvas.grid.enabled
     layers = viewer.layers
-    assert viewer.grid.actual_shape(layers) == (1, 2)
-    assert viewer.grid.position(layers.index(first), layers) == (0, 0)
-    assert viewer.grid.position(layers.index(second), layers) == (0, 1)
+    assert viewer.canvas.grid.actual_shape(layers) == (1, 2)
+    assert viewer.canvas.grid.position(layers.index(first), layers) == (0, 0)
+    assert viewer.canvas.grid.position(layers.index(second), layers) == (0, 1)
     compare.choose(second, first)
-    assert viewer.grid.position(layers.index(second), layers) == (0, 0)
+    assert viewer.canvas.grid.position(layers.index(second), layers) == (0, 0)
 
 
 def test_going_from_view_to_view_keeps_what_was_before_the_first(viewer, compare, run):
@@ -130,7 +130,7 @@ def test_going_from_view_to_view_keeps_what_was_before_the_first(viewer, compare
     for view in ("side", "checkerboard", "flicker", "difference", "blend"):
         compare.show_view(view)
         run(compare)
-    assert not viewer.grid.enabled
+    assert not viewer.canvas.grid.enabled
     assert not any("checkerboard" in layer.name for layer in viewer.layers)
     compare.leave()
     assert trace(viewer) == before

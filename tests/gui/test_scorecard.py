@@ -75,7 +75,7 @@ def test_it_shows_what_the_engine_says_with_good_and_bad_marked(viewer, card, sc
     assert card.card.value("dice", item="mean") > 0.99
     text = card.table.text()
     assert "Dice, label 1" in text
-    row = card.table.row_of_pair(1)
+    row = card.table.row_of_pair(0)
     assert card.table.item(row, 3).text() == "✓"
     good = card.table.item(row, 3).foreground().color().name()
     viewer.theme = "light"
@@ -101,17 +101,17 @@ def test_choosing_a_pair_takes_the_viewer_there(viewer, card, scene, run, qtbot,
     run(card)
     row = card.table.row_of_pair(1)
     assert card.table.item(row, 1).text() == f"{np.linalg.norm((4.0, 0.5, 0.25)):.4g}"
-    zoom = viewer.camera.zoom
+    zoom = viewer.scene.camera.zoom
     card.resize(320, 900)
     cell = card.table.visualItemRect(card.table.item(row, 0)).center()
     card.table.scrollToItem(card.table.item(row, 0))
     cell = card.table.visualItemRect(card.table.item(row, 0)).center()
     qtbot.mouseClick(card.table.viewport(), Qt.MouseButton.LeftButton, pos=cell)
     world = index[1] * (4.0, 0.5, 0.25) + (1.0, 3.0, -2.0)
-    np.testing.assert_allclose(viewer.camera.center[3 - ndisplay :], world[3 - ndisplay :])
+    np.testing.assert_allclose(viewer.scene.camera.center[3 - ndisplay :], world[3 - ndisplay :])
     if ndisplay == 2:
         assert viewer.dims.point[0] == pytest.approx(world[0])
-    assert viewer.camera.zoom == zoom
+    assert viewer.scene.camera.zoom == zoom
     assert points[0].selected_data == {1}
     viewer.layers.remove(points[0])
     card.go_to_pair(1)

@@ -30,8 +30,8 @@ def go_to(viewer: Any, layer: Layer, index: Any) -> None:
     for axis, value in enumerate(point, start=first):
         if axis >= 0 and axis not in displayed:
             viewer.dims.set_point(axis, value)
-    center = np.array(viewer.camera.center, dtype=float)
+    center = np.array(viewer.scene.camera.center, dtype=float)
     for place, axis in enumerate(displayed, start=3 - len(displayed)):
         if axis >= first:
             center[place] = point[axis - first]
-    viewer.camera.center = tuple(center)
+    viewer.scene.camera.center = tuple(center)

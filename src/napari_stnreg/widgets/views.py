@@ -138,9 +138,9 @@ class CompareViews(QObject):
         """Show the two next to each other, in napari's grid, whose cameras are one."""
         self._enter("side", first, second)
         self._show_only([first, second])
-        grid, layers = self._viewer.grid, self._viewer.layers
-        # The topmost layer comes first, unless the stride is negative.
-        grid.stride = -1 if layers.index(first) < layers.index(second) else 1
+        grid, layers = self._viewer.canvas.grid, self._viewer.layers
+        # The lowest layer comes first, unless the stride is negative.
+        grid.stride = 1 if layers.index(first) < layers.index(second) else -1
         grid.shape = (1, 2)
         grid.enabled = True
         self._viewer.reset_view()
@@ -194,7 +194,7 @@ class CompareViews(QObject):
         before, self._before = self._before, None
         self._take_away()
         self.view, self.layers, self._pair = None, None, None
-        grid = self._viewer.grid
+        grid = self._viewer.canvas.grid
         for name in ("enabled", "shape", "stride"):
             setattr(grid, name, before[name])
         for layer, visible in before["visible"]:
@@ -202,7 +202,7 @@ class CompareViews(QObject):
                 layer.visible = visible
         self._viewer.layers.selection = {layer for layer in before["selection"] if layer in self._viewer.layers}
         if before["side"]:
-            self._viewer.camera.center, self._viewer.camera.zoom = before["camera"]
+            self._viewer.scene.camera.center, self._viewer.scene.camera.zoom = before["camera"]
         self.changed.emit()
 
     def _enter(self, view: str, first: Layer, second: Layer) -> None:
@@ -213,7 +213,7 @@ class CompareViews(QObject):
         if first is second:
             raise InputError("The two images are the same layer; choose a different one for one of them.")
         self._timer.stop()
-        grid, camera = self._viewer.grid, self._viewer.camera
+        grid, camera = self._viewer.canvas.grid, self._viewer.scene.camera
         if self._before is None:
             self._before = {
                 "visible": [(layer, layer.visible) for layer in self._viewer.layers],

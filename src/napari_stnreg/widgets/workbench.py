@@ -139,6 +139,7 @@ class WorkbenchWidget(ToolPanel):
         row = keys.index(chosen.key) if chosen is not None and chosen.key in keys else len(entries) - 1
         rows.setCurrentRow(row)
         rows.blockSignals(False)
+        rows.fit()
         self.combining.then_box.fill([(held.name, held) for held in entries], self.combining.then_box.currentData())
         self._on_chosen()
 

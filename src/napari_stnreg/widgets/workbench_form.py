@@ -18,9 +18,12 @@ class TransformList(QListWidget):
         self.setToolTip("The transforms of this session's result layers, and those loaded or made here.")
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
-        self.setMinimumHeight(76)
-        self.setMaximumHeight(150)
-        self.setAlternatingRowColors(False)
+        self.fit()
+
+    def fit(self) -> None:
+        """As high as its entries need, between two and six of them."""
+        row = self.sizeHintForRow(0) if self.count() else self.fontMetrics().height() + 4
+        self.setFixedHeight(min(max(self.count(), 2), 6) * row + 2 * self.frameWidth() + 4)
 
 
 def _row(*widgets: QWidget) -> QHBoxLayout:
