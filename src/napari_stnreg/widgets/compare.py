@@ -162,8 +162,8 @@ class CompareWidget(ToolPanel):
             else:
                 return self._with_pair(view, first, second)
         except RegistrationError as error:
-            self.complain(error)
             self._on_view()
+            self.complain(error)
             return False
         return True
 
