@@ -1,0 +1,193 @@
+"""Drive the explorer as a lecturer would and take pictures: ``python docs/pictures/explorer.py [SCENE ...]``.
+
+Needs a display with OpenGL (``make pictures`` brings one). Each scene runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+
+# name: theme, width of the dock, text size
+SCENES: dict[str, tuple[str, int, str]] = {
+    "grid": ("dark", 360, "Normal"),
+    "direction": ("light", 340, "Normal"),
+    "sampler": ("dark", 300, "Normal"),
+    "gradient": ("light", 360, "Normal"),
+    "thin_plate": ("dark", 360, "Large"),
+    "bspline": ("light", 300, "Normal"),
+    "projector": ("light", 520, "Projector"),
+}
+
+
+def pump(seconds: float, until: Any = None) -> None:
+    """Let the window work for some time, or until something is true."""
+    from qtpy.QtWidgets import QApplication
+
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline and not (until is not None and until()):
+        QApplication.processEvents()
+        time.sleep(0.002)
+
+
+class Hand:
+    """The mouse over the canvas, with real Qt events."""
+
+    def __init__(self, viewer: Any) -> None:
+        self.viewer = viewer
+        self.native = viewer.window._qt_viewer.canvas.native
+
+    def at(self, world: Any) -> Any:
+        """Window position of a place in the world."""
+        from qtpy.QtCore import QPointF
+
+        camera, canvas = self.viewer.scene.camera, self.viewer.window._qt_viewer.canvas
+        size = np.array([self.native.height(), self.native.width()]) / 2
+        offset = (np.asarray(world) - np.asarray(camera.center)[-2:]) * camera.zoom
+        del canvas
+        y, x = size + offset
+        return QPointF(float(x), float(y))
+
+    def send(self, kind: str, world: Any, pressed: bool) -> None:
+        """One mouse event."""
+        from qtpy.QtCore import QEvent, Qt
+        from qtpy.QtGui import QMouseEvent
+        from qtpy.QtWidgets import QApplication
+
+        kinds = {"move": QEvent.Type.MouseMove, "press": QEvent.Type.MouseButtonPress,
+                 "release": QEvent.Type.MouseButtonRelease}  # fmt: skip
+        left, none = Qt.MouseButton.LeftButton, Qt.MouseButton.NoButton
+        place = self.at(world)
+        event = QMouseEvent(kinds[kind], place, self.native.mapToGlobal(place), none if kind == "move" else left,
+                            left if pressed else none, Qt.KeyboardModifier.NoModifier)  # fmt: skip
+        QApplication.sendEvent(self.native, event)
+        pump(0.03)
+
+    def move(self, world: Any) -> None:
+        """Hover."""
+        self.send("move", world, False)
+
+    def drag(self, start: Any, end: Any, pieces: int = 12) -> None:
+        """Press, move and let go."""
+        start, end = np.asarray(start, dtype=float), np.asarray(end, dtype=float)
+        self.move(start)
+        self.send("press", start, True)
+        for share in np.linspace(0, 1, pieces + 1)[1:]:
+            self.send("move", start + share * (end - start), True)
+        self.send("release", end, False)
+
+
+def stickman(size: int = 64) -> np.ndarray:
+    """A stickman, white on black, as in every lecture on the subject."""
+    y, x = np.mgrid[:size, :size] / (size - 1)
+
+    def stroke(a: tuple[float, float], b: tuple[float, float], width: float = 0.028) -> np.ndarray:
+        p, q = np.array(a), np.array(b)
+        along = np.clip(((y - p[0]) * (q - p)[0] + (x - p[1]) * (q - p)[1]) / ((q - p) ** 2).sum(), 0, 1)
+        away = np.hypot(y - p[0] - along * (q - p)[0], x - p[1] - along * (q - p)[1])
+        return np.clip((width - away) * size + 0.5, 0, 1)
+
+    parts = [stroke((0.34, 0.5), (0.64, 0.5)), stroke((0.42, 0.5), (0.56, 0.26)), stroke((0.42, 0.5), (0.26, 0.74)),
+             stroke((0.64, 0.5), (0.9, 0.34)), stroke((0.64, 0.5), (0.9, 0.66)),
+             np.clip((0.03 - np.abs(np.hypot(y - 0.23, x - 0.5) - 0.11)) * size + 0.5, 0, 1)]  # fmt: skip
+    return (np.max(parts, axis=0) * 255).astype(np.uint8)
+
+
+def begin(name: str) -> tuple[Any, Any, Hand]:
+    """Viewer, panel and hand of a scene."""
+    import napari
+    from qtpy.QtCore import Qt
+    from skimage import data
+
+    from napari_stnreg.widgets.explorer.panel import ExplorerWidget
+
+    theme, width, text = SCENES[name]
+    viewer = napari.Viewer(show=True)
+    viewer.theme = theme
+    pictures = {"sampler": data.camera(), "direction": data.camera()[::4, ::4], "gradient": data.camera()[::2, ::2]}
+    layer = viewer.add_image(pictures.get(name, stickman()), name="camera" if name in pictures else "stickman")
+    panel = ExplorerWidget(viewer)
+    dock = viewer.window.add_dock_widget(panel, name="Spatial transformer explorer")
+    main = viewer.window._qt_window
+    main.resize(1400, 950)
+    main.resizeDocks([dock], [width], Qt.Orientation.Horizontal)
+    panel.size_box.choose(text)
+    pump(3.0, lambda: panel.canvas is not None)
+    assert panel._layer is layer
+    pump(0.5)
+    panel.canvas.fit(2)
+    return viewer, panel, Hand(viewer)
+
+
+def scene(name: str, folder: Path) -> None:
+    """Play one scene and take its picture."""
+    viewer, panel, hand = begin(name)
+    canvas = panel.canvas
+
+    def handle(which: Any) -> np.ndarray:
+        return canvas.world(0, canvas._places[[n for _, n in canvas.handles].index(which)])
+
+    def drag(which: Any, by: Any) -> None:
+        hand.drag(handle(which), handle(which) + np.asarray(by))
+        pump(0.3)
+
+    if name in ("grid", "projector"):
+        drag("turn", (14, 22))
+        drag("corner 0", (9, 3))
+        panel.grid_tab.links.setChecked(name == "grid")
+        hand.move(canvas.world(1, (41.2, 25.4)))
+    elif name == "direction":
+        panel.choose_tab("Direction")
+        pump(0.5)
+        drag("turn", (0, 40))
+        drag("corner 2", (-18, -18))
+    elif name == "sampler":
+        panel.choose_tab("Sampler")
+        panel.sampler_tab.tenth.click()
+    elif name == "gradient":
+        panel.choose_tab("Gradient")
+        pump(0.5)
+        drag("turn", (4, 50))
+        drag("centre", (10, -14))
+        for _ in range(6):
+            panel.step()
+            pump(0.1)
+    elif name in ("thin_plate", "bspline"):
+        panel.family_box.choose("tps" if name == "thin_plate" else "bspline")
+        pump(0.5)
+        middle = int(np.linalg.norm(canvas._places - canvas.shape / 2, axis=1).argmin())
+        drag(middle, (-12, 9))
+        drag(middle + 2, (9, 6))
+    pump(1.5)
+    if panel._beside_title():
+        canvas.fit(3)
+    pump(0.5)
+    folder.mkdir(parents=True, exist_ok=True)
+    viewer.screenshot(str(folder / f"explorer_{name}.png"), canvas_only=False, flash=False)
+    viewer.close()
+
+
+def main() -> None:
+    """Run the scenes that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("scenes", nargs="*", default=list(SCENES))
+    parser.add_argument("--out", type=Path, default=HERE.parents[1] / "pictures-output")
+    parser.add_argument("--here", action="store_true", help="run one scene in this process")
+    options = parser.parse_args()
+    if options.here:
+        scene(options.scenes[0], options.out)
+        return
+    for name in options.scenes:
+        subprocess.run([sys.executable, __file__, name, "--here", "--out", str(options.out)], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The spatial transformer explorer: a lecture's pictures, alive."""

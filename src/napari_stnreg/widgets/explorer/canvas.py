@@ -1,0 +1,287 @@
+"""The explorer's layers: input, output and what stands beside it, with the grid, its handles and the hovered pixel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Points, Vectors
+
+from napari_stnreg.widgets.explorer.source import Picture
+
+if TYPE_CHECKING:
+    from napari_stnreg.teaching import Footprint, Gradient
+
+PREFIX = "explorer: "
+_ORDER = ("input", "output", "beside", "grid", "nodes", "arrows", "handles", "look", "titles")
+"""The layers from bottom to top."""
+_GAP = 0.14
+_GRID, _FRAME, _LINK, _ARROW = "#ff9f1c", "#2ec4f3", "#b0b0b0", "#e83f6f"
+_REACH = 0.025
+"""How near to a handle a hand must be, as a share of the picture's longer side."""
+
+
+class Canvas:
+    """Layers in the viewer; every place given to it is in pixels of the input, (y, x).
+
+    Parameters
+    ----------
+    viewer
+        Where to show them.
+    picture
+        What is explored.
+    """
+
+    def __init__(self, viewer: Any, picture: Picture) -> None:
+        self._viewer = viewer
+        self.shape = np.asarray(picture.values.shape[:2])
+        self._scale, self._translate, self._units = picture.scale, picture.translate, picture.units
+        self._rgb = picture.values.ndim == 3
+        self._look = picture.look
+        # Input and output side by side, and what is compared with the output below it.
+        step = self.shape + max(round(_GAP * float(self.shape.max())), 2)
+        self._corners = np.array([[0, 0], [0, step[1]], [step[0], step[1]]])
+        self._text = 12
+        self.layers: dict[str, Any] = {}
+        self._image("input", picture.values)
+        self._links_shown = True
+        self.handles: list[tuple[str, Any]] = []
+        self._places = np.zeros((0, 2))
+
+    # -- where things are
+
+    def place(self, world: Any) -> tuple[int, np.ndarray]:
+        """Which picture (0 input, 1 output, 2 beside) a place of the world is over, and where in it."""
+        pixel = self.place_over_input(world)
+        middles = self._corners + (self.shape - 1) / 2
+        slot = int((np.abs(pixel - middles) / self.shape).max(axis=1).argmin())
+        return slot, pixel - self._corners[slot]
+
+    def place_over_input(self, world: Any) -> np.ndarray:
+        """The place in pixels of the input, which may lie beyond it."""
+        return (np.asarray(world, dtype=np.float64)[-2:] - self._translate) / self._scale
+
+    def world(self, slot: int, place: Any) -> np.ndarray:
+        """The world's last two coordinates of a place in one of the pictures."""
+        return (np.asarray(place) + self._corners[slot]) * self._scale + self._translate
+
+    def handle_at(self, world: Any) -> int | None:
+        """The handle under a hand over the input, by its position in :attr:`handles`."""
+        if not len(self._places):
+            return None
+        distance = np.linalg.norm(self._places - self.place_over_input(world), axis=1)
+        nearest = int(distance.argmin())
+        return nearest if distance[nearest] <= max(_REACH * self.shape.max(), 1.0) else None
+
+    def _about(self, slot: int, ratio: Any = (1.0, 1.0)) -> dict[str, Any]:
+        ratio = np.asarray(ratio)
+        corner = self.world(slot, (ratio - 1) / 2)
+        return {"scale": self._scale * ratio, "translate": corner, "units": self._units}
+
+    # -- pictures
+
+    def _image(self, key: str, values: np.ndarray, slot: int = 0) -> None:
+        values = np.ascontiguousarray(values)
+        ratio = self.shape / np.asarray(values.shape[:2])
+        layer = self.layers.get(key)
+        if layer is None or layer not in self._viewer.layers:
+            look = {"rgb": True} if values.ndim == 3 else dict(self._look)
+            layer = ImageLayer(values, name=PREFIX + key, **look, **self._about(slot, ratio))
+            self._add(key, layer)
+            return
+        if layer.data.shape != values.shape:
+            about = self._about(slot, ratio)
+            layer.scale, layer.translate = about["scale"], about["translate"]
+        _put(layer, values)
+
+    def _add(self, key: str, layer: Any) -> None:
+        """Add a layer at its place in :data:`_ORDER`; the person's choice of a layer stays."""
+        active = self._viewer.layers.selection.active
+        if not isinstance(layer, ImageLayer):
+            # A thumbnail of 300 lines takes longer than the lines, and shows nothing that can be seen.
+            layer._update_thumbnail = _nothing
+        self.layers[key] = layer
+        self._viewer.add_layer(layer)
+        above = [self._viewer.layers.index(other) for name, other in self.layers.items()
+                 if _ORDER.index(name) > _ORDER.index(key) and other in self._viewer.layers]  # fmt: skip
+        if above:
+            self._viewer.layers.move(len(self._viewer.layers) - 1, min(above))
+        keep = active if active in self.layers.values() else self.layers["input"]
+        self._viewer.layers.selection.active = keep
+
+    def show_input(self, picture: Picture) -> None:
+        """Another slice of the same size."""
+        self._look = picture.look
+        self._image("input", picture.values)
+
+    def show_output(self, values: np.ndarray) -> None:
+        """The transformer's output."""
+        self._image("output", values, 1)
+
+    def show_beside(self, values: np.ndarray | None) -> None:
+        """The picture to compare with, or nothing."""
+        if values is None:
+            self.drop("beside")
+        else:
+            self._image("beside", values, 2)
+
+    def titles(self, beside: str = "") -> None:
+        """Names above the pictures."""
+        names = ["input U", "output V", beside]
+        count = 3 if beside else 2
+        above = np.array([-0.05 * float(self.shape.max()), self.shape[1] / 2])
+        where = self._corners[:count] + above
+        self.drop("titles")
+        text = {"string": names[:count], "size": self._text, "color": "#808080", "anchor": "center"}
+        layer = Points(where, name=PREFIX + "titles", size=0.01, face_color="transparent", border_color="transparent",
+                       text=text, **self._about(0))  # fmt: skip
+        self._add("titles", layer)
+
+    def text_size(self, points: int) -> None:
+        """The size of the names above the pictures."""
+        self._text = points
+        if "titles" in self.layers:
+            self.layers["titles"].text.size = points
+
+    # -- the grid
+
+    def show_grid(self, regular: np.ndarray, mapped: np.ndarray, *, links: bool) -> None:
+        """The regular grid over the output, its image over the input, and lines from point to point.
+
+        Parameters
+        ----------
+        regular, mapped
+            ``(rows, columns, 2)``.
+        links
+            Whether points that belong together are joined.
+        """
+        shift = self._corners[1]
+        inner = [_segments(regular + shift), _segments(mapped)]
+        frame = [_outline(regular + shift), _outline(mapped)]
+        pieces = [*inner, *frame]
+        colours = [_GRID] * (len(inner[0]) * 2) + [_FRAME] * (len(frame[0]) * 2)
+        if links:
+            starts, ends = (nodes[::2, ::2].reshape(-1, 2) for nodes in (mapped, regular + shift))
+            pieces.append(np.stack([starts, ends - starts], axis=1))
+            colours += [_LINK] * len(starts)
+        self._vectors("grid", np.concatenate(pieces), colours, width=0.006)
+        dots = np.concatenate([regular.reshape(-1, 2) + shift, mapped.reshape(-1, 2)])
+        layer = self.layers.get("nodes")
+        if layer is not None and layer in self._viewer.layers and len(layer.data) == len(dots):
+            _put(layer, dots)
+            return
+        self.drop("nodes")
+        hues = np.tile(_hues(*regular.shape[:2]), (2, 1))
+        layer = Points(dots, name=PREFIX + "nodes", size=0.022 * self.shape.max(), face_color=hues, symbol="disc",
+                       border_color="black", border_width=0.05, **self._about(0))  # fmt: skip
+        self._add("nodes", layer)
+
+    def show_handles(self, names: list[tuple[str, Any]], where: np.ndarray, symbols: list[str]) -> None:
+        """What a hand can hold, over the input."""
+        self.handles, self._places = names, where
+        layer = self.layers.get("handles")
+        if layer is not None and layer in self._viewer.layers and len(layer.data) == len(where):
+            _put(layer, where)
+            return
+        self.drop("handles")
+        layer = Points(where, name=PREFIX + "handles", size=0.03 * self.shape.max(), face_color=_FRAME, symbol=symbols,
+                       border_color="white", border_width=0.12, **self._about(0))  # fmt: skip
+        self._add("handles", layer)
+
+    def show_arrows(self, gradient: Gradient | None) -> None:
+        """Where downhill takes the grid, as arrows over the input; nothing for ``None``."""
+        if gradient is None or gradient.flat:
+            self.drop("arrows")
+            return
+        length = 0.12 * float(self.shape.max())
+        pairs = np.stack([gradient.nodes, gradient.arrows * length], axis=1)
+        self._vectors("arrows", pairs, [_ARROW] * len(pairs), width=0.005, style="arrow")
+
+    def show_look(self, pixel: np.ndarray | None, output_shape: Any, look: Footprint | None) -> None:
+        """Mark an output pixel, the place where it samples, and the pixels that it reads; ``None`` marks nothing."""
+        if pixel is None or look is None:
+            self.drop("look")
+            return
+        ratio = self.shape / np.asarray(output_shape)
+        there = (np.asarray(pixel) + 0.5) * ratio - 0.5 + self._corners[1]
+        near = [n.index for n in look.neighbours]
+        tiny = 0.006 * float(self.shape.max())
+        where = np.array([there, look.position, *near], dtype=np.float64)
+        sizes = np.array([max(float(ratio.max()), 2 * tiny), max(0.35, tiny)] + [1.0] * len(near))
+        layer = self.layers.get("look")
+        if layer is not None and layer in self._viewer.layers and len(layer.data) == len(where):
+            _put(layer, where)
+            return
+        self.drop("look")
+        colours = ["#00000000", "#ffe14d"] + ["#00000000"] * len(near)
+        layer = Points(where, name=PREFIX + "hovered pixel", size=sizes, face_color=colours, border_color="#ffe14d",
+                       symbol=["square", "disc"] + ["square"] * len(near), border_width=0.12,
+                       **self._about(0))  # fmt: skip
+        self._add("look", layer)
+
+    def _vectors(self, key: str, pairs: np.ndarray, colours: list[str], width: float, style: str = "line") -> None:
+        pairs = np.asarray(pairs, dtype=np.float32)
+        layer = self.layers.get(key)
+        if layer is not None and layer in self._viewer.layers and len(layer.data) == len(pairs):
+            _put(layer, pairs)
+            return
+        self.drop(key)
+        layer = Vectors(pairs, name=PREFIX + key, vector_style=style, edge_width=width * float(self.shape.max()),
+                        edge_color=colours, opacity=0.9, **self._about(0))  # fmt: skip
+        self._add(key, layer)
+
+    # -- the end
+
+    def drop(self, key: str) -> None:
+        """Take one layer away."""
+        layer = self.layers.pop(key, None)
+        if layer is not None and layer in self._viewer.layers:
+            self._viewer.layers.remove(layer)
+
+    def close(self) -> None:
+        """Take all layers away."""
+        for key in list(self.layers):
+            self.drop(key)
+
+    def fit(self, count: int) -> None:
+        """Move the camera so that all pictures are seen."""
+        last = self.world(count - 1, self.shape)
+        first = self.world(0, (-0.16 * self.shape.max(), -0.1 * self.shape.max()))
+        size = last - first
+        self._viewer.scene.camera.center = (0, *((first + last) / 2))
+        canvas = np.asarray(self._viewer.window._qt_viewer.canvas.size, dtype=np.float64)
+        self._viewer.scene.camera.zoom = float((canvas / size).min() * 0.95)
+
+
+def _nothing() -> None:
+    """Instead of a thumbnail."""
+
+
+def _put(layer: Any, data: np.ndarray) -> None:
+    """New data of the same kind.
+
+    When told of new data napari measures the whole world again and slices every layer, which takes ten times as long
+    as drawing them. What moves here stays near the pictures, so the viewer need not hear of it.
+    """
+    with layer.events.data.blocker():
+        layer.data = data
+
+
+def _segments(nodes: np.ndarray) -> np.ndarray:
+    """The lines of a grid of nodes ``(rows, columns, 2)`` as starts and directions ``(N, 2, 2)``."""
+    along = [np.stack([nodes[:, :-1], np.diff(nodes, axis=1)], axis=2).reshape(-1, 2, 2),
+             np.stack([nodes[:-1], np.diff(nodes, axis=0)], axis=2).reshape(-1, 2, 2)]  # fmt: skip
+    return np.concatenate(along)
+
+
+def _outline(nodes: np.ndarray) -> np.ndarray:
+    """The border of a grid of nodes, drawn once more in another colour."""
+    ring = np.concatenate([nodes[0], nodes[1:, -1], nodes[-1, -2::-1], nodes[-2::-1, 0]])
+    return np.stack([ring[:-1], np.diff(ring, axis=0)], axis=1)
+
+
+def _hues(rows: int, columns: int) -> np.ndarray:
+    """A colour for each node, so that the eye finds the same point on both sides."""
+    y, x = np.meshgrid(np.linspace(0, 1, rows), np.linspace(0, 1, columns), indexing="ij")
+    return np.stack([0.25 + 0.75 * x, 0.9 - 0.6 * y, 0.25 + 0.75 * (1 - x), np.ones_like(x)], axis=-1).reshape(-1, 4)

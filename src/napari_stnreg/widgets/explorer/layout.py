@@ -1,0 +1,107 @@
+"""How the explorer's panel is laid out; knows nothing of pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import QSize, Qt
+from qtpy.QtWidgets import QFrame, QGridLayout, QLabel, QScrollArea, QSizePolicy, QTabWidget, QVBoxLayout, QWidget
+
+from napari_stnreg.widgets.dock import DockPanel
+from napari_stnreg.widgets.explorer.tabs import Count, DirectionTab, GradientTab, GridTab, SamplerTab, note
+from napari_stnreg.widgets.explorer.theta_form import ThetaForm
+from napari_stnreg.widgets.forms import Combo, Rows, button, line
+
+TEXT_SIZES = {"Normal": 0, "Large": 15, "Projector": 20}
+"""Points; 0 leaves napari's own size."""
+
+
+class ExplorerLayout(DockPanel):
+    """The parts of the explorer and their places."""
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__(viewer)
+        self.layer_box = Combo("The image layer to explore; of more than two axes, the slice on screen.", "image")
+        self.family_box = Combo("What kind of grid the parameters make.", "transform family")
+        for text, data in (("affine", "affine"), ("thin-plate spline", "tps"), ("cubic B-spline", "bspline")):
+            self.family_box.addItem(text, data)
+        self.lattice_box = Count("Control points along each side (of a B-spline: cells).", "control points", 2, 12, 4)
+        self.rows = Rows()
+        self.rows.add("Image", self.layer_box)
+        self.rows.add("Grid", self.family_box)
+        self.rows.add("Lattice", self.lattice_box)
+        self.theta_form = ThetaForm()
+        self.hold = note()
+        self.grid_tab = GridTab(viewer)
+        self.direction_tab = DirectionTab()
+        self.sampler_tab = SamplerTab()
+        self.gradient_tab = GradientTab(viewer)
+        self.tabs = QTabWidget()
+        self.tabs.setUsesScrollButtons(True)
+        for tab in (self.grid_tab, self.direction_tab, self.sampler_tab, self.gradient_tab):
+            self.tabs.addTab(tab, tab.title)
+        self.tabs.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
+
+        form = QWidget()
+        column = QVBoxLayout(form)
+        column.setContentsMargins(8, 8, 8, 4)
+        column.setSpacing(8)
+        column.addLayout(self.rows)
+        for part in (line(), self.theta_form, self.hold, self.tabs):
+            column.addWidget(part)
+        column.addStretch(1)
+        self.scroll = QScrollArea()
+        self.scroll.setWidget(form)
+        self.scroll.setWidgetResizable(True)
+        self.scroll.setFrameShape(QFrame.Shape.NoFrame)
+        self.scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
+
+        self.reset_button = button("Reset", "Back to the identity.")
+        self.save_button = button("Save …", "Save everything set here to a file, to hand out.")
+        self.load_button = button("Load …", "Load what was saved.")
+        self.size_box = Combo("Size of the text, here and on the canvas.", "text size")
+        for text in TEXT_SIZES:
+            self.size_box.addItem(f"{text} text", text)
+        self.status = QLabel("Choose an image layer.")
+        self.status.setWordWrap(True)
+        self.status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.status.setAccessibleName("status")
+        controls = QWidget()
+        grid = QGridLayout(controls)
+        grid.setContentsMargins(8, 6, 8, 6)
+        grid.setSpacing(5)
+        grid.setColumnStretch(0, 1)
+        grid.setColumnStretch(1, 1)
+        grid.addWidget(self.status, 0, 0, 1, 2)
+        for i, each in enumerate((self.reset_button, self.size_box, self.save_button, self.load_button)):
+            grid.addWidget(each, 1 + i // 2, i % 2)
+
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(0)
+        box.addWidget(self.scroll, 1)
+        box.addWidget(line())
+        box.addWidget(controls)
+        self.setMinimumWidth(260)
+
+    def sizeHint(self) -> QSize:
+        """Wide enough to read."""
+        return QSize(350, 760)
+
+    @property
+    def tab(self) -> str:
+        """The title of the tab in front."""
+        return str(self.tabs.currentWidget().title)
+
+    def choose_tab(self, title: str) -> None:
+        """Bring a tab to the front by its title."""
+        for i in range(self.tabs.count()):
+            if self.tabs.tabText(i) == title:
+                self.tabs.setCurrentIndex(i)
+
+    def resize_text(self, name: str) -> int:
+        """Show text in one of :data:`TEXT_SIZES`; returns the size for the canvas."""
+        points = TEXT_SIZES.get(name, 0)
+        self.setStyleSheet(f"* {{ font-size: {points}pt; }}" if points else "")
+        self.grid_tab.view.updateGeometry()
+        return points or 12

@@ -1,0 +1,613 @@
+"""The spatial transformer explorer: it joins the form, the layers and the hand on the canvas to one scene."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QFileDialog
+
+from napari_stnreg.errors import InputError, RegistrationError
+from napari_stnreg.widgets.explorer.canvas import PREFIX, Canvas
+from napari_stnreg.widgets.explorer.layout import ExplorerLayout
+from napari_stnreg.widgets.explorer.pixel_view import described
+from napari_stnreg.widgets.explorer.source import Picture, picture_of
+from napari_stnreg.widgets.pictures import limits_of
+
+if TYPE_CHECKING:
+    from napari_stnreg.teaching import Descent, Scene, Theta
+
+_HANDS = {
+    "affine": "On the input: drag corners to scale, edges to scale and shear, the arm to turn, the middle to shift.",
+    "tps": "On the input: drag the control points. The grid passes through them and bends as little as it can.",
+    "bspline": "On the input: drag the control points. Each pulls its neighbourhood of four by four cells.",
+}
+_BESIDE_LATER = 60
+"""Milliseconds of rest before the picture beside the output is made again."""
+
+
+class ExplorerWidget(ExplorerLayout):
+    """Explores a spatial transformer on one image layer.
+
+    Parameters
+    ----------
+    viewer
+        The napari viewer.
+
+    Notes
+    -----
+    It can be driven from code: :meth:`explore`, :attr:`scene`, :meth:`show_now`, :meth:`set_theta`, :meth:`reset`,
+    :meth:`save_to`, :meth:`load_from`.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__(viewer)
+        self.scene: Scene | None = None
+        self.canvas: Canvas | None = None
+        self._layer: ImageLayer | None = None
+        self._hidden: list[Any] = []
+        self._limits = (0.0, 1.0)
+        self._descent: Descent | None = None
+        self._pixel: tuple[int, int] | None = None
+        self._held: int | None = None
+        self._closed = False
+        self._show_soon = self._timer(self.show_now)
+        self._beside_soon = self._timer(self._show_beside)
+        self._beside_soon.setInterval(_BESIDE_LATER)
+        self._slice_soon = self._timer(self._on_slice)
+        self._begin_soon = self._timer(self._begin)
+        self._runs = QTimer(self)
+        self._runs.setInterval(80)
+        self._runs.timeout.connect(self._on_run)
+        self._connect_form()
+        self.connect_viewer()
+        self.refresh()
+        self.show_form()
+        self._begin_soon.start()  # torch is imported when the dock is there already
+
+    def _connect_form(self) -> None:
+        self.layer_box.currentIndexChanged.connect(self._on_layer)
+        self.family_box.currentIndexChanged.connect(self._on_form)
+        self.lattice_box.valueChanged.connect(self._on_form)
+        self.sampler_tab.changed.connect(self._on_form)
+        self.theta_form.changed.connect(self.set_theta)
+        self.grid_tab.changed.connect(self._changed)
+        self.gradient_tab.changed.connect(self._on_goal)
+        self.tabs.currentChanged.connect(self._on_tab)
+        self.reset_button.clicked.connect(self.reset)
+        self.size_box.currentIndexChanged.connect(self._on_size)
+        self.save_button.clicked.connect(self._on_save)
+        self.load_button.clicked.connect(self._on_load)
+        for name, share in (("full", 1), ("quarter", 4), ("tenth", 10)):
+            getattr(self.sampler_tab, name).clicked.connect(lambda *_, share=share: self._set_output(share))
+        tab = self.gradient_tab
+        tab.step.clicked.connect(self.step)
+        tab.back.clicked.connect(self.back)
+        tab.lose.clicked.connect(self._on_lose)
+        tab.run.toggled.connect(self._on_run_toggled)
+
+    # -- the picture
+
+    def explore(self, layer: ImageLayer | str) -> None:
+        """Choose the image layer to explore.
+
+        Raises
+        ------
+        InputError
+            If the viewer has no such image layer.
+        """
+        layer = self._viewer.layers[layer] if isinstance(layer, str) else layer
+        self.refresh()
+        if not self.layer_box.choose(layer):
+            raise InputError(f"'{layer.name}' is not an image layer of this viewer.")
+        self._begin()
+
+    def _on_layer(self, _index: int = 0) -> None:
+        self._begin_soon.start()
+
+    def _begin(self) -> None:
+        layer = self.layer_box.currentData()
+        if self._closed or layer is None or layer is self._layer:
+            return
+        from napari_stnreg.teaching import Scene
+
+        try:
+            picture = picture_of(layer, self._viewer)
+            scene = Scene(picture.values, self.scene.state if self.scene is not None else None)
+        except RegistrationError as error:
+            self._say(str(error))
+            return
+        self._take_away()
+        self._layer, self.scene, self._descent = layer, scene, None
+        self._limits = self._shown_limits(picture)
+        self._hidden = [other for other in self._viewer.layers if other.visible]
+        for other in self._hidden:
+            other.visible = False
+        self.canvas = Canvas(self._viewer, picture)
+        self.canvas.text_size(self.resize_text(self.size_box.currentData()))
+        size = "x".join(str(n) for n in scene.grid.shape)
+        small = f", shown at 1/{picture.shrunk} of its size" if picture.shrunk > 1 else ""
+        self.status.setText(f"'{layer.name}', {size} pixels{small}.")
+        self._fill_goals()
+        self.show_form()
+        self.show_now()
+        self._show_beside()
+        self.canvas.fit(3 if self._beside_title() else 2)
+
+    @staticmethod
+    def _shown_limits(picture: Picture) -> tuple[float, float]:
+        low, high = picture.look.get("contrast_limits", limits_of(picture.values))
+        return float(low), float(high)
+
+    def _on_slice(self) -> None:
+        """Another slice of a volume is on screen."""
+        if self.scene is None or self._layer is None or self.canvas is None or self._layer.ndim == 2:
+            return
+        from napari_stnreg.teaching import Scene
+
+        picture = picture_of(self._layer, self._viewer)
+        if picture.values.shape != self.scene.image.shape or np.array_equal(picture.values, self.scene.image):
+            return
+        self.scene, self._descent = Scene(picture.values, self.scene.state), None
+        self.canvas.show_input(picture)
+        self._changed()
+
+    def _take_away(self) -> None:
+        self._runs.stop()
+        self._held = None
+        if self.canvas is not None:
+            self.canvas.close()
+            self.canvas = None
+        for layer in self._hidden:
+            if layer in self._viewer.layers:
+                layer.visible = True
+        self._hidden = []
+
+    # -- theta, and all else that can be set
+
+    def set_theta(self, theta: Theta) -> None:
+        """Show another theta."""
+        if self.scene is not None:
+            self.scene.theta = theta
+            self._by_hand()
+
+    def reset(self) -> None:
+        """Back to the identity of the family on show, with the sampler as it is."""
+        if self.scene is None:
+            return
+        from napari_stnreg.teaching import Theta
+
+        if self.scene.state.family == "affine":
+            self.scene.theta = Theta.identity()
+        else:
+            self.scene.bends = np.zeros_like(self.scene.bends)
+        self._by_hand()
+
+    def _by_hand(self) -> None:
+        """Theta was changed by a person: the steps of a descent lead nowhere from here."""
+        if self._descent is not None:
+            self._descent.history.clear()
+        self.gradient_tab.run.setChecked(False)
+        self._changed()
+
+    def _on_form(self) -> None:
+        if self.scene is None:
+            return
+        tab, state = self.sampler_tab, self.scene.state
+        shape = (tab.height_box.value(), tab.width_box.value())
+        self.scene.state = state.but(
+            family=self.family_box.currentData(),
+            lattice=self.lattice_box.value(),
+            kernel=tab.kernel.currentData(),
+            padding=tab.padding.currentData(),
+            output_shape=None if shape == self.scene.grid.shape else shape,
+        )
+        self._by_hand()
+
+    def _set_output(self, share: int) -> None:
+        if self.scene is not None:
+            shape = tuple(max(round(n / share), 2) for n in self.scene.grid.shape)
+            self.scene.state = self.scene.state.but(output_shape=None if share == 1 else shape)
+            self.show_form()
+            self._changed()
+
+    def show_form(self) -> None:
+        """Bring every field in line with the scene."""
+        family = self.family_box.currentData() if self.scene is None else self.scene.state.family
+        affine = family == "affine"
+        self.rows.show(self.lattice_box, not affine)
+        self.theta_form.setVisible(affine)
+        self.hold.setText(_HANDS[family])
+        self.tabs.setEnabled(self.scene is not None)
+        self.theta_form.setEnabled(self.scene is not None)
+        if self.scene is None:
+            return
+        state, tab = self.scene.state, self.sampler_tab
+        for box, data in ((self.family_box, state.family), (tab.kernel, state.kernel), (tab.padding, state.padding)):
+            box.blockSignals(True)
+            box.choose(data)
+            box.blockSignals(False)
+        self.lattice_box.put(state.lattice)
+        shape = self.scene.output_grid.shape
+        tab.height_box.put(shape[0])
+        tab.width_box.put(shape[1])
+        if affine:
+            self.theta_form.show_theta(self.scene.theta, self.scene.grid.shape)
+
+    # -- showing
+
+    def _changed(self) -> None:
+        self._show_soon.start()
+
+    def show_now(self) -> None:
+        """Bring form and layers in line with the scene, at once."""
+        self._show_soon.stop()
+        if self.scene is None or self.canvas is None:
+            return
+        scene, canvas = self.scene, self.canvas
+        self.show_form()
+        canvas.show_output(scene.output())
+        bent = scene.state.family != "affine"
+        regular, mapped = scene.nodes(self.grid_tab.count.value() * (2 if bent else 1) - bent)
+        canvas.show_grid(regular, mapped, links=self.grid_tab.links.isChecked() and self.tab == "Grid")
+        self._show_handles()
+        self._show_look()
+        if self.tab == "Gradient":
+            self._show_gradient()
+        if self._beside_title():
+            self._beside_soon.start()
+
+    def _show_handles(self) -> None:
+        from napari_stnreg.teaching.handles import NAMES, places
+
+        assert self.scene is not None
+        assert self.canvas is not None
+        scene = self.scene
+        if scene.state.family == "affine":
+            where = places(scene.theta, scene.grid.shape)
+            symbols = ["square"] * 4 + ["diamond"] * 4 + ["disc", "cross"]
+            self.canvas.show_handles([("frame", name) for name in NAMES], where, symbols)
+            return
+        where = scene.control_points + scene.bends
+        names: list[tuple[str, Any]] = [("point", i) for i in range(len(where))]
+        self.canvas.show_handles(names, where, ["disc"] * len(where))
+
+    def _beside_title(self) -> str:
+        return {"Direction": "push-forward", "Sampler": "mean over each pixel's area", "Gradient": "goal"}.get(
+            self.tab, ""
+        )
+
+    def _show_beside(self) -> None:
+        """The third picture; it may take longer than a drag can wait for."""
+        if self.scene is None or self.canvas is None:
+            return
+        title, scene = self._beside_title(), self.scene
+        if title != getattr(self, "_titled", None) or "titles" not in self.canvas.layers:
+            self._titled = title
+            self.canvas.titles(title)
+        values = None
+        try:
+            if self.tab == "Direction":
+                pushed = scene.push_forward()
+                values = pushed.picture
+                most = int(pushed.arrivals.max())
+                self.direction_tab.words.setText(
+                    f"Holes: {int(pushed.holes.sum())} pixels, {100 * pushed.hole_share:.1f} % of those that look "
+                    f"inside the input. The fullest pixel got {most}."
+                )
+            elif self.tab == "Sampler":
+                values = scene.antialiased()
+            elif self.tab == "Gradient":
+                values = self._goal()
+        except RegistrationError as error:
+            self.direction_tab.words.setText(str(error))
+        self.canvas.show_beside(values)
+
+    def _on_tab(self, _index: int) -> None:
+        if self.canvas is None:
+            return
+        self.gradient_tab.run.setChecked(False)
+        if self.tab != "Gradient":
+            self.canvas.show_arrows(None)
+        if self.tab != "Grid":
+            self._pixel = None
+        self.show_now()
+        self._beside_soon.stop()
+        self._show_beside()
+        self.canvas.fit(3 if self._beside_title() else 2)
+
+    def _show_look(self) -> None:
+        assert self.scene is not None
+        assert self.canvas is not None
+        if self._pixel is None or (np.array(self._pixel) >= self.scene.output_grid.shape).any():
+            self.canvas.show_look(None, None, None)
+            return
+        look, kernel = self.scene.look(self._pixel), self.scene.state.kernel
+        self.canvas.show_look(np.array(self._pixel), self.scene.output_grid.shape, look)
+        self.grid_tab.view.show_look(look, kernel, self._limits)
+        self.grid_tab.words.setText(described(look, self._pixel, kernel))
+
+    def hover(self, pixel: tuple[int, int] | None) -> None:
+        """Look at one output pixel, (y, x)."""
+        if self.scene is not None and pixel != self._pixel:
+            self._pixel = pixel
+            self._show_look()
+
+    # -- the gradient
+
+    def _fill_goals(self) -> None:
+        entries: list[tuple[str, Any]] = [("the input as it is", None)]
+        if self.scene is not None:
+            for layer in self._images():
+                if layer is not self._layer and tuple(layer.data.shape) == self.scene.image.shape:
+                    entries.append((layer.name, layer))
+        self.gradient_tab.goal.fill(entries, self.gradient_tab.goal.currentData())
+
+    def _goal(self) -> np.ndarray:
+        assert self.scene is not None
+        layer = self.gradient_tab.goal.currentData()
+        return self.scene.image if layer is None else picture_of(layer, self._viewer).values
+
+    def _on_goal(self) -> None:
+        self._descent = None
+        self.gradient_tab.run.setChecked(False)
+        self._changed()
+
+    def descent(self) -> Descent:
+        """The descent that the buttons step; made again when goal or smoothing change."""
+        from napari_stnreg.teaching import Descent
+
+        assert self.scene is not None
+        if self._descent is None:
+            self._descent = Descent(self.scene, self._goal(), self.gradient_tab.smoothing.value())
+        return self._descent
+
+    def _show_gradient(self) -> None:
+        assert self.canvas is not None
+        assert self.scene is not None
+        tab, descent = self.gradient_tab, self.descent()
+        gradient = descent.gradient()
+        self.canvas.show_arrows(gradient)
+        words = f"Loss {gradient.loss:.4f} after {len(descent.history)} steps."
+        if self.scene.state.kernel == "nearest":
+            words += " The integer kernel has no gradient: no arrow, no step. Choose another kernel under Sampler."
+        elif gradient.flat:
+            words += " The ground is flat here."
+        else:
+            words += " Arrows show where the grid goes downhill; the longest is drawn at a fixed length."
+        tab.words.setText(words)
+        tab.back.setEnabled(bool(descent.history))
+        losses = [loss for _, loss in descent.history] + [gradient.loss]
+        tab.plot.clear()
+        tab.plot.add([("descent", 0, i, loss) for i, loss in enumerate(losses)])
+
+    def step(self) -> bool:
+        """One gradient step; false when nothing leads further down."""
+        if self.scene is None:
+            return False
+        moved = self.descent().step(self.gradient_tab.length.value())
+        self.show_now()
+        if not moved and self.scene.state.kernel != "nearest":
+            self.gradient_tab.words.setText(self.gradient_tab.words.text() + " No step of this direction lowers it.")
+        return moved > 0
+
+    def back(self) -> None:
+        """Undo one gradient step."""
+        if self.scene is not None and self.descent().back():
+            self.show_now()
+
+    def _on_run_toggled(self, on: bool) -> None:
+        self.gradient_tab.run.setText("Pause" if on else "Run")
+        if on:
+            self._runs.start()
+        else:
+            self._runs.stop()
+
+    def _on_run(self) -> None:
+        if not self.step():
+            self.gradient_tab.run.setChecked(False)
+
+    def _on_lose(self) -> None:
+        if self.scene is None:
+            return
+        from napari_stnreg.teaching import Parts, Theta
+
+        rng = np.random.default_rng()
+        size = max(self.scene.grid.shape)
+        if self.scene.state.family == "affine":
+            turn, x, y = rng.uniform(-20, 20), *rng.uniform(-0.07, 0.07, 2) * size
+            scale = np.exp(rng.uniform(-0.2, 0.2, 2))
+            self.scene.theta = Theta.from_parts(Parts(turn, scale[0], scale[1], rng.uniform(-0.15, 0.15), x, y))
+        else:
+            spread = 0.15 * size / self.scene.state.lattice
+            self.scene.bends = rng.normal(0, spread, self.scene.bends.shape)
+        self._by_hand()
+
+    # -- the hand on the canvas
+
+    def viewer_events(self) -> list[tuple[Any, Any]]:
+        """The layers, the slice on screen and the theme."""
+        return [
+            *super().viewer_events(),
+            (self._viewer.dims.events.current_step, self._on_dims),
+            (self._viewer.events.theme, self._on_theme),
+        ]
+
+    def connect_viewer(self) -> None:
+        """Begin to hear of the viewer's layers and of the pointer."""
+        super().connect_viewer()
+        self._closed = False
+        if self._on_move not in self._viewer.mouse_move_callbacks:
+            self._viewer.mouse_move_callbacks.append(self._on_move)
+            self._viewer.mouse_drag_callbacks.append(self._on_drag)
+
+    def disconnect_viewer(self) -> None:
+        """Hear no more of them."""
+        super().disconnect_viewer()
+        for callbacks, mine in (
+            (self._viewer.mouse_move_callbacks, self._on_move),
+            (self._viewer.mouse_drag_callbacks, self._on_drag),
+        ):
+            if mine in callbacks:
+                callbacks.remove(mine)
+
+    def _on_dims(self, _event: Any = None) -> None:
+        self._slice_soon.start()
+
+    def _on_theme(self, _event: Any = None) -> None:
+        self.gradient_tab.plot.restyle()
+        self.grid_tab.view.update()
+
+    def _on_move(self, _viewer: Any, event: Any) -> None:
+        if self.canvas is None or self.scene is None or self._held is not None:
+            return
+        # Over a handle the hand drags, everywhere else it moves the camera.
+        self._viewer.scene.camera.mouse_pan = self.canvas.handle_at(event.position) is None
+        slot, place = self.canvas.place(event.position)
+        if slot != 1 or self.tab != "Grid":
+            return
+        ratio = self.canvas.shape / np.asarray(self.scene.output_grid.shape)
+        pixel = np.rint((place + 0.5) / ratio - 0.5).astype(int)
+        if (pixel >= 0).all() and (pixel < self.scene.output_grid.shape).all():
+            self.hover((int(pixel[0]), int(pixel[1])))
+
+    def _on_drag(self, _viewer: Any, event: Any) -> Any:
+        if self.canvas is None or self.scene is None or event.button != 1:
+            return
+        held = self.canvas.handle_at(event.position)
+        if held is None:
+            return
+        self._held, camera = held, self._viewer.scene.camera
+        camera.mouse_pan = False
+        event.handled = True
+        yield
+        try:
+            while event.type == "mouse_move" and self.canvas is not None:
+                self._pull(held, event)
+                event.handled = True
+                yield
+        finally:
+            self._held = None
+            camera.mouse_pan = True
+
+    def _pull(self, held: int, event: Any) -> None:
+        from napari_stnreg.teaching.handles import drag
+
+        assert self.scene is not None
+        assert self.canvas is not None
+        place = self.canvas.place_over_input(event.position)
+        kind, name = self.canvas.handles[held]
+        if kind == "frame":
+            keep = "Shift" in {str(key) for key in event.modifiers}
+            self.scene.theta = drag(self.scene.theta, self.scene.grid.shape, name, place, keep_shape=keep)
+        else:
+            bends = self.scene.bends.copy()
+            bends[name] = place - self.scene.control_points[name]
+            self.scene.bends = bends
+        self._by_hand()
+
+    # -- text size, files, the end
+
+    def _on_size(self) -> None:
+        size = self.resize_text(self.size_box.currentData())
+        if self.canvas is not None:
+            self.canvas.text_size(size)
+
+    def save_to(self, path: str | Path) -> None:
+        """Write the state to a JSON file."""
+        from napari_stnreg.teaching import save_state
+
+        if self.scene is None:
+            raise InputError("There is nothing to save yet; choose an image first.")
+        tab = self.gradient_tab
+        view = {
+            "tab": self.tab,
+            "text": self.size_box.currentData(),
+            "numbers": self.theta_form.frame.currentData(),
+            "points": self.grid_tab.count.value(),
+            "links": self.grid_tab.links.isChecked(),
+            "smoothing": tab.smoothing.value(),
+            "step": tab.length.value(),
+        }
+        save_state(path, self.scene.state, view)
+
+    def load_from(self, path: str | Path) -> None:
+        """Show a saved state on the picture at hand.
+
+        Raises
+        ------
+        InputError
+            If the file is none of ours, or no image is chosen.
+        """
+        from napari_stnreg.teaching import load_state
+
+        state, view = load_state(path)
+        if self.scene is None:
+            raise InputError("Choose an image first, then load the state.")
+        self.scene.state, self._descent = state, None
+        self.size_box.choose(view.get("text", "Normal"))
+        self.theta_form.frame.choose(view.get("numbers", "normalised"))
+        for field, key in ((self.grid_tab.count, "points"), (self.gradient_tab.smoothing, "smoothing"),
+                           (self.gradient_tab.length, "step")):  # fmt: skip
+            if isinstance(view.get(key), (int, float)):
+                field.put(view[key])
+        self.grid_tab.links.setChecked(bool(view.get("links", False)))
+        self.choose_tab(str(view.get("tab", "Grid")))
+        self.show_now()
+        self._show_beside()
+
+    def _on_save(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(self, "Save the explorer's state", "explorer.json", "State (*.json)")
+        if path:
+            self._try(self.save_to, path, f"Saved to {Path(path).name}.")
+
+    def _on_load(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Load a state", "", "State (*.json)")
+        if path:
+            self._try(self.load_from, path, f"Loaded {Path(path).name}.")
+
+    def _try(self, action: Any, path: str, done: str) -> None:
+        try:
+            action(path)
+        except RegistrationError as error:
+            self._say(str(error))
+        except OSError as error:
+            self._say(f"'{Path(path).name}' cannot be written: {error.strerror or error}.")
+        else:
+            self.status.setText(done)
+
+    def _say(self, text: str) -> None:
+        self.status.setText(text)
+        show_error(text)
+
+    def _images(self) -> list[ImageLayer]:
+        layers = reversed(self._viewer.layers)
+        return [layer for layer in layers if isinstance(layer, ImageLayer) and not layer.name.startswith(PREFIX)]
+
+    def refresh(self) -> None:
+        """Take up the viewer's image layers, the active one first."""
+        images = self._images()
+        if self._layer is not None and self._layer not in images:
+            self._take_away()
+            self._layer = self.scene = self._descent = None
+            self.status.setText("The image was removed; choose another.")
+        active = self._viewer.layers.selection.active
+        keep = self._layer or (active if active in images else None)
+        before = self.layer_box.currentData()
+        self.layer_box.fill([(layer.name, layer) for layer in images], keep)
+        if self.layer_box.currentData() is not before and self._layer is None:
+            self._begin_soon.start()
+        self._fill_goals()
+
+    def close_down(self) -> None:
+        """Take the layers away, show what was hidden, and let go of the pointer."""
+        self._closed = True
+        for timer in (self._show_soon, self._beside_soon, self._slice_soon, self._begin_soon, self._runs):
+            timer.stop()
+        self._take_away()
+        self._layer = self.scene = self._descent = None
+        self._viewer.scene.camera.mouse_pan = True

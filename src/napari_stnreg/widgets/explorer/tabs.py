@@ -1,0 +1,192 @@
+"""The four tabs under theta: grid, direction, sampler, gradient. Forms only; the panel does what they ask for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QCheckBox, QGridLayout, QLabel, QSizePolicy, QSpinBox, QVBoxLayout, QWidget
+
+from napari_stnreg.widgets.explorer.pixel_view import PixelView
+from napari_stnreg.widgets.explorer.theta_form import Number
+from napari_stnreg.widgets.forms import Combo, Rows, button
+from napari_stnreg.widgets.loss_plot import LossPlot
+
+
+class Count(QSpinBox):
+    """A whole number that may get narrow."""
+
+    def __init__(self, tip: str, name: str, low: int, high: int, value: int) -> None:
+        super().__init__()
+        self.setRange(low, high)
+        self.setValue(value)
+        self.setToolTip(tip)
+        self.setAccessibleName(name)
+        self.setMinimumWidth(48)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setKeyboardTracking(False)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+
+    def wheelEvent(self, event: Any) -> None:
+        """Scroll the panel unless the person has clicked into this field."""
+        if self.hasFocus():
+            super().wheelEvent(event)
+        else:
+            event.ignore()
+
+    def put(self, value: int) -> None:
+        """Show a value without telling."""
+        self.blockSignals(True)
+        self.setValue(value)
+        self.blockSignals(False)
+
+
+def note(text: str = "") -> QLabel:
+    """Words that wrap and grow with the text size."""
+    label = QLabel(text)
+    label.setWordWrap(True)
+    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    return label
+
+
+class Tab(QWidget):
+    """Parts from top to bottom."""
+
+    title = ""
+    changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.column = QVBoxLayout(self)
+        self.column.setContentsMargins(6, 8, 6, 6)
+        self.column.setSpacing(6)
+
+
+class GridTab(Tab):
+    """The grid generator, and one pixel of it under the pointer."""
+
+    title = "Grid"
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
+        rows = Rows()
+        self.count = Count("Grid points along the longer side.", "grid points", 2, 33, 9)
+        rows.add("Points", self.count)
+        self.links = QCheckBox("Join each point with where it samples")
+        self.links.setToolTip("Lines from the grid on the output to its image on the input.")
+        self.view = PixelView(viewer)
+        self.words = note()
+        self.column.addLayout(rows)
+        for part in (self.links, self.view, self.words):
+            self.column.addWidget(part)
+        self.column.addStretch(1)
+        self.count.valueChanged.connect(self.changed)
+        self.links.toggled.connect(self.changed)
+
+
+class DirectionTab(Tab):
+    """Pull-back beside push-forward."""
+
+    title = "Direction"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.column.addWidget(
+            note(
+                "Pull-back (middle): every output pixel asks the input, so every one gets a value.\n\n"
+                "Push-forward (right): every input pixel is sent to the output pixel nearest to where it belongs. Some "
+                "get none, and stay holes; some get several."
+            )
+        )
+        self.words = note()
+        self.column.addWidget(self.words)
+        self.column.addStretch(1)
+
+
+class SamplerTab(Tab):
+    """Kernel, padding, and the size of the output."""
+
+    title = "Sampler"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = Combo("How the value between pixels is made from the pixels.", "kernel")
+        for text, data in (("bilinear", "linear"), ("integer (nearest)", "nearest"), ("cubic", "cubic")):
+            self.kernel.addItem(text, data)
+        self.padding = Combo("What lies beyond the image.", "padding")
+        for text, data in (("zeros", "zeros"), ("border value", "border"), ("mirrored", "reflection")):
+            self.padding.addItem(text, data)
+        self.height_box = Count("Rows of the output.", "output height", 2, 4096, 2)
+        self.width_box = Count("Columns of the output.", "output width", 2, 4096, 2)
+        self.full, self.quarter, self.tenth = (
+            button(text, f"Make the output {word} of the input.")
+            for text, word in (("1", "the size"), ("1/4", "a quarter"), ("1/10", "a tenth"))
+        )
+        rows = Rows()
+        rows.add("Kernel", self.kernel)
+        rows.add("Padding", self.padding)
+        rows.add("Height", self.height_box)
+        rows.add("Width", self.width_box)
+        sizes = QGridLayout()
+        sizes.setContentsMargins(0, 0, 0, 0)
+        for i, each in enumerate((self.full, self.quarter, self.tenth)):
+            each.setMinimumWidth(36)
+            sizes.addWidget(each, 0, i)
+        self.words = note(
+            "An output with fewer pixels reads the input at points far apart: what lies between is missed, and fine "
+            "patterns turn into coarse ones that are not there (aliasing, middle). At the right each pixel is the mean "
+            "over its area."
+        )
+        self.column.addLayout(rows)
+        self.column.addLayout(sizes)
+        self.column.addWidget(self.words)
+        self.column.addStretch(1)
+        for box in (self.kernel, self.padding):
+            box.currentIndexChanged.connect(self.changed)
+        for box in (self.height_box, self.width_box):
+            box.valueChanged.connect(self.changed)
+
+
+class GradientTab(Tab):
+    """The loss, its slope, and steps down it."""
+
+    title = "Gradient"
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
+        self.goal = Combo("What the output should look like.", "goal")
+        self.smoothing = Number(
+            "Blur both pictures by this many pixels before comparing: sees further, less sharply.",
+            "smoothing",
+            0,
+            100,
+            1,
+            1,
+        )
+        self.length = Number("How far the grid may move in one step, in pixels.", "step length", 0.01, 200, 1, 2)
+        self.smoothing.put(4)
+        self.length.put(4)
+        rows = Rows()
+        rows.add("Goal", self.goal)
+        rows.add("Smoothing", self.smoothing)
+        rows.add("Step", self.length)
+        self.back = button("◀ Back", "Undo the last gradient step.")
+        self.step = button("Step ▶", "One step down the gradient.")
+        self.run = button("Run", "Step until nothing leads further down.")
+        self.run.setCheckable(True)
+        self.lose = button("Lose it", "Turn, scale and shift by chance, so that there is something to find.")
+        buttons = QGridLayout()
+        buttons.setContentsMargins(0, 0, 0, 0)
+        for i, each in enumerate((self.lose, self.back, self.step, self.run)):
+            each.setMinimumWidth(40)
+            buttons.addWidget(each, i // 2, i % 2)
+        self.words = note()
+        self.plot = LossPlot(viewer)
+        self.column.addLayout(rows)
+        self.column.addLayout(buttons)
+        self.column.addWidget(self.words)
+        self.column.addWidget(self.plot)
+        self.column.addStretch(1)
+        self.goal.currentIndexChanged.connect(self.changed)
+        self.smoothing.valueChanged.connect(self.changed)
