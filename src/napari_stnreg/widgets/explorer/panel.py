@@ -12,11 +12,11 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog
 
 from napari_stnreg.errors import InputError, RegistrationError
+from napari_stnreg.pictures import limits_of
 from napari_stnreg.widgets.explorer.canvas import PREFIX, Canvas
 from napari_stnreg.widgets.explorer.layout import ExplorerLayout
 from napari_stnreg.widgets.explorer.pixel_view import described
 from napari_stnreg.widgets.explorer.source import Picture, picture_of
-from napari_stnreg.pictures import limits_of
 
 if TYPE_CHECKING:
     from napari_stnreg.teaching import Descent, Scene, Theta

@@ -1,0 +1,176 @@
+"""Digits that were turned, scaled, pushed aside and littered: what a classifier has a hard time with."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from napari_stnreg.errors import InputError
+from napari_stnreg.images import Grid
+from napari_stnreg.sampling import resize, sample
+from napari_stnreg.transforms.linear_families import SimilarityFamily, radius
+
+_IDX_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
+_DRAWN = 20
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """How far a digit may be from upright and centred; each is drawn evenly between minus and plus this.
+
+    Parameters
+    ----------
+    rotation
+        Degrees.
+    scale
+        Factor, as the logarithm to base 2: 0.5 is from 0.7 to 1.4 times.
+    shift
+        Share of the picture's width.
+    clutter
+        Number of pieces of other digits strewn over the picture.
+    """
+
+    rotation: float = 60.0
+    scale: float = 0.5
+    shift: float = 0.18
+    clutter: int = 3
+
+
+class DigitData:
+    """Digits with their classes, and distorted pictures of them without end.
+
+    Parameters
+    ----------
+    images
+        ``(N, h, w)``, ink bright; 0 to 1.
+    classes
+        ``(N,)``, 0 to 9.
+    size
+        Side of the pictures that are made, in pixels.
+    distortion
+        See :class:`Distortion`.
+    test_share
+        The last part of the digits is kept for testing and never trained on.
+    """
+
+    def __init__(
+        self,
+        images: npt.ArrayLike,
+        classes: npt.ArrayLike,
+        *,
+        size: int = 40,
+        distortion: Distortion | None = None,
+        test_share: float = 0.25,
+    ) -> None:
+        array = np.asarray(images, dtype=np.float32)
+        labels = np.asarray(classes, dtype=np.int64)
+        if array.ndim != 3 or len(array) != len(labels) or len(array) < 40:
+            raise InputError("The digits are at least 40 pictures (N, height, width) with one class for each.")
+        if not 24 <= size <= 128:
+            raise InputError(f"The pictures have a side of 24 to 128 pixels, not {size}.")
+        self.size, self.distortion = size, distortion or Distortion()
+        small = torch.from_numpy(array)[:, None]
+        self.digits = resize(small, (_DRAWN, _DRAWN)).clamp(0, 1)
+        self.classes = torch.from_numpy(labels)
+        # The digits of one hand lie together in the usual data: what is held back is the end, other hands.
+        self._cut = round(len(array) * (1 - test_share))
+        self._grid = Grid.from_spacing((size, size))
+
+    def batch(self, count: int, seed: int, *, test: bool = False) -> tuple[Tensor, Tensor]:
+        """Distorted digits ``(count, 1, size, size)`` and their classes ``(count,)``; the same seed, the same batch."""
+        rng = torch.Generator().manual_seed(seed)
+        low, high = (self._cut, len(self.digits)) if test else (0, self._cut)
+        chosen = torch.randint(low, high, (count,), generator=rng)
+        pictures = self._drawn(self.digits[chosen], rng)
+        for _ in range(self.distortion.clutter):
+            other = torch.randint(low, high, (count,), generator=rng)
+            pictures = torch.maximum(pictures, self._piece(self.digits[other], rng))
+        return pictures, self.classes[chosen]
+
+    def _drawn(self, digits: Tensor, rng: torch.Generator) -> Tensor:
+        """Each digit turned, scaled and shifted into its own picture."""
+        extent = self.distortion
+        spread = torch.rand((len(digits), 4), generator=rng) * 2 - 1
+        theta = torch.empty(len(digits), 4)
+        theta[:, :2] = spread[:, :2] * extent.shift * self.size / radius(self._grid)
+        theta[:, 2] = spread[:, 2] * np.deg2rad(extent.rotation)
+        theta[:, 3] = spread[:, 3] * extent.scale * np.log(2)
+        points = SimilarityFamily()(theta, self._grid).on_grid(self._grid, torch.float32)
+        return sample(digits, points - (self.size - _DRAWN) / 2)
+
+    def _piece(self, digits: Tensor, rng: torch.Generator) -> Tensor:
+        """A small square cut out of each digit, laid anywhere."""
+        side, count = _DRAWN // 3, len(digits)
+        pictures = torch.zeros(count, 1, self.size, self.size)
+        cuts = torch.randint(0, _DRAWN - side + 1, (count, 2), generator=rng).tolist()
+        places = torch.randint(0, self.size - side + 1, (count, 2), generator=rng).tolist()
+        for i, ((y, x), (v, u)) in enumerate(zip(cuts, places, strict=True)):
+            pictures[i, :, v : v + side, u : u + side] = digits[i, :, y : y + side, x : x + side]
+        return pictures
+
+    def batches(self, count: int, steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training batches, a fresh distortion each time."""
+        for step in range(steps):
+            yield self.batch(count, 1_000_003 * seed + step)
+
+
+def load_digits(
+    folder: str | Path | None = None, *, limit: int = 12_000
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Digits 0 to 1, ``(N, h, w)``, and their classes, ``(N,)``.
+
+    Parameters
+    ----------
+    folder
+        With the MNIST files ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte`` (plain or ``.gz``), or an
+        ``.npz`` that holds ``image`` and ``digit``. ``None`` takes the 1,797 digits of 8 by 8 pixels that come with
+        scikit-learn.
+    limit
+        Take this many at most.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no digits, or scikit-learn is not installed.
+    """
+    if folder is None:
+        try:
+            from sklearn.datasets import load_digits as bundled
+        except ImportError as error:
+            raise InputError("The digits come with scikit-learn: install it, or name a folder with MNIST.") from error
+        data = bundled()
+        return np.asarray(data.images / 16, dtype=np.float32)[:limit], np.asarray(data.target, dtype=np.int64)[:limit]
+    folder = Path(folder)
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path) as held:
+            if {"image", "digit"} <= set(held.files):
+                return _scaled(held["image"][:limit]), np.asarray(held["digit"][:limit], dtype=np.int64)
+    images, classes = (_idx(folder, name) for name in _IDX_NAMES)
+    if len(images) != len(classes):
+        raise InputError(f"'{folder.name}' has {len(images)} images and {len(classes)} classes.")
+    return _scaled(images[:limit]), classes[:limit].astype(np.int64)
+
+
+def _scaled(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    return np.asarray(images, dtype=np.float32) / 255
+
+
+def _idx(folder: Path, name: str) -> npt.NDArray[np.uint8]:
+    """One file of MNIST: two zeros, a type, the number of axes, their lengths, and the bytes."""
+    for path, opened in ((folder / name, open), (folder / f"{name}.gz", gzip.open)):
+        if path.is_file():
+            with opened(path, "rb") as file:
+                content: bytes = file.read()
+            axes = content[3] if len(content) > 4 and content[:3] == b"\0\0\x08" else 0
+            shape = np.frombuffer(content[4 : 4 + 4 * axes], dtype=">i4")
+            if not axes or len(content) != 4 + 4 * axes + int(shape.prod()):
+                raise InputError(f"'{path.name}' is not a file of MNIST, or not all of it.")
+            return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * axes).reshape(tuple(int(n) for n in shape))
+    raise InputError(f"'{folder.name}' holds neither {name} nor {name}.gz.")
