@@ -167,7 +167,7 @@ def train_classifiers(
             began = time.process_time()
             loss = F.cross_entropy(model.train()(pictures), classes)
             optimisers[name].zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)
             optimisers[name].step()
             schedules[name].step()

@@ -159,7 +159,7 @@ def load_digits(
 
 
 def _scaled(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    return np.asarray(images, dtype=np.float32) / 255
+    return np.asarray(images / np.float32(255), dtype=np.float32)
 
 
 def _idx(folder: Path, name: str) -> npt.NDArray[np.uint8]:
