@@ -1,0 +1,53 @@
+"""How many tasks may run at a time within a given memory."""
+
+from __future__ import annotations
+
+from napari_stnreg.errors import InputError
+from napari_stnreg.stacks.settings import StackSettings
+from napari_stnreg.stacks.sources import StackSource
+from napari_stnreg.stacks.store import CHUNK
+
+_WORKING = 700
+"""Bytes that matching takes for each pixel of the working image, two sections together; measured."""
+_RENDERED = 120
+"""Bytes for each pixel of a band that is rendered; measured."""
+
+
+def task_bytes(source: StackSource, settings: StackSettings) -> int:
+    """About how much one task takes at its peak, in bytes."""
+    height, width = source.shape[1:]
+    factor = settings.factor((height, width))
+    matching = _WORKING * (height // factor) * (width // factor)
+    # A section is read as a whole, unless its file is cut into chunks; and once more as numbers to compute with.
+    rendering = _RENDERED * min(CHUNK, height) * width + source.section_bytes + 4 * height * width
+    return int(max(matching, rendering))
+
+
+def workers_within(memory: float | None, source: StackSource, settings: StackSettings, workers: int) -> int:
+    """How many tasks may run at a time.
+
+    Parameters
+    ----------
+    memory
+        Bytes that all tasks together may take; as much as there is, if not given.
+    source, settings
+        What they work on.
+    workers
+        At most so many.
+
+    Raises
+    ------
+    InputError
+        If not even one task fits.
+    """
+    each = task_bytes(source, settings)
+    if memory is None:
+        import psutil
+
+        memory = 0.7 * float(psutil.virtual_memory().available)
+    if memory < each:
+        raise InputError(
+            f"One section needs about {each / 2**20:.0f} MB and {memory / 2**20:.0f} MB may be used; allow more "
+            "memory, or choose a smaller working size."
+        )
+    return max(min(workers, int(memory // each)), 1)

@@ -1,0 +1,406 @@
+"""Align a stack of any size: a plan of tasks, each kept on disk as it ends, so that any run can go on."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_stnreg.errors import FitError, InputError
+from napari_stnreg.stacks import tasks
+from napari_stnreg.stacks.canvas import Canvas
+from napari_stnreg.stacks.coarse import CoarseMatch
+from napari_stnreg.stacks.executor import Cluster, Executor, Task, make_executor
+from napari_stnreg.stacks.fine import FineMatch, start_maps
+from napari_stnreg.stacks.maps import SectionMap, output_canvas
+from napari_stnreg.stacks.memory import workers_within
+from napari_stnreg.stacks.plan import Pair, coarse_pairs, fine_pairs, usable
+from napari_stnreg.stacks.poses import solve_coarse
+from napari_stnreg.stacks.prepare import PreparedSection
+from napari_stnreg.stacks.progress import StackProgress, StackResult
+from napari_stnreg.stacks.settings import StackSettings
+from napari_stnreg.stacks.solve import solve_fine
+from napari_stnreg.stacks.sources import ArraySource, StackSource, open_stack
+from napari_stnreg.stacks.state import WorkFolder
+from napari_stnreg.stacks.store import CHUNK, AlignedStack, SectionWriter, create, update_attributes
+
+NODE_STEP = 4
+"""Pixels between the nodes of the displacement; that of the working image where it is coarser."""
+
+Steps = Generator[StackProgress, str | None, StackResult]
+Landmarks = Mapping[Pair, tuple[npt.ArrayLike, npt.ArrayLike]]
+
+
+class _Stopped(Exception):
+    """The person asked to stop."""
+
+
+def work_folder(output: Path | str) -> WorkFolder:
+    """Where the alignment written to ``output`` keeps what it has done so far."""
+    output = Path(output).absolute()
+    return WorkFolder(output.with_name(output.name.removesuffix(".zarr") + ".work"))
+
+
+def align_stack(stack: Any, output: Path | str | None = None, settings: StackSettings | None = None, **how: Any) -> (
+    StackResult
+):  # fmt: skip
+    """Align a stack of serial sections; :func:`align_stack_steps` run to its end, with the same parameters."""
+    steps = align_stack_steps(stack, output, settings, **how)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: StackResult = end.value
+            return result
+
+
+def align_stack_steps(
+    stack: Any,
+    output: Path | str | None = None,
+    settings: StackSettings | None = None,
+    *,
+    masks: Any = None,
+    landmarks: Landmarks | None = None,
+    exclude: Sequence[int] = (),
+    only: tuple[int, int] | None = None,
+    scheduler: str = "threads",
+    workers: int | None = None,
+    memory: float | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    keep_work: bool = False,
+    **options: Any,
+) -> Steps:
+    """Align a stack of serial sections step by step.
+
+    Parameters
+    ----------
+    stack
+        Whatever :func:`~napari_stnreg.stacks.sources.open_stack` opens: an array ``(z, y, x)`` in memory or lazy, an
+        OME-Zarr, a TIFF, a folder of images. It is never changed.
+    output
+        The OME-Zarr folder to write, ``OUT.zarr``; a temporary one that goes with the result if not given.
+    settings
+        What to do; ``options`` are its fields if it is not given.
+    masks
+        A stack of the same shape, non-zero where pixels are to be left out: cracks, folds, dirt.
+    landmarks
+        By section numbers ``(a, b)``: two arrays ``(N, 2)`` of pixels (y, x) in the raw sections that belong together.
+    exclude
+        Sections that no other is matched with; they are laid between their neighbours.
+    only
+        First and last section of a range to align again, while all others keep their place. ``output`` is then an
+        alignment that was made with ``keep_work``, and is changed.
+    scheduler
+        ``"threads"``, or the address of a ``dask.distributed`` cluster that sees the same files.
+    workers
+        Tasks at a time; all cores if not given.
+    memory
+        Bytes that the tasks together may take; it lowers the number of workers.
+    resume
+        Go on with what a stopped or killed run left; the result is the same to the last bit.
+    overwrite
+        Replace ``output``.
+    keep_work
+        Keep what ``only`` needs in ``OUT.work`` beside the output.
+
+    Yields
+    ------
+    StackProgress
+        After every task. ``send("stop")`` ends the run; what is done stays on disk.
+
+    Raises
+    ------
+    InputError
+        If something given cannot be used, before anything is written.
+    """
+    settings = settings or StackSettings.parse(**options)
+    source = open_stack(stack)
+    holder = tempfile.TemporaryDirectory(prefix="stnreg-") if output is None else None
+    path = Path(output).absolute() if output is not None else Path(holder.name if holder else "") / "aligned.zarr"
+    wanted = _Wanted(source, settings, masks, landmarks, exclude, only)
+    _check_output(path, source, again=only is not None, replace=resume or overwrite)
+    executor = make_executor(scheduler, workers)
+    try:
+        executor.workers = workers_within(memory, source, settings, executor.workers)
+        run = _Run(wanted, path, executor)
+        began = time.perf_counter()
+        try:
+            if only is None:
+                run.work.begin(wanted.identity(), resume=resume, overwrite=overwrite or output is None)
+                verdicts, gaps, warnings = yield from run.whole(resume=resume)
+            else:
+                verdicts, gaps, warnings = yield from run.part()
+        except _Stopped:
+            return StackResult(path, "stopped", settings, seconds=time.perf_counter() - began, owner=holder)
+        if not keep_work and only is None:
+            run.work.remove()
+        seconds = time.perf_counter() - began
+        return StackResult(path, "finished", settings, verdicts, gaps, seconds, warnings, holder)
+    finally:
+        executor.close()
+
+
+def _check_output(path: Path, source: StackSource, *, again: bool, replace: bool) -> None:
+    if not path.name.endswith(".zarr"):
+        raise InputError(f"'{path.name}' is to be an OME-Zarr image; choose a name that ends in .zarr.")
+    if not path.parent.is_dir():
+        raise InputError(f"There is no folder '{path.parent}' to write '{path.name}' into.")
+    if source.location and Path(source.location) == path:
+        raise InputError(f"'{path.name}' is the stack itself and would be written over; name another output.")
+    if path.exists() and not (again or replace):
+        raise InputError(f"'{path.name}' is there already; name another, or add --overwrite or --resume.")
+
+
+class _Wanted:
+    """What a run is asked for, checked."""
+
+    def __init__(
+        self,
+        source: StackSource,
+        settings: StackSettings,
+        masks: Any,
+        landmarks: Landmarks | None,
+        exclude: Sequence[int],
+        only: tuple[int, int] | None,
+    ) -> None:
+        self.source, self.settings = source, settings
+        self.count = source.shape[0]
+        self.masks = None if masks is None else open_stack(masks)
+        if self.masks is not None and self.masks.shape != source.shape:
+            raise InputError(f"The masks have the shape {self.masks.shape} and the stack {source.shape}.")
+        self.landmarks: dict[Pair, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
+        for (a, b), sides in (landmarks or {}).items():
+            one, other = (np.asarray(points, dtype=np.float64).reshape(-1, 2) for points in sides)
+            self._check((a, b), "landmarks")
+            if a == b or len(one) != len(other) or not len(one):
+                raise InputError(
+                    f"Sections {a} and {b} have {len(one)} and {len(other)} landmarks; they work in pairs between two "
+                    "sections."
+                )
+            self.landmarks[(a, b) if a < b else (b, a)] = (one, other) if a < b else (other, one)
+        self._check(exclude, "exclude")
+        self.exclude = frozenset(int(z) for z in exclude)
+        if settings.reference is not None:
+            self._check([settings.reference], "reference")
+        if only is not None:
+            self._check(only, "range")
+            if only[0] > only[1]:
+                raise InputError(f"The range to align again, {only[0]} to {only[1]}, ends before it begins.")
+        self.only = only
+
+    def _check(self, sections: Iterable[int], what: str) -> None:
+        for z in sections:
+            if not 0 <= z < self.count:
+                raise InputError(f"The stack has sections 0 to {self.count - 1}; there is no {z} ({what}).")
+
+    def identity(self) -> dict[str, Any]:
+        """What a run that goes on must have in common with the one that was begun."""
+        return {
+            "stack": self.source.identity(),
+            "masks": None if self.masks is None else self.masks.identity(),
+            "settings": self.settings.model_dump(),
+            "exclude": sorted(self.exclude),
+            "landmarks": [[a, b, one.tolist(), other.tolist()] for (a, b), (one, other) in self.landmarks.items()],
+        }
+
+
+class _Run:
+    """One alignment on its way."""
+
+    def __init__(self, wanted: _Wanted, path: Path, executor: Executor) -> None:
+        self.wanted, self.path, self.executor = wanted, path, executor
+        self.source, self.settings, self.count = wanted.source, wanted.settings, wanted.count
+        self.shape = (self.source.shape[1], self.source.shape[2])
+        self.work = work_folder(path)
+        self.reader = self.source
+        rounds = self.settings.rounds if self.settings.deform else 0
+        self._weights = {"prepare": 2.0, "coarse": 2.0, **{f"fine {r + 1}": 2.0 for r in range(rounds)}}
+        self._weights |= {"quality": 1.0, "render": 3.0}
+        self._behind = 0.0
+
+    # -- the two ways through
+
+    def whole(self, *, resume: bool) -> Generator[StackProgress, str | None, Any]:
+        """Align everything."""
+        faults, sections = yield from self._prepared()
+        good = usable(faults)
+        if len(good) < 2:
+            raise FitError(f"Only {len(good)} of {self.count} sections can be used; there is nothing to align.")
+        coarse = yield from self._coarse(coarse_pairs(good, self.settings))
+        affines = solve_coarse(self.count, coarse, [self.shape] * self.count, self.settings, **self._pulled())
+        maps = start_maps(affines, sections, self.settings)
+        maps = yield from self._fine(maps, fine_pairs(good, self.settings), "fine")
+        for z, one in enumerate(maps):
+            self.work.put(tasks.MAPS, z, one.arrays())
+        canvas = self._canvas(maps, good)
+        found = yield from self._judged(maps, faults)
+        everything = set(range(self.count))
+        done = {z for z in everything if resume and self.work.has(tasks.RENDERED, z)}
+        writer = SectionWriter(self.path)
+        if not done or not self.path.exists():
+            done = set()
+            writer = create(self.path, self.source, canvas, canvas.shape, attributes=self._attributes())
+        yield from self._render(writer, maps, faults, canvas, sorted(everything - done))
+        update_attributes(self.path, finished=True, verdicts=[one["verdict"] for one in found[0]])
+        return found
+
+    def part(self) -> Generator[StackProgress, str | None, Any]:
+        """Align a range again while all other sections keep their place."""
+        assert self.wanted.only is not None
+        first, last = self.wanted.only
+        canvas = AlignedStack(self.path).canvas
+        if canvas.input_shape != self.shape or not all(self.work.has(tasks.MAPS, z) for z in range(self.count)):
+            raise InputError(
+                f"'{self.path.name}' cannot be aligned again in part: that needs the same stack, and an alignment "
+                "that ended and kept its work."
+            )
+        faults, sections = yield from self._prepared()
+        before = [SectionMap.from_arrays(self.work.get(tasks.MAPS, z)[0]) for z in range(self.count)]
+        free = set(range(first, last + 1))
+        held = {z: one for z, one in enumerate(before) if z not in free}
+        good = usable(faults)
+        near = [pair for pair in coarse_pairs(good, self.settings) if free & set(pair)]
+        coarse = yield from self._coarse(near)
+        poses = {z: one.affines[0] for z, one in held.items()}
+        affines = solve_coarse(
+            self.count, coarse, [self.shape] * self.count, self.settings, held=poses, **self._pulled()
+        )
+        lattice = before[0].lattice
+        maps = [
+            SectionMap.from_affine(affines[z], lattice, self.shape, sections[z].parts, sections[z].factor)
+            if z in free
+            else before[z]
+            for z in range(self.count)
+        ]
+        for r in range(self.settings.rounds):
+            self.work.forget(f"again {r + 1}")
+        near = [pair for pair in fine_pairs(good, self.settings) if free & set(pair)]
+        maps = yield from self._fine(maps, near, "again", held)
+        for z in free:
+            self.work.put(tasks.MAPS, z, maps[z].arrays())
+        found = yield from self._judged(maps, faults)
+        yield from self._render(SectionWriter(self.path), maps, faults, canvas, sorted(free))
+        update_attributes(self.path, verdicts=[one["verdict"] for one in found[0]])
+        return found
+
+    # -- its parts
+
+    def _prepared(self) -> Generator[StackProgress, str | None, tuple[list[str], list[PreparedSection]]]:
+        """Read what was not read yet; gives each section's fault, and what the maps need to know of it."""
+        if isinstance(self.executor, Cluster) and isinstance(self.source, ArraySource):
+            self.reader = self._on_disk(self.source)
+        call = (self.work, self.reader, self.wanted.masks)
+        missing = [z for z in range(self.count) if not self.work.has(tasks.PREPARED, z)]
+        yield from self._stage(
+            "prepare", "reading sections", self.count,
+            [(z, tasks.prepare_section, (*call, z, self.settings, "")) for z in missing],
+        )  # fmt: skip
+        faults, sections = [], []
+        for z in range(self.count):
+            fault, outline = tasks.outline(self.work, z)
+            faults.append("excluded" if z in self.wanted.exclude and not fault else fault)
+            sections.append(outline)
+        return faults, sections
+
+    def _on_disk(self, source: ArraySource) -> StackSource:
+        """A stack in this process's memory as a file that other processes can read."""
+        path = self.work.path / "input.npy"
+        if not path.exists():
+            part = path.with_suffix(".part")
+            stored: Any = np.lib.format.open_memmap(part, mode="w+", dtype=source.dtype, shape=source.shape)
+            for z in range(self.count):
+                stored[z] = source.read(z)
+            stored.flush()
+            part.rename(path)
+        return open_stack(path, spacing=source.spacing, unit=source.unit)
+
+    def _coarse(self, pairs: list[Pair]) -> Generator[StackProgress, str | None, dict[Pair, CoarseMatch]]:
+        missing = [pair for pair in pairs if not self.work.has(tasks.COARSE, tasks.pair_name(pair))]
+        yield from self._stage(
+            "coarse", "finding shifts and turns", len(pairs),
+            [(pair[1], tasks.match_coarse, (self.work, pair, self.settings)) for pair in missing],
+        )  # fmt: skip
+        return {p: CoarseMatch.from_arrays(self.work.get(tasks.COARSE, tasks.pair_name(p))[0]) for p in pairs}
+
+    def _fine(
+        self, maps: list[SectionMap], pairs: list[Pair], kind: str, held: Mapping[int, SectionMap] | None = None
+    ) -> Generator[StackProgress, str | None, list[SectionMap]]:
+        for again in range(self.settings.rounds if self.settings.deform else 0):
+            folder = f"{kind} {again + 1}"
+            missing = [pair for pair in pairs if not self.work.has(folder, tasks.pair_name(pair))]
+            yield from self._stage(
+                f"fine {again + 1}", f"bending, round {again + 1} of {self.settings.rounds}", len(pairs),
+                [
+                    (b, tasks.match_fine, (self.work, folder, (a, b), (maps[a], maps[b]), self.settings, again))
+                    for a, b in missing
+                ],
+            )  # fmt: skip
+            matches = {p: FineMatch.from_arrays(self.work.get(folder, tasks.pair_name(p))[0]) for p in pairs}
+            maps = solve_fine(maps, matches, self.settings, held, **self._pulled())
+        return maps
+
+    def _pulled(self) -> dict[str, Any]:
+        return {"landmarks": self.wanted.landmarks} if self.wanted.landmarks else {}
+
+    def _canvas(self, maps: list[SectionMap], good: list[int]) -> Canvas:
+        step = max(NODE_STEP, self.settings.factor(self.shape))
+        if self.settings.crop:
+            return Canvas((0, 0), self.shape, self.shape, step)
+        origin, shape = output_canvas([maps[z] for z in good])
+        return Canvas(origin, shape, self.shape, step)
+
+    def _judged(self, maps: list[SectionMap], faults: list[str]) -> Generator[StackProgress, str | None, Any]:
+        yield from self._stage("quality", "measuring", 0, [])
+        return (
+            [{"section": z, "verdict": "bridged" if f else "aligned", "reason": f} for z, f in enumerate(faults)],
+            [],
+            [],
+        )
+
+    def _render(
+        self, writer: SectionWriter, maps: list[SectionMap], faults: list[str], canvas: Canvas, sections: list[int]
+    ) -> Generator[StackProgress, str | None, None]:
+        empty = [fault in ("missing", "unreadable") for fault in faults]
+        yield from self._stage(
+            "render", "rendering sections", self.count,
+            [
+                (z, tasks.render_section, (self.work, self.reader, writer, z, maps[z], canvas, CHUNK, empty[z]))
+                for z in sections
+            ],
+        )  # fmt: skip
+
+    def _attributes(self) -> dict[str, Any]:
+        return {
+            "stack": self.source.identity(),
+            "settings": self.settings.model_dump(),
+            "finished": False,
+        }
+
+    def _stage(
+        self, stage: str, message: str, total: int, calls: list[tuple[int, Callable[..., Any], tuple[Any, ...]]]
+    ) -> Generator[StackProgress, str | None, None]:
+        """Run the tasks of a stage that are not done yet; raises _Stopped when asked to."""
+        share = self._weights[stage] / sum(self._weights.values())
+        done = total - len(calls)
+        output = self.path if stage == "render" else None
+        plan = (Task(f"{stage} {number}", function, words) for number, (_, function, words) in enumerate(calls))
+
+        def told(section: int | None) -> StackProgress:
+            fraction = self._behind + share * done / max(total, 1)
+            return StackProgress(stage, done, total, min(fraction, 1.0), message, section, output)
+
+        if (yield told(None)) == "stop":
+            raise _Stopped
+        with closing(self.executor.run(plan)) as ended:  # type: ignore[type-var]
+            for name, _ in ended:
+                done += 1
+                if (yield told(calls[int(name.rsplit(" ", 1)[1])][0])) == "stop":
+                    raise _Stopped
+        self._behind += share

@@ -1,0 +1,94 @@
+"""What a running alignment tells, and what it leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from napari_stnreg._version import __version__
+from napari_stnreg.stacks.settings import StackSettings
+from napari_stnreg.stacks.store import AlignedStack
+
+
+@dataclass(frozen=True)
+class StackProgress:
+    """One task of a running alignment ended.
+
+    Parameters
+    ----------
+    stage
+        ``"features"``, ``"prepare"``, ``"coarse"``, ``"fine 1"`` and so on, ``"quality"`` or ``"render"``.
+    done, total
+        Tasks of this stage.
+    fraction
+        Share of the whole run.
+    message
+        What is going on, in a few words.
+    section
+        The section that is done: read, matched with another, rendered.
+    output
+        The result on disk, once sections are rendered into it.
+    """
+
+    stage: str
+    done: int
+    total: int
+    fraction: float
+    message: str
+    section: int | None = None
+    output: Path | None = None
+
+
+@dataclass(frozen=True)
+class StackResult:
+    """What an alignment left on disk, and what is known about it.
+
+    Parameters
+    ----------
+    path
+        The OME-Zarr image with its displacement; see :class:`~napari_stnreg.stacks.store.AlignedStack`.
+    ending
+        ``"finished"``, or ``"stopped"`` when a person ended it; the same call with ``resume`` goes on.
+    settings
+        As they were used.
+    verdicts
+        For each section: number, verdict, reason and figures.
+    gaps
+        For each pair of neighbours: numbers and figures before and after.
+    seconds
+        Wall-clock time of this call.
+    warnings
+        Sentences a person should read.
+    """
+
+    path: Path
+    ending: str
+    settings: StackSettings
+    verdicts: list[dict[str, Any]] = field(default_factory=list)
+    gaps: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+    owner: Any = None
+
+    @property
+    def aligned(self) -> AlignedStack:
+        """The alignment, opened."""
+        return AlignedStack(self.path)
+
+    def report(self) -> dict[str, Any]:
+        """Everything above as JSON-ready values."""
+        counts: dict[str, int] = {}
+        for one in self.verdicts:
+            counts[one["verdict"]] = counts.get(one["verdict"], 0) + 1
+        return {
+            "version": __version__,
+            "output": self.path.name,
+            "ending": self.ending,
+            "settings": self.settings.model_dump(),
+            "seconds": round(self.seconds, 2),
+            "verdicts": counts,
+            "sections": self.verdicts,
+            "gaps": self.gaps,
+            "warnings": self.warnings,
+        }

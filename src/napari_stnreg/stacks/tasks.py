@@ -1,0 +1,112 @@
+"""What an alignment does with one section or one pair: read, compute, write; nothing large goes in or comes back."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_stnreg.errors import InputError
+from napari_stnreg.stacks.canvas import Canvas, sampled, section_transform
+from napari_stnreg.stacks.coarse import coarse_match
+from napari_stnreg.stacks.fine import fine_match
+from napari_stnreg.stacks.maps import SectionMap
+from napari_stnreg.stacks.prepare import PreparedSection, prepare
+from napari_stnreg.stacks.render import render_bands
+from napari_stnreg.stacks.settings import StackSettings
+from napari_stnreg.stacks.sources import SectionError, StackSource
+from napari_stnreg.stacks.state import WorkFolder
+from napari_stnreg.stacks.store import SectionWriter
+
+PREPARED, COARSE, MAPS, RENDERED = "prepared", "coarse", "maps", "rendered"
+
+
+def pair_name(pair: tuple[int, int]) -> str:
+    """The name under which the results of a pair are kept."""
+    return f"{pair[0]:06d}-{pair[1]:06d}"
+
+
+def prepare_section(
+    work: WorkFolder, source: StackSource, masks: StackSource | None, z: int, settings: StackSettings, model: str
+) -> str:
+    """Read a section, shrink it and keep what matching needs of it; gives its fault."""
+    shape = (source.shape[1], source.shape[2])
+    factor, reason = settings.factor(shape), ""
+    try:
+        image = source.read_reduced(z, factor)
+    except SectionError as error:
+        reason = str(error)
+        image = np.full(tuple(-(-n // factor) for n in shape), np.nan, dtype=np.float32)
+    mask = None
+    if masks is not None and not reason:
+        mask = masks.read_reduced(z, factor, nonzero=True) > 0
+    extractor = _extractor(model) if model else None
+    found = prepare(image, settings, shape=shape, factor=factor, mask=mask, extractor=extractor)
+    fault = "unreadable" if reason else found.fault
+    work.put(PREPARED, z, found.arrays(), fault=fault, reason=reason, figures=found.figures)
+    return fault
+
+
+@lru_cache(maxsize=4)
+def _extractor(model: str) -> Any:
+    from napari_stnreg.stacks.features import load_extractor
+
+    return load_extractor(Path(model))
+
+
+def outline(work: WorkFolder, z: int) -> tuple[str, PreparedSection]:
+    """Fault and shape of a section, and its pieces if it fell into several, without its features."""
+    facts = work.facts(PREPARED, z)
+    arrays = work.some(PREPARED, z, ["parts", "shape"] if facts["figures"]["pieces"] > 1 else ["shape"])
+    arrays.setdefault("parts", np.zeros((1, 1), dtype=np.uint8))
+    return facts["fault"], PreparedSection.from_arrays(arrays, facts["fault"], facts["figures"])
+
+
+def load_prepared(work: WorkFolder, z: int) -> PreparedSection:
+    """What :func:`prepare_section` kept."""
+    arrays, facts = work.get(PREPARED, z)
+    return PreparedSection.from_arrays(arrays, facts["fault"], facts["figures"])
+
+
+def match_coarse(work: WorkFolder, pair: tuple[int, int], settings: StackSettings) -> None:
+    """Find how the second section of a pair lies to the first."""
+    a, b = (load_prepared(work, z) for z in pair)
+    work.put(COARSE, pair_name(pair), coarse_match(a, b, settings).arrays())
+
+
+def match_fine(
+    work: WorkFolder,
+    kind: str,
+    pair: tuple[int, int],
+    maps: tuple[SectionMap, SectionMap],
+    settings: StackSettings,
+    again: int,
+) -> None:
+    """Find how the vectors of a pair's sections should differ."""
+    a, b = (load_prepared(work, z) for z in pair)
+    work.put(kind, pair_name(pair), fine_match(a, b, *maps, settings, again).arrays())
+
+
+def render_section(
+    work: WorkFolder,
+    source: StackSource,
+    writer: SectionWriter,
+    z: int,
+    section_map: SectionMap,
+    canvas: Canvas,
+    rows: int,
+    empty: bool,
+) -> None:
+    """Write a section's displacement, and its pixels unless there are none."""
+    field = sampled(section_map, canvas)
+    writer.write_displacement(z, field)
+    if not empty:
+        transform = section_transform(field, canvas)
+        try:
+            writer.write(z, render_bands(source, z, transform, canvas.grid, rows, step=canvas.step))
+        except SectionError:
+            # It could be read before and cannot be now: the person must know, as it was matched.
+            raise InputError(f"Section {z} of '{source.name}' can no longer be read; resume when it can.") from None
+    work.put(RENDERED, z)
