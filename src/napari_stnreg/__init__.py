@@ -40,12 +40,21 @@ if TYPE_CHECKING:
     from napari_stnreg.registration import register as register
     from napari_stnreg.registration import register_steps as register_steps
     from napari_stnreg.settings import RegistrationSettings as RegistrationSettings
+    from napari_stnreg.stacks.apply import apply_points as apply_points
+    from napari_stnreg.stacks.apply import apply_stack as apply_stack
+    from napari_stnreg.stacks.apply import export_field as export_field
+    from napari_stnreg.stacks.pipeline import align_stack as align_stack
+    from napari_stnreg.stacks.pipeline import align_stack_steps as align_stack_steps
+    from napari_stnreg.stacks.settings import StackSettings as StackSettings
+    from napari_stnreg.stacks.sources import open_stack as open_stack
+    from napari_stnreg.stacks.store import AlignedStack as AlignedStack
     from napari_stnreg.transforms.conversion import compose as compose
     from napari_stnreg.transforms.inversion import invert as invert
     from napari_stnreg.warping import warp as warp
 
 
 _HOMES = {
+    "AlignedStack": "stacks.store",
     "FitError": "errors",
     "Grid": "images",
     "Image": "images",
@@ -59,14 +68,21 @@ _HOMES = {
     "Result": "fitting.progress",
     "Scorecard": "evaluation.report",
     "SpatialTransformer": "networks.spatial_transformer",
+    "StackSettings": "stacks.settings",
     "TrainingProgress": "learning.progress",
     "TrainingSettings": "learning.settings",
+    "align_stack": "stacks.pipeline",
+    "align_stack_steps": "stacks.pipeline",
+    "apply_points": "stacks.apply",
+    "apply_stack": "stacks.apply",
     "available_devices": "fitting.problem",
     "compose": "transforms.conversion",
     "estimate_memory": "fitting.memory",
     "evaluate": "evaluation.scorecard",
+    "export_field": "stacks.apply",
     "invert": "transforms.inversion",
     "load": "files.saving",
+    "open_stack": "stacks.sources",
     "read": "files",
     "read_series": "files",
     "register": "registration",

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     # Each command lives in the module of its name, imported only now: most of them bring torch.
-    import_module(f"napari_stnreg.cli.{options.command}").run(options)
+    import_module(f"napari_stnreg.cli.{options.command.replace('-', '_')}").run(options)
 
 
 def _failed(options: argparse.Namespace, text: str, code: int) -> int:

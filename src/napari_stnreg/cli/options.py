@@ -10,6 +10,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from napari_stnreg import __version__
+from napari_stnreg.cli.stack_options import add_stack_commands
 from napari_stnreg.errors import InputError
 from napari_stnreg.settings import FAMILY_HELP, START_HELP, RegistrationSettings
 
@@ -51,6 +52,7 @@ def make_parser() -> Parser:
     _add_apply(commands)
     _add_evaluate(commands)
     _add_convert(commands)
+    add_stack_commands(commands)
     info = commands.add_parser("info", help="say what an image or transform file is", description="Describe a file.")
     info.add_argument("file", type=Path, metavar="FILE", help="an image or a transform")
     info.add_argument("--debug", action="store_true", help=_DEBUG)

@@ -36,10 +36,10 @@ _CHOICES = ("frame", "all_frames", "fixed_frame", "fixed_spacing", "fixed_unit",
 
 
 class Interrupt:
-    """Ctrl+C while a fit runs: the first one is remembered in :attr:`asked`, the second aborts."""
+    """Ctrl+C while something runs: the first one is remembered in :attr:`asked` and answered, the second aborts."""
 
-    def __init__(self) -> None:
-        self.asked = False
+    def __init__(self, answer: str = "Stopping: the best so far is kept. Ctrl+C again aborts.") -> None:
+        self.asked, self._answer = False, answer
         self._before: Any = None
 
     def __enter__(self) -> Interrupt:
@@ -56,7 +56,7 @@ class Interrupt:
             raise KeyboardInterrupt
         self.asked = True
         # Written past Python's buffers, which may be in use right now.
-        os.write(2, b"\nStopping: the best so far is kept. Ctrl+C again aborts.\n")
+        os.write(2, f"\n{self._answer}\n".encode())
 
 
 def run(options: argparse.Namespace) -> None:

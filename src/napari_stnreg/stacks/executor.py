@@ -17,6 +17,8 @@ from typing import Any, Protocol
 
 from napari_stnreg.errors import FitError, InputError
 
+PATIENCE = 20
+"""Seconds to wait for a scheduler's answer."""
 _BATCH = 16
 """Tasks of a batch for each thread; between two batches the threads wait for the last of the first."""
 
@@ -136,7 +138,7 @@ class Cluster:
                 "A cluster needs the package 'distributed'; install napari-stnreg[cluster], or use threads."
             ) from error
         try:
-            self._client = distributed.Client(address, timeout=20, set_as_default=False)
+            self._client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
             raise InputError(f"No Dask scheduler answers at '{address}'; start one, or use threads.") from error
         threads = sum(self._client.nthreads().values())

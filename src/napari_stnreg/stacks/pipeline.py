@@ -126,6 +126,8 @@ def align_stack_steps(
     path = Path(output).absolute() if output is not None else Path(holder.name if holder else "") / "aligned.zarr"
     wanted = _Wanted(source, settings, masks, landmarks, exclude, only)
     _check_output(path, source, again=only is not None, replace=resume or overwrite)
+    if resume and only is None and _is_finished(path, source):
+        return StackResult(path, "finished", settings, warnings=[f"'{path.name}' was finished already."])
     executor = make_executor(scheduler, workers)
     try:
         executor.workers = workers_within(memory, source, settings, executor.workers)
@@ -156,6 +158,14 @@ def _check_output(path: Path, source: StackSource, *, again: bool, replace: bool
         raise InputError(f"'{path.name}' is the stack itself and would be written over; name another output.")
     if path.exists() and not (again or replace):
         raise InputError(f"'{path.name}' is there already; name another, or add --overwrite or --resume.")
+
+
+def _is_finished(path: Path, source: StackSource) -> bool:
+    """Whether there is nothing to go on with: the output is whole, and its work was taken away."""
+    if not path.exists() or work_folder(path).path.exists():
+        return False
+    aligned = AlignedStack(path)
+    return aligned.finished and aligned.attributes.get("stack") == source.identity()
 
 
 class _Wanted:

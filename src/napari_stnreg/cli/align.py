@@ -1,0 +1,142 @@
+"""``stnreg align``: align a stack of serial sections."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from napari_stnreg.cli.outputs import write_json, write_text
+from napari_stnreg.cli.points import read_table
+from napari_stnreg.cli.register import Interrupt
+from napari_stnreg.errors import InputError
+from napari_stnreg.stacks.pipeline import align_stack_steps
+from napari_stnreg.stacks.progress import StackProgress, StackResult
+from napari_stnreg.stacks.settings import StackSettings
+from napari_stnreg.stacks.sources import open_stack
+
+_COLUMNS = ("section_a", "y_a", "x_a", "section_b", "y_b", "x_b")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do what was asked; see ``stnreg align --help``.
+
+    Raises
+    ------
+    InputError
+        If something given cannot be used.
+    """
+    written = {name: value for name, value in vars(options).items() if name in StackSettings.model_fields}
+    settings = StackSettings.parse(**written)
+    source = open_stack(options.stack, level=options.level, channel=options.channel)
+    if source.sentence:
+        print(f"stnreg align: {source.sentence}", file=sys.stderr)
+    steps = align_stack_steps(
+        source,
+        options.output,
+        settings,
+        masks=options.masks,
+        landmarks=None if options.landmarks is None else read_section_landmarks(options.landmarks),
+        exclude=options.exclude,
+        only=options.only,
+        scheduler=options.scheduler,
+        workers=options.workers,
+        memory=options.memory,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        keep_work=options.keep_work,
+    )
+    with Interrupt("Stopping after the sections at hand; --resume goes on. Ctrl+C again aborts.") as interrupt:
+        result = drive(steps, interrupt, "align")
+    if result.ending == "stopped":
+        print("stnreg align: stopped; the same command with --resume goes on.", file=sys.stderr)
+        raise KeyboardInterrupt
+    write_report(result)
+    _tell(result)
+
+
+def drive(steps: Any, interrupt: Interrupt, name: str) -> Any:
+    """Run a generator of stack progress to its end with a progress bar, if there is a terminal to show it on."""
+    width, height = shutil.get_terminal_size()
+    bar = tqdm(
+        total=1.0,
+        disable=not sys.stderr.isatty(),
+        file=sys.stderr,
+        ncols=width,
+        nrows=height,
+        desc=name,
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+    )
+    try:
+        progress: StackProgress = next(steps)
+        while True:
+            bar.set_description(f"{progress.message} {progress.done}/{progress.total}", refresh=False)
+            bar.update(progress.fraction - bar.n)
+            progress = steps.send("stop") if interrupt.asked else next(steps)
+    except StopIteration as end:
+        return end.value
+    finally:
+        bar.close()
+        steps.close()
+
+
+def read_section_landmarks(path: Path) -> dict[tuple[int, int], tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+    """Pairs of points between sections from a CSV file.
+
+    Raises
+    ------
+    InputError
+        If the file has not the six columns.
+    """
+    table = read_table(path)
+    if table.header and not set(_COLUMNS) <= set(table.header):
+        raise InputError(f"'{path.name}' needs the columns {','.join(_COLUMNS)}.")
+    columns = [table.header.index(name) for name in _COLUMNS] if table.header else list(range(6))
+    if table.values.shape[1] < 6:
+        raise InputError(f"'{path.name}' has {table.values.shape[1]} columns; it needs {','.join(_COLUMNS)}.")
+    values = table.values[:, columns]
+    found = {}
+    for a, b in {(int(row[0]), int(row[3])) for row in values}:
+        rows = values[(values[:, 0] == a) & (values[:, 3] == b)]
+        found[a, b] = (rows[:, 1:3], rows[:, 4:6])
+    return found
+
+
+def write_report(result: StackResult) -> tuple[Path, Path]:
+    """Write ``OUT.report.json`` and ``OUT.quality.csv`` beside the result."""
+    stem = result.path.name.removesuffix(".zarr")
+    report = result.path.with_name(f"{stem}.report.json")
+    table = result.path.with_name(f"{stem}.quality.csv")
+    write_json(report, result.report())
+    write_text(table, table_text(result.gaps))
+    return report, table
+
+
+def table_text(rows: list[dict[str, Any]]) -> str:
+    """Rows of figures as CSV, all columns that any row has."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float | np.floating) else v for k, v in row.items()})
+    return text.getvalue()
+
+
+def _tell(result: StackResult) -> None:
+    counts = result.report()["verdicts"]
+    print(", ".join(f"{number} {verdict}" for verdict, number in counts.items()) + f", {result.seconds:.0f} s")
+    for one in result.verdicts:
+        if one["verdict"] != "aligned":
+            print(f"section {one['section']}: {one['verdict']}, {one['reason']}")
+    print(result.path)
+    for sentence in result.warnings:
+        print(f"stnreg align: {sentence}", file=sys.stderr)

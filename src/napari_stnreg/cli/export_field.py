@@ -1,0 +1,12 @@
+"""``stnreg export-field``: every pixel's displacement as a NumPy array."""
+
+from __future__ import annotations
+
+import argparse
+
+from napari_stnreg.stacks.apply import export_field
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do what was asked; see ``stnreg export-field --help``."""
+    print(export_field(options.alignment, options.output, overwrite=options.overwrite))

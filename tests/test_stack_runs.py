@@ -1,0 +1,255 @@
+"""A whole alignment: it finds the truth, goes on after being killed, runs on a cluster that loses a worker."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import zarr
+
+import napari_stnreg as sr
+from napari_stnreg.cli import main
+from napari_stnreg.samples.sections import section_stack
+from napari_stnreg.stacks.pipeline import work_folder
+
+QUICK = {"turned": False, "rounds": 2, "grid": 3}
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return section_stack()
+
+
+@pytest.fixture(scope="module")
+def stack(sample):
+    """Six sections of which the fourth is missing."""
+    part = np.asarray(sample.moving.data)[3:9].copy()
+    part[3] = 0
+    return part
+
+
+@pytest.fixture(scope="module")
+def whole(stack, tmp_path_factory):
+    """An undisturbed run."""
+    path = tmp_path_factory.mktemp("whole") / "whole.zarr"
+    return sr.align_stack(stack, path, keep_work=True, **QUICK)
+
+
+def contents(path):
+    group = zarr.open_group(str(path), mode="r")
+    return {name: np.asarray(array[:]) for name, array in group.arrays()}
+
+
+def same_result(path, other):
+    """The same, to the last bit."""
+    a, b = contents(path), contents(other)
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_neighbours_lie_on_each_other_afterwards(sample, stack, whole):
+    aligned = whole.aligned
+    grid = np.stack(np.meshgrid(np.arange(20, 108, 4.0), np.arange(20, 108, 4.0), indexing="ij"), axis=-1).reshape(-1, 2)
+
+    def tissue(points, z):  # of the truth's 10 nm pixels, where each raw pixel is from
+        from scipy.optimize import fixed_point  # noqa: F401 - the true map is gentle: a few steps turn it round
+
+        guess = points.copy()
+        height = np.full((len(points), 1), 50.0 * z)
+        for _ in range(40):
+            guess = guess + points - sample.true_map(np.hstack([height, 10 * guess]))[:, 1:] / 10
+        return guess
+
+    def jumps(places):
+        return [np.median(np.linalg.norm(b - a, axis=1)) for a, b in zip(places, places[1:], strict=False)]
+
+    before, after = [], []
+    for z in (0, 1, 2, 4, 5):
+        before.append(tissue(grid, 3 + z))
+        after.append(tissue(np.asarray(aligned.transform(z).map_points(grid)), 3 + z))
+    assert np.median(jumps(before)) > 4
+    assert np.median(jumps(after)) < 1.5
+
+
+def test_inputs_are_not_changed_and_the_missing_section_is_bridged(stack, whole):
+    assert stack.flags.writeable
+    verdicts = [one["verdict"] for one in whole.verdicts]
+    assert verdicts[3] == "bridged"
+    assert "bridged" not in verdicts[:3]
+    field = [whole.aligned.displacement(z) for z in range(6)]
+    between = np.abs(field[3] - (field[2] + field[4]) / 2).mean()
+    assert between < 0.5 * np.abs(field[2] - field[4]).mean() + 0.2
+    assert not np.asarray(whole.aligned.levels[0][3]).any()
+
+
+def test_every_section_is_told_once_it_is_done(stack, tmp_path):
+    steps = list(sr.align_stack_steps(stack, tmp_path / "a.zarr", deform=False, turned=False))
+    assert [s.section for s in steps if s.stage == "prepare" and s.section is not None]
+    fractions = [s.fraction for s in steps]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == pytest.approx(1)
+    rendered = {s.section for s in steps if s.stage == "render"} - {None}
+    assert rendered == set(range(6))
+    assert not work_folder(tmp_path / "a.zarr").path.exists()
+
+
+@pytest.mark.parametrize("stage", ["prepare", "coarse", "fine 2", "render"])
+def test_stopped_anywhere_and_resumed_the_result_is_the_same(stack, whole, tmp_path, stage):
+    output = tmp_path / "a.zarr"
+    steps = sr.align_stack_steps(stack, output, **QUICK)
+    reached = 0
+    try:
+        progress = next(steps)
+        while True:
+            reached += progress.stage == stage
+            progress = steps.send("stop") if reached == 3 else next(steps)
+    except StopIteration as end:
+        assert end.value.ending == "stopped"
+    again = list(sr.align_stack_steps(stack, output, resume=True, workers=1, **QUICK))
+    assert sum(s.stage == "prepare" for s in again) < 7 or stage == "prepare"
+    same_result(output, whole.path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("results", [3, 9, 22, 31])
+def test_killed_at_any_point_and_resumed_the_result_is_the_same(stack, whole, tmp_path, results):
+    np.save(tmp_path / "stack.npy", stack)
+    output, work = tmp_path / "a.zarr", tmp_path / "a.work"
+    words = ["align", str(tmp_path / "stack.npy"), str(output)]
+    words += ["--no-turned", "--rounds", "2", "--grid", "3", "--keep-work"]
+    process = subprocess.Popen([sys.executable, "-m", "napari_stnreg.cli", *words])
+    deadline = time.monotonic() + 150
+    while len(list(work.glob("*/*.npz"))) < results and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert main([*words, "--resume"]) == 0
+    same_result(output, whole.path)
+
+
+def test_a_resumed_run_must_be_the_same_run(stack, tmp_path):
+    output = tmp_path / "a.zarr"
+    steps = sr.align_stack_steps(stack, output, **QUICK)
+    next(steps)
+    steps.close()
+    with pytest.raises(sr.InputError, match="add --resume"):
+        sr.align_stack(stack, output, **QUICK)
+    with pytest.raises(sr.InputError, match="window differ"):
+        sr.align_stack(stack, output, resume=True, window=1, **QUICK)
+    with pytest.raises(sr.InputError, match="sums differ"):
+        sr.align_stack(stack[::-1] + 1, output, resume=True, **QUICK)
+
+
+def test_a_range_is_aligned_again_and_nothing_else_moves(stack, whole, tmp_path):
+    import shutil
+
+    shutil.copytree(whole.path, tmp_path / "a.zarr")
+    shutil.copytree(work_folder(whole.path).path, tmp_path / "a.work")
+    before = contents(tmp_path / "a.zarr")
+    result = sr.align_stack(stack, tmp_path / "a.zarr", only=(4, 5), exclude=[4], **QUICK)
+    after = contents(tmp_path / "a.zarr")
+    for z in range(4):
+        np.testing.assert_array_equal(before["0"][z], after["0"][z])
+        np.testing.assert_array_equal(before["displacement"][z], after["displacement"][z])
+    assert (before["displacement"][4] != after["displacement"][4]).any()
+    assert result.verdicts[4]["verdict"] == "bridged"
+    assert "excluded" in result.verdicts[4]["reason"]
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_worker_gives_the_same_result(stack, whole, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=3, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+    ) as cluster:
+        victims = [worker.pid for worker in cluster.workers.values()]
+        output = tmp_path / "a.zarr"
+        steps = sr.align_stack_steps(stack, output, scheduler=cluster.scheduler_address, **QUICK)
+        killed, stages = False, []
+        for progress in steps:
+            stages.append(progress.stage)
+            if progress.stage == "coarse" and progress.done == 2 and not killed:
+                os.kill(victims[0], signal.SIGKILL)
+                killed = True
+        assert killed
+        assert "render" in stages
+        same_result(output, whole.path)
+
+
+def test_a_scheduler_that_is_not_there_is_said_in_one_sentence(stack, tmp_path):
+    with pytest.raises(sr.InputError, match="threads"):
+        sr.align_stack(stack, tmp_path / "a.zarr", scheduler="many machines")
+
+
+def test_memory_decides_how_many_tasks_run_at_a_time(stack, tmp_path):
+    from napari_stnreg.stacks.memory import task_bytes, workers_within
+    from napari_stnreg.stacks.sources import open_stack
+
+    source, settings = open_stack(stack), sr.StackSettings.parse(**QUICK)
+    each = task_bytes(source, settings)
+    assert workers_within(3.5 * each, source, settings, 8) == 3
+    assert workers_within(30 * each, source, settings, 8) == 8
+    with pytest.raises(sr.InputError, match="smaller working size"):
+        sr.align_stack(stack, tmp_path / "a.zarr", memory=0.5 * each, **QUICK)
+
+
+def test_the_command_line_aligns_applies_and_exports(stack, whole, tmp_path, capsys):
+    np.save(tmp_path / "s.npy", stack)
+    out = tmp_path / "o.zarr"
+    words = ["--no-turned", "--rounds", "2", "--grid", "3"]
+    assert main(["align", str(tmp_path / "s.npy"), str(out), "--memory", "2GB", *words]) == 0
+    assert "section 3: bridged" in capsys.readouterr().out
+    same_result(out, whole.path)
+    report = json.loads((tmp_path / "o.report.json").read_text())
+    assert report["settings"]["grid"] == 3
+    assert len(report["sections"]) == 6
+    rows = (tmp_path / "o.quality.csv").read_text().splitlines()
+    assert len(rows) >= 5
+
+    np.save(tmp_path / "l.npy", (stack > 128).astype(np.uint8))
+    labels = ["apply-stack", str(out), str(tmp_path / "l.npy"), "-o", str(tmp_path / "l.zarr")]
+    assert main([*labels, "--interpolation", "nearest"]) == 0
+    assert set(np.unique(contents(tmp_path / "l.zarr")["0"])) == {0, 1}
+    (tmp_path / "p.csv").write_text("z,y,x\n0,40,50\n5,64,64\n")
+    assert main(["apply-stack", str(out), str(tmp_path / "p.csv"), "-o", str(tmp_path / "q.csv")]) == 0
+    moved = np.loadtxt(tmp_path / "q.csv", delimiter=",", skiprows=1)
+    np.testing.assert_allclose(moved, sr.apply_points(out, [[0, 40, 50], [5, 64, 64]]), atol=1e-4)
+    assert main(["export-field", str(out), str(tmp_path / "f.npy")]) == 0
+    assert np.load(tmp_path / "f.npy").shape == (6, 2, 128, 128)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["missing.npy", "o.zarr"], "does not exist"),
+        (["s.npy", "o.tif"], "ends in .zarr"),
+        (["s.npy", "o.zarr", "--window", "99"], "'window'"),
+        (["s.npy", "o.zarr", "--exclude", "17"], "no 17"),
+        (["s.npy", "o.zarr", "--reference", "6"], "no 6"),
+        (["s.npy", "o.zarr", "--only", "1:2"], "does not exist"),
+        (["s.npy", "o.zarr", "--scheduler", "tcp://127.0.0.1:9"], "No Dask scheduler"),
+        (["s.npy", "o.zarr", "--memory", "1"], "smaller working size"),
+        (["flat.npy", "o.zarr"], "2 axes"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(words, sentence, stack, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("napari_stnreg.stacks.executor.PATIENCE", 1)
+    np.save("s.npy", stack)
+    np.save("flat.npy", stack[0])
+    assert main(["align", *words]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert sentence in told[-1]
+    assert len(told) == 1
+
+
+def test_stacks_of_nothing_end_with_a_sentence(tmp_path):
+    with pytest.raises(sr.RegistrationError, match="nothing to align"):
+        sr.align_stack(np.zeros((4, 64, 64), np.uint8), tmp_path / "a.zarr", **QUICK)
