@@ -90,7 +90,10 @@ def add_stack_commands(commands: Any) -> None:
     apply.add_argument("thing", type=Path, metavar="THING", help="a stack of the same sections, or a .csv of points")
     apply.add_argument("-o", "--output", type=Path, metavar="RESULT", required=True, help="a .zarr folder, or a .csv")
     apply.add_argument(
-        "--interpolation", choices=("linear", "nearest", "cubic"), default="linear", help="nearest is the one for labels"
+        "--interpolation",
+        choices=("linear", "nearest", "cubic"),
+        default="linear",
+        help="nearest for labels",
     )
     apply.add_argument("--fill", type=float, metavar="NUMBER", default=0.0, help="value where there is nothing (0)")
     apply.add_argument("--inverse", action="store_true", help="points go from the aligned stack to the raw one")
@@ -107,7 +110,7 @@ def add_stack_commands(commands: Any) -> None:
 
 
 def _add_reading(group: Any) -> None:
-    group.add_argument("--level", type=int, metavar="N", default=0, help="resolution of an OME-Zarr image (0, the finest)")
+    group.add_argument("--level", type=int, metavar="N", default=0, help="resolution of an OME-Zarr (0: the finest)")
     group.add_argument("--channel", type=int, metavar="N", help="channel, counted from 0, where there are several")
 
 

@@ -107,10 +107,11 @@ class Threads:
 
         def compute() -> None:
             try:
-                import dask
+                from dask.base import compute as run_all
+                from dask.delayed import delayed
 
-                calls = [dask.delayed(report, pure=False)(task, dask_key_name=task.name) for task in batch]
-                dask.compute(*calls, scheduler="threads", num_workers=self.workers)
+                calls = [delayed(report, pure=False)(task, dask_key_name=task.name) for task in batch]
+                run_all(*calls, scheduler="threads", num_workers=self.workers)
             except BaseException as error:
                 ended.put(error)
 

@@ -182,6 +182,8 @@ class _Wanted:
     ) -> None:
         self.source, self.settings = source, settings
         self.count = source.shape[0]
+        if settings.features == "auto-encoder":
+            raise InputError("The features 'auto-encoder' cannot be used yet; choose lncc, bandpass or intensity.")
         self.masks = None if masks is None else open_stack(masks)
         if self.masks is not None and self.masks.shape != source.shape:
             raise InputError(f"The masks have the shape {self.masks.shape} and the stack {source.shape}.")
@@ -310,7 +312,7 @@ class _Run:
         missing = [z for z in range(self.count) if not self.work.has(tasks.PREPARED, z)]
         yield from self._stage(
             "prepare", "reading sections", self.count,
-            [(z, tasks.prepare_section, (*call, z, self.settings, "")) for z in missing],
+            [(z, tasks.prepare_section, (*call, z, self.settings)) for z in missing],
         )  # fmt: skip
         faults, sections = [], []
         for z in range(self.count):

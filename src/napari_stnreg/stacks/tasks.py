@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 
 from napari_stnreg.errors import InputError
@@ -29,7 +25,7 @@ def pair_name(pair: tuple[int, int]) -> str:
 
 
 def prepare_section(
-    work: WorkFolder, source: StackSource, masks: StackSource | None, z: int, settings: StackSettings, model: str
+    work: WorkFolder, source: StackSource, masks: StackSource | None, z: int, settings: StackSettings
 ) -> str:
     """Read a section, shrink it and keep what matching needs of it; gives its fault."""
     shape = (source.shape[1], source.shape[2])
@@ -42,18 +38,10 @@ def prepare_section(
     mask = None
     if masks is not None and not reason:
         mask = masks.read_reduced(z, factor, nonzero=True) > 0
-    extractor = _extractor(model) if model else None
-    found = prepare(image, settings, shape=shape, factor=factor, mask=mask, extractor=extractor)
+    found = prepare(image, settings, shape=shape, factor=factor, mask=mask)
     fault = "unreadable" if reason else found.fault
     work.put(PREPARED, z, found.arrays(), fault=fault, reason=reason, figures=found.figures)
     return fault
-
-
-@lru_cache(maxsize=4)
-def _extractor(model: str) -> Any:
-    from napari_stnreg.stacks.features import load_extractor
-
-    return load_extractor(Path(model))
 
 
 def outline(work: WorkFolder, z: int) -> tuple[str, PreparedSection]:
