@@ -11,26 +11,40 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import zarr
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 import napari_stnreg as sr
 from napari_stnreg.cli import main
-from napari_stnreg.samples.sections import section_stack
 from napari_stnreg.stacks.pipeline import work_folder
 
 QUICK = {"turned": False, "rounds": 2, "grid": 3}
 
 
-@pytest.fixture(scope="module")
-def sample():
-    return section_stack()
+def to_raw(z, points):
+    """Where the tissue at points ``(N, 2)`` came to lie in section z: turned, shifted, gently bent."""
+    angle = np.radians((0, 3, -2, 0, 4, 1)[z])
+    shift = np.array([(0, 0), (5, -4), (-6, 2), (0, 0), (3, 7), (-2, -5)][z])
+    c, s = np.cos(angle), np.sin(angle)
+    moved = (np.asarray(points) - 56) @ np.array([[c, s], [-s, c]]) + 56 + shift
+    return moved + 1.2 * np.sin(moved[..., ::-1] / 15 + z)
 
 
 @pytest.fixture(scope="module")
-def stack(sample):
-    """Six sections of which the fourth is missing."""
-    part = np.asarray(sample.moving.data)[3:9].copy()
-    part[3] = 0
-    return part
+def stack():
+    """Six sections of the same tissue, 112x112, of which the fourth is missing."""
+    rng = np.random.default_rng(4)
+    tissue = gaussian_filter(rng.normal(size=(180, 180)), 2.2) + 2 * gaussian_filter(rng.normal(size=(180, 180)), 6)
+    tissue = 128 + 38 * tissue / tissue.std()
+    pixels = np.stack(np.meshgrid(np.arange(112.0), np.arange(112.0), indexing="ij"), axis=-1)
+    sections = []
+    for z in range(6):
+        origin = pixels.copy()
+        for _ in range(30):  # the section's pixels back to the tissue
+            origin = origin + pixels - to_raw(z, origin)
+        values = map_coordinates(tissue, np.moveaxis(origin, -1, 0) + 34, order=3)
+        sections.append(np.clip(values + rng.normal(0, 4, values.shape), 1, 255).astype(np.uint8))
+    sections[3][:] = 0
+    return np.stack(sections)
 
 
 @pytest.fixture(scope="module")
@@ -53,20 +67,19 @@ def same_result(path, other):
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-def test_the_same_tissue_lies_in_the_same_place_in_neighbours(sample, whole):
-    y, x = np.meshgrid(np.arange(25, 103, 6.0), np.arange(25, 103, 6.0), indexing="ij")
+def test_the_same_tissue_lies_in_the_same_place_in_neighbours(whole):
+    y, x = np.meshgrid(np.arange(20, 93, 6.0), np.arange(20, 93, 6.0), indexing="ij")
+    tissue = np.column_stack([y.ravel(), x.ravel()])
     raw, aligned = [], []
     for z in (0, 1, 2, 4, 5):
-        tissue = np.column_stack([np.full(y.size, 50.0 * (z + 3)), 10 * y.ravel(), 10 * x.ravel()])  # nm
-        raw.append(sample.true_map(tissue)[:, 1:] / 10)
-        points = np.column_stack([np.full(y.size, z), raw[-1]])
-        aligned.append(sr.apply_points(whole.path, points)[:, 1:])
+        raw.append(to_raw(z, tissue))
+        aligned.append(sr.apply_points(whole.path, np.column_stack([np.full(y.size, z), raw[-1]]))[:, 1:])
 
     def jump(places):
         return np.median([np.linalg.norm(b - a, axis=1) for a, b in pairwise(places)])
 
-    assert jump(raw) > 4
-    assert jump(aligned) < 1.5
+    assert jump(raw) > 6
+    assert jump(aligned) < 1.6
 
 
 def test_inputs_are_not_changed_and_the_missing_section_is_bridged(stack, whole):
@@ -201,8 +214,6 @@ def test_the_command_line_aligns_applies_and_exports(stack, whole, tmp_path, cap
     report = json.loads((tmp_path / "o.report.json").read_text())
     assert report["settings"]["grid"] == 3
     assert len(report["sections"]) == 6
-    rows = (tmp_path / "o.quality.csv").read_text().splitlines()
-    assert len(rows) >= 5
 
     np.save(tmp_path / "l.npy", (stack > 128).astype(np.uint8))
     labels = ["apply-stack", str(out), str(tmp_path / "l.npy"), "-o", str(tmp_path / "l.zarr")]
@@ -213,7 +224,7 @@ def test_the_command_line_aligns_applies_and_exports(stack, whole, tmp_path, cap
     moved = np.loadtxt(tmp_path / "q.csv", delimiter=",", skiprows=1)
     np.testing.assert_allclose(moved, sr.apply_points(out, [[0, 40, 50], [5, 64, 64]]), atol=1e-4)
     assert main(["export-field", str(out), str(tmp_path / "f.npy")]) == 0
-    assert np.load(tmp_path / "f.npy").shape == (6, 2, 128, 128)
+    assert np.load(tmp_path / "f.npy").shape == (6, 2, 112, 112)
 
 
 @pytest.mark.parametrize(
