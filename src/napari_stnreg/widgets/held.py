@@ -137,10 +137,11 @@ def _carried_by(layer: Any, seen: dict[str, Held]) -> Iterator[Held]:
     frames = record.get("frames") or [record]
     for number, one in enumerate(frames):
         key = str(one.get("run", "")) + (f".{number}" if len(frames) > 1 else "")
-        yield seen.get(key) or _held(one, key, layer, number if len(frames) > 1 else None)
+        yield seen.get(key) or held_from(one, key, number if len(frames) > 1 else None)
 
 
-def _held(record: dict[str, Any], key: str, layer: Any, frame: int | None) -> Held:
+def held_from(record: dict[str, Any], key: str = "", frame: int | None = None) -> Held:
+    """The transform of a layer's record; ``frame`` says which one of a series it is."""
     settings = record.get("settings") or {}
     moving = record.get("moving", "moving") + ("" if frame is None else f" [{frame}]")
     grids = {name: Grid.from_dict(record[name]) if name in record else None for name in ("grid", "moving_grid")}

@@ -11,7 +11,7 @@ import numpy as np
 
 from napari_stnreg.errors import InputError
 from napari_stnreg.files.layer_data import LayerData, placement
-from napari_stnreg.images import Grid
+from napari_stnreg.images import Grid, Space
 from napari_stnreg.widgets.held import Held
 from napari_stnreg.widgets.results import (
     JACOBIAN_COLORMAP,
@@ -170,36 +170,58 @@ def chain_sentence(first: Held, second: Held) -> str:
     return text
 
 
-def load_file(path: str, control: Control) -> Generator[Step, None, Held | None]:
+@dataclass(frozen=True)
+class Place:
+    """Where one of the images lies that a file of another program belongs to."""
+
+    name: str
+    grid: Grid
+    space: Space
+
+
+def load_file(
+    path: str, fixed: Place | None, moving: Place | None, control: Control
+) -> Generator[Step, None, Held | None]:
     """Read a transform from a file of any format we know."""
     yield Step(0.1, f"Reading {Path(path).name}")
-    held = read_held(path)
+    held = read_held(path, fixed, moving)
     return None if control.cancel.is_set() else held
 
 
-def read_held(path: str) -> Held:
-    """A transform of a file, with what the file says about its two sides.
+def read_held(path: str, fixed: Place | None = None, moving: Place | None = None) -> Held:
+    """A transform of a file, with what the file (or the person) says about its two sides.
+
+    Parameters
+    ----------
+    path
+        The file; its ending says in which format.
+    fixed, moving
+        The images that it belongs to, which a file of another program does not know.
 
     Raises
     ------
     InputError
         If it cannot be read, or holds something else.
     """
-    from napari_stnreg.files.saving import load
+    from napari_stnreg.files.saving import ENDING, read_transform, transform_ending
+    from napari_stnreg.files.transform_file import load_transform
 
-    transform = load(path)
     info: dict[str, Any] = {}
-    if path.lower().endswith(".safetensors"):
-        from napari_stnreg.files.transform_file import load_transform
-
-        info = load_transform(path)[1]
+    if transform_ending(path) == ENDING:
+        transform, info = load_transform(path)
+    else:
+        transform = read_transform(path, fixed=fixed, moving=moving)
     stem = Path(path).name
     grids = {name: Grid.from_dict(info.pop(name)) if name in info else None for name in ("grid", "moving_grid")}
+    sides = {name: info.pop(name, None) or f"{name} side of {stem}" for name in ("fixed", "moving")}
+    for name, key, place in (("fixed", "grid", fixed), ("moving", "moving_grid", moving)):
+        if place is not None:
+            sides[name], grids[key] = place.name, place.grid
     return Held.of(
         transform,
-        info.pop("fixed", None) or f"fixed side of {stem}",
-        info.pop("moving", None) or f"moving side of {stem}",
-        info.pop("family", None) or transform.family,
+        sides["fixed"],
+        sides["moving"],
+        info.pop("family", None) or (info.get("settings") or {}).get("family") or transform.family,
         source="file",
         info=info,
         **grids,
@@ -213,20 +235,19 @@ def save_file(held: Held, path: str, control: Control) -> Generator[Step, None, 
 
 
 def write_held(held: Held, path: str) -> Path:
-    """Write a transform; our own file also keeps its names, its grids and the record of its run."""
-    from napari_stnreg.files.saving import save
+    """Write a transform; our own file also keeps its names, its grids and the record of its run.
+
+    Raises
+    ------
+    InputError
+        If the ending is unknown, the format cannot hold it, or the file cannot be written.
+    """
+    from napari_stnreg.files.saving import ENDING, SAVE_ENDINGS, save, transform_ending
     from napari_stnreg.files.transform_file import save_transform
 
-    if not path.lower().endswith(".safetensors"):
-        return Path(save(held.transform, path))
+    if transform_ending(path, SAVE_ENDINGS) != ENDING:
+        return save(held.transform, path, grid=held.grid)
     record = held.record("file")
-    for name in ("transform", "what", "run", "source"):
+    for name in ("transform", "what", "run", "source", "start"):
         record.pop(name, None)
     return save_transform(held.transform, path, record)
-
-
-def formats() -> dict[str, str]:
-    """Endings of transform files, and what the formats are called."""
-    from napari_stnreg.files import saving
-
-    return dict(getattr(saving, "FORMATS", {".safetensors": "napari-stnreg transform"}))

@@ -22,6 +22,7 @@ from napari_stnreg.widgets.results import make_layer
 from napari_stnreg.widgets.tool_panel import ToolPanel
 from napari_stnreg.widgets.transform_tasks import (
     Inverted,
+    Place,
     chain_sentence,
     chained,
     inverse,
@@ -147,6 +148,8 @@ class WorkbenchWidget(ToolPanel):
         box = self.applying.onto_box
         grids = [layer for layer in self._layers() if isinstance(layer, ImageLayer | Labels)]
         box.fill([("automatic", _AUTOMATIC), *((layer.name, layer) for layer in grids)], box.currentData())
+        for box in (self.choice.fixed_box, self.choice.moving_box):
+            box.fill([("as the file says", None), *((layer.name, layer) for layer in grids)], box.currentData())
 
     def _on_chosen(self, _row: int = 0) -> None:
         held = self.chosen
@@ -403,7 +406,18 @@ class WorkbenchWidget(ToolPanel):
 
     def load(self, path: str) -> bool:
         """Add a transform from a file."""
-        return self.begin(load_file, str(path), done=self._on_loaded)
+        try:
+            places = [self._place(box.currentData()) for box in (self.choice.fixed_box, self.choice.moving_box)]
+        except RegistrationError as error:
+            self.complain(error)
+            return False
+        return self.begin(load_file, str(path), *places, done=self._on_loaded)
+
+    def _place(self, layer: Layer | None) -> Place | None:
+        if layer is None:
+            return None
+        space = "scanner" if "nifti" in layer.metadata else "world"
+        return Place(layer.name, layer_source(layer, self._viewer, level=0).grid, space)
 
     def _on_loaded(self, held: Held) -> None:
         self._add(held)
@@ -422,7 +436,10 @@ class WorkbenchWidget(ToolPanel):
 
     def _ask_load(self) -> None:
         if not self.running:
-            path, _ = QFileDialog.getOpenFileName(self, "Load a transform", "", file_filters(all_first=True))
+            from napari_stnreg.files.saving import LOAD_ENDINGS
+
+            filters = file_filters(LOAD_ENDINGS, all_first=True)
+            path, _ = QFileDialog.getOpenFileName(self, "Load a transform", "", filters)
             if path:
                 self.load(path)
 
@@ -430,7 +447,10 @@ class WorkbenchWidget(ToolPanel):
         held = self.chosen
         if held is not None:
             name = "".join(c if c.isalnum() or c in "-_+." else "_" for c in f"{held.moving}_to_{held.fixed}")
-            path, _ = QFileDialog.getSaveFileName(self, "Save the transform", f"{name}.safetensors", file_filters())
+            from napari_stnreg.files.saving import SAVE_ENDINGS
+
+            filters = file_filters(SAVE_ENDINGS)
+            path, _ = QFileDialog.getSaveFileName(self, "Save the transform", f"{name}.safetensors", filters)
             if path:
                 self.save(path if Path(path).suffix else f"{path}.safetensors")
 
@@ -480,11 +500,11 @@ def tilted(matrix: Any) -> bool:
     return bool(np.abs(matrix[0, 1:-1]).max() > 1e-6 or np.abs(matrix[1:-1, 0]).max() > 1e-6)
 
 
-def file_filters(*, all_first: bool = False) -> str:
-    """The formats of transform files, as Qt's file dialogs take them."""
-    from napari_stnreg.widgets.transform_tasks import formats
+def file_filters(endings: tuple[str, ...], *, all_first: bool = False) -> str:
+    """Formats of transform files, as Qt's file dialogs take them."""
+    from napari_stnreg.files.saving import FORMATS
 
-    entries = [f"{name} (*{ending})" for ending, name in formats().items()]
+    entries = [f"{FORMATS.get(ending, 'ITK transform of ANTs')} (*{ending})" for ending in endings]
     if all_first:
-        entries.insert(0, f"Transforms ({' '.join(f'*{ending}' for ending in formats())})")
+        entries.insert(0, f"Transforms ({' '.join(f'*{ending}' for ending in endings)})")
     return ";;".join(entries)

@@ -56,12 +56,22 @@ class Choice(QWidget):
         self.load_button = button("Load …", "Read a transform from a file (Ctrl+O in this panel).")
         self.save_button = button("Save …", "Write the chosen transform; the file's ending says in which format.")
         self.remove_button = button("Remove", "Take a loaded or made transform off the list (the file stays).")
+        tip = "The image that a loaded transform belongs to: files of ITK, ANTs and elastix do not say it."
+        self.fixed_box = Combo(tip, "fixed image of loaded files")
+        self.moving_box = Combo(tip, "moving image of loaded files")
+        content = QWidget()
+        rows = Rows()
+        content.setLayout(rows)
+        rows.add("Fixed", self.fixed_box)
+        rows.add("Moving", self.moving_box)
+        self.foreign = folded("Loading from other programs", content, "Say between which images a file's transform is.")
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(4)
         box.addWidget(self.list)
         box.addWidget(self.maps)
         box.addLayout(_row(self.load_button, self.save_button, self.remove_button))
+        box.addWidget(self.foreign)
 
 
 class ApplyForm(QWidget):
