@@ -400,3 +400,42 @@ def test_what_does_not_fit_is_said_in_a_sentence(viewer, open_workbench):
     assert not bench.apply()
     assert "3D" in bench.status.text()
     assert not bench.running
+
+
+def test_the_registration_leads_on_to_views_scorecard_and_workbench(viewer, panel, engine, run, qtbot):
+    from qtpy.QtWidgets import QPushButton
+
+    buttons = {b.text(): b for b in panel.report.findChildren(QPushButton)}
+    assert not buttons["Compare"].isVisibleTo(panel)
+    panel.start()
+    run(panel)
+    fixed, warped = viewer.layers["fixed"], viewer.layers[-1]
+    for text in ("Compare", "Scorecard", "Workbench"):
+        assert buttons[text].isVisibleTo(panel)
+        buttons[text].click()
+    docks = viewer.window.dock_widgets
+    assert docks["Compare views"].first_box.currentData() is fixed
+    assert docks["Compare views"].second_box.currentData() is warped
+    assert docks["Registration scorecard"].transform_box.currentData().moving == "moving"
+    assert docks["Transform workbench"].chosen.fixed == "fixed"
+    count = len(docks)
+    buttons["Compare"].click()
+    assert len(viewer.window.dock_widgets) == count
+
+
+def test_a_file_of_another_program_belongs_to_the_images_that_are_chosen(viewer, open_workbench, run, tmp_path):
+    pytest.importorskip("SimpleITK")
+    transform = turn(unit="um")
+    sr.save(transform, tmp_path / "t.tfm")
+    text = (tmp_path / "t.tfm").read_text()
+    (tmp_path / "t.tfm").write_text("\n".join(line for line in text.splitlines() if "napari-stnreg" not in line))
+    layers = [viewer.add_image(blobs(SHAPE), name=name, units=("um", "um")) for name in ("still", "other")]
+    bench = open_workbench()
+    bench.choice.fixed_box.choose(layers[0])
+    bench.choice.moving_box.choose(layers[1])
+    assert bench.load(tmp_path / "t.tfm")
+    run(bench)
+    back = bench.chosen
+    assert (back.fixed, back.moving, back.transform.unit, back.grid.shape) == ("still", "other", "um", SHAPE)
+    points = np.random.default_rng(0).uniform(5, 40, (9, 2))
+    np.testing.assert_allclose(back.transform.map_points(points), transform.map_points(points), atol=1e-5)

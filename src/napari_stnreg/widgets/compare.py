@@ -7,7 +7,7 @@ from typing import Any
 from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 from qtpy.QtCore import Qt, QTimer
-from qtpy.QtWidgets import QDoubleSpinBox, QGridLayout, QLabel, QSizePolicy, QSlider, QWidget
+from qtpy.QtWidgets import QDoubleSpinBox, QGridLayout, QLabel, QSizePolicy, QSlider
 
 from napari_stnreg.errors import InputError, RegistrationError
 from napari_stnreg.widgets.forms import Combo, Rows, button, hint
@@ -284,16 +284,3 @@ class CompareWidget(ToolPanel):
             self.views.release()
             self._viewer.bind_key(KEY, self._former_key, overwrite=True)
             self._pair = None
-
-
-def open_beside(viewer: Any, make: Any, name: str) -> QWidget:
-    """Open one of our panels in a dock, or bring the one that is open to the front."""
-    for dock_name, widget in viewer.window.dock_widgets.items():
-        inner = getattr(widget, "_magic_widget", None) or widget
-        if dock_name == name and isinstance(inner, make):
-            inner.parentWidget().show()
-            inner.parentWidget().raise_()
-            return inner
-    panel = make(viewer)
-    viewer.window.add_dock_widget(panel, name=name)
-    return panel

@@ -331,6 +331,13 @@ class RegisterWidget(PanelLayout):
         self.again_button.clicked.connect(self.again)
         self.copy_python.triggered.connect(self._copy_python)
         self.copy_command.triggered.connect(self._copy_command)
+        self.report.asked.connect(self._open_next)
+
+    def _open_next(self, what: str) -> None:
+        """Open what one does next with a result, filled with the last run."""
+        from napari_stnreg.widgets.opening import open_tool
+
+        open_tool(self._viewer, what)
 
     def _copy_python(self) -> None:
         self._copy(python_script, "Python")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QGridLayout, QLabel, QSizePolicy, QWidget
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
+from napari_stnreg.widgets.forms import button
 from napari_stnreg.widgets.results import folded_text
 
 _SCORES = {
@@ -25,21 +26,53 @@ _ENDINGS = {
 }
 
 
+NEXT = {
+    "compare": ("Compare", "Look at fixed and warped together: flicker, checkerboard, side by side and more."),
+    "scorecard": ("Scorecard", "All scores before and after, with labels and landmarks."),
+    "workbench": ("Workbench", "Apply the transform to other layers, invert, chain, save it."),
+}
+"""What one does next with a result: the button's text, and one line that says what it opens."""
+
+
 class Report(QWidget):
-    """Scores before and after, folded share, seconds, and how the run ended."""
+    """Scores before and after, folded share, seconds, how the run ended, and where to go from there.
+
+    Signals
+    -------
+    asked(str)
+        A key of :data:`NEXT` was chosen.
+    """
+
+    asked = Signal(str)
 
     def __init__(self) -> None:
         super().__init__()
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
         self.setAccessibleName("scores of the last run")
-        self._grid = QGridLayout(self)
+        self._grid = QGridLayout()
         self._grid.setContentsMargins(0, 4, 0, 4)
+        self._next = QWidget()
+        row = QHBoxLayout(self._next)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(4)
+        for key, (text, tip) in NEXT.items():
+            made = button(text, tip)
+            made.setProperty("next", key)
+            made.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            made.clicked.connect(self._on_next)
+            row.addWidget(made)
+        self._next.hide()
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.addLayout(self._grid)
+        box.addWidget(self._next)
         self._grid.setHorizontalSpacing(10)
         self._grid.setVerticalSpacing(2)
         self._grid.setColumnStretch(0, 1)
 
     def clear(self) -> None:
         """Show nothing."""
+        self._next.hide()
         while self._grid.count():
             item = self._grid.takeAt(0)
             if item.widget() is not None:
@@ -69,6 +102,10 @@ class Report(QWidget):
         line.setWordWrap(True)
         line.setToolTip("Share of the voxels where the Jacobian determinant is 0 or less; seconds of the fit.")
         self._grid.addWidget(line, row, 0, 1, 3)
+        self._next.show()
+
+    def _on_next(self) -> None:
+        self.asked.emit(self.sender().property("next"))
 
     def _row(self, row: int, title: str, before: str, after: str, tip: str) -> None:
         for column, text in enumerate((title, before, after)):

@@ -13,11 +13,12 @@ from napari.layers import Labels, Layer, Points
 from qtpy.QtWidgets import QApplication, QFileDialog, QHBoxLayout, QSizePolicy, QWidget
 
 from napari_stnreg.errors import InputError, RegistrationError
-from napari_stnreg.widgets.compare import CompareWidget, open_beside
+from napari_stnreg.widgets.compare import CompareWidget
 from napari_stnreg.widgets.forms import Combo, Rows, button, folded, hint
 from napari_stnreg.widgets.going import go_to
 from napari_stnreg.widgets.held import Held, shelf_of
 from napari_stnreg.widgets.layers_io import Source, landmarks, layer_source
+from napari_stnreg.widgets.opening import open_tool
 from napari_stnreg.widgets.score_table import ScoreTable, theme_kind
 from napari_stnreg.widgets.task import Control, Step
 from napari_stnreg.widgets.tool_panel import ToolPanel
@@ -288,7 +289,7 @@ class ScorecardWidget(ToolPanel):
 
     def compare(self) -> CompareWidget:
         """Open the views on fixed and result (or moving, where there is no result layer)."""
-        panel = open_beside(self._viewer, CompareWidget, "Compare views")
+        panel = open_tool(self._viewer, "compare")
         second = self._result_layer() or self.moving_box.currentData()
         if self.fixed_box.currentData() is not second:
             panel.choose(self.fixed_box.currentData(), second)
