@@ -134,7 +134,7 @@ def test_generated_shapes_know_their_transform(shape):
     before = float((batch.moving_labels == batch.fixed_labels).float().mean())
     after = float((moved == batch.fixed_labels).float().mean())
     assert after > 0.9
-    assert 1 - after < 0.5 * (1 - before)
+    assert 1 - after < 0.65 * (1 - before)
     assert float(batch.fixed.min()) >= 0
     assert float(batch.fixed.max()) <= 1
 
