@@ -27,11 +27,11 @@ COMMON: dict[str, Any] = {
     "similarity_weight": 0.0, "label_weight": 1.0, "truth_weight": 15.0, "diffusion": 0.0, "sizing": "extent",
     "snapshots": 0,
 }  # fmt: skip
-PHASES: list[tuple[int, int, dict[str, Any]]] = [
-    (64, 1500, {"epochs": 36, "batch_size": 16, "learning_rate": 2e-3, "warmup": 0.01}),
-    (128, 600, {"epochs": 10, "batch_size": 4, "learning_rate": 7e-4, "warmup": 0.01}),
+PHASES: list[tuple[int, int, int, dict[str, Any]]] = [
+    (64, 1500, 20, {"epochs": 36, "batch_size": 16, "learning_rate": 2e-3, "warmup": 0.01}),
+    (128, 500, 7, {"epochs": 7, "batch_size": 4, "learning_rate": 7e-4, "warmup": 0.01}),
 ]
-"""Side of the scenes, pairs in an epoch, and settings of each phase."""
+"""Side of the scenes, pairs in an epoch, epochs after which the phase is left, and settings of each phase."""
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     weights: dict[str, torch.Tensor] | None = None
     spent, model = 0.0, None
-    for number, (side, count, settings) in enumerate(PHASES):
+    for number, (side, count, last, settings) in enumerate(PHASES):
         path = options.out / f"phase{number}.safetensors"
         cost = path.with_suffix(".json")
         earlier = json.loads(cost.read_text())["cpu_seconds"] if cost.exists() else 0.0
@@ -55,10 +55,10 @@ def main() -> None:
             trainer = Trainer(data, sr.TrainingSettings.parse(**COMMON, **settings), checkpoint, resume=True)
             if weights is not None and not checkpoint.exists():
                 trainer.network.load_state_dict(weights)
-            began, run = time.process_time(), trainer.run()
+            began, run, told = time.process_time(), trainer.run(), None
             while True:
                 try:
-                    step = next(run)
+                    step = run.send(told)
                 except StopIteration as end:
                     end.value.save(path)
                     break
@@ -68,12 +68,15 @@ def main() -> None:
                     print(
                         f"phase {number} epoch {step.epoch} cpu {used:.0f} s {step.scores}", file=sys.stderr, flush=True
                     )
+                told = "stop" if step.epoch >= last else None
             earlier = json.loads(cost.read_text())["cpu_seconds"]
         spent += earlier
         model = sr.load(path)
         weights = model.network.state_dict()
     assert model is not None
-    model.summary["phases"] = [{"side": side, "pairs": count, **settings} for side, count, settings in PHASES]
+    model.summary["phases"] = [
+        {"side": side, "pairs": count, "left_after": last, **settings} for side, count, last, settings in PHASES
+    ]
     model.summary["cpu_seconds"] = round(spent)
     options.target.parent.mkdir(exist_ok=True)
     model.save(options.target)

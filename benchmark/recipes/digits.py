@@ -101,21 +101,21 @@ COMMON = {"batch_size": 64, "learning_rate": 2e-3}
 RECIPES = {
     "digit-affine": Recipe(
         "affine CNN, one digit class, NCC; 'refined' is optimising each pair alone", FILE, one_class,
-        {**COMMON, "network": "affine", "similarity": "ncc", "epochs": 16}, judge,
+        {**COMMON, "network": "affine", "similarity": "ncc", "epochs": 12}, judge,
         goal="within 0.02 of optimising each pair, trained in 2 CPU minutes",
     ),
     "digit-tps": Recipe(
         "thin-plate STN, one digit class, NCC", FILE, one_class,
-        {**COMMON, "network": "tps", "similarity": "ncc", "epochs": 12, "diffusion": 0.02}, judge,
+        {**COMMON, "network": "tps", "similarity": "ncc", "epochs": 5, "diffusion": 0.02}, judge,
     ),
     "digit-affine-voxelmorph": Recipe(
         "affine then VoxelMorph in one model, one digit class", FILE, one_class,
-        {**COMMON, "network": "affine+voxelmorph", "similarity": "ncc", "epochs": 12, "diffusion": 0.05,
+        {**COMMON, "network": "affine+voxelmorph", "similarity": "ncc", "epochs": 4, "diffusion": 0.05,
          "network_options": {"voxelmorph": {"encoder": [16, 16], "decoder": [16, 16], "final": [16]}}}, judge,
     ),
     "digit-airnet": Recipe(
         "supervised affine CNN (AIRNet), digits of all classes, known affines", FILE, known_affines,
         {**COMMON, "network": "affine", "similarity": "ncc", "similarity_weight": 0.0, "truth_weight": 1.0,
-         "epochs": 24}, judge_known,
+         "epochs": 8}, judge_known,
     ),
 }  # fmt: skip

@@ -27,7 +27,7 @@ GRID = sr.Grid.from_spacing((40, 40, 30), 6.0, unit="mm")
 MOVED = SpatialAugmentation(rotation=22, scale=0.16, stretch=0.03, shear=0.03, shift=22)
 LOOKS = IntensityAugmentation(gamma=0.7, bias=0.4, noise=0.05, blur=0.6, invert=0.25)
 AUGMENTATION = Augmentation(
-    together=SpatialAugmentation(rotation=10, scale=0.1, stretch=0.08, shift=8, bend=8, bend_spacing=48, flip=True),
+    together=SpatialAugmentation(rotation=10, scale=0.1, stretch=0.1, shear=0.05, shift=8, flip=True),
     apart=MOVED,
     intensity=LOOKS,
 )
@@ -53,7 +53,7 @@ def training_data(folder: Path) -> MixedSource:
     images = [image for stripped in (False, True) for _, image, _ in people(folder, "train", stripped)]
     real = ImageSet.of_images(images)
     same = [(i, i) for i in range(len(images))]
-    made = generated_heads(GRID, 40, stripped=0.3)
+    made = generated_heads(GRID, 40, stripped=0.3, labelled=False)
     options: dict[str, Any] = {"augmentation": AUGMENTATION, "grid": GRID, "same_image": True}
     return MixedSource(
         PairedImages(real, real, FixedPairs(same * 8), same * 2, **options),
@@ -113,7 +113,7 @@ def judge(model: Any, folder: Path, refine: int) -> Iterator[Row]:
 RECIPES = {
     "heads-affine": Recipe(
         "affine CNN 3D, whole heads with and without skull, known moves and NCC", FOLDER, training_data,
-        {"network": "affine", "similarity": "ncc", "similarity_weight": 0.2, "truth_weight": 3.0, "epochs": 60,
+        {"network": "affine", "similarity": "ncc", "similarity_weight": 0.2, "truth_weight": 3.0, "epochs": 28,
          "batch_size": 4, "learning_rate": 1e-3, "network_options": {"features": [8, 16, 32, 64]}},
         judge, refine=60, goal="below 6 mm in one pass, below 1 mm refined",
     ),

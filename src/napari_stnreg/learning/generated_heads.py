@@ -46,7 +46,7 @@ def generated_head(grid: Grid, random: np.random.Generator, *, stripped: bool = 
     return Image(data, grid, name="head"), Image(labels.reshape(grid.shape), grid, name="labels")
 
 
-def generated_heads(grid: Grid, count: int, *, stripped: float = 0.0, seed: int = 0) -> ImageSet:
+def generated_heads(grid: Grid, count: int, *, stripped: float = 0.0, labelled: bool = True, seed: int = 0) -> ImageSet:
     """Made-up heads as a set of images, drawn when they are asked for.
 
     Parameters
@@ -57,6 +57,8 @@ def generated_heads(grid: Grid, count: int, *, stripped: float = 0.0, seed: int 
         How many.
     stripped
         Share of those without skull and skin.
+    labelled
+        Whether they come with their label maps.
     seed
         Which ones.
     """
@@ -66,6 +68,7 @@ def generated_heads(grid: Grid, count: int, *, stripped: float = 0.0, seed: int 
         return generated_head(grid, random, stripped=number < round(stripped * count))[part]
 
     def entry(number: int) -> Entry:
-        return Entry(f"head {number}", f"head {number}", lambda: head(number, 0), lambda: head(number, 1))
+        labels = (lambda: head(number, 1)) if labelled else None
+        return Entry(f"head {number}", f"head {number}", lambda: head(number, 0), labels)
 
     return ImageSet([entry(number) for number in range(count)])
