@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 
 import napari_stnreg as sr
 from napari_stnreg.learning.checkpoint import checkpoint_path
-from napari_stnreg.learning.generated import GeneratedShapes
+from napari_stnreg.learning.generated import GeneratedShapes, ShapeSettings
 from napari_stnreg.learning.trainer import Trainer
 
 TARGET = Path(__file__).parents[1] / "src" / "napari_stnreg" / "models" / "box-2d.safetensors"
@@ -27,11 +28,37 @@ COMMON: dict[str, Any] = {
     "similarity_weight": 0.0, "label_weight": 1.0, "truth_weight": 15.0, "diffusion": 0.0, "sizing": "extent",
     "snapshots": 0,
 }  # fmt: skip
-PHASES: list[tuple[int, int, int, dict[str, Any]]] = [
-    (64, 1500, 20, {"epochs": 36, "batch_size": 16, "learning_rate": 2e-3, "warmup": 0.01}),
-    (128, 500, 7, {"epochs": 7, "batch_size": 4, "learning_rate": 7e-4, "warmup": 0.01}),
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One part of the training.
+
+    Parameters
+    ----------
+    side, pairs
+        Of the scenes, and how many there are.
+    shapes
+        What the scenes look like.
+    settings
+        Of the trainer.
+    left_after
+        Epochs after which the phase is left, if not at its end.
+    """
+
+    side: int
+    pairs: int
+    shapes: ShapeSettings
+    settings: dict[str, Any]
+    left_after: int | None = None
+
+
+FAR = ShapeSettings(far=0.6, shift=0.03, other_contrast=0.25)
+PHASES = [
+    Phase(64, 1500, ShapeSettings(), {"epochs": 36, "batch_size": 16, "learning_rate": 2e-3, "warmup": 0.01}, 12),
+    Phase(64, 1500, FAR, {"epochs": 10, "batch_size": 16, "learning_rate": 1.5e-3, "warmup": 0.01}),
+    Phase(128, 500, FAR, {"epochs": 7, "batch_size": 4, "learning_rate": 7e-4, "warmup": 0.01}),
 ]
-"""Side of the scenes, pairs in an epoch, epochs after which the phase is left, and settings of each phase."""
 
 
 def main() -> None:
@@ -45,14 +72,15 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     weights: dict[str, torch.Tensor] | None = None
     spent, model = 0.0, None
-    for number, (side, count, last, settings) in enumerate(PHASES):
+    for number, phase in enumerate(PHASES):
         path = options.out / f"phase{number}.safetensors"
         cost = path.with_suffix(".json")
         earlier = json.loads(cost.read_text())["cpu_seconds"] if cost.exists() else 0.0
         if not path.exists():
-            data = GeneratedShapes(sr.Grid.from_spacing((side, side)), count=count, held_back=32, keep=True)
+            grid = sr.Grid.from_spacing((phase.side, phase.side))
+            data = GeneratedShapes(grid, phase.shapes, count=phase.pairs, held_back=32, keep=True)
             checkpoint = checkpoint_path(path)
-            trainer = Trainer(data, sr.TrainingSettings.parse(**COMMON, **settings), checkpoint, resume=True)
+            trainer = Trainer(data, sr.TrainingSettings.parse(**COMMON, **phase.settings), checkpoint, resume=True)
             if weights is not None and not checkpoint.exists():
                 trainer.network.load_state_dict(weights)
             began, run, told = time.process_time(), trainer.run(), None
@@ -68,15 +96,13 @@ def main() -> None:
                     print(
                         f"phase {number} epoch {step.epoch} cpu {used:.0f} s {step.scores}", file=sys.stderr, flush=True
                     )
-                told = "stop" if step.epoch >= last else None
+                told = "stop" if phase.left_after is not None and step.epoch >= phase.left_after else None
             earlier = json.loads(cost.read_text())["cpu_seconds"]
         spent += earlier
         model = sr.load(path)
         weights = model.network.state_dict()
     assert model is not None
-    model.summary["phases"] = [
-        {"side": side, "pairs": count, "left_after": last, **settings} for side, count, last, settings in PHASES
-    ]
+    model.summary["phases"] = [asdict(phase) for phase in PHASES]
     model.summary["cpu_seconds"] = round(spent)
     options.target.parent.mkdir(exist_ok=True)
     model.save(options.target)

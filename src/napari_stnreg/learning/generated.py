@@ -48,6 +48,8 @@ class ShapeSettings:
         Fewest and most bumps along the longest side of that deformation.
     rotation, scale, shift
         Largest difference of pose: degrees, relative size, share of the longest side.
+    far
+        Probability that the pose may differ by up to four times as much.
     other_contrast
         Probability that each body has another brightness in the moving image, as with another modality.
     alone
@@ -65,6 +67,7 @@ class ShapeSettings:
     rotation: float = 6.0
     scale: float = 0.06
     shift: float = 0.02
+    far: float = 0.0
     other_contrast: float = 0.3
     alone: float = 0.5
     texture: float = 0.3
@@ -150,8 +153,12 @@ class GeneratedShapes(ExampleSource):
         settings, grid = self.settings, self.grid
         claims, pattern, alone = self._bodies(random)
         own = [self._bend(random) for _ in range(2)]
-        pose = SpatialAugmentation(rotation=settings.rotation, scale=settings.scale,
-                                   shift=settings.shift * _longest(grid)).draw_affine(random, grid)  # fmt: skip
+        reach = random.uniform(1, 4) if settings.far and random.uniform() < settings.far else 1.0
+        pose = SpatialAugmentation(
+            rotation=reach * settings.rotation,
+            scale=min(reach * settings.scale, 0.5),
+            shift=reach * settings.shift * _longest(grid),
+        ).draw_affine(random, grid)
         # Both look at one scene, the fixed image through A and the moving one through B; inverse(B) after A is what
         # takes a fixed point to the moving image.
         views = [
