@@ -11,9 +11,9 @@ from torch import Tensor
 
 from napari_stnreg.errors import InputError
 from napari_stnreg.images import Grid
-from napari_stnreg.sampling import Padding, sample
+from napari_stnreg.networks import generator
+from napari_stnreg.sampling import Padding
 from napari_stnreg.transforms import AffineTransform, BSplineTransform, DisplacementTransform, Transform, chain
-from napari_stnreg.transforms.base import affine_points
 from napari_stnreg.transforms.bspline import NO_FOLDING, BSplineFamily
 from napari_stnreg.transforms.linear_families import rotation
 
@@ -124,11 +124,11 @@ def warped(image: Tensor, image_grid: Grid, transform: Transform, grid: Grid, pa
     Parameters
     ----------
     image
-        ``(B or 1, C, *image_grid.shape)``; whole numbers (labels) are read from the nearest voxel.
+        ``(B, C, *image_grid.shape)``; whole numbers (labels) are read from the nearest voxel.
     image_grid
         Where it lies.
     transform
-        With ``B`` or one set of parameters, from the world of ``grid`` to that of the image.
+        With ``B`` sets of parameters, from the world of ``grid`` to that of the image.
     grid
         Where to look.
     padding
@@ -139,10 +139,8 @@ def warped(image: Tensor, image_grid: Grid, transform: Transform, grid: Grid, pa
     Tensor
         ``(B, C, *grid.shape)``.
     """
-    to_index = torch.tensor(np.linalg.inv(image_grid.with_unit(transform.unit).matrix), dtype=transform.dtype)
     with torch.no_grad():
-        points = affine_points(transform.on_grid(grid), to_index[None]).float().to(image.device)
         if image.is_floating_point():
-            return sample(image, points, padding=padding)
-        values = sample(image.to(torch.float32), points, padding="zeros", mode="nearest")
+            return generator.warped(image, transform, grid, image_grid, padding=padding)
+        values = generator.warped(image.float(), transform, grid, image_grid, padding="zeros", mode="nearest")
         return values.to(image.dtype)

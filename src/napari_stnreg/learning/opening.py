@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -19,10 +18,13 @@ from napari_stnreg.learning.pairing import (
     listed,
     matched,
     neighbours,
+    read_list,
     split,
     to_template,
 )
 from napari_stnreg.learning.sources import Entry, ImageSet, reading
+
+Source = str | Path | Sequence[Image] | ImageSet
 
 PairingName = Literal["random", "within", "template", "neighbours", "matched"]
 """How images are paired: any two; any two of one subject; each with a template; sections with their neighbours; the
@@ -30,8 +32,8 @@ images of a fixed and a moving set one to one."""
 
 
 def open_training_data(
-    source: str | Path | Sequence[Image] | ImageSet,
-    moving: str | Path | Sequence[Image] | ImageSet | None = None,
+    source: Source,
+    moving: Source | None = None,
     *,
     pairing: PairingName | str = "random",
     template: str | int | None = None,
@@ -94,36 +96,42 @@ def open_training_data(
     """
     if pairing not in get_args(PairingName):
         raise InputError(f"There is no pairing '{pairing}'; choose {', '.join(get_args(PairingName))}.")
-    options = {"augmentation": augmentation, "same_image": same_image, "grid": grid}
-    if _is_list(source):
-        first, second, rows = _from_list(Path(source))  # type: ignore[arg-type]
-        train, held = _by_column(rows, first, held_back, seed)
-        return PairedImages(first, second, FixedPairs(train), held, **options)  # type: ignore[arg-type]
 
-    def opened(what: str | Path | Sequence[Image] | ImageSet, array: str, truth: str | Path | None) -> ImageSet:
+    def paired(fixed: ImageSet, other: ImageSet, train: Pairing, held: Sequence[Pair]) -> PairedImages:
+        return PairedImages(fixed, other, train, held, augmentation=augmentation, same_image=same_image, grid=grid)
+
+    def opened(what: Source, array: str, truth: str | Path | None) -> ImageSet:
         return _open_set(what, array, truth, group, spacing, unit, sections or pairing == "neighbours")
 
+    list_of_files, list_of_names = _list_path(source), _list_path(moving)
+    if list_of_files is not None:
+        first, second, rows = _from_list(list_of_files)
+        train, held = _by_column(rows, first, held_back, seed)
+        return paired(first, second, FixedPairs(train), held)
     fixed_set = opened(source, image, labels)
-    if moving is not None and _is_list(moving):
-        rows = listed(moving, fixed_set, fixed_set)  # type: ignore[arg-type]
-        train, held = _by_column(rows, fixed_set, held_back, seed)
-        return PairedImages(fixed_set, fixed_set, FixedPairs(train), held, **options)  # type: ignore[arg-type]
+    if list_of_names is not None:
+        train, held = _by_column(listed(list_of_names, fixed_set, fixed_set), fixed_set, held_back, seed)
+        return paired(fixed_set, fixed_set, FixedPairs(train), held)
     if moving is not None or moving_image is not None:
         moving_set = opened(source if moving is None else moving, moving_image or image, moving_labels)
         train, held = _split_pairs(matched(fixed_set, moving_set), fixed_set, held_back, seed)
-        return PairedImages(fixed_set, moving_set, FixedPairs(train), held, **options)  # type: ignore[arg-type]
+        return paired(fixed_set, moving_set, FixedPairs(train), held)
     if pairing == "matched":
         raise InputError("Images are matched one to one with moving images; give those too.")
-    train_pairs, held = _among(fixed_set, pairing, template, pairs, reach, held_back, seed, same_image)
-    return PairedImages(fixed_set, fixed_set, train_pairs, held, **options)  # type: ignore[arg-type]
+    return paired(
+        fixed_set, fixed_set, *_among(fixed_set, pairing, template, pairs, reach, held_back, seed, same_image)
+    )
 
 
-def _is_list(source: object) -> bool:
-    return isinstance(source, (str, Path)) and Path(source).suffix.lower() == ".csv"
+def _list_path(source: Source | None) -> Path | None:
+    """The path, if it is that of a list of pairs."""
+    if isinstance(source, str | Path) and Path(source).suffix.lower() == ".csv":
+        return Path(source)
+    return None
 
 
 def _open_set(
-    source: str | Path | Sequence[Image] | ImageSet,
+    source: Source,
     image: str,
     labels: str | Path | None,
     group: str | None,
@@ -155,21 +163,16 @@ def _open_set(
 
 def _from_list(path: Path) -> tuple[ImageSet, ImageSet, list[tuple[Pair, str]]]:
     """The images that a list names, and its rows."""
-    if not path.is_file():
-        raise InputError(f"There is no list of pairs '{path}'.")
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"fixed", "moving"} <= set(rows[0]):
-        raise InputError(f"'{path.name}' needs a header with the columns 'fixed' and 'moving', and rows below it.")
+    rows = read_list(path)
 
     def entries(column: str) -> ImageSet:
-        names = list(dict.fromkeys((row[column] or "").strip() for row in rows))
+        names = list(dict.fromkeys(row[column] for row in rows))
         found = []
         for name in names:
             file = path.parent / name
             if not file.is_file():
                 raise InputError(f"'{path.name}' names '{name}', which is not there.")
-            subject = next((row.get("subject") or name for row in rows if (row[column] or "").strip() == name), name)
+            subject = next((row.get("subject") or name for row in rows if row[column] == name), name)
             found.append(Entry(name, subject, reading(file, None)))
         return ImageSet(found)
 

@@ -129,6 +129,26 @@ def matched(fixed: ImageSet, moving: ImageSet) -> list[Pair]:
     return [(i, i) for i in range(len(fixed))]
 
 
+def read_list(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file with at least the columns ``fixed`` and ``moving``.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, no CSV file, or lacks a column.
+    """
+    if not path.is_file():
+        raise InputError(f"There is no list of pairs '{path}'.")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [{k: (v or "").strip() for k, v in row.items() if k} for row in csv.DictReader(file)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"'{path.name}' is not a CSV file.") from error
+    if not rows or not {"fixed", "moving"} <= set(rows[0]):
+        raise InputError(f"'{path.name}' needs a header with the columns 'fixed' and 'moving', and rows below it.")
+    return rows
+
+
 def listed(path: str | Path, fixed: ImageSet, moving: ImageSet) -> list[tuple[Pair, str]]:
     """Pairs from a CSV file with columns ``fixed`` and ``moving`` (names or numbers) and perhaps ``split``.
 
@@ -143,22 +163,13 @@ def listed(path: str | Path, fixed: ImageSet, moving: ImageSet) -> list[tuple[Pa
         If the file is missing or lacks a column, or a name is not known.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"There is no list of pairs '{path}'.")
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"'{path.name}' is not a CSV file.") from error
-    if not rows or not {"fixed", "moving"} <= set(rows[0]):
-        raise InputError(f"'{path.name}' needs a header with the columns 'fixed' and 'moving', and rows below it.")
     pairs = []
-    for number, row in enumerate(rows, start=2):
+    for number, row in enumerate(read_list(path), start=2):
         try:
-            pair = fixed.index((row["fixed"] or "").strip()), moving.index((row["moving"] or "").strip())
+            pair = fixed.index(row["fixed"]), moving.index(row["moving"])
         except InputError as error:
             raise InputError(f"Line {number} of '{path.name}': {error}") from error
-        pairs.append((pair, (row.get("split") or "").strip()))
+        pairs.append((pair, row.get("split", "")))
     return pairs
 
 
