@@ -15,8 +15,8 @@ import pytest
 import napari_stnreg as sr
 from napari_stnreg.cli import main
 from napari_stnreg.cli.options import make_parser, settings_of
-from napari_stnreg.cli.points import read_table
 from napari_stnreg.cli.register import Interrupt
+from napari_stnreg.files.points import read_table
 from napari_stnreg.files.series import write_series
 from napari_stnreg.images import Grid
 from napari_stnreg.settings import RegistrationSettings

@@ -85,9 +85,8 @@ def grid_lines(mapped: np.ndarray, moving: Grid, *, width: float = 1.0) -> np.nd
     # In a slice of a volume the planes nearly parallel to it would be blots: only the last two axes are drawn there.
     for axis in range(ndim - 2, ndim):
         q = position[..., axis]
-        steps = np.gradient(q)
         # In a slice only what happens within the slice sets the width of a line.
-        steps = steps if ndim == 2 else steps[1:]
+        steps = [np.gradient(q, axis=along) for along in range(ndim - 2, ndim)]
         slope = np.sqrt(sum(np.square(step) for step in steps)) + 1e-9
         distance = np.abs(q - np.rint(q)) / slope
         families.append(np.clip(0.5 + width / 2 - distance, 0, 1))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from napari_stnreg.cli.options import make_parser, settings_of
-from napari_stnreg.cli.points import read_landmarks
+from napari_stnreg.files.points import read_landmarks
 from napari_stnreg.images import Grid
 from napari_stnreg.settings import RegistrationSettings
 from napari_stnreg.widgets.layers_io import MaskSource, Source

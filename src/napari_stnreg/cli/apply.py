@@ -7,12 +7,12 @@ import dataclasses
 import sys
 
 from napari_stnreg.applying import Carrier
-from napari_stnreg.cli.inputs import placed, placed_grid, read_some
 from napari_stnreg.cli.options import needed
 from napari_stnreg.cli.outputs import check_new
-from napari_stnreg.cli.points import read_table, write_table
 from napari_stnreg.errors import InputError
 from napari_stnreg.files.image_files import ending_of, read_content
+from napari_stnreg.files.inputs import placed, placed_grid, read_some
+from napari_stnreg.files.points import read_table, write_table
 from napari_stnreg.files.saving import read_transform
 from napari_stnreg.files.series import placed_as, write_series
 from napari_stnreg.transforms import Transform, solver_warning

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from napari_stnreg.cli.options import make_parser
-from napari_stnreg.errors import RegistrationError
+from napari_stnreg.errors import FitError, RegistrationError
 
 GOOD, FAILED, BAD_INPUT, ABORTED = 0, 1, 2, 130
 
@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _run(options)
     except KeyboardInterrupt:
         return _failed(options, "aborted.", ABORTED)
+    except FitError as error:
+        return _failed(options, str(error), FAILED)
     except RegistrationError as error:
         return _failed(options, str(error), BAD_INPUT)
     except MemoryError:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from napari_stnreg.cli.inputs import placed, read_mask, read_one
 from napari_stnreg.cli.outputs import check_new, write_text
-from napari_stnreg.cli.points import read_landmarks
 from napari_stnreg.errors import InputError
 from napari_stnreg.evaluation.scorecard import evaluate
 from napari_stnreg.files.image_files import read
+from napari_stnreg.files.inputs import labels_for, placed, read_mask, read_one
+from napari_stnreg.files.points import read_landmarks
 from napari_stnreg.files.saving import read_transform
-from napari_stnreg.images import Image
 
 
 def run(options: argparse.Namespace) -> None:
@@ -47,9 +45,9 @@ def run(options: argparse.Namespace) -> None:
         moving,
         transform,
         result=None if options.result is None else read(options.result),
-        fixed_labels=_labels(options.fixed_labels, fixed),
-        moving_labels=_labels(options.moving_labels, moving),
-        result_labels=_labels(options.result_labels, fixed),
+        fixed_labels=labels_for(options.fixed_labels, fixed),
+        moving_labels=labels_for(options.moving_labels, moving),
+        result_labels=labels_for(options.result_labels, fixed),
         fixed_landmarks=landmarks[0],
         moving_landmarks=landmarks[1],
         reverse=reverse,
@@ -58,12 +56,3 @@ def run(options: argparse.Namespace) -> None:
     if options.output is not None:
         write_text(options.output, card.to_csv() if options.output.suffix.lower() == ".csv" else card.to_json())
         print(options.output)
-
-
-def _labels(path: Path | None, image: Image) -> Image | None:
-    """Labels of an image; those of its shape from a file that knows no place lie on its voxels."""
-    if path is None:
-        return None
-    labels = read(path)
-    plain = labels.grid.shape == image.grid.shape and labels.space == "world" and labels.grid.unit == "pixel"
-    return labels.replace(grid=image.grid) if plain else labels

@@ -23,6 +23,12 @@ Warp MOVING by a transform that 'register' wrote, onto the grid of FIXED; every 
 MOVING may be a .csv of points instead: points of the moving side then go to the fixed side, through the transform's
 inverse, and -r is not needed."""
 
+_BATCH = """\
+Register every pair of JOBS, a CSV file with the columns fixed and moving and, as wanted, name, fixed_mask, moving_mask,
+fixed_labels, moving_labels, landmarks, fixed_landmarks, moving_landmarks, start_transform, and any setting for its row
+alone. Paths start at the file's folder. DIR then holds scores.csv, summary.html and a folder for each pair. A pair that
+fails does not end the batch; the same command again keeps what is done and goes on.
+Exit codes: 0 all done, 1 some pairs failed, 2 something given cannot be used, 130 aborted."""
 _EVALUATE = """\
 Score a registration before and after: agreement of the images, overlap and surface distance of labels, landmark errors,
 change of volume and folding, inverse consistency. Give the transform, or what a program made of MOVING."""
@@ -50,6 +56,7 @@ def make_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_register(commands)
     _add_apply(commands)
+    _add_batch(commands)
     _add_evaluate(commands)
     _add_convert(commands)
     add_stack_commands(commands)
@@ -140,6 +147,17 @@ def _add_apply(commands: Any) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--debug", action="store_true", help=_DEBUG)
     _add_placing(parser.add_argument_group("reading"))
+
+
+def _add_batch(commands: Any) -> None:
+    parser = commands.add_parser("batch", help="register many pairs from a list", description=_BATCH)
+    parser.add_argument("jobs", type=Path, metavar="JOBS", help="CSV file, one pair in each row")
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", required=True, help="folder for the results")
+    parser.add_argument("--restart", action="store_true", help="run every row again, also what is done")
+    parser.add_argument("--debug", action="store_true", help=_DEBUG)
+    settings = parser.add_argument_group("settings of all pairs")
+    for name, field in RegistrationSettings.model_fields.items():
+        _add_setting(settings, name, field)
 
 
 def _add_masks_and_landmarks(given: Any) -> None:

@@ -15,14 +15,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from napari_stnreg.cli.inputs import placed, read_mask, read_one, read_some
 from napari_stnreg.cli.options import settings_of
 from napari_stnreg.cli.outputs import Folder, write_json
-from napari_stnreg.cli.points import read_landmarks
 from napari_stnreg.errors import InputError
 from napari_stnreg.files.image_files import ending_of, read_content
+from napari_stnreg.files.inputs import placed, read_mask, read_one, read_some
+from napari_stnreg.files.points import read_landmarks
 from napari_stnreg.files.saving import read_transform, save
-from napari_stnreg.files.series import placed_as, write_series
+from napari_stnreg.files.series import placed_as, write_or_tiff
 from napari_stnreg.fitting.progress import Progress, Result
 from napari_stnreg.images import Image
 from napari_stnreg.registration import Steps, register_steps
@@ -179,13 +179,9 @@ def _write(
         name = f"transform_{number:04d}.safetensors" if series else "transform.safetensors"
         transforms.append(save(result, folder.file(name)))
     images = [placed_as(image, fixed.metadata) for image in _on_one_grid(frames, results, settings)]
-    try:
-        warped = folder.file("warped" + ending)
-        write_series(warped, images)
-    except InputError as error:
-        notes.append(f"{error} It was written as TIFF.")
-        warped = folder.file("warped.tif")
-        write_series(warped, images)
+    folder.file("warped.tif")
+    warped, note = write_or_tiff(folder.file("warped" + ending), images)
+    notes += [] if note is None else [note]
     report: dict[str, Any] = {"frames": [one.report() for one in results]} if series else results[0].report()
     report["inputs"] = {
         **{name: str(path) for name in _FILES if (path := getattr(options, name)) is not None},

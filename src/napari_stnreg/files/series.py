@@ -58,6 +58,23 @@ def write_series(path: str | os.PathLike[str], images: Sequence[Image], *, label
         raise InputError(f"A {ending} file holds a single image, not {len(images)} frames; write a .tif or .nii.gz.")
 
 
+def write_or_tiff(path: Path, images: Sequence[Image]) -> tuple[Path, str | None]:
+    """Write images in a format, or as TIFF where that cannot hold them.
+
+    Returns
+    -------
+    Path, str or None
+        What was written, and the sentence that says why it is a TIFF.
+    """
+    try:
+        write_series(path, images)
+    except InputError as error:
+        other = path.with_name(path.name.removesuffix(ending_of(path)) + ".tif")
+        write_series(other, images)
+        return other, f"{error} It was written as TIFF."
+    return path, None
+
+
 def placed_as(image: Image, metadata: Mapping[str, Any]) -> Image:
     """The image with the header in a reference's metadata, so that a NIfTI file takes its orientation and form codes.
 

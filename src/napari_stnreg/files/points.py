@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_stnreg.cli.outputs import write_text
 from napari_stnreg.errors import InputError
+from napari_stnreg.files.text import write_text
 from napari_stnreg.images import FloatArray
 
 

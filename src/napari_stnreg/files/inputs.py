@@ -104,3 +104,12 @@ def read_mask(path: Path, image: Image, frame: int) -> npt.NDArray[np.bool_]:
     if not counts.any():
         raise InputError(f"The mask '{path.name}' leaves nothing of '{image.name}'.")
     return counts
+
+
+def labels_for(path: Path | None, image: Image) -> Image | None:
+    """Labels of an image; those of its shape from a file that knows no place (PNG, NumPy) lie on its voxels."""
+    if path is None:
+        return None
+    labels = read(path)
+    placeless = labels.grid == Grid.from_spacing(labels.grid.shape)
+    return labels.replace(grid=image.grid) if placeless and labels.grid.shape == image.grid.shape else labels

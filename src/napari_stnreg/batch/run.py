@@ -1,0 +1,305 @@
+"""Run a batch: row by row, on past what fails, and from where it was when it is begun again."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from napari_stnreg.batch.jobs import Job
+from napari_stnreg.batch.summary import job_pictures, write_summary
+from napari_stnreg.errors import InputError, RegistrationError
+from napari_stnreg.evaluation.scorecard import evaluate
+from napari_stnreg.files.image_files import ending_of, read
+from napari_stnreg.files.inputs import labels_for, read_mask
+from napari_stnreg.files.points import read_landmarks
+from napari_stnreg.files.saving import read_transform, save
+from napari_stnreg.files.series import placed_as, write_or_tiff
+from napari_stnreg.files.text import write_json, write_text
+from napari_stnreg.fitting.progress import Progress, Result
+from napari_stnreg.images import Image
+from napari_stnreg.registration import register_steps
+from napari_stnreg.settings import RegistrationSettings
+from napari_stnreg.transforms import with_unit
+
+if TYPE_CHECKING:
+    from napari_stnreg.learning.model import Model
+
+State = Literal["fitting", "done", "failed", "kept"]
+Row = dict[str, Any]
+
+MARKER = "batch.json"
+_ROW = "row.json"
+_PAGE_EVERY = 30.0
+"""Seconds between two writings of the summary page, which grows with the rows."""
+_FIRST = ("name", "state", "seconds", "error")
+
+
+@dataclass(frozen=True)
+class BatchProgress:
+    """One step of a running batch.
+
+    Parameters
+    ----------
+    job, jobs
+        Which row, from 0, of how many.
+    name
+        Of the row.
+    state
+        ``"fitting"`` while a fit runs; ``"done"``, ``"failed"`` or ``"kept"`` (done by an earlier run) once for every
+        row.
+    fit
+        The fit's own progress.
+    row
+        The row of the table, when it is finished.
+    """
+
+    job: int
+    jobs: int
+    name: str
+    state: State
+    fit: Progress | None = None
+    row: Row | None = None
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What a batch leaves behind.
+
+    Parameters
+    ----------
+    rows
+        One for every job that was finished: ``name``, ``state``, ``seconds``, ``error``, and scores by name.
+    scores, page
+        The table and the page.
+    ending
+        ``"finished"``, or ``"stopped"`` by hand.
+    """
+
+    rows: list[Row]
+    scores: Path
+    page: Path
+    ending: Literal["finished", "stopped"] = "finished"
+
+    @property
+    def failed(self) -> list[Row]:
+        """The rows that could not be done."""
+        return [row for row in self.rows if row["state"] == "failed"]
+
+
+BatchSteps = Generator[BatchProgress, "str | None", BatchResult]
+
+
+def batch_steps(
+    jobs: Sequence[Job],
+    output: str | Path,
+    settings: RegistrationSettings | None = None,
+    *,
+    restart: bool = False,
+    **options: Any,
+) -> BatchSteps:
+    """Register every pair of a list; a generator that yields :class:`BatchProgress` and returns :class:`BatchResult`.
+
+    Each pair gets a folder with the warped image, ``transform.safetensors``, ``report.json`` and pictures.
+    ``scores.csv`` is written after every row, ``summary.html`` now and then and at the end. A row that fails says why
+    and the next begins. In a folder where a batch ran before, rows that are done, of the same files and settings, are
+    kept; all others are run. Sending ``"stop"`` ends the batch: the pair that is being fitted is left for the next
+    time.
+
+    Parameters
+    ----------
+    jobs
+        See :func:`~napari_stnreg.batch.read_jobs`.
+    output
+        Folder of the results; a new or empty one, or that of an earlier batch.
+    settings
+        For all pairs, a model among them; or give the fields in ``options``. A job's own settings go before them.
+    restart
+        Run every row again.
+
+    Raises
+    ------
+    InputError
+        If the folder holds something else, or a setting is wrong.
+    """
+    given = {} if settings is None else settings.model_dump(exclude_unset=True)
+    base = RegistrationSettings.parse(**{**given, **options})
+    # A wrong setting is told before anything is computed.
+    each = [RegistrationSettings.parse(**{**base.model_dump(exclude_unset=True), **job.settings}) for job in jobs]
+    folder = _opened(Path(output))
+    rows: list[Row] = []
+    models: dict[str, Model] = {}
+    table, page = folder / "scores.csv", folder / "summary.html"
+    last_page = time.monotonic()
+    stopped = False
+    for number, (job, chosen) in enumerate(zip(jobs, each, strict=True)):
+        mark = _fingerprint(job, chosen)
+        row = None if restart else _kept(folder / job.name, mark)
+        state: State = "kept" if row is not None else "done"
+        if row is None:
+            attempt = _attempt(job, chosen, folder / job.name, models)
+            with closing(attempt):
+                try:
+                    fit = next(attempt)
+                    while True:
+                        fit = attempt.send((yield BatchProgress(number, len(jobs), job.name, "fitting", fit)))
+                except StopIteration as end:
+                    row = end.value
+            if row is None:
+                stopped = True
+                break
+            state = row["state"]
+            _remember(folder / job.name, mark, row)
+        rows.append(row)
+        write_text(table, _table(rows))
+        if time.monotonic() - last_page > _PAGE_EVERY:
+            write_summary(page, rows, folder, base, total=len(jobs))
+            last_page = time.monotonic()
+        told = yield BatchProgress(number, len(jobs), job.name, state, row=row)
+        if told == "stop" and number + 1 < len(jobs):
+            stopped = True
+            break
+    write_text(table, _table(rows))
+    write_summary(page, rows, folder, base, total=len(jobs))
+    return BatchResult(rows, table, page, "stopped" if stopped else "finished")
+
+
+def _opened(folder: Path) -> Path:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"'{folder}' is a file; name a folder for the results.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file():
+        raise InputError(f"The folder '{folder}' holds something else than a batch; name another.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder '{folder}' cannot be made: {error.strerror or error}.") from error
+    write_json(folder / MARKER, {"format": "napari-stnreg batch", "version": 1})
+    return folder
+
+
+def _fingerprint(job: Job, settings: RegistrationSettings) -> str:
+    """What a row depends on: its settings, and the names, sizes and times of its files."""
+    told = settings.model_dump(exclude={"device"})
+    paths = list(job.paths)
+    if settings.model is not None and Path(settings.model).suffix:
+        paths.append(Path(settings.model))
+    files = []
+    for path in paths:
+        stat = path.stat() if path.exists() else None
+        files.append([str(path.resolve()), stat and stat.st_size, stat and stat.st_mtime_ns])
+    return hashlib.sha256(json.dumps([told, files], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _kept(folder: Path, mark: str) -> Row | None:
+    """The row of an earlier run, if it was done with the same files and settings."""
+    try:
+        content = json.loads((folder / _ROW).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    row = content.get("row") if isinstance(content, dict) and content.get("fingerprint") == mark else None
+    good = isinstance(row, dict) and row.get("state") == "done" and (folder / "transform.safetensors").is_file()
+    return row if good else None
+
+
+def _remember(folder: Path, mark: str, row: Row) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+        write_json(folder / _ROW, {"fingerprint": mark, "row": row})
+    except OSError as error:
+        raise InputError(f"The folder '{folder}' cannot be written to: {error.strerror or error}.") from error
+
+
+def _attempt(
+    job: Job, settings: RegistrationSettings, folder: Path, models: dict[str, Model]
+) -> Generator[Progress, str | None, Row | None]:
+    """One row, whatever happens; ``None`` if it was told to stop."""
+    began = time.perf_counter()
+    row: Row = {"name": job.name, "state": "done", "seconds": 0.0, "error": ""}
+    try:
+        with closing(_one(job, settings, folder, models)) as work:
+            while True:
+                if (yield next(work)) == "stop":
+                    return None
+    except StopIteration as end:
+        row |= end.value
+    except Exception as error:  # whatever is wrong with this pair, the others are none the worse for it
+        sentence = str(error) if isinstance(error, RegistrationError) else f"{type(error).__name__}: {error}"
+        row |= {"state": "failed", "error": sentence}
+    return row | {"seconds": time.perf_counter() - began}
+
+
+def _one(
+    job: Job, settings: RegistrationSettings, folder: Path, models: dict[str, Model]
+) -> Generator[Progress, None, Row]:
+    """Register one pair and write what it gave; returns the scores of its row."""
+    fixed, moving, known = _inputs(job)
+    model = _model(settings, models)
+    steps = register_steps(fixed, moving, settings, model=model, **known["register"])
+    with closing(steps):
+        try:
+            while True:
+                yield next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+    card = evaluate(fixed, moving, result, **known["evaluate"])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _ROW).unlink(missing_ok=True)  # what is written from here on belongs to a row that is not done yet
+    image = placed_as(result.warped, fixed.metadata)
+    warped, note = write_or_tiff(folder / ("warped" + ending_of(job.moving)), [image])
+    save(result, folder / "transform.safetensors")
+    warnings = [*result.warnings, *card.warnings, *([] if note is None else [note])]
+    report = {**result.report(), "scorecard": card.to_dict(), "warped": warped.name, "warnings": warnings}
+    report["inputs"] = {"fixed": str(job.fixed), "moving": str(job.moving)} | {k: str(v) for k, v in job.files.items()}
+    write_json(folder / "report.json", report)
+    job_pictures(folder, fixed, moving, result, settings)
+    return {**card.row(), "fit_seconds": result.seconds, "warnings": " ".join(dict.fromkeys(warnings))}
+
+
+def _inputs(job: Job) -> tuple[Image, Image, Mapping[str, dict[str, Any]]]:
+    images = {}
+    for side, path in (("fixed", job.fixed), ("moving", job.moving)):
+        image = read(path)
+        mask = job.file(f"{side}_mask")
+        images[side] = image if mask is None else image.replace(mask=read_mask(mask, image, 0))
+    fixed, moving = images["fixed"], images["moving"]
+    points = read_landmarks(
+        job.file("landmarks"), job.file("fixed_landmarks"), job.file("moving_landmarks"), fixed.ndim
+    )
+    landmarks = dict(zip(("fixed_landmarks", "moving_landmarks"), points, strict=True))
+    start = job.file("start_transform")
+    first = None if start is None else with_unit(read_transform(start, fixed=fixed, moving=moving), fixed.grid.unit)
+    labels = {
+        name: labels_for(job.file(name), images[name.split("_")[0]]) for name in ("fixed_labels", "moving_labels")
+    }
+    return fixed, moving, {
+        "register": {**landmarks, "start_transform": first},
+        "evaluate": {**landmarks, **labels},
+    }  # fmt: skip
+
+
+def _model(settings: RegistrationSettings, models: dict[str, Model]) -> Model | None:
+    if settings.model is None:
+        return None
+    if settings.model not in models:
+        from napari_stnreg.learning.model_file import load_model  # most batches need no network
+
+        models[settings.model] = load_model(settings.model)
+    return models[settings.model]
+
+
+def _table(rows: Sequence[Row]) -> str:
+    columns = list(dict.fromkeys([*_FIRST, *(name for row in rows for name in row)]))
+    columns = [name for name in columns if name != "warnings"] + (["warnings"] if "warnings" in columns else [])
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items() if v is not None})
+    return stream.getvalue()
