@@ -15,9 +15,9 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from napari_stnreg.cli.outputs import write_json, write_text
-from napari_stnreg.files.points import read_table
 from napari_stnreg.cli.register import Interrupt
 from napari_stnreg.errors import InputError
+from napari_stnreg.files.points import read_table
 from napari_stnreg.stacks.pipeline import align_stack_steps
 from napari_stnreg.stacks.progress import StackProgress, StackResult
 from napari_stnreg.stacks.settings import StackSettings

@@ -7,9 +7,9 @@ import dataclasses
 
 from napari_stnreg.cli.align import drive
 from napari_stnreg.cli.outputs import check_new
-from napari_stnreg.files.points import read_table, write_table
 from napari_stnreg.cli.register import Interrupt
 from napari_stnreg.errors import InputError
+from napari_stnreg.files.points import read_table, write_table
 from napari_stnreg.stacks.apply import apply_points, apply_stack_steps
 from napari_stnreg.stacks.sources import open_stack
 from napari_stnreg.stacks.store import AlignedStack
