@@ -16,7 +16,7 @@ XRUN := $(if $(DISPLAY)$(WAYLAND_DISPLAY),,xvfb-run -a -s "-screen 0 1600x1200x2
 # Preferences of the person's own napari are neither read nor written.
 PRIVATE := NAPARI_CONFIG=$(CURDIR)/$(VENV)/napari-settings.yaml
 
-.PHONY: help demo test lint format pictures samples benchmark clean
+.PHONY: help demo test lint format pictures samples benchmark latency clean
 
 help:
 	@echo "make demo              open napari on the sample pair and register it"
@@ -26,6 +26,7 @@ help:
 	@echo "make pictures          make the README's pictures again"
 	@echo "make samples           write sample_data/ again from its code"
 	@echo "make benchmark DATA=.. compare with other programs, in an environment of its own"
+	@echo "make latency           how long a registration blocks the window"
 	@echo "make clean             remove what these commands made"
 	@echo
 	@echo "TORCH_INDEX=URL        take torch from this package index instead of the pinned version"
@@ -60,6 +61,9 @@ samples: $(VENV)/.ready
 
 benchmark: .venv-benchmark/.ready
 	.venv-benchmark/bin/python -m benchmark --data "$(DATA)" $(ARGS)
+
+latency: $(VENV)/.ready
+	$(PRIVATE) $(XRUN) $(PY) -m benchmark.gui_latency $(ARGS)
 
 clean:
 	rm -rf .venv .venv-benchmark .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist demo-output
