@@ -55,8 +55,18 @@ def window_radius(settings: RegistrationSettings, ndim: int) -> int:
     return settings.window or (2 if ndim == 3 else 4)
 
 
+def whole_image_share(ndim: int) -> float:
+    """Weight of the whole image's squared correlation beside local NCC.
+
+    Windows alone do not care which of two bright places they are over. In a slice, where a contraction can close a
+    cavity altogether, the whole image's correlation ties them down; in volumes it made no difference.
+    """
+    return 1.0 if ndim == 2 else 0.0
+
+
 def dense_options(settings: RegistrationSettings, ndim: int) -> DenseOptions:
     """Step sizes and smoothing of a dense stage."""
     stiff = settings.smoothness**0.5
     # slices hold more noise a voxel's worth of anatomy than volumes, which smooth across one axis more
-    return DenseOptions(update_smoothing=(1.0 if ndim == 3 else 1.5) * stiff, field_smoothing=0.75 * stiff)
+    update, field = (1.0, 0.75) if ndim == 3 else (2.1, 1.05)
+    return DenseOptions(update_smoothing=update * stiff, field_smoothing=field * stiff)

@@ -20,9 +20,10 @@ from napari_stnreg.fitting.dense_fit import DenseState, fit_dense
 from napari_stnreg.fitting.parametric_fit import AdamOptions, ParametricState, Penalty, fit_parametric
 from napari_stnreg.fitting.problem import Problem
 from napari_stnreg.fitting.pyramid import Level, shrink_factors
-from napari_stnreg.fitting.schedule import Schedule, dense_options, window_radius
+from napari_stnreg.fitting.schedule import Schedule, dense_options, whole_image_share, window_radius
 from napari_stnreg.images import FloatArray, Grid
 from napari_stnreg.objectives import (
+    Blend,
     LandmarkDistance,
     Similarity,
     bending_energy,
@@ -119,7 +120,9 @@ def linear_similarity(settings: RegistrationSettings) -> Similarity:
 def dense_similarity(settings: RegistrationSettings, ndim: int) -> Similarity:
     """What steers the deformable stages."""
     if settings.similarity == "lncc":
-        return make_similarity("lncc", radius=window_radius(settings, ndim))
+        local = make_similarity("lncc", radius=window_radius(settings, ndim))
+        share = whole_image_share(ndim)
+        return Blend([(local, 1.0), (make_similarity("ncc", squared=True), share)]) if share else local
     if settings.similarity == "mi":
         return make_similarity("mi", bins=MI_BINS)
     return make_similarity(settings.similarity)

@@ -1,5 +1,6 @@
 """What a registration lowers: similarity of the images, regularity of the deformation, landmarks and labels."""
 
+from napari_stnreg.objectives.blend import Blend
 from napari_stnreg.objectives.features import FeatureDistance
 from napari_stnreg.objectives.intensity import MeanSquares, NormalizedCrossCorrelation
 from napari_stnreg.objectives.landmarks import LandmarkDistance
@@ -13,6 +14,7 @@ from napari_stnreg.objectives.similarity import Similarity
 
 __all__ = [
     "SIMILARITIES",
+    "Blend",
     "FeatureDistance",
     "LabelOverlap",
     "LandmarkDistance",
