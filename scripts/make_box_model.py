@@ -1,6 +1,7 @@
 """Train the model in the box on generated shapes: ``python scripts/make_box_model.py [--out FOLDER]``.
 
-Small scenes first, where a step costs a quarter, then scenes of the model's own size. Nothing but a seed goes in. An
+Small scenes first, where a step costs a quarter; then what was learned is put behind itself at twice the resolution and
+trained on there, so that the model is two networks in a row: large moves first. Nothing but a seed goes in. An
 interrupted run goes on where it was; the model is written to ``src/napari_stnreg/models/box-2d.safetensors``.
 """
 
@@ -20,13 +21,18 @@ import napari_stnreg as sr
 from napari_stnreg.learning.checkpoint import checkpoint_path
 from napari_stnreg.learning.generated import GeneratedShapes, ShapeSettings
 from napari_stnreg.learning.trainer import Trainer
+from napari_stnreg.networks import Stages
 
 TARGET = Path(__file__).parents[1] / "src" / "napari_stnreg" / "models" / "box-2d.safetensors"
 SIZES = {"encoder": [12, 24, 32, 48, 48], "decoder": [48, 48, 32, 32, 24], "final": [24], "resolution": "half"}
+COARSE = {"network": "voxelmorph", "network_options": SIZES}
+BOTH = {
+    "network": "voxelmorph+voxelmorph",
+    "network_options": {"voxelmorph": [{**SIZES, "shrink": 2}, SIZES]},
+}
 COMMON: dict[str, Any] = {
-    "network": "voxelmorph", "family": "diffeomorphic", "network_options": SIZES, "similarity": "lncc",
-    "similarity_weight": 0.0, "label_weight": 1.0, "truth_weight": 15.0, "diffusion": 0.0, "sizing": "extent",
-    "snapshots": 0,
+    "similarity": "lncc", "similarity_weight": 0.0, "label_weight": 1.0, "truth_weight": 15.0, "diffusion": 0.0,
+    "sizing": "extent", "snapshots": 0, "warmup": 0.01,
 }  # fmt: skip
 
 
@@ -55,10 +61,21 @@ class Phase:
 
 FAR = ShapeSettings(far=0.6, shift=0.03, other_contrast=0.25)
 PHASES = [
-    Phase(64, 1500, ShapeSettings(), {"epochs": 36, "batch_size": 16, "learning_rate": 2e-3, "warmup": 0.01}, 12),
-    Phase(64, 1500, FAR, {"epochs": 10, "batch_size": 16, "learning_rate": 1.5e-3, "warmup": 0.01}),
-    Phase(128, 500, FAR, {"epochs": 7, "batch_size": 4, "learning_rate": 7e-4, "warmup": 0.01}),
+    Phase(64, 1500, ShapeSettings(), {**COARSE, "epochs": 36, "batch_size": 16, "learning_rate": 2e-3}, 12),
+    Phase(64, 1500, FAR, {**COARSE, "epochs": 10, "batch_size": 16, "learning_rate": 1.5e-3}, 8),
+    # The same network again behind itself, at twice the resolution; the first one stays as it is.
+    Phase(128, 400, FAR, {**BOTH, "epochs": 6, "batch_size": 4, "learning_rate": 7e-4}),
 ]
+
+
+def begin(network: torch.nn.Module, weights: dict[str, torch.Tensor] | None, *, fresh: bool) -> None:
+    """Bring a phase's network to what the one before has learned, and hold still what is not to change."""
+    stages = list(network.stages) if isinstance(network, Stages) else [network]
+    if weights is not None and fresh:
+        for stage in stages:
+            stage.load_state_dict(weights)
+    for stage in stages[:-1]:
+        stage.requires_grad_(False)
 
 
 def main() -> None:
@@ -81,8 +98,7 @@ def main() -> None:
             data = GeneratedShapes(grid, phase.shapes, count=phase.pairs, held_back=32, keep=True)
             checkpoint = checkpoint_path(path)
             trainer = Trainer(data, sr.TrainingSettings.parse(**COMMON, **phase.settings), checkpoint, resume=True)
-            if weights is not None and not checkpoint.exists():
-                trainer.network.load_state_dict(weights)
+            begin(trainer.network, weights, fresh=not trainer.resumed)
             began, run, told = time.process_time(), trainer.run(), None
             while True:
                 try:

@@ -51,7 +51,8 @@ def new_network(
     ndim, channels, shape
         Of the images it will see.
     options
-        Sizes and family, as its constructor takes them. For several networks, a mapping from their names to theirs.
+        Sizes and family, as its constructor takes them. For several networks, a mapping from their names to theirs; for
+        two of one name a list.
 
     Raises
     ------
@@ -67,9 +68,12 @@ def new_network(
                 f"The options of several networks are given for each by its name, such as "
                 f"{{'{names[0]}': {{...}}}}; '{sorted(strange)[0]}' is none of them."
             )
-    configs = []
+    configs: list[dict[str, Any]] = []
     for name in names:
-        own = dict(options.get(name, {})) if len(names) > 1 else options
+        own = options if len(names) == 1 else options.get(name, {})
+        if isinstance(own, list | tuple):
+            earlier = sum(config["name"] == name for config in configs)
+            own = own[earlier] if earlier < len(own) else {}
         config = {"name": name, "ndim": ndim, "channels": channels, **own}
         if issubclass(_class(name), WholeImageNetwork):
             config["shape"] = list(shape)

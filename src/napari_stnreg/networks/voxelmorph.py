@@ -95,6 +95,9 @@ class VoxelMorph(Localisation):
     resolution
         ``"half"`` leaves out the layers at full size that cost most; the field is then linear between every other
         voxel.
+    shrink
+        Average blocks of this many voxels along each axis first. Of two networks in a row, one that shrinks finds the
+        large moves and one that does not the small ones.
 
     References
     ----------
@@ -115,13 +118,17 @@ class VoxelMorph(Localisation):
         decoder: Sequence[int] = (32, 32, 32, 32),
         final: Sequence[int] = (32, 16, 16),
         resolution: Resolution = "full",
+        shrink: int = 1,
     ) -> None:
         super().__init__(ndim, channels)
         if family not in FIELD_FAMILIES:
             raise InputError(f"VoxelMorph has the families {' and '.join(FIELD_FAMILIES)}, not '{family}'.")
         if resolution not in get_args(Resolution):
             raise InputError(f"The resolution is full or half, not '{resolution}'.")
+        if shrink < 1:
+            raise InputError(f"The network shrinks its images by 1 or more, not {shrink}.")
         self.family = make_family(family)
+        self.shrink = int(shrink)
         self.resolution = resolution
         self._sizes = {"encoder": list(encoder), "decoder": list(decoder), "final": list(final)}
         self.unet = UNet(ndim, 2 * channels, encoder, decoder, final, half=resolution == "half")
@@ -133,15 +140,16 @@ class VoxelMorph(Localisation):
 
     def domain(self, grid: Grid) -> Grid:
         """A lattice that halves evenly at every level."""
-        return padded(grid, 2 ** len(self._sizes["encoder"]))
+        return padded(grid, self.shrink * 2 ** len(self._sizes["encoder"]))
 
     def parameter_domain(self, domain: Grid) -> Grid:
         """Half the resolution for velocities, and where the network ends there."""
-        return domain.resized([n // self._step for n in domain.shape])
+        return domain.resized([n // (self._step * self.shrink) for n in domain.shape])
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """See :meth:`Localisation.forward`; vectors are in voxels of :meth:`parameter_domain`."""
-        field: Tensor = self.flow(self.unet(torch.cat([fixed, moving], dim=1)))
+        seen = pooled(torch.cat([fixed, moving], dim=1), [self.shrink] * self.ndim)
+        field: Tensor = self.flow(self.unet(seen))
         if self._step == 2 and self.resolution == "full":
             field = pooled(field, [2] * self.ndim) / 2
         return field
@@ -154,5 +162,6 @@ class VoxelMorph(Localisation):
             "channels": self.channels,
             "family": self.family.name,
             "resolution": self.resolution,
+            "shrink": self.shrink,
             **self._sizes,
         }
