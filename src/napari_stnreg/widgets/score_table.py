@@ -18,7 +18,8 @@ GROUPS = {
 SIGNS = {"good": "✓", "bad": "✗", "": ""}
 _WORDS = {"good": "good, or better than before", "bad": "bad, or worse than before", "": ""}
 # Each is told from the table's ground with a contrast of 4.5 or more, and from the other by the sign as well.
-_COLOURS = {"dark": {"good": "#5fd38d", "bad": "#ff8a80"}, "light": {"good": "#11673a", "bad": "#b3141f"}}
+COLOURS = {"dark": {"good": "#5fd38d", "bad": "#ff8a80"}, "light": {"good": "#11673a", "bad": "#b3141f"}}
+"""Of what is good and bad, by theme."""
 _HIGHER = {"higher": "Higher is better.", "lower": "Lower is better.", "zero": "Should be 0.", "": ""}
 
 
@@ -112,7 +113,7 @@ class ScoreTable(QTableWidget):
                 item = self.item(row, column)
                 data = item.data(Qt.ItemDataRole.UserRole) if item is not None else None
                 if data and data[0]:
-                    item.setForeground(QBrush(QColor(_COLOURS[theme][data[0]])))
+                    item.setForeground(QBrush(QColor(COLOURS[theme][data[0]])))
 
     def text(self) -> str:
         """What is shown, tab-separated, as a spreadsheet takes it."""

@@ -77,7 +77,9 @@ def relay(steps: Generator[Any, Any, Any], control: Control, show: Callable[[Any
     control
         The task's control: stop is passed on once, cancel ends at the next step.
     show
-        What the panel shows of one item.
+        What the panel shows of one item; not every item is shown.
+    note
+        Called with every item, for what must not be missed.
 
     Returns
     -------
@@ -90,6 +92,8 @@ def relay(steps: Generator[Any, Any, Any], control: Control, show: Callable[[Any
         while True:
             if control.cancel.is_set():
                 return None
+            if note is not None:
+                note(item)
             if time.perf_counter() - last >= UPDATE_SECONDS and control.shown.is_set():
                 control.shown.clear()
                 yield show(item)
