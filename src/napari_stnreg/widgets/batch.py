@@ -170,14 +170,14 @@ class BatchWidget(ToolPanel):
         super().__init__(viewer, "Choose a list of pairs, or folders, and a folder for the results.")
         self.jobs: list[Any] = []
         self.result: Any = None
-        self.list_button = button("List of pairs …", "A CSV file with the columns fixed and moving, and as wanted name, "
-                                  "masks, labels, landmarks, and any setting.")  # fmt: skip
+        self.list_button = button(
+            "List of pairs …",
+            "A CSV file with the columns fixed and moving, and as wanted name, masks, labels, landmarks, any setting.",
+        )
         self.fixed_edit, fixed_row = self._path("Fixed", "One image, or a folder of images.", folder_or_file=True)
         self.moving_edit, moving_row = self._path("Moving", "A folder of images.")
         self.output_edit, output_row = self._path("Results", "A new or empty folder, or that of an earlier batch.")
-        self.pairs_button = button(
-            "Pair the folders", "Images of the same name belong together; one fixed image to all."
-        )
+        self.pairs_button = button("Pair the folders", "Images of one name belong together; one fixed image to all.")
         content = QWidget()
         rows = Rows()
         content.setLayout(rows)

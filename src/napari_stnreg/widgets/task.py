@@ -67,7 +67,12 @@ class Step:
     """Anything else that the panel shows on the way."""
 
 
-def relay(steps: Generator[Any, Any, Any], control: Control, show: Callable[[Any], Step]) -> Generator[Step, None, Any]:
+def relay(
+    steps: Generator[Any, Any, Any],
+    control: Control,
+    show: Callable[[Any], Step],
+    note: Callable[[Any], None] | None = None,
+) -> Generator[Step, None, Any]:
     """Run an engine's generator inside a task, passing on what it yields at a pace that a window can follow.
 
     Parameters
