@@ -10,6 +10,7 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ SCENES: dict[str, tuple[str, str, str, int, float]] = {
     "scorecard": ("scorecard", "shapes", "dark", 340, 1.0),
     "scorecard_light": ("scorecard", "shapes", "light", 300, 1.0),
     "scorecard_scaled": ("scorecard", "shapes", "light", 320, 1.5),
+    "batch": ("batch", "shapes", "dark", 340, 1.0),
+    "batch_light": ("batch", "shapes", "light", 300, 1.0),
     "compare": ("compare", "shapes", "dark", 300, 1.0),
     "compare_light": ("compare", "shapes", "light", 340, 1.5),
 }
@@ -34,9 +37,11 @@ def registered(viewer: Any, sample: str) -> None:
     """Put the sample pair and a quick registration of it into the viewer."""
     from napari.layers import Image, Layer
 
-    from napari_stnreg.samples import layers
+    from napari_stnreg.samples import layers, shapes
     from napari_stnreg.widgets.register import RegisterWidget
 
+    for data in layers.landmark_layers(shapes.shapes_pair()) if sample == "shapes" else ():
+        viewer.add_layer(Layer.create(*data))
     for data in getattr(layers, f"napari_sample_{sample}")():
         viewer.add_layer(Layer.create(*data))
     viewer.layers.selection = {layer for layer in viewer.layers if isinstance(layer, Image)}
@@ -123,7 +128,38 @@ def compare(viewer: Any, dock: Callable[[Any, str], Any], picture: Callable[[str
     picture("left")
 
 
-TOOLS = {"workbench": workbench, "scorecard": scorecard, "compare": compare}
+def batch(viewer: Any, dock: Callable[[Any, str], Any], picture: Callable[[str], None]) -> None:
+    """Three pairs, one of which fails."""
+    import imageio.v3 as iio
+
+    from napari_stnreg.samples.shapes import shapes_pair
+    from napari_stnreg.widgets.batch import BatchWidget
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for number, side in enumerate(("fixed", "moving")):
+            (folder / side).mkdir()
+            for seed in range(3):
+                pair = shapes_pair(seed=seed)
+                iio.imwrite(folder / side / f"cells{seed}.tif", (pair.fixed, pair.moving)[number].data)
+        (folder / "moving" / "cells1.tif").write_bytes(b"no picture")
+        panel = dock(BatchWidget(viewer), "Batch registration")
+        panel.folders.expand(animate=False)
+        panel.options.preset_box.choose("fast")
+        panel.output_edit.setText(str(folder / "results"))
+        panel.list_pairs(folder / "fixed", folder / "moving")
+        pump(0.5)
+        picture("listed")
+        panel.run()
+        pump(120, lambda: panel.table.state(2) == "fitting")
+        pump(0.5)
+        picture("running")
+        pump(300, lambda: not panel.running)
+        pump(0.5)
+        picture("done")
+
+
+TOOLS = {"workbench": workbench, "scorecard": scorecard, "compare": compare, "batch": batch}
 
 
 def scene(name: str, folder: Path) -> None:
@@ -136,7 +172,8 @@ def scene(name: str, folder: Path) -> None:
     viewer.theme = theme
     main_window = viewer.window._qt_window
     main_window.resize(round(1400 / scale), round(900 / scale))
-    registered(viewer, sample)
+    if tool != "batch":
+        registered(viewer, sample)
 
     def dock(panel: Any, title: str) -> Any:
         docked = viewer.window.add_dock_widget(panel, name=title)
