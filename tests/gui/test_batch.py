@@ -33,7 +33,6 @@ def folder(tmp_path):
 @pytest.fixture
 def batch(viewer, folder, engine, monkeypatch):
     from napari_stnreg.batch import run
-
     from napari_stnreg.widgets.batch import BatchWidget
 
     monkeypatch.setattr(run, "register_steps", engine.register_steps)
