@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableW
 GROUPS = {
     "image": "Agreement of the images",
     "labels": "Labels",
-    "landmarks": "Landmarks (choose a pair to go there)",
+    "landmarks": "Landmark error (click to go)",
     "deformation": "Deformation",
 }
 SIGNS = {"good": "✓", "bad": "✗", "": ""}
@@ -77,7 +77,9 @@ class ScoreTable(QTableWidget):
             row = self.rowCount()
             self.insertRow(row)
             unit = f" {score.unit}" if score.unit and score.unit != "pixel" else ""
-            texts = (score.title, number(score.before), number(score.after) + unit, SIGNS[score.mark])
+            # The group's heading says what its rows are of.
+            title = score.title.removeprefix("landmark error, ").replace("_", " ")
+            texts = (title, number(score.before), number(score.after) + unit, SIGNS[score.mark])
             tip = " ".join(filter(None, [score.title + ".", _HIGHER[score.better], _WORDS[score.mark]]))
             for column, text in enumerate(texts):
                 item = QTableWidgetItem(text)
