@@ -439,3 +439,37 @@ def test_a_file_of_another_program_belongs_to_the_images_that_are_chosen(viewer,
     assert (back.fixed, back.moving, back.transform.unit, back.grid.shape) == ("still", "other", "um", SHAPE)
     points = np.random.default_rng(0).uniform(5, 40, (9, 2))
     np.testing.assert_allclose(back.transform.map_points(points), transform.map_points(points), atol=1e-5)
+
+
+def test_a_volume_with_its_own_axes_is_carried_with_its_labels_and_points(viewer, open_workbench, run):
+    """Uneven voxels, a turned affine, another unit than the transform's: all three kinds stay together."""
+    matrix = np.eye(4)
+    c, s = np.cos(0.15), np.sin(0.15)
+    matrix[1:3, 1:3] = [[c, -s], [s, c]]
+    matrix[:3, 3] = (0.002, -0.003, 0.001)
+    transform = AffineTransform(matrix, "mm")
+    grid = Grid.from_spacing((12, 30, 40), (0.002, 0.001, 0.001), unit="mm")
+    where = {"scale": (2.0, 1.0, 1.0), "translate": (1.0, 0.0, 2.0), "rotate": (0, 0, 5), "units": ("um",) * 3}
+    spot = np.zeros((12, 30, 40), np.float32)
+    spot[5:8, 13:16, 18:21] = 1
+    image = viewer.add_image(spot, name="spot", **where)
+    labels = viewer.add_labels(spot.astype(np.uint8) * 7, name="label", **where)
+    points = viewer.add_points([[6, 14, 19]], name="mark", **where)
+    bench = open_workbench(Held.of(transform, "fixed", "moving", "affine", grid=grid, source="made"))
+    for layer in (image, labels, points):
+        choose(bench, layer)
+        assert bench.apply()
+        run(bench)
+    goal = viewer.layers["mark carried to fixed"]
+    place = np.array(goal.data_to_world(goal.data[0]))
+    world = np.array(points.data_to_world(points.data[0])) / 1000
+    np.testing.assert_allclose(transform.map_points(place[None] / 1000)[0], world, atol=1e-6)
+    for name in ("spot carried to fixed", "label carried to fixed"):
+        made = viewer.layers[name]
+        index = np.array(
+            made.world_to_data(place * np.array([1e-3 if str(u) == "millimeter" else 1 for u in made.units]))
+        )
+        weight = np.asarray(made.data, float)
+        centre = np.array([(i * weight).sum() / weight.sum() for i in np.indices(weight.shape)])
+        np.testing.assert_allclose(centre, index, atol=0.35)
+    assert set(np.unique(viewer.layers["label carried to fixed"].data)) == {0, 7}

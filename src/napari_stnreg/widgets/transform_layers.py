@@ -74,8 +74,8 @@ def model_sentence(path: str) -> str | None:
     if header.get("format") != model_file.FORMAT:
         return None
     return (
-        f"'{Path(path).name}' is a trained model, not an image: choose it as the model in Layers > Register, or give it "
-        "to stnreg register --model."
+        f"'{Path(path).name}' is a trained model, not an image: choose it as the model in Layers > Register, or give "
+        "it to stnreg register --model."
     )
 
 
