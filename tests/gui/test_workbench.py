@@ -464,12 +464,13 @@ def test_a_volume_with_its_own_axes_is_carried_with_its_labels_and_points(viewer
     place = np.array(goal.data_to_world(goal.data[0]))
     world = np.array(points.data_to_world(points.data[0])) / 1000
     np.testing.assert_allclose(transform.map_points(place[None] / 1000)[0], world, atol=1e-6)
-    for name in ("spot carried to fixed", "label carried to fixed"):
+    # A label is copied from the nearest voxel, which may be half a voxel off.
+    for name, tolerance in (("spot carried to fixed", 0.35), ("label carried to fixed", 0.6)):
         made = viewer.layers[name]
         index = np.array(
             made.world_to_data(place * np.array([1e-3 if str(u) == "millimeter" else 1 for u in made.units]))
         )
         weight = np.asarray(made.data, float)
         centre = np.array([(i * weight).sum() / weight.sum() for i in np.indices(weight.shape)])
-        np.testing.assert_allclose(centre, index, atol=0.35)
+        np.testing.assert_allclose(centre, index, atol=tolerance)
     assert set(np.unique(viewer.layers["label carried to fixed"].data)) == {0, 7}
