@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import map_coordinates, zoom
+from scipy.ndimage import map_coordinates
 
 Map = Callable[[np.ndarray], np.ndarray]
 
@@ -183,14 +183,14 @@ def score(case: Case, maps: list[Map], seconds: float | None = None) -> dict[str
     return result
 
 
-def fibsem(data: Path, axis: int, every: int = 8, count: int = 20, size: int | None = None) -> np.ndarray:
+def fibsem(data: Path, axis: int, every: int = 8, count: int = 20, mirrored: bool = True) -> np.ndarray:
     """Slices of the FIB-SEM volume as sections, cut along one of its axes."""
     import tifffile
 
     volume = np.moveaxis(tifffile.imread(data / "fibsem" / "training_sample2_raw.tif"), axis, 0)
     sections = volume[: every * count : every]
-    if size:
-        sections = np.stack([zoom(s.astype(np.float32), size / s.shape[0], order=1) for s in sections])
+    if mirrored:  # 500 x 500, continued by reflection: the fields are then as smooth as on a large section
+        sections = np.pad(sections, ((0, 0), (0, sections.shape[1]), (0, sections.shape[2])), mode="symmetric")
     return np.clip(sections, 1, 255).astype(np.uint8)
 
 

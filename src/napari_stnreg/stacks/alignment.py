@@ -12,9 +12,10 @@ from napari_stnreg.errors import InputError
 from napari_stnreg.stacks.coarse import CoarseMatch, coarse_match
 from napari_stnreg.stacks.fine import FineMatch, fine_match, start_maps
 from napari_stnreg.stacks.maps import SectionMap
-from napari_stnreg.stacks.plan import Pair, coarse_pairs, fine_pairs, usable
+from napari_stnreg.stacks.plan import Pair, bridging_pairs, coarse_pairs, fine_pairs, usable
 from napari_stnreg.stacks.poses import solve_coarse
 from napari_stnreg.stacks.prepare import Extractor, PreparedSection, prepare
+from napari_stnreg.stacks.quality import PairQuality, SectionQuality, judge, measure
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solve import solve_fine
 
@@ -50,6 +51,8 @@ class StackAlignment:
         What :func:`prepare` found out about each section.
     coarse, fine
         The matches behind the maps.
+    rows
+        Verdict and figures of every section.
     settings
         As they were used.
     """
@@ -59,6 +62,7 @@ class StackAlignment:
     figures: list[dict[str, float]]
     coarse: dict[Pair, CoarseMatch]
     fine: dict[Pair, FineMatch]
+    rows: list[SectionQuality]
     settings: StackSettings
 
 
@@ -108,7 +112,7 @@ def align_steps(
     factor = settings.factor(shape)
     sections: list[PreparedSection] = []
     rounds = settings.rounds if settings.deform else 0
-    total = count * (2 + rounds)
+    total = count * (3 + rounds)
     for z in range(count):
         mask = None if masks is None else reduced(np.asarray(masks[z]) != 0, factor) > 0
         sections.append(
@@ -122,6 +126,9 @@ def align_steps(
     for k, (a, b) in enumerate(pairs):
         coarse[a, b] = coarse_match(sections[a], sections[b], settings)
         yield StackStep("coarse", count + (k + 1) * count // len(pairs), total)
+    for a, b in bridging_pairs(good, coarse):
+        coarse[a, b] = coarse_match(sections[a], sections[b], settings)
+        yield StackStep("coarse", 2 * count, total)
     affines = solve_coarse(count, coarse, [shape] * count, settings)
     maps = start_maps(affines, sections, settings)
     fine: dict[Pair, FineMatch] = {}
@@ -132,7 +139,13 @@ def align_steps(
             fine[a, b] = fine_match(sections[a], sections[b], maps[a], maps[b], settings, again)
             yield StackStep(f"fine {again + 1}", count * (2 + again) + (k + 1) * count // len(pairs), total)
         maps = solve_fine(maps, fine, settings)
-    return StackAlignment(maps, faults, [s.figures for s in sections], coarse, fine, settings)
+    before: dict[Pair, PairQuality] = {}
+    after: dict[Pair, PairQuality] = {}
+    for a, b in coarse_pairs(good, settings):
+        before[a, b], after[a, b] = measure(sections[a], sections[b], maps[a], maps[b])
+        yield StackStep("measure", total - count + b, total)
+    rows = judge(maps, faults, before, after, fine)
+    return StackAlignment(maps, faults, [s.figures for s in sections], coarse, fine, rows, settings)
 
 
 def align(stack: npt.NDArray[np.generic], settings: StackSettings | None = None, **options: object) -> StackAlignment:

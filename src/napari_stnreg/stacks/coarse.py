@@ -21,10 +21,14 @@ SEARCH_SIDE = 72
 """Pixels along the longer side, about, at which shifts and turns are searched."""
 LEAST_OVERLAP = 0.25
 """Two sections must share this part of the smaller one: with less, something always fits by chance."""
-GOOD = 0.5
+GOOD = 0.35
 """With a correlation above this nothing farther away is looked for."""
-CONFIDENT = 0.12
-"""Correlation of the features below which a pair is not believed."""
+SURE = 0.4
+"""A pair below this is checked by way of the sections around it."""
+CONFIDENT = 0.2
+"""A pair below this is not believed."""
+MARGIN = 0.15
+"""By what share the best of all turns must be better than the next different one to be believed fully."""
 FEW = tuple(math.radians(d) for d in (0, -3, 3, -6, 6))
 ALL = tuple(math.radians(5 * k) for k in range(72))
 
@@ -69,26 +73,29 @@ def coarse_match(a: PreparedSection, b: PreparedSection, settings: StackSettings
     are then refined by Gauss-Newton from coarse to fine.
     """
     begin = _search_level(a)
-    if settings.motion == "translation":
-        angles: tuple[tuple[float, ...], ...] = ((0.0,),)
-    else:
-        angles = (FEW, ALL) if settings.turned else (FEW,)
-    best: tuple[float, FloatArray, float] = (-1.0, np.eye(3), 0.0)
-    for some in angles:
-        linears = [_rotation(angle) for angle in some]
+    translation = settings.motion == "translation"
+    some = [np.eye(2)] if translation else [_rotation(angle) for angle in FEW]
+    tried = _refined(a, b, begin, some, settings.motion, 2)
+    best = max(tried, key=lambda one: one[0], default=(-1.0, np.eye(3), 0.0))
+    margin = 1.0
+    if best[0] < GOOD and (settings.mirror or (settings.turned and not translation)):
+        some = [_rotation(angle) for angle in ALL] if settings.turned and not translation else some
         if settings.mirror:
-            linears += [linear @ np.diag([1.0, -1.0]) for linear in linears]
-        for start in _searched(a, b, begin, linears, keep=2 if some is FEW else 4):
-            matrix, score, overlap = refine(a, b, start, settings.motion, range(begin, max(begin - 2, -1), -1))
-            if overlap > LEAST_OVERLAP and score > best[0]:
-                best = (score, matrix, overlap)
-        if best[0] > GOOD:
-            break
+            some = some + [linear @ np.diag([1.0, -1.0]) for linear in some]
+        tried += _refined(a, b, begin, some, settings.motion, 4)
+        best = max(tried, key=lambda one: one[0], default=best)
+        # of so many turns one always fits a little: the best one has to stand out
+        others = [one[0] for one in tried if not _same_place(one[1], best[1], a.shape)]
+        second = max(others, default=0.0)
+        margin = float(np.clip((best[0] - second) / (MARGIN * max(best[0], 1e-6)), 0.0, 1.0))
     if best[0] < 0:
         return CoarseMatch(np.eye(3), 0.0, 0.0, False)
-    finer = range(max(begin - 2, 0), max(begin - 3, -1), -1) if begin > 1 else range(0)
-    matrix, score, overlap = refine(a, b, best[1], settings.motion, finer) if len(finer) else (best[1], *best[::2])
-    return CoarseMatch(matrix, max(score, 0.0), overlap, bool(np.linalg.det(matrix[:2, :2]) < 0))
+    score, matrix, overlap = best
+    if begin > 0 and score > CONFIDENT:
+        # the finer level makes the place more precise, but is no measure of confidence: less of it is shared
+        finer, _, share = refine(a, b, matrix, settings.motion, range(begin - 1, begin - 2, -1))
+        matrix, overlap = (finer, share) if share > LEAST_OVERLAP else (matrix, overlap)
+    return CoarseMatch(matrix, max(score, 0.0) * margin, overlap, bool(np.linalg.det(matrix[:2, :2]) < 0))
 
 
 def _search_level(section: PreparedSection) -> int:
@@ -133,6 +140,23 @@ def _searched(
         if len(chosen) == keep:
             break
     return chosen
+
+
+def _refined(
+    a: PreparedSection, b: PreparedSection, level: int, linears: list[FloatArray], motion: str, keep: int
+) -> list[tuple[float, FloatArray, float]]:
+    """The most promising of many turns, refined: score, map, overlap; those that hardly overlap are left out."""
+    found = []
+    for start in _searched(a, b, level, linears, keep):
+        matrix, score, overlap = refine(a, b, start, motion, range(level, level - 1, -1))
+        if overlap > LEAST_OVERLAP:
+            found.append((score, matrix, overlap))
+    return found
+
+
+def _same_place(one: FloatArray, other: FloatArray, shape: tuple[int, int]) -> bool:
+    middle = np.array([*(np.array(shape) - 1) / 2, 1.0])
+    return bool(np.abs((one - other) @ middle).max() < 0.05 * max(shape)) and _same_turn(one, other)
 
 
 def _same_turn(a: FloatArray, b: FloatArray) -> bool:

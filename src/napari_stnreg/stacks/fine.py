@@ -22,6 +22,8 @@ ITERATIONS = (4, 4, 3, 3)
 """Gauss-Newton steps from the coarsest level used to the finest."""
 LAST_DROP = 0.05
 """Share of the worst pixels that is left out at the end."""
+SHARED = 0.4
+"""Correlation at one level below which the next finer one is left out: its detail is another in every section."""
 LEAST_OVERLAP = 0.02
 """Pieces that share less than this part of the canvas say nothing about each other."""
 
@@ -72,7 +74,7 @@ def start_maps(
     single = Lattice((0.0, 0.0), (1.0, 1.0), (4, 4))
     plain = [SectionMap.from_affine(a, single, s.shape) for a, s in zip(affines, sections, strict=True)]
     low, high = footprint(plain)
-    spacing = max(max(s.shape) for s in sections) / settings.grid
+    spacing = max(max(s.shape) / settings.cells(s.shape) for s in sections)
     lattice = Lattice.covering(low, high, spacing)
     return [
         SectionMap.from_affine(a, lattice, s.shape, s.parts, s.factor) for a, s in zip(affines, sections, strict=True)
@@ -161,6 +163,8 @@ def _match_pieces(
         vectors = found.vectors
         if found.overlap < LEAST_OVERLAP:
             return None
+        if found.score < SHARED:
+            break
     return found
 
 

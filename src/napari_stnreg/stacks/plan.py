@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from napari_stnreg.stacks.coarse import SURE, CoarseMatch
 from napari_stnreg.stacks.settings import StackSettings
 
 Pair = tuple[int, int]
@@ -17,8 +18,22 @@ def usable(faults: Sequence[str]) -> list[int]:
 
 
 def coarse_pairs(sections: Sequence[int], settings: StackSettings) -> list[Pair]:
-    """Each usable section with the next one and the one after: one bad match must not cut the stack in two."""
-    return _pairs(sections, 2)
+    """Each usable section with the next one."""
+    return _pairs(sections, 1)
+
+
+def bridging_pairs(sections: Sequence[int], matches: Mapping[Pair, CoarseMatch]) -> list[Pair]:
+    """What to match besides, once neighbours are: the sections around every match that is not believed.
+
+    One bad section then does not cut the stack in two. The list is empty for a good stack.
+    """
+    places = {z: k for k, z in enumerate(sections)}
+    found = set()
+    for (a, b), match in matches.items():
+        if match.confidence < SURE:
+            around = [sections[k] for k in range(max(places[a] - 1, 0), min(places[b] + 2, len(sections)))]
+            found |= {(p, q) for p in around for q in around if p < q and places[q] - places[p] > 1}
+    return sorted(p for p in found if p not in matches and p[1] - p[0] <= FARTHEST)
 
 
 def fine_pairs(sections: Sequence[int], settings: StackSettings) -> list[Pair]:

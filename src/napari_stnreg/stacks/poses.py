@@ -95,20 +95,19 @@ def _chained(
 
 
 def _tether(matches: Mapping[Pair, CoarseMatch], shapes: Sequence[tuple[int, int]], radius: float) -> float:
-    shifts: dict[int, list[FloatArray]] = {}
-    for (a, b), match in matches.items():
+    moved: dict[int, tuple[int, FloatArray]] = {}
+    for (a, b), match in sorted(matches.items(), reverse=True):
         middle = np.array([*(np.asarray(shapes[a], dtype=np.float64) - 1) / 2, 1.0])
-        moved = match.matrix[:2] @ middle - (np.asarray(shapes[b], dtype=np.float64) - 1) / 2
+        shift = match.matrix[:2] @ middle - (np.asarray(shapes[b], dtype=np.float64) - 1) / 2
         turn = math.atan2(match.matrix[1, 0] - match.matrix[0, 1], match.matrix[0, 0] + match.matrix[1, 1])
-        shifts.setdefault(b - a, []).append(np.array([*moved, turn * radius]))
-    # medians: one section far off must not loosen the whole stack
-    calm = {lag: [_clipped(np.stack(some))] for lag, some in shifts.items() if lag in (1, 2)}
-    return tether_of(calm, spread=(0.001 * max(shapes[0])) ** 2)
-
-
-def _clipped(values: FloatArray) -> FloatArray:
-    limit = 4 * np.median(np.abs(values)) + 1e-9
-    return np.asarray(np.clip(values, -limit, limit))
+        moved[a] = b, np.array([*shift, turn * radius])
+    if not moved:
+        return 1.0
+    # one section far off must not loosen the whole stack
+    limit = 4 * float(np.median([np.abs(m).max() for _, m in moved.values()])) + 1e-9
+    calm = {a: (b, np.clip(m, -limit, limit)) for a, (b, m) in moved.items()}
+    steps = [(m, calm[b][1]) for a, (b, m) in sorted(calm.items()) if b in calm]
+    return tether_of(steps, spread=(0.001 * max(shapes[0])) ** 2)
 
 
 def _parameters(matrix: FloatArray, middle: FloatArray, radius: float) -> FloatArray:

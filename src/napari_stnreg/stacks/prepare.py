@@ -21,8 +21,10 @@ COARSEST = 40
 """A pyramid goes on until its shorter side would fall below this many pixels."""
 NEARLY_EMPTY = 0.15
 """With less tissue than this share a section cannot be matched."""
-WINDOW = 4.0
+WINDOW = 6.0
 """Standard deviation, in pixels of each level, of the window in which brightness is normalised."""
+GRAIN = 1.0
+"""The same of the smoothing before: the finest detail is another in every section, and only disturbs."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class PreparedSection:
 
     Parameters
     ----------
+    image
+        ``(h, w)``, float32, brightness from about 0 to 1.
     levels
         Features ``(C, h, w)``, float32, from the working resolution down by halves.
     weights
@@ -48,6 +52,7 @@ class PreparedSection:
         was given), ``pieces``.
     """
 
+    image: Plane
     levels: tuple[Plane, ...]
     weights: tuple[Plane, ...]
     parts: Labels
@@ -63,7 +68,11 @@ class PreparedSection:
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """What there is to keep of it, by name; figures and fault are not among them."""
-        found: dict[str, npt.NDArray[np.generic]] = {"parts": self.parts, "shape": np.array([*self.shape, self.factor])}
+        found: dict[str, npt.NDArray[np.generic]] = {
+            "image": self.image,
+            "parts": self.parts,
+            "shape": np.array([*self.shape, self.factor]),
+        }
         for k, (level, weight) in enumerate(zip(self.levels, self.weights, strict=True)):
             found[f"level{k}"], found[f"weight{k}"] = level, weight
         return found
@@ -78,7 +87,8 @@ class PreparedSection:
         levels = tuple(np.asarray(arrays[f"level{k}"], dtype=np.float32) for k in range(count))
         weights = tuple(np.asarray(arrays[f"weight{k}"], dtype=np.float32) for k in range(count))
         parts = np.asarray(arrays["parts"], dtype=np.uint8)
-        return cls(levels, weights, parts, (height, width), factor, fault, figures)
+        image = np.asarray(arrays["image"], dtype=np.float32)
+        return cls(image, levels, weights, parts, (height, width), factor, fault, figures)
 
 
 def prepare(
@@ -131,10 +141,11 @@ def prepare(
         parts = pieces(split, empty)
     figures["pieces"] = float(parts.max()) + 1
     if fault:
-        return PreparedSection((image[None],), (tissue.astype(np.float32),), parts, full, factor, fault, figures)
+        plain = image[None], tissue.astype(np.float32)
+        return PreparedSection(image, plain[:1], plain[1:], parts, full, factor, fault, figures)
     image = np.clip((image - low) / (high - low), -0.2, 1.2).astype(np.float32)
     levels, weights = _pyramid(image, tissue, settings, extractor)
-    return PreparedSection(tuple(levels), tuple(weights), parts, full, factor, fault, figures)
+    return PreparedSection(image, tuple(levels), tuple(weights), parts, full, factor, fault, figures)
 
 
 def _flat_extremes(image: Plane, known: Mask) -> Mask:
@@ -239,6 +250,7 @@ def describe(image: Plane, weight: Plane, settings: StackSettings, extractor: Ex
     elif settings.features == "bandpass":
         found = (_blur(image, weight, 1.0) - _blur(image, weight, 8.0))[None]
     else:
+        image = _blur(image, weight, GRAIN)
         mean = _blur(image, weight, WINDOW)
         variance = np.maximum(_blur(image * image, weight, WINDOW) - mean**2, 0)
         inside = variance[weight > 0]

@@ -50,8 +50,11 @@ class StackSettings(BaseModel):
     mirror: bool = Field(default=False, description="Look for sections that lie upside down, too.")
     turned: bool = Field(default=True, description="Look for sections that lie turned by any angle.")
     cracks: bool = Field(default=True, description="Find cracks and let the sections break there.")
-    grid: int = Field(
-        default=7, ge=2, le=64, description="Cells of the vector grid along the longer side of a section."
+    grid: int | None = Field(
+        default=None,
+        ge=2,
+        le=32,
+        description="Cells of the vector grid along the longer side; from the size if not given.",
     )
     rounds: int = Field(default=2, ge=1, le=6, description="How often neighbours are matched and the stack is solved.")
     smoothness: float = Field(default=1.0, gt=0, le=100, description="Stiffness of the vector grid; more is stiffer.")
@@ -59,8 +62,8 @@ class StackSettings(BaseModel):
     drop: float = Field(
         default=0.3, ge=0, lt=0.9, description="Share of the worst pixels left out at first; it shrinks."
     )
-    working_size: int = Field(
-        default=512, ge=64, le=8192, description="Longest side, in pixels, at which sections are matched."
+    working_size: int | None = Field(
+        default=None, ge=64, le=8192, description="Longest side, in pixels, at which sections are matched."
     )
     crop: bool = Field(
         default=False, description="Cut the result to the canvas of the input instead of holding everything."
@@ -78,5 +81,15 @@ class StackSettings(BaseModel):
             raise InputError(f"Setting '{name}': {text}.") from error
 
     def factor(self, shape: tuple[int, int]) -> int:
-        """By how much sections of a shape are reduced for matching (means over blocks of so many pixels a side)."""
-        return max(-(-max(shape) // self.working_size), 1)
+        """By how much sections of a shape are reduced for matching (means over blocks of so many pixels a side).
+
+        Unless a working size is set: half the resolution for sections of some hundred pixels, at most 1024 for large
+        ones. The vectors are smooth, and what decides about them is not finer.
+        """
+        side = max(shape)
+        size = self.working_size or min(max(side // 2, 256), 1024)
+        return max(-(-side // size), 1)
+
+    def cells(self, shape: tuple[int, int]) -> int:
+        """Cells of the vector grid along the longer side of a section: more for larger ones."""
+        return self.grid or min(max(round(7 * (max(shape) / 512) ** 0.5), 5), 20)

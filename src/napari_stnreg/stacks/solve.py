@@ -9,7 +9,7 @@ course add up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -28,27 +28,33 @@ SMOOTH = 0.1
 """Stiffness of a section's own vectors at ``smoothness=1``."""
 TOGETHER = 0.05
 """How firmly the pieces of a torn section hold together."""
+LEAST_COURSE = 0.05
+"""Share of the differences that is always put down to the tissue's own course."""
 REWEIGHTINGS = 3
 STEPS = 300
 
 
-def tether_of(shifts: Mapping[int, list[FloatArray]], spread: float) -> float:
+def tether_of(steps: Sequence[tuple[FloatArray, FloatArray]], spread: float) -> float:
     """The tether that suits a stack: the tissue's own change a section over the sections' own displacement, squared.
 
     Parameters
     ----------
-    shifts
-        Differences between sections that lie 1 and 2 apart, any number of arrays.
+    steps
+        For each section that has a neighbour on both sides, how it differs from the one before and how the one after
+        differs from it, at the same places. A section that lies off by itself steps there and back, so that the two
+        are opposed; where the tissue runs obliquely they are alike.
     spread
-        Variance of the differences below which they are taken for noise, square pixels.
+        Variance of the differences that is always put down to the tissue, square pixels.
     """
-    one, two = (float(np.mean(np.concatenate(shifts[k]) ** 2)) if shifts.get(k) else 0.0 for k in (1, 2))
-    if one <= 0:
+    if not steps:
         return 1.0
-    course = min(max(two - one, 0.05 * one), one) if two > 0 else 0.5 * one
-    course = max(course, spread)
-    own = max((one - course) / 2, 0.02 * one)
-    return float(np.clip(course / own, 1e-3, 5.0))
+    both = sum(float((a**2).sum() + (b**2).sum()) for a, b in steps) / 2
+    opposed = -sum(float((a * b).sum()) for a, b in steps)
+    count = max(sum(a.size for a, _ in steps), 1)
+    total = both / count
+    own = float(np.clip(opposed / count, 0.02 * total, 0.5 * total))
+    course = max(total - 2 * own, LEAST_COURSE * total, spread)
+    return float(np.clip(course / max(own, 1e-12), 1e-3, 5.0))
 
 
 def solve_fine(
@@ -83,8 +89,8 @@ def solve_fine(
     links = _links(matches, first)
     if not links:
         return [m.with_vectors(state[first[z] : first[z + 1]]) for z, m in enumerate(maps)]
-    ia, ib, shift, weight, lag = links
-    tether = settings.tether * COURSE[settings.course] * _estimated(shift, weight, lag, maps)
+    ia, ib, shift, weight = links
+    tether = settings.tether * COURSE[settings.course] * _estimated(ia, ib, shift, weight, maps)
     stiffness = smoothness_matrix(shape) * SMOOTH * settings.smoothness
     siblings = [(k, k + 1) for z in range(len(maps)) for k in range(first[z], first[z + 1] - 1)]
     robust = np.ones(shift[:, :1].shape)
@@ -97,9 +103,7 @@ def solve_fine(
     return [m.with_vectors(state[first[z] : first[z + 1]]) for z, m in enumerate(maps)]
 
 
-def _links(
-    matches: Mapping[Pair, FineMatch], first: Index
-) -> tuple[Index, Index, FloatArray, FloatArray, Index] | None:
+def _links(matches: Mapping[Pair, FineMatch], first: Index) -> tuple[Index, Index, FloatArray, FloatArray] | None:
     """Pieces matched: indices, shifts ``(K, 2, gy, gx)``, weights ``(K, 3, gy, gx)`` and distances along the stack."""
     rows = []
     for (a, b), match in sorted(matches.items()):
@@ -118,16 +122,19 @@ def _links(
     # more than a well-textured place's share is not better known: its error is the tissue's, not the camera's
     size = 0.5 * (weight[:, :1] + weight[:, 2:])
     weight = weight / np.maximum(size, 1.0)
-    return ia, ib, np.stack([r[2] for r in rows]), weight / lag[:, None, None, None], lag
+    return ia, ib, np.stack([r[2] for r in rows]), weight / lag[:, None, None, None]
 
 
-def _estimated(shift: FloatArray, weight: FloatArray, lag: Index, maps: list[SectionMap]) -> float:
-    found: dict[int, list[FloatArray]] = {}
-    for distance in (1, 2):
-        for k in np.flatnonzero(lag == distance):
-            seen = 0.5 * (weight[k, 0] + weight[k, 2]) * distance > 0.4
-            found.setdefault(distance, []).append(shift[k][:, seen].ravel())
-    return tether_of(found, spread=(0.001 * max(maps[0].shape)) ** 2)
+def _estimated(ia: Index, ib: Index, shift: FloatArray, weight: FloatArray, maps: list[SectionMap]) -> float:
+    after = {int(a): k for k, a in reversed(list(enumerate(ia)))}  # the nearest of a section's followers
+    steps = []
+    for k in sorted(after.values()):
+        following = after.get(int(ib[k]))
+        if following is None:
+            continue
+        seen = np.minimum(*(0.5 * (weight[n, 0] + weight[n, 2]) for n in (k, following))) > 0.3
+        steps.append((shift[k][:, seen], shift[following][:, seen]))
+    return tether_of(steps, spread=(0.001 * max(maps[0].shape)) ** 2)
 
 
 def _conjugate_gradients(

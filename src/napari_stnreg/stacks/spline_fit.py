@@ -22,6 +22,10 @@ RIDGE = 0.02
 """Pull to the start, in units of the mean curvature: decides where there is nothing to see."""
 
 
+LEAST_SHARED = 0.25
+"""Correlation below which the share of the detail that two sections have in common is not taken at its word."""
+
+
 class Basis:
     """The splines of a lattice at the pixels of a canvas."""
 
@@ -149,9 +153,13 @@ def fit_spline(
         mean = float((curvature[0] + curvature[2]).sum()) / (2 * max(float(found.weight.sum()), 1.0))
         # the curvature that a vector would have in the middle of tissue of the mean amount of detail
         unit = max(mean * float(lattice.spacing[0] * lattice.spacing[1]) / canvas.step**2, 1e-12)
+        # Only what both images share pulls; what each has alone adds to the curvature but to no force.
+        shared = min(max(found.score, LEAST_SHARED), 1.0)
         away = vectors - other
         pull = (stiffness @ away.flatten(1).T).T.reshape(away.shape) + RIDGE * (vectors - begin)
-        step = _solve([basis.curvature(c) for c in curvature], force / unit + pull, unit, stiffness, lattice.shape)
+        step = _solve(
+            [basis.curvature(c) for c in curvature], force / (shared * unit) + pull, unit, stiffness, lattice.shape
+        )
         limit = 2.0 * canvas.step
         vectors = vectors - step * (limit / step.abs().max().clamp_min(limit))
     weight = np.zeros((3, *lattice.shape))

@@ -12,7 +12,7 @@ from torch import Tensor
 from napari_stnreg.filters import box_sum
 from napari_stnreg.images import FloatArray
 from napari_stnreg.sampling import sample
-from napari_stnreg.stacks.maps import SectionMap
+from napari_stnreg.stacks.maps import SectionMap, corners
 from napari_stnreg.stacks.prepare import PreparedSection
 
 LEAST_PIXELS = 64
@@ -81,11 +81,14 @@ def part_mask(section: PreparedSection, level: int, part: int) -> np.ndarray[tup
 
 
 def common_box(maps: tuple[SectionMap, ...]) -> tuple[FloatArray, FloatArray]:
-    """The box of canvas positions that all of several sections reach."""
-    from napari_stnreg.stacks.maps import footprint
-
-    boxes = [footprint([m]) for m in maps]
-    low, high = np.max([b[0] for b in boxes], axis=0), np.min([b[1] for b in boxes], axis=0)
+    """The box of canvas positions that several sections reach, their vectors left aside."""
+    lows, highs = [], []
+    for one in maps:
+        back = np.linalg.inv(one.affines)
+        edges = np.concatenate([corners(one.shape) @ m[:2, :2].T + m[:2, 2] for m in back])
+        lows.append(edges.min(axis=0))
+        highs.append(edges.max(axis=0))
+    low, high = np.max(lows, axis=0), np.min(highs, axis=0)
     return low, np.maximum(high, low + 1)
 
 
