@@ -23,9 +23,9 @@ LEAST_OVERLAP = 0.25
 """Two sections must share this part of the smaller one: with less, something always fits by chance."""
 GOOD = 0.35
 """With a correlation above this nothing farther away is looked for."""
-SURE = 0.4
+SURE = 0.45
 """A pair below this is checked by way of the sections around it."""
-CONFIDENT = 0.2
+CONFIDENT = 0.3
 """A pair below this is not believed."""
 MARGIN = 0.15
 """By what share the best of all turns must be better than the next different one to be believed fully."""

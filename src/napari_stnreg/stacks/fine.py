@@ -168,7 +168,7 @@ def _match_pieces(
     return found
 
 
-STIFFNESS = 0.3
+STIFFNESS = 0.1
 """Stiffness of the difference of two neighbours at ``smoothness=1``, in units of the mean curvature of the images."""
 
 

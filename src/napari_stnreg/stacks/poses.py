@@ -105,9 +105,11 @@ def _tether(matches: Mapping[Pair, CoarseMatch], shapes: Sequence[tuple[int, int
         return 1.0
     # one section far off must not loosen the whole stack
     limit = 4 * float(np.median([np.abs(m).max() for _, m in moved.values()])) + 1e-9
-    calm = {a: (b, np.clip(m, -limit, limit)) for a, (b, m) in moved.items()}
-    steps = [(m, calm[b][1]) for a, (b, m) in sorted(calm.items()) if b in calm]
-    return tether_of(steps, spread=(0.001 * max(shapes[0])) ** 2)
+    chain: list[tuple[FloatArray, FloatArray] | None] = []
+    for a in range(max(moved) + 1):
+        b, shift = moved.get(a, (-1, np.zeros(3)))
+        chain.append((np.clip(shift, -limit, limit), np.ones(3)) if b == a + 1 else None)
+    return tether_of(chain, spread=(0.001 * max(shapes[0])) ** 2)
 
 
 def _parameters(matrix: FloatArray, middle: FloatArray, radius: float) -> FloatArray:

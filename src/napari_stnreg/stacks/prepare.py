@@ -208,7 +208,7 @@ def pieces(crack: Mask, empty: Mask, least: float = 0.04) -> Labels:
         Share of the section below which a piece is too small to be matched by itself.
     """
     whole = np.zeros(crack.shape, dtype=np.uint8)
-    if not crack.any():
+    if not (crack | empty).any():
         return whole
     # a crack that ends just short of the border, or is bridged by a thread, still lets its sides move apart
     closed = ndimage.binary_closing(np.pad(crack | empty, 4, mode="edge"), iterations=3)[4:-4, 4:-4] | crack

@@ -24,37 +24,53 @@ Pair = tuple[int, int]
 Index = npt.NDArray[np.intp]
 COURSE = {"natural": 1.0, "balanced": 0.2, "straight": 0.02}
 """What each course multiplies the tether with."""
-SMOOTH = 0.1
+SMOOTH = 0.03
 """Stiffness of a section's own vectors at ``smoothness=1``."""
 TOGETHER = 0.05
 """How firmly the pieces of a torn section hold together."""
-LEAST_COURSE = 0.05
+LEAST_COURSE = 0.1
 """Share of the differences that is always put down to the tissue's own course."""
+MOST_COURSE = 0.7
+"""The same at most: sections always lie off by a little."""
 REWEIGHTINGS = 3
 STEPS = 300
 
 
-def tether_of(steps: Sequence[tuple[FloatArray, FloatArray]], spread: float) -> float:
+def tether_of(chain: Sequence[tuple[FloatArray, FloatArray] | None], spread: float) -> float:
     """The tether that suits a stack: the tissue's own change a section over the sections' own displacement, squared.
 
     Parameters
     ----------
-    steps
-        For each section that has a neighbour on both sides, how it differs from the one before and how the one after
-        differs from it, at the same places. A section that lies off by itself steps there and back, so that the two
-        are opposed; where the tissue runs obliquely they are alike.
+    chain
+        For each section in turn how the next one differs from it (any shape), and where that is known (0 or 1);
+        ``None`` where no next one was matched.
     spread
         Variance of the differences that is always put down to the tissue, square pixels.
+
+    Notes
+    -----
+    A section that lies off by ``x`` steps there and back: its two differences are opposed, by ``-var(x)`` in the mean,
+    and those two apart know nothing of each other. The tissue's own course goes on for a while, so that its differences
+    are alike with a correlation ``r``, and ``r^2`` two apart. Three products of differences thus tell the variances of
+    both, and ``r``.
     """
-    if not steps:
+    products = []
+    for lag in (0, 1, 2):
+        top = bottom = 0.0
+        for one, other in zip(chain, chain[lag:], strict=False):
+            if one is not None and other is not None:
+                known = one[1] * other[1]
+                top += float((one[0] * other[0] * known).sum())
+                bottom += float(known.sum())
+        products.append(top / bottom if bottom else 0.0)
+    total, next_one, second = products
+    if total <= 0:
         return 1.0
-    both = sum(float((a**2).sum() + (b**2).sum()) for a, b in steps) / 2
-    opposed = -sum(float((a * b).sum()) for a, b in steps)
-    count = max(sum(a.size for a, _ in steps), 1)
-    total = both / count
-    own = float(np.clip(opposed / count, 0.02 * total, 0.5 * total))
-    course = max(total - 2 * own, LEAST_COURSE * total, spread)
-    return float(np.clip(course / max(own, 1e-12), 1e-3, 5.0))
+    half = max(next_one + total / 2, 0.0)
+    second = min(max(second, 0.0), total)
+    course = 2 * (half + second - np.sqrt(second * (second + 2 * half)))
+    course = float(np.clip(max(course, spread), LEAST_COURSE * total, MOST_COURSE * total))
+    return 2 * course / (total - course)
 
 
 def solve_fine(
@@ -94,8 +110,12 @@ def solve_fine(
     stiffness = smoothness_matrix(shape) * SMOOTH * settings.smoothness
     siblings = [(k, k + 1) for z in range(len(maps)) for k in range(first[z], first[z + 1] - 1)]
     robust = np.ones(shift[:, :1].shape)
+    tethers = np.full((first[-1], 1, 1, 1), tether)
     for _ in range(REWEIGHTINGS):
-        state = _conjugate_gradients(state, ~fixed, (ia, ib, shift, weight * robust), tether, stiffness, siblings)
+        state = _conjugate_gradients(state, ~fixed, (ia, ib, shift, weight * robust), tethers, stiffness, siblings)
+        # a section that lies off by much more than most is not held back: it is to be mended
+        size = np.sqrt((state**2).mean(axis=(1, 2, 3), keepdims=True))
+        tethers = tether / (1.0 + (size / (3.0 * float(np.median(size)) + 1e-6)) ** 2)
         off = np.sqrt(((state[ib] - state[ia] - shift) ** 2).sum(axis=1, keepdims=True))
         seen = weight[:, :1] + weight[:, 2:] > 0.5
         scale = 1.5 * float(np.median(off[seen])) + 1e-6 if seen.any() else 1.0
@@ -127,21 +147,22 @@ def _links(matches: Mapping[Pair, FineMatch], first: Index) -> tuple[Index, Inde
 
 def _estimated(ia: Index, ib: Index, shift: FloatArray, weight: FloatArray, maps: list[SectionMap]) -> float:
     after = {int(a): k for k, a in reversed(list(enumerate(ia)))}  # the nearest of a section's followers
-    steps = []
-    for k in sorted(after.values()):
-        following = after.get(int(ib[k]))
-        if following is None:
-            continue
-        seen = np.minimum(*(0.5 * (weight[n, 0] + weight[n, 2]) for n in (k, following))) > 0.3
-        steps.append((shift[k][:, seen], shift[following][:, seen]))
-    return tether_of(steps, spread=(0.001 * max(maps[0].shape)) ** 2)
+    chain: list[tuple[FloatArray, FloatArray] | None] = []
+    for piece in range(int(ib.max())):
+        k = after.get(piece)
+        if k is None or ib[k] != piece + 1:
+            chain.append(None)
+        else:
+            seen = (0.5 * (weight[k, 0] + weight[k, 2]) > 0.3).astype(float)
+            chain.append((shift[k], np.stack([seen, seen])))
+    return tether_of(chain, spread=(0.001 * max(maps[0].shape)) ** 2)
 
 
 def _conjugate_gradients(
     state: FloatArray,
     free: FloatArray,
     links: tuple[Index, Index, FloatArray, FloatArray],
-    tether: float,
+    tether: FloatArray,
     stiffness: FloatArray,
     siblings: list[Pair],
 ) -> FloatArray:
@@ -169,7 +190,7 @@ def _conjugate_gradients(
         return out
 
     mask = free[:, None, None, None]
-    diagonal = np.full_like(state, tether + float(np.diag(stiffness).mean()))
+    diagonal = np.zeros_like(state) + tether + float(np.diag(stiffness).mean())
     for index in (ia, ib):
         np.add.at(diagonal, index, weight[:, [0, 2]])
     residual = np.where(mask, spread(shift) - apply(state), 0)
