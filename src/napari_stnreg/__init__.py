@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from napari_stnreg.fitting.progress import Result as Result
     from napari_stnreg.images import Grid as Grid
     from napari_stnreg.images import Image as Image
-    from napari_stnreg.learning.data import ImagePairs as ImagePairs
     from napari_stnreg.learning.model import Model as Model
+    from napari_stnreg.learning.opening import open_training_data as open_training_data
     from napari_stnreg.learning.progress import TrainingProgress as TrainingProgress
     from napari_stnreg.learning.settings import TrainingSettings as TrainingSettings
     from napari_stnreg.learning.trainer import train as train
@@ -58,7 +58,6 @@ _HOMES = {
     "FitError": "errors",
     "Grid": "images",
     "Image": "images",
-    "ImagePairs": "learning.data",
     "InputError": "errors",
     "Model": "learning.model",
     "OutOfMemoryError": "errors",
@@ -83,6 +82,7 @@ _HOMES = {
     "invert": "transforms.inversion",
     "load": "files.saving",
     "open_stack": "stacks.sources",
+    "open_training_data": "learning.opening",
     "read": "files",
     "read_series": "files",
     "register": "registration",

@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> None:
         If the file cannot be read.
     """
     path: Path = options.file
-    lines = _transform(path) if _is_transform(path) else _image(path)
+    lines = _model(path) or (_transform(path) if _is_transform(path) else _image(path))
     width = max(len(title) for title, _ in lines)
     for title, text in lines:
         print(f"{title:<{width}}  {text}")
@@ -38,6 +38,27 @@ def _is_transform(path: Path) -> bool:
             return False  # reading it as an image says what is wrong
         return int(header["intent_code"]) in (1006, 1007) and len(header.get_data_shape()) == 5
     return name.endswith((".safetensors", ".tfm", ".txt", ".h5", ".hdf5", ".mat", ".zarr"))
+
+
+def _model(path: Path) -> list[tuple[str, str]]:
+    """What is told of a model; nothing if the file is none."""
+    if path.suffix.lower() != ".safetensors":
+        return []
+    from napari_stnreg.files import container  # brings torch
+    from napari_stnreg.learning import model_file
+
+    header, tensors = container.read(path)
+    if header["format"] != model_file.FORMAT:
+        return []
+    model = model_file.model_from(header, tensors, path)
+    lines = [("kind", "trained model"), *model.describe().items()]
+    best = model.summary.get("best") or {}
+    lines += [(name, str(model.summary[name])) for name in ("pairs", "epochs", "seed") if name in model.summary]
+    lines += [(f"best {name}", f"{value:.4g}") for name, value in (best.get("scores") or {}).items()]
+    versions = model.summary.get("versions") or {}
+    if versions:
+        lines.append(("made by", ", ".join(f"{name} {version}" for name, version in versions.items())))
+    return lines
 
 
 def _image(path: Path) -> list[tuple[str, str]]:

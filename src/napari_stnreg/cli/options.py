@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from napari_stnreg import __version__
 from napari_stnreg.cli.stack_options import add_stack_commands
+from napari_stnreg.cli.train_options import add_train
 from napari_stnreg.errors import InputError
 from napari_stnreg.settings import FAMILY_HELP, START_HELP, RegistrationSettings
 
@@ -60,8 +61,10 @@ def make_parser() -> Parser:
     _add_evaluate(commands)
     _add_convert(commands)
     add_stack_commands(commands)
-    info = commands.add_parser("info", help="say what an image or transform file is", description="Describe a file.")
-    info.add_argument("file", type=Path, metavar="FILE", help="an image or a transform")
+    add_train(commands, _add_setting, _DEBUG)
+    told = "say what an image, transform or model file is"
+    info = commands.add_parser("info", help=told, description="Describe a file.")
+    info.add_argument("file", type=Path, metavar="FILE", help="an image, a transform or a model")
     info.add_argument("--debug", action="store_true", help=_DEBUG)
     return parser
 

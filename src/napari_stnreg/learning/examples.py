@@ -12,6 +12,7 @@ from torch import Tensor
 
 from napari_stnreg.errors import InputError
 from napari_stnreg.images import Grid
+from napari_stnreg.learning.contract import Normalisation
 from napari_stnreg.learning.data import Batch
 from napari_stnreg.transforms import ChainTransform, Transform
 
@@ -31,7 +32,7 @@ class ExampleSource(ABC):
     """
 
     channels = 1
-    normalisation = "percentiles"
+    normalisation: Normalisation = "percentiles"
     labels: tuple[int, ...] = ()
 
     def __init__(self, grid: Grid) -> None:

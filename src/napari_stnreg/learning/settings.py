@@ -47,7 +47,7 @@ class TrainingSettings(BaseModel):
     folding: float = Field(0.0, ge=0, description="Weight of the folding penalty.")
     label_weight: float = Field(0.0, ge=0, description="Weight of the labels' overlap (soft Dice).")
     truth_weight: float = Field(0.0, ge=0, description="Weight of the distance to a known transform, at its corners.")
-    training: Literal["together", "in turn"] = Field("together", description="How several networks are trained.")
+    training: Literal["together", "in-turn"] = Field("together", description="How several networks are trained.")
     epochs: int = Field(100, ge=1, le=100_000, description="Passes over the training pairs.")
     batch_size: int = Field(8, ge=1, le=4096, description="Pairs that are taken at once.")
     accumulate: int = Field(1, ge=1, le=1024, description="Batches whose gradients make one step.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import math
 import os
 import time
@@ -19,9 +20,10 @@ from napari_stnreg.fitting.problem import pick_device
 from napari_stnreg.images import Image
 from napari_stnreg.learning.checkpoint import TrainingState, checkpoint_path, load_checkpoint, save_checkpoint
 from napari_stnreg.learning.contract import InputContract, Sizing
-from napari_stnreg.learning.data import Batch, ImagePairs, TrainingData, steps_of
+from napari_stnreg.learning.data import Batch, TrainingData, steps_of
 from napari_stnreg.learning.model import Model
 from napari_stnreg.learning.objective import Outcome, ReconstructionObjective, RegistrationObjective
+from napari_stnreg.learning.opening import open_training_data
 from napari_stnreg.learning.progress import EpochRecord, Example, State, TrainingProgress
 from napari_stnreg.learning.settings import TrainingSettings
 from napari_stnreg.networks import AutoEncoder, Localisation, Network, Stages, new_network
@@ -50,9 +52,8 @@ def train(
     Parameters
     ----------
     data
-        Pairs of images, such as :func:`open_training_data` makes of a folder or
-        :class:`~napari_stnreg.learning.data.ImagePairs` of images in memory; or simply a list of images, to be paired
-        at random.
+        Pairs of images, such as :func:`napari_stnreg.open_training_data` makes of a folder or of images in memory; or
+        simply a list of images, to be paired at random.
     settings
         See :class:`~napari_stnreg.learning.settings.TrainingSettings`; or give its fields by name in ``options``.
     output
@@ -99,12 +100,11 @@ def train_steps(
     if settings is not None and options:
         settings = TrainingSettings.parse(**{**settings.model_dump(), **options})
     settings = settings or TrainingSettings.parse(**options)
-    if isinstance(data, Sequence):
-        data = ImagePairs(data)
+    pairs: TrainingData = open_training_data(data) if isinstance(data, Sequence) else data
     target = None if output is None else Path(output)
     trainer: Trainer | None = None
     try:
-        trainer = Trainer(data, settings, None if target is None else checkpoint_path(target), resume=resume)
+        trainer = Trainer(pairs, settings, None if target is None else checkpoint_path(target), resume=resume)
         model = yield from trainer.run()
         if target is not None:
             model.save(target)
@@ -155,10 +155,13 @@ class Trainer:
             else RegistrationObjective(settings, data.grid, data.labels)
         )
         self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            self.network.parameters(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),  # one pass over the weights instead of a dozen
         )
         self.steps = steps_of(data, "train", settings.batch_size)
-        self.phases = len(network.stages) if settings.training == "in turn" and isinstance(network, Stages) else 1
+        self.phases = len(network.stages) if settings.training == "in-turn" and isinstance(network, Stages) else 1
         if settings.epochs < self.phases:
             raise InputError(f"Training {self.phases} networks in turn takes at least {self.phases} epochs.")
         half = _half_precision(settings, self.device)
@@ -284,17 +287,17 @@ class Trainer:
         return rate
 
     def _step(self, batch: Batch, step: int) -> Outcome:
+        # the last batches of an epoch may be fewer than are accumulated
+        first = step - step % self.settings.accumulate
+        together = min(self.settings.accumulate, self.steps - first)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate(self.state.epoch, step)
+            group["lr"] = self.learning_rate(self.state.epoch, first)
         outcome: Outcome = self.objective(self.network, batch)
         if not bool(torch.isfinite(outcome.loss.detach())):
             raise FitError(
                 "The training ran into values that are not finite; lower the learning rate. The checkpoint of the "
                 "last epoch is good."
             )
-        # the last batches of an epoch may be fewer than are accumulated
-        first = step - step % self.settings.accumulate
-        together = min(self.settings.accumulate, self.steps - first)
         self.scaler.scale(outcome.loss / together).backward()
         if step + 1 == first + together:
             if self.settings.gradient_clip > 0:
@@ -396,7 +399,9 @@ class Trainer:
         """What must be the same for a training to be resumed; where it runs and what is kept of it may change."""
         left_out = {"device", "snapshots", "patience"}
         settings = self.settings.model_dump(mode="json", exclude=left_out)
-        return {"settings": settings, "data": self.data.summary(), "contract": self.contract.to_dict()}
+        identity = {"settings": settings, "data": self.data.summary(), "contract": self.contract.to_dict()}
+        read_back: dict[str, Any] = json.loads(json.dumps(identity))  # tuples become lists, as in the file
+        return read_back
 
     def _seconds(self) -> float:
         return self.state.seconds + time.perf_counter() - self.began

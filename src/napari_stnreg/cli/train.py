@@ -1,0 +1,113 @@
+"""``stnreg train``: train a network and write its model."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+from napari_stnreg.cli.options import numbers
+from napari_stnreg.cli.outputs import check_new
+from napari_stnreg.cli.register import Interrupt
+from napari_stnreg.cli.train_options import training_settings
+from napari_stnreg.errors import InputError
+from napari_stnreg.learning.data import TrainingData
+from napari_stnreg.learning.model import Model
+from napari_stnreg.learning.opening import open_training_data
+from napari_stnreg.learning.paired_images import augmentation_named
+from napari_stnreg.learning.progress import TrainingProgress
+from napari_stnreg.learning.trainer import TrainingSteps, train_steps
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do what was asked; see ``stnreg train --help``.
+
+    Raises
+    ------
+    InputError
+        If something given cannot be used.
+    """
+    settings = training_settings(options)
+    if options.output.suffix.lower() != ".safetensors":
+        raise InputError(f"Models are kept in files that end in .safetensors; '{options.output.name}' does not.")
+    if not options.output.parent.is_dir():
+        raise InputError(f"There is no folder '{options.output.parent}' to write the model into.")
+    check_new(options.output, overwrite=options.overwrite or options.resume)
+    data = _data(options)
+    steps = train_steps(data, settings, output=options.output, resume=options.resume)
+    with Interrupt() as interrupt:
+        model = _drive(steps, interrupt)
+    _tell(model, data)
+    print(options.output)
+
+
+def _data(options: argparse.Namespace) -> TrainingData:
+    data = open_training_data(
+        options.data,
+        options.moving,
+        pairing=options.pairing,
+        template=options.template,
+        pairs=options.pairs,
+        held_back=options.held_back,
+        labels=options.labels,
+        group=options.group,
+        image=options.image,
+        moving_image=options.moving_image,
+        spacing=_spacing(options.spacing),
+        unit=options.unit,
+        sections=options.sections,
+    )
+    augmentation = augmentation_named(options.augment, data.grid)
+    if augmentation is not None:
+        data.augmentation = augmentation
+    return data
+
+
+def _spacing(text: str | None) -> str | tuple[float, ...] | None:
+    """Sizes, or the name of the array that holds them."""
+    try:
+        return None if text is None else numbers(text)
+    except ValueError:
+        return text
+
+
+def _drive(steps: TrainingSteps, interrupt: Interrupt) -> Model:
+    """Train to the end, with a progress bar if there is a terminal to show it on, else with a line an epoch."""
+    screen = sys.stderr.isatty()
+    width, height = shutil.get_terminal_size()
+    bar = tqdm(total=1, disable=not screen, file=sys.stderr, ncols=width, nrows=height,
+               bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}")  # fmt: skip
+    try:
+        progress = next(steps)
+        while True:
+            bar.total = progress.steps
+            bar.set_description(progress.message, refresh=False)
+            bar.set_postfix_str(_figures(progress), refresh=False)
+            bar.update(progress.step - bar.n)
+            if not screen and progress.state == "validated":
+                print(f"epoch {progress.epoch} of {progress.epochs}: {_figures(progress)}", file=sys.stderr, flush=True)
+            progress = steps.send("stop") if interrupt.asked else next(steps)
+    except StopIteration as end:
+        model: Model = end.value
+        return model
+    finally:
+        bar.close()
+        steps.close()
+
+
+def _figures(progress: TrainingProgress) -> str:
+    parts: list[tuple[str, Any]] = [("loss", progress.loss), ("validation", progress.validation_loss)]
+    parts += list(progress.scores.items())
+    return ", ".join(f"{name} {value:.4g}" for name, value in parts if value is not None)
+
+
+def _tell(model: Model, data: TrainingData) -> None:
+    best = model.summary["best"]
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in best["scores"].items())
+    print(
+        f"{data.count('train')} pairs, {model.summary['epochs']} epochs, {model.summary['seconds']:.0f} s, "
+        f"{model.summary['ending']}; best after epoch {best['epoch']}" + (f": {figures}" if figures else "")
+    )
