@@ -1,0 +1,186 @@
+"""Hand transforms to antspyx and elastix and take theirs back: ``python -m benchmark.check_exchange``.
+
+Two NIfTI files of different orientation and voxel size are made, and transforms of every kind are written by us,
+applied by ANTs to the files, and compared with our own warp; a registration by ANTs (affine and SyN) and one by elastix
+(affine, then B-spline) are read by us and compared with their warp and their points. Errors are in fixed voxels, for
+points inside; images are compared where both read the moving image. Everything must stay below 0.01 voxel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+
+import napari_stnreg as sr
+from benchmark.threads import limit_threads
+from napari_stnreg.transforms import Transform, chain, make_family
+
+LIMIT = 0.01
+
+
+def make_files(folder: Path) -> tuple[sr.Image, sr.Image]:
+    """A fixed and a moving NIfTI file in different orientations."""
+    images = []
+    for name, shape, axes, voxel, shift in (
+        ("fixed", (40, 44, 42), (1, 2, 0), (2.0, 1.5, 1.8), 0.0),
+        ("moving", (46, 42, 50), (0, 1, 2), (1.7, 1.7, 1.4), 2.0),
+    ):
+        affine = np.eye(4)
+        angle = 0.15 if name == "fixed" else -0.1
+        bend = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+        signs = (-1, 1, -1) if name == "fixed" else (1, -1, 1)
+        affine[:3, :3] = bend @ np.eye(3)[:, axes] @ np.diag(np.array(voxel) * signs)
+        affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+        index = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1)
+        x, y, z = np.moveaxis(index @ affine[:3, :3].T + affine[:3, 3] - shift, -1, 0)
+        spots = sum(
+            h * np.exp(-((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2) / (2 * w * w))
+            for a, b, c, w, h in ((-9, 4, 3, 8, 1.0), (10, -8, 6, 7, 0.8), (2, 12, -10, 6, 0.9), (-4, -12, -8, 9, 0.7))
+        )
+        image = nib.Nifti1Image((1000 * spots).astype(np.float32), affine)
+        image.header.set_xyzt_units("mm")
+        nib.save(image, folder / f"{name}.nii.gz")
+        images.append(sr.read(folder / f"{name}.nii.gz"))
+    return images[0], images[1]
+
+
+def our_transforms(fixed: sr.Image) -> dict[str, Transform]:
+    generator = torch.Generator().manual_seed(0)
+    made: dict[str, Transform] = {}
+    for name in ("affine", "bspline", "tps", "displacement", "diffeomorphic"):
+        family = make_family(name)
+        theta = torch.randn(1, *family.parameter_shape(fixed.grid), generator=generator, dtype=torch.float64)
+        if name in ("displacement", "diffeomorphic"):
+            coarse = torch.randn(1, 3, 4, 4, 4, generator=generator, dtype=torch.float64)
+            theta = 2 * torch.nn.functional.interpolate(
+                coarse, size=fixed.grid.shape, mode="trilinear", align_corners=True
+            )
+        else:
+            theta = {"affine": 0.05, "bspline": 1.5, "tps": 1.5}[name] * theta
+        made[name] = family(theta, fixed.grid).in_spaces("scanner", "scanner")
+    made["chain"] = chain(made["displacement"], made["affine"])
+    return made
+
+
+def lps(points: np.ndarray) -> np.ndarray:
+    return points[:, ::-1] * [-1, -1, 1]
+
+
+def inner(image: sr.Image) -> np.ndarray:
+    cut = (slice(6, -6, 3),) * 3
+    return image.grid.points()[cut].reshape(-1, 3)
+
+
+def report(title: str, fixed: sr.Image, apart: np.ndarray, ours: np.ndarray, theirs: np.ndarray, known) -> bool:
+    """Print the largest point error, and the image difference as the shift that would explain it."""
+    points = float(apart.max()) / float(fixed.grid.spacing.min())
+    slope = np.sqrt(sum(g**2 for g in np.gradient(ours.astype(float))))
+    middle = (slice(6, -6),) * 3
+    slope = np.maximum(slope, 1e-9 * slope.max())
+    steep = (slope[middle] > 0.2 * slope.max()) & known[middle]
+    shift = float(np.percentile((np.abs(ours - theirs)[middle] / slope[middle])[steep], 99.9)) if steep.any() else 0.0
+    good = points < LIMIT and shift < LIMIT
+    print(f"{title}: points {points:.1e}, image {shift:.1e} voxel{'' if good else '  <-- too much'}", flush=True)
+    return good
+
+
+def check_ants(folder: Path, fixed: sr.Image, moving: sr.Image) -> bool:
+    import ants
+    import pandas as pd
+
+    still, other = ants.image_read(str(folder / "fixed.nii.gz")), ants.image_read(str(folder / "moving.nii.gz"))
+    points = inner(fixed)
+    table = pd.DataFrame(lps(points), columns=list("xyz"))
+
+    def theirs_of(files: list[str], which: list[bool] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        image = ants.apply_transforms(still, other, files, whichtoinvert=which, interpolator="linear", defaultvalue=-9)
+        mapped = ants.apply_transforms_to_points(3, table, files, whichtoinvert=which)
+        ants.image_write(image, str(folder / "theirs.nii.gz"))
+        return sr.read(folder / "theirs.nii.gz").data, mapped[list("xyz")].to_numpy()
+
+    good = True
+    for name, transform in our_transforms(fixed).items():
+        ours = sr.warp(moving, transform, fixed.grid, fill=-9).data
+        for ending in ("h5", "nii.gz") if name not in ("affine", "chain") else ("h5", "tfm", "nii.gz"):
+            path = sr.save(transform, folder / f"{name}.{ending}", grid=fixed.grid)
+            picture, mapped = theirs_of([str(path)])
+            apart = np.linalg.norm(mapped - lps(transform.map_points(points)), axis=1)
+            good &= report(
+                f"ANTs applies our {name}.{ending}", fixed, apart, ours, picture, (ours > -9) & (picture > -9)
+            )
+    found = ants.registration(still, other, "SyN", outprefix=str(folder / "syn_"), reg_iterations=(20, 10, 0))
+    files = found["fwdtransforms"]
+    warp_file, matrix_file = (next(f for f in files if f.endswith(e)) for e in (".nii.gz", ".mat"))
+    # ANTs lists them last first, as it applies them to points.
+    ours_all = sr.compose(sr.load(warp_file), sr.load(matrix_file))
+    for title, transform, used in (
+        ("affine .mat", sr.load(matrix_file), [matrix_file]),
+        ("SyN warp .nii.gz", sr.load(warp_file), [warp_file]),
+        ("warp and affine", ours_all, files),
+    ):
+        picture, mapped = theirs_of(used)
+        ours = sr.warp(moving, transform, fixed.grid, fill=-9).data
+        apart = np.linalg.norm(mapped - lps(transform.map_points(points)), axis=1)
+        good &= report(f"we apply ANTs' {title}", fixed, apart, ours, picture, (ours > -9) & (picture > -9))
+    return good
+
+
+def check_elastix(folder: Path, fixed: sr.Image, moving: sr.Image) -> bool:
+    import itk
+
+    still = itk.imread(str(folder / "fixed.nii.gz"), itk.F)
+    other = itk.imread(str(folder / "moving.nii.gz"), itk.F)
+    settings = itk.ParameterObject.New()
+    for kind in ("rigid", "affine", "bspline"):
+        one = settings.GetDefaultParameterMap(kind, 2, 12.0)
+        one["MaximumNumberOfIterations"] = ["60"]
+        one["ResampleInterpolator"] = ["FinalLinearInterpolator"]
+        one["DefaultPixelValue"] = ["-9"]
+        one["ResultImagePixelType"] = ["float"]
+        settings.AddParameterMap(one)
+    _, found = itk.elastix_registration_method(still, other, parameter_object=settings)
+    names = [str(folder / f"TransformParameters.{i}.txt") for i in range(found.GetNumberOfParameterMaps())]
+    for i in range(1, len(names)):
+        found.SetParameter(i, "InitialTransformParameterFileName", names[i - 1])
+        found.SetParameter(i, "InitialTransformParametersFileName", names[i - 1])
+    itk.ParameterObject.WriteParameterFiles(found, names)
+    for i in range(1, len(names)):
+        found.SetParameter(i, "InitialTransformParameterFileName", "NoInitialTransform")
+        found.SetParameter(i, "InitialTransformParametersFileName", "NoInitialTransform")
+    picture = itk.transformix_filter(other, found)
+    itk.imwrite(picture, str(folder / "theirs.nii.gz"))
+    theirs = sr.read(folder / "theirs.nii.gz").data
+    field = itk.transformix_deformation_field(other, found)
+    itk.imwrite(field, str(folder / "field.nii.gz"))
+    ours = sr.load(names[-1])
+    points = inner(fixed)
+    apart = np.linalg.norm(ours.map_points(points) - sr.load(folder / "field.nii.gz").map_points(points), axis=1)
+    warped = sr.warp(moving, ours, fixed.grid, fill=-9).data
+    return report(
+        "we apply elastix' rigid, affine and B-spline", fixed, apart, warped, theirs, (warped > -9) & (theirs > -9)
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("ants", "elastix"))
+    only = parser.parse_args().only
+    limit_threads(1)
+    good = True
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        fixed, moving = make_files(folder)
+        for title, check in (("ants", check_ants), ("elastix", check_elastix)):
+            if only in (None, title):
+                good &= check(folder, fixed, moving)
+    print("all below" if good else "NOT all below", f"{LIMIT} voxel")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
