@@ -155,7 +155,7 @@ def check_elastix(folder: Path, fixed: sr.Image, moving: sr.Image) -> bool:
     picture = itk.transformix_filter(other, found)
     itk.imwrite(picture, str(folder / "theirs.nii.gz"))
     theirs = sr.read(folder / "theirs.nii.gz").data
-    field = itk.transformix_deformation_field(other, found)
+    field = itk.transformix_deformation_field(other, found, output_directory=str(folder))
     itk.imwrite(field, str(folder / "field.nii.gz"))
     ours = sr.load(names[-1])
     points = inner(fixed)
