@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,14 +9,12 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import tifffile
 
 from napari_stnreg.errors import InputError
 from napari_stnreg.files import tiff
 from napari_stnreg.files.image_files import ending_of, replacing, write
 from napari_stnreg.files.nifti import KEY, save_nifti
 from napari_stnreg.images import Image
-from napari_stnreg.units import canonical
 
 
 def write_series(path: str | os.PathLike[str], images: Sequence[Image], *, labels: bool = False) -> None:
@@ -46,7 +43,7 @@ def write_series(path: str | os.PathLike[str], images: Sequence[Image], *, label
         write(path, images[0])
     elif ending in (".tif", ".tiff"):
         with replacing(path) as part:
-            _save_tiff(part, images)
+            tiff.save_tiff(part, *images)
     elif ending in (".npy", ".npz"):
         frames = np.stack([np.asarray(image.data) for image in images])
         with replacing(path) as part:
@@ -98,29 +95,3 @@ def placed_as(image: Image, metadata: Mapping[str, Any]) -> Image:
 def _header(kept: Mapping[str, Any]) -> Any:
     kind: Any = nib.Nifti2Header if kept["version"] == 2 else nib.Nifti1Header
     return kind(kept["header"], kept["endianness"], check=False)
-
-
-def _save_tiff(path: Path, images: Sequence[Image]) -> None:
-    """Frames in ImageJ's order, with the same description of the place as a single image has."""
-    first = images[0]
-    data = np.stack([np.asarray(image.data) for image in images])
-    data = data.astype({np.dtype(bool): np.uint8, np.dtype(np.float16): np.float32}.get(data.dtype, data.dtype))
-    axes = "T" + "ZYX"[-first.ndim :]
-    rgb = first.has_channel_axis and first.rgb and data.dtype == np.uint8
-    if rgb:
-        axes += "S"
-    elif first.has_channel_axis:
-        axes, data = axes[:-2] + "CYX", np.moveaxis(data, -1, -3)
-    spacing = [float(size) for size in first.grid.spacing]
-    unit = canonical(first.grid.unit).encode("ascii", "ignore").decode()
-    place = {tiff._GRID_KEY: json.dumps(first.grid.to_dict())}
-    tifffile.imwrite(
-        path,
-        np.ascontiguousarray(data),
-        imagej=data.dtype in tiff._IMAGEJ_TYPES,
-        photometric="rgb" if rgb else "minisblack",
-        resolution=(1 / spacing[-1], 1 / spacing[-2]),
-        resolutionunit="NONE",
-        metadata={"axes": axes, "unit": unit, "spacing": spacing[0], **place},
-        compression=None,
-    )

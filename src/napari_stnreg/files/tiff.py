@@ -64,32 +64,35 @@ def open_tiff(path: Path) -> FileContent:
     )
 
 
-def save_tiff(path: Path, image: Image) -> None:
+def save_tiff(path: Path, first: Image, *others: Image) -> None:
     """Write an image with its voxel size, unit and place; ImageJ's own form where it has the type.
+
+    Further images on the same grid make it a time series, in ImageJ's order.
 
     Raises
     ------
     InputError
         If the values are complex.
     """
-    data = np.asarray(image.data)
+    arrays = [np.asarray(image.data) for image in (first, *others)]
+    data = np.stack(arrays) if others else arrays[0]
     if np.iscomplexobj(data):
-        raise InputError(f"'{image.name}' holds complex numbers, which TIFF does not: write its magnitude.")
+        raise InputError(f"'{first.name}' holds complex numbers, which TIFF does not: write its magnitude.")
     if data.dtype == np.bool_:
         data = data.astype(np.uint8)
     elif data.dtype == np.float16:
         data = data.astype(np.float32)
-    axes = "ZYX"[-image.ndim :]
+    axes = ("T" if others else "") + "ZYX"[-first.ndim :]
     photometric = "minisblack"
-    if image.has_channel_axis and image.rgb and data.dtype == np.uint8:
+    if first.has_channel_axis and first.rgb and data.dtype == np.uint8:
         axes, photometric = axes + "S", "rgb"
-    elif image.has_channel_axis:
+    elif first.has_channel_axis:
         axes, data = axes[:-2] + "C" + axes[-2:], np.moveaxis(data, -1, -3)
 
-    spacing = image.grid.spacing
-    unit = canonical(image.grid.unit).encode("ascii", "ignore").decode()  # all that ImageJ's description may hold
-    metadata: dict[str, Any] = {"axes": axes, "unit": unit, _GRID_KEY: json.dumps(image.grid.to_dict())}
-    if image.ndim == 3:
+    spacing = first.grid.spacing
+    unit = canonical(first.grid.unit).encode("ascii", "ignore").decode()  # all that ImageJ's description may hold
+    metadata: dict[str, Any] = {"axes": axes, "unit": unit, _GRID_KEY: json.dumps(first.grid.to_dict())}
+    if first.ndim == 3:
         metadata["spacing"] = float(spacing[0])
     tifffile.imwrite(
         path,
