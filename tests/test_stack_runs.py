@@ -1,5 +1,6 @@
 """A whole alignment: it finds the truth, goes on after being killed, runs on a cluster that loses a worker."""
 
+import csv
 import json
 import os
 import signal
@@ -84,7 +85,7 @@ def test_the_same_tissue_lies_in_the_same_place_in_neighbours(whole):
 
 def test_inputs_are_not_changed_and_the_missing_section_is_bridged(stack, whole):
     assert stack.flags.writeable
-    verdicts = [one["verdict"] for one in whole.verdicts]
+    verdicts = [one.verdict for one in whole.verdicts]
     assert verdicts[3] == "bridged"
     assert "bridged" not in verdicts[:3]
     field = [whole.aligned.displacement(z) for z in range(6)]
@@ -163,8 +164,8 @@ def test_a_range_is_aligned_again_and_nothing_else_moves(stack, whole, tmp_path)
         np.testing.assert_array_equal(before["0"][z], after["0"][z])
         np.testing.assert_array_equal(before["displacement"][z], after["displacement"][z])
     assert (before["displacement"][4] != after["displacement"][4]).any()
-    assert result.verdicts[4]["verdict"] == "bridged"
-    assert "excluded" in result.verdicts[4]["reason"]
+    assert result.verdicts[4].verdict == "bridged"
+    assert "excluded" in result.verdicts[4].reason
 
 
 @pytest.mark.slow
@@ -214,6 +215,10 @@ def test_the_command_line_aligns_applies_and_exports(stack, whole, tmp_path, cap
     report = json.loads((tmp_path / "o.report.json").read_text())
     assert report["settings"]["grid"] == 3
     assert len(report["sections"]) == 6
+    assert report["gaps"][0]["correlation_after"] > report["gaps"][0]["correlation_before"] + 0.3
+    with (tmp_path / "o.quality.csv").open() as table:
+        rows = list(csv.DictReader(table))
+    assert [row["verdict"] for row in rows] == [one.verdict for one in whole.verdicts]
 
     np.save(tmp_path / "l.npy", (stack > 128).astype(np.uint8))
     labels = ["apply-stack", str(out), str(tmp_path / "l.npy"), "-o", str(tmp_path / "l.zarr")]

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from napari_stnreg.cli.outputs import write_json, write_text
 from napari_stnreg.cli.register import Interrupt
 from napari_stnreg.errors import InputError
 from napari_stnreg.files.points import read_table
 from napari_stnreg.stacks.pipeline import align_stack_steps
-from napari_stnreg.stacks.progress import StackProgress, StackResult
+from napari_stnreg.stacks.progress import StackProgress, StackResult, write_report
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.sources import open_stack
 
@@ -110,33 +106,12 @@ def read_section_landmarks(path: Path) -> dict[tuple[int, int], tuple[npt.NDArra
     return found
 
 
-def write_report(result: StackResult) -> tuple[Path, Path]:
-    """Write ``OUT.report.json`` and ``OUT.quality.csv`` beside the result."""
-    stem = result.path.name.removesuffix(".zarr")
-    report = result.path.with_name(f"{stem}.report.json")
-    table = result.path.with_name(f"{stem}.quality.csv")
-    write_json(report, result.report())
-    write_text(table, table_text(result.gaps))
-    return report, table
-
-
-def table_text(rows: list[dict[str, Any]]) -> str:
-    """Rows of figures as CSV, all columns that any row has."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: f"{v:.6g}" if isinstance(v, float | np.floating) else v for k, v in row.items()})
-    return text.getvalue()
-
-
 def _tell(result: StackResult) -> None:
     counts = result.report()["verdicts"]
     print(", ".join(f"{number} {verdict}" for verdict, number in counts.items()) + f", {result.seconds:.0f} s")
     for one in result.verdicts:
-        if one["verdict"] != "aligned":
-            print(f"section {one['section']}: {one['verdict']}, {one['reason']}")
+        if one.verdict != "aligned":
+            print(f"section {one.section}: {one.verdict}, {one.reason}")
     print(result.path)
     for sentence in result.warnings:
         print(f"stnreg align: {sentence}", file=sys.stderr)

@@ -154,7 +154,7 @@ class Cluster:
 
         plan = iter(tasks)
         running: dict[Any, str] = {}
-        ended = distributed.as_completed()
+        ended = distributed.as_completed(loop=self._client.loop)
         try:
             while True:
                 # Twice as many as there are threads: a worker has the next task at hand when it ends one.

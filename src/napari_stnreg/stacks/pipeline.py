@@ -6,8 +6,9 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +19,13 @@ from napari_stnreg.stacks.canvas import Canvas
 from napari_stnreg.stacks.coarse import CoarseMatch
 from napari_stnreg.stacks.executor import Cluster, Executor, Task, make_executor
 from napari_stnreg.stacks.fine import FineMatch, start_maps
+from napari_stnreg.stacks.landmark_match import landmark_match
 from napari_stnreg.stacks.maps import SectionMap, output_canvas
 from napari_stnreg.stacks.memory import workers_within
-from napari_stnreg.stacks.plan import Pair, coarse_pairs, fine_pairs, usable
+from napari_stnreg.stacks.plan import Pair, bridging_pairs, coarse_pairs, fine_pairs, usable
 from napari_stnreg.stacks.poses import solve_coarse
-from napari_stnreg.stacks.prepare import PreparedSection
 from napari_stnreg.stacks.progress import StackProgress, StackResult
+from napari_stnreg.stacks.quality import PairQuality, judge
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solve import solve_fine
 from napari_stnreg.stacks.sources import ArraySource, StackSource, open_stack
@@ -233,7 +235,7 @@ class _Run:
         self.work = work_folder(path)
         self.reader = self.source
         rounds = self.settings.rounds if self.settings.deform else 0
-        self._weights = {"prepare": 2.0, "coarse": 2.0, **{f"fine {r + 1}": 2.0 for r in range(rounds)}}
+        self._weights = {"prepare": 2.0, "coarse": 2.0, "gaps": 0.0, **{f"fine {r + 1}": 2.0 for r in range(rounds)}}
         self._weights |= {"quality": 1.0, "render": 3.0}
         self._behind = 0.0
 
@@ -245,14 +247,14 @@ class _Run:
         good = usable(faults)
         if len(good) < 2:
             raise FitError(f"Only {len(good)} of {self.count} sections can be used; there is nothing to align.")
-        coarse = yield from self._coarse(coarse_pairs(good, self.settings))
-        affines = solve_coarse(self.count, coarse, [self.shape] * self.count, self.settings, **self._pulled())
-        maps = start_maps(affines, sections, self.settings)
-        maps = yield from self._fine(maps, fine_pairs(good, self.settings), "fine")
+        coarse = yield from self._coarse(good)
+        affines = solve_coarse(self.count, coarse, [self.shape] * self.count, self.settings)
+        maps = start_maps(affines, cast(Any, sections), self.settings)  # it asks for no more than an outline
+        maps, matches = yield from self._fine(maps, fine_pairs(good, self.settings), "fine")
         for z, one in enumerate(maps):
             self.work.put(tasks.MAPS, z, one.arrays())
         canvas = self._canvas(maps, good)
-        found = yield from self._judged(maps, faults)
+        found = yield from self._judged(maps, faults, matches)
         everything = set(range(self.count))
         done = {z for z in everything if resume and self.work.has(tasks.RENDERED, z)}
         writer = SectionWriter(self.path)
@@ -260,7 +262,7 @@ class _Run:
             done = set()
             writer = create(self.path, self.source, canvas, canvas.shape, attributes=self._attributes())
         yield from self._render(writer, maps, faults, canvas, sorted(everything - done))
-        update_attributes(self.path, finished=True, verdicts=[one["verdict"] for one in found[0]])
+        update_attributes(self.path, finished=True, verdicts=[one.verdict for one in found[0]])
         return found
 
     def part(self) -> Generator[StackProgress, str | None, Any]:
@@ -278,12 +280,9 @@ class _Run:
         free = set(range(first, last + 1))
         held = {z: one for z, one in enumerate(before) if z not in free}
         good = usable(faults)
-        near = [pair for pair in coarse_pairs(good, self.settings) if free & set(pair)]
-        coarse = yield from self._coarse(near)
+        coarse = yield from self._coarse(good, free)
         poses = {z: one.affines[0] for z, one in held.items()}
-        affines = solve_coarse(
-            self.count, coarse, [self.shape] * self.count, self.settings, held=poses, **self._pulled()
-        )
+        affines = solve_coarse(self.count, coarse, [self.shape] * self.count, self.settings, held=poses)
         lattice = before[0].lattice
         maps = [
             SectionMap.from_affine(affines[z], lattice, self.shape, sections[z].parts, sections[z].factor)
@@ -294,17 +293,19 @@ class _Run:
         for r in range(self.settings.rounds):
             self.work.forget(f"again {r + 1}")
         near = [pair for pair in fine_pairs(good, self.settings) if free & set(pair)]
-        maps = yield from self._fine(maps, near, "again", held)
+        maps, matches = yield from self._fine(maps, near, "again", held)
         for z in free:
             self.work.put(tasks.MAPS, z, maps[z].arrays())
-        found = yield from self._judged(maps, faults)
+        near = [pair for pair in coarse_pairs(good, self.settings) if free & set(pair)]
+        self.work.forget(tasks.QUALITY, [tasks.pair_name(pair) for pair in near])
+        found = yield from self._judged(maps, faults, matches)
         yield from self._render(SectionWriter(self.path), maps, faults, canvas, sorted(free))
-        update_attributes(self.path, verdicts=[one["verdict"] for one in found[0]])
+        update_attributes(self.path, verdicts=[one.verdict for one in found[0]])
         return found
 
     # -- its parts
 
-    def _prepared(self) -> Generator[StackProgress, str | None, tuple[list[str], list[PreparedSection]]]:
+    def _prepared(self) -> Generator[StackProgress, str | None, tuple[list[str], list[tasks.Outline]]]:
         """Read what was not read yet; gives each section's fault, and what the maps need to know of it."""
         if isinstance(self.executor, Cluster) and isinstance(self.source, ArraySource):
             self.reader = self._on_disk(self.source)
@@ -333,17 +334,37 @@ class _Run:
             part.rename(path)
         return open_stack(path, spacing=source.spacing, unit=source.unit)
 
-    def _coarse(self, pairs: list[Pair]) -> Generator[StackProgress, str | None, dict[Pair, CoarseMatch]]:
+    def _coarse(
+        self, good: list[int], free: set[int] | None = None
+    ) -> Generator[StackProgress, str | None, dict[Pair, CoarseMatch]]:
+        """How near neighbours lie to each other; a second look farther off where the near ones found nothing."""
+
+        def wanted(pairs: Iterable[Pair]) -> list[Pair]:
+            return [pair for pair in pairs if free is None or free & set(pair)]
+
+        pairs = wanted(coarse_pairs(good, self.settings))
+        yield from self._coarse_stage(pairs)
+        found = self._coarse_kept(pairs)
+        if farther := wanted(bridging_pairs(good, found)):
+            yield from self._coarse_stage(farther, again=True)
+            found |= self._coarse_kept(farther)
+        for pair, points in self.wanted.landmarks.items():
+            found[pair] = landmark_match(*points, found.get(pair), self.settings)
+        return found
+
+    def _coarse_stage(self, pairs: list[Pair], *, again: bool = False) -> Generator[StackProgress, str | None, None]:
         missing = [pair for pair in pairs if not self.work.has(tasks.COARSE, tasks.pair_name(pair))]
-        yield from self._stage(
-            "coarse", "finding shifts and turns", len(pairs),
-            [(pair[1], tasks.match_coarse, (self.work, pair, self.settings)) for pair in missing],
-        )  # fmt: skip
+        calls = [(pair[1], tasks.match_coarse, (self.work, pair, self.settings)) for pair in missing]
+        message = "looking across gaps" if again else "finding shifts and turns"
+        yield from self._stage("gaps" if again else "coarse", message, len(pairs), calls)
+
+    def _coarse_kept(self, pairs: list[Pair]) -> dict[Pair, CoarseMatch]:
         return {p: CoarseMatch.from_arrays(self.work.get(tasks.COARSE, tasks.pair_name(p))[0]) for p in pairs}
 
     def _fine(
         self, maps: list[SectionMap], pairs: list[Pair], kind: str, held: Mapping[int, SectionMap] | None = None
-    ) -> Generator[StackProgress, str | None, list[SectionMap]]:
+    ) -> Generator[StackProgress, str | None, tuple[list[SectionMap], dict[Pair, FineMatch]]]:
+        matches: dict[Pair, FineMatch] = {}
         for again in range(self.settings.rounds if self.settings.deform else 0):
             folder = f"{kind} {again + 1}"
             missing = [pair for pair in pairs if not self.work.has(folder, tasks.pair_name(pair))]
@@ -355,11 +376,8 @@ class _Run:
                 ],
             )  # fmt: skip
             matches = {p: FineMatch.from_arrays(self.work.get(folder, tasks.pair_name(p))[0]) for p in pairs}
-            maps = solve_fine(maps, matches, self.settings, held, **self._pulled())
-        return maps
-
-    def _pulled(self) -> dict[str, Any]:
-        return {"landmarks": self.wanted.landmarks} if self.wanted.landmarks else {}
+            maps = solve_fine(maps, matches, self.settings, held)
+        return maps, matches
 
     def _canvas(self, maps: list[SectionMap], good: list[int]) -> Canvas:
         step = max(NODE_STEP, self.settings.factor(self.shape))
@@ -368,13 +386,36 @@ class _Run:
         origin, shape = output_canvas([maps[z] for z in good])
         return Canvas(origin, shape, self.shape, step)
 
-    def _judged(self, maps: list[SectionMap], faults: list[str]) -> Generator[StackProgress, str | None, Any]:
-        yield from self._stage("quality", "measuring", 0, [])
-        return (
-            [{"section": z, "verdict": "bridged" if f else "aligned", "reason": f} for z, f in enumerate(faults)],
-            [],
-            [],
+    def _judged(
+        self, maps: list[SectionMap], faults: list[str], matches: Mapping[Pair, FineMatch]
+    ) -> Generator[StackProgress, str | None, Any]:
+        """A verdict on every section, figures of every gap, and what a person should be told."""
+        pairs = coarse_pairs(usable(faults), self.settings)
+        missing = [pair for pair in pairs if not self.work.has(tasks.QUALITY, tasks.pair_name(pair))]
+        yield from self._stage(
+            "quality", "measuring", len(pairs),
+            [(b, tasks.measure_pair, (self.work, (a, b), (maps[a], maps[b]))) for a, b in missing],
+        )  # fmt: skip
+        facts = {pair: self.work.facts(tasks.QUALITY, tasks.pair_name(pair)) for pair in pairs}
+        before, after = (
+            {pair: PairQuality(**known[when]) for pair, known in facts.items()} for when in ("before", "after")
         )
+        verdicts = judge(maps, faults, before, after, matches)
+        good = usable(faults)
+        gaps = [
+            {
+                "section": a,
+                "next": b,
+                "correlation_before": before[a, b].correlation,
+                "correlation_after": after[a, b].correlation,
+                "worst_after": after[a, b].worst,
+                "overlap": after[a, b].overlap,
+            }
+            for a, b in pairwise(good)
+            if (a, b) in after
+        ]
+        warnings = [self.source.sentence] if self.source.sentence else []
+        return verdicts, gaps, warnings
 
     def _render(
         self, writer: SectionWriter, maps: list[SectionMap], faults: list[str], canvas: Canvas, sections: list[int]

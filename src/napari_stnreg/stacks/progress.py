@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from napari_stnreg._version import __version__
+from napari_stnreg.errors import InputError
+from napari_stnreg.files.text import write_json
+from napari_stnreg.stacks.quality import SectionQuality, write_table
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.store import AlignedStack
 
@@ -53,9 +56,9 @@ class StackResult:
     settings
         As they were used.
     verdicts
-        For each section: number, verdict, reason and figures.
+        A verdict on each section, with its reason and figures.
     gaps
-        For each pair of neighbours: numbers and figures before and after.
+        For each two neighbours that were compared: their numbers, and correlations before and after.
     seconds
         Wall-clock time of this call.
     warnings
@@ -65,7 +68,7 @@ class StackResult:
     path: Path
     ending: str
     settings: StackSettings
-    verdicts: list[dict[str, Any]] = field(default_factory=list)
+    verdicts: list[SectionQuality] = field(default_factory=list)
     gaps: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
@@ -80,7 +83,7 @@ class StackResult:
         """Everything above as JSON-ready values."""
         counts: dict[str, int] = {}
         for one in self.verdicts:
-            counts[one["verdict"]] = counts.get(one["verdict"], 0) + 1
+            counts[one.verdict] = counts.get(one.verdict, 0) + 1
         return {
             "version": __version__,
             "output": self.path.name,
@@ -88,7 +91,26 @@ class StackResult:
             "settings": self.settings.model_dump(),
             "seconds": round(self.seconds, 2),
             "verdicts": counts,
-            "sections": self.verdicts,
+            "sections": [asdict(one) for one in self.verdicts],
             "gaps": self.gaps,
             "warnings": self.warnings,
         }
+
+
+def write_report(result: StackResult, beside: Path | None = None) -> tuple[Path, Path]:
+    """Write ``OUT.report.json`` and ``OUT.quality.csv``, one row a section, beside the result or another OUT.zarr.
+
+    Raises
+    ------
+    InputError
+        If the system refuses.
+    """
+    path = beside or result.path
+    stem = path.name.removesuffix(".zarr")
+    report, table = path.with_name(f"{stem}.report.json"), path.with_name(f"{stem}.quality.csv")
+    write_json(report, result.report())
+    try:
+        write_table(result.verdicts, table)
+    except OSError as error:
+        raise InputError(f"'{table}' cannot be written: {error.strerror or error}.") from error
+    return report, table

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+
 import numpy as np
+import numpy.typing as npt
 
 from napari_stnreg.errors import InputError
 from napari_stnreg.stacks.canvas import Canvas, sampled, section_transform
@@ -10,13 +13,14 @@ from napari_stnreg.stacks.coarse import coarse_match
 from napari_stnreg.stacks.fine import fine_match
 from napari_stnreg.stacks.maps import SectionMap
 from napari_stnreg.stacks.prepare import PreparedSection, prepare
+from napari_stnreg.stacks.quality import measure
 from napari_stnreg.stacks.render import render_bands
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.sources import SectionError, StackSource
 from napari_stnreg.stacks.state import WorkFolder
 from napari_stnreg.stacks.store import SectionWriter
 
-PREPARED, COARSE, MAPS, RENDERED = "prepared", "coarse", "maps", "rendered"
+PREPARED, COARSE, MAPS, QUALITY, RENDERED = "prepared", "coarse", "maps", "quality", "rendered"
 
 
 def pair_name(pair: tuple[int, int]) -> str:
@@ -44,12 +48,22 @@ def prepare_section(
     return fault
 
 
-def outline(work: WorkFolder, z: int) -> tuple[str, PreparedSection]:
-    """Fault and shape of a section, and its pieces if it fell into several, without its features."""
+@dataclass(frozen=True)
+class Outline:
+    """What a map needs to know of a section: its shape, its pieces, and how far it was shrunk."""
+
+    shape: tuple[int, int]
+    parts: npt.NDArray[np.uint8] | None
+    factor: int
+
+
+def outline(work: WorkFolder, z: int) -> tuple[str, Outline]:
+    """Fault and outline of a prepared section, without its features."""
     facts = work.facts(PREPARED, z)
-    arrays = work.some(PREPARED, z, ["parts", "shape"] if facts["figures"]["pieces"] > 1 else ["shape"])
-    arrays.setdefault("parts", np.zeros((1, 1), dtype=np.uint8))
-    return facts["fault"], PreparedSection.from_arrays(arrays, facts["fault"], facts["figures"])
+    several = facts["figures"]["pieces"] > 1
+    arrays = work.some(PREPARED, z, ["parts", "shape"] if several else ["shape"])
+    height, width, factor = (int(n) for n in arrays["shape"])
+    return facts["fault"], Outline((height, width), arrays["parts"] if several else None, factor)
 
 
 def load_prepared(work: WorkFolder, z: int) -> PreparedSection:
@@ -75,6 +89,13 @@ def match_fine(
     """Find how the vectors of a pair's sections should differ."""
     a, b = (load_prepared(work, z) for z in pair)
     work.put(kind, pair_name(pair), fine_match(a, b, *maps, settings, again).arrays())
+
+
+def measure_pair(work: WorkFolder, pair: tuple[int, int], maps: tuple[SectionMap, SectionMap]) -> None:
+    """Find how well two neighbours fit, before and after."""
+    a, b = (load_prepared(work, z) for z in pair)
+    before, after = measure(a, b, *maps)
+    work.put(QUALITY, pair_name(pair), before=asdict(before), after=asdict(after))
 
 
 def render_section(

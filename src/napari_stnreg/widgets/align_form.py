@@ -1,0 +1,137 @@
+"""The form of the alignment panel: which stack, and what may be done to it, in plain words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from napari.layers import Image
+from qtpy.QtWidgets import QCheckBox, QSpinBox, QVBoxLayout, QWidget
+
+from napari_stnreg.widgets.forms import Combo, OptionalNumber, Rows, folded, hint
+
+MOTIONS = [("Shift and turn", "rigid"), ("Shift only", "translation"), ("Shift, turn and stretch", "affine")]
+FEATURES = [
+    ("Local contrast", "lncc"),
+    ("Brightness without shading", "bandpass"),
+    ("Plain brightness", "intensity"),
+    ("A network trained on this stack", "auto-encoder"),
+]
+COURSES = [
+    ("Keep the slant", "natural"),
+    ("In between", "balanced"),
+    ("Straighten", "straight"),
+]
+
+
+class AlignForm(QWidget):
+    """Stack and settings.
+
+    Parameters
+    ----------
+    viewer
+        The napari viewer whose layers are offered.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self.stack = Combo("Sections along the first axis (z, y, x), in memory or lazily loaded.", "stack")
+        self.note = hint()
+        self.motion = Combo("What the first pass may do to a whole section.", "motion")
+        self.motion.fill(MOTIONS)
+        self.deform = QCheckBox("Bend sections to fit")
+        self.deform.setToolTip("Follow with a second pass that bends each section by a grid of vectors.")
+        self.deform.setChecked(True)
+        self.course = Combo(
+            "What happens to what changes slowly along the stack: neurites that run obliquely keep their slant, or are "
+            "straightened for the sake of a better fit.",
+            "slow changes",
+        )
+        self.course.fill(COURSES)
+        self.features = Combo("What is compared between neighbours.", "compare by")
+        self.features.fill(FEATURES)
+        self.window = QSpinBox()
+        self.window.setRange(1, 8)
+        self.window.setValue(2)
+        self.window.setToolTip("Neighbours before and after that each section is compared with.")
+        self.turned = self._box("Sections may lie turned by any angle", True)
+        self.mirror = self._box("Some sections may lie upside down", False)
+        self.cracks = self._box("Let sections break at cracks", True)
+        self.reference = OptionalNumber("A section that stays where it is.", "fixed section", 0, 10**6, whole=True,
+                                        empty="none")  # fmt: skip
+        self.size = OptionalNumber("Longest side, in pixels, at which sections are compared.", "working size", 64,
+                                   8192, whole=True)  # fmt: skip
+        self.threads = OptionalNumber("Sections worked on at a time.", "threads", 1, 256, whole=True, empty="all cores")
+        self.memory = OptionalNumber("What all of them together may take, in GB.", "memory", 0.1, 4096)
+
+        rows = Rows()
+        rows.add("Stack", self.stack)
+        rows.wide(self.note)
+        rows.add("Sections may", self.motion)
+        rows.wide(self.deform)
+        rows.add("Slow changes", self.course)
+        more = QWidget()
+        inner = Rows()
+        inner.add("Compare", self.features)
+        inner.add("Neighbours", self.window)
+        for box in (self.turned, self.mirror, self.cracks):
+            inner.wide(box)
+        inner.add("Fixed section", self.reference)
+        inner.add("Working size", self.size)
+        inner.add("Threads", self.threads)
+        inner.add("Memory, GB", self.memory)
+        more.setLayout(inner)
+        self.more = folded("More choices", more, "What is rarely changed.")
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(6)
+        box.addLayout(rows)
+        box.addWidget(self.more)
+        self.stack.currentIndexChanged.connect(self._describe)
+
+    @staticmethod
+    def _box(text: str, checked: bool) -> QCheckBox:
+        box = QCheckBox(text)
+        box.setChecked(checked)
+        return box
+
+    @property
+    def layer(self) -> Any:
+        """The chosen layer, or ``None``."""
+        return self.stack.currentData()
+
+    def refresh(self, leave_out: set[Any]) -> None:
+        """Offer the viewer's grey 3D image layers, the results of this panel aside."""
+        layers = [
+            layer
+            for layer in self._viewer.layers
+            if isinstance(layer, Image) and layer.ndim == 3 and not layer.rgb and layer not in leave_out
+        ]
+        self.stack.fill([(layer.name, layer) for layer in layers], keep=self.layer)
+        self._describe()
+
+    def _describe(self) -> None:
+        layer = self.layer
+        if layer is None:
+            self.note.setText("Open a stack (z, y, x) as an image layer first.")
+            return
+        data = layer.data[0] if layer.multiscale else layer.data
+        z, y, x = data.shape
+        megabytes = z * y * x * data.dtype.itemsize / 2**20
+        size = f"{megabytes / 1024:.1f} GB" if megabytes >= 100 else f"{megabytes:.1f} MB"
+        self.note.setText(f"{z} sections of {y} x {x} pixels, {data.dtype}, {size}")
+
+    def values(self) -> dict[str, Any]:
+        """Fields of the settings."""
+        values = {
+            "motion": self.motion.currentData(),
+            "deform": self.deform.isChecked(),
+            "course": self.course.currentData(),
+            "features": self.features.currentData(),
+            "window": self.window.value(),
+            "turned": self.turned.isChecked(),
+            "mirror": self.mirror.isChecked(),
+            "cracks": self.cracks.isChecked(),
+            "reference": self.reference.value,
+        }
+        return values | ({} if self.size.value is None else {"working_size": self.size.value})
