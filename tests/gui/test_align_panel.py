@@ -65,7 +65,7 @@ def test_findings_are_listed_and_lead_to_their_sections(aligned, viewer, qtbot):
     assert aligned.section == 2
     x, correlation = aligned.plot._after.getData()
     np.testing.assert_allclose(x, [0.5, 1.5, 2.5, 4.0])
-    assert correlation.min() > 0.7
+    assert correlation.min() > 0.5
     assert (correlation > aligned.plot._before.getData()[1] + 0.2).all()
 
 
@@ -129,11 +129,12 @@ def test_landmarks_between_two_sections_decide_where_they_lie(aligned, viewer, r
     points = viewer.layers["stack landmarks"]
     assert viewer.layers.selection.active is points
     assert points.mode == "add"
-    points.data = [[2, 40, 40], [2, 60, 70], [3, 50, 47], [3, 70, 77]]  # section 3 is said to lie 10 and 7 off
+    # What the images say is (-5, 3); a person says (10, 7), and is believed.
+    points.data = [[2, 40, 40], [2, 60, 70], [3, 50, 47], [3, 70, 77]]
     aligned.align_range(3, 3)
     run(aligned)
     a, b = (aligned.result.aligned.displacement(z).mean(axis=(1, 2)) for z in (2, 3))
-    assert (b - a)[0] > 2  # three others pull it back, but not all the way
+    np.testing.assert_allclose(b - a, (10, 7), atol=1.5)
     points.data = points.data[:-1]
     assert not aligned.align_range(3, 3)
     assert "Section 2 has 2 landmarks and section 3 1" in aligned.status.text()
@@ -183,7 +184,7 @@ def test_layers_deleted_in_the_middle_do_no_harm(panel, viewer, qtbot, run):
     assert "stack aligned" in viewer.layers
     viewer.layers.remove("stack aligned")
     panel.flicker()
-    assert not panel.flicker_button.isEnabled()
+    qtbot.waitUntil(lambda: not panel.flicker_button.isEnabled(), timeout=5_000)
 
 
 def test_without_a_stack_the_panel_says_what_to_do(viewer):

@@ -348,6 +348,9 @@ class _Run:
         if farther := wanted(bridging_pairs(good, found)):
             yield from self._coarse_stage(farther, again=True)
             found |= self._coarse_kept(farther)
+        if free is not None:  # what is held says how firmly neighbours usually fit, and so how much each match counts
+            others = [pair for pair in coarse_pairs(good, self.settings) if pair not in found]
+            found |= self._coarse_kept([p for p in others if self.work.has(tasks.COARSE, tasks.pair_name(p))])
         for pair, points in self.wanted.landmarks.items():
             found[pair] = landmark_match(*points, found.get(pair), self.settings)
         return found
