@@ -1,0 +1,157 @@
+"""A classifier with a spatial transformer and one without, learning side by side while the class watches."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image as ImageLayer
+from qtpy.QtWidgets import QFileDialog, QLabel
+
+from napari_stnreg.widgets.explorer.curves import Curves
+from napari_stnreg.widgets.explorer.replay_bar import ReplayBar
+from napari_stnreg.widgets.explorer.tabs import Count, note
+from napari_stnreg.widgets.explorer.theta_form import Number
+from napari_stnreg.widgets.forms import Rows, button
+from napari_stnreg.widgets.task import Control, Step, relay
+from napari_stnreg.widgets.tool_panel import ToolPanel
+
+if TYPE_CHECKING:
+    from napari_stnreg.teaching.classifier import ClassifierProgress, ClassifierResult
+
+
+def training(
+    folder: str | None, distortion: dict[str, Any], steps: int, control: Control
+) -> Generator[Step, None, Any]:
+    """The task: digits, then both classifiers."""
+    from napari_stnreg.teaching.classifier import train_classifiers
+    from napari_stnreg.teaching.digits import DigitData, Distortion, load_digits
+
+    data = DigitData(*load_digits(folder), distortion=Distortion(**distortion))
+    every = max(min(steps // 30, 50), 1)
+
+    def show(item: ClassifierProgress) -> Step:
+        words = f"Step {item.step} of {item.total}: {100 * item.accuracy['plain']:.0f} % without, "
+        return Step(item.step / item.total, f"{words}{100 * item.accuracy['transformer']:.0f} % with", item)
+
+    return (yield from relay(train_classifiers(data, steps=steps, every=every), control, show))
+
+
+class ClassifierWidget(ToolPanel):
+    """Trains the two classifiers and shows what the transformer shows.
+
+    Parameters
+    ----------
+    viewer
+        The napari viewer.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__(viewer, "Press Train: it takes some minutes on two cores.")
+        self._folder: str | None = None
+        self._points: dict[str, list[tuple[float, float]]] = {}
+        self.rotation = Number("Digits are turned by up to so many degrees.", "rotation", 0, 180, 10, 0)
+        self.scale = Number("Digits are enlarged or shrunk by up to 2 to this power.", "scale", 0, 1, 0.1, 1)
+        self.clutter = Count("Pieces of other digits strewn over each picture.", "clutter", 0, 12, 3)
+        self.steps = Count("Batches of 64 digits.", "steps", 20, 20_000, 600)
+        self.rotation.put(60)
+        self.scale.put(0.5)
+        rows = Rows()
+        rows.add("Rotation", self.rotation)
+        rows.add("Scale", self.scale)
+        rows.add("Clutter", self.clutter)
+        rows.add("Steps", self.steps)
+        self.source = QLabel("Digits: those of scikit-learn")
+        self.source.setWordWrap(True)
+        self.folder_button = button("MNIST folder …", "Take the digits from a folder with the files of MNIST.")
+        self.train_button = button("Train", "Train both classifiers on the same digits.")
+        self.curves = Curves(viewer)
+        self.replay_bar = ReplayBar(viewer)
+        self.form.addWidget(
+            note(
+                "Two classifiers learn the same distorted digits. One has a spatial transformer in front, which was "
+                "told nothing but the class: the layers show the digits, and what it makes of them."
+            )
+        )
+        self.form.addLayout(rows)
+        for part in (self.source, self.folder_button, self.train_button, self.curves, self.replay_bar):
+            self.form.addWidget(part)
+        self.replay_bar.hide()
+        self.form.addStretch(1)
+        self.train_button.clicked.connect(self.train)
+        self.folder_button.clicked.connect(self._on_folder)
+        self.show_state()
+
+    def train(self) -> bool:
+        """Start training; false when that cannot be."""
+        self._points = {}
+        self.replay_bar.hide()
+        self.curves.show()
+        distortion = {
+            "rotation": self.rotation.value(), "scale": self.scale.value(), "clutter": self.clutter.value()
+        }  # fmt: skip
+        return self.begin(training, self._folder, distortion, self.steps.value(), done=self._on_trained)
+
+    def set_folder(self, folder: str | Path | None) -> None:
+        """Where the digits come from; ``None`` for those of scikit-learn."""
+        self._folder = None if folder is None else str(folder)
+        name = "those of scikit-learn" if folder is None else Path(folder).name
+        self.source.setText(f"Digits: {name}")
+
+    def on_partial(self, what: ClassifierProgress) -> None:
+        """Show how far the two are."""
+        for name, accuracy in what.accuracy.items():
+            label = "with a transformer" if name == "transformer" else "without"
+            self._points.setdefault(label, []).append((what.step, accuracy))
+        self.curves.show_curves({name: np.array(points) for name, points in self._points.items()})
+        self._show("digits", _row(what.pictures), 0)
+        self._show("what the classifier sees", _row(what.seen), 1)
+
+    def _show(self, name: str, values: np.ndarray, line: int) -> None:
+        if name in self._viewer.layers and self._viewer.layers[name].data.shape == values.shape:
+            self._viewer.layers[name].data = values
+            return
+        scale = 40 * 8 / values.shape[1]
+        layer = ImageLayer(values, name=name, contrast_limits=(0, 1), scale=(scale, scale), translate=(44 * line, 0))
+        self.add_layers([layer])
+        self._viewer.reset_view()
+
+    def _on_trained(self, result: ClassifierResult) -> None:
+        from napari_stnreg.teaching.replay import Replay
+
+        end = result.progress[-1]
+        seconds = ", ".join(
+            f"{end.seconds[name]:.0f} s {word}" for name, word in (("plain", "without"), ("transformer", "with"))
+        )
+        self.say(
+            f"After {end.step} steps the classifier names {100 * end.accuracy['plain']:.0f} % of digits it never saw, "
+            f"and {100 * end.accuracy['transformer']:.0f} % with the transformer ({seconds})."
+        )
+        self.curves.hide()
+        self.replay_bar.show()
+        for name in ("what the classifier sees",):
+            if name in self._viewer.layers:
+                self._viewer.layers.remove(name)
+        self.replay_bar.show_replay(Replay.of_classifiers(result))
+        scale = 40 * 8 / self.replay_bar.layer.data.shape[2]
+        self.replay_bar.layer.scale = (1, scale, scale)
+        self.replay_bar.layer.translate = (0, 44, 0)
+        self._viewer.reset_view()
+
+    def show_state(self) -> None:
+        """Train only when nothing runs."""
+        super().show_state()
+        if hasattr(self, "train_button"):
+            self.train_button.setEnabled(not self.running)
+
+    def _on_folder(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "A folder with the files of MNIST")
+        if folder:
+            self.set_folder(folder)
+
+
+def _row(pictures: np.ndarray) -> np.ndarray:
+    """Pictures ``(N, y, x)`` side by side."""
+    return np.concatenate(list(pictures), axis=1)
