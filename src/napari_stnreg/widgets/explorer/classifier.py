@@ -30,7 +30,7 @@ def training(
     from napari_stnreg.teaching.digits import DigitData, Distortion, load_digits
 
     data = DigitData(*load_digits(folder), distortion=Distortion(**distortion))
-    every = max(min(steps // 30, 50), 1)
+    every = min(max(steps // 30, 5), 50)
 
     def show(item: ClassifierProgress) -> Step:
         words = f"Step {item.step} of {item.total}: {100 * item.accuracy['plain']:.0f} % without, "
