@@ -146,6 +146,20 @@ def test_a_gif_holds_every_picture_and_the_moving_dot(tmp_path):
     assert (np.diff(dots) > 0).all()
 
 
+def test_volumes_show_their_middle_slice_and_colours_stay():
+    volume = np.zeros((5, 3, 12, 20))
+    volume[:, 1] = np.random.default_rng(0).random((5, 12, 20))
+    assert np.array_equal(replay(frames=volume).film()[:, :100], replay(frames=volume[:, 1]).film()[:, :100])
+    assert replay(frames=volume).layer()[1]["axis_labels"] == ("t", "z", "y", "x")
+    red = np.zeros((5, 12, 20, 3), dtype=np.uint8)
+    red[..., 0] = 200
+    assert (replay(frames=red).film()[:, :100] == [200, 0, 0]).all()
+    data, keywords, _ = replay(frames=red).layer()
+    assert keywords["rgb"]
+    assert keywords["axis_labels"] == ("t", "y", "x")
+    assert data.shape == (5, 12, 20, 3)
+
+
 def test_an_mp4_is_written_where_ffmpeg_is_there(tmp_path):
     pytest.importorskip("imageio_ffmpeg")
     replay().save(tmp_path / "film.mp4")

@@ -34,7 +34,7 @@ class Replay:
     Parameters
     ----------
     frames
-        ``(T, y, x)`` or ``(T, z, y, x)``.
+        ``(T, y, x)`` or ``(T, z, y, x)``; uint8 ``(T, y, x, 3)`` is colour.
     times
         ``(T,)``, the epoch (or step) of each picture, rising.
     curves
@@ -64,6 +64,11 @@ class Replay:
             raise InputError("A replay needs pictures of 2 or 3 dimensions, at least one; this training kept none.")
         if len(self.times) != len(self.frames):
             raise InputError(f"There are {len(self.frames)} pictures and {len(self.times)} times.")
+
+    @property
+    def colour(self) -> bool:
+        """Whether the pictures are RGB."""
+        return self.frames.ndim == 4 and self.frames.shape[-1] == 3 and self.frames.dtype == np.uint8
 
     @classmethod
     def of_model(cls, model: Model) -> Replay:
@@ -105,8 +110,8 @@ class Replay:
         """A time layer ``(T, ...)``; napari's slider then runs through the epochs."""
         from napari_stnreg.files.layer_data import AXIS_LABELS, placement
 
-        ndim = self.frames.ndim - 1
-        grid = self.grid or Grid.from_spacing(self.frames.shape[1:])
+        ndim = self.frames.ndim - 1 - self.colour
+        grid = self.grid or Grid.from_spacing(self.frames.shape[1 : ndim + 1])
         where = placement(grid)
         keywords: dict[str, Any] = {"units": ("pixel", *where["units"]), "axis_labels": ("t", *AXIS_LABELS[-ndim:])}
         if "affine" in where:
@@ -117,10 +122,11 @@ class Replay:
             keywords |= {"scale": (1, *where["scale"]), "translate": (0, *where["translate"])}
         record = {"times": self.times.tolist(), "unit": self.unit,
                   "curves": {name: points.tolist() for name, points in self.curves.items()}}  # fmt: skip
+        keywords |= {"name": f"{self.name} (replay)", "metadata": {"stnreg_replay": record}}
+        if self.colour:
+            return self.frames, keywords | {"rgb": True}, "image"
         frames = np.asarray(self.frames, dtype=np.float32)
-        keywords |= {"name": f"{self.name} (replay)", "contrast_limits": limits_of(frames),
-                     "metadata": {"stnreg_replay": record}}  # fmt: skip
-        return frames, keywords, "image"
+        return frames, keywords | {"contrast_limits": limits_of(frames)}, "image"
 
     @classmethod
     def of_layer(cls, data: npt.ArrayLike, metadata: Mapping[str, Any], name: str) -> Replay:
@@ -148,15 +154,20 @@ class Replay:
         width
             Of the film in pixels; each pixel of a picture becomes a whole block where it is enlarged.
         """
-        frames = self.frames if self.frames.ndim == 3 else self.frames[:, self.frames.shape[1] // 2]
-        low, high = limits_of(np.asarray(frames, dtype=np.float32))
-        grey = np.clip((np.asarray(frames, dtype=np.float32) - low) / max(high - low, 1e-12) * 255, 0, 255)
-        factor = max(round(max(width, _SMALLEST) / grey.shape[2]), 1)
-        pictures = grey.astype(np.uint8).repeat(factor, axis=1).repeat(factor, axis=2)
+        frames = self.frames if self.colour else self._grey()
+        factor = max(round(max(width, _SMALLEST) / frames.shape[2]), 1)
+        pictures = frames.repeat(factor, axis=1).repeat(factor, axis=2)
         strips = [self._strip(t, pictures.shape[2]) for t in range(len(pictures))]
-        film = np.concatenate([np.repeat(pictures[..., None], 3, axis=3), np.array(strips)], axis=1)
+        film = np.concatenate([pictures, np.array(strips)], axis=1)
         # Video formats want even sides.
         return film[:, : film.shape[1] // 2 * 2, : film.shape[2] // 2 * 2]
+
+    def _grey(self) -> npt.NDArray[np.uint8]:
+        frames = self.frames if self.frames.ndim == 3 else self.frames[:, self.frames.shape[1] // 2]
+        values = np.asarray(frames, dtype=np.float32)
+        low, high = limits_of(values)
+        grey = np.clip((values - low) / max(high - low, 1e-12) * 255, 0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=3)
 
     def _strip(self, position: int, width: int) -> npt.NDArray[np.uint8]:
         from PIL import Image, ImageDraw  # imageio brings it
