@@ -16,14 +16,15 @@ XRUN := $(if $(DISPLAY)$(WAYLAND_DISPLAY),,xvfb-run -a -s "-screen 0 1600x1200x2
 # Preferences of the person's own napari are neither read nor written.
 PRIVATE := NAPARI_CONFIG=$(CURDIR)/$(VENV)/napari-settings.yaml
 
-.PHONY: help demo test lint format pictures samples benchmark latency clean
+.PHONY: help demo test lint format docs pictures samples benchmark latency clean
 
 help:
 	@echo "make demo              open napari on the sample pair and register it"
 	@echo "make test              run the whole test suite (ARGS=... goes to pytest)"
 	@echo "make lint              linters, type checker, manifest"
 	@echo "make format            let ruff rewrite the files"
-	@echo "make pictures          make the README's pictures again"
+	@echo "make docs              build the site into build/site; a broken link fails"
+	@echo "make pictures          make the pictures of README and site again"
 	@echo "make samples           write sample_data/ again from its code"
 	@echo "make benchmark DATA=.. compare with other programs, in an environment of its own"
 	@echo "make latency           how long a registration blocks the window"
@@ -50,8 +51,14 @@ format: $(VENV)/.ready
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+docs: $(VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "The site is in build/site; open build/site/index.html."
+
 pictures: $(VENV)/.ready
 	$(PRIVATE) $(XRUN) $(PY) docs/pictures/register_panel.py $(ARGS)
+	$(PRIVATE) $(XRUN) $(PY) docs/pictures/explorer.py --out docs/images
+	$(PY) docs/pictures/settling.py
 
 samples: $(VENV)/.ready
 	$(PY) -m napari_stnreg.samples sample_data

@@ -25,6 +25,7 @@ SCENES: dict[str, tuple[str, int, str]] = {
     "thin_plate": ("dark", 360, "Large"),
     "bspline": ("light", 300, "Normal"),
     "projector": ("light", 520, "Projector"),
+    "classifier": ("dark", 360, "Normal"),
 }
 
 
@@ -127,8 +128,32 @@ def begin(name: str) -> tuple[Any, Any, Hand]:
     return viewer, panel, Hand(viewer)
 
 
+def classifier(folder: Path) -> None:
+    """Train both classifiers and take a picture of the end."""
+    import napari
+    from qtpy.QtCore import Qt
+
+    from napari_stnreg.widgets.explorer.classifier import ClassifierWidget
+
+    viewer = napari.Viewer(show=True)
+    panel = ClassifierWidget(viewer)
+    dock = viewer.window.add_dock_widget(panel, name="Spatial transformer in a classifier")
+    viewer.window._qt_window.resize(1400, 800)
+    viewer.window._qt_window.resizeDocks([dock], [360], Qt.Orientation.Horizontal)
+    panel.steps.setValue(300)
+    panel.train()
+    pump(900, lambda: not panel.running)
+    pump(1.5)
+    folder.mkdir(parents=True, exist_ok=True)
+    viewer.screenshot(str(folder / "classifier.png"), canvas_only=False, flash=False)
+    viewer.close()
+
+
 def scene(name: str, folder: Path) -> None:
     """Play one scene and take its picture."""
+    if name == "classifier":
+        classifier(folder)
+        return
     viewer, panel, hand = begin(name)
     canvas = panel.canvas
 

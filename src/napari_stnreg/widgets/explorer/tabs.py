@@ -73,7 +73,7 @@ class GridTab(Tab):
         rows = Rows()
         self.count = Count("Grid points along the longer side.", "grid points", 2, 33, 9)
         rows.add("Points", self.count)
-        self.links = QCheckBox("Join each point with where it samples")
+        self.links = QCheckBox("Join the points")
         self.links.setToolTip("Lines from the grid on the output to its image on the input.")
         self.view = PixelView(viewer)
         self.words = note()
@@ -94,8 +94,8 @@ class DirectionTab(Tab):
         super().__init__()
         self.column.addWidget(
             note(
-                "Pull-back (middle): every output pixel asks the input, so every one gets a value.\n\n"
-                "Push-forward (right): every input pixel is sent to the output pixel nearest to where it belongs. Some "
+                "Pull-back (upper right): every output pixel asks the input, so every one gets a value.\n\n"
+                "Push-forward (below): every input pixel is sent to the output pixel nearest to where it belongs. Some "
                 "get none, and stay holes; some get several."
             )
         )
@@ -135,8 +135,8 @@ class SamplerTab(Tab):
             sizes.addWidget(each, 0, i)
         self.words = note(
             "An output with fewer pixels reads the input at points far apart: what lies between is missed, and fine "
-            "patterns turn into coarse ones that are not there (aliasing, middle). At the right each pixel is the mean "
-            "over its area."
+            "patterns turn into coarse ones that are not there (aliasing, upper right). Below it each pixel is the "
+            "mean over its area."
         )
         self.column.addLayout(rows)
         self.column.addLayout(sizes)

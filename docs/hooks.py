@@ -1,0 +1,85 @@
+"""What the site takes from the program itself: its command line, its settings, and formulas as MathML."""
+
+from __future__ import annotations
+
+import argparse
+import html
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+_MARK = re.compile(r"^\{\{ (\w+)(?: (\S+))? \}\}$", re.MULTILINE)
+_FENCE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
+_BLOCK, _INLINE = re.compile(r"\$\$(.+?)\$\$", re.DOTALL), re.compile(r"\$([^$\n]+)\$")
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Fill in what stands in double braces, then turn formulas into MathML, which needs no script."""
+    markdown = _MARK.sub(_filled, markdown)
+    parts = _FENCE.split(markdown)
+    return "".join(part if i % 2 else _formulas(part) for i, part in enumerate(parts))
+
+
+def _filled(match: re.Match[str]) -> str:
+    makers = {"commands": _commands, "settings": _settings, "choices": _choices, "example": _example}
+    return makers[match.group(1)](match.group(2) or "")
+
+
+def _formulas(text: str) -> str:
+    from latex2mathml.converter import convert
+
+    text = _BLOCK.sub(lambda m: convert(" ".join(m.group(1).split()), display="block"), text)
+    return _INLINE.sub(lambda m: convert(m.group(1)), text)
+
+
+def _commands(_: str) -> str:
+    from napari_stnreg.cli.options import make_parser
+
+    parser = make_parser()
+    choices = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
+    parts = []
+    for name, command in choices.items():
+        parts += [f"## stnreg {name}", "", html.escape(command.description or "", quote=False), ""]
+        parts += ["```text", command.format_usage().strip(), "```", ""]
+        parts += ["| option | what it does |", "|---|---|"]
+        for action in command._actions:
+            if isinstance(action, argparse._HelpAction):
+                continue
+            words = ", ".join(action.option_strings) or str(action.metavar or action.dest)
+            help_text = (action.help or "") % {"default": action.default} if action.help else ""
+            chosen = f" One of {', '.join(map(str, action.choices))}." if action.choices else ""
+            parts.append(f"| `{words}` | {_cell(help_text + chosen)} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _settings(name: str) -> str:
+    from importlib import import_module
+
+    module, _, kind = name.rpartition(".")
+    model = getattr(import_module(f"napari_stnreg.{module}"), kind)
+    rows = ["| setting | default | what it does |", "|---|---|---|"]
+    for field, info in model.model_fields.items():
+        default = info.default_factory() if info.default_factory else info.default
+        rows.append(f"| `{field}` | `{default!r}` | {_cell(info.description or '')} |")
+    return "\n".join(rows)
+
+
+def _choices(name: str) -> str:
+    from importlib import import_module
+
+    module, _, table = name.rpartition(".")
+    held = getattr(import_module(f"napari_stnreg.{module}"), table)
+    rows = ["| name | when to choose it |", "|---|---|"]
+    rows += [f"| `{key}` | {_cell(getattr(value, 'description', value))} |" for key, value in held.items()]
+    return "\n".join(rows)
+
+
+def _example(name: str) -> str:
+    """A script of ``examples/``, which the tests run."""
+    return f"```python\n{(ROOT / 'examples' / name).read_text(encoding='utf-8').strip()}\n```"
+
+
+def _cell(text: str) -> str:
+    return " ".join(html.escape(str(text), quote=False).replace("|", "\\|").split())
