@@ -16,7 +16,7 @@ parser.add_argument("--film", type=Path, help="save what the transformer shows a
 options = parser.parse_args()
 
 data = DigitData(*load_digits(options.mnist), distortion=Distortion(rotation=60, scale=0.5, shift=0.18, clutter=3))
-training = train_classifiers(data, steps=options.steps, every=max(options.steps // 15, 1), learning_rate=2e-3)
+training = train_classifiers(data, steps=options.steps, every=max(options.steps // 15, 1))
 print("step | without | with a transformer | processor seconds of each")
 try:
     while True:

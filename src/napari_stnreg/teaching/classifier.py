@@ -121,7 +121,7 @@ def train_classifiers(
     batch: int = 64,
     every: int = 50,
     test_count: int = 512,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 2e-3,
     seed: int = 0,
 ) -> Generator[ClassifierProgress, Any, ClassifierResult]:
     """Train both on the same batches in the same order.
