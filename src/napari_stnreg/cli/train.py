@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from napari_stnreg.cli.options import numbers
@@ -14,10 +17,11 @@ from napari_stnreg.cli.outputs import check_new
 from napari_stnreg.cli.register import Interrupt
 from napari_stnreg.cli.train_options import training_settings
 from napari_stnreg.errors import InputError
+from napari_stnreg.learning.augment import SpatialAugmentation
 from napari_stnreg.learning.data import TrainingData
 from napari_stnreg.learning.model import Model
 from napari_stnreg.learning.opening import open_training_data
-from napari_stnreg.learning.paired_images import augmentation_named
+from napari_stnreg.learning.paired_images import Augmentation, augmentation_named
 from napari_stnreg.learning.progress import TrainingProgress
 from napari_stnreg.learning.trainer import TrainingSteps, train_steps
 
@@ -45,7 +49,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _data(options: argparse.Namespace) -> TrainingData:
-    data = open_training_data(
+    given = partial(
+        open_training_data,
         options.data,
         options.moving,
         pairing=options.pairing,
@@ -60,9 +65,13 @@ def _data(options: argparse.Namespace) -> TrainingData:
         unit=options.unit,
         sections=options.sections,
     )
-    augmentation = augmentation_named(options.augment, data.grid)
-    if augmentation is not None:
-        data.augmentation = augmentation
+    data = given()
+    augmentation = augmentation_named(options.augment, data.grid) or Augmentation()
+    if options.known_transforms:
+        longest = float((np.asarray(data.grid.shape) * data.grid.spacing).max())
+        apart = SpatialAugmentation(rotation=20, scale=0.15, shift=0.1 * longest)
+        return given(augmentation=replace(augmentation, apart=apart), same_image=True)
+    data.augmentation = augmentation
     return data
 
 

@@ -47,6 +47,9 @@ def add_train(commands: Any, add_setting: Any, debug: str) -> None:
     group.add_argument("--sections", action="store_true", help="take a volume's sections as 2D images")
     group.add_argument("--augment", choices=_AUGMENTATIONS, default="none",
                        help="change pairs at random (default: none)")  # fmt: skip
+    group.add_argument("--known-transforms", action="store_true",
+                       help="show each image against itself, moved by up to 20 degrees, 15 %% and a tenth of its size, "
+                       "so that --truth-weight has a truth to compare with")  # fmt: skip
 
     settings = parser.add_argument_group("settings")
     for name, field in TrainingSettings.model_fields.items():
