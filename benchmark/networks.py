@@ -19,6 +19,7 @@ import torch
 
 import napari_stnreg as sr
 from benchmark.recipes import Recipe, Row, all_recipes
+from napari_stnreg.learning.model_file import find_model
 
 FIGURES = (("dice", "Dice", 3), ("ncc", "NCC", 3), ("error", "error", 2), ("folded_percent", "folded %", 3),
            ("cpu_ms", "CPU ms a pair", 0))  # fmt: skip
@@ -45,6 +46,8 @@ def parse() -> argparse.Namespace:
 def trained(name: str, recipe: Recipe, options: argparse.Namespace) -> Path:
     """The recipe's model, trained if it is not there yet; what it cost is written beside it."""
     path: Path = options.out / f"{name}.safetensors"
+    if recipe.data is None:
+        return find_model(name)
     if path.exists() or options.judge:
         return path
     cost_file = options.out / f"{name}.cost.json"
@@ -104,7 +107,9 @@ def main() -> None:
         rows = list(recipe.judge(model, options.data, recipe.refine))
         figures = {"pairs": len(rows), **summary(rows)}
         cost_file = options.out / f"{name}.cost.json"
-        cost = json.loads(cost_file.read_text()) if cost_file.exists() else {"cpu_seconds": float("nan")}
+        cost = {"cpu_seconds": model.summary.get("cpu_seconds", float("nan"))}
+        if cost_file.exists():
+            cost = json.loads(cost_file.read_text())
         written = {"recipe": name, "goal": recipe.goal, "figures": figures, "cost": cost, "rows": rows}
         (options.out / f"{name}.json").write_text(json.dumps(written, indent=1) + "\n")
         print(json.dumps({"recipe": name, **figures}), file=sys.stderr, flush=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ class Recipe:
     needs
         The file or folder in the data folder.
     data
-        Makes the training data of the data folder.
+        Makes the training data of the data folder; ``None`` for a model that comes with the package.
     settings
         Of :class:`napari_stnreg.TrainingSettings`.
     judge
@@ -35,12 +35,11 @@ class Recipe:
 
     title: str
     needs: str
-    data: Callable[[Path], Any]
+    data: Callable[[Path], Any] | None
     settings: Mapping[str, Any]
     judge: Callable[[Any, Path, int], Iterable[Row]]
     refine: int = 0
     goal: str = ""
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def all_recipes() -> dict[str, Recipe]:

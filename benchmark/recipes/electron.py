@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import napari_stnreg as sr
-from benchmark.data import FILES, load_pairs
+from benchmark.data import FILES, Pair, load_pairs
 from benchmark.recipes import Recipe, Row
 from benchmark.scoring import field_errors
 from napari_stnreg.learning.augment import SpatialAugmentation
@@ -38,25 +39,22 @@ def training_data(folder: Path) -> PairedImages:
 
 def judge(model: Any, folder: Path, refine: int) -> Iterator[Row]:
     """Planes warped by a known field, with noise and another brightness on one side: error in pixels by similarity."""
-    for place, pair in enumerate(load_pairs("fibsem", folder, "test", 4)):
-        random = np.random.default_rng([93, place])
-        fixed, moving = (x.astype(np.float32) for x in (pair.fixed, pair.moving))
-        fixed = 255 * (fixed / 255) ** 0.7 + random.normal(0, 25, fixed.shape)
-        moving = moving + random.normal(0, 25, moving.shape)
-        one, other = sr.Image.from_array(fixed), sr.Image.from_array(moving.astype(np.float32))
-        row: Row = {
-            "pair": pair.name,
-            "error_before": float(field_errors(np.zeros_like(pair.truth), pair.truth).mean()),
-        }
-        for name, similarity in (
-            ("error", model),
-            ("error_lncc", "lncc"),
-            ("error_mse", "mse"),
-            ("error_mind", "mind"),
-        ):
-            found = sr.register(one, other, family="diffeomorphic", similarity=similarity, device="cpu").transform
-            row[name] = float(field_errors(found.displacement(one.grid), pair.truth).mean())
-        yield row
+    with tempfile.TemporaryDirectory() as place:
+        features = str(model.save(Path(place) / "features.safetensors"))
+        for number, pair in enumerate(load_pairs("fibsem", folder, "test", 4)):
+            yield _by_similarity(pair, features, np.random.default_rng([93, number]))
+
+
+def _by_similarity(pair: Pair, features: str, random: np.random.Generator) -> Row:
+    fixed, moving = (x.astype(np.float32) for x in (pair.fixed, pair.moving))
+    fixed = 255 * (fixed / 255) ** 0.7 + random.normal(0, 25, fixed.shape).astype(np.float32)
+    moving = moving + random.normal(0, 25, moving.shape).astype(np.float32)
+    one, other = sr.Image.from_array(fixed), sr.Image.from_array(moving)
+    row: Row = {"pair": pair.name, "error_before": float(field_errors(np.zeros_like(pair.truth), pair.truth).mean())}
+    for name, similarity in (("error", features), ("error_lncc", "lncc"), ("error_mse", "mse"), ("error_mind", "mind")):
+        found = sr.register(one, other, family="diffeomorphic", similarity=similarity, device="cpu").transform
+        row[name] = float(field_errors(found.displacement(one.grid), pair.truth).mean())
+    return row
 
 
 RECIPES = {

@@ -113,7 +113,7 @@ def judge(model: Any, folder: Path, refine: int) -> Iterator[Row]:
 RECIPES = {
     "heads-affine": Recipe(
         "affine CNN 3D, whole heads with and without skull, known moves and NCC", FOLDER, training_data,
-        {"network": "affine", "similarity": "ncc", "similarity_weight": 0.2, "truth_weight": 3.0, "epochs": 28,
+        {"network": "affine", "similarity": "ncc", "similarity_weight": 0.2, "truth_weight": 3.0, "epochs": 10,
          "batch_size": 4, "learning_rate": 1e-3, "network_options": {"features": [8, 16, 32, 64]}},
         judge, refine=60, goal="below 6 mm in one pass, below 1 mm refined",
     ),
