@@ -240,7 +240,7 @@ class TestResuming:
 class TestTalking:
     def test_progress_tells_what_a_person_wants_to_know(self):
         seen = []
-        model = sr.train(DrawnPairs(28, 4), network="affine", epochs=3, progress=seen.append, **QUICK)
+        model = sr.train(DrawnPairs(24, 4), network="affine", epochs=3, progress=seen.append, **QUICK)
         assert [p.state for p in seen] == ["validated", *["running", "running", "validated"] * 3]
         assert [p.step for p in seen] == [0, 1, 2, 2, 3, 4, 4, 5, 6, 6]
         assert {p.steps for p in seen} == {6}
@@ -288,7 +288,6 @@ class TestTalking:
         losses = [one["validation_loss"] for one in model.summary["curve"]]
         assert model.summary["best"]["epoch"] == int(np.argmin(losses))
         assert losses[-1] > min(losses)
-        assert not same_weights(model, sr.train(data, network="affine", similarity="mse", epochs=1, **options))
         (batch,) = data.batches("validation", epoch=0, batch_size=6, seed=0)
         with torch.no_grad():
             transform = model.network.transform(batch.fixed, batch.moving, data.grid)
