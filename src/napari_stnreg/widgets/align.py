@@ -99,7 +99,8 @@ class AlignWidget(ToolPanel):
         self.table.setHorizontalHeaderLabels(["Section", "Verdict", "Reason"])
         self.table.verticalHeader().hide()
         self.table.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        self.table.horizontalHeader().setSectionResizeMode(2, QHeaderView.ResizeMode.Stretch)
+        for column, mode in enumerate(("ResizeToContents", "ResizeToContents", "Stretch")):
+            self.table.horizontalHeader().setSectionResizeMode(column, getattr(QHeaderView.ResizeMode, mode))
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
@@ -273,7 +274,6 @@ class AlignWidget(ToolPanel):
                 item = QTableWidgetItem(text)
                 item.setToolTip(text)
                 self.table.setItem(row, column, item)
-        self.table.resizeColumnsToContents()
         self.table.setVisible(bool(bad))
         self._on_section()
 
