@@ -187,7 +187,7 @@ def _smaller_device(
     error: Exception, device: torch.device, fixed: Image, moving: Image, warnings: list[str]
 ) -> torch.device:
     """Where to try again after an error, which is raised on if it is not about memory or there is no other place."""
-    if not _is_out_of_memory(error):
+    if not is_out_of_memory(error):
         raise error
     if device.type == "cpu":
         raise OutOfMemoryError(
@@ -248,7 +248,7 @@ def _predicted(model: Model, transform: Transform, settings: RegistrationSetting
     return Progress(model.name, 0, 1, 1, 1 + settings.refine, float("nan"), {}, lambda: transform, message)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether it means that; only CUDA has a class for it."""
     text = str(error)
     return (

@@ -24,6 +24,7 @@ from napari_stnreg.learning.opening import open_training_data
 from napari_stnreg.learning.paired_images import Augmentation, augmentation_named
 from napari_stnreg.learning.progress import TrainingProgress
 from napari_stnreg.learning.trainer import TrainingSteps, train_steps
+from napari_stnreg.learning.working_size import working_grid
 
 
 def run(options: argparse.Namespace) -> None:
@@ -66,11 +67,13 @@ def _data(options: argparse.Namespace) -> TrainingData:
         sections=options.sections,
     )
     data = given()
+    if options.size is not None:
+        data.grid = working_grid(data.grid, options.size or None)
     augmentation = augmentation_named(options.augment, data.grid) or Augmentation()
     if options.known_transforms:
         longest = float((np.asarray(data.grid.shape) * data.grid.spacing).max())
         apart = SpatialAugmentation(rotation=20, scale=0.15, shift=0.1 * longest)
-        return given(augmentation=replace(augmentation, apart=apart), same_image=True)
+        return given(augmentation=replace(augmentation, apart=apart), same_image=True, grid=data.grid)
     data.augmentation = augmentation
     return data
 

@@ -45,6 +45,8 @@ def add_train(commands: Any, add_setting: Any, debug: str) -> None:
     group.add_argument("--spacing", metavar="Z,Y,X", help="voxel size of an .npz's images, or the array that holds it")
     group.add_argument("--unit", default="pixel", help="its unit (default: pixel)")
     group.add_argument("--sections", action="store_true", help="take a volume's sections as 2D images")
+    group.add_argument("--size", type=working_size, metavar="N",
+                       help="shrink images longer than N pixels; auto: 256 in 2D, 96 in 3D")  # fmt: skip
     group.add_argument("--augment", choices=_AUGMENTATIONS, default="none",
                        help="change pairs at random (default: none)")  # fmt: skip
     group.add_argument("--known-transforms", action="store_true",
@@ -65,6 +67,14 @@ def add_train(commands: Any, add_setting: Any, debug: str) -> None:
             )  # fmt: skip
         else:
             add_setting(settings, name, field)
+
+
+def working_size(text: str) -> int:
+    """A number of pixels; 0 for ``auto``."""
+    number = 0 if text == "auto" else int(text)
+    if text != "auto" and number < 1:
+        raise ValueError(text)
+    return number
 
 
 def training_settings(options: argparse.Namespace) -> TrainingSettings:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ from torch import Tensor
 
 from napari_stnreg.errors import InputError
 from napari_stnreg.files import container
+from napari_stnreg.learning.boxed import boxed_models as boxed_models
+from napari_stnreg.learning.boxed import find_model as find_model
 from napari_stnreg.learning.contract import InputContract
 from napari_stnreg.learning.model import Model
 from napari_stnreg.networks import Network, make_network
@@ -58,30 +59,6 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     source = find_model(path)
     header, tensors = container.read(source)
     return model_from(header, tensors, source)
-
-
-def find_model(path: str | os.PathLike[str]) -> Path:
-    """The file of a model, by its path or by the name of one in the box.
-
-    Raises
-    ------
-    InputError
-        If a name stands for no model here.
-    """
-    source = Path(path)
-    if source.suffix or source.exists() or source.parent != Path():
-        return source
-    found = boxed_models()
-    if source.name in found:
-        return found[source.name]
-    known = f"there are {', '.join(found)}" if found else "this installation has none"
-    raise InputError(f"There is no model '{source.name}' in the box ({known}); give the path of a .safetensors file.")
-
-
-def boxed_models() -> dict[str, Path]:
-    """The models that come with the package, by name."""
-    folder = Path(str(files("napari_stnreg"))) / "models"
-    return {one.stem: one for one in sorted(folder.glob("*.safetensors"))} if folder.is_dir() else {}
 
 
 def model_from(header: Mapping[str, Any], tensors: Mapping[str, Tensor], source: Path) -> Model:

@@ -17,6 +17,7 @@ from napari_stnreg.settings import (
     Start,
 )
 from napari_stnreg.widgets.forms import Combo, OptionalNumber, Rows, folded, hint
+from napari_stnreg.widgets.model_choice import ModelChoice
 from napari_stnreg.widgets.results import DEFAULT_KINDS, KINDS
 
 # The similarities describe themselves, but importing them imports torch, which opening the panel must not.
@@ -52,8 +53,9 @@ class Options(QWidget):
         self.preset_box = Combo("How much time to spend.", "preset")
         self.preset_box.fill([(name, name) for name in get_args(Preset)], "balanced")
         self.family_hint, self.similarity_hint, self.preset_hint = hint(), hint(), hint()
+        self.model = ModelChoice()
 
-        rows = Rows()
+        self._rows = rows = Rows()
         rows.add("Overall", self.linear_box)
         rows.add("Bending", self.bending_box)
         rows.wide(self.family_hint)
@@ -66,11 +68,13 @@ class Options(QWidget):
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(4)
+        box.addWidget(self.model)
         box.addLayout(rows)
         box.addWidget(self.advanced)
         box.addWidget(self.results)
         for combo in (self.linear_box, self.bending_box, self.similarity_box, self.preset_box):
             combo.currentIndexChanged.connect(self._explain)
+        self.model.changed.connect(self._explain)
         self._explain()
 
     def _make_advanced(self) -> QWidget:
@@ -149,6 +153,15 @@ class Options(QWidget):
         self.family_hint.setText(text)
         self.similarity_hint.setText(SIMILARITIES[self.similarity_box.currentData()][1])
         self.preset_hint.setText(PRESET_HELP[self.preset_box.currentData()])
+        # A model brings its own transform; what the fit needs is asked where there is one.
+        fitted, modelled = self.model.chosen is None or self.model.refine > 0, self.model.chosen is not None
+        for widget in (self.linear_box, self.bending_box):
+            self._rows.show(widget, not modelled)
+        self.family_hint.setVisible(not modelled)
+        for widget in (self.similarity_box, self.preset_box):
+            self._rows.show(widget, fitted)
+        for label in (self.similarity_hint, self.preset_hint):
+            label.setVisible(fitted)
         self.changed.emit()
 
     @property
@@ -162,7 +175,17 @@ class Options(QWidget):
         return frozenset(key for key, box in self.kind_boxes.items() if box.isChecked())
 
     def values(self) -> dict[str, Any]:
-        """The form as keywords of :class:`RegistrationSettings`."""
+        """The form as keywords of :class:`RegistrationSettings`; the model itself is :attr:`model`."""
+        values = self._form()
+        if self.model.chosen is not None:
+            # The family is the model's, and without a fit so is the similarity that scores.
+            del values["family"]
+            values["refine"] = self.model.refine
+            if not self.model.refine:
+                del values["similarity"]
+        return values
+
+    def _form(self) -> dict[str, Any]:
         values: dict[str, Any] = {
             "family": self.family,
             "similarity": self.similarity_box.currentData(),
@@ -226,8 +249,12 @@ class Options(QWidget):
 
     def state(self) -> dict[str, Any]:
         """What is remembered between sessions; fill and seed belong to a pair of images and are not."""
-        values = {k: v for k, v in self.values().items() if k not in ("fill", "seed")}
-        return {"settings": values, "results": sorted(self.kinds), "preview_rate": self.rate_box.value()}
+        return {
+            "settings": {k: v for k, v in self._form().items() if k not in ("fill", "seed")},
+            "results": sorted(self.kinds),
+            "preview_rate": self.rate_box.value(),
+            "model": self.model.state(),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state` gave, in this session or an earlier one."""
@@ -238,3 +265,5 @@ class Options(QWidget):
                 box.setChecked(key in state["results"])
         if isinstance(state.get("preview_rate"), int | float):
             self.rate_box.setValue(float(state["preview_rate"]))
+        if isinstance(state.get("model"), dict):
+            self.model.restore(state["model"])

@@ -1,4 +1,4 @@
-"""What the panel remembers between sessions: plain values, in an INI file beside napari's own settings."""
+"""What the panels remember between sessions: plain values, in an INI file beside napari's own settings."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Any
 from napari.settings import get_settings
 from qtpy.QtCore import QSettings
 
-_KEY = "register/panel"
-
 
 def _store() -> QSettings | None:
     """The file; none where napari itself keeps its settings in memory (as it does in tests)."""
@@ -21,21 +19,21 @@ def _store() -> QSettings | None:
     return QSettings(str(Path(path).parent / "napari-stnreg.ini"), QSettings.Format.IniFormat)
 
 
-def remember(values: dict[str, Any]) -> None:
-    """Keep JSON-ready values for the next session."""
+def remember(values: dict[str, Any], panel: str = "register") -> None:
+    """Keep JSON-ready values of a panel for the next session."""
     store = _store()
     if store is not None:
-        store.setValue(_KEY, json.dumps(values))
+        store.setValue(f"{panel}/panel", json.dumps(values))
         store.sync()
 
 
-def recall() -> dict[str, Any]:
+def recall(panel: str = "register") -> dict[str, Any]:
     """What was kept; empty when nothing was, or when it cannot be read."""
     store = _store()
     if store is None:
         return {}
     with contextlib.suppress(ValueError, TypeError):
-        values = json.loads(str(store.value(_KEY, "{}")))
+        values = json.loads(str(store.value(f"{panel}/panel", "{}")))
         if isinstance(values, dict):
             return values
     return {}

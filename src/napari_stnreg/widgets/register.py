@@ -18,6 +18,7 @@ from napari_stnreg.settings import RegistrationSettings
 from napari_stnreg.widgets import plugin_settings
 from napari_stnreg.widgets.layers_io import landmarks
 from napari_stnreg.widgets.memory_question import accepted, smaller_level
+from napari_stnreg.widgets.models import SESSION
 from napari_stnreg.widgets.panel import PanelLayout
 from napari_stnreg.widgets.recorder import command_line, python_script
 from napari_stnreg.widgets.results import transform_from
@@ -152,7 +153,8 @@ class RegisterWidget(PanelLayout):
             return False
         try:
             job = self._make_job(again=again)
-            question = smaller_level(job, self.options.device)
+            fitted = job.model is None or job.settings.refine > 0
+            question = smaller_level(job, self.options.device) if fitted else None
             if question is not None and not accepted(self, question):
                 self.status.setText("Not started: it would not fit in memory at full resolution.")
                 return False
@@ -175,7 +177,7 @@ class RegisterWidget(PanelLayout):
 
     def _make_job(self, *, again: bool) -> Job:
         inputs, options = self.inputs, self.options
-        if not options.family:
+        if not options.family and options.model.chosen is None:
             raise InputError("No transform is chosen: choose an overall one, a bending one, or both.")
         fixed, moving = inputs.fixed.source(), inputs.moving.source()
         same = inputs.fixed.layer is inputs.moving.layer and inputs.fixed.channel == inputs.moving.channel
@@ -198,6 +200,7 @@ class RegisterWidget(PanelLayout):
             fixed_landmarks=points[0],
             moving_landmarks=points[1],
             start=self._earlier_transform() if again else None,
+            model=options.model.chosen,
             kinds=options.kinds,
             preview_rate=options.rate_box.value(),
             every_frame=inputs.every_frame,
@@ -331,6 +334,7 @@ class RegisterWidget(PanelLayout):
         self.again_button.clicked.connect(self.again)
         self.copy_python.triggered.connect(self._copy_python)
         self.copy_command.triggered.connect(self._copy_command)
+        self.options.model.failed.connect(self._on_model_failed)
         self.report.asked.connect(self._open_next)
 
     def _open_next(self, what: str) -> None:
@@ -338,6 +342,9 @@ class RegisterWidget(PanelLayout):
         from napari_stnreg.widgets.opening import open_tool
 
         open_tool(self._viewer, what)
+
+    def _on_model_failed(self, text: str) -> None:
+        self._say(text, show_error)
 
     def _copy_python(self) -> None:
         self._copy(python_script, "Python")
@@ -353,7 +360,14 @@ class RegisterWidget(PanelLayout):
             *super().viewer_events(),
             (self._viewer.layers.selection.events.active, self._on_selection),
             (self._viewer.events.theme, self._on_theme),
+            (SESSION.changed, self._on_models),
         ]
+
+    def _on_models(self) -> None:
+        try:
+            self.options.model.refresh()
+        except RuntimeError:  # the window was destroyed without a word
+            SESSION.changed.disconnect(self._on_models)
 
     def _on_selection(self, _event: Any = None) -> None:
         if not self.running:

@@ -47,6 +47,7 @@ class Control:
     def __init__(self) -> None:
         self.stop = threading.Event()
         self.cancel = threading.Event()
+        self.pause = threading.Event()
         self.shown = threading.Event()
         self.shown.set()
 
@@ -80,7 +81,8 @@ def relay(
     steps
         Yields progress and takes ``send("stop")``; it is closed here whatever happens.
     control
-        The task's control: stop is passed on once, cancel ends at the next step.
+        The task's control: stop is passed on once, pause and its end as often as they change, and cancel ends at the
+        next step.
     show
         What the panel shows of one item; not every item is shown.
     note
@@ -91,7 +93,7 @@ def relay(
     object
         What the generator returned; ``None`` when cancelled.
     """
-    last, told = 0.0, False
+    last, told, paused = 0.0, False, False
     try:
         item = next(steps)
         while True:
@@ -106,6 +108,9 @@ def relay(
             if control.stop.is_set() and not told:
                 told = True
                 item = steps.send("stop")
+            elif control.pause.is_set() != paused and not told:
+                paused = not paused
+                item = steps.send("pause" if paused else "resume")
             else:
                 item = next(steps)
     except StopIteration as end:
@@ -165,6 +170,18 @@ class TaskRunner(QObject):
         """Ask the task to finish with the best so far."""
         self._control.stop.set()
         self._control.shown.set()
+
+    @property
+    def paused(self) -> bool:
+        """Whether the task was asked to wait."""
+        return self.running and self._control.pause.is_set()
+
+    def pause(self, wait: bool = True) -> None:
+        """Ask a task that can pause to wait, or to go on."""
+        if wait:
+            self._control.pause.set()
+        else:
+            self._control.pause.clear()
 
     def cancel(self) -> None:
         """Give the task up: nothing more is shown, and its memory is freed as soon as the current step is done."""

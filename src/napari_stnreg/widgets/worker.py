@@ -22,6 +22,7 @@ from napari_stnreg.images import Image
 from napari_stnreg.settings import RegistrationSettings
 from napari_stnreg.units import conversion_factor
 from napari_stnreg.widgets.layers_io import Source
+from napari_stnreg.widgets.models import KnownModel
 from napari_stnreg.widgets.preview import Preview, PreviewMaker
 from napari_stnreg.widgets.results import Naming, make_layer, named, result_layers, run_record, stacked
 from napari_stnreg.widgets.task import UPDATE_SECONDS, Control, TaskRunner
@@ -42,6 +43,7 @@ class Job:
     fixed_landmarks: np.ndarray | None = None
     moving_landmarks: np.ndarray | None = None
     start: Transform | None = None
+    model: KnownModel | None = None
     kinds: frozenset[str] = frozenset()
     preview_rate: float = 5.0
     every_frame: bool = False
@@ -51,7 +53,8 @@ class Job:
     @property
     def naming(self) -> Naming:
         """How its layers are called."""
-        return Naming(self.moving.name, self.fixed.name, self.settings.family)
+        how = self.settings.family if self.model is None else self.model.name
+        return Naming(self.moving.name, self.fixed.name, how)
 
     @property
     def frames(self) -> list[int]:
@@ -127,6 +130,7 @@ def _one(
         fixed_landmarks=job.fixed_landmarks,
         moving_landmarks=points,
         start_transform=job.start,
+        model=None if job.model is None else job.model.source,
     )
     maker: PreviewMaker | None = None
     losses: list[tuple[str, int, int, float]] = []

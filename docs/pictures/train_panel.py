@@ -1,0 +1,144 @@
+"""Drive the training panel as a person would and take pictures: ``python docs/pictures/train_panel.py [SCENE ...]``.
+
+Needs a display with OpenGL. Each scene trains on generated drifting digits, pauses, stops, saves, replays how the
+network learned, and registers two sections with the model, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+from register_panel import HERE, pump
+
+# name: network, theme, width of the dock, Qt scale, what is unfolded
+SCENES: dict[str, tuple[str, str, int, float, bool]] = {
+    "train": ("affine", "dark", 340, 1.0, False),
+    "train_light": ("affine+voxelmorph", "light", 340, 1.0, False),
+    "train_narrow": ("dirnet", "dark", 300, 1.0, True),
+    "train_scaled": ("tps", "light", 320, 1.5, False),
+}
+
+
+def drifting(count: int = 24, size: int = 64) -> np.ndarray:
+    """The sample digit in many poses, ``(count, size, size)``."""
+    from napari_stnreg import Grid, Image, warp
+    from napari_stnreg.samples import layers
+    from napari_stnreg.transforms import AffineTransform
+
+    data = np.asarray(layers.napari_sample_digit()[0][0], dtype=np.float32)
+    data = data if data.ndim == 2 else data[..., :3].mean(axis=-1)
+    grid = Grid.from_spacing(data.shape)
+    coarse = grid.resized((size, size))
+    random = np.random.default_rng(0)
+    frames = []
+    for _ in range(count):
+        angle, scale = np.deg2rad(random.uniform(-20, 20)), random.uniform(0.85, 1.2)
+        turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        matrix = np.eye(3)
+        matrix[:2, :2] = turn
+        shift = random.uniform(-0.08, 0.08, 2) * np.asarray(data.shape)
+        matrix[:2, 2] = grid.center - turn @ grid.center + shift
+        frames.append(warp(Image(data, grid), AffineTransform(matrix), coarse).data)
+    return np.stack(frames).astype(np.float32)
+
+
+def scene(name: str, folder: Path) -> None:
+    """One scene, from the empty form to a registration with the model."""
+    import napari
+    from qtpy.QtCore import Qt
+
+    from napari_stnreg.widgets.register import RegisterWidget
+    from napari_stnreg.widgets.train.widget import TrainWidget
+
+    network, theme, width, scale, unfolded = SCENES[name]
+    viewer = napari.Viewer(show=True)
+    viewer.theme = theme
+    frames = drifting()
+    viewer.add_image(frames, name="digits")
+    panel = TrainWidget(viewer)
+    dock = viewer.window.add_dock_widget(panel, name="Train STN model")
+    main = viewer.window._qt_window
+    main.resize(round(1400 / scale), round(900 / scale))
+
+    def settle(docked: Any) -> None:
+        main.resizeDocks([docked], [width], Qt.Orientation.Horizontal)
+        pump(1.0)
+
+    def picture(moment: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        viewer.screenshot(str(folder / f"{name}_{moment}.png"), canvas_only=False, flash=False)
+
+    settle(dock)
+    panel.options.set_values({"network": network, "epochs": 400, "batch_size": 8, "device": "cpu"})
+    panel.keeping.name_box.setText("digits")
+    if unfolded:
+        panel.options.advanced.expand(animate=False)
+    pump(2.0)
+    viewer.reset_view()
+    picture("before")
+    panel.train_button.click()
+    pump(300, lambda: len(panel.plot.shown[1]) > 12 or not panel.running)
+    pump(0.5)
+    picture("during")
+    panel.pause_button.click()
+    pump(60, lambda: "paused" in panel.status.text() or not panel.running)
+    picture("paused")
+    panel.pause_button.click()
+    pump(120, lambda: len(panel.plot.shown[1]) > 40 or not panel.running)
+    panel.stop_button.click()
+    pump(120, lambda: not panel.running)
+    pump(1.0)
+    picture("after")
+    panel.save(str(Path(tempfile.mkdtemp()) / "digits.safetensors"))
+    panel.replay_button.click()
+    pump(30, lambda: not panel.running)
+    pump(1.0)
+    picture("replay")
+    viewer.window.remove_dock_widget(panel)
+    viewer.layers.clear()
+    for number in (0, 1):
+        viewer.add_image(frames[number], name=f"digit {number}")
+    viewer.layers.selection = set(viewer.layers)
+    registering = RegisterWidget(viewer)
+    settle(viewer.window.add_dock_widget(registering, name="STN registration"))
+    registering.options.model.box.setCurrentText("digits")
+    registering.options.model.refine_box.setChecked(True)
+    registering.options.model.steps_box.setValue(20)
+    pump(0.5)
+    viewer.reset_view()
+    picture("model")
+    registering.register_button.click()
+    pump(120, lambda: not registering.running)
+    pump(1.0)
+    picture("registered")
+    sys.stdout.write(f"{name}: {registering.status.text()} {registering.result.scores}\n")
+    viewer.close()
+
+
+def main() -> None:
+    """Run the scenes that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("scenes", nargs="*", default=list(SCENES))
+    parser.add_argument("--out", type=Path, default=HERE.parents[1] / "pictures-output")
+    parser.add_argument("--here", action="store_true", help="run one scene in this process")
+    options = parser.parse_args()
+    if options.here:
+        scene(options.scenes[0], options.out)
+        return
+    for name in options.scenes:
+        environment = {**os.environ, "QT_SCALE_FACTOR": str(SCENES[name][3])}
+        command = [sys.executable, __file__, name, "--here", "--out", str(options.out)]
+        subprocess.run(command, check=True, env=environment)
+
+
+if __name__ == "__main__":
+    main()

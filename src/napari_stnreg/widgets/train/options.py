@@ -1,0 +1,240 @@
+"""What is trained, and how: the network with plain names first, and what a person rarely needs, folded away."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QCheckBox, QLineEdit, QSpinBox, QVBoxLayout, QWidget
+
+from napari_stnreg.learning.settings import NETWORK_HELP, Schedule, TrainingSettings
+from napari_stnreg.settings import LINEAR_FAMILIES
+from napari_stnreg.widgets.forms import Combo, OptionalNumber, Rows, folded, hint
+from napari_stnreg.widgets.options import SIMILARITIES
+
+NETWORKS = {
+    "affine": "Affine",
+    "tps": "Thin-plate spline",
+    "dirnet": "B-spline grid (DIRNet)",
+    "voxelmorph": "Free deformation (VoxelMorph)",
+    "affine+voxelmorph": "Affine + deformable",
+}
+_FIELDS = {"diffeomorphic": "diffeomorphic", "displacement": "displacement field"}
+# Their module imports torch, which opening the panel must not.
+AUGMENTATIONS = {
+    "none": ("none", "Every pair as it is."),
+    "light": ("light", "Slightly turned, enlarged and shaded: for hundreds of images."),
+    "strong": ("strong", "Turned, mirrored, bent and in other contrast: for a few images."),
+}
+
+
+class TrainingOptions(QWidget):
+    """The form of :class:`~napari_stnreg.learning.settings.TrainingSettings`, and of what happens to the images."""
+
+    changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network_box = Combo("What is trained.", "network")
+        self.network_box.fill([(title, name) for name, title in NETWORKS.items()], "affine")
+        self.network_hint = hint()
+        self.linear_box = Combo("Which straight transforms the network may give.", "overall transform")
+        self.linear_box.fill([(name, name) for name in LINEAR_FAMILIES], "affine")
+        self.field_box = Combo("Diffeomorphic fields never fold; displacements are quicker.", "bending transform")
+        self.field_box.fill([(title, name) for name, title in _FIELDS.items()], "diffeomorphic")
+        self.similarity_box = Combo("What makes two images alike.", "similarity")
+        usual = [("usual of the network", None)]
+        self.similarity_box.fill([*usual, *((title, name) for name, (title, _) in SIMILARITIES.items())], None)
+        self.epochs_box = QSpinBox()
+        self.epochs_box.setRange(1, 100_000)
+        self.epochs_box.setValue(100)
+        self.epochs_box.setToolTip("How often the network sees all training pairs.")
+        self.epochs_box.setAccessibleName("epochs")
+        self.augmentation_box = Combo("Random changes that make many pairs out of few.", "augmentation")
+        self.augmentation_box.fill([(title, key) for key, (title, _) in AUGMENTATIONS.items()], "light")
+        self.augmentation_hint = hint()
+        self.device_box = Combo("Where to compute. 'auto' takes a graphics card if there is one.", "device")
+        self.device_box.fill([("auto", "auto"), ("CPU", "cpu")], "auto")
+        self._rows = Rows()
+        self._rows.add("Network", self.network_box)
+        self._rows.wide(self.network_hint)
+        self._rows.add("Overall", self.linear_box)
+        self._rows.add("Bending", self.field_box)
+        self._rows.add("Similarity", self.similarity_box)
+        self._rows.add("Augment", self.augmentation_box)
+        self._rows.wide(self.augmentation_hint)
+        self._rows.add("Epochs", self.epochs_box)
+        self._rows.add("Device", self.device_box)
+        self.advanced = folded("Advanced", self._make_advanced(), "Settings that rarely need a change.")
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(4)
+        box.addLayout(self._rows)
+        box.addWidget(self.advanced)
+        for combo in (self.network_box, self.similarity_box, self.augmentation_box):
+            combo.currentIndexChanged.connect(self._explain)
+        self._explain()
+
+    def _make_advanced(self) -> QWidget:
+        self.size_box = OptionalNumber(
+            "Longest side of the images as the network sees them, in pixels; larger ones are shrunk.",
+            "working size", 8, 4096, whole=True, empty="256 in 2D, 96 in 3D",
+        )  # fmt: skip
+        self.batch_box = OptionalNumber("Pairs that are taken at once.", "batch size", 1, 4096, whole=True, empty="8")
+        self.accumulate_box = OptionalNumber(
+            "Batches whose gradients make one step: a larger batch in the same memory.", "accumulate", 1, 1024,
+            whole=True, empty="1",
+        )  # fmt: skip
+        self.rate_box = OptionalNumber("Length of a step.", "learning rate", 1e-6, 1, empty="0.001")
+        self.schedule_box = Combo("How the learning rate falls.", "schedule")
+        self.schedule_box.fill([(name, name) for name in get_args(Schedule)], "cosine")
+        self.turn_box = QCheckBox("One network after the other")
+        self.turn_box.setToolTip("First the affine network, then the deformable one, instead of both together.")
+        self.window_box = OptionalNumber(
+            "Radius of local correlation's window, in voxels.", "window", 1, 31, whole=True
+        )
+        self.diffusion_box = OptionalNumber("Weight of the diffusion regulariser.", "diffusion", 0, 1e6)
+        self.bending_box = OptionalNumber("Weight of the bending energy.", "bending", 0, 1e6, empty="0")
+        self.folding_box = OptionalNumber("Weight of the folding penalty.", "folding", 0, 1e6, empty="0")
+        self.patience_box = OptionalNumber(
+            "End after so many epochs without a better validation.", "patience", 1, 1e5, whole=True,
+            empty="never ends early",
+        )  # fmt: skip
+        self.half_box = Combo("Half precision for the layers, on a graphics card.", "mixed precision")
+        self.half_box.fill([(name, name) for name in ("auto", "on", "off")], "auto")
+        self.snapshots_box = QSpinBox()
+        self.snapshots_box.setRange(0, 500)
+        self.snapshots_box.setValue(32)
+        self.snapshots_box.setToolTip(
+            "Pictures of the validation pair that are kept, to replay how the network learned."
+        )
+        self.snapshots_box.setAccessibleName("snapshots")
+        self.subject_box = QLineEdit()
+        self.subject_box.setPlaceholderText("each image its own")
+        self.subject_box.setToolTip(
+            "Files only: which subject an image is of, so that none is both trained on and held back. A regular "
+            r"expression that finds it in the file's name, such as patient\d+, or the name of an npz file's array."
+        )
+        self.subject_box.setAccessibleName("subject")
+        self.subject_box.setMinimumWidth(60)
+        self.seed_box = QSpinBox()
+        self.seed_box.setRange(0, 2**31 - 1)
+        self.seed_box.setToolTip("Seed of everything random: the same seed gives the same model.")
+        self.seed_box.setAccessibleName("seed")
+        content, rows = QWidget(), Rows()
+        content.setLayout(rows)
+        for text, widget in (
+            ("Size", self.size_box), ("Batch", self.batch_box), ("Accumulate", self.accumulate_box),
+            ("Rate", self.rate_box), ("Schedule", self.schedule_box), ("", self.turn_box),
+            ("Window", self.window_box), ("Diffusion", self.diffusion_box), ("Bending", self.bending_box),
+            ("Folding", self.folding_box), ("Patience", self.patience_box), ("Precision", self.half_box),
+            ("Snapshots", self.snapshots_box), ("Subject", self.subject_box), ("Seed", self.seed_box),
+        ):  # fmt: skip
+            rows.add(text, widget)
+        self._advanced_rows = rows
+        return content
+
+    @property
+    def network(self) -> str:
+        """The chosen network."""
+        return str(self.network_box.currentData())
+
+    @property
+    def family(self) -> str:
+        """The transform families, in the order of the networks."""
+        parts = {"affine": self.linear_box.currentData(), "voxelmorph": self.field_box.currentData()}
+        return "+".join(str(parts[name]) for name in self.network.split("+") if name in parts)
+
+    @property
+    def augmentation(self) -> str:
+        """Key of :data:`AUGMENTATIONS`."""
+        return str(self.augmentation_box.currentData())
+
+    @property
+    def size(self) -> int | None:
+        """The working size, if one is given."""
+        value = self.size_box.value
+        return None if value is None else int(value)
+
+    def _explain(self, _index: int = 0) -> None:
+        names = self.network.split("+")
+        self.network_hint.setText(NETWORK_HELP[self.network])
+        self._rows.show(self.linear_box, "affine" in names)
+        self._rows.show(self.field_box, "voxelmorph" in names)
+        self._advanced_rows.show(self.turn_box, len(names) > 1)
+        self.augmentation_hint.setText(AUGMENTATIONS[self.augmentation][1])
+        self.changed.emit()
+
+    def values(self) -> dict[str, Any]:
+        """The form as keywords of :class:`TrainingSettings`, without what is left to the program."""
+        values: dict[str, Any] = {
+            "network": self.network,
+            "epochs": self.epochs_box.value(),
+            "schedule": self.schedule_box.currentData(),
+            "mixed_precision": self.half_box.currentData(),
+            "snapshots": self.snapshots_box.value(),
+            "device": self.device_box.currentData(),
+            "seed": self.seed_box.value(),
+        }
+        if self.family:
+            values["family"] = self.family
+        if self.similarity_box.currentData() is not None:
+            values["similarity"] = self.similarity_box.currentData()
+        if "+" in self.network and self.turn_box.isChecked():
+            values["training"] = "in-turn"
+        for name, box in self._numbers().items():
+            if box.value is not None:
+                values[name] = box.value
+        return values
+
+    def set_values(self, values: dict[str, Any]) -> None:
+        """Fill the form; names it does not know and values it cannot show are passed over."""
+        settings = {name: field.default for name, field in TrainingSettings.model_fields.items()}
+        settings |= {"network": "affine"} | values
+        for box, name in (
+            (self.network_box, "network"), (self.similarity_box, "similarity"), (self.schedule_box, "schedule"),
+            (self.half_box, "mixed_precision"), (self.device_box, "device"),
+        ):  # fmt: skip
+            if not box.choose(settings[name]) and name == "device":
+                box.addItem(str(settings[name]), settings[name])  # its card is found later, or the run says so
+                box.choose(settings[name])
+        for family in str(settings["family"] or "").split("+"):
+            if not self.linear_box.choose(family):
+                self.field_box.choose(family)
+        self.epochs_box.setValue(int(settings["epochs"]))
+        self.snapshots_box.setValue(int(settings["snapshots"]))
+        self.seed_box.setValue(int(settings["seed"]))
+        self.turn_box.setChecked(settings["training"] == "in-turn")
+        for name, number in self._numbers().items():
+            number.value = values.get(name)
+
+    def _numbers(self) -> dict[str, OptionalNumber]:
+        return {
+            "batch_size": self.batch_box,
+            "accumulate": self.accumulate_box,
+            "learning_rate": self.rate_box,
+            "window": self.window_box,
+            "diffusion": self.diffusion_box,
+            "bending": self.bending_box,
+            "folding": self.folding_box,
+            "patience": self.patience_box,
+        }
+
+    def set_devices(self, devices: list[tuple[str, str]]) -> None:
+        """Show the devices that were found, as ``(name, description)``."""
+        best = next((text for name, text in devices if name != "cpu"), devices[0][1] if devices else "")
+        wanted = self.device_box.currentData()
+        self.device_box.fill([(f"auto ({best})" if best else "auto", "auto"), *((t, n) for n, t in devices)], wanted)
+
+    def state(self) -> dict[str, Any]:
+        """What is remembered between sessions."""
+        values = {name: value for name, value in self.values().items() if name != "seed"}
+        return {"settings": values, "augmentation": self.augmentation, "size": self.size}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state` gave."""
+        if isinstance(state.get("settings"), dict):
+            self.set_values(state["settings"])
+        self.augmentation_box.choose(state.get("augmentation"))
+        if isinstance(state.get("size"), int):
+            self.size_box.value = state["size"]
