@@ -1,0 +1,53 @@
+"""Make the picture of the lung sections before and after: ``python docs/pictures/lung_sections.py STACK.tif``.
+
+Two sections laid over each other (one in magenta, the next in green, grey where they agree), and a cut along z.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import tifffile
+
+from napari_stnreg.stacks.alignment import align, render
+from napari_stnreg.stacks.settings import StackSettings
+
+HERE = Path(__file__).parents[1] / "images"
+MAGNIFIED = 16  # rows a section in the cut
+
+
+def over(stack: np.ndarray, z: int) -> np.ndarray:
+    """Sections z (magenta) and z + 1 (green) over each other."""
+    return np.stack([stack[z], stack[z + 1], stack[z]], axis=-1)
+
+
+def cut(stack: np.ndarray, row: int) -> np.ndarray:
+    """An XZ reslice, each section a band."""
+    return np.repeat(np.repeat(stack[:, row], MAGNIFIED, axis=0)[..., None], 3, axis=-1)
+
+
+def main(path: str) -> None:
+    """Align, print the figures, write the picture."""
+    raw = tifffile.imread(path)
+    found = align(raw, StackSettings())
+    aligned = render(raw, found.maps, (0, 0), raw.shape[1:])
+    for row in found.rows:
+        figures = (
+            f"correlation {row.correlation_before:.3f} -> {row.correlation_after:.3f}  residual {row.residual:.2f}"
+        )
+        print(f"{row.section:3d} {row.verdict:8s} {figures}  strain {row.strain:.3f}  {row.reason}")  # noqa: T201
+    z, row, size = len(raw) // 2, raw.shape[1] // 2, slice(120, -120)
+    panels = [
+        np.concatenate([over(s, z)[size, size], np.full((8, raw.shape[2] - 240, 3), 255), cut(s, row)[:, size]])
+        for s in (raw.astype(np.float32), aligned)
+    ]
+    gap = np.full((panels[0].shape[0], 12, 3), 255)
+    picture = np.concatenate([panels[0], gap, panels[1]], axis=1)
+    iio.imwrite(HERE / "lung_sections.jpg", np.clip(picture, 0, 255).astype(np.uint8), quality=80)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
