@@ -178,12 +178,13 @@ def _not_tissue(image: Plane, known: Mask) -> tuple[Mask, Mask]:
     middle = float(np.median(mean[known]))
     away = np.abs(mean - middle)
     scale = 1.4826 * float(np.median(away[known])) + 1e-6
-    core = known & ((away > 3.0 * scale) & (spread < 0.45 * typical) | (away > 6.0 * scale))
+    smooth, bare = spread < 0.45 * typical, spread < 0.2 * typical
+    core = known & ((away > 3.0 * scale) & smooth | (away > 1.5 * scale) & bare | (away > 6.0 * scale))
     core = ndimage.binary_opening(core, iterations=1)
     if not core.any():
         return nothing, nothing
     # From the core outwards over what is as bright or dark as it, the rim that a window blurs away included.
-    near = known & (np.abs(image - middle) > 2.0 * scale)
+    near = known & (np.abs(image - middle) > 1.5 * scale)
     grown = core | ndimage.binary_dilation(core, iterations=4, mask=near)
     labels, count = ndimage.label(grown, structure=np.ones((3, 3)))
     boxes = ndimage.find_objects(labels)

@@ -32,6 +32,8 @@ LEAST_COURSE = 0.1
 """Share of the differences that is always put down to the tissue's own course."""
 MOST_COURSE = 0.7
 """The same at most: sections always lie off by a little."""
+LOOSE = 0.05
+"""Share of the tether with which links are first judged."""
 REWEIGHTINGS = 3
 STEPS = 300
 
@@ -110,7 +112,8 @@ def solve_fine(
     stiffness = smoothness_matrix(shape) * SMOOTH * settings.smoothness
     siblings = [(k, k + 1) for z in range(len(maps)) for k in range(first[z], first[z + 1] - 1)]
     robust = np.ones(shift[:, :1].shape)
-    tethers = np.full((first[-1], 1, 1, 1), tether)
+    # Loose at first: what the links say of each other decides which of them to believe, not the tether's tension.
+    tethers = np.full((first[-1], 1, 1, 1), LOOSE * tether)
     for _ in range(REWEIGHTINGS):
         state = _conjugate_gradients(state, ~fixed, (ia, ib, shift, weight * robust), tethers, stiffness, siblings)
         # a section that lies off by much more than most is not held back: it is to be mended
