@@ -128,6 +128,7 @@ def test_a_still_stack_stays_where_it_is():
     assert max(moved) < 0.7
 
 
+@pytest.mark.slow
 def test_oblique_neurites_keep_their_slant():
     """Tissue that flows by 1.5 pixels a section: the recovered slope must not be straightened away."""
     wide = tissue(14, change=0.2, seed=11, shape=(SIDE, SIDE + 40))

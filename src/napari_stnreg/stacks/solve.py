@@ -32,8 +32,10 @@ LEAST_COURSE = 0.1
 """Share of the differences that is always put down to the tissue's own course."""
 MOST_COURSE = 0.7
 """The same at most: sections always lie off by a little."""
-LOOSE = 0.05
+LOOSE = 0.01
 """Share of the tether with which links are first judged."""
+LEAST_SCALE = 0.004
+"""Disagreement of links, as a share of the section's side, that never speaks against one of them."""
 REWEIGHTINGS = 3
 STEPS = 300
 
@@ -112,6 +114,7 @@ def solve_fine(
     stiffness = smoothness_matrix(shape) * SMOOTH * settings.smoothness
     siblings = [(k, k + 1) for z in range(len(maps)) for k in range(first[z], first[z + 1] - 1)]
     robust = np.ones(shift[:, :1].shape)
+    least = LEAST_SCALE * max(maps[0].shape)
     # Loose at first: what the links say of each other decides which of them to believe, not the tether's tension.
     tethers = np.full((first[-1], 1, 1, 1), LOOSE * tether)
     for _ in range(REWEIGHTINGS):
@@ -121,7 +124,7 @@ def solve_fine(
         tethers = tether / (1.0 + (size / (3.0 * float(np.median(size)) + 1e-6)) ** 2)
         off = np.sqrt(((state[ib] - state[ia] - shift) ** 2).sum(axis=1, keepdims=True))
         seen = weight[:, :1] + weight[:, 2:] > 0.5
-        scale = 1.5 * float(np.median(off[seen])) + 1e-6 if seen.any() else 1.0
+        scale = least + (1.5 * float(np.median(off[seen])) if seen.any() else 0.0)
         robust = 1.0 / (1.0 + (off / (2.0 * scale)) ** 2)
     return [m.with_vectors(state[first[z] : first[z + 1]]) for z, m in enumerate(maps)]
 
