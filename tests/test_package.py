@@ -26,7 +26,10 @@ def test_the_manifest_offers_what_the_menus_promise():
     assert "napari-stnreg.explore" in menu
     assert {sample.key for sample in contributions.sample_data} == {"shapes", "digit", "head", "sections"}
     assert set(contributions.configurations["registration"].properties) == {"device", "preset", "preview_rate"}
-    commands = {command.id for command in contributions.commands}
+    ids = [command.id for command in contributions.commands]
+    assert len(ids) == len(set(ids)), "a command that is there twice keeps napari from starting the plugin"
+    assert len(menu) == len(set(menu))
+    commands = set(ids)
     assert {widget.command for widget in contributions.widgets} <= commands
 
 
