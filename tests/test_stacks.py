@@ -92,7 +92,7 @@ def test_shifts_and_turns_of_a_stack_are_taken_off():
     ]
     raw = np.stack([placed(t, m) for t, m in zip(truth, motions, strict=True)])
     before = raw.copy()
-    found = align(raw, settings(deform=False))
+    found = align(raw, settings(deform=False, tether=0.1))
     points = inner()
     errors = np.stack([apply(m, f(points)) - points for m, f in zip(motions, found.maps, strict=True)])
     jumps = np.linalg.norm(np.diff(errors, axis=0), axis=-1)
