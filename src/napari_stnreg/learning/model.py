@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from napari_stnreg.fitting.progress import Progress, Result
 
 BYTES_PER_VOXEL = 900
-"""What a pass of the widest network takes at its peak for each voxel of the lattice, measured."""
+"""For each voxel of the lattice at the peak of a pass: 590 measured for the default U-Net, and half as much again."""
 
 _LINEAR = ("translation", "rigid", "similarity", "affine")
 
