@@ -370,7 +370,8 @@ def test_every_setting_is_an_option():
     register = next(a for a in make_parser()._actions if a.dest == "command").choices["register"]
     options = {action.dest: action for action in register._actions}
     values = {"family": "rigid+bspline", "similarity": "mi", "preset": "fast", "start": "search", "mirror": True,
-              "extent": "union", "device": "cpu", "smoothness": 2.5, "control_spacing": 6.0, "fill": -3.5, "model": "box-2d"}  # fmt: skip
+              "extent": "union", "device": "cpu", "smoothness": 2.5, "control_spacing": 6.0, "fill": -3.5,
+              "model": "box-2d"}  # fmt: skip
     words = []
     for name in RegistrationSettings.model_fields:
         assert options[name].option_strings == ["--" + name.replace("_", "-")]

@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 import napari_stnreg as sr
 from napari_stnreg.cli import main
+from napari_stnreg.errors import InputError
 from napari_stnreg.stacks.pipeline import work_folder
 
 QUICK = {"turned": False, "rounds": 2, "grid": 3}
@@ -66,6 +67,41 @@ def same_result(path, other):
     assert a.keys() == b.keys()
     for name in a:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_the_features_of_an_auto_encoder_trained_on_the_stack_or_loaded(stack, tmp_path, whole):
+    steps = sr.align_stack_steps(stack, tmp_path / "own.zarr", features="auto-encoder", keep_work=True, **QUICK)
+    seen = []
+    try:
+        while True:
+            seen.append(next(steps))
+    except StopIteration as end:
+        result = end.value
+    stages = list(dict.fromkeys(progress.stage for progress in seen))
+    assert stages[:2] == ["encoder", "prepare"]
+    fractions = [progress.fraction for progress in seen]
+    assert fractions == sorted(fractions)
+    after = np.mean([gap["correlation_after"] for gap in result.gaps])
+    assert after > np.mean([gap["correlation_before"] for gap in result.gaps]) + 0.1
+    assert after > np.mean([gap["correlation_after"] for gap in whole.gaps]) - 0.1
+    encoder = work_folder(tmp_path / "own.zarr").path / "encoder.safetensors"
+    loaded = tmp_path / "encoder.safetensors"
+    loaded.write_bytes(encoder.read_bytes())
+    command = ["align", str(tmp_path / "raw.npy"), str(tmp_path / "again.zarr"), "--features", "auto-encoder"]
+    np.save(tmp_path / "raw.npy", stack)
+    assert main([*command, "--encoder", str(loaded), "--no-turned", "--rounds", "2", "--grid", "3"]) == 0
+    same_result(tmp_path / "own.zarr", tmp_path / "again.zarr")
+
+
+def test_a_wrong_encoder_is_said(stack, tmp_path):
+    wrong = tmp_path / "wrong.safetensors"
+    wrong.write_bytes(b"no model")
+    with pytest.raises(InputError, match=r"wrong\.safetensors"):
+        sr.align_stack(stack, tmp_path / "out.zarr", features="auto-encoder", encoder=str(wrong))
+    with pytest.raises(InputError, match="features are not 'auto-encoder'"):
+        sr.align_stack(stack, tmp_path / "out.zarr", encoder=str(wrong))
+    assert not (tmp_path / "out.zarr").exists()
 
 
 def test_the_same_tissue_lies_in_the_same_place_in_neighbours(whole):

@@ -17,6 +17,7 @@ from napari_stnreg.stacks.prepare import Plane
 
 if TYPE_CHECKING:
     from napari_stnreg.learning.model import Model
+    from napari_stnreg.learning.trainer import TrainingSteps
     from napari_stnreg.networks.auto_encoder import AutoEncoder
 
 DEPTHS = (0, 1)
@@ -71,17 +72,18 @@ def load_extractor(model: str | os.PathLike[str] | Model) -> EncoderFeatures:
     return EncoderFeatures(network.to("cpu"))
 
 
-def train_extractor(sections: Sequence[Plane], *, epochs: int = 30, seed: int = 0) -> EncoderFeatures:
-    """Train an auto-encoder on sections of the very stack that is to be aligned.
+def training_steps(sections: Sequence[Plane], *, epochs: int = 30, seed: int = 0) -> TrainingSteps:
+    """Train an auto-encoder on sections of the very stack that is to be aligned; returns the model.
 
     Parameters
     ----------
     sections
-        Some sections ``(h, w)`` at the working resolution; at least two, a few tens are plenty.
+        Some sections ``(h, w)`` at the working resolution, normalised as ``prepare`` does; at least two, a few tens are
+        plenty.
     epochs, seed
         Of the training.
     """
-    from napari_stnreg.learning.trainer import train
+    from napari_stnreg.learning.trainer import train_steps
 
     if len(sections) < 2:
         raise InputError("An auto-encoder is trained on two sections or more.")
@@ -89,4 +91,14 @@ def train_extractor(sections: Sequence[Plane], *, epochs: int = 30, seed: int = 
         Image(np.asarray(s, dtype=np.float32), Grid(s.shape, np.eye(3)), name=f"section {k}")
         for k, s in enumerate(sections)
     ]
-    return load_extractor(train(images, network="auto-encoder", epochs=epochs, seed=seed, device="cpu"))
+    return train_steps(images, network="auto-encoder", epochs=epochs, seed=seed, device="cpu")
+
+
+def train_extractor(sections: Sequence[Plane], *, epochs: int = 30, seed: int = 0) -> EncoderFeatures:
+    """Features of an auto-encoder trained on sections; :func:`training_steps` run to its end."""
+    steps = training_steps(sections, epochs=epochs, seed=seed)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return load_extractor(end.value)

@@ -8,9 +8,9 @@ from napari_stnreg.stacks.sources import StackSource
 from napari_stnreg.stacks.store import CHUNK
 
 _WORKING = 700
-"""Bytes that matching takes for each pixel of the working image, two sections together; measured."""
+"""Bytes that matching takes for each pixel of the working image, two sections together, on the safe side."""
 _RENDERED = 120
-"""Bytes for each pixel of a band that is rendered; measured."""
+"""Bytes for each pixel of a band that is rendered, on the safe side."""
 
 
 def task_bytes(source: StackSource, settings: StackSettings) -> int:

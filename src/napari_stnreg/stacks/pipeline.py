@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from napari_stnreg.errors import FitError, InputError
 from napari_stnreg.stacks import tasks
 from napari_stnreg.stacks.canvas import Canvas
 from napari_stnreg.stacks.coarse import CoarseMatch
+from napari_stnreg.stacks.encoder import load_extractor, training_steps
 from napari_stnreg.stacks.executor import Cluster, Executor, Task, make_executor
 from napari_stnreg.stacks.fine import FineMatch, start_maps
 from napari_stnreg.stacks.landmark_match import landmark_match
@@ -34,6 +36,8 @@ from napari_stnreg.stacks.store import CHUNK, AlignedStack, SectionWriter, creat
 
 NODE_STEP = 4
 """Pixels between the nodes of the displacement; that of the working image where it is coarser."""
+ENCODER_SECTIONS = 12
+"""Sections, spread over the stack, on which an auto-encoder is trained."""
 
 Steps = Generator[StackProgress, str | None, StackResult]
 Landmarks = Mapping[Pair, tuple[npt.ArrayLike, npt.ArrayLike]]
@@ -184,8 +188,10 @@ class _Wanted:
     ) -> None:
         self.source, self.settings = source, settings
         self.count = source.shape[0]
-        if settings.features == "auto-encoder":
-            raise InputError("The features 'auto-encoder' cannot be used yet; choose lncc, bandpass or intensity.")
+        if settings.encoder is not None and settings.features != "auto-encoder":
+            raise InputError("An encoder is given, but the features are not 'auto-encoder'; choose these, or none.")
+        if settings.encoder is not None:
+            load_extractor(settings.encoder)  # a wrong file is told before anything is read
         self.masks = None if masks is None else open_stack(masks)
         if self.masks is not None and self.masks.shape != source.shape:
             raise InputError(f"The masks have the shape {self.masks.shape} and the stack {source.shape}.")
@@ -235,7 +241,8 @@ class _Run:
         self.work = work_folder(path)
         self.reader = self.source
         rounds = self.settings.rounds if self.settings.deform else 0
-        self._weights = {"prepare": 2.0, "coarse": 2.0, "gaps": 0.0, **{f"fine {r + 1}": 2.0 for r in range(rounds)}}
+        self._weights = {"encoder": 4.0} if self.settings.features == "auto-encoder" else {}
+        self._weights |= {"prepare": 2.0, "coarse": 2.0, "gaps": 0.0, **{f"fine {r + 1}": 2.0 for r in range(rounds)}}
         self._weights |= {"quality": 1.0, "render": 3.0}
         self._behind = 0.0
 
@@ -309,11 +316,12 @@ class _Run:
         """Read what was not read yet; gives each section's fault, and what the maps need to know of it."""
         if isinstance(self.executor, Cluster) and isinstance(self.source, ArraySource):
             self.reader = self._on_disk(self.source)
+        encoder = yield from self._encoder()
         call = (self.work, self.reader, self.wanted.masks)
         missing = [z for z in range(self.count) if not self.work.has(tasks.PREPARED, z)]
         yield from self._stage(
             "prepare", "reading sections", self.count,
-            [(z, tasks.prepare_section, (*call, z, self.settings)) for z in missing],
+            [(z, tasks.prepare_section, (*call, z, self.settings, encoder)) for z in missing],
         )  # fmt: skip
         faults, sections = [], []
         for z in range(self.count):
@@ -321,6 +329,34 @@ class _Run:
             faults.append("excluded" if z in self.wanted.exclude and not fault else fault)
             sections.append(outline)
         return faults, sections
+
+    def _encoder(self) -> Generator[StackProgress, str | None, Path | None]:
+        """The file of the auto-encoder whose features are compared: a given one, or one trained on this stack."""
+        if self.settings.features != "auto-encoder":
+            return None
+        path = self.work.path / "encoder.safetensors"
+        share = self._weights["encoder"] / sum(self._weights.values())
+        if not path.exists() and self.settings.encoder is not None:
+            shutil.copyfile(self.settings.encoder, path)
+        if path.exists():
+            self._behind += share
+            return path
+        chosen = np.unique(np.linspace(0, self.count - 1, min(self.count, ENCODER_SECTIONS)).round().astype(int))
+        seen = (tasks.training_section(self.source, self.wanted.masks, int(z), self.settings) for z in chosen)
+        steps = training_steps([section for section in seen if section is not None])
+        with closing(steps):
+            while True:
+                try:
+                    now = next(steps)
+                except StopIteration as end:
+                    end.value.save(path)
+                    break
+                message = f"training the auto-encoder, epoch {now.epoch} of {now.epochs}"
+                told = StackProgress("encoder", now.epoch, now.epochs, share * now.fraction, message, None, None)
+                if (yield told) == "stop":
+                    raise _Stopped
+        self._behind += share
+        return path
 
     def _on_disk(self, source: ArraySource) -> StackSource:
         """A stack in this process's memory as a file that other processes can read."""

@@ -21,7 +21,7 @@ class StackProgress:
     Parameters
     ----------
     stage
-        ``"features"``, ``"prepare"``, ``"coarse"``, ``"fine 1"`` and so on, ``"quality"`` or ``"render"``.
+        ``"encoder"``, ``"prepare"``, ``"coarse"``, ``"fine 1"`` and so on, ``"quality"`` or ``"render"``.
     done, total
         Tasks of this stage.
     fraction

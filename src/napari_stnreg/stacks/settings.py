@@ -42,6 +42,9 @@ class StackSettings(BaseModel):
     motion: Motion = Field(default="rigid", description="What the coarse pass may do to a whole section.")
     deform: bool = Field(default=True, description="Follow with the fine pass, a grid of vectors for each section.")
     features: Features = Field(default="lncc", description="What is compared between neighbours.")
+    encoder: str | None = Field(
+        default=None, description="File of a trained auto-encoder for its features; trained on the stack if not given."
+    )
     window: int = Field(
         default=2, ge=1, le=8, description="Neighbours before and after that a section is compared with."
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +14,7 @@ from napari_stnreg.stacks.canvas import Canvas, sampled, section_transform
 from napari_stnreg.stacks.coarse import coarse_match
 from napari_stnreg.stacks.fine import fine_match
 from napari_stnreg.stacks.maps import SectionMap
-from napari_stnreg.stacks.prepare import PreparedSection, prepare
+from napari_stnreg.stacks.prepare import Extractor, PreparedSection, prepare
 from napari_stnreg.stacks.quality import measure
 from napari_stnreg.stacks.render import render_bands
 from napari_stnreg.stacks.settings import StackSettings
@@ -29,9 +31,48 @@ def pair_name(pair: tuple[int, int]) -> str:
 
 
 def prepare_section(
-    work: WorkFolder, source: StackSource, masks: StackSource | None, z: int, settings: StackSettings
+    work: WorkFolder,
+    source: StackSource,
+    masks: StackSource | None,
+    z: int,
+    settings: StackSettings,
+    encoder: Path | None = None,
 ) -> str:
-    """Read a section, shrink it and keep what matching needs of it; gives its fault."""
+    """Read a section, shrink it and keep what matching needs of it; gives its fault.
+
+    The auto-encoder's features are made with the model in the file ``encoder``.
+    """
+    image, mask, reason = _read(source, masks, z, settings)
+    shape = (source.shape[1], source.shape[2])
+    extractor = None if encoder is None else _extractor(encoder, encoder.stat().st_mtime_ns)
+    found = prepare(image, settings, shape=shape, factor=settings.factor(shape), mask=mask, extractor=extractor)
+    fault = "unreadable" if reason else found.fault
+    work.put(PREPARED, z, found.arrays(), fault=fault, reason=reason, figures=found.figures)
+    return fault
+
+
+@lru_cache(maxsize=1)
+def _extractor(path: Path, _written: int) -> Extractor:
+    from napari_stnreg.stacks.encoder import load_extractor
+
+    return load_extractor(path)
+
+
+def training_section(
+    source: StackSource, masks: StackSource | None, z: int, settings: StackSettings
+) -> npt.NDArray[np.float32] | None:
+    """A section as an auto-encoder sees it, to train one on; ``None`` where there is little to see."""
+    image, mask, reason = _read(source, masks, z, settings)
+    plain = settings.model_copy(update={"features": "intensity"})
+    shape = (source.shape[1], source.shape[2])
+    found = prepare(image, plain, shape=shape, factor=settings.factor(shape), mask=mask)
+    return None if reason or found.fault else found.image
+
+
+def _read(
+    source: StackSource, masks: StackSource | None, z: int, settings: StackSettings
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None, str]:
+    """A section at the working resolution, its mask, and why it could not be read."""
     shape = (source.shape[1], source.shape[2])
     factor, reason = settings.factor(shape), ""
     try:
@@ -42,10 +83,7 @@ def prepare_section(
     mask = None
     if masks is not None and not reason:
         mask = masks.read_reduced(z, factor, nonzero=True) > 0
-    found = prepare(image, settings, shape=shape, factor=factor, mask=mask)
-    fault = "unreadable" if reason else found.fault
-    work.put(PREPARED, z, found.arrays(), fault=fault, reason=reason, figures=found.figures)
-    return fault
+    return image, mask, reason
 
 
 @dataclass(frozen=True)
