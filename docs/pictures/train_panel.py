@@ -102,6 +102,8 @@ def scene(name: str, folder: Path) -> None:
     panel.replay_button.click()
     pump(30, lambda: not panel.running)
     pump(1.0)
+    panel.replay_bar.slider.setValue(panel.replay_bar.slider.maximum() // 3)
+    pump(0.5)
     picture("replay")
     viewer.window.remove_dock_widget(panel)
     viewer.layers.clear()

@@ -6,6 +6,7 @@ import gc
 import shlex
 import weakref
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 from qtpy.QtWidgets import QApplication
@@ -191,12 +192,40 @@ def test_the_replay_is_a_layer_with_a_slider(train, viewer, run):
     assert train.replay_button.isEnabled()
     train.replay_button.click()
     run(train)
-    layer = viewer.layers["affine on stack: how it learned"]
+    layer, bar = viewer.layers["affine on stack (replay)"], train.replay_bar
     assert layer.data.shape == (4, 32, 32)
+    assert layer is bar.layer
+    assert bar.isVisibleTo(train)
     np.testing.assert_allclose(layer.extent.world[:, 1:], viewer.layers["stack"].extent.world[:, 1:])
-    record = layer.metadata["stnreg_training"]
-    assert [one["epoch"] for one in record["curve"]] == record["replay_epochs"] == [0, 1, 2, 3]
+    assert layer.metadata["stnreg_training"]["seed"] == train.model.summary["seed"]
+    assert layer.metadata["stnreg_replay"]["times"] == [0, 1, 2, 3]
+    np.testing.assert_array_equal(bar.replay.curves["validation"], train.plot.shown[1])
     assert viewer.dims.point[0] == pytest.approx(3)
+
+
+def test_the_slider_of_the_replay_runs_through_the_epochs_and_saves_a_film(viewer, open_train, run, tmp_path):
+    viewer.add_image(drifting(), name="stack", scale=(5, 2, 2), units=("um",) * 3)
+    train = open_train(epochs=6, snapshots=4)
+    train.train()
+    run(train)
+    train.replay()
+    run(train)
+    bar = train.replay_bar
+    assert bar.replay.times.tolist() == [0, 2, 4, 6]
+    bar.slider.setValue(1)
+    assert viewer.dims.point[0] == pytest.approx(1)
+    assert train.plot._mark.value() == 2
+    assert bar.words.text().startswith("Epoch 2: ")
+    assert f"validation {dict(train.plot.shown[1])[2]:.3f}" in bar.words.text()
+    np.testing.assert_array_equal(bar.layer.data[1], train.model.replay[1].astype(np.float32))
+    bar.save_to(tmp_path / "film.gif")
+    assert len(iio.imread(tmp_path / "film.gif")) == 4
+    train.replay()
+    run(train)
+    assert len(viewer.layers) == 3  # stack, fixed image, replay: those of before are gone
+    train.train()
+    assert not bar.isVisibleTo(train)
+    run(train)
 
 
 @pytest.mark.parametrize(("pairing", "pairs"), [("random", 5), ("template", 4), ("neighbours", 8)])

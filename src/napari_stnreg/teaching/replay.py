@@ -71,23 +71,33 @@ class Replay:
         return self.frames.ndim == 4 and self.frames.shape[-1] == 3 and self.frames.dtype == np.uint8
 
     @classmethod
-    def of_model(cls, model: Model) -> Replay:
+    def of_model(cls, model: Model, grid: Grid | None = None) -> Replay:
         """Of a model that was just trained; one that comes from a file has no pictures.
+
+        Parameters
+        ----------
+        model
+            With the pictures of its training.
+        grid
+            Where they lie; ``None`` for unit pixels.
 
         Raises
         ------
         InputError
             If it has none.
         """
-        if model.replay is None:
-            raise InputError("This model holds no pictures of its training; a model keeps them until it is saved.")
+        if model.replay is None or not len(model.replay):
+            raise InputError(
+                "This model holds no pictures of its training: it comes from a file, or was trained with 0 snapshots."
+            )
         curves: dict[str, list[tuple[float, float]]] = {}
         for record in model.summary.get("curve", []):
             for key, value in (("loss", record["loss"]), ("validation", record["validation_loss"])):
                 if value is not None:
                     curves.setdefault(key, []).append((record["epoch"], value))
         times = np.asarray(model.summary["replay_epochs"], dtype=np.float64)
-        return cls(model.replay, times, {key: np.array(points) for key, points in curves.items()})
+        found = {key: np.array(points) for key, points in curves.items()}
+        return cls(model.replay, times, found, model.name or "training", grid)
 
     @classmethod
     def of_classifiers(cls, result: ClassifierResult) -> Replay:
@@ -106,14 +116,21 @@ class Replay:
         time = self.times[position]
         return {name: float(np.interp(time, points[:, 0], points[:, 1])) for name, points in self.curves.items()}
 
-    def layer(self) -> LayerData:
-        """A time layer ``(T, ...)``; napari's slider then runs through the epochs."""
+    def layer(self, time_unit: str = "pixel") -> LayerData:
+        """A time layer ``(T, ...)``; napari's slider then runs through the pictures.
+
+        Parameters
+        ----------
+        time_unit
+            Unit of the first axis, which counts pictures: the one that the viewer's other layers have there, since
+            napari wants them to agree.
+        """
         from napari_stnreg.files.layer_data import AXIS_LABELS, placement
 
         ndim = self.frames.ndim - 1 - self.colour
         grid = self.grid or Grid.from_spacing(self.frames.shape[1 : ndim + 1])
         where = placement(grid)
-        keywords: dict[str, Any] = {"units": ("pixel", *where["units"]), "axis_labels": ("t", *AXIS_LABELS[-ndim:])}
+        keywords: dict[str, Any] = {"units": (time_unit, *where["units"]), "axis_labels": ("t", *AXIS_LABELS[-ndim:])}
         if "affine" in where:
             affine = np.eye(ndim + 2)
             affine[1:, 1:] = where["affine"]

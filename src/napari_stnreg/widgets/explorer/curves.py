@@ -61,7 +61,7 @@ class Curves(QWidget):
         self._plot.setMenuEnabled(False)
         self._plot.setMouseEnabled(x=False, y=False)
         self._plot.hideButtons()
-        self._legend = self._plot.addLegend(offset=(-8, -8))
+        self._legend = self._plot.addLegend(offset=(8, 8))  # rising curves leave this corner free
         for side in ("bottom", "left"):
             self._plot.getAxis(side).enableAutoSIPrefix(False)
         self.layout().addWidget(self._plot)

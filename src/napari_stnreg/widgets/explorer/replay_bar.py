@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from napari.layers import Layer
@@ -16,7 +17,15 @@ from napari_stnreg.widgets.explorer.curves import Curves
 from napari_stnreg.widgets.forms import button
 
 if TYPE_CHECKING:
+    from napari_stnreg.files.layer_data import LayerData
     from napari_stnreg.teaching.replay import Replay
+
+
+class Marked(Protocol):
+    """A plot over epochs with a line where a slider stands."""
+
+    def mark(self, time: float) -> None:
+        """Put the line at a time."""
 
 
 class ReplayBar(QWidget):
@@ -26,14 +35,18 @@ class ReplayBar(QWidget):
     ----------
     viewer
         Where to show the layer.
+    plot
+        A plot that the panel has already, with the curves in it: the bar then only marks there where it stands.
     """
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Any, plot: Marked | None = None) -> None:
         super().__init__()
         self._viewer = viewer
         self.replay: Replay | None = None
         self.layer: Layer | None = None
-        self.plot = Curves(viewer)
+        self._layers: list[Layer] = []
+        self._curves = Curves(viewer) if plot is None else None
+        self.plot: Any = self._curves or plot
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setToolTip("Run through the training.")
         self.slider.setAccessibleName("epoch")
@@ -45,20 +58,33 @@ class ReplayBar(QWidget):
         row.addWidget(self.save_button)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
-        column.addWidget(self.plot)
+        if self._curves is not None:
+            column.addWidget(self._curves)
         column.addLayout(row)
         column.addWidget(self.words)
         self.slider.valueChanged.connect(self.go_to)
         self.save_button.clicked.connect(self._on_save)
         self.setEnabled(False)
 
-    def show_replay(self, replay: Replay) -> None:
-        """Take a replay up: its layer, its curves, and the slider at the end."""
-        if self.layer is not None and self.layer in self._viewer.layers:
-            self._viewer.layers.remove(self.layer)
-        self.replay, self.layer = replay, Layer.create(*replay.layer())
-        self._viewer.add_layer(self.layer)
-        self.plot.show_curves(dict(replay.curves))
+    def show_replay(self, replay: Replay, layers: Sequence[LayerData] | None = None) -> None:
+        """Take a replay up: its layer, its curves, and the slider at the end; those of before go.
+
+        Parameters
+        ----------
+        replay
+            What to show.
+        layers
+            Its layers where they were made already, the time layer last; ``None`` for the time layer alone.
+        """
+        for layer in self._layers:
+            if layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)
+        self._layers = [Layer.create(*data) for data in ([replay.layer()] if layers is None else layers)]
+        self.replay, self.layer = replay, self._layers[-1]
+        for layer in self._layers:
+            self._viewer.add_layer(layer)
+        if self._curves is not None:
+            self._curves.show_curves(dict(replay.curves))
         self.setEnabled(True)
         self.slider.setRange(0, len(replay.frames) - 1)
         self.slider.setValue(len(replay.frames) - 1)

@@ -27,6 +27,7 @@ class EpochPlot(ThemedPlot):
         self._training: Any = None
         self._validation: Any = None
         self._best: Any = None
+        self._mark: Any = None
         self.shown: tuple[np.ndarray, np.ndarray] = (np.empty((0, 2)), np.empty((0, 2)))
         """What is drawn: training and validation, each ``(N, 2)`` of epoch and loss."""
         self.setMinimumHeight(150)
@@ -58,8 +59,15 @@ class EpochPlot(ThemedPlot):
         self.prepare()
         for item, points in zip((self._training, self._validation), self.shown, strict=True):
             item.setData(points[:, 0], points[:, 1])
+        self._mark.hide()
         self._best.setVisible(best > 0)
         self._best.setValue(best)
+
+    def mark(self, time: float) -> None:
+        """Put a line at an epoch: where the slider of a replay stands."""
+        self.prepare()
+        self._mark.setValue(time)
+        self._mark.show()
 
     def add_curves(self) -> None:
         """Add both curves, their names and the line at the best."""
@@ -70,6 +78,9 @@ class EpochPlot(ThemedPlot):
         self._best = pyqtgraph.InfiniteLine(0, angle=90)
         self._best.hide()
         self._plot.addItem(self._best, ignoreBounds=True)
+        self._mark = pyqtgraph.InfiniteLine(0, angle=90)
+        self._mark.hide()
+        self._plot.addItem(self._mark, ignoreBounds=True)
         self._plot.getPlotItem().getViewBox().setDefaultPadding(_ROOM)
 
     def style_curves(self) -> None:
@@ -84,6 +95,7 @@ class EpochPlot(ThemedPlot):
         self._validation.setSymbolBrush(blue)
         self._validation.setSymbolPen(None)
         self._best.setPen(self.dotted())
+        self._mark.setPen(pyqtgraph.mkPen((128, 128, 128), width=2))
         # Their names stand above the plot: a legend within would lie on the curves in a narrow dock.
         names = ((self.accent, "training"), (blue, "validation ●"))
         text = "&nbsp;&nbsp;&nbsp;".join(f'<span style="color: rgb{colour}">{name}</span>' for colour, name in names)

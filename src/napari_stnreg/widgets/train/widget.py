@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from napari.layers import Layer
 from qtpy.QtCore import QTimer
 from qtpy.QtGui import QAction
 from qtpy.QtWidgets import QApplication, QFileDialog, QHBoxLayout, QLabel, QMenu, QSizePolicy, QWidget
@@ -15,6 +14,7 @@ from superqt.utils import create_worker
 
 from napari_stnreg.errors import RegistrationError
 from napari_stnreg.widgets import plugin_settings
+from napari_stnreg.widgets.explorer.replay_bar import ReplayBar
 from napari_stnreg.widgets.forms import button, line
 from napari_stnreg.widgets.models import SESSION, KnownModel
 from napari_stnreg.widgets.register import IDLE_BEFORE_TORCH, find_devices
@@ -26,7 +26,7 @@ from napari_stnreg.widgets.train.curves import EpochPlot
 from napari_stnreg.widgets.train.keeping import Keeping, file_name
 from napari_stnreg.widgets.train.options import NETWORKS, TrainingOptions
 from napari_stnreg.widgets.train.recorder import command_line, python_script
-from napari_stnreg.widgets.train.replay import replay_layers
+from napari_stnreg.widgets.train.replay import replay_of
 from napari_stnreg.widgets.train.work import Trained, TrainJob, View, duration, finished, training
 
 _PANEL = "train"
@@ -58,8 +58,10 @@ class TrainWidget(ToolPanel):
         self.keeping = Keeping()
         self.plot = EpochPlot(viewer)
         self.plot.hide()
+        self.replay_bar = ReplayBar(viewer, self.plot)
+        self.replay_bar.hide()
         self._layers = RunLayers(viewer, self)
-        for part in (self.images, line(), self.options, self.keeping, self.plot):
+        for part in (self.images, line(), self.options, self.keeping, self.plot, self.replay_bar):
             self.form.addWidget(part)
         self.form.addStretch(1)
         self._make_controls()
@@ -89,7 +91,7 @@ class TrainWidget(ToolPanel):
         self.pause_button = button("Pause", "Let the training wait, and go on later.")
         self.stop_button.setToolTip("End now and keep the best so far (Esc).")
         self.save_button = button("Save …", "Write the model into one file.")
-        self.replay_button = button("Replay", "Add how the network learned as a layer with a slider.")
+        self.replay_button = button("Replay", "Show how the network learned, with a slider, and save it as a film.")
         self.copy_button = button("Copy", "Copy the training, as Python or as a command.")
         menu = QMenu(self.copy_button)
         self.copy_python, self.copy_command = QAction("Copy as Python", menu), QAction("Copy as command", menu)
@@ -154,6 +156,7 @@ class TrainWidget(ToolPanel):
             return False
         self._job, self._began = job, time.perf_counter()
         self.status.setText("Starting …")
+        self.replay_bar.hide()
         self.plot.clear()
         self.plot.show()
         self._clock.start()
@@ -207,13 +210,13 @@ class TrainWidget(ToolPanel):
         return True
 
     def replay(self) -> bool:
-        """Add the pictures of the training as a layer with a slider."""
+        """Show the pictures of the training, with a slider through them and a button that saves a film."""
         if self._trained is None:
             return False
         ndim = self._trained.model.ndim + 1
         units = getattr(self._viewer.layers.extent, "units", None)
         unit = str(units[-ndim]) if units is not None and len(units) >= ndim else "pixel"
-        return self.begin(replay_layers, self._trained, unit, done=self._on_replay)
+        return self.begin(replay_of, self._trained, unit, done=self._on_replay)
 
     # -- a training
 
@@ -251,14 +254,11 @@ class TrainWidget(ToolPanel):
         where = f"Kept in {Path(path).name}." if path is not None else "Save writes it to a file."
         self.say(f"{finished(trained.model)} The registration panel lists it as '{self._known.name}'. {where}")
 
-    def _on_replay(self, layers: list[Any]) -> None:
-        self.add_layers([Layer.create(*data) for data in layers])
-        data, keywords, _ = layers[-1]
-        # at its end, so that the slider is there to be moved back
-        last = keywords["affine"][0, -1] + keywords["affine"][0, 0] * (len(data) - 1)
-        axis = self._viewer.dims.ndim - data.ndim
-        self._viewer.dims.set_point(axis, last)
-        self.say("The first slider replays how the network learned.")
+    def _on_replay(self, made: tuple[Any, list[Any]]) -> None:
+        self.replay_bar.show()
+        self.replay_bar.show_replay(*made)
+        self._to_plot.start()
+        self.say("The slider below the curves replays how the network learned.")
 
     def _on_failed(self, error: Exception) -> None:
         self._end()
