@@ -8,6 +8,8 @@ PY := $(VENV)/bin/python
 TORCH_INDEX ?=
 # Extra words for the command that a target runs, for example: make test ARGS="-k nifti"
 ARGS ?=
+# Which panels `make pictures` drives, for example: make pictures PICTURES=explorer ARGS=classifier
+PICTURES ?= register_panel train_panel align_stack tools explorer
 DATA ?=
 
 export TORCH_INDEX
@@ -24,7 +26,7 @@ help:
 	@echo "make lint              linters, type checker, manifest"
 	@echo "make format            let ruff rewrite the files"
 	@echo "make docs              build the site into build/site; a broken link fails"
-	@echo "make pictures          make the pictures of README and site again"
+	@echo "make pictures          drive every panel, make the pictures of README and site again (DATA=sections.tif too)"
 	@echo "make samples           write sample_data/ again from its code"
 	@echo "make benchmark DATA=.. compare with other programs, in an environment of its own"
 	@echo "make latency           how long a registration blocks the window"
@@ -56,9 +58,10 @@ docs: $(VENV)/.ready
 	@echo "The site is in build/site; open build/site/index.html."
 
 pictures: $(VENV)/.ready
-	$(PRIVATE) $(XRUN) $(PY) docs/pictures/register_panel.py $(ARGS)
-	$(PRIVATE) $(XRUN) $(PY) docs/pictures/explorer.py --out docs/images
+	set -e; for driver in $(PICTURES); do $(PRIVATE) $(XRUN) $(PY) docs/pictures/$$driver.py $(ARGS); done
 	$(PY) docs/pictures/settling.py
+	$(if $(DATA),$(PY) docs/pictures/lung_sections.py "$(DATA)")
+	$(PY) docs/pictures/publish.py
 
 samples: $(VENV)/.ready
 	$(PY) -m napari_stnreg.samples sample_data

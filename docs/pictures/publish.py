@@ -1,0 +1,58 @@
+"""Put the pictures of README and site into ``docs/images``: ``python docs/pictures/publish.py [--from FOLDER]``.
+
+The drivers leave many pictures, of every theme and width, to be looked at; those named here are shown to readers. Large
+ones are reduced to 128 colours, which a window of a program hardly needs more than.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+TARGET = ROOT / "docs" / "images"
+LARGE = 150_000
+"""Bytes above which a picture is reduced."""
+COLOURS = 128
+
+# what the site shows: what a driver wrote
+PUBLISHED = {
+    "panel": "cells_during",
+    "train_panel": "train_replay",
+    "align_stack": "sections_light_5_cuts",
+    "explorer_classifier": "classifier",
+    **{f"explorer_{name}": f"explorer_{name}"
+       for name in ("grid", "direction", "sampler", "gradient", "thin_plate", "projector")},
+}  # fmt: skip
+
+
+def reduce(path: Path) -> None:
+    """Reduce a PNG in place, if it is large and not reduced yet."""
+    if path.stat().st_size <= LARGE:
+        return
+    with Image.open(path) as picture:
+        if picture.mode == "P" and picture.getcolors(COLOURS) is not None:
+            return
+        small = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    small.save(path, optimize=True)
+
+
+def main() -> None:
+    """Take over what there is, and reduce what is large."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--from", dest="folder", type=Path, default=ROOT / "pictures-output")
+    options = parser.parse_args()
+    for name, written in PUBLISHED.items():
+        source, target = options.folder / f"{written}.png", TARGET / f"{name}.png"
+        if source.exists():
+            target.write_bytes(source.read_bytes())
+    for path in sorted(TARGET.glob("*.png")):
+        reduce(path)
+        sys.stdout.write(f"{path.name}: {path.stat().st_size // 1000} kB\n")
+
+
+if __name__ == "__main__":
+    main()
