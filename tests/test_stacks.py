@@ -7,10 +7,12 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from napari_stnreg.errors import InputError
 from napari_stnreg.stacks.alignment import align, reduced, render
 from napari_stnreg.stacks.coarse import CONFIDENT, coarse_match
+from napari_stnreg.stacks.fine import FineMatch
 from napari_stnreg.stacks.maps import Lattice, SectionMap, output_canvas
 from napari_stnreg.stacks.prepare import pieces, prepare
 from napari_stnreg.stacks.quality import chunk_correlation, write_table
 from napari_stnreg.stacks.settings import StackSettings
+from napari_stnreg.stacks.solve import solve_fine
 
 SIDE = 160
 
@@ -297,3 +299,48 @@ def test_what_is_no_stack_is_refused_in_one_sentence():
         align(np.zeros((5, 5)))
     with pytest.raises(InputError, match="window"):
         StackSettings.parse(window=0)
+
+
+def test_landmarks_mend_a_bent_section_that_was_matched_wrongly():
+    """Every comparison with the bent section says "nothing moved"; only the landmarks know better."""
+    lattice = Lattice.covering((0, 0), (SIDE, SIDE), 32)
+    maps = [SectionMap.from_affine(np.eye(3), lattice, (SIDE, SIDE)) for _ in range(5)]
+    wrong = np.zeros((1, 1, 2, *lattice.shape))
+    firm = np.zeros((1, 1, 3, *lattice.shape))
+    firm[:, :, ::2] = 0.5
+    score = {True: np.full((1, 1), 0.3), False: np.full((1, 1), 0.9)}
+    pairs = [(a, b) for a in range(5) for b in (a + 1, a + 2) if b < 5]
+    matches = {pair: FineMatch(wrong, firm, score[2 in pair], np.ones((1, 1))) for pair in pairs}
+
+    def bend(points):
+        return points + np.stack(
+            [4 * np.sin(2 * np.pi * points[:, 1] / SIDE), 3 * np.cos(2 * np.pi * points[:, 0] / SIDE)], axis=-1
+        )
+
+    marks = inner(step=14, margin=17)
+    points = inner()
+
+    def off(landmarks):
+        chosen = settings()
+        found = maps
+        for _ in range(chosen.rounds):
+            found = solve_fine(found, matches, chosen, landmarks=landmarks)
+        return np.linalg.norm(found[2](points) - bend(found[1](points)), axis=-1).mean(), found
+
+    assert off({})[0] > 2.5
+    error, found = off({(1, 2): (marks, bend(marks))})
+    assert error < 1.0, error
+    # the others are not dragged along
+    assert max(np.linalg.norm(found[z](points) - points, axis=-1).mean() for z in (0, 1, 3, 4)) < 1.0
+
+
+def test_a_gap_that_nothing_bridges_leaves_both_sides_aligned():
+    truth = np.concatenate([tissue(4, seed=31), tissue(4, seed=32)])  # two blocks with nothing in common
+    motions = [turn(2.0 * (z % 3), (25 * (z % 2), -20 * (z % 3))) for z in range(8)]
+    raw = np.stack([placed(t, m) for t, m in zip(truth, motions, strict=True)])
+    found = align(raw, settings(deform=False, tether=0.01))
+    points = inner()
+    errors = np.stack([apply(m, f(points)) - points for m, f in zip(motions, found.maps, strict=True)])
+    jumps = np.linalg.norm(np.diff(errors, axis=0), axis=-1).mean(axis=-1)
+    assert max(jumps[:3]) < 1.0
+    assert max(jumps[4:]) < 1.0, jumps

@@ -1,4 +1,4 @@
-"""Points that a person says belong together, as a match that the solver believes."""
+"""Points that a person says belong together, as a match that the coarse pass believes."""
 
 from __future__ import annotations
 

@@ -129,6 +129,10 @@ class SectionMap:
             ]
         )
 
+    def piece_of(self, point: FloatArray) -> int:
+        """Which piece a position ``(2,)`` of the section belongs to."""
+        return 0 if self.parts is None else int(self._label(np.asarray(point, dtype=np.float64)))
+
     def inverse(self, points: npt.ArrayLike, rounds: int = 30) -> FloatArray:
         """Canvas positions ``(..., 2)`` of positions of the section: points of the raw section follow it this way."""
         points = np.asarray(points, dtype=np.float64)

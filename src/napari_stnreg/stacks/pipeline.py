@@ -415,7 +415,7 @@ class _Run:
                 ],
             )  # fmt: skip
             matches = {p: FineMatch.from_arrays(self.work.get(folder, tasks.pair_name(p))[0]) for p in pairs}
-            maps = solve_fine(maps, matches, self.settings, held)
+            maps = solve_fine(maps, matches, self.settings, held, self.wanted.landmarks)
         return maps, matches
 
     def _canvas(self, maps: list[SectionMap], good: list[int]) -> Canvas:

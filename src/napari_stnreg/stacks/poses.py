@@ -54,7 +54,7 @@ def solve_coarse(
     root = _root(count, believed, settings.reference, keep)
     if settings.reference is not None and settings.reference < count:
         keep.setdefault(settings.reference, np.eye(3))
-    poses, known = _chained(count, believed, root, keep.get(root, np.eye(3)), np.asarray(shapes[root]))
+    poses, known = _chained(count, believed, root, keep.get(root, np.eye(3)), keep)
     middle = (np.asarray(shapes[root], dtype=np.float64) - 1) / 2
     radius = float(np.hypot(*shapes[root])) / 4
     tether = settings.tether * COURSE[settings.course] * _tether(believed, shapes, radius)
@@ -75,9 +75,13 @@ def _root(
 
 
 def _chained(
-    count: int, matches: Mapping[Pair, CoarseMatch], root: int, start: FloatArray, size: FloatArray
+    count: int, matches: Mapping[Pair, CoarseMatch], root: int, start: FloatArray, held: Mapping[int, FloatArray]
 ) -> tuple[list[FloatArray], set[int]]:
-    """Poses along the tree of the best matches, and which sections it reaches; far pairs only where near ones fail."""
+    """Poses along the trees of the best matches, and which sections they reach; far pairs only where near ones fail.
+
+    Where nothing links two parts of a stack, each is a tree of its own: the farther one begins at the pose of the
+    nearest section that is placed, so that its own sections at least lie right to each other.
+    """
     poses = [start.copy() for _ in range(count)]
     if not matches:
         return poses, {root}
@@ -85,13 +89,23 @@ def _chained(
     cost = np.array([(b - a) + 0.5 * (1 - m.confidence) for (a, b), m in matches.items()])
     graph = coo_matrix((cost, (rows, columns)), shape=(count, count)).tocsr()
     tree = minimum_spanning_tree(graph)
-    order, parents = breadth_first_order(tree, root, directed=False)
-    for z in order[1:]:
-        parent = int(parents[z])
-        forward = (parent, z) in matches
-        step = matches[parent, z].matrix if forward else np.asarray(np.linalg.inv(matches[z, parent].matrix))
-        poses[z] = np.asarray(step @ poses[parent])
-    return poses, {int(z) for z in order}
+    linked = {int(z) for pair in matches for z in pair}
+    known: set[int] = set()
+    begin = root
+    while True:
+        order, parents = breadth_first_order(tree, begin, directed=False)
+        for z in order[1:]:
+            parent = int(parents[z])
+            forward = (parent, z) in matches
+            step = matches[parent, z].matrix if forward else np.asarray(np.linalg.inv(matches[z, parent].matrix))
+            poses[z] = np.asarray(step @ poses[parent])
+        known |= {int(z) for z in order}
+        left = linked - known
+        if not left:
+            return poses, known
+        begin, near = min(((z, k) for z in left for k in known), key=lambda pair: (abs(pair[0] - pair[1]), pair))
+        begin = min((z for z in left if z in held), default=begin)
+        poses[begin] = held[begin].copy() if begin in held else poses[near].copy()
 
 
 def _tether(matches: Mapping[Pair, CoarseMatch], shapes: Sequence[tuple[int, int]], radius: float) -> float:

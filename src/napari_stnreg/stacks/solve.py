@@ -19,6 +19,7 @@ from napari_stnreg.stacks.fine import FineMatch
 from napari_stnreg.stacks.maps import SectionMap
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.spline_fit import smoothness_matrix
+from napari_stnreg.stacks.ties import Landmarks, Ties
 
 Pair = tuple[int, int]
 Index = npt.NDArray[np.intp]
@@ -82,6 +83,7 @@ def solve_fine(
     matches: Mapping[Pair, FineMatch],
     settings: StackSettings,
     held: Mapping[int, SectionMap] | None = None,
+    landmarks: Landmarks | None = None,
 ) -> list[SectionMap]:
     """Vectors for every section.
 
@@ -95,6 +97,8 @@ def solve_fine(
         Tether, stiffness, course, and the section that is pinned.
     held
         Sections whose maps stay as they are: those outside a range that is aligned again, or the pinned one.
+    landmarks
+        By section numbers, two arrays ``(N, 2)`` of raw pixels that belong together; they outweigh comparisons.
     """
     shape = maps[0].lattice.shape
     first = np.concatenate([[0], np.cumsum([m.pieces for m in maps])]).astype(int)
@@ -107,8 +111,12 @@ def solve_fine(
         fixed[first[z] : first[z + 1]] = True
         state[first[z] : first[z + 1]] = there.vectors
     links = _links(matches, first)
-    if not links:
+    ties = Ties.of(landmarks or {}, maps, first)
+    if not links and not len(ties):
         return [m.with_vectors(state[first[z] : first[z + 1]]) for z, m in enumerate(maps)]
+    if not links:
+        none = np.zeros(0, dtype=np.intp)
+        links = none, none, np.zeros((0, 2, *shape)), np.zeros((0, 3, *shape))
     ia, ib, shift, weight = links
     tether = settings.tether * COURSE[settings.course] * _estimated(ia, ib, shift, weight, maps)
     stiffness = smoothness_matrix(shape) * SMOOTH * settings.smoothness
@@ -118,7 +126,9 @@ def solve_fine(
     # Loose at first: what the links say of each other decides which of them to believe, not the tether's tension.
     tethers = np.full((first[-1], 1, 1, 1), LOOSE * tether)
     for _ in range(REWEIGHTINGS):
-        state = _conjugate_gradients(state, ~fixed, (ia, ib, shift, weight * robust), tethers, stiffness, siblings)
+        state = _conjugate_gradients(
+            state, ~fixed, (ia, ib, shift, weight * robust), ties, tethers, stiffness, siblings
+        )
         # a section that lies off by much more than most is not held back: it is to be mended
         size = np.sqrt((state**2).mean(axis=(1, 2, 3), keepdims=True))
         tethers = tether / (1.0 + (size / (3.0 * float(np.median(size)) + 1e-6)) ** 2)
@@ -154,7 +164,7 @@ def _links(matches: Mapping[Pair, FineMatch], first: Index) -> tuple[Index, Inde
 def _estimated(ia: Index, ib: Index, shift: FloatArray, weight: FloatArray, maps: list[SectionMap]) -> float:
     after = {int(a): k for k, a in reversed(list(enumerate(ia)))}  # the nearest of a section's followers
     chain: list[tuple[FloatArray, FloatArray] | None] = []
-    for piece in range(int(ib.max())):
+    for piece in range(int(ib.max(initial=0))):
         k = after.get(piece)
         if k is None or ib[k] != piece + 1:
             chain.append(None)
@@ -168,6 +178,7 @@ def _conjugate_gradients(
     state: FloatArray,
     free: FloatArray,
     links: tuple[Index, Index, FloatArray, FloatArray],
+    ties: Ties,
     tether: FloatArray,
     stiffness: FloatArray,
     siblings: list[Pair],
@@ -186,7 +197,7 @@ def _conjugate_gradients(
         return out
 
     def apply(u: FloatArray) -> FloatArray:
-        out = spread(u[ib] - u[ia]) + tether * u
+        out = spread(u[ib] - u[ia]) + ties.forces(ties.gaps(u), u.shape) + tether * u
         flat = u.reshape(*u.shape[:2], -1)
         out += (flat @ stiffness).reshape(u.shape)
         if siblings:
@@ -199,7 +210,8 @@ def _conjugate_gradients(
     diagonal = np.zeros_like(state) + tether + float(np.diag(stiffness).mean())
     for index in (ia, ib):
         np.add.at(diagonal, index, weight[:, [0, 2]])
-    residual = np.where(mask, spread(shift) - apply(state), 0)
+    diagonal = diagonal + ties.diagonal(state.shape)
+    residual = np.where(mask, spread(shift) + ties.forces(ties.shift, state.shape) - apply(state), 0)
     goal = 1e-5 * float(np.sqrt((residual**2).sum())) + 1e-9
     ahead = residual / diagonal
     direction, product = ahead.copy(), float((residual * ahead).sum())
