@@ -388,7 +388,7 @@ def test_broken_settings_are_passed_over(settings_file, open_panel):
 
     for text in ("no json", json.dumps([1]), json.dumps({"settings": {"family": "what", "preset": 3}, "results": "x"})):
         store = plugin_settings._store()
-        store.setValue(plugin_settings._KEY, text)
+        store.setValue("register/panel", text)
         store.sync()
         panel = open_panel()
         panel.options.values()
