@@ -119,6 +119,24 @@ def test_the_same_tissue_lies_in_the_same_place_in_neighbours(whole):
     assert jump(aligned) < 1.6
 
 
+def test_landmarks_bend_the_sections_they_join(stack, whole, tmp_path):
+    """What a person says against the images is believed, also where no turn or shift of a whole section could do it."""
+    y, x = np.meshgrid(np.arange(20, 93, 12.0), np.arange(20, 93, 12.0), indexing="ij")
+    tissue = np.column_stack([y.ravel(), x.ravel()])
+    bend = np.column_stack([4 * np.sin(2 * np.pi * tissue[:, 1] / 112), np.zeros(len(tissue))])
+    marks = to_raw(1, tissue), to_raw(2, tissue) + bend
+    told = sr.align_stack(stack, tmp_path / "told.zarr", landmarks={(1, 2): marks}, **QUICK)
+
+    def apart(path):
+        places = [
+            sr.apply_points(path, np.column_stack([np.full(len(p), z), p])) for z, p in zip((1, 2), marks, strict=True)
+        ]
+        return np.linalg.norm(places[1][:, 1:] - places[0][:, 1:], axis=1).mean()
+
+    assert apart(whole.path) > 2
+    assert apart(told.path) < 1
+
+
 def test_inputs_are_not_changed_and_the_missing_section_is_bridged(stack, whole):
     assert stack.flags.writeable
     verdicts = [one.verdict for one in whole.verdicts]
