@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from napari_stnreg.learning.opening import open_training_data as open_training_data
     from napari_stnreg.learning.progress import TrainingProgress as TrainingProgress
     from napari_stnreg.learning.settings import TrainingSettings as TrainingSettings
-    from napari_stnreg.learning.trainer import train as train
-    from napari_stnreg.learning.trainer import train_steps as train_steps
+    from napari_stnreg.learning.training import train as train
+    from napari_stnreg.learning.training import train_steps as train_steps
     from napari_stnreg.networks.spatial_transformer import SpatialTransformer as SpatialTransformer
     from napari_stnreg.registration import register as register
     from napari_stnreg.registration import register_steps as register_steps
@@ -88,8 +88,8 @@ _HOMES = {
     "register": "registration",
     "register_steps": "registration",
     "save": "files.saving",
-    "train": "learning.trainer",
-    "train_steps": "learning.trainer",
+    "train": "learning.training",
+    "train_steps": "learning.training",
     "warp": "warping",
 }
 

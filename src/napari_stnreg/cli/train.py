@@ -23,7 +23,8 @@ from napari_stnreg.learning.model import Model
 from napari_stnreg.learning.opening import open_training_data
 from napari_stnreg.learning.paired_images import Augmentation, augmentation_named
 from napari_stnreg.learning.progress import TrainingProgress
-from napari_stnreg.learning.trainer import TrainingSteps, train_steps
+from napari_stnreg.learning.trainer import TrainingSteps
+from napari_stnreg.learning.training import train_steps
 from napari_stnreg.learning.working_size import working_grid
 
 

@@ -1,13 +1,11 @@
-"""The training loop, as a generator: watched, paused, stopped and resumed by whoever drives it."""
+"""The training loop, with all its state."""
 
 from __future__ import annotations
 
-import gc
 import json
 import math
-import os
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +15,17 @@ from torch import Tensor
 
 from napari_stnreg.errors import FitError, InputError
 from napari_stnreg.fitting.problem import pick_device
-from napari_stnreg.images import Image
-from napari_stnreg.learning.checkpoint import TrainingState, checkpoint_path, load_checkpoint, save_checkpoint
-from napari_stnreg.learning.contract import InputContract, Sizing
+from napari_stnreg.learning.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from napari_stnreg.learning.data import Batch, TrainingData, steps_of
 from napari_stnreg.learning.model import Model
 from napari_stnreg.learning.objective import Outcome, ReconstructionObjective, RegistrationObjective
-from napari_stnreg.learning.opening import open_training_data
+from napari_stnreg.learning.precision import half_precision, set_precision
 from napari_stnreg.learning.progress import EpochRecord, Example, State, TrainingProgress
+from napari_stnreg.learning.random_state import RandomState
+from napari_stnreg.learning.schedule import Schedule
 from napari_stnreg.learning.settings import TrainingSettings
-from napari_stnreg.networks import AutoEncoder, Localisation, Network, Stages, new_network
-from napari_stnreg.networks.whole_image import WholeImageNetwork
-from napari_stnreg.registration import versions
+from napari_stnreg.learning.summary import contract_of, training_summary
+from napari_stnreg.networks import AutoEncoder, Network, Stages, new_network
 
 TrainingSteps = Generator[TrainingProgress, "str | None", Model]
 
@@ -38,95 +35,13 @@ PAUSE_SECONDS = 0.05
 """How long a paused training sleeps between two looks at what it is told."""
 
 
-def train(
-    data: TrainingData | Sequence[Image],
-    settings: TrainingSettings | None = None,
-    *,
-    output: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    progress: Callable[[TrainingProgress], None] | None = None,
-    **options: Any,
-) -> Model:
-    """Train a network that registers images in one pass.
-
-    Parameters
-    ----------
-    data
-        Pairs of images, such as :func:`napari_stnreg.open_training_data` makes of a folder or of images in memory; or
-        simply a list of images, to be paired at random.
-    settings
-        See :class:`~napari_stnreg.learning.settings.TrainingSettings`; or give its fields by name in ``options``.
-    output
-        Where the model will be saved. A checkpoint is kept beside it after every epoch.
-    resume
-        Go on from that checkpoint, if there is one.
-    progress
-        Called after every step.
-
-    Returns
-    -------
-    Model
-        With the weights of the best validation.
-
-    Raises
-    ------
-    InputError
-        If the data or settings cannot be used; one sentence says why.
-    """
-    steps = train_steps(data, settings, output=output, resume=resume, **options)
-    try:
-        while True:
-            step = next(steps)
-            if progress is not None:
-                progress(step)
-    except StopIteration as end:
-        model: Model = end.value
-        return model
-
-
-def train_steps(
-    data: TrainingData | Sequence[Image],
-    settings: TrainingSettings | None = None,
-    *,
-    output: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    **options: Any,
-) -> TrainingSteps:
-    """:func:`train` as a generator.
-
-    Yields :class:`TrainingProgress` and returns the :class:`Model`. Send ``"pause"``, ``"resume"``, or ``"stop"``,
-    which keeps the best so far; closing the generator drops everything but the last checkpoint.
-    """
-    if settings is not None and options:
-        settings = TrainingSettings.parse(**{**settings.model_dump(), **options})
-    settings = settings or TrainingSettings.parse(**options)
-    pairs: TrainingData = open_training_data(data) if isinstance(data, Sequence) else data
-    target = None if output is None else Path(output)
-    trainer: Trainer | None = None
-    try:
-        trainer = Trainer(pairs, settings, None if target is None else checkpoint_path(target), resume=resume)
-        model = yield from trainer.run()
-        if target is not None:
-            model.save(target)
-            model.name = target.stem
-        return model
-    finally:
-        device = None if trainer is None else trainer.device
-        if trainer is not None:
-            trainer.release()
-        del trainer
-        if device is not None and device.type == "cuda":
-            gc.collect()
-            torch.cuda.empty_cache()
-
-
 class Trainer:
     """One training, with all its state.
 
     Parameters
     ----------
     data, settings
-        See :func:`train`.
+        See :func:`~napari_stnreg.learning.training.train`.
     checkpoint
         Where its state is written after every epoch; ``None`` for nowhere.
     resume
@@ -142,7 +57,7 @@ class Trainer:
             raise InputError("There is no pair to train on.")
         if data.grid.ndim not in (2, 3):
             raise InputError(f"Networks are for 2D and 3D images, not {data.grid.ndim}D.")
-        self.random = _Random(settings.seed, self.device)
+        self.random = RandomState(settings.seed, self.device)
         with self.random:
             network = new_network(
                 settings.network, data.grid.ndim, data.channels, data.grid.shape, settings.options_of_networks()
@@ -164,11 +79,9 @@ class Trainer:
         self.phases = len(network.stages) if settings.training == "in-turn" and isinstance(network, Stages) else 1
         if settings.epochs < self.phases:
             raise InputError(f"Training {self.phases} networks in turn takes at least {self.phases} epochs.")
-        half = _half_precision(settings, self.device)
-        if isinstance(network, Stages):
-            network.set_autocast(half)
-        elif isinstance(network, Localisation):
-            network.autocast = half
+        self.schedule = Schedule(settings, self.steps, self.phases)
+        half = half_precision(settings, self.device)
+        set_precision(network, half)
         # bfloat16 has the range of float32; only float16 needs its losses scaled
         self.scaler = torch.amp.GradScaler(enabled=half == torch.float16)
         self.state = TrainingState(best_weights=self._weights())
@@ -185,7 +98,7 @@ class Trainer:
         self.resumed = found
 
     def run(self) -> TrainingSteps:
-        """Train; see :func:`train_steps`."""
+        """Train; see :func:`~napari_stnreg.learning.training.train_steps`."""
         told: str | None = None
         if not self.resumed:
             with self.random:
@@ -252,20 +165,11 @@ class Trainer:
         self.began += time.perf_counter() - paused
         return told
 
-    def _phase(self, epoch: int) -> int:
-        """Which network is trained, when they are trained in turn."""
-        return min(epoch * self.phases // self.settings.epochs, self.phases - 1)
-
-    def _phase_ends(self, phase: int) -> tuple[int, int]:
-        """First epoch of a phase, and the first after it."""
-        first = [math.ceil(self.settings.epochs * p / self.phases) for p in (phase, phase + 1)]
-        return first[0], first[1]
-
     def _begin_epoch(self) -> None:
         if self.phases > 1:
             assert isinstance(self.network, Stages)
-            phase = self._phase(self.state.epoch)
-            if self.state.epoch == self._phase_ends(phase)[0] and phase > 0:
+            phase = self.schedule.phase(self.state.epoch)
+            if self.state.epoch == self.schedule.ends(phase)[0] and phase > 0:
                 # The next network builds on the best of those before it.
                 self.network.load_state_dict(self.state.best_weights)
                 self.state.best_value = math.inf
@@ -273,18 +177,8 @@ class Trainer:
         self.network.train()
 
     def learning_rate(self, epoch: int, step: int) -> float:
-        """The rate of one batch; every phase has a whole schedule of its own."""
-        first, end = self._phase_ends(self._phase(epoch))
-        done = (epoch - first + step / self.steps) / (end - first)
-        settings = self.settings
-        rate = settings.learning_rate
-        if settings.schedule == "cosine":
-            rate *= 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
-        elif settings.schedule == "step":
-            rate *= 0.1 ** (int(done * 10 >= 6) + int(done * 10 >= 8.5))
-        if done < settings.warmup:
-            rate *= (done * (end - first) * self.steps + 1) / (settings.warmup * (end - first) * self.steps + 1)
-        return rate
+        """The rate of one batch."""
+        return self.schedule.rate(epoch, step)
 
     def _step(self, batch: Batch, step: int) -> Outcome:
         # the last batches of an epoch may be fewer than are accumulated
@@ -417,7 +311,7 @@ class Trainer:
         message = f"epoch {min(state.epoch + 1, epochs)} of {epochs}"
         if self.phases > 1:
             assert isinstance(self.network, Stages)
-            name = self.network.networks()[self._phase(min(state.epoch, epochs - 1))].name
+            name = self.network.networks()[self.schedule.phase(min(state.epoch, epochs - 1))].name
             message += f", {name}"
         if kind == "paused":
             message += ", paused"
@@ -431,29 +325,10 @@ class Trainer:
         self.network.load_state_dict(state.best_weights)
         if isinstance(self.network, Stages):
             self.network.in_turn(-1)
-            self.network.set_autocast(None)
-        elif isinstance(self.network, Localisation):
-            self.network.autocast = None
-        best = next(one for one in reversed(state.curve) if one.epoch == state.best_epoch)
-        settings = self.settings.model_dump(mode="json")
-        settings["similarity_used"] = self.settings.similarity_name
-        summary = {
-            "data": self.data.summary(),
-            "pairs": self.data.count("train"),
-            "epochs": state.epoch,
-            "ending": ending,
-            "best": {"epoch": best.epoch, "validation_loss": best.validation_loss, "scores": best.scores},
-            "seed": self.settings.seed,
-            "seconds": round(self._seconds(), 1),
-            "device": self.device.type,
-            "settings": settings,
-            "curve": [
-                {"epoch": one.epoch, "loss": one.loss, "validation_loss": one.validation_loss, "scores": one.scores}
-                for one in state.curve
-            ],
-            "replay_epochs": state.replay_epochs,
-            "versions": versions(),
-        }
+        set_precision(self.network, None)
+        summary = training_summary(
+            self.data, self.settings, state, ending=ending, seconds=self._seconds(), device=self.device.type
+        )
         replay = np.stack(state.replay) if state.replay else None
         return Model(self.network.to("cpu"), self.contract, summary, self.settings.network, replay)
 
@@ -463,71 +338,6 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         self.network.to("cpu")
         self.objective = None
-
-
-class _Random:
-    """Torch's random numbers of one training, kept apart from those of whoever drives it."""
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self._cuda = device if device.type == "cuda" else None
-        with torch.random.fork_rng(devices=[] if self._cuda is None else [self._cuda]):
-            torch.manual_seed(seed)
-            self._mine = self._states()
-        self._others: list[Tensor] = []
-
-    def _states(self) -> list[Tensor]:
-        states = [torch.get_rng_state()]
-        return states if self._cuda is None else [*states, torch.cuda.get_rng_state(self._cuda)]
-
-    def _set(self, states: list[Tensor]) -> None:
-        torch.set_rng_state(states[0])
-        if self._cuda is not None and len(states) > 1:
-            torch.cuda.set_rng_state(states[1], self._cuda)
-
-    def __enter__(self) -> None:
-        self._others = self._states()
-        self._set(self._mine)
-
-    def __exit__(self, *_: object) -> None:
-        self._mine = self._states()
-        self._set(self._others)
-
-    def save(self) -> tuple[Tensor, Tensor | None]:
-        """The states, for a checkpoint."""
-        return self._mine[0], self._mine[1] if len(self._mine) > 1 else None
-
-    def load(self, cpu: Tensor | None, cuda: Tensor | None) -> None:
-        """Take up states from a checkpoint."""
-        if cpu is not None:
-            self._mine[0] = cpu
-        if cuda is not None and len(self._mine) > 1:
-            self._mine[1] = cuda
-
-
-def contract_of(data: TrainingData, network: Network, settings: TrainingSettings) -> InputContract:
-    """What a model trained on some data will expect of images.
-
-    Where pixels have no size and the network sees whole images, images of other sizes are fitted into its lattice;
-    otherwise voxels keep the size they had.
-    """
-    grid = data.grid
-    sizing: Sizing = getattr(getattr(data, "contract", None), "sizing", "spacing")
-    if settings.sizing != "auto":
-        sizing = settings.sizing
-    elif sizing == "spacing" and grid.unit == "pixel":
-        parts = network.networks() if isinstance(network, Stages) else [network]
-        if all(isinstance(one, WholeImageNetwork) for one in parts):
-            sizing = "extent"
-    spacing = tuple(float(s) for s in np.abs(np.diag(grid.linear)))
-    return InputContract(grid.ndim, data.channels, grid.shape, spacing, grid.unit, sizing, data.normalisation)
-
-
-def _half_precision(settings: TrainingSettings, device: torch.device) -> torch.dtype | None:
-    if settings.mixed_precision == "off" or (settings.mixed_precision == "auto" and device.type != "cuda"):
-        return None
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        return torch.float16
-    return torch.bfloat16
 
 
 def _first_of(transform: Any) -> Any:

@@ -83,7 +83,7 @@ def training_steps(sections: Sequence[Plane], *, epochs: int = 30, seed: int = 0
     epochs, seed
         Of the training.
     """
-    from napari_stnreg.learning.trainer import train_steps
+    from napari_stnreg.learning.training import train_steps
 
     if len(sections) < 2:
         raise InputError("An auto-encoder is trained on two sections or more.")

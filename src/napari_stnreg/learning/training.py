@@ -1,0 +1,102 @@
+"""What trains a network: in one call, or as a generator that is watched, paused, stopped and resumed by its driver."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from napari_stnreg.images import Image
+from napari_stnreg.learning.checkpoint import checkpoint_path
+from napari_stnreg.learning.data import TrainingData
+from napari_stnreg.learning.model import Model
+from napari_stnreg.learning.opening import open_training_data
+from napari_stnreg.learning.progress import TrainingProgress
+from napari_stnreg.learning.settings import TrainingSettings
+from napari_stnreg.learning.trainer import Trainer, TrainingSteps
+
+
+def train(
+    data: TrainingData | Sequence[Image],
+    settings: TrainingSettings | None = None,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: Callable[[TrainingProgress], None] | None = None,
+    **options: Any,
+) -> Model:
+    """Train a network that registers images in one pass.
+
+    Parameters
+    ----------
+    data
+        Pairs of images, such as :func:`napari_stnreg.open_training_data` makes of a folder or of images in memory; or
+        simply a list of images, to be paired at random.
+    settings
+        See :class:`~napari_stnreg.learning.settings.TrainingSettings`; or give its fields by name in ``options``.
+    output
+        Where the model will be saved. A checkpoint is kept beside it after every epoch.
+    resume
+        Go on from that checkpoint, if there is one.
+    progress
+        Called after every step.
+
+    Returns
+    -------
+    Model
+        With the weights of the best validation.
+
+    Raises
+    ------
+    InputError
+        If the data or settings cannot be used; one sentence says why.
+    """
+    steps = train_steps(data, settings, output=output, resume=resume, **options)
+    try:
+        while True:
+            step = next(steps)
+            if progress is not None:
+                progress(step)
+    except StopIteration as end:
+        model: Model = end.value
+        return model
+
+
+def train_steps(
+    data: TrainingData | Sequence[Image],
+    settings: TrainingSettings | None = None,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    **options: Any,
+) -> TrainingSteps:
+    """:func:`train` as a generator.
+
+    Yields :class:`TrainingProgress` and returns the :class:`Model`. Send ``"pause"``, ``"resume"``, or ``"stop"``,
+    which keeps the best so far; closing the generator drops everything but the last checkpoint.
+    """
+    if settings is not None and options:
+        settings = TrainingSettings.parse(**{**settings.model_dump(), **options})
+    settings = settings or TrainingSettings.parse(**options)
+    pairs: TrainingData = open_training_data(data) if isinstance(data, Sequence) else data
+    target = None if output is None else Path(output)
+    trainer: Trainer | None = None
+    try:
+        trainer = Trainer(pairs, settings, None if target is None else checkpoint_path(target), resume=resume)
+        model = yield from trainer.run()
+        if target is not None:
+            model.save(target)
+            model.name = target.stem
+        return model
+    finally:
+        device = None if trainer is None else trainer.device
+        if trainer is not None:
+            trainer.release()
+        del trainer
+        if device is not None and device.type == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()
