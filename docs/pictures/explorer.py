@@ -122,7 +122,7 @@ def begin(name: str) -> tuple[Any, Any, Hand]:
     main.resizeDocks([dock], [width], Qt.Orientation.Horizontal)
     panel.size_box.choose(text)
     pump(3.0, lambda: panel.canvas is not None)
-    assert panel._layer is layer
+    assert panel.layer is layer
     pump(0.5)
     panel.canvas.fit(2)
     return viewer, panel, Hand(viewer)
@@ -183,7 +183,7 @@ def scene(name: str, folder: Path) -> None:
         drag("turn", (4, 50))
         drag("centre", (10, -14))
         for _ in range(6):
-            panel.step()
+            panel.downhill.step()
             pump(0.1)
     elif name in ("thin_plate", "bspline"):
         panel.family_box.choose("tps" if name == "thin_plate" else "bspline")

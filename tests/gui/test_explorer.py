@@ -19,7 +19,7 @@ def open_explorer(viewer, qtbot):
         panel = ExplorerWidget(viewer)
         viewer.window.add_dock_widget(panel, name="Spatial transformer explorer")
         qtbot.waitUntil(lambda: panel.canvas is not None, timeout=20_000)
-        assert panel._layer is added
+        assert panel.layer is added
         return panel
 
     return make
@@ -42,7 +42,7 @@ def hold(panel, name, by):
     index = [n for _, n in panel.canvas.handles].index(name)
     start = panel.canvas.world(0, panel.canvas._places[index])
     event = Event(start)
-    steps = panel._on_drag(panel._viewer, event)
+    steps = panel.pointer.on_drag(panel._viewer, event)
     next(steps)
     for share in (0.5, 1.0):
         event.type, event.position = "mouse_move", start + share * np.asarray(by) * panel.canvas._scale
@@ -121,7 +121,7 @@ def test_control_points_are_dragged(explorer, family):
 
 def test_hovering_the_output_shows_where_it_samples(explorer):
     hold(explorer, "centre", (2.5, -4.25))
-    explorer._on_move(explorer._viewer, Event(explorer.canvas.world(1, (20.2, 30.3))))
+    explorer.pointer.on_move(explorer._viewer, Event(explorer.canvas.world(1, (20.2, 30.3))))
     assert explorer._pixel == (20, 30)
     assert "y 22.500, x 25.750" in explorer.grid_tab.words.text()
     assert "0.500 below and 0.750 right of pixel (22, 25)" in explorer.grid_tab.words.text()
@@ -138,7 +138,7 @@ def test_the_sampler_tab_shows_aliasing_beside_the_mean(explorer):
     explorer.choose_tab("Sampler")
     explorer.sampler_tab.quarter.click()
     explorer.show_now()
-    explorer._show_beside()
+    explorer.show_beside()
     assert explorer.canvas.layers["output"].data.shape == (10, 14)
     assert np.allclose(explorer.canvas.layers["beside"].data, explorer.scene.antialiased())
     # Both lie over the extent of the input.
@@ -165,10 +165,10 @@ def test_gradient_steps_go_down_and_back(explorer):
     lost = explorer.scene.state
     arrows = explorer.canvas.layers["arrows"].data
     assert arrows[:, 1, 1].mean() < 0  # back to the left
-    loss = explorer.descent().gradient().loss
+    loss = explorer.downhill.descent().gradient().loss
     for _ in range(3):
         explorer.gradient_tab.step.click()
-    assert explorer.descent().gradient().loss < loss
+    assert explorer.downhill.descent().gradient().loss < loss
     assert "after 3 steps" in explorer.gradient_tab.words.text()
     for _ in range(3):
         explorer.gradient_tab.back.click()
@@ -238,7 +238,7 @@ def test_closing_the_dock_leaves_the_viewer_as_it_was(explorer, viewer, qtbot):
     qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=5000)
     assert viewer.layers["cells"].visible
     assert np.array_equal(viewer.layers["cells"].data, data)
-    assert explorer._on_move not in viewer.mouse_move_callbacks
+    assert explorer.pointer.on_move not in viewer.mouse_move_callbacks
 
 
 def test_removing_the_image_ends_the_exploring(explorer, viewer, qtbot):

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.utils.notifications import show_error
-from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog
 
 from napari_stnreg.errors import InputError, RegistrationError
 from napari_stnreg.pictures import limits_of
+from napari_stnreg.widgets.explorer import handout
 from napari_stnreg.widgets.explorer.canvas import PREFIX, Canvas
+from napari_stnreg.widgets.explorer.downhill import Downhill
 from napari_stnreg.widgets.explorer.layout import ExplorerLayout
 from napari_stnreg.widgets.explorer.pixel_view import described
+from napari_stnreg.widgets.explorer.pointer import Pointer
 from napari_stnreg.widgets.explorer.source import Picture, picture_of
 
 if TYPE_CHECKING:
-    from napari_stnreg.teaching import Descent, Scene, Theta
+    from napari_stnreg.teaching import Scene, Theta
 
 _HANDS = {
     "affine": "On the input: drag corners to scale, edges to scale and shear, the arm to turn, the middle to shift.",
@@ -48,21 +50,18 @@ class ExplorerWidget(ExplorerLayout):
         super().__init__(viewer)
         self.scene: Scene | None = None
         self.canvas: Canvas | None = None
-        self._layer: ImageLayer | None = None
+        self.layer: ImageLayer | None = None
         self._hidden: list[Any] = []
         self._limits = (0.0, 1.0)
-        self._descent: Descent | None = None
         self._pixel: tuple[int, int] | None = None
-        self._held: int | None = None
         self._closed = False
         self._show_soon = self._timer(self.show_now)
-        self._beside_soon = self._timer(self._show_beside)
+        self._beside_soon = self._timer(self.show_beside)
         self._beside_soon.setInterval(_BESIDE_LATER)
         self._slice_soon = self._timer(self._on_slice)
         self._begin_soon = self._timer(self._begin)
-        self._runs = QTimer(self)
-        self._runs.setInterval(80)
-        self._runs.timeout.connect(self._on_run)
+        self.downhill = Downhill(self, viewer)
+        self.pointer = Pointer(self, viewer)
         self._connect_form()
         self.connect_viewer()
         self.refresh()
@@ -75,8 +74,7 @@ class ExplorerWidget(ExplorerLayout):
         self.lattice_box.valueChanged.connect(self._on_form)
         self.sampler_tab.changed.connect(self._on_form)
         self.theta_form.changed.connect(self.set_theta)
-        self.grid_tab.changed.connect(self._changed)
-        self.gradient_tab.changed.connect(self._on_goal)
+        self.grid_tab.changed.connect(self.changed)
         self.tabs.currentChanged.connect(self._on_tab)
         self.reset_button.clicked.connect(self.reset)
         self.size_box.currentIndexChanged.connect(self._on_size)
@@ -84,11 +82,6 @@ class ExplorerWidget(ExplorerLayout):
         self.load_button.clicked.connect(self._on_load)
         for name, share in (("full", 1), ("quarter", 4), ("tenth", 10)):
             getattr(self.sampler_tab, name).clicked.connect(lambda *_, share=share: self._set_output(share))
-        tab = self.gradient_tab
-        tab.step.clicked.connect(self.step)
-        tab.back.clicked.connect(self.back)
-        tab.lose.clicked.connect(self._on_lose)
-        tab.run.toggled.connect(self._on_run_toggled)
 
     # -- the picture
 
@@ -111,7 +104,7 @@ class ExplorerWidget(ExplorerLayout):
 
     def _begin(self) -> None:
         layer = self.layer_box.currentData()
-        if self._closed or layer is None or layer is self._layer:
+        if self._closed or layer is None or layer is self.layer:
             return
         from napari_stnreg.teaching import Scene
 
@@ -122,7 +115,8 @@ class ExplorerWidget(ExplorerLayout):
             self._say(str(error))
             return
         self._take_away()
-        self._layer, self.scene, self._descent = layer, scene, None
+        self.layer, self.scene = layer, scene
+        self.downhill.forget()
         self._limits = self._shown_limits(picture)
         self._hidden = [other for other in self._viewer.layers if other.visible]
         for other in self._hidden:
@@ -132,10 +126,10 @@ class ExplorerWidget(ExplorerLayout):
         size = "x".join(str(n) for n in scene.grid.shape)
         small = f", shown at 1/{picture.shrunk} of its size" if picture.shrunk > 1 else ""
         self.status.setText(f"'{layer.name}', {size} pixels{small}.")
-        self._fill_goals()
+        self.downhill.fill_goals()
         self.show_form()
         self.show_now()
-        self._show_beside()
+        self.show_beside()
         self.canvas.fit(3 if self._beside_title() else 2)
 
     @staticmethod
@@ -145,20 +139,21 @@ class ExplorerWidget(ExplorerLayout):
 
     def _on_slice(self) -> None:
         """Another slice of a volume is on screen."""
-        if self.scene is None or self._layer is None or self.canvas is None or self._layer.ndim == 2:
+        if self.scene is None or self.layer is None or self.canvas is None or self.layer.ndim == 2:
             return
         from napari_stnreg.teaching import Scene
 
-        picture = picture_of(self._layer, self._viewer)
+        picture = picture_of(self.layer, self._viewer)
         if picture.values.shape != self.scene.image.shape or np.array_equal(picture.values, self.scene.image):
             return
-        self.scene, self._descent = Scene(picture.values, self.scene.state), None
+        self.scene = Scene(picture.values, self.scene.state)
+        self.downhill.forget()
         self.canvas.show_input(picture)
-        self._changed()
+        self.changed()
 
     def _take_away(self) -> None:
-        self._runs.stop()
-        self._held = None
+        self.downhill.halt()
+        self.pointer.held = None
         if self.canvas is not None:
             self.canvas.close()
             self.canvas = None
@@ -173,7 +168,7 @@ class ExplorerWidget(ExplorerLayout):
         """Show another theta."""
         if self.scene is not None:
             self.scene.theta = theta
-            self._by_hand()
+            self.by_hand()
 
     def reset(self) -> None:
         """Back to the identity of the family on show, with the sampler as it is."""
@@ -185,14 +180,12 @@ class ExplorerWidget(ExplorerLayout):
             self.scene.theta = Theta.identity()
         else:
             self.scene.bends = np.zeros_like(self.scene.bends)
-        self._by_hand()
+        self.by_hand()
 
-    def _by_hand(self) -> None:
+    def by_hand(self) -> None:
         """Theta was changed by a person: the steps of a descent lead nowhere from here."""
-        if self._descent is not None:
-            self._descent.history.clear()
-        self.gradient_tab.run.setChecked(False)
-        self._changed()
+        self.downhill.leave()
+        self.changed()
 
     def _on_form(self) -> None:
         if self.scene is None:
@@ -206,14 +199,14 @@ class ExplorerWidget(ExplorerLayout):
             padding=tab.padding.currentData(),
             output_shape=None if shape == self.scene.grid.shape else shape,
         )
-        self._by_hand()
+        self.by_hand()
 
     def _set_output(self, share: int) -> None:
         if self.scene is not None:
             shape = tuple(max(round(n / share), 2) for n in self.scene.grid.shape)
             self.scene.state = self.scene.state.but(output_shape=None if share == 1 else shape)
             self.show_form()
-            self._changed()
+            self.changed()
 
     def show_form(self) -> None:
         """Bring every field in line with the scene."""
@@ -240,7 +233,8 @@ class ExplorerWidget(ExplorerLayout):
 
     # -- showing
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
+        """Show the scene as soon as the window has time."""
         self._show_soon.start()
 
     def show_now(self) -> None:
@@ -257,7 +251,7 @@ class ExplorerWidget(ExplorerLayout):
         self._show_handles()
         self._show_look()
         if self.tab == "Gradient":
-            self._show_gradient()
+            self.downhill.show()
         if self._beside_title():
             self._beside_soon.start()
 
@@ -281,7 +275,7 @@ class ExplorerWidget(ExplorerLayout):
             self.tab, ""
         )
 
-    def _show_beside(self) -> None:
+    def show_beside(self) -> None:
         """The third picture; it may take longer than a drag can wait for."""
         if self.scene is None or self.canvas is None:
             return
@@ -302,7 +296,7 @@ class ExplorerWidget(ExplorerLayout):
             elif self.tab == "Sampler":
                 values = scene.antialiased()
             elif self.tab == "Gradient":
-                values = self._goal()
+                values = self.downhill.goal()
         except RegistrationError as error:
             self.direction_tab.words.setText(str(error))
         self.canvas.show_beside(values)
@@ -310,14 +304,14 @@ class ExplorerWidget(ExplorerLayout):
     def _on_tab(self, _index: int) -> None:
         if self.canvas is None:
             return
-        self.gradient_tab.run.setChecked(False)
+        self.downhill.pause()
         if self.tab != "Gradient":
             self.canvas.show_arrows(None)
         if self.tab != "Grid":
             self._pixel = None
         self.show_now()
         self._beside_soon.stop()
-        self._show_beside()
+        self.show_beside()
         self.canvas.fit(3 if self._beside_title() else 2)
 
     def _show_look(self) -> None:
@@ -337,97 +331,7 @@ class ExplorerWidget(ExplorerLayout):
             self._pixel = pixel
             self._show_look()
 
-    # -- the gradient
-
-    def _fill_goals(self) -> None:
-        entries: list[tuple[str, Any]] = [("the input as it is", None)]
-        if self.scene is not None:
-            for layer in self._images():
-                if layer is not self._layer and tuple(layer.data.shape) == self.scene.image.shape:
-                    entries.append((layer.name, layer))
-        self.gradient_tab.goal.fill(entries, self.gradient_tab.goal.currentData())
-
-    def _goal(self) -> np.ndarray:
-        assert self.scene is not None
-        layer = self.gradient_tab.goal.currentData()
-        return self.scene.image if layer is None else picture_of(layer, self._viewer).values
-
-    def _on_goal(self) -> None:
-        self._descent = None
-        self.gradient_tab.run.setChecked(False)
-        self._changed()
-
-    def descent(self) -> Descent:
-        """The descent that the buttons step; made again when goal or smoothing change."""
-        from napari_stnreg.teaching import Descent
-
-        assert self.scene is not None
-        if self._descent is None:
-            self._descent = Descent(self.scene, self._goal(), self.gradient_tab.smoothing.value())
-        return self._descent
-
-    def _show_gradient(self) -> None:
-        assert self.canvas is not None
-        assert self.scene is not None
-        tab, descent = self.gradient_tab, self.descent()
-        gradient = descent.gradient()
-        self.canvas.show_arrows(gradient)
-        words = f"Loss {gradient.loss:.4f} after {len(descent.history)} steps."
-        if self.scene.state.kernel == "nearest":
-            words += " The integer kernel has no gradient: no arrow, no step. Choose another kernel under Sampler."
-        elif gradient.flat:
-            words += " The ground is flat here."
-        else:
-            words += " Arrows show where the grid goes downhill; the longest is drawn at a fixed length."
-        tab.words.setText(words)
-        tab.back.setEnabled(bool(descent.history))
-        losses = [loss for _, loss in descent.history] + [gradient.loss]
-        tab.plot.clear()
-        tab.plot.add([("descent", 0, i, loss) for i, loss in enumerate(losses)])
-
-    def step(self) -> bool:
-        """One gradient step; false when nothing leads further down."""
-        if self.scene is None:
-            return False
-        moved = self.descent().step(self.gradient_tab.length.value())
-        self.show_now()
-        if not moved and self.scene.state.kernel != "nearest":
-            self.gradient_tab.words.setText(self.gradient_tab.words.text() + " No step of this direction lowers it.")
-        return moved > 0
-
-    def back(self) -> None:
-        """Undo one gradient step."""
-        if self.scene is not None and self.descent().back():
-            self.show_now()
-
-    def _on_run_toggled(self, on: bool) -> None:
-        self.gradient_tab.run.setText("Pause" if on else "Run")
-        if on:
-            self._runs.start()
-        else:
-            self._runs.stop()
-
-    def _on_run(self) -> None:
-        if not self.step():
-            self.gradient_tab.run.setChecked(False)
-
-    def _on_lose(self) -> None:
-        if self.scene is None:
-            return
-        from napari_stnreg.teaching import Parts, Theta
-
-        rng = np.random.default_rng()
-        size = max(self.scene.grid.shape)
-        if self.scene.state.family == "affine":
-            turn, x, y = rng.uniform(-20, 20), *rng.uniform(-0.07, 0.07, 2) * size
-            scale = np.exp(rng.uniform(-0.2, 0.2, 2))
-            self.scene.theta = Theta.from_parts(Parts(turn, scale[0], scale[1], rng.uniform(-0.15, 0.15), x, y))
-        else:
-            spread = 0.15 * size / self.scene.state.lattice
-            self.scene.bends = rng.normal(0, spread, self.scene.bends.shape)
-        self._by_hand()
-
-    # -- the hand on the canvas
+    # -- the viewer around it
 
     def viewer_events(self) -> list[tuple[Any, Any]]:
         """The layers, the slice on screen and the theme."""
@@ -441,19 +345,12 @@ class ExplorerWidget(ExplorerLayout):
         """Begin to hear of the viewer's layers and of the pointer."""
         super().connect_viewer()
         self._closed = False
-        if self._on_move not in self._viewer.mouse_move_callbacks:
-            self._viewer.mouse_move_callbacks.append(self._on_move)
-            self._viewer.mouse_drag_callbacks.append(self._on_drag)
+        self.pointer.connect()
 
     def disconnect_viewer(self) -> None:
         """Hear no more of them."""
         super().disconnect_viewer()
-        for callbacks, mine in (
-            (self._viewer.mouse_move_callbacks, self._on_move),
-            (self._viewer.mouse_drag_callbacks, self._on_drag),
-        ):
-            if mine in callbacks:
-                callbacks.remove(mine)
+        self.pointer.disconnect()
 
     def _on_dims(self, _event: Any = None) -> None:
         self._slice_soon.start()
@@ -461,54 +358,6 @@ class ExplorerWidget(ExplorerLayout):
     def _on_theme(self, _event: Any = None) -> None:
         self.gradient_tab.plot.restyle()
         self.grid_tab.view.update()
-
-    def _on_move(self, _viewer: Any, event: Any) -> None:
-        if self.canvas is None or self.scene is None or self._held is not None:
-            return
-        # Over a handle the hand drags, everywhere else it moves the camera.
-        self._viewer.scene.camera.mouse_pan = self.canvas.handle_at(event.position) is None
-        slot, place = self.canvas.place(event.position)
-        if slot != 1 or self.tab != "Grid":
-            return
-        ratio = self.canvas.shape / np.asarray(self.scene.output_grid.shape)
-        pixel = np.rint((place + 0.5) / ratio - 0.5).astype(int)
-        if (pixel >= 0).all() and (pixel < self.scene.output_grid.shape).all():
-            self.hover((int(pixel[0]), int(pixel[1])))
-
-    def _on_drag(self, _viewer: Any, event: Any) -> Any:
-        if self.canvas is None or self.scene is None or event.button != 1:
-            return
-        held = self.canvas.handle_at(event.position)
-        if held is None:
-            return
-        self._held, camera = held, self._viewer.scene.camera
-        camera.mouse_pan = False
-        event.handled = True
-        yield
-        try:
-            while event.type == "mouse_move" and self.canvas is not None:
-                self._pull(held, event)
-                event.handled = True
-                yield
-        finally:
-            self._held = None
-            camera.mouse_pan = True
-
-    def _pull(self, held: int, event: Any) -> None:
-        from napari_stnreg.teaching.handles import drag
-
-        assert self.scene is not None
-        assert self.canvas is not None
-        place = self.canvas.place_over_input(event.position)
-        kind, name = self.canvas.handles[held]
-        if kind == "frame":
-            keep = "Shift" in {str(key) for key in event.modifiers}
-            self.scene.theta = drag(self.scene.theta, self.scene.grid.shape, name, place, keep_shape=keep)
-        else:
-            bends = self.scene.bends.copy()
-            bends[name] = place - self.scene.control_points[name]
-            self.scene.bends = bends
-        self._by_hand()
 
     # -- text size, files, the end
 
@@ -519,21 +368,7 @@ class ExplorerWidget(ExplorerLayout):
 
     def save_to(self, path: str | Path) -> None:
         """Write the state to a JSON file."""
-        from napari_stnreg.teaching import save_state
-
-        if self.scene is None:
-            raise InputError("There is nothing to save yet; choose an image first.")
-        tab = self.gradient_tab
-        view = {
-            "tab": self.tab,
-            "text": self.size_box.currentData(),
-            "numbers": self.theta_form.frame.currentData(),
-            "points": self.grid_tab.count.value(),
-            "links": self.grid_tab.links.isChecked(),
-            "smoothing": tab.smoothing.value(),
-            "step": tab.length.value(),
-        }
-        save_state(path, self.scene.state, view)
+        handout.save_to(self, path)
 
     def load_from(self, path: str | Path) -> None:
         """Show a saved state on the picture at hand.
@@ -543,22 +378,7 @@ class ExplorerWidget(ExplorerLayout):
         InputError
             If the file is none of ours, or no image is chosen.
         """
-        from napari_stnreg.teaching import load_state
-
-        state, view = load_state(path)
-        if self.scene is None:
-            raise InputError("Choose an image first, then load the state.")
-        self.scene.state, self._descent = state, None
-        self.size_box.choose(view.get("text", "Normal"))
-        self.theta_form.frame.choose(view.get("numbers", "normalised"))
-        for field, key in ((self.grid_tab.count, "points"), (self.gradient_tab.smoothing, "smoothing"),
-                           (self.gradient_tab.length, "step")):  # fmt: skip
-            if isinstance(view.get(key), (int, float)):
-                field.put(view[key])
-        self.grid_tab.links.setChecked(bool(view.get("links", False)))
-        self.choose_tab(str(view.get("tab", "Grid")))
-        self.show_now()
-        self._show_beside()
+        handout.load_from(self, path)
 
     def _on_save(self) -> None:
         path, _ = QFileDialog.getSaveFileName(self, "Save the explorer's state", "explorer.json", "State (*.json)")
@@ -584,30 +404,34 @@ class ExplorerWidget(ExplorerLayout):
         self.status.setText(text)
         show_error(text)
 
-    def _images(self) -> list[ImageLayer]:
+    def images(self) -> list[ImageLayer]:
+        """The viewer's image layers that are not the explorer's own, the topmost first."""
         layers = reversed(self._viewer.layers)
         return [layer for layer in layers if isinstance(layer, ImageLayer) and not layer.name.startswith(PREFIX)]
 
     def refresh(self) -> None:
         """Take up the viewer's image layers, the active one first."""
-        images = self._images()
-        if self._layer is not None and self._layer not in images:
+        images = self.images()
+        if self.layer is not None and self.layer not in images:
             self._take_away()
-            self._layer = self.scene = self._descent = None
+            self.layer = self.scene = None
+            self.downhill.forget()
             self.status.setText("The image was removed; choose another.")
         active = self._viewer.layers.selection.active
-        keep = self._layer or (active if active in images else None)
+        keep = self.layer or (active if active in images else None)
         before = self.layer_box.currentData()
         self.layer_box.fill([(layer.name, layer) for layer in images], keep)
-        if self.layer_box.currentData() is not before and self._layer is None:
+        if self.layer_box.currentData() is not before and self.layer is None:
             self._begin_soon.start()
-        self._fill_goals()
+        self.downhill.fill_goals()
 
     def close_down(self) -> None:
         """Take the layers away, show what was hidden, and let go of the pointer."""
         self._closed = True
-        for timer in (self._show_soon, self._beside_soon, self._slice_soon, self._begin_soon, self._runs):
+        for timer in (self._show_soon, self._beside_soon, self._slice_soon, self._begin_soon):
             timer.stop()
+        self.downhill.halt()
         self._take_away()
-        self._layer = self.scene = self._descent = None
+        self.layer = self.scene = None
+        self.downhill.forget()
         self._viewer.scene.camera.mouse_pan = True

@@ -1,0 +1,148 @@
+"""The gradient tab at work: arrows down the loss, steps, and something to find."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtCore import QTimer
+
+from napari_stnreg.widgets.explorer.source import picture_of
+
+if TYPE_CHECKING:
+    from napari_stnreg.teaching import Descent
+    from napari_stnreg.widgets.explorer.panel import ExplorerWidget
+
+
+class Downhill:
+    """Drives the gradient tab of the explorer.
+
+    Parameters
+    ----------
+    panel
+        Whose scene is changed.
+    viewer
+        Whose layers can be the goal.
+    """
+
+    def __init__(self, panel: ExplorerWidget, viewer: Any) -> None:
+        self._panel, self._viewer, self.tab = panel, viewer, panel.gradient_tab
+        self._descent: Descent | None = None
+        self._runs = QTimer(panel)
+        self._runs.setInterval(80)
+        self._runs.timeout.connect(self._on_run)
+        self.tab.changed.connect(self.on_goal)
+        self.tab.step.clicked.connect(self.step)
+        self.tab.back.clicked.connect(self.back)
+        self.tab.lose.clicked.connect(self._on_lose)
+        self.tab.run.toggled.connect(self._on_run_toggled)
+
+    def forget(self) -> None:
+        """Another scene: what was known of the old one's slope is void."""
+        self._descent = None
+
+    def leave(self) -> None:
+        """Theta was changed by a person: the steps of a descent lead nowhere from here."""
+        if self._descent is not None:
+            self._descent.history.clear()
+        self.pause()
+
+    def pause(self) -> None:
+        """Walk no further by itself."""
+        self.tab.run.setChecked(False)
+
+    def halt(self) -> None:
+        """Stop the clock of the walk."""
+        self._runs.stop()
+
+    def fill_goals(self) -> None:
+        """List the images that can be the goal: those as large as the input."""
+        entries: list[tuple[str, Any]] = [("the input as it is", None)]
+        if self._panel.scene is not None:
+            for layer in self._panel.images():
+                if layer is not self._panel.layer and tuple(layer.data.shape) == self._panel.scene.image.shape:
+                    entries.append((layer.name, layer))
+        self.tab.goal.fill(entries, self.tab.goal.currentData())
+
+    def goal(self) -> np.ndarray:
+        """What the output should look like."""
+        assert self._panel.scene is not None
+        layer = self.tab.goal.currentData()
+        return self._panel.scene.image if layer is None else picture_of(layer, self._viewer).values
+
+    def on_goal(self) -> None:
+        """Another goal, or another smoothing."""
+        self._descent = None
+        self.tab.run.setChecked(False)
+        self._panel.changed()
+
+    def descent(self) -> Descent:
+        """The descent that the buttons step; made again when goal or smoothing change."""
+        from napari_stnreg.teaching import Descent
+
+        assert self._panel.scene is not None
+        if self._descent is None:
+            self._descent = Descent(self._panel.scene, self.goal(), self.tab.smoothing.value())
+        return self._descent
+
+    def show(self) -> None:
+        """Arrows, loss and curve."""
+        assert self._panel.canvas is not None
+        assert self._panel.scene is not None
+        tab, descent = self.tab, self.descent()
+        gradient = descent.gradient()
+        self._panel.canvas.show_arrows(gradient)
+        words = f"Loss {gradient.loss:.4f} after {len(descent.history)} steps."
+        if self._panel.scene.state.kernel == "nearest":
+            words += " The integer kernel has no gradient: no arrow, no step. Choose another kernel under Sampler."
+        elif gradient.flat:
+            words += " The ground is flat here."
+        else:
+            words += " Arrows show where the grid goes downhill; the longest is drawn at a fixed length."
+        tab.words.setText(words)
+        tab.back.setEnabled(bool(descent.history))
+        losses = [loss for _, loss in descent.history] + [gradient.loss]
+        tab.plot.clear()
+        tab.plot.add([("descent", 0, i, loss) for i, loss in enumerate(losses)])
+
+    def step(self) -> bool:
+        """One gradient step; false when nothing leads further down."""
+        if self._panel.scene is None:
+            return False
+        moved = self.descent().step(self.tab.length.value())
+        self._panel.show_now()
+        if not moved and self._panel.scene.state.kernel != "nearest":
+            self.tab.words.setText(self.tab.words.text() + " No step of this direction lowers it.")
+        return moved > 0
+
+    def back(self) -> None:
+        """Undo one gradient step."""
+        if self._panel.scene is not None and self.descent().back():
+            self._panel.show_now()
+
+    def _on_run_toggled(self, on: bool) -> None:
+        self.tab.run.setText("Pause" if on else "Run")
+        if on:
+            self._runs.start()
+        else:
+            self._runs.stop()
+
+    def _on_run(self) -> None:
+        if not self.step():
+            self.tab.run.setChecked(False)
+
+    def _on_lose(self) -> None:
+        if self._panel.scene is None:
+            return
+        from napari_stnreg.teaching import Parts, Theta
+
+        rng = np.random.default_rng()
+        size = max(self._panel.scene.grid.shape)
+        if self._panel.scene.state.family == "affine":
+            turn, x, y = rng.uniform(-20, 20), *rng.uniform(-0.07, 0.07, 2) * size
+            scale = np.exp(rng.uniform(-0.2, 0.2, 2))
+            self._panel.scene.theta = Theta.from_parts(Parts(turn, scale[0], scale[1], rng.uniform(-0.15, 0.15), x, y))
+        else:
+            spread = 0.15 * size / self._panel.scene.state.lattice
+            self._panel.scene.bends = rng.normal(0, spread, self._panel.scene.bends.shape)
+        self._panel.by_hand()
