@@ -24,8 +24,7 @@ pictures, _ = threes.batch(options.pairs, seed=0)
 images = [sr.Image(picture[0].numpy(), sr.Grid.from_spacing((32, 32)), name=f"three {i}")
           for i, picture in enumerate(pictures)]  # fmt: skip
 
-model = sr.train(sr.ImagePairs(images, pairing="random"), network="dirnet", similarity="ncc", epochs=options.epochs,
-                 batch_size=8, device="cpu", seed=0)  # fmt: skip
+model = sr.train(images, network="dirnet", similarity="ncc", epochs=options.epochs, batch_size=8, device="cpu", seed=0)
 sr.save(model, options.out / "threes.safetensors")
 
 network = sr.load(options.out / "threes.safetensors")

@@ -103,7 +103,7 @@ def test_stopping_ends_with_what_there_is(digits):
 
 @pytest.mark.slow
 def test_the_classifier_learns_sooner_with_a_transformer(digits):
-    items, result = drain(train_classifiers(DigitData(*digits), steps=200, every=100))
+    items, result = drain(train_classifiers(DigitData(*digits), steps=300, every=300))
     assert result.accuracy["transformer"] > result.accuracy["plain"] + 0.1
     assert result.accuracy["transformer"] > 0.4
     assert items[-1].loss["transformer"] < items[-1].loss["plain"]

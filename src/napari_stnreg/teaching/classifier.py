@@ -8,7 +8,8 @@ Jaderberg et al., Spatial transformer networks, NeurIPS 2015, section 4.1.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -165,11 +166,12 @@ def train_classifiers(
             break
         for name, model in result.models.items():
             began = time.process_time()
-            loss = F.cross_entropy(model.train()(pictures), classes)
-            optimisers[name].zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-            optimisers[name].step()
+            with _one_thread():
+                loss = F.cross_entropy(model.train()(pictures), classes)
+                optimisers[name].zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+                optimisers[name].step()
             schedules[name].step()
             losses[name].append(float(loss.detach()))
             seconds[name] += time.process_time() - began
@@ -177,6 +179,17 @@ def train_classifiers(
             told = yield _keep(result, step, steps, test, losses, seconds)
             losses = {name: [] for name in NAMES}
     return result
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Pictures this small take longer on two threads: waking the second costs more than it gives."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _models(size: int, seed: int) -> dict[str, DigitClassifier]:
