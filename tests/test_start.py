@@ -226,13 +226,13 @@ def test_turns_cover_all_rotations():
 
 @pytest.mark.slow
 def test_what_it_costs():
-    """Processor time, several times what it takes on an idle machine, so that a loaded one does not fail."""
+    """Processor time, ten times what it takes on an idle machine, so that a loaded one does not fail."""
     near = pair(affine_map(2, degrees=3, shift=2.0), grid(128, 2))
     begin(near)
-    assert min(begin(near)[1] for _ in range(3)) < 0.2
-    assert begin(near, start="search")[1] < 1.5
+    assert min(begin(near)[1] for _ in range(3)) < 0.5
+    assert begin(near, start="search")[1] < 4.0
     far = pair(lambda points: points @ turn_3d(0, 90).T, grid(64, 3))
-    assert begin(far, start="search")[1] < 5.0
+    assert begin(far, start="search")[1] < 15.0
 
 
 def test_the_search_can_be_stopped():
