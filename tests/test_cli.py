@@ -14,8 +14,9 @@ import pytest
 
 import napari_stnreg as sr
 from napari_stnreg.cli import main
-from napari_stnreg.cli.options import make_parser, settings_of
-from napari_stnreg.cli.register import Interrupt
+from napari_stnreg.cli.options import make_parser
+from napari_stnreg.cli.running import Interrupt
+from napari_stnreg.cli.setting_options import written_settings
 from napari_stnreg.files.points import read_table
 from napari_stnreg.files.series import write_series
 from napari_stnreg.images import Grid
@@ -377,9 +378,11 @@ def test_every_setting_is_an_option():
         assert options[name].option_strings == ["--" + name.replace("_", "-")]
         value = values.setdefault(name, 3)
         words += options[name].option_strings if value is True else [*options[name].option_strings, str(value)]
-    settings = settings_of(make_parser().parse_args(["register", "a", "b", "-o", "c", *words]))
+    settings = written_settings(
+        RegistrationSettings, make_parser().parse_args(["register", "a", "b", "-o", "c", *words])
+    )
     assert settings == RegistrationSettings.parse(**values)
-    nothing = settings_of(make_parser().parse_args(["register", "a", "b", "-o", "c"]))
+    nothing = written_settings(RegistrationSettings, make_parser().parse_args(["register", "a", "b", "-o", "c"]))
     assert nothing == RegistrationSettings.parse()
 
 

@@ -24,6 +24,7 @@ from napari_stnreg.fitting.stages import Found, Step
 from napari_stnreg.fitting.start import find_start
 from napari_stnreg.images import FloatArray, Grid, Image
 from napari_stnreg.settings import LINEAR_FAMILIES, RegistrationSettings
+from napari_stnreg.steps import finish
 from napari_stnreg.transforms import AffineTransform, Transform, chain
 from napari_stnreg.warping import warp
 
@@ -99,14 +100,7 @@ def register(
         model=model,
         **options,
     )
-    try:
-        while True:
-            step = next(steps)
-            if progress is not None:
-                progress(step)
-    except StopIteration as end:
-        result: Result = end.value
-        return result
+    return finish(steps, progress)
 
 
 def register_steps(
@@ -125,9 +119,7 @@ def register_steps(
     Yields :class:`Progress` and returns :class:`Result`. Sending ``"stop"`` ends the fit and keeps the best so far;
     closing the generator drops everything.
     """
-    if settings is not None and options:
-        settings = RegistrationSettings.parse(**{**settings.model_dump(), **options})
-    settings = settings or RegistrationSettings.parse(**options)
+    settings = RegistrationSettings.given(settings, options)
     if model is None:
         model = settings.model
     device = pick_device(settings.device)

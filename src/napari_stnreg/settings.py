@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from napari_stnreg.errors import InputError
+from napari_stnreg.settings_base import Settings
 
 LINEAR_FAMILIES = ("translation", "rigid", "similarity", "affine")
 DEFORMABLE_FAMILIES = ("bspline", "tps", "displacement", "diffeomorphic")
@@ -38,7 +38,7 @@ START_HELP = {
 }
 
 
-class RegistrationSettings(BaseModel):
+class RegistrationSettings(Settings):
     """Settings of one registration; every field has a default that needs no tuning.
 
     Raises
@@ -46,8 +46,6 @@ class RegistrationSettings(BaseModel):
     InputError
         From :meth:`parse`, with one sentence, if a value is not allowed.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     family: str = Field("affine+diffeomorphic", description="Transform family, or several joined by '+'.")
     similarity: str = Field(
@@ -85,17 +83,6 @@ class RegistrationSettings(BaseModel):
         if any(name in LINEAR_FAMILIES for name in names[first:]):
             raise ValueError(f"in '{value}' a linear family comes after a deformable one; put it first")
         return "+".join(names)
-
-    @classmethod
-    def parse(cls, **values: Any) -> RegistrationSettings:
-        """Build settings, turning a validation failure into one plain sentence."""
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"]) or "settings"
-            text = str(first["msg"]).removeprefix("Value error, ")
-            raise InputError(f"Setting '{name}': {text}.") from error
 
     @property
     def stages(self) -> tuple[str, ...]:

@@ -5,7 +5,8 @@ import shlex
 import numpy as np
 import pytest
 
-from napari_stnreg.cli.options import make_parser, settings_of
+from napari_stnreg.cli.options import make_parser
+from napari_stnreg.cli.setting_options import written_settings
 from napari_stnreg.files.points import read_landmarks
 from napari_stnreg.images import Grid
 from napari_stnreg.settings import RegistrationSettings
@@ -42,7 +43,7 @@ def test_a_copied_command_means_the_same_run(words, tmp_path):
     job = Job(source("fixed"), source("moving", mask), settings, points, points + 1)
     *comments, line = command_line(job).splitlines()
     options = make_parser().parse_args(shlex.split(line)[1:])
-    assert settings_of(options) == settings
+    assert written_settings(RegistrationSettings, options) == settings
     assert (str(options.fixed), str(options.moving)) == ("some folder/fixed.tif", "some folder/moving.tif")
     assert str(options.moving_mask) == "the mask.nii.gz"
     rows = [comment.removeprefix("#   ") for comment in comments if comment.startswith("#   ")]

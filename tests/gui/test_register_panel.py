@@ -436,10 +436,12 @@ def test_the_run_is_copied_as_a_command(panel, viewer, engine, run):
 
     import shlex
 
-    from napari_stnreg.cli.options import make_parser, settings_of
+    from napari_stnreg.cli.options import make_parser
+    from napari_stnreg.cli.setting_options import written_settings
+    from napari_stnreg.settings import RegistrationSettings
 
     options = make_parser().parse_args(shlex.split(text.splitlines()[-1])[1:])
-    assert settings_of(options) == engine.calls[0][2]
+    assert written_settings(RegistrationSettings, options) == engine.calls[0][2]
 
 
 def test_the_plot_follows_the_theme(panel, viewer, engine, run):

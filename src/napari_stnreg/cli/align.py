@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
+from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-from tqdm import tqdm
 
-from napari_stnreg.cli.register import Interrupt
+from napari_stnreg.cli.running import Interrupt, progress_bar, show
+from napari_stnreg.cli.setting_options import written_settings
 from napari_stnreg.errors import InputError
 from napari_stnreg.files.points import read_table
 from napari_stnreg.stacks.pipeline import align_stack_steps
 from napari_stnreg.stacks.progress import StackProgress, StackResult, write_report
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.sources import open_stack
+from napari_stnreg.steps import Outcome, finish
 
 _COLUMNS = ("section_a", "y_a", "x_a", "section_b", "y_b", "x_b")
 
@@ -30,8 +32,7 @@ def run(options: argparse.Namespace) -> None:
     InputError
         If something given cannot be used.
     """
-    written = {name: value for name, value in vars(options).items() if name in StackSettings.model_fields}
-    settings = StackSettings.parse(**written)
+    settings = written_settings(StackSettings, options)
     source = open_stack(options.stack, level=options.level, channel=options.channel)
     if source.sentence:
         print(f"stnreg align: {source.sentence}", file=sys.stderr)
@@ -59,29 +60,14 @@ def run(options: argparse.Namespace) -> None:
     _tell(result)
 
 
-def drive(steps: Any, interrupt: Interrupt, name: str) -> Any:
+def drive(steps: Generator[StackProgress, str | None, Outcome], interrupt: Interrupt, name: str) -> Outcome:
     """Run a generator of stack progress to its end with a progress bar, if there is a terminal to show it on."""
-    width, height = shutil.get_terminal_size()
-    bar = tqdm(
-        total=1.0,
-        disable=not sys.stderr.isatty(),
-        file=sys.stderr,
-        ncols=width,
-        nrows=height,
-        desc=name,
-        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
-    )
-    try:
-        progress: StackProgress = next(steps)
-        while True:
-            bar.set_description(f"{progress.message} {progress.done}/{progress.total}", refresh=False)
-            bar.update(progress.fraction - bar.n)
-            progress = steps.send("stop") if interrupt.asked else next(steps)
-    except StopIteration as end:
-        return end.value
-    finally:
-        bar.close()
-        steps.close()
+    with progress_bar(1.0, name) as bar:
+        return finish(steps, partial(_show, bar), lambda: interrupt.asked)
+
+
+def _show(bar: Any, progress: StackProgress) -> None:
+    show(bar, progress.fraction, 1.0, f"{progress.message} {progress.done}/{progress.total}")
 
 
 def read_section_landmarks(path: Path) -> dict[tuple[int, int], tuple[npt.NDArray[Any], npt.NDArray[Any]]]:

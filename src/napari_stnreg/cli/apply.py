@@ -9,7 +9,6 @@ import sys
 from napari_stnreg.applying import Carrier
 from napari_stnreg.cli.options import needed
 from napari_stnreg.cli.outputs import check_new
-from napari_stnreg.errors import InputError
 from napari_stnreg.files.image_files import ending_of, read_content
 from napari_stnreg.files.inputs import placed, placed_grid, read_some
 from napari_stnreg.files.points import read_table, write_table
@@ -27,10 +26,8 @@ def run(options: argparse.Namespace) -> None:
     InputError
         If something given cannot be used.
     """
-    check_new(options.output, overwrite=options.overwrite)
-    inputs = [path for path in (options.transform, options.moving, options.reference) if path is not None]
-    if options.output.resolve() in {path.resolve() for path in inputs}:
-        raise InputError(f"'{options.output}' is an input and would be written over; name another file.")
+    inputs = (options.transform, options.moving, options.reference)
+    check_new(options.output, inputs, overwrite=options.overwrite)
     if options.moving.suffix.lower() == ".csv":
         _apply_to_points(options)
     else:

@@ -7,8 +7,7 @@ import dataclasses
 
 from napari_stnreg.cli.align import drive
 from napari_stnreg.cli.outputs import check_new
-from napari_stnreg.cli.register import Interrupt
-from napari_stnreg.errors import InputError
+from napari_stnreg.cli.running import Interrupt
 from napari_stnreg.files.points import read_table, write_table
 from napari_stnreg.stacks.apply import apply_points, apply_stack_steps
 from napari_stnreg.stacks.sources import open_stack
@@ -25,9 +24,7 @@ def run(options: argparse.Namespace) -> None:
     """
     aligned = AlignedStack(options.alignment)
     if options.thing.suffix.lower() == ".csv":
-        check_new(options.output, overwrite=options.overwrite)
-        if options.output.resolve() == options.thing.resolve():
-            raise InputError(f"'{options.output}' is an input and would be written over; name another file.")
+        check_new(options.output, [options.thing], overwrite=options.overwrite)
         table = read_table(options.thing)
         columns = table.points(3)
         values = table.values.copy()

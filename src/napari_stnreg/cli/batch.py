@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
-from contextlib import closing
+from functools import partial
 
 from tqdm import tqdm
 
-from napari_stnreg.batch import BatchProgress, BatchResult, batch_steps, read_jobs
-from napari_stnreg.cli.options import settings_of
-from napari_stnreg.cli.register import Interrupt
+from napari_stnreg.batch import BatchProgress, batch_steps, read_jobs
+from napari_stnreg.cli.running import Interrupt, progress_bar
+from napari_stnreg.cli.setting_options import written_settings
 from napari_stnreg.errors import FitError
+from napari_stnreg.settings import RegistrationSettings
+from napari_stnreg.steps import finish
 
 
 def run(options: argparse.Namespace) -> None:
@@ -26,16 +27,10 @@ def run(options: argparse.Namespace) -> None:
         If rows failed; all others are done.
     """
     jobs = read_jobs(options.jobs)
-    steps = batch_steps(jobs, options.output, settings_of(options), restart=options.restart)
+    steps = batch_steps(jobs, options.output, written_settings(RegistrationSettings, options), restart=options.restart)
     answer = "Stopping: what is done is kept, and the same command goes on from there. Ctrl+C again aborts."
-    with Interrupt(answer) as interrupt, _bar(len(jobs)) as bar, closing(steps):
-        try:
-            step = next(steps)
-            while True:
-                _show(bar, step)
-                step = steps.send("stop" if interrupt.asked else None)
-        except StopIteration as end:
-            result: BatchResult = end.value
+    with Interrupt(answer) as interrupt, progress_bar(len(jobs), layout=None, unit="pair") as bar:
+        result = finish(steps, partial(_show, bar), lambda: interrupt.asked)
     print(result.scores)
     print(result.page)
     if result.ending == "stopped":
@@ -43,12 +38,6 @@ def run(options: argparse.Namespace) -> None:
     if result.failed:
         names = ", ".join(str(row["name"]) for row in result.failed)
         raise FitError(f"{len(result.failed)} of {len(jobs)} pairs failed: {names}.")
-
-
-def _bar(count: int) -> tqdm[None]:
-    width, height = shutil.get_terminal_size()
-    quiet = not sys.stderr.isatty()
-    return tqdm(total=count, disable=quiet, file=sys.stderr, ncols=width, nrows=height, unit="pair")
 
 
 def _show(bar: tqdm[None], step: BatchProgress) -> None:

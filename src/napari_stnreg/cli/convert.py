@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from napari_stnreg.cli.outputs import check_new
-from napari_stnreg.errors import InputError
 from napari_stnreg.files.image_files import read_content
 from napari_stnreg.files.saving import read_transform, save, transform_ending
 from napari_stnreg.files.transform_file import load_transform
@@ -20,9 +19,7 @@ def run(options: argparse.Namespace) -> None:
     InputError
         If something given cannot be used.
     """
-    check_new(options.output, overwrite=options.overwrite)
-    if options.output.resolve() == options.input.resolve():
-        raise InputError(f"'{options.output}' is the input and would be written over; name another file.")
+    check_new(options.output, [options.input, options.fixed, options.moving], overwrite=options.overwrite)
     fixed, moving = (None if path is None else read_content(path) for path in (options.fixed, options.moving))
     info = None
     if transform_ending(options.input) == ".safetensors":

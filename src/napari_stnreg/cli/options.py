@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin
-
-from pydantic.fields import FieldInfo
+from typing import Any, NoReturn
 
 from napari_stnreg import __version__
+from napari_stnreg.cli.setting_options import add_setting
 from napari_stnreg.cli.stack_options import add_stack_commands
 from napari_stnreg.cli.train_options import add_train
 from napari_stnreg.errors import InputError
@@ -61,24 +59,12 @@ def make_parser() -> Parser:
     _add_evaluate(commands)
     _add_convert(commands)
     add_stack_commands(commands)
-    add_train(commands, _add_setting, _DEBUG)
+    add_train(commands, _DEBUG)
     told = "say what an image, transform or model file is"
     info = commands.add_parser("info", help=told, description="Describe a file.")
     info.add_argument("file", type=Path, metavar="FILE", help="an image, a transform or a model")
     info.add_argument("--debug", action="store_true", help=_DEBUG)
     return parser
-
-
-def settings_of(options: argparse.Namespace) -> RegistrationSettings:
-    """The settings that were written; the model itself checks and converts them.
-
-    Raises
-    ------
-    InputError
-        If a value is not allowed.
-    """
-    names = RegistrationSettings.model_fields
-    return RegistrationSettings.parse(**{name: value for name, value in vars(options).items() if name in names})
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -92,6 +78,7 @@ def numbers(text: str) -> tuple[float, ...]:
 numbers.__name__ = "voxel size"  # argparse says "invalid voxel size value"
 
 
+_HELP = {"family": FAMILY_HELP, "start": START_HELP}
 _DEBUG = "show the whole traceback of a failure"
 
 
@@ -105,7 +92,7 @@ def _add_register(commands: Any) -> None:
 
     settings = parser.add_argument_group("settings")
     for name, field in RegistrationSettings.model_fields.items():
-        _add_setting(settings, name, field)
+        add_setting(settings, name, field, _HELP.get(name))
 
     given = parser.add_argument_group("what is known beforehand")
     _add_masks_and_landmarks(given)
@@ -160,7 +147,7 @@ def _add_batch(commands: Any) -> None:
     parser.add_argument("--debug", action="store_true", help=_DEBUG)
     settings = parser.add_argument_group("settings of all pairs")
     for name, field in RegistrationSettings.model_fields.items():
-        _add_setting(settings, name, field)
+        add_setting(settings, name, field, _HELP.get(name))
 
 
 def _add_masks_and_landmarks(given: Any) -> None:
@@ -233,35 +220,6 @@ def _add_placing(group: Any) -> None:
             help=f"voxel size of the {side} image, instead of the file's",
         )
         group.add_argument(f"--{side}-unit", metavar="UNIT", help="its unit, instead of the file's: pixel, um, mm, ...")
-
-
-def _add_setting(group: Any, name: str, field: FieldInfo) -> None:
-    """One option for a field of the settings; what is not written is left to the model's default."""
-    option = "--" + name.replace("_", "-")
-    text = str(field.description or "").rstrip(".")
-    if name == "family":
-        text += "; " + "; ".join(f"{key}: {value.rstrip('.')}" for key, value in FAMILY_HELP.items())
-    if name == "start":
-        text += "; " + "; ".join(f"{key}: {value.rstrip('.')}" for key, value in START_HELP.items())
-    if field.annotation is bool:
-        group.add_argument(option, action="store_true", default=argparse.SUPPRESS, help=_plain(text))
-        return
-    if field.default is not None:
-        text += f" (default: {field.default})"
-    group.add_argument(option, metavar=_metavar(field.annotation), default=argparse.SUPPRESS, help=_plain(text))
-
-
-def _metavar(kind: Any) -> str:
-    """What stands for an option's value: its choices, or what sort of value it is."""
-    if get_origin(kind) in (Union, UnionType):
-        kind = next(part for part in get_args(kind) if part is not type(None))
-    if get_origin(kind) is Literal:
-        return "{" + ",".join(get_args(kind)) + "}"
-    return {int: "N", float: "NUMBER"}.get(kind, "NAME")
-
-
-def _plain(text: str) -> str:
-    return text.replace("%", "%%")
 
 
 def needed(value: Any, option: str, why: str) -> Any:

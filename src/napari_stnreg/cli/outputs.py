@@ -76,13 +76,15 @@ class Folder:
                     old.unlink(missing_ok=True)
 
 
-def check_new(path: Path, *, overwrite: bool) -> None:
-    """Refuse to replace a file unasked.
+def check_new(path: Path, inputs: Iterable[Path | None] = (), *, overwrite: bool) -> None:
+    """Refuse to replace a file unasked, and one of the ``inputs`` in any case.
 
     Raises
     ------
     InputError
         If it is there.
     """
+    if path.resolve() in {one.resolve() for one in inputs if one is not None}:
+        raise InputError(f"'{path}' is an input and would be written over; name another file.")
     if path.exists() and not overwrite:
         raise InputError(f"'{path}' is there already; name another file, or add --overwrite.")

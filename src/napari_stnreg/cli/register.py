@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import signal
 import sys
-import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any
 
-from tqdm import tqdm
-
-from napari_stnreg.cli.options import settings_of
 from napari_stnreg.cli.outputs import Folder, write_json
+from napari_stnreg.cli.running import Interrupt, progress_bar, show
+from napari_stnreg.cli.setting_options import written_settings
 from napari_stnreg.errors import InputError
 from napari_stnreg.files.image_files import ending_of, read_content
 from napari_stnreg.files.inputs import placed, read_mask, read_one, read_some
@@ -25,38 +20,15 @@ from napari_stnreg.files.saving import read_transform, save
 from napari_stnreg.files.series import placed_as, write_or_tiff
 from napari_stnreg.fitting.progress import Progress, Result
 from napari_stnreg.images import Image
-from napari_stnreg.registration import Steps, register_steps
+from napari_stnreg.registration import register_steps
 from napari_stnreg.settings import RegistrationSettings
+from napari_stnreg.steps import finish
 from napari_stnreg.transforms import with_unit
 from napari_stnreg.warping import warp
 
 _FILES = ("fixed", "moving", "fixed_mask", "moving_mask", "landmarks", "fixed_landmarks", "moving_landmarks",
           "start_transform")  # fmt: skip
 _CHOICES = ("frame", "all_frames", "fixed_frame", "fixed_spacing", "fixed_unit", "moving_spacing", "moving_unit")
-
-
-class Interrupt:
-    """Ctrl+C while something runs: the first one is remembered in :attr:`asked` and answered, the second aborts."""
-
-    def __init__(self, answer: str = "Stopping: the best so far is kept. Ctrl+C again aborts.") -> None:
-        self.asked, self._answer = False, answer
-        self._before: Any = None
-
-    def __enter__(self) -> Interrupt:
-        if threading.current_thread() is threading.main_thread():  # signals reach no other
-            self._before = signal.signal(signal.SIGINT, self._hear)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        # Written past Python's buffers, which may be in use right now.
-        os.write(2, f"\n{self._answer}\n".encode())
 
 
 def run(options: argparse.Namespace) -> None:
@@ -67,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     InputError
         If something given cannot be used.
     """
-    settings = settings_of(options)
+    settings = written_settings(RegistrationSettings, options)
     inputs = [path for name in _FILES if (path := getattr(options, name)) is not None]
     folder = Folder(options.output, inputs, overwrite=options.overwrite)
     fixed, frames = _images(options)
@@ -90,7 +62,10 @@ def run(options: argparse.Namespace) -> None:
                 start_transform=start,
             )
             part = f"frame {number} of 0 to {len(frames) - 1}, " if len(frames) > 1 else ""
-            results.append(_drive(steps, interrupt, part))
+            with progress_bar(1, part + "start") as bar:
+                results.append(finish(steps, partial(_show, bar, part), lambda: interrupt.asked))
+                if results[-1].ending != "stopped":
+                    bar.update(bar.total - bar.n)
         notes = []
         if len(results) < len(frames):
             notes = [f"Stopped: only the first {len(results)} of {len(frames)} frames were registered."]
@@ -127,38 +102,8 @@ def _plan(folder: Folder, options: argparse.Namespace) -> None:
         folder.file(name)
 
 
-def _drive(steps: Steps, interrupt: Interrupt, part: str) -> Result:
-    """Run a fit to its end with a progress bar, if there is a terminal to show it on."""
-    width, height = shutil.get_terminal_size()  # where a terminal says it has no size, tqdm would show nothing
-    bar = tqdm(
-        total=1,
-        disable=not sys.stderr.isatty(),
-        file=sys.stderr,
-        ncols=width,
-        nrows=height,
-        desc=part + "start",
-        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
-    )
-    try:
-        progress = next(steps)
-        while True:
-            _show(bar, progress, part)
-            progress = steps.send("stop") if interrupt.asked else next(steps)
-    except StopIteration as end:
-        result: Result = end.value
-        if result.ending != "stopped" and bar.total:
-            bar.update(bar.total - bar.n)
-        return result
-    finally:
-        bar.close()
-        steps.close()
-
-
-def _show(bar: Any, progress: Progress, part: str) -> None:
-    bar.total = progress.total
-    bar.set_description(part + (progress.message or progress.stage), refresh=False)
-    bar.set_postfix_str(f"loss {progress.loss:.4g}", refresh=False)
-    bar.update(progress.step - bar.n)
+def _show(bar: Any, part: str, progress: Progress) -> None:
+    show(bar, progress.step, progress.total, part + (progress.message or progress.stage), f"loss {progress.loss:.4g}")
 
 
 def _write(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
+from napari_stnreg.cli.setting_options import add_setting
 from napari_stnreg.stacks.settings import COURSE_HELP, FEATURES_HELP, StackSettings
 
 _ALIGN = """\
@@ -63,7 +62,7 @@ def add_stack_commands(commands: Any) -> None:
     align.add_argument("--debug", action="store_true", help=_DEBUG)
     settings = align.add_argument_group("settings")
     for name, field in StackSettings.model_fields.items():
-        _add_setting(settings, name, field)
+        add_setting(settings, name, field, {"course": COURSE_HELP, "features": FEATURES_HELP}.get(name))
     known = align.add_argument_group("what is known beforehand")
     known.add_argument("--masks", type=Path, metavar="STACK", help="a stack that is not zero on cracks, folds and dirt")
     known.add_argument("--exclude", type=sections, metavar="N,N", default=(), help="sections not to be matched")
@@ -122,21 +121,3 @@ def _add_scheduler(group: Any) -> None:
         help="'threads' of this computer (default), or a Dask cluster that sees the same files: tcp://host:8786",
     )
     group.add_argument("--workers", type=int, metavar="N", help="tasks at a time (default: all cores)")
-
-
-def _add_setting(group: Any, name: str, field: Any) -> None:
-    """One option for a field of the settings; what is not written is left to the model's default."""
-    option, text = "--" + name.replace("_", "-"), str(field.description or "").rstrip(".")
-    choices = {"course": COURSE_HELP, "features": FEATURES_HELP}.get(name, {})
-    text += "".join(f"; {key}: {value.rstrip('.')}" for key, value in choices.items())
-    kind = field.annotation
-    if kind is bool:
-        how: Any = argparse.BooleanOptionalAction if field.default else "store_true"
-        group.add_argument(option, action=how, default=argparse.SUPPRESS, help=text.replace("%", "%%"))
-        return
-    if get_origin(kind) in (Union, UnionType):
-        kind = next(part for part in get_args(kind) if part is not type(None))
-    word = "{" + ",".join(get_args(kind)) + "}" if get_origin(kind) is Literal else {int: "N"}.get(kind, "NUMBER")
-    if field.default is not None:
-        text += f" (default: {field.default})"
-    group.add_argument(option, metavar=word, default=argparse.SUPPRESS, help=text.replace("%", "%%"))

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from napari_stnreg.cli.options import numbers
 from napari_stnreg.cli.outputs import check_new
-from napari_stnreg.cli.register import Interrupt
+from napari_stnreg.cli.running import Interrupt, progress_bar, show
 from napari_stnreg.cli.train_options import training_settings
 from napari_stnreg.errors import InputError
 from napari_stnreg.learning.augment import SpatialAugmentation
@@ -23,9 +21,9 @@ from napari_stnreg.learning.model import Model
 from napari_stnreg.learning.opening import open_training_data
 from napari_stnreg.learning.paired_images import Augmentation, augmentation_named
 from napari_stnreg.learning.progress import TrainingProgress
-from napari_stnreg.learning.trainer import TrainingSteps
 from napari_stnreg.learning.training import train_steps
 from napari_stnreg.learning.working_size import working_grid
+from napari_stnreg.steps import finish
 
 
 def run(options: argparse.Namespace) -> None:
@@ -44,8 +42,8 @@ def run(options: argparse.Namespace) -> None:
     check_new(options.output, overwrite=options.overwrite or options.resume)
     data = _data(options)
     steps = train_steps(data, settings, output=options.output, resume=options.resume)
-    with Interrupt() as interrupt:
-        model = _drive(steps, interrupt)
+    with Interrupt() as interrupt, progress_bar(1) as bar:
+        model = finish(steps, partial(_show, bar), lambda: interrupt.asked)
     _tell(model, data)
     print(options.output)
 
@@ -87,28 +85,11 @@ def _spacing(text: str | None) -> str | tuple[float, ...] | None:
         return text
 
 
-def _drive(steps: TrainingSteps, interrupt: Interrupt) -> Model:
-    """Train to the end, with a progress bar if there is a terminal to show it on, else with a line an epoch."""
-    screen = sys.stderr.isatty()
-    width, height = shutil.get_terminal_size()
-    bar = tqdm(total=1, disable=not screen, file=sys.stderr, ncols=width, nrows=height,
-               bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}")  # fmt: skip
-    try:
-        progress = next(steps)
-        while True:
-            bar.total = progress.steps
-            bar.set_description(progress.message, refresh=False)
-            bar.set_postfix_str(_figures(progress), refresh=False)
-            bar.update(progress.step - bar.n)
-            if not screen and progress.state == "validated":
-                print(f"epoch {progress.epoch} of {progress.epochs}: {_figures(progress)}", file=sys.stderr, flush=True)
-            progress = steps.send("stop") if interrupt.asked else next(steps)
-    except StopIteration as end:
-        model: Model = end.value
-        return model
-    finally:
-        bar.close()
-        steps.close()
+def _show(bar: Any, progress: TrainingProgress) -> None:
+    """On the bar if there is a terminal to show it on, else as a line an epoch."""
+    show(bar, progress.step, progress.steps, progress.message, _figures(progress))
+    if bar.disable and progress.state == "validated":
+        print(f"epoch {progress.epoch} of {progress.epochs}: {_figures(progress)}", file=sys.stderr, flush=True)
 
 
 def _figures(progress: TrainingProgress) -> str:

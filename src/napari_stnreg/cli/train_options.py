@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from napari_stnreg.cli.setting_options import add_setting, written_settings
 from napari_stnreg.errors import InputError
 from napari_stnreg.learning.settings import NETWORK_HELP, TrainingSettings
 
@@ -21,8 +22,8 @@ _PAIRINGS = ("random", "within", "template", "neighbours", "matched")
 _AUGMENTATIONS = ("none", "light", "strong")
 
 
-def add_train(commands: Any, add_setting: Any, debug: str) -> None:
-    """Add the command; ``add_setting`` makes an option of a field of the settings."""
+def add_train(commands: Any, debug: str) -> None:
+    """Add the command; ``debug`` is the help of ``--debug``."""
     parser = commands.add_parser("train", help="train a network that registers in one pass", description=DESCRIPTION)
     parser.add_argument("data", type=Path, metavar="DATA", help="images to train on")
     parser.add_argument("-o", "--output", type=Path, metavar="MODEL", required=True, help="model.safetensors to write")
@@ -85,11 +86,10 @@ def training_settings(options: argparse.Namespace) -> TrainingSettings:
     InputError
         If a value is not allowed.
     """
-    names = TrainingSettings.model_fields
-    values = {name: value for name, value in vars(options).items() if name in names}
-    if "network_options" in values:
-        values["network_options"] = network_options(values["network_options"])
-    return TrainingSettings.parse(**values)
+    words = getattr(options, "network_options", None)
+    return written_settings(
+        TrainingSettings, options, **({} if words is None else {"network_options": network_options(words)})
+    )
 
 
 def network_options(words: list[str]) -> dict[str, Any]:

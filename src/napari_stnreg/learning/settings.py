@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from napari_stnreg.errors import InputError
+from napari_stnreg.settings import LINEAR_FAMILIES
+from napari_stnreg.settings_base import Settings
 
 NETWORK_HELP = {
     "affine": "Shift, rotation, scales and shear, by a convolutional network that sees both images.",
@@ -23,7 +25,7 @@ LINEAR_NETWORKS = ("affine",)
 Schedule = Literal["cosine", "constant", "step"]
 
 
-class TrainingSettings(BaseModel):
+class TrainingSettings(Settings):
     """Settings of one training.
 
     Raises
@@ -31,8 +33,6 @@ class TrainingSettings(BaseModel):
     InputError
         From :meth:`parse`, with one sentence, if a value is not allowed.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     network: str = Field("voxelmorph", description="What is trained; several are joined by '+'.")
     family: str | None = Field(None, description="Transform family, where the network has a choice.")
@@ -75,17 +75,6 @@ class TrainingSettings(BaseModel):
         except InputError as error:
             raise ValueError(str(error).rstrip(".")) from error
 
-    @classmethod
-    def parse(cls, **values: Any) -> TrainingSettings:
-        """Build settings, turning a validation failure into one plain sentence."""
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"]) or "settings"
-            text = str(first["msg"]).removeprefix("Value error, ")
-            raise InputError(f"Setting '{name}': {text}.") from error
-
     @property
     def networks(self) -> tuple[str, ...]:
         """The networks in their order."""
@@ -114,8 +103,7 @@ class TrainingSettings(BaseModel):
         for family in (self.family or "").split("+"):
             if not family:
                 continue
-            linear = family in ("translation", "rigid", "similarity", "affine")
-            wanted = "affine" if linear else "voxelmorph"
+            wanted = "affine" if family in LINEAR_FAMILIES else "voxelmorph"
             if wanted not in self.networks:
                 if (family, self.network) in {("bspline", "dirnet"), ("tps", "tps")}:
                     continue

@@ -18,6 +18,7 @@ from napari_stnreg.learning.opening import open_training_data
 from napari_stnreg.learning.progress import TrainingProgress
 from napari_stnreg.learning.settings import TrainingSettings
 from napari_stnreg.learning.trainer import Trainer, TrainingSteps
+from napari_stnreg.steps import finish
 
 
 def train(
@@ -55,15 +56,7 @@ def train(
     InputError
         If the data or settings cannot be used; one sentence says why.
     """
-    steps = train_steps(data, settings, output=output, resume=resume, **options)
-    try:
-        while True:
-            step = next(steps)
-            if progress is not None:
-                progress(step)
-    except StopIteration as end:
-        model: Model = end.value
-        return model
+    return finish(train_steps(data, settings, output=output, resume=resume, **options), progress)
 
 
 def train_steps(
@@ -79,9 +72,7 @@ def train_steps(
     Yields :class:`TrainingProgress` and returns the :class:`Model`. Send ``"pause"``, ``"resume"``, or ``"stop"``,
     which keeps the best so far; closing the generator drops everything but the last checkpoint.
     """
-    if settings is not None and options:
-        settings = TrainingSettings.parse(**{**settings.model_dump(), **options})
-    settings = settings or TrainingSettings.parse(**options)
+    settings = TrainingSettings.given(settings, options)
     pairs: TrainingData = open_training_data(data) if isinstance(data, Sequence) else data
     target = None if output is None else Path(output)
     trainer: Trainer | None = None

@@ -18,6 +18,8 @@ from napari_stnreg.stacks.prepare import Extractor, PreparedSection, prepare
 from napari_stnreg.stacks.quality import PairQuality, SectionQuality, judge, measure
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solve import solve_fine
+from napari_stnreg.stacks.sources import reduced
+from napari_stnreg.steps import finish
 
 
 @dataclass(frozen=True)
@@ -64,17 +66,6 @@ class StackAlignment:
     fine: dict[Pair, FineMatch]
     rows: list[SectionQuality]
     settings: StackSettings
-
-
-def reduced(section: npt.NDArray[np.generic], factor: int) -> npt.NDArray[np.float32]:
-    """Means over blocks of ``factor`` pixels a side; a last incomplete block is the mean of what there is."""
-    image = np.asarray(section, dtype=np.float32)
-    if factor == 1:
-        return image
-    rows, columns = np.arange(0, image.shape[0], factor), np.arange(0, image.shape[1], factor)
-    sums = np.add.reduceat(np.add.reduceat(image, rows, axis=0), columns, axis=1)
-    heights, widths = np.diff([*rows, image.shape[0]]), np.diff([*columns, image.shape[1]])
-    return np.asarray(sums / np.outer(heights, widths), dtype=np.float32)
 
 
 def align_steps(
@@ -150,13 +141,7 @@ def align_steps(
 
 def align(stack: npt.NDArray[np.generic], settings: StackSettings | None = None, **options: object) -> StackAlignment:
     """Run :func:`align_steps` to its end."""
-    steps = align_steps(stack, settings or StackSettings(), **options)  # type: ignore[arg-type, unused-ignore]
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: StackAlignment = end.value
-            return result
+    return finish(align_steps(stack, settings or StackSettings(), **options))  # type: ignore[arg-type, unused-ignore]
 
 
 def render(

@@ -18,17 +18,12 @@ from napari_stnreg.stacks.progress import StackProgress
 from napari_stnreg.stacks.render import render_bands, scale_to, scaled_canvas
 from napari_stnreg.stacks.sources import SectionError, StackSource, open_stack
 from napari_stnreg.stacks.store import CHUNK, AlignedStack, SectionWriter, create
+from napari_stnreg.steps import finish
 
 
 def apply_stack(alignment: AlignedStack | Path | str, stack: Any, output: Path | str, **how: Any) -> Path:
     """Render another stack through an alignment; :func:`apply_stack_steps` run to its end."""
-    steps = apply_stack_steps(alignment, stack, output, **how)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            path: Path = end.value
-            return path
+    return finish(apply_stack_steps(alignment, stack, output, **how))
 
 
 def apply_stack_steps(

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from napari_stnreg.errors import InputError
 from napari_stnreg.images import Grid, Image
 from napari_stnreg.stacks.prepare import Plane
+from napari_stnreg.steps import finish
 
 if TYPE_CHECKING:
     from napari_stnreg.learning.model import Model
@@ -96,9 +97,4 @@ def training_steps(sections: Sequence[Plane], *, epochs: int = 30, seed: int = 0
 
 def train_extractor(sections: Sequence[Plane], *, epochs: int = 30, seed: int = 0) -> EncoderFeatures:
     """Features of an auto-encoder trained on sections; :func:`training_steps` run to its end."""
-    steps = training_steps(sections, epochs=epochs, seed=seed)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return load_extractor(end.value)
+    return load_extractor(finish(training_steps(sections, epochs=epochs, seed=seed)))

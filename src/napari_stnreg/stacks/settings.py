@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from napari_stnreg.errors import InputError
+from napari_stnreg.settings_base import Settings
 
 Course = Literal["natural", "balanced", "straight"]
 Features = Literal["lncc", "bandpass", "intensity", "auto-encoder"]
@@ -28,7 +28,7 @@ FEATURES_HELP = {
 """One line for a person choosing what is compared."""
 
 
-class StackSettings(BaseModel):
+class StackSettings(Settings):
     """Settings of one alignment; every field has a default that needs no tuning.
 
     Raises
@@ -36,8 +36,6 @@ class StackSettings(BaseModel):
     InputError
         From :meth:`parse`, with one sentence, if a value is not allowed.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     motion: Motion = Field(default="rigid", description="What the coarse pass may do to a whole section.")
     deform: bool = Field(default=True, description="Follow with the fine pass, a grid of vectors for each section.")
@@ -71,17 +69,6 @@ class StackSettings(BaseModel):
     crop: bool = Field(
         default=False, description="Cut the result to the canvas of the input instead of holding everything."
     )
-
-    @classmethod
-    def parse(cls, **values: Any) -> StackSettings:
-        """Build settings, turning a validation failure into one plain sentence."""
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"]) or "settings"
-            text = str(first["msg"]).removeprefix("Value error, ")
-            raise InputError(f"Setting '{name}': {text}.") from error
 
     def factor(self, shape: tuple[int, int]) -> int:
         """By how much sections of a shape are reduced for matching (means over blocks of so many pixels a side).
