@@ -1,20 +1,16 @@
 """Drive the explorer as a lecturer would and take pictures: ``python docs/pictures/explorer.py [SCENE ...]``.
 
-Needs a display with OpenGL (``make pictures`` brings one). Each scene runs in a process of its own.
+Needs a display with OpenGL (``make pictures`` brings one).
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-HERE = Path(__file__).parent
+from driving import Stage, pump, run_scenes
 
 # name: theme, width of the dock, text size
 SCENES: dict[str, tuple[str, int, str]] = {
@@ -29,16 +25,6 @@ SCENES: dict[str, tuple[str, int, str]] = {
 }
 
 
-def pump(seconds: float, until: Any = None) -> None:
-    """Let the window work for some time, or until something is true."""
-    from qtpy.QtWidgets import QApplication
-
-    deadline = time.perf_counter() + seconds
-    while time.perf_counter() < deadline and not (until is not None and until()):
-        QApplication.processEvents()
-        time.sleep(0.002)
-
-
 class Hand:
     """The mouse over the canvas, with real Qt events."""
 
@@ -50,10 +36,9 @@ class Hand:
         """Window position of a place in the world."""
         from qtpy.QtCore import QPointF
 
-        camera, canvas = self.viewer.scene.camera, self.viewer.window._qt_viewer.canvas
+        camera = self.viewer.scene.camera
         size = np.array([self.native.height(), self.native.width()]) / 2
         offset = (np.asarray(world) - np.asarray(camera.center)[-2:]) * camera.zoom
-        del canvas
         y, x = size + offset
         return QPointF(float(x), float(y))
 
@@ -102,59 +87,45 @@ def stickman(size: int = 64) -> np.ndarray:
     return (np.max(parts, axis=0) * 255).astype(np.uint8)
 
 
-def begin(name: str) -> tuple[Any, Any, Hand]:
-    """Viewer, panel and hand of a scene."""
-    import napari
-    from qtpy.QtCore import Qt
+def begin(name: str, folder: Path) -> tuple[Stage, Any, Hand]:
+    """Window, panel and hand of a scene."""
     from skimage import data
 
     from napari_stnreg.widgets.explorer.panel import ExplorerWidget
 
     theme, width, text = SCENES[name]
-    viewer = napari.Viewer(show=True)
-    viewer.theme = theme
+    stage = Stage(f"explorer_{name}", folder, theme, width, size=(1400, 950))
     pictures = {"sampler": data.camera(), "direction": data.camera()[::4, ::4], "gradient": data.camera()[::2, ::2]}
-    layer = viewer.add_image(pictures.get(name, stickman()), name="camera" if name in pictures else "stickman")
-    panel = ExplorerWidget(viewer)
-    dock = viewer.window.add_dock_widget(panel, name="Spatial transformer explorer")
-    main = viewer.window._qt_window
-    main.resize(1400, 950)
-    main.resizeDocks([dock], [width], Qt.Orientation.Horizontal)
+    layer = stage.viewer.add_image(pictures.get(name, stickman()), name="camera" if name in pictures else "stickman")
+    panel = stage.dock(ExplorerWidget(stage.viewer), "Spatial transformer explorer")
     panel.size_box.choose(text)
     pump(3.0, lambda: panel.canvas is not None)
     assert panel.layer is layer
     pump(0.5)
     panel.canvas.fit(2)
-    return viewer, panel, Hand(viewer)
+    return stage, panel, Hand(stage.viewer)
 
 
 def classifier(folder: Path) -> None:
     """Train both classifiers and take a picture of the end."""
-    import napari
-    from qtpy.QtCore import Qt
-
     from napari_stnreg.widgets.explorer.classifier import ClassifierWidget
 
-    viewer = napari.Viewer(show=True)
-    panel = ClassifierWidget(viewer)
-    dock = viewer.window.add_dock_widget(panel, name="Spatial transformer in a classifier")
-    viewer.window._qt_window.resize(1400, 800)
-    viewer.window._qt_window.resizeDocks([dock], [360], Qt.Orientation.Horizontal)
+    theme, width, _ = SCENES["classifier"]
+    stage = Stage("classifier", folder, theme, width, size=(1400, 800))
+    panel = stage.dock(ClassifierWidget(stage.viewer), "Spatial transformer in a classifier")
     panel.steps.setValue(300)
     panel.train()
     pump(900, lambda: not panel.running)
-    pump(1.5)
-    folder.mkdir(parents=True, exist_ok=True)
-    viewer.screenshot(str(folder / "classifier.png"), canvas_only=False, flash=False)
-    viewer.close()
+    stage.picture(wait=1.5)
+    stage.viewer.close()
 
 
-def scene(name: str, folder: Path) -> None:
+def scene(name: str, folder: Path, _: argparse.Namespace) -> None:
     """Play one scene and take its picture."""
     if name == "classifier":
         classifier(folder)
         return
-    viewer, panel, hand = begin(name)
+    stage, panel, hand = begin(name, folder)
     canvas = panel.canvas
 
     def handle(which: Any) -> np.ndarray:
@@ -194,25 +165,9 @@ def scene(name: str, folder: Path) -> None:
     pump(1.5)
     if panel._beside_title():
         canvas.fit(3)
-    pump(0.5)
-    folder.mkdir(parents=True, exist_ok=True)
-    viewer.screenshot(str(folder / f"explorer_{name}.png"), canvas_only=False, flash=False)
-    viewer.close()
-
-
-def main() -> None:
-    """Run the scenes that are named, or all."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("scenes", nargs="*", default=list(SCENES))
-    parser.add_argument("--out", type=Path, default=HERE.parents[1] / "pictures-output")
-    parser.add_argument("--here", action="store_true", help="run one scene in this process")
-    options = parser.parse_args()
-    if options.here:
-        scene(options.scenes[0], options.out)
-        return
-    for name in options.scenes:
-        subprocess.run([sys.executable, __file__, name, "--here", "--out", str(options.out)], check=True)
+    stage.picture(wait=0.5)
+    stage.viewer.close()
 
 
 if __name__ == "__main__":
-    main()
+    run_scenes(__doc__, dict.fromkeys(SCENES, 1.0), scene)

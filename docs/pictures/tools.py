@@ -1,22 +1,17 @@
 """Drive workbench, scorecard and views as a person would and take pictures: ``python docs/pictures/tools.py``.
 
-Needs a display with OpenGL. Each scene registers the sample pair quickly, then works with the result, in a process of
-its own, so that theme and scaling are set before Qt starts.
+Needs a display with OpenGL. Each scene registers the sample pair quickly, then works with the result.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-from register_panel import HERE, pump
+from driving import Stage, pump, run_scenes
 
 # name: which tool, sample, theme, width of the dock, Qt scale
 SCENES: dict[str, tuple[str, str, str, int, float]] = {
@@ -54,14 +49,22 @@ def registered(viewer: Any, sample: str) -> None:
     viewer.window.remove_dock_widget(panel)
 
 
-def workbench(viewer: Any, dock: Callable[[Any, str], Any], picture: Callable[[str], None]) -> None:
+def docked(stage: Stage, kind: Callable[[Any], Any], title: str) -> Any:
+    """The tool's panel beside the canvas."""
+    panel = stage.dock(kind(stage.viewer), title)
+    stage.viewer.reset_view()
+    return panel
+
+
+def workbench(stage: Stage) -> None:
     """Apply to labels and points, show the Jacobian, invert, chain."""
     from napari.layers import Labels
 
     from napari_stnreg.widgets.workbench import WorkbenchWidget
 
-    bench = dock(WorkbenchWidget(viewer), "Transform workbench")
-    picture("first")
+    viewer = stage.viewer
+    bench = docked(stage, WorkbenchWidget, "Transform workbench")
+    stage.picture("first")
     moving = bench.chosen.moving
     points = viewer.add_points(
         [[60, 60], [90, 120], [150, 100]], name="marks on moving", size=6, face_color="yellow", units=("um", "um")
@@ -73,7 +76,7 @@ def workbench(viewer: Any, dock: Callable[[Any, str], Any], picture: Callable[[s
         bench.apply()
         pump(60, lambda: not bench.running)
     viewer.layers[moving].visible = False
-    picture("applied")
+    stage.picture("applied")
     bench.show_picture("log_jacobian")
     pump(60, lambda: not bench.running)
     bench.show_picture("grid")
@@ -84,51 +87,50 @@ def workbench(viewer: Any, dock: Callable[[Any, str], Any], picture: Callable[[s
     pump(0.5)
     bar = bench.scroll.verticalScrollBar()
     bar.setValue(bar.maximum())
-    picture("inverted")
+    stage.picture("inverted")
 
 
-def scorecard(viewer: Any, dock: Callable[[Any, str], Any], picture: Callable[[str], None]) -> None:
+def scorecard(stage: Stage) -> None:
     """Score with labels and landmarks where the sample has them, and go to a pair."""
     from napari.layers import Labels, Points
 
     from napari_stnreg.widgets.scorecard import ScorecardWidget
 
-    card = dock(ScorecardWidget(viewer), "Registration scorecard")
+    viewer = stage.viewer
+    card = docked(stage, ScorecardWidget, "Registration scorecard")
     for kind, boxes in ((Labels, card.labels_boxes), (Points, card.points_boxes)):
         layers = [layer for layer in viewer.layers if isinstance(layer, kind)][:2]
         if len(layers) == 2:
             for box, layer in zip(boxes, layers, strict=False):
                 box.choose(layer)
-    picture("first")
+    stage.picture("first")
     card.score()
     pump(120, lambda: not card.running)
-    pump(0.3)
-    picture("scored")
+    stage.picture("scored")
     row = card.table.row_of_pair(3)
     if row >= 0:
         card.table.selectRow(row)
         card.table.scrollToItem(card.table.item(row, 0))
         viewer.scene.camera.zoom *= 3
-        picture("pair")
+        stage.picture("pair")
 
 
-def compare(viewer: Any, dock: Callable[[Any, str], Any], picture: Callable[[str], None]) -> None:
+def compare(stage: Stage) -> None:
     """Every view once."""
     from napari_stnreg.widgets.compare import CompareWidget
     from napari_stnreg.widgets.views import VIEWS
 
-    panel = dock(CompareWidget(viewer), "Compare views")
+    panel = docked(stage, CompareWidget, "Compare views")
     panel.rate_box.setValue(0)
     for view in VIEWS:
         panel.show_view(view)
         pump(60, lambda: not panel.running)
-        pump(0.4)
-        picture(view)
+        stage.picture(view)
     panel.leave()
-    picture("left")
+    stage.picture("left")
 
 
-def batch(viewer: Any, dock: Callable[[Any, str], Any], picture: Callable[[str], None]) -> None:
+def batch(stage: Stage) -> None:
     """Three pairs, one of which fails."""
     import imageio.v3 as iio
 
@@ -143,69 +145,31 @@ def batch(viewer: Any, dock: Callable[[Any, str], Any], picture: Callable[[str],
                 pair = shapes_pair(seed=seed)
                 iio.imwrite(folder / side / f"cells{seed}.tif", (pair.fixed, pair.moving)[number].data)
         (folder / "moving" / "cells1.tif").write_bytes(b"no picture")
-        panel = dock(BatchWidget(viewer), "Batch registration")
+        panel = docked(stage, BatchWidget, "Batch registration")
         panel.folders.expand(animate=False)
         panel.options.preset_box.choose("fast")
         panel.output_edit.setText(str(folder / "results"))
         panel.list_pairs(folder / "fixed", folder / "moving")
-        pump(0.5)
-        picture("listed")
+        stage.picture("listed")
         panel.run()
         pump(120, lambda: panel.table.state(2) == "fitting")
-        pump(0.5)
-        picture("running")
+        stage.picture("running")
         pump(300, lambda: not panel.running)
-        pump(0.5)
-        picture("done")
+        stage.picture("done")
 
 
 TOOLS = {"workbench": workbench, "scorecard": scorecard, "compare": compare, "batch": batch}
 
 
-def scene(name: str, folder: Path) -> None:
+def scene(name: str, folder: Path, _: argparse.Namespace) -> None:
     """One scene."""
-    import napari
-    from qtpy.QtCore import Qt
-
     tool, sample, theme, width, scale = SCENES[name]
-    viewer = napari.Viewer(show=True)
-    viewer.theme = theme
-    main_window = viewer.window._qt_window
-    main_window.resize(round(1400 / scale), round(900 / scale))
+    stage = Stage(name, folder, theme, width, scale)
     if tool != "batch":
-        registered(viewer, sample)
-
-    def dock(panel: Any, title: str) -> Any:
-        docked = viewer.window.add_dock_widget(panel, name=title)
-        main_window.resizeDocks([docked], [width], Qt.Orientation.Horizontal)
-        pump(1.0)
-        viewer.reset_view()
-        return panel
-
-    def picture(moment: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        pump(0.3)
-        viewer.screenshot(str(folder / f"{name}_{moment}.png"), canvas_only=False, flash=False)
-
-    TOOLS[tool](viewer, dock, picture)
-    viewer.close()
-
-
-def main() -> None:
-    """Run the scenes that are named, or all."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("scenes", nargs="*", default=list(SCENES))
-    parser.add_argument("--out", type=Path, default=HERE.parents[1] / "pictures-output")
-    parser.add_argument("--here", action="store_true", help="run one scene in this process")
-    options = parser.parse_args()
-    if options.here:
-        scene(options.scenes[0], options.out)
-        return
-    for name in options.scenes:
-        environment = {**os.environ, "QT_SCALE_FACTOR": str(SCENES[name][4])}
-        command = [sys.executable, __file__, name, "--here", "--out", str(options.out)]
-        subprocess.run(command, check=True, env=environment)
+        registered(stage.viewer, sample)
+    TOOLS[tool](stage)
+    stage.viewer.close()
 
 
 if __name__ == "__main__":
-    main()
+    run_scenes(__doc__, {name: how[4] for name, how in SCENES.items()}, scene)

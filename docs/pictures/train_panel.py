@@ -7,17 +7,12 @@ network learned, and registers two sections with the model, in a process of its 
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parent))
-from register_panel import HERE, pump
+from driving import Stage, pump, run_scenes
 
 # name: network, theme, width of the dock, Qt scale, what is unfolded
 SCENES: dict[str, tuple[str, str, int, float, bool]] = {
@@ -51,96 +46,58 @@ def drifting(count: int = 24, size: int = 64) -> np.ndarray:
     return np.stack(frames).astype(np.float32)
 
 
-def scene(name: str, folder: Path) -> None:
+def scene(name: str, folder: Path, _: argparse.Namespace) -> None:
     """One scene, from the empty form to a registration with the model."""
-    import napari
-    from qtpy.QtCore import Qt
-
     from napari_stnreg.widgets.register import RegisterWidget
     from napari_stnreg.widgets.train.widget import TrainWidget
 
     network, theme, width, scale, unfolded = SCENES[name]
-    viewer = napari.Viewer(show=True)
-    viewer.theme = theme
+    stage = Stage(name, folder, theme, width, scale)
+    viewer = stage.viewer
     frames = drifting()
     viewer.add_image(frames, name="digits")
-    panel = TrainWidget(viewer)
-    dock = viewer.window.add_dock_widget(panel, name="Train STN model")
-    main = viewer.window._qt_window
-    main.resize(round(1400 / scale), round(900 / scale))
-
-    def settle(docked: Any) -> None:
-        main.resizeDocks([docked], [width], Qt.Orientation.Horizontal)
-        pump(1.0)
-
-    def picture(moment: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        viewer.screenshot(str(folder / f"{name}_{moment}.png"), canvas_only=False, flash=False)
-
-    settle(dock)
+    panel = stage.dock(TrainWidget(viewer), "Train STN model")
     panel.options.set_values({"network": network, "epochs": 400, "batch_size": 8, "device": "cpu"})
     panel.keeping.name_box.setText("digits")
     if unfolded:
-        panel.options.advanced.expand(animate=False)
-    pump(2.0)
+        stage.unfold([panel.options.advanced])
     viewer.reset_view()
-    picture("before")
+    stage.picture("before")
     panel.train_button.click()
     pump(300, lambda: len(panel.plot.shown[1]) > 12 or not panel.running)
-    pump(0.5)
-    picture("during")
+    stage.picture("during")
     panel.pause_button.click()
     pump(60, lambda: "paused" in panel.status.text() or not panel.running)
-    picture("paused")
+    stage.picture("paused")
     panel.pause_button.click()
     pump(120, lambda: len(panel.plot.shown[1]) > 40 or not panel.running)
     panel.stop_button.click()
     pump(120, lambda: not panel.running)
-    pump(1.0)
-    picture("after")
+    stage.picture("after")
     panel.save(str(Path(tempfile.mkdtemp()) / "digits.safetensors"))
     panel.replay_button.click()
     pump(30, lambda: not panel.running)
     pump(1.0)
     panel.replay_bar.slider.setValue(panel.replay_bar.slider.maximum() // 3)
-    pump(0.5)
-    picture("replay")
+    stage.picture("replay")
     viewer.window.remove_dock_widget(panel)
     viewer.layers.clear()
     for number in (0, 1):
         viewer.add_image(frames[number], name=f"digit {number}")
     viewer.layers.selection = set(viewer.layers)
-    registering = RegisterWidget(viewer)
-    settle(viewer.window.add_dock_widget(registering, name="STN registration"))
+    registering = stage.dock(RegisterWidget(viewer), "STN registration")
     registering.options.model.box.setCurrentText("digits")
     registering.options.model.refine_box.setChecked(True)
     registering.options.model.steps_box.setValue(20)
     pump(0.5)
     viewer.reset_view()
-    picture("model")
+    stage.picture("model")
     registering.register_button.click()
     pump(120, lambda: not registering.running)
-    pump(1.0)
-    picture("registered")
+    stage.picture("registered")
     sys.stdout.write(f"{name}: {registering.status.text()} {registering.result.scores}\n")
     viewer.close()
 
 
-def main() -> None:
-    """Run the scenes that are named, or all."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("scenes", nargs="*", default=list(SCENES))
-    parser.add_argument("--out", type=Path, default=HERE.parents[1] / "pictures-output")
-    parser.add_argument("--here", action="store_true", help="run one scene in this process")
-    options = parser.parse_args()
-    if options.here:
-        scene(options.scenes[0], options.out)
-        return
-    for name in options.scenes:
-        environment = {**os.environ, "QT_SCALE_FACTOR": str(SCENES[name][3])}
-        command = [sys.executable, __file__, name, "--here", "--out", str(options.out)]
-        subprocess.run(command, check=True, env=environment)
-
-
 if __name__ == "__main__":
-    main()
+    run_scenes(__doc__, {name: how[3] for name, how in SCENES.items()}, scene)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Protocol
 
 from napari_stnreg.errors import OutOfMemoryError
@@ -35,17 +34,9 @@ def free_memory(device: str) -> int:
         import torch
 
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 8 * 2**30  # not told by this system; a usual desk machine
+    import psutil
+
+    return int(psutil.virtual_memory().available)
 
 
 def estimate_memory(fixed: Placed, moving: Placed, settings: RegistrationSettings | None = None) -> int:

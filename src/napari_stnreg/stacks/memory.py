@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from napari_stnreg.errors import InputError
+from napari_stnreg.fitting.memory import free_memory
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.sources import StackSource
 from napari_stnreg.stacks.store import CHUNK
@@ -42,9 +43,7 @@ def workers_within(memory: float | None, source: StackSource, settings: StackSet
     """
     each = task_bytes(source, settings)
     if memory is None:
-        import psutil
-
-        memory = 0.7 * float(psutil.virtual_memory().available)
+        memory = 0.7 * free_memory("cpu")
     if memory < each:
         raise InputError(
             f"One section needs about {each / 2**20:.0f} MB and {memory / 2**20:.0f} MB may be used; allow more "

@@ -88,8 +88,7 @@ class AlignWidget(ToolPanel):
         )
         self.reslice_button.clicked.connect(self.cut)
         self._look_row = _row(self.flicker_button, self.reslice_button)
-        self.shortcut("Ctrl+Return", self.start)
-        self.shortcut("Ctrl+Enter", self.start)
+        self.run_shortcut(self.start)
 
     def _make_findings(self) -> None:
         self.plot = GapPlot(self._viewer)

@@ -225,8 +225,7 @@ class BatchWidget(ToolPanel):
         self.page_button.clicked.connect(self.open_summary)
         self.output_edit.textChanged.connect(self._on_output)
         self.model_box.currentIndexChanged.connect(self._on_model)
-        self.shortcut("Ctrl+Return", self.run)
-        self.shortcut("Ctrl+Enter", self.run)
+        self.run_shortcut(self.run)
         self.show_state()
 
     def _path(self, name: str, tip: str, *, folder_or_file: bool = False) -> tuple[QLineEdit, QWidget]:

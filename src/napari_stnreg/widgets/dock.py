@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from qtpy.QtCore import QEvent, QTimer
+from qtpy.QtCore import QEvent, Qt, QTimer
+from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QMainWindow, QWidget
 
 
@@ -50,6 +52,18 @@ class DockPanel(QWidget):
 
     def close_down(self) -> None:
         """End what is running and let go of the viewer; the dock is closed."""
+
+    def shortcut(self, keys: str, slot: Callable[[], Any]) -> QShortcut:
+        """A key that works while the panel or something in it has the focus."""
+        made = QShortcut(QKeySequence(keys), self)
+        made.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+        made.activated.connect(slot)
+        return made
+
+    def run_shortcut(self, slot: Callable[[], Any]) -> None:
+        """Ctrl and either Enter key begin the panel's work."""
+        for keys in ("Ctrl+Return", "Ctrl+Enter"):
+            self.shortcut(keys, slot)
 
     # -- the viewer around it
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qtpy.QtCore import QSize, Qt, QTimer
-from qtpy.QtGui import QAction, QKeySequence, QShortcut
+from qtpy.QtGui import QAction
 from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
@@ -113,19 +113,10 @@ class PanelLayout(DockPanel):
         box.addWidget(self.bar)
         box.addLayout(third)
         box.addLayout(second)
-        self.register_shortcut = self._shortcut("Ctrl+Return")
-        self.register_shortcut_enter = self._shortcut("Ctrl+Enter")
-        self.stop_shortcut = self._shortcut("Escape")
-
-    def _shortcut(self, keys: str) -> QShortcut:
-        shortcut = QShortcut(QKeySequence(keys), self)
-        shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
-        return shortcut
 
     def set_busy(self, busy: bool) -> None:
         """The form stays readable during a run but is not taken to change it."""
         self.inputs.setEnabled(not busy)
-        self.stop_shortcut.setEnabled(busy)
         if not busy:
             return
         self.scroll.ensureWidgetVisible(self.plot)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
@@ -11,11 +10,11 @@ from napari.utils import cancelable_progress
 from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
-from superqt.utils import create_worker
 
 from napari_stnreg.errors import InputError, RegistrationError
 from napari_stnreg.settings import RegistrationSettings
 from napari_stnreg.widgets import plugin_settings
+from napari_stnreg.widgets.devices import DeviceSearch
 from napari_stnreg.widgets.layers_io import landmarks
 from napari_stnreg.widgets.memory_question import accepted, smaller_level
 from napari_stnreg.widgets.models import SESSION
@@ -24,19 +23,6 @@ from napari_stnreg.widgets.recorder import command_line, python_script
 from napari_stnreg.widgets.results import transform_from
 from napari_stnreg.widgets.run_layers import RunLayers
 from napari_stnreg.widgets.worker import Job, Outcome, Runner, Update
-
-IDLE_BEFORE_TORCH = 1500
-"""Milliseconds after opening before torch is imported in the background."""
-
-
-def find_devices() -> list[tuple[str, str]]:
-    """Import what a run needs and list the devices; run in the background while the program is idle."""
-    import pandas  # noqa: F401 - napari imports it with the first layer that has features
-    import pyqtgraph  # noqa: F401
-
-    import napari_stnreg as sr
-
-    return sr.available_devices()
 
 
 class RegisterWidget(PanelLayout):
@@ -75,10 +61,8 @@ class RegisterWidget(PanelLayout):
         self._clock = QTimer(self)
         self._clock.setInterval(200)
         self._clock.timeout.connect(self._tick)
-        self._torch_later = QTimer(self)
-        self._torch_later.setSingleShot(True)
-        self._torch_later.timeout.connect(self._look_for_devices)
-        self._torch_later.start(0 if "torch" in sys.modules else IDLE_BEFORE_TORCH)
+        self._devices = DeviceSearch(self, lambda: self._runner.running)
+        self._devices.found.connect(self._on_devices)
         self.connect_viewer()
         self.inputs.prefill()
         self._show_state()
@@ -303,6 +287,7 @@ class RegisterWidget(PanelLayout):
         self.again_button.setEnabled(idle and (self._outcome is not None or self._record_selected()))
         self.copy_button.setEnabled(self._job is not None)
         self.set_busy(self._state != "idle")
+        self._stop_shortcut.setEnabled(self._state != "idle")
 
     def _record_selected(self) -> bool:
         active = self._viewer.layers.selection.active
@@ -326,10 +311,9 @@ class RegisterWidget(PanelLayout):
 
     def _connect_buttons(self) -> None:
         self.register_button.clicked.connect(self.start)
-        self.register_shortcut.activated.connect(self.start)
-        self.register_shortcut_enter.activated.connect(self.start)
+        self.run_shortcut(self.start)
         self.stop_button.clicked.connect(self.stop)
-        self.stop_shortcut.activated.connect(self.stop)
+        self._stop_shortcut = self.shortcut("Escape", self.stop)
         self.undo_button.clicked.connect(self.undo)
         self.again_button.clicked.connect(self.again)
         self.copy_python.triggered.connect(self._copy_python)
@@ -382,21 +366,13 @@ class RegisterWidget(PanelLayout):
     def _on_theme(self, _event: Any = None) -> None:
         self.plot.restyle()
 
-    def _look_for_devices(self) -> None:
-        if self._runner.running:  # the run imports torch itself; look again later
-            self._torch_later.start(IDLE_BEFORE_TORCH)
-            return
-        worker = create_worker(find_devices, _start_thread=False, _ignore_errors=True)
-        worker.returned.connect(self._on_devices)
-        worker.start()
-
     def _on_devices(self, devices: list[tuple[str, str]]) -> None:
         self.options.set_devices(devices)
         self.plot.prepare()
 
     def close_down(self) -> None:
         """End the run, take the preview away and let go of the viewer."""
-        self._torch_later.stop()
+        self._devices.stop()
         self._runner.cancel()
         self._layers.drop()
         self.inputs.release()

@@ -106,8 +106,7 @@ class ScorecardWidget(ToolPanel):
         self.csv_button.clicked.connect(self._ask_csv)
         self.compare_button.clicked.connect(self.compare)
         self.result_box.currentIndexChanged.connect(self._on_result)
-        self.shortcut("Ctrl+Return", self.score)
-        self.shortcut("Ctrl+Enter", self.score)
+        self.run_shortcut(self.score)
         self.refresh()
         self._prefill()
 

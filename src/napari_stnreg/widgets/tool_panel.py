@@ -8,7 +8,6 @@ from typing import Any
 from napari.layers import Layer
 from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QSize, Qt
-from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import (
     QApplication,
     QFrame,
@@ -93,13 +92,6 @@ class ToolPanel(DockPanel):
     def sizeHint(self) -> QSize:
         """Wide enough to read."""
         return QSize(320, 640)
-
-    def shortcut(self, keys: str, slot: Callable[[], Any]) -> QShortcut:
-        """A key that works while the panel or something in it has the focus."""
-        made = QShortcut(QKeySequence(keys), self)
-        made.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
-        made.activated.connect(slot)
-        return made
 
     # -- tasks
 

@@ -86,8 +86,7 @@ class WorkbenchWidget(ToolPanel):
         combining.invert_button.clicked.connect(self.invert)
         combining.then_box.currentIndexChanged.connect(self._on_then)
         combining.chain_button.clicked.connect(self.chain)
-        self.shortcut("Ctrl+Return", self.apply)
-        self.shortcut("Ctrl+Enter", self.apply)
+        self.run_shortcut(self.apply)
         self.shortcut("Ctrl+O", self._ask_load)
 
     # -- what there is

@@ -18,6 +18,7 @@ from napari.layers import Layer
 
 from napari_stnreg.errors import InputError
 from napari_stnreg.files.layer_data import LayerData
+from napari_stnreg.fitting.memory import free_memory
 from napari_stnreg.images import Image
 from napari_stnreg.settings import RegistrationSettings
 from napari_stnreg.units import conversion_factor
@@ -175,7 +176,7 @@ def _from_finest(job: Job, result: Result, frame: int) -> Result:
     itemsize = np.dtype(job.moving.full.dtype).itemsize * (4 if job.moving.rgb else 1)
     # Input, output, and the vector of every voxel of a slab; the pictures made of it take a few times more.
     wanted = job.moving.full_grid.size * itemsize + grid.size * (itemsize + 16 * grid.ndim)
-    if wanted > _free_memory() / 2:
+    if wanted > free_memory("cpu") / 2:
         sentence = (
             f"The finest level would need {wanted / 2**30:.1f} GB; the warped image was made at the level "
             "that was registered instead."
@@ -184,12 +185,6 @@ def _from_finest(job: Job, result: Result, frame: int) -> Result:
     moving = job.moving.image(frame, full=True, masked=False).with_unit(grid.unit)
     warped = sr.warp(moving, result.transform, grid, fill=job.settings.fill)
     return dataclasses.replace(result, warped=warped, grid=grid)
-
-
-def _free_memory() -> int:
-    import psutil
-
-    return int(psutil.virtual_memory().available)
 
 
 def _outcome(job: Job, results: list[Result], layers: list[dict[str, LayerData]]) -> Outcome:

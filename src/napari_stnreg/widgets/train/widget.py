@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 from qtpy.QtCore import QTimer
 from qtpy.QtGui import QAction
 from qtpy.QtWidgets import QApplication, QFileDialog, QHBoxLayout, QLabel, QMenu, QSizePolicy, QWidget
-from superqt.utils import create_worker
 
 from napari_stnreg.errors import RegistrationError
 from napari_stnreg.widgets import plugin_settings
+from napari_stnreg.widgets.devices import DeviceSearch
 from napari_stnreg.widgets.explorer.replay_bar import ReplayBar
 from napari_stnreg.widgets.forms import button, line
 from napari_stnreg.widgets.models import SESSION, KnownModel
-from napari_stnreg.widgets.register import IDLE_BEFORE_TORCH, find_devices
 from napari_stnreg.widgets.run_layers import RunLayers
 from napari_stnreg.widgets.task import Step
 from napari_stnreg.widgets.tool_panel import ToolPanel
@@ -74,10 +72,8 @@ class TrainWidget(ToolPanel):
         self._to_plot.setSingleShot(True)
         self._to_plot.setInterval(250)  # once the plot has its place at the form's end
         self._to_plot.timeout.connect(self._scroll_down)
-        self._torch_later = QTimer(self)
-        self._torch_later.setSingleShot(True)
-        self._torch_later.timeout.connect(self._look_for_devices)
-        self._torch_later.start(0 if "torch" in sys.modules else IDLE_BEFORE_TORCH)
+        self._devices = DeviceSearch(self, lambda: self.running)
+        self._devices.found.connect(self._on_devices)
         self.images.prefill()
         self._suggest()
         self.show_state()
@@ -121,8 +117,7 @@ class TrainWidget(ToolPanel):
         self.replay_button.clicked.connect(self.replay)
         self.copy_python.triggered.connect(self._copy_python)
         self.copy_command.triggered.connect(self._copy_command)
-        self.shortcut("Ctrl+Return", self.train)
-        self.shortcut("Ctrl+Enter", self.train)
+        self.run_shortcut(self.train)
         self.images.changed.connect(self._suggest)
         self.options.changed.connect(self._suggest)
 
@@ -359,21 +354,13 @@ class TrainWidget(ToolPanel):
     def _on_theme(self, _event: Any = None) -> None:
         self.plot.restyle()
 
-    def _look_for_devices(self) -> None:
-        if self.running:
-            self._torch_later.start(IDLE_BEFORE_TORCH)
-            return
-        worker = create_worker(find_devices, _start_thread=False, _ignore_errors=True)
-        worker.returned.connect(self._on_devices)
-        worker.start()
-
     def _on_devices(self, devices: list[tuple[str, str]]) -> None:
         self.options.set_devices(devices)
         self.plot.prepare()
 
     def close_down(self) -> None:
         """End the training, and take its pictures away."""
-        self._torch_later.stop()
+        self._devices.stop()
         self._clock.stop()
         super().close_down()
         self._layers.drop()
