@@ -36,12 +36,7 @@ def diffusion(u: Tensor, spacing: Spacing) -> Tensor:
         A scalar.
     """
     steps = per_axis(spacing, u.ndim - 2)
-    field = u.detach()
-    with torch.no_grad():
-        value, gradient = u.new_zeros(()), torch.zeros_like(field)
-        for axis, step in enumerate(steps, start=2):
-            _add_squares(value, gradient, field, (axis,), 1.0 / step)
-    return attach_gradient(u, value, gradient if wants_gradient(u) else None)
+    return _sum_of_squares(u, [((axis,), 1.0 / step) for axis, step in enumerate(steps, start=2)])
 
 
 def bending_energy(u: Tensor, spacing: Spacing) -> Tensor:
@@ -62,14 +57,9 @@ def bending_energy(u: Tensor, spacing: Spacing) -> Tensor:
         A scalar.
     """
     steps = per_axis(spacing, u.ndim - 2)
-    field = u.detach()
-    with torch.no_grad():
-        value, gradient = u.new_zeros(()), torch.zeros_like(field)
-        for i, first in enumerate(steps):
-            _add_squares(value, gradient, field, (i + 2, i + 2), 1.0 / first**2)
-            for j, second in enumerate(steps[:i]):
-                _add_squares(value, gradient, field, (i + 2, j + 2), 2**0.5 / (first * second))
-    return attach_gradient(u, value, gradient if wants_gradient(u) else None)
+    straight = [((i + 2, i + 2), 1.0 / step**2) for i, step in enumerate(steps)]
+    mixed = [((i + 2, j + 2), 2**0.5 / (steps[i] * steps[j])) for i in range(len(steps)) for j in range(i)]
+    return _sum_of_squares(u, straight + mixed)
 
 
 def jacobian_determinant(u: Tensor, spacing: Spacing) -> Tensor:
@@ -117,6 +107,16 @@ def folding_penalty(u: Tensor, spacing: Spacing, margin: float = 0.0) -> Tensor:
         A scalar (Mok and Chung 2020 call it the selective Jacobian determinant regularisation).
     """
     return torch.relu(margin - jacobian_determinant(u, spacing)).mean()
+
+
+def _sum_of_squares(u: Tensor, terms: Sequence[tuple[Sequence[int], float]]) -> Tensor:
+    """Mean squares of differences along some axes in turn, each times a scale, added; with the gradient by ``u``."""
+    field = u.detach()
+    with torch.no_grad():
+        value, gradient = u.new_zeros(()), torch.zeros_like(field)
+        for axes, scale in terms:
+            _add_squares(value, gradient, field, axes, scale)
+    return attach_gradient(u, value, gradient if wants_gradient(u) else None)
 
 
 def _add_squares(value: Tensor, gradient: Tensor, field: Tensor, axes: Sequence[int], scale: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,16 +141,8 @@ class AlignWidget(ToolPanel):
 
     def start(self) -> bool:
         """Align the chosen stack; false, with a sentence in the status line, when that cannot be."""
-        if self.running:
+        if self.running or not self._begin(self._new_job):
             return False
-        try:
-            job = self._new_job()
-        except RegistrationError as error:
-            self.complain(error)
-            return False
-        if not self.begin(align_tasks.align, job, done=self._on_aligned):
-            return False
-        self._job = job
         self.plot.hide()
         self.table.hide()
         return True
@@ -158,15 +151,22 @@ class AlignWidget(ToolPanel):
         """Align some sections again while all others stay where they are."""
         if self.running or self.result is None or self._raw is None:
             return False
-        try:
-            job = align_tasks.AlignJob(
-                source_of(self._raw),
-                self.result.path,
-                self.result.settings,
+        raw, result = self._raw, self.result
+        return self._begin(
+            lambda: align_tasks.AlignJob(
+                source_of(raw),
+                result.path,
+                result.settings,
                 tuple(sorted(self.excluded)),
-                section_landmarks(self._points, self._raw),
-                (max(first, 0), min(last, raw_data(self._raw).shape[0] - 1)),
+                section_landmarks(self._points, raw),
+                (max(first, 0), min(last, raw_data(raw).shape[0] - 1)),
             )
+        )
+
+    def _begin(self, make: Callable[[], align_tasks.AlignJob]) -> bool:
+        """Start what the form asks for, or say why that cannot be."""
+        try:
+            job = make()
         except RegistrationError as error:
             self.complain(error)
             return False

@@ -53,7 +53,7 @@ class DeviceSearch(QObject):
             self._later.start(IDLE_BEFORE_TORCH)
             return
         worker = create_worker(find_devices, _start_thread=False, _ignore_errors=True)
-        worker.returned.connect(self.found)
+        worker.returned.connect(self.found.emit)
         worker.start()
 
     def stop(self) -> None:
