@@ -8,12 +8,14 @@ PY := $(VENV)/bin/python
 TORCH_INDEX ?=
 # Extra words for the command that a target runs, for example: make test ARGS="-k nifti"
 ARGS ?=
+# How many processes the tests are shared among; each takes one core and up to 3 GB.
+JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n > 4 ? 4 : n)))
 # Which panels `make pictures` drives, for example: make pictures PICTURES=explorer ARGS=classifier
 PICTURES ?= register_panel train_panel align_stack tools explorer
 DATA ?=
 
 export TORCH_INDEX
-# Tests and demo need an X server with GLX. Where there is no screen, Xvfb is one.
+# What opens a window needs an X server with GLX. Where there is no screen, Xvfb is one; tests bring their own.
 XRUN := $(if $(DISPLAY)$(WAYLAND_DISPLAY),,xvfb-run -a -s "-screen 0 1600x1200x24 +extension GLX")
 # Preferences of the person's own napari are neither read nor written.
 PRIVATE := NAPARI_CONFIG=$(CURDIR)/$(VENV)/napari-settings.yaml
@@ -22,7 +24,7 @@ PRIVATE := NAPARI_CONFIG=$(CURDIR)/$(VENV)/napari-settings.yaml
 
 help:
 	@echo "make demo              open napari on the sample pair and register it"
-	@echo "make test              run the whole test suite (ARGS=... goes to pytest)"
+	@echo "make test              run the whole test suite (ARGS=... goes to pytest, JOBS=1 for one process)"
 	@echo "make lint              linters, type checker, manifest"
 	@echo "make format            let ruff rewrite the files"
 	@echo "make docs              build the site into build/site; a broken link fails"
@@ -41,7 +43,7 @@ demo: $(VENV)/.ready
 	$(PRIVATE) $(if $(DISPLAY)$(WAYLAND_DISPLAY),,STNREG_DEMO_HEADLESS=1) $(XRUN) $(PY) -m napari_stnreg.demo $(ARGS)
 
 test: $(VENV)/.ready
-	$(PRIVATE) $(XRUN) $(PY) -m pytest $(ARGS)
+	$(PRIVATE) $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.ready
 	$(PY) -m ruff check .

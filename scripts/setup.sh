@@ -83,7 +83,7 @@ if [ "$kind" = project ]; then
 else
     # What the engine and the peers need; napari itself is not part of a benchmark. The peers rule the versions of
     # numpy and scipy here, so everything is resolved in one go and the project comes last, without its own list.
-    pip -c "$constraints" torch numpy scipy nibabel pydantic safetensors tifffile imageio tqdm \
+    pip -c "$constraints" torch numpy scipy nibabel pydantic safetensors tifffile imageio tqdm psutil \
         itk-elastix antspyx dipy scikit-image
     pip --no-deps -e .
 fi

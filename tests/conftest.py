@@ -1,7 +1,16 @@
 """What every test shares."""
 
+import os
+
 import pytest
 from hypothesis import settings
+
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+if WORKER is not None:
+    # Processes side by side: each computes on one core and has preferences of its own. Before torch is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if "NAPARI_CONFIG" in os.environ:
+        os.environ["NAPARI_CONFIG"] += f".{WORKER}.yaml"
 
 # A loaded machine is no error: no example is failed for being slow. The same examples are drawn on every run.
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=60)
