@@ -20,7 +20,7 @@ XRUN := $(if $(DISPLAY)$(WAYLAND_DISPLAY),,xvfb-run -a -s "-screen 0 1600x1200x2
 # Preferences of the person's own napari are neither read nor written.
 PRIVATE := NAPARI_CONFIG=$(CURDIR)/$(VENV)/napari-settings.yaml
 
-.PHONY: help demo test lint format docs pictures samples benchmark latency clean
+.PHONY: help demo test lint format docs pictures samples benchmark benchmark-stacks latency clean
 
 help:
 	@echo "make demo              open napari on the sample pair and register it"
@@ -31,6 +31,7 @@ help:
 	@echo "make pictures          drive every panel, make the pictures of README and site again (DATA=sections.tif too)"
 	@echo "make samples           write sample_data/ again from its code"
 	@echo "make benchmark DATA=.. compare with other programs, in an environment of its own"
+	@echo "make benchmark-stacks DATA=.. the same for stacks of sections, beside SOFIMA and feabas"
 	@echo "make latency           how long a registration blocks the window"
 	@echo "make clean             remove what these commands made"
 	@echo
@@ -74,9 +75,15 @@ samples: $(VENV)/.ready
 benchmark: .venv-benchmark/.ready
 	.venv-benchmark/bin/python -m benchmark --data "$(DATA)" $(ARGS)
 
+.venv-stacks/.ready: pyproject.toml constraints.txt scripts/setup.sh
+	@scripts/setup.sh .venv-stacks stacks
+
+benchmark-stacks: .venv-stacks/.ready
+	OMP_NUM_THREADS=1 .venv-stacks/bin/python -m benchmark.stacks --data "$(DATA)" $(ARGS)
+
 latency: $(VENV)/.ready
 	$(PRIVATE) $(XRUN) $(PY) -m benchmark.gui_latency $(ARGS)
 
 clean:
-	rm -rf .venv .venv-benchmark .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist demo-output
+	rm -rf .venv .venv-benchmark .venv-stacks .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist demo-output
 	find . -name __pycache__ -type d -not -path "./.git/*" -prune -exec rm -rf {} +

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make an environment and put the project into it: scripts/setup.sh FOLDER [benchmark]
+# Make an environment and put the project into it: scripts/setup.sh FOLDER [benchmark|stacks]
 # Called by the Makefile, which calls it again only when pyproject.toml, constraints.txt or this file changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -80,6 +80,16 @@ if [ -n "${TORCH_INDEX:-}" ]; then
 fi
 if [ "$kind" = project ]; then
     pip -c "$constraints" -e ".[dev]"
+elif [ "$kind" = stacks ]; then
+    # The peers that align sections: feabas, and SOFIMA with what it needs. The wheel of sofima 0.1 is empty, so its
+    # source is unpacked by hand.
+    pip -c "$constraints" torch numpy scipy nibabel pydantic safetensors tifffile imageio tqdm "dask[array]" zarr psutil \
+        feabas==3.0.6 "jax==0.10.2" connectomics absl-py dataclasses-json edt opencv-python
+    "$venv/bin/python" -m pip download -qq --no-deps --no-binary :all: --dest "$venv/sofima" sofima==0.1
+    packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    mkdir -p "$packages/sofima"
+    tar -xzf "$venv"/sofima/sofima-0.1.tar.gz -C "$packages/sofima" --strip-components 1 --wildcards 'sofima-0.1/*.py'
+    pip --no-deps -e .
 else
     # What the engine and the peers need; napari itself is not part of a benchmark. The peers rule the versions of
     # numpy and scipy here, so everything is resolved in one go and the project comes last, without its own list.

@@ -7,7 +7,8 @@ from scipy.ndimage import map_coordinates
 
 from napari_stnreg.errors import InputError
 from napari_stnreg.stacks.apply import apply_points, apply_stack, export_field
-from napari_stnreg.stacks.canvas import Canvas, sampled, section_transform
+from napari_stnreg.stacks.canvas import Canvas, section_transform
+from napari_stnreg.stacks.maps import Lattice, SectionMap
 from napari_stnreg.stacks.render import render_bands, scale_to
 from napari_stnreg.stacks.sources import open_stack
 from napari_stnreg.stacks.store import AlignedStack, create
@@ -40,7 +41,8 @@ def aligned(smooth, tmp_path_factory):
     source = open_stack(smooth, spacing=(40, 8, 8), unit="nm")
     writer = create(path, source, CANVAS, CANVAS.shape, attributes={"finished": True})
     for z, angle in enumerate(ANGLES):
-        field = sampled(lambda p, angle=angle: turned(p, angle), CANVAS)
+        nodes = CANVAS.field_grid.points()
+        field = np.moveaxis(turned(nodes, angle) - nodes, -1, 0).astype(np.float32)
         writer.write_displacement(z, field)
         writer.write(z, render_bands(source, z, section_transform(field, CANVAS), CANVAS.grid, 32, step=4))
     return AlignedStack(path)
@@ -168,3 +170,18 @@ def test_what_cannot_be_applied_is_refused_in_one_sentence(aligned, smooth, tmp_
     zarr.open_group(str(tmp_path / "other.zarr"), mode="w")
     with pytest.raises(InputError, match="not an alignment"):
         AlignedStack(tmp_path / "other.zarr")
+
+
+def test_a_map_over_a_lattice_is_the_map_of_its_points():
+    numbers = np.random.default_rng(3)
+    parts = np.zeros((64, 64), np.uint8)
+    parts[:, 25:] = 1
+    lattice = Lattice.covering((-10, -20), (260, 270), 40)
+    affine = np.array([[0.99, 0.05, -6.0], [-0.05, 0.99, 2.0], [0, 0, 1]])
+    torn = SectionMap.from_affine(affine, lattice, (256, 256), parts, 4)
+    torn = torn.with_vectors(numbers.normal(0, 5, torn.vectors.shape))
+    y, x = np.arange(-80, 360, 7.5), np.arange(-60, 330, 9.0)  # beyond the control points, too
+    expected = torn(np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1))
+    np.testing.assert_allclose(torn.on_axes(y, x), expected, atol=1e-9)
+    np.testing.assert_allclose(torn(torn.inverse(np.array([[60.0, 60.0], [60.0, 200.0]]))), [[60, 60], [60, 200]],
+                               atol=1e-3)  # fmt: skip

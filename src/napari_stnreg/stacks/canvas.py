@@ -13,6 +13,7 @@ from napari_stnreg.errors import InputError
 from napari_stnreg.images import FloatArray, Grid
 
 if TYPE_CHECKING:
+    from napari_stnreg.stacks.maps import SectionMap
     from napari_stnreg.transforms.base import Transform
 
 
@@ -108,7 +109,8 @@ def section_transform(displacement: npt.ArrayLike, canvas: Canvas) -> Transform:
     grid = canvas.field_grid
     points = grid.points()
     mapped = points + np.moveaxis(field, 0, -1)
-    matrix = best_affine(points.reshape(-1, 2), mapped.reshape(-1, 2))
+    few = (slice(None, None, max(points.shape[0] // 32, 1)), slice(None, None, max(points.shape[1] // 32, 1)))
+    matrix = best_affine(points[few].reshape(-1, 2), mapped[few].reshape(-1, 2))
     back = np.linalg.inv(matrix)
     rest = mapped @ back[:2, :2].T + back[:2, 2] - points
     bend = DisplacementTransform(torch.from_numpy(np.moveaxis(rest, -1, 0).copy()), grid)
@@ -129,10 +131,12 @@ def best_affine(points: FloatArray, mapped: FloatArray) -> FloatArray:
     return matrix
 
 
-def sampled(mapping: Any, canvas: Canvas) -> npt.NDArray[np.float32]:
-    """A map of points ``(..., 2) -> (..., 2)`` as displacement on the canvas's nodes, ``(2, *field_shape)``."""
-    points = canvas.field_grid.points()
-    return np.ascontiguousarray(np.moveaxis(np.asarray(mapping(points)) - points, -1, 0), dtype=np.float32)
+def sampled(section_map: SectionMap, canvas: Canvas) -> npt.NDArray[np.float32]:
+    """A section's map as displacement on the canvas's nodes, ``(2, *field_shape)``."""
+    y, x = (o + canvas.step * np.arange(n, dtype=np.float64) for o, n in
+            zip(canvas.field_origin, canvas.field_shape, strict=True))  # fmt: skip
+    moved = np.moveaxis(section_map.on_axes(y, x), -1, 0)
+    return np.stack([moved[0] - y[:, None], moved[1] - x], dtype=np.float32)
 
 
 def full_field(displacement: npt.ArrayLike, canvas: Canvas) -> npt.NDArray[np.float32]:

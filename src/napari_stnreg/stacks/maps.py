@@ -7,7 +7,7 @@ made of means over blocks of ``factor`` pixels; its pixel ``i`` lies at ``(i + 0
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -102,21 +102,34 @@ class SectionMap:
     def __call__(self, points: npt.ArrayLike) -> FloatArray:
         """Positions ``(..., 2)`` of the section at canvas positions ``(..., 2)``."""
         points = np.asarray(points, dtype=np.float64)
-        first = self.piece(0, points)
+        return self._joined(lambda which: self.piece(which, points))
+
+    def on_axes(self, y: FloatArray, x: FloatArray) -> FloatArray:
+        """Positions ``(h, w, 2)`` of the section at all canvas positions ``y`` by ``x``; far faster than a call."""
+        points = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)
+        return self._joined(
+            lambda which: self._placed(which, points + spline_on_axes(self.vectors[which], self.lattice, y, x))
+        )
+
+    def _joined(self, piece: Callable[[int], FloatArray]) -> FloatArray:
+        """The maps of the pieces put together, each where it leads into its own piece."""
+        first = piece(0)
         if self.parts is None:
             return first
         # A point belongs to the piece whose own map leads into it. In what little is left between, the first piece
         # whose map comes nearest to itself would do as well; the pieces' nearest labels decide.
         result, settled = first.copy(), self._label(first) == 0
         for k in range(1, self.pieces):
-            there = self.piece(k, points)
+            there = piece(k)
             own = ~settled & (self._label(there) == k)
             result[own], settled = there[own], settled | own
         return result
 
     def piece(self, which: int, points: FloatArray) -> FloatArray:
         """The map of one piece, carried on over the whole canvas."""
-        moved = points + spline(self.vectors[which], self.lattice, points)
+        return self._placed(which, points + spline(self.vectors[which], self.lattice, points))
+
+    def _placed(self, which: int, moved: FloatArray) -> FloatArray:
         matrix = self.affines[which]
         return np.asarray(moved @ matrix[:2, :2].T + matrix[:2, 2])
 
@@ -144,7 +157,9 @@ class SectionMap:
             goal = points[own] @ back[:2, :2].T + back[:2, 2]
             guess = goal
             for _ in range(rounds):
-                guess = goal - spline(self.vectors[k], self.lattice, guess)
+                before, guess = guess, goal - spline(self.vectors[k], self.lattice, guess)
+                if not own.any() or np.abs(guess - before).max() < 1e-6:
+                    break
             result[own] = guess
         return result
 
@@ -188,6 +203,19 @@ def spline(vectors: FloatArray, lattice: Lattice, points: FloatArray) -> FloatAr
     place[:2, 2] = lattice.origin
     transform = BSplineTransform(torch.from_numpy(np.ascontiguousarray(vectors)), Grid(lattice.shape, place))
     return np.asarray(transform.map_points(points.reshape(-1, 2)).reshape(points.shape) - points)
+
+
+def spline_on_axes(vectors: FloatArray, lattice: Lattice, y: FloatArray, x: FloatArray) -> FloatArray:
+    """The vectors of :func:`spline` at all canvas positions ``y`` by ``x``, ``(h, w, 2)``: two products of matrices."""
+    from napari_stnreg.transforms.bspline import basis_matrix
+
+    if not vectors.any():
+        return np.zeros((len(y), len(x), 2))
+    down, across = (
+        basis_matrix((np.asarray(values) - lattice.origin[axis]) / lattice.spacing[axis], lattice.shape[axis])
+        for axis, values in enumerate((y, x))
+    )
+    return np.ascontiguousarray(np.moveaxis(down @ vectors @ across.T, 0, -1))
 
 
 def corners(shape: tuple[int, int]) -> FloatArray:

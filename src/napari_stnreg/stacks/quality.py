@@ -104,10 +104,9 @@ def warped_correlation(
 
     step = float(maps[0].factor)
     canvas = Canvas.over(*common_box(maps), step)
-    points = np.stack(np.meshgrid(canvas.y, canvas.x, indexing="ij"), axis=-1)
     seen, known = [], np.ones(canvas.shape, dtype=bool)
     for image, weight, there in zip(images, weights, maps, strict=True):
-        where = ((there(points) + 0.5) / step - 0.5).transpose(2, 0, 1)
+        where = ((there.on_axes(canvas.y, canvas.x) + 0.5) / step - 0.5).transpose(2, 0, 1)
         held = np.where(weight > 0, image, 0)
         seen.append(map_coordinates(np.asarray(held, dtype=np.float32), where, order=1, cval=0.0))
         known &= map_coordinates(np.asarray(weight, dtype=np.float32), where, order=1, cval=0.0) > 0.99
@@ -119,8 +118,7 @@ def measure(
 ) -> tuple[PairQuality, PairQuality]:
     """How well two neighbours fit as they were recorded, and where their maps put them."""
     images, weights = (a.image, b.image), (a.weights[0], b.weights[0])
-    recorded = tuple(SectionMap.from_affine(np.eye(3), m.lattice, m.shape, None, m.factor) for m in (map_a, map_b))
-    before = warped_correlation(images, weights, (recorded[0], recorded[1]))
+    before = chunk_correlation(*images, (weights[0] > 0) & (weights[1] > 0))
     return before, warped_correlation(images, weights, (map_a, map_b))
 
 

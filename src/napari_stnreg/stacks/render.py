@@ -22,6 +22,9 @@ Array = npt.NDArray[Any]
 _MARGIN = {"nearest": 2, "linear": 2, "cubic": 24}
 """Pixels read beyond what a band needs; a cubic spline's filter has died away after two dozen."""
 
+_LOOK = 16.0
+"""A map is looked at no more densely than every so many input pixels to find what a band reads."""
+
 
 def scale_to(shape: tuple[int, ...], input_shape: tuple[int, int], name: str = "the stack") -> float:
     """How many input pixels one pixel of another stack in the same space measures.
@@ -111,7 +114,7 @@ def _window(
     source: StackSource, transform: Transform, band: Grid, scale: float, step: float, margin: int
 ) -> tuple[slice, slice] | None:
     """The part of a section that a band reads; ``None`` if it lies wholly outside."""
-    spacing = float(band.spacing[0])
+    spacing, step = float(band.spacing[0]), max(step, _LOOK)
     count = [max(int(np.ceil(n * spacing / step)), 1) + 1 for n in band.shape]
     corners = band.corners()
     coarse = Grid.from_spacing(
@@ -138,7 +141,10 @@ def halved(data: Array, *, labels: bool = False) -> Array:
     height, width = data.shape
     padded = np.pad(data, ((0, height % 2), (0, width % 2)), mode="edge")
     kind = np.float64 if data.dtype.itemsize > 4 else np.float32
-    blocks = padded.reshape((height + 1) // 2, 2, (width + 1) // 2, 2).mean(axis=(1, 3), dtype=kind)
+    blocks: Array = np.zeros(((height + 1) // 2, (width + 1) // 2), dtype=kind)
+    for i, k in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        blocks += padded[i::2, k::2]
+    blocks /= 4
     if data.dtype == np.bool_:
         return np.asarray(blocks >= 0.5)
     return np.asarray(np.rint(blocks) if data.dtype.kind in "ui" else blocks).astype(data.dtype)

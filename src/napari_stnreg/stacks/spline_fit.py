@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -158,7 +159,7 @@ def fit_spline(
         away = vectors - other
         pull = (stiffness @ away.flatten(1).T).T.reshape(away.shape) + RIDGE * (vectors - begin)
         step = _solve(
-            [basis.curvature(c) for c in curvature], force / (shared * unit) + pull, unit, stiffness, lattice.shape
+            [basis.curvature(c) for c in curvature], force / (shared * unit) + pull, unit, smoothness, lattice.shape
         )
         limit = 2.0 * canvas.step
         vectors = vectors - step * (limit / step.abs().max().clamp_min(limit))
@@ -171,22 +172,14 @@ def fit_spline(
     return SplineFit(best.double().numpy(), weight, found.score, found.overlap)
 
 
-def _solve(curvature: list[Tensor], force: Tensor, unit: float, stiffness: Tensor, shape: tuple[int, int]) -> Tensor:
+def _solve(curvature: list[Tensor], force: Tensor, unit: float, smoothness: float, shape: tuple[int, int]) -> Tensor:
     """The Newton step ``(2, gy, gx)``: a banded system, control points in order, y and x side by side."""
-    rows, columns, places, width = _band(shape)
-    count = shape[0] * shape[1]
-    band = np.zeros((width + 1, 2 * count))
+    system = _system(shape)
+    band = system.stiffness * smoothness
     yy, yx, xx = (c.permute(1, 3, 0, 2).reshape(-1).double().numpy() / unit for c in curvature)
-    blocks = {(0, 0): yy, (0, 1): yx, (1, 0): yx, (1, 1): xx}
-    for (i, j), values in blocks.items():
-        r, c = 2 * rows + i, 2 * columns + j
-        upper = c >= r
-        np.add.at(band, (width + r[upper] - c[upper], c[upper]), values[places][upper])
-    dense = stiffness.double().numpy()
-    r, c = np.nonzero(np.triu(dense))
-    for i in (0, 1):
-        np.add.at(band, (width + 2 * r - 2 * c, 2 * c + i), dense[r, c])
-    band[width] += RIDGE
+    for values, (rows, columns, places) in zip((yy, yx, yx, xx), system.blocks, strict=True):
+        band[rows, columns] += values[places]
+    band[-1] += RIDGE
     right = force.flatten(1).T.reshape(-1).double().numpy()
     step = solveh_banded(band, right, overwrite_ab=True, check_finite=False)
     return torch.from_numpy(step.reshape(*shape, 2)).movedim(-1, 0).float()
@@ -195,14 +188,36 @@ def _solve(curvature: list[Tensor], force: Tensor, unit: float, stiffness: Tenso
 Index = npt.NDArray[np.intp]
 
 
+class _System(NamedTuple):
+    """What the banded system of a lattice has in common for all images.
+
+    ``stiffness`` is the band ``(width + 1, 2 n)`` of the smoothness matrix. ``blocks`` says for the products yy, yx, xy
+    and xx which rows and columns of the band their values belong to, and their places in the list of all offsets.
+    """
+
+    stiffness: FloatArray
+    blocks: tuple[tuple[Index, Index, Index], ...]
+
+
 @lru_cache(maxsize=8)
-def _band(shape: tuple[int, int]) -> tuple[Index, Index, Index, int]:
-    """Rows and columns of the control points that touch, their places in the list of all offsets, and the width."""
+def _system(shape: tuple[int, int]) -> _System:
     ny, nx = shape
+    width = 2 * (3 * nx + 3) + 1
     k, m, d, e = np.meshgrid(np.arange(ny), np.arange(nx), np.arange(-3, 4), np.arange(-3, 4), indexing="ij")
     inside = (k + d >= 0) & (k + d < ny) & (m + e >= 0) & (m + e < nx)
     rows, columns = (k * nx + m)[inside], ((k + d) * nx + m + e)[inside]
-    return rows, columns, np.flatnonzero(inside.ravel()), 2 * (3 * nx + 3) + 1
+    places = np.flatnonzero(inside.ravel())
+    blocks = []
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        r, c = 2 * rows + i, 2 * columns + j
+        upper = c >= r
+        blocks.append((width + r[upper] - c[upper], c[upper], places[upper]))
+    band = np.zeros((width + 1, 2 * ny * nx))
+    dense = smoothness_matrix(shape)
+    r, c = np.nonzero(np.triu(dense))
+    for i in (0, 1):
+        band[width + 2 * r - 2 * c, 2 * c + i] = dense[r, c]
+    return _System(band, tuple(blocks))
 
 
 @lru_cache(maxsize=8)
