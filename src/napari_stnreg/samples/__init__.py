@@ -7,6 +7,7 @@ from napari_stnreg.samples.common import Sample
 from napari_stnreg.samples.digit import digit_pair
 from napari_stnreg.samples.head import head_pair
 from napari_stnreg.samples.sections import section_stack
+from napari_stnreg.samples.serial import SerialSections
 from napari_stnreg.samples.shapes import shapes_pair
 
-__all__ = ["Sample", "digit_pair", "head_pair", "section_stack", "shapes_pair"]
+__all__ = ["Sample", "SerialSections", "digit_pair", "head_pair", "section_stack", "shapes_pair"]
