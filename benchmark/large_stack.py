@@ -1,7 +1,6 @@
 """Do memory and speed stay the same as a stack gets longer? ``python -m benchmark.large_stack --sections 100 300 2000``
 
-The sections are made one at a time, when the alignment asks for them: tissue whose structures run obliquely through the
-stack, each section turned and shifted by a known amount. Every length runs in a process of its own; its peak memory is
+The sections are made one at a time by the package's generator, when the alignment asks for them. Every length runs in a process of its own; its peak memory is
 what the system counted for that process. Times are CPU seconds of that process, as others may use the machine.
 """
 
@@ -14,71 +13,28 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import affine_transform, gaussian_filter, zoom
 
-KEY = 12
-"""Sections from one independent texture to the next; those between are mixtures."""
-
-
-@dataclass(frozen=True)
-class Sections:
-    """``section(z)``: tissue of a given side length as it lies on slide z."""
-
-    side: int
-
-    def matrix(self, z: int) -> np.ndarray:
-        """Raw pixels to tissue, homogeneous ``(3, 3)``."""
-        rng = np.random.default_rng(1000 + z)
-        angle = np.radians(rng.uniform(-1.5, 1.5))
-        c, s = np.cos(angle), np.sin(angle)
-        linear, middle = np.array([[c, -s], [s, c]]), (self.side - 1) / 2
-        out = np.eye(3)
-        out[:2, :2] = linear
-        out[:2, 2] = middle - linear @ [middle, middle] + rng.uniform(-0.04, 0.04, 2) * self.side
-        return out
-
-    def __call__(self, z: int) -> np.ndarray:
-        share = (z % KEY) / KEY
-        tissue = (1 - share) * _texture(self.side, z // KEY) + share * _texture(self.side, z // KEY + 1)
-        tissue = tissue / np.hypot(1 - share, share)
-        matrix = self.matrix(z)
-        raw = affine_transform(tissue, matrix[:2, :2], matrix[:2, 2], order=1, mode="reflect")
-        rng = np.random.default_rng(z)
-        raw = 128 * rng.uniform(0.85, 1.1) + 40 * raw + rng.normal(0, 6, raw.shape).astype(np.float32)
-        return np.clip(raw, 1, 255).astype(np.uint8)
-
-
-@lru_cache(maxsize=4)
-def _texture(side: int, key: int) -> np.ndarray:
-    rng = np.random.default_rng(key)
-    small = gaussian_filter(rng.normal(size=(side // 4 + 2,) * 2), 1.5) * 5
-    small = small + gaussian_filter(rng.normal(size=small.shape), 6) * 15
-    return zoom(small.astype(np.float32), 4, order=1)[:side, :side]
-
+from napari_stnreg.samples import SerialSections
 
 def measure(count: int, side: int, folder: Path, words: dict[str, str]) -> dict[str, object]:
     """Align one stack in this process."""
     import napari_stnreg as sr
-    from napari_stnreg.stacks.sources import FunctionSource
 
-    make = Sections(side)
-    source = FunctionSource((count, side, side), np.dtype(np.uint8), name="generated", section=make)
+    made = SerialSections((count, side, side), seed=1)
     generating = time.process_time()
     for z in range(min(count, 8)):
-        make(z)
+        made.section(z)
     generating = (time.process_time() - generating) / min(count, 8)
     settings = sr.StackSettings.parse(**words)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     output, began, cpu = folder / f"large-{count}.zarr", time.perf_counter(), time.process_time()
     stages: dict[str, float] = {}
     last = cpu
-    for progress in sr.align_stack_steps(source, output, settings, overwrite=True):
+    for progress in sr.align_stack_steps(made, output, settings, overwrite=True):
         now = time.process_time()
         stages[progress.stage] = stages.get(progress.stage, 0.0) + now - last
         last = now
@@ -93,22 +49,22 @@ def measure(count: int, side: int, folder: Path, words: dict[str, str]) -> dict[
         "of_which_generating": round(2 * generating, 3),
         "seconds": round(time.perf_counter() - began, 1),
         "stages": {name: round(seconds, 1) for name, seconds in stages.items()},
-        "jump_before_px": round(jump(make, count, None), 2),
-        "jump_px": round(jump(make, count, output), 3),
+        "jump_before_px": round(jump(made, None), 2),
+        "jump_px": round(jump(made, output), 3),
     }
 
 
-def jump(make: Sections, count: int, output: Path | None) -> float:
+def jump(made: SerialSections, output: Path | None) -> float:
     """Median distance of the same tissue in neighbouring sections, over a few dozen neighbours."""
     import napari_stnreg as sr
 
-    places = np.stack(np.meshgrid(*[np.linspace(0.2, 0.8, 4) * make.side] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
+    count, side = made.shape[:2]
+    places = np.stack(np.meshgrid(*[np.linspace(0.2, 0.8, 4) * side] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
     found = []
     for first in np.linspace(0, count - 2, min(count - 1, 24)).astype(int):
         pair = []
         for z in (int(first), int(first) + 1):
-            back = np.linalg.inv(make.matrix(z))
-            raw = places @ back[:2, :2].T + back[:2, 2]
+            raw = made.place(z, places)
             rows = np.column_stack([np.full(len(raw), z), raw])
             pair.append(raw if output is None else sr.apply_points(output, rows)[:, 1:])
         found += [np.linalg.norm(b - a, axis=1) for a, b in pairwise(pair)]

@@ -1,25 +1,30 @@
 """Sections warped by known fields, aligned, and scored against the truth.
 
-Run ``python -m benchmark.stacks --data DIR``. Every section of a stack that is continuous by nature (FIB-SEM) or by
-construction (the generator) is warped by a smooth field of its own, by a deformation that accumulates along z, shifted,
-turned and given another contrast. What is asked of an alignment is ``map``, canvas to section; a section's true
-position ``lift`` is known in closed form, so the error at a canvas point x is ``lift(map(x)) - x``, after one rigid
-motion of the whole stack has been taken off.
+Run ``python -m benchmark.stacks [--data DIR]``. The sections come from the package's generator, or, where the data are,
+from a volume that is continuous by nature (FIB-SEM). Every section is warped by a smooth field of its own and by a
+deformation that accumulates along z, is shifted, turned and given another contrast. How that is scored is in
+:mod:`napari_stnreg.stacks.truth`; what is asked of an alignment is a map for each section, canvas to section.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import map_coordinates
 
+from napari_stnreg.samples.serial import SerialSections
+from napari_stnreg.samples.slides import Slide, SmoothField, Tear
+from napari_stnreg.stacks.truth import StackTruth, TruthScores, score_truth
+
 Map = Callable[[np.ndarray], np.ndarray]
+KINDS = ("warped", "still", "missing", "crack", "fold", "dirt", "turned")
 
 
 @dataclass
@@ -27,160 +32,79 @@ class Case:
     """A stack, and where its sections belong."""
 
     name: str
-    raw: np.ndarray  # (z, y, x) uint8
-    lifts: list[Map]  # section to tissue, pixels
-    truth: np.ndarray  # (z, y, x) the tissue itself
-    missing: int | None = None
-    cracked: int | None = None
-    crack: np.ndarray | None = None  # (y, x) tissue, distance to the crack, pixels
-    extra: dict = field(default_factory=dict)
+    truth: StackTruth
+    options: dict[str, object] = field(default_factory=dict)  # what a person would ask for, seeing the stack
+
+    @property
+    def raw(self) -> np.ndarray:
+        """The sections ``(z, y, x)``, uint8."""
+        return np.stack([self.truth[z] for z in range(self.truth.shape[0])])
 
 
-class Field:
-    """A smooth field: normal numbers on a coarse grid over the section, interpolated cubically."""
+@dataclass
+class WarpedVolume:
+    """Slices of a continuous volume, each on a slide of its own; its neurites are not known."""
 
-    def __init__(self, values: np.ndarray, shape: tuple[int, int]) -> None:
-        scale = [(n - 1) / (k - 1) for n, k in zip(shape, values.shape[1:], strict=True)]
-        self.values, self.scale = values, np.array(scale)
+    pictures: np.ndarray
+    slides: list[Slide]
+    faults: Mapping[int, str]
 
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        where = np.moveaxis(points / self.scale, -1, 0)
-        return np.stack([map_coordinates(v, where, order=3, mode="nearest") for v in self.values], axis=-1)
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.pictures.shape
 
-    @classmethod
-    def random(cls, rng, shape, rms: float, cells: int = 4) -> Field:
-        made = cls(rng.normal(size=(2, cells, cells)), shape)
-        points = np.stack(np.meshgrid(*(np.linspace(0, n - 1, 40) for n in shape), indexing="ij"), axis=-1)
-        made.values *= rms / np.sqrt((made(points) ** 2).sum(-1).mean())
-        return made
+    @property
+    def heights(self) -> np.ndarray:
+        return np.arange(len(self.pictures), dtype=float)
+
+    def __getitem__(self, z: int) -> np.ndarray:
+        return self.pictures[z]
+
+    def slide(self, z: int) -> Slide:
+        return self.slides[z]
+
+    def paths(self, first: int, last: int) -> np.ndarray:
+        return np.zeros((0, last - first + 1, 2))
 
 
 def warped(
-    truth: np.ndarray, seed: int, *, name: str, still: bool = False, missing: int | None = None,
+    tissue: np.ndarray, seed: int, *, name: str, still: bool = False, missing: int | None = None,
     cracked: int | None = None, own: float = 3.0, shift: float = 4.0, turn: float = 0.5, accumulated: float = 0.5,
     opening: float = 16.0,
 ) -> Case:  # fmt: skip
     """Warp every section of a continuous stack; ``own`` and so on are pixels rms and degrees."""
     rng = np.random.default_rng(seed)
-    depth, *shape = truth.shape
-    shape = tuple(shape)
+    shape = tissue.shape[1:]
     middle = (np.array(shape) - 1) / 2
     points = np.stack(np.meshgrid(*(np.arange(n, dtype=float) for n in shape), indexing="ij"), axis=-1)
     walk = np.zeros((2, 4, 4))
-    raw, lifts = np.empty(truth.shape, np.uint8), []
-    distance = None
-    for z in range(depth):
-        mine = Field.random(rng, shape, own)
-        walk = walk + Field.random(rng, shape, accumulated).values
-        both = Field(mine.values + walk, shape)
+    raw, slides = np.empty(tissue.shape, np.uint8), []
+    for z, slice_ in enumerate(tissue):
+        mine = SmoothField.random(rng, shape, own).values
+        walk = walk + SmoothField.random(rng, shape, accumulated).values
         angle, moved = np.deg2rad(rng.normal(0, turn)), rng.normal(0, shift, 2)
         c, s = np.cos(angle), np.sin(angle)
-        linear = np.array([[c, -s], [s, c]])
-        gap = opening if z == cracked else 0.0
-        normal = np.array([np.cos(0.5), np.sin(0.5)])
-
-        def lift(q, linear=linear, moved=moved, both=both, gap=gap, normal=normal):
-            if still:
-                return q
-            if gap:
-                side = (q - middle) @ normal
-                q = q - normal * np.clip(side, -gap / 2, gap / 2)[..., None]
-            p = (q - middle) @ linear.T + middle + moved
-            return p + both(p)
-
-        where = lift(points)
-        section = map_coordinates(truth[z].astype(np.float32), np.moveaxis(where, -1, 0), order=1, cval=0)
-        if gap:
-            in_gap = np.abs((points - middle) @ normal) < gap / 2
-            section[in_gap] = 235 + rng.normal(0, 2, int(in_gap.sum()))
-            # tissue points near the crack
-            edge = where[np.abs((points - middle) @ normal) < 1.0]
-            from scipy.spatial import cKDTree
-
-            distance = cKDTree(edge).query(points.reshape(-1, 2))[0].reshape(shape)
+        slide = Slide(
+            middle, np.array([[c, -s], [s, c]]), moved, SmoothField(mine + walk, shape),
+            Tear(tuple(middle), 0.5, opening) if z == cracked else None,
+        )  # fmt: skip
+        if still:
+            slide = Slide(middle, np.eye(2), np.zeros(2), SmoothField(np.zeros((2, 4, 4)), shape))
+        section = map_coordinates(
+            slice_.astype(np.float32), np.moveaxis(slide.lift(points), -1, 0), order=1, cval=0
+        )  # fmt: skip
+        if slide.tear is not None:
+            gap = np.abs(slide.tear.across(points)) < opening / 2
+            section[gap] = 235 + rng.normal(0, 2, int(gap.sum()))
         if not still:
             gain, offset = rng.uniform(0.75, 1.1), rng.uniform(-15, 15)
-            inside = section > 0
-            section = np.where(inside, np.clip((section - 128) * gain + 128 + offset, 1, 255), 0)
+            section = np.where(section > 0, np.clip((section - 128) * gain + 128 + offset, 1, 255), 0)
         if z == missing:
             section[:] = 0
         raw[z] = np.rint(section)
-        lifts.append(lift)
-    return Case(name, raw, lifts, truth, missing, cracked, distance)
-
-
-def rigid_off(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """What is left of ``targets - points`` (N, 2) when one rigid motion of the points is free."""
-    p, t = points - points.mean(0), targets - targets.mean(0)
-    u, _, v = np.linalg.svd(p.T @ t)
-    turn = u @ np.diag([1, np.sign(np.linalg.det(u @ v))]) @ v
-    return t - p @ turn
-
-
-def errors(case: Case, maps: list[Map], margin: float = 0.2, step: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    """Error (z, n, 2) at canvas points (n, 2) of the inside."""
-    shape = case.raw.shape[1:]
-    axes = [np.arange(margin * n, (1 - margin) * n, step) for n in shape]
-    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
-    found = np.stack([lift(m(points)) for lift, m in zip(case.lifts, maps, strict=True)])
-    keep = [z for z in range(len(maps)) if z != case.missing]
-    everywhere = np.broadcast_to(points, found.shape)
-    rest = np.full(found.shape, np.nan)
-    rest[keep] = rigid_off(everywhere[keep].reshape(-1, 2), found[keep].reshape(-1, 2)).reshape(len(keep), -1, 2)
-    return points, rest
-
-
-def chunk_correlation(stack: np.ndarray, margin: float = 0.2, size: int = 64, skip: int | None = None) -> float:
-    """Mean Pearson correlation of neighbouring sections over square chunks of the inside; empty pixels left out."""
-    low = [round(margin * n) for n in stack.shape[1:]]
-    inner = stack[:, low[0] : -low[0], low[1] : -low[1]].astype(float)
-    found = []
-    for z in range(1, len(inner)):
-        if skip in (z, z - 1):
-            continue
-        for y in range(0, inner.shape[1] - size // 2, size):
-            for x in range(0, inner.shape[2] - size // 2, size):
-                a, b = (inner[k, y : y + size, x : x + size] for k in (z - 1, z))
-                good = (a > 0) & (b > 0)
-                if good.sum() > size * size / 4:
-                    found.append(np.corrcoef(a[good], b[good])[0, 1])
-    return float(np.nanmean(found))
-
-
-def score(case: Case, maps: list[Map], seconds: float | None = None) -> dict[str, float]:
-    """The figures of one alignment."""
-    points, rest = errors(case, maps)
-    keep = [z for z in range(len(maps)) if z != case.missing]
-    norm = lambda e: np.linalg.norm(e, axis=-1)  # noqa: E731
-    jumps = {(a, b): norm(rest[b] - rest[a]) for a, b in pairwise(keep)}
-    result = {
-        "adjacent": float(np.mean([j.mean() for (a, b), j in jumps.items()])),
-        "mean": float(norm(rest[keep]).mean()),
-        "last": float(norm(rest[keep[-1]]).mean()),
-    }
-    if case.missing is not None:
-        result["over missing"] = float(jumps[case.missing - 1, case.missing + 1].mean())
-    if case.cracked is not None and case.crack is not None:
-        z = case.cracked
-        near = case.crack[tuple(np.rint(points).astype(int).T)] < 48
-        result["at crack"] = float(np.mean([jumps[p][near].mean() for p in ((z - 1, z), (z, z + 1))]))
-    # of the displacement itself, by differences over a pixel
-    steps = np.eye(2) * 0.5
-    folded = [
-        np.linalg.det(np.stack([m(points + s) - m(points - s) for s in steps], axis=-1)) <= 0
-        for z, m in enumerate(maps) if z in keep
-    ]  # fmt: skip
-    result["folded"] = float(np.mean(folded))
-    canvas = np.stack(np.meshgrid(*(np.arange(n, dtype=float) for n in case.raw.shape[1:]), indexing="ij"), axis=-1)
-    aligned = np.stack([
-        map_coordinates(r.astype(np.float32), np.moveaxis(m(canvas), -1, 0), order=1, cval=0)
-        for r, m in zip(case.raw, maps, strict=True)
-    ])  # fmt: skip
-    result["correlation"] = chunk_correlation(aligned, skip=case.missing)
-    result["truth"] = chunk_correlation(case.truth, skip=case.missing)
-    if seconds is not None:
-        result["s/section"] = seconds / len(maps)
-    return result
+        slides.append(slide)
+    named = {missing: "missing", cracked: "crack"}
+    return Case(name, WarpedVolume(raw, slides, {z: fault for z, fault in named.items() if z is not None}))
 
 
 def fibsem(data: Path, axis: int, every: int = 8, count: int = 20, mirrored: bool = True) -> np.ndarray:
@@ -194,50 +118,85 @@ def fibsem(data: Path, axis: int, every: int = 8, count: int = 20, mirrored: boo
     return np.clip(sections, 1, 255).astype(np.uint8)
 
 
-def ours(case: Case, **options) -> tuple[list[Map], float]:
+def fibsem_cases(data: Path, seed: int) -> Iterator[Case]:
+    """Real tissue, every fault that can be put into it."""
+    tissue = fibsem(data, seed % 3)
+    yield warped(tissue, seed, name="fibsem warped")
+    yield warped(tissue, seed, name="fibsem still", still=True)
+    yield warped(tissue, seed, name="fibsem missing", missing=9)
+    yield warped(tissue, seed, name="fibsem crack", cracked=10)
+
+
+def generated_cases(seed: int, shape: tuple[int, int, int] = (20, 512, 512)) -> Iterator[Case]:
+    """The generator's tissue, every fault once."""
+    yield Case("warped", SerialSections(shape, seed))
+    yield Case("still", SerialSections(shape, seed, bend=0.0, walk=0.0, shift=0.0, turn=0.0, stretch=0.0))
+    for fault, z in (("missing", 9), ("crack", 10), ("fold", 10), ("dirt", 10)):
+        yield Case(fault, SerialSections(shape, seed, faults={z: fault}))
+    faults = {5: "mirrored", 9: "reversed", 13: "turned", 16: "far"}
+    yield Case("turned", SerialSections(shape, seed, faults=faults), {"mirror": True})
+
+
+def ours(case: Case, **options: object) -> tuple[list[Map], float]:
+    """The package's maps, and the CPU seconds they took."""
     from napari_stnreg.stacks.alignment import align
     from napari_stnreg.stacks.settings import StackSettings
 
-    begin = time.process_time()
-    found = align(case.raw, StackSettings.parse(**options))
+    raw, begin = case.raw, time.process_time()
+    found = align(raw, StackSettings.parse(**case.options, **options))
     return list(found.maps), time.process_time() - begin
 
 
-def cases(data: Path, seed: int) -> list[Case]:
-    tissue = fibsem(data, seed % 3)
-    return [
-        warped(tissue, seed, name="warped"),
-        warped(tissue, seed, name="still", still=True),
-        warped(tissue, seed, name="missing", missing=9),
-        warped(tissue, seed, name="crack", cracked=10),
-    ]
+def nothing(case: Case) -> list[Map]:
+    """The sections as they are."""
+    return [lambda p: p] * case.truth.shape[0]
 
 
-def line(name: str, figures: dict[str, float]) -> str:
-    return f"{name:32s}" + "  ".join(f"{k} {v:.3f}" for k, v in figures.items())
+def line(name: str, scores: TruthScores, seconds: float | None = None) -> str:
+    """A row of the table for people."""
+    row = scores.row()
+    sentence = row.pop("straightened", "")
+    text = "  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
+    return f"{name:34s}{text}" + ("" if seconds is None else f"  s/section {seconds:.3f}") + (
+        "  STRAIGHTENED" if sentence else ""
+    )  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="folder that holds fibsem; the generator alone without it")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", nargs="*", default=[], metavar="CASE", help="warped, 'fibsem crack' and so on")
+    parser.add_argument("--courses", nargs="*", default=["natural"], metavar="COURSE")
+    parser.add_argument("--output", type=Path, help="CSV to append the rows to")
     parser.add_argument("options", nargs="*", help="settings as name=value")
     args = parser.parse_args()
-    options = {}
-    for text in args.options:
-        name, value = text.split("=")
-        options[name] = (
-            int(value) if value.lstrip("-").isdigit() else float(value) if value.replace(".", "").isdigit() else value
-        )
+    options = dict(text.split("=", 1) for text in args.options)
     for seed in range(args.seeds):
-        for case in cases(args.data, seed):
+        for case in chain(generated_cases(seed), fibsem_cases(args.data, seed) if args.data else ()):
             if args.only and case.name not in args.only:
                 continue
-            nothing = [lambda p: p] * len(case.raw)
-            print(line(f"{case.name} {seed} nothing", score(case, nothing)), flush=True)
-            maps, seconds = ours(case, **options)
-            print(line(f"{case.name} {seed} ours", score(case, maps, seconds)), flush=True)
+            runs: list[tuple[str, list[Map], float | None]] = [("nothing", nothing(case), None)]
+            for course in args.courses:
+                maps, seconds = ours(case, course=course, **options)
+                runs.append((course, maps, seconds / len(maps)))
+            for name, maps, each in runs:
+                scores = score_truth(case.truth, maps)
+                print(line(f"{case.name} {seed} {name}", scores, each), flush=True)
+                if args.output:
+                    row = {"case": case.name, "seed": seed, "course": name, "s/section": each, **scores.row()}
+                    append(args.output, row)
+
+
+def append(path: Path, row: dict[str, object]) -> None:
+    """Add a row to a table, with a line of names if it is new."""
+    names = ["case", "seed", "course", "s/section", *TruthScores.__dataclass_fields__]
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        if new:
+            writer.writeheader()
+        writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
 if __name__ == "__main__":

@@ -97,10 +97,10 @@ class SerialSections:
     turn: float = 0.5
     stretch: float = 0.004
     contrast: float = 1.0
-    noise: float = 6.0
+    noise: float = 8.0
     uneven: float = 0.15
-    slope: float = 1.0
-    spread: float = 0.7
+    slope: float = 1.5
+    spread: float = 1.5
     cell: float = 36.0
     opening: float = 16.0
     hidden: float = 20.0

@@ -55,8 +55,8 @@ class Tissue:
     period: float
     seed: int = 0
     cell: float = 36.0
-    slope: float = 1.0
-    spread: float = 0.7
+    slope: float = 1.5
+    spread: float = 1.5
 
     # -- where things are
 
@@ -202,7 +202,7 @@ def _neurites(tissue: Tissue) -> _Neurites:
     radius[myelin] += 0.25 * pitch
     return _Neurites(
         base, rng.normal(0, tissue.spread, (count, 2)), radius.astype(np.float32),
-        (0.70 + 0.10 * rng.normal(size=count).clip(-1.6, 1.6)).astype(np.float32),
+        (0.68 + 0.07 * rng.normal(size=count).clip(-1.6, 1.6)).astype(np.float32),
         rng.random((count, 6)).astype(np.float32), myelin, (rng.random(count) < 0.2) & ~myelin,
     )  # fmt: skip
 
@@ -229,8 +229,8 @@ def _common(tissue: Tissue) -> tuple[Waves, Waves]:
     course = Waves(directions, rng.uniform(0, 2 * np.pi, 5), push)
     # walls: long, and as long as a neurite is wide; they change along the heights as fast as sideways
     wide = waves(4, (4.5 * tissue.cell, 7.0 * tissue.cell), (30.0, 70.0))[0]
-    narrow = waves(6, (1.4 * tissue.cell, 2.4 * tissue.cell), (9.0, 25.0))[0]
-    size = np.repeat([0.12, 0.042], [4, 6])[:, None] * tissue.cell
+    narrow = waves(6, (1.4 * tissue.cell, 2.4 * tissue.cell), (6.0, 14.0))[0]
+    size = np.repeat([0.12, 0.05], [4, 6])[:, None] * tissue.cell
     return course, Waves(np.concatenate([wide, narrow]), rng.uniform(0, 2 * np.pi, 10), size * _unit(rng, 10))
 
 
