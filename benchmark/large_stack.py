@@ -1,7 +1,8 @@
 """Do memory and speed stay the same as a stack gets longer? ``python -m benchmark.large_stack --sections 100 300 2000``
 
-The sections are made one at a time by the package's generator, when the alignment asks for them. Every length runs in a process of its own; its peak memory is
-what the system counted for that process. Times are CPU seconds of that process, as others may use the machine.
+The sections are made one at a time by the package's generator, when the alignment asks for them. Every length runs in a
+process of its own; its peak memory is what the system counted for that process. Times are CPU seconds of that process,
+as others may use the machine.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_stnreg.samples import SerialSections
+
 
 def measure(count: int, side: int, folder: Path, words: dict[str, str]) -> dict[str, object]:
     """Align one stack in this process."""

@@ -79,15 +79,6 @@ def test_there_is_something_to_register_and_landmarks_to_measure_it_by(samples, 
         assert (index <= np.array(image.grid.shape) - 1).all()
 
 
-def test_a_section_map_and_its_inverse_leave_nothing_over():
-    from napari_stnreg.samples.sections import _Slide
-
-    points = np.random.default_rng(0).uniform(0, 1280, (500, 2))
-    for number in range(12):
-        slide = _Slide(number)
-        np.testing.assert_allclose(slide.place(slide.lift(points)), points, atol=1e-9)
-
-
 def test_labels_of_the_heads_agree_under_the_true_map(samples):
     sample = samples("head")
     fixed, moving = sample.labels

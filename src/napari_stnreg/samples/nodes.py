@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +12,16 @@ from scipy.ndimage import spline_filter
 from napari_stnreg.images import FloatArray
 
 Plane = npt.NDArray[np.float32]
+Value = TypeVar("Value", bound=np.generic)
 NODE = 8
 """Pixels between nodes: what changes over fifty pixels is met to a thousandth."""
 MARGIN = 6
 """Nodes beyond the picture, where the spline settles."""
 
 
-def on_pixels(function: Callable[[FloatArray], FloatArray], shape: tuple[int, int], multiple: int = NODE) -> list[Plane]:
+def on_pixels(
+    function: Callable[[FloatArray], FloatArray], shape: tuple[int, int], multiple: int = NODE
+) -> list[Plane]:
     """A smooth function of positions at all pixels, float32, one plane ``(h, w)`` for each of its values.
 
     Parameters
@@ -49,14 +53,14 @@ def on_pixels(function: Callable[[FloatArray], FloatArray], shape: tuple[int, in
     return planes
 
 
-def blocks_of(plane: Plane, side: int) -> Plane:
+def blocks_of(plane: npt.NDArray[Value], side: int) -> npt.NDArray[Value]:
     """A plane whose sides are multiples of ``side`` as blocks ``(B, side * side)``."""
     h, w = plane.shape
     cut = plane.reshape(h // side, side, w // side, side).transpose(0, 2, 1, 3)
     return np.ascontiguousarray(cut).reshape(-1, side * side)
 
 
-def pixels_of(blocks: Plane, shape: tuple[int, int], side: int) -> Plane:
+def pixels_of(blocks: npt.NDArray[Value], shape: tuple[int, int], side: int) -> npt.NDArray[Value]:
     """The inverse of :func:`blocks_of`."""
     cut = blocks.reshape(shape[0] // side, shape[1] // side, side, side).transpose(0, 2, 1, 3)
     return np.ascontiguousarray(cut).reshape(shape)

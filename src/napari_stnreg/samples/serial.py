@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,8 @@ class SerialSections:
     """Serial sections of generated nervous tissue, each lying elsewhere, with everything that happens to sections.
 
     It is sliced like an array ``(z, y, x)`` of type uint8 and can be given to whatever takes a lazy stack, such as
-    :func:`napari_stnreg.align_stack`. A section is a pure function of its number and of the fields below, made when it is
-    asked for (a fifth of a second for 1024 x 1024), so that a stack of thousands takes no memory.
+    :func:`napari_stnreg.align_stack`. A section is a pure function of its number and of the fields below, made when it
+    is asked for (a fifth of a second for 1024 x 1024), so that a stack of thousands takes no memory.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ class SerialSections:
         z, *window = key if isinstance(key, tuple) else (key,)
         if isinstance(z, slice):
             return np.stack([self.section(k)[tuple(window)] for k in range(*z.indices(len(self)))])
-        return self.section(int(z))[tuple(window)]
+        return np.asarray(self.section(int(z))[tuple(window)])
 
     def section(self, z: int) -> Bytes:
         """The picture ``(y, x)`` of a section; it cannot be written to."""
@@ -177,7 +177,7 @@ class SerialSections:
         angle, shift = rng.normal(0, self.turn), rng.normal(0, self.shift, 2)
         knife = rotation_2d(17.0)
         stretch = knife @ np.diag([1 + rng.normal(0, self.stretch), 1.0]) @ knife.T
-        direction, anywhere, way, line, place = rng.uniform(-1, 1, 5)
+        anywhere, way, line, place = rng.uniform(-1, 1, 4)
         phase = rng.uniform(0, 2 * np.pi)
         if "far" in faults:
             shift = shift + side / 3 * np.array([np.cos(np.pi * way), np.sin(np.pi * way)])
@@ -202,7 +202,7 @@ class SerialSections:
         return self.slide(z).lift(points)
 
     def place(self, z: int, points: npt.ArrayLike) -> FloatArray:
-        """Positions ``(..., 2)`` in the tissue to those in the picture of a section; those a fold hides lie on its line."""
+        """Positions ``(..., 2)`` in the tissue to those in the picture of a section; what a fold hides, on its line."""
         return self.slide(z).place(points)
 
     def paths(self, first: int = 0, last: int | None = None) -> FloatArray:
@@ -219,7 +219,10 @@ class SerialSections:
         return _bytes(255 * drawn)
 
     def mask(self, z: int) -> Bytes:
-        """What each pixel of a section shows: :data:`TISSUE`, :data:`EMPTY`, :data:`CRACK`, :data:`FOLD`, :data:`DIRT`."""
+        """What each pixel ``(y, x)`` of a section shows.
+
+        One of :data:`TISSUE`, :data:`EMPTY`, :data:`CRACK`, :data:`FOLD` and :data:`DIRT`.
+        """
         shape = self.shape[1:]
         out = np.full(shape, TISSUE, dtype=np.uint8)
         slide, faults = self.slide(z), self._of(z)
@@ -250,7 +253,7 @@ class SerialSections:
             drawn = self.tissue.draw(shape, height, thickness, slide.lift)
         else:
             across = _across(slide.tear, shape)
-            sides = [self.tissue.draw(shape, height, thickness, lambda p, s=s: slide.lift(p, s)) for s in (-1, 1)]
+            sides = [self.tissue.draw(shape, height, thickness, partial(slide.lift, side=side)) for side in (-1, 1)]
             drawn = np.where(across < 0, *sides)
             rim = 1 / (1 + np.exp(np.clip((np.abs(across) - _tear_width(slide.tear) / 2) / 0.7, -30, 30)))
             # nothing but resin, pale; or three layers over each other, dark

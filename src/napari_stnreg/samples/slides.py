@@ -1,6 +1,6 @@
 """What befalls a section between the tissue and the picture of it: bent, turned, stretched, torn, photographed.
 
-Positions are pixels (y, x), those of the picture and those of the tissue alike. Both directions are known without error.
+Positions are pixels (y, x), those of the picture and of the tissue alike. Both directions are known without error.
 """
 
 from __future__ import annotations
@@ -72,12 +72,10 @@ class Tear:
         return np.array([np.cos(self.angle), np.sin(self.angle)])
 
     def across(self, points: npt.ArrayLike) -> FloatArray:
-        """Signed distance ``(...)`` from the line, pixels, measured along :attr:`normal`; of picture or whole section."""
+        """Signed distance ``(...)`` from the line along :attr:`normal`, pixels; of the picture or the whole."""
         away = np.asarray(points, dtype=np.float64) - np.asarray(self.middle)
         along = away @ np.array([-np.sin(self.angle), np.cos(self.angle)])
-        return np.asarray(
-            away @ self.normal - self.height * np.sin(2 * np.pi * along / self.wavelength + self.phase)
-        )
+        return np.asarray(away @ self.normal - self.height * np.sin(2 * np.pi * along / self.wavelength + self.phase))
 
     def mend(self, points: npt.ArrayLike, side: int = 0) -> FloatArray:
         """Where positions ``(..., 2)`` of the picture lay in the whole section; a crack closes to its line.
@@ -160,6 +158,6 @@ class Slide:
         laid = points
         for _ in range(rounds):
             before, laid = laid, points - self.bend(laid)
-            if np.abs(laid - before).max(initial=0) < 1e-11:
+            if np.abs(laid - before).max(initial=0) < 1e-10:
                 break
         return np.asarray((laid - self.middle - self.shift) @ np.linalg.inv(self.linear).T + self.middle)

@@ -239,14 +239,12 @@ def _rotation(points: FloatArray, targets: FloatArray) -> FloatArray:
     return np.asarray(u @ np.diag([1, np.sign(np.linalg.det(u @ v))]) @ v)
 
 
-def recovered_slope(
-    truth: StackTruth, maps: Sequence[Map], known: Errors, *, margin: float = 0.2
-) -> tuple[float, int]:
+def recovered_slope(truth: StackTruth, maps: Sequence[Map], known: Errors, *, margin: float = 0.2) -> tuple[float, int]:
     """Slope of oblique neurites after the alignment over their true slope, and how many neurites were measured.
 
-    The centre of each neurite is followed to where the alignment lays it; a line through its places against the sections'
-    heights gives its slope, and so the true places give the true one. The ratio is that of a least-squares fit through
-    the origin over all neurites and both axes.
+    The centre of each neurite is followed to where the alignment lays it; a line through its places against the
+    sections' heights gives its slope, and so the true places give the true one. The ratio is that of a least-squares
+    fit through the origin over all neurites and both axes.
     """
     low, high = margin * np.array(truth.shape[1:]), (1 - margin) * np.array(truth.shape[1:])
     kept = np.array(known.sections)
