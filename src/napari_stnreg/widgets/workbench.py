@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 from weakref import ref
 
@@ -10,16 +9,18 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
 from napari.layers.utils._link_layers import get_linked_layers
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFileDialog, QListWidgetItem
+from qtpy.QtWidgets import QListWidgetItem
 
 from napari_stnreg.errors import InputError, RegistrationError
 from napari_stnreg.images import Grid
-from napari_stnreg.widgets.carrying import LISTS, Carried, CarryJob, carry, same_place, spatial_matrix, take_down
+from napari_stnreg.widgets.carrying import LISTS, Carried, CarryJob, carry, same_place, take_down
 from napari_stnreg.widgets.forms import line
 from napari_stnreg.widgets.held import Held, shelf_of
+from napari_stnreg.widgets.layer_affines import new_affine, tilted
 from napari_stnreg.widgets.layers_io import guess_layout, layer_source
 from napari_stnreg.widgets.results import make_layer
 from napari_stnreg.widgets.tool_panel import ToolPanel
+from napari_stnreg.widgets.transform_dialogs import file_to_load, file_to_save
 from napari_stnreg.widgets.transform_tasks import (
     Inverted,
     Place,
@@ -168,11 +169,7 @@ class WorkbenchWidget(ToolPanel):
         layer, box = self.applying.layer_box.currentData(), self.applying.also_box
         entries: list[tuple[str, Any]] = [("nothing else", "only")]
         if layer is not None:
-            for key, text in (
-                ("place", "all in the same place"),
-                ("linked", "linked layers"),
-                ("chosen", "selected layers"),
-            ):
+            for key, text in _ALSO.items():
                 count = len(self._others(layer, key))
                 if count:
                     entries.append((f"{text} ({count})", key))
@@ -434,24 +431,12 @@ class WorkbenchWidget(ToolPanel):
         self.say(f"Saved {path}")
 
     def _ask_load(self) -> None:
-        if not self.running:
-            from napari_stnreg.files.saving import LOAD_ENDINGS
-
-            filters = file_filters(LOAD_ENDINGS, all_first=True)
-            path, _ = QFileDialog.getOpenFileName(self, "Load a transform", "", filters)
-            if path:
-                self.load(path)
+        if not self.running and (path := file_to_load(self)) is not None:
+            self.load(path)
 
     def _ask_save(self) -> None:
-        held = self.chosen
-        if held is not None:
-            name = "".join(c if c.isalnum() or c in "-_+." else "_" for c in f"{held.moving}_to_{held.fixed}")
-            from napari_stnreg.files.saving import SAVE_ENDINGS
-
-            filters = file_filters(SAVE_ENDINGS)
-            path, _ = QFileDialog.getSaveFileName(self, "Save the transform", f"{name}.safetensors", filters)
-            if path:
-                self.save(path if Path(path).suffix else f"{path}.safetensors")
+        if self.chosen is not None and (path := file_to_save(self, self.chosen)) is not None:
+            self.save(path)
 
 
 def _made(task: Any) -> Any:
@@ -465,45 +450,3 @@ def _made(task: Any) -> Any:
         return outcome, [make_layer(one) for one in data]
 
     return run
-
-
-def new_affine(layer: Layer, held: Held, side: str) -> Any:
-    """The affine that puts a layer on the other side; its scale, rotation and translation stay as they are.
-
-    Raises
-    ------
-    InputError
-        If the transform bends, or has more axes than the layer.
-    """
-    import numpy as np
-
-    from napari_stnreg.applying import Carrier
-    from napari_stnreg.units import conversion_factor
-    from napari_stnreg.widgets.layers_io import axis_units
-
-    ndim = held.transform.ndim
-    if layer.ndim < ndim:
-        raise InputError(f"'{layer.name}' has {layer.ndim} axes, the transform {ndim}; they do not fit together.")
-    matrix, unit = spatial_matrix(layer, ndim)
-    moved = Carrier(held.transform, side, matrix=matrix, unit=unit, target_unit=unit).layer_affine()
-    for axis, own in enumerate(axis_units(layer)[-ndim:], start=layer.ndim - ndim):
-        moved[axis] *= conversion_factor(unit, own)
-        matrix[axis] *= conversion_factor(unit, own)
-    return moved @ np.linalg.inv(matrix) @ layer.affine.affine_matrix
-
-
-def tilted(matrix: Any) -> bool:
-    """Whether a linear map of space mixes the first axis with the others, so that its slices are no longer slices."""
-    import numpy as np
-
-    return bool(np.abs(matrix[0, 1:-1]).max() > 1e-6 or np.abs(matrix[1:-1, 0]).max() > 1e-6)
-
-
-def file_filters(endings: tuple[str, ...], *, all_first: bool = False) -> str:
-    """Formats of transform files, as Qt's file dialogs take them."""
-    from napari_stnreg.files.saving import FORMATS
-
-    entries = [f"{FORMATS.get(ending, 'ITK transform of ANTs')} (*{ending})" for ending in endings]
-    if all_first:
-        entries.insert(0, f"Transforms ({' '.join(f'*{ending}' for ending in endings)})")
-    return ";;".join(entries)

@@ -1,0 +1,40 @@
+"""A transform set as a layer's own affine, so that nothing is resampled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from napari.layers import Layer
+
+from napari_stnreg.errors import InputError
+from napari_stnreg.units import conversion_factor
+from napari_stnreg.widgets.carrying import spatial_matrix
+from napari_stnreg.widgets.held import Held
+from napari_stnreg.widgets.layers_io import axis_units
+
+
+def new_affine(layer: Layer, held: Held, side: str) -> Any:
+    """The affine that puts a layer on the other side; its scale, rotation and translation stay as they are.
+
+    Raises
+    ------
+    InputError
+        If the transform bends, or has more axes than the layer.
+    """
+    from napari_stnreg.applying import Carrier  # brings torch
+
+    ndim = held.transform.ndim
+    if layer.ndim < ndim:
+        raise InputError(f"'{layer.name}' has {layer.ndim} axes, the transform {ndim}; they do not fit together.")
+    matrix, unit = spatial_matrix(layer, ndim)
+    moved = Carrier(held.transform, side, matrix=matrix, unit=unit, target_unit=unit).layer_affine()
+    for axis, own in enumerate(axis_units(layer)[-ndim:], start=layer.ndim - ndim):
+        moved[axis] *= conversion_factor(unit, own)
+        matrix[axis] *= conversion_factor(unit, own)
+    return moved @ np.linalg.inv(matrix) @ layer.affine.affine_matrix
+
+
+def tilted(matrix: Any) -> bool:
+    """Whether a linear map of space mixes the first axis with the others, so that its slices are no longer slices."""
+    return bool(np.abs(matrix[0, 1:-1]).max() > 1e-6 or np.abs(matrix[1:-1, 0]).max() > 1e-6)
