@@ -5,37 +5,29 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
-from functools import partial
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from napari_stnreg.errors import InputError, OutOfMemoryError
-from napari_stnreg.evaluation.scorecard import image_scores, landmark_scores
+from napari_stnreg.errors import OutOfMemoryError
 from napari_stnreg.fitting import stages
-from napari_stnreg.fitting.problem import Problem, check_pair, pick_device, prepare
+from napari_stnreg.fitting.memory import is_out_of_memory
+from napari_stnreg.fitting.pair_fit import Fit, Losses, fit_pair
+from napari_stnreg.fitting.problem import check_pair, pick_device, prepare
 from napari_stnreg.fitting.progress import Ending, Progress, Result
-from napari_stnreg.fitting.schedule import Schedule, schedule_for
-from napari_stnreg.fitting.stages import Found, Step
-from napari_stnreg.fitting.start import find_start
-from napari_stnreg.images import FloatArray, Grid, Image
-from napari_stnreg.settings import LINEAR_FAMILIES, RegistrationSettings
+from napari_stnreg.images import Grid, Image
+from napari_stnreg.outcome import make_result
+from napari_stnreg.settings import RegistrationSettings
 from napari_stnreg.steps import finish
-from napari_stnreg.transforms import AffineTransform, Transform, chain
+from napari_stnreg.transforms import Transform
 from napari_stnreg.warping import warp
 
 if TYPE_CHECKING:
     from napari_stnreg.learning.model import Model
 
 Steps = Generator[Progress, "str | None", Result]
-Fit = Generator[Progress, "str | None", tuple[Transform, list[tuple[str, int, int, float]], Ending]]
-
-SMALL_VOXELS = 2**16
-"""Images up to this size are fitted by a single thread."""
 
 
 def register(
@@ -128,7 +120,7 @@ def register_steps(
     warnings: list[str] = []
     began = time.perf_counter()
     landmarks = (fixed_landmarks, moving_landmarks)
-    losses: list[tuple[str, int, int, float]] = []
+    losses: Losses = []
     ending: Ending = "finished"
     transform, told = start_transform, None
     if model is not None:
@@ -148,7 +140,7 @@ def register_steps(
     seconds = time.perf_counter() - began
     if ending == "not finite":
         warnings.append("The fit ran into values that are not finite and was ended; this is the best it had found.")
-    return _result(
+    return make_result(
         fixed, moving, settings, transform, losses, ending, seconds, warnings, fixed_landmarks, moving_landmarks
     )
 
@@ -166,7 +158,7 @@ def _fit_where_it_fits(
     while True:
         try:
             problem = prepare(fixed, moving, settings, device, *landmarks, given_start=start is not None)
-            transform, losses, ending = yield from _guarded(_fit(problem, settings, start), fixed)
+            transform, losses, ending = yield from fit_pair(problem, settings, start, fixed.grid.size)
             break
         except (RuntimeError, MemoryError) as error:
             device = _smaller_device(error, device, fixed, moving, warnings)
@@ -240,201 +232,9 @@ def _predicted(model: Model, transform: Transform, settings: RegistrationSetting
     return Progress(model.name, 0, 1, 1, 1 + settings.refine, float("nan"), {}, lambda: transform, message)
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether it means that; only CUDA has a class for it."""
-    text = str(error)
-    return (
-        isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in text or "out of memory" in text
-    )
-
-
 def _check_fill(moving: Image, settings: RegistrationSettings) -> None:
     """Let a fill value that the image cannot hold be refused before the work and not after it."""
     shape = (2,) * moving.ndim
     like = np.zeros(shape + moving.data.shape[moving.ndim :], dtype=moving.data.dtype)
     tiny = Image(like, Grid.from_spacing(shape), name=moving.name)
     warp(tiny, None, tiny.grid, fill=settings.fill)
-
-
-def _guarded(fit: Fit, fixed: Image) -> Fit:
-    """Run a fit without gradients and, for small images, on one thread; who watches it keeps their own settings.
-
-    Waking a second thread for each of thousands of tiny steps costs more than it gives.
-    """
-    told: str | None = None
-    with closing(fit):
-        while True:
-            before = torch.get_num_threads()
-            try:
-                if fixed.grid.size <= SMALL_VOXELS:
-                    torch.set_num_threads(1)
-                with torch.no_grad():
-                    step = fit.send(told)
-            except StopIteration as end:
-                found: tuple[Transform, list[tuple[str, int, int, float]], Ending] = end.value
-                return found
-            finally:
-                torch.set_num_threads(before)
-            told = yield step
-
-
-def _fit(problem: Problem, settings: RegistrationSettings, start: Transform | None) -> Fit:
-    torch.manual_seed(settings.seed)
-    schedule = schedule_for(settings)
-    total = stages.planned_steps(problem, settings, schedule)
-    outer: Transform | None = None
-    begin: FloatArray | None = None
-    if start is not None:
-        if start.unit != problem.unit or start.ndim != len(problem.center):
-            raise InputError("The transform to start from has another unit or number of axes than the fixed image.")
-        local = start.relocated(-problem.center).to(problem.pyramid.device)
-        if isinstance(local, AffineTransform):
-            begin = local.numpy()
-        else:
-            problem, outer, begin = problem.through(local), local, np.eye(len(problem.center) + 1)
-    losses: list[tuple[str, int, int, float]] = []
-    ending: Ending = "finished"
-    found = Found(np.eye(len(problem.center) + 1))
-    search = find_start(problem, settings, begin)
-    while ending == "finished":
-        try:
-            loss, found.affine = next(search)
-        except StopIteration as end:
-            found.affine = end.value
-            break
-        step = Step("start", 0, 1, loss, partial(AffineTransform, found.affine.copy(), problem.unit))
-        if (yield _progress(step, 0, total, outer, problem)) == "stop":
-            ending = "stopped"
-    planned, done = 0, 0
-    for position in range(len(settings.stages)):
-        if ending != "finished":
-            break
-        if found.deformation is not None:  # the next deformation goes before all that was found so far
-            inner = found.transform(problem.unit)
-            problem = problem.through(inner)
-            outer = inner if outer is None else chain(inner, outer)
-            found = Found(np.eye(len(problem.center) + 1))
-        levels = stages.stage_shrinks(problem, settings, schedule, position)
-        with closing(_stage(problem, settings, schedule, position, found)) as steps:
-            for step in steps:
-                done += 1
-                losses.append((step.stage, step.level, done, step.loss))
-                if not np.isfinite(step.loss):
-                    ending = "not finite"
-                    break
-                # levels may settle early; the bar then jumps ahead rather than lag behind
-                ahead = planned + sum(
-                    stages.level_steps(settings, schedule, position, i, levels) for i in range(step.level)
-                )
-                done = max(done, ahead)
-                if (yield _progress(step, done, total, outer, problem)) == "stop":
-                    ending = "stopped"
-                    break
-        planned += sum(stages.level_steps(settings, schedule, position, i, levels) for i in range(len(levels)))
-    transform = found.transform(problem.unit)
-    return (transform if outer is None else chain(transform, outer)), losses, ending
-
-
-def _stage(
-    problem: Problem, settings: RegistrationSettings, schedule: Schedule, position: int, found: Found
-) -> Generator[Step]:
-    name = settings.stages[position]
-    if name in LINEAR_FAMILIES:
-        return stages.run_linear(problem, settings, schedule, position, found)
-    if name in ("bspline", "tps"):
-        return stages.run_bending(problem, settings, schedule, position, found)
-    return stages.run_dense(problem, settings, schedule, position, found)
-
-
-def _progress(step: Step, done: int, total: int, outer: Transform | None, problem: Problem) -> Progress:
-    def preview() -> Transform:
-        inner = step.snapshot()
-        return (inner if outer is None else chain(inner, outer)).to("cpu").relocated(problem.center)
-
-    level = f"{step.stage}, level {step.level + 1} of {step.levels}"
-    message = "looking for the start" if step.stage == "start" else level
-    return Progress(step.stage, step.level, step.levels, done, max(total, done), step.loss, {}, preview, message)
-
-
-def _result(
-    fixed: Image,
-    moving: Image,
-    settings: RegistrationSettings,
-    transform: Transform,
-    losses: list[tuple[str, int, int, float]],
-    ending: Ending,
-    seconds: float,
-    warnings: list[str],
-    fixed_landmarks: npt.ArrayLike | None,
-    moving_landmarks: npt.ArrayLike | None,
-) -> Result:
-    grid = output_grid(fixed, moving, transform, settings)
-    warped = warp(moving, transform, grid, fill=settings.fill)
-    warped = warped.replace(name=f"{moving.name} -> {fixed.name} ({settings.family})")
-    determinant = transform.jacobian_determinant(fixed.grid)
-    # a mirrored start or landmarks turn the whole image over, which is no fold
-    orientation = float(np.sign(np.median(determinant)) or 1.0)
-    folded = float((determinant * orientation <= 0).mean())
-    if folded > 0:
-        warnings.append(
-            f"{100 * folded:.2f} % of the image is folded over; raise the smoothness or take the diffeomorphic family."
-        )
-    scores = _scores(fixed, moving, settings, transform, fixed_landmarks, moving_landmarks)
-    return Result(
-        transform,
-        grid,
-        warped,
-        scores,
-        folded,
-        losses,
-        ending,
-        seconds,
-        settings,
-        versions(),
-        list(dict.fromkeys(warnings)),
-    )
-
-
-def output_grid(fixed: Image, moving: Image, transform: Transform, settings: RegistrationSettings) -> Grid:
-    """Where the warped image lies: the fixed grid, or the fixed lattice over the moving image's or both extents."""
-    if settings.extent == "fixed":
-        return fixed.grid
-    corners = moving.with_unit(fixed.grid.unit).grid
-    edge = corners.resized([min(n, 9) for n in corners.shape]).points().reshape(-1, fixed.ndim)
-    landed = transform.inverse().map_points(np.concatenate([edge, corners.corners()]))
-    if settings.extent == "union":
-        return fixed.grid.union(landed)
-    index = fixed.grid.to_index(landed)
-    start = np.floor(index.min(axis=0) + 0.5).astype(int)
-    stop = np.maximum(np.ceil(index.max(axis=0) + 0.5).astype(int), start + 1)
-    return fixed.grid.cropped(start.tolist(), stop.tolist())
-
-
-def _scores(
-    fixed: Image,
-    moving: Image,
-    settings: RegistrationSettings,
-    transform: Transform,
-    fixed_landmarks: npt.ArrayLike | None,
-    moving_landmarks: npt.ArrayLike | None,
-) -> dict[str, dict[str, float]]:
-    """Scores before and after, where both images are defined."""
-    channels = settings.fixed_channel, settings.moving_channel
-    found = image_scores(fixed, moving, transform, fixed_channel=channels[0], moving_channel=channels[1])
-    if fixed_landmarks is not None and moving_landmarks is not None and len(np.asarray(fixed_landmarks)):
-        for when, by in (("before", None), ("after", transform)):
-            error = landmark_scores(fixed, moving, by, fixed_landmarks, moving_landmarks)
-            found[when] |= {f"landmark_{name}": value for name, value in error.to_dict().items()}
-    return found
-
-
-def versions() -> dict[str, str]:
-    """Versions of what made a result."""
-    names = ("napari-stnreg", "torch", "numpy")
-    known = {}
-    for name in names:
-        try:
-            known[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            known[name] = "not installed"
-    return known

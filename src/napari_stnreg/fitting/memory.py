@@ -77,3 +77,13 @@ def affordable_shrink(fixed: Placed, moving: Placed, settings: RegistrationSetti
                 f"{free / 2**30:.1f} GiB are free; crop or shrink the images first."
             )
     return shrink
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether it means that; only CUDA has a class for it."""
+    import torch
+
+    text = str(error)
+    return (
+        isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in text or "out of memory" in text
+    )

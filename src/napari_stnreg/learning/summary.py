@@ -12,7 +12,7 @@ from napari_stnreg.learning.data import TrainingData
 from napari_stnreg.learning.settings import TrainingSettings
 from napari_stnreg.networks import Network, Stages
 from napari_stnreg.networks.whole_image import WholeImageNetwork
-from napari_stnreg.registration import versions
+from napari_stnreg.versions import versions
 
 
 def training_summary(

@@ -91,7 +91,7 @@ def training(job: TrainJob, control: Control) -> Generator[Step, None, Trained |
     try:
         model = yield from relay(steps, control, watcher.show)
     except (RuntimeError, MemoryError) as error:
-        from napari_stnreg.registration import is_out_of_memory
+        from napari_stnreg.fitting.memory import is_out_of_memory
 
         if not is_out_of_memory(error):
             raise
