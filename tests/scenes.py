@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+import napari_stnreg as sr
 from napari_stnreg.images import Grid, Image
 from napari_stnreg.samples.common import Waves, rotation_2d, rotation_3d
 
@@ -142,3 +143,17 @@ def turn_3d(axis: int, degrees: float) -> np.ndarray:
     angles = [0.0, 0.0, 0.0]
     angles[axis] = degrees
     return rotation_3d(*angles)
+
+
+FAST = {"preset": "fast", "device": "cpu"}
+
+
+def bent_pair(ndim: int = 2, size: int = 64, **options) -> Pair:
+    """A pair that is turned, shifted and bent."""
+    truth = bent_map(ndim, height=3.0, linear=affine_map(ndim, degrees=5, shift=2.0))
+    return pair(truth, grid(size, ndim), **options)
+
+
+def registered(images: Pair, **options):
+    """Register a pair, quickly unless told otherwise."""
+    return sr.register(images.fixed, images.moving, **{**FAST, **options})

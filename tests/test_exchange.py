@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import nibabel as nib
@@ -20,22 +19,14 @@ from napari_stnreg.transforms import (
     BSplineTransform,
     ChainTransform,
     DisplacementTransform,
-    InverseTransform,
     chain,
     make_family,
 )
+from tests.exchange_scenes import bent, inner_points, theirs_of, turn
 from tests.test_applying import FAMILIES, smooth
 
 VOXEL = 0.01
 """How far points may lie apart, in voxels."""
-
-
-def turn(axis: int, angle: float) -> np.ndarray:
-    matrix = np.eye(3)
-    a, b = [(1, 2), (2, 0), (0, 1)][axis]
-    matrix[[a, b], [a, b]] = np.cos(angle)
-    matrix[a, b], matrix[b, a] = -np.sin(angle), np.sin(angle)
-    return matrix
 
 
 def texture(points: np.ndarray) -> np.ndarray:
@@ -65,14 +56,6 @@ def scanner(tmp_path_factory):
         nib.save(image, folder / f"{name}.nii.gz")
         pairs[name] = sr.read(folder / f"{name}.nii.gz")
     return folder, pairs["fixed"], pairs["moving"]
-
-
-def bent(name: str, grid: Grid):
-    if name == "chain":
-        return chain(smooth("displacement", grid), smooth("affine", grid, 0.05))
-    if name == "inverse":
-        return InverseTransform(smooth("bspline", grid))
-    return smooth(name, grid, 0.05)
 
 
 def lps(points: np.ndarray) -> np.ndarray:
@@ -147,48 +130,6 @@ def test_a_nifti_image_and_a_plain_one_are_each_in_their_own_space(tmp_path):
     np.testing.assert_allclose(again.numpy(), matrix, atol=1e-12)
 
 
-def theirs_of(kind: str, ndim: int = 3):
-    """A SimpleITK transform of a kind, with everything about it unusual."""
-    rng = np.random.default_rng(3)
-    if kind == "euler":
-        one = sitk.Euler3DTransform((5.0, -4, 3), 0.2, -0.1, 0.3, (1.0, 2, -3))
-        one.SetComputeZYX(True)
-        return one
-    if kind == "euler2d":
-        return sitk.Euler2DTransform((5.0, -4), 0.2, (1.0, -2))
-    if kind == "versor":
-        return sitk.VersorRigid3DTransform((0.1, -0.2, 0.05, 0.97), (1.0, 2, 3), (4.0, 5, 6))
-    if kind == "similarity":
-        return sitk.Similarity3DTransform(1.2, (0.0, 0.0, 1.0), 0.3, (1.0, 2, 3), (9.0, 8, 7))
-    if kind == "translation":
-        return sitk.TranslationTransform(3, (3.0, -2, 1))
-    if kind == "scale":
-        return sitk.ScaleTransform(3, (1.1, 0.9, 1.05))
-    if kind == "affine":
-        one = sitk.AffineTransform(3)
-        one.SetMatrix((np.eye(3) + 0.1 * rng.normal(size=(3, 3))).ravel())
-        one.SetTranslation((3.0, 2, 1))
-        one.SetCenter((10.0, 20, -5))
-        return one
-    if kind == "bspline":
-        one = sitk.BSplineTransform(ndim, 3)
-        one.SetTransformDomainMeshSize([3, 4, 5][:ndim])
-        one.SetTransformDomainOrigin([-22.0, -21, -20][:ndim])
-        one.SetTransformDomainPhysicalDimensions([44.0, 42, 46][:ndim])
-        one.SetParameters(2 * rng.normal(size=len(one.GetParameters())))
-        return one
-    if kind == "field":
-        vectors = 2 * rng.normal(size=(8, 9, 10, 3)[3 - ndim :][:ndim] + (ndim,))
-        picture = sitk.GetImageFromArray(vectors, isVector=True)
-        picture.SetSpacing([5.0, 6, 7][:ndim])
-        picture.SetOrigin([20.0, 22, -25][:ndim])
-        direction = np.diag([-1.0, -1, 1]) @ turn(1, 0.1)
-        picture.SetDirection((direction if ndim == 3 else np.diag([-1.0, -1])).ravel())
-        return sitk.DisplacementFieldTransform(picture)
-    parts = ("euler", "affine", "field", "bspline", "translation")
-    return sitk.CompositeTransform([theirs_of(part) for part in parts])
-
-
 KINDS = ("euler", "euler2d", "versor", "similarity", "translation", "scale", "affine", "bspline", "field", "composite")
 
 
@@ -198,10 +139,6 @@ def test_composites_within_composites_are_unfolded():
     points = inner_points(3)
     expected = np.array([theirs.TransformPoint(p) for p in points])
     np.testing.assert_allclose(from_itk(theirs).map_points(points), expected, atol=1e-6)
-
-
-def inner_points(ndim: int) -> np.ndarray:
-    return np.random.default_rng(0).uniform(-12, 12, (60, ndim))
 
 
 @pytest.mark.parametrize("ending", [".tfm", ".h5"])
@@ -326,168 +263,6 @@ def test_linear_maps_and_splines_stay_what_they_are(tmp_path):
     inner = control.shape[0] * 3.0, control.shape[1] * 2.0
     expected = sheared.map_points([inner])[0]
     np.testing.assert_allclose(theirs.TransformPoint(inner[::-1])[::-1], expected, atol=0.05)
-
-
-# -- elastix ----------------------------------------------------------------------------------------------------------
-
-
-def parameter_file(path, kind, values, ndim=3, **more):
-    lines = {"Transform": kind, "NumberOfParameters": len(values), "TransformParameters": list(values),
-             "InitialTransformParametersFileName": "NoInitialTransform", "HowToCombineTransforms": "Compose",
-             "FixedImageDimension": ndim, "MovingImageDimension": ndim, **more}  # fmt: skip
-    text = "// made by hand\n"
-    for key, value in lines.items():
-        words = value if isinstance(value, list) else [value]
-        text += f"({key} {' '.join(json.dumps(w) if isinstance(w, str) else repr(float(w)) for w in words)})\n"
-    path.write_text(text)
-    return path
-
-
-def test_elastix_files_move_points_as_itks_transforms_of_the_same_numbers(tmp_path):
-    center = (4.0, -3.0, 2.0)
-    euler = sitk.Euler3DTransform(center, 0.2, -0.1, 0.3, (1.0, 2, -3))
-    similarity = sitk.Similarity3DTransform(1.1, (0.0, 0.6, 0.8), 0.4, (1.0, 2, 3), center)
-    affine = theirs_of("affine")
-    affine.SetCenter(center)
-    flat = sitk.Euler2DTransform((5.0, -4), 0.2, (1.0, -2))
-    around = {"CenterOfRotationPoint": list(center)}
-    cases = [
-        (euler, "EulerTransform", euler.GetParameters(), around),
-        (similarity, "SimilarityTransform", similarity.GetParameters(), around),
-        (affine, "AffineTransform", affine.GetParameters(), around),
-        (theirs_of("translation"), "TranslationTransform", (3.0, -2, 1), {}),
-        (flat, "EulerTransform", flat.GetParameters(), {"ndim": 2, "CenterOfRotationPoint": [5.0, -4]}),
-    ]
-    other = sitk.Euler3DTransform(center, 0.2, -0.1, 0.3, (1.0, 2, -3))
-    other.SetComputeZYX(True)
-    cases.append((other, "EulerTransform", other.GetParameters(), {**around, "ComputeZYX": "true"}))
-    for number, (theirs, kind, values, more) in enumerate(cases):
-        path = parameter_file(tmp_path / f"{number}.txt", kind, values, **more)
-        points = inner_points(theirs.GetDimension())
-        expected = np.array([theirs.TransformPoint(p) for p in points])
-        found = sr.load(path, space="world").map_points(points[:, ::-1])[:, ::-1]
-        np.testing.assert_allclose(found, expected, atol=1e-9, err_msg=kind)
-
-
-def test_an_elastix_spline_follows_the_transform_it_builds_upon(tmp_path):
-    theirs = theirs_of("bspline")
-    fixed = np.array(theirs.GetFixedParameters())
-    affine = theirs_of("affine")
-    affine.SetCenter((0.0, 0, 0))
-    affine.SetMatrix((np.eye(3) + 0.02).ravel())
-    parameter_file(tmp_path / "T.0.txt", "AffineTransform", affine.GetParameters(), CenterOfRotationPoint=[0.0, 0, 0])
-    path = parameter_file(
-        tmp_path / "T.1.txt", "BSplineTransform", theirs.GetParameters(), GridSize=list(fixed[:3]),
-        GridIndex=[0.0, 0, 0], GridOrigin=list(fixed[3:6]), GridSpacing=list(fixed[6:9]),
-        GridDirection=list(fixed[9:].reshape(3, 3).T.ravel()), BSplineTransformSplineOrder=3,
-        InitialTransformParametersFileName="/gone/T.0.txt",
-    )  # fmt: skip
-    points = inner_points(3) * 0.7
-    expected = np.array([theirs.TransformPoint(affine.TransformPoint(p)) for p in points])
-    found = sr.load(path, space="world")
-    np.testing.assert_allclose(found.map_points(points[:, ::-1])[:, ::-1], expected, atol=1e-6)
-    path.write_text(path.read_text().replace("T.0.txt", "T.7.txt"))
-    with pytest.raises(sr.InputError, match="builds upon"):
-        sr.load(path)
-
-
-@pytest.mark.parametrize(
-    ("kind", "values", "more", "sentence"),
-    [
-        ("WeirdTransform", (1.0,), {}, "WeirdTransform"),
-        ("AffineTransform", (1.0, 2), {}, "2 numbers where 12 belong"),
-        ("EulerTransform", (1.0,) * 6, {"InitialTransformParametersFileName": "self.txt"}, "builds upon itself"),
-        ("BSplineTransform", (1.0,), {}, "no good 'GridSize'"),
-    ],
-)
-def test_bad_elastix_files_are_refused(tmp_path, kind, values, more, sentence):
-    path = parameter_file(tmp_path / "self.txt", kind, values, **more)
-    with pytest.raises(sr.InputError, match=sentence):
-        sr.load(path)
-
-
-# -- OME-Zarr ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", [*FAMILIES, "chain", "inverse", "oblique"])
-def test_an_ome_zarr_scene_holds_the_transform(tmp_path, name):
-    grid = Grid.from_spacing((20, 22), (2.0, 1.0), (5, -3), unit="um")
-    if name == "oblique":
-        turned = turn(0, 0.3)[1:, 1:]
-        grid = Grid.from_spacing((20, 22), (2.0, 1.0), (5, -3), turned, unit="um")
-    transform = bent("diffeomorphic" if name == "oblique" else name, grid)
-    path = sr.save(transform, tmp_path / "t.ome.zarr", grid=grid)
-    again = sr.load(path)
-    assert again.unit == "um"
-    points = grid.points().reshape(-1, 2)
-    np.testing.assert_allclose(again.map_points(points), transform.map_points(points), atol=1e-6)
-    ome = json.loads((path / "zarr.json").read_text())["attributes"]["ome"]
-    assert ome["version"] == "0.6"
-    assert [s["name"] for s in ome["scene"]["coordinateSystems"]] == ["fixed", "moving"]
-    assert ome["scene"]["coordinateTransformations"][0]["input"] == {"name": "fixed"}
-    assert ome["scene"]["coordinateSystems"][0]["axes"][0] == {"name": "y", "type": "space", "unit": "micrometer"}
-
-
-def scene(path, transformation, axes=("y", "x"), **systems):
-    import zarr
-
-    root = zarr.open_group(str(path), mode="w", zarr_format=3)
-    described = [{"name": a, "type": "channel" if a == "c" else "space"} for a in axes]
-    places = [{"name": n, "axes": described} for n in ("in", "out")]
-    root.attrs["ome"] = {
-        "version": "0.6",
-        "scene": {
-            "coordinateSystems": places,
-            "coordinateTransformations": [{**transformation, "input": {"name": "in"}, "output": {"name": "out"}}],
-        },
-    }
-    return path
-
-
-@pytest.mark.parametrize(
-    ("transformation", "point", "expected"),
-    [
-        ({"type": "identity"}, (2, 3), (2, 3)),
-        ({"type": "scale", "scale": [2, 3.12]}, (2, 3), (4, 9.36)),
-        ({"type": "translation", "translation": [9, -1.42]}, (2, 3), (11, 1.58)),
-        ({"type": "rotation", "rotation": [[0, -1], [1, 0]]}, (2, 3), (-3, 2)),
-        ({"type": "affine", "affine": [[1, 2, 3], [4, 5, 6]]}, (2, 3), (11, 29)),
-        ({"type": "mapAxis", "mapAxis": [1, 0]}, (2, 3), (3, 2)),
-        ({"type": "sequence", "transformations": [{"type": "translation", "translation": [0.1, 0.9]},
-                                                  {"type": "scale", "scale": [2, 3]}]}, (2, 3), (4.2, 11.7)),
-        ({"type": "bijection", "forward": {"type": "scale", "scale": [2, 2]},
-          "inverse": {"type": "scale", "scale": [0.5, 0.5]}}, (2, 3), (4, 6)),
-        ({"type": "byDimension", "transformations": [
-            {"input_axes": [1], "output_axes": [0], "transformation": {"type": "translation", "translation": [10]}},
-            {"input_axes": [0], "output_axes": [1], "transformation": {"type": "scale", "scale": [2]}}]},
-         (2, 3), (13, 4)),
-    ],
-)  # fmt: skip
-def test_what_the_specification_defines_is_read_as_it_says(tmp_path, transformation, point, expected):
-    found = sr.load(scene(tmp_path / "t.zarr", transformation))
-    np.testing.assert_allclose(found.map_points([point])[0], expected)
-
-
-def test_channels_of_a_scene_are_left_out(tmp_path):
-    matrix = [[1, 0, 0, 0], [0, 2, 1, 5], [0, 0, 3, 6]]
-    found = sr.load(scene(tmp_path / "t.zarr", {"type": "affine", "affine": matrix}, axes=("c", "y", "x")))
-    np.testing.assert_allclose(found.map_points([(2, 3)])[0], (12, 15))
-
-
-def test_bad_scenes_are_refused(tmp_path):
-    zarr = pytest.importorskip("zarr")
-    zarr.open_group(str(tmp_path / "empty.zarr"), mode="w", zarr_format=3)
-    with pytest.raises(sr.InputError, match="no scene"):
-        sr.load(tmp_path / "empty.zarr")
-    with pytest.raises(sr.InputError, match="type 'coordinates'"):
-        sr.load(scene(tmp_path / "c.zarr", {"type": "coordinates", "path": "nowhere"}))
-    with pytest.raises(sr.InputError, match="has the shape"):
-        sr.load(scene(tmp_path / "d.zarr", {"type": "affine", "affine": [[1, 2], [3, 4]]}))
-    with pytest.raises(sr.InputError, match="damaged"):
-        sr.load(scene(tmp_path / "e.zarr", {"type": "displacements", "path": "nowhere"}))
-
-
-# -- mistakes ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("library", "name"), [("SimpleITK", "t.tfm"), ("h5py", "t.h5"), ("zarr", "t.zarr")])
