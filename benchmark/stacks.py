@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import map_coordinates
 
+from benchmark.stack_peers import PEERS, Map, NotInstalled, align
 from napari_stnreg.samples.serial import SerialSections
 from napari_stnreg.samples.slides import Slide, SmoothField, Tear
 from napari_stnreg.stacks.truth import StackTruth, TruthScores, score_truth
 
-Map = Callable[[np.ndarray], np.ndarray]
 KINDS = ("warped", "still", "missing", "crack", "fold", "dirt", "turned")
 
 
@@ -139,11 +139,11 @@ def generated_cases(seed: int, shape: tuple[int, int, int] = (20, 512, 512)) -> 
 
 def ours(case: Case, **options: object) -> tuple[list[Map], float]:
     """The package's maps, and the CPU seconds they took."""
-    from napari_stnreg.stacks.alignment import align
+    from napari_stnreg.stacks import alignment
     from napari_stnreg.stacks.settings import StackSettings
 
     raw, begin = case.raw, time.process_time()
-    found = align(raw, StackSettings.parse(**case.options, **options))
+    found = alignment.align(raw, StackSettings.parse(**case.options, **options))
     return list(found.maps), time.process_time() - begin
 
 
@@ -167,7 +167,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder that holds fibsem; the generator alone without it")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=[], metavar="CASE", help="warped, 'fibsem crack' and so on")
-    parser.add_argument("--courses", nargs="*", default=["natural"], metavar="COURSE")
+    parser.add_argument("--programs", nargs="*", default=["nothing", "ours"], choices=["nothing", "ours", *PEERS])
+    parser.add_argument("--courses", nargs="*", default=["natural"], metavar="COURSE", help="of ours")
     parser.add_argument("--output", type=Path, help="CSV to append the rows to")
     parser.add_argument("options", nargs="*", help="settings as name=value")
     args = parser.parse_args()
@@ -176,21 +177,36 @@ def main() -> None:
         for case in chain(generated_cases(seed), fibsem_cases(args.data, seed) if args.data else ()):
             if args.only and case.name not in args.only:
                 continue
-            runs: list[tuple[str, list[Map], float | None]] = [("nothing", nothing(case), None)]
-            for course in args.courses:
-                maps, seconds = ours(case, course=course, **options)
-                runs.append((course, maps, seconds / len(maps)))
-            for name, maps, each in runs:
+            for name, maps, each in runs(case, args.programs, args.courses, options):
                 scores = score_truth(case.truth, maps)
                 print(line(f"{case.name} {seed} {name}", scores, each), flush=True)
                 if args.output:
-                    row = {"case": case.name, "seed": seed, "course": name, "s/section": each, **scores.row()}
+                    row = {"case": case.name, "seed": seed, "program": name, "s/section": each, **scores.row()}
                     append(args.output, row)
+
+
+def runs(
+    case: Case, programs: list[str], courses: list[str], options: dict[str, str]
+) -> Iterator[tuple[str, list[Map], float | None]]:
+    """Name, maps and CPU seconds a section of every program on a case; what cannot be run says so in a sentence."""
+    if "nothing" in programs:
+        yield "nothing", nothing(case), None
+    for course in courses if "ours" in programs else []:
+        maps, seconds = ours(case, course=course, **options)
+        yield course, maps, seconds / len(maps)
+    for peer in [p for p in PEERS if p in programs]:
+        raw = case.raw
+        try:
+            maps, seconds = align(peer, raw, [z for z, section in enumerate(raw) if not section.any()])
+        except NotInstalled as reason:
+            print(reason, flush=True)
+            continue
+        yield peer, maps, seconds / len(maps)
 
 
 def append(path: Path, row: dict[str, object]) -> None:
     """Add a row to a table, with a line of names if it is new."""
-    names = ["case", "seed", "course", "s/section", *TruthScores.__dataclass_fields__]
+    names = ["case", "seed", "program", "s/section", *TruthScores.__dataclass_fields__]
     new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, names)

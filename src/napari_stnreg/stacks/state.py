@@ -35,6 +35,12 @@ class WorkFolder:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path).absolute()
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, WorkFolder) and other.path == self.path
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
     def begin(self, identity: Mapping[str, Any], *, resume: bool, overwrite: bool = False) -> bool:
         """Make the folder, or take up the one that is there; true when there is something to go on with.
 

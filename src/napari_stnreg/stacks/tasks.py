@@ -105,7 +105,13 @@ def outline(work: WorkFolder, z: int) -> tuple[str, Outline]:
 
 
 def load_prepared(work: WorkFolder, z: int) -> PreparedSection:
-    """What :func:`prepare_section` kept."""
+    """What :func:`prepare_section` kept; pairs follow each other, so the last few sections are held."""
+    file = work.file(PREPARED, z)
+    return _prepared(work, z, file.stat().st_mtime_ns if file.exists() else 0)
+
+
+@lru_cache(maxsize=4)
+def _prepared(work: WorkFolder, z: int, _written: int) -> PreparedSection:
     arrays, facts = work.get(PREPARED, z)
     return PreparedSection.from_arrays(arrays, facts["fault"], facts["figures"])
 

@@ -1,0 +1,127 @@
+"""How much memory one task of an alignment takes at its peak: ``python -m benchmark.task_memory --sides 512 1024 4096``
+
+Every task of two generated sections is run once in a process of its own, after the same task has been run on small
+sections, so that what libraries load and keep is not counted. Peak is the most that the system saw, less what the
+process held before. ``estimate`` is what ``--memory`` reckons with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+TASKS = ("prepare", "coarse", "fine", "quality", "render")
+
+
+def held_mb() -> float:
+    """What this process holds now."""
+    import psutil
+
+    return float(psutil.Process().memory_info().rss) / 2**20
+
+
+def forget_peak() -> None:
+    """Let the system count the peak from here."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mb() -> float:
+    """The most that this process held since :func:`forget_peak`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def prepared(folder: Path, side: int) -> dict[str, tuple]:
+    """The calls of one pair of sections, each with what it needs already on disk but what it makes itself."""
+    import tifffile
+
+    from napari_stnreg.samples import SerialSections
+    from napari_stnreg.stacks import tasks
+    from napari_stnreg.stacks.canvas import Canvas
+    from napari_stnreg.stacks.maps import Lattice, SectionMap
+    from napari_stnreg.stacks.settings import StackSettings
+    from napari_stnreg.stacks.sources import open_stack
+    from napari_stnreg.stacks.state import WorkFolder
+    from napari_stnreg.stacks.store import CHUNK, create
+
+    made, images = SerialSections((2, side, side), seed=5), folder / "sections"
+    images.mkdir(parents=True)
+    for z in range(2):
+        tifffile.imwrite(images / f"{z}.tif", made.section(z))
+    source, settings = open_stack(images), StackSettings()
+    work = WorkFolder(folder / "work")
+    work.begin({}, resume=False)
+    factor = settings.factor((side, side))
+    lattice = Lattice.covering((0, 0), (side, side), side / settings.cells((side, side)))
+    there = SectionMap.from_affine(np.eye(3), lattice, (side, side), None, factor)
+    there = there.with_vectors(np.random.default_rng(0).normal(0, 1, there.vectors.shape))
+    canvas = Canvas((-20, -20), (side + 40, side + 40), (side, side), max(4, factor))
+    writer = create(folder / "out.zarr", source, canvas, canvas.shape)
+    for z in range(2):
+        tasks.prepare_section(work, source, None, z, settings)
+    return {
+        "prepare": (tasks.prepare_section, work, source, None, 0, settings),
+        "coarse": (tasks.match_coarse, work, (0, 1), settings),
+        "fine": (tasks.match_fine, work, "fine 1", (0, 1), (there, there), settings, 0),
+        "quality": (tasks.measure_pair, work, (0, 1), (there, there)),
+        "render": (tasks.render_section, work, source, writer, 0, there, canvas, CHUNK, False),
+        "estimate": (source, settings),
+    }
+
+
+def measure(side: int, task: str) -> dict[str, float]:
+    """Run one task in this process."""
+    import gc
+
+    import torch
+
+    from napari_stnreg.stacks.memory import task_bytes
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        function, *words = prepared(Path(folder) / "small", 160)[task]
+        function(*words)
+        calls = prepared(Path(folder) / "large", side)
+        estimate = task_bytes(*calls["estimate"]) / 2**20
+        function, *words = calls[task]
+        from napari_stnreg.samples import serial
+
+        serial._kept.cache_clear()
+        gc.collect()
+        _trim()
+        before = held_mb()
+        forget_peak()
+        function(*words)
+        return {"peak_mb": round(peak_mb() - before, 1), "estimate_mb": round(estimate, 1), "before_mb": round(before)}
+
+
+def _trim() -> None:
+    """Give what was freed back to the system, so that the peak does not hide in it."""
+    import ctypes
+
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sides", type=int, nargs="+", default=[512, 1024, 4096])
+    parser.add_argument("--task", choices=TASKS, help="run one in this process")
+    options = parser.parse_args()
+    if options.task:
+        print(json.dumps(measure(options.sides[0], options.task)))
+        return
+    for side in options.sides:
+        for task in TASKS:
+            command = [sys.executable, "-m", "benchmark.task_memory", "--sides", str(side), "--task", task]
+            found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            print(side, task, found.strip(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
