@@ -50,10 +50,11 @@ def trained(name: str, recipe: Recipe, options: argparse.Namespace) -> Path:
         return find_model(name)
     if path.exists() or options.judge:
         return path
+    start = None if recipe.start is None else trained(recipe.start, all_recipes()[recipe.start], options)
     cost_file = options.out / f"{name}.cost.json"
     spent = json.loads(cost_file.read_text())["cpu_seconds"] if cost_file.exists() else 0.0
     began = time.process_time()
-    steps = sr.train_steps(recipe.data(options.data), output=path, resume=True, **recipe.settings)
+    steps = sr.train_steps(recipe.data(options.data), output=path, resume=True, start=start, **recipe.settings)
     while True:
         try:
             step = next(steps)

@@ -10,6 +10,7 @@ import torch
 from napari_stnreg import Grid, Image, InputError
 from napari_stnreg.files import write
 from napari_stnreg.learning.augment import SpatialAugmentation
+from napari_stnreg.learning.contract import InputContract, intensities, placed
 from napari_stnreg.learning.examples import MixedSource
 from napari_stnreg.learning.opening import open_training_data
 from napari_stnreg.learning.paired_images import Augmentation, PairedImages, augmentation_named
@@ -179,17 +180,48 @@ def test_the_same_place_in_a_training_gives_the_same_batches(folder):
     assert same(everything(data, "validation", epoch=0), everything(data, "validation", epoch=9))
 
 
-def test_images_of_other_size_and_spacing_lie_on_one_grid_with_their_middles_together():
-    fine = blob(23.5, 19.5, (48, 40), spacing=0.5, name="fine")
-    coarse = blob(11.5, 9.5, (24, 20), spacing=1.0, name="coarse")
-    images = ImageSet.of_images([coarse, fine])
-    data = PairedImages(images, images, FixedPairs([(0, 1)]))
-    (batch,) = everything(data)
-    assert batch.moving.shape == (1, 1, 24, 20)
+def brightest(batch):
+    """Centres of brightness of the fixed and the moving image, in voxels of the working grid."""
+    found = []
     for side in (batch.fixed, batch.moving):
         weight = side[0, 0].clamp_min(0)
-        middle = [(weight * torch.arange(n).reshape(s)).sum() / weight.sum() for n, s in ((24, (-1, 1)), (20, (1, -1)))]
-        assert middle == pytest.approx([11.5, 9.5], abs=0.05)
+        axes = ((weight.shape[0], (-1, 1)), (weight.shape[1], (1, -1)))
+        found.append([float((weight * torch.arange(n).reshape(s)).sum() / weight.sum()) for n, s in axes])
+    return found
+
+
+def test_images_of_other_size_and_spacing_lie_in_a_batch_as_they_lie_in_the_world():
+    coarse = blob(11.5, 9.5, (24, 20), spacing=1.0, name="coarse")
+    fine = blob(23.5, 19.5, (48, 40), spacing=0.5, name="fine")  # its middle is at 11.75, 9.75 of the world
+    far = fine.replace(grid=fine.grid.moved(np.array([3.0, -2.0])), name="moved")
+    images = ImageSet.of_images([coarse, fine, far])
+    data = PairedImages(images, images, FixedPairs([(0, 1), (0, 2), (1, 2)]))
+    beside, moved, both = (data.example("train", 0, place, 0) for place in range(3))
+    assert beside.moving.shape == (1, 1, 24, 20)
+    assert brightest(beside) == [pytest.approx([11.5, 9.5], abs=0.05), pytest.approx([11.75, 9.75], abs=0.05)]
+    assert brightest(moved)[1] == pytest.approx([14.75, 7.75], abs=0.05)
+    # every pair is seen from the middle of its own fixed image
+    assert brightest(both) == [pytest.approx([11.5, 9.5], abs=0.05), pytest.approx([14.5, 7.5], abs=0.05)]
+
+
+def test_a_training_pair_lies_as_the_model_will_see_it():
+    fixed = blob(11.5, 9.5, (24, 20), name="fixed")
+    moving = blob(30, 14, (40, 30), name="moving")
+    moving = moving.replace(grid=moving.grid.moved(np.array([-16.0, -5.0])))
+    images = ImageSet.of_images([fixed, moving])
+    batch = PairedImages(images, images, FixedPairs([(0, 1)])).example("train", 0, 0, 0)
+    contract = InputContract(2, 1, fixed.grid.shape, (1.0, 1.0))
+    lattice = contract.lattice(fixed.grid)
+    seen = placed(intensities(moving, contract), moving.grid, lattice)
+    assert torch.allclose(batch.moving, seen, atol=1e-5)
+
+
+def test_images_that_do_not_meet_in_the_world_are_put_centre_on_centre():
+    fixed = blob(11.5, 9.5, (24, 20), name="fixed")
+    moving = blob(23.5, 19.5, (48, 40), spacing=0.5, name="moving")
+    images = ImageSet.of_images([fixed, moving.replace(grid=moving.grid.moved(np.array([500.0, 80.0])))])
+    batch = PairedImages(images, images, FixedPairs([(0, 1)])).example("train", 0, 0, 0)
+    assert brightest(batch)[1] == pytest.approx([11.5, 9.5], abs=0.05)
 
 
 def test_labels_follow_their_images():

@@ -21,6 +21,7 @@ from napari_stnreg.networks import (
     sampling_grid,
     warped,
 )
+from napari_stnreg.networks.matching import solved
 from napari_stnreg.sampling import normalised
 from napari_stnreg.transforms import AffineTransform, chain, make_family
 
@@ -32,6 +33,8 @@ KINDS = [
     ("affine", {"family": "similarity", "shrink": 2}),
     ("tps", {"points": 3}),
     ("dirnet", {"spacing": 4}),
+    ("dirnet", {"spacing": 8, "shrink": 2}),
+    ("matching", {"features": [8, 16], "depth": 1}),
     ("voxelmorph", {}),
     ("voxelmorph", {"resolution": "half"}),
     ("voxelmorph", {"family": "displacement"}),
@@ -60,7 +63,7 @@ def seeded():
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-@pytest.mark.parametrize(("name", "options"), KINDS)
+@pytest.mark.parametrize(("name", "options"), [k for k in KINDS if k[0] != "matching"])
 def test_a_new_network_leaves_every_point_where_it_is(name, options, ndim):
     shape = SHAPES[ndim]
     network = new_network(name, ndim, 1, shape, options)
@@ -93,7 +96,7 @@ def test_every_weight_of_a_network_takes_part_in_the_loss(name, options):
     assert all(p.grad is not None and bool((p.grad != 0).any()) for p in network.parameters())
 
 
-@pytest.mark.parametrize(("name", "options"), [k for k in KINDS if k[0] not in ("affine", "tps")])
+@pytest.mark.parametrize(("name", "options"), [k for k in KINDS if k[0] not in ("affine", "matching", "tps")])
 def test_the_sampler_reads_where_the_transform_points(name, options):
     shape = SHAPES[3]
     network = shaken(new_network(name, 3, 1, shape, options))
@@ -155,6 +158,44 @@ def test_dirnet_never_folds_whatever_it_answers():
     assert found.jacobian_determinant(lattice).min() > 0
 
 
+def test_two_dirnets_in_a_row_reach_farther_than_one_and_do_not_fold():
+    options = {"dirnet": [{"spacing": 16, "shrink": 2}, {"spacing": 8}]}
+    network = shaken(new_network("dirnet+dirnet", 2, 1, (48, 48), options), 3.0)
+    lattice = grid((48, 48), extent=48.0)
+    with torch.no_grad():
+        found = network.transform(*pictures((48, 48), batch=1), lattice)
+        places = found.on_grid(lattice)[0].double().numpy()
+    assert np.abs(places - lattice.points()).max() > 0.4 * 8  # which is all that one at a spacing of 8 can do
+    inner = np.stack(np.gradient(places, axis=(0, 1)), axis=-2)
+    assert np.linalg.det(inner).min() > 0
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_matching_knows_texture_again_before_it_has_learned(ndim):
+    shape = {2: (64, 64), 3: (32, 32, 32)}[ndim]
+    network = new_network("matching", ndim, 1, shape, {"features": [16, 32], "depth": 1}).eval()
+    texture = torch.rand(1, 1, *shape)
+    moving = torch.roll(texture, (4, -4), (2, 3))  # one cell
+    lattice = grid(shape, extent=float(shape[0]))
+    with torch.no_grad():
+        still = network.transform(texture, texture, lattice).map_points(np.zeros((1, ndim)))
+        found = network.transform(texture, moving, lattice).map_points(np.zeros((1, ndim)))
+    assert np.abs(still).max() < 0.3
+    assert found[0, :2] == pytest.approx([4, -4], abs=1.0)
+
+
+def test_matches_are_joined_by_the_affine_that_made_them():
+    points, rng = torch.rand(40, 3, dtype=torch.float64) - 0.5, np.random.default_rng(0)
+    matrix, shift = torch.tensor(0.3 * rng.normal(size=(3, 3))), torch.tensor([0.1, -0.2, 0.3]).double()
+    moved = points + points @ matrix.T + shift
+    weight = torch.rand(1, 40, dtype=torch.float64)
+    moved[:5] += 1.0  # wrong, and known to be
+    weight[:, :5] = 0
+    theta = solved(points, moved[None], weight, ridge=1e-9)
+    assert torch.allclose(theta[0, :3], shift, atol=1e-6)
+    assert torch.allclose(theta[0, 3:].reshape(3, 3), matrix, atol=1e-6)
+
+
 def test_stages_apply_the_later_one_first_and_read_the_image_once():
     lattice = grid((24, 24), extent=24.0)
     shift = make_family("translation")
@@ -187,7 +228,7 @@ def test_stages_are_shown_the_image_as_it_looks_so_far():
 
 @pytest.mark.parametrize("name", ["voxelmrph", "affine+tsp", "auto-encoder+affine", ""])
 def test_an_unknown_network_is_told_in_a_sentence(name):
-    with pytest.raises(InputError, match=r"There is no network .*choose from affine, tps"):
+    with pytest.raises(InputError, match=r"There is no network .*choose from affine, matching, tps"):
         new_network(name, 2, 1, (16, 16))
 
 
@@ -199,6 +240,9 @@ def test_an_unknown_network_is_told_in_a_sentence(name):
         ("voxelmorph", {"encoder": [8, 8], "decoder": [8]}, "as many numbers"),
         ("voxelmorph", {"resolution": "third"}, "full or half"),
         ("dirnet", {"spacing": 6}, "power of two"),
+        ("dirnet", {"spacing": 4, "shrink": 8}, "power of two up to its control spacing, not by 8"),
+        ("matching", {"features": []}, "A matching network has features"),
+        ("matching", {"ridge": 0.0}, "a ridge above 0"),
         ("affine", {"depth": 3}, "cannot be made"),
         ("affine+voxelmorph", {"family": "rigid"}, "for each by its name"),
     ],

@@ -58,6 +58,14 @@ class TestLearning:
         assert data.error(model) < 0.8
         assert model.summary["best"]["scores"]["error"] < 5.0  # at the corners, in world units of 100
 
+    def test_a_matching_network_learns_turns_of_scenes_it_has_not_seen(self):
+        data = DrawnPairs(96, 16, kind="affine", truth=True, scenes=200)  # every pair has a scene of its own
+        options = {**QUICK, "similarity_weight": 0.0, "truth_weight": 1.0}
+        matching = {"features": [16, 32], "depth": 2}
+        model = sr.train(data, network="matching", network_options=matching, epochs=15, **options)
+        regressed = sr.train(data, network="affine", epochs=15, **options)
+        assert data.error(model) < 0.5 * data.error(regressed)
+
     def test_known_transforms_and_correlation_can_be_mixed(self):
         data = DrawnPairs(96, 12, kind="shift", truth=True)
         model = sr.train(data, network="affine", family="rigid", truth_weight=0.5, epochs=20, **QUICK)
@@ -235,6 +243,55 @@ class TestResuming:
         model = sr.train(DrawnPairs(12, 4), output=tmp_path / "m.safetensors", resume=True, network="affine",
                          epochs=1, **QUICK)  # fmt: skip
         assert model.summary["epochs"] == 1
+
+
+class TestStart:
+    """Learning on from a model."""
+
+    @pytest.fixture(scope="class")
+    def learned(self):
+        return sr.train(DrawnPairs(48, 12), network="affine", family="translation", similarity="ncc", epochs=12, **QUICK)
+
+    def test_it_begins_where_the_model_was(self, learned):
+        data = DrawnPairs(48, 12)
+        before = {name: t.clone() for name, t in learned.network.state_dict().items()}
+        model = sr.train(data, start=learned, similarity="ncc", epochs=2, **QUICK)
+        (first, *_) = model.summary["curve"]
+        assert first["validation_loss"] == learned.summary["best"]["validation_loss"]
+        assert model.summary["settings"]["network"] == "affine"
+        assert model.network.config() == learned.network.config()
+        assert not same_weights(model, learned)
+        assert all(torch.equal(t, before[name]) for name, t in learned.network.state_dict().items())
+
+    def test_a_file_is_named_in_the_settings_and_the_training_is_resumed_without_it(self, learned, tmp_path):
+        data = DrawnPairs(48, 12)
+        file, output = tmp_path / "learned.safetensors", tmp_path / "more.safetensors"
+        learned.save(file)
+        options = {"start": str(file), "similarity": "ncc", "epochs": 3, **QUICK}
+        whole = sr.train(data, **options)
+        steps = sr.train_steps(data, output=output, **options)
+        next(one for one in steps if one.epoch == 1 and one.state == "running")
+        steps.close()
+        assert same_weights(sr.train(data, output=output, resume=True, **options), whole)
+        assert whole.summary["settings"]["start"] == "learned"
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"network": "dirnet"}, "is the network 'affine', not 'dirnet'"),
+            ({"family": "affine"}, "has no family 'affine'"),
+            ({"network_options": {"hidden": 7}}, "other sizes than the settings ask for"),
+        ],
+    )
+    def test_settings_that_ask_for_another_network_are_refused(self, learned, options, words):
+        with pytest.raises(InputError, match=words):
+            sr.train(DrawnPairs(12, 4), start=learned, epochs=1, **options)
+
+    def test_a_model_for_other_images_is_refused(self, learned):
+        with pytest.raises(InputError, match="is for 2D images of one channel; the training data are 3D"):
+            sr.train(DrawnPairs(4, 2, size=16, ndim=3), start=learned, epochs=1)
+        with pytest.raises(InputError, match="knows lengths in pixel, the training data have mm"):
+            sr.train(DrawnPairs(12, 4, unit="mm"), start=learned, epochs=1)
 
 
 class TestTalking:

@@ -31,6 +31,8 @@ class Recipe:
         Steps of refinement that are measured too; 0 for none.
     goal
         What the project asks of it, in words.
+    start
+        The recipe whose model is the beginning, if any.
     """
 
     title: str
@@ -40,13 +42,14 @@ class Recipe:
     judge: Callable[[Any, Path, int], Iterable[Row]]
     refine: int = 0
     goal: str = ""
+    start: str | None = None
 
 
 def all_recipes() -> dict[str, Recipe]:
     """Every recipe by its name."""
-    from benchmark.recipes import box, digits, electron, heads, heart, hippocampus
+    from benchmark.recipes import box, brain, digits, electron, heads, heart, hippocampus
 
     found: dict[str, Recipe] = {}
-    for module in (digits, heart, hippocampus, heads, electron, box):
+    for module in (digits, heart, hippocampus, brain, heads, electron, box):
         found |= module.RECIPES
     return found

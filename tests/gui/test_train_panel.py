@@ -348,7 +348,7 @@ def test_a_copied_command_means_the_same_training(viewer, open_train, tmp_path):
     train.copy_command.trigger()
     options = make_parser().parse_args(shlex.split(QApplication.clipboard().text())[1:])
     assert training_settings(options) == sr.TrainingSettings.parse(**train.options.values())
-    assert _data(options).summary() == train.job().images.open().summary()
+    assert _data(options, training_settings(options).seed).summary() == train.job().images.open().summary()
 
 
 def test_every_choice_of_the_form_is_one_of_the_settings(viewer, open_train):

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     if not options.output.parent.is_dir():
         raise InputError(f"There is no folder '{options.output.parent}' to write the model into.")
     check_new(options.output, overwrite=options.overwrite or options.resume)
-    data = _data(options)
+    data = _data(options, settings.seed)
     steps = train_steps(data, settings, output=options.output, resume=options.resume)
     with Interrupt() as interrupt, progress_bar(1) as bar:
         model = finish(steps, partial(_show, bar), lambda: interrupt.asked)
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
     print(options.output)
 
 
-def _data(options: argparse.Namespace) -> TrainingData:
+def _data(options: argparse.Namespace, seed: int) -> TrainingData:
     given = partial(
         open_training_data,
         options.data,
@@ -64,6 +64,7 @@ def _data(options: argparse.Namespace) -> TrainingData:
         spacing=_spacing(options.spacing),
         unit=options.unit,
         sections=options.sections,
+        seed=seed,
     )
     data = given()
     if options.size is not None:

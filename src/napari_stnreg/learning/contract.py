@@ -138,6 +138,20 @@ def _upright_spacing(grid: Grid) -> FloatArray | None:
     return np.asarray(largest)
 
 
+def meet(one: Grid, other: Grid) -> bool:
+    """Whether two images share a place in the world: a good part of either lies in the other's box.
+
+    Those that do are read where they lie, in training as in use; others are put centre on centre.
+    """
+    other = other.with_unit(one.unit)
+    for here, there in ((one, other), (other, one)):
+        index = there.to_index(here.resized([min(n, 8) for n in here.shape]).points())
+        inside = ((index >= -0.5) & (index <= np.asarray(there.shape) - 0.5)).all(axis=-1)
+        if inside.mean() >= 0.05:
+            return True
+    return False
+
+
 def intensities(image: Image, contract: InputContract, channel: int | None = None) -> npt.NDArray[np.float32]:
     """The values a network is shown, ``(C, *shape)`` float32, normalised within the image's mask.
 

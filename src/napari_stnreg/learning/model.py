@@ -16,7 +16,7 @@ from napari_stnreg.errors import InputError, OutOfMemoryError
 from napari_stnreg.fitting.memory import free_memory
 from napari_stnreg.fitting.problem import pick_device
 from napari_stnreg.images import Grid, Image
-from napari_stnreg.learning.contract import InputContract, intensities, placed
+from napari_stnreg.learning.contract import InputContract, intensities, meet, placed
 from napari_stnreg.networks import AutoEncoder, Features, Localisation, Network, Stages
 from napari_stnreg.transforms import AffineTransform, Transform, chain
 
@@ -144,7 +144,7 @@ class Model:
         lattice = self._lattice(fixed.grid, stages, where, notes)
         moving = moving.with_unit(lattice.unit)
         start = start_transform
-        if start is None and not _meet(lattice, moving.grid):
+        if start is None and not meet(lattice, moving.grid):
             shift = np.eye(self.ndim + 1)
             shift[:-1, -1] = moving.grid.center - fixed.grid.center
             start = AffineTransform(shift, lattice.unit)
@@ -219,13 +219,3 @@ class Model:
         if self.registers:
             told["family"] = self.family
         return told
-
-
-def _meet(lattice: Grid, moving: Grid) -> bool:
-    """Whether the middle part of either image lies in the other's box."""
-    for one, other in ((lattice, moving), (moving, lattice)):
-        index = other.to_index(one.resized([min(n, 8) for n in one.shape]).points())
-        inside = ((index >= -0.5) & (index <= np.asarray(other.shape) - 0.5)).all(axis=-1)
-        if inside.mean() >= 0.05:
-            return True
-    return False

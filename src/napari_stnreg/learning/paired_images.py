@@ -15,6 +15,7 @@ from napari_stnreg.errors import InputError
 from napari_stnreg.fitting.pyramid import normalise
 from napari_stnreg.images import Grid
 from napari_stnreg.learning.augment import SpatialAugmentation, warped
+from napari_stnreg.learning.contract import meet
 from napari_stnreg.learning.data import Batch
 from napari_stnreg.learning.examples import ExampleSource, place_generator
 from napari_stnreg.learning.intensity import IntensityAugmentation
@@ -63,8 +64,9 @@ class PairedImages(ExampleSource):
     augmentation
         See :class:`Augmentation`.
     grid
-        The grid of every batch; without it that of the first fixed image. Images with other grids are laid on it with
-        their middles together.
+        The grid of every batch; without it that of the first fixed image. The middle of each pair's fixed image comes to
+        its middle, and the moving image is seen from there: where it lies in the world beside the fixed one, as a model
+        sees it in use, or centre on centre if the two do not meet in the world.
     same_image
         Take the fixed image of each pair for both, so that ``augmentation.apart`` is the true transform.
 
@@ -135,8 +137,8 @@ class PairedImages(ExampleSource):
         # moving ones; nothing has to be inverted.
         maps = [part for part in (apart, both) if part is not None]
         through = chain(*maps) if maps else None
-        fixed, fixed_labels = self._seen(self.fixed, first, through)
-        moving, moving_labels = self._seen(moving_set, second, both)
+        fixed, fixed_labels, here = self._seen(self.fixed, first, through)
+        moving, moving_labels, _ = self._seen(moving_set, second, both, here)
         if augmentation.intensity is not None:
             fixed, moving = augmentation.intensity(fixed, random), augmentation.intensity(moving, random)
         labelled = self.has_labels
@@ -149,18 +151,24 @@ class PairedImages(ExampleSource):
             truth=truth,
         )
 
-    def _seen(self, images: ImageSet, index: int, through: Transform | None) -> tuple[Tensor, Tensor | None]:
-        """An image and its labels on the working grid, through a transform of its world."""
-        tensor, table, grid = self._prepared(images, index)
+    def _seen(
+        self, images: ImageSet, index: int, through: Transform | None, beside: Grid | None = None
+    ) -> tuple[Tensor, Tensor | None, Grid]:
+        """An image and its labels on the working grid, through a transform of its world; and where it lies.
+
+        ``beside`` is where the fixed image lies, whose middle is the working grid's.
+        """
+        tensor, table, own = self._prepared(images, index)
+        grid = own.moved(-(own if beside is None or not meet(beside, own) else beside).center)
         step = np.linalg.inv(grid.matrix) @ self.grid.matrix
         if through is None and grid.shape == self.grid.shape and np.allclose(step, np.eye(self.grid.ndim + 1)):
-            return tensor, table
+            return tensor, table, own
         through = AffineTransform.identity(self.grid.ndim, self.grid.unit) if through is None else through
         seen = warped(tensor, grid, through, self.grid)
-        return seen, None if table is None else warped(table, grid, through, self.grid)
+        return seen, None if table is None else warped(table, grid, through, self.grid), own
 
     def _prepared(self, images: ImageSet, index: int) -> tuple[Tensor, Tensor | None, Grid]:
-        """An image normalised, smoothed for the working grid where that is coarser, its middle at the origin."""
+        """An image normalised, smoothed for the working grid where that is coarser, and where it lies in the world."""
         key = (id(images), index)
         if key in self._cache:
             self._cache.move_to_end(key)
@@ -171,7 +179,6 @@ class PairedImages(ExampleSource):
         values = normalise(image.intensity(), image.mask, image.name)
         labels = images.labels(index)
         grid = image.grid.with_unit(self.grid.unit)
-        grid = grid.moved(-grid.center)
         ratios = np.linalg.norm(np.linalg.inv(grid.linear) @ self.grid.linear, axis=1)
         tensor = smoothed_for(torch.from_numpy(values)[None, None], ratios.tolist())
         table = None if labels is None else torch.from_numpy(np.asarray(labels.data).astype(np.int64))[None, None]

@@ -12,6 +12,7 @@ from napari_stnreg.settings_base import Settings
 
 NETWORK_HELP = {
     "affine": "Shift, rotation, scales and shear, by a convolutional network that sees both images.",
+    "matching": "An affine transform from places that a network knows again in the other image; for large turns.",
     "tps": "Smooth bending by thin-plate control points.",
     "dirnet": "Smooth bending by a B-spline control grid (DIRNet).",
     "voxelmorph": "A free deformation for every voxel (VoxelMorph).",
@@ -19,8 +20,6 @@ NETWORK_HELP = {
     "auto-encoder": "No registration: features of images, to be used as a similarity.",
 }
 """One line for a person choosing a network."""
-
-LINEAR_NETWORKS = ("affine",)
 
 Schedule = Literal["cosine", "constant", "step"]
 
@@ -47,6 +46,7 @@ class TrainingSettings(Settings):
     folding: float = Field(0.0, ge=0, description="Weight of the folding penalty.")
     label_weight: float = Field(0.0, ge=0, description="Weight of the labels' overlap (soft Dice).")
     truth_weight: float = Field(0.0, ge=0, description="Weight of the distance to a known transform, at its corners.")
+    start: str | None = Field(None, description="Trained model whose network and weights are the beginning.")
     training: Literal["together", "in-turn"] = Field("together", description="How several networks are trained.")
     epochs: int = Field(100, ge=1, le=100_000, description="Passes over the training pairs.")
     batch_size: int = Field(8, ge=1, le=4096, description="Pairs that are taken at once.")
@@ -105,7 +105,7 @@ class TrainingSettings(Settings):
                 continue
             wanted = "affine" if family in LINEAR_FAMILIES else "voxelmorph"
             if wanted not in self.networks:
-                if (family, self.network) in {("bspline", "dirnet"), ("tps", "tps")}:
+                if (family, self.network) in {("bspline", "dirnet"), ("tps", "tps"), ("affine", "matching")}:
                     continue
                 raise InputError(f"The network '{self.network}' has no family '{family}'.")
             if len(self.networks) > 1:

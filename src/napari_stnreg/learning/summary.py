@@ -11,7 +11,7 @@ from napari_stnreg.learning.contract import InputContract, Sizing
 from napari_stnreg.learning.data import TrainingData
 from napari_stnreg.learning.settings import TrainingSettings
 from napari_stnreg.networks import Network, Stages
-from napari_stnreg.networks.whole_image import WholeImageNetwork
+from napari_stnreg.networks.whole_image import WholeImage
 from napari_stnreg.versions import versions
 
 
@@ -65,7 +65,7 @@ def contract_of(data: TrainingData, network: Network, settings: TrainingSettings
         sizing = settings.sizing
     elif sizing == "spacing" and grid.unit == "pixel":
         parts = network.networks() if isinstance(network, Stages) else [network]
-        if all(isinstance(one, WholeImageNetwork) for one in parts):
+        if all(isinstance(one, WholeImage) for one in parts):
             sizing = "extent"
     spacing = tuple(float(s) for s in np.abs(np.diag(grid.linear)))
     return InputContract(grid.ndim, data.channels, grid.shape, spacing, grid.unit, sizing, data.normalisation)

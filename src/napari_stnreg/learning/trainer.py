@@ -24,8 +24,9 @@ from napari_stnreg.learning.progress import EpochRecord, Example, State, Trainin
 from napari_stnreg.learning.random_state import RandomState
 from napari_stnreg.learning.schedule import Schedule
 from napari_stnreg.learning.settings import TrainingSettings
+from napari_stnreg.learning.starting import Start, first_network
 from napari_stnreg.learning.summary import contract_of, training_summary
-from napari_stnreg.networks import AutoEncoder, Network, Stages, new_network
+from napari_stnreg.networks import AutoEncoder, Network, Stages
 
 TrainingSteps = Generator[TrainingProgress, "str | None", Model]
 
@@ -46,12 +47,20 @@ class Trainer:
         Where its state is written after every epoch; ``None`` for nowhere.
     resume
         Go on from there.
+    start
+        See :func:`~napari_stnreg.learning.starting.first_network`.
     """
 
     def __init__(
-        self, data: TrainingData, settings: TrainingSettings, checkpoint: Path | None, *, resume: bool
+        self,
+        data: TrainingData,
+        settings: TrainingSettings,
+        checkpoint: Path | None,
+        *,
+        resume: bool,
+        start: Start | None = None,
     ) -> None:
-        self.data, self.settings, self.checkpoint = data, settings, checkpoint
+        self.data, self.checkpoint = data, checkpoint
         self.device = pick_device(settings.device)
         if data.count("train") < 1:
             raise InputError("There is no pair to train on.")
@@ -59,9 +68,8 @@ class Trainer:
             raise InputError(f"Networks are for 2D and 3D images, not {data.grid.ndim}D.")
         self.random = RandomState(settings.seed, self.device)
         with self.random:
-            network = new_network(
-                settings.network, data.grid.ndim, data.channels, data.grid.shape, settings.options_of_networks()
-            )
+            network, settings = first_network(data, settings, start)
+        self.settings = settings
         self.network: Network = network.to(self.device)
         self.contract = contract_of(data, network, settings)
         self.objective: Any = (

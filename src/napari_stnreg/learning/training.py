@@ -17,6 +17,7 @@ from napari_stnreg.learning.model import Model
 from napari_stnreg.learning.opening import open_training_data
 from napari_stnreg.learning.progress import TrainingProgress
 from napari_stnreg.learning.settings import TrainingSettings
+from napari_stnreg.learning.starting import Start
 from napari_stnreg.learning.trainer import Trainer, TrainingSteps
 from napari_stnreg.steps import finish
 
@@ -27,6 +28,7 @@ def train(
     *,
     output: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    start: Start | None = None,
     progress: Callable[[TrainingProgress], None] | None = None,
     **options: Any,
 ) -> Model:
@@ -43,6 +45,9 @@ def train(
         Where the model will be saved. A checkpoint is kept beside it after every epoch.
     resume
         Go on from that checkpoint, if there is one.
+    start
+        A trained model, its file, or the name of one in the box, whose network and weights are the beginning: it learns
+        on from what it knows. The model itself is not changed.
     progress
         Called after every step.
 
@@ -56,7 +61,7 @@ def train(
     InputError
         If the data or settings cannot be used; one sentence says why.
     """
-    return finish(train_steps(data, settings, output=output, resume=resume, **options), progress)
+    return finish(train_steps(data, settings, output=output, resume=resume, start=start, **options), progress)
 
 
 def train_steps(
@@ -65,6 +70,7 @@ def train_steps(
     *,
     output: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    start: Start | None = None,
     **options: Any,
 ) -> TrainingSteps:
     """:func:`train` as a generator.
@@ -77,7 +83,8 @@ def train_steps(
     target = None if output is None else Path(output)
     trainer: Trainer | None = None
     try:
-        trainer = Trainer(pairs, settings, None if target is None else checkpoint_path(target), resume=resume)
+        checkpoint = None if target is None else checkpoint_path(target)
+        trainer = Trainer(pairs, settings, checkpoint, resume=resume, start=start)
         model = yield from trainer.run()
         if target is not None:
             model.save(target)

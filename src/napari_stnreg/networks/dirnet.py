@@ -34,6 +34,9 @@ class DIRNet(Localisation):
         Convolutions at the resolution of the control grid; each widens a control point's patch by two spacings.
     limit
         Coefficients stay below this share of the control spacing; the default rules out folds. ``None`` for no limit.
+        Of two networks in a row, the first with wide spacing, neither folds and together they reach far.
+    shrink
+        Average blocks of this many voxels along each axis first, a power of two no larger than the spacing.
 
     Notes
     -----
@@ -59,15 +62,20 @@ class DIRNet(Localisation):
         features: int = 32,
         depth: int = 3,
         limit: float | None = NO_FOLDING,
+        shrink: int = 1,
     ) -> None:
         super().__init__(ndim, channels)
         steps = [int(s) for s in np.broadcast_to(np.asarray(spacing), (ndim,))]
         if any(s < 1 or s & (s - 1) for s in steps):
             raise InputError(f"The control spacing of DIRNet is a power of two, such as 4 or 8, not {spacing}.")
-        self.spacing = tuple(steps)
-        self._config = {"spacing": steps, "features": int(features), "depth": int(depth), "limit": limit}
+        if shrink < 1 or shrink & (shrink - 1) or shrink > min(steps):
+            raise InputError(f"DIRNet shrinks its images by a power of two up to its control spacing, not by {shrink}.")
+        self.spacing, self.shrink = tuple(steps), int(shrink)
+        self._config = {
+            "spacing": steps, "features": int(features), "depth": int(depth), "limit": limit, "shrink": self.shrink
+        }  # fmt: skip
         self.family = BSplineFamily(steps, limit=limit)
-        self.halvings = int(math.log2(max(steps)))
+        self.halvings = int(math.log2(max(steps) // self.shrink))
         widths = [2 * channels, *[features] * (self.halvings + depth)]
         self.convolutions = nn.ModuleList(
             nn.Sequential(convolution(ndim, a, b), normaliser(b), rectifier()) for a, b in itertools.pairwise(widths)
@@ -86,11 +94,11 @@ class DIRNet(Localisation):
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """See :meth:`Localisation.forward`."""
-        seen = torch.cat([fixed, moving], dim=1)
+        seen = pooled(torch.cat([fixed, moving], dim=1), [self.shrink] * self.ndim)
         for level, layer in enumerate(self.convolutions):
             seen = layer(seen)
             if level < self.halvings:
-                seen = pooled(seen, [2 if s >> level > 1 else 1 for s in self.spacing])
+                seen = pooled(seen, [2 if s // self.shrink >> level > 1 else 1 for s in self.spacing])
         moved = cast(Tensor, self.corners(seen))
         # a unit of the last layer is the control spacing
         return moved * moved.new_tensor(self.spacing).reshape(-1, *[1] * self.ndim)

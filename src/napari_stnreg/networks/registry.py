@@ -11,12 +11,13 @@ from napari_stnreg.errors import InputError
 from napari_stnreg.networks.auto_encoder import AutoEncoder
 from napari_stnreg.networks.base import Localisation
 from napari_stnreg.networks.dirnet import DIRNet
+from napari_stnreg.networks.matching import MatchingNetwork
 from napari_stnreg.networks.stages import Stages
 from napari_stnreg.networks.voxelmorph import VoxelMorph
-from napari_stnreg.networks.whole_image import AffineNetwork, ThinPlateNetwork, WholeImageNetwork
+from napari_stnreg.networks.whole_image import AffineNetwork, ThinPlateNetwork, WholeImage
 
 LOCALISATIONS: dict[str, type[Localisation]] = {
-    kind.name: kind for kind in (AffineNetwork, ThinPlateNetwork, DIRNet, VoxelMorph)
+    kind.name: kind for kind in (AffineNetwork, MatchingNetwork, ThinPlateNetwork, DIRNet, VoxelMorph)
 }
 """Every network that registers, by name; several are joined by ``+``."""
 
@@ -75,7 +76,7 @@ def new_network(
             earlier = sum(config["name"] == name for config in configs)
             own = own[earlier] if earlier < len(own) else {}
         config = {"name": name, "ndim": ndim, "channels": channels, **own}
-        if issubclass(_class(name), WholeImageNetwork):
+        if issubclass(_class(name), WholeImage):
             config["shape"] = list(shape)
         configs.append(config)
     if len(configs) == 1:

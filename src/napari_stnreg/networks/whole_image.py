@@ -19,8 +19,8 @@ from napari_stnreg.transforms import make_family
 FEATURES = {2: (16, 32, 64, 64, 64, 64), 3: (16, 32, 64, 64, 64, 64)}
 
 
-class WholeImageNetwork(Localisation):
-    """Fixed and moving image side by side through convolutions and two dense layers.
+class WholeImage(Localisation):
+    """What sees images of one size.
 
     Parameters
     ----------
@@ -28,6 +28,30 @@ class WholeImageNetwork(Localisation):
         See :class:`Localisation`.
     shape
         Size of the images it was made for; others are cut or padded about their middle.
+    """
+
+    def __init__(self, ndim: int, channels: int, shape: Sequence[int]) -> None:
+        super().__init__(ndim, channels)
+        if len(shape) != ndim:
+            raise InputError(f"A {ndim}D network needs {ndim} sizes of an image, not {len(shape)}.")
+        self.shape = tuple(int(n) for n in shape)
+
+    def domain(self, grid: Grid) -> Grid:
+        """The lattice at the size the network was made for."""
+        return centred(grid, self.shape)
+
+    def config(self) -> dict[str, Any]:
+        """See :meth:`Localisation.config`."""
+        return {"name": self.name, "ndim": self.ndim, "channels": self.channels, "shape": list(self.shape)}
+
+
+class WholeImageNetwork(WholeImage):
+    """Fixed and moving image side by side through convolutions and two dense layers.
+
+    Parameters
+    ----------
+    ndim, channels, shape
+        See :class:`WholeImage`.
     features, hidden, shrink
         See :class:`~napari_stnreg.networks.blocks.WholeImageRegressor`.
     outputs
@@ -44,18 +68,11 @@ class WholeImageNetwork(Localisation):
         hidden: int,
         shrink: int,
     ) -> None:
-        super().__init__(ndim, channels)
-        if len(shape) != ndim:
-            raise InputError(f"A {ndim}D network needs {ndim} sizes of an image, not {len(shape)}.")
-        self.shape = tuple(int(n) for n in shape)
+        super().__init__(ndim, channels, shape)
         self.sizes: dict[str, Any] = {
             "features": list(features or FEATURES[ndim]), "hidden": int(hidden), "shrink": int(shrink)
         }  # fmt: skip
         self.regressor = WholeImageRegressor(ndim, 2 * channels, self.shape, outputs=outputs, **self.sizes)
-
-    def domain(self, grid: Grid) -> Grid:
-        """The lattice at the size the network was made for."""
-        return centred(grid, self.shape)
 
     def regress(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """``(B, outputs)``."""
@@ -64,8 +81,7 @@ class WholeImageNetwork(Localisation):
 
     def config(self) -> dict[str, Any]:
         """See :meth:`Localisation.config`."""
-        shape = list(self.shape)
-        return {"name": self.name, "ndim": self.ndim, "channels": self.channels, "shape": shape, **self.sizes}
+        return {**super().config(), **self.sizes}
 
 
 class AffineNetwork(WholeImageNetwork):
