@@ -64,7 +64,7 @@ class TestLearning:
         matching = {"features": [16, 32], "depth": 2}
         model = sr.train(data, network="matching", network_options=matching, epochs=15, **options)
         regressed = sr.train(data, network="affine", epochs=15, **options)
-        assert data.error(model) < 0.5 * data.error(regressed)
+        assert data.error(model) < 0.75 * data.error(regressed)
 
     def test_known_transforms_and_correlation_can_be_mixed(self):
         data = DrawnPairs(96, 12, kind="shift", truth=True)
@@ -245,17 +245,19 @@ class TestResuming:
         assert model.summary["epochs"] == 1
 
 
+@pytest.fixture(scope="module")
+def learned():
+    """Knows something of shifts."""
+    return sr.train(DrawnPairs(48, 12), network="affine", family="translation", similarity="ncc", epochs=3, **QUICK)
+
+
 class TestStart:
     """Learning on from a model."""
-
-    @pytest.fixture(scope="class")
-    def learned(self):
-        return sr.train(DrawnPairs(48, 12), network="affine", family="translation", similarity="ncc", epochs=12, **QUICK)
 
     def test_it_begins_where_the_model_was(self, learned):
         data = DrawnPairs(48, 12)
         before = {name: t.clone() for name, t in learned.network.state_dict().items()}
-        model = sr.train(data, start=learned, similarity="ncc", epochs=2, **QUICK)
+        model = sr.train(data, start=learned, similarity="ncc", epochs=6, **QUICK)
         (first, *_) = model.summary["curve"]
         assert first["validation_loss"] == learned.summary["best"]["validation_loss"]
         assert model.summary["settings"]["network"] == "affine"

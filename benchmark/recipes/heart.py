@@ -65,7 +65,7 @@ RECIPES = {
             "epochs": 36,
             "batch_size": 8,
             "learning_rate": 2e-3,
-            # Coefficients below 0.4 of the spacing rule out folds; a heart contracts by more than one grid then reaches.
+            # Coefficients below 0.4 of the spacing rule out folds, but one such grid does not reach as far as a heart.
             "network_options": {
                 "dirnet": [
                     {"spacing": 16, "features": 24, "depth": 2, "shrink": 2},

@@ -14,8 +14,8 @@ from napari_stnreg.learning.paired_images import PairedImages
 from napari_stnreg.learning.pairing import RandomPairs
 from napari_stnreg.learning.sources import ImageSet
 
-# A U-Net on averages of 2 x 2 x 2 voxels that gives a velocity for every fourth voxel; two in a row, of which the second
-# sees what the first has left. Six times as cheap as one at full size, and large moves are found in two steps.
+# A U-Net on averages of 2 x 2 x 2 voxels that gives a velocity for every fourth voxel; two in a row, of which the
+# second sees what the first has left. Far cheaper than one at full size, and large moves are found in two steps.
 COARSE = {"encoder": [16, 32, 64], "decoder": [64, 48, 32], "final": [24], "shrink": 2, "resolution": "half"}
 CASCADE = {"network": "voxelmorph+voxelmorph", "network_options": {"voxelmorph": [COARSE, COARSE]}}
 

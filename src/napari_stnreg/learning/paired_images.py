@@ -64,9 +64,9 @@ class PairedImages(ExampleSource):
     augmentation
         See :class:`Augmentation`.
     grid
-        The grid of every batch; without it that of the first fixed image. The middle of each pair's fixed image comes to
-        its middle, and the moving image is seen from there: where it lies in the world beside the fixed one, as a model
-        sees it in use, or centre on centre if the two do not meet in the world.
+        The grid of every batch; without it that of the first fixed image. The middle of each pair's fixed image comes
+        to its middle, and the moving image is seen from there: where it lies in the world beside the fixed one, as a
+        model sees it in use, or centre on centre if the two do not meet in the world.
     same_image
         Take the fixed image of each pair for both, so that ``augmentation.apart`` is the true transform.
 

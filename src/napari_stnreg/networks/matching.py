@@ -1,4 +1,4 @@
-"""Matching: a network describes the places of each image, places are matched, and the affine that joins them is solved."""
+"""Matching: a network describes the places of each image, and the affine that joins alike places is solved for."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ OUTLIER = 0.15
 class MatchingNetwork(WholeImage):
     """The same convolutions describe cells of the fixed and of the moving image; alike cells are matched.
 
-    A match is believed as far as it is mutual: the likeness of all pairs of cells goes through a softmax over the moving
-    image's cells and another over the fixed image's, and their product weighs the pair. The affine transform is the
-    weighted least-squares solution, found again with less weight on what does not agree. So nothing is regressed: what
-    is learned is to know a place again in another pose and contrast. Large rotations are learned with a fraction of the
-    pairs that :class:`~.whole_image.AffineNetwork` takes.
+    A match is believed as far as it is mutual: the likeness of all pairs of cells goes through a softmax over the
+    moving image's cells and another over the fixed image's, and their product weighs the pair. The affine transform is
+    the weighted least-squares solution, found again with less weight on what does not agree. So nothing is regressed:
+    what is learned is to know a place again in another pose and contrast. Large rotations are learned with a fraction
+    of the pairs that :class:`~.whole_image.AffineNetwork` takes.
 
     Parameters
     ----------
@@ -53,8 +53,8 @@ class MatchingNetwork(WholeImage):
 
     References
     ----------
-    Rocco et al., Convolutional neural network architecture for geometric matching, CVPR 2017 (all pairs compared); Sun et
-    al., LoFTR: Detector-free local feature matching with transformers, CVPR 2021 (two softmaxes); Choy et al., Deep
+    Rocco et al., Convolutional neural network architecture for geometric matching, CVPR 2017 (all pairs compared); Sun
+    et al., LoFTR: Detector-free local feature matching with transformers, CVPR 2021 (two softmaxes); Choy et al., Deep
     global registration, CVPR 2020 (weighted least squares of matches, in a training).
     """
 
