@@ -133,7 +133,8 @@ def _applied(theta: Tensor, points: Tensor) -> Tensor:
     """``(I + M) x + t`` of points ``(N, D)``, ``(B, N, D)``."""
     ndim = points.shape[1]
     matrix = theta[:, ndim:].unflatten(1, (ndim, ndim))
-    return points + points @ matrix.mT + theta[:, None, :ndim]
+    moved: Tensor = points + points @ matrix.mT + theta[:, None, :ndim]
+    return moved
 
 
 def solved(fixed: Tensor, moving: Tensor, weight: Tensor, ridge: float) -> Tensor:
