@@ -1,8 +1,8 @@
 """How much memory one task of an alignment takes at its peak: ``python -m benchmark.task_memory --sides 512 1024 4096``
 
-Every task of two generated sections is run once in a process of its own, after the same task has been run on small
-sections, so that what libraries load and keep is not counted. Peak is the most that the system saw, less what the
-process held before. ``estimate`` is what ``--memory`` reckons with.
+Every task of two generated sections is run once, after the same task has been run on small sections, so that what
+libraries load and keep is not counted; every size in a process of its own. A peak is the most that the system saw, in
+MB, less what the process held before. ``estimate`` is what ``--memory`` reckons with. Linux only.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,30 +76,31 @@ def prepared(folder: Path, side: int) -> dict[str, tuple]:
     }
 
 
-def measure(side: int, task: str) -> dict[str, float]:
-    """Run one task in this process."""
+def measure(side: int, tasks: Sequence[str]) -> dict[str, float]:
+    """Run the tasks in this process; how many MB each takes at its peak, and ``estimate``."""
     import gc
 
     import torch
 
+    from napari_stnreg.samples import serial
     from napari_stnreg.stacks.memory import task_bytes
 
     torch.set_num_threads(1)
+    found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        function, *words = prepared(Path(folder) / "small", 160)[task]
-        function(*words)
-        calls = prepared(Path(folder) / "large", side)
-        estimate = task_bytes(*calls["estimate"]) / 2**20
-        function, *words = calls[task]
-        from napari_stnreg.samples import serial
-
+        small, large = prepared(Path(folder) / "small", 160), prepared(Path(folder) / "large", side)
         serial._kept.cache_clear()
-        gc.collect()
-        _trim()
-        before = held_mb()
-        forget_peak()
-        function(*words)
-        return {"peak_mb": round(peak_mb() - before, 1), "estimate_mb": round(estimate, 1), "before_mb": round(before)}
+        for task in tasks:
+            for calls in (small, large):
+                gc.collect()
+                _trim()
+                before = held_mb()
+                forget_peak()
+                function, *words = calls[task]
+                function(*words)
+                found[task] = round(peak_mb() - before, 1)
+        found["estimate"] = round(task_bytes(*large["estimate"]) / 2**20, 1)
+    return found
 
 
 def _trim() -> None:
@@ -111,16 +113,16 @@ def _trim() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sides", type=int, nargs="+", default=[512, 1024, 4096])
-    parser.add_argument("--task", choices=TASKS, help="run one in this process")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--here", action="store_true", help="measure the first of the sides in this process")
     options = parser.parse_args()
-    if options.task:
-        print(json.dumps(measure(options.sides[0], options.task)))
+    if options.here:
+        print(json.dumps(measure(options.sides[0], options.tasks)))
         return
     for side in options.sides:
-        for task in TASKS:
-            command = [sys.executable, "-m", "benchmark.task_memory", "--sides", str(side), "--task", task]
-            found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            print(side, task, found.strip(), flush=True)
+        command = [sys.executable, "-m", "benchmark.task_memory", "--here", "--sides", str(side), "--tasks"]
+        found = subprocess.run([*command, *options.tasks], check=True, stdout=subprocess.PIPE, text=True).stdout
+        print(side, found.strip(), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,19 +8,26 @@ from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.sources import StackSource
 from napari_stnreg.stacks.store import CHUNK
 
-_WORKING = 700
-"""Bytes that matching takes for each pixel of the working image, two sections together, on the safe side."""
-_RENDERED = 120
-"""Bytes for each pixel of a band that is rendered, on the safe side."""
+_WORKING = 300
+"""Bytes that matching takes for each pixel of the working image, two sections together and two held besides."""
+_CHANNEL = 100
+"""The same for each channel of an auto-encoder's features beyond the first."""
+_CHANNELS = 48
+"""Channels that are compared of the auto-encoder that is trained on a stack."""
+_RENDERED = 140
+"""Bytes for each pixel of a band that is rendered."""
+_READ = 8
+"""Bytes for each pixel of a section that is read as a whole: once as numbers to compute with, and its sums."""
 
 
 def task_bytes(source: StackSource, settings: StackSettings) -> int:
-    """About how much one task takes at its peak, in bytes."""
+    """About how much one task takes at its peak, in bytes: measured by ``benchmark.task_memory``, and some more."""
     height, width = source.shape[1:]
     factor = settings.factor((height, width))
-    matching = _WORKING * (height // factor) * (width // factor)
-    # A section is read as a whole, unless its file is cut into chunks; and once more as numbers to compute with.
-    rendering = _RENDERED * min(CHUNK, height) * width + source.section_bytes + 4 * height * width
+    each = _WORKING + (_CHANNEL * (_CHANNELS - 1) if settings.features == "auto-encoder" else 0)
+    matching = each * -(-height // factor) * -(-width // factor)
+    reading = source.section_bytes + _READ * height * width
+    rendering = _RENDERED * min(CHUNK, height) * width + reading
     return int(max(matching, rendering))
 
 
