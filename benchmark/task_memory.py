@@ -38,7 +38,7 @@ def peak_mb() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
-def prepared(folder: Path, side: int) -> dict[str, tuple]:
+def prepared(folder: Path, side: int, features: str) -> dict[str, tuple]:
     """The calls of one pair of sections, each with what it needs already on disk but what it makes itself."""
     import tifffile
 
@@ -55,7 +55,7 @@ def prepared(folder: Path, side: int) -> dict[str, tuple]:
     images.mkdir(parents=True)
     for z in range(2):
         tifffile.imwrite(images / f"{z}.tif", made.section(z))
-    source, settings = open_stack(images), StackSettings()
+    source, settings = open_stack(images), StackSettings.parse(features=features)
     work = WorkFolder(folder / "work")
     work.begin({}, resume=False)
     factor = settings.factor((side, side))
@@ -64,10 +64,18 @@ def prepared(folder: Path, side: int) -> dict[str, tuple]:
     there = there.with_vectors(np.random.default_rng(0).normal(0, 1, there.vectors.shape))
     canvas = Canvas((-20, -20), (side + 40, side + 40), (side, side), max(4, factor))
     writer = create(folder / "out.zarr", source, canvas, canvas.shape)
+    encoder = None
+    if features == "auto-encoder":
+        from napari_stnreg.stacks.encoder import training_steps
+        from napari_stnreg.steps import finish
+
+        seen = [tasks.training_section(source, None, z, settings) for z in (0, 1, 0, 1)]
+        encoder = folder / "encoder.safetensors"
+        finish(training_steps([section for section in seen if section is not None], epochs=1)).save(encoder)
     for z in range(2):
-        tasks.prepare_section(work, source, None, z, settings)
+        tasks.prepare_section(work, source, None, z, settings, encoder)
     return {
-        "prepare": (tasks.prepare_section, work, source, None, 0, settings),
+        "prepare": (tasks.prepare_section, work, source, None, 0, settings, encoder),
         "coarse": (tasks.match_coarse, work, (0, 1), settings),
         "fine": (tasks.match_fine, work, "fine 1", (0, 1), (there, there), settings, 0),
         "quality": (tasks.measure_pair, work, (0, 1), (there, there)),
@@ -76,7 +84,7 @@ def prepared(folder: Path, side: int) -> dict[str, tuple]:
     }
 
 
-def measure(side: int, tasks: Sequence[str]) -> dict[str, float]:
+def measure(side: int, tasks: Sequence[str], features: str = "lncc") -> dict[str, float]:
     """Run the tasks in this process; how many MB each takes at its peak, and ``estimate``."""
     import gc
 
@@ -88,7 +96,7 @@ def measure(side: int, tasks: Sequence[str]) -> dict[str, float]:
     torch.set_num_threads(1)
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        small, large = prepared(Path(folder) / "small", 160), prepared(Path(folder) / "large", side)
+        small, large = (prepared(Path(folder) / str(n), n, features) for n in (160, side))
         serial._kept.cache_clear()
         for task in tasks:
             for calls in (small, large):
@@ -114,14 +122,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sides", type=int, nargs="+", default=[512, 1024, 4096])
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--features", default="lncc", help="what is compared")
     parser.add_argument("--here", action="store_true", help="measure the first of the sides in this process")
     options = parser.parse_args()
     if options.here:
-        print(json.dumps(measure(options.sides[0], options.tasks)))
+        print(json.dumps(measure(options.sides[0], options.tasks, options.features)))
         return
     for side in options.sides:
-        command = [sys.executable, "-m", "benchmark.task_memory", "--here", "--sides", str(side), "--tasks"]
-        found = subprocess.run([*command, *options.tasks], check=True, stdout=subprocess.PIPE, text=True).stdout
+        command = [sys.executable, "-m", "benchmark.task_memory", "--here", "--sides", str(side)]
+        command += ["--features", options.features, "--tasks", *options.tasks]
+        found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         print(side, found.strip(), flush=True)
 
 
