@@ -14,21 +14,26 @@ _CHANNEL = 100
 """The same for each channel of an auto-encoder's features beyond the first."""
 _CHANNELS = 48
 """Channels that are compared of the auto-encoder that is trained on a stack."""
-_RENDERED = 140
+_RENDERED = 60
 """Bytes for each pixel of a band that is rendered."""
+_MAPPED = 110
+"""Bytes besides for each pixel that is mapped at a time; transforms take large bands in pieces."""
 _READ = 8
 """Bytes for each pixel of a section that is read as a whole: once as numbers to compute with, and its sums."""
 
 
 def task_bytes(source: StackSource, settings: StackSettings) -> int:
     """About how much one task takes at its peak, in bytes: measured by ``benchmark.task_memory``, and some more."""
+    from napari_stnreg.transforms.base import SLAB_POINTS  # it knows torch
+
     height, width = source.shape[1:]
     factor = settings.factor((height, width))
     each = _WORKING + (_CHANNEL * (_CHANNELS - 1) if settings.features == "auto-encoder" else 0)
     matching = each * -(-height // factor) * -(-width // factor)
     reading = source.section_bytes + _READ * height * width
-    rendering = _RENDERED * min(CHUNK, height) * width + reading
-    return int(max(matching, rendering))
+    band = min(CHUNK, height) * width
+    rendering = _RENDERED * band + _MAPPED * min(band, 2 * SLAB_POINTS) + source.section_bytes
+    return int(max(matching, reading, rendering))
 
 
 def workers_within(memory: float | None, source: StackSource, settings: StackSettings, workers: int) -> int:
