@@ -17,8 +17,10 @@ from drawn_pairs import DrawnPairs
 
 import napari_stnreg as sr
 from napari_stnreg.errors import FitError, InputError
+from napari_stnreg.images import Grid
+from napari_stnreg.learning.memory import step_bytes
 from napari_stnreg.learning.objective import mean_dice, transform_distance
-from napari_stnreg.networks import warped
+from napari_stnreg.networks import new_network, warped
 from napari_stnreg.transforms import AffineTransform
 
 QUICK = {"device": "cpu", "batch_size": 12, "learning_rate": 2e-3}
@@ -294,6 +296,30 @@ class TestStart:
             sr.train(DrawnPairs(4, 2, size=16, ndim=3), start=learned, epochs=1)
         with pytest.raises(InputError, match="knows lengths in pixel, the training data have mm"):
             sr.train(DrawnPairs(12, 4, unit="mm"), start=learned, epochs=1)
+
+
+class TestMemory:
+    def test_a_training_that_does_not_fit_is_refused_before_it_begins(self, monkeypatch):
+        monkeypatch.setattr("napari_stnreg.learning.memory.free_memory", lambda device: 2**20)
+        with pytest.raises(sr.OutOfMemoryError, match=r"takes about .* only 0.0 GiB are free; take batches of [1-9]"):
+            sr.train(DrawnPairs(12, 4), network="affine", epochs=1, **{**QUICK, "batch_size": 64})
+        with pytest.raises(sr.OutOfMemoryError, match="shrink the images"):
+            sr.train(DrawnPairs(4, 2, size=32, ndim=3), network="voxelmorph", epochs=1, batch_size=1, device="cpu")
+
+    def test_what_a_step_takes_grows_with_batch_and_lattice_and_nothing_is_made(self):
+        network = new_network("voxelmorph", 3, 1, (64, 64, 64))
+        few, more, large = (
+            step_bytes(network, Grid.from_spacing((size,) * 3), 1, batch)
+            for size, batch in ((64, 1), (64, 3), (2048, 1))
+        )
+        assert more == pytest.approx(3 * few, rel=0.01)
+        assert large == pytest.approx(32**3 * few, rel=0.01)
+        assert step_bytes(network, Grid.from_spacing((64,) * 3), 1, 1, half=True) < 0.7 * few
+
+    def test_it_is_about_what_a_step_was_seen_to_take(self):
+        network = new_network("voxelmorph", 3, 1, (96, 96, 96))
+        expected = step_bytes(network, Grid.from_spacing((96,) * 3), 1, 1)
+        assert 970 * 96**3 < expected < 1.2 * 970 * 96**3
 
 
 class TestTalking:

@@ -46,7 +46,7 @@ RECIPES = {
     "brain-voxelmorph": Recipe(
         "affine and VoxelMorph in one model, brains at 2 mm, no labels", FILES["brain"], training_data,
         {"network": "affine+voxelmorph+voxelmorph", "network_options": NETWORKS, "similarity": "lncc", "window": 2,
-         "diffusion": 0.07, "batch_size": 2, "learning_rate": 1e-3, "epochs": 19},
+         "diffusion": 0.07, "batch_size": 2, "learning_rate": 1e-3, "epochs": 15},
         judge, refine=60, goal="Dice 0.62 in one pass, 0.70 refined, no folds",
     ),
 }  # fmt: skip

@@ -34,6 +34,7 @@ def column(layout: Any, place: int, name: str, summary: dict[str, Any]) -> None:
     scores.plot(*zip(*points, strict=True), pen=pyqtgraph.mkPen(VALIDATION, width=2))
     for plot, label in ((losses, "loss"), (scores, title)):
         plot.setLabel("left", label, color=TEXT)
+        plot.getAxis("left").enableAutoSIPrefix(False)
         plot.showGrid(y=True, alpha=0.2)
         plot.addItem(pyqtgraph.InfiniteLine(best, angle=90, pen=pyqtgraph.mkPen(TEXT, style=Qt.PenStyle.DotLine)))
     scores.setLabel("bottom", "epoch", color=TEXT)

@@ -17,6 +17,7 @@ from napari_stnreg.errors import FitError, InputError
 from napari_stnreg.fitting.problem import pick_device
 from napari_stnreg.learning.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from napari_stnreg.learning.data import Batch, TrainingData, steps_of
+from napari_stnreg.learning.memory import check_step, step_bytes
 from napari_stnreg.learning.model import Model
 from napari_stnreg.learning.objective import Outcome, ReconstructionObjective, RegistrationObjective
 from napari_stnreg.learning.precision import half_precision, set_precision
@@ -89,6 +90,8 @@ class Trainer:
             raise InputError(f"Training {self.phases} networks in turn takes at least {self.phases} epochs.")
         self.schedule = Schedule(settings, self.steps, self.phases)
         half = half_precision(settings, self.device)
+        needed = step_bytes(network, data.grid, data.channels, settings.batch_size, half=half is not None)
+        check_step(needed, settings.batch_size, self.device)
         set_precision(network, half)
         # bfloat16 has the range of float32; only float16 needs its losses scaled
         self.scaler = torch.amp.GradScaler(enabled=half == torch.float16)
