@@ -119,7 +119,8 @@ def align_stack_steps(
         if not keep_work and only is None:
             run.work.remove()
         seconds = time.perf_counter() - began
-        return StackResult(path, "finished", settings, verdicts, gaps, seconds, warnings, holder)
+        slant = run.slants.report() if run.slants is not None else {}
+        return StackResult(path, "finished", settings, verdicts, gaps, seconds, warnings, holder, slant)
     finally:
         executor.close()
 

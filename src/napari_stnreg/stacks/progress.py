@@ -63,6 +63,9 @@ class StackResult:
         Wall-clock time of this call.
     warnings
         Sentences a person should read.
+    slant
+        How obliquely the tissue ran as recorded, pixels a section, with its standard error, and the share of that which
+        the alignment kept; see :mod:`~napari_stnreg.stacks.straightening`.
     """
 
     path: Path
@@ -73,6 +76,7 @@ class StackResult:
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
     owner: Any = None
+    slant: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def aligned(self) -> AlignedStack:
@@ -93,6 +97,7 @@ class StackResult:
             "verdicts": counts,
             "sections": [asdict(one) for one in self.verdicts],
             "gaps": self.gaps,
+            "slant": self.slant,
             "warnings": self.warnings,
         }
 

@@ -32,8 +32,8 @@ FOLDED = 0.002
 """Share of folded canvas above which a section is weak."""
 STRAIN = 0.5
 """Strain, from its median, above which a section is weak: no cutting stretches tissue by so much."""
-STRAIGHTENED = 0.05
-"""By how much neighbours may correlate better than the stack itself lets expect."""
+STRAIGHTENED = 0.02
+"""By how much neighbours may correlate better than where the truth would have them."""
 
 
 @dataclass(frozen=True)

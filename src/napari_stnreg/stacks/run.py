@@ -29,6 +29,7 @@ from napari_stnreg.stacks.solve import solve_fine
 from napari_stnreg.stacks.sources import ArraySource, StackSource, open_stack
 from napari_stnreg.stacks.state import WorkFolder
 from napari_stnreg.stacks.store import CHUNK, AlignedStack, SectionWriter, create, update_attributes
+from napari_stnreg.stacks.straightening import Slants, slants
 
 NODE_STEP = 4
 """Pixels between the nodes of the displacement; that of the working image where it is coarser."""
@@ -60,6 +61,7 @@ class StackRun:
         self.source, self.settings, self.count = request.source, request.settings, request.count
         self.shape = (self.source.shape[1], self.source.shape[2])
         self.reader = self.source
+        self.slants: Slants | None = None
         rounds = self.settings.rounds if self.settings.deform else 0
         self._weights = {"encoder": 4.0} if self.settings.features == "auto-encoder" else {}
         self._weights |= {"prepare": 2.0, "coarse": 2.0, "gaps": 0.0, **{f"fine {r + 1}": 2.0 for r in range(rounds)}}
@@ -273,8 +275,9 @@ class StackRun:
             for a, b in pairwise(good)
             if (a, b) in after
         ]
-        warnings = [self.source.sentence] if self.source.sentence else []
-        return verdicts, gaps, warnings
+        self.slants = slants(maps, matches)
+        sentences = (self.source.sentence, self.slants.sentence)
+        return verdicts, gaps, [sentence for sentence in sentences if sentence]
 
     def _render(
         self, writer: SectionWriter, maps: list[SectionMap], faults: list[str], canvas: Canvas, sections: list[int]
