@@ -9,7 +9,7 @@ from napari_stnreg.errors import InputError
 from napari_stnreg.samples import SerialSections
 from napari_stnreg.stacks.alignment import align
 from napari_stnreg.stacks.settings import StackSettings
-from napari_stnreg.stacks.truth import score_truth
+from napari_stnreg.stacks.truth import errors, maps_of, recovered_slope, score_truth
 
 SHAPE = (8, 224, 224)
 
@@ -70,7 +70,9 @@ def test_a_slope_that_is_taken_out_is_missed(made, share):
         for place, h in zip(true_maps(made), height, strict=True)
     ]
     assert np.linalg.norm(mean) > 1
-    assert score_truth(made, maps).slope == pytest.approx(1 - share, abs=0.1)
+    slope, neurites = recovered_slope(made, maps, errors(made, maps))
+    assert neurites == len(slopes)
+    assert slope == pytest.approx(1 - share, abs=0.1)
 
 
 def test_a_lost_section_is_crossed_and_not_scored():
@@ -128,6 +130,19 @@ def test_maps_that_do_not_belong_to_the_stack_are_refused(made):
         score_truth(made, true_maps(made)[:3])
     with pytest.raises(InputError, match="another stack"):
         score_truth(made, [lambda p: p + 9999] * 8)
+
+
+def test_an_alignment_on_disk_is_scored_like_its_maps(tmp_path):
+    import napari_stnreg as sr
+
+    made = SerialSections((9, 128, 128), seed=5, turn=3.0, faults={4: "missing"})
+    settings = StackSettings.parse(rounds=1, turned=False)
+    result = sr.align_stack(made, tmp_path / "aligned.zarr", settings)
+    stored = score_truth(made, maps_of(result.aligned))
+    direct = score_truth(made, align(np.stack(list(made)), settings).maps)
+    assert stored.mean == pytest.approx(direct.mean, abs=0.05)
+    assert stored.adjacent == pytest.approx(direct.adjacent, abs=0.05)
+    assert set(result.report()["slant"]) == {"kept", "recorded", "error"}
 
 
 # -- the coarse pass, error in pixels

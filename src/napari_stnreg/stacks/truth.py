@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,9 @@ from scipy.ndimage import gaussian_filter1d, map_coordinates
 from napari_stnreg.errors import InputError
 from napari_stnreg.images import FloatArray
 from napari_stnreg.stacks.quality import PairQuality, chunk_correlation, straightened
+
+if TYPE_CHECKING:
+    from napari_stnreg.stacks.store import AlignedStack
 
 Map = Callable[[FloatArray], FloatArray]
 
@@ -337,3 +341,17 @@ def _mean(parts: Sequence[npt.ArrayLike]) -> float:
     values = np.concatenate([np.ravel(np.asarray(part, dtype=np.float64)) for part in parts]) if parts else np.zeros(0)
     values = values[np.isfinite(values)]
     return float(values.mean()) if values.size else float("nan")
+
+
+def maps_of(aligned: AlignedStack) -> list[Map]:
+    """The maps of an alignment on disk, canvas to raw section, as :func:`score_truth` asks for them."""
+    return [partial(_mapped, aligned, z) for z in range(aligned.sections)]
+
+
+def _mapped(aligned: AlignedStack, z: int, points: FloatArray) -> FloatArray:
+    import torch
+
+    points = np.asarray(points, dtype=np.float64)
+    with torch.no_grad():
+        found = aligned.transform(z)(torch.from_numpy(points.reshape(1, -1, 2)))
+    return np.asarray(found[0].numpy().reshape(points.shape), dtype=np.float64)
