@@ -72,7 +72,7 @@ class Slants:
             return ""
         return (
             f"What runs obliquely keeps only {100 * self.share:.0f} % of the slant that the sections show: "
-            "neurites may have been straightened. The course 'natural' keeps more."
+            "neurites may have been straightened. The course 'natural', or a larger tether, keeps more."
         )
 
     def report(self) -> dict[str, float | None]:
