@@ -1,7 +1,7 @@
 """The table of the stacks as Markdown, from the rows that ``benchmark.stacks`` wrote.
 
 Run ``python -m benchmark.stack_table ROWS.csv [MORE.csv]``. Every figure is the mean over the seeds that were run; the
-last lines say by how many times ours is more than each peer's.
+last lines say by how many times ours is more than each peer's, over the seeds that both ran.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+Rows = dict[str, dict[str, dict[str, dict[str, float]]]]
 TITLES = {"nothing": "doing nothing", "sofima": "SOFIMA 0.1", "feabas": "feabas 3.0.6", "natural": "**ours**"}
 COLUMNS = {
     "CPU s a section": ("warped", "s/section"),
@@ -29,9 +30,9 @@ COLUMNS = {
 }
 
 
-def read(paths: list[Path]) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Values by program, case and column."""
-    found: dict[str, dict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+def read(paths: list[Path]) -> Rows:
+    """Values by program, case, column and seed."""
+    found: Rows = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
     for path in paths:
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
@@ -39,11 +40,11 @@ def read(paths: list[Path]) -> dict[str, dict[str, dict[str, list[float]]]]:
                 if "correlation" in values:
                     values["less"] = values["correlation"] - values["true_correlation"]
                 for name, value in values.items():
-                    found[row["program"]][row["case"]][name].append(value)
+                    found[row["program"]][row["case"]][name][row["seed"]] = value
     return found
 
 
-def table(rows: dict[str, dict[str, dict[str, list[float]]]], tissue: str) -> list[str]:
+def table(rows: Rows, tissue: str) -> list[str]:
     """Lines of the table of one kind of tissue: ``"fibsem "``, or nothing for the generator's."""
     columns = {t: c for t, c in COLUMNS.items() if tissue == "" or c[1] != "slope"}
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
@@ -51,7 +52,9 @@ def table(rows: dict[str, dict[str, dict[str, list[float]]]], tissue: str) -> li
     for program in sorted(rows, key=lambda p: list(TITLES).index(p) if p in TITLES else len(TITLES)):
         cases = rows[program]
         means[program] = {
-            title: float(np.mean(cases[tissue + case][name])) if cases[tissue + case][name] else float("nan")
+            title: float(np.mean(list(cases[tissue + case][name].values())))
+            if cases[tissue + case][name]
+            else float("nan")
             for title, (case, name) in columns.items()
         }
         if all(np.isnan(value) for value in means[program].values()):
@@ -59,12 +62,14 @@ def table(rows: dict[str, dict[str, dict[str, list[float]]]], tissue: str) -> li
         cells = [_cell(title, value) for title, value in means[program].items()]
         lines.append(f"| {TITLES.get(program, program)} | " + " | ".join(cells) + " |")
     for peer in ("sofima", "feabas"):
-        if peer in means and "natural" in means:
-            cells = []
-            for title in columns:
-                ours, theirs = means["natural"][title], means[peer][title]
-                plain = title not in ("correlation less truth", "folded", "slope") and theirs > 0 and ours > 0
-                cells.append(f"{ours / theirs:.2f}" if plain else "")
+        cells = []
+        for title, (case, name) in columns.items():
+            ours, theirs = (rows[p][tissue + case][name] for p in ("natural", peer))
+            shared = ours.keys() & theirs.keys()  # of the same seeds
+            sums = sum(ours[seed] for seed in shared), sum(theirs[seed] for seed in shared)
+            plain = title not in ("correlation less truth", "folded", "slope") and min(sums) > 0
+            cells.append(f"{sums[0] / sums[1]:.2f}" if plain else "")
+        if any(cells):
             lines.append(f"| ours / {TITLES[peer]} | " + " | ".join(cells) + " |")
     return lines
 
