@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -207,10 +208,7 @@ def test_a_resumed_run_must_be_the_same_run(stack, tmp_path):
 
 
 def test_a_range_is_aligned_again_and_nothing_else_moves(stack, whole, tmp_path):
-    import shutil
-
-    shutil.copytree(whole.path, tmp_path / "a.zarr")
-    shutil.copytree(work_folder(whole.path).path, tmp_path / "a.work")
+    beside(whole, tmp_path)
     before = contents(tmp_path / "a.zarr")
     result = sr.align_stack(stack, tmp_path / "a.zarr", only=(4, 5), exclude=[4], **QUICK)
     after = contents(tmp_path / "a.zarr")
@@ -220,6 +218,52 @@ def test_a_range_is_aligned_again_and_nothing_else_moves(stack, whole, tmp_path)
     assert (before["displacement"][4] != after["displacement"][4]).any()
     assert result.verdicts[4].verdict == "bridged"
     assert "excluded" in result.verdicts[4].reason
+
+
+def beside(whole, folder):
+    """A copy of a finished alignment and its work."""
+    shutil.copytree(whole.path, folder / "a.zarr")
+    shutil.copytree(work_folder(whole.path).path, folder / "a.work")
+    return folder / "a.zarr"
+
+
+def killed(stack, output, stage, **choices):
+    """A range aligned again and left without a word in the middle of a stage."""
+    steps = sr.align_stack_steps(stack, output, workers=1, **choices, **QUICK)
+    for _ in range(3):  # what was begun when the third of its kind ended
+        while next(steps).stage != stage:
+            pass
+    steps.close()
+
+
+@pytest.mark.parametrize("stage", ["fine 1", "fine 2", "quality", "render"])
+def test_a_range_that_was_killed_goes_on_where_it_was(stack, whole, tmp_path, stage):
+    (tmp_path / "once").mkdir()
+    again = {"only": (1, 2), "exclude": [1]}
+    once, output = beside(whole, tmp_path / "once"), beside(whole, tmp_path)
+    undisturbed = list(sr.align_stack_steps(stack, once, workers=1, **again, **QUICK))
+    killed(stack, output, stage, **again)
+    rest = list(sr.align_stack_steps(stack, output, workers=1, resume=True, **again, **QUICK))
+    assert len(rest) < len(undisturbed)
+    if stage != "fine 1":
+        assert sum(step.stage == "fine 1" for step in rest) < 2
+    same_result(output, once)
+    # and it is over: another range begins at once
+    sr.align_stack(stack, output, only=(4, 4), **QUICK)
+
+
+def test_a_range_that_was_killed_is_gone_on_with_or_given_up(stack, whole, tmp_path):
+    (tmp_path / "once").mkdir()
+    once, output = beside(whole, tmp_path / "once"), beside(whole, tmp_path)
+    killed(stack, output, "render", only=(1, 2), exclude=[1])
+    assert (contents(output)["displacement"] != contents(whole.path)["displacement"]).any()
+    with pytest.raises(InputError, match=r"1 to 2 .* --resume"):
+        sr.align_stack(stack, output, only=(4, 4), exclude=[4], **QUICK)
+    with pytest.raises(InputError, match="exclude, only differ"):
+        sr.align_stack(stack, output, only=(4, 4), resume=True, **QUICK)
+    sr.align_stack(stack, output, only=(4, 4), exclude=[4], overwrite=True, **QUICK)
+    sr.align_stack(stack, once, only=(4, 4), exclude=[4], **QUICK)
+    same_result(output, once)
 
 
 @pytest.mark.slow

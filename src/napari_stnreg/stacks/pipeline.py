@@ -79,9 +79,10 @@ def align_stack_steps(
     memory
         Bytes that the tasks together may take; it lowers the number of workers.
     resume
-        Go on with what a stopped or killed run left; the result is the same to the last bit.
+        Go on with what a stopped or killed run left, of the whole stack or of ``only`` a range; the result is the same
+        to the last bit.
     overwrite
-        Replace ``output``.
+        Replace ``output``; with ``only``, give up a range that was begun.
     keep_work
         Keep what ``only`` needs in ``OUT.work`` beside the output.
 
@@ -113,7 +114,7 @@ def align_stack_steps(
                 run.work.begin(request.identity(), resume=resume, overwrite=overwrite or output is None)
                 verdicts, gaps, warnings = yield from run.whole(resume=resume)
             else:
-                verdicts, gaps, warnings = yield from run.part()
+                verdicts, gaps, warnings = yield from run.part(resume=resume, overwrite=overwrite)
         except Stopped:
             return StackResult(path, "stopped", settings, seconds=time.perf_counter() - began, owner=holder)
         if not keep_work and only is None:

@@ -94,8 +94,11 @@ class StackRun:
         update_attributes(self.path, finished=True, verdicts=[one.verdict for one in found[0]])
         return found
 
-    def part(self) -> Generator[StackProgress, str | None, Any]:
-        """Align a range again while all other sections keep their place."""
+    def part(self, *, resume: bool, overwrite: bool) -> Generator[StackProgress, str | None, Any]:
+        """Align a range again while all other sections keep their place.
+
+        The kept maps change last: whenever a run is killed, it finds again what it began with.
+        """
         assert self.request.only is not None
         first, last = self.request.only
         canvas = AlignedStack(self.path).canvas
@@ -104,9 +107,17 @@ class StackRun:
                 f"'{self.path.name}' cannot be aligned again in part: that needs the same stack, and an alignment "
                 "that ended and kept its work."
             )
+        free, identity = set(range(first, last + 1)), {**self.request.identity(), "only": [first, last]}
+        going_on, stale = self.work.part_begun(identity, resume=resume, overwrite=overwrite)
+        if not going_on:
+            for r in range(self.settings.rounds):
+                self.work.forget(f"again {r + 1}")
+            known = [file.stem for file in self.work.path.glob(f"{tasks.QUALITY}/*.npz")]
+            self.work.forget(tasks.QUALITY, [name for name in known if (free | stale) & set(tasks.pair_of(name))])
+            self.work.forget(tasks.RENDERED, free | stale)
+            self.work.begin_part(identity, stale)
         faults, sections = yield from self._prepared()
         before = [SectionMap.from_arrays(self.work.get(tasks.MAPS, z)[0]) for z in range(self.count)]
-        free = set(range(first, last + 1))
         held = {z: one for z, one in enumerate(before) if z not in free}
         good = usable(faults)
         coarse = yield from self._coarse(good, free)
@@ -119,17 +130,15 @@ class StackRun:
             else before[z]
             for z in range(self.count)
         ]
-        for r in range(self.settings.rounds):
-            self.work.forget(f"again {r + 1}")
         near = [pair for pair in fine_pairs(good, self.settings) if free & set(pair)]
         maps, matches = yield from self._fine(maps, near, "again", held)
+        found = yield from self._judged(maps, faults, matches)
+        left = [z for z in sorted(free | stale) if not self.work.has(tasks.RENDERED, z)]
+        yield from self._render(SectionWriter(self.path), maps, faults, canvas, left)
         for z in free:
             self.work.put(tasks.MAPS, z, maps[z].arrays())
-        near = [pair for pair in coarse_pairs(good, self.settings) if free & set(pair)]
-        self.work.forget(tasks.QUALITY, [tasks.pair_name(pair) for pair in near])
-        found = yield from self._judged(maps, faults, matches)
-        yield from self._render(SectionWriter(self.path), maps, faults, canvas, sorted(free))
         update_attributes(self.path, verdicts=[one.verdict for one in found[0]])
+        self.work.end_part()
         return found
 
     # -- its parts

@@ -23,6 +23,9 @@ Arrays = dict[str, npt.NDArray[Any]]
 _FACTS = "__facts__"
 
 
+_PART = "part.json"
+
+
 class WorkFolder:
     """A folder of results, each known by a kind and a name; can be pickled.
 
@@ -81,6 +84,54 @@ class WorkFolder:
         except OSError as error:
             raise InputError(f"'{self.path}' cannot be made: {error.strerror or error}.") from error
         return False
+
+    def part_begun(
+        self, identity: Mapping[str, Any], *, resume: bool, overwrite: bool = False
+    ) -> tuple[bool, set[int]]:
+        """Whether a range that is aligned again was begun, and the sections of ranges given up, now half done.
+
+        Parameters
+        ----------
+        identity
+            What makes this the same: the stack, the choices, and ``only``, the first and last section. JSON-ready.
+        resume
+            Go on with a range that was begun.
+        overwrite
+            Give up a range that was begun.
+
+        Raises
+        ------
+        InputError
+            If a range was begun and neither was asked for, or it was begun with other choices.
+        """
+        note = self.path / _PART
+        if not note.exists():
+            return False, set()
+        begun = json.loads(note.read_text(encoding="utf-8"))
+        stale, (first, last) = set(begun.pop("stale")), begun["only"]
+        if resume:
+            wanted = json.loads(json.dumps(identity))
+            if begun != wanted:
+                raise InputError(
+                    f"Sections {first} to {last} were being aligned again with other choices "
+                    f"({_differing(begun, wanted)} differ): resume with the same, or give that up with --overwrite."
+                )
+            self._sweep()
+            return True, stale
+        if not overwrite:
+            raise InputError(
+                f"Sections {first} to {last} were being aligned again, and that did not end; add --resume to go on, "
+                "or --overwrite to give it up."
+            )
+        return False, stale | set(range(first, last + 1))
+
+    def begin_part(self, identity: Mapping[str, Any], stale: set[int]) -> None:
+        """Note down that a range is aligned again, until :meth:`end_part`."""
+        _write(self.path / _PART, json.dumps({**identity, "stale": sorted(stale)}, indent=1).encode())
+
+    def end_part(self) -> None:
+        """The range that was begun is done."""
+        (self.path / _PART).unlink(missing_ok=True)
 
     def file(self, kind: str, name: int | str) -> Path:
         """The file of a result; sections are numbered so that names sort."""

@@ -30,6 +30,12 @@ def pair_name(pair: tuple[int, int]) -> str:
     return f"{pair[0]:06d}-{pair[1]:06d}"
 
 
+def pair_of(name: str) -> tuple[int, int]:
+    """The pair of a name."""
+    a, b = name.split("-")
+    return int(a), int(b)
+
+
 def prepare_section(
     work: WorkFolder,
     source: StackSource,
