@@ -13,8 +13,9 @@ from scipy.sparse.linalg import spsolve
 from napari_stnreg.errors import InputError
 from napari_stnreg.images import FloatArray
 from napari_stnreg.stacks.coarse import CONFIDENT, CoarseMatch
+from napari_stnreg.stacks.course import WHOLE, runs_of, told_apart
 from napari_stnreg.stacks.settings import StackSettings
-from napari_stnreg.stacks.solve import COURSE, Pair, tether_of
+from napari_stnreg.stacks.solve import COURSE, LEAST_CHANGE, LOOSE, Pair
 
 ROUNDS = 4
 
@@ -119,11 +120,13 @@ def _tether(matches: Mapping[Pair, CoarseMatch], shapes: Sequence[tuple[int, int
         return 1.0
     # one section far off must not loosen the whole stack
     limit = 4 * float(np.median([np.abs(m).max() for _, m in moved.values()])) + 1e-9
-    chain: list[tuple[FloatArray, FloatArray] | None] = []
+    chain: list[FloatArray | None] = []
     for a in range(max(moved) + 1):
         b, shift = moved.get(a, (-1, np.zeros(3)))
-        chain.append((np.clip(shift, -limit, limit), np.ones(3)) if b == a + 1 else None)
-    return tether_of(chain, spread=(0.001 * max(shapes[0])) ** 2)
+        chain.append(np.clip(shift, -limit, limit) if b == a + 1 else None)
+    runs = [np.stack(run) for run in runs_of(chain)]
+    found = told_apart([(run @ run.T, 3) for run in runs], (LEAST_CHANGE * max(shapes[0])) ** 2, WHOLE)
+    return (found.course + found.rest) / found.own
 
 
 def _parameters(matrix: FloatArray, middle: FloatArray, radius: float) -> FloatArray:
@@ -180,12 +183,16 @@ def _balanced(
     trust = trust / max(float(np.median(near)), 1e-6) if len(near) else trust
     result = np.zeros((count, 6))
     free = np.array([z in known and z not in held for z in range(count)])
+    at_home = np.array([z in known for z in range(count)], dtype=float)
     robust = np.ones(len(pairs))
-    for _ in range(3):
+    # what the matches say of each other decides which of them to believe, not the pull's tension: it comes last
+    for firm in (LOOSE, LOOSE, 1.0):
         for k in range(6):
             if k >= {"translation": 2, "rigid": 3, "affine": 6}[motion]:
                 break
-            result[:, k] = _chain(count, pairs, trust * robust, wanted[:, k], pull, rest[:, k], free)
+            result[:, k] = _chain(
+                count, pairs, trust * robust, wanted[:, k], firm * pull * at_home, rest[:, k], free, bool(held)
+            )
         if pairs:
             ends = np.array(pairs)
             off = np.linalg.norm(result[ends[:, 1]] - result[ends[:, 0]] - wanted, axis=1)
@@ -205,11 +212,17 @@ def _chain(
     pull: FloatArray,
     rest: FloatArray,
     free: FloatArray,
+    floating: bool,
 ) -> FloatArray:
-    """Least squares of ``trust (x_b - x_a - wanted)^2 + pull (x - rest)^2``; sections that are not free stay at 0."""
-    diagonal = pull + 1e-9
-    right = pull * rest
-    rows, columns, values = [np.arange(count)], [np.arange(count)], [diagonal]
+    """Least squares of ``trust (x_b - x_a - wanted)^2 + pull (x - rest - m)^2``; sections that are not free stay at 0.
+
+    ``m`` is 0, or free where a section is pinned, so that it takes the whole stack along to its place.
+    """
+    diagonal = np.append(pull + 1e-9, pull.sum() + 1e-9)
+    right = np.append(pull * rest, -(pull * rest).sum())
+    every, last = np.arange(count), np.full(count, count)
+    rows, columns = [np.arange(count + 1), every, last], [np.arange(count + 1), last, every]
+    values = [diagonal, -pull, -pull]
     if pairs:
         ends = np.array(pairs)
         a, b = ends[:, 0], ends[:, 1]
@@ -218,14 +231,12 @@ def _chain(
         values += [trust, trust, -trust, -trust]
         np.add.at(right, b, trust * wanted)
         np.subtract.at(right, a, trust * wanted)
-    matrix = coo_matrix(
-        (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=(count, count)
-    ).tocsc()
-    inside = np.flatnonzero(free)
-    out = np.zeros(count)
+    matrix = coo_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))).tocsc()
+    inside = np.flatnonzero(np.append(free, floating))
+    out = np.zeros(count + 1)
     if len(inside):
         out[inside] = spsolve(matrix[inside][:, inside], right[inside])
-    return out
+    return out[:count]
 
 
 def _bridged(poses: list[FloatArray], known: set[int]) -> list[FloatArray]:

@@ -1,20 +1,22 @@
 """All vectors of a stack at once: neighbours' wishes against staying put and staying smooth.
 
-The energy is the sum over matched pairs of ``w |u_b - u_a - m|^2`` (robust), and over sections of ``t |u|^2`` (the
-tether) and of the bending of ``u``. Along the stack this is a filter that lets pass what changes from section to
-section and holds back what changes slowly. How slow is slow follows from the stack itself: displacements that are
-independent from section to section are the same at a distance of one and of two, displacements of the tissue's own
-course add up.
+Unknown are the vectors ``u`` of every section, counted from where it was recorded, and the tissue's course ``c`` from
+each section to the next. The energy is the sum over matched pairs of ``w |u_b - u_a + c_a + ... + c_(b-1) - m|^2``
+(robust), and pulls of ``u`` and ``c`` to none, wave by wave, as strong as their variances say (``course``): what
+steps there and back from section to section is let go, what goes on for several is left to the tissue.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_matrix
 
 from napari_stnreg.images import FloatArray
+from napari_stnreg.stacks.course import INNER, Variances, Waves, persistent, told_apart
 from napari_stnreg.stacks.fine import FineMatch
 from napari_stnreg.stacks.maps import SectionMap
 from napari_stnreg.stacks.settings import StackSettings
@@ -29,53 +31,20 @@ SMOOTH = 0.03
 """Stiffness of a section's own vectors at ``smoothness=1``."""
 TOGETHER = 0.05
 """How firmly the pieces of a torn section hold together."""
-LEAST_COURSE = 0.1
-"""Share of the differences that is always put down to the tissue's own course."""
-MOST_COURSE = 0.7
-"""The same at most: sections always lie off by a little."""
+FAITH = 0.2
+"""Share of the pulls that variances ask for: a section is held by several links, which one of them knows nothing of."""
+LEAST_COURSE = 0.001
+"""Variance of the tissue's course that is always allowed for, as a share of the rest."""
+LEAST_CHANGE = 0.001
+"""By how much, as a share of the section's side, tissue always changes from section to section."""
+SEEN = 0.4
+"""Share of the best vector's weight above which a vector counts among those that say what a stack is like."""
 LOOSE = 0.01
 """Share of the tether with which links are first judged."""
 LEAST_SCALE = 0.004
 """Disagreement of links, as a share of the section's side, that never speaks against one of them."""
 REWEIGHTINGS = 3
-STEPS = 300
-
-
-def tether_of(chain: Sequence[tuple[FloatArray, FloatArray] | None], spread: float) -> float:
-    """The tether that suits a stack: the tissue's own change a section over the sections' own displacement, squared.
-
-    Parameters
-    ----------
-    chain
-        For each section in turn how the next one differs from it (any shape), and where that is known (0 or 1);
-        ``None`` where no next one was matched.
-    spread
-        Variance of the differences that is always put down to the tissue, square pixels.
-
-    Notes
-    -----
-    A section that lies off by ``x`` steps there and back: its two differences are opposed, by ``-var(x)`` in the mean,
-    and those two apart know nothing of each other. The tissue's own course goes on for a while, so that its differences
-    are alike with a correlation ``r``, and ``r^2`` two apart. Three products of differences thus tell the variances of
-    both, and ``r``.
-    """
-    products = []
-    for lag in (0, 1, 2):
-        top = bottom = 0.0
-        for one, other in zip(chain, chain[lag:], strict=False):
-            if one is not None and other is not None:
-                known = one[1] * other[1]
-                top += float((one[0] * other[0] * known).sum())
-                bottom += float(known.sum())
-        products.append(top / bottom if bottom else 0.0)
-    total, next_one, second = products
-    if total <= 0:
-        return 1.0
-    half = max(next_one + total / 2, 0.0)
-    second = min(max(second, 0.0), total)
-    course = 2 * (half + second - np.sqrt(second * (second + 2 * half)))
-    course = float(np.clip(max(course, spread), LEAST_COURSE * total, MOST_COURSE * total))
-    return 2 * course / (total - course)
+STEPS = 150
 
 
 def solve_fine(
@@ -103,115 +72,222 @@ def solve_fine(
     shape = maps[0].lattice.shape
     first = np.concatenate([[0], np.cumsum([m.pieces for m in maps])]).astype(int)
     fixed = np.zeros(first[-1], dtype=bool)
-    state = np.zeros((first[-1], 2, *shape))
+    vectors = np.zeros((first[-1], 2, *shape))
     keep = dict(held or {})
     if settings.reference is not None and settings.reference < len(maps):
         keep.setdefault(settings.reference, maps[settings.reference].with_vectors(0 * maps[settings.reference].vectors))
     for z, there in keep.items():
         fixed[first[z] : first[z + 1]] = True
-        state[first[z] : first[z + 1]] = there.vectors
-    links = _links(matches, first)
+        vectors[first[z] : first[z + 1]] = there.vectors
+    base = np.concatenate([_recorded(m) for m in maps])
+    linked = np.zeros(first[-1], dtype=bool)
+    links = _links(matches, first, shape)
     ties = Ties.of(landmarks or {}, maps, first)
-    if not links and not len(ties):
-        return [m.with_vectors(state[first[z] : first[z + 1]]) for z, m in enumerate(maps)]
-    if not links:
-        none = np.zeros(0, dtype=np.intp)
-        links = none, none, np.zeros((0, 2, *shape)), np.zeros((0, 3, *shape))
-    ia, ib, shift, weight = links
-    tether = settings.tether * COURSE[settings.course] * _estimated(ia, ib, shift, weight, maps)
-    stiffness = smoothness_matrix(shape) * SMOOTH * settings.smoothness
-    siblings = [(k, k + 1) for z in range(len(maps)) for k in range(first[z], first[z + 1] - 1)]
-    robust = np.ones(shift[:, :1].shape)
+    if not len(links.a) and not len(ties):
+        return [m.with_vectors(vectors[first[z] : first[z + 1]]) for z, m in enumerate(maps)]
+    robust = np.ones(links.shift[:, :1].shape)
     least = LEAST_SCALE * max(maps[0].shape)
+    links = replace(links, shift=links.shift + base[links.b] - base[links.a])
+    linked[links.a], linked[links.b] = True, True
+    for a, b in landmarks or {}:
+        linked[first[a] : first[a + 1]] = linked[first[b] : first[b + 1]] = True
+    fixed |= ~linked
+    prior = _prior(links, maps, first, settings, floating=bool(keep))
+    ties = replace(ties, shift=ties.shift + ties.gaps(base))
+    state = np.concatenate([vectors + base, np.zeros((len(maps) - 1, 2, *shape))])
+    free = np.concatenate([~fixed, np.ones(len(maps) - 1, dtype=bool)])
     # Loose at first: what the links say of each other decides which of them to believe, not the tether's tension.
-    tethers = np.full((first[-1], 1, 1, 1), LOOSE * tether)
+    hold = np.full((first[-1], 1, 1, 1), LOOSE)
     for _ in range(REWEIGHTINGS):
-        state = _conjugate_gradients(
-            state, ~fixed, (ia, ib, shift, weight * robust), ties, tethers, stiffness, siblings
-        )
+        state = _conjugate_gradients(state, free, replace(links, weight=links.weight * robust), ties, prior, hold)
         # a section that lies off by much more than most is not held back: it is to be mended
-        size = np.sqrt((state**2).mean(axis=(1, 2, 3), keepdims=True))
-        tethers = tether / (1.0 + (size / (3.0 * float(np.median(size)) + 1e-6)) ** 2)
-        off = np.sqrt(((state[ib] - state[ia] - shift) ** 2).sum(axis=1, keepdims=True))
-        seen = weight[:, :1] + weight[:, 2:] > 0.5
+        vectors = state[: first[-1]]
+        rest = (hold * vectors).sum(axis=0) / hold.sum() if keep else 0.0
+        size = np.sqrt(((vectors - rest) ** 2).mean(axis=(1, 2, 3), keepdims=True))
+        hold = 1.0 / (1.0 + (size / (3.0 * float(np.median(size)) + 1e-6)) ** 2)
+        off = np.sqrt(((links.seen(state) - links.shift) ** 2).sum(axis=1, keepdims=True))
+        seen = links.weight[:, :1] + links.weight[:, 2:] > 0.5
         scale = least + (1.5 * float(np.median(off[seen])) if seen.any() else 0.0)
         robust = 1.0 / (1.0 + (off / (2.0 * scale)) ** 2)
-    return [m.with_vectors(state[first[z] : first[z + 1]]) for z, m in enumerate(maps)]
+    vectors = vectors - base
+    return [m.with_vectors(vectors[first[z] : first[z + 1]]) for z, m in enumerate(maps)]
 
 
-def _links(matches: Mapping[Pair, FineMatch], first: Index) -> tuple[Index, Index, FloatArray, FloatArray] | None:
-    """Pieces matched: indices, shifts ``(K, 2, gy, gx)``, weights ``(K, 3, gy, gx)`` and distances along the stack."""
+def _recorded(there: SectionMap) -> FloatArray:
+    """How far ``(P, 2, gy, gx)`` the poses of a section's pieces take it from where it was recorded."""
+    nodes = np.stack(np.meshgrid(there.lattice.axis(0), there.lattice.axis(1), indexing="ij"), axis=-1)
+    back = np.linalg.inv(there.affines)
+    return np.stack([(nodes - nodes @ m[:2, :2].T - m[:2, 2]).transpose(2, 0, 1) for m in back])
+
+
+@dataclass(frozen=True)
+class _Links:
+    """Pieces matched. The unknowns they speak of are the vectors of all pieces, then the course in all gaps.
+
+    Parameters
+    ----------
+    a, b
+        ``(K,)`` pieces.
+    gap
+        ``(K,)`` the gap behind the first one's section, and ``lag`` how many gaps lie between the two.
+    shift, weight
+        ``(K, 2, gy, gx)`` and ``(K, 3, gy, gx)``.
+    matrix
+        ``(K, unknowns)`` by how much pieces differ: by their own vectors, and by the course in the gaps between.
+    """
+
+    a: Index
+    b: Index
+    gap: Index
+    lag: Index
+    shift: FloatArray
+    weight: FloatArray
+    matrix: csr_matrix
+
+    def seen(self, state: FloatArray) -> FloatArray:
+        """By how much ``(K, 2, gy, gx)`` the pieces differ for unknowns ``(N, 2, gy, gx)``."""
+        return np.asarray(self.matrix @ state.reshape(len(state), -1)).reshape(self.shift.shape)
+
+    def forces(self, gaps: FloatArray) -> FloatArray:
+        """The adjoint of :meth:`seen`, weighted."""
+        y = self.weight[:, 0] * gaps[:, 0] + self.weight[:, 1] * gaps[:, 1]
+        x = self.weight[:, 1] * gaps[:, 0] + self.weight[:, 2] * gaps[:, 1]
+        flat = np.stack([y, x], axis=1).reshape(len(gaps), -1)
+        return np.asarray(self.matrix.T @ flat).reshape(-1, *gaps.shape[1:])
+
+    def diagonal(self) -> FloatArray:
+        """The diagonal of ``forces(seen(.))``, ``(N, 2, gy, gx)``."""
+        flat = self.weight[:, [0, 2]].reshape(len(self.weight), -1)
+        return np.asarray(abs(self.matrix).T @ flat).reshape(-1, *self.shift.shape[1:])
+
+
+def _links(matches: Mapping[Pair, FineMatch], first: Index, shape: tuple[int, int]) -> _Links:
     rows = []
     for (a, b), match in sorted(matches.items()):
         for p in range(match.shift.shape[0]):
             for q in range(match.shift.shape[1]):
                 trust = max(match.score[p, q], 0.0) ** 2
                 if trust > 0 and match.weight[p, q].any():
-                    rows.append((first[a] + p, first[b] + q, match.shift[p, q], match.weight[p, q], trust, b - a))
+                    rows.append((first[a] + p, first[b] + q, a, b - a, match.shift[p, q], match.weight[p, q], trust))
+    unknowns = int(first[-1]) + len(first) - 2
     if not rows:
-        return None
-    ia, ib, lag = (np.array([r[k] for r in rows]) for k in (0, 1, 5))
-    trust = np.array([r[4] for r in rows])
+        none, empty = np.zeros(0, dtype=np.intp), csr_matrix((0, unknowns))
+        return _Links(none, none, none, none, np.zeros((0, 2, *shape)), np.zeros((0, 3, *shape)), empty)
+    ia, ib, gap, lag = (np.array([r[k] for r in rows], dtype=np.intp) for k in range(4))
+    trust = np.array([r[6] for r in rows])
     near = trust[lag == lag.min()]
     trust = np.minimum(trust / float(np.median(near)), 2.0)
-    weight = np.stack([r[3] for r in rows]) * trust[:, None, None, None]
+    weight = np.stack([r[5] for r in rows]) * trust[:, None, None, None]
     # more than a well-textured place's share is not better known: its error is the tissue's, not the camera's
     size = 0.5 * (weight[:, :1] + weight[:, 2:])
-    weight = weight / np.maximum(size, 1.0)
-    return ia, ib, np.stack([r[2] for r in rows]), weight / lag[:, None, None, None]
+    weight = weight / np.maximum(size, 1.0) / lag[:, None, None, None]
+    between = [first[-1] + np.arange(g, g + n) for g, n in zip(gap, lag, strict=True)]
+    columns = np.concatenate([ia, ib, *between])
+    signs = np.concatenate([np.full(len(ia), -1.0), np.ones(len(columns) - len(ia))])
+    places = np.concatenate([np.arange(len(ia)), np.arange(len(ia)), np.repeat(np.arange(len(ia)), lag)])
+    matrix = csr_matrix((signs, (places, columns)), shape=(len(ia), unknowns))
+    return _Links(ia, ib, gap, lag, np.stack([r[4] for r in rows]), weight, matrix)
 
 
-def _estimated(ia: Index, ib: Index, shift: FloatArray, weight: FloatArray, maps: list[SectionMap]) -> float:
-    after = {int(a): k for k, a in reversed(list(enumerate(ia)))}  # the nearest of a section's followers
-    chain: list[tuple[FloatArray, FloatArray] | None] = []
-    for piece in range(int(ib.max(initial=0))):
-        k = after.get(piece)
-        if k is None or ib[k] != piece + 1:
-            chain.append(None)
-        else:
-            seen = (0.5 * (weight[k, 0] + weight[k, 2]) > 0.3).astype(float)
-            chain.append((shift[k], np.stack([seen, seen])))
-    return tether_of(chain, spread=(0.001 * max(maps[0].shape)) ** 2)
+@dataclass(frozen=True)
+class _Prior:
+    """What holds the unknowns where nothing is seen.
 
+    Parameters
+    ----------
+    waves
+        Of the lattice.
+    own, course
+        ``(gy, gx)`` pull of every wave of a section's vectors, and of the course, to none.
+    stiffness
+        ``(gy * gx, gy * gx)`` of a section's vectors.
+    siblings
+        ``(T, 2)`` pieces of one section.
+    pieces
+        How many there are in all.
+    floating
+        Whether rest is where the sections are in the mean: one that is pinned takes the whole stack along.
+    """
 
-def _conjugate_gradients(
-    state: FloatArray,
-    free: FloatArray,
-    links: tuple[Index, Index, FloatArray, FloatArray],
-    ties: Ties,
-    tether: FloatArray,
-    stiffness: FloatArray,
-    siblings: list[Pair],
-) -> FloatArray:
-    ia, ib, shift, weight = links
-    left, right = (np.array([s[k] for s in siblings], dtype=int) for k in (0, 1))
+    waves: Waves
+    own: FloatArray
+    course: FloatArray
+    stiffness: FloatArray
+    siblings: Index
+    pieces: int
+    floating: bool
 
-    def spread(force: FloatArray) -> FloatArray:
-        """Forces on links as forces on sections, weighted."""
-        y = weight[:, 0] * force[:, 0] + weight[:, 1] * force[:, 1]
-        x = weight[:, 1] * force[:, 0] + weight[:, 2] * force[:, 1]
-        both = np.stack([y, x], axis=1)
-        out = np.zeros_like(state)
-        np.add.at(out, ib, both)
-        np.subtract.at(out, ia, both)
-        return out
-
-    def apply(u: FloatArray) -> FloatArray:
-        out = spread(u[ib] - u[ia]) + ties.forces(ties.gaps(u), u.shape) + tether * u
+    def forces(self, state: FloatArray, hold: FloatArray) -> FloatArray:
+        """Pulls on all unknowns; ``hold`` ``(pieces, 1, 1, 1)`` multiplies those to rest."""
+        out = np.empty_like(state)
+        u, c = state[: self.pieces], state[self.pieces :]
+        rest = (hold * u).sum(axis=0) / hold.sum() if self.floating else 0.0
+        out[: self.pieces] = hold * self.waves.back(self.own * self.waves.forward(u - rest), u.shape)
         flat = u.reshape(*u.shape[:2], -1)
-        out += (flat @ stiffness).reshape(u.shape)
-        if siblings:
+        out[: self.pieces] += (flat @ self.stiffness).reshape(u.shape)
+        if len(self.siblings):
+            left, right = self.siblings.T
             apart = TOGETHER * (u[right] - u[left])
             np.add.at(out, right, apart)
             np.subtract.at(out, left, apart)
+        out[self.pieces :] = self.waves.back(self.course * self.waves.forward(persistent(c)), c.shape)
         return out
 
+    def diagonal(self, size: int, hold: FloatArray) -> FloatArray:
+        """About the diagonal of :meth:`forces`, ``(size, 1, 1, 1)``."""
+        own = hold * float(self.own.mean()) + float(np.diag(self.stiffness).mean())
+        return np.concatenate([own, np.full((size - self.pieces, 1, 1, 1), float(self.course.mean()) * INNER)])
+
+
+def _prior(links: _Links, maps: list[SectionMap], first: Index, settings: StackSettings, *, floating: bool) -> _Prior:
+    """Pulls as variances say: that of what is another in every gap over that of the unknown."""
+    lattice = maps[0].lattice
+    waves = Waves(lattice.shape, max(maps[0].shape) / lattice.spacing[0])
+    found = _variances(links, maps, waves)
+    loose = COURSE[settings.course]
+    own = np.array([v.rest / v.own for v in found])[waves.band] * FAITH * settings.tether * loose
+    course = np.array([v.rest / max(v.course, LEAST_COURSE * v.rest) for v in found])[waves.band] / loose
+    stiffness = smoothness_matrix(lattice.shape) * SMOOTH * settings.smoothness
+    pairs = [(k, k + 1) for z in range(len(maps)) for k in range(first[z], first[z + 1] - 1)]
+    siblings = np.array(pairs, dtype=np.intp).reshape(-1, 2)
+    return _Prior(waves, own, course, stiffness, siblings, int(first[-1]), floating)
+
+
+def _variances(links: _Links, maps: list[SectionMap], waves: Waves) -> list[Variances]:
+    """What the differences of neighbours consist of, for each band of the whole lattice."""
+    spread = (LEAST_CHANGE * max(maps[0].shape)) ** 2
+    seen = 0.5 * (links.weight[:, 0] + links.weight[:, 2]).sum(axis=0)
+    # the margins, which hardly any section reaches, only go on as the middle does
+    rows, columns = (np.flatnonzero(seen.max(axis=k) > SEEN * seen.max()) for k in (1, 0))
+    if len(rows) < 2 or len(columns) < 2:
+        return [told_apart([], spread)] * waves.count
+    inside = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    chain: list[FloatArray | None] = [None] * (len(maps) - 1)
+    for k in np.flatnonzero(links.lag == 1):
+        chain[int(links.gap[k])] = links.shift[k][:, *inside]
+    found = Waves(seen[inside].shape, waves.side).variances(chain, spread)
+    return found + [found[-1]] * (waves.count - len(found))
+
+
+def _conjugate_gradients(
+    state: FloatArray, free: FloatArray, links: _Links, ties: Ties, prior: _Prior, hold: FloatArray
+) -> FloatArray:
+    count = len(hold)
+    shape = (count, *state.shape[1:])
+
+    def landmarks(gaps: FloatArray) -> FloatArray:
+        out = np.zeros_like(state)
+        out[:count] = ties.forces(gaps, shape)
+        return out
+
+    def apply(u: FloatArray) -> FloatArray:
+        found = links.forces(links.seen(u)) + prior.forces(u, hold)
+        return found + landmarks(ties.gaps(u[:count])) if len(ties) else found
+
     mask = free[:, None, None, None]
-    diagonal = np.zeros_like(state) + tether + float(np.diag(stiffness).mean())
-    for index in (ia, ib):
-        np.add.at(diagonal, index, weight[:, [0, 2]])
-    diagonal = diagonal + ties.diagonal(state.shape)
-    residual = np.where(mask, spread(shift) + ties.forces(ties.shift, state.shape) - apply(state), 0)
+    diagonal = links.diagonal() + prior.diagonal(len(state), hold)
+    diagonal[:count] += ties.diagonal(shape)
+    residual = np.where(mask, links.forces(links.shift) + landmarks(ties.shift) - apply(state), 0)
     goal = 1e-5 * float(np.sqrt((residual**2).sum())) + 1e-9
     ahead = residual / diagonal
     direction, product = ahead.copy(), float((residual * ahead).sum())
