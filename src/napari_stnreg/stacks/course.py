@@ -175,4 +175,4 @@ def runs_of(chain: Sequence[FloatArray | None]) -> list[list[FloatArray]]:
 
 
 def _ramp(size: int) -> FloatArray:
-    return np.arange(size) - (size - 1) / 2
+    return np.arange(size, dtype=np.float64) - (size - 1) / 2
