@@ -18,7 +18,12 @@ settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(items):
-    """Skip what needs a CUDA device where there is none; torch is asked only if such a test was collected."""
+    """What opens windows comes last, and what needs a CUDA device is skipped where there is none.
+
+    pytest-qt lets Qt work after every test once there was a window, also after tests that know nothing of Qt; a process
+    that did both in turn crashed there. Torch is asked for CUDA only if a test that needs it was collected.
+    """
+    items.sort(key=lambda item: item.path.parent.name == "gui")
     needing = [item for item in items if item.get_closest_marker("gpu")]
     if needing:
         import torch
