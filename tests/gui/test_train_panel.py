@@ -333,7 +333,11 @@ def test_the_script_repeats_the_training(train, viewer, run, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     space = {"viewer": viewer}
     exec(compile(script, "script", "exec"), space)
-    assert space["model"].summary["curve"] == train.model.summary["curve"]
+    # Sums over arrays that lie elsewhere in memory may differ in their last bit.
+    for again, before in zip(space["model"].summary["curve"], train.model.summary["curve"], strict=True):
+        assert again["epoch"] == before["epoch"]
+        assert (again["loss"] or 0) == pytest.approx(before["loss"] or 0, rel=1e-5)  # none before the first epoch
+        assert again["validation_loss"] == pytest.approx(before["validation_loss"], rel=1e-5)
 
 
 def test_a_copied_command_means_the_same_training(viewer, open_train, tmp_path):

@@ -42,7 +42,7 @@ class DeviceSearch(QObject):
 
     def __init__(self, parent: QObject, busy: Callable[[], bool]) -> None:
         super().__init__(parent)
-        self._busy = busy
+        self._busy, self._stopped = busy, False
         self._later = QTimer(self)
         self._later.setSingleShot(True)
         self._later.timeout.connect(self._look)
@@ -53,9 +53,14 @@ class DeviceSearch(QObject):
             self._later.start(IDLE_BEFORE_TORCH)
             return
         worker = create_worker(find_devices, _start_thread=False, _ignore_errors=True)
-        worker.returned.connect(self.found.emit)
+        worker.returned.connect(self._on_returned)  # a method of this object, so that it goes with it
         worker.start()
 
+    def _on_returned(self, devices: list[tuple[str, str]]) -> None:
+        if not self._stopped:
+            self.found.emit(devices)
+
     def stop(self) -> None:
-        """Do not begin any more."""
+        """Do not begin any more, and tell nothing that comes late."""
+        self._stopped = True
         self._later.stop()
