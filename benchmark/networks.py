@@ -54,18 +54,16 @@ def trained(name: str, recipe: Recipe, options: argparse.Namespace) -> Path:
     cost_file = options.out / f"{name}.cost.json"
     spent = json.loads(cost_file.read_text())["cpu_seconds"] if cost_file.exists() else 0.0
     began = time.process_time()
-    steps = sr.train_steps(recipe.data(options.data), output=path, resume=True, start=start, **recipe.settings)
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration:
-            break
+
+    def told(step: sr.TrainingProgress) -> None:
         if step.state == "validated":
             cost = {"cpu_seconds": round(spent + time.process_time() - began, 1), "epochs": step.epoch}
             cost_file.write_text(json.dumps(cost) + "\n")
             last = step.curve[-1] if step.curve else None
             print(name, cost, "" if last is None else (last.loss, last.validation_loss, last.scores), file=sys.stderr,
                   flush=True)  # fmt: skip
+
+    sr.train(recipe.data(options.data), output=path, resume=True, start=start, progress=told, **recipe.settings)
     return path
 
 

@@ -124,7 +124,9 @@ def register_steps(
     ending: Ending = "finished"
     transform, told = start_transform, None
     if model is not None:
-        trained = _loaded(model)
+        from napari_stnreg.learning.model_file import as_model  # most registrations need no network
+
+        trained = as_model(model)
         check_pair(fixed, moving, settings)
         transform = _predict(trained, fixed, moving, settings, device, start_transform, warnings)
         settings, refining = _settings_with(trained, settings)
@@ -182,14 +184,6 @@ def _smaller_device(
         torch.cuda.empty_cache()
     warnings.append(f"The memory of {device} was not enough, so the fit ran on the CPU.")
     return torch.device("cpu")
-
-
-def _loaded(model: Model | str | os.PathLike[str]) -> Model:
-    if isinstance(model, str | os.PathLike):
-        from napari_stnreg.learning.model_file import load_model  # most registrations need no network
-
-        return load_model(model)
-    return model
 
 
 def _predict(

@@ -18,6 +18,7 @@ from napari_stnreg.fitting.stages import Found, Step
 from napari_stnreg.fitting.start import find_start
 from napari_stnreg.images import FloatArray
 from napari_stnreg.settings import LINEAR_FAMILIES, RegistrationSettings
+from napari_stnreg.threads import one_thread
 from napari_stnreg.transforms import AffineTransform, Transform, chain
 
 Losses = list[tuple[str, int, int, float]]
@@ -31,8 +32,7 @@ SMALL_VOXELS = 2**16
 def fit_pair(problem: Problem, settings: RegistrationSettings, start: Transform | None, voxels: int) -> Fit:
     """Fit the families of the settings one after the other.
 
-    It runs without gradients and, for small images, on one thread; who watches it keeps their own settings. Waking a
-    second thread for each of thousands of tiny steps costs more than it gives.
+    It runs without gradients and, for small images, on one thread; who watches it keeps their own settings.
 
     Parameters
     ----------
@@ -58,17 +58,12 @@ def fit_pair(problem: Problem, settings: RegistrationSettings, start: Transform 
     told: str | None = None
     with closing(_stages(problem, settings, start)) as fit:
         while True:
-            before = torch.get_num_threads()
             try:
-                if voxels <= SMALL_VOXELS:
-                    torch.set_num_threads(1)
-                with torch.no_grad():
+                with one_thread(voxels <= SMALL_VOXELS), torch.no_grad():
                     step = fit.send(told)
             except StopIteration as end:
                 found: tuple[Transform, Losses, Ending] = end.value
                 return found
-            finally:
-                torch.set_num_threads(before)
             told = yield step
 
 

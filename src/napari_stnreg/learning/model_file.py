@@ -61,6 +61,11 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     return model_from(header, tensors, source)
 
 
+def as_model(model: Model | str | os.PathLike[str]) -> Model:
+    """A model as it is, or the one that a path or the name of one in the box stands for; see :func:`load_model`."""
+    return load_model(model) if isinstance(model, str | os.PathLike) else model
+
+
 def model_from(header: Mapping[str, Any], tensors: Mapping[str, Tensor], source: Path) -> Model:
     """The model in a file that has been read already; see :func:`load_model`."""
     container.expect(header, FORMAT, VERSION, source)

@@ -8,6 +8,7 @@ import os
 from napari_stnreg.errors import InputError
 from napari_stnreg.learning.data import TrainingData
 from napari_stnreg.learning.model import Model
+from napari_stnreg.learning.model_file import as_model
 from napari_stnreg.learning.settings import TrainingSettings
 from napari_stnreg.networks import Network, new_network
 
@@ -38,7 +39,7 @@ def first_network(
             settings.network, data.grid.ndim, data.channels, data.grid.shape, settings.options_of_networks()
         )
         return network, settings
-    model = begin if isinstance(begin, Model) else _loaded(begin)
+    model = as_model(begin)
     mine = f"'{model.name}', with which the training is to begin,"
     if (model.ndim, model.contract.channels) != (data.grid.ndim, data.channels):
         raise InputError(
@@ -62,12 +63,6 @@ def first_network(
         if fresh != network.config():
             raise InputError(f"{mine} has other sizes than the settings ask for; leave the network's options out.")
     return network.requires_grad_(True).train(), settings
-
-
-def _loaded(path: str | os.PathLike[str]) -> Model:
-    from napari_stnreg.learning.model_file import load_model  # it reads files, which most trainings need not
-
-    return load_model(path)
 
 
 def _channels(count: int) -> str:

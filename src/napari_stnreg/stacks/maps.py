@@ -52,6 +52,10 @@ class Lattice:
         """Canvas coordinates of the control points along one axis."""
         return np.asarray(self.origin[axis] + self.spacing[axis] * np.arange(self.shape[axis]))
 
+    def points(self) -> FloatArray:
+        """Canvas positions ``(gy, gx, 2)`` of all control points."""
+        return np.stack(np.meshgrid(self.axis(0), self.axis(1), indexing="ij"), axis=-1)
+
 
 @dataclass(frozen=True)
 class SectionMap:

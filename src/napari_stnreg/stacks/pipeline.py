@@ -62,7 +62,7 @@ def align_stack_steps(
     output
         The OME-Zarr folder to write, ``OUT.zarr``; a temporary one that goes with the result if not given.
     settings
-        What to do; ``options`` are its fields if it is not given.
+        What to do; or give the fields by name in ``options``.
     masks
         A stack of the same shape, non-zero where pixels are to be left out: cracks, folds, dirt.
     landmarks

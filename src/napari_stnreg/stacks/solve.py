@@ -115,7 +115,7 @@ def solve_fine(
 
 def _recorded(there: SectionMap) -> FloatArray:
     """How far ``(P, 2, gy, gx)`` the poses of a section's pieces take it from where it was recorded."""
-    nodes = np.stack(np.meshgrid(there.lattice.axis(0), there.lattice.axis(1), indexing="ij"), axis=-1)
+    nodes = there.lattice.points()
     back = np.linalg.inv(there.affines)
     return np.stack([(nodes - nodes @ m[:2, :2].T - m[:2, 2]).transpose(2, 0, 1) for m in back])
 

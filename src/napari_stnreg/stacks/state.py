@@ -21,9 +21,8 @@ from napari_stnreg.errors import InputError
 
 Arrays = dict[str, npt.NDArray[Any]]
 _FACTS = "__facts__"
-
-
 _PART = "part.json"
+"""Notes that a range is being aligned again."""
 
 
 class WorkFolder:

@@ -91,8 +91,7 @@ def slants(maps: Sequence[SectionMap], matches: Mapping[Pair, FineMatch]) -> Sla
     matches
         The last round of the fine pass, by section numbers.
     """
-    lattice = maps[0].lattice
-    nodes = np.stack(np.meshgrid(lattice.axis(0), lattice.axis(1), indexing="ij"), axis=-1)
+    nodes = maps[0].lattice.points()
     chain = _chain(matches)
     recorded, kept, doubt = [], [], []
     for run in chain:
@@ -106,8 +105,8 @@ def slants(maps: Sequence[SectionMap], matches: Mapping[Pair, FineMatch]) -> Sla
             laid = np.stack([_moved(maps[z], nodes[good]) for z in part])
             z = np.array(part, dtype=np.float64)
             z -= z.mean()
-            k, r = (np.tensordot(z, path, axes=1) / (z @ z) for path in (left, left + laid))
             path = left + laid
+            k, r = (np.tensordot(z, one, axes=1) / (z @ z) for one in (left, path))
             off = path - path.mean(axis=0) - z[:, None, None] * r
             recorded.append(r)
             kept.append(k)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +24,7 @@ from napari_stnreg.stacks.quality import PairQuality, chunk_correlation, straigh
 
 if TYPE_CHECKING:
     from napari_stnreg.stacks.store import AlignedStack
+    from napari_stnreg.transforms.base import Transform
 
 Map = Callable[[FloatArray], FloatArray]
 
@@ -258,7 +259,6 @@ def recovered_slope(truth: StackTruth, maps: Sequence[Map], known: Errors, *, ma
     kept = np.array(known.sections)
     product = square = 0.0
     neurites = 0
-    inverse = {}
     for first in range(0, truth.shape[0], STRETCH):
         last = min(first + STRETCH, truth.shape[0]) - 1
         chosen = kept[(kept >= first) & (kept <= last)]
@@ -270,8 +270,8 @@ def recovered_slope(truth: StackTruth, maps: Sequence[Map], known: Errors, *, ma
         paths = paths[((paths >= low) & (paths <= high)).all(axis=(1, 2))]
         places = np.full_like(paths, np.nan)
         for k, z in enumerate(chosen):
-            inverse[z] = _followed(truth.slide(z), maps[z], known.points, paths[:, k], truth.shape[1:])
-            places[:, k] = inverse[z] @ known.turn
+            found = _followed(truth.slide(z), maps[z], known.points, paths[:, k], truth.shape[1:])
+            places[:, k] = found @ known.turn
         heights = truth.heights[chosen]
         slopes, middles = [], []
         for true, found in zip(paths, places, strict=True):
@@ -345,13 +345,14 @@ def _mean(parts: Sequence[npt.ArrayLike]) -> float:
 
 def maps_of(aligned: AlignedStack) -> list[Map]:
     """The maps of an alignment on disk, canvas to raw section, as :func:`score_truth` asks for them."""
-    return [partial(_mapped, aligned, z) for z in range(aligned.sections)]
+    transform = lru_cache(maxsize=2)(aligned.transform)  # a section is asked for many points in a row
+    return [partial(_mapped, transform, z) for z in range(aligned.sections)]
 
 
-def _mapped(aligned: AlignedStack, z: int, points: FloatArray) -> FloatArray:
+def _mapped(transform: Callable[[int], Transform], z: int, points: FloatArray) -> FloatArray:
     import torch
 
     points = np.asarray(points, dtype=np.float64)
     with torch.no_grad():
-        found = aligned.transform(z)(torch.from_numpy(points.reshape(1, -1, 2)))
+        found = transform(z)(torch.from_numpy(points.reshape(1, -1, 2)))
     return np.asarray(found[0].numpy().reshape(points.shape), dtype=np.float64)

@@ -8,8 +8,7 @@ Jaderberg et al., Spatial transformer networks, NeurIPS 2015, section 4.1.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from napari_stnreg.networks.spatial_transformer import SpatialTransformer
 from napari_stnreg.teaching.digits import DigitData
+from napari_stnreg.threads import one_thread
 
 NAMES = ("plain", "transformer")
 SHOWN = 8
@@ -166,7 +166,7 @@ def train_classifiers(
             break
         for name, model in result.models.items():
             began = time.process_time()
-            with _one_thread():
+            with one_thread():
                 loss = F.cross_entropy(model.train()(pictures), classes)
                 optimisers[name].zero_grad()
                 loss.backward()
@@ -179,17 +179,6 @@ def train_classifiers(
             told = yield _keep(result, step, steps, test, losses, seconds)
             losses = {name: [] for name in NAMES}
     return result
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Pictures this small take longer on two threads: waking the second costs more than it gives."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _models(size: int, seed: int) -> dict[str, DigitClassifier]:
