@@ -10,18 +10,25 @@ from __future__ import annotations
 
 import argparse
 import csv
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import map_coordinates
 
+import napari_stnreg as sr
 from benchmark.stack_peers import PEERS, Map, NotInstalled, align
 from napari_stnreg.samples.serial import SerialSections
 from napari_stnreg.samples.slides import Slide, SmoothField, Tear
+from napari_stnreg.stacks.maps import SectionMap
+from napari_stnreg.stacks.pipeline import work_folder
+from napari_stnreg.stacks.tasks import MAPS
 from napari_stnreg.stacks.truth import StackTruth, TruthScores, score_truth
 
 KINDS = ("warped", "still", "missing", "crack", "fold", "dirt", "turned")
@@ -137,29 +144,58 @@ def generated_cases(seed: int, shape: tuple[int, int, int] = (20, 512, 512)) -> 
     yield Case("turned", SerialSections(shape, seed, faults=faults), {"mirror": True})
 
 
-def ours(case: Case, **options: object) -> tuple[list[Map], float]:
-    """The package's maps, and the CPU seconds they took."""
-    from napari_stnreg.stacks import alignment
-    from napari_stnreg.stacks.settings import StackSettings
+@dataclass(frozen=True)
+class Found:
+    """A program's answer: a map for each section, and what it cost in CPU seconds, nothing if that was not measured."""
 
-    raw, begin = case.raw, time.process_time()
-    found = alignment.align(raw, StackSettings.parse(**case.options, **options))
-    return list(found.maps), time.process_time() - begin
+    maps: list[Map]
+    seconds: float | None = None
+    training: float | None = None  # of features, which is not among the seconds
 
 
-def nothing(case: Case) -> list[Map]:
+def ours(case: Case, **options: object) -> Found:
+    """The package as people run it, through its work files, in one thread; it is stopped when all maps are there."""
+    raw, settings = case.raw, sr.StackSettings.parse(**case.options, **options)
+    warm_up(settings.features)
+    training = None
+    with tempfile.TemporaryDirectory(prefix="stnreg-benchmark-") as folder:
+        output, begin = Path(folder) / "aligned.zarr", time.process_time()
+        steps = sr.align_stack_steps(raw, output, settings, workers=1)
+        before = ""
+        for now in steps:
+            if before == "encoder" != now.stage:
+                training = time.process_time() - begin
+            if (before := now.stage) == "render":
+                break
+        seconds = time.process_time() - begin - (training or 0.0)
+        with suppress(StopIteration):
+            steps.send("stop")
+        work = work_folder(output)
+        maps = [SectionMap.from_arrays(work.get(MAPS, z)[0]) for z in range(len(raw))]
+    return Found(list(maps), seconds, training)
+
+
+@cache
+def warm_up(features: str) -> None:
+    """Load what libraries load on first use, which is not counted; nor is what the peers compile."""
+    sr.align_stack(SerialSections((3, 64, 64), 0)[:], features=features, workers=1)
+
+
+def nothing(case: Case) -> Found:
     """The sections as they are."""
-    return [lambda p: p] * case.truth.shape[0]
+    return Found([lambda p: p] * case.truth.shape[0])
 
 
-def line(name: str, scores: TruthScores, seconds: float | None = None) -> str:
+def line(name: str, scores: TruthScores, found: Found) -> str:
     """A row of the table for people."""
     row = scores.row()
     sentence = row.pop("straightened", "")
     text = "  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
-    return f"{name:34s}{text}" + ("" if seconds is None else f"  s/section {seconds:.3f}") + (
-        "  STRAIGHTENED" if sentence else ""
-    )  # fmt: skip
+    if found.seconds is not None:
+        text += f"  s/section {found.seconds / len(found.maps):.3f}"
+    if found.training is not None:
+        text += f"  training {found.training:.1f} s"
+    return f"{name:34s}{text}" + ("  STRAIGHTENED" if sentence else "")
 
 
 def main() -> None:
@@ -177,36 +213,32 @@ def main() -> None:
         for case in chain(generated_cases(seed), fibsem_cases(args.data, seed) if args.data else ()):
             if args.only and case.name not in args.only:
                 continue
-            for name, maps, each in runs(case, args.programs, args.courses, options):
-                scores = score_truth(case.truth, maps)
-                print(line(f"{case.name} {seed} {name}", scores, each), flush=True)
+            for name, found in runs(case, args.programs, args.courses, options):
+                scores = score_truth(case.truth, found.maps)
+                print(line(f"{case.name} {seed} {name}", scores, found), flush=True)
                 if args.output:
+                    each = None if found.seconds is None else found.seconds / len(found.maps)
                     row = {"case": case.name, "seed": seed, "program": name, "s/section": each, **scores.row()}
-                    append(args.output, row)
+                    append(args.output, {**row, "training": found.training})
 
 
-def runs(
-    case: Case, programs: list[str], courses: list[str], options: dict[str, str]
-) -> Iterator[tuple[str, list[Map], float | None]]:
-    """Name, maps and CPU seconds a section of every program on a case; what cannot be run says so in a sentence."""
+def runs(case: Case, programs: list[str], courses: list[str], options: dict[str, str]) -> Iterator[tuple[str, Found]]:
+    """What every program found on a case, by its name; what cannot be run says so in a sentence."""
     if "nothing" in programs:
-        yield "nothing", nothing(case), None
+        yield "nothing", nothing(case)
     for course in courses if "ours" in programs else []:
-        maps, seconds = ours(case, course=course, **options)
-        yield course, maps, seconds / len(maps)
+        yield course, ours(case, course=course, **options)
     for peer in [p for p in PEERS if p in programs]:
         raw = case.raw
         try:
-            maps, seconds = align(peer, raw, [z for z, section in enumerate(raw) if not section.any()])
+            yield peer, Found(*align(peer, raw, [z for z, section in enumerate(raw) if not section.any()]))
         except NotInstalled as reason:
             print(reason, flush=True)
-            continue
-        yield peer, maps, seconds / len(maps)
 
 
 def append(path: Path, row: dict[str, object]) -> None:
     """Add a row to a table, with a line of names if it is new."""
-    names = ["case", "seed", "program", "s/section", *TruthScores.__dataclass_fields__]
+    names = ["case", "seed", "program", "s/section", *TruthScores.__dataclass_fields__, "training"]
     new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, names)

@@ -95,6 +95,18 @@ def test_the_features_of_an_auto_encoder_trained_on_the_stack_or_loaded(stack, t
     same_result(tmp_path / "own.zarr", tmp_path / "again.zarr")
 
 
+@pytest.mark.slow
+def test_two_sections_are_enough_for_an_auto_encoder(stack, tmp_path):
+    """A pair to train on, and none to be held back."""
+    result = sr.align_stack(stack[:2], tmp_path / "two.zarr", features="auto-encoder", workers=1, **QUICK)
+    assert [one.verdict for one in result.verdicts] == ["aligned", "aligned"]
+    y, x = np.meshgrid(np.arange(20, 93, 6.0), np.arange(20, 93, 6.0), indexing="ij")
+    raw = [to_raw(z, np.column_stack([y.ravel(), x.ravel()])) for z in (0, 1)]
+    here = [sr.apply_points(result.path, np.column_stack([np.full(len(p), z), p]))[:, 1:] for z, p in enumerate(raw)]
+    assert np.median(np.linalg.norm(raw[1] - raw[0], axis=1)) > 5
+    assert np.median(np.linalg.norm(here[1] - here[0], axis=1)) < 1.6
+
+
 def test_a_wrong_encoder_is_said(stack, tmp_path):
     wrong = tmp_path / "wrong.safetensors"
     wrong.write_bytes(b"no model")

@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from aligned import align, kept_maps
+from scipy.spatial import cKDTree
 
+import napari_stnreg as sr
 from napari_stnreg.errors import InputError
 from napari_stnreg.samples import SerialSections
-from napari_stnreg.stacks.alignment import align
 from napari_stnreg.stacks.settings import StackSettings
-from napari_stnreg.stacks.truth import errors, maps_of, recovered_slope, score_truth
+from napari_stnreg.stacks.truth import NEAR, errors, maps_of, recovered_slope, score_truth
 
 SHAPE = (8, 224, 224)
 
@@ -93,6 +95,33 @@ def test_nothing_done_leaves_a_crack_open():
     assert found.adjacent < found.at_crack
 
 
+def test_what_counts_as_at_a_crack_is_what_its_tissue_lies_near():
+    """An error that grows with the distance from the crack, which is traced here from the picture's two rims."""
+    made = SerialSections((8, 256, 256), seed=1, faults={4: "crack"}, opening=12, turn=12.0, shift=30.0, slope=0.2)
+    slide = made.slide(4)
+    along = np.linspace(-200, 200, 2000)
+    tear = slide.tear
+    across = tear.height * np.sin(2 * np.pi * along / tear.wavelength + tear.phase)
+    forwards = np.array([-tear.normal[1], tear.normal[0]])
+    line = np.asarray(tear.middle) + along[:, None] * forwards + across[:, None] * tear.normal
+    rims = [slide.lift(line + side * (6 + 1e-6) * tear.normal) for side in (-1, 1)]
+    np.testing.assert_allclose(*rims, atol=1e-3)  # the crack closes to one line of the tissue
+    distance = cKDTree(rims[0]).query
+    # the picture was laid elsewhere: a distance that is taken there is another one
+    points = errors(made, true_maps(made)).points
+    apart = distance(points)[0]
+    assert np.abs(np.abs(tear.across(points)) - apart).mean() > 15
+    np.testing.assert_allclose(slide.from_tear(points), apart, atol=3, rtol=0.05)
+
+    maps = true_maps(made)
+    maps[4] = lambda p: slide.place(p + np.stack([0.1 * distance(p)[0], 0 * p[..., 0]], axis=-1))
+    found = score_truth(made, maps)
+    near = apart < NEAR
+    assert 0.2 < near.mean() < 0.7
+    assert found.at_crack == pytest.approx(0.1 * apart[near].mean(), abs=0.1)
+    assert found.adjacent == pytest.approx(2 / 7 * 0.1 * apart.mean(), abs=0.25)  # two of seven gaps
+
+
 @dataclass
 class Doubted:
     """A stack whose truth is worse than it is."""
@@ -133,13 +162,11 @@ def test_maps_that_do_not_belong_to_the_stack_are_refused(made):
 
 
 def test_an_alignment_on_disk_is_scored_like_its_maps(tmp_path):
-    import napari_stnreg as sr
-
     made = SerialSections((9, 128, 128), seed=5, turn=3.0, faults={4: "missing"})
     settings = StackSettings.parse(rounds=1, turned=False)
-    result = sr.align_stack(made, tmp_path / "aligned.zarr", settings)
+    result = sr.align_stack(made, tmp_path / "aligned.zarr", settings, keep_work=True, workers=1)
     stored = score_truth(made, maps_of(result.aligned))
-    direct = score_truth(made, align(np.stack(list(made)), settings).maps)
+    direct = score_truth(made, kept_maps(result.path, len(made)))
     assert stored.mean == pytest.approx(direct.mean, abs=0.05)
     assert stored.adjacent == pytest.approx(direct.adjacent, abs=0.05)
     assert set(result.report()["slant"]) == {"kept", "recorded", "error"}

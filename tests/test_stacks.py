@@ -2,17 +2,21 @@
 
 import numpy as np
 import pytest
+from aligned import align
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+import napari_stnreg as sr
 from napari_stnreg.errors import InputError
-from napari_stnreg.stacks.alignment import align, reduced, render
+from napari_stnreg.stacks.canvas import Canvas, sampled, section_transform
 from napari_stnreg.stacks.coarse import CONFIDENT, coarse_match
 from napari_stnreg.stacks.fine import FineMatch
 from napari_stnreg.stacks.maps import Lattice, SectionMap, output_canvas
 from napari_stnreg.stacks.prepare import pieces, prepare
 from napari_stnreg.stacks.quality import chunk_correlation, write_table
+from napari_stnreg.stacks.render import render_bands
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solve import solve_fine
+from napari_stnreg.stacks.sources import open_stack, reduced
 
 SIDE = 160
 
@@ -182,13 +186,24 @@ def test_the_field_breaks_at_a_crack():
     side = x - SIDE / 2
     raw[2] = map_coordinates(truth[2], np.stack([y, x - np.clip(side, -gap / 2, gap / 2)]), order=1, mode="nearest")
     raw[2][np.abs(side) < gap / 2] = 250
-    found = align(raw, settings())
-    assert found.maps[2].pieces == 2
     points = inner()
-    here = found.maps[2](points)
-    lifted = here - np.stack([0 * here[:, 0], np.clip(here[:, 1] - SIDE / 2, -gap / 2, gap / 2)], axis=-1)
-    error = np.linalg.norm(lifted - (found.maps[1](points) + found.maps[3](points)) / 2, axis=-1)
-    assert error.mean() < 3.0, error.mean()  # 6 if nothing were done
+
+    def left(maps):
+        here = maps[2](points)
+        lifted = here - np.stack([0 * here[:, 0], np.clip(here[:, 1] - SIDE / 2, -gap / 2, gap / 2)], axis=-1)
+        return np.linalg.norm(lifted - (maps[1](points) + maps[3](points)) / 2, axis=-1).mean()
+
+    def widest(maps):
+        """By how much two neighbours of each row are drawn apart, where it is most: the gap, if all is right."""
+        rows = np.stack(np.meshgrid(np.arange(45.0, 116, 5), np.arange(45.0, 116), indexing="ij"), axis=-1)
+        return (np.diff(maps[2](rows)[..., 1], axis=1) - 1).max(axis=1)
+
+    found, smooth = align(raw, settings()).maps, align(raw, settings(cracks=False)).maps
+    assert (found[2].pieces, smooth[2].pieces) == (2, 1)
+    assert widest(found).min() > 0.3 * gap  # wherever it is crossed
+    assert widest(smooth).max() < 0.1 * gap
+    assert left(found) < 1.8, left(found)  # 6 if nothing were done
+    assert left(found) < 0.65 * left(smooth)
 
 
 def test_dirt_is_left_out_and_is_no_crack():
@@ -234,17 +249,28 @@ def test_the_map_pulls_back():
     affine = np.eye(3)
     affine[:2, 2] = 3, -7
     there = SectionMap.from_affine(affine, lattice, (SIDE, SIDE))
-    raw = texture(1)[None]
-    aligned = render(raw, [there], (20, 20), (50, 50))
-    assert np.allclose(aligned[0], raw[0, 23:73, 13:63], atol=1e-3)
+    raw = texture(1)
+    assert np.allclose(rendered(raw, there), raw[23:73, 13:63], atol=1e-3)
     vectors = np.random.default_rng(0).normal(0, 2, there.vectors.shape)
     bent = there.with_vectors(vectors)
+    y, x = np.indices((50, 50)) + 20.0
+    expected = map_coordinates(raw, np.moveaxis(bent(np.stack([y, x], axis=-1)), -1, 0), order=1)
+    assert np.abs(rendered(raw, there) - expected).max() > 20  # there is something to see
+    assert np.allclose(rendered(raw, bent), expected, atol=0.01)
     points = inner()
     assert np.allclose(bent.inverse(bent(points)), points, atol=1e-6)
     again = SectionMap.from_arrays(bent.arrays())
     assert np.array_equal(again(points), bent(points))
     (top, left), (height, width) = output_canvas([there])
     assert (top, left, height, width) == (-3, 7, SIDE, SIDE)
+
+
+def rendered(raw, there):
+    """The canvas pixels 20 to 70 of a section, drawn as a run draws them: its displacement first, then band by band."""
+    canvas = Canvas((20, 20), (50, 50), raw.shape, 1)
+    transform = section_transform(sampled(there, canvas), canvas)
+    bands = render_bands(open_stack(np.stack([raw, raw])), 0, transform, canvas.grid, rows=16)
+    return np.concatenate([band for _, band in bands])
 
 
 def test_a_reduced_section_keeps_its_place():
@@ -294,11 +320,14 @@ def test_the_table_has_a_row_for_every_section(tmp_path):
     assert lines[2].split(",")[1] == "bridged"
 
 
-def test_what_is_no_stack_is_refused_in_one_sentence():
-    with pytest.raises(InputError, match="axes"):
-        align(np.zeros((5, 5)))
+def test_what_is_no_stack_is_refused_in_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="2 axes"):
+        sr.align_stack(np.zeros((30, 30)), tmp_path / "out.zarr")
+    with pytest.raises(InputError, match="at least two"):
+        sr.align_stack(np.zeros((1, 30, 30)), tmp_path / "out.zarr")
     with pytest.raises(InputError, match="window"):
-        StackSettings.parse(window=0)
+        sr.align_stack(np.zeros((3, 30, 30)), tmp_path / "out.zarr", window=0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_landmarks_mend_a_bent_section_that_was_matched_wrongly():

@@ -6,14 +6,14 @@ Two sections laid over each other (one in magenta, the next in green, grey where
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import tifffile
 
-from napari_stnreg.stacks.alignment import align, render
-from napari_stnreg.stacks.settings import StackSettings
+import napari_stnreg as sr
 
 HERE = Path(__file__).parents[1] / "images"
 MAGNIFIED = 16  # rows a section in the cut
@@ -32,9 +32,11 @@ def cut(stack: np.ndarray, row: int) -> np.ndarray:
 def main(path: str) -> None:
     """Align, print the figures, write the picture."""
     raw = tifffile.imread(path)
-    found = align(raw, StackSettings())
-    aligned = render(raw, found.maps, (0, 0), raw.shape[1:])
-    for row in found.rows:
+    with tempfile.TemporaryDirectory() as folder:
+        found = sr.align_stack(path, Path(folder) / "aligned.zarr", crop=True)
+        sections = sr.open_stack(found.path)
+        aligned = np.stack([sections.read(k) for k in range(len(raw))])
+    for row in found.verdicts:
         figures = (
             f"correlation {row.correlation_before:.3f} -> {row.correlation_after:.3f}  residual {row.residual:.2f}"
         )
@@ -42,7 +44,7 @@ def main(path: str) -> None:
     z, row, size = len(raw) // 2, raw.shape[1] // 2, slice(120, -120)
     panels = [
         np.concatenate([over(s, z)[size, size], np.full((8, raw.shape[2] - 240, 3), 255), cut(s, row)[:, size]])
-        for s in (raw.astype(np.float32), aligned)
+        for s in (raw, aligned)
     ]
     gap = np.full((panels[0].shape[0], 12, 3), 255)
     picture = np.concatenate([panels[0], gap, panels[1]], axis=1)

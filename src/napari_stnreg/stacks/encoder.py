@@ -84,6 +84,7 @@ def training_steps(sections: Sequence[Plane], *, epochs: int = 30, seed: int = 0
     epochs, seed
         Of the training.
     """
+    from napari_stnreg.learning.opening import open_training_data
     from napari_stnreg.learning.training import train_steps
 
     if len(sections) < 2:
@@ -92,7 +93,9 @@ def training_steps(sections: Sequence[Plane], *, epochs: int = 30, seed: int = 0
         Image(np.asarray(s, dtype=np.float32), Grid(s.shape, np.eye(3)), name=f"section {k}")
         for k, s in enumerate(sections)
     ]
-    return train_steps(images, network="auto-encoder", epochs=epochs, seed=seed, device="cpu")
+    # Two are a pair, and none is left to be held back: the best weights are then those of the least training loss.
+    data = open_training_data(images, held_back=0.0) if len(images) == 2 else open_training_data(images)
+    return train_steps(data, network="auto-encoder", epochs=epochs, seed=seed, device="cpu")
 
 
 def train_extractor(sections: Sequence[Plane], *, epochs: int = 30, seed: int = 0) -> EncoderFeatures:

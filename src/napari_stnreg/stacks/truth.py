@@ -141,7 +141,7 @@ def score_truth(truth: StackTruth, maps: Sequence[Map], *, margin: float = 0.2, 
         The stack.
     maps
         For each section canvas to raw section, ``(..., 2)`` pixels (y, x); those of
-        :class:`~napari_stnreg.stacks.alignment.StackAlignment`, or any functions.
+        :func:`maps_of`, or any functions.
     margin
         Share of the picture along each side that is left out.
     step
