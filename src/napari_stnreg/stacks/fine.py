@@ -88,6 +88,8 @@ def fine_match(
     map_b: SectionMap,
     settings: StackSettings,
     again: int = 0,
+    *,
+    outline: bool = False,
 ) -> FineMatch:
     """Match two sections where their maps put them.
 
@@ -102,6 +104,9 @@ def fine_match(
     again
         Round: 0 for the first, in which pieces of a cracked section are looked for farther away and coarser levels
         are used.
+    outline
+        For sections far apart: begin with the coarsest level in every round, and believe only levels at which the two
+        still resemble each other. If there is none, all weights are zero.
     """
     lattice = map_a.lattice
     counts = (map_a.pieces, map_b.pieces)
@@ -110,7 +115,7 @@ def fine_match(
     low, high = common_box((map_a, map_b))
     for p in range(counts[0]):
         for q in range(counts[1]):
-            found = _match_pieces(a, b, map_a, map_b, (p, q), settings, again, (low, high))
+            found = _match_pieces(a, b, map_a, map_b, (p, q), settings, again, outline, (low, high))
             if found is None:
                 continue
             shift[p, q] = found.vectors - map_a.vectors[p]
@@ -127,12 +132,14 @@ def _match_pieces(
     which: tuple[int, int],
     settings: StackSettings,
     again: int,
+    outline: bool,
     box: tuple[FloatArray, FloatArray],
 ) -> SplineFit | None:
     lattice, (p, q) = map_a.lattice, which
     part_a, part_b = (p if map_a.pieces > 1 else None), (q if map_b.pieces > 1 else None)
     deepest = min(len(a.levels), len(b.levels)) - 1
-    first = min(deepest, 1 if again else 3)
+    near_already = again > 0 and not outline
+    first = min(deepest, 1 if near_already else 3)
     vectors = map_b.vectors[q].copy()
     found: SplineFit | None = None
     for level in range(first, -1, -1):
@@ -149,21 +156,23 @@ def _match_pieces(
         start, end = (settings.drop, LAST_DROP) if settings.drop > LAST_DROP else (settings.drop, settings.drop)
         span = (first - level) / (first + 1), (first - level + 1) / (first + 1)
         drops = tuple(start + (end - start) * s for s in span)
-        found = fit_spline(
+        fit = fit_spline(
             (side_a, seen),
             side_b,
             vectors,
             canvas,
             lattice,
             neighbour=map_a.vectors[p],
-            iterations=ITERATIONS[first - level] if again == 0 else 3,
+            iterations=3 if near_already else ITERATIONS[first - level],
             drops=(drops[0], drops[1]),
             smoothness=settings.smoothness * STIFFNESS,
         )
-        vectors = found.vectors
-        if found.overlap < LEAST_OVERLAP:
+        if fit.overlap < LEAST_OVERLAP:
             return None
-        if found.score < SHARED:
+        if outline and fit.score < SHARED:
+            break
+        found, vectors = fit, fit.vectors
+        if fit.score < SHARED:
             break
     return found
 

@@ -20,16 +20,16 @@ from napari_stnreg.stacks.executor import Cluster, Executor, Task
 from napari_stnreg.stacks.fine import FineMatch, start_maps
 from napari_stnreg.stacks.landmark_match import landmark_match
 from napari_stnreg.stacks.maps import SectionMap, output_canvas
-from napari_stnreg.stacks.plan import Pair, bridging_pairs, coarse_pairs, fine_pairs, usable
+from napari_stnreg.stacks.plan import Pair, anchor_pairs, bridging_pairs, coarse_pairs, fine_pairs, usable
 from napari_stnreg.stacks.poses import solve_coarse
 from napari_stnreg.stacks.progress import StackProgress
 from napari_stnreg.stacks.quality import PairQuality, judge
 from napari_stnreg.stacks.request import Request
-from napari_stnreg.stacks.solve import solve_fine
 from napari_stnreg.stacks.sources import ArraySource, StackSource, open_stack
 from napari_stnreg.stacks.state import WorkFolder
 from napari_stnreg.stacks.store import CHUNK, AlignedStack, SectionWriter, create, update_attributes
 from napari_stnreg.stacks.straightening import Slants, slants
+from napari_stnreg.stacks.stretches import solve_stack
 
 NODE_STEP = 4
 """Pixels between the nodes of the displacement; that of the working image where it is coarser."""
@@ -79,7 +79,7 @@ class StackRun:
         coarse = yield from self._coarse(good)
         affines = solve_coarse(self.count, coarse, [self.shape] * self.count, self.settings)
         maps = start_maps(affines, cast(Any, sections), self.settings)  # it asks for no more than an outline
-        maps, matches = yield from self._fine(maps, fine_pairs(good, self.settings), "fine")
+        maps, matches = yield from self._fine(maps, good, "fine")
         for z, one in enumerate(maps):
             self.work.put(tasks.MAPS, z, one.arrays())
         canvas = self._canvas(maps, good)
@@ -130,8 +130,7 @@ class StackRun:
             else before[z]
             for z in range(self.count)
         ]
-        near = [pair for pair in fine_pairs(good, self.settings) if free & set(pair)]
-        maps, matches = yield from self._fine(maps, near, "again", held)
+        maps, matches = yield from self._fine(maps, good, "again", held)
         found = yield from self._judged(maps, faults, matches)
         left = [z for z in sorted(free | stale) if not self.work.has(tasks.RENDERED, z)]
         yield from self._render(SectionWriter(self.path), maps, faults, canvas, left)
@@ -232,21 +231,26 @@ class StackRun:
         return {p: CoarseMatch.from_arrays(self.work.get(tasks.COARSE, tasks.pair_name(p))[0]) for p in pairs}
 
     def _fine(
-        self, maps: list[SectionMap], pairs: list[Pair], kind: str, held: Mapping[int, SectionMap] | None = None
-    ) -> Generator[StackProgress, str | None, tuple[list[SectionMap], dict[Pair, FineMatch]]]:
-        matches: dict[Pair, FineMatch] = {}
+        self, maps: list[SectionMap], good: list[int], kind: str, held: Mapping[int, SectionMap] | None = None
+    ) -> Generator[StackProgress, str | None, tuple[list[SectionMap], Mapping[Pair, FineMatch]]]:
+        """Match and solve in turn; of what is held nothing but its matches with others is looked at."""
+        keep = held or {}
+        far = set(anchor_pairs(good, self.settings))
+        pairs = sorted(p for p in far.union(fine_pairs(good, self.settings)) if not (p[0] in keep and p[1] in keep))
+        matches: Mapping[Pair, FineMatch] = {}
         for again in range(self.settings.rounds if self.settings.deform else 0):
             folder = f"{kind} {again + 1}"
             missing = [pair for pair in pairs if not self.work.has(folder, tasks.pair_name(pair))]
             yield from self._stage(
                 f"fine {again + 1}", f"bending, round {again + 1} of {self.settings.rounds}", len(pairs),
                 [
-                    (b, tasks.match_fine, (self.work, folder, (a, b), (maps[a], maps[b]), self.settings, again))
+                    (b, tasks.match_fine,
+                     (self.work, folder, (a, b), (maps[a], maps[b]), self.settings, again, (a, b) in far))
                     for a, b in missing
                 ],
             )  # fmt: skip
-            matches = {p: FineMatch.from_arrays(self.work.get(folder, tasks.pair_name(p))[0]) for p in pairs}
-            maps = solve_fine(maps, matches, self.settings, held, self.request.landmarks)
+            matches = tasks.KeptMatches(self.work, folder, pairs)
+            maps = solve_stack(maps, matches, self.settings, held, self.request.landmarks)
         return maps, matches
 
     def _canvas(self, maps: list[SectionMap], good: list[int]) -> Canvas:

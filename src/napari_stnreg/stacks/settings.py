@@ -46,6 +46,13 @@ class StackSettings(Settings):
     window: int = Field(
         default=2, ge=1, le=8, description="Neighbours before and after that a section is compared with."
     )
+    anchors: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="Match each section with the one so many sections farther, too, as far as both share outlines: "
+        "errors of matching then add up less along the stack; 0 for none.",
+    )
     course: Course = Field(default="natural", description="What happens to slow changes along the stack.")
     reference: int | None = Field(default=None, ge=0, description="A section that stays where it is.")
     mirror: bool = Field(default=False, description="Look for sections that lie upside down, too.")

@@ -53,6 +53,7 @@ def solve_fine(
     settings: StackSettings,
     held: Mapping[int, SectionMap] | None = None,
     landmarks: Landmarks | None = None,
+    rest: FloatArray | None = None,
 ) -> list[SectionMap]:
     """Vectors for every section.
 
@@ -68,18 +69,19 @@ def solve_fine(
         Sections whose maps stay as they are: those outside a range that is aligned again, or the pinned one.
     landmarks
         By section numbers, two arrays ``(N, 2)`` of raw pixels that belong together; they outweigh comparisons.
+    rest
+        ``(2, gy, gx)`` how far from where it was recorded a section lies to which nothing is done. If not given, it is
+        the sections' mean where one of them is held, which takes the whole stack along, and none otherwise.
     """
     shape = maps[0].lattice.shape
     first = np.concatenate([[0], np.cumsum([m.pieces for m in maps])]).astype(int)
     fixed = np.zeros(first[-1], dtype=bool)
     vectors = np.zeros((first[-1], 2, *shape))
-    keep = dict(held or {})
-    if settings.reference is not None and settings.reference < len(maps):
-        keep.setdefault(settings.reference, maps[settings.reference].with_vectors(0 * maps[settings.reference].vectors))
+    keep = kept(maps, settings, held)
     for z, there in keep.items():
         fixed[first[z] : first[z + 1]] = True
         vectors[first[z] : first[z + 1]] = there.vectors
-    base = np.concatenate([_recorded(m) for m in maps])
+    base = np.concatenate([recorded(m) for m in maps]) - (0.0 if rest is None else rest)
     linked = np.zeros(first[-1], dtype=bool)
     links = _links(matches, first, shape)
     ties = Ties.of(landmarks or {}, maps, first)
@@ -92,7 +94,7 @@ def solve_fine(
     for a, b in landmarks or {}:
         linked[first[a] : first[a + 1]] = linked[first[b] : first[b + 1]] = True
     fixed |= ~linked
-    prior = _prior(links, maps, first, settings, floating=bool(keep))
+    prior = _prior(links, maps, first, settings, floating=rest is None and bool(keep))
     ties = replace(ties, shift=ties.shift + ties.gaps(base))
     state = np.concatenate([vectors + base, np.zeros((len(maps) - 1, 2, *shape))])
     free = np.concatenate([~fixed, np.ones(len(maps) - 1, dtype=bool)])
@@ -102,8 +104,7 @@ def solve_fine(
         state = _conjugate_gradients(state, free, replace(links, weight=links.weight * robust), ties, prior, hold)
         # a section that lies off by much more than most is not held back: it is to be mended
         vectors = state[: first[-1]]
-        rest = (hold * vectors).sum(axis=0) / hold.sum() if keep else 0.0
-        size = np.sqrt(((vectors - rest) ** 2).mean(axis=(1, 2, 3), keepdims=True))
+        size = np.sqrt(((vectors - prior.home(vectors, hold)) ** 2).mean(axis=(1, 2, 3), keepdims=True))
         hold = 1.0 / (1.0 + (size / (3.0 * float(np.median(size)) + 1e-6)) ** 2)
         off = np.sqrt(((links.seen(state) - links.shift) ** 2).sum(axis=1, keepdims=True))
         seen = links.weight[:, :1] + links.weight[:, 2:] > 0.5
@@ -113,7 +114,18 @@ def solve_fine(
     return [m.with_vectors(vectors[first[z] : first[z + 1]]) for z, m in enumerate(maps)]
 
 
-def _recorded(there: SectionMap) -> FloatArray:
+def kept(
+    maps: list[SectionMap], settings: StackSettings, held: Mapping[int, SectionMap] | None
+) -> dict[int, SectionMap]:
+    """All sections that stay where they are: those held, and the one that is pinned."""
+    keep = dict(held or {})
+    if settings.reference is not None and settings.reference < len(maps):
+        pinned = maps[settings.reference]
+        keep.setdefault(settings.reference, pinned.with_vectors(0 * pinned.vectors))
+    return keep
+
+
+def recorded(there: SectionMap) -> FloatArray:
     """How far ``(P, 2, gy, gx)`` the poses of a section's pieces take it from where it was recorded."""
     nodes = there.lattice.points()
     back = np.linalg.inv(there.affines)
@@ -217,12 +229,15 @@ class _Prior:
     pieces: int
     floating: bool
 
+    def home(self, own: FloatArray, hold: FloatArray) -> FloatArray | float:
+        """Where sections are drawn, ``(2, gy, gx)``, given their vectors."""
+        return (hold * own).sum(axis=0) / hold.sum() if self.floating else 0.0
+
     def forces(self, state: FloatArray, hold: FloatArray) -> FloatArray:
         """Pulls on all unknowns; ``hold`` ``(pieces, 1, 1, 1)`` multiplies those to rest."""
         out = np.empty_like(state)
         u, c = state[: self.pieces], state[self.pieces :]
-        rest = (hold * u).sum(axis=0) / hold.sum() if self.floating else 0.0
-        out[: self.pieces] = hold * self.waves.back(self.own * self.waves.forward(u - rest), u.shape)
+        out[: self.pieces] = hold * self.waves.back(self.own * self.waves.forward(u - self.home(u, hold)), u.shape)
         flat = u.reshape(*u.shape[:2], -1)
         out[: self.pieces] += (flat @ self.stiffness).reshape(u.shape)
         if len(self.siblings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,8 +13,9 @@ import numpy.typing as npt
 from napari_stnreg.errors import InputError
 from napari_stnreg.stacks.canvas import Canvas, sampled, section_transform
 from napari_stnreg.stacks.coarse import coarse_match
-from napari_stnreg.stacks.fine import fine_match
+from napari_stnreg.stacks.fine import FineMatch, fine_match
 from napari_stnreg.stacks.maps import SectionMap
+from napari_stnreg.stacks.plan import Pair
 from napari_stnreg.stacks.prepare import Extractor, PreparedSection, prepare
 from napari_stnreg.stacks.quality import measure
 from napari_stnreg.stacks.render import render_bands
@@ -135,10 +137,37 @@ def match_fine(
     maps: tuple[SectionMap, SectionMap],
     settings: StackSettings,
     again: int,
+    outline: bool,
 ) -> None:
     """Find how the vectors of a pair's sections should differ."""
     a, b = (load_prepared(work, z) for z in pair)
-    work.put(kind, pair_name(pair), fine_match(a, b, *maps, settings, again).arrays())
+    work.put(kind, pair_name(pair), fine_match(a, b, *maps, settings, again, outline=outline).arrays())
+
+
+class KeptMatches(Mapping[Pair, FineMatch]):
+    """The matches of one round, each read from its file when it is asked for: all of them would not fit into memory.
+
+    Parameters
+    ----------
+    work, kind
+        Where :func:`match_fine` left them.
+    pairs
+        Which.
+    """
+
+    def __init__(self, work: WorkFolder, kind: str, pairs: Iterable[Pair]) -> None:
+        self._work, self._kind, self._pairs = work, kind, dict.fromkeys(pairs)
+
+    def __getitem__(self, pair: Pair) -> FineMatch:
+        if pair not in self._pairs:
+            raise KeyError(pair)
+        return FineMatch.from_arrays(self._work.get(self._kind, pair_name(pair))[0])
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self._pairs)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
 
 
 def measure_pair(work: WorkFolder, pair: tuple[int, int], maps: tuple[SectionMap, SectionMap]) -> None:

@@ -54,6 +54,9 @@ class AlignForm(QWidget):
         self.window.setRange(1, 8)
         self.window.setValue(2)
         self.window.setToolTip("Neighbours before and after that each section is compared with.")
+        self.anchors = OptionalNumber(
+            "Match each section with the one so many sections farther, too, as far as both share outlines: errors then "
+            "add up less along the stack.", "anchors", 3, 64, whole=True, empty="none")  # fmt: skip
         self.turned = self._box("Sections may lie turned by any angle", True)
         self.mirror = self._box("Some sections may lie upside down", False)
         self.cracks = self._box("Let sections break at cracks", True)
@@ -74,6 +77,7 @@ class AlignForm(QWidget):
         inner = Rows()
         inner.add("Compare", self.features)
         inner.add("Neighbours", self.window)
+        inner.add("Anchor distance", self.anchors)
         for box in (self.turned, self.mirror, self.cracks):
             inner.wide(box)
         inner.add("Fixed section", self.reference)
@@ -129,6 +133,7 @@ class AlignForm(QWidget):
             "course": self.course.currentData(),
             "features": self.features.currentData(),
             "window": self.window.value(),
+            "anchors": int(self.anchors.value or 0),
             "turned": self.turned.isChecked(),
             "mirror": self.mirror.isChecked(),
             "cracks": self.cracks.isChecked(),
