@@ -320,10 +320,13 @@ def test_the_command_line_aligns_applies_and_exports(stack, whole, tmp_path, cap
     out = tmp_path / "o.zarr"
     words = ["--no-turned", "--rounds", "2", "--grid", "3"]
     assert main(["align", str(tmp_path / "s.npy"), str(out), "--memory", "2GB", *words]) == 0
-    assert "section 3: bridged" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.startswith("5 aligned, 1 bridged\ntoo few sections in a row to tell slants\n")
+    assert "section 3: bridged" in printed
     same_result(out, whole.path)
     report = json.loads((tmp_path / "o.report.json").read_text())
     assert report["settings"]["grid"] == 3
+    assert report["summary"] == printed.splitlines()[:2]
     assert len(report["sections"]) == 6
     assert report["gaps"][0]["correlation_after"] > report["gaps"][0]["correlation_before"] + 0.3
     with (tmp_path / "o.quality.csv").open() as table:

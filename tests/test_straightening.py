@@ -1,5 +1,7 @@
 """Whether an alignment straightened what runs obliquely: told without the truth, checked against it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from napari_stnreg.stacks.fine import FineMatch
 from napari_stnreg.stacks.maps import Lattice, SectionMap
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solve import solve_fine
-from napari_stnreg.stacks.straightening import slants
+from napari_stnreg.stacks.straightening import in_words, slants
 
 SIDE, COUNT = 400, 24
 LATTICE = Lattice.covering((0, 0), (SIDE, SIDE), 80)
@@ -57,10 +59,11 @@ def test_the_share_that_is_kept_is_that_of_the_truth(course):
 def test_only_straightening_is_said_to_be_straightening():
     found, _, _ = matches_of(2.5)
     natural, straight = (slants(aligned(found, course), found) for course in ("natural", "straight"))
-    assert natural.sentence == ""
+    assert natural.sentence("natural") == ""
     assert straight.share < 0.5 < natural.share
-    assert f"{100 * straight.share:.0f} %" in straight.sentence
-    assert "straightened" in straight.sentence
+    assert f"{100 * straight.share:.0f} %" in straight.sentence("straight")
+    assert "straightened. The course 'natural' keeps more." in straight.sentence("straight")
+    assert "A larger tether keeps more." in straight.sentence("natural")
     assert straight.report()["kept"] == pytest.approx(straight.share, abs=1e-3)
 
 
@@ -69,7 +72,7 @@ def test_shaking_is_no_slant():
     for seed in (0, 1, 2):
         found, _, _ = matches_of(0.0, shake=5.0, seed=seed)
         told = slants(aligned(found, "straight"), found)
-        assert told.sentence == ""
+        assert told.sentence("straight") == ""
         assert told.report()["kept"] is None
 
 
@@ -85,5 +88,23 @@ def test_a_missing_section_does_not_hide_the_slant():
 def test_of_a_few_sections_nothing_is_said():
     found, _, _ = matches_of(2.5, count=6)
     told = slants(aligned(found, "straight", count=6), found)
-    assert told.sentence == ""
+    assert told.sentence("straight") == ""
     assert len(told.recorded) == 0
+    assert in_words(told.report()) == "too few sections in a row to tell slants"
+
+
+@pytest.mark.parametrize(
+    "pose",
+    [np.diag([1.0, -1.0, 1.0]), np.diag([-1.0, -1.0, 1.0]), np.array([[1.0, 0, 130], [0, 1, -90], [0, 0, 1]])],
+    ids=["upside down", "turned round", "far off"],
+)
+def test_a_section_that_lay_quite_differently_does_not_hide_the_slant(pose):
+    found, _, _ = matches_of(2.5)
+    maps = aligned(found, "straight")
+    usual = slants(maps, found).report()
+    middle = np.array([[1.0, 0, SIDE / 2], [0, 1, SIDE / 2], [0, 0, 1]])
+    maps[9] = replace(maps[9], affines=(middle @ pose @ np.linalg.inv(middle))[None])
+    told = slants(maps, found).report()
+    assert told["kept"] == pytest.approx(usual["kept"], abs=0.05)
+    assert told["recorded"] == pytest.approx(usual["recorded"], rel=0.05)
+    assert in_words(told).startswith(f"kept {told['kept']:.2f} of the slant recorded ({told['recorded']:.2f} ± ")

@@ -11,12 +11,15 @@ from pathlib import Path
 
 from driving import Stage, pump, run_scenes
 
-# name: theme, width of the dock, what is unfolded
-SCENES: dict[str, tuple[str, int, bool]] = {
-    "sections": ("dark", 340, False),
-    "sections_light": ("light", 340, False),
-    "sections_narrow": ("dark", 300, True),
+# name: theme, width of the dock, what is unfolded, Qt's scale
+SCENES: dict[str, tuple[str, int, bool, float]] = {
+    "sections": ("dark", 340, False, 1.0),
+    "sections_light": ("light", 340, False, 1.0),
+    "sections_narrow": ("dark", 300, True, 1.0),
+    "sections_straightened": ("light", 300, False, 1.5),
 }
+STRAIGHTENED = "sections_straightened"
+"""The scene in which oblique neurites get straightened, and the panel says so."""
 
 
 def scene(name: str, folder: Path, written: argparse.Namespace) -> None:
@@ -25,23 +28,29 @@ def scene(name: str, folder: Path, written: argparse.Namespace) -> None:
     from qtpy.QtCore import Qt
     from qtpy.QtTest import QTest
 
+    from napari_stnreg.samples import SerialSections
     from napari_stnreg.samples.sections import section_stack
     from napari_stnreg.stacks.sources import open_stack
     from napari_stnreg.widgets.align import AlignWidget
 
-    theme, width, unfolded = SCENES[name]
-    stage = Stage(name, folder, theme, width)
+    theme, width, unfolded, scale = SCENES[name]
+    stage = Stage(name, folder, theme, width, scale)
     viewer = stage.viewer
-    if written.stack is None:
+    if written.stack is None and name == STRAIGHTENED:
+        made = SerialSections((20, 320, 320), seed=1)
+        data, scales, unit = np.stack(list(made)), made.spacing, "nm"
+    elif written.stack is None:
         image = section_stack().moving
-        data, scale, unit = np.asarray(image.data).copy(), image.grid.spacing, image.grid.unit
+        data, scales, unit = np.asarray(image.data).copy(), image.grid.spacing, image.grid.unit
         data[6] = 0  # a section that was lost
     else:
         source = open_stack(written.stack)
         data = np.stack([source.read(z) for z in range(source.shape[0])])
-        scale, unit = source.spacing, source.unit
-    viewer.add_image(data, name="sections", scale=scale, units=(unit,) * 3, axis_labels=("z", "y", "x"))
+        scales, unit = source.spacing, source.unit
+    viewer.add_image(data, name="sections", scale=scales, units=(unit,) * 3, axis_labels=("z", "y", "x"))
     panel = stage.dock(AlignWidget(viewer), "Align section stack")
+    if name == STRAIGHTENED:
+        panel.inputs.course.choose("straight")
     if unfolded:
         stage.unfold((panel.inputs.more, panel.mend))
     pump(1.0)
@@ -60,7 +69,7 @@ def scene(name: str, folder: Path, written: argparse.Namespace) -> None:
     stage.picture("2_during")
     finished()
     stage.picture("3_after")
-    panel.plot.picked.emit(3)
+    panel.findings.picked.emit(3)
     press(panel.flicker_button)
     stage.picture("4_flicker")
     press(panel.flicker_button)
@@ -69,8 +78,8 @@ def scene(name: str, folder: Path, written: argparse.Namespace) -> None:
     stage.picture("5_cuts")
     panel.mend.expand(animate=False)
     pump(0.5)
-    press(panel.exclude_button)
-    press(panel.again_button)
+    press(panel.mending.exclude_button)
+    press(panel.mending.again_button)
     finished()
     panel.scroll.verticalScrollBar().setValue(panel.scroll.verticalScrollBar().maximum())
     stage.picture("6_mended")
@@ -80,4 +89,4 @@ def scene(name: str, folder: Path, written: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_scenes(__doc__, dict.fromkeys(SCENES, 1.0), scene, {"stack": Path})
+    run_scenes(__doc__, {name: one[3] for name, one in SCENES.items()}, scene, {"stack": Path})

@@ -1,5 +1,7 @@
 """The panel for section stacks, with the real engine in its real thread."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import zarr
@@ -7,6 +9,8 @@ from qtpy.QtCore import Qt
 
 from napari_stnreg.widgets.align import AlignWidget
 from tests.gui.conftest import blobs
+
+SLANT = {"kept": 0.28, "recorded": 1.45, "error": 0.28}
 
 
 @pytest.fixture
@@ -51,22 +55,23 @@ def test_aligning_adds_a_layer_in_its_place_and_leaves_the_stack_alone(aligned, 
     there = [0, 1, 2, 3, 5]
     jumps = [np.abs(np.diff(s[there, 25:80, 25:80].astype(float), axis=0)).mean() for s in (raw, image)]
     assert jumps[1] < 0.3 * jumps[0]
-    assert "aligned" in aligned.status.text()
+    assert aligned.status.text().startswith("Done in ")
+    assert "5 aligned, 1 bridged." in aligned.findings.summary.text()
 
 
 def test_findings_are_listed_and_lead_to_their_sections(aligned, viewer, qtbot):
-    assert aligned.table.rowCount() == 1
-    assert [aligned.table.item(0, column).text() for column in (0, 1)] == ["4", "bridged"]
+    assert aligned.findings.table.rowCount() == 1
+    assert [aligned.findings.table.item(0, column).text() for column in (0, 1)] == ["4", "bridged"]
     viewer.dims.set_point(0, 0)
-    aligned.table.cellClicked.emit(0, 0)
+    aligned.findings.table.cellClicked.emit(0, 0)
     assert aligned.section == 4
-    place = aligned.plot._plot.getPlotItem().vb.mapViewToScene(_point(2.4, 0.5))
-    aligned.plot._on_click(_Click(place))
+    place = aligned.findings.plot._plot.getPlotItem().vb.mapViewToScene(_point(2.4, 0.5))
+    aligned.findings.plot._on_click(_Click(place))
     assert aligned.section == 2
-    x, correlation = aligned.plot._after.getData()
+    x, correlation = aligned.findings.plot._after.getData()
     np.testing.assert_allclose(x, [0.5, 1.5, 2.5, 4.0])
     assert correlation.min() > 0.5
-    assert (correlation > aligned.plot._before.getData()[1] + 0.2).all()
+    assert (correlation > aligned.findings.plot._before.getData()[1] + 0.2).all()
 
 
 def _point(x, y):
@@ -111,21 +116,24 @@ def test_a_section_is_excluded_and_its_range_aligned_again(aligned, viewer, qtbo
     before = [aligned.result.aligned.displacement(z) for z in range(6)]
     aligned.go_to_section(1)
     aligned.mend.expand(animate=False)
-    aligned.exclude_button.click()
+    aligned.mending.exclude_button.click()
     assert aligned.excluded == {1}
-    assert "Excluded: 1" in aligned.note.text()
-    aligned.range_box.setValue(0)
-    aligned.again_button.click()
+    assert "Excluded: 1" in aligned.mending.note.text()
+    aligned.mending.range_box.setValue(0)
+    aligned.mending.again_button.click()
     run(aligned)
     after = [aligned.result.aligned.displacement(z) for z in range(6)]
     assert (before[1] != after[1]).any()
     for z in (0, 2, 3, 4, 5):
         np.testing.assert_array_equal(before[z], after[z])
-    assert {aligned.table.item(row, 0).text() for row in range(aligned.table.rowCount())} >= {"1", "4"}
+    assert {aligned.findings.table.item(row, 0).text() for row in range(aligned.findings.table.rowCount())} >= {
+        "1",
+        "4",
+    }
 
 
 def test_landmarks_between_two_sections_decide_where_they_lie(aligned, viewer, run):
-    aligned.points_button.click()
+    aligned.mending.points_button.click()
     points = viewer.layers["stack landmarks"]
     assert viewer.layers.selection.active is points
     assert points.mode == "add"
@@ -158,7 +166,7 @@ def test_stopped_and_started_again_it_goes_on(panel, qtbot, run):
     run(panel)
     assert panel.result is None
     assert "goes on from there" in panel.status.text()
-    output = panel._unfinished.output
+    output = panel._work.unfinished.output
     panel.start()
     assert panel._job.resume
     run(panel)
@@ -195,3 +203,99 @@ def test_without_a_stack_the_panel_says_what_to_do(viewer):
     assert panel.inputs.stack.count() == 0
     assert not panel.start()
     assert "There is no stack" in panel.status.text()
+
+
+def test_what_a_person_must_know_stays_in_the_panel(aligned, viewer, qtbot, run):
+    """A warning is no line of the status that the next sentence wipes out; a range aligned again does not lose it."""
+    findings = aligned.findings
+    assert not findings.warning.isVisibleTo(aligned)
+    told = replace(aligned.result, warnings=["Neurites may have been straightened."], slant=SLANT)
+    aligned._work.result = told
+    findings.show_result(told)
+    qtbot.mouseClick(aligned.reslice_button, Qt.MouseButton.LeftButton)
+    run(aligned)
+    assert aligned.status.text().startswith("Cut through")
+    assert findings.warning.isVisibleTo(aligned)
+    assert findings.warning.text() == "Neurites may have been straightened."
+    assert (
+        findings.summary.text()
+        == "5 aligned, 1 bridged. Kept 0.28 of the slant recorded (1.45 ± 0.28 pixels a section)."
+    )
+    aligned.align_range(1, 2)
+    run(aligned)
+    assert findings.warning.text() == "Neurites may have been straightened."
+    assert "Kept 0.28" in findings.summary.text()
+    assert aligned.result.report()["summary"][1].startswith("kept 0.28")
+
+
+def test_arrow_keys_go_through_the_sections_to_look_at(aligned, viewer, qtbot):
+    viewer.dims.set_point(0, 0)
+    table = aligned.findings.table
+    table.setFocus()
+    qtbot.keyClick(table, Qt.Key.Key_Down)
+    assert aligned.section == 4
+
+
+def test_a_section_is_excluded_before_the_first_run(panel, viewer, run):
+    panel.go_to_section(2)
+    assert panel.section == 2
+    panel.mending.exclude_button.click()
+    assert panel.mending.exclude_button.text() == "Take this section in again"
+    panel.start()
+    run(panel)
+    assert [one.verdict for one in panel.result.verdicts] == [
+        "aligned",
+        "aligned",
+        "bridged",
+        "aligned",
+        "bridged",
+        "aligned",
+    ]
+
+
+def test_each_stack_keeps_what_is_known_of_it(aligned, viewer, raw):
+    result = aligned.result
+    aligned.exclude_section(1)
+    viewer.add_image(raw[:3], name="other")
+    aligned.refresh()
+    aligned.inputs.stack.setCurrentIndex(1)
+    assert aligned.result is None
+    assert aligned.excluded == set()
+    assert not aligned.save_button.isEnabled()
+    assert not aligned.findings.isVisibleTo(aligned)
+    aligned.inputs.stack.setCurrentIndex(0)
+    assert aligned.result is result
+    assert aligned.excluded == {1}
+    assert aligned.findings.isVisibleTo(aligned)
+
+
+def test_a_stack_aligned_anew_does_not_leave_the_old_result_on_the_disk(aligned, viewer, run):
+    before = aligned.result.path
+    aligned.exclude_section(1)
+    aligned.start()
+    run(aligned)
+    assert aligned.result.path != before
+    assert not before.exists()
+    assert aligned.result.path.exists()
+    np.asarray(viewer.layers["stack aligned"].data[0])
+
+
+def test_a_stopped_range_goes_on(aligned, qtbot, run):
+    aligned.align_range(1, 3)
+    aligned.stop()
+    assert aligned.status.text() == "Stopping …"
+    run(aligned)
+    assert aligned._work.unfinished is not None
+    assert "Align these again goes on" in aligned.status.text()
+    aligned.align_range(1, 3)
+    assert aligned._job.resume
+    run(aligned)
+    assert aligned._work.unfinished is None
+
+
+def test_nothing_is_cut_off_in_a_narrow_dock(panel):
+    for part in (panel.inputs.more, panel.mend):
+        part.expand(animate=False)
+    form = panel.scroll.widget()
+    bar = panel.scroll.verticalScrollBar().sizeHint().width()
+    assert form.minimumSizeHint().width() + bar <= panel.scroll.minimumSizeHint().width() <= 260

@@ -93,8 +93,9 @@ def read_section_landmarks(path: Path) -> dict[tuple[int, int], tuple[npt.NDArra
 
 
 def _tell(result: StackResult) -> None:
-    counts = result.report()["verdicts"]
-    print(", ".join(f"{number} {verdict}" for verdict, number in counts.items()) + f", {result.seconds:.0f} s")
+    for line in result.summary:
+        print(line)
+    print(f"{result.seconds:.0f} s")
     for one in result.verdicts:
         if one.verdict != "aligned":
             print(f"section {one.section}: {one.verdict}, {one.reason}")

@@ -12,6 +12,7 @@ from napari_stnreg.files.text import write_json
 from napari_stnreg.stacks.quality import SectionQuality, write_table
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.store import AlignedStack
+from napari_stnreg.stacks.straightening import in_words
 
 
 @dataclass(frozen=True)
@@ -83,18 +84,30 @@ class StackResult:
         """The alignment, opened."""
         return AlignedStack(self.path)
 
-    def report(self) -> dict[str, Any]:
-        """Everything above as JSON-ready values."""
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many sections got each verdict."""
         counts: dict[str, int] = {}
         for one in self.verdicts:
             counts[one.verdict] = counts.get(one.verdict, 0) + 1
+        return counts
+
+    @property
+    def summary(self) -> list[str]:
+        """The alignment in a line or two: how many sections got which verdict, and what became of slants."""
+        verdicts = ", ".join(f"{number} {verdict}" for verdict, number in self.counts.items())
+        return [line for line in (verdicts, in_words(self.slant)) if line]
+
+    def report(self) -> dict[str, Any]:
+        """Everything above as JSON-ready values."""
         return {
             "version": __version__,
             "output": self.path.name,
             "ending": self.ending,
             "settings": self.settings.model_dump(),
             "seconds": round(self.seconds, 2),
-            "verdicts": counts,
+            "summary": self.summary,
+            "verdicts": self.counts,
             "sections": [asdict(one) for one in self.verdicts],
             "gaps": self.gaps,
             "slant": self.slant,

@@ -289,7 +289,7 @@ class StackRun:
             if (a, b) in after
         ]
         self.slants = slants(maps, matches)
-        sentences = (self.source.sentence, self.slants.sentence)
+        sentences = (self.source.sentence, self.slants.sentence(self.settings.course))
         return verdicts, gaps, [sentence for sentence in sentences if sentence]
 
     def _render(

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from napari_stnreg.images import FloatArray
 from napari_stnreg.stacks.fine import FineMatch
@@ -26,6 +27,8 @@ LEAST = 8
 """With fewer sections in a row, slants cannot be told from shaking."""
 SEEN = 0.3
 """Weight of a match at a control point above which it counts."""
+ELSEWHERE = 6.0
+"""A section off the lines by so many times what others are is left out of them."""
 DISTINCT = 3.0
 """Slants below so many of their standard errors are not told from sections that lie off."""
 STRAIGHTENED = 0.8
@@ -65,20 +68,33 @@ class Slants:
             return float("nan")
         return float((self.recorded * self.kept).sum() / (self.recorded**2).sum())
 
-    @property
-    def sentence(self) -> str:
-        """What a person should know; empty if nothing speaks for straightening."""
+    def sentence(self, course: str) -> str:
+        """What a person should know who aligned with a course; empty if nothing speaks for straightening."""
         if not self.share < STRAIGHTENED:  # not said when it is not known, either
             return ""
+        more = "A larger tether keeps more." if course == "natural" else "The course 'natural' keeps more."
         return (
             f"What runs obliquely keeps only {100 * self.share:.0f} % of the slant that the sections show: "
-            "neurites may have been straightened. The course 'natural', or a larger tether, keeps more."
+            f"neurites may have been straightened. {more}"
         )
 
     def report(self) -> dict[str, float | None]:
         """Figures for a report; ``None`` where nothing can be said."""
         share = None if np.isnan(self.share) else round(self.share, 3)
         return {"kept": share, "recorded": round(self.size, 3), "error": round(self.error, 3)}
+
+
+def in_words(report: Mapping[str, float | None]) -> str:
+    """The figures of :meth:`Slants.report` in a line; empty where there are none."""
+    if not report:
+        return ""
+    kept, recorded, error = (report.get(name) for name in ("kept", "recorded", "error"))
+    if not recorded:
+        return "too few sections in a row to tell slants"
+    size = f"{recorded:.2f} ± {error:.2f} pixels a section"
+    if kept is None:
+        return f"slants not told from sections that lie off ({size})"
+    return f"kept {kept:.2f} of the slant recorded ({size})"
 
 
 def slants(maps: Sequence[SectionMap], matches: Mapping[Pair, FineMatch]) -> Slants:
@@ -103,11 +119,12 @@ def slants(maps: Sequence[SectionMap], matches: Mapping[Pair, FineMatch]) -> Sla
                 continue
             left = np.concatenate([np.zeros((1, *nodes.shape)), np.cumsum(steps, axis=0)])[:, good]
             laid = np.stack([_moved(maps[z], nodes[good]) for z in part])
-            z = np.array(part, dtype=np.float64)
-            z -= z.mean()
-            path = left + laid
-            k, r = (np.tensordot(z, one, axes=1) / (z @ z) for one in (left, path))
-            off = path - path.mean(axis=0) - z[:, None, None] * r
+            number, path = np.array(part, dtype=np.float64), left + laid
+            told = _lying_alike(number, path)
+            if told.sum() < LEAST:
+                continue
+            z = number[told] - number[told].mean()
+            k, (r, off) = _line(z, left[told])[0], _line(z, path[told])
             recorded.append(r)
             kept.append(k)
             doubt.append(np.sqrt((off**2).sum(axis=(0, 2)) / (2 * len(z) - 4) / (z @ z)))
@@ -148,6 +165,23 @@ def _step(maps: Sequence[SectionMap], match: FineMatch, pair: Pair) -> tuple[Flo
     ])  # fmt: skip
     chosen = np.take_along_axis(steps, best[None, None], axis=0)[0]
     return np.moveaxis(chosen, 0, -1), flat.max(axis=0) > SEEN
+
+
+def _line(z: FloatArray, path: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Slope ``(N, 2)`` of the lines through paths ``(Z, N, 2)`` at the centred numbers ``z``, and what is off them."""
+    slope = np.tensordot(z, path, axes=1) / (z @ z)
+    return slope, path - path.mean(axis=0) - z[:, None, None] * slope
+
+
+def _lying_alike(number: FloatArray, path: FloatArray) -> npt.NDArray[np.bool_]:
+    """Which sections tell slants: not those that lay upside down, turned round or far off when they were recorded."""
+    alike = np.ones(len(number), dtype=bool)
+    for _ in range(3):  # lines are first bent by what they are to tell
+        z = number - number[alike].mean()
+        slope = np.tensordot(z[alike], path[alike], axes=1) / (z[alike] @ z[alike])
+        off = np.sqrt(((path - path[alike].mean(axis=0) - z[:, None, None] * slope) ** 2).mean(axis=(1, 2)))
+        alike = off <= ELSEWHERE * max(float(np.median(off)), 0.5)
+    return alike
 
 
 def _moved(section_map: SectionMap, points: FloatArray) -> FloatArray:

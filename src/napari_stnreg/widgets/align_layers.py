@@ -93,8 +93,8 @@ def section_landmarks(layer: Points | None, raw: Image) -> dict[tuple[int, int],
     which = sorted(set(sections.tolist()))
     if len(which) % 2:
         raise InputError(
-            f"There are landmarks in {len(which)} sections ({', '.join(map(str, which))}); they work between two "
-            "sections, so mark the same places in a neighbour."
+            f"There are landmarks in an odd number of sections ({', '.join(map(str, which))}); they work between two, "
+            "so mark the same places in a neighbour."
         )
     found = {}
     for a, b in zip(which[::2], which[1::2], strict=True):

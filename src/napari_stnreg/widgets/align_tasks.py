@@ -31,6 +31,16 @@ class AlignJob:
     workers: int | None = None
     memory: float | None = None
 
+    def same_as(self, begun: AlignJob) -> bool:
+        """Whether what another run left half done is this run's; landmarks may have been moved since."""
+        return (
+            self.settings == begun.settings
+            and self.exclude == begun.exclude
+            and self.only == begun.only
+            and not (self.landmarks or begun.landmarks)
+            and getattr(self.stack, "array", None) is getattr(begun.stack, "array", None)
+        )
+
 
 def align(job: AlignJob, control: Control) -> Generator[Step, None, Any]:
     """Align a stack; what is handed over on the way is the folder that fills with sections."""
@@ -53,7 +63,7 @@ def align(job: AlignJob, control: Control) -> Generator[Step, None, Any]:
 
     def show(progress: Any) -> Step:
         where = f"{progress.message}, {progress.done} of {progress.total}"
-        return Step(progress.fraction, where.capitalize(), progress.output)
+        return Step(progress.fraction, where, progress.output)
 
     return (yield from relay(steps, control, show))
 

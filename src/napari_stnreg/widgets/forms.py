@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from qtpy.QtCore import QLocale, Qt
+from qtpy.QtCore import QEvent, QLocale, QSize, Qt
 from qtpy.QtGui import QDoubleValidator, QIntValidator
-from qtpy.QtWidgets import QComboBox, QFrame, QGridLayout, QLabel, QLineEdit, QPushButton, QSizePolicy, QWidget
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFrame,
+    QGridLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QWidget,
+)
 from superqt import QCollapsible
 
 
@@ -118,6 +128,38 @@ class Rows(QGridLayout):
         widget.setVisible(visible)
 
 
+class FormArea(QScrollArea):
+    """The part of a panel that scrolls; it never gets so narrow that its form is cut off on the right.
+
+    Parameters
+    ----------
+    form
+        What it shows.
+    """
+
+    LEAST = 240
+
+    def __init__(self, form: QWidget) -> None:
+        super().__init__()
+        self.setWidget(form)
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+
+    def minimumSizeHint(self) -> QSize:
+        """Room for the form and for a scroll bar beside it."""
+        form = self.widget()
+        wide = 0 if form is None else form.minimumSizeHint().width() + self.verticalScrollBar().sizeHint().width()
+        return QSize(max(wide, self.LEAST), super().minimumSizeHint().height())
+
+    def eventFilter(self, watched: Any, event: Any) -> bool:
+        """Notice that a part of the form was unfolded: the dock may have to become wider."""
+        if event.type() == QEvent.Type.LayoutRequest and watched is self.widget():
+            self.updateGeometry()
+        return super().eventFilter(watched, event)
+
+
 def hint() -> QLabel:
     """A line of explanation that wraps."""
     label = QLabel()
@@ -155,6 +197,7 @@ def button(text: str, tip: str) -> QPushButton:
 def line() -> QFrame:
     """A thin line between two parts."""
     made = QFrame()
-    made.setFrameShape(QFrame.Shape.HLine)
-    made.setEnabled(False)
+    made.setFixedHeight(1)
+    # napari's themes draw no frames; this grey is seen on the ground of both.
+    made.setStyleSheet("background-color: rgba(128, 128, 128, 110);")
     return made

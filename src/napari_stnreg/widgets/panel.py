@@ -7,19 +7,17 @@ from typing import Any
 from qtpy.QtCore import QSize, Qt, QTimer
 from qtpy.QtGui import QAction
 from qtpy.QtWidgets import (
-    QFrame,
     QHBoxLayout,
     QLabel,
     QMenu,
     QProgressBar,
-    QScrollArea,
     QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
 
 from napari_stnreg.widgets.dock import DockPanel
-from napari_stnreg.widgets.forms import button, line
+from napari_stnreg.widgets.forms import FormArea, button, line
 from napari_stnreg.widgets.inputs import Inputs
 from napari_stnreg.widgets.loss_plot import LossPlot
 from napari_stnreg.widgets.options import Options
@@ -45,12 +43,7 @@ class PanelLayout(DockPanel):
         for part in (self.inputs, line(), self.options, self.plot, self.report):
             self._form.addWidget(part)
         self._form.addStretch(1)
-        self.scroll = QScrollArea()
-        self.scroll.setWidget(form)
-        self.scroll.setWidgetResizable(True)
-        self.scroll.setFrameShape(QFrame.Shape.NoFrame)
-        self.scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.scroll = FormArea(form)
         self._to_report = QTimer(self)
         self._to_report.setSingleShot(True)
         self._to_report.setInterval(250)
@@ -62,7 +55,6 @@ class PanelLayout(DockPanel):
         box.addWidget(self.scroll, 1)
         box.addWidget(line())
         box.addWidget(self._controls)
-        self.setMinimumWidth(240)
 
     def sizeHint(self) -> QSize:
         """Wide enough to read, tall enough for the plain form."""

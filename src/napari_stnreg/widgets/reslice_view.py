@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QRectF, Qt
+from qtpy.QtCore import QRectF, QSize, Qt
 from qtpy.QtGui import QImage, QPainter
-from qtpy.QtWidgets import QGridLayout, QLabel, QSizePolicy, QWidget
+from qtpy.QtWidgets import QGridLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
 
 class Picture(QWidget):
@@ -45,25 +45,55 @@ class Picture(QWidget):
 
 
 class ResliceView(QWidget):
-    """Four pictures: XZ and YZ, before and after."""
+    """Four pictures: XZ and YZ, before beside after; all in a row where there is room, else one plane below the other.
+
+    Sections are few and pixels many: in a row each picture gets twice the height, by which steps between sections show.
+    """
+
+    ROW = 640
+    """Width from which all stand in a row."""
 
     def __init__(self) -> None:
         super().__init__()
-        grid = QGridLayout(self)
-        grid.setContentsMargins(6, 6, 6, 6)
-        grid.setSpacing(4)
+        self._grid = QGridLayout(self)
+        self._grid.setContentsMargins(6, 6, 6, 6)
+        self._grid.setSpacing(4)
         self.pictures: dict[tuple[str, str], Picture] = {}
-        for column, when in enumerate(("before", "after")):
-            for row, plane in enumerate(("XZ", "YZ")):
+        self._cells: dict[tuple[str, str], QWidget] = {}
+        for plane in ("XZ", "YZ"):
+            for when in ("before", "after"):
                 title = QLabel(f"{plane} {when}")
                 title.setAlignment(Qt.AlignmentFlag.AlignCenter)
-                picture = Picture(f"{plane} {when}")
-                self.pictures[plane, when] = picture
-                grid.addWidget(title, 2 * row, column)
-                grid.addWidget(picture, 2 * row + 1, column)
-        for row in (1, 3):
-            grid.setRowStretch(row, 1)
-        self.setMinimumSize(200, 160)
+                picture = self.pictures[plane, when] = Picture(f"{plane} {when}")
+                cell = self._cells[plane, when] = QWidget()
+                column = QVBoxLayout(cell)
+                column.setContentsMargins(0, 0, 0, 0)
+                column.setSpacing(2)
+                column.addWidget(title)
+                column.addWidget(picture, 1)
+        self._in_row: bool | None = None
+        self._arrange(True)
+
+    def sizeHint(self) -> QSize:
+        """High enough to see steps between sections."""
+        return QSize(900, 190)
+
+    def resizeEvent(self, event: Any) -> None:
+        """One row, or two."""
+        self._arrange(self.width() >= self.ROW)
+        super().resizeEvent(event)
+
+    def _arrange(self, in_row: bool) -> None:
+        if in_row == self._in_row:
+            return
+        self._in_row = in_row
+        for (plane, when), cell in self._cells.items():
+            below, right = plane == "YZ", when == "after"
+            self._grid.addWidget(cell, *((0, 2 * below + right) if in_row else (int(below), int(right))))
+        for column in range(4):
+            self._grid.setColumnStretch(column, int(in_row or column < 2))
+        self._grid.setRowStretch(1, int(not in_row))
+        self._grid.setRowStretch(0, 1)
 
     def show_cuts(self, cuts: Any, limits: tuple[float, float], aspect: float) -> None:
         """Show what :func:`~napari_stnreg.widgets.align_tasks.reslice` made."""

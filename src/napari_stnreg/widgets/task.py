@@ -172,6 +172,11 @@ class TaskRunner(QObject):
         self._control.shown.set()
 
     @property
+    def stopping(self) -> bool:
+        """Whether the task was asked to finish."""
+        return self.running and self._control.stop.is_set()
+
+    @property
     def paused(self) -> bool:
         """Whether the task was asked to wait."""
         return self.running and self._control.pause.is_set()

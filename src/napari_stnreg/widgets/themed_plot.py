@@ -88,6 +88,11 @@ class ThemedPlot(QWidget):
         """An orange that can be read on the theme's background."""
         return (255, 159, 28) if self.dark else (200, 95, 0)
 
+    def name_curves(self, *names: tuple[Colour, str]) -> None:
+        """Write the curves' names, each in its colour, above the plot: within, they would lie on the curves."""
+        text = "&nbsp;&nbsp;&nbsp;".join(f'<span style="color: rgb{colour}">{name}</span>' for colour, name in names)
+        self._plot.setTitle(text, size="8pt")
+
     def dotted(self) -> Any:
         """The pen of lines that divide."""
         import pyqtgraph

@@ -10,11 +10,9 @@ from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import (
     QApplication,
-    QFrame,
     QHBoxLayout,
     QLabel,
     QProgressBar,
-    QScrollArea,
     QSizePolicy,
     QVBoxLayout,
     QWidget,
@@ -22,7 +20,7 @@ from qtpy.QtWidgets import (
 
 from napari_stnreg.errors import RegistrationError
 from napari_stnreg.widgets.dock import DockPanel
-from napari_stnreg.widgets.forms import button, line
+from napari_stnreg.widgets.forms import FormArea, button, line
 from napari_stnreg.widgets.task import TaskRunner
 
 
@@ -43,12 +41,7 @@ class ToolPanel(DockPanel):
         self.form = QVBoxLayout(content)
         self.form.setContentsMargins(8, 8, 8, 4)
         self.form.setSpacing(8)
-        self.scroll = QScrollArea()
-        self.scroll.setWidget(content)
-        self.scroll.setWidgetResizable(True)
-        self.scroll.setFrameShape(QFrame.Shape.NoFrame)
-        self.scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.scroll = FormArea(content)
         self.stop_button = button("Stop", "End what is running (Esc).")
         self.stop_button.clicked.connect(self.stop)
         self.bar = QProgressBar()
@@ -77,7 +70,6 @@ class ToolPanel(DockPanel):
         box.addWidget(self.scroll, 1)
         box.addWidget(line())
         box.addWidget(below)
-        self.setMinimumWidth(240)
 
         self._done: Callable[[Any], None] | None = None
         self._runner = TaskRunner(self)
@@ -139,7 +131,8 @@ class ToolPanel(DockPanel):
 
     def _on_update(self, step: Any) -> None:
         self.bar.setValue(round(1000 * step.fraction))
-        self.status.setText(step.message)
+        if not self._runner.stopping:  # the sentence of Stop stays until the end
+            self.status.setText(step.message[:1].upper() + step.message[1:])
         if step.what is not None:
             self.on_partial(step.what)
 

@@ -96,10 +96,7 @@ class EpochPlot(ThemedPlot):
         self._validation.setSymbolPen(None)
         self._best.setPen(self.dotted())
         self._mark.setPen(pyqtgraph.mkPen((128, 128, 128), width=2))
-        # Their names stand above the plot: a legend within would lie on the curves in a narrow dock.
-        names = ((self.accent, "training"), (blue, "validation ●"))
-        text = "&nbsp;&nbsp;&nbsp;".join(f'<span style="color: rgb{colour}">{name}</span>' for colour, name in names)
-        self._plot.setTitle(text, size="8pt")
+        self.name_curves((self.accent, "training"), (blue, "validation ●"))
 
 
 def _points(pairs: Sequence[tuple[float, float | None]]) -> np.ndarray:

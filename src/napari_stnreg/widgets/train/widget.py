@@ -17,7 +17,6 @@ from napari_stnreg.widgets.explorer.replay_bar import ReplayBar
 from napari_stnreg.widgets.forms import button, line
 from napari_stnreg.widgets.models import SESSION, KnownModel
 from napari_stnreg.widgets.run_layers import RunLayers
-from napari_stnreg.widgets.task import Step
 from napari_stnreg.widgets.tool_panel import ToolPanel
 from napari_stnreg.widgets.train.choosing import ImageChoice
 from napari_stnreg.widgets.train.curves import EpochPlot
@@ -214,11 +213,6 @@ class TrainWidget(ToolPanel):
         return self.begin(replay_of, self._trained, unit, done=self._on_replay)
 
     # -- a training
-
-    def _on_update(self, step: Step) -> None:
-        super()._on_update(step)
-        text = step.message
-        self.status.setText(text[:1].upper() + text[1:])
 
     def on_partial(self, what: View) -> None:
         """Draw the curves and the picture."""
