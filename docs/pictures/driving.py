@@ -9,6 +9,7 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -112,5 +113,8 @@ def run_scenes(
     more = [word for name in options or {} if (value := getattr(written, name)) is not None
             for word in (f"--{name}", str(value))]  # fmt: skip
     for name in written.scenes:
+        # A folder of settings for each: what one scene chose must not be remembered in the next.
+        settings = Path(tempfile.mkdtemp()) / "settings.yaml"
         command = [sys.executable, sys.argv[0], name, "--here", "--out", str(written.out), *more]
-        subprocess.run(command, check=True, env={**os.environ, "QT_SCALE_FACTOR": str(scales[name])})
+        there = {"QT_SCALE_FACTOR": str(scales[name]), "NAPARI_CONFIG": str(settings)}
+        subprocess.run(command, check=True, env=os.environ | there)

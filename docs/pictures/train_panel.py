@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 from driving import Stage, pump, run_scenes
 
-# name: network, theme, width of the dock, Qt scale, what is unfolded
+# name: network, theme, width of the dock, Qt's scale, whether the advanced settings are unfolded
 SCENES: dict[str, tuple[str, str, int, float, bool]] = {
     "train": ("affine", "dark", 340, 1.0, False),
     "train_light": ("affine+voxelmorph", "light", 340, 1.0, False),
     "train_narrow": ("dirnet", "dark", 300, 1.0, True),
     "train_scaled": ("tps", "light", 320, 1.5, False),
+    "train_matching": ("matching", "light", 300, 1.0, False),
 }
 
 
@@ -48,6 +49,7 @@ def drifting(count: int = 24, size: int = 64) -> np.ndarray:
 
 def scene(name: str, folder: Path, _: argparse.Namespace) -> None:
     """One scene, from the empty form to a registration with the model."""
+    from napari_stnreg.widgets.models import SESSION
     from napari_stnreg.widgets.register import RegisterWidget
     from napari_stnreg.widgets.train.widget import TrainWidget
 
@@ -74,6 +76,9 @@ def scene(name: str, folder: Path, _: argparse.Namespace) -> None:
     panel.stop_button.click()
     pump(120, lambda: not panel.running)
     stage.picture("after")
+    panel.options.start_box.take(SESSION.entries[-1])
+    panel.scroll.verticalScrollBar().setValue(0)
+    stage.picture("begin_at")
     panel.save(str(Path(tempfile.mkdtemp()) / "digits.safetensors"))
     panel.replay_button.click()
     pump(30, lambda: not panel.running)

@@ -118,3 +118,18 @@ def blobs(shape, shift=0.0, seed=0, dtype=np.float32):
     picture = ndimage.shift(ndimage.gaussian_filter(noise, 3), shift, order=1, mode="nearest")
     picture = (picture - picture.min()) / np.ptp(picture)
     return (picture * 200).astype(dtype)
+
+
+def model_of(ndim=2, name="mine", shape=16):
+    """An untrained network that always gives the same shift."""
+    import torch
+
+    from napari_stnreg.learning.contract import InputContract
+    from napari_stnreg.learning.model import Model
+    from napari_stnreg.networks import AffineNetwork
+
+    lattice = (shape,) * ndim
+    network = AffineNetwork(ndim, shape=lattice, family="translation")
+    with torch.no_grad():
+        list(network.parameters())[-1].copy_(torch.linspace(0.1, 0.2, ndim))
+    return Model(network, InputContract(ndim, 1, lattice, (1.0,) * ndim), {}, name)

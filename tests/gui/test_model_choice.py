@@ -6,26 +6,16 @@ import shlex
 
 import numpy as np
 import pytest
-import torch
 from qtpy.QtWidgets import QApplication
 
 import napari_stnreg as sr
 from napari_stnreg.learning.contract import InputContract
 from napari_stnreg.learning.model import Model
-from napari_stnreg.networks import AffineNetwork, AutoEncoder
+from napari_stnreg.networks import AutoEncoder
 from napari_stnreg.widgets import models
 from napari_stnreg.widgets.models import SESSION
-from tests.gui.conftest import plain
+from tests.gui.conftest import model_of, plain
 from tests.gui.test_train_panel import fresh_session  # noqa: F401 - a fixture
-
-
-def model_of(ndim=2, name="mine"):
-    """An untrained network that always gives the same shift."""
-    shape = (16,) * ndim
-    network = AffineNetwork(ndim, shape=shape, family="translation")
-    with torch.no_grad():
-        list(network.parameters())[-1].copy_(torch.linspace(0.1, 0.2, ndim))
-    return Model(network, InputContract(ndim, 1, shape, (1.0,) * ndim), {}, name)
 
 
 def images(panel):

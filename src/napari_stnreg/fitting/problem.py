@@ -115,7 +115,8 @@ def pick_device(name: str) -> torch.device:
 
 def available_devices() -> list[tuple[str, str]]:
     """What computations can run on: names for the settings, and words for a person."""
-    found = [("cpu", f"CPU, {torch.get_num_threads()} threads")]
+    threads = torch.get_num_threads()
+    found = [("cpu", f"CPU, {threads} thread{'s' if threads > 1 else ''}")]
     found += [(f"cuda:{i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
         found.append(("mps", "Apple GPU"))

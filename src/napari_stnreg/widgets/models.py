@@ -92,6 +92,15 @@ def about_model(model: Model) -> str:
     return ", ".join(parts) + "."
 
 
+def file_of(known: KnownModel, comments: list[str]) -> str:
+    """The file of a model, or its name in the box; one that was never saved is to be saved first, says a comment."""
+    if known.path is not None:
+        return known.path
+    path = f"{known.name}.safetensors"
+    comments.append(f"# Save the model '{known.name}' as {path} first (in Train STN model).")
+    return path
+
+
 def _distinct(name: str, taken: set[str]) -> str:
     number, base = 2, name
     while name in taken:

@@ -9,6 +9,7 @@ import numpy as np
 
 from napari_stnreg.images import Grid
 from napari_stnreg.widgets.layers_io import MaskSource, Source
+from napari_stnreg.widgets.models import file_of
 from napari_stnreg.widgets.worker import Job
 
 
@@ -37,7 +38,7 @@ def python_script(job: Job) -> str:
     lines += _image_lines("moving", job.moving, "frame" if series else str(job.moving.frame), function=series)
     words = [f"{name}={value!r}" for name, value in _chosen(job).items()]
     if job.model is not None:
-        words.insert(0, f"model={_model_file(job, lines)!r}")
+        words.insert(0, f"model={file_of(job.model, lines)!r}")
     for side, points in (("fixed", job.fixed_landmarks), ("moving", job.moving_landmarks)):
         if points is not None:
             lines.append(f"{side}_landmarks = np.array({np.asarray(points).tolist()})")
@@ -62,7 +63,7 @@ def command_line(job: Job) -> str:
     files = [_file(source, comments) for source in (job.fixed, job.moving)]
     words = ["stnreg", "register", *files, "-o", "result"]
     if job.model is not None:
-        words += ["--model", _model_file(job, comments)]
+        words += ["--model", file_of(job.model, comments)]
     for name, value in _chosen(job).items():
         option = "--" + name.replace("_", "-")
         if value is True:
@@ -100,16 +101,6 @@ def _chosen(job: Job) -> dict[str, Any]:
         # What a model brings itself is not repeated.
         names = ["similarity", "preset", "device", "seed"] if job.settings.refine else ["device", "seed"]
     return {name: full[name] for name in names} | values
-
-
-def _model_file(job: Job, lines: list[str]) -> str:
-    """The file of the job's model, or its name in the box; one that was never saved is to be saved first."""
-    assert job.model is not None
-    if job.model.path is not None:
-        return job.model.path
-    path = f"{job.model.name}.safetensors"
-    lines.append(f"# Save the model '{job.model.name}' as {path} first (in Train STN model).")
-    return path
 
 
 def _has_file(source: Source) -> bool:

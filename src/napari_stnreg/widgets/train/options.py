@@ -10,10 +10,13 @@ from qtpy.QtWidgets import QCheckBox, QLineEdit, QSpinBox, QVBoxLayout, QWidget
 from napari_stnreg.learning.settings import NETWORK_HELP, Schedule, TrainingSettings
 from napari_stnreg.settings import LINEAR_FAMILIES
 from napari_stnreg.widgets.forms import Combo, OptionalNumber, Rows, folded, hint
+from napari_stnreg.widgets.model_list import ModelList
+from napari_stnreg.widgets.models import KnownModel
 from napari_stnreg.widgets.options import SIMILARITIES
 
 NETWORKS = {
     "affine": "Affine",
+    "matching": "Affine by matching",
     "tps": "Thin-plate spline",
     "dirnet": "B-spline grid (DIRNet)",
     "voxelmorph": "Free deformation (VoxelMorph)",
@@ -38,6 +41,10 @@ class TrainingOptions(QWidget):
         self.network_box = Combo("What is trained.", "network")
         self.network_box.fill([(title, name) for name, title in NETWORKS.items()], "affine")
         self.network_hint = hint()
+        self.start_box = ModelList(
+            "Go on from a trained model: it brings its network and its weights. Without one the weights are random.",
+            "begin at", "random weights",
+        )  # fmt: skip
         self.linear_box = Combo("Which straight transforms the network may give.", "overall transform")
         self.linear_box.fill([(name, name) for name in LINEAR_FAMILIES], "affine")
         self.field_box = Combo("Diffeomorphic fields never fold; displacements are quicker.", "bending transform")
@@ -56,6 +63,8 @@ class TrainingOptions(QWidget):
         self.device_box = Combo("Where to compute. 'auto' takes a graphics card if there is one.", "device")
         self.device_box.fill([("auto", "auto"), ("CPU", "cpu")], "auto")
         self._rows = Rows()
+        self._rows.add("Begin at", self.start_box)
+        self._rows.wide(self.start_box.about)
         self._rows.add("Network", self.network_box)
         self._rows.wide(self.network_hint)
         self._rows.add("Overall", self.linear_box)
@@ -73,6 +82,7 @@ class TrainingOptions(QWidget):
         box.addWidget(self.advanced)
         for combo in (self.network_box, self.similarity_box, self.augmentation_box):
             combo.currentIndexChanged.connect(self._explain)
+        self.start_box.changed.connect(self._explain)
         self._explain()
 
     def _make_advanced(self) -> QWidget:
@@ -140,6 +150,16 @@ class TrainingOptions(QWidget):
         return str(self.network_box.currentData())
 
     @property
+    def start(self) -> KnownModel | None:
+        """The model that the training goes on from, if any."""
+        return self.start_box.chosen
+
+    @property
+    def title(self) -> str:
+        """What is trained, in a word or two."""
+        return NETWORKS[self.network].split(" (")[0].lower() if self.start is None else self.start.name
+
+    @property
     def family(self) -> str:
         """The transform families, in the order of the networks."""
         parts = {"affine": self.linear_box.currentData(), "voxelmorph": self.field_box.currentData()}
@@ -157,7 +177,11 @@ class TrainingOptions(QWidget):
         return None if value is None else int(value)
 
     def _explain(self, _index: int = 0) -> None:
-        names = self.network.split("+")
+        # A model brings its network; whether that is of several parts is known once it was loaded.
+        fresh = self.start is None
+        names = self.network.split("+") if fresh else []
+        self._rows.show(self.network_box, fresh)
+        self.network_hint.setVisible(fresh)
         self.network_hint.setText(NETWORK_HELP[self.network])
         self._rows.show(self.linear_box, "affine" in names)
         self._rows.show(self.field_box, "voxelmorph" in names)
@@ -167,8 +191,9 @@ class TrainingOptions(QWidget):
 
     def values(self) -> dict[str, Any]:
         """The form as keywords of :class:`TrainingSettings`, without what is left to the program."""
+        fresh = self.start is None
         values: dict[str, Any] = {
-            "network": self.network,
+            **({"network": self.network} if fresh else {}),
             "epochs": self.epochs_box.value(),
             "schedule": self.schedule_box.currentData(),
             "mixed_precision": self.half_box.currentData(),
@@ -176,11 +201,11 @@ class TrainingOptions(QWidget):
             "device": self.device_box.currentData(),
             "seed": self.seed_box.value(),
         }
-        if self.family:
+        if self.family and fresh:
             values["family"] = self.family
         if self.similarity_box.currentData() is not None:
             values["similarity"] = self.similarity_box.currentData()
-        if "+" in self.network and self.turn_box.isChecked():
+        if "+" in self.network and fresh and self.turn_box.isChecked():
             values["training"] = "in-turn"
         for name, box in self._numbers().items():
             if box.value is not None:
@@ -229,12 +254,19 @@ class TrainingOptions(QWidget):
     def state(self) -> dict[str, Any]:
         """What is remembered between sessions."""
         values = {name: value for name, value in self.values().items() if name != "seed"}
-        return {"settings": values, "augmentation": self.augmentation, "size": self.size}
+        values["network"] = self.network  # hidden while a model brings its own
+        return {
+            "settings": values,
+            "augmentation": self.augmentation,
+            "size": self.size,
+            "start": self.start_box.path,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state` gave."""
         if isinstance(state.get("settings"), dict):
             self.set_values(state["settings"])
         self.augmentation_box.choose(state.get("augmentation"))
+        self.start_box.restore(state.get("start"))
         if isinstance(state.get("size"), int):
             self.size_box.value = state["size"]

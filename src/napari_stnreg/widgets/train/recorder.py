@@ -6,6 +6,7 @@ import shlex
 
 from napari_stnreg.images import Grid
 from napari_stnreg.widgets.layers_io import Source
+from napari_stnreg.widgets.models import file_of
 from napari_stnreg.widgets.train.images import source_grid
 from napari_stnreg.widgets.train.keeping import file_name
 from napari_stnreg.widgets.train.work import TrainJob
@@ -39,6 +40,8 @@ def python_script(job: TrainJob) -> str:
     if images.augmentation != "none":
         lines.append(f"data.augmentation = augmentation_named({images.augmentation!r}, data.grid)")
     words = ["data", *(f"{name}={value!r}" for name, value in job.values.items()), f"output={_output(job)!r}"]
+    if job.start is not None:
+        words.append(f"start={file_of(job.start, lines)!r}")
     lines += ["", f"model = sr.train({', '.join(words)})", 'print(model.summary["best"])']
     return "\n".join(lines) + "\n"
 
@@ -56,6 +59,8 @@ def command_line(job: TrainJob) -> str:
         if name != "seed":  # the settings have it too
             words += ["--" + name.replace("_", "-"), str(value)]
     words += ["--size", "auto" if images.size is None else str(images.size), "--augment", images.augmentation]
+    if job.start is not None:
+        words += ["--start", file_of(job.start, comments)]
     for name, value in job.values.items():
         words += ["--" + name.replace("_", "-"), str(value)]
     return "\n".join([*comments, shlex.join(words)]) + "\n"

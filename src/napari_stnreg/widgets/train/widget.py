@@ -10,7 +10,7 @@ from qtpy.QtCore import QTimer
 from qtpy.QtGui import QAction
 from qtpy.QtWidgets import QApplication, QFileDialog, QHBoxLayout, QLabel, QMenu, QSizePolicy, QWidget
 
-from napari_stnreg.errors import RegistrationError
+from napari_stnreg.errors import InputError, RegistrationError
 from napari_stnreg.widgets import plugin_settings
 from napari_stnreg.widgets.devices import DeviceSearch
 from napari_stnreg.widgets.explorer.replay_bar import ReplayBar
@@ -21,7 +21,7 @@ from napari_stnreg.widgets.tool_panel import ToolPanel
 from napari_stnreg.widgets.train.choosing import ImageChoice
 from napari_stnreg.widgets.train.curves import EpochPlot
 from napari_stnreg.widgets.train.keeping import Keeping, file_name
-from napari_stnreg.widgets.train.options import NETWORKS, TrainingOptions
+from napari_stnreg.widgets.train.options import TrainingOptions
 from napari_stnreg.widgets.train.recorder import command_line, python_script
 from napari_stnreg.widgets.train.replay import replay_of
 from napari_stnreg.widgets.train.work import Trained, TrainJob, View, duration, finished, training
@@ -119,6 +119,7 @@ class TrainWidget(ToolPanel):
         self.run_shortcut(self.train)
         self.images.changed.connect(self._suggest)
         self.options.changed.connect(self._suggest)
+        self.options.start_box.failed.connect(self._on_model_failed)
 
     # -- driving it from code
 
@@ -177,6 +178,7 @@ class TrainWidget(ToolPanel):
             images=images,
             values=options.values(),
             name=self.keeping.name,
+            start=options.start,
             output=self.keeping.output,
             resume=self.keeping.resume,
             volume=self._viewer.dims.ndisplay == 3,
@@ -238,6 +240,7 @@ class TrainWidget(ToolPanel):
             for one in summary.get("curve", [])
         ]
         self.plot.show_curve(curve, None, int((summary.get("best") or {}).get("epoch", 0)))
+        self._to_plot.start()
         path = trained.job.output
         self._known = SESSION.add(trained.model, path, trained.model.name)
         where = f"Kept in {Path(path).name}." if path is not None else "Save writes it to a file."
@@ -284,8 +287,7 @@ class TrainWidget(ToolPanel):
             part.setEnabled(not busy)
 
     def _suggest(self) -> None:
-        title = self.images.title
-        short = NETWORKS[self.options.network].split(" (")[0].lower()
+        title, short = self.images.title, self.options.title
         self.keeping.suggest(f"{short} on {title}" if title else short)
 
     def _scroll_down(self) -> None:
@@ -338,7 +340,17 @@ class TrainWidget(ToolPanel):
 
     def viewer_events(self) -> list[tuple[Any, Any]]:
         """The layers, and the theme."""
-        return [*super().viewer_events(), (self._viewer.events.theme, self._on_theme)]
+        return [
+            *super().viewer_events(),
+            (self._viewer.events.theme, self._on_theme),
+            (SESSION.changed, self._on_models),
+        ]
+
+    def _on_models(self) -> None:
+        try:
+            self.options.start_box.refresh()
+        except RuntimeError:  # the window was destroyed without a word
+            SESSION.changed.disconnect(self._on_models)
 
     def refresh(self) -> None:
         """Take up the viewer's layers."""
@@ -347,6 +359,9 @@ class TrainWidget(ToolPanel):
 
     def _on_theme(self, _event: Any = None) -> None:
         self.plot.restyle()
+
+    def _on_model_failed(self, text: str) -> None:
+        self.complain(InputError(text))
 
     def _on_devices(self, devices: list[tuple[str, str]]) -> None:
         self.options.set_devices(devices)

@@ -12,6 +12,7 @@ import numpy as np
 
 from napari_stnreg.errors import InputError, OutOfMemoryError
 from napari_stnreg.images import Grid, Image
+from napari_stnreg.widgets.models import KnownModel
 from napari_stnreg.widgets.preview import Preview, PreviewMaker
 from napari_stnreg.widgets.task import Control, Step, relay
 from napari_stnreg.widgets.train.images import TrainingImages
@@ -38,6 +39,8 @@ class TrainJob:
         Keywords of :class:`~napari_stnreg.learning.settings.TrainingSettings`.
     name
         What the model will be called.
+    start
+        The trained model that it goes on from; ``None`` for random weights.
     output
         Where its file will be saved, with a checkpoint beside it after every epoch; ``None`` for nowhere.
     resume
@@ -51,6 +54,7 @@ class TrainJob:
     images: TrainingImages
     values: dict[str, Any]
     name: str
+    start: KnownModel | None = None
     output: str | None = None
     resume: bool = False
     pictures: bool = True
@@ -87,7 +91,8 @@ def training(job: TrainJob, control: Control) -> Generator[Step, None, Trained |
         return None
     settings = sr.TrainingSettings.parse(**job.values)
     watcher = Watcher(job)
-    steps = sr.train_steps(data, settings, output=job.output, resume=job.resume)
+    start = None if job.start is None else job.start.source
+    steps = sr.train_steps(data, settings, output=job.output, resume=job.resume, start=start)
     try:
         model = yield from relay(steps, control, watcher.show)
     except (RuntimeError, MemoryError) as error:
