@@ -301,6 +301,22 @@ def test_only_cracks_that_cut_through_make_pieces():
     assert labels[0, 0] != labels[-1, 0]
 
 
+def test_a_crack_in_bits_still_cuts_and_dirt_in_a_row_does_not():
+    y, x = np.indices((SIDE, SIDE), dtype=float)
+    glass = 235 + np.random.default_rng(0).normal(0, 1, y.shape)
+    band = np.abs(y - 80 - 0.3 * (x - 80)) < 6
+    bits = band & (x % 16 < 14)  # each a tenth of the section long, threads of tissue between
+    found = prepare(np.where(bits, glass, texture(4)), settings())
+    assert found.pieces == 2
+    assert found.weights[0][band].mean() < 0.02
+    assert found.parts[20, 80] != found.parts[140, 80]
+    spots = np.hypot(y - 80, (x % 32) - 16) < 7
+    found = prepare(np.where(spots, glass, texture(4)), settings())
+    assert found.pieces == 1
+    assert not found.weights[0][spots].any()
+    assert found.weights[0][80, ::32].all()  # what lies between
+
+
 def test_masked_pixels_are_left_out_of_the_means_too():
     a, b = texture(1), texture(1) * 0.5 + 20
     known = np.ones(a.shape, bool)

@@ -186,7 +186,9 @@ def _not_tissue(image: Plane, known: Mask) -> tuple[Mask, Mask]:
     # From the core outwards over what is as bright or dark as it, the rim that a window blurs away included.
     near = known & (np.abs(image - middle) > 1.5 * scale)
     grown = core | ndimage.binary_dilation(core, iterations=4, mask=near)
-    labels, count = ndimage.label(grown, structure=np.ones((3, 3)))
+    # Noise breaks a crack into bits that lie in a row, none of which is long.
+    joined = grown | _closed(grown)
+    labels, count = ndimage.label(joined, structure=np.ones((3, 3)))
     boxes = ndimage.find_objects(labels)
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     crack = np.zeros(image.shape, dtype=bool)
@@ -196,6 +198,11 @@ def _not_tissue(image: Plane, known: Mask) -> tuple[Mask, Mask]:
             crack[box] |= labels[box] == k
     rim = ndimage.binary_dilation(grown & ~crack, iterations=1), ndimage.binary_dilation(crack, iterations=2)
     return rim[0] & known, rim[1] & known
+
+
+def _closed(mask: Mask) -> Mask:
+    """A mask whose gaps of a few pixels are closed, those to the border too."""
+    return np.asarray(ndimage.binary_closing(np.pad(mask, 4, mode="edge"), iterations=3)[4:-4, 4:-4])
 
 
 def pieces(crack: Mask, empty: Mask, least: float = 0.04) -> Labels:
@@ -212,7 +219,7 @@ def pieces(crack: Mask, empty: Mask, least: float = 0.04) -> Labels:
     if not (crack | empty).any():
         return whole
     # a crack that ends just short of the border, or is bridged by a thread, still lets its sides move apart
-    closed = ndimage.binary_closing(np.pad(crack | empty, 4, mode="edge"), iterations=3)[4:-4, 4:-4] | crack
+    closed = _closed(crack | empty) | crack
     labels, count = ndimage.label(~closed)
     areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     keep = [k + 1 for k in np.argsort(-areas, kind="stable") if areas[k] >= least * crack.size][:4]
