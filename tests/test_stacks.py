@@ -7,6 +7,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 import napari_stnreg as sr
 from napari_stnreg.errors import InputError
+from napari_stnreg.samples import SerialSections
 from napari_stnreg.stacks.canvas import Canvas, sampled, section_transform
 from napari_stnreg.stacks.coarse import CONFIDENT, coarse_match
 from napari_stnreg.stacks.fine import FineMatch
@@ -315,6 +316,16 @@ def test_a_crack_in_bits_still_cuts_and_dirt_in_a_row_does_not():
     assert found.pieces == 1
     assert not found.weights[0][spots].any()
     assert found.weights[0][80, ::32].all()  # what lies between
+
+
+def test_a_crack_no_brighter_than_the_brightest_tissue_is_found_whole():
+    made = SerialSections((20, 512, 512), seed=0, faults={10: "crack"})
+    found = prepare(reduced(made[10], 2), settings())
+    y, x = np.indices((256, 256)) * 2 + 0.5
+    gap = np.abs(made.slide(10).tear.across(np.stack([y, x], axis=-1))) < 6  # it is 16 pixels wide
+    assert found.pieces == 2
+    assert found.weights[0][gap].mean() < 0.02
+    assert found.figures["dirt"] < 0.07  # the crack itself takes 0.04
 
 
 def test_masked_pixels_are_left_out_of_the_means_too():

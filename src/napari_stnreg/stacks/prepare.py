@@ -183,6 +183,9 @@ def _not_tissue(image: Plane, known: Mask) -> tuple[Mask, Mask]:
     core = ndimage.binary_opening(core, iterations=1)
     if not core.any():
         return nothing, nothing
+    # What goes on from there and is smooth, too, need not be as far from the tissue's brightness.
+    going_on = known & (away > 2.0 * scale) & smooth
+    core = ndimage.binary_propagation(core, np.ones((3, 3)), core | _closed(going_on))
     # From the core outwards over what is as bright or dark as it, the rim that a window blurs away included.
     near = known & (np.abs(image - middle) > 1.5 * scale)
     grown = core | ndimage.binary_dilation(core, iterations=4, mask=near)
