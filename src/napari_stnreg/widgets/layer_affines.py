@@ -1,8 +1,10 @@
-"""A transform set as a layer's own affine, so that nothing is resampled."""
+"""A transform set as a layer's own affine, so that nothing is resampled, and taken back again."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+from weakref import ref
 
 import numpy as np
 from napari.layers import Layer
@@ -38,3 +40,38 @@ def new_affine(layer: Layer, held: Held, side: str) -> Any:
 def tilted(matrix: Any) -> bool:
     """Whether a linear map of space mixes the first axis with the others, so that its slices are no longer slices."""
     return bool(np.abs(matrix[0, 1:-1]).max() > 1e-6 or np.abs(matrix[1:-1, 0]).max() > 1e-6)
+
+
+class LayerMoves:
+    """Layers that were moved by their affine, and where they lay before."""
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = viewer
+        self._before: list[tuple[Any, Any]] = []
+
+    def move(self, layers: Sequence[Layer], held: Held, side: str) -> None:
+        """Put layers on the other side: all, or none.
+
+        Raises
+        ------
+        InputError
+            If the transform bends, or has more axes than a layer.
+        """
+        moves = [(layer, new_affine(layer, held, side)) for layer in layers]
+        for layer, affine in moves:
+            self._before.append((ref(layer), layer.affine.affine_matrix.copy()))
+            layer.affine = affine
+
+    def __bool__(self) -> bool:
+        """Whether there is a layer to put back."""
+        self._before = [(there, affine) for there, affine in self._before if there() in self._viewer.layers]
+        return bool(self._before)
+
+    def undo(self) -> Layer | None:
+        """Give the last layer that was moved its former affine back; gives the layer."""
+        if not self:
+            return None
+        there, affine = self._before.pop()
+        layer: Layer = there()
+        layer.affine = affine
+        return layer

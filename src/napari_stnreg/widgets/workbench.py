@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import ref
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
-from napari.layers.utils._link_layers import get_linked_layers
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QListWidgetItem
 
 from napari_stnreg.errors import InputError, RegistrationError
 from napari_stnreg.images import Grid
-from napari_stnreg.widgets.carrying import LISTS, Carried, CarryJob, carry, same_place, take_down
+from napari_stnreg.widgets.carrying import Carried, CarryJob, carry, take_down
 from napari_stnreg.widgets.forms import line
 from napari_stnreg.widgets.held import Held, shelf_of
-from napari_stnreg.widgets.layer_affines import new_affine, tilted
-from napari_stnreg.widgets.layers_io import guess_layout, layer_source
-from napari_stnreg.widgets.results import make_layer
+from napari_stnreg.widgets.layer_affines import LayerMoves, tilted
+from napari_stnreg.widgets.layers_io import guess_layout
 from napari_stnreg.widgets.tool_panel import ToolPanel
 from napari_stnreg.widgets.transform_dialogs import file_to_load, file_to_save
 from napari_stnreg.widgets.transform_tasks import (
     Inverted,
-    Place,
     chain_sentence,
     chained,
     inverse,
@@ -32,9 +26,18 @@ from napari_stnreg.widgets.transform_tasks import (
     show,
 )
 from napari_stnreg.widgets.workbench_form import ApplyForm, Choice, CombineForm, ShowForm
+from napari_stnreg.widgets.workbench_layers import (
+    ALSO,
+    companions,
+    fallback_grid,
+    place_of,
+    voxels_of,
+    what_apply_does,
+    with_layers,
+    workable,
+)
 
 _AUTOMATIC = "automatic"
-_ALSO = {"place": "all in the same place", "linked": "linked layers", "chosen": "selected layers"}
 
 
 class WorkbenchWidget(ToolPanel):
@@ -54,7 +57,7 @@ class WorkbenchWidget(ToolPanel):
     def __init__(self, viewer: Any) -> None:
         super().__init__(viewer, "Choose a transform, and what to do with it.")
         self._shelf = shelf_of(viewer)
-        self._before: list[tuple[Any, Any]] = []
+        self._moves = LayerMoves(viewer)
         self.choice = Choice()
         self.applying = ApplyForm()
         self.showing = ShowForm()
@@ -65,7 +68,7 @@ class WorkbenchWidget(ToolPanel):
         self._connect()
         self.refresh()
         active = viewer.layers.selection.active
-        if active is not None and active in self._layers():
+        if active is not None and active in workable(viewer):
             self.applying.layer_box.choose(active)
         self._on_layer()
 
@@ -95,14 +98,12 @@ class WorkbenchWidget(ToolPanel):
     @property
     def chosen(self) -> Held | None:
         """The transform chosen in the list."""
-        item = self.choice.list.currentItem()
-        return None if item is None else item.data(Qt.ItemDataRole.UserRole)
+        return self.choice.list.chosen
 
     @property
     def transforms(self) -> list[Held]:
         """All that are listed."""
-        rows = self.choice.list
-        return [rows.item(i).data(Qt.ItemDataRole.UserRole) for i in range(rows.count())]
+        return self.choice.list.transforms
 
     def choose(self, held: Held | str) -> None:
         """Choose a transform, itself or by its name."""
@@ -117,36 +118,19 @@ class WorkbenchWidget(ToolPanel):
         self._fill_list()
         applying = self.applying
         kept = applying.layer_box.currentData()
-        layers = self._layers()
-        applying.layer_box.fill([(layer.name, layer) for layer in layers], kept)
+        applying.layer_box.fill([(layer.name, layer) for layer in workable(self._viewer)], kept)
         self._fill_onto()
         self._on_layer()
 
-    def _layers(self) -> list[Layer]:
-        return [layer for layer in self._viewer.layers if isinstance(layer, (ImageLayer, Labels, *LISTS))]
-
     def _fill_list(self, choose: Held | None = None) -> None:
-        chosen = choose or self.chosen
-        rows = self.choice.list
-        rows.blockSignals(True)
-        rows.clear()
         entries = self._shelf.entries(self._viewer)
-        for held in entries:
-            item = QListWidgetItem(held.name)
-            item.setData(Qt.ItemDataRole.UserRole, held)
-            item.setToolTip(f"{held.maps}\n{held.facts}")
-            rows.addItem(item)
-        keys = [held.key for held in entries]
-        row = keys.index(chosen.key) if chosen is not None and chosen.key in keys else len(entries) - 1
-        rows.setCurrentRow(row)
-        rows.blockSignals(False)
-        rows.fit()
+        self.choice.list.show_transforms(entries, choose or self.chosen)
         self.combining.then_box.fill([(held.name, held) for held in entries], self.combining.then_box.currentData())
         self._on_chosen()
 
     def _fill_onto(self) -> None:
         box = self.applying.onto_box
-        grids = [layer for layer in self._layers() if isinstance(layer, ImageLayer | Labels)]
+        grids = [layer for layer in workable(self._viewer) if isinstance(layer, ImageLayer | Labels)]
         box.fill([("automatic", _AUTOMATIC), *((layer.name, layer) for layer in grids)], box.currentData())
         for box in (self.choice.fixed_box, self.choice.moving_box):
             box.fill([("as the file says", None), *((layer.name, layer) for layer in grids)], box.currentData())
@@ -169,23 +153,12 @@ class WorkbenchWidget(ToolPanel):
         layer, box = self.applying.layer_box.currentData(), self.applying.also_box
         entries: list[tuple[str, Any]] = [("nothing else", "only")]
         if layer is not None:
-            for key, text in _ALSO.items():
-                count = len(self._others(layer, key))
+            for key, text in ALSO.items():
+                count = len(companions(layer, key, self._viewer))
                 if count:
                     entries.append((f"{text} ({count})", key))
         box.fill(entries, box.currentData())
         self.show_state()
-
-    def _others(self, layer: Layer, key: str) -> list[Layer]:
-        layers = self._layers()
-        if key == "place":
-            return same_place(layer, layers)
-        if key == "linked":
-            linked = get_linked_layers(layer)
-            return [other for other in layers if other in linked and other is not layer]
-        if key == "chosen":
-            return [other for other in layers if other in self._viewer.layers.selection and other is not layer]
-        return []
 
     def _on_then(self, _index: int = 0) -> None:
         first, second = self.chosen, self.combining.then_box.currentData()
@@ -207,8 +180,7 @@ class WorkbenchWidget(ToolPanel):
         self.applying.resample_button.setEnabled(idle and isinstance(layer, ImageLayer | Labels))
         linear = held is not None and self._matrix(held) is not None
         self.applying.set_button.setEnabled(ready and layer is not None and linear)
-        self._before = [(there, affine) for there, affine in self._before if there() in self._viewer.layers]
-        self.applying.undo_button.setEnabled(idle and bool(self._before))
+        self.applying.undo_button.setEnabled(idle and bool(self._moves))
         for made in self.showing.buttons.values():
             made.setEnabled(ready)
         self.combining.invert_button.setEnabled(ready)
@@ -216,26 +188,13 @@ class WorkbenchWidget(ToolPanel):
         sampled = isinstance(layer, ImageLayer | Labels)
         self.applying.rows.show(self.applying.onto_box, sampled)
         self.applying.rows.show(self.applying.also_box, self.applying.also_box.count() > 1)
-        self.applying.sentence.setText(self._direction(held, layer))
+        self.applying.sentence.setText(what_apply_does(held, layer, self.applying.side_box.currentData()))
 
     @staticmethod
     def _matrix(held: Held) -> Any:
         from napari_stnreg.transforms.conversion import linear_matrix
 
         return linear_matrix(held.transform)
-
-    def _direction(self, held: Held | None, layer: Layer | None) -> str:
-        if held is None or layer is None:
-            return ""
-        from napari_stnreg.applying import Carrier
-
-        side = self.applying.side_box.currentData()
-        here, there = (held.moving, held.fixed) if side == "moving" else (held.fixed, held.moving)
-        if isinstance(layer, LISTS):
-            return f"'{layer.name}' goes from '{here}' to '{there}'. {Carrier(held.transform, side).sentence}"
-        by = "the transform" if side == "moving" else "the inverse of the transform"
-        how = "its nearest label" if isinstance(layer, Labels) else "its values"
-        return f"'{layer.name}' goes from '{here}' to '{there}': each new voxel looks up {how} through {by}."
 
     # -- apply
 
@@ -261,21 +220,25 @@ class WorkbenchWidget(ToolPanel):
                 ndim = held.transform.ndim
             else:
                 ndim = sum(letter in "zyx" for letter in guess_layout(layer))
-            layers = [layer, *self._others(layer, self.applying.also_box.currentData())]
+            layers = self._together(layer)
             taken = tuple(take_down(one, self._viewer, ndim) for one in layers)
             side = self.applying.side_box.currentData() or "moving"
             job = CarryJob(held, taken, side, self._onto(held, layer, side))
         except RegistrationError as error:
             self.complain(error)
             return False
-        return self.begin(_made(carry), job, done=self._on_carried)
+        return self.begin(with_layers(carry), job, done=self._on_carried)
+
+    def _together(self, layer: Layer) -> list[Layer]:
+        """A layer and those that go along."""
+        return [layer, *companions(layer, self.applying.also_box.currentData(), self._viewer)]
 
     def _onto(self, held: Held | None, layer: Layer, side: str) -> Grid | None:
         if not isinstance(layer, ImageLayer | Labels):
             return None
         chosen = self.applying.onto_box.currentData()
         if isinstance(chosen, Layer):
-            return layer_source(chosen, self._viewer, level=0).grid
+            return voxels_of(chosen, self._viewer)
         if held is None:
             return None
         return held.grid if side == "moving" else held.moving_grid
@@ -295,15 +258,12 @@ class WorkbenchWidget(ToolPanel):
             self.say("Choose a transform and a layer first.", warn=True)
             return False
         side = self.applying.side_box.currentData()
-        layers = [layer, *self._others(layer, self.applying.also_box.currentData())]
+        layers = self._together(layer)
         try:
-            moves = [(one, new_affine(one, held, side)) for one in layers]
+            self._moves.move(layers, held, side)
         except RegistrationError as error:
             self.complain(error)
             return False
-        for one, affine in moves:
-            self._before.append((ref(one), one.affine.affine_matrix.copy()))
-            one.affine = affine
         there = held.fixed if side == "moving" else held.moving
         text = f"{', '.join(repr(one.name) for one in layers)} now lies in '{there}'; Undo puts it back."
         if held.transform.ndim == 3 and self._viewer.dims.ndisplay == 2 and tilted(self._matrix(held)):
@@ -314,13 +274,9 @@ class WorkbenchWidget(ToolPanel):
 
     def undo(self) -> None:
         """Give the last layer that was moved its former affine back."""
-        while self._before:
-            there, affine = self._before.pop()
-            layer = there()
-            if layer is not None and layer in self._viewer.layers:
-                layer.affine = affine
-                self.say(f"'{layer.name}' lies where it was before.")
-                break
+        layer = self._moves.undo()
+        if layer is not None:
+            self.say(f"'{layer.name}' lies where it was before.")
         self.show_state()
 
     # -- show, invert, chain
@@ -335,26 +291,16 @@ class WorkbenchWidget(ToolPanel):
             self.say("Choose a transform first.", warn=True)
             return False
         volume = self._viewer.dims.ndisplay == 3
-        return self.begin(_made(show), held, what, self._fallback(held), volume, done=self._on_shown)
+        return self.begin(with_layers(show), held, what, self._fallback(held), volume, done=self._on_shown)
+
+    def _fallback(self, held: Held) -> Grid | None:
+        """Voxels for a transform that does not say where it belongs."""
+        chosen = self.applying.onto_box.currentData()
+        return fallback_grid(self._viewer, held.transform.ndim, held.transform.unit, chosen)
 
     def _on_shown(self, made: tuple[Any, list[Layer]]) -> None:
         self.add_layers(made[1])
         self.say(f"Added '{made[1][0].name}'.")
-
-    def _fallback(self, held: Held) -> Grid | None:
-        """The grid of an image of the same dimensions, for a transform that does not say where it belongs."""
-        ndim = held.transform.ndim
-        chosen = self.applying.onto_box.currentData()
-        candidates = [chosen] if isinstance(chosen, Layer) else []
-        candidates += [layer for layer in self._viewer.layers if isinstance(layer, ImageLayer)]
-        for layer in candidates:
-            try:
-                grid = layer_source(layer, self._viewer, level=0).grid
-                if grid.ndim == ndim:
-                    return grid.with_unit(held.transform.unit)
-            except InputError:
-                continue
-        return None
 
     def invert(self) -> bool:
         """Add the inverse of the chosen transform to the list."""
@@ -403,17 +349,12 @@ class WorkbenchWidget(ToolPanel):
     def load(self, path: str) -> bool:
         """Add a transform from a file."""
         try:
-            places = [self._place(box.currentData()) for box in (self.choice.fixed_box, self.choice.moving_box)]
+            boxes = self.choice.fixed_box, self.choice.moving_box
+            places = [place_of(box.currentData(), self._viewer) for box in boxes]
         except RegistrationError as error:
             self.complain(error)
             return False
         return self.begin(load_file, str(path), *places, done=self._on_loaded)
-
-    def _place(self, layer: Layer | None) -> Place | None:
-        if layer is None:
-            return None
-        space = "scanner" if "nifti" in layer.metadata else "world"
-        return Place(layer.name, layer_source(layer, self._viewer, level=0).grid, space)
 
     def _on_loaded(self, held: Held) -> None:
         self._add(held)
@@ -437,16 +378,3 @@ class WorkbenchWidget(ToolPanel):
     def _ask_save(self) -> None:
         if self.chosen is not None and (path := file_to_save(self, self.chosen)) is not None:
             self.save(path)
-
-
-def _made(task: Any) -> Any:
-    """A task whose layers are made in the worker too: limits and thumbnails take longer than a person should wait."""
-
-    def run(*arguments: Any) -> Any:
-        outcome = yield from task(*arguments)
-        if outcome is None:
-            return None
-        data = outcome.layers if isinstance(outcome, Carried) else outcome
-        return outcome, [make_layer(one) for one in data]
-
-    return run

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QListWidget, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QListWidget,
+    QListWidgetItem,
+    QPushButton,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_stnreg.widgets.forms import Combo, Rows, button, folded, hint
+from napari_stnreg.widgets.held import Held
 from napari_stnreg.widgets.transform_tasks import PICTURES
 
 
@@ -18,6 +29,32 @@ class TransformList(QListWidget):
         self.setToolTip("The transforms of this session's result layers, and those loaded or made here.")
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self.fit()
+
+    @property
+    def chosen(self) -> Held | None:
+        """The transform that is chosen."""
+        item = self.currentItem()
+        return None if item is None else item.data(Qt.ItemDataRole.UserRole)
+
+    @property
+    def transforms(self) -> list[Held]:
+        """All of them."""
+        return [self.item(row).data(Qt.ItemDataRole.UserRole) for row in range(self.count())]
+
+    def show_transforms(self, transforms: list[Held], choose: Held | None) -> None:
+        """Replace the entries, without a signal; where the chosen one is gone, the last is chosen."""
+        self.blockSignals(True)
+        self.clear()
+        for held in transforms:
+            item = QListWidgetItem(held.name)
+            item.setData(Qt.ItemDataRole.UserRole, held)
+            item.setToolTip(f"{held.maps}\n{held.facts}")
+            self.addItem(item)
+        keys = [held.key for held in transforms]
+        row = keys.index(choose.key) if choose is not None and choose.key in keys else len(keys) - 1
+        self.setCurrentRow(row)
+        self.blockSignals(False)
         self.fit()
 
     def fit(self) -> None:
