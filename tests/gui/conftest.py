@@ -14,6 +14,9 @@ from superqt.utils import WorkerBase
 
 from tests.gui.fake_engine import FakeEngine
 
+NAME = "moving -> fixed (affine+diffeomorphic)"
+"""How the results of the panel's first run are called."""
+
 
 def pytest_collection_modifyitems(items):
     for item in items:
@@ -133,3 +136,63 @@ def model_of(ndim=2, name="mine", shape=16):
     with torch.no_grad():
         list(network.parameters())[-1].copy_(torch.linspace(0.1, 0.2, ndim))
     return Model(network, InputContract(ndim, 1, lattice, (1.0,) * ndim), {}, name)
+
+
+def names(viewer):
+    """What the layers are called."""
+    return [layer.name for layer in viewer.layers]
+
+
+@pytest.fixture
+def open_workbench(viewer, qtbot):
+    """Open the workbench in a dock, with transforms in its list."""
+    from napari_stnreg.widgets.held import shelf_of
+    from napari_stnreg.widgets.workbench import WorkbenchWidget
+
+    def make(*transforms):
+        shelf_of(viewer).extra.extend(transforms)
+        bench = WorkbenchWidget(viewer)
+        viewer.window.add_dock_widget(bench, name="Transform workbench")
+        return bench
+
+    return make
+
+
+@pytest.fixture
+def fresh_session():
+    """Every test begins with the models in the box alone."""
+    from napari_stnreg.widgets.models import SESSION
+
+    before, SESSION.entries = SESSION.entries, []
+    yield
+    SESSION.entries = before
+
+
+def drifting(count=6, shape=(32, 32)):
+    """One picture in several places."""
+    picture = blobs(shape)
+    random = np.random.default_rng(1)
+    return np.stack([ndimage.shift(picture, random.uniform(-3, 3, 2), order=1, mode="nearest") for _ in range(count)])
+
+
+@pytest.fixture
+def open_train(viewer):
+    """Open the panel in a dock, as the menu does."""
+    from napari_stnreg.widgets.train.widget import TrainWidget
+
+    def make(**settings):
+        panel = TrainWidget(viewer)
+        viewer.window.add_dock_widget(panel, name="Train STN model")
+        panel.options.set_values({"network": "affine", "epochs": 3, "batch_size": 3, "device": "cpu", **settings})
+        panel.options.augmentation_box.choose("none")
+        panel.options.size_box.value = 32
+        return panel
+
+    return make
+
+
+@pytest.fixture
+def train(viewer, open_train):
+    """The panel on a stack of drifting pictures."""
+    viewer.add_image(drifting(), name="stack")
+    return open_train()

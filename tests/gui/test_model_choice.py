@@ -15,7 +15,8 @@ from napari_stnreg.networks import AutoEncoder
 from napari_stnreg.widgets import models
 from napari_stnreg.widgets.models import SESSION
 from tests.gui.conftest import model_of, plain
-from tests.gui.test_train_panel import fresh_session  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.usefixtures("fresh_session")
 
 
 def images(panel):

@@ -11,7 +11,7 @@ import napari_stnreg as sr
 from napari_stnreg.images import Grid, Image
 from napari_stnreg.widgets.held import shelf_of
 from tests.gui.conftest import blobs
-from tests.gui.test_workbench import SHAPE, bend, held
+from tests.gui.known_transforms import SHAPE, bend, held
 
 SCALE, OFFSET = (0.5, 0.25), (3.0, -2.0)
 

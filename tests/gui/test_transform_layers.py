@@ -13,7 +13,7 @@ from napari_stnreg.images import Grid
 from napari_stnreg.transforms import AffineTransform
 from napari_stnreg.widgets.held import held_from, shelf_of
 from napari_stnreg.widgets.transform_layers import napari_transform_reader, transform_layers, write_transform
-from tests.gui.test_workbench import SHAPE, bend, held, turn
+from tests.gui.known_transforms import SHAPE, bend, held, turn
 
 POINTS = np.random.default_rng(0).uniform(5, 40, (9, 2))
 
