@@ -93,7 +93,7 @@ def in_words(report: Mapping[str, float | None]) -> str:
         return "too few sections in a row to tell slants"
     size = f"{recorded:.2f} ± {error:.2f} pixels a section"
     if kept is None:
-        return f"slants not told from sections that lie off ({size})"
+        return f"slants cannot be told from sections that lie off ({size})"
     return f"kept {kept:.2f} of the slant recorded ({size})"
 
 

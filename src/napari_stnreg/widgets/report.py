@@ -113,8 +113,8 @@ class Report(QWidget):
             label.setToolTip(tip)
             if column:
                 label.setAlignment(Qt.AlignmentFlag.AlignRight)
-            if not row:
-                label.setEnabled(False)
+            if not row:  # smaller rather than paler, as everywhere in the forms
+                label.setStyleSheet("font-size: 8pt;")
             elif column == 2:
                 font = label.font()
                 font.setBold(True)
