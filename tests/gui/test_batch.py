@@ -49,9 +49,12 @@ def states(panel):
 def test_rows_fill_and_a_failed_one_says_why_while_the_run_goes_on(batch, folder, engine, run):
     assert not batch.run_button.isEnabled()
     assert batch.load_jobs(str(folder / "jobs.csv"))
+    told = []
+    batch._runner.updated.connect(lambda _step: told.append(batch.status.text()))
     assert batch.run()
     assert not batch.list_button.isEnabled()
     run(batch)
+    assert any(text.startswith("pair") for text in told)  # names stay as they are
     assert states(batch) == ["done", "failed", "done"]
     assert [batch.table.item(n, 1).text() for n in range(3)] == ["✓", "✗", "✓"]
     assert "s1.tif" in batch.table.item(1, 2).text()

@@ -63,7 +63,7 @@ def align(job: AlignJob, control: Control) -> Generator[Step, None, Any]:
 
     def show(progress: Any) -> Step:
         where = f"{progress.message}, {progress.done} of {progress.total}"
-        return Step(progress.fraction, where, progress.output)
+        return Step(progress.fraction, where[:1].upper() + where[1:], progress.output)
 
     return (yield from relay(steps, control, show))
 

@@ -132,7 +132,7 @@ class ToolPanel(DockPanel):
     def _on_update(self, step: Any) -> None:
         self.bar.setValue(round(1000 * step.fraction))
         if not self._runner.stopping:  # the sentence of Stop stays until the end
-            self.status.setText(step.message[:1].upper() + step.message[1:])
+            self.status.setText(step.message)
         if step.what is not None:
             self.on_partial(step.what)
 

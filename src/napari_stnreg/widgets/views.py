@@ -53,7 +53,7 @@ def prepare(first: Source, second: Source, control: Control) -> Generator[Step, 
     """Bring the second image onto the first one's voxels; for use in the worker."""
     from napari_stnreg.warping import warp
 
-    yield Step(0.1, f"reading {first.name} and {second.name}")
+    yield Step(0.1, f"Reading {first.name} and {second.name}")
     still, other = first.image(full=True, masked=False), second.image(full=True, masked=False)
     if still.ndim != other.ndim:
         raise InputError(f"'{first.name}' is {still.ndim}D and '{second.name}' {other.ndim}D; they cannot be compared.")
@@ -61,7 +61,7 @@ def prepare(first: Source, second: Source, control: Control) -> Generator[Step, 
     plain = other.replace(data=other.intensity(), rgb=False)
     mask = None
     if not other.grid.same_lattice(still.grid):
-        yield Step(0.4, f"sampling {second.name}")
+        yield Step(0.4, f"Sampling {second.name}")
         plain = warp(plain, None, still.grid)
         mask = plain.mask
         if mask is not None and not mask.any():

@@ -37,7 +37,7 @@ def replay_of(trained: Trained, unit: str, _control: Control) -> Generator[Step,
     InputError
         If the training kept no pictures.
     """
-    yield Step(0.0, "making the replay")
+    yield Step(0.0, "Making the replay")
     model, example, grid = trained.model, trained.example, trained.grid
     if model.replay is None or not len(model.replay) or example is None or grid is None:
         raise InputError("The training kept no pictures; give it more than 0 snapshots (under Advanced).")

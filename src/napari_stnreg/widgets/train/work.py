@@ -85,7 +85,7 @@ def training(job: TrainJob, control: Control) -> Generator[Step, None, Trained |
     """Run a job in the worker: yields steps whose ``what`` is a :class:`View`; returns ``None`` when cancelled."""
     import napari_stnreg as sr
 
-    yield Step(0.0, "reading the images")
+    yield Step(0.0, "Reading the images")
     data = job.images.open()
     if control.cancel.is_set():
         return None
@@ -179,7 +179,8 @@ def sentence(progress: TrainingProgress) -> str:
         parts.append(f"about {duration(left)} left")
     if progress.best:
         parts.append(f"best at epoch {progress.best}")
-    return " · ".join(parts)
+    text = " · ".join(parts)
+    return text[:1].upper() + text[1:]
 
 
 def duration(seconds: float) -> str:
