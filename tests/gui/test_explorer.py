@@ -260,3 +260,9 @@ def test_an_update_of_a_picture_of_512_pixels_takes_little(open_explorer):
         times.append(time.process_time() - began)
     # 30 a second on an idle machine; a busy one, where caches are shared, gets three times that.
     assert np.median(times) < 0.1
+
+
+def test_the_numbers_of_theta_fit_a_narrow_dock(explorer):
+    form = explorer.scroll.widget()
+    bar = explorer.scroll.verticalScrollBar().sizeHint().width()
+    assert form.minimumSizeHint().width() + bar <= 300
