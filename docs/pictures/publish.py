@@ -10,6 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -17,6 +18,8 @@ TARGET = ROOT / "docs" / "images"
 LARGE = 150_000
 """Bytes above which a picture is reduced."""
 COLOURS = 128
+VIVID = 60
+"""Between a pixel's largest and smallest channel, above which it is coloured."""
 
 # what the site shows: what a driver wrote
 PUBLISHED = {
@@ -30,6 +33,19 @@ PUBLISHED = {
 }  # fmt: skip
 
 
+def few_colours(picture: Image.Image) -> Image.Image:
+    """A picture in :data:`COLOURS`, a share of them for what is coloured: curves are few pixels among greys."""
+    pixels = np.asarray(picture)
+    bright = pixels[np.ptp(pixels.astype(int), axis=-1) > VIVID]
+    kept = COLOURS // 4 if len(bright) else 0
+    palette = picture.quantize(COLOURS - kept).getpalette() or []
+    if kept:
+        palette = palette[: 3 * (COLOURS - kept)] + (Image.fromarray(bright[None]).quantize(kept).getpalette() or [])
+    wanted = Image.new("P", (1, 1))
+    wanted.putpalette(palette[: 3 * COLOURS])
+    return picture.quantize(palette=wanted, dither=Image.Dither.NONE)
+
+
 def reduce(path: Path) -> None:
     """Reduce a PNG in place, if it is large and not reduced yet."""
     if path.stat().st_size <= LARGE:
@@ -37,8 +53,7 @@ def reduce(path: Path) -> None:
     with Image.open(path) as picture:
         if picture.mode == "P" and picture.getcolors(COLOURS) is not None:
             return
-        # Not by median cut: among many greys it drops the few pixels of the curves.
-        small = picture.convert("RGB").quantize(COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        small = few_colours(picture.convert("RGB"))
     small.save(path, optimize=True)
 
 

@@ -102,6 +102,6 @@ class ExplorerLayout(DockPanel):
     def resize_text(self, name: str) -> int:
         """Show text in one of :data:`TEXT_SIZES`; returns the size for the canvas."""
         points = TEXT_SIZES.get(name, 0)
-        self.setStyleSheet(f"* {{ font-size: {points}pt; }}" if points else "")
+        self.setStyleSheet(f"*, QTabBar::tab {{ font-size: {points}pt; }}" if points else "")
         self.grid_tab.view.updateGeometry()
         return points or 12
