@@ -10,9 +10,10 @@ from napari_stnreg.errors import InputError
 from napari_stnreg.samples import SerialSections
 from napari_stnreg.stacks.canvas import Canvas, sampled, section_transform
 from napari_stnreg.stacks.coarse import CONFIDENT, coarse_match
+from napari_stnreg.stacks.cracks import pieces
 from napari_stnreg.stacks.fine import FineMatch
 from napari_stnreg.stacks.maps import Lattice, SectionMap, output_canvas
-from napari_stnreg.stacks.prepare import pieces, prepare
+from napari_stnreg.stacks.prepare import prepare
 from napari_stnreg.stacks.quality import chunk_correlation, write_table
 from napari_stnreg.stacks.render import render_bands
 from napari_stnreg.stacks.settings import StackSettings

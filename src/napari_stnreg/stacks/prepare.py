@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from napari_stnreg.stacks.cracks import Mask, Plane, dirt_and_tears, fallen_apart
 from napari_stnreg.stacks.maps import Labels
 from napari_stnreg.stacks.settings import StackSettings
 
-Plane = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 Extractor = Callable[[Plane], Plane]
 """Makes features ``(C, h, w)`` of a normalised image ``(h, w)``: a trained auto-encoder, for instance."""
 
@@ -124,7 +123,11 @@ def prepare(
     if mask is not None:
         known &= np.asarray(mask) == 0
     empty = ~known | _flat_extremes(image, known)
-    dirt, crack = _not_tissue(image, ~empty)
+    dirt, crack = dirt_and_tears(image, ~empty)
+    parts = np.zeros(image.shape, dtype=np.uint8)
+    if settings.cracks:
+        parts, through = fallen_apart(image, empty, crack if mask is None else crack | (np.asarray(mask) != 0))
+        crack |= through
     tissue = ~(empty | dirt | crack)
     figures = {"tissue": float(tissue.mean()), "empty": float(empty.mean()), "dirt": float((dirt | crack).mean())}
     low, high = np.percentile(image[tissue], [1, 99]) if tissue.any() else (0.0, 0.0)
@@ -135,10 +138,8 @@ def prepare(
         fault = "missing"
     elif figures["tissue"] < NEARLY_EMPTY:
         fault = "nearly empty"
-    parts = np.zeros(image.shape, dtype=np.uint8)
-    if not fault and settings.cracks:
-        split = crack if mask is None else crack | (np.asarray(mask) != 0)
-        parts = pieces(split, empty)
+    if fault:
+        parts[:] = 0
     figures["pieces"] = float(parts.max()) + 1
     if fault:
         plain = image[None], tissue.astype(np.float32)
@@ -161,78 +162,6 @@ def _flat_extremes(image: Plane, known: Mask) -> Mask:
             # only what hangs together with a flat piece: single black pixels are membranes
             result |= ndimage.binary_dilation(seeds, iterations=3, mask=same)
     return result
-
-
-def _not_tissue(image: Plane, known: Mask) -> tuple[Mask, Mask]:
-    """Saturated dirt, and long gaps or folds: far from the tissue's brightness, and without its texture."""
-    nothing = np.zeros(image.shape, dtype=bool)
-    if known.sum() < 64:
-        return nothing, nothing
-    size = 5
-    share = np.maximum(ndimage.uniform_filter(known.astype(np.float32), size), 1e-6)
-    held = np.where(known, image, 0).astype(np.float32)
-    mean = ndimage.uniform_filter(held, size) / share
-    square = ndimage.uniform_filter(held * held, size) / share
-    spread = np.sqrt(np.maximum(square - mean**2, 0))
-    typical = float(np.median(spread[known]))
-    middle = float(np.median(mean[known]))
-    away = np.abs(mean - middle)
-    scale = 1.4826 * float(np.median(away[known])) + 1e-6
-    smooth, bare = spread < 0.45 * typical, spread < 0.2 * typical
-    core = known & ((away > 3.0 * scale) & smooth | (away > 1.5 * scale) & bare | (away > 6.0 * scale))
-    core = ndimage.binary_opening(core, iterations=1)
-    if not core.any():
-        return nothing, nothing
-    # What goes on from there and is smooth, too, need not be as far from the tissue's brightness.
-    going_on = known & (away > 2.0 * scale) & smooth
-    core = ndimage.binary_propagation(core, np.ones((3, 3)), core | _closed(going_on))
-    # From the core outwards over what is as bright or dark as it, the rim that a window blurs away included.
-    near = known & (np.abs(image - middle) > 1.5 * scale)
-    grown = core | ndimage.binary_dilation(core, iterations=4, mask=near)
-    # Noise breaks a crack into bits that lie in a row, none of which is long.
-    joined = grown | _closed(grown)
-    labels, count = ndimage.label(joined, structure=np.ones((3, 3)))
-    boxes = ndimage.find_objects(labels)
-    areas = np.bincount(labels.ravel(), minlength=count + 1)
-    crack = np.zeros(image.shape, dtype=bool)
-    for k, box in enumerate(boxes, start=1):
-        extent = float(np.hypot(*(s.stop - s.start for s in box)))
-        if extent > 0.2 * min(image.shape) and areas[k] < 0.35 * extent**2:
-            crack[box] |= labels[box] == k
-    rim = ndimage.binary_dilation(grown & ~crack, iterations=1), ndimage.binary_dilation(crack, iterations=2)
-    return rim[0] & known, rim[1] & known
-
-
-def _closed(mask: Mask) -> Mask:
-    """A mask whose gaps of a few pixels are closed, those to the border too."""
-    return np.asarray(ndimage.binary_closing(np.pad(mask, 4, mode="edge"), iterations=3)[4:-4, 4:-4])
-
-
-def pieces(crack: Mask, empty: Mask, least: float = 0.04) -> Labels:
-    """Which piece of the section each pixel belongs to, ``(h, w)``, when cracks cut it right through.
-
-    Parameters
-    ----------
-    crack, empty
-        ``(h, w)`` pixels of cracks and of no section at all.
-    least
-        Share of the section below which a piece is too small to be matched by itself.
-    """
-    whole = np.zeros(crack.shape, dtype=np.uint8)
-    if not (crack | empty).any():
-        return whole
-    # a crack that ends just short of the border, or is bridged by a thread, still lets its sides move apart
-    closed = _closed(crack | empty) | crack
-    labels, count = ndimage.label(~closed)
-    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    keep = [k + 1 for k in np.argsort(-areas, kind="stable") if areas[k] >= least * crack.size][:4]
-    if len(keep) < 2:
-        return whole
-    chosen = np.zeros(count + 1, dtype=np.uint8)
-    chosen[keep] = np.arange(1, len(keep) + 1)
-    seeds = chosen[labels]
-    nearest = ndimage.distance_transform_edt(seeds == 0, return_distances=False, return_indices=True)
-    return np.asarray(seeds[tuple(nearest)] - 1, dtype=np.uint8)
 
 
 def _pyramid(
