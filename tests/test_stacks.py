@@ -319,6 +319,29 @@ def test_a_crack_in_bits_still_cuts_and_dirt_in_a_row_does_not():
     assert found.weights[0][80, ::32].all()  # what lies between
 
 
+@pytest.mark.parametrize("degrees", [0, 35, 90, 140])
+@pytest.mark.parametrize(("grey", "width"), [(20, 5), (215, 5), (215, 9), (30, 9)])
+def test_cracks_of_any_width_and_direction_cut(degrees, grey, width):
+    y, x = np.indices((SIDE, SIDE), dtype=float) - SIDE / 2
+    c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    across = c * y - s * x + 4 * np.sin((c * x + s * y) / 30)
+    rng = np.random.default_rng(degrees)
+    shaded = np.where(np.abs(across) < width / 2, grey, 128 + 0.7 * (texture(degrees) - 128)) + 0.15 * x
+    found = prepare(shaded + rng.normal(0, 6, x.shape), settings())
+    assert found.pieces == 2
+    for side in (across < -width, across > width):  # a side is one piece
+        assert max(np.bincount(found.parts[side], minlength=2)) > 0.98 * side.sum()
+    assert prepare(shaded, settings(cracks=False)).pieces == 1
+
+
+def test_tissue_alone_is_not_cut():
+    made = SerialSections((12, 512, 512), seed=3)
+    assert {prepare(reduced(made[z], 2), settings()).pieces for z in range(0, 12, 2)} == {1}
+    assert {prepare(texture(seed, (200, 260), grain), settings()).pieces for seed in range(6) for grain in (2, 4)} == {
+        1
+    }
+
+
 def test_a_crack_no_brighter_than_the_brightest_tissue_is_found_whole():
     made = SerialSections((20, 512, 512), seed=0, faults={10: "crack"})
     found = prepare(reduced(made[10], 2), settings())

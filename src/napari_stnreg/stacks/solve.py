@@ -29,7 +29,7 @@ COURSE = {"natural": 1.0, "balanced": 0.2, "straight": 0.02}
 """What each course multiplies the tether with."""
 SMOOTH = 0.03
 """Stiffness of a section's own vectors at ``smoothness=1``."""
-TOGETHER = 0.05
+TOGETHER = 0.01
 """How firmly the pieces of a torn section hold together."""
 FAITH = 0.2
 """Share of the pulls that variances ask for: a section is held by several links, which one of them knows nothing of."""
