@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from napari_stnreg.errors import InputError
 from napari_stnreg.images import Grid, Image
-from napari_stnreg.stacks.prepare import Plane
+from napari_stnreg.stacks.cracks import Plane
 from napari_stnreg.steps import finish
 
 if TYPE_CHECKING:
