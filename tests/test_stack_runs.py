@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 import napari_stnreg as sr
 from napari_stnreg.cli import main
 from napari_stnreg.errors import InputError
+from napari_stnreg.samples import SerialSections
 from napari_stnreg.stacks.pipeline import work_folder
 
 QUICK = {"turned": False, "rounds": 2, "grid": 3}
@@ -373,3 +374,11 @@ def test_bad_input_is_one_sentence_and_exit_code_2(words, sentence, stack, tmp_p
 def test_stacks_of_nothing_end_with_a_sentence(tmp_path):
     with pytest.raises(sr.RegistrationError, match="nothing to align"):
         sr.align_stack(np.zeros((4, 64, 64), np.uint8), tmp_path / "a.zarr", **QUICK)
+
+
+def test_a_section_that_matches_nothing_does_not_blow_the_canvas_up(tmp_path):
+    made = SerialSections((10, 224, 224), seed=1, faults={5: "mirrored"})
+    result = sr.align_stack(made, tmp_path / "out.zarr", workers=1)
+    assert result.verdicts[5].verdict == "failed"
+    assert max(result.aligned.canvas.shape) < 1.4 * 224
+    assert result.aligned.levels[0].shape[0] == 10

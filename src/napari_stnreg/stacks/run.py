@@ -82,8 +82,10 @@ class StackRun:
         maps, matches = yield from self._fine(maps, good, "fine")
         for z, one in enumerate(maps):
             self.work.put(tasks.MAPS, z, one.arrays())
-        canvas = self._canvas(maps, good)
         found = yield from self._judged(maps, faults, matches)
+        # one that fits nowhere may have been laid anywhere; it must not blow the canvas up
+        failed = {one.section for one in found[0] if one.verdict == "failed"}
+        canvas = self._canvas(maps, [z for z in good if z not in failed] or good)
         everything = set(range(self.count))
         done = {z for z in everything if resume and self.work.has(tasks.RENDERED, z)}
         writer = SectionWriter(self.path)
