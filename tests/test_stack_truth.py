@@ -218,3 +218,19 @@ def test_a_pinned_section_stays_and_the_others_come_to_it(deform):
         # the tissue itself wanders a little, and so do sections far from the pinned one
         assert np.linalg.norm(made.lift(z, there(points)) - home, axis=1).mean() < 2.0 + 1.5 * abs(z - 3)
     assert np.linalg.norm(made.lift(0, points) - home, axis=1).mean() > 15  # as it was recorded
+
+
+@pytest.mark.parametrize(
+    ("faults", "options"),
+    [
+        ({4: "reversed", 5: "mirrored", 7: "turned + far"}, {"mirror": True}),  # the middle one, where poses begin
+        ({4: "reversed"}, {"reference": 4}),  # all others have to come to it
+        (dict.fromkeys(range(10), "turned"), {}),
+    ],
+    ids=["some", "pinned", "all"],
+)
+def test_sections_that_lie_quite_elsewhere_are_aligned_to_the_end(faults, options):
+    made = SerialSections((10, 224, 224), seed=2, faults=faults)
+    found = align(made, StackSettings.parse(**options))
+    assert [row.verdict for row in found.rows] == ["aligned"] * 10
+    assert score_truth(made, found.maps).adjacent < 3.5

@@ -21,7 +21,7 @@ SEARCH_SIDE = 72
 """Pixels along the longer side, about, at which shifts and turns are searched."""
 LEAST_OVERLAP = 0.25
 """Two sections must share this part of the smaller one: with less, something always fits by chance."""
-GOOD = 0.35
+GOOD = 0.5
 """With a correlation above this nothing farther away is looked for."""
 SURE = 0.45
 """A pair below this is checked by way of the sections around it."""

@@ -15,9 +15,11 @@ from napari_stnreg.images import FloatArray
 from napari_stnreg.stacks.coarse import CONFIDENT, CoarseMatch
 from napari_stnreg.stacks.course import WHOLE, runs_of, told_apart
 from napari_stnreg.stacks.settings import StackSettings
-from napari_stnreg.stacks.solve import COURSE, LEAST_CHANGE, LOOSE, Pair
+from napari_stnreg.stacks.solve import COURSE, ELSEWHERE, LEAST_CHANGE, LOOSE, Pair
 
 ROUNDS = 4
+FRAMES = 15
+"""Sections that are asked how most of them lie to it."""
 
 
 def solve_coarse(
@@ -58,6 +60,8 @@ def solve_coarse(
     poses, known = _chained(count, believed, root, keep.get(root, np.eye(3)), keep)
     middle = (np.asarray(shapes[root], dtype=np.float64) - 1) / 2
     radius = float(np.hypot(*shapes[root])) / 4
+    if not keep:
+        poses = _as_most_lie(poses, sorted(known), root, middle, radius)
     tether = settings.tether * COURSE[settings.course] * _tether(believed, shapes, radius)
     for _ in range(ROUNDS):
         poses = _balanced(poses, known, believed, keep, settings.motion, tether, middle, radius)
@@ -109,6 +113,30 @@ def _chained(
         poses[begin] = held[begin].copy() if begin in held else poses[near].copy()
 
 
+def _as_most_lie(
+    poses: list[FloatArray], known: list[int], root: int, middle: FloatArray, radius: float
+) -> list[FloatArray]:
+    """Poses on a canvas on which most sections lie as they were recorded: the root may be the one that was turned."""
+
+    def off(frame: int) -> float:
+        back = np.linalg.inv(poses[frame])
+        return float(np.median([_from_home(pose @ back, middle, radius) for pose in map(poses.__getitem__, known)]))
+
+    chosen = np.unique(np.linspace(0, len(known) - 1, min(len(known), FRAMES)).round().astype(int))
+    best = min((known[k] for k in chosen), key=off)
+    if off(best) > 0.5 * off(root):
+        return poses
+    back = np.linalg.inv(poses[best])
+    return [np.asarray(pose @ back) for pose in poses]
+
+
+def _from_home(pose: FloatArray, middle: FloatArray, radius: float) -> float:
+    """How far a pose takes a section from where it was recorded, pixels; upside down counts as far as can be."""
+    if np.linalg.det(pose[:2, :2]) < 0:
+        return float(4 * radius)
+    return float(np.linalg.norm(_parameters(pose, middle, radius)[:3]))
+
+
 def _tether(matches: Mapping[Pair, CoarseMatch], shapes: Sequence[tuple[int, int]], radius: float) -> float:
     moved: dict[int, tuple[int, FloatArray]] = {}
     for (a, b), match in sorted(matches.items(), reverse=True):
@@ -123,7 +151,8 @@ def _tether(matches: Mapping[Pair, CoarseMatch], shapes: Sequence[tuple[int, int
     chain: list[FloatArray | None] = []
     for a in range(max(moved) + 1):
         b, shift = moved.get(a, (-1, np.zeros(3)))
-        chain.append(np.clip(shift, -limit, limit) if b == a + 1 else None)
+        near = b == a + 1 and np.abs(shift).max() < ELSEWHERE * max(shapes[a])
+        chain.append(np.clip(shift, -limit, limit) if near else None)
     runs = [np.stack(run) for run in runs_of(chain)]
     found = told_apart([(run @ run.T, 3) for run in runs], (LEAST_CHANGE * max(shapes[0])) ** 2, WHOLE)
     return (found.course + found.rest) / found.own
@@ -172,12 +201,17 @@ def _balanced(
     ).reshape(-1, 6)
     rest = np.zeros((count, 6))
     for z in known:
-        # where the section was recorded, and its own shape; upside down or far away there is no such wish
+        # where the section was recorded, and its own shape; upside down there is no such wish
         home = np.asarray(np.linalg.inv(poses[z]))
         rest[z] = _parameters(home, middle, radius) if np.linalg.det(home[:2, :2]) > 0 else 0
+    if held:  # all of them may have been turned round against the one that stays: by half a turn, this way or that
+        turns = np.exp(1j * rest[:, 2] / radius)
+        common = np.exp(1j * np.angle(turns[sorted(known)].mean()))
+        rest[:, 2] = radius * (np.angle(common) + np.angle(turns / common))
     home_size = np.linalg.norm(rest[:, :3], axis=1)
     reach = 3 * float(np.median(home_size[sorted(known)])) + 1e-6
     pull = np.where(home_size > reach, reach / np.maximum(home_size, 1e-12), 1.0) * tether
+    pull[home_size > ELSEWHERE * 2 * float(middle.max())] = 0.0
     trust = np.array([matches[p].confidence / (p[1] - p[0]) for p in pairs])
     near = trust[[b - a == 1 for a, b in pairs]] if pairs else trust
     trust = trust / max(float(np.median(near)), 1e-6) if len(near) else trust

@@ -43,6 +43,8 @@ LOOSE = 0.01
 """Share of the tether with which links are first judged."""
 LEAST_SCALE = 0.004
 """Disagreement of links, as a share of the section's side, that never speaks against one of them."""
+ELSEWHERE = 0.1
+"""Share of a section's side: where it was recorded, if farther off than this, says nothing of where it belongs."""
 REWEIGHTINGS = 3
 STEPS = 150
 
@@ -81,7 +83,9 @@ def solve_fine(
     for z, there in keep.items():
         fixed[first[z] : first[z + 1]] = True
         vectors[first[z] : first[z + 1]] = there.vectors
-    base = np.concatenate([recorded(m) for m in maps]) - (0.0 if rest is None else rest)
+    if rest is None and not keep:
+        rest = np.zeros((2, *shape))
+    base = _at_rest(maps, rest)
     linked = np.zeros(first[-1], dtype=bool)
     links = _links(matches, first, shape)
     ties = Ties.of(landmarks or {}, maps, first)
@@ -94,7 +98,7 @@ def solve_fine(
     for a, b in landmarks or {}:
         linked[first[a] : first[a + 1]] = linked[first[b] : first[b + 1]] = True
     fixed |= ~linked
-    prior = _prior(links, maps, first, settings, floating=rest is None and bool(keep))
+    prior = _prior(links, maps, first, settings, floating=rest is None)
     ties = replace(ties, shift=ties.shift + ties.gaps(base))
     state = np.concatenate([vectors + base, np.zeros((len(maps) - 1, 2, *shape))])
     free = np.concatenate([~fixed, np.ones(len(maps) - 1, dtype=bool)])
@@ -130,6 +134,17 @@ def recorded(there: SectionMap) -> FloatArray:
     nodes = there.lattice.points()
     back = np.linalg.inv(there.affines)
     return np.stack([(nodes - nodes @ m[:2, :2].T - m[:2, 2]).transpose(2, 0, 1) for m in back])
+
+
+def _at_rest(maps: list[SectionMap], rest: FloatArray | None) -> FloatArray:
+    """As :func:`recorded`, for all pieces; those that lay quite elsewhere as if they lay where most do.
+
+    Counted from ``rest``; without it, the stack may lie anywhere as a whole.
+    """
+    base = np.concatenate([recorded(m) for m in maps])
+    base = base - (np.median(base, axis=0) if rest is None else rest)
+    base[np.sqrt((base**2).mean(axis=(1, 2, 3))) > ELSEWHERE * max(maps[0].shape)] = 0.0
+    return base
 
 
 @dataclass(frozen=True)
