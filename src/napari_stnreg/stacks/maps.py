@@ -190,11 +190,6 @@ class SectionMap:
         return cls(affines, vectors, lattice, (height, width), parts, factor)
 
 
-def evaluate(section_map: SectionMap, points: npt.ArrayLike) -> FloatArray:
-    """Positions ``(..., 2)`` of the section at canvas positions; :meth:`SectionMap.__call__` by another name."""
-    return section_map(points)
-
-
 def spline(vectors: FloatArray, lattice: Lattice, points: FloatArray) -> FloatArray:
     """The vectors ``(2, gy, gx)`` of cubic B-splines at canvas positions ``(..., 2)``; constant beyond the lattice."""
     import torch  # a map is made and kept without it
