@@ -21,8 +21,10 @@ SEARCH_SIDE = 72
 """Pixels along the longer side, about, at which shifts and turns are searched."""
 LEAST_OVERLAP = 0.25
 """Two sections must share this part of the smaller one: with less, something always fits by chance."""
-GOOD = 0.5
-"""With a correlation above this nothing farther away is looked for."""
+GOOD, FAIR = 0.5, 0.35
+"""With a correlation above the first nothing farther away is looked for; above the second it has to be far better."""
+FAR_BETTER = 1.4
+"""By what factor."""
 SURE = 0.45
 """A pair below this is checked by way of the sections around it."""
 CONFIDENT = 0.3
@@ -82,12 +84,16 @@ def coarse_match(a: PreparedSection, b: PreparedSection, settings: StackSettings
         some = [_rotation(angle) for angle in ALL] if settings.turned and not translation else some
         if settings.mirror:
             some = some + [linear @ np.diag([1.0, -1.0]) for linear in some]
+        near = best
         tried += _refined(a, b, begin, some, settings.motion, 4)
         best = max(tried, key=lambda one: one[0], default=best)
-        # of so many turns one always fits a little: the best one has to stand out
-        others = [one[0] for one in tried if not _same_place(one[1], best[1], a.shape)]
-        second = max(others, default=0.0)
-        margin = float(np.clip((best[0] - second) / (MARGIN * max(best[0], 1e-6)), 0.0, 1.0))
+        if near[0] > FAIR and best[0] < FAR_BETTER * near[0]:
+            best = near  # a small turn is what sections have; tissue that is symmetric fits turned round as well
+        else:
+            # of so many turns one always fits a little: the best one has to stand out
+            others = [one[0] for one in tried if not _same_place(one[1], best[1], a.shape)]
+            second = max(others, default=0.0)
+            margin = float(np.clip((best[0] - second) / (MARGIN * max(best[0], 1e-6)), 0.0, 1.0))
     if best[0] < 0:
         return CoarseMatch(np.eye(3), 0.0, 0.0, False)
     score, matrix, overlap = best
