@@ -87,6 +87,22 @@ def test_the_coarse_pass_finds_any_turn_and_a_shift_of_a_third(degrees, shift, m
     assert found.mirrored == mirror
 
 
+@pytest.mark.parametrize("seed", [0, 6, 7])
+def test_symmetric_tissue_is_not_turned_round(seed):
+    """Two sections that share half of what they show: turned by 180 degrees they fit as well."""
+
+    def symmetric(which):
+        half = texture(which, grain=5) - 128
+        return (half + half[::-1, ::-1]) / 2
+
+    a = symmetric(seed)
+    b = 0.5 * a + np.sqrt(0.75) * symmetric(seed + 500)
+    chosen = settings()
+    found = coarse_match(prepare(a + 128, chosen), prepare(b + 128, chosen), chosen)
+    assert found.confidence > CONFIDENT
+    assert found.matrix[0, 0] > 0.99
+
+
 def test_sections_that_have_nothing_in_common_are_not_believed():
     chosen = settings()
     found = coarse_match(prepare(texture(1), chosen), prepare(texture(2), chosen), chosen)
