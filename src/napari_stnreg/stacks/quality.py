@@ -26,7 +26,7 @@ LEAST_SHARE = 0.25
 """A chunk with less common tissue than this share does not count."""
 WEAK = 0.5
 """A correlation below this share of the stack's median makes a section weak."""
-FAILED = 0.15
+FAILED = 0.35
 """The same for a section that lies nowhere near its neighbours."""
 FOLDED = 0.002
 """Share of folded canvas above which a section is weak."""
