@@ -67,7 +67,7 @@ pictures: $(VENV)/.ready
 	$(PY) docs/pictures/publish.py
 
 samples: $(VENV)/.ready
-	$(PY) -m napari_stnreg.samples sample_data
+	$(PY) -m napari_stnreg.datasets sample_data
 
 .venv-benchmark/.ready: pyproject.toml constraints.txt scripts/setup.sh
 	@scripts/setup.sh .venv-benchmark benchmark

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.stacks import fibsem
-from napari_stnreg.samples.serial import SerialSections
-from napari_stnreg.samples.slides import Tear
-from napari_stnreg.stacks.prepare import prepare
+from napari_stnreg.datasets.section_deformation import Tear
+from napari_stnreg.datasets.serial_sections import SerialSections
+from napari_stnreg.stacks.preprocessing.features import prepare
 from napari_stnreg.stacks.settings import StackSettings
-from napari_stnreg.stacks.sources import open_stack, reduced
+from napari_stnreg.stacks.sources.base import open_stack, reduced
 
 WIDTHS, GREYS = (8, 12, 16, 24), (235, 170, 30)
 EACH = 4

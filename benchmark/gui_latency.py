@@ -88,7 +88,7 @@ def open_panel(viewer: Any, fixed: Any, moving: Any) -> Any:
 
     This and :func:`press_register` hold everything that depends on the widget's attributes.
     """
-    from napari_stnreg.widgets.register import RegisterWidget
+    from napari_stnreg.widgets.register.panel import RegisterWidget
 
     widget = RegisterWidget(viewer)
     viewer.window.add_dock_widget(widget, name="STN registration")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_stnreg.samples import SerialSections
+from napari_stnreg.datasets import SerialSections
 
 PARTS = 4
 """A stage is timed in so many parts, to see whether the later sections take longer than the first."""

@@ -19,7 +19,7 @@ import torch
 
 import napari_stnreg as sr
 from benchmark.recipes import Recipe, Row, all_recipes
-from napari_stnreg.learning.model_file import find_model
+from napari_stnreg.models.model_file import find_model
 
 FIGURES = (("dice", "Dice", 3), ("ncc", "NCC", 3), ("error", "error", 2), ("folded_percent", "folded %", 3),
            ("cpu_ms", "CPU ms a pair", 0))  # fmt: skip

@@ -3,7 +3,7 @@
 Run ``python -m benchmark.stacks [--data DIR]``. The sections come from the package's generator, or, where the data are,
 from a volume that is continuous by nature (FIB-SEM). Every section is warped by a smooth field of its own and by a
 deformation that accumulates along z, is shifted, turned and given another contrast. How that is scored is in
-:mod:`napari_stnreg.stacks.truth`; what is asked of an alignment is a map for each section, canvas to section.
+:mod:`napari_stnreg.stacks.quality.ground_truth`; what is asked of an alignment is a map for each section, canvas to section.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from scipy.ndimage import map_coordinates
 
 import napari_stnreg as sr
 from benchmark.stack_peers import PEERS, Map, NotInstalled, align
-from napari_stnreg.samples.serial import SerialSections
-from napari_stnreg.samples.slides import Slide, SmoothField, Tear
-from napari_stnreg.stacks.maps import SectionMap
-from napari_stnreg.stacks.pipeline import work_folder
-from napari_stnreg.stacks.tasks import MAPS
-from napari_stnreg.stacks.truth import StackTruth, TruthScores, score_truth
+from napari_stnreg.datasets.section_deformation import Slide, SmoothField, Tear
+from napari_stnreg.datasets.serial_sections import SerialSections
+from napari_stnreg.stacks.api import work_folder
+from napari_stnreg.stacks.quality.ground_truth import StackTruth, TruthScores, score_truth
+from napari_stnreg.stacks.runtime.tasks import MAPS
+from napari_stnreg.stacks.section_transform import SectionMap
 
 KINDS = ("warped", "still", "missing", "crack", "fold", "dirt", "turned")
 

@@ -42,14 +42,14 @@ def prepared(folder: Path, side: int, features: str) -> dict[str, tuple]:
     """The calls of one pair of sections, each with what it needs already on disk but what it makes itself."""
     import tifffile
 
-    from napari_stnreg.samples import SerialSections
-    from napari_stnreg.stacks import tasks
-    from napari_stnreg.stacks.canvas import Canvas
-    from napari_stnreg.stacks.maps import Lattice, SectionMap
+    from napari_stnreg.datasets import SerialSections
+    from napari_stnreg.stacks.output.canvas import Canvas
+    from napari_stnreg.stacks.output.ome_zarr import CHUNK, create
+    from napari_stnreg.stacks.runtime import tasks
+    from napari_stnreg.stacks.runtime.checkpoint import WorkFolder
+    from napari_stnreg.stacks.section_transform import Lattice, SectionMap
     from napari_stnreg.stacks.settings import StackSettings
-    from napari_stnreg.stacks.sources import open_stack
-    from napari_stnreg.stacks.state import WorkFolder
-    from napari_stnreg.stacks.store import CHUNK, create
+    from napari_stnreg.stacks.sources.base import open_stack
 
     made, images = SerialSections((2, side, side), seed=5), folder / "sections"
     images.mkdir(parents=True)
@@ -66,8 +66,8 @@ def prepared(folder: Path, side: int, features: str) -> dict[str, tuple]:
     writer = create(folder / "out.zarr", source, canvas, canvas.shape)
     encoder = None
     if features == "auto-encoder":
-        from napari_stnreg.stacks.encoder import training_steps
-        from napari_stnreg.steps import finish
+        from napari_stnreg.core.progress import finish
+        from napari_stnreg.stacks.preprocessing.encoder import training_steps
 
         seen = [tasks.training_section(source, None, z, settings) for z in (0, 1, 0, 1)]
         encoder = folder / "encoder.safetensors"
@@ -90,14 +90,14 @@ def measure(side: int, tasks: Sequence[str], features: str = "lncc") -> dict[str
 
     import torch
 
-    from napari_stnreg.samples import serial
-    from napari_stnreg.stacks.memory import task_bytes
+    from napari_stnreg.datasets import serial_sections
+    from napari_stnreg.stacks.runtime.memory import task_bytes
 
     torch.set_num_threads(1)
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         small, large = (prepared(Path(folder) / str(n), n, features) for n in (160, side))
-        serial._kept.cache_clear()
+        serial_sections._kept.cache_clear()
         for task in tasks:
             for calls in (small, large):
                 gc.collect()

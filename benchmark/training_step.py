@@ -16,11 +16,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from napari_stnreg.images import Grid
-from napari_stnreg.learning.data import Batch
-from napari_stnreg.learning.objective import RegistrationObjective
-from napari_stnreg.learning.settings import TrainingSettings
+from napari_stnreg.core.image import Grid
 from napari_stnreg.networks import Localisation, VoxelMorph
+from napari_stnreg.training.data.batch import Batch
+from napari_stnreg.training.loss import RegistrationObjective
+from napari_stnreg.training.settings import TrainingSettings
 from napari_stnreg.transforms import make_family
 
 FEATURES = (16, 32, 32, 32)

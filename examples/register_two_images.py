@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import napari_stnreg as sr
-from napari_stnreg.samples import shapes_pair
+from napari_stnreg.datasets import shapes_pair
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--family", default="affine+diffeomorphic")

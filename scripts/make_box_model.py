@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 import napari_stnreg as sr
-from napari_stnreg.learning.checkpoint import checkpoint_path
-from napari_stnreg.learning.generated import GeneratedShapes, ShapeSettings
-from napari_stnreg.learning.trainer import Trainer
 from napari_stnreg.networks import Stages
+from napari_stnreg.training.checkpoint import checkpoint_path
+from napari_stnreg.training.synthetic.shapes import GeneratedShapes, ShapeSettings
+from napari_stnreg.training.trainer import Trainer
 
 TARGET = Path(__file__).parents[1] / "src" / "napari_stnreg" / "models" / "box-2d.safetensors"
 SIZES = {"encoder": [12, 24, 32, 48, 48], "decoder": [48, 48, 32, 32, 24], "final": [24], "resolution": "half"}

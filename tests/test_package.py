@@ -1,10 +1,8 @@
 """The package as others meet it: its manifest, what a wheel holds, and what an import costs."""
 
-import ast
 import subprocess
 import sys
 import zipfile
-from graphlib import TopologicalSorter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -51,51 +49,10 @@ def test_the_wheel_holds_manifest_marker_and_sample_data(tmp_path):
     assert "stnreg = napari_stnreg.cli:main" in entries
 
 
-@pytest.mark.parametrize("module", ["images", "files", "files.napari_plugin", "samples", "samples.layers"])
+@pytest.mark.parametrize(
+    "module", ["core.image", "io", "napari_plugin.readers", "datasets", "napari_plugin.sample_data"]
+)
 def test_these_rooms_need_neither_qt_nor_napari_nor_torch(module):
     code = f"import sys, napari_stnreg.{module}; print(*{{n.split('.')[0] for n in sys.modules}})"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert not {"qtpy", "PyQt6", "PySide6", "napari", "torch", "magicgui"} & set(loaded)
-
-
-def _imports(body):
-    """Modules imported when a module is, without those that only a type checker sees."""
-    for node in body:
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-            yield from (f"{node.module}.{name.name}" for name in node.names)
-        elif isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.dump(node.test):
-            yield from _imports([*node.body, *node.orelse])
-        elif isinstance(node, ast.Try):
-            yield from _imports(node.body)
-
-
-def _rooms(package=ROOT / "src" / "napari_stnreg"):
-    """What each room of the package imports: names of modules, its own left out."""
-    found = {}
-    for path in package.rglob("*.py"):
-        room = path.relative_to(package).with_suffix("").parts[0]
-        for name in _imports(ast.parse(path.read_text(encoding="utf-8")).body):
-            if not name.startswith(f"napari_stnreg.{room}."):
-                found.setdefault(room, set()).add(name)
-    return found
-
-
-def test_imports_point_down():
-    rooms = _rooms()
-    graph = {
-        room: {name.split(".")[1] for name in names if name.startswith("napari_stnreg.")} & set(rooms) - {room}
-        for room, names in rooms.items()
-    }
-    order = list(TopologicalSorter(graph).static_order())  # raises CycleError with the rooms that import each other
-    assert not {"widgets", "cli"} & set().union(*graph.values()), "the faces are imported by nothing"
-    assert order.index("images") < order.index("transforms") < order.index("fitting") < order.index("registration")
-
-
-def test_only_the_widgets_know_qt_and_napari():
-    foreign = ("napari.", "qtpy", "PyQt", "PySide", "superqt", "magicgui", "pyqtgraph")
-    for room, names in _rooms().items():
-        known = sorted(name for name in names if f"{name}.".startswith(foreign))
-        assert room in ("widgets", "demo") or not known, f"{room} imports {known}"

@@ -11,7 +11,7 @@ from benchmark.data import load_arrays
 from benchmark.recipes import Recipe, Row
 from benchmark.recipes.heart import test_pairs
 from benchmark.recipes.judging import judged
-from napari_stnreg.objectives import LocalNCC
+from napari_stnreg.losses import LocalNCC
 
 BRAINS = "brain_2d/ants2d.npz"
 SLICES = (("r16", "r64"), ("r27", "r62"), ("r30", "r85"))

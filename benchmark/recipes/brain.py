@@ -11,11 +11,11 @@ from benchmark.data import FILES, load_arrays
 from benchmark.make_splits import groups_of
 from benchmark.recipes import Recipe, Row
 from benchmark.recipes.judging import judged, label_pairs
-from napari_stnreg.learning.augment import SpatialAugmentation
-from napari_stnreg.learning.intensity import IntensityAugmentation
-from napari_stnreg.learning.paired_images import Augmentation, PairedImages
-from napari_stnreg.learning.pairing import RandomPairs
-from napari_stnreg.learning.sources import ImageSet
+from napari_stnreg.training.augmentation.intensity import IntensityAugmentation
+from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
+from napari_stnreg.training.data.image_sets import ImageSet
+from napari_stnreg.training.data.paired_images import Augmentation, PairedImages
+from napari_stnreg.training.data.pairing import RandomPairs
 
 GRID = sr.Grid.from_spacing((40, 48, 40), 4.0, unit="mm")  # trained at half the resolution: a processor's budget
 AUGMENTATION = Augmentation(

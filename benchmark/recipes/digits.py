@@ -13,10 +13,10 @@ import napari_stnreg as sr
 from benchmark.data import Pair, load_arrays
 from benchmark.recipes import Recipe, Row
 from benchmark.recipes.judging import correlation
-from napari_stnreg.learning.augment import SpatialAugmentation
-from napari_stnreg.learning.paired_images import Augmentation, PairedImages
-from napari_stnreg.learning.pairing import FixedPairs
-from napari_stnreg.learning.sources import ImageSet
+from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
+from napari_stnreg.training.data.image_sets import ImageSet
+from napari_stnreg.training.data.paired_images import Augmentation, PairedImages
+from napari_stnreg.training.data.pairing import FixedPairs
 
 FILE = "mnist/mnist.npz"
 DIGIT = 3

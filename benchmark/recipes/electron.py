@@ -13,11 +13,11 @@ import napari_stnreg as sr
 from benchmark.data import FILES, Pair, load_pairs
 from benchmark.recipes import Recipe, Row
 from benchmark.scoring import field_errors
-from napari_stnreg.learning.augment import SpatialAugmentation
-from napari_stnreg.learning.intensity import IntensityAugmentation
-from napari_stnreg.learning.paired_images import Augmentation, PairedImages
-from napari_stnreg.learning.pairing import neighbours
-from napari_stnreg.learning.sources import ImageSet
+from napari_stnreg.training.augmentation.intensity import IntensityAugmentation
+from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
+from napari_stnreg.training.data.image_sets import ImageSet
+from napari_stnreg.training.data.paired_images import Augmentation, PairedImages
+from napari_stnreg.training.data.pairing import neighbours
 
 AUGMENTATION = Augmentation(
     together=SpatialAugmentation(rotation=180, scale=0.2, flip=True),

@@ -13,13 +13,13 @@ import napari_stnreg as sr
 from benchmark.make_splits import groups_of
 from benchmark.recipes import Recipe, Row
 from benchmark.scoring import dice
-from napari_stnreg.learning.augment import SpatialAugmentation, warped
-from napari_stnreg.learning.examples import MixedSource
-from napari_stnreg.learning.generated_heads import generated_heads
-from napari_stnreg.learning.intensity import IntensityAugmentation
-from napari_stnreg.learning.paired_images import Augmentation, PairedImages
-from napari_stnreg.learning.pairing import FixedPairs
-from napari_stnreg.learning.sources import ImageSet
+from napari_stnreg.training.augmentation.intensity import IntensityAugmentation
+from napari_stnreg.training.augmentation.spatial import SpatialAugmentation, warped
+from napari_stnreg.training.data.image_sets import ImageSet
+from napari_stnreg.training.data.pair_sampler import MixedSource
+from napari_stnreg.training.data.paired_images import Augmentation, PairedImages
+from napari_stnreg.training.data.pairing import FixedPairs
+from napari_stnreg.training.synthetic.heads import generated_heads
 from napari_stnreg.transforms import AffineTransform
 
 FOLDER = "head_t1_nifti"

@@ -13,11 +13,11 @@ from benchmark.make_pairs import LEAST_VOXELS
 from benchmark.make_splits import groups_of
 from benchmark.recipes import Recipe, Row
 from benchmark.recipes.judging import judged
-from napari_stnreg.learning.augment import SpatialAugmentation
-from napari_stnreg.learning.intensity import IntensityAugmentation
-from napari_stnreg.learning.paired_images import Augmentation, PairedImages
-from napari_stnreg.learning.pairing import FixedPairs
-from napari_stnreg.learning.sources import ImageSet
+from napari_stnreg.training.augmentation.intensity import IntensityAugmentation
+from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
+from napari_stnreg.training.data.image_sets import ImageSet
+from napari_stnreg.training.data.paired_images import Augmentation, PairedImages
+from napari_stnreg.training.data.pairing import FixedPairs
 
 AUGMENTATION = Augmentation(
     together=SpatialAugmentation(rotation=25, scale=0.15, stretch=0.1, shift=5, bend=4, bend_spacing=32, flip=True),

@@ -10,9 +10,9 @@ from benchmark.data import FILES, load_arrays
 from benchmark.make_splits import groups_of
 from benchmark.recipes import Recipe, Row
 from benchmark.recipes.judging import judged, label_pairs
-from napari_stnreg.learning.paired_images import PairedImages
-from napari_stnreg.learning.pairing import RandomPairs
-from napari_stnreg.learning.sources import ImageSet
+from napari_stnreg.training.data.image_sets import ImageSet
+from napari_stnreg.training.data.paired_images import PairedImages
+from napari_stnreg.training.data.pairing import RandomPairs
 
 # A U-Net on averages of 2 x 2 x 2 voxels that gives a velocity for every fourth voxel; two in a row, of which the
 # second sees what the first has left. Far cheaper than one at full size, and large moves are found in two steps.

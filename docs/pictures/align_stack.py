@@ -28,10 +28,10 @@ def scene(name: str, folder: Path, written: argparse.Namespace) -> None:
     from qtpy.QtCore import Qt
     from qtpy.QtTest import QTest
 
-    from napari_stnreg.samples import SerialSections
-    from napari_stnreg.samples.sections import section_stack
-    from napari_stnreg.stacks.sources import open_stack
-    from napari_stnreg.widgets.align import AlignWidget
+    from napari_stnreg.datasets import SerialSections
+    from napari_stnreg.datasets.section_stack import section_stack
+    from napari_stnreg.stacks.sources.base import open_stack
+    from napari_stnreg.widgets.align_stack.panel import AlignWidget
 
     theme, width, unfolded, scale = SCENES[name]
     stage = Stage(name, folder, theme, width, scale)

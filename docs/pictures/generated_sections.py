@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from napari_stnreg.samples import SerialSections
+from napari_stnreg.datasets import SerialSections
 
 FAULTS = {1: "crack", 2: "fold", 3: "dirt"}
 

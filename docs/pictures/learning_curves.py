@@ -14,7 +14,7 @@ import pyqtgraph
 from pyqtgraph.exporters import ImageExporter
 from qtpy.QtCore import Qt
 
-from napari_stnreg.learning.model_file import load_model
+from napari_stnreg.models.model_file import load_model
 
 TRAINING, VALIDATION, TEXT = "#1f77b4", "#d62728", "#222222"
 SCORES = (("dice", "Dice"), ("error", "corner error"), ("similarity", "similarity"))

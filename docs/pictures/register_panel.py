@@ -25,13 +25,13 @@ def scene(name: str, folder: Path, _: argparse.Namespace) -> None:
     """One scene: before, during and after a run."""
     from napari.layers import Image, Layer
 
-    from napari_stnreg.samples import layers
-    from napari_stnreg.widgets.register import RegisterWidget
+    from napari_stnreg.napari_plugin import sample_data
+    from napari_stnreg.widgets.register.panel import RegisterWidget
 
     sample, theme, width, scale, ndisplay, unfolded = SCENES[name]
     stage = Stage(name, folder, theme, width, scale)
     viewer = stage.viewer
-    for data in getattr(layers, f"napari_sample_{sample}")():
+    for data in getattr(sample_data, f"napari_sample_{sample}")():
         viewer.add_layer(Layer.create(*data))
     viewer.layers.selection = {layer for layer in viewer.layers if isinstance(layer, Image)}
     panel = stage.dock(RegisterWidget(viewer), "STN registration")

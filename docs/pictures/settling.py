@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 import napari_stnreg as sr
-from napari_stnreg.pictures import grid_lines, overlay, rescaled
-from napari_stnreg.samples import shapes_pair
+from napari_stnreg.datasets import shapes_pair
 from napari_stnreg.teaching.replay import of_kept, recorded
 from napari_stnreg.transforms import AffineTransform
+from napari_stnreg.visualization.overlays import grid_lines, overlay, rescaled
 
 ROOT = Path(__file__).parents[2]
 ORANGE = np.array([255, 159, 28])

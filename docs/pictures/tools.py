@@ -32,12 +32,13 @@ def registered(viewer: Any, sample: str) -> None:
     """Put the sample pair and a quick registration of it into the viewer."""
     from napari.layers import Image, Layer
 
-    from napari_stnreg.samples import layers, shapes
-    from napari_stnreg.widgets.register import RegisterWidget
+    from napari_stnreg.datasets import shapes
+    from napari_stnreg.napari_plugin import sample_data
+    from napari_stnreg.widgets.register.panel import RegisterWidget
 
-    for data in layers.landmark_layers(shapes.shapes_pair()) if sample == "shapes" else ():
+    for data in sample_data.landmark_layers(shapes.shapes_pair()) if sample == "shapes" else ():
         viewer.add_layer(Layer.create(*data))
-    for data in getattr(layers, f"napari_sample_{sample}")():
+    for data in getattr(sample_data, f"napari_sample_{sample}")():
         viewer.add_layer(Layer.create(*data))
     viewer.layers.selection = {layer for layer in viewer.layers if isinstance(layer, Image)}
     panel = RegisterWidget(viewer)
@@ -60,7 +61,7 @@ def workbench(stage: Stage) -> None:
     """Apply to labels and points, show the Jacobian, invert, chain."""
     from napari.layers import Labels
 
-    from napari_stnreg.widgets.workbench import WorkbenchWidget
+    from napari_stnreg.widgets.transforms.panel import WorkbenchWidget
 
     viewer = stage.viewer
     bench = docked(stage, WorkbenchWidget, "Transform workbench")
@@ -94,7 +95,7 @@ def scorecard(stage: Stage) -> None:
     """Score with labels and landmarks where the sample has them, and go to a pair."""
     from napari.layers import Labels, Points
 
-    from napari_stnreg.widgets.scorecard import ScorecardWidget
+    from napari_stnreg.widgets.scorecard.panel import ScorecardWidget
 
     viewer = stage.viewer
     card = docked(stage, ScorecardWidget, "Registration scorecard")
@@ -117,8 +118,8 @@ def scorecard(stage: Stage) -> None:
 
 def compare(stage: Stage) -> None:
     """Every view once."""
-    from napari_stnreg.widgets.compare import CompareWidget
-    from napari_stnreg.widgets.views import VIEWS
+    from napari_stnreg.widgets.compare.panel import CompareWidget
+    from napari_stnreg.widgets.compare.views import VIEWS
 
     panel = docked(stage, CompareWidget, "Compare views")
     panel.rate_box.setValue(0)
@@ -134,8 +135,8 @@ def batch(stage: Stage) -> None:
     """Three pairs, one of which fails."""
     import imageio.v3 as iio
 
-    from napari_stnreg.samples.shapes import shapes_pair
-    from napari_stnreg.widgets.batch import BatchWidget
+    from napari_stnreg.datasets.shapes import shapes_pair
+    from napari_stnreg.widgets.batch.panel import BatchWidget
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -27,10 +27,10 @@ SCENES: dict[str, tuple[str, str, int, float, bool]] = {
 def drifting(count: int = 24, size: int = 64) -> np.ndarray:
     """The sample digit in many poses, ``(count, size, size)``."""
     from napari_stnreg import Grid, Image, warp
-    from napari_stnreg.samples import layers
+    from napari_stnreg.napari_plugin import sample_data
     from napari_stnreg.transforms import AffineTransform
 
-    data = np.asarray(layers.napari_sample_digit()[0][0], dtype=np.float32)
+    data = np.asarray(sample_data.napari_sample_digit()[0][0], dtype=np.float32)
     data = data if data.ndim == 2 else data[..., :3].mean(axis=-1)
     grid = Grid.from_spacing(data.shape)
     coarse = grid.resized((size, size))
@@ -49,9 +49,9 @@ def drifting(count: int = 24, size: int = 64) -> np.ndarray:
 
 def scene(name: str, folder: Path, _: argparse.Namespace) -> None:
     """One scene, from the empty form to a registration with the model."""
-    from napari_stnreg.widgets.models import SESSION
-    from napari_stnreg.widgets.register import RegisterWidget
-    from napari_stnreg.widgets.train.widget import TrainWidget
+    from napari_stnreg.widgets.models.session import SESSION
+    from napari_stnreg.widgets.register.panel import RegisterWidget
+    from napari_stnreg.widgets.train.panel import TrainWidget
 
     network, theme, width, scale, unfolded = SCENES[name]
     stage = Stage(name, folder, theme, width, scale)

@@ -26,8 +26,8 @@ def open_pair() -> tuple[Any, Any]:
     """A viewer with the sample pair and the panel docked; the panel comes second."""
     import napari
 
-    from napari_stnreg.samples.layers import napari_sample_shapes
-    from napari_stnreg.widgets.register import RegisterWidget
+    from napari_stnreg.napari_plugin.sample_data import napari_sample_shapes
+    from napari_stnreg.widgets.register.panel import RegisterWidget
 
     viewer = napari.Viewer(title="napari-stnreg")
     for data, keywords, kind in napari_sample_shapes():

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from napari_stnreg.errors import InputError
-from napari_stnreg.settings import RegistrationSettings
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.registration.settings import RegistrationSettings
 
 FILES = ("fixed_mask", "moving_mask", "fixed_labels", "moving_labels", "landmarks", "fixed_landmarks",
          "moving_landmarks", "start_transform")  # fmt: skip
@@ -56,7 +56,7 @@ def read_jobs(path: str | Path) -> list[Job]:
     ----------
     path
         A CSV file with the columns ``fixed`` and ``moving``, and as wanted ``name``, those of :data:`FILES`, and any
-        field of :class:`~napari_stnreg.settings.RegistrationSettings`, which then holds for its row alone. Paths that
+        field of :class:`~napari_stnreg.registration.settings.RegistrationSettings`, which then holds for its row alone. Paths that
         are not absolute start at the file's folder.
 
     Raises

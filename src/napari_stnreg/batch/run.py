@@ -14,23 +14,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_stnreg.batch.jobs import Job
-from napari_stnreg.batch.summary import job_pictures, write_summary
-from napari_stnreg.errors import InputError, RegistrationError
+from napari_stnreg.batch.report import job_pictures, write_summary
+from napari_stnreg.core.atomic_io import write_json, write_text
+from napari_stnreg.core.errors import InputError, RegistrationError
+from napari_stnreg.core.image import Image
 from napari_stnreg.evaluation.scorecard import evaluate
-from napari_stnreg.files.image_files import ending_of, read
-from napari_stnreg.files.inputs import labels_for, read_mask
-from napari_stnreg.files.points import read_landmarks
-from napari_stnreg.files.saving import read_transform, save
-from napari_stnreg.files.series import placed_as, write_or_tiff
-from napari_stnreg.files.text import write_json, write_text
-from napari_stnreg.fitting.progress import Progress, Result
-from napari_stnreg.images import Image
-from napari_stnreg.registration import register_steps
-from napari_stnreg.settings import RegistrationSettings
+from napari_stnreg.io.image import ending_of, read
+from napari_stnreg.io.inputs import labels_for, read_mask
+from napari_stnreg.io.points import read_landmarks
+from napari_stnreg.io.save_load import read_transform, save
+from napari_stnreg.io.series import placed_as, write_or_tiff
+from napari_stnreg.registration.api import register_steps
+from napari_stnreg.registration.progress import Progress, Result
+from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.transforms import with_unit
 
 if TYPE_CHECKING:
-    from napari_stnreg.learning.model import Model
+    from napari_stnreg.models.model import Model
 
 State = Literal["fitting", "done", "failed", "kept"]
 Row = dict[str, Any]
@@ -287,7 +287,7 @@ def _model(settings: RegistrationSettings, models: dict[str, Model]) -> Model | 
     if settings.model is None:
         return None
     if settings.model not in models:
-        from napari_stnreg.learning.model_file import load_model  # most batches need no network
+        from napari_stnreg.models.model_file import load_model  # most batches need no network
 
         models[settings.model] = load_model(settings.model)
     return models[settings.model]

@@ -13,13 +13,13 @@ import numpy.typing as npt
 
 from napari_stnreg.cli.running import Interrupt, progress_bar, show
 from napari_stnreg.cli.setting_options import written_settings
-from napari_stnreg.errors import InputError
-from napari_stnreg.files.points import read_table
-from napari_stnreg.stacks.pipeline import align_stack_steps
-from napari_stnreg.stacks.progress import StackProgress, StackResult, write_report
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.progress import Outcome, finish
+from napari_stnreg.io.points import read_table
+from napari_stnreg.stacks.api import align_stack_steps
+from napari_stnreg.stacks.runtime.progress import StackProgress, StackResult, write_report
 from napari_stnreg.stacks.settings import StackSettings
-from napari_stnreg.stacks.sources import open_stack
-from napari_stnreg.steps import Outcome, finish
+from napari_stnreg.stacks.sources.base import open_stack
 
 _COLUMNS = ("section_a", "y_a", "x_a", "section_b", "y_b", "x_b")
 

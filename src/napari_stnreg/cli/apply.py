@@ -6,16 +6,16 @@ import argparse
 import dataclasses
 import sys
 
-from napari_stnreg.applying import Carrier
 from napari_stnreg.cli.options import needed
 from napari_stnreg.cli.outputs import check_new
-from napari_stnreg.files.image_files import ending_of, read_content
-from napari_stnreg.files.inputs import placed, placed_grid, read_some
-from napari_stnreg.files.points import read_table, write_table
-from napari_stnreg.files.saving import read_transform
-from napari_stnreg.files.series import placed_as, write_series
+from napari_stnreg.io.image import ending_of, read_content
+from napari_stnreg.io.inputs import placed, placed_grid, read_some
+from napari_stnreg.io.points import read_table, write_table
+from napari_stnreg.io.save_load import read_transform
+from napari_stnreg.io.series import placed_as, write_series
+from napari_stnreg.resampling.geometry import Carrier
+from napari_stnreg.resampling.warp import warp
 from napari_stnreg.transforms import Transform, solver_warning
-from napari_stnreg.warping import warp
 
 
 def run(options: argparse.Namespace) -> None:

@@ -8,10 +8,10 @@ import dataclasses
 from napari_stnreg.cli.align import drive
 from napari_stnreg.cli.outputs import check_new
 from napari_stnreg.cli.running import Interrupt
-from napari_stnreg.files.points import read_table, write_table
-from napari_stnreg.stacks.apply import apply_points, apply_stack_steps
-from napari_stnreg.stacks.sources import open_stack
-from napari_stnreg.stacks.store import AlignedStack
+from napari_stnreg.io.points import read_table, write_table
+from napari_stnreg.stacks.output.apply import apply_points, apply_stack_steps
+from napari_stnreg.stacks.output.ome_zarr import AlignedStack
+from napari_stnreg.stacks.sources.base import open_stack
 
 
 def run(options: argparse.Namespace) -> None:

@@ -11,9 +11,9 @@ from tqdm import tqdm
 from napari_stnreg.batch import BatchProgress, batch_steps, read_jobs
 from napari_stnreg.cli.running import Interrupt, progress_bar
 from napari_stnreg.cli.setting_options import written_settings
-from napari_stnreg.errors import FitError
-from napari_stnreg.settings import RegistrationSettings
-from napari_stnreg.steps import finish
+from napari_stnreg.core.errors import FitError
+from napari_stnreg.core.progress import finish
+from napari_stnreg.registration.settings import RegistrationSettings
 
 
 def run(options: argparse.Namespace) -> None:

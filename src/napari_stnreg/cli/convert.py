@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from napari_stnreg.cli.outputs import check_new
-from napari_stnreg.files.image_files import read_content
-from napari_stnreg.files.saving import read_transform, save, transform_ending
-from napari_stnreg.files.transform_file import load_transform
+from napari_stnreg.io.image import read_content
+from napari_stnreg.io.save_load import read_transform, save, transform_ending
+from napari_stnreg.io.transform_file import load_transform
 from napari_stnreg.transforms import with_unit
 
 
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
     if options.inverse:
         transform, grid, info = transform.inverse(), None if moving is None else moving.grid, None
     if transform_ending(options.output) == ".safetensors" and info:
-        from napari_stnreg.files.transform_file import save_transform
+        from napari_stnreg.io.transform_file import save_transform
 
         save_transform(transform, options.output, info)
     else:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from napari_stnreg.cli.options import make_parser
-from napari_stnreg.errors import FitError, RegistrationError
+from napari_stnreg.core.errors import FitError, RegistrationError
 
 GOOD, FAILED, BAD_INPUT, ABORTED = 0, 1, 2, 130
 

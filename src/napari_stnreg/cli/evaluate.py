@@ -6,12 +6,12 @@ import argparse
 import sys
 
 from napari_stnreg.cli.outputs import check_new, write_text
-from napari_stnreg.errors import InputError
+from napari_stnreg.core.errors import InputError
 from napari_stnreg.evaluation.scorecard import evaluate
-from napari_stnreg.files.image_files import read
-from napari_stnreg.files.inputs import labels_for, placed, read_mask, read_one
-from napari_stnreg.files.points import read_landmarks
-from napari_stnreg.files.saving import read_transform
+from napari_stnreg.io.image import read
+from napari_stnreg.io.inputs import labels_for, placed, read_mask, read_one
+from napari_stnreg.io.points import read_landmarks
+from napari_stnreg.io.save_load import read_transform
 
 
 def run(options: argparse.Namespace) -> None:

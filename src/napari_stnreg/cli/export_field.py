@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from napari_stnreg.stacks.apply import export_field
+from napari_stnreg.stacks.output.apply import export_field
 
 
 def run(options: argparse.Namespace) -> None:

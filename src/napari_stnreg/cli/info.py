@@ -9,8 +9,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from napari_stnreg.files.image_files import read_content, usable
-from napari_stnreg.images import Grid
+from napari_stnreg.core.image import Grid
+from napari_stnreg.io.image import read_content, usable
 
 
 def run(options: argparse.Namespace) -> None:
@@ -44,8 +44,8 @@ def _model(path: Path) -> list[tuple[str, str]]:
     """What is told of a model; nothing if the file is none."""
     if path.suffix.lower() != ".safetensors":
         return []
-    from napari_stnreg.files import container  # brings torch
-    from napari_stnreg.learning import model_file
+    from napari_stnreg.io import container
+    from napari_stnreg.models import model_file
 
     header, tensors = container.read(path)
     if header["format"] != model_file.FORMAT:
@@ -83,8 +83,8 @@ def _image(path: Path) -> list[tuple[str, str]]:
 
 
 def _transform(path: Path) -> list[tuple[str, str]]:
-    from napari_stnreg.files.saving import read_transform  # brings torch
-    from napari_stnreg.files.transform_file import load_transform
+    from napari_stnreg.io.save_load import read_transform  # brings torch
+    from napari_stnreg.io.transform_file import load_transform
     from napari_stnreg.transforms import AffineTransform, ChainTransform
 
     info: dict[str, Any] = {}

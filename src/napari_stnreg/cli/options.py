@@ -10,8 +10,8 @@ from napari_stnreg import __version__
 from napari_stnreg.cli.setting_options import add_setting
 from napari_stnreg.cli.stack_options import add_stack_commands
 from napari_stnreg.cli.train_options import add_train
-from napari_stnreg.errors import InputError
-from napari_stnreg.settings import FAMILY_HELP, START_HELP, RegistrationSettings
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.registration.settings import FAMILY_HELP, START_HELP, RegistrationSettings
 
 _REGISTER = """\
 Find the transform that takes MOVING onto FIXED. DIR then holds the warped image in MOVING's format on FIXED's grid,

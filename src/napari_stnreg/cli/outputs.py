@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from napari_stnreg.errors import InputError
-from napari_stnreg.files.image_files import ENDINGS
-from napari_stnreg.files.text import write_json, write_text
+from napari_stnreg.core.atomic_io import write_json, write_text
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.io.image import ENDINGS
 
 __all__ = ["Folder", "check_new", "write_json", "write_text"]
 

@@ -12,19 +12,19 @@ from typing import Any
 from napari_stnreg.cli.outputs import Folder, write_json
 from napari_stnreg.cli.running import Interrupt, progress_bar, show
 from napari_stnreg.cli.setting_options import written_settings
-from napari_stnreg.errors import InputError
-from napari_stnreg.files.image_files import ending_of, read_content
-from napari_stnreg.files.inputs import placed, read_mask, read_one, read_some
-from napari_stnreg.files.points import read_landmarks
-from napari_stnreg.files.saving import read_transform, save
-from napari_stnreg.files.series import placed_as, write_or_tiff
-from napari_stnreg.fitting.progress import Progress, Result
-from napari_stnreg.images import Image
-from napari_stnreg.registration import register_steps
-from napari_stnreg.settings import RegistrationSettings
-from napari_stnreg.steps import finish
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import Image
+from napari_stnreg.core.progress import finish
+from napari_stnreg.io.image import ending_of, read_content
+from napari_stnreg.io.inputs import placed, read_mask, read_one, read_some
+from napari_stnreg.io.points import read_landmarks
+from napari_stnreg.io.save_load import read_transform, save
+from napari_stnreg.io.series import placed_as, write_or_tiff
+from napari_stnreg.registration.api import register_steps
+from napari_stnreg.registration.progress import Progress, Result
+from napari_stnreg.registration.settings import RegistrationSettings
+from napari_stnreg.resampling.warp import warp
 from napari_stnreg.transforms import with_unit
-from napari_stnreg.warping import warp
 
 _FILES = ("fixed", "moving", "fixed_mask", "moving_mask", "landmarks", "fixed_landmarks", "moving_landmarks",
           "start_transform")  # fmt: skip

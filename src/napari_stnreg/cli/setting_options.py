@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from napari_stnreg.settings_base import Settings
+from napari_stnreg.core.settings import Settings
 
 Kind = TypeVar("Kind", bound=Settings)
 

@@ -14,16 +14,16 @@ from napari_stnreg.cli.options import numbers
 from napari_stnreg.cli.outputs import check_new
 from napari_stnreg.cli.running import Interrupt, progress_bar, show
 from napari_stnreg.cli.train_options import training_settings
-from napari_stnreg.errors import InputError
-from napari_stnreg.learning.augment import SpatialAugmentation
-from napari_stnreg.learning.data import TrainingData
-from napari_stnreg.learning.model import Model
-from napari_stnreg.learning.opening import open_training_data
-from napari_stnreg.learning.paired_images import Augmentation, augmentation_named
-from napari_stnreg.learning.progress import TrainingProgress
-from napari_stnreg.learning.training import train_steps
-from napari_stnreg.learning.working_size import working_grid
-from napari_stnreg.steps import finish
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.progress import finish
+from napari_stnreg.models.model import Model
+from napari_stnreg.models.working_size import working_grid
+from napari_stnreg.training.api import train_steps
+from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
+from napari_stnreg.training.data.batch import TrainingData
+from napari_stnreg.training.data.datasets import open_training_data
+from napari_stnreg.training.data.paired_images import Augmentation, augmentation_named
+from napari_stnreg.training.progress import TrainingProgress
 
 
 def run(options: argparse.Namespace) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from napari_stnreg.cli.setting_options import add_setting, written_settings
-from napari_stnreg.errors import InputError
-from napari_stnreg.learning.settings import NETWORK_HELP, TrainingSettings
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.training.settings import NETWORK_HELP, TrainingSettings
 
 DESCRIPTION = """\
 Train a network on DATA (a folder of images, an .npz of arrays, a stack, or a CSV list with the columns fixed and

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_stnreg.errors import InputError
+from napari_stnreg.core.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
 Spacing = float | Sequence[float]

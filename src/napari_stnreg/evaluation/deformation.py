@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from napari_stnreg.errors import InputError
+from napari_stnreg.core.errors import InputError
 from napari_stnreg.evaluation.arrays import FloatArray, Spacing
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from napari_stnreg.errors import InputError
+from napari_stnreg.core.errors import InputError
 from napari_stnreg.evaluation.arrays import FloatArray
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_stnreg import evaluation
-from napari_stnreg.errors import InputError
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import FloatArray, Grid, Image
+from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.evaluation.report import Better, Score, Scorecard
-from napari_stnreg.fitting.progress import Result
-from napari_stnreg.images import FloatArray, Grid, Image
+from napari_stnreg.registration.progress import Result
+from napari_stnreg.resampling.warp import warp
 from napari_stnreg.transforms import Transform, invert, solver_warning
-from napari_stnreg.units import conversion_factor
-from napari_stnreg.warping import warp
 
 SCORED_VOXELS = 4_000_000
 """Images larger than this are scored on every n-th voxel along each axis."""

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from napari_stnreg.errors import InputError
+from napari_stnreg.core.errors import InputError
 from napari_stnreg.networks.blocks import convolution, normaliser, rectifier
 
 
@@ -76,7 +76,7 @@ class AutoEncoder(nn.Module):
 
 
 class Features(nn.Module):
-    """The encoder alone, as :class:`~napari_stnreg.objectives.FeatureDistance` takes it.
+    """The encoder alone, as :class:`~napari_stnreg.losses.FeatureDistance` takes it.
 
     Parameters
     ----------

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from napari_stnreg.errors import InputError
-from napari_stnreg.images import Grid
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import Grid
 from napari_stnreg.transforms import Transform, TransformFamily
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from napari_stnreg.errors import InputError
-from napari_stnreg.images import Grid
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import Grid
 from napari_stnreg.networks.base import Localisation, padded
 from napari_stnreg.networks.blocks import convolution, normaliser, pooled, rectifier, zeroed
 from napari_stnreg.transforms import BSplineFamily

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from napari_stnreg.errors import InputError
-from napari_stnreg.images import FloatArray, Grid
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import FloatArray, Grid
 from napari_stnreg.networks.base import fitted
 from napari_stnreg.networks.blocks import convolution, normaliser, pooled, rectifier
-from napari_stnreg.networks.whole_image import WholeImage
+from napari_stnreg.networks.global_regression import WholeImage
 from napari_stnreg.transforms import Transform, make_family
-from napari_stnreg.transforms.linear_families import radius
+from napari_stnreg.transforms.families.linear import radius
 
 SHARPNESS = 10.0
 """Factor of the likeness (a cosine) before the softmax, at first."""

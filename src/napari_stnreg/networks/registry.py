@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import nn
 
-from napari_stnreg.errors import InputError
+from napari_stnreg.core.errors import InputError
 from napari_stnreg.networks.auto_encoder import AutoEncoder
 from napari_stnreg.networks.base import Localisation
 from napari_stnreg.networks.dirnet import DIRNet
+from napari_stnreg.networks.global_regression import AffineNetwork, ThinPlateNetwork, WholeImage
 from napari_stnreg.networks.matching import MatchingNetwork
-from napari_stnreg.networks.stages import Stages
+from napari_stnreg.networks.sequential import Stages
 from napari_stnreg.networks.voxelmorph import VoxelMorph
-from napari_stnreg.networks.whole_image import AffineNetwork, ThinPlateNetwork, WholeImage
 
 LOCALISATIONS: dict[str, type[Localisation]] = {
     kind.name: kind for kind in (AffineNetwork, MatchingNetwork, ThinPlateNetwork, DIRNet, VoxelMorph)

@@ -9,11 +9,11 @@ from typing import Any, get_args
 import numpy as np
 from torch import Tensor, nn
 
-from napari_stnreg.errors import InputError
-from napari_stnreg.images import Grid
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import Grid
 from napari_stnreg.networks.blocks import WholeImageRegressor
-from napari_stnreg.networks.generator import warped
-from napari_stnreg.sampling import Kernel, Padding, smoothed_for
+from napari_stnreg.networks.grid_generator import warped
+from napari_stnreg.ops.interpolation import Kernel, Padding, smoothed_for
 from napari_stnreg.transforms import Transform, TransformFamily, make_family
 
 

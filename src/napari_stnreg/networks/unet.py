@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from napari_stnreg.errors import InputError
+from napari_stnreg.core.errors import InputError
 from napari_stnreg.networks.blocks import convolution, rectifier
 
 

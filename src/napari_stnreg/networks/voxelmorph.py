@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from napari_stnreg.errors import InputError
-from napari_stnreg.images import Grid
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import Grid
 from napari_stnreg.networks.base import Localisation, padded
 from napari_stnreg.networks.blocks import convolution, pooled, zeroed
 from napari_stnreg.networks.unet import UNet

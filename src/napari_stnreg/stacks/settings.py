@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from napari_stnreg.settings_base import Settings
+from napari_stnreg.core.settings import Settings
 
 Course = Literal["natural", "balanced", "straight"]
 Features = Literal["lncc", "bandpass", "intensity", "auto-encoder"]

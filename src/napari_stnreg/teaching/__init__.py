@@ -4,8 +4,8 @@ Nothing here is a second engine. Transforms, sampler and similarities are those 
 only asks them the questions that a lecture asks.
 """
 
-from napari_stnreg.teaching.descent import Descent, Gradient
-from napari_stnreg.teaching.footprint import Footprint, Neighbour, footprint
+from napari_stnreg.teaching.gradient_descent import Descent, Gradient
+from napari_stnreg.teaching.interpolation_stencil import Footprint, Neighbour, footprint
 from napari_stnreg.teaching.scene import Scene
 from napari_stnreg.teaching.state import ExplorerState, load_state, save_state
 from napari_stnreg.teaching.theta import Parts, Theta

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from napari_stnreg.core.device import one_thread
 from napari_stnreg.networks.spatial_transformer import SpatialTransformer
 from napari_stnreg.teaching.digits import DigitData
-from napari_stnreg.threads import one_thread
 
 NAMES = ("plain", "transformer")
 SHOWN = 8

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_stnreg.errors import InputError
-from napari_stnreg.images import Grid
-from napari_stnreg.sampling import resize, sample
-from napari_stnreg.transforms.linear_families import SimilarityFamily, radius
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import Grid
+from napari_stnreg.ops.interpolation import resize, sample
+from napari_stnreg.transforms.families.linear import SimilarityFamily, radius
 
 _IDX_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 _DRAWN = 20

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from napari_stnreg.errors import InputError
-from napari_stnreg.images import FloatArray, Grid
-from napari_stnreg.pictures import limits_of
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import FloatArray, Grid
+from napari_stnreg.visualization.overlays import limits_of
 
 if TYPE_CHECKING:
-    from napari_stnreg.files.layer_data import LayerData
-    from napari_stnreg.learning.model import Model
+    from napari_stnreg.io.napari_layers import LayerData
+    from napari_stnreg.models.model import Model
     from napari_stnreg.teaching.classifier import ClassifierResult
 
 Item = TypeVar("Item")
@@ -125,7 +125,7 @@ class Replay:
             Unit of the first axis, which counts pictures: the one that the viewer's other layers have there, since
             napari wants them to agree.
         """
-        from napari_stnreg.files.layer_data import AXIS_LABELS, placement
+        from napari_stnreg.io.napari_layers import AXIS_LABELS, placement
 
         ndim = self.frames.ndim - 1 - self.colour
         grid = self.grid or Grid.from_spacing(self.frames.shape[1 : ndim + 1])

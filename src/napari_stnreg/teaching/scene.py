@@ -10,16 +10,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_stnreg.errors import InputError
-from napari_stnreg.images import FloatArray, Grid
-from napari_stnreg.sampling import sample
-from napari_stnreg.teaching.footprint import Footprint, footprint
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import FloatArray, Grid
+from napari_stnreg.ops.interpolation import sample
+from napari_stnreg.teaching.interpolation_stencil import Footprint, footprint
 from napari_stnreg.teaching.state import ExplorerState
 from napari_stnreg.teaching.theta import Theta
 from napari_stnreg.transforms.base import Transform
 from napari_stnreg.transforms.bspline import BSplineFamily
-from napari_stnreg.transforms.families import TransformFamily
-from napari_stnreg.transforms.linear_families import AffineFamily, radius
+from napari_stnreg.transforms.families.base import TransformFamily
+from napari_stnreg.transforms.families.linear import AffineFamily, radius
 from napari_stnreg.transforms.thin_plate import ThinPlateFamily
 
 _MOST_SUBPIXELS = 2**21

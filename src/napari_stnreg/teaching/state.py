@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from napari_stnreg.errors import InputError
-from napari_stnreg.sampling import Kernel, Padding
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.ops.interpolation import Kernel, Padding
 
 FAMILIES = ("affine", "tps", "bspline")
 KERNELS: tuple[Kernel, ...] = ("linear", "nearest", "cubic")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from napari_stnreg.errors import InputError
-from napari_stnreg.images import FloatArray, Grid
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import FloatArray, Grid
 from napari_stnreg.transforms.linear import AffineTransform
 
 

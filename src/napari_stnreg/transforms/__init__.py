@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from napari_stnreg.errors import InputError
+from napari_stnreg.core.errors import InputError
 from napari_stnreg.transforms.base import Transform
 from napari_stnreg.transforms.bspline import BSplineFamily, BSplineTransform
 from napari_stnreg.transforms.chain import ChainTransform, chain
 from napari_stnreg.transforms.conversion import as_displacement, compose, linear_matrix, with_unit
 from napari_stnreg.transforms.dense import DisplacementTransform, VelocityTransform
-from napari_stnreg.transforms.dense_families import DiffeomorphicFamily, DisplacementFamily
-from napari_stnreg.transforms.families import TransformFamily
+from napari_stnreg.transforms.families.base import TransformFamily
+from napari_stnreg.transforms.families.dense import DiffeomorphicFamily, DisplacementFamily
+from napari_stnreg.transforms.families.linear import AffineFamily, RigidFamily, SimilarityFamily, TranslationFamily
 from napari_stnreg.transforms.inverse import InverseTransform, solver_warning
 from napari_stnreg.transforms.inversion import Inversion, invert
 from napari_stnreg.transforms.landmark_fit import from_landmarks
 from napari_stnreg.transforms.linear import AffineTransform
-from napari_stnreg.transforms.linear_families import AffineFamily, RigidFamily, SimilarityFamily, TranslationFamily
 from napari_stnreg.transforms.thin_plate import ThinPlateFamily, ThinPlateTransform
 
 __all__ = [

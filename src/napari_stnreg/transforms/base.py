@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_stnreg.errors import InputError
-from napari_stnreg.images import FloatArray, Grid, Space
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import FloatArray, Grid, Space
 
 SLAB_POINTS = 2**18
 """Grids are evaluated in slabs of about this many points: no large point list, and one that stays in the cache."""

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from napari_stnreg.errors import InputError
-from napari_stnreg.images import FloatArray, Grid
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import FloatArray, Grid
 from napari_stnreg.transforms.base import Transform, affine_points, lattice_points
 from napari_stnreg.transforms.dense import apply_matrix, parallel
-from napari_stnreg.transforms.families import TransformFamily
+from napari_stnreg.transforms.families.base import TransformFamily
 
 NO_FOLDING = 0.4
 """Coefficients below this share of the control spacing cannot fold (Choi and Lee 2000; 0.40 in 3D, 0.48 in 2D)."""

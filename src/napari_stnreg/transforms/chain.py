@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from napari_stnreg.errors import InputError
-from napari_stnreg.images import FloatArray, Grid
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import FloatArray, Grid
 from napari_stnreg.transforms.base import Transform
 from napari_stnreg.transforms.linear import AffineTransform
 

@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from napari_stnreg.errors import InputError
-from napari_stnreg.images import FloatArray, Grid
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import FloatArray, Grid
+from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.transforms.base import Transform
 from napari_stnreg.transforms.bspline import BSplineTransform
 from napari_stnreg.transforms.chain import ChainTransform
@@ -15,7 +16,6 @@ from napari_stnreg.transforms.dense import DisplacementTransform, VelocityTransf
 from napari_stnreg.transforms.inverse import InverseTransform
 from napari_stnreg.transforms.linear import AffineTransform
 from napari_stnreg.transforms.thin_plate import ThinPlateTransform
-from napari_stnreg.units import conversion_factor
 
 
 def with_unit(transform: Transform, unit: str) -> Transform:

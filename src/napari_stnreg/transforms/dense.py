@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from napari_stnreg.errors import InputError
-from napari_stnreg.images import FloatArray, Grid
-from napari_stnreg.sampling import sample, self_composed
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import FloatArray, Grid
+from napari_stnreg.ops.interpolation import sample, self_composed
 from napari_stnreg.transforms.base import Transform, affine_points, lattice_points
 
 

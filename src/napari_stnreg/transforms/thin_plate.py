@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
-from napari_stnreg.errors import InputError
-from napari_stnreg.images import FloatArray, Grid
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import FloatArray, Grid
 from napari_stnreg.transforms.base import Transform, lattice_points
 from napari_stnreg.transforms.dense import apply_matrix
-from napari_stnreg.transforms.families import TransformFamily
+from napari_stnreg.transforms.families.base import TransformFamily
 
 _CHUNK_ENTRIES = 2**18
 _KEPT_ENTRIES = 2**26  # 256 MiB in single precision: a level of 64 voxels cubed with 5 points an axis

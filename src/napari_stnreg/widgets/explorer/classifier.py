@@ -10,13 +10,13 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 from qtpy.QtWidgets import QFileDialog, QLabel
 
+from napari_stnreg.widgets.common.forms import Rows, button
+from napari_stnreg.widgets.common.task_panel import ToolPanel
+from napari_stnreg.widgets.common.task_runner import Control, Step, relay
 from napari_stnreg.widgets.explorer.curves import Curves
 from napari_stnreg.widgets.explorer.replay_bar import ReplayBar
 from napari_stnreg.widgets.explorer.tabs import Count, note
 from napari_stnreg.widgets.explorer.theta_form import Number
-from napari_stnreg.widgets.forms import Rows, button
-from napari_stnreg.widgets.task import Control, Step, relay
-from napari_stnreg.widgets.tool_panel import ToolPanel
 
 if TYPE_CHECKING:
     from napari_stnreg.teaching.classifier import ClassifierProgress, ClassifierResult

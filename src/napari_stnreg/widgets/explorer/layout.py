@@ -7,10 +7,10 @@ from typing import Any
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import QFrame, QGridLayout, QLabel, QScrollArea, QSizePolicy, QTabWidget, QVBoxLayout, QWidget
 
-from napari_stnreg.widgets.dock import DockPanel
+from napari_stnreg.widgets.common.dock_panel import DockPanel
+from napari_stnreg.widgets.common.forms import Combo, Rows, button, line
 from napari_stnreg.widgets.explorer.tabs import Count, DirectionTab, GradientTab, GridTab, SamplerTab, note
 from napari_stnreg.widgets.explorer.theta_form import ThetaForm
-from napari_stnreg.widgets.forms import Combo, Rows, button, line
 
 TEXT_SIZES = {"Normal": 0, "Large": 15, "Projector": 20}
 """Points; 0 leaves napari's own size."""

@@ -10,14 +10,14 @@ from napari.layers import Image as ImageLayer
 from napari.utils.notifications import show_error
 from qtpy.QtWidgets import QFileDialog
 
-from napari_stnreg.errors import InputError, RegistrationError
-from napari_stnreg.pictures import limits_of
-from napari_stnreg.widgets.explorer import handout
+from napari_stnreg.core.errors import InputError, RegistrationError
+from napari_stnreg.visualization.overlays import limits_of
+from napari_stnreg.widgets.explorer import session_io
 from napari_stnreg.widgets.explorer.canvas import PREFIX, Canvas
-from napari_stnreg.widgets.explorer.downhill import Downhill
+from napari_stnreg.widgets.explorer.gradient_controller import Downhill
 from napari_stnreg.widgets.explorer.layout import ExplorerLayout
+from napari_stnreg.widgets.explorer.mouse_tools import Pointer
 from napari_stnreg.widgets.explorer.pixel_view import described
-from napari_stnreg.widgets.explorer.pointer import Pointer
 from napari_stnreg.widgets.explorer.source import Picture, picture_of
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ class ExplorerWidget(ExplorerLayout):
             self._beside_soon.start()
 
     def _show_handles(self) -> None:
-        from napari_stnreg.teaching.handles import NAMES, places
+        from napari_stnreg.teaching.frame_handles import NAMES, places
 
         assert self.scene is not None
         assert self.canvas is not None
@@ -368,7 +368,7 @@ class ExplorerWidget(ExplorerLayout):
 
     def save_to(self, path: str | Path) -> None:
         """Write the state to a JSON file."""
-        handout.save_to(self, path)
+        session_io.save_to(self, path)
 
     def load_from(self, path: str | Path) -> None:
         """Show a saved state on the picture at hand.
@@ -378,7 +378,7 @@ class ExplorerWidget(ExplorerLayout):
         InputError
             If the file is none of ours, or no image is chosen.
         """
-        handout.load_from(self, path)
+        session_io.load_from(self, path)
 
     def _on_save(self) -> None:
         path, _ = QFileDialog.getSaveFileName(self, "Save the explorer's state", "explorer.json", "State (*.json)")

@@ -12,12 +12,12 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QSlider, QVBoxLayout, QWidget
 
-from napari_stnreg.errors import RegistrationError
+from napari_stnreg.core.errors import RegistrationError
+from napari_stnreg.widgets.common.forms import button
 from napari_stnreg.widgets.explorer.curves import Curves
-from napari_stnreg.widgets.forms import button
 
 if TYPE_CHECKING:
-    from napari_stnreg.files.layer_data import LayerData
+    from napari_stnreg.io.napari_layers import LayerData
     from napari_stnreg.teaching.replay import Replay
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from napari.layers import Image as ImageLayer
 
-from napari_stnreg.errors import InputError
+from napari_stnreg.core.errors import InputError
 
 LONGEST = 1024
 

@@ -7,10 +7,10 @@ from typing import Any
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QGridLayout, QLabel, QSizePolicy, QSpinBox, QVBoxLayout, QWidget
 
+from napari_stnreg.widgets.common.forms import Combo, Rows, button
 from napari_stnreg.widgets.explorer.pixel_view import PixelView
 from napari_stnreg.widgets.explorer.theta_form import Number
-from napari_stnreg.widgets.forms import Combo, Rows, button
-from napari_stnreg.widgets.loss_plot import LossPlot
+from napari_stnreg.widgets.register.loss_plot import LossPlot
 
 
 class Count(QSpinBox):

@@ -8,7 +8,7 @@ import numpy as np
 from qtpy.QtCore import QLocale, Qt, Signal
 from qtpy.QtWidgets import QDoubleSpinBox, QGridLayout, QLabel, QSizePolicy, QSlider, QVBoxLayout, QWidget
 
-from napari_stnreg.widgets.forms import Combo, Rows
+from napari_stnreg.widgets.common.forms import Combo, Rows
 
 if TYPE_CHECKING:
     from napari_stnreg.teaching import Theta

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_stnreg.widgets.themed_plot import ThemedPlot
+from napari_stnreg.widgets.common.plot import ThemedPlot
 
 if TYPE_CHECKING:
-    from napari_stnreg.learning.progress import EpochRecord
+    from napari_stnreg.training.progress import EpochRecord
 
 _ROOM = 0.05
 

@@ -7,12 +7,12 @@ from typing import Any, get_args
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QLineEdit, QSpinBox, QVBoxLayout, QWidget
 
-from napari_stnreg.learning.settings import NETWORK_HELP, Schedule, TrainingSettings
-from napari_stnreg.settings import LINEAR_FAMILIES
-from napari_stnreg.widgets.forms import Combo, OptionalNumber, Rows, folded, hint
-from napari_stnreg.widgets.model_list import ModelList
-from napari_stnreg.widgets.models import KnownModel
-from napari_stnreg.widgets.options import SIMILARITIES
+from napari_stnreg.registration.settings import LINEAR_FAMILIES
+from napari_stnreg.training.settings import NETWORK_HELP, Schedule, TrainingSettings
+from napari_stnreg.widgets.common.forms import Combo, OptionalNumber, Rows, folded, hint
+from napari_stnreg.widgets.models.combo import ModelList
+from napari_stnreg.widgets.models.session import KnownModel
+from napari_stnreg.widgets.register.options import SIMILARITIES
 
 NETWORKS = {
     "affine": "Affine",
@@ -32,7 +32,7 @@ AUGMENTATIONS = {
 
 
 class TrainingOptions(QWidget):
-    """The form of :class:`~napari_stnreg.learning.settings.TrainingSettings`, and of what happens to the images."""
+    """The form of :class:`~napari_stnreg.training.settings.TrainingSettings`, and of what happens to the images."""
 
     changed = Signal()
 

@@ -13,9 +13,9 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QAction
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QListWidget, QListWidgetItem, QMenu, QWidget
 
-from napari_stnreg.errors import InputError
-from napari_stnreg.widgets.forms import Combo, Rows, button
-from napari_stnreg.widgets.layers_io import LAYOUTS, Source, guess_layout, layer_source, layout_name
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.widgets.common.forms import Combo, Rows, button
+from napari_stnreg.widgets.common.layer_io import LAYOUTS, Source, guess_layout, layer_source, layout_name
 
 _FILTER = "Images and lists (*.npz *.tif *.tiff *.nii *.nii.gz *.npy *.csv);;All files (*)"
 _ROWS = 5

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from napari_stnreg.errors import InputError
-from napari_stnreg.files.layer_data import LayerData, placement
-from napari_stnreg.pictures import limits_of
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.io.napari_layers import LayerData, placement
 from napari_stnreg.teaching.replay import Replay
-from napari_stnreg.widgets.task import Control, Step
-from napari_stnreg.widgets.train.work import Trained
+from napari_stnreg.visualization.overlays import limits_of
+from napari_stnreg.widgets.common.task_runner import Control, Step
+from napari_stnreg.widgets.train.job import Trained
 
 
 def training_record(trained: Trained) -> dict[str, Any]:

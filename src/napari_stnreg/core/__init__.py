@@ -1,0 +1,1 @@
+"""Foundations that every other package uses: grids, images, units, errors, settings, progress, devices, safe file writing."""

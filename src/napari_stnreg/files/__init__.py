@@ -1,5 +1,0 @@
-"""Files: images with their place in the world, and what registrations leave behind."""
-
-from napari_stnreg.files.image_files import ENDINGS, read, read_series, write
-
-__all__ = ["ENDINGS", "read", "read_series", "write"]

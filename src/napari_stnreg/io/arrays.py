@@ -1,0 +1,96 @@
+"""Pictures (PNG, JPEG) and NumPy files: arrays that know nothing of where they lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as imageio
+import numpy as np
+import numpy.typing as npt
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.io.content import FileContent
+
+
+def open_picture(path: Path) -> FileContent:
+    """Open a PNG or JPEG file: grey, or with channels; one pixel is one unit."""
+    array = np.asarray(imageio.imread(path, plugin="pillow"))
+    if array.ndim == 3 and array.shape[-1] == 2:
+        array = array[..., 0]  # grey with transparency; transparency is no image
+    return _plain(array, path)
+
+
+def open_numpy(path: Path) -> FileContent:
+    """Open an ``.npy`` file, or an ``.npz`` with a single array or one called ``image``.
+
+    Two axes are (y, x), three (z, y, x), four (time, z, y, x); a last axis of 3 or 4 bytes is colour.
+
+    Raises
+    ------
+    InputError
+        If an archive holds several arrays and none is called ``image``, or the array is not of numbers.
+    """
+    # Opened here, as numpy leaves a broken archive open.
+    with path.open("rb") as file:
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            array = loaded
+        else:
+            names = list(loaded.files)
+            if "image" not in names and len(names) != 1:
+                listed = ", ".join(names[:8]) or "nothing"
+                raise InputError(f"'{path.name}' holds {listed}; call the one to read 'image', or save it on its own.")
+            array = loaded["image" if "image" in names else names[0]]
+    if not (np.issubdtype(array.dtype, np.number) or array.dtype == np.bool_):
+        raise InputError(f"'{path.name}' holds values of type {array.dtype}, which are no image.")
+    return _plain(array, path)
+
+
+def save_picture(path: Path, image: Image) -> None:
+    """Write a 2D image of whole numbers as PNG or JPEG; its place in the world is not kept.
+
+    Raises
+    ------
+    InputError
+        If the format cannot hold the image's axes, type or channels.
+    """
+    data = np.asarray(image.data)
+    jpeg = path.suffix.lower() != ".png"
+    allowed: tuple[type[Any], ...] = (np.uint8,) if jpeg else (np.uint8, np.uint16, np.bool_)
+    if image.ndim != 2:
+        raise InputError(f"'{image.name}' is 3D and a {path.suffix} file is flat; write a .tif or .nii.gz instead.")
+    if data.dtype not in allowed or (image.has_channel_axis and data.dtype != np.uint8):
+        raise InputError(
+            f"'{image.name}' holds values of type {data.dtype}, which a {path.suffix} file cannot keep; "
+            "write a .tif, or convert it to uint8 first."
+        )
+    if image.has_channel_axis and image.channels not in ((3,) if jpeg else (3, 4)):
+        raise InputError(f"'{image.name}' has {image.channels} channels, which a {path.suffix} file cannot hold.")
+    if data.dtype == np.bool_:
+        data = data.astype(np.uint8) * 255
+    if jpeg:
+        imageio.imwrite(path, data, plugin="pillow", quality=95)
+    else:
+        imageio.imwrite(path, data, plugin="pillow")
+
+
+def save_numpy(path: Path, image: Image) -> None:
+    """Write the bare array as ``.npy``, or as the array ``image`` of an ``.npz``."""
+    if path.suffix.lower() == ".npz":
+        np.savez_compressed(path, image=np.asarray(image.data))
+    else:
+        np.save(path, np.asarray(image.data), allow_pickle=False)
+
+
+def _plain(array: npt.NDArray[Any], path: Path) -> FileContent:
+    colour = array.ndim > 2 and array.shape[-1] in (3, 4) and array.dtype in (np.uint8, np.uint16)
+    colour = colour and (array.dtype == np.uint8 or path.suffix.lower() == ".png")
+    spatial = array.ndim - colour
+    if not 2 <= spatial <= 4:
+        raise InputError(f"'{path.name}' has {array.ndim} axes; images have two or three, and one more for time.")
+    shape = array.shape[:spatial]
+    timed = spatial == 4
+    grid = Grid.from_spacing(shape[1:] if timed else shape)
+    return FileContent.of_array(array, first_is_time=timed, grid=grid, channels=bool(colour), rgb=bool(colour))

@@ -1,0 +1,57 @@
+"""What a file turned out to hold, in the form that every format's module returns it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_stnreg.core.image import Grid, Space, space_of
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """One image, or the frames of a time series, on one grid.
+
+    Parameters
+    ----------
+    load
+        Gives the voxels of frame ``i``: ``(*grid.shape)``, with ``channels`` one axis more at the end.
+    grid
+        Where the voxels of every frame lie.
+    frames
+        Number of frames; 1 unless it is a time series.
+    channels
+        Whether the last axis of a frame holds channels.
+    rgb
+        Whether these channels are red, green, blue (and alpha).
+    labels
+        Whether the file itself says that its whole numbers are labels.
+    interval
+        Time between frames, as the file gives it.
+    metadata
+        What writing needs to restore the file's own form.
+    """
+
+    load: Callable[[int], npt.NDArray[Any]]
+    grid: Grid
+    frames: int = 1
+    channels: bool = False
+    rgb: bool = False
+    labels: bool = False
+    interval: float = 1.0
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def space(self) -> Space:
+        """What its world is for other programs; see :attr:`napari_stnreg.core.image.Image.space`."""
+        return space_of(self.metadata)
+
+    @classmethod
+    def of_array(cls, array: npt.NDArray[Any], *, first_is_time: bool = False, **fields: Any) -> FileContent:
+        """Content that is in memory already; with ``first_is_time`` the first axis counts frames."""
+        frames = array if first_is_time else array[None]
+        return cls(load=lambda frame: np.asarray(frames[frame]), frames=len(frames), **fields)

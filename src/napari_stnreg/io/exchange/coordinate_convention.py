@@ -1,0 +1,136 @@
+"""Between our worlds and the coordinates of other programs' files.
+
+Ours are ordered (z, y, x). Theirs are (x, y, z); and where an image came from a NIfTI file, ITK counts x to the left
+and y to the back (LPS, millimetres), while our world of it is the scanner's, (superior, anterior, right). Any other
+layer's world becomes (x, y, z) without a flip, and the numbers stay in the transform's unit.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import cast, get_args
+
+import numpy as np
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import FloatArray, Grid, Placed, Space
+from napari_stnreg.core.units import canonical, conversion_factor
+from napari_stnreg.transforms import AffineTransform, Transform, chain
+from napari_stnreg.transforms.conversion import conjugated
+
+_NOTE = re.compile(r"napari-stnreg unit=(\S+) fixed=(\S+) moving=(\S+)")
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What a file's two coordinate systems are.
+
+    Parameters
+    ----------
+    fixed, moving
+        ``"scanner"`` for what ITK reads from NIfTI (LPS, millimetres), ``"world"`` for plain x, y, z.
+    unit
+        Unit of plain coordinates, and of the transform that is read.
+    """
+
+    fixed: Space = "world"
+    moving: Space = "world"
+    unit: str = "pixel"
+
+    @classmethod
+    def of(cls, transform: Transform) -> Frames:
+        """Those of a transform that is to be written."""
+        return cls(*transform.spaces, transform.unit)
+
+    @classmethod
+    def told(
+        cls,
+        ndim: int,
+        note: str = "",
+        *,
+        fixed: Placed | None = None,
+        moving: Placed | None = None,
+        space: Space | None = None,
+        unit: str | None = None,
+        default: Space | None = None,
+    ) -> Frames:
+        """Those of a file that is read: what the caller says, else the images, else our own note in the file.
+
+        A file of another program says neither; then a 3D transform is taken to be in scanner space, as nearly all of
+        them are, and a 2D one in pixels.
+
+        Raises
+        ------
+        InputError
+            If there is no such space.
+        """
+        if space is not None and space not in get_args(Space):
+            raise InputError(f"There is no space '{space}'; it is scanner (images from NIfTI) or world (all others).")
+        own = cls.from_note(note)
+        usual: Space = default or ("scanner" if ndim == 3 else "world")
+        found = own or cls(usual, usual, "")
+        images = (fixed, moving)
+        sides: list[Space] = [
+            space or (kept if image is None else image.space)
+            for image, kept in zip(images, (found.fixed, found.moving), strict=True)
+        ]
+        if unit is None:
+            # The numbers of a plain world are in the image's own unit; a scanner's are millimetres.
+            plain = [i.grid.unit for i, s in zip(images, sides, strict=True) if i is not None and s == "world"]
+            unknown = "mm" if "scanner" in sides else "pixel"
+            unit = plain[0] if plain else (own.unit if own is not None else unknown)
+        return cls(sides[0], sides[1], canonical(unit))
+
+    @classmethod
+    def from_note(cls, text: str) -> Frames | None:
+        """What our own note in a file says."""
+        match = _NOTE.search(text)
+        if match is None or not {match[2], match[3]} <= set(get_args(Space)):
+            return None
+        return cls(cast(Space, match[2]), cast(Space, match[3]), match[1])
+
+    @property
+    def note(self) -> str:
+        """A line for the file that says what ITK's formats have no field for."""
+        return f"napari-stnreg unit={self.unit} fixed={self.fixed} moving={self.moving}"
+
+    def outward(self, transform: Transform) -> Transform:
+        """A transform of ours in the file's coordinates, points in (x, y, z) order."""
+        there = self._matrix("fixed", transform.unit, transform.ndim)
+        other = self._matrix("moving", transform.unit, transform.ndim)
+        return _between(transform, there, other, "file")
+
+    def grid_outward(self, grid: Grid) -> Grid:
+        """A grid of the fixed world, in the transform's unit, in the file's coordinates."""
+        return Grid(grid.shape, self._matrix("fixed", grid.unit, grid.ndim) @ grid.matrix, "file")
+
+    def inward(self, transform: Transform) -> Transform:
+        """A transform in the file's coordinates as one of ours, in :attr:`unit`."""
+        there, other = (
+            np.asarray(np.linalg.inv(self._matrix(side, self.unit, transform.ndim)), dtype=np.float64)
+            for side in ("fixed", "moving")
+        )
+        return _between(transform, there, other, self.unit).in_spaces(self.fixed, self.moving)
+
+    def _matrix(self, side: str, unit: str, ndim: int) -> FloatArray:
+        """From our world in a unit to the file's coordinates of a side."""
+        space = self.fixed if side == "fixed" else self.moving
+        matrix = np.zeros((ndim + 1, ndim + 1))
+        matrix[:-1, :-1] = np.eye(ndim)[::-1]
+        matrix[-1, -1] = 1
+        if space == "scanner":
+            matrix[:2] *= -1
+            matrix[:-1] *= conversion_factor(unit, "mm")
+        else:
+            matrix[:-1] *= conversion_factor(unit, self.unit)
+        return matrix
+
+
+def _between(transform: Transform, fixed: FloatArray, moving: FloatArray, unit: str) -> Transform:
+    """``moving o T o fixed^-1``."""
+    changed = conjugated(transform, fixed, unit)
+    step = moving @ np.linalg.inv(fixed)
+    if np.allclose(step, np.eye(len(step)), atol=1e-12):
+        return changed
+    return chain(changed, AffineTransform(step, unit))

@@ -1,0 +1,185 @@
+"""Transform parameter files of elastix: translation, Euler, similarity, affine, B-spline, and chains of them.
+
+Their coordinates are ITK's, and a parameter file maps points of the fixed image to the moving image as ours do.
+No library without elastix itself reads them, so the format, a list of ``(Key value value ...)`` lines, is read here.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import FloatArray
+from napari_stnreg.io.exchange.itk import FILE_UNIT, lattice
+from napari_stnreg.transforms import AffineTransform, BSplineTransform, Transform, chain
+
+_LINE = re.compile(r"^\s*\(\s*(\w+)\s+(.*?)\s*\)\s*(?://.*)?$")
+_WORD = re.compile(r'"([^"]*)"|(\S+)')
+_DEEPEST = 32
+
+
+def is_elastix(head: str) -> bool:
+    """Whether a text begins as elastix' parameter files do."""
+    return bool(re.search(r"^\s*\(Transform\s+\"", head, flags=re.MULTILINE))
+
+
+def read_elastix(path: Path, depth: int = 0) -> Transform:
+    """The transform of a parameter file and of those it builds upon, in ITK's coordinates (x, y, z).
+
+    Parameters
+    ----------
+    path
+        Such as ``TransformParameters.1.txt``; the initial transforms that it names are looked for where it says, and
+        beside it.
+    depth
+        How many files have led here.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or damaged, or holds a transform that cannot be read.
+    """
+    if depth > _DEEPEST:
+        raise InputError(f"'{path.name}' builds upon itself.")
+    keys = _parse(path)
+    own = _transform(keys, path.name)
+    before = keys.get("InitialTransformParameterFileName") or keys.get("InitialTransformParametersFileName")
+    if not before or before[0] == "NoInitialTransform":
+        return own
+    first = read_elastix(_beside(path, before[0]), depth + 1)
+    how = keys.get("HowToCombineTransforms", ["Compose"])[0]
+    if how == "Compose":
+        return chain(first, own)
+    if isinstance(first, AffineTransform) and isinstance(own, AffineTransform):
+        # Their displacements are added.
+        return AffineTransform(first.matrix + own.matrix - torch.eye(own.ndim + 1, dtype=torch.float64), FILE_UNIT)
+    raise InputError(f"'{path.name}' adds two deformations ('{how}'); only those that are composed can be read.")
+
+
+def _parse(path: Path) -> dict[str, list[str]]:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read: {error.strerror or error}.") from error
+    keys = {}
+    for line in text.splitlines():
+        match = _LINE.match(line)
+        if match:
+            keys[match[1]] = [a or b for a, b in _WORD.findall(match[2])]
+    if "Transform" not in keys:
+        raise InputError(f"'{path.name}' is no transform parameter file of elastix.")
+    return keys
+
+
+def _beside(path: Path, name: str) -> Path:
+    told = Path(name)
+    for place in (told if told.is_absolute() else path.parent / told, path.parent / Path(name.replace("\\", "/")).name):
+        if place.is_file():
+            return place
+    raise InputError(f"'{path.name}' builds upon '{name}', which is not there; put it beside the file.")
+
+
+def _transform(keys: dict[str, list[str]], name: str) -> Transform:
+    kind = keys["Transform"][0]
+    ndim = int(_numbers(keys, "FixedImageDimension", name)[0])
+    if ndim not in (2, 3):
+        raise InputError(f"'{name}' is for images in {ndim}D; those in 2D and 3D can be read.")
+    if kind in ("BSplineTransform", "RecursiveBSplineTransform"):
+        return _bspline(keys, ndim, name)
+    values = _numbers(keys, "TransformParameters", name)
+    center = _numbers(keys, "CenterOfRotationPoint", name) if "CenterOfRotationPoint" in keys else np.zeros(ndim)
+    if kind == "TranslationTransform":
+        return AffineTransform(_about(np.eye(ndim), _sized(values, ndim, name), center), FILE_UNIT)
+    if kind == "AffineTransform":
+        _sized(values, ndim * ndim + ndim, name)
+        return AffineTransform(_about(values[: ndim * ndim].reshape(ndim, ndim), values[-ndim:], center), FILE_UNIT)
+    if kind == "EulerTransform" and ndim == 2:
+        _sized(values, 3, name)
+        return AffineTransform(_about(_turn(values[0]), values[1:], center), FILE_UNIT)
+    if kind == "EulerTransform":
+        _sized(values, 6, name)
+        order = keys.get("ComputeZYX", ["false"])[0] == "true"
+        return AffineTransform(_about(_euler(values[:3], zyx=order), values[3:], center), FILE_UNIT)
+    if kind == "SimilarityTransform" and ndim == 2:
+        _sized(values, 4, name)
+        return AffineTransform(_about(values[0] * _turn(values[1]), values[2:], center), FILE_UNIT)
+    if kind == "SimilarityTransform":
+        _sized(values, 7, name)
+        return AffineTransform(_about(values[6] * _versor(values[:3]), values[3:6], center), FILE_UNIT)
+    raise InputError(
+        f"'{name}' holds a transform of type {kind}; translation, Euler, similarity, affine and B-spline ones can be "
+        "read. Let transformix write a deformation field instead."
+    )
+
+
+def _bspline(keys: dict[str, list[str]], ndim: int, name: str) -> BSplineTransform:
+    order = int(_numbers(keys, "BSplineTransformSplineOrder", name)[0]) if "BSplineTransformSplineOrder" in keys else 3
+    if order != 3:
+        raise InputError(f"'{name}' holds a B-spline of order {order}; only cubic ones can be read.")
+    size, index, spacing, origin = (
+        _sized(_numbers(keys, key, name), ndim, name) for key in ("GridSize", "GridIndex", "GridSpacing", "GridOrigin")
+    )
+    direction = np.eye(ndim)
+    if "GridDirection" in keys:
+        # Written column by column.
+        direction = _sized(_numbers(keys, "GridDirection", name), ndim * ndim, name).reshape(ndim, ndim).T
+    shape = tuple(int(n) for n in size[::-1])
+    grid = lattice(shape, origin + direction @ (index * spacing), spacing, direction)
+    values = _sized(_numbers(keys, "TransformParameters", name), ndim * int(np.prod(shape)), name)
+    return BSplineTransform(torch.from_numpy(values.reshape(ndim, *shape).copy()), grid)
+
+
+def _numbers(keys: dict[str, list[str]], key: str, name: str) -> FloatArray:
+    if keys.get("UseBinaryFormatForTransformationParameters", ["false"])[0] == "true" and key == "TransformParameters":
+        raise InputError(f"'{name}' keeps its parameters in a binary file; write it again without that option.")
+    try:
+        return np.array([float(word) for word in keys[key]])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"'{name}' is damaged: it has no good '{key}'.") from error
+
+
+def _sized(values: FloatArray, count: int, name: str) -> FloatArray:
+    if len(values) != count:
+        raise InputError(f"'{name}' is damaged: {len(values)} numbers where {count} belong.")
+    return values
+
+
+def _about(linear: FloatArray, shift: FloatArray, center: FloatArray) -> FloatArray:
+    """``linear (x - center) + center + shift``."""
+    matrix = np.eye(len(linear) + 1)
+    matrix[:-1, :-1] = linear
+    matrix[:-1, -1] = shift + center - linear @ center
+    return matrix
+
+
+def _turn(angle: float) -> FloatArray:
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+
+def _euler(angles: FloatArray, *, zyx: bool) -> FloatArray:
+    """ITK's Euler angles about x, y, z: ``Rz Rx Ry``, or ``Rz Ry Rx``."""
+    around = []
+    for axis, angle in enumerate(angles):
+        matrix = np.eye(3)
+        a, b = [(1, 2), (2, 0), (0, 1)][axis]
+        matrix[np.ix_([a, b], [a, b])] = _turn(float(angle))
+        around.append(matrix)
+    x, y, z = around
+    return np.asarray(z @ y @ x if zyx else z @ x @ y)
+
+
+def _versor(vector: FloatArray) -> FloatArray:
+    """The rotation of a unit quaternion given by its vector part."""
+    x, y, z = vector
+    w = np.sqrt(max(1 - float(vector @ vector), 0.0))
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )

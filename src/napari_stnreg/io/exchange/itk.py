@@ -1,0 +1,263 @@
+"""ITK's transform objects and ours, through SimpleITK; both in the file's coordinates, (x, y, z)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import FloatArray, Grid
+from napari_stnreg.io.exchange.optional import needs
+from napari_stnreg.transforms import (
+    AffineTransform,
+    BSplineTransform,
+    ChainTransform,
+    DisplacementTransform,
+    Transform,
+    VelocityTransform,
+    as_displacement,
+    chain,
+    linear_matrix,
+)
+from napari_stnreg.transforms.conversion import own_grid
+
+FILE_UNIT = "file"
+_EDGE = 0.5
+
+
+def simpleitk() -> ModuleType:
+    """The library, or a sentence that says how to get it."""
+    return needs("SimpleITK", "ITK transform files")
+
+
+def read_itk(path: Path) -> tuple[Transform, str]:
+    """The transform of an ITK file in the file's coordinates, and the text in which our note may be.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or holds a transform of a kind that is not known here.
+    """
+    sitk = simpleitk()
+    try:
+        found = sitk.ReadTransform(str(path))
+    except RuntimeError as error:
+        raise InputError(f"'{path.name}' cannot be read as an ITK transform file.") from error
+    return from_itk(found, path.name), _note_in(path)
+
+
+def write_itk(transform: Transform, path: Path, note: str, domain: Grid | None) -> None:
+    """Write a transform that is in the file's coordinates.
+
+    Parameters
+    ----------
+    transform
+        In (x, y, z).
+    path
+        A name ending in ``.tfm``, ``.txt`` or ``.h5``.
+    note
+        A line to be kept in the file.
+    domain
+        Where it will be used: what ITK has no family for is sampled on these voxels.
+    """
+    sitk = simpleitk()
+    theirs = to_itk(transform, domain)
+    try:
+        sitk.WriteTransform(theirs, str(path))
+    except RuntimeError as error:
+        raise InputError(f"'{path.name}' could not be written as an ITK transform file.") from error
+    if path.suffix.lower() in (".h5", ".hdf5"):
+        h5py = needs("h5py", "HDF5 transform files")
+        with h5py.File(path, "a") as stream:
+            stream.attrs["napari-stnreg"] = note
+    else:
+        head, rest = path.read_text(encoding="utf-8").split("\n", 1)
+        path.write_text(f"{head}\n# {note}\n{rest}", encoding="utf-8")
+
+
+def _note_in(path: Path) -> str:
+    if path.suffix.lower() in (".h5", ".hdf5"):
+        h5py = needs("h5py", "HDF5 transform files")
+        with h5py.File(path, "r") as stream:
+            return str(stream.attrs.get("napari-stnreg", ""))
+    with path.open("rb") as stream:
+        return stream.read(400).decode("utf-8", "replace")
+
+
+# -- ours to theirs ---------------------------------------------------------------------------------------------------
+
+
+def to_itk(transform: Transform, domain: Grid | None = None) -> Any:
+    """A SimpleITK transform that maps points ``(x, y, z)`` as ours does.
+
+    Linear maps and B-splines stay what they are, displacements and flows become displacement fields on their own
+    grids, thin-plate splines and inverses are sampled on the domain. A field ends at its border in ITK while ours runs
+    on, so fields are extended to wherever the domain's points come.
+    """
+    domain = domain or own_grid(transform)
+    parts = transform.parts if isinstance(transform, ChainTransform) else [transform]
+    reach = None if domain is None else _outline(domain)
+    theirs = []
+    for part in parts:
+        theirs.append(_part_to_itk(part, domain, reach))
+        if reach is not None:
+            reach = part.map_points(reach)
+    if len(theirs) == 1:
+        return theirs[0]
+    # ITK applies what was added last to a point first.
+    composite = simpleitk().CompositeTransform(transform.ndim)
+    for one in reversed(theirs):
+        composite.AddTransform(one)
+    return composite
+
+
+def _part_to_itk(part: Transform, domain: Grid | None, reach: FloatArray | None) -> Any:
+    matrix = linear_matrix(part)
+    if matrix is not None:
+        return _affine_to_itk(matrix)
+    if isinstance(part, VelocityTransform):
+        part = part.as_displacement
+    if isinstance(part, BSplineTransform) and part.control_grid.is_orthogonal() and _within_spline(part, reach):
+        return _bspline_to_itk(part)
+    if isinstance(part, DisplacementTransform) and part.field.shape[0] == 1:
+        grid = part.grid if reach is None else _extended(part.grid, reach)
+        if grid.same_lattice(part.grid):
+            return _field_to_itk(part)
+        return _field_to_itk(as_displacement(part, grid))
+    own = domain if domain is not None else own_grid(part)
+    if own is None:  # pragma: no cover (each family that bends has a grid of its own)
+        raise InputError(f"A transform of family '{part.family}' needs a grid to be sampled on; give one.")
+    if reach is not None:
+        own = _extended(own, reach)
+    return _field_to_itk(as_displacement(part, own))
+
+
+def _affine_to_itk(matrix: FloatArray) -> Any:
+    theirs = simpleitk().AffineTransform(len(matrix) - 1)
+    theirs.SetMatrix(matrix[:-1, :-1].ravel().tolist())
+    theirs.SetTranslation(matrix[:-1, -1].tolist())
+    return theirs
+
+
+def _bspline_to_itk(part: BSplineTransform) -> Any:
+    grid = part.control_grid
+    theirs = simpleitk().BSplineTransform(grid.ndim, 3)
+    axes = grid.linear[:, ::-1]  # columns along i, j, k
+    fixed = [*grid.shape[::-1], *grid.origin, *grid.spacing[::-1], *(axes / grid.spacing[::-1]).ravel()]
+    theirs.SetFixedParameters([float(value) for value in fixed])
+    theirs.SetParameters(part.coefficients[0].double().numpy().ravel().tolist())
+    return theirs
+
+
+def _field_to_itk(part: DisplacementTransform) -> Any:
+    sitk = simpleitk()
+    vectors = np.ascontiguousarray(np.moveaxis(part.field[0].double().numpy(), 0, -1))
+    picture = sitk.GetImageFromArray(vectors, isVector=True)
+    axes = part.grid.linear[:, ::-1]
+    picture.SetOrigin(part.grid.origin.tolist())
+    picture.SetSpacing(part.grid.spacing[::-1].tolist())
+    picture.SetDirection((axes / part.grid.spacing[::-1]).ravel().tolist())
+    return sitk.DisplacementFieldTransform(picture)
+
+
+def _outline(grid: Grid) -> FloatArray:
+    """Points all around and within a grid, enough to know how far its image under a smooth map reaches."""
+    inner = grid.resized([min(n, 12) for n in grid.shape]).points().reshape(-1, grid.ndim)
+    return np.concatenate([grid.corners(), inner])
+
+
+def _extended(grid: Grid, reach: FloatArray) -> Grid:
+    """The lattice made larger by whole voxels where the points leave it; as it is where they do not."""
+    index = grid.to_index(reach)
+    last = np.asarray(grid.shape) - 1
+    if ((index > -_EDGE - 1e-6) & (index < last + _EDGE + 1e-6)).all():
+        return grid
+    return grid.union(np.concatenate([grid.corners(), reach]))
+
+
+def _within_spline(part: BSplineTransform, reach: FloatArray | None) -> bool:
+    if reach is None:
+        return True
+    index = part.control_grid.to_index(reach)
+    return bool(((index >= 1 - 1e-6) & (index <= np.asarray(part.control_grid.shape) - 2 + 1e-6)).all())
+
+
+# -- theirs to ours ---------------------------------------------------------------------------------------------------
+
+
+def from_itk(theirs: Any, name: str = "the transform") -> Transform:
+    """Ours of a SimpleITK transform, with points in (x, y, z) order.
+
+    Raises
+    ------
+    InputError
+        If it is of a kind that is not known here.
+    """
+    sitk = simpleitk()
+    theirs = theirs.Downcast() if hasattr(theirs, "Downcast") else theirs
+    kind = theirs.GetName()
+    if isinstance(theirs, sitk.CompositeTransform) or kind == "CompositeTransform":
+        whole = sitk.CompositeTransform(theirs)
+        count = whole.GetNumberOfTransforms()
+        if not count:
+            return AffineTransform.identity(theirs.GetDimension(), FILE_UNIT)
+        return chain(*(from_itk(whole.GetNthTransform(i), name) for i in reversed(range(count))))
+    if theirs.GetDimension() not in (2, 3):
+        raise InputError(f"'{name}' holds a transform in {theirs.GetDimension()}D; those in 2D and 3D can be read.")
+    if theirs.IsLinear():
+        return AffineTransform(_matrix_of(theirs), FILE_UNIT)
+    if isinstance(theirs, sitk.BSplineTransform):
+        if theirs.GetOrder() != 3:
+            raise InputError(f"'{name}' holds a B-spline of order {theirs.GetOrder()}; only cubic ones can be read.")
+        return _bspline_from_itk(theirs)
+    if isinstance(theirs, sitk.DisplacementFieldTransform):
+        return _field_from_itk(theirs.GetDisplacementField())
+    raise InputError(
+        f"'{name}' holds a transform of type {kind}, which cannot be read; turn it into a displacement field with the "
+        "program that made it."
+    )
+
+
+def _matrix_of(theirs: Any) -> FloatArray:
+    """The matrix of any linear transform, whatever its parameters and centre."""
+    ndim = theirs.GetDimension()
+    origin = np.array(theirs.TransformPoint([0.0] * ndim))
+    matrix = np.eye(ndim + 1)
+    matrix[:-1, -1] = origin
+    for axis in range(ndim):
+        step = [0.0] * ndim
+        step[axis] = 1.0
+        matrix[:-1, axis] = np.array(theirs.TransformPoint(step)) - origin
+    return matrix
+
+
+def _bspline_from_itk(theirs: Any) -> BSplineTransform:
+    ndim = theirs.GetDimension()
+    fixed = np.array(theirs.GetFixedParameters())
+    shape = tuple(int(n) for n in fixed[:ndim][::-1])
+    origin, spacing = fixed[ndim : 2 * ndim], fixed[2 * ndim : 3 * ndim]
+    grid = lattice(shape, origin, spacing, fixed[3 * ndim :].reshape(ndim, ndim))
+    values = np.array(theirs.GetParameters()).reshape(ndim, *shape)
+    return BSplineTransform(torch.from_numpy(values), grid)
+
+
+def _field_from_itk(picture: Any) -> DisplacementTransform:
+    vectors = simpleitk().GetArrayFromImage(picture)
+    ndim = picture.GetDimension()
+    direction = np.array(picture.GetDirection()).reshape(ndim, ndim)
+    grid = lattice(vectors.shape[:-1], picture.GetOrigin(), picture.GetSpacing(), direction)
+    field = np.ascontiguousarray(np.moveaxis(vectors, -1, 0), dtype=np.float64)
+    return DisplacementTransform(torch.from_numpy(field), grid)
+
+
+def lattice(shape: Any, origin: Any, spacing: Any, direction: FloatArray) -> Grid:
+    """ITK's description of a lattice, with ``shape`` in array order and the rest along x, y, z, as a grid."""
+    ndim = len(shape)
+    matrix = np.eye(ndim + 1)
+    matrix[:-1, :-1] = (direction * np.asarray(spacing))[:, ::-1]
+    matrix[:-1, -1] = origin
+    return Grid(tuple(shape), matrix, FILE_UNIT)

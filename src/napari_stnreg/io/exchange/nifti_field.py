@@ -1,0 +1,110 @@
+"""Displacement fields in NIfTI as ITK and ANTs read them: five axes, vector intent, vectors in LPS millimetres."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import Grid
+from napari_stnreg.io.exchange.itk import FILE_UNIT
+from napari_stnreg.transforms import DisplacementTransform, Transform, VelocityTransform, as_displacement
+from napari_stnreg.transforms.conversion import own_grid
+
+_VECTOR, _DISPLACEMENT = 1007, 1006
+_SCALE_OF_UNIT = {"meter": 1e3, "micron": 1e-3}
+
+
+def read_field(path: Path) -> tuple[Transform, str]:
+    """The displacement field of a NIfTI file in ITK's coordinates (x, y, z; LPS), and our note if there is one.
+
+    Raises
+    ------
+    InputError
+        If it is no field of vectors.
+    """
+    try:
+        image = nib.load(path)
+        if not isinstance(image, nib.Nifti1Image | nib.Nifti2Image):
+            raise InputError(f"'{path.name}' is not a NIfTI file.")
+        vectors = np.asarray(image.dataobj, dtype=np.float64)
+    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+        raise InputError(f"'{path.name}' cannot be read; it is incomplete or not a NIfTI file.") from error
+    ndim = vectors.shape[-1] if vectors.ndim == 5 else 0
+    if ndim not in (2, 3) or vectors.shape[3] != 1 or (ndim == 2 and vectors.shape[2] != 1):
+        raise InputError(
+            f"'{path.name}' has the shape {tuple(vectors.shape)}; a displacement field has five axes, x, y, z, 1 and "
+            "the vectors. Is it an image?"
+        )
+    header = image.header
+    matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(image.affine, dtype=np.float64)
+    matrix[:-1] *= _SCALE_OF_UNIT.get(header.get_xyzt_units()[0], 1.0)
+    field = vectors[:, :, :, 0]
+    if int(header["intent_code"]) == _DISPLACEMENT:
+        # This intent alone says that the vectors are RAS; ITK turns them too.
+        field = field * np.array([-1.0, -1.0, 1.0])[:ndim]
+    if ndim == 2:
+        keep = [0, 1, 3]
+        matrix, field = matrix[np.ix_(keep, keep)], field[:, :, 0]
+    grid = Grid(field.shape[:ndim][::-1], matrix[:, [*range(ndim)[::-1], ndim]], FILE_UNIT)
+    order = (ndim, *range(ndim)[::-1])
+    values = torch.from_numpy(np.ascontiguousarray(field.transpose(order)))
+    if not bool(torch.isfinite(values).all()):
+        raise InputError(f"'{path.name}' holds vectors that are not finite numbers.")
+    return DisplacementTransform(values, grid), bytes(header["descrip"]).rstrip(b"\0").decode("latin-1")
+
+
+def write_field(transform: Transform, path: Path, note: str, domain: Grid | None, *, millimetres: bool) -> None:
+    """Write a transform as one displacement field.
+
+    Parameters
+    ----------
+    transform
+        In ITK's coordinates (x, y, z).
+    path
+        A name ending in ``.nii`` or ``.nii.gz``.
+    note
+        Kept in the header's description.
+    domain
+        The field's voxels; those of a field or flow if not given.
+    millimetres
+        Whether the coordinates are known to be millimetres.
+
+    Raises
+    ------
+    InputError
+        If no grid is known.
+    """
+    grid = domain
+    if grid is None:
+        grid = own_grid(transform)
+        if grid is None:
+            raise InputError(
+                "A linear transform has no voxels of its own, which a displacement field needs; give the fixed image's "
+                "grid, or write a .tfm or .h5 file."
+            )
+    grid = grid.orthogonal()  # ITK's images have no shear
+    plain = transform.as_displacement if isinstance(transform, VelocityTransform) else transform
+    if isinstance(plain, DisplacementTransform) and plain.grid.same_lattice(grid):
+        field = plain.field[0].double().numpy()
+    else:
+        field = as_displacement(plain, grid).field[0].numpy()
+    ndim = grid.ndim
+    vectors = field.transpose(*range(1, ndim + 1)[::-1], 0).astype(np.float32)
+    matrix = grid.matrix[:, [*range(ndim)[::-1], ndim]]
+    if ndim == 2:
+        vectors = vectors[:, :, None]
+        solid = np.eye(4)
+        solid[np.ix_([0, 1, 3], [0, 1, 3])] = matrix
+        matrix = solid
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
+    image = nib.Nifti1Image(vectors[:, :, :, None], affine)
+    image.header.set_intent(_VECTOR)
+    image.header.set_xyzt_units("mm" if millimetres else "unknown")
+    image.header["descrip"] = note.encode("ascii", "replace")[:79]
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)
+    nib.save(image, path)

@@ -1,0 +1,97 @@
+"""Writing a time series as one file, and an image with another file's header."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import Image
+from napari_stnreg.io import tiff
+from napari_stnreg.io.image import ending_of, replacing, write
+from napari_stnreg.io.nifti import KEY, save_nifti
+
+
+def write_series(path: str | os.PathLike[str], images: Sequence[Image], *, labels: bool = False) -> None:
+    """Write the frames of a time series, or a single image, in the format that the name ends in.
+
+    Parameters
+    ----------
+    path
+        A name that :func:`~napari_stnreg.io.write` knows.
+    images
+        At least one, all on one grid.
+    labels
+        Mark the values as labels, where the format can (NIfTI).
+
+    Raises
+    ------
+    InputError
+        If the format cannot hold the images, or the file cannot be written.
+    """
+    path = Path(path)
+    ending = ending_of(path)
+    if ending in (".nii", ".nii.gz"):
+        with replacing(path) as part:
+            save_nifti(part, images, labels=labels)
+    elif len(images) == 1:
+        write(path, images[0])
+    elif ending in (".tif", ".tiff"):
+        with replacing(path) as part:
+            tiff.save_tiff(part, *images)
+    elif ending in (".npy", ".npz"):
+        frames = np.stack([np.asarray(image.data) for image in images])
+        with replacing(path) as part:
+            if ending == ".npz":
+                np.savez_compressed(part, image=frames)
+            else:
+                np.save(part, frames, allow_pickle=False)
+    else:
+        raise InputError(f"A {ending} file holds a single image, not {len(images)} frames; write a .tif or .nii.gz.")
+
+
+def write_or_tiff(path: Path, images: Sequence[Image]) -> tuple[Path, str | None]:
+    """Write images in a format, or as TIFF where that cannot hold them.
+
+    Returns
+    -------
+    Path, str or None
+        What was written, and the sentence that says why it is a TIFF.
+    """
+    try:
+        write_series(path, images)
+    except InputError as error:
+        other = path.with_name(path.name.removesuffix(ending_of(path)) + ".tif")
+        write_series(other, images)
+        return other, f"{error} It was written as TIFF."
+    return path, None
+
+
+def placed_as(image: Image, metadata: Mapping[str, Any]) -> Image:
+    """The image with the header in a reference's metadata, so that a NIfTI file takes its orientation and form codes.
+
+    What the header says about the reference's own values (display range, intent, private extensions) is left out; time
+    between frames is the image's own.
+    """
+    kept = metadata.get(KEY)
+    if kept is None:
+        return image
+    header = _header(kept)
+    own = image.metadata.get(KEY)
+    if own is not None:
+        header["pixdim"][4] = _header(own)["pixdim"][4]
+        header.set_xyzt_units(header.get_xyzt_units()[0], _header(own).get_xyzt_units()[1])
+    header["cal_min"] = header["cal_max"] = 0
+    header.set_intent("none")
+    mine = {**kept, "header": bytes(header.binaryblock), "extensions": []}
+    return image.replace(metadata={**image.metadata, KEY: mine})
+
+
+def _header(kept: Mapping[str, Any]) -> Any:
+    kind: Any = nib.Nifti2Header if kept["version"] == 2 else nib.Nifti1Header
+    return kind(kept["header"], kept["endianness"], check=False)

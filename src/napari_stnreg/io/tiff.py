@@ -1,0 +1,170 @@
+"""TIFF files: stacks, colours and channels, with the pixel size that ImageJ and OME put into them.
+
+What ImageJ's fields cannot say (an origin, a rotation, an unusual type) is kept beside them in the image description
+as this package's own grid, so that nothing is lost between two of our runs.
+"""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.core.units import canonical
+from napari_stnreg.io.content import FileContent
+
+_GRID_KEY = "stnreg_grid"
+# What Fiji shows as calibrated; other types go into a TIFF that says its shape in a JSON description.
+_IMAGEJ_TYPES = (np.uint8, np.uint16, np.float32)
+
+
+def open_tiff(path: Path) -> FileContent:
+    """Open the first series of a TIFF file.
+
+    Raises
+    ------
+    InputError
+        If the axes are none of time, z, channel, y, x, or if there are both frames and too many other axes.
+    """
+    with tifffile.TiffFile(path) as tif:
+        series = tif.series[0]
+        _check_complete(tif, series)
+        array, axes = series.asarray(), series.axes
+        spacing, unit, own = _calibration(tif)
+
+    # Q and I are pages of which the file does not say what they are: as everywhere, slices along z.
+    axes = axes.translate(str.maketrans("QI", "ZZ"))
+    for axis in reversed(range(len(axes))):
+        if array.shape[axis] == 1 and axes[axis] not in "YX":
+            array, axes = array.take(0, axis=axis), axes[:axis] + axes[axis + 1 :]
+    if set(axes) - set("TZCYXS") or len(set(axes)) < len(axes) or {"C", "S"} <= set(axes):
+        raise InputError(f"'{path.name}' has axes {axes}; TIFF images of time, z, y, x and channels can be read.")
+    order = [axes.index(axis) for axis in "TZYXCS" if axis in axes]
+    array = array.transpose(order)
+    colour = "S" in axes
+    channels = colour or "C" in axes
+    first = 1 if "T" in axes else 0
+    shape = array.shape[first : array.ndim - channels]
+    grid = Grid.from_spacing(shape, spacing[-len(shape) :], unit=unit)
+    if own is not None and own.shape == shape:
+        grid = own
+    return FileContent.of_array(
+        array,
+        first_is_time="T" in axes,
+        grid=grid,
+        channels=channels,
+        rgb=colour and array.shape[-1] in (3, 4),
+    )
+
+
+def save_tiff(path: Path, first: Image, *others: Image) -> None:
+    """Write an image with its voxel size, unit and place; ImageJ's own form where it has the type.
+
+    Further images on the same grid make it a time series, in ImageJ's order.
+
+    Raises
+    ------
+    InputError
+        If the values are complex.
+    """
+    arrays = [np.asarray(image.data) for image in (first, *others)]
+    data = np.stack(arrays) if others else arrays[0]
+    if np.iscomplexobj(data):
+        raise InputError(f"'{first.name}' holds complex numbers, which TIFF does not: write its magnitude.")
+    if data.dtype == np.bool_:
+        data = data.astype(np.uint8)
+    elif data.dtype == np.float16:
+        data = data.astype(np.float32)
+    axes = ("T" if others else "") + "ZYX"[-first.ndim :]
+    photometric = "minisblack"
+    if first.has_channel_axis and first.rgb and data.dtype == np.uint8:
+        axes, photometric = axes + "S", "rgb"
+    elif first.has_channel_axis:
+        axes, data = axes[:-2] + "C" + axes[-2:], np.moveaxis(data, -1, -3)
+
+    spacing = first.grid.spacing
+    unit = canonical(first.grid.unit).encode("ascii", "ignore").decode()  # all that ImageJ's description may hold
+    metadata: dict[str, Any] = {"axes": axes, "unit": unit, _GRID_KEY: json.dumps(first.grid.to_dict())}
+    if first.ndim == 3:
+        metadata["spacing"] = float(spacing[0])
+    tifffile.imwrite(
+        path,
+        np.ascontiguousarray(data),
+        imagej=data.dtype in _IMAGEJ_TYPES,
+        photometric=photometric,
+        resolution=(1 / float(spacing[-1]), 1 / float(spacing[-2])),
+        resolutionunit="NONE",
+        metadata=metadata,
+        compression=None,
+    )
+
+
+def _calibration(tif: tifffile.TiffFile) -> tuple[tuple[float, float, float], str, Grid | None]:
+    """Spacing (z, y, x) and unit that the file states, and the grid that this package wrote, if it did.
+
+    A bare resolution tag is left alone: it is nearly always for a printer, and two photographs at 72 and 300 dots an
+    inch are not of different size.
+    """
+    plain = (1.0, 1.0, 1.0)
+    if tif.ome_metadata:
+        return *_ome_calibration(tif.ome_metadata), None
+    described: Mapping[str, Any] = tif.imagej_metadata or (tif.shaped_metadata or ({},))[0]
+    own = _own_grid(described.get(_GRID_KEY))
+    if not tif.imagej_metadata:
+        return plain, "pixel", own
+    unit = canonical(str(described.get("unit", "")).replace("\\u00B5", "µ"))
+    if unit == "pixel":
+        return plain, unit, own
+    tags = tif.pages.first.tags
+    spacing = [float(described.get("spacing", 1.0)) or 1.0]
+    for name in ("YResolution", "XResolution"):
+        count, length = tags[name].value if name in tags else (1, 1)
+        spacing.append(length / count if count and length else 1.0)
+    return (abs(spacing[0]), spacing[1], spacing[2]), unit, own
+
+
+def _check_complete(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
+    """Refuse a file that ends before its pixels do; tifffile would fill them with zeros."""
+    if series.dataoffset is not None:
+        end = series.dataoffset + series.nbytes
+    else:
+        pages = [page for page in series.pages if page is not None]
+        end = max((o + n for p in pages for o, n in zip(p.dataoffsets, p.databytecounts, strict=False)), default=0)
+    promised = int((tif.imagej_metadata or {}).get("images", 1)) * tif.pages.first.size
+    if end > tif.filehandle.size or promised > series.size:
+        raise ValueError("it ends before its pixels do")
+
+
+def _own_grid(text: object) -> Grid | None:
+    if not isinstance(text, str):
+        return None
+    try:
+        return Grid.from_dict(json.loads(text))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _ome_calibration(xml: str) -> tuple[tuple[float, float, float], str]:
+    """Physical sizes of the first image in an OME description, in the unit of its x axis."""
+    try:
+        pixels = ElementTree.fromstring(xml).find(".//{*}Pixels")
+    except ElementTree.ParseError:
+        pixels = None
+    if pixels is None or "PhysicalSizeX" not in pixels.attrib:
+        return (1.0, 1.0, 1.0), "pixel"
+    # Micrometres are the format's default unit.
+    unit = canonical(pixels.get("PhysicalSizeXUnit", "um"))
+    sizes = []
+    for axis in "ZYX":
+        own_unit = pixels.get(f"PhysicalSize{axis}Unit", "um")
+        size = float(pixels.get(f"PhysicalSize{axis}", 1.0)) or 1.0
+        # A size in another unit becomes one in x's; a grid does the conversion and knows the errors.
+        sizes.append(float(Grid.from_spacing((1,), size, unit=own_unit).with_unit(unit).spacing[0]))
+    return (sizes[0], sizes[1], sizes[2]), unit

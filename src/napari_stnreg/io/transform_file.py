@@ -1,0 +1,105 @@
+"""Our own file for transforms: one safetensors file with a JSON header, every family kept exactly.
+
+The header lies under one key of the file's metadata: format, version, family, number of axes, unit, the settings that
+rebuild the transform (grids and the like), and ``info``, where a run writes whatever it wants to keep. The parameters
+are the tensors. Nothing in such a file can run code.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import torch
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import Space
+from napari_stnreg.io import container
+from napari_stnreg.transforms import Transform, transform_class
+
+FORMAT = "napari-stnreg transform"
+VERSION = 1
+
+
+def save_transform(transform: Transform, path: str | os.PathLike[str], info: Mapping[str, Any] | None = None) -> Path:
+    """Write a transform; the file appears whole or not at all.
+
+    Parameters
+    ----------
+    transform
+        Any family, a chain, or an inverse (which is kept as its forward transform).
+    path
+        Where; the ending ``.safetensors`` is added if there is none.
+    info
+        Anything JSON can hold that should travel along, such as settings, scores and versions of a run.
+
+    Returns
+    -------
+    Path
+        The file that was written.
+
+    Raises
+    ------
+    InputError
+        If ``info`` cannot be written as JSON or the file cannot be written.
+    """
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "family": transform.family,
+        "ndim": transform.ndim,
+        "unit": transform.unit,
+        "spaces": list(transform.spaces),
+        "settings": transform.settings(),
+        "info": dict(info or {}),
+    }
+    return container.write(Path(path), header, transform.tensors())
+
+
+def load_transform(path: str | os.PathLike[str]) -> tuple[Transform, dict[str, Any]]:
+    """Read what :func:`save_transform` wrote.
+
+    Returns
+    -------
+    Transform, dict
+        The transform, and the ``info`` saved with it.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, cut short, of another kind, from a newer version, or contradicts itself.
+    """
+    source = Path(path)
+    header, tensors = container.read(source)
+    return transform_from(header, tensors, source)
+
+
+def transform_from(
+    header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], source: Path
+) -> tuple[Transform, dict[str, Any]]:
+    """The transform in a file that has been read already; see :func:`load_transform`."""
+    container.expect(header, FORMAT, VERSION, source)
+    damaged = f"'{source.name}' is damaged: its header and its parameters do not fit together"
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"'{source.name}' is damaged: '{name}' holds values that are not finite numbers.")
+    try:
+        transform = transform_class(header["family"]).from_state(dict(tensors), header["settings"])
+        fixed, moving = (_space(name) for name in header.get("spaces", ("world", "world")))
+        transform = transform.in_spaces(fixed, moving)
+        info = dict(header.get("info") or {})
+    except InputError as error:
+        raise InputError(f"{damaged} ({error})") from error
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+        raise InputError(f"{damaged}.") from error
+    if (transform.ndim, transform.unit) != (header.get("ndim"), header.get("unit")):
+        raise InputError(f"{damaged}.")
+    return transform, info
+
+
+def _space(name: str) -> Space:
+    if name not in get_args(Space):
+        raise InputError(f"there is no space '{name}'")
+    return cast(Space, name)

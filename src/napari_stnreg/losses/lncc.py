@@ -1,0 +1,119 @@
+"""Normalised cross-correlation in a window around every voxel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from napari_stnreg.losses.similarity import (
+    Similarity,
+    attach_gradient,
+    cleaned,
+    combine,
+    spatial_sum,
+    wants_gradient,
+)
+from napari_stnreg.ops.filters import box_sum
+
+
+@dataclass
+class _Windows:
+    """What the windows know of the fixed image alone."""
+
+    known: Tensor | None
+    inverse_count: Tensor
+    mean: Tensor
+    inverse_variance: Tensor
+    share: Tensor
+
+
+class LocalNCC(Similarity):
+    """Squared correlation in a box around each voxel, averaged; the loss is 1 minus it.
+
+    Parameters
+    ----------
+    radius
+        Half width of the window in voxels; 2 is a window of 5.
+    epsilon
+        Added to the fixed image's window variances, so that flat background counts for nothing; images are expected
+        to span about 0 to 1. The warped image's variances get a tenth of it: as much again would reward a deformation
+        for making faint slopes steeper.
+
+    Notes
+    -----
+    With window means ``m`` and weights ``s`` the gradient with respect to the warped image ``J`` at ``y`` is
+    ``sum over windows x that hold y of s(x) [a(x) (I(y) - m_I(x)) - b(x) (J(y) - m_J(x))]``, three more box filters.
+    Working it out by hand takes six box filters an evaluation where autograd would take eleven.
+
+    References
+    ----------
+    Avants et al., Symmetric diffeomorphic image registration with cross-correlation, Medical Image Analysis 2008.
+    """
+
+    name = "lncc"
+    description = "Correlation in a small window: for the same modality with uneven brightness; the usual choice."
+
+    def __init__(self, radius: int = 2, epsilon: float = 1e-5) -> None:
+        self.radius = radius
+        self.epsilon = epsilon
+
+    def prepare(self, fixed: Tensor, weight: Tensor | None = None) -> None:
+        """See :meth:`Similarity.prepare`."""
+        self._weight = None if weight is None else weight.detach()
+        # Not centred on purpose: a background of zeros must stay exactly zero, or rounding gives it a direction.
+        self._fixed = cleaned(fixed.detach(), self._weight)
+        self._windows = self._windows_of(self._weight)
+
+    def _windows_of(self, known: Tensor | None) -> _Windows:
+        fixed, radius = self._fixed, self.radius
+        ones = torch.ones_like(fixed[:1, :1]) if known is None else known.to(fixed.dtype)
+        inverse_count = box_sum(ones, radius).clamp_min_(1e-6).reciprocal_()
+        held = fixed if known is None else cleaned(fixed, known) * ones
+        mean = box_sum(held, radius).mul_(inverse_count)
+        variance = box_sum(held * fixed, radius).mul_(inverse_count).sub_(mean.square()).clamp_min_(0)
+        share = ones / spatial_sum(ones).clamp_min(1e-6).reshape(-1, *([1] * (ones.ndim - 1)))
+        share = share / (fixed.shape[1] * fixed.shape[0])
+        return _Windows(
+            None if known is None else ones, inverse_count, mean, (variance + self.epsilon).reciprocal_(), share
+        )
+
+    def __call__(self, warped: Tensor, weight: Tensor | None = None) -> Tensor:
+        """See :meth:`Similarity.__call__`."""
+        differentiate = wants_gradient(warped)
+        with torch.no_grad():
+            value, gradient = self._evaluate(warped.detach(), weight, differentiate)
+        return attach_gradient(warped, value, gradient)
+
+    def _evaluate(self, warped: Tensor, weight: Tensor | None, differentiate: bool) -> tuple[Tensor, Tensor | None]:
+        fixed, radius = self._fixed, self.radius
+        windows = self._windows if weight is None else self._windows_of(combine(self._weight, weight))
+        known, inverse_count = windows.known, windows.inverse_count
+        if known is None:
+            held = warped
+        else:
+            warped = cleaned(warped, known)
+            held = warped * known
+        mean = box_sum(held, radius).mul_(inverse_count)
+        variance = box_sum(held * warped, radius).mul_(inverse_count).sub_(mean.square()).clamp_min_(0)
+        cross = box_sum(held * fixed, radius).mul_(inverse_count).sub_(mean * windows.mean)
+        inverse_variance = variance.add_(0.1 * self.epsilon).reciprocal_()
+        a = cross * windows.inverse_variance * inverse_variance
+        local = cross.mul_(a).mul_(windows.share)
+        value = 1 - local.sum()
+        if not differentiate:
+            return value, None
+        a.mul_(windows.share).mul_(inverse_count)
+        b = local.mul_(inverse_variance).mul_(inverse_count)
+        offset = (b * mean).sub_(a * windows.mean)
+        gradient = box_sum(a, radius).mul_(fixed).sub_(box_sum(b, radius).mul_(warped)).add_(box_sum(offset, radius))
+        gradient.mul_(-2)
+        if known is not None:
+            gradient.mul_(known)
+        return value, gradient
+
+    def score(self, warped: Tensor, weight: Tensor | None = None) -> float:
+        """The mean squared local correlation, between 0 and 1."""
+        with torch.no_grad():
+            return 1 - float(self(warped, weight))

@@ -1,0 +1,127 @@
+"""Similarities that compare intensities directly: mean squares and global normalised cross-correlation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from napari_stnreg.losses.similarity import (
+    Similarity,
+    attach_gradient,
+    cleaned,
+    combine,
+    expand,
+    spatial_sum,
+    wants_gradient,
+)
+
+
+def _reciprocal(x: Tensor) -> Tensor:
+    """``1 / x``, and 0 where ``x`` is 0."""
+    return torch.where(x > 0, 1 / x.clamp_min(torch.finfo(x.dtype).tiny), 0.0)
+
+
+class MeanSquares(Similarity):
+    """Mean of the squared differences, weighted; 0 where nothing overlaps."""
+
+    name = "mse"
+    description = "Mean squared difference: for images whose intensities mean the same, from the same device or stain."
+
+    def prepare(self, fixed: Tensor, weight: Tensor | None = None) -> None:
+        """See :meth:`Similarity.prepare`."""
+        self._weight = None if weight is None else weight.detach()
+        self._fixed = cleaned(fixed.detach(), self._weight)
+
+    def _evaluate(self, warped: Tensor, weight: Tensor | None, gradient: bool) -> tuple[Tensor, Tensor | None]:
+        with torch.no_grad():
+            total = combine(self._weight, weight)
+            difference = cleaned(warped, total) - self._fixed
+            if total is None:
+                share = warped.new_tensor(1.0 / (warped.numel()))
+                weighted = difference
+            else:
+                share = _reciprocal(spatial_sum(total)) / (warped.shape[0] * warped.shape[1])
+                share = expand(share, warped)
+                weighted = difference * total
+            value = (spatial_sum(weighted * difference) * share.reshape(-1, 1)).sum()
+            return value, weighted.mul_(2 * share) if gradient else None
+
+    def __call__(self, warped: Tensor, weight: Tensor | None = None) -> Tensor:
+        """See :meth:`Similarity.__call__`."""
+        return attach_gradient(warped, *self._evaluate(warped, weight, wants_gradient(warped)))
+
+    def score(self, warped: Tensor, weight: Tensor | None = None) -> float:
+        """The mean squared difference."""
+        return float(self._evaluate(warped, weight, False)[0])
+
+
+class NormalizedCrossCorrelation(Similarity):
+    """Pearson correlation over the whole image, each channel on its own; the loss is 1 minus it.
+
+    Parameters
+    ----------
+    squared
+        Take the square, so that a reversed contrast counts as just as good a match.
+
+    Notes
+    -----
+    A constant image correlates with nothing: its correlation is 0.
+    """
+
+    name = "ncc"
+    description = "Correlation over the whole image: for the same contrast at a different brightness or gain."
+
+    def __init__(self, squared: bool = False) -> None:
+        self.squared = squared
+
+    def prepare(self, fixed: Tensor, weight: Tensor | None = None) -> None:
+        """See :meth:`Similarity.prepare`."""
+        self._weight = None if weight is None else weight.detach()
+        self._fixed = fixed.detach()
+        self._standardised = self._standardise(self._fixed, self._weight)[0]
+
+    @staticmethod
+    def _standardise(image: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The centred image over its deviation, times the weight's share; the centred image; one over the deviation.
+
+        The mean is subtracted before anything is squared: moments of the raw values would cancel in float32.
+        """
+        centred = cleaned(image, weight)
+        if weight is None:
+            mean = centred.flatten(2).mean(-1)
+            centred = centred - expand(mean, image)
+            weighted = centred / image[0, 0].numel()
+        else:
+            share = weight * expand(_reciprocal(spatial_sum(weight)), image)
+            mean = spatial_sum(centred * share)
+            centred = centred - expand(mean, image)
+            weighted = centred * share
+        variance = spatial_sum(weighted * centred)
+        info = torch.finfo(image.dtype)
+        # What rounding leaves of a constant image is not contrast.
+        flat = variance <= (16 * info.eps * mean) ** 2 + 1e-30
+        inverse = torch.where(flat, 0.0, variance.clamp_min(1e-30).rsqrt())
+        return weighted.mul_(expand(inverse, image)), centred, inverse
+
+    def _evaluate(self, warped: Tensor, weight: Tensor | None, gradient: bool) -> tuple[Tensor, Tensor | None]:
+        """The correlation per batch and channel, and the gradient of the loss."""
+        with torch.no_grad():
+            total = combine(self._weight, weight)
+            fixed = self._standardised if weight is None else self._standardise(self._fixed, total)[0]
+            weighted, centred, inverse = self._standardise(warped, total)
+            ncc = spatial_sum(fixed * centred) * inverse
+            if not gradient:
+                return ncc, None
+            slope = -(2 * ncc if self.squared else torch.ones_like(ncc)) * inverse / ncc.numel()
+            # The gradient of the correlation is the part of the fixed image at right angles to the warped one.
+            return ncc, weighted.mul_(expand(-ncc, warped)).add_(fixed).mul_(expand(slope, warped))
+
+    def __call__(self, warped: Tensor, weight: Tensor | None = None) -> Tensor:
+        """See :meth:`Similarity.__call__`."""
+        ncc, gradient = self._evaluate(warped, weight, wants_gradient(warped))
+        value = 1 - (ncc.square() if self.squared else ncc).mean()
+        return attach_gradient(warped, value, gradient)
+
+    def score(self, warped: Tensor, weight: Tensor | None = None) -> float:
+        """The correlation, between -1 and 1."""
+        return float(self._evaluate(warped, weight, False)[0].mean())

@@ -1,0 +1,1 @@
+"""Trained models for inference: the model, its file, its input specification and the bundled models."""

@@ -1,0 +1,25 @@
+"""How large the images are that a network is shown."""
+
+from __future__ import annotations
+
+from napari_stnreg.core.image import Grid
+
+WORKING_SIZE = {2: 256, 3: 96}
+"""Longest side unless a person says otherwise, in pixels, by dimension."""
+
+
+def working_grid(grid: Grid, size: int | None = None) -> Grid:
+    """The grid over the same extent whose longest side is no longer than the working size.
+
+    Parameters
+    ----------
+    grid
+        Of the images.
+    size
+        Longest side in pixels; :data:`WORKING_SIZE` if not given.
+    """
+    longest = max(grid.shape)
+    limit = size or WORKING_SIZE[grid.ndim]
+    if longest <= limit:
+        return grid
+    return grid.resized([max(round(n * limit / longest), 1) for n in grid.shape])

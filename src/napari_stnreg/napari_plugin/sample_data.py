@@ -1,0 +1,50 @@
+"""The samples as napari's File > Open Sample wants them: lists of layer tuples, made without napari."""
+
+from __future__ import annotations
+
+from napari_stnreg.datasets.common import Sample
+from napari_stnreg.datasets.digit import digit_pair
+from napari_stnreg.datasets.head import head_pair
+from napari_stnreg.datasets.section_stack import section_stack
+from napari_stnreg.datasets.shapes import shapes_pair
+from napari_stnreg.io.napari_layers import LayerData, layer_data, placement
+
+
+def napari_sample_shapes() -> list[LayerData]:
+    """Two views of one sheet of cells, green and magenta where they differ, white where they agree."""
+    return _pair(shapes_pair())
+
+
+def napari_sample_digit() -> list[LayerData]:
+    """A handwritten three by two hands."""
+    return _pair(digit_pair())
+
+
+def napari_sample_head() -> list[LayerData]:
+    """Two heads in 3D with their label maps, hidden at first."""
+    sample = head_pair()
+    labels = [layer_data(image, "labels", visible=False, opacity=0.5) for image in sample.labels or ()]
+    return [*labels, *_pair(sample)]
+
+
+def napari_sample_sections() -> list[LayerData]:
+    """A stack of serial sections that lie askew."""
+    return [layer_data(section_stack().moving, contrast_limits=(0, 255))]
+
+
+def landmark_layers(sample: Sample) -> list[LayerData]:
+    """The landmarks of both sides as points layers, paired by order."""
+    sides = ((sample.fixed, sample.fixed_points, "lime"), (sample.moving, sample.moving_points, "magenta"))
+    layers: list[LayerData] = []
+    for image, points, colour in sides:
+        place = {key: value for key, value in placement(image.grid).items() if key in ("units", "axis_labels")}
+        keywords = {"name": f"{image.name}_points", "face_color": colour, "size": 4 * float(image.grid.spacing.max())}
+        layers.append((points, keywords | place, "points"))
+    return layers
+
+
+def _pair(sample: Sample) -> list[LayerData]:
+    return [
+        layer_data(sample.fixed, colormap="green", blending="additive", contrast_limits=(0, 255)),
+        layer_data(sample.moving, colormap="magenta", blending="additive", contrast_limits=(0, 255)),
+    ]

@@ -1,0 +1,1 @@
+"""Array operations on torch tensors: sampling, filters, B-spline bases and Jacobians."""

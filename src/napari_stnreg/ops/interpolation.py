@@ -1,0 +1,171 @@
+"""The sampler: the one place that speaks ``grid_sample``.
+
+Everywhere else points are voxel indices in (z, y, x) order with a voxel's centre at its integer index. Here, and only
+here, they become normalised (x, y, z) coordinates with ``align_corners=False`` (the outer *faces* of the image at -1
+and 1), which is the convention that stays right for an axis of a single voxel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from napari_stnreg.ops.filters import gaussian
+
+Padding = Literal["zeros", "border", "reflection"]
+Kernel = Literal["linear", "nearest", "cubic"]
+_KERNELS = {"linear": "bilinear", "nearest": "nearest", "cubic": "bicubic"}
+
+
+def index_points(
+    shape: Sequence[int], *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Voxel indices of a whole grid, ``(*shape, D)``, in (z, y, x) order."""
+    axes = [torch.arange(n, device=device, dtype=dtype) for n in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+
+
+def normalised(points: Tensor, shape: Sequence[int]) -> Tensor:
+    """Voxel indices ``(..., D)`` in (z, y, x) order to ``grid_sample`` coordinates in (x, y, z) order."""
+    scale = torch.tensor([2.0 / n for n in shape], device=points.device, dtype=points.dtype)
+    shift = torch.tensor([1.0 / n - 1.0 for n in shape], device=points.device, dtype=points.dtype)
+    return torch.addcmul(shift, points, scale).flip(-1)
+
+
+def sample(
+    image: Tensor,
+    points: Tensor,
+    *,
+    padding: Padding = "zeros",
+    mode: Kernel = "linear",
+) -> Tensor:
+    """Read an image between its voxels.
+
+    Parameters
+    ----------
+    image
+        ``(B, C, *shape)``.
+    points
+        Voxel indices of the image, ``(B, *out, D)`` in (z, y, x) order.
+    padding
+        Outside the image: zeros, the value at the border, or the image mirrored at its outer faces.
+    mode
+        Linear (bilinear or trilinear), the nearest voxel, or in 2D cubic convolution (Keys 1981, ``a = -0.75``).
+
+    Returns
+    -------
+    Tensor
+        ``(B, C, *out)``; differentiable in the image and, except for the nearest voxel, in the points.
+    """
+    grid = normalised(points, image.shape[2:]).to(image.dtype)
+    if image.shape[0] != grid.shape[0]:  # one image read at many sets of points, or many images at the same points
+        batch = max(image.shape[0], grid.shape[0])
+        image, grid = image.expand(batch, *image.shape[1:]), grid.expand(batch, *grid.shape[1:])
+    out_shape = points.shape[1:-1]
+    ndim = points.shape[-1]
+    if len(out_shape) != ndim:  # a list of points, not a grid: give it the axes that grid_sample wants
+        grid = grid.reshape(grid.shape[0], *([1] * (ndim - 1)), -1, ndim)
+    result = _grid_sample(image, grid, padding, mode)
+    return result.reshape(*result.shape[:2], *out_shape)
+
+
+def sample_normalised(image: Tensor, grid: Tensor, *, padding: Padding = "zeros", mode: Kernel = "linear") -> Tensor:
+    """Sampling at coordinates that are normalised already, ``(B, *out, D)``; for loops that keep them so."""
+    return _grid_sample(image, grid, padding, mode)
+
+
+def sampler_matrix(shape: Sequence[int], to_index: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """From the world to the sampler's coordinates of an image.
+
+    Parameters
+    ----------
+    shape
+        Of the image.
+    to_index
+        Homogeneous ``(D + 1, D + 1)``, from the world to the image's voxel indices in (z, y, x) order.
+
+    Returns
+    -------
+    array
+        Homogeneous ``(D + 1, D + 1)``; what it gives is normalised and ordered (x, y, z).
+    """
+    ndim = len(shape)
+    size = np.asarray(shape, dtype=np.float64)
+    normalise = np.eye(ndim + 1)
+    normalise[:-1, :-1] = np.diag(2 / size)
+    normalise[:-1, -1] = 1 / size - 1
+    matrix = normalise @ to_index
+    return np.concatenate([matrix[:ndim][::-1], matrix[ndim:]])
+
+
+def _grid_sample(image: Tensor, grid: Tensor, padding: Padding, mode: Kernel) -> Tensor:
+    kernel = _KERNELS[mode]
+    threads = torch.get_num_threads() if image.device.type == "cpu" else 1
+    if grid.shape[0] > 1 or threads < 2 or grid.numel() < 100_000:
+        return F.grid_sample(image, grid, kernel, padding, align_corners=False)
+    # On the CPU grid_sample runs in parallel over the batch only, so a single image is read in as many parts as there
+    # are threads; which point lies where in the list does not matter to it.
+    out_shape, ndim = grid.shape[1:-1], grid.shape[-1]
+    flat = grid.reshape(1, *[1] * (ndim - 1), -1, ndim)
+    count = flat.shape[-2]
+    cut = count - count % threads
+    parts = flat[..., :cut, :].reshape(threads, *[1] * (ndim - 1), cut // threads, ndim)
+    many = F.grid_sample(image.expand(threads, *image.shape[1:]), parts, kernel, padding, align_corners=False)
+    result = many.transpose(0, 1).reshape(1, image.shape[1], cut)
+    if cut < count:
+        rest = F.grid_sample(image, flat[..., cut:, :], kernel, padding, align_corners=False)
+        result = torch.cat([result, rest.reshape(1, image.shape[1], -1)], dim=2)
+    return result.reshape(1, image.shape[1], *out_shape)
+
+
+def self_composed(flow: Tensor, times: int) -> Tensor:
+    """A displacement composed with itself, ``u <- u + u(x + u)``, ``times`` times over.
+
+    Parameters
+    ----------
+    flow
+        ``(B, D, *shape)`` in voxels, (z, y, x) order.
+    times
+        Number of doublings.
+
+    Returns
+    -------
+    Tensor
+        ``(B, D, *shape)`` in voxels; between voxels the displacement is linear, beyond the border constant.
+    """
+    shape = flow.shape[2:]
+    # The loop stays in normalised (x, y, z) coordinates: nothing is turned round between two doublings.
+    scale = torch.tensor([2.0 / n for n in reversed(shape)], device=flow.device, dtype=flow.dtype)
+    scale = scale.reshape(-1, *[1] * len(shape))
+    here = normalised(index_points(shape, device=flow.device, dtype=flow.dtype), shape)[None]
+    moved = flow.flip(1) * scale
+    for _ in range(times):
+        moved = moved + _grid_sample(moved, here + moved.movedim(1, -1), "border", "linear")
+    return (moved / scale).flip(1)
+
+
+def resize(image: Tensor, shape: Sequence[int], *, antialias: bool = True) -> Tensor:
+    """Resample to another shape over the same extent (outer faces stay), smoothing first where it gets coarser.
+
+    The smoothing has a standard deviation of 0.5 times the ratio of voxel sizes beyond one, about what averaging
+    over the coarse voxel does, without its ringing.
+    """
+    if tuple(image.shape[2:]) == tuple(shape):
+        return image
+    if antialias:
+        image = smoothed_for(image, [a / b for a, b in zip(image.shape[2:], shape, strict=True)])
+    mode = "bilinear" if image.ndim == 4 else "trilinear"
+    return F.interpolate(image, size=tuple(shape), mode=mode, align_corners=False)
+
+
+def smoothed_for(image: Tensor, ratios: Sequence[float]) -> Tensor:
+    """The image ``(B, C, *shape)`` smoothed so that it can be read at every ``ratios`` voxels without moire."""
+    sigmas = [0.5 * math.sqrt(max(r * r - 1, 0.0)) for r in ratios]
+    return gaussian(image, [s if s > 0.05 else 0.0 for s in sigmas], edge="nearest")

@@ -1,0 +1,89 @@
+"""What a registration takes, asked before it is taken. Needs no torch for the CPU, so that a window can ask too."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from napari_stnreg.core.errors import OutOfMemoryError
+from napari_stnreg.core.image import Grid
+from napari_stnreg.registration.settings import RegistrationSettings
+
+BYTES_PER_VOXEL = {"linear": (150, 140), "tps": (280, 270), "bspline": (190, 210), "dense": (250, 260)}
+"""Peak at full resolution in 2D and 3D, measured: fields, momenta, coordinates, windows of local NCC, the result."""
+WHOLE_BYTES = 70
+"""The part of it that stays when the fit stops at a coarser level: the images, the warped one, its Jacobian."""
+MIND_BYTES = (30, 200)
+"""What MIND's descriptors take besides."""
+
+
+class Placed(Protocol):
+    """What is known of an image before it is read: an :class:`~napari_stnreg.core.image.Image`, or a layer's source."""
+
+    @property
+    def name(self) -> str:
+        """What a sentence calls it."""
+
+    @property
+    def grid(self) -> Grid:
+        """Where its voxels lie."""
+
+
+def free_memory(device: str) -> int:
+    """Bytes that can still be taken on a device, named as in ``"cpu"`` or ``"cuda:0"``."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def estimate_memory(fixed: Placed, moving: Placed, settings: RegistrationSettings | None = None) -> int:
+    """Bytes that a registration takes at full resolution, besides the images themselves.
+
+    Parameters
+    ----------
+    fixed, moving
+        The pair.
+    settings
+        Linear families need less.
+    """
+    settings = settings or RegistrationSettings.parse()
+    place = fixed.grid.ndim - 2
+    kinds = {"displacement": "dense", "diffeomorphic": "dense", "bspline": "bspline", "tps": "tps"}
+    per_voxel = max(BYTES_PER_VOXEL[kinds.get(stage, "linear")][place] for stage in settings.stages)
+    if settings.similarity == "mind":
+        per_voxel += MIND_BYTES[place]
+    return fixed.grid.size * per_voxel + moving.grid.size * 16
+
+
+def affordable_shrink(fixed: Placed, moving: Placed, settings: RegistrationSettings, free: int) -> float:
+    """The smallest power of two by which the images must shrink to fit in memory.
+
+    Raises
+    ------
+    OutOfMemoryError
+        If not even a 64th of the resolution fits, or not what the images themselves and the result take.
+    """
+    need = estimate_memory(fixed, moving, settings)
+    whole = min(fixed.grid.size * WHOLE_BYTES + moving.grid.size * 16, need)
+    shrink = 1.0
+    while whole + (need - whole) / shrink**fixed.grid.ndim > 0.8 * free:
+        shrink *= 2
+        if shrink > 64:
+            raise OutOfMemoryError(
+                f"Registering '{fixed.name}' and '{moving.name}' needs {need / 2**30:.1f} GiB and only "
+                f"{free / 2**30:.1f} GiB are free; crop or shrink the images first."
+            )
+    return shrink
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether it means that; only CUDA has a class for it."""
+    import torch
+
+    text = str(error)
+    return (
+        isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in text or "out of memory" in text
+    )

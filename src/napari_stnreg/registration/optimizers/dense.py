@@ -1,0 +1,298 @@
+"""Fitting a displacement or a stationary velocity field by small compositions (the deformable stages).
+
+Every step asks how the warped image should flow, smooths the answer, limits it to a fraction of a voxel and composes
+it with the map so far: ``phi <- phi o (id + d)``. The derivative of ``moving(phi(x + d))`` with respect to ``d`` at 0
+is the spatial gradient of the *warped image*, so a step needs no gradient through the sampler and the loss may be any
+similarity that can differentiate with respect to an image. For the diffeomorphic family the same ``d`` is added to the
+velocity (the first term of the Baker-Campbell-Hausdorff series, as in log-domain demons), whose flow is the map.
+
+References
+----------
+Vercauteren et al., Symmetric log-domain diffeomorphic registration, MICCAI 2008.
+Jena et al., FireANTs: adaptive Riemannian optimization for multi-scale diffeomorphic matching, 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from napari_stnreg.losses import Similarity, jacobian_determinant
+from napari_stnreg.ops.filters import gaussian
+from napari_stnreg.ops.interpolation import sample_normalised
+from napari_stnreg.registration.pyramid import Level, upsample
+from napari_stnreg.transforms.dense import exponential
+
+LEAST_FORCE = 1e-2
+"""Slope of the loss a voxel, times the number of voxels, that counts as none; misaligned images feel about 0.1 to 1."""
+EXACT_FROM = 0.75
+"""Share of a level's steps after which the velocity is integrated in full; before, :func:`quick_exponential` does."""
+LANDMARK_REACH = 3.0
+"""Standard deviation, in voxels, over which the pull of a landmark is spread; it would be smoothed away otherwise."""
+
+
+@dataclass
+class DenseOptions:
+    """How the steps are made; lengths are in voxels of the level (of its finest axis where they differ)."""
+
+    update_smoothing: float = 1.0
+    field_smoothing: float = 0.75
+    step: float = 0.6
+    final_step: float = 0.15
+    momentum: float = 0.9
+    memory: float = 0.99
+    noise_floor: float = 1.0
+    tolerance: float = 1e-4
+    patience: int = 15
+
+
+@dataclass
+class DenseState:
+    """A deformation in voxels of the current level's grid.
+
+    Parameters
+    ----------
+    displacement
+        ``(1, D, *shape)``.
+    velocity
+        The same shape for the diffeomorphic family; ``None`` for a plain displacement.
+    """
+
+    displacement: Tensor
+    velocity: Tensor | None
+    best_loss: float = field(default=float("inf"))
+
+    @classmethod
+    def identity(cls, shape: tuple[int, ...], device: torch.device, *, diffeomorphic: bool) -> DenseState:
+        """No deformation."""
+        zero = torch.zeros((1, len(shape), *shape), device=device)
+        return cls(zero, zero.clone() if diffeomorphic else None)
+
+    def resized(self, shape: tuple[int, ...]) -> DenseState:
+        """The same deformation on the next level's grid."""
+        if self.velocity is None:
+            return DenseState(upsample(self.displacement, shape), None)
+        velocity = upsample(self.velocity, shape)
+        return DenseState(exponential(velocity), velocity)
+
+    def copy(self) -> DenseState:
+        """A snapshot."""
+        velocity = None if self.velocity is None else self.velocity.clone()
+        return DenseState(self.displacement.clone(), velocity, self.best_loss)
+
+
+class _Composer:
+    """Composition of fields on one grid, keeping the buffers that every step needs."""
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
+        ndim = len(shape)
+        self.scale = [2.0 / n for n in shape]
+        axes = [torch.arange(n, device=device, dtype=torch.float32) * (2.0 / n) + (1.0 / n - 1.0) for n in shape]
+        mesh = torch.meshgrid(*axes, indexing="ij")
+        self.base = torch.stack(mesh[::-1], dim=-1)[None].contiguous()
+        self.grid = torch.empty_like(self.base)
+        self.ndim = ndim
+
+    def after(self, outer: Tensor, inner: Tensor) -> Tensor:
+        """``(id + outer) o (id + inner) - id``, all in voxels."""
+        for axis in range(self.ndim):
+            place = self.ndim - 1 - axis
+            torch.add(self.base[..., place], inner[:, axis], alpha=self.scale[axis], out=self.grid[..., place])
+        return sample_normalised(outer, self.grid, padding="border").add_(inner)
+
+
+def spatial_gradient(image: Tensor) -> Tensor:
+    """Central differences of ``(1, 1, *shape)`` along each axis, ``(1, D, *shape)``; zero on the border."""
+    ndim = image.ndim - 2
+    out = torch.zeros((1, ndim, *image.shape[2:]), device=image.device, dtype=image.dtype)
+    for axis in range(ndim):
+        n = image.shape[axis + 2]
+        if n > 2:
+            ahead, behind = image.narrow(axis + 2, 2, n - 2), image.narrow(axis + 2, 0, n - 2)
+            torch.sub(ahead[:, 0], behind[:, 0], out=out[:, axis].narrow(axis + 1, 1, n - 2))
+    return out.mul_(0.5)
+
+
+def fit_dense(
+    level: Level,
+    affine: npt.NDArray[np.float64],
+    similarity: Similarity,
+    state: DenseState,
+    iterations: int,
+    options: DenseOptions,
+    *,
+    penalty: Callable[[Tensor], Tensor] | None = None,
+    pull: Callable[[Tensor], Tensor] | None = None,
+    masked: bool = False,
+) -> Iterator[tuple[float, DenseState]]:
+    """Improve a deformation at one level, in place.
+
+    Parameters
+    ----------
+    level
+        Both images.
+    affine
+        ``(D + 1, D + 1)`` applied after the deformation: ``T = affine o phi``.
+    similarity
+        Prepared here with the level's fixed image.
+    state
+        Where to begin; its tensors are replaced step by step and at the end hold the best that was seen.
+    iterations
+        Steps at most.
+    options
+        Step sizes and smoothing.
+    penalty
+        Regularisers of the displacement in voxels, added to the loss.
+    pull
+        A loss that depends on the displacement at a few points (landmarks); its gradient is spread around them.
+    masked
+        Whether voxels that fall outside the moving image are left out.
+
+    Yields
+    ------
+    float, DenseState
+        The loss before each step and the state it belongs to. A loss that is not finite is yielded too; the state is
+        then the last good one and the caller is expected to stop.
+    """
+    similarity.prepare(level.fixed, level.fixed_weight)
+    linear, shift = level.sampling_matrix(affine)
+    base = level.points() @ linear.T + shift
+    relative = level.fixed_grid.spacing / level.fixed_grid.spacing.min()
+    sigma_update = [options.update_smoothing / s for s in relative]
+    sigma_field = [options.field_smoothing / s for s in relative]
+    # steps are taken in units of the finest spacing, whatever the voxels' shape
+    metric = torch.as_tensor(1 / relative, dtype=torch.float32, device=base.device).reshape(1, -1, *[1] * len(relative))
+    isotropic = bool(np.allclose(relative, 1))
+    composer = _Composer(tuple(level.fixed.shape[2:]), base.device)
+    mean, square = torch.zeros_like(state.displacement), torch.zeros_like(state.displacement)
+
+    def look(displacement: Tensor) -> tuple[Tensor, Tensor | None]:
+        return level.sample_moving(base + displacement.movedim(1, -1) @ linear.T, masked=masked)
+
+    if penalty is None and pull is None and bool(state.displacement.any()):
+        _forget_if_worse(state, similarity, look)
+    best, losses = state.copy(), []
+    for k in range(iterations):
+        warped, weight = look(state.displacement)
+        with torch.enable_grad():
+            warped.requires_grad_()
+            loss = similarity(warped, weight)
+            (slope,) = torch.autograd.grad(loss, warped, allow_unused=True)
+        value = float(loss.detach())
+        extra: Tensor | None = None
+        for term, reach in ((penalty, 0.0), (pull, LANDMARK_REACH)):
+            if term is not None:
+                cost, slope_of_term = _slope(term, state.displacement)
+                value += cost
+                if reach:
+                    slope_of_term = gaussian(slope_of_term, reach, edge="nearest").mul_(reach ** slope_of_term.shape[1])
+                extra = slope_of_term if extra is None else extra.add_(slope_of_term)
+        if not np.isfinite(value):
+            state.displacement, state.velocity = best.displacement, best.velocity
+            yield value, state
+            return
+        if value < best.best_loss:
+            best = DenseState(state.displacement, state.velocity, value)
+        losses.append(value)
+        yield value, state
+        if slope is None or _settled(losses, options):
+            break
+        force = spatial_gradient(warped.detach()).mul_(slope.detach())
+        if extra is not None:
+            force.add_(extra)
+        if not isotropic:
+            force.mul_(metric)
+        force = gaussian(force, sigma_update, "nearest", 3.0)
+        mean.lerp_(force, 1 - options.momentum)
+        square.mul_(options.memory).addcmul_(force, force, value=1 - options.memory)
+        # Relative to the typical force: where there is only rounding noise, noise must not become a full step.
+        # And never below what a similarity of a converged pair still feels, or a perfect start would be shaken.
+        floor = max(options.noise_floor * float(square.mean().sqrt()), LEAST_FORCE / warped.numel())
+        update = square.sqrt().add_(floor).reciprocal_().mul_(mean).mul_((1 - options.memory ** (k + 1)) ** 0.5)
+        update.mul_(1 / (1 - options.momentum ** (k + 1)))
+        largest = float(update.square().sum(1).amax().sqrt())
+        step = options.step + (options.final_step - options.step) * k / max(iterations - 1, 1)
+        update.mul_(-step / max(largest, 1.0))
+        if not isotropic:
+            update.mul_(metric)
+        # smoothing fades with the steps; at full strength it would undo more than the last small steps do
+        calm = (step / options.step) ** 0.5
+        _apply(state, update, composer, [calm * s for s in sigma_field], exact=k >= EXACT_FROM * iterations)
+    state.displacement, state.velocity, state.best_loss = best.displacement, best.velocity, best.best_loss
+    unfold(state)
+
+
+def _forget_if_worse(
+    state: DenseState, similarity: Similarity, look: Callable[[Tensor], tuple[Tensor, Tensor | None]]
+) -> None:
+    """Start a level from no deformation where that scores better than what the coarser level brought."""
+    zero = torch.zeros_like(state.displacement)
+    if float(similarity(*look(zero))) < float(similarity(*look(state.displacement))):
+        state.displacement = zero
+        if state.velocity is not None:
+            state.velocity = zero.clone()
+
+
+def unfold(state: DenseState, least: float = 0.02, rounds: int = 12) -> None:
+    """Smooth a deformation where its Jacobian determinant falls below a small positive number, until it does nowhere.
+
+    Small compositions of smooth steps do not fold, their values at voxels may by a hair. Only the surroundings of such
+    voxels are touched.
+    """
+    ones = (1.0,) * state.displacement.shape[1]
+    for _ in range(rounds):
+        if state.velocity is not None:
+            state.displacement = exponential(state.velocity)
+        bad = (jacobian_determinant(state.displacement, ones) < least).to(state.displacement.dtype)
+        if not bool(bad.any()):
+            return
+        around = gaussian(bad.reshape(1, 1, *state.displacement.shape[2:]), 2.0, "nearest").mul_(20).clamp_max_(1)
+        field = state.displacement if state.velocity is None else state.velocity
+        field = torch.lerp(field, gaussian(field, 1.5, "nearest"), around)
+        if state.velocity is None:
+            state.displacement = field
+        else:
+            state.velocity = field
+
+
+def _slope(term: Callable[[Tensor], Tensor], displacement: Tensor) -> tuple[float, Tensor]:
+    with torch.enable_grad():
+        field = displacement.detach().requires_grad_()
+        cost = term(field)
+        (slope,) = torch.autograd.grad(cost, field)
+    return float(cost.detach()), slope
+
+
+def quick_exponential(velocity: Tensor) -> Tensor:
+    """The flow of a velocity as the loop needs it: integrated at half resolution, what that leaves out added linearly.
+
+    The part of a smooth velocity that half the resolution cannot hold is a small fraction of a voxel, where a flow and
+    a displacement are the same to second order; in 3D this takes a fifth of the time. Results are integrated in full.
+    """
+    shape = velocity.shape[2:]
+    if min(shape) < 24:
+        return exponential(velocity)
+    coarse = upsample(velocity, [(n + 1) // 2 for n in shape])
+    return upsample(exponential(coarse).sub_(coarse), shape).add_(velocity)
+
+
+def _apply(state: DenseState, update: Tensor, composer: _Composer, sigma: list[float], *, exact: bool) -> None:
+    # new tensors on purpose: snapshots share the old ones
+    if state.velocity is not None:
+        state.velocity = gaussian(state.velocity + update, sigma, "nearest", 3.0)
+        state.displacement = exponential(state.velocity) if exact else quick_exponential(state.velocity)
+        return
+    state.displacement = gaussian(composer.after(state.displacement, update), sigma, "nearest", 3.0)
+
+
+def _settled(losses: list[float], options: DenseOptions) -> bool:
+    n = options.patience
+    if len(losses) <= 2 * n:
+        return False
+    before, now = min(losses[-2 * n : -n]), min(losses[-n:])
+    return before - now < options.tolerance * max(abs(before), 1e-6)

@@ -1,0 +1,159 @@
+"""Fitting a family's parameters by gradient descent through the sampler (linear, B-spline and thin-plate stages)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from napari_stnreg.core.image import Grid
+from napari_stnreg.losses import Similarity
+from napari_stnreg.registration.pyramid import Level
+from napari_stnreg.transforms.base import Transform, lattice_points
+from napari_stnreg.transforms.families.base import TransformFamily
+from napari_stnreg.transforms.linear import AffineTransform
+
+Penalty = Callable[[Transform, Tensor | None], Tensor]
+"""What is added to the similarity: given the transform and, for bending families, its displacement on the level."""
+
+
+@dataclass
+class AdamOptions:
+    """Step sizes, in the family's own units of theta, falling along a cosine from the first to the last step."""
+
+    step: float = 0.02
+    final_step: float = 0.002
+    tolerance: float = 1e-5
+    patience: int = 10
+
+
+@dataclass
+class ParametricState:
+    """Parameters, and the best that were seen at this level."""
+
+    theta: Tensor
+    best_loss: float = math.inf
+
+
+def fit_parametric(
+    level: Level,
+    family: TransformFamily,
+    state: ParametricState,
+    domain: Grid,
+    after: npt.NDArray[np.float64],
+    similarity: Similarity,
+    iterations: int,
+    options: AdamOptions,
+    *,
+    penalty: Penalty | None = None,
+    masked: bool = True,
+) -> Iterator[tuple[float, Tensor]]:
+    """Improve parameters at one level, in place.
+
+    Parameters
+    ----------
+    level
+        Both images.
+    family, domain
+        What the parameters mean, and over which grid of the fixed world.
+    state
+        Where to begin; it always holds the best parameters that were seen at this level.
+    after
+        ``(D + 1, D + 1)`` affine applied after the family's transform: ``T = after o family(theta)``.
+    similarity
+        Prepared here with the level's fixed image.
+    iterations, options
+        Steps at most, and how long they are.
+    penalty
+        Regularity and landmarks, if any.
+    masked
+        Whether voxels that fall outside the moving image are left out.
+
+    Yields
+    ------
+    float, Tensor
+        The loss before each step, and the parameters it belongs to. After one that is not finite the fit ends.
+    """
+    similarity.prepare(level.fixed, level.fixed_weight)
+    theta = state.theta.detach().clone().requires_grad_()
+    optimiser = Adam(theta)
+    state.best_loss, losses = math.inf, []
+    for k in range(iterations):
+        with torch.enable_grad():
+            coordinates, transform, displacement = _coordinates(level, family, theta, domain, after)
+            warped, weight = level.sample_moving(coordinates, masked=masked)
+            loss = similarity(warped, weight)
+            if penalty is not None:
+                loss = loss + penalty(transform, displacement)
+        value = float(loss.detach())
+        now = theta.detach().clone()
+        if value < state.best_loss:
+            state.theta, state.best_loss = now, value
+        losses.append(value)
+        yield value, now
+        if not math.isfinite(value):
+            return
+        if not loss.requires_grad or _settled(losses, options):
+            break
+        share = k / max(iterations - 1, 1)
+        pace = options.final_step + (options.step - options.final_step) * 0.5 * (1 + math.cos(math.pi * share))
+        (slope,) = torch.autograd.grad(loss, theta)
+        theta = optimiser.step(now, slope, pace).requires_grad_()
+
+
+class Adam:
+    """The optimiser; torch's own takes two seconds to import what it needs, and longer for each of these small steps.
+
+    Parameters
+    ----------
+    like
+        Parameters, for their shape and device.
+
+    References
+    ----------
+    Kingma and Ba, Adam: a method for stochastic optimization, ICLR 2015.
+    """
+
+    MEAN, SQUARE, TINY = 0.9, 0.95, 1e-12
+
+    def __init__(self, like: Tensor) -> None:
+        self._mean, self._square = torch.zeros_like(like.detach()), torch.zeros_like(like.detach())
+        self._count = 0
+
+    def step(self, theta: Tensor, slope: Tensor, pace: float) -> Tensor:
+        """The parameters after one step against the slope, as a new tensor."""
+        self._count += 1
+        self._mean.lerp_(slope, 1 - self.MEAN)
+        self._square.mul_(self.SQUARE).addcmul_(slope, slope, value=1 - self.SQUARE)
+        size = (self._square / (1 - self.SQUARE**self._count)).sqrt_().add_(self.TINY)
+        return torch.addcdiv(theta.detach(), self._mean, size, value=-pace / (1 - self.MEAN**self._count))
+
+
+def _coordinates(
+    level: Level, family: TransformFamily, theta: Tensor, domain: Grid, after: npt.NDArray[np.float64]
+) -> tuple[Tensor, Transform, Tensor | None]:
+    """Where the level's voxels land in the moving image (normalised), the transform, its displacement if it bends."""
+    transform = family(theta, domain)
+    if isinstance(transform, AffineTransform):
+        to_normalised = level.normalising_matrix(after)
+        grid = torch.as_tensor(level.fixed_grid.matrix.copy(), dtype=torch.float32, device=theta.device)
+        return lattice_points(to_normalised @ transform.matrix @ grid, level.fixed_grid.shape), transform, None
+    mapped = transform.on_grid(level.fixed_grid)
+    matrix = torch.as_tensor(level.fixed_grid.matrix.copy(), dtype=mapped.dtype, device=mapped.device)
+    displacement = mapped - lattice_points(matrix[None], level.fixed_grid.shape)
+    to_normalised = level.normalising_matrix(after)
+    coordinates = mapped @ to_normalised[:-1, :-1].T + to_normalised[:-1, -1]
+    return coordinates, transform, displacement.movedim(-1, 1)
+
+
+def _settled(losses: list[float], options: AdamOptions) -> bool:
+    n = options.patience
+    if len(losses) <= 2 * n:
+        return False
+    before, now = min(losses[:-n]), min(losses[-n:])
+    return before - now < options.tolerance

@@ -1,0 +1,145 @@
+"""Fit a prepared pair: look for the start, then one stage after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from functools import partial
+
+import numpy as np
+import torch
+
+from napari_stnreg.core.device import one_thread
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import FloatArray
+from napari_stnreg.registration import stages
+from napari_stnreg.registration.initialization import find_start
+from napari_stnreg.registration.preprocessing import Problem
+from napari_stnreg.registration.presets import Schedule, schedule_for
+from napari_stnreg.registration.progress import Ending, Progress
+from napari_stnreg.registration.settings import LINEAR_FAMILIES, RegistrationSettings
+from napari_stnreg.registration.stages import Found, Step
+from napari_stnreg.transforms import AffineTransform, Transform, chain
+
+Losses = list[tuple[str, int, int, float]]
+"""Stage, level, step and loss."""
+Fit = Generator[Progress, "str | None", tuple[Transform, Losses, Ending]]
+
+SMALL_VOXELS = 2**16
+"""Images up to this size are fitted by a single thread."""
+
+
+def fit_pair(problem: Problem, settings: RegistrationSettings, start: Transform | None, voxels: int) -> Fit:
+    """Fit the families of the settings one after the other.
+
+    It runs without gradients and, for small images, on one thread; who watches it keeps their own settings.
+
+    Parameters
+    ----------
+    problem
+        The pair; its world has its origin in the middle of the fixed image.
+    settings
+        All choices.
+    start
+        Where to begin, in the images' own world.
+    voxels
+        Size of the fixed image.
+
+    Yields
+    ------
+    Progress
+        After every step; takes ``"stop"``.
+
+    Returns
+    -------
+    tuple
+        The best transform, in the problem's world; the losses; how it ended.
+    """
+    told: str | None = None
+    with closing(_stages(problem, settings, start)) as fit:
+        while True:
+            try:
+                with one_thread(voxels <= SMALL_VOXELS), torch.no_grad():
+                    step = fit.send(told)
+            except StopIteration as end:
+                found: tuple[Transform, Losses, Ending] = end.value
+                return found
+            told = yield step
+
+
+def _stages(problem: Problem, settings: RegistrationSettings, start: Transform | None) -> Fit:
+    torch.manual_seed(settings.seed)
+    schedule = schedule_for(settings)
+    total = stages.planned_steps(problem, settings, schedule)
+    outer: Transform | None = None
+    begin: FloatArray | None = None
+    if start is not None:
+        if start.unit != problem.unit or start.ndim != len(problem.center):
+            raise InputError("The transform to start from has another unit or number of axes than the fixed image.")
+        local = start.relocated(-problem.center).to(problem.pyramid.device)
+        if isinstance(local, AffineTransform):
+            begin = local.numpy()
+        else:
+            problem, outer, begin = problem.through(local), local, np.eye(len(problem.center) + 1)
+    losses: Losses = []
+    ending: Ending = "finished"
+    found = Found(np.eye(len(problem.center) + 1))
+    search = find_start(problem, settings, begin)
+    while ending == "finished":
+        try:
+            loss, found.affine = next(search)
+        except StopIteration as end:
+            found.affine = end.value
+            break
+        step = Step("start", 0, 1, loss, partial(AffineTransform, found.affine.copy(), problem.unit))
+        if (yield _progress(step, 0, total, outer, problem)) == "stop":
+            ending = "stopped"
+    planned, done = 0, 0
+    for position in range(len(settings.stages)):
+        if ending != "finished":
+            break
+        if found.deformation is not None:  # the next deformation goes before all that was found so far
+            inner = found.transform(problem.unit)
+            problem = problem.through(inner)
+            outer = inner if outer is None else chain(inner, outer)
+            found = Found(np.eye(len(problem.center) + 1))
+        levels = stages.stage_shrinks(problem, settings, schedule, position)
+        with closing(_stage(problem, settings, schedule, position, found)) as steps:
+            for step in steps:
+                done += 1
+                losses.append((step.stage, step.level, done, step.loss))
+                if not np.isfinite(step.loss):
+                    ending = "not finite"
+                    break
+                # levels may settle early; the bar then jumps ahead rather than lag behind
+                ahead = planned + sum(
+                    stages.level_steps(settings, schedule, position, i, levels) for i in range(step.level)
+                )
+                done = max(done, ahead)
+                if (yield _progress(step, done, total, outer, problem)) == "stop":
+                    ending = "stopped"
+                    break
+        planned += sum(stages.level_steps(settings, schedule, position, i, levels) for i in range(len(levels)))
+    transform = found.transform(problem.unit)
+    return (transform if outer is None else chain(transform, outer)), losses, ending
+
+
+def _stage(
+    problem: Problem, settings: RegistrationSettings, schedule: Schedule, position: int, found: Found
+) -> Generator[Step]:
+    name = settings.stages[position]
+    if name in LINEAR_FAMILIES:
+        return stages.run_linear(problem, settings, schedule, position, found)
+    if name in ("bspline", "tps"):
+        return stages.run_bending(problem, settings, schedule, position, found)
+    return stages.run_dense(problem, settings, schedule, position, found)
+
+
+def _progress(step: Step, done: int, total: int, outer: Transform | None, problem: Problem) -> Progress:
+    def preview() -> Transform:
+        inner = step.snapshot()
+        return (inner if outer is None else chain(inner, outer)).to("cpu").relocated(problem.center)
+
+    level = f"{step.stage}, level {step.level + 1} of {step.levels}"
+    message = "looking for the start" if step.stage == "start" else level
+    return Progress(step.stage, step.level, step.levels, done, max(total, done), step.loss, {}, preview, message)

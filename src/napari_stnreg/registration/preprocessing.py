@@ -1,0 +1,218 @@
+"""From what a person gave to what can be fitted: checks, one unit, scalars, a centred frame, a device, memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import FloatArray, Grid, Image
+from napari_stnreg.core.units import conversion_factor
+from napari_stnreg.registration.memory import affordable_shrink, free_memory
+from napari_stnreg.registration.pyramid import Pyramid, normalise
+from napari_stnreg.registration.settings import RegistrationSettings
+from napari_stnreg.resampling.warp import warp
+from napari_stnreg.transforms import Transform
+
+
+@dataclass
+class Problem:
+    """A pair, ready to be fitted, in a world centred on the fixed image.
+
+    Parameters
+    ----------
+    pyramid
+        Both images at any resolution.
+    center
+        World position of the centred frame's zero, ``(D,)``, in the fixed image's unit.
+    unit
+        That unit.
+    fixed_landmarks, moving_landmarks
+        ``(N, D)`` in the centred world, or ``None``.
+    finest
+        Shrink factor of the finest level that memory allows.
+    warnings
+        Sentences for the person.
+    """
+
+    pyramid: Pyramid
+    center: FloatArray
+    unit: str
+    fixed_landmarks: FloatArray | None
+    moving_landmarks: FloatArray | None
+    finest: float
+    warnings: list[str]
+
+    def through(self, transform: Transform) -> Problem:
+        """The problem that is left after a transform: the moving image as it looks through it, on the fixed grid.
+
+        The copy is for the fit alone; results compose the transforms and sample the original once.
+        """
+        pyramid = self.pyramid
+        margin = [max(n // 8, 2) for n in pyramid.fixed_grid.shape]
+        around = pyramid.fixed_grid.cropped(
+            [-m for m in margin], [n + m for n, m in zip(pyramid.fixed_grid.shape, margin, strict=True)]
+        )
+        values, mask = pyramid.moving_arrays()
+        known = np.ones(pyramid.moving_grid.shape, bool) if mask is None else mask
+        seen = warp(Image(values, pyramid.moving_grid, known), transform.to("cpu"), around, fill=None)
+        points = self.moving_landmarks
+        if points is not None:
+            points = transform.to("cpu").inverse().map_points(points)
+        return replace(self, pyramid=pyramid.with_moving(seen.data, seen.mask, around), moving_landmarks=points)
+
+
+def check_pair(fixed: Image, moving: Image, settings: RegistrationSettings) -> None:
+    """Refuse pairs that no registration can help.
+
+    Raises
+    ------
+    InputError
+        With one sentence that says what is wrong and what to do.
+    """
+    same_channel = settings.fixed_channel == settings.moving_channel  # one channel onto another is a fair question
+    if (fixed is moving or (fixed.data is moving.data and fixed.grid == moving.grid)) and same_channel:
+        raise InputError("Fixed and moving are the same image; choose two different ones.")
+    if fixed.ndim != moving.ndim:
+        raise InputError(
+            f"'{fixed.name}' is {fixed.ndim}D and '{moving.name}' is {moving.ndim}D; a slice cannot be registered to "
+            "a volume yet, so choose two images with the same number of axes."
+        )
+    for image in (fixed, moving):
+        if min(image.grid.shape) < 2:
+            raise InputError(
+                f"'{image.name}' has an axis with a single voxel (shape {image.grid.shape}); "
+                "give a 2D image without that axis, or a volume of at least 2 voxels along each."
+            )
+
+
+def pick_device(name: str) -> torch.device:
+    """The device a setting names; ``auto`` takes CUDA, then MPS, then the CPU.
+
+    Raises
+    ------
+    InputError
+        If it is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"'{name}' is not a device; use auto, cpu, cuda, cuda:0 or mps.") from error
+    missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
+        device.type == "mps" and not torch.backends.mps.is_available()
+    )
+    if missing or device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"The device '{name}' was not found here; use auto or cpu.")
+    return device
+
+
+def available_devices() -> list[tuple[str, str]]:
+    """What computations can run on: names for the settings, and words for a person."""
+    threads = torch.get_num_threads()
+    found = [("cpu", f"CPU, {threads} thread{'s' if threads > 1 else ''}")]
+    found += [(f"cuda:{i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        found.append(("mps", "Apple GPU"))
+    return found
+
+
+def prepare(
+    fixed: Image,
+    moving: Image,
+    settings: RegistrationSettings,
+    device: torch.device,
+    fixed_landmarks: npt.ArrayLike | None = None,
+    moving_landmarks: npt.ArrayLike | None = None,
+    *,
+    given_start: bool = False,
+) -> Problem:
+    """Check a pair and bring it into the centred frame.
+
+    Landmarks are world points ``(N, D)``, each in its own image's unit, paired by order. Where a transform is given to
+    start from, the images need not overlap before it.
+
+    Raises
+    ------
+    InputError
+        If the pair, its masks, values, units or landmarks cannot be used.
+    """
+    check_pair(fixed, moving, settings)
+    warnings: list[str] = []
+    unit = fixed.grid.unit
+    factor = conversion_factor(moving.grid.unit, unit)
+    moving = moving.with_unit(unit)
+    center = fixed.grid.center
+    shrink = affordable_shrink(fixed, moving, settings, free_memory(str(device)))
+    if shrink > 1:
+        warnings.append(
+            f"There is not enough memory for full resolution, so the fit stopped at 1/{shrink:.0f} of it; "
+            "the result is still warped at full resolution."
+        )
+    decided = given_start or fixed_landmarks is not None
+    if settings.start == "none" and not decided and not _overlap(fixed.grid, moving.grid):
+        raise InputError(
+            f"'{fixed.name}' and '{moving.name}' do not overlap in the world; "
+            "let the registration find the start, or move one of them."
+        )
+    points = _landmarks(fixed_landmarks, moving_landmarks, fixed.ndim)
+    both = None if points is None else (points[0] - center, points[1] * factor - center)
+    values, mask, grid = _scalar(fixed, settings.fixed_channel)
+    grid_orthogonal = grid.orthogonal()
+    if grid_orthogonal is not grid:
+        # A sheared lattice has no single step per axis; the fit runs on an upright one over the same place.
+        upright = warp(Image(values, grid, np.ones(grid.shape, bool) if mask is None else mask), None, grid_orthogonal)
+        values, mask, grid = upright.data, upright.mask, grid_orthogonal
+    moving_values, moving_mask, moving_grid = _scalar(moving, settings.moving_channel)
+    pyramid = Pyramid(
+        normalise(values, mask, fixed.name),
+        mask,
+        grid.moved(-center),
+        normalise(moving_values, moving_mask, moving.name),
+        moving_mask,
+        moving_grid.moved(-center),
+        device,
+    )
+    return Problem(
+        pyramid, center, unit, None if both is None else both[0], None if both is None else both[1], shrink, warnings
+    )
+
+
+def _scalar(image: Image, channel: int | None) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None, Grid]:
+    return image.intensity(channel), image.mask, image.grid
+
+
+def _overlap(fixed: Grid, moving: Grid) -> bool:
+    """Whether any place of one image lies in the other; boxes that stand askew are no boxes in the world."""
+    for one, other in ((fixed, moving), (moving, fixed)):
+        index = other.to_index(one.resized([min(n, 24) for n in one.shape]).points())
+        if ((index >= -0.5) & (index <= np.asarray(other.shape) - 0.5)).all(axis=-1).any():
+            return True
+    return False
+
+
+def _landmarks(
+    fixed: npt.ArrayLike | None, moving: npt.ArrayLike | None, ndim: int
+) -> tuple[FloatArray, FloatArray] | None:
+    if fixed is None and moving is None:
+        return None
+    if fixed is None or moving is None:
+        raise InputError("Landmarks are needed on both images, paired by order.")
+    a, b = np.asarray(fixed, dtype=np.float64), np.asarray(moving, dtype=np.float64)
+    for points in (a, b):
+        if points.ndim != 2 or points.shape[1] != ndim:
+            raise InputError(f"Landmarks must be a list of {ndim}D points, not an array of shape {points.shape}.")
+        if not np.isfinite(points).all():
+            raise InputError("Some landmarks are NaN or infinite; remove them.")
+    if len(a) != len(b):
+        raise InputError(
+            f"There are {len(a)} landmarks on the fixed and {len(b)} on the moving image; "
+            "they are paired by order, so add or remove some until the counts agree."
+        )
+    return (a, b) if len(a) else None

@@ -1,0 +1,72 @@
+"""How much work each preset does: one set of numbers for all 2D and one for all 3D images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from napari_stnreg.registration.optimizers.dense import DenseOptions
+from napari_stnreg.registration.settings import RegistrationSettings
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps a level, from the finest level backwards (the last entry also serves all coarser ones).
+
+    Parameters
+    ----------
+    linear, bending, dense
+        Steps for linear, for B-spline and thin-plate, and for dense families.
+    finest
+        Shrink factor of the finest level that is used.
+    linear_voxels
+        A linear stage before a deformable one stops at the first level with at least this many voxels.
+    """
+
+    linear: tuple[int, ...]
+    bending: tuple[int, ...]
+    dense: tuple[int, ...]
+    finest: float
+    linear_voxels: int
+
+    def steps(self, kind: str, from_finest: int) -> int:
+        """Steps at a level, counted from the finest (0)."""
+        numbers: tuple[int, ...] = getattr(self, kind)
+        return numbers[min(from_finest, len(numbers) - 1)]
+
+
+_SCHEDULES = {
+    "fast": Schedule((10, 20, 30), (20, 40, 50), (15, 40, 50), 2.0, 10_000),
+    "balanced": Schedule((10, 20, 40), (40, 60, 80), (30, 60, 80), 1.0, 20_000),
+    "thorough": Schedule((40, 80, 120), (80, 120, 150), (100, 150, 200), 1.0, 60_000),
+}
+
+
+def schedule_for(settings: RegistrationSettings) -> Schedule:
+    """The preset's schedule, with the settings' own number of iterations if one is given."""
+    schedule = _SCHEDULES[settings.preset]
+    if settings.iterations is None:
+        return schedule
+    own = (settings.iterations,)
+    return Schedule(own, own, own, schedule.finest, schedule.linear_voxels)
+
+
+def window_radius(settings: RegistrationSettings, ndim: int) -> int:
+    """Radius of local NCC's window in voxels."""
+    return settings.window or (2 if ndim == 3 else 4)
+
+
+def whole_image_share(ndim: int) -> float:
+    """Weight of the whole image's squared correlation beside local NCC.
+
+    Windows alone do not care which of two bright places they are over. In a slice, where a contraction can close a
+    cavity altogether, the whole image's correlation ties them down; in volumes it made no difference.
+    """
+    return 1.0 if ndim == 2 else 0.0
+
+
+def dense_options(settings: RegistrationSettings, ndim: int) -> DenseOptions:
+    """Step sizes and smoothing of a dense stage."""
+    stiff = settings.smoothness**0.5
+    # slices hold more noise a voxel's worth of anatomy than volumes, which smooth across one axis more
+    update, field = (1.0, 0.75) if ndim == 3 else (2.1, 1.05)
+    return DenseOptions(update_smoothing=update * stiff, field_smoothing=field * stiff)

@@ -1,0 +1,234 @@
+"""From two images to what a fit works on: normalised intensities, coarse to fine, in a centred frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import Grid
+from napari_stnreg.ops.filters import gaussian
+from napari_stnreg.ops.interpolation import index_points, resize, sample_normalised, sampler_matrix
+
+EDGE_SPREAD = 1.5
+"""Standard deviation, in voxels, of what continues an image beyond its mask."""
+SMALLEST_SIDE = 16
+"""A pyramid stops before a side gets shorter than this many voxels."""
+
+
+@dataclass
+class Level:
+    """Both images at one resolution.
+
+    Parameters
+    ----------
+    fixed, moving
+        ``(1, 1, *shape)`` float32, about 0 to 1, each on its own grid.
+    fixed_weight, moving_weight
+        Masks ``(1, 1, *shape)`` between 0 and 1, or ``None`` for everywhere.
+    fixed_grid, moving_grid
+        Where their voxels lie in the centred world.
+    """
+
+    fixed: Tensor
+    fixed_weight: Tensor | None
+    fixed_grid: Grid
+    moving: Tensor
+    moving_weight: Tensor | None
+    moving_grid: Grid
+
+    def normalising_matrix(self, affine: npt.NDArray[np.float64]) -> Tensor:
+        """From the fixed world through an affine map to the sampler's coordinates of the moving image.
+
+        Parameters
+        ----------
+        affine
+            ``(D + 1, D + 1)``, to the moving world.
+
+        Returns
+        -------
+        Tensor
+            Homogeneous ``(D + 1, D + 1)``; its results are ordered (x, y, z).
+        """
+        matrix = sampler_matrix(self.moving_grid.shape, np.linalg.inv(self.moving_grid.matrix) @ affine)
+        return torch.as_tensor(matrix, dtype=torch.float32, device=self.fixed.device)
+
+    def sampling_matrix(self, affine: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+        """From fixed voxel indices to the sampler's: ``index @ linear.T + shift``, ``(D, D)`` and ``(D,)``."""
+        whole = self.normalising_matrix(affine @ self.fixed_grid.matrix)
+        return whole[:-1, :-1].contiguous(), whole[:-1, -1].contiguous()
+
+    def points(self) -> Tensor:
+        """Fixed voxel indices, ``(1, *shape, D)``."""
+        return index_points(self.fixed.shape[2:], device=self.fixed.device)[None]
+
+    def shrunk(self, factor: float) -> Level:
+        """A coarser copy, for what must be quick."""
+        shapes = [
+            tuple(max(round(n / factor), min(n, 8)) for n in g.shape) for g in (self.fixed_grid, self.moving_grid)
+        ]
+        return Level(
+            *_at(self.fixed, self.fixed_weight, self.fixed_grid, shapes[0]),
+            *_at(self.moving, self.moving_weight, self.moving_grid, shapes[1]),
+        )
+
+    def sample_moving(self, coordinates: Tensor, *, masked: bool) -> tuple[Tensor, Tensor | None]:
+        """The moving image at normalised coordinates, and where it is defined there.
+
+        Parameters
+        ----------
+        coordinates
+            ``(B, *shape, D)``.
+        masked
+            Whether voxels outside the moving image get weight zero. Otherwise its border value goes on outside and
+            only its mask, if it has one, counts.
+        """
+        batch = coordinates.shape[0]
+        moving = self.moving.expand(batch, *self.moving.shape[1:])
+        warped = sample_normalised(moving, coordinates, padding="border")
+        weight = None
+        if self.moving_weight is not None:
+            mask = self.moving_weight.expand(batch, *self.moving_weight.shape[1:])
+            weight = sample_normalised(mask, coordinates.detach(), padding="zeros")
+        elif masked:
+            weight = (coordinates.detach().abs().amax(-1) <= 1).to(warped.dtype)[:, None]
+        return warped, weight
+
+
+def normalise(
+    values: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_] | None, name: str
+) -> npt.NDArray[np.float32]:
+    """Bring intensities to about 0 to 1 by robust percentiles, so that hot pixels and offsets do not matter.
+
+    Raises
+    ------
+    InputError
+        If values are not finite, the mask is empty, or the image is constant.
+    """
+    inside = values if mask is None else values[mask]
+    if inside.size == 0:
+        raise InputError(f"The mask of '{name}' is empty, so nothing is left to register.")
+    if not np.isfinite(inside).all():
+        raise InputError(f"'{name}' holds NaN or infinite values; replace them (for instance by 0) or mask them.")
+    if mask is not None:
+        values = np.where(mask, values, inside[0])  # whatever lies outside the mask, NaN too, must not matter
+    if inside.size > 2_000_000:
+        inside = inside.reshape(-1)[:: inside.size // 1_000_000]
+    low, high = np.percentile(inside, [0.5, 99.5])
+    if high - low <= 1e-6 * max(abs(float(high)), 1e-12):
+        low, high = float(inside.min()), float(inside.max())
+        if high - low <= 1e-6 * max(abs(high), 1e-12):
+            raise InputError(f"'{name}' is constant, so there is nothing to align it by.")
+    return np.asarray(np.clip((values - low) / (high - low), -0.1, 1.1), dtype=np.float32)
+
+
+def level_shapes(grid: Grid, shrink: float) -> tuple[int, ...]:
+    """The shape of a grid whose voxels are ``shrink`` times the finest spacing; axes coarser than that are kept."""
+    target = grid.spacing.min() * shrink
+    sizes = np.asarray(grid.shape) * np.minimum(grid.spacing / target, 1.0)
+    return tuple(max(round(float(n)), min(full, 8)) for n, full in zip(sizes, grid.shape, strict=True))
+
+
+def shrink_factors(grid: Grid, levels: int | None, finest: float = 1.0) -> list[float]:
+    """Shrink factors from coarse to fine, by powers of two, until the shortest long side is small enough."""
+    longest = float(np.max(np.asarray(grid.shape) * grid.spacing / grid.spacing.min()))
+    count = 1
+    while count < (levels or 8) and longest / (finest * 2**count) >= 2 * SMALLEST_SIDE:
+        count += 1
+    count = min(count, levels) if levels else min(count, 6)
+    return [finest * 2.0**k for k in reversed(range(count))]
+
+
+class Pyramid:
+    """Both images of a pair, normalised and ready at any resolution.
+
+    Parameters
+    ----------
+    fixed, moving
+        Normalised intensities.
+    fixed_mask, moving_mask
+        Boolean masks or ``None``.
+    fixed_grid, moving_grid
+        Where they lie; the fixed grid must be orthogonal.
+    device
+        Where the tensors go.
+    """
+
+    def __init__(
+        self,
+        fixed: npt.NDArray[np.float32],
+        fixed_mask: npt.NDArray[np.bool_] | None,
+        fixed_grid: Grid,
+        moving: npt.NDArray[np.float32],
+        moving_mask: npt.NDArray[np.bool_] | None,
+        moving_grid: Grid,
+        device: torch.device,
+    ) -> None:
+        self.fixed_grid, self.moving_grid, self.device = fixed_grid, moving_grid, device
+        self._fixed, self._fixed_mask = self._tensor(fixed), self._tensor(fixed_mask)
+        self._moving, self._moving_mask = self._tensor(moving), self._tensor(moving_mask)
+
+    def _tensor(self, values: npt.NDArray[np.generic] | None) -> Tensor | None:
+        if values is None:
+            return None
+        return torch.as_tensor(np.ascontiguousarray(values, dtype=np.float32), device=self.device)[None, None]
+
+    def moving_arrays(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]:
+        """The normalised moving image and its mask, as arrays."""
+        assert self._moving is not None
+        mask = None if self._moving_mask is None else self._moving_mask[0, 0].cpu().numpy() > 0.5
+        return self._moving[0, 0].cpu().numpy(), mask
+
+    def with_moving(self, moving: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_] | None, grid: Grid) -> Pyramid:
+        """The same fixed image with another moving one."""
+        other = copy(self)
+        other.moving_grid = grid
+        other._moving, other._moving_mask = self._tensor(moving), self._tensor(mask)
+        return other
+
+    def fixed_shape(self, shrink: float) -> tuple[int, ...]:
+        """The fixed image's shape at a level."""
+        return level_shapes(self.fixed_grid, shrink)
+
+    def level(self, shrink: float) -> Level:
+        """Both images with voxels ``shrink`` times the fixed image's finest spacing, smoothed before thinning."""
+        fixed_shape = level_shapes(self.fixed_grid, shrink)
+        spacing = self.fixed_grid.spacing.min() * shrink
+        moving_shape = level_shapes(self.moving_grid, spacing / self.moving_grid.spacing.min())
+        return Level(
+            *_at(self._fixed, self._fixed_mask, self.fixed_grid, fixed_shape),
+            *_at(self._moving, self._moving_mask, self.moving_grid, moving_shape),
+        )
+
+
+def _at(
+    values: Tensor | None, mask: Tensor | None, grid: Grid, shape: Sequence[int]
+) -> tuple[Tensor, Tensor | None, Grid]:
+    assert values is not None
+    if mask is None:
+        return resize(values, shape), None, grid.resized(shape)
+    # Smooth what the mask holds only, so that nothing from outside bleeds in, and let what is inside run on a few
+    # voxels beyond the mask, so that neither sampling nor a gradient sees an edge there.
+    weight = resize(mask, shape)
+    inside = resize(values * mask, shape)
+    known = (weight > 0.5).to(values.dtype)
+    near = gaussian(weight, EDGE_SPREAD, edge="nearest")
+    spread = gaussian(inside, EDGE_SPREAD, edge="nearest") / near.clamp_min(1e-3)
+    return torch.where(known > 0, inside / weight.clamp_min(1e-3), spread), known, grid.resized(shape)
+
+
+def upsample(field: Tensor, shape: Sequence[int]) -> Tensor:
+    """A field in voxels of its own grid, ``(B, D, *shape)``, on a grid of another shape over the same extent."""
+    if tuple(field.shape[2:]) == tuple(shape):
+        return field
+    ratio = torch.tensor([a / b for a, b in zip(shape, field.shape[2:], strict=True)], device=field.device)
+    mode = "bilinear" if field.ndim == 4 else "trilinear"
+    resized = F.interpolate(field, size=tuple(shape), mode=mode, align_corners=False)
+    return resized * ratio.to(field.dtype).reshape(1, -1, *[1] * (field.ndim - 2))

@@ -1,0 +1,90 @@
+"""What a person can choose about a registration, in one model that the panel, a script and the command line share."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from napari_stnreg.core.settings import Settings
+
+LINEAR_FAMILIES = ("translation", "rigid", "similarity", "affine")
+DEFORMABLE_FAMILIES = ("bspline", "tps", "displacement", "diffeomorphic")
+FAMILIES = LINEAR_FAMILIES + DEFORMABLE_FAMILIES
+
+FAMILY_HELP = {
+    "translation": "Shift only.",
+    "rigid": "Shift and rotation: the same object, moved.",
+    "similarity": "Shift, rotation and one scale for all axes.",
+    "affine": "Shift, rotation, scales and shear.",
+    "bspline": "Smooth bending by a cubic B-spline control grid.",
+    "tps": "Smooth bending by thin-plate control points.",
+    "displacement": "A free displacement field; may tear where the tissue did.",
+    "diffeomorphic": "Free and smooth, never folds, and can be inverted.",
+}
+"""One line for a person choosing a family."""
+
+Preset = Literal["fast", "balanced", "thorough"]
+Start = Literal["auto", "none", "center", "moments", "phase", "search"]
+Extent = Literal["fixed", "moving", "union"]
+
+START_HELP = {
+    "auto": "Try where the images lie now, their centres and their shifts, and take the best.",
+    "none": "Begin where the images lie now.",
+    "center": "Put the middles of the two images on each other.",
+    "moments": "Put the centres of brightness on each other.",
+    "phase": "Find the shift by phase correlation.",
+    "search": "Try rotations all around, scales and shifts (for images that lie turned).",
+}
+
+
+class RegistrationSettings(Settings):
+    """Settings of one registration; every field has a default that needs no tuning.
+
+    Raises
+    ------
+    InputError
+        From :meth:`parse`, with one sentence, if a value is not allowed.
+    """
+
+    family: str = Field("affine+diffeomorphic", description="Transform family, or several joined by '+'.")
+    similarity: str = Field(
+        "lncc", description="What makes two images alike: mse, ncc, lncc, mi, mind, or an auto-encoder's file."
+    )
+    preset: Preset = Field("balanced", description="How much time to spend.")
+    start: Start = Field("auto", description="Where to begin.")
+    mirror: bool = Field(False, description="Let the search try mirror images too.")
+    fixed_channel: int | None = Field(None, ge=0, description="Channel of the fixed image; luminance if not given.")
+    moving_channel: int | None = Field(None, ge=0, description="Channel of the moving image; luminance if not given.")
+    window: int | None = Field(None, ge=1, le=31, description="Radius of local NCC's window, in voxels.")
+    smoothness: float = Field(1.0, gt=0, le=10, description="Stiffness of a deformation; more is stiffer.")
+    control_spacing: float | None = Field(None, gt=0, description="Distance of control points, in fixed voxels.")
+    diffusion: float = Field(0.0, ge=0, description="Extra weight of the diffusion regulariser.")
+    bending: float = Field(0.0, ge=0, description="Extra weight of the bending energy.")
+    folding: float = Field(0.0, ge=0, description="Extra weight of the folding penalty.")
+    landmark_weight: float = Field(1.0, ge=0, description="How strongly landmarks pull once the fit runs.")
+    levels: int | None = Field(None, ge=1, le=8, description="Pyramid levels; chosen from the size if not given.")
+    iterations: int | None = Field(None, ge=1, le=10000, description="Steps a level; the preset's if not given.")
+    extent: Extent = Field("fixed", description="What the warped image covers.")
+    fill: float | None = Field(None, description="Value outside the moving image; chosen from its border if not given.")
+    model: str | None = Field(None, description="Trained model that registers in one pass, instead of a fit.")
+    refine: int = Field(0, ge=0, le=10000, description="Steps of optimisation after a model's pass.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps.")
+    seed: int = Field(0, ge=0, description="Seed of everything random.")
+
+    @field_validator("family")
+    @classmethod
+    def _known_families(cls, value: str) -> str:
+        names = [name.strip() for name in value.split("+")]
+        for name in names:
+            if name not in FAMILIES:
+                raise ValueError(f"there is no transform family '{name}'; choose from {', '.join(FAMILIES)}")
+        first = next((i for i, name in enumerate(names) if name in DEFORMABLE_FAMILIES), len(names))
+        if any(name in LINEAR_FAMILIES for name in names[first:]):
+            raise ValueError(f"in '{value}' a linear family comes after a deformable one; put it first")
+        return "+".join(names)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The families in the order in which they are fitted."""
+        return tuple(self.family.split("+"))

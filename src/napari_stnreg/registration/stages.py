@@ -1,0 +1,332 @@
+"""The stages of a registration: linear, bending, dense; each a generator that leaves an affine or a deformation.
+
+Whenever a stage is left, at its end, by closing it or after a value that is not finite, the best it saw is kept.
+
+Everything here lives in the centred frame of :class:`~napari_stnreg.registration.preprocessing.Problem`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from napari_stnreg.core.image import FloatArray, Grid
+from napari_stnreg.losses import (
+    Blend,
+    LandmarkDistance,
+    Similarity,
+    bending_energy,
+    diffusion,
+    folding_penalty,
+    make_similarity,
+)
+from napari_stnreg.registration.optimizers.dense import DenseState, fit_dense
+from napari_stnreg.registration.optimizers.parametric import AdamOptions, ParametricState, Penalty, fit_parametric
+from napari_stnreg.registration.preprocessing import Problem
+from napari_stnreg.registration.presets import Schedule, dense_options, whole_image_share, window_radius
+from napari_stnreg.registration.pyramid import Level, shrink_factors
+from napari_stnreg.registration.settings import LINEAR_FAMILIES, RegistrationSettings
+from napari_stnreg.transforms import AffineTransform, Transform, TransformFamily, chain, make_family
+from napari_stnreg.transforms.dense import DisplacementTransform, VelocityTransform, apply_matrix
+from napari_stnreg.transforms.families.linear import radius
+
+TPS_WORK = 3e7
+"""Voxels times control points up to which a level is fitted by thin plates: each feels every other, and so few points
+need no finer image."""
+MI_BINS = 64
+"""Bins of mutual information in the deformable stages: within a bin of the fixed image a free field draws the moving
+one together into steps, so the bins must be narrow."""
+MI_STIFFNESS = 4.0
+"""How much stiffer a dense field is under mutual information, which knows of no neighbours."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a stage, before it becomes a :class:`~napari_stnreg.registration.progress.Progress`."""
+
+    stage: str
+    level: int
+    levels: int
+    loss: float
+    snapshot: Callable[[], Transform]
+
+
+@dataclass
+class Found:
+    """The transform so far: a deformation (if a stage has fitted one), then an affine."""
+
+    affine: FloatArray
+    deformation: Transform | None = None
+
+    def transform(self, unit: str) -> Transform:
+        """As one transform of the centred world."""
+        affine = AffineTransform(self.affine.copy(), unit)
+        return affine if self.deformation is None else chain(self.deformation, affine)
+
+
+def planned_steps(problem: Problem, settings: RegistrationSettings, schedule: Schedule) -> int:
+    """About how many steps all stages will take, for a progress bar."""
+    total = 0
+    for position in range(len(settings.stages)):
+        levels = stage_shrinks(problem, settings, schedule, position)
+        total += sum(level_steps(settings, schedule, position, i, levels) for i in range(len(levels)))
+    return total
+
+
+def level_steps(
+    settings: RegistrationSettings, schedule: Schedule, position: int, level: int, levels: list[float]
+) -> int:
+    """Steps that one level of a stage may take."""
+    steps = schedule.steps(_kind(settings.stages[position]), len(levels) - 1 - level)
+    alone = settings.stages[position] in LINEAR_FAMILIES and position + 1 == len(settings.stages)
+    if settings.iterations is None and alone:  # it must come all the way at its first level, and be exact at its last
+        return 2 * (max(schedule.linear) if level == 0 else steps)
+    return steps
+
+
+def _kind(stage: str) -> str:
+    if stage in LINEAR_FAMILIES:
+        return "linear"
+    return "bending" if stage in ("bspline", "tps") else "dense"
+
+
+def stage_shrinks(problem: Problem, settings: RegistrationSettings, schedule: Schedule, position: int) -> list[float]:
+    """Shrink factors of a stage's levels, coarse to fine."""
+    grid = problem.pyramid.fixed_grid
+    finest = max(problem.finest, schedule.finest)
+    shrinks = shrink_factors(grid, settings.levels, finest)
+    if settings.stages[position] in LINEAR_FAMILIES and position + 1 < len(settings.stages):
+        for i, shrink in enumerate(shrinks):
+            if np.prod(problem.pyramid.fixed_shape(shrink)) >= schedule.linear_voxels:
+                return shrinks[: i + 1]
+    if settings.stages[position] == "tps":
+        points = np.prod(_control_options(settings, grid, "tps")["points"])
+        quick = [s for s in shrinks if np.prod(problem.pyramid.fixed_shape(s)) * points <= TPS_WORK]
+        return quick or shrinks[:1]
+    return shrinks
+
+
+def linear_similarity(settings: RegistrationSettings) -> Similarity:
+    """What steers the start and the linear stages: the chosen similarity, with local NCC as global NCC."""
+    return make_similarity("ncc" if settings.similarity == "lncc" else settings.similarity)
+
+
+def dense_similarity(settings: RegistrationSettings, ndim: int) -> Similarity:
+    """What steers the deformable stages."""
+    if settings.similarity == "lncc":
+        local = make_similarity("lncc", radius=window_radius(settings, ndim))
+        share = whole_image_share(ndim)
+        return Blend([(local, 1.0), (make_similarity("ncc", squared=True), share)]) if share else local
+    if settings.similarity == "mi":
+        return make_similarity("mi", bins=MI_BINS)
+    return make_similarity(settings.similarity)
+
+
+def run_linear(
+    problem: Problem, settings: RegistrationSettings, schedule: Schedule, position: int, found: Found
+) -> Generator[Step]:
+    """Fit one linear family on top of the affine found so far."""
+    stage = settings.stages[position]
+    grid = problem.pyramid.fixed_grid
+    family = make_family(stage)
+    begin = found.affine
+    state = ParametricState(family.identity(grid, device=problem.pyramid.device))
+    shrinks = stage_shrinks(problem, settings, schedule, position)
+    penalty = _landmark_penalty(problem, settings, begin)
+
+    def matrix(theta: Tensor) -> FloatArray:
+        transform = family(theta.detach().double().cpu(), grid)
+        assert isinstance(transform, AffineTransform)
+        return begin @ transform.numpy()
+
+    def snapshot(theta: Tensor) -> Transform:
+        return AffineTransform(matrix(theta), problem.unit)
+
+    for i, shrink in enumerate(shrinks):
+        level = problem.pyramid.level(shrink)
+        steps = level_steps(settings, schedule, position, i, shrinks)
+        options = AdamOptions(0.02 * 0.5**i, 0.02 * 0.5**i / 16)
+        state.best_loss = float("inf")
+        similarity = linear_similarity(settings)
+        fit = fit_parametric(level, family, state, grid, begin, similarity, steps, options, penalty=penalty)
+        try:
+            for loss, theta in fit:
+                yield Step(stage, i, len(shrinks), loss, partial(snapshot, theta))
+        finally:
+            found.affine = matrix(state.theta)
+
+
+def run_bending(
+    problem: Problem, settings: RegistrationSettings, schedule: Schedule, position: int, found: Found
+) -> Generator[Step]:
+    """Fit a B-spline or thin-plate family; it is applied before the affine found so far.
+
+    Thin plates are one transform, refined from level to level. B-splines are composed: each level adds one with a
+    finer control grid to what the coarser ones found. Each bends by less than 0.4 of its own control spacing, which
+    cannot fold (Choi & Lee 2000), yet together they reach far (Rueckert et al. 2006).
+    """
+    stage = settings.stages[position]
+    grid = problem.pyramid.fixed_grid
+    shrinks = stage_shrinks(problem, settings, schedule, position)
+    composed = stage == "bspline"
+    seen, affine = problem, found.affine
+    outer: Transform = AffineTransform(found.affine.copy(), problem.unit)
+    state: ParametricState | None = None
+    coarser: Transform | None = None
+
+    for i, shrink in enumerate(shrinks):
+        if composed and i > 0:
+            coarser, outer = found.deformation, found.transform(problem.unit)
+            seen, affine = problem.through(outer), np.eye(grid.ndim + 1)
+        if composed or state is None:
+            family = make_family(stage, **_control_options(settings, grid, stage, shrink / shrinks[-1]))
+            state = ParametricState(family.identity(grid, device=problem.pyramid.device))
+        level = seen.pyramid.level(shrink)
+        steps = schedule.steps("bending", len(shrinks) - 1 - i)
+        pace = 0.25 * shrink
+        state.best_loss = float("inf")
+        penalty = _bending_penalty(seen, settings, level, affine)
+        similarity = dense_similarity(settings, grid.ndim)
+        options = AdamOptions(pace, pace / 8)
+        fit = fit_parametric(level, family, state, grid, affine, similarity, steps, options, penalty=penalty)
+        snapshot = partial(_bent, family, grid, outer)
+        try:
+            for loss, theta in fit:
+                yield Step(stage, i, len(shrinks), loss, partial(snapshot, theta))
+        finally:
+            finer = family(state.theta, grid)
+            found.deformation = finer if coarser is None else chain(finer, coarser)
+
+
+def _bent(family: TransformFamily, grid: Grid, outer: Transform, theta: Tensor) -> Transform:
+    return chain(family(theta, grid), outer)
+
+
+def _control_options(settings: RegistrationSettings, grid: Grid, stage: str, coarser: float = 1.0) -> dict[str, Any]:
+    """What a family is made with; ``coarser`` widens the spacing of B-spline control points."""
+    longest = float((np.asarray(grid.shape) * grid.spacing).max() / grid.spacing.min())
+    spacing = settings.control_spacing or max(longest / 24, 4.0)
+    if stage == "bspline":
+        return {"spacing": coarser * spacing, "finest": grid, "limit": 0.4}
+    sizes = np.asarray(grid.shape) * grid.spacing / grid.spacing.min()
+    most = 9 if grid.ndim == 2 else 6
+    spacing = settings.control_spacing or float(sizes.max()) / (most - 1)
+    return {"points": [int(np.clip(round(n / spacing) + 1, 2, 2 * most)) for n in sizes]}
+
+
+def run_dense(
+    problem: Problem, settings: RegistrationSettings, schedule: Schedule, position: int, found: Found
+) -> Generator[Step]:
+    """Fit a displacement or velocity field; it is applied before what was found so far."""
+    stage = settings.stages[position]
+    grid = problem.pyramid.fixed_grid
+    shrinks = stage_shrinks(problem, settings, schedule, position)
+    state: DenseState | None = None
+    affine = AffineTransform(found.affine.copy(), problem.unit)
+    stiffer = MI_STIFFNESS if settings.similarity == "mi" else 1.0
+    options = dense_options(settings.model_copy(update={"smoothness": stiffer * settings.smoothness}), grid.ndim)
+
+    def snapshot(displacement: Tensor, grid: Grid) -> Transform:
+        return chain(DisplacementTransform(apply_matrix(grid.linear, displacement), grid), affine)
+
+    for i, shrink in enumerate(shrinks):
+        level = problem.pyramid.level(shrink)
+        shape = tuple(level.fixed.shape[2:])
+        if state is None:
+            state = DenseState.identity(shape, problem.pyramid.device, diffeomorphic=stage == "diffeomorphic")
+        else:
+            state = state.resized(shape)
+        steps = schedule.steps("dense", len(shrinks) - 1 - i)
+        similarity = dense_similarity(settings, grid.ndim)
+        penalty, pull = _dense_terms(problem, settings, level, found.affine)
+        best = state.copy()
+        try:
+            for loss, now in fit_dense(
+                level, found.affine, similarity, state, steps, options, penalty=penalty, pull=pull
+            ):
+                # the fit makes new tensors each step, so these stay as they are
+                if loss < best.best_loss:
+                    best = DenseState(now.displacement, now.velocity, loss)
+                yield Step(stage, i, len(shrinks), loss, partial(snapshot, now.displacement, level.fixed_grid))
+        finally:
+            found.deformation = _dense_transform(best, level.fixed_grid)
+
+
+def _dense_transform(state: DenseState, grid: Grid) -> Transform:
+    if state.velocity is not None:
+        return VelocityTransform(apply_matrix(grid.linear, state.velocity), grid)
+    return DisplacementTransform(apply_matrix(grid.linear, state.displacement), grid)
+
+
+def _landmark_distance(problem: Problem) -> LandmarkDistance | None:
+    if problem.fixed_landmarks is None or problem.moving_landmarks is None:
+        return None
+    device = problem.pyramid.device
+    fixed = torch.as_tensor(problem.fixed_landmarks, dtype=torch.float32, device=device)
+    moving = torch.as_tensor(problem.moving_landmarks, dtype=torch.float32, device=device)
+    # hand-placed points are good to about a hundredth of the image
+    return LandmarkDistance(fixed, moving, 0.02 * radius(problem.pyramid.fixed_grid))
+
+
+def _landmark_penalty(problem: Problem, settings: RegistrationSettings, after: FloatArray) -> Penalty | None:
+    distance = _landmark_distance(problem)
+    if distance is None or settings.landmark_weight == 0:
+        return None
+    matrix = torch.as_tensor(after, dtype=torch.float32, device=problem.pyramid.device)
+
+    def penalty(transform: Transform, displacement: Tensor | None) -> Tensor:
+        mapped = transform(distance.fixed_points[None])[0]
+        return 0.05 * settings.landmark_weight * distance(mapped @ matrix[:-1, :-1].T + matrix[:-1, -1])
+
+    return penalty
+
+
+def _regularity(settings: RegistrationSettings, grid: Grid, displacement: Tensor, base: float) -> Tensor:
+    """Weighted regularisers of a displacement in world units along the grid's axes."""
+    spacing = tuple(float(s) for s in grid.spacing)
+    total = displacement.new_zeros(())
+    if base + settings.diffusion > 0:
+        total = total + (base + settings.diffusion) * diffusion(displacement, spacing)
+    if settings.bending > 0:
+        # bending energy is 1 / length^2; the domain's radius makes the weight a pure number
+        total = total + settings.bending * radius(grid) ** 2 * bending_energy(displacement, spacing)
+    if settings.folding > 0:
+        total = total + settings.folding * folding_penalty(displacement, spacing)
+    return total
+
+
+def _bending_penalty(problem: Problem, settings: RegistrationSettings, level: Level, after: FloatArray) -> Penalty:
+    landmarks = _landmark_penalty(problem, settings, after)
+    turn = np.asarray(np.linalg.inv(level.fixed_grid.linear / level.fixed_grid.spacing), dtype=np.float64)
+
+    def penalty(transform: Transform, displacement: Tensor | None) -> Tensor:
+        assert displacement is not None
+        total = _regularity(settings, level.fixed_grid, apply_matrix(turn, displacement), 0.02 * settings.smoothness)
+        return total if landmarks is None else total + landmarks(transform, displacement)
+
+    return penalty
+
+
+def _dense_terms(
+    problem: Problem, settings: RegistrationSettings, level: Level, after: FloatArray
+) -> tuple[Callable[[Tensor], Tensor] | None, Callable[[Tensor], Tensor] | None]:
+    """Regularity and landmarks as functions of a dense displacement in voxels; ``None`` where there are none."""
+    grid = level.fixed_grid
+    spacing = torch.as_tensor(grid.spacing.copy(), dtype=torch.float32, device=problem.pyramid.device)
+    landmarks = _landmark_penalty(problem, settings, after)
+
+    def regularity(displacement: Tensor) -> Tensor:
+        return _regularity(settings, grid, displacement * spacing.reshape(1, -1, *[1] * grid.ndim), 0.0)
+
+    def pull(displacement: Tensor) -> Tensor:
+        assert landmarks is not None
+        return landmarks(DisplacementTransform(apply_matrix(grid.linear, displacement), grid), None)
+
+    plain = settings.diffusion == settings.bending == settings.folding == 0
+    return None if plain else regularity, None if landmarks is None else pull

@@ -1,0 +1,1 @@
+"""Warp images and geometry (points, shapes, tracks, vectors, surfaces) through a transform."""

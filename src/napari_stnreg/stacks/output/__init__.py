@@ -1,0 +1,1 @@
+"""Render aligned sections and write them as OME-Zarr."""

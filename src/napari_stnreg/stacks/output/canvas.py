@@ -1,0 +1,144 @@
+"""Where the aligned sections lie: the output canvas, and the lattice that carries their displacement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import FloatArray, Grid
+
+if TYPE_CHECKING:
+    from napari_stnreg.stacks.section_transform import SectionMap
+    from napari_stnreg.transforms.base import Transform
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The pixels of the aligned stack, in the frame of the input's own pixels.
+
+    Parameters
+    ----------
+    origin
+        The input pixel ``(y, x)`` at which the canvas begins; negative where it reaches beyond the input.
+    shape
+        Its size ``(y, x)`` in input pixels.
+    input_shape
+        Size ``(y, x)`` of the input sections.
+    step
+        Distance of the displacement's nodes in pixels.
+    """
+
+    origin: tuple[int, int]
+    shape: tuple[int, int]
+    input_shape: tuple[int, int]
+    step: int
+
+    @property
+    def grid(self) -> Grid:
+        """The canvas's pixels as a grid whose world is the input's pixels."""
+        return Grid.from_spacing(self.shape, 1.0, [float(o) for o in self.origin])
+
+    @property
+    def input_grid(self) -> Grid:
+        """The input's own pixels."""
+        return Grid.from_spacing(self.input_shape)
+
+    @property
+    def field_origin(self) -> tuple[int, int]:
+        """The displacement's first node: the upper left of canvas and input together."""
+        return min(self.origin[0], 0), min(self.origin[1], 0)
+
+    @property
+    def field_shape(self) -> tuple[int, int]:
+        """Nodes that the displacement needs to cover canvas and input."""
+        nodes = []
+        for axis, start in enumerate(self.field_origin):
+            stop = max(self.origin[axis] + self.shape[axis], self.input_shape[axis])
+            nodes.append(-(-(stop - 1 - start) // self.step) + 1)
+        return max(nodes[0], 2), max(nodes[1], 2)
+
+    @property
+    def field_grid(self) -> Grid:
+        """The displacement's nodes."""
+        return Grid.from_spacing(self.field_shape, float(self.step), [float(o) for o in self.field_origin])
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description."""
+        return {
+            "canvas_origin": list(self.origin),
+            "canvas_shape": list(self.shape),
+            "input_shape": list(self.input_shape),
+            "origin": list(self.field_origin),
+            "scale": [self.step, self.step],
+        }
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> Canvas:
+        """The canvas that :meth:`to_dict` described."""
+        pair = {name: (int(state[name][0]), int(state[name][1])) for name in
+                ("canvas_origin", "canvas_shape", "input_shape")}  # fmt: skip
+        return cls(pair["canvas_origin"], pair["canvas_shape"], pair["input_shape"], int(state["scale"][0]))
+
+
+def section_transform(displacement: npt.ArrayLike, canvas: Canvas) -> Transform:
+    """The pull-back of one section as a transform, canvas to raw section, in input pixels.
+
+    Parameters
+    ----------
+    displacement
+        ``(2, *canvas.field_shape)``, order (y, x), ``raw = p + displacement(p)``; linear between its nodes.
+    canvas
+        Where its nodes lie.
+
+    Returns
+    -------
+    Transform
+        A displacement followed by an affine: the affine that fits best is taken out, so that what lies beyond the
+        nodes goes on as it should and the inverse, which starts from the affine, is found from any rotation.
+    """
+    import torch
+
+    from napari_stnreg.transforms import AffineTransform, ChainTransform, DisplacementTransform
+
+    field = np.asarray(displacement, dtype=np.float64)
+    grid = canvas.field_grid
+    points = grid.points()
+    mapped = points + np.moveaxis(field, 0, -1)
+    few = (slice(None, None, max(points.shape[0] // 32, 1)), slice(None, None, max(points.shape[1] // 32, 1)))
+    matrix = best_affine(points[few].reshape(-1, 2), mapped[few].reshape(-1, 2))
+    back = np.linalg.inv(matrix)
+    rest = mapped @ back[:2, :2].T + back[:2, 2] - points
+    bend = DisplacementTransform(torch.from_numpy(np.moveaxis(rest, -1, 0).copy()), grid)
+    return ChainTransform([bend, AffineTransform(matrix, "pixel")])
+
+
+def best_affine(points: FloatArray, mapped: FloatArray) -> FloatArray:
+    """The ``(3, 3)`` matrix that takes ``(N, 2)`` points closest to their images, by least squares."""
+    middle = points.mean(axis=0)
+    rows = np.column_stack([points - middle, np.ones(len(points))])
+    solved, *_ = np.linalg.lstsq(rows, mapped, rcond=None)
+    linear = solved[:2].T
+    if abs(np.linalg.det(linear)) < 1e-6:
+        raise InputError("A section's displacement sends all its points to one line; it cannot be used.")
+    matrix = np.eye(3)
+    matrix[:2, :2] = linear
+    matrix[:2, 2] = solved[2] - linear @ middle
+    return matrix
+
+
+def sampled(section_map: SectionMap, canvas: Canvas) -> npt.NDArray[np.float32]:
+    """A section's map as displacement on the canvas's nodes, ``(2, *field_shape)``."""
+    y, x = (o + canvas.step * np.arange(n, dtype=np.float64) for o, n in
+            zip(canvas.field_origin, canvas.field_shape, strict=True))  # fmt: skip
+    moved = np.moveaxis(section_map.on_axes(y, x), -1, 0)
+    return np.stack([moved[0] - y[:, None], moved[1] - x], dtype=np.float32)
+
+
+def full_field(displacement: npt.ArrayLike, canvas: Canvas) -> npt.NDArray[np.float32]:
+    """The displacement at every pixel of the input's own canvas, ``(2, y, x)`` in pixels."""
+    return section_transform(displacement, canvas).displacement(canvas.input_grid)

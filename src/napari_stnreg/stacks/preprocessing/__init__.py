@@ -1,0 +1,1 @@
+"""Prepare sections for matching: features, artifact masks and an optional encoder."""

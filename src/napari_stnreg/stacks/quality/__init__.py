@@ -1,0 +1,1 @@
+"""Judge an alignment with and without ground truth."""

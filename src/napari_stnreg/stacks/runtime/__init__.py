@@ -1,0 +1,1 @@
+"""Run an alignment: tasks, executors, checkpoints, memory limits and progress."""

@@ -1,0 +1,246 @@
+"""Where a section belongs: an affine map, a grid of vectors, and the pieces into which a crack cut it.
+
+Coordinates are full-resolution pixels (y, x), a pixel's centre at its integer index. Maps pull back, from the canvas
+of the aligned stack to the section as it was recorded: ``aligned(x) = raw(map(x))``. The working image of a section is
+made of means over blocks of ``factor`` pixels; its pixel ``i`` lies at ``(i + 0.5) * factor - 0.5``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_stnreg.core.image import FloatArray, Grid
+
+Labels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Control points of cubic B-splines over the canvas, the outermost ring lying outside.
+
+    Parameters
+    ----------
+    origin
+        Canvas position of the first control point, pixels.
+    spacing
+        Distance of control points, pixels.
+    shape
+        How many along y and x, at least 4.
+    """
+
+    origin: tuple[float, float]
+    spacing: tuple[float, float]
+    shape: tuple[int, int]
+
+    @classmethod
+    def covering(cls, low: npt.ArrayLike, high: npt.ArrayLike, spacing: float) -> Lattice:
+        """The lattice of whole cells over a box of canvas positions; cells are square."""
+        low, size = np.asarray(low, dtype=np.float64), np.subtract(high, low)
+        cells = np.maximum(np.ceil(size / spacing - 1e-6), 1).astype(int)
+        origin = low + size / 2 - (cells / 2 + 1) * spacing
+        return cls((float(origin[0]), float(origin[1])), (spacing, spacing), (int(cells[0]) + 3, int(cells[1]) + 3))
+
+    def index(self, points: FloatArray) -> FloatArray:
+        """Canvas positions ``(..., 2)`` in units of control points."""
+        return np.asarray((points - np.asarray(self.origin)) / np.asarray(self.spacing))
+
+    def axis(self, axis: int) -> FloatArray:
+        """Canvas coordinates of the control points along one axis."""
+        return np.asarray(self.origin[axis] + self.spacing[axis] * np.arange(self.shape[axis]))
+
+    def points(self) -> FloatArray:
+        """Canvas positions ``(gy, gx, 2)`` of all control points."""
+        return np.stack(np.meshgrid(self.axis(0), self.axis(1), indexing="ij"), axis=-1)
+
+
+@dataclass(frozen=True)
+class SectionMap:
+    """Canvas to section, ``raw = affine(x + v(x))`` with the vectors ``v`` of a cubic B-spline grid.
+
+    Parameters
+    ----------
+    affines
+        ``(P, 3, 3)`` homogeneous, canvas to section, for each of ``P`` pieces; nearly always one.
+    vectors
+        ``(P, 2, gy, gx)`` B-spline coefficients, canvas pixels.
+    lattice
+        Where the coefficients lie.
+    shape
+        Of the section, full-resolution pixels.
+    parts
+        ``(h, w)`` which piece each pixel of the working image belongs to, or ``None`` for a section in one piece.
+    factor
+        Full-resolution pixels in a pixel of the working image.
+    """
+
+    affines: FloatArray
+    vectors: FloatArray
+    lattice: Lattice
+    shape: tuple[int, int]
+    parts: Labels | None = None
+    factor: int = 1
+
+    @classmethod
+    def from_affine(
+        cls, affine: FloatArray, lattice: Lattice, shape: tuple[int, int], parts: Labels | None = None, factor: int = 1
+    ) -> SectionMap:
+        """A map without deformation, the same for all pieces."""
+        count = 1 if parts is None else int(parts.max()) + 1
+        zeros = np.zeros((count, 2, *lattice.shape))
+        affines = np.repeat(np.asarray(affine, dtype=np.float64)[None], count, axis=0)
+        return cls(affines, zeros, lattice, shape, parts if count > 1 else None, factor)
+
+    @property
+    def pieces(self) -> int:
+        """Into how many pieces the section fell."""
+        return len(self.affines)
+
+    def with_vectors(self, vectors: FloatArray) -> SectionMap:
+        """The same map with other coefficients."""
+        return replace(self, vectors=vectors)
+
+    def __call__(self, points: npt.ArrayLike) -> FloatArray:
+        """Positions ``(..., 2)`` of the section at canvas positions ``(..., 2)``."""
+        points = np.asarray(points, dtype=np.float64)
+        return self._joined(lambda which: self.piece(which, points))
+
+    def on_axes(self, y: FloatArray, x: FloatArray) -> FloatArray:
+        """Positions ``(h, w, 2)`` of the section at all canvas positions ``y`` by ``x``; far faster than a call."""
+        points = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)
+        return self._joined(
+            lambda which: self._placed(which, points + spline_on_axes(self.vectors[which], self.lattice, y, x))
+        )
+
+    def _joined(self, piece: Callable[[int], FloatArray]) -> FloatArray:
+        """The maps of the pieces put together, each where it leads into its own piece."""
+        first = piece(0)
+        if self.parts is None:
+            return first
+        # A point belongs to the piece whose own map leads into it. In what little is left between, the first piece
+        # whose map comes nearest to itself would do as well; the pieces' nearest labels decide.
+        result, settled = first.copy(), self._label(first) == 0
+        for k in range(1, self.pieces):
+            there = piece(k)
+            own = ~settled & (self._label(there) == k)
+            result[own], settled = there[own], settled | own
+        return result
+
+    def piece(self, which: int, points: FloatArray) -> FloatArray:
+        """The map of one piece, carried on over the whole canvas."""
+        return self._placed(which, points + spline(self.vectors[which], self.lattice, points))
+
+    def _placed(self, which: int, moved: FloatArray) -> FloatArray:
+        matrix = self.affines[which]
+        return np.asarray(moved @ matrix[:2, :2].T + matrix[:2, 2])
+
+    def _label(self, raw: FloatArray) -> Labels:
+        assert self.parts is not None
+        index = np.rint((raw + 0.5) / self.factor - 0.5).astype(int)
+        return np.asarray(
+            self.parts[
+                np.clip(index[..., 0], 0, self.parts.shape[0] - 1), np.clip(index[..., 1], 0, self.parts.shape[1] - 1)
+            ]
+        )
+
+    def piece_of(self, point: FloatArray) -> int:
+        """Which piece a position ``(2,)`` of the section belongs to."""
+        return 0 if self.parts is None else int(self._label(np.asarray(point, dtype=np.float64)))
+
+    def inverse(self, points: npt.ArrayLike, rounds: int = 30) -> FloatArray:
+        """Canvas positions ``(..., 2)`` of positions of the section: points of the raw section follow it this way."""
+        points = np.asarray(points, dtype=np.float64)
+        labels = np.zeros(points.shape[:-1], dtype=int) if self.parts is None else self._label(points)
+        result = np.empty_like(points)
+        for k in range(self.pieces):
+            own = labels == k
+            back = np.linalg.inv(self.affines[k])
+            goal = points[own] @ back[:2, :2].T + back[:2, 2]
+            guess = goal
+            for _ in range(rounds):
+                before, guess = guess, goal - spline(self.vectors[k], self.lattice, guess)
+                if not own.any() or np.abs(guess - before).max() < 1e-6:
+                    break
+            result[own] = guess
+        return result
+
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """What there is to keep of it, by name."""
+        found: dict[str, npt.NDArray[np.generic]] = {
+            "affines": self.affines,
+            "vectors": self.vectors,
+            "lattice": np.array([self.lattice.origin, self.lattice.spacing, self.lattice.shape], dtype=np.float64),
+            "shape": np.array([*self.shape, self.factor]),
+        }
+        if self.parts is not None:
+            found["parts"] = self.parts
+        return found
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, npt.NDArray[np.generic]]) -> SectionMap:
+        """The map that :meth:`arrays` was taken of."""
+        origin, spacing, cells = np.asarray(arrays["lattice"], dtype=np.float64).tolist()
+        height, width, factor = (int(n) for n in np.asarray(arrays["shape"]))
+        lattice = Lattice((origin[0], origin[1]), (spacing[0], spacing[1]), (int(cells[0]), int(cells[1])))
+        parts = np.asarray(arrays["parts"], dtype=np.uint8) if "parts" in arrays else None
+        affines, vectors = (np.asarray(arrays[name], dtype=np.float64) for name in ("affines", "vectors"))
+        return cls(affines, vectors, lattice, (height, width), parts, factor)
+
+
+def spline(vectors: FloatArray, lattice: Lattice, points: FloatArray) -> FloatArray:
+    """The vectors ``(2, gy, gx)`` of cubic B-splines at canvas positions ``(..., 2)``; constant beyond the lattice."""
+    import torch  # a map is made and kept without it
+
+    from napari_stnreg.transforms.bspline import BSplineTransform
+
+    if not vectors.any():
+        return np.zeros_like(points)
+    place = np.diag([*lattice.spacing, 1.0])
+    place[:2, 2] = lattice.origin
+    transform = BSplineTransform(torch.from_numpy(np.ascontiguousarray(vectors)), Grid(lattice.shape, place))
+    return np.asarray(transform.map_points(points.reshape(-1, 2)).reshape(points.shape) - points)
+
+
+def spline_on_axes(vectors: FloatArray, lattice: Lattice, y: FloatArray, x: FloatArray) -> FloatArray:
+    """The vectors of :func:`spline` at all canvas positions ``y`` by ``x``, ``(h, w, 2)``: two products of matrices."""
+    from napari_stnreg.transforms.bspline import basis_matrix
+
+    if not vectors.any():
+        return np.zeros((len(y), len(x), 2))
+    down, across = (
+        basis_matrix((np.asarray(values) - lattice.origin[axis]) / lattice.spacing[axis], lattice.shape[axis])
+        for axis, values in enumerate((y, x))
+    )
+    return np.ascontiguousarray(np.moveaxis(down @ vectors @ across.T, 0, -1))
+
+
+def corners(shape: tuple[int, int]) -> FloatArray:
+    """Outer corners and middles of the sides of a section, ``(8, 2)``."""
+    height, width = shape
+    ys, xs = (-0.5, (height - 1) / 2, height - 0.5), (-0.5, (width - 1) / 2, width - 0.5)
+    return np.array([(y, x) for y in ys for x in xs if (y, x) != (ys[1], xs[1])])
+
+
+def footprint(maps: Iterable[SectionMap]) -> tuple[FloatArray, FloatArray]:
+    """Lowest and highest canvas position that any section reaches, outer faces included."""
+    edges = np.concatenate([m.inverse(_border(m.shape)) for m in maps])
+    return edges.min(axis=0), edges.max(axis=0)
+
+
+def output_canvas(maps: Iterable[SectionMap]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Origin (whole canvas pixels) and shape of the canvas that holds all sections."""
+    low, high = footprint(maps)
+    first = np.floor(low + 0.5 + 1e-6).astype(int)
+    last = np.ceil(high - 0.5 - 1e-6).astype(int)
+    size = last - first + 1
+    return (int(first[0]), int(first[1])), (int(size[0]), int(size[1]))
+
+
+def _border(shape: tuple[int, int], count: int = 17) -> FloatArray:
+    height, width = shape
+    y, x = np.linspace(-0.5, height - 0.5, count), np.linspace(-0.5, width - 0.5, count)
+    sides = [(y, x[:1]), (y, x[-1:]), (y[:1], x), (y[-1:], x)]
+    return np.concatenate([np.stack(np.broadcast_arrays(a, b), axis=-1) for a, b in sides])

@@ -1,0 +1,1 @@
+"""Solve for the position of every section from the pairwise matches."""

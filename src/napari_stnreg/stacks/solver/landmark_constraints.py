@@ -1,0 +1,104 @@
+"""Points that a person says belong together, as wishes on the vectors of the fine pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix
+
+from napari_stnreg.core.image import FloatArray
+from napari_stnreg.stacks.section_transform import SectionMap
+
+FIRM = 300.0
+"""Weight of one pair of points, where a well-textured vector of a comparison has about 1.
+
+A point is shared by sixteen vectors, each held by several comparisons; with this weight about a twentieth of what these
+have wrong is left at the point.
+"""
+Index = npt.NDArray[np.intp]
+Landmarks = Mapping[tuple[int, int], tuple[FloatArray, FloatArray]]
+
+
+@dataclass(frozen=True)
+class Ties:
+    """What ``T`` pairs of landmarks ask of the vectors of all pieces: ``matrix @ u = shift``.
+
+    Parameters
+    ----------
+    matrix
+        ``(T, pieces * gy * gx)`` splines of the second side at the place where both meet, less those of the first.
+    shift
+        ``(T, 2)`` canvas pixels by which the vectors should differ.
+    """
+
+    matrix: csr_matrix
+    shift: FloatArray
+
+    @classmethod
+    def of(cls, landmarks: Landmarks, maps: Sequence[SectionMap], offsets: Sequence[int] | Index) -> Ties:
+        """The wishes of landmarks by section numbers, ``(N, 2)`` raw pixels of both sides.
+
+        A point ``p`` of a section lies at ``x`` where ``x + u(x) = q``, the place to which the section's affine map
+        alone takes it. Two points lie on each other if ``u_b - u_a = q_b - q_a`` where they meet. Where that is follows
+        from the maps so far, half-way between the two.
+
+        Parameters
+        ----------
+        landmarks, maps
+            What belongs together, and where the sections lie so far.
+        offsets
+            Number of each section's first piece, and at the end how many there are.
+        """
+        size = int(np.prod(maps[0].lattice.shape))
+        columns, values, shift = [], [], []
+        for (a, b), sides in sorted(landmarks.items()):
+            where = (maps[a].inverse(sides[0]) + maps[b].inverse(sides[1])) / 2
+            for k, pair in enumerate(zip(*sides, strict=True)):
+                nodes, splines = _splines_at(where[k], maps[a])
+                goal = []
+                for z, point, sign in zip((a, b), pair, (-1, 1), strict=True):
+                    piece = maps[z].piece_of(point)
+                    back = np.linalg.inv(maps[z].affines[piece])
+                    goal.append(back[:2, :2] @ point + back[:2, 2])
+                    columns.append((int(offsets[z]) + piece) * size + nodes)
+                    values.append(sign * splines)
+                shift.append(goal[1] - goal[0])
+        count = len(shift)
+        entries = np.concatenate(values) if values else np.zeros(0)
+        place = np.repeat(np.arange(count), 32), np.concatenate(columns) if columns else np.zeros(0, dtype=int)
+        matrix = csr_matrix((entries, place), shape=(count, int(offsets[-1]) * size))
+        return cls(matrix, np.asarray(shift, dtype=np.float64).reshape(-1, 2))
+
+    def __len__(self) -> int:
+        return len(self.shift)
+
+    def gaps(self, vectors: FloatArray) -> FloatArray:
+        """By how much ``(T, 2)`` the vectors ``(pieces, 2, gy, gx)`` of both sides differ at the places."""
+        return np.asarray(self.matrix @ vectors.reshape(*vectors.shape[:2], -1).swapaxes(1, 2).reshape(-1, 2))
+
+    def forces(self, gaps: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+        """The adjoint of :meth:`gaps`, weighted: pulls on the vectors of ``shape``."""
+        flat = np.asarray(FIRM * (self.matrix.T @ gaps))
+        return flat.reshape(shape[0], -1, 2).swapaxes(1, 2).reshape(shape)
+
+    def diagonal(self, shape: tuple[int, ...]) -> FloatArray:
+        """The diagonal of ``forces(gaps(.))``, ``(pieces, 1, gy, gx)``, for preconditioning."""
+        squares = np.asarray(self.matrix.multiply(self.matrix).sum(axis=0))
+        return FIRM * squares.reshape(shape[0], 1, *shape[2:])
+
+
+def _splines_at(point: FloatArray, there: SectionMap) -> tuple[Index, FloatArray]:
+    """The 16 control points around a canvas position, and their cubic B-splines there."""
+    index = there.lattice.index(point)
+    numbers, values = [], []
+    for along, size in zip(index, there.lattice.shape, strict=True):
+        along = float(np.clip(along, 1.0, size - 2.0))
+        low = min(int(along), size - 3)
+        t = along - low
+        numbers.append(np.arange(low - 1, low + 3))
+        values.append(np.array([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]) / 6)
+    rows, columns = np.meshgrid(numbers[0], numbers[1], indexing="ij")
+    return (rows * there.lattice.shape[1] + columns).ravel(), np.outer(values[0], values[1]).ravel()

@@ -1,0 +1,1 @@
+"""Readers of section stacks: arrays, folders, TIFF and Zarr."""

@@ -1,0 +1,76 @@
+"""The sampling frame as something to hold: where its handles are, and what theta becomes when one is dragged."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_stnreg.core.image import FloatArray
+from napari_stnreg.teaching.theta import Theta
+
+CORNERS = ("corner 0", "corner 1", "corner 2", "corner 3")
+EDGES = ("left", "right", "top", "bottom")
+NAMES = (*CORNERS, *EDGES, "turn", "centre")
+"""All handles, in the order of :func:`places`."""
+
+_SIGNS = {
+    "corner 0": (-1, -1), "corner 1": (1, -1), "corner 2": (1, 1), "corner 3": (-1, 1),
+    "left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1), "centre": (0, 0),
+}  # fmt: skip
+_ARM = 1.25
+
+
+def places(theta: Theta, shape: tuple[int, ...]) -> FloatArray:
+    """Where the handles lie on the input, ``(10, 2)`` in pixels, (y, x), in the order of :data:`NAMES`."""
+    half = np.array([shape[1], shape[0]]) / 2
+    output = [np.array(_SIGNS[name]) * half for name in (*CORNERS, *EDGES)]
+    output += [np.array([0.0, -_ARM * half[1]]), np.zeros(2)]
+    middle = (np.array(shape) - 1) / 2
+    return np.asarray(theta(np.array(output))[:, ::-1] + middle)
+
+
+def drag(theta: Theta, shape: tuple[int, ...], handle: str, to: npt.ArrayLike, *, keep_shape: bool = False) -> Theta:
+    """Theta after a handle was dragged.
+
+    A corner scales and the opposite corner stays; an edge's middle goes anywhere, which scales and shears, and the
+    opposite edge stays; the arm turns; the centre shifts. The dragged handle ends where the hand is (the arm: in its
+    direction).
+
+    Parameters
+    ----------
+    theta
+        Before.
+    shape
+        Of the image, (y, x).
+    handle
+        One of :data:`NAMES`.
+    to
+        Where the hand is, in pixels of the input, (y, x).
+    keep_shape
+        Scale both axes alike (corners only); the handle then ends as near to the hand as it can.
+    """
+    half = np.array([shape[1], shape[0]]) / 2
+    hand = (np.asarray(to, dtype=np.float64) - (np.array(shape) - 1) / 2)[::-1]
+    linear, shift = theta.matrix[:, :2].copy(), theta.matrix[:, 2].copy()
+    if handle == "centre":
+        return Theta(np.column_stack([linear, hand]))
+    if handle == "turn":
+        before, after = -linear[:, 1], hand - shift
+        if np.hypot(*after) < 1e-6 or np.hypot(*before) < 1e-12:
+            return theta
+        angle = np.arctan2(after[1], after[0]) - np.arctan2(before[1], before[0])
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        return Theta(np.column_stack([turn @ linear, shift]))
+    sign = np.array(_SIGNS[handle])
+    fixed = theta(-sign * half)
+    if handle in EDGES:
+        axis = int(np.flatnonzero(sign)[0])
+        linear[:, axis] = (hand - fixed) / (2 * half[axis] * sign[axis])
+    else:
+        if abs(np.linalg.det(linear)) < 1e-9:
+            return theta
+        factor = np.linalg.solve(linear, hand - fixed) / (2 * half * sign)
+        if keep_shape:
+            factor = np.full(2, factor.mean())
+        linear = linear * np.where(np.abs(factor) < 0.01, 0.01, factor)
+    return Theta(np.column_stack([linear, fixed + linear @ (sign * half)]))

@@ -1,0 +1,100 @@
+"""What trains a network: in one call, or as a generator that is watched, paused, stopped and resumed by its driver."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from napari_stnreg.core.image import Image
+from napari_stnreg.core.progress import finish
+from napari_stnreg.models.model import Model
+from napari_stnreg.training.checkpoint import checkpoint_path
+from napari_stnreg.training.data.batch import TrainingData
+from napari_stnreg.training.data.datasets import open_training_data
+from napari_stnreg.training.progress import TrainingProgress
+from napari_stnreg.training.settings import TrainingSettings
+from napari_stnreg.training.trainer import Trainer, TrainingSteps
+from napari_stnreg.training.warm_start import Start
+
+
+def train(
+    data: TrainingData | Sequence[Image],
+    settings: TrainingSettings | None = None,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    start: Start | None = None,
+    progress: Callable[[TrainingProgress], None] | None = None,
+    **options: Any,
+) -> Model:
+    """Train a network that registers images in one pass.
+
+    Parameters
+    ----------
+    data
+        Pairs of images, such as :func:`napari_stnreg.open_training_data` makes of a folder or of images in memory; or
+        simply a list of images, to be paired at random.
+    settings
+        See :class:`~napari_stnreg.training.settings.TrainingSettings`; or give its fields by name in ``options``.
+    output
+        Where the model will be saved. A checkpoint is kept beside it after every epoch.
+    resume
+        Go on from that checkpoint, if there is one.
+    start
+        A trained model, its file, or the name of one in the box, whose network and weights are the beginning: it learns
+        on from what it knows. The model itself is not changed.
+    progress
+        Called after every step.
+
+    Returns
+    -------
+    Model
+        With the weights of the best validation.
+
+    Raises
+    ------
+    InputError
+        If the data or settings cannot be used; one sentence says why.
+    """
+    return finish(train_steps(data, settings, output=output, resume=resume, start=start, **options), progress)
+
+
+def train_steps(
+    data: TrainingData | Sequence[Image],
+    settings: TrainingSettings | None = None,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    start: Start | None = None,
+    **options: Any,
+) -> TrainingSteps:
+    """:func:`train` as a generator.
+
+    Yields :class:`TrainingProgress` and returns the :class:`Model`. Send ``"pause"``, ``"resume"``, or ``"stop"``,
+    which keeps the best so far; closing the generator drops everything but the last checkpoint.
+    """
+    settings = TrainingSettings.given(settings, options)
+    pairs: TrainingData = open_training_data(data) if isinstance(data, Sequence) else data
+    target = None if output is None else Path(output)
+    trainer: Trainer | None = None
+    try:
+        checkpoint = None if target is None else checkpoint_path(target)
+        trainer = Trainer(pairs, settings, checkpoint, resume=resume, start=start)
+        model = yield from trainer.run()
+        if target is not None:
+            model.save(target)
+            model.name = target.stem
+        return model
+    finally:
+        device = None if trainer is None else trainer.device
+        if trainer is not None:
+            trainer.release()
+        del trainer
+        if device is not None and device.type == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()

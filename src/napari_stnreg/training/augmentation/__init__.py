@@ -1,0 +1,1 @@
+"""Random spatial and intensity augmentation with known transforms."""

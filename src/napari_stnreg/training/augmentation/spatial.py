@@ -1,0 +1,146 @@
+"""Random poses and bends of images, as transforms that are known."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import Grid
+from napari_stnreg.networks import grid_generator
+from napari_stnreg.ops.interpolation import Padding
+from napari_stnreg.transforms import AffineTransform, BSplineTransform, DisplacementTransform, Transform, chain
+from napari_stnreg.transforms.bspline import NO_FOLDING, BSplineFamily
+from napari_stnreg.transforms.families.linear import rotation
+
+
+@dataclass(frozen=True)
+class SpatialAugmentation:
+    """Random affine maps about an image's middle and smooth bends, all in the world.
+
+    Every size is the largest that is drawn; 0 leaves that part out.
+
+    Parameters
+    ----------
+    rotation
+        Degrees, about any axis.
+    scale
+        Largest relative change of size: 0.15 draws factors from 0.85 to 1.15, one for all axes.
+    stretch
+        The same for each axis on its own, on top.
+    shear
+        Off-diagonal entries of the matrix.
+    shift
+        World units along each axis.
+    bend
+        World units: the largest displacement of a control point of a cubic B-spline. It is held below the share of the
+        control spacing at which folding would be possible.
+    bend_spacing
+        World units between the control points.
+    flip
+        Whether axes may be mirrored. A mirrored *difference* between two images is no registration anyone wants, so
+        this is for what both images of a pair go through.
+
+    Raises
+    ------
+    InputError
+        If a size is negative or not finite.
+    """
+
+    rotation: float = 0.0
+    scale: float = 0.0
+    stretch: float = 0.0
+    shear: float = 0.0
+    shift: float = 0.0
+    bend: float = 0.0
+    bend_spacing: float = 0.0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not np.isfinite(value) or value < 0:
+                raise InputError(f"The augmentation's {name} must be 0 or more, not {value}.")
+        if self.scale >= 1 or self.stretch >= 1:
+            raise InputError("The augmentation's scale and stretch are relative changes below 1, such as 0.15.")
+        if self.bend > 0 and self.bend_spacing <= 0:
+            raise InputError("Give bend_spacing, the distance of control points, together with bend.")
+
+    def draw(self, random: np.random.Generator, grid: Grid) -> Transform:
+        """A transform of the grid's world, by which an image ``I`` becomes ``x -> I(T(x))``.
+
+        The same numbers are drawn from the generator whatever the sizes are, and the same kinds of parts are made, so
+        that transforms from one augmentation can be put into one batch.
+        """
+        affine = self.draw_affine(random, grid)
+        if self.bend <= 0:
+            return affine
+        family = BSplineFamily(np.maximum(self.bend_spacing / grid.spacing, 1.0).tolist())
+        control = family.control_grid(grid)
+        limit = np.minimum(self.bend, 0.99 * NO_FOLDING * control.spacing)
+        strength = random.uniform(0.0, 1.0)
+        directions = random.uniform(-1.0, 1.0, (grid.ndim, *control.shape))
+        values = strength * limit.reshape(-1, *[1] * grid.ndim) * directions
+        # Bent along the grid's own axes, as the limit is told along them.
+        turned = np.einsum("ij,j...->i...", grid.linear / grid.spacing, values)
+        spline = BSplineTransform(torch.from_numpy(turned.astype(np.float32))[None], control)
+        # Kept as a field: it is read at scattered points, where evaluating splines takes twenty times as long. Four
+        # voxels to a control spacing lose nothing that matters, and what is drawn is the truth by definition.
+        cells = np.asarray(family.cells(grid))
+        fine = grid.resized([min(n, 4 * c) for n, c in zip(grid.shape, cells, strict=True)])
+        return chain(DisplacementTransform(torch.from_numpy(spline.displacement(fine))[None], fine), affine)
+
+    def draw_affine(self, random: np.random.Generator, grid: Grid) -> AffineTransform:
+        """The affine part alone."""
+        ndim = grid.ndim
+        axis = random.normal(size=1 if ndim == 2 else 3)
+        axis /= max(float(np.linalg.norm(axis)), 1e-9)
+        angle = np.deg2rad(self.rotation) * random.uniform(-1, 1)
+        linear = rotation(torch.from_numpy(axis * angle)[None])[0].numpy()
+        linear = linear * (1 + self.scale * random.uniform(-1, 1))
+        linear = linear @ np.diag(1 + self.stretch * random.uniform(-1, 1, ndim))
+        off = random.uniform(-1, 1, (ndim, ndim)) * (1 - np.eye(ndim))
+        linear = linear @ (np.eye(ndim) + self.shear * off)
+        mirrored = np.where(random.uniform(size=ndim) < 0.5, -1.0, 1.0)
+        if self.flip:
+            linear = linear @ np.diag(mirrored)
+        shift = self.shift * random.uniform(-1, 1, ndim)
+        matrix = np.eye(ndim + 1)
+        matrix[:-1, :-1] = linear
+        matrix[:-1, -1] = grid.center + shift - linear @ grid.center
+        return AffineTransform(matrix, grid.unit)
+
+    def describe(self) -> dict[str, Any]:
+        """What is drawn, JSON-ready."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+
+def warped(image: Tensor, image_grid: Grid, transform: Transform, grid: Grid, padding: Padding = "border") -> Tensor:
+    """An image seen through transforms, ``x -> image(T(x))``.
+
+    Parameters
+    ----------
+    image
+        ``(B, C, *image_grid.shape)``; whole numbers (labels) are read from the nearest voxel.
+    image_grid
+        Where it lies.
+    transform
+        With ``B`` sets of parameters, from the world of ``grid`` to that of the image.
+    grid
+        Where to look.
+    padding
+        What lies outside the image.
+
+    Returns
+    -------
+    Tensor
+        ``(B, C, *grid.shape)``.
+    """
+    with torch.no_grad():
+        if image.is_floating_point():
+            return grid_generator.warped(image, transform, grid, image_grid, padding=padding)
+        values = grid_generator.warped(image.float(), transform, grid, image_grid, padding="zeros", mode="nearest")
+        return values.to(image.dtype)

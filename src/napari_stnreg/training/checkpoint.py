@@ -1,0 +1,169 @@
+"""The checkpoint of a training: everything that makes it go on as if it had never been broken off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.io import container
+from napari_stnreg.models.model_file import network_from
+from napari_stnreg.networks import Network
+from napari_stnreg.training.progress import EpochRecord
+
+FORMAT = "napari-stnreg checkpoint"
+VERSION = 1
+
+
+@dataclass
+class TrainingState:
+    """What changes from epoch to epoch, besides the network and its optimiser.
+
+    Parameters
+    ----------
+    epoch
+        Epochs done.
+    curve
+        One record for each, and one from before the training.
+    best_epoch, best_value, best_weights
+        The best validation so far (lower is better), and its weights on the CPU.
+    scale
+        Of the losses in half precision; 0 if none is used.
+    seconds
+        Spent.
+    replay, replay_epochs
+        Pictures of the validation pair.
+    random, random_cuda
+        States of torch's random numbers.
+    """
+
+    epoch: int = 0
+    curve: list[EpochRecord] = field(default_factory=list)
+    best_epoch: int = 0
+    best_value: float = float("inf")
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    scale: float = 0.0
+    seconds: float = 0.0
+    replay: list[npt.NDArray[np.float16]] = field(default_factory=list)
+    replay_epochs: list[int] = field(default_factory=list)
+    random: Tensor | None = None
+    random_cuda: Tensor | None = None
+
+
+def checkpoint_path(output: Path) -> Path:
+    """Where the checkpoint of a model's training lies: beside the model."""
+    return output.with_name(output.name.removesuffix(".safetensors") + ".checkpoint.safetensors")
+
+
+def save_checkpoint(
+    path: Path,
+    state: TrainingState,
+    network: Network,
+    optimiser: torch.optim.Optimizer,
+    identity: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Parameters
+    ----------
+    path, state, network, optimiser
+        What and where.
+    identity
+        Settings and data, to be compared when it is resumed.
+    """
+    tensors = {f"network.{name}": t for name, t in network.state_dict().items()}
+    tensors |= {f"best.{name}": t for name, t in state.best_weights.items()}
+    for number, values in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{number}.{key}": torch.as_tensor(value) for key, value in values.items()}
+    if state.random is not None:
+        tensors["random.cpu"] = state.random
+    if state.random_cuda is not None:
+        tensors["random.cuda"] = state.random_cuda
+    if state.replay:
+        tensors["replay"] = torch.from_numpy(np.stack(state.replay))
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "network": network.config(),
+        "identity": dict(identity),
+        "epoch": state.epoch,
+        "curve": [asdict(one) for one in state.curve],
+        "best_epoch": state.best_epoch,
+        "best_value": state.best_value,
+        "scale": state.scale,
+        "seconds": state.seconds,
+        "replay_epochs": state.replay_epochs,
+    }
+    container.write(path, header, tensors)
+
+
+def load_checkpoint(
+    path: Path, network: Network, optimiser: torch.optim.Optimizer, identity: Mapping[str, Any]
+) -> TrainingState:
+    """Bring a network and its optimiser to where a training was.
+
+    Raises
+    ------
+    InputError
+        If the file is not a checkpoint, is damaged, or belongs to another training.
+    """
+    header, tensors = container.read(path)
+    container.expect(header, FORMAT, VERSION, path)
+    try:
+        _compare(header["identity"], identity, path)
+        if header["network"] != network.config():
+            raise InputError(f"'{path.name}' belongs to another network; train into a new file.")
+        loaded = network_from(header["network"], _named(tensors, "network"))
+        best = _named(tensors, "best")
+        network_from(header["network"], best)  # for its checks alone
+        network.load_state_dict(loaded.state_dict())
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _named(tensors, "optimiser").items():
+            number, key = name.split(".", 1)
+            moments.setdefault(int(number), {})[key] = tensor
+        optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
+        pictures = tensors.get("replay")
+        return TrainingState(
+            int(header["epoch"]),
+            [EpochRecord(**one) for one in header["curve"]],
+            int(header["best_epoch"]),
+            float(header["best_value"]),
+            best,
+            float(header["scale"]),
+            float(header["seconds"]),
+            [] if pictures is None else list(pictures.numpy()),
+            [int(e) for e in header["replay_epochs"]],
+            tensors.get("random.cpu"),
+            tensors.get("random.cuda"),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"'{path.name}' is damaged: it does not hold what a checkpoint holds.") from error
+
+
+def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix + "."): t for name, t in tensors.items() if name.startswith(prefix + ".")}
+
+
+def _compare(then: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+    for part in ("settings", "data", "contract"):
+        a, b = then[part], now[part]
+        for name in sorted({*a, *b}):
+            if a.get(name) != b.get(name):
+                raise InputError(
+                    f"'{path.name}' belongs to another training: its {name.replace('_', ' ')} was "
+                    f"{_short(a.get(name))}, now it is {_short(b.get(name))}."
+                )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,1 @@
+"""Training data: image sets, pairings and batches."""

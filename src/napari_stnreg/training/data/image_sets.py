@@ -1,0 +1,369 @@
+"""Sets of images to train on: a stack, several images, a folder of files, or the arrays of an npz file.
+
+A set knows how many images it has, what they are called and which subject each belongs to; voxels are read when they
+are asked for and kept within a limit of memory.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.io.image import ENDINGS, ending_of, read, read_content
+
+CACHE_BYTES = 2**30
+"""Voxels of a set that are kept in memory, at most."""
+
+Loader = Callable[[], Image]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of a set.
+
+    Parameters
+    ----------
+    name
+        By which lists of pairs and messages know it.
+    group
+        The subject (patient, specimen, case) it is of; training and validation never share one.
+    load
+        Reads the image.
+    load_labels
+        Reads its label map, if it has one.
+    """
+
+    name: str
+    group: str
+    load: Loader
+    load_labels: Loader | None = None
+
+
+class ImageSet:
+    """Images that are read when they are needed.
+
+    Parameters
+    ----------
+    entries
+        What there is.
+    cache_bytes
+        How much of it is kept in memory.
+
+    Raises
+    ------
+    InputError
+        If there is no image, or two have one name.
+    """
+
+    def __init__(self, entries: Sequence[Entry], cache_bytes: int = CACHE_BYTES) -> None:
+        if not entries:
+            raise InputError("There is no image to train on.")
+        self.entries = list(entries)
+        self._places = {entry.name: i for i, entry in enumerate(self.entries)}
+        if len(self._places) < len(self.entries):
+            twice = next(e.name for i, e in enumerate(self.entries) if self._places[e.name] != i)
+            raise InputError(f"Two images are called '{twice}'; give them names of their own.")
+        self._cache: OrderedDict[tuple[int, bool], Image] = OrderedDict()
+        self._limit, self._held = cache_bytes, 0
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def names(self) -> list[str]:
+        """What the images are called."""
+        return [entry.name for entry in self.entries]
+
+    @property
+    def groups(self) -> list[str]:
+        """The subject of each image."""
+        return [entry.group for entry in self.entries]
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether every image has a label map."""
+        return all(entry.load_labels is not None for entry in self.entries)
+
+    def index(self, name: str) -> int:
+        """The place of an image, by its name or its number counted from 0.
+
+        Raises
+        ------
+        InputError
+            If there is none of that name.
+        """
+        if name in self._places:
+            return self._places[name]
+        stem = Path(name).name
+        for ending in ENDINGS:
+            if stem.lower().endswith(ending) and stem[: -len(ending)] in self._places:
+                return self._places[stem[: -len(ending)]]
+        if re.fullmatch(r"\d+", name) and int(name) < len(self):
+            return int(name)
+        raise InputError(f"There is no image '{name}'; there are {', '.join(self.names[:4])} and so on.")
+
+    def image(self, index: int) -> Image:
+        """One image."""
+        return self._loaded(index, False)
+
+    def labels(self, index: int) -> Image | None:
+        """Its label map, on the same grid."""
+        return None if self.entries[index].load_labels is None else self._loaded(index, True)
+
+    def _loaded(self, index: int, labels: bool) -> Image:
+        key = (index, labels)
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        entry = self.entries[index]
+        load = entry.load_labels if labels else entry.load
+        assert load is not None
+        image = load()
+        if labels:
+            _check_labels(entry.name, image, self.image(index).grid)
+        self._cache[key] = image
+        self._held += np.asarray(image.data).nbytes
+        while self._held > self._limit and len(self._cache) > 1:
+            _, dropped = self._cache.popitem(last=False)
+            self._held -= np.asarray(dropped.data).nbytes
+        return image
+
+    def subset(self, indices: Sequence[int]) -> ImageSet:
+        """A set of some of the images."""
+        return ImageSet([self.entries[i] for i in indices], self._limit)
+
+    @classmethod
+    def of_images(
+        cls, images: Sequence[Image], labels: Sequence[Image] | None = None, groups: Sequence[str] | None = None
+    ) -> ImageSet:
+        """Images that are in memory already, each a subject of its own unless ``groups`` says otherwise.
+
+        Raises
+        ------
+        InputError
+            If there are not as many label maps or groups as images.
+        """
+        for what, given in (("label maps", labels), ("groups", groups)):
+            if given is not None and len(given) != len(images):
+                raise InputError(f"There are {len(images)} images and {len(given)} {what}; give one for each image.")
+        names = _distinct([image.name for image in images])
+        entries = []
+        for i, (name, image) in enumerate(zip(names, images, strict=True)):
+            label = None if labels is None else _giving(labels[i])
+            entries.append(Entry(name, name if groups is None else str(groups[i]), _giving(image), label))
+        return cls(entries)
+
+    @classmethod
+    def of_stack(cls, stack: Image, labels: Image | None = None) -> ImageSet:
+        """The sections of a volume along its first axis, each a 2D image.
+
+        Raises
+        ------
+        InputError
+            If the stack is not 3D, or the label map has another shape.
+        """
+        if stack.ndim != 3:
+            raise InputError(f"'{stack.name}' is {stack.ndim}D; a stack of sections has three axes.")
+        if labels is not None and labels.grid.shape != stack.grid.shape:
+            raise InputError(f"The labels of '{stack.name}' have shape {labels.grid.shape}, it has {stack.grid.shape}.")
+        grid = Grid.from_spacing(stack.grid.shape[1:], stack.grid.spacing[1:].tolist(), unit=stack.grid.unit)
+
+        def section(volume: Image, z: int) -> Loader:
+            mask = None if volume.mask is None else volume.mask[z]
+            return lambda: Image(np.asarray(volume.data[z]), grid, mask, f"z{z}", volume.rgb)
+
+        entries = [
+            Entry(f"z{z}", f"z{z}", section(stack, z), None if labels is None else section(labels, z))
+            for z in range(stack.grid.shape[0])
+        ]
+        return cls(entries)
+
+    @classmethod
+    def of_folder(
+        cls,
+        folder: str | Path,
+        *,
+        labels: str | Path | None = None,
+        pattern: str = "*",
+        group: str | None = None,
+    ) -> ImageSet:
+        r"""The image files of a folder, by name; a file of several frames gives one image each.
+
+        Parameters
+        ----------
+        folder
+            With TIFF, PNG, JPEG, NIfTI or NumPy files.
+        labels
+            A folder with a label map for each image, under the same name (the ending may differ).
+        pattern
+            Which files, such as ``*_T1.nii.gz``.
+        group
+            A regular expression that finds the subject in a file's name, its first group or all that it matches:
+            ``(IXI\d+)``. Without it each file is a subject of its own.
+
+        Raises
+        ------
+        InputError
+            If the folder is missing or holds no image, a label map is missing, or the expression does not match.
+        """
+        folder = Path(folder)
+        files = _image_files(folder, pattern)
+        masks = None if labels is None else {_stem(p): p for p in _image_files(Path(labels), "*")}
+        entries: list[Entry] = []
+        for path in files:
+            stem = _stem(path)
+            subject = _group_of(stem, group)
+            label_path = None
+            if masks is not None:
+                if stem not in masks:
+                    raise InputError(f"'{path.name}' has no label map of the same name in '{labels}'.")
+                label_path = masks[stem]
+            frames = read_content(path).frames
+            for frame in range(frames):
+                name = stem if frames == 1 else f"{stem} [{frame}]"
+                number = None if frames == 1 else frame
+                label = None if label_path is None else reading(label_path, number)
+                entries.append(Entry(name, subject, reading(path, number), label))
+        return cls(entries)
+
+    @classmethod
+    def of_npz(
+        cls,
+        path: str | Path,
+        image: str = "image",
+        labels: str | None = None,
+        *,
+        group: str | None = None,
+        spacing: str | Sequence[float] | None = None,
+        unit: str = "pixel",
+    ) -> ImageSet:
+        """The entries along the first axis of an array in an npz file.
+
+        Parameters
+        ----------
+        path
+            The file.
+        image, labels
+            Names of arrays ``(N, *shape)``.
+        group
+            Name of an array ``(N,)`` that says which subject each image is of; else each is its own.
+        spacing
+            Voxel size along each axis, or the name of an array that holds it; 1 if not given.
+        unit
+            Of the spacing.
+
+        Raises
+        ------
+        InputError
+            If the file is missing or broken, or has no such array, or the arrays do not fit each other.
+        """
+        path = Path(path)
+        arrays = read_arrays(path, [n for n in (image, labels, group) if n is not None])
+        data = arrays[image]
+        if data.ndim not in (3, 4):
+            raise InputError(f"'{image}' of '{path.name}' has {data.ndim} axes; a set of images has 3 or 4.")
+        for name, array in arrays.items():
+            if len(array) != len(data) or (name == labels and array.shape != data.shape):
+                raise InputError(f"'{name}' of '{path.name}' has shape {array.shape}, '{image}' {data.shape}.")
+        steps: Any = 1.0 if spacing is None else spacing
+        if isinstance(steps, str):
+            steps = read_arrays(path, [steps])[steps].astype(float).tolist()
+        grid = Grid.from_spacing(data.shape[1:], steps, unit=unit)
+        groups = [str(i) for i in range(len(data))] if group is None else [str(g) for g in arrays[group]]
+
+        def entry(array: npt.NDArray[Any], i: int) -> Loader:
+            return lambda: Image(array[i], grid, name=f"{image} {i}")
+
+        entries = [
+            Entry(str(i), groups[i], entry(data, i), None if labels is None else entry(arrays[labels], i))
+            for i in range(len(data))
+        ]
+        return cls(entries)
+
+
+def read_arrays(path: Path, names: Sequence[str]) -> Mapping[str, npt.NDArray[Any]]:
+    """Arrays of an npz file by name.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or has none of that name.
+    """
+    if not path.exists():
+        raise InputError(f"'{path}' does not exist.")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [name for name in names if name not in archive.files]
+            if missing:
+                raise InputError(
+                    f"'{path.name}' has no array '{missing[0]}'; it holds {', '.join(archive.files) or 'nothing'}."
+                )
+            return {name: archive[name] for name in names}
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(f"'{path.name}' is not an npz file that can be read.") from error
+
+
+def _image_files(folder: Path, pattern: str) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(f"There is no folder '{folder}'.")
+    files = []
+    for path in sorted(folder.glob(pattern)):
+        try:
+            ending_of(path)
+        except InputError:
+            continue
+        if path.is_file():
+            files.append(path)
+    if not files:
+        which = "" if pattern == "*" else f" that fits '{pattern}'"
+        raise InputError(f"'{folder}' holds no image{which}; it may hold {', '.join(ENDINGS)}.")
+    return files
+
+
+def _stem(path: Path) -> str:
+    return path.name[: -len(ending_of(path))]
+
+
+def _group_of(name: str, expression: str | None) -> str:
+    if expression is None:
+        return name
+    try:
+        found = re.search(expression, name)
+    except re.error as error:
+        raise InputError(f"'{expression}' is no regular expression: {error}.") from error
+    if found is None:
+        raise InputError(f"The expression '{expression}' finds no subject in '{name}'.")
+    return found.group(1) if found.re.groups else found.group(0)
+
+
+def _giving(image: Image) -> Loader:
+    return lambda: image
+
+
+def reading(path: Path, frame: int | None) -> Loader:
+    """A loader of one image of a file."""
+    return lambda: read(path, frame)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, with a number behind those that occur more than once."""
+    return [name if names.count(name) == 1 else f"{name} {i}" for i, name in enumerate(names)]
+
+
+def _check_labels(name: str, labels: Image, grid: Grid) -> None:
+    if labels.grid.shape != grid.shape or labels.has_channel_axis:
+        raise InputError(f"The label map of '{name}' has shape {tuple(labels.data.shape)}, the image {grid.shape}.")
+    if labels.data.dtype.kind not in "buif":
+        raise InputError(f"The label map of '{name}' holds values of type {labels.data.dtype}, not whole numbers.")

@@ -1,0 +1,229 @@
+"""What a training lowers: similarity, regularity, overlap of labels, distance to a known transform."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import FloatArray, Grid
+from napari_stnreg.losses import (
+    LabelOverlap,
+    Similarity,
+    bending_energy,
+    diffusion,
+    folding_penalty,
+    make_similarity,
+    one_hot,
+)
+from napari_stnreg.networks import AutoEncoder, Localisation, sampling_grid
+from napari_stnreg.ops.interpolation import sample_normalised
+from napari_stnreg.training.data.batch import Batch
+from napari_stnreg.training.settings import TrainingSettings
+from napari_stnreg.transforms import (
+    AffineTransform,
+    ChainTransform,
+    DisplacementTransform,
+    Transform,
+    VelocityTransform,
+)
+from napari_stnreg.transforms.base import lattice_points
+from napari_stnreg.transforms.families.linear import radius
+
+MOST_LABELS = 24
+"""Labels that take part in one step; of more, so many are drawn for each step."""
+
+
+@dataclass
+class Outcome:
+    """What came of one batch.
+
+    Parameters
+    ----------
+    loss
+        Scalar.
+    terms
+        Its parts before they are weighted, by name.
+    warped
+        The moving images through the transforms, ``(B, C, *shape)``, detached.
+    transform
+        The transforms, or ``None`` for an auto-encoder.
+    """
+
+    loss: Tensor
+    terms: dict[str, float]
+    warped: Tensor
+    transform: Transform | None
+
+
+class RegistrationObjective:
+    """The loss and the score of a network that registers.
+
+    Parameters
+    ----------
+    settings
+        Which terms, and their weights.
+    grid
+        The working lattice.
+    labels
+        The values that labels may have.
+    """
+
+    def __init__(self, settings: TrainingSettings, grid: Grid, labels: Sequence[int]) -> None:
+        self.settings, self.grid, self.labels = settings, grid, tuple(labels)
+        self.similarity = _similarity(settings)
+        if settings.label_weight > 0 and not labels:
+            raise InputError("The overlap of labels is to count, but the training data have no labels.")
+        weights = (settings.similarity_weight, settings.label_weight, settings.truth_weight)
+        if not any(weights):
+            raise InputError("Nothing is left to be learned: similarity, labels and truth all have no weight.")
+
+    def __call__(self, network: Localisation, batch: Batch) -> Outcome:
+        """The loss of a batch; differentiable in the network's weights."""
+        settings, grid = self.settings, batch.grid or self.grid
+        transform = network.transform(batch.fixed, batch.moving, grid)
+        coordinates = sampling_grid(transform, grid, grid)
+        warped = sample_normalised(batch.moving, coordinates, padding="border")
+        terms: dict[str, tuple[float, Tensor]] = {}
+        if settings.similarity_weight > 0:
+            weight = None
+            if batch.moving_mask is not None:
+                weight = sample_normalised(batch.moving_mask, coordinates.detach())
+            self.similarity.prepare(batch.fixed, batch.fixed_mask)
+            terms["similarity"] = (settings.similarity_weight, self.similarity(warped, weight))
+        if settings.label_weight > 0 and batch.fixed_labels is not None and batch.moving_labels is not None:
+            terms["labels"] = (settings.label_weight, self._overlap(batch, coordinates))
+        if settings.truth_weight > 0 and batch.truth is not None:
+            apart = transform_distance(transform, batch.truth, grid) / radius(grid)
+            terms["truth"] = (settings.truth_weight, apart)
+        terms |= self._regularity(transform, grid)
+        if not terms:
+            raise InputError("The training data have nothing of what the loss asks for (labels, or known transforms).")
+        loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
+        return Outcome(loss, {name: float(v.detach()) for name, (_, v) in terms.items()}, warped.detach(), transform)
+
+    def _overlap(self, batch: Batch, coordinates: Tensor) -> Tensor:
+        assert batch.fixed_labels is not None
+        assert batch.moving_labels is not None
+        values = list(self.labels)
+        if len(values) > MOST_LABELS:
+            values = [values[i] for i in torch.randperm(len(values))[:MOST_LABELS].tolist()]
+        moved = sample_normalised(one_hot(batch.moving_labels, values), coordinates)
+        return LabelOverlap(one_hot(batch.fixed_labels, values))(moved)
+
+    def _regularity(self, transform: Transform, grid: Grid) -> dict[str, tuple[float, Tensor]]:
+        """Of what bends; of several parts each on its own. An affine transform is as regular as can be."""
+        settings = self.settings
+        wanted = {"diffusion": settings.diffusion_weight, "bending": settings.bending, "folding": settings.folding}
+        parts = transform.parts if isinstance(transform, ChainTransform) else [transform]
+        bent = [part for part in parts if not isinstance(part, AffineTransform)]
+        found: dict[str, tuple[float, Tensor]] = {}
+        for name, weight in wanted.items():
+            if weight <= 0 or not bent:
+                continue
+            total = torch.stack([_penalty(name, part, grid) for part in bent]).sum()
+            found[name] = (weight, total)
+        return found
+
+    def score(self, network: Localisation, batch: Batch) -> tuple[Outcome, dict[str, float]]:
+        """Loss and figures of a validation batch."""
+        with torch.no_grad():
+            outcome = self(network, batch)
+            grid = batch.grid or self.grid
+            assert outcome.transform is not None
+            figures = {"similarity": self._similarity_score(batch, outcome, grid)}
+            if batch.fixed_labels is not None and batch.moving_labels is not None:
+                where = sampling_grid(outcome.transform, grid, grid)
+                moved = sample_normalised(batch.moving_labels.float(), where, padding="zeros", mode="nearest")
+                figures["dice"] = mean_dice(batch.fixed_labels, moved.round().to(batch.fixed_labels.dtype), self.labels)
+            if batch.truth is not None:
+                figures["error"] = float(transform_distance(outcome.transform, batch.truth, grid))
+        return outcome, figures
+
+    def _similarity_score(self, batch: Batch, outcome: Outcome, grid: Grid) -> float:
+        self.similarity.prepare(batch.fixed, batch.fixed_mask)
+        weight = None
+        if batch.moving_mask is not None:
+            assert outcome.transform is not None
+            weight = sample_normalised(batch.moving_mask, sampling_grid(outcome.transform, grid, grid))
+        return self.similarity.score(outcome.warped, weight)
+
+
+class ReconstructionObjective:
+    """The loss of an auto-encoder: how far the drawn image is from the one it saw, squared."""
+
+    def __call__(self, network: AutoEncoder, batch: Batch) -> Outcome:
+        """The loss of a batch; its fixed and moving images are single examples."""
+        images = torch.cat([batch.fixed, batch.moving])
+        drawn = network(images).float()
+        loss = (drawn - images).square().mean()
+        return Outcome(loss, {"reconstruction": float(loss.detach())}, drawn.detach()[batch.size :], None)
+
+    def score(self, network: AutoEncoder, batch: Batch) -> tuple[Outcome, dict[str, float]]:
+        """Loss and figures of a validation batch."""
+        with torch.no_grad():
+            outcome = self(network, batch)
+        return outcome, {"reconstruction": float(outcome.loss)}
+
+
+def _similarity(settings: TrainingSettings) -> Similarity:
+    name = settings.similarity_name
+    if name == "lncc":
+        return make_similarity("lncc", radius=settings.window or 3)
+    return make_similarity(name)
+
+
+def _penalty(name: str, part: Transform, grid: Grid) -> Tensor:
+    """A regulariser of one deformation; velocities are charged as they are, as in VoxelMorph, but for folds."""
+    if name != "folding" and isinstance(part, DisplacementTransform | VelocityTransform):
+        field = part.velocity if isinstance(part, VelocityTransform) else part.field
+        where = part.grid
+    else:
+        matrix = torch.tensor(grid.matrix, dtype=part.dtype, device=part.device)[None]
+        field = (part.on_grid(grid) - lattice_points(matrix, grid.shape)).movedim(-1, 1)
+        where = grid
+    spacing = tuple(float(s) for s in where.spacing)
+    if name == "diffusion":
+        return diffusion(field, spacing)
+    if name == "bending":  # 1 / length squared; the lattice's radius makes it a pure number
+        return bending_energy(field, spacing) * radius(grid) ** 2
+    return folding_penalty(field, spacing)
+
+
+def transform_distance(found: Transform, truth: Transform, grid: Grid) -> Tensor:
+    """Mean distance in the world between where two transforms send a lattice's points, a scalar.
+
+    Of affine transforms the corners tell all; of others 24 points along each axis are asked, in 3D 8. Unlike the
+    entries of a matrix this does not depend on unit or origin, and a degree counts as much as what it moves.
+
+    Parameters
+    ----------
+    found, truth
+        ``B`` transforms each.
+    grid
+        The lattice.
+    """
+    linear = isinstance(found, AffineTransform) and isinstance(truth, AffineTransform)
+    most = 24 if grid.ndim == 2 else 8
+    places: FloatArray = grid.corners() if linear else grid.resized([min(n, most) for n in grid.shape]).points()
+    points = torch.tensor(places.reshape(1, -1, grid.ndim), dtype=torch.float32, device=found.device)
+    apart = found(points) - truth(points)
+    return (apart.square().sum(-1) + 1e-12).sqrt().mean()
+
+
+def mean_dice(fixed: Tensor, moved: Tensor, labels: Sequence[int]) -> float:
+    """Dice of label maps ``(B, 1, *shape)``, averaged over the labels that a pair has, then over the pairs."""
+    size = max((*labels, 0)) + 1
+    found = []
+    for one, other in zip(fixed, moved, strict=True):
+        a, b = (torch.bincount(x.flatten().clamp(0, size - 1).long(), minlength=size) for x in (one, other))
+        same = torch.bincount(one[one == other].flatten().clamp(0, size - 1).long(), minlength=size)
+        total = (a + b)[list(labels)]
+        dice = 2 * same[list(labels)] / total.clamp_min(1)
+        if bool((total > 0).any()):
+            found.append(float(dice[total > 0].mean()))
+    return float(np.mean(found)) if found else float("nan")

@@ -1,0 +1,1 @@
+"""Synthetic training pairs: shapes and heads of random contrast."""

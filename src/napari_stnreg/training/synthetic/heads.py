@@ -1,0 +1,74 @@
+"""Made-up heads: the sample's head in other shapes and contrasts, for networks that must learn of few people."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.datasets.common import Waves, about
+from napari_stnreg.datasets.head import MIDDLE, TISSUES, head_scene
+from napari_stnreg.training.data.image_sets import Entry, ImageSet
+from napari_stnreg.training.data.pair_sampler import place_generator
+
+_BONE = ("skull",)
+
+
+def generated_head(grid: Grid, random: np.random.Generator, *, stripped: bool = False) -> tuple[Image, Image]:
+    """A head of random proportions, shape and contrast, and its label map.
+
+    Parameters
+    ----------
+    grid
+        Where to draw it, in mm, 3D; the head lies in its middle.
+    random
+        Where its looks come from.
+    stripped
+        Leave out all that is not brain, as after a brain mask.
+    """
+    size = np.diag(random.uniform(0.88, 1.12, 3) * random.uniform(0.92, 1.08))
+    proportions = about(size, MIDDLE, np.zeros(3))
+    shape = Waves.random(
+        int(random.integers(2**31)), 3, wavelength=random.uniform(70, 140), height=random.uniform(2, 9)
+    )
+    points = grid.with_unit("mm").points().reshape(-1, 3) - grid.with_unit("mm").center + MIDDLE
+    points = proportions(points)
+    points = points + shape(points)
+    t1 = random.uniform() < 0.5
+    tissue = {}
+    for name, (usual, other) in TISSUES.items():
+        # Half look like T1 with some play, half like no scan there is; bone stays dark, as it is in most.
+        guess = usual + random.normal(0, 0.08) if t1 else random.uniform(0, 1)
+        tissue[name] = float(np.clip(min(guess, 0.2 + other) if name in _BONE else guess, 0.02, 1))
+    values, labels = head_scene(points, tissue)
+    if stripped:
+        values = np.where((labels > 0) & (labels < 7), values, 0.0)
+    data = (255 * values.reshape(grid.shape)).astype(np.float32)
+    return Image(data, grid, name="head"), Image(labels.reshape(grid.shape), grid, name="labels")
+
+
+def generated_heads(grid: Grid, count: int, *, stripped: float = 0.0, labelled: bool = True, seed: int = 0) -> ImageSet:
+    """Made-up heads as a set of images, drawn when they are asked for.
+
+    Parameters
+    ----------
+    grid
+        See :func:`generated_head`.
+    count
+        How many.
+    stripped
+        Share of those without skull and skin.
+    labelled
+        Whether they come with their label maps.
+    seed
+        Which ones.
+    """
+
+    def head(number: int, part: int) -> Image:
+        random = place_generator(seed, number, 83)
+        return generated_head(grid, random, stripped=number < round(stripped * count))[part]
+
+    def entry(number: int) -> Entry:
+        labels = (lambda: head(number, 1)) if labelled else None
+        return Entry(f"head {number}", f"head {number}", lambda: head(number, 0), labels)
+
+    return ImageSet([entry(number) for number in range(count)])

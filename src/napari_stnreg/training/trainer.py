@@ -1,0 +1,361 @@
+"""The training loop, with all its state."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from napari_stnreg.core.errors import FitError, InputError
+from napari_stnreg.models.model import Model
+from napari_stnreg.models.summary import contract_of, training_summary
+from napari_stnreg.networks import AutoEncoder, Network, Stages
+from napari_stnreg.registration.preprocessing import pick_device
+from napari_stnreg.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from napari_stnreg.training.data.batch import Batch, TrainingData, steps_of
+from napari_stnreg.training.loss import Outcome, ReconstructionObjective, RegistrationObjective
+from napari_stnreg.training.memory import check_step, step_bytes
+from napari_stnreg.training.precision import half_precision, set_precision
+from napari_stnreg.training.progress import EpochRecord, Example, State, TrainingProgress
+from napari_stnreg.training.random_state import RandomState
+from napari_stnreg.training.schedule import Schedule
+from napari_stnreg.training.settings import TrainingSettings
+from napari_stnreg.training.warm_start import Start, first_network
+
+TrainingSteps = Generator[TrainingProgress, "str | None", Model]
+
+REPLAY_BYTES = 256 * 2**20
+"""Pictures for the replay take no more than this."""
+PAUSE_SECONDS = 0.05
+"""How long a paused training sleeps between two looks at what it is told."""
+
+
+class Trainer:
+    """One training, with all its state.
+
+    Parameters
+    ----------
+    data, settings
+        See :func:`~napari_stnreg.training.api.train`.
+    checkpoint
+        Where its state is written after every epoch; ``None`` for nowhere.
+    resume
+        Go on from there.
+    start
+        See :func:`~napari_stnreg.training.warm_start.first_network`.
+    """
+
+    def __init__(
+        self,
+        data: TrainingData,
+        settings: TrainingSettings,
+        checkpoint: Path | None,
+        *,
+        resume: bool,
+        start: Start | None = None,
+    ) -> None:
+        self.data, self.checkpoint = data, checkpoint
+        self.device = pick_device(settings.device)
+        if data.count("train") < 1:
+            raise InputError("There is no pair to train on.")
+        if data.grid.ndim not in (2, 3):
+            raise InputError(f"Networks are for 2D and 3D images, not {data.grid.ndim}D.")
+        self.random = RandomState(settings.seed, self.device)
+        with self.random:
+            network, settings = first_network(data, settings, start)
+        self.settings = settings
+        self.network: Network = network.to(self.device)
+        self.contract = contract_of(data, network, settings)
+        self.objective: Any = (
+            ReconstructionObjective()
+            if isinstance(network, AutoEncoder)
+            else RegistrationObjective(settings, data.grid, data.labels)
+        )
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),  # one pass over the weights instead of a dozen
+        )
+        self.steps = steps_of(data, "train", settings.batch_size)
+        self.phases = len(network.stages) if settings.training == "in-turn" and isinstance(network, Stages) else 1
+        if settings.epochs < self.phases:
+            raise InputError(f"Training {self.phases} networks in turn takes at least {self.phases} epochs.")
+        self.schedule = Schedule(settings, self.steps, self.phases)
+        half = half_precision(settings, self.device)
+        needed = step_bytes(network, data.grid, data.channels, settings.batch_size, half=half is not None)
+        check_step(needed, settings.batch_size, self.device)
+        set_precision(network, half)
+        # bfloat16 has the range of float32; only float16 needs its losses scaled
+        self.scaler = torch.amp.GradScaler(enabled=half == torch.float16)
+        self.state = TrainingState(best_weights=self._weights())
+        self.began = time.perf_counter()
+        self.example: Example | None = None
+        self.shown: Batch | None = None
+        found = resume and checkpoint is not None and checkpoint.exists()
+        if found:
+            assert checkpoint is not None
+            self.state = load_checkpoint(checkpoint, self.network, self.optimiser, self._identity())
+            self.random.load(self.state.random, self.state.random_cuda)
+            if self.scaler.is_enabled() and self.state.scale:
+                self.scaler = torch.amp.GradScaler(init_scale=self.state.scale)
+        self.resumed = found
+
+    def run(self) -> TrainingSteps:
+        """Train; see :func:`~napari_stnreg.training.api.train_steps`."""
+        told: str | None = None
+        if not self.resumed:
+            with self.random:
+                self._validate(None, {}, 0.0)
+        else:
+            self._take_example()
+        told = yield self._progress("validated", 0, None, {})
+        while self.state.epoch < self.settings.epochs and not self._patience_is_over():
+            told = yield from self._wait(told, 0)
+            if told == "stop":
+                break
+            self._begin_epoch()
+            began, total, sums, seen = time.perf_counter(), 0.0, dict[str, float](), 0
+            with self.random:
+                batches = iter(
+                    self.data.batches(
+                        "train", epoch=self.state.epoch, batch_size=self.settings.batch_size, seed=self.settings.seed
+                    )
+                )
+            idle = 0.0
+            for step, batch in enumerate(self._guarded(batches)):
+                with self.random:
+                    outcome = self._step(batch, step)
+                value = float(outcome.loss.detach())
+                total += value * batch.size
+                for name, term in outcome.terms.items():
+                    sums[name] = sums.get(name, 0.0) + term * batch.size
+                seen += batch.size
+                terms = {name: term / seen for name, term in sums.items()}
+                told = yield self._progress("running", step + 1, total / seen, terms)
+                paused = time.perf_counter()
+                told = yield from self._wait(told, step + 1)
+                idle += time.perf_counter() - paused
+                if told == "stop":
+                    break
+            if told == "stop":
+                break
+            if not seen:
+                raise InputError("The training data gave no batch for this epoch.")
+            with self.random:
+                seconds = time.perf_counter() - began - idle
+                self._validate(total / seen, {name: term / seen for name, term in sums.items()}, seconds)
+            self._save()
+            told = yield self._progress("validated", 0, total / seen, {name: t / seen for name, t in sums.items()})
+        return self._model("stopped" if told == "stop" else "finished")
+
+    def _guarded(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches, each made with this training's random numbers."""
+        while True:
+            with self.random:
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch.to(self.device)
+
+    def _wait(self, told: str | None, step: int) -> Generator[TrainingProgress, str | None, str | None]:
+        """Stay here while paused; gives back the last word."""
+        if told != "pause":
+            return told
+        paused = time.perf_counter()
+        while told not in ("resume", "stop"):
+            time.sleep(PAUSE_SECONDS)
+            told = yield self._progress("paused", step, None, {})
+        self.began += time.perf_counter() - paused
+        return told
+
+    def _begin_epoch(self) -> None:
+        if self.phases > 1:
+            assert isinstance(self.network, Stages)
+            phase = self.schedule.phase(self.state.epoch)
+            if self.state.epoch == self.schedule.ends(phase)[0] and phase > 0:
+                # The next network builds on the best of those before it.
+                self.network.load_state_dict(self.state.best_weights)
+                self.state.best_value = math.inf
+            self.network.in_turn(phase)
+        self.network.train()
+
+    def learning_rate(self, epoch: int, step: int) -> float:
+        """The rate of one batch."""
+        return self.schedule.rate(epoch, step)
+
+    def _step(self, batch: Batch, step: int) -> Outcome:
+        # the last batches of an epoch may be fewer than are accumulated
+        first = step - step % self.settings.accumulate
+        together = min(self.settings.accumulate, self.steps - first)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate(self.state.epoch, first)
+        outcome: Outcome = self.objective(self.network, batch)
+        if not bool(torch.isfinite(outcome.loss.detach())):
+            raise FitError(
+                "The training ran into values that are not finite; lower the learning rate. The checkpoint of the "
+                "last epoch is good."
+            )
+        self.scaler.scale(outcome.loss / together).backward()
+        if step + 1 == first + together:
+            if self.settings.gradient_clip > 0:
+                self.scaler.unscale_(self.optimiser)
+                torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_clip)
+            self.scaler.step(self.optimiser)
+            self.scaler.update()
+            self.optimiser.zero_grad(set_to_none=True)
+        return outcome
+
+    def _validate(self, loss: float | None, terms: dict[str, float], seconds: float) -> None:
+        """Judge the network, add an epoch to the curve, and keep its weights if they are the best."""
+        state, settings = self.state, self.settings
+        self.network.eval()
+        total, count, scores = 0.0, 0, dict[str, list[tuple[float, int]]]()
+        split = self._judging_split()
+        for batch in self.data.batches(split, epoch=0, batch_size=settings.batch_size, seed=settings.seed):
+            batch = batch.to(self.device)
+            outcome, figures = self.objective.score(self.network, batch)
+            if not count:
+                self._show(batch, outcome, state.epoch + (loss is not None))
+            if split == "train":
+                break  # there is nothing to validate on: the picture alone
+            total += float(outcome.loss) * batch.size
+            count += batch.size
+            for name, value in figures.items():
+                scores.setdefault(name, []).append((value, batch.size))
+        means = {name: sum(v * n for v, n in found) / sum(n for _, n in found) for name, found in scores.items()}
+        validation = total / count if count else None
+        if loss is not None:
+            state.epoch += 1
+        rate = self.learning_rate(state.epoch - 1, self.steps - 1) if loss is not None else 0.0
+        state.curve.append(EpochRecord(state.epoch, loss, terms, validation, means, rate, seconds))
+        value = self._worth(loss, validation, means)
+        if value is not None and (value < state.best_value or (self.phases > 1 and state.best_value == math.inf)):
+            state.best_epoch, state.best_value, state.best_weights = state.epoch, value, self._weights()
+        self._keep_picture()
+
+    def _judging_split(self) -> Any:
+        return "validation" if self.data.count("validation") else "train"
+
+    def _worth(self, loss: float | None, validation: float | None, scores: dict[str, float]) -> float | None:
+        """By what the best weights are chosen, lower is better: labels, then known truth, then the loss."""
+        if "dice" in scores and math.isfinite(scores["dice"]):
+            return -scores["dice"]
+        if "error" in scores and self.settings.truth_weight > 0:
+            return scores["error"]
+        return loss if validation is None else validation
+
+    def _show(self, batch: Batch, outcome: Outcome, epoch: int) -> None:
+        grid = batch.grid or self.data.grid
+        arrays = [x[0, 0].detach().float().cpu().numpy() for x in (batch.fixed, batch.moving, outcome.warped)]
+        transform = outcome.transform
+        first = None if transform is None else _first_of(transform)
+        self.example = Example(epoch, arrays[0], arrays[1], arrays[2], grid, first)
+
+    def _take_example(self) -> None:
+        """The picture of a resumed training, which no epoch has made yet."""
+        self.network.eval()
+        with self.random:
+            for batch in self.data.batches(
+                self._judging_split(), epoch=0, batch_size=self.settings.batch_size, seed=self.settings.seed
+            ):
+                batch = batch.to(self.device)
+                with torch.random.fork_rng(devices=[]):
+                    outcome, _ = self.objective.score(self.network, batch)
+                self._show(batch, outcome, self.state.epoch)
+                break
+
+    def _keep_picture(self) -> None:
+        state, settings = self.state, self.settings
+        if self.example is None or settings.snapshots < 1:
+            return
+        size = self.example.warped.size * 2
+        most = max(min(settings.snapshots, REPLAY_BYTES // max(size, 1)), 1)
+        wanted = set(np.linspace(0, settings.epochs, most).round().astype(int).tolist())
+        if state.epoch in wanted:
+            state.replay.append(self.example.warped.astype(np.float16))
+            state.replay_epochs.append(state.epoch)
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: t.detach().cpu().clone() for name, t in self.network.state_dict().items()}
+
+    def _patience_is_over(self) -> bool:
+        patience = self.settings.patience
+        return patience is not None and self.state.epoch - self.state.best_epoch >= patience
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        self.state.random, self.state.random_cuda = self.random.save()
+        self.state.scale = float(self.scaler.get_scale()) if self.scaler.is_enabled() else 0.0
+        spent = self.state.seconds
+        self.state.seconds = self._seconds()
+        save_checkpoint(self.checkpoint, self.state, self.network, self.optimiser, self._identity())
+        self.state.seconds = spent
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a training to be resumed; where it runs and what is kept of it may change."""
+        left_out = {"device", "snapshots", "patience"}
+        settings = self.settings.model_dump(mode="json", exclude=left_out)
+        identity = {"settings": settings, "data": self.data.summary(), "contract": self.contract.to_dict()}
+        read_back: dict[str, Any] = json.loads(json.dumps(identity))  # tuples become lists, as in the file
+        return read_back
+
+    def _seconds(self) -> float:
+        return self.state.seconds + time.perf_counter() - self.began
+
+    def _progress(self, kind: State, step: int, loss: float | None, terms: dict[str, float]) -> TrainingProgress:
+        state, epochs = self.state, self.settings.epochs
+        last = state.curve[-1]
+        done, total = state.epoch * self.steps + step, epochs * self.steps
+        spent = self._seconds()
+        left = spent / done * (total - done) if done else None
+        if kind == "paused":
+            left = None
+        message = f"epoch {min(state.epoch + 1, epochs)} of {epochs}"
+        if self.phases > 1:
+            assert isinstance(self.network, Stages)
+            name = self.network.networks()[self.schedule.phase(min(state.epoch, epochs - 1))].name
+            message += f", {name}"
+        if kind == "paused":
+            message += ", paused"
+        return TrainingProgress(
+            kind, state.epoch, epochs, done, total, last.loss if loss is None else loss, terms or last.terms,
+            last.validation_loss, last.scores, state.best_epoch, spent, left, tuple(state.curve), self.example, message,
+        )  # fmt: skip
+
+    def _model(self, ending: str) -> Model:
+        state = self.state
+        self.network.load_state_dict(state.best_weights)
+        if isinstance(self.network, Stages):
+            self.network.in_turn(-1)
+        set_precision(self.network, None)
+        summary = training_summary(
+            self.data, self.settings, state, ending=ending, seconds=self._seconds(), device=self.device.type
+        )
+        replay = np.stack(state.replay) if state.replay else None
+        return Model(self.network.to("cpu"), self.contract, summary, self.settings.network, replay)
+
+    def release(self) -> None:
+        """Let go of everything that lies on the device."""
+        self.optimiser.state.clear()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.network.to("cpu")
+        self.objective = None
+
+
+def _first_of(transform: Any) -> Any:
+    """The first of a batch of transforms, on the CPU."""
+    shared = {"control_points"}  # of thin plates: the same for every pair
+    mine = {
+        name: t.detach().cpu() if name.rsplit(".", 1)[-1] in shared else t[:1].detach().cpu()
+        for name, t in transform.tensors().items()
+    }
+    return type(transform).from_state(mine, transform.settings())

@@ -1,0 +1,1 @@
+"""Deformations and comparisons as plain arrays: grids, arrows, Jacobians, overlays, checkerboards."""

@@ -1,0 +1,1 @@
+"""The panel that aligns a stack of sections."""

@@ -1,0 +1,64 @@
+"""Mending an alignment by hand: leave sections out, mark the same places, align a part again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QSpinBox, QWidget
+
+from napari_stnreg.widgets.common.forms import Rows, button, hint
+
+
+class Mending(QWidget):
+    """The buttons; what they do is the panel's.
+
+    Signals
+    -------
+    excluding(bool), marking(), again(int)
+        Exclude the section that is shown or take it in again; add landmarks; align again, with so many sections before
+        and after the one that is shown.
+    """
+
+    excluding = Signal(bool)
+    marking = Signal()
+    again = Signal(int)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.note = hint()
+        self.exclude_button = button("Exclude this section", "Match no other section with the one that is shown.")
+        self.exclude_button.setCheckable(True)
+        self.points_button = button(
+            "Add landmark pairs",
+            "Make a points layer: the first point in one section belongs to the first in the next.",
+        )
+        self.range_box = QSpinBox()
+        self.range_box.setRange(0, 50)
+        self.range_box.setValue(1)
+        self.range_box.setToolTip("Sections before and after the one that is shown.")
+        self.range_box.setAccessibleName("sections before and after")
+        self.again_button = button("Align these again", "Align the range again; all other sections stay.")
+        rows = Rows()
+        rows.wide(self.note)
+        rows.wide(self.exclude_button)
+        rows.wide(self.points_button)
+        rows.add("± sections", self.range_box)
+        rows.wide(self.again_button)
+        self.setLayout(rows)
+        self.exclude_button.clicked.connect(self.excluding)
+        self.points_button.clicked.connect(lambda: self.marking.emit())
+        self.again_button.clicked.connect(lambda: self.again.emit(self.range_box.value()))
+
+    def show_section(self, section: int, excluded: Iterable[int]) -> None:
+        """Say which section is shown and what is left out."""
+        out = sorted(excluded)
+        self.exclude_button.setChecked(section in out)
+        self.exclude_button.setText("Take this section in again" if section in out else "Exclude this section")
+        self.note.setText(f"Shown: section {section}. Excluded: {', '.join(map(str, out)) or 'none'}.")
+
+    def allow(self, *, stack: bool, result: bool) -> None:
+        """Enable what can be done: with a stack, and with its result."""
+        self.exclude_button.setEnabled(stack)
+        self.points_button.setEnabled(stack)
+        self.again_button.setEnabled(result)

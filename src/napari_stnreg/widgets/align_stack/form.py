@@ -1,0 +1,158 @@
+"""The form of the alignment panel: which stack, and what may be done to it, in plain words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from napari.layers import Image
+from qtpy.QtWidgets import QCheckBox, QSpinBox, QVBoxLayout, QWidget
+
+from napari_stnreg.stacks.settings import COURSE_HELP
+from napari_stnreg.widgets.common.forms import Combo, OptionalNumber, Rows, folded, hint
+
+MOTIONS = [("Shift and turn", "rigid"), ("Shift only", "translation"), ("Shift, turn and stretch", "affine")]
+FEATURES = [
+    ("Local contrast", "lncc"),
+    ("Brightness without shading", "bandpass"),
+    ("Plain brightness", "intensity"),
+    ("A network trained on this stack", "auto-encoder"),
+]
+
+
+class AlignForm(QWidget):
+    """Stack and settings.
+
+    Parameters
+    ----------
+    viewer
+        The napari viewer whose layers are offered.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self.stack = Combo("Sections along the first axis (z, y, x), in memory or lazily loaded.", "stack")
+        self.note = hint()
+        self.motion = Combo("What the first pass may do to a whole section.", "motion")
+        self.motion.fill(MOTIONS)
+        self.deform = QCheckBox("Bend sections to fit")
+        self.deform.setToolTip("Follow with a second pass that bends each section by a grid of vectors.")
+        self.deform.setChecked(True)
+        self.course = Combo(
+            "What happens to what changes slowly along the stack: neurites that run obliquely keep their slant, or are "
+            "straightened for the sake of a better fit.",
+            "course",
+        )
+        self.course.fill([(name, name) for name in COURSE_HELP])
+        self.course_note = hint()
+        self.features = Combo("What is compared between neighbours.", "compare by")
+        self.features.fill(FEATURES)
+        self.window = QSpinBox()
+        self.window.setRange(1, 8)
+        self.window.setValue(2)
+        self.window.setToolTip("Neighbours before and after that each section is compared with.")
+        self.anchors = OptionalNumber(
+            "Match each section with the one so many sections farther, too, as far as both share outlines: errors then "
+            "add up less along the stack.", "anchors", 3, 64, whole=True, empty="none")  # fmt: skip
+        self.turned = self._box("Turned by any angle", "Look for sections that lie turned by any angle.", True)
+        self.mirror = self._box("Some upside down", "Look for sections that lie upside down, too.", False)
+        self.cracks = self._box("Break at cracks", "Find cracks and let the sections break there.", True)
+        self.reference = OptionalNumber("A section that stays where it is.", "fixed section", 0, 10**6, whole=True,
+                                        empty="none")  # fmt: skip
+        self.size = OptionalNumber("Longest side, in pixels, at which sections are compared.", "working size", 64,
+                                   8192, whole=True)  # fmt: skip
+        self.tether = OptionalNumber("Pull to where a section lay; more moves less, and keeps more of the slant.",
+                                     "tether", 0, 100, empty="1")  # fmt: skip
+        self.smoothness = OptionalNumber("Stiffness of the bending; more is stiffer.", "smoothness", 0.01, 100,
+                                         empty="1")  # fmt: skip
+        self.threads = OptionalNumber("Sections worked on at a time.", "threads", 1, 256, whole=True, empty="all cores")
+        self.memory = OptionalNumber("What all of them together may take, in GB.", "memory", 0.1, 4096)
+
+        rows = Rows()
+        rows.add("Stack", self.stack)
+        rows.wide(self.note)
+        rows.add("Sections may", self.motion)
+        rows.wide(self.deform)
+        rows.add("Course", self.course)
+        rows.wide(self.course_note)
+        more = QWidget()
+        inner = Rows()
+        inner.add("Compare", self.features)
+        inner.add("Neighbours", self.window)
+        inner.add("Anchor distance", self.anchors)
+        for box in (self.turned, self.mirror, self.cracks):
+            inner.wide(box)
+        inner.add("Fixed section", self.reference)
+        inner.add("Tether", self.tether)
+        inner.add("Smoothness", self.smoothness)
+        inner.add("Working size", self.size)
+        inner.add("Threads", self.threads)
+        inner.add("Memory, GB", self.memory)
+        more.setLayout(inner)
+        self.more = folded("More choices", more, "What is rarely changed.")
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(6)
+        box.addLayout(rows)
+        box.addWidget(self.more)
+        self.stack.currentIndexChanged.connect(self._describe)
+        self.course.currentIndexChanged.connect(self._explain)
+        self._explain()
+
+    @staticmethod
+    def _box(text: str, tip: str, checked: bool) -> QCheckBox:
+        box = QCheckBox(text)
+        box.setToolTip(tip)
+        box.setChecked(checked)
+        return box
+
+    @property
+    def layer(self) -> Any:
+        """The chosen layer, or ``None``."""
+        return self.stack.currentData()
+
+    def refresh(self, leave_out: set[Any]) -> None:
+        """Offer the viewer's grey 3D image layers, the results of this panel aside."""
+        layers = [
+            layer
+            for layer in self._viewer.layers
+            if isinstance(layer, Image) and layer.ndim == 3 and not layer.rgb and layer not in leave_out
+        ]
+        self.stack.fill([(layer.name, layer) for layer in layers], keep=self.layer)
+        self._describe()
+
+    def _explain(self, _index: int = 0) -> None:
+        self.course_note.setText(COURSE_HELP[self.course.currentData()])
+
+    def _describe(self, _index: int = 0) -> None:
+        layer = self.layer
+        if layer is None:
+            images = any(isinstance(one, Image) for one in self._viewer.layers)
+            self.note.setText(
+                "None of the images is a stack: grey, with the three axes (z, y, x)."
+                if images
+                else "Open a stack (z, y, x) as an image layer first."
+            )
+            return
+        data = layer.data[0] if layer.multiscale else layer.data
+        z, y, x = data.shape
+        megabytes = z * y * x * data.dtype.itemsize / 2**20
+        size = f"{megabytes / 1024:.1f} GB" if megabytes >= 100 else f"{megabytes:.1f} MB"
+        self.note.setText(f"{z} section{'s' if z != 1 else ''} of {y} x {x} pixels, {data.dtype}, {size}")
+
+    def values(self) -> dict[str, Any]:
+        """Fields of the settings."""
+        values = {
+            "motion": self.motion.currentData(),
+            "deform": self.deform.isChecked(),
+            "course": self.course.currentData(),
+            "features": self.features.currentData(),
+            "window": self.window.value(),
+            "anchors": int(self.anchors.value or 0),
+            "turned": self.turned.isChecked(),
+            "mirror": self.mirror.isChecked(),
+            "cracks": self.cracks.isChecked(),
+            "reference": self.reference.value,
+        }
+        numbers = {"working_size": self.size, "tether": self.tether, "smoothness": self.smoothness}
+        return values | {name: box.value for name, box in numbers.items() if box.value is not None}

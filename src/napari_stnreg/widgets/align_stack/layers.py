@@ -1,0 +1,108 @@
+"""Between stack layers of the viewer and what the engine aligns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from napari.layers import Image, Layer, Points
+
+from napari_stnreg.core.errors import InputError
+
+
+def raw_data(layer: Image) -> Any:
+    """The finest data of a layer, ``(z, y, x)``, in memory or lazy."""
+    return layer.data[0] if layer.multiscale else layer.data
+
+
+def source_of(layer: Image) -> Any:
+    """The stack that a layer shows, read section by section, with the layer's own pixel size.
+
+    Raises
+    ------
+    InputError
+        If it is no stack of grey sections with square pixels.
+    """
+    from napari_stnreg.stacks.sources.base import from_array
+
+    unit = str(layer.units[-1])
+    return from_array(raw_data(layer), tuple(float(s) for s in layer.scale), unit, layer.name)
+
+
+def aligned_layer(output: Path, raw: Image) -> Layer:
+    """The aligned stack in its place beside the raw one.
+
+    It shows the arrays on disk themselves, without a cache between, so that it fills in as sections are rendered.
+    """
+    from napari_stnreg.stacks.output.ome_zarr import AlignedStack
+
+    aligned = AlignedStack(output)
+    levels = aligned.levels
+    shift = np.array([0.0, *aligned.canvas.origin])
+    linear = np.asarray(raw.affine.affine_matrix)[:3, :3]
+    keywords = {
+        "name": f"{raw.name} aligned",
+        "scale": raw.scale,
+        "translate": raw.translate + raw.scale * shift,
+        "units": raw.units,
+        "axis_labels": raw.axis_labels,
+        "contrast_limits": list(raw.contrast_limits),
+        "colormap": raw.colormap,
+        "metadata": {"stnreg_stack": str(output)},
+    }
+    if not np.allclose(linear, np.eye(3)):
+        keywords["affine"] = raw.affine
+    return Image(levels if len(levels) > 1 else levels[0], multiscale=len(levels) > 1, **keywords)
+
+
+def pixels_of(layer: Image, viewer: Any) -> tuple[int, int, int]:
+    """Section, row and column of a stack layer at the slider and the middle of the view."""
+    world = np.array(viewer.dims.point, dtype=float)[-3:]
+    center = np.array(viewer.scene.camera.center, dtype=float)  # (z, y, x), or fewer while the view changes
+    displayed = [axis - (viewer.dims.ndim - 3) for axis in viewer.dims.displayed]
+    for place, axis in enumerate(displayed, start=len(center) - len(displayed)):
+        if axis >= 0:
+            world[axis] = center[place]
+    units = getattr(viewer.layers.extent, "units", None)
+    if units is not None:
+        for axis, (seen, own) in enumerate(zip(units[-3:], layer.units, strict=False)):
+            try:
+                world[axis] *= (1 * seen).to(own).magnitude
+            except Exception:  # mixed units: napari drops them for the whole viewer too
+                continue
+    index = np.rint(np.asarray(layer.world_to_data(world), dtype=float)).astype(int)
+    return int(index[0]), int(index[1]), int(index[2])
+
+
+def section_landmarks(layer: Points | None, raw: Image) -> dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]:
+    """Points of a layer over a raw stack as pairs between two sections.
+
+    Sections that hold points belong together two by two, from the first on; their points pair up in the order in which
+    they were made.
+
+    Raises
+    ------
+    InputError
+        If the numbers do not match.
+    """
+    if layer is None or not len(layer.data):
+        return {}
+    points = np.array([raw.world_to_data(layer.data_to_world(point)) for point in layer.data], dtype=float)
+    sections = np.rint(points[:, 0]).astype(int)
+    which = sorted(set(sections.tolist()))
+    if len(which) % 2:
+        raise InputError(
+            f"There are landmarks in an odd number of sections ({', '.join(map(str, which))}); they work between two, "
+            "so mark the same places in a neighbour."
+        )
+    found = {}
+    for a, b in zip(which[::2], which[1::2], strict=True):
+        one, other = points[sections == a, 1:], points[sections == b, 1:]
+        if len(one) != len(other):
+            raise InputError(
+                f"Section {a} has {len(one)} landmarks and section {b} {len(other)}; they work in pairs, so add or "
+                "remove points until the counts match."
+            )
+        found[a, b] = (one, other)
+    return found

@@ -1,0 +1,361 @@
+"""The panel for stacks of serial sections: align, look along z, mend by hand, align a range again, save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QSizePolicy, QWidget
+
+from napari_stnreg.core.errors import InputError, RegistrationError
+from napari_stnreg.widgets.align_stack import tasks
+from napari_stnreg.widgets.align_stack.corrections_form import Mending
+from napari_stnreg.widgets.align_stack.form import AlignForm
+from napari_stnreg.widgets.align_stack.layers import pixels_of, raw_data
+from napari_stnreg.widgets.align_stack.quality_view import Findings
+from napari_stnreg.widgets.align_stack.session import StackWork
+from napari_stnreg.widgets.common.forms import button, folded, line
+from napari_stnreg.widgets.common.task_panel import ToolPanel
+
+FLICKER = "Alt-B"
+
+
+class AlignWidget(ToolPanel):
+    """Aligns a stack layer and helps to find and mend what is wrong.
+
+    Parameters
+    ----------
+    viewer
+        The napari viewer.
+
+    Notes
+    -----
+    It can be driven from code: :meth:`start`, :meth:`stop`, :meth:`flicker`, :meth:`exclude_section`,
+    :meth:`align_range`, :meth:`save_to`, :attr:`result`, :attr:`running`. Each stack keeps its own result, excluded
+    sections and landmarks; choosing another stack shows what is known of that one.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__(viewer, "Choose a stack and press Align.")
+        self._works: list[StackWork] = []
+        self._work: StackWork | None = None
+        self._job: tasks.AlignJob | None = None
+        self._reslices: Any = None
+        self.inputs = AlignForm(viewer)
+        self.findings = Findings(viewer)
+        self.mending = Mending()
+        self.mend = folded("Mend by hand", self.mending, "Exclude sections, add landmarks, align a part again.")
+        self._make_buttons()
+        for part in (self.inputs, self._start_row, self.findings, line(), self._look_row, self.mend):
+            self.form.addWidget(part)
+        self.form.addStretch(1)
+        self._to_findings = QTimer(self)
+        self._to_findings.setSingleShot(True)
+        self._to_findings.setInterval(250)  # once they have their place in the form
+        self._connect()
+        self.refresh()
+
+    def _make_buttons(self) -> None:
+        self.align_button = button("Align", "Align the whole stack (Ctrl+Enter).")
+        font = self.align_button.font()
+        font.setBold(True)
+        self.align_button.setFont(font)
+        self.save_button = button("Save …", "Write the aligned stack and its displacement as OME-Zarr.")
+        self._start_row = _row(self.align_button, self.save_button)
+        self.flicker_button = button("Before / after", "Switch between the raw and the aligned stack (Alt+B).")
+        self.reslice_button = button(
+            "Cut XZ, YZ", "Cut both stacks across the sections, through the middle of the view."
+        )
+        self._look_row = _row(self.flicker_button, self.reslice_button)
+
+    def _connect(self) -> None:
+        self.inputs.stack.currentIndexChanged.connect(self._on_stack)
+        self.align_button.clicked.connect(self.start)
+        self.save_button.clicked.connect(self._ask_where)
+        self.flicker_button.clicked.connect(self.flicker)
+        self.reslice_button.clicked.connect(self.cut)
+        self.findings.picked.connect(self.go_to_section)
+        self.mending.excluding.connect(self._on_exclude)
+        self.mending.marking.connect(self.add_landmarks)
+        self.mending.again.connect(self._on_again)
+        self._to_findings.timeout.connect(self._scroll_to_findings)
+        self.run_shortcut(self.start)
+        self._viewer.bind_key(FLICKER, self._on_flicker_key, overwrite=True)
+
+    # -- the stack that is worked on
+
+    @property
+    def result(self) -> Any:
+        """The alignment of the stack that is shown, or ``None``."""
+        return None if self._work is None else self._work.result
+
+    @property
+    def excluded(self) -> set[int]:
+        """Sections of it that are left out of matching."""
+        return set() if self._work is None else self._work.excluded
+
+    def _on_stack(self, _index: int = 0) -> None:
+        if not self.running:
+            self._turn_to(self.inputs.layer)
+            self.say("Press Align." if self.result is None else "This stack is aligned already; see above.")
+            self.show_state()
+
+    def _turn_to(self, layer: Any) -> None:
+        """Work on a stack; what is known of it comes back."""
+        if layer is None or (self._work is not None and self._work.raw is layer):
+            return
+        self._works = [one for one in self._works if one.has(one.raw) or one.has(one.aligned)]
+        found = next((one for one in self._works if one.raw is layer), None)
+        if found is None:
+            found = StackWork(self._viewer, layer)
+            self._works.append(found)
+        self._work = found
+        if found.result is not None:
+            self.findings.show_result(found.result)
+        else:
+            self.findings.hide()
+
+    # -- aligning
+
+    def start(self) -> bool:
+        """Align the chosen stack; false, with a sentence in the status line, when that cannot be."""
+        if self.running or not self._begin(self._whole):
+            return False
+        self.findings.hide()
+        return True
+
+    def align_range(self, first: int, last: int) -> bool:
+        """Align some sections again while all others stay where they are."""
+        if self.running or self.result is None:
+            return False
+        return self._begin(lambda: self._work.part(first, last, *self._means()) if self._work else None)
+
+    def _begin(self, make: Callable[[], tasks.AlignJob | None]) -> bool:
+        """Start what the form asks for, or say why that cannot be."""
+        try:
+            job = make()
+        except RegistrationError as error:
+            self.complain(error)
+            return False
+        if job is None or not self.begin(tasks.align, job, done=self._on_aligned):
+            return False
+        self._job = job
+        return True
+
+    def _whole(self) -> tasks.AlignJob:
+        import napari_stnreg as sr
+
+        layer = self.inputs.layer
+        if layer is None:
+            raise InputError("There is no stack: open one (z, y, x) as an image layer, and choose it.")
+        settings = sr.StackSettings.parse(**self.inputs.values())
+        self._turn_to(layer)
+        assert self._work is not None
+        return self._work.whole(settings, *self._means())
+
+    def _means(self) -> tuple[int | None, float | None]:
+        """Threads, and bytes that they may take."""
+        gigabytes = self.inputs.memory.value
+        return self.inputs.threads.value, None if gigabytes is None else gigabytes * 2**30
+
+    def on_partial(self, output: Path) -> None:
+        """Show the aligned stack as soon as there is one, and what was added to it since."""
+        if self._job is None or self._job.only is not None or self._work is None:
+            return
+        if not self._work.aligned_from(output):
+            self._show_aligned(output)
+        elif self._work.has(self._work.aligned):
+            self._work.aligned.refresh()
+
+    def _show_aligned(self, output: Path) -> None:
+        work = self._work
+        if work is None:
+            return
+        if work.has(work.aligned):
+            self._viewer.layers.remove(work.aligned)
+        self.add_layers([work.make_aligned(output)])
+        self.refresh()
+        work.set_shown(after=True)
+
+    def _on_aligned(self, result: Any) -> None:
+        job, self._job = self._job, None
+        work = self._work
+        if work is None or job is None:
+            return
+        work.take(job, result)
+        if result.ending == "stopped":
+            self.bar.setValue(0)
+            again = "Align" if job.only is None else "Align these again"
+            self.say(f"Stopped. What is done is kept: {again} goes on from there.")
+            return
+        if not work.aligned_from(result.path) or not work.has(work.aligned):
+            self._show_aligned(result.path)
+        else:
+            work.aligned.refresh()
+        work.drop_outputs()
+        self.findings.show_result(work.result)
+        self._to_findings.start()
+        self.say(f"Done in {result.seconds:.0f} s." + (" Read the note above." if work.result.warnings else ""))
+
+    def _on_cancelled(self) -> None:
+        super()._on_cancelled()
+        self._job = None
+
+    def _on_failed(self, error: Exception) -> None:
+        self._job = None
+        super()._on_failed(error)
+
+    # -- looking
+
+    def _scroll_to_findings(self) -> None:
+        # From the top on: the words come first.
+        self.scroll.ensureWidgetVisible(self.findings, 0, 0)
+        self.scroll.ensureWidgetVisible(self.findings.summary, 0, 0)
+        self.scroll.ensureWidgetVisible(self.findings.warning, 0, 0)
+
+    def go_to_section(self, section: int) -> None:
+        """Show a section of the stack."""
+        if self._work is not None:
+            self._work.go_to_section(section)
+
+    @property
+    def section(self) -> int:
+        """The section that is shown."""
+        return 0 if self._work is None else self._work.section
+
+    def flicker(self) -> None:
+        """Switch between the raw and the aligned stack."""
+        if self._work is not None:
+            self._work.flicker()
+
+    def _on_flicker_key(self, _viewer: Any) -> None:
+        self.flicker()
+
+    def cut(self) -> bool:
+        """Cut both stacks through the middle of the view and show the cuts side by side."""
+        work = self._work
+        if work is None or work.result is None:
+            return False
+        aligned = work.result.aligned
+        place = pixels_of(work.raw, self._viewer)[1:]
+        return self.begin(
+            tasks.reslice, raw_data(work.raw), aligned.levels[0], aligned.canvas.origin, place, done=self._on_cut
+        )
+
+    def _on_cut(self, cuts: Any) -> None:
+        from napari_stnreg.widgets.align_stack.reslice_view import ResliceView
+
+        if self._work is None:
+            return
+        if self._reslices is None or self._reslices.parent() is None:
+            self._reslices = ResliceView()
+            self._viewer.window.add_dock_widget(self._reslices, name="Cuts across the sections", area="bottom")
+        raw = self._work.raw
+        scale = np.asarray(raw.scale, dtype=float)
+        self._reslices.show_cuts(cuts, tuple(raw.contrast_limits), float(scale[0] / scale[2]))
+        self.say(f"Cut through row {cuts.place[0]} and column {cuts.place[1]}.")
+
+    # -- mending
+
+    def exclude_section(self, section: int, *, exclude: bool = True) -> None:
+        """Leave a section out of matching from the next run on, or take it in again."""
+        if self._work is not None:
+            (self._work.excluded.add if exclude else self._work.excluded.discard)(section)
+        self._on_section()
+
+    def _on_exclude(self, checked: bool) -> None:
+        self.exclude_section(self.section, exclude=checked)
+
+    def add_landmarks(self) -> None:
+        """Add a points layer over the raw stack, ready to be drawn into."""
+        work = self._work
+        if work is None or not work.has(work.raw):
+            self.say("Choose a stack first.")
+            return
+        points = work.points
+        if points is None or not work.has(points):
+            points = self._viewer.add_layer(work.make_points())
+        self._viewer.layers.selection.active = points
+        points.mode = "add"
+        work.set_shown(after=False)
+        then = "align these again" if work.result is not None else "press Align"
+        self.say(f"Click a place in one section and the same place in the next; then {then}.")
+
+    def _on_again(self, reach: int) -> None:
+        self.align_range(self.section - reach, self.section + reach)
+
+    # -- saving
+
+    def _ask_where(self) -> None:
+        name, _ = QFileDialog.getSaveFileName(self, "Save the aligned stack", "aligned.zarr", "OME-Zarr (*.zarr)")
+        if name:
+            self.save_to(Path(name))
+
+    def save_to(self, path: Path | str) -> bool:
+        """Write the aligned stack as OME-Zarr, with its displacement, report and table."""
+        path = Path(path)
+        path = path if path.name.endswith(".zarr") else path.with_name(path.name + ".zarr")
+        if self.result is None:
+            return False
+        return self.begin(tasks.save, self.result.path, path, self.result, done=self._on_saved)
+
+    def _on_saved(self, path: Path) -> None:
+        self.say(f"Saved as {path.name}.")
+
+    # -- the viewer around it
+
+    def viewer_events(self) -> list[tuple[Any, Any]]:
+        """Layers, the slider, and the theme."""
+        more = [
+            (self._viewer.dims.events.current_step, self._on_section),
+            (self._viewer.events.theme, self._on_theme),
+        ]
+        return super().viewer_events() + more
+
+    def refresh(self) -> None:
+        """Take up the viewer's layers."""
+        self.inputs.refresh({work.aligned for work in self._works})
+        if not self.running and self._work is None:
+            self._turn_to(self.inputs.layer)
+        self.show_state()
+
+    def show_state(self) -> None:
+        """Enable what can be done now."""
+        super().show_state()
+        if not hasattr(self, "mend"):
+            return
+        idle, there = not self.running, self.result is not None
+        self.inputs.setEnabled(idle)
+        self.align_button.setEnabled(idle and self.inputs.layer is not None)
+        for part in (self.save_button, self.reslice_button):
+            part.setEnabled(idle and there)
+        work = self._work
+        self.flicker_button.setEnabled(work is not None and work.has(work.aligned))
+        self.mending.allow(stack=idle and work is not None and work.has(work.raw), result=idle and there)
+        self._on_section()
+
+    def _on_section(self, _event: Any = None) -> None:
+        section = self.section
+        self.findings.plot.set_section(section)
+        self.mending.show_section(section, self.excluded)
+
+    def _on_theme(self, _event: Any = None) -> None:
+        self.findings.restyle()
+
+    def close_down(self) -> None:
+        """End the run and let go of the viewer."""
+        super().close_down()
+        self._viewer.bind_key(FLICKER, None, overwrite=True)
+
+
+def _row(*widgets: QWidget) -> QWidget:
+    content = QWidget()
+    box = QHBoxLayout(content)
+    box.setContentsMargins(0, 0, 0, 0)
+    for widget in widgets:
+        widget.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        box.addWidget(widget)
+    return content

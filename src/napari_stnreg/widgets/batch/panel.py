@@ -1,0 +1,398 @@
+"""The batch panel: many pairs with one setting or model, a row of scores each."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import Qt, QUrl
+from qtpy.QtGui import QBrush, QColor, QDesktopServices
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QCheckBox,
+    QFileDialog,
+    QHBoxLayout,
+    QHeaderView,
+    QLineEdit,
+    QSizePolicy,
+    QTableWidget,
+    QTableWidgetItem,
+    QWidget,
+)
+
+from napari_stnreg.batch.pairing import pairs_of
+from napari_stnreg.core.errors import InputError, RegistrationError
+from napari_stnreg.registration.settings import RegistrationSettings
+from napari_stnreg.widgets.common.forms import Combo, Rows, button, folded, hint
+from napari_stnreg.widgets.common.task_panel import ToolPanel
+from napari_stnreg.widgets.common.task_runner import Control, Step, relay
+from napari_stnreg.widgets.register.options import Options
+from napari_stnreg.widgets.scorecard.table import COLOURS, theme_kind
+
+STATES = {"": "", "fitting": "…", "done": "✓", "kept": "✓", "failed": "✗"}
+_TIPS = {
+    "": "Not begun.",
+    "fitting": "Being registered.",
+    "done": "Done.",
+    "kept": "Done by an earlier run, of the same files and settings.",
+    "failed": "Failed.",
+}
+_SCORES = (("landmark_mean", "landmarks"), ("dice_mean", "Dice"), ("ncc", "NCC"))
+_MORE = "another file …"
+
+
+def run_batch(
+    jobs: list[Any], output: str, settings: RegistrationSettings, restart: bool, control: Control
+) -> Generator[Step, None, Any]:
+    """Run the batch in the worker; every finished row is handed over, whatever the pace of the window."""
+    from napari_stnreg.batch import batch_steps
+
+    pending: list[tuple[int, str, dict[str, Any] | None]] = []
+
+    def note(item: Any) -> None:
+        if item.row is not None:
+            pending.append((item.job, item.state, item.row))
+
+    def show(item: Any) -> Step:
+        rows = [*pending]
+        pending.clear()
+        share = 1.0
+        if item.state == "fitting":
+            rows.append((item.job, "fitting", None))
+            share = item.fit.fraction if item.fit is not None else 0.0
+        return Step((item.job + share) / item.jobs, f"{item.name}: {item.job + 1} of {item.jobs}", rows)
+
+    return (yield from relay(batch_steps(jobs, output, settings, restart=restart), control, show, note))
+
+
+class JobTable(QTableWidget):
+    """One row for each pair: name, how it went, and the score that says most, or why it failed."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 3)
+        self.setAccessibleName("pairs of the batch")
+        self.setHorizontalHeaderLabels(["pair", "", "before → after"])
+        self.verticalHeader().hide()
+        self.setShowGrid(False)
+        self.setWordWrap(True)
+        self.setTabKeyNavigation(False)
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setMinimumHeight(140)
+        header = self.horizontalHeader()
+        header.setMinimumSectionSize(16)
+        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        header.setSectionResizeMode(1, QHeaderView.ResizeMode.ResizeToContents)
+        header.setSectionResizeMode(2, QHeaderView.ResizeMode.Stretch)
+
+    def show_jobs(self, jobs: list[Any]) -> None:
+        """Begin anew with these pairs."""
+        self.setRowCount(len(jobs))
+        for row, job in enumerate(jobs):
+            for column, text in enumerate((job.name, "", "")):
+                self.setItem(row, column, QTableWidgetItem(text))
+            self.item(row, 0).setToolTip(f"{job.moving}\n-> {job.fixed}")
+
+    def show_row(self, number: int, state: str, row: dict[str, Any] | None, theme: str) -> None:
+        """Show how one pair went."""
+        text, tip = "", _TIPS[state]
+        if row is not None and state == "failed":
+            text = tip = str(row["error"])
+        elif row is not None:
+            text, tip = summary(row), "\n".join([tip, *details(row)])
+        sign, score = self.item(number, 1), self.item(number, 2)
+        sign.setText(STATES[state])
+        sign.setData(Qt.ItemDataRole.AccessibleTextRole, _TIPS[state])
+        score.setText(text)
+        for item in (sign, score):
+            item.setToolTip(tip)
+        sign.setData(Qt.ItemDataRole.UserRole, state)
+        self._colour(number, theme)
+        if state == "failed":
+            self.resizeRowToContents(number)
+
+    def _colour(self, number: int, theme: str) -> None:
+        kind = {"failed": "bad", "done": "good", "kept": "good"}.get(self.state(number))
+        brush = QBrush(QColor(COLOURS[theme][kind])) if kind else QBrush()
+        self.item(number, 1).setForeground(brush)
+        if kind != "good":
+            self.item(number, 2).setForeground(brush)
+
+    def restyle(self, theme: str) -> None:
+        """Colours for the theme; the signs say the same."""
+        for row in range(self.rowCount()):
+            self._colour(row, theme)
+
+    def state(self, number: int) -> str:
+        """How a pair went, a key of :data:`STATES`."""
+        return self.item(number, 1).data(Qt.ItemDataRole.UserRole) or ""
+
+
+def summary(row: dict[str, Any]) -> str:
+    """The score that says most: landmarks if there are any, else labels, else the images' agreement."""
+    for name, title in _SCORES:
+        after = row.get(f"{name}_after")
+        if after is not None:
+            return f"{title} {_number(row.get(f'{name}_before'))} → {_number(after)}"
+    return "done"
+
+
+def details(row: dict[str, Any]) -> list[str]:
+    """All figures of a row, line by line."""
+    return [
+        f"{name.replace('_', ' ')}: {_number(value) if isinstance(value, float) else value}"
+        for name, value in row.items()
+        if name not in ("name", "state", "error") and value not in (None, "")
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+class BatchWidget(ToolPanel):
+    """Registers many pairs of files into one folder.
+
+    Parameters
+    ----------
+    viewer
+        The napari viewer.
+
+    Notes
+    -----
+    From code: :meth:`load_jobs`, :meth:`list_pairs`, :meth:`run`, :meth:`stop`, :attr:`jobs`, :attr:`result`.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__(viewer, "Choose a list of pairs, or folders, and a folder for the results.")
+        self.jobs: list[Any] = []
+        self.result: Any = None
+        self.list_button = button(
+            "List of pairs …",
+            "A CSV file with the columns fixed and moving, and as wanted name, masks, labels, landmarks, any setting.",
+        )
+        self.fixed_edit, fixed_row = self._path("Fixed", "One image, or a folder of images.", folder_or_file=True)
+        self.moving_edit, moving_row = self._path("Moving", "A folder of images.")
+        self.output_edit, output_row = self._path("Results", "A new or empty folder, or that of an earlier batch.")
+        self.pairs_button = button("Pair the folders", "Images of one name belong together; one fixed image to all.")
+        content = QWidget()
+        rows = Rows()
+        content.setLayout(rows)
+        rows.add("Fixed", fixed_row)
+        rows.add("Moving", moving_row)
+        rows.wide(self.pairs_button)
+        self.folders = folded("Pairs from folders", content, "Instead of a list.")
+        self.options = Options()
+        self.options.results.hide()
+        self.model_box = Combo("A trained model instead of a fit; it decides the transform.", "model")
+        self._fill_models()
+        options = QWidget()
+        rows = Rows()
+        options.setLayout(rows)
+        rows.add("Model", self.model_box)
+        rows.wide(self.options)
+        self.settings = folded("Settings", options, "For all pairs; a column of the list goes before them.")
+        self.table = JobTable()
+        self.restart_box = QCheckBox("Run every pair again")
+        self.restart_box.setToolTip("Otherwise pairs that are done, of the same files and settings, are kept.")
+        self.run_button = button("Run", "Register all pairs; what is done already is kept (Ctrl+Enter).")
+        font = self.run_button.font()
+        font.setBold(True)
+        self.run_button.setFont(font)
+        self.page_button = button("Open summary", "The page with scores and pictures, in the browser.")
+        self.note = hint()
+        results = Rows()
+        results.add("Results", output_row)
+        buttons = QHBoxLayout()
+        buttons.setSpacing(4)
+        for made in (self.run_button, self.page_button):
+            made.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            buttons.addWidget(made)
+        self.form.addWidget(self.list_button)
+        self.form.addWidget(self.folders)
+        self.form.addWidget(self.settings)
+        self.form.addLayout(results)
+        self.form.addWidget(self.restart_box)
+        self.form.addLayout(buttons)
+        self.form.addWidget(self.note)
+        self.form.addWidget(self.table, 1)
+        self.list_button.clicked.connect(self._ask_list)
+        self.pairs_button.clicked.connect(self._on_pairs)
+        self.run_button.clicked.connect(self.run)
+        self.page_button.clicked.connect(self.open_summary)
+        self.output_edit.textChanged.connect(self._on_output)
+        self.model_box.currentIndexChanged.connect(self._on_model)
+        self.run_shortcut(self.run)
+        self.show_state()
+
+    def _path(self, name: str, tip: str, *, folder_or_file: bool = False) -> tuple[QLineEdit, QWidget]:
+        edit = QLineEdit()
+        edit.setToolTip(tip)
+        edit.setAccessibleName(f"{name.lower()} path")
+        edit.setMinimumWidth(40)
+        row = QWidget()
+        row.setToolTip(tip)
+        box = QHBoxLayout(row)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(4)
+        box.addWidget(edit, 1)
+        kinds = (("File …", True), ("Folder …", False)) if folder_or_file else (("Folder …", False),)
+        for text, is_file in kinds:
+            made = button(text, tip)
+            made.setProperty("target", edit)
+            made.clicked.connect(self._ask_file if is_file else self._ask_folder)
+            box.addWidget(made)
+        row.setFocusProxy(edit)
+        return edit, row
+
+    def _ask_file(self) -> None:
+        edit = self.sender().property("target")
+        path, _ = QFileDialog.getOpenFileName(self, "Fixed image", edit.text())
+        if path:
+            edit.setText(path)
+
+    def _ask_folder(self) -> None:
+        edit = self.sender().property("target")
+        path = QFileDialog.getExistingDirectory(self, "Folder", edit.text())
+        if path:
+            edit.setText(path)
+
+    def _fill_models(self, chosen: str = "") -> None:
+        # Looked for here, since asking the engine would import torch, which opening a panel must not.
+        folder = Path(str(files("napari_stnreg"))) / "models"
+        boxed = [(one.stem, one.stem) for one in sorted(folder.glob("*.safetensors"))] if folder.is_dir() else []
+        own = [(Path(chosen).name, chosen)] if chosen else []
+        self.model_box.fill([("none: fit every pair", ""), *boxed, *own, (_MORE, _MORE)], chosen)
+
+    def _on_model(self, _index: int = 0) -> None:
+        if self.model_box.currentData() == _MORE:
+            path, _ = QFileDialog.getOpenFileName(self, "A trained model", "", "Models (*.safetensors)")
+            self._fill_models(path)
+        self.options.setEnabled(not self.model_box.currentData())
+
+    # -- the pairs
+
+    def load_jobs(self, path: str) -> bool:
+        """Take the pairs from a list."""
+        from napari_stnreg.batch import read_jobs
+
+        return self._take(read_jobs, path)
+
+    def list_pairs(self, fixed: str, moving: str) -> bool:
+        """Take the pairs from folders."""
+        self.fixed_edit.setText(str(fixed))
+        self.moving_edit.setText(str(moving))
+        return self._take(pairs_of, str(fixed), str(moving))
+
+    def _take(self, find: Any, *arguments: Any) -> bool:
+        try:
+            jobs = find(*arguments)
+        except RegistrationError as error:
+            self.complain(error)
+            return False
+        self.jobs, self.result = jobs, None
+        self.table.show_jobs(jobs)
+        self.say(f"{len(jobs)} pairs.")
+        self.show_state()
+        return True
+
+    def _ask_list(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "A list of pairs", "", "CSV (*.csv)")
+        if path:
+            self.load_jobs(path)
+
+    def _on_pairs(self) -> None:
+        self.list_pairs(self.fixed_edit.text().strip(), self.moving_edit.text().strip())
+
+    # -- the run
+
+    def run(self) -> bool:
+        """Run the batch, or go on with it; false, with a sentence, when that cannot be."""
+        try:
+            if not self.jobs:
+                raise InputError("There are no pairs yet: choose a list, or folders.")
+            output = self.output_edit.text().strip()
+            if not output:
+                raise InputError("There is no folder for the results yet; choose one.")
+            model = self.model_box.currentData()
+            values: dict[str, Any] = {"model": model} if model else self.options.values()
+            if not model and not self.options.family:
+                raise InputError("No transform is chosen: choose an overall one, a bending one, or both.")
+            settings = RegistrationSettings.parse(**values)
+        except RegistrationError as error:
+            self.complain(error)
+            return False
+        if self.running:
+            self.say("A batch is running already; stop it first.", warn=True)
+            return False
+        self.result = None
+        self.table.show_jobs(self.jobs)
+        return self.begin(run_batch, self.jobs, output, settings, self.restart_box.isChecked(), done=self._on_done)
+
+    def on_partial(self, what: Any) -> None:
+        """Fill the rows that were finished."""
+        theme = theme_kind(self._viewer)
+        for number, state, row in what:
+            self.table.show_row(number, state, row, theme)
+            self.table.scrollToItem(self.table.item(number, 0))
+
+    def _on_done(self, result: Any) -> None:
+        self.result = result
+        names = [job.name for job in self.jobs]
+        states = [self.table.state(number) for number in range(len(names))]
+        theme = theme_kind(self._viewer)
+        for row in result.rows:
+            number = names.index(row["name"])
+            if states[number] not in ("done", "kept", "failed"):
+                self.table.show_row(number, row["state"], row, theme)
+        for number, name in enumerate(names):
+            if not any(row["name"] == name for row in result.rows):
+                self.table.show_row(number, "", None, theme)
+        failed = len(result.failed)
+        text = f"{len(result.rows)} of {len(names)} pairs"
+        text += f", {failed} failed" if failed else ""
+        if result.ending == "stopped":
+            text += "; stopped, Run goes on from here"
+        self.note.setText(text + ".")
+        self.say(text + ".", warn=bool(failed))
+
+    @property
+    def page(self) -> Path:
+        """The summary page of the folder of results."""
+        return Path(self.output_edit.text().strip()) / "summary.html"
+
+    def open_summary(self) -> None:
+        """Show the page of the results in the browser."""
+        if self.page.is_file():
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self.page.resolve())))
+        else:
+            self.say("There is no summary yet; run the batch first.")
+
+    # -- what is shown
+
+    def viewer_events(self) -> list[tuple[Any, Any]]:
+        """The theme; the layers do not matter here."""
+        return [(self._viewer.events.theme, self._on_theme)]
+
+    def _on_theme(self, _event: Any = None) -> None:
+        self.table.restyle(theme_kind(self._viewer))
+
+    def _on_output(self, _text: str) -> None:
+        self.show_state()
+
+    def show_state(self) -> None:
+        """Enable what can be done."""
+        super().show_state()
+        if not hasattr(self, "page_button"):
+            return
+        idle = not self.running
+        for made in (self.list_button, self.folders, self.settings, self.output_edit, self.restart_box):
+            made.setEnabled(idle)
+        output = self.output_edit.text().strip()
+        begun = bool(output) and (Path(output) / "batch.json").is_file()
+        self.run_button.setText("Resume" if begun and not self.restart_box.isChecked() else "Run")
+        self.run_button.setEnabled(idle and bool(self.jobs))
+        self.page_button.setEnabled(bool(output) and self.page.is_file())

@@ -1,0 +1,77 @@
+"""A transform set as a layer's own affine, so that nothing is resampled, and taken back again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import ref
+
+import numpy as np
+from napari.layers import Layer
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.units import conversion_factor
+from napari_stnreg.widgets.common.layer_io import axis_units
+from napari_stnreg.widgets.common.transform_store import Held
+from napari_stnreg.widgets.transforms.apply_layers import spatial_matrix
+
+
+def new_affine(layer: Layer, held: Held, side: str) -> Any:
+    """The affine that puts a layer on the other side; its scale, rotation and translation stay as they are.
+
+    Raises
+    ------
+    InputError
+        If the transform bends, or has more axes than the layer.
+    """
+    from napari_stnreg.resampling.geometry import Carrier  # brings torch
+
+    ndim = held.transform.ndim
+    if layer.ndim < ndim:
+        raise InputError(f"'{layer.name}' has {layer.ndim} axes, the transform {ndim}; they do not fit together.")
+    matrix, unit = spatial_matrix(layer, ndim)
+    moved = Carrier(held.transform, side, matrix=matrix, unit=unit, target_unit=unit).layer_affine()
+    for axis, own in enumerate(axis_units(layer)[-ndim:], start=layer.ndim - ndim):
+        moved[axis] *= conversion_factor(unit, own)
+        matrix[axis] *= conversion_factor(unit, own)
+    return moved @ np.linalg.inv(matrix) @ layer.affine.affine_matrix
+
+
+def tilted(matrix: Any) -> bool:
+    """Whether a linear map of space mixes the first axis with the others, so that its slices are no longer slices."""
+    return bool(np.abs(matrix[0, 1:-1]).max() > 1e-6 or np.abs(matrix[1:-1, 0]).max() > 1e-6)
+
+
+class LayerMoves:
+    """Layers that were moved by their affine, and where they lay before."""
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = viewer
+        self._before: list[tuple[Any, Any]] = []
+
+    def move(self, layers: Sequence[Layer], held: Held, side: str) -> None:
+        """Put layers on the other side: all, or none.
+
+        Raises
+        ------
+        InputError
+            If the transform bends, or has more axes than a layer.
+        """
+        moves = [(layer, new_affine(layer, held, side)) for layer in layers]
+        for layer, affine in moves:
+            self._before.append((ref(layer), layer.affine.affine_matrix.copy()))
+            layer.affine = affine
+
+    def __bool__(self) -> bool:
+        """Whether there is a layer to put back."""
+        self._before = [(there, affine) for there, affine in self._before if there() in self._viewer.layers]
+        return bool(self._before)
+
+    def undo(self) -> Layer | None:
+        """Give the last layer that was moved its former affine back; gives the layer."""
+        if not self:
+            return None
+        there, affine = self._before.pop()
+        layer: Layer = there()
+        layer.affine = affine
+        return layer

@@ -1,0 +1,94 @@
+"""The hand on the canvas: it looks at pixels, and pulls the handles of the frame and the control points."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from napari_stnreg.widgets.explorer.panel import ExplorerWidget
+
+
+class Pointer:
+    """Hears of the mouse for the explorer.
+
+    Parameters
+    ----------
+    panel
+        Whose scene is changed.
+    viewer
+        Where the mouse moves.
+    """
+
+    def __init__(self, panel: ExplorerWidget, viewer: Any) -> None:
+        self._panel, self._viewer = panel, viewer
+        self.held: int | None = None
+        """Number of the handle in hand."""
+
+    def connect(self) -> None:
+        """Begin to hear of it."""
+        if self.on_move not in self._viewer.mouse_move_callbacks:
+            self._viewer.mouse_move_callbacks.append(self.on_move)
+            self._viewer.mouse_drag_callbacks.append(self.on_drag)
+
+    def disconnect(self) -> None:
+        """Hear no more of it."""
+        for callbacks, mine in (
+            (self._viewer.mouse_move_callbacks, self.on_move),
+            (self._viewer.mouse_drag_callbacks, self.on_drag),
+        ):
+            if mine in callbacks:
+                callbacks.remove(mine)
+
+    def on_move(self, _viewer: Any, event: Any) -> None:
+        """Look at the pixel under the pointer; over a handle, keep the camera still."""
+        if self._panel.canvas is None or self._panel.scene is None or self.held is not None:
+            return
+        # Over a handle the hand drags, everywhere else it moves the camera.
+        self._viewer.scene.camera.mouse_pan = self._panel.canvas.handle_at(event.position) is None
+        slot, place = self._panel.canvas.place(event.position)
+        if slot != 1 or self._panel.tab != "Grid":
+            return
+        ratio = self._panel.canvas.shape / np.asarray(self._panel.scene.output_grid.shape)
+        pixel = np.rint((place + 0.5) / ratio - 0.5).astype(int)
+        if (pixel >= 0).all() and (pixel < self._panel.scene.output_grid.shape).all():
+            self._panel.hover((int(pixel[0]), int(pixel[1])))
+
+    def on_drag(self, _viewer: Any, event: Any) -> Any:
+        """Pull the handle that was pressed on; a generator, as napari wants it."""
+        if self._panel.canvas is None or self._panel.scene is None or event.button != 1:
+            return
+        held = self._panel.canvas.handle_at(event.position)
+        if held is None:
+            return
+        self.held, camera = held, self._viewer.scene.camera
+        camera.mouse_pan = False
+        event.handled = True
+        yield
+        try:
+            while event.type == "mouse_move" and self._panel.canvas is not None:
+                self._pull(held, event)
+                event.handled = True
+                yield
+        finally:
+            self.held = None
+            camera.mouse_pan = True
+
+    def _pull(self, held: int, event: Any) -> None:
+        from napari_stnreg.teaching.frame_handles import drag
+
+        assert self._panel.scene is not None
+        assert self._panel.canvas is not None
+        place = self._panel.canvas.place_over_input(event.position)
+        kind, name = self._panel.canvas.handles[held]
+        if kind == "frame":
+            keep = "Shift" in {str(key) for key in event.modifiers}
+            self._panel.scene.theta = drag(
+                self._panel.scene.theta, self._panel.scene.grid.shape, name, place, keep_shape=keep
+            )
+        else:
+            bends = self._panel.scene.bends.copy()
+            bends[name] = place - self._panel.scene.control_points[name]
+            self._panel.scene.bends = bends
+        self._panel.by_hand()

@@ -1,0 +1,1 @@
+"""Choose a trained model: those of the session, those bundled and those from a file."""

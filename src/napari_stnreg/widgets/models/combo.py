@@ -1,0 +1,137 @@
+"""The list of trained models as a combo box: those in the box, those of the session, and one from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QFileDialog
+from superqt.utils import create_worker
+
+from napari_stnreg.models.pretrained import boxed_models
+from napari_stnreg.widgets.common.forms import Combo, hint
+from napari_stnreg.widgets.models.session import SESSION, KnownModel
+
+FILES = "Models (*.safetensors);;All files (*)"
+_LOAD = "load"
+
+
+def load_file(path: str) -> tuple[str, Any]:
+    """Read a model; run in the background, since it may import torch first.
+
+    Raises
+    ------
+    InputError
+        If it is no model, or one that registers nothing.
+    """
+    from napari_stnreg.core.errors import InputError
+    from napari_stnreg.models.model_file import load_model
+
+    model = load_model(path)
+    if not model.registers:
+        raise InputError(f"'{model.name}' is an auto-encoder: it compares images, but registers none by itself.")
+    return path, model
+
+
+class ModelList(Combo):
+    """A choice among models, or none; beside it belongs the line :attr:`about` the chosen one.
+
+    Parameters
+    ----------
+    tip, name
+        The tooltip, and what a screen reader says.
+    nothing
+        The entry for no model.
+
+    Signals
+    -------
+    changed(), failed(str)
+    """
+
+    changed = Signal()
+    failed = Signal(str)
+
+    def __init__(self, tip: str, name: str, nothing: str) -> None:
+        super().__init__(tip, name)
+        self.about = hint()
+        self._nothing = nothing
+        self._chosen: KnownModel | None = None
+        self.currentIndexChanged.connect(self._on_index)
+        self.refresh()
+
+    @property
+    def chosen(self) -> KnownModel | None:
+        """The model, or ``None``."""
+        return self._chosen
+
+    def refresh(self, choose: KnownModel | None = None) -> None:
+        """Take up the session's models, keeping the choice where it is still there."""
+        known = SESSION.known()
+        kept = choose or self._chosen
+        if kept is not None and not any(entry is kept for entry in known):
+            kept = next((e for e in known if e.model is kept.model and e.path == kept.path), None) or next(
+                (e for e in known if e.model is not None and e.model is kept.model), None
+            ) or next((e for e in known if e.path is not None and e.path == kept.path), None)  # fmt: skip
+        entries: list[tuple[str, Any]] = [(self._nothing, None)]
+        entries += [(entry.name, entry) for entry in known]
+        self.fill([*entries, ("Load …", _LOAD)], kept)
+        self._chosen = kept
+        self._show()
+
+    def take(self, entry: KnownModel | None) -> None:
+        """Choose a model of the list, or none."""
+        self.refresh(entry)
+        if entry is None:
+            self.setCurrentIndex(0)
+
+    def _on_index(self, _index: int = 0) -> None:
+        data = self.currentData()
+        if data == _LOAD:
+            self.refresh()  # back to what was chosen until there is something else
+            self.ask_for_file()
+            return
+        self._chosen = data
+        self._show()
+
+    def _show(self) -> None:
+        self.about.setText(self._chosen.about if self._chosen is not None else "")
+        self.about.setVisible(bool(self.about.text()))
+        self.changed.emit()
+
+    # -- a file
+
+    def ask_for_file(self) -> None:
+        """Let the person choose a file, and load it."""
+        path, _ = QFileDialog.getOpenFileName(self, "Load a model", "", FILES)
+        if path:
+            self.load(path)
+
+    def load(self, path: str) -> None:
+        """Load a model in the background and choose it."""
+        self.about.setText(f"Loading {Path(path).name} …")
+        self.about.show()
+        worker = create_worker(load_file, path, _start_thread=False, _ignore_errors=True)
+        worker.returned.connect(self._on_loaded)
+        worker.errored.connect(self._on_error)
+        worker.start()
+
+    def _on_loaded(self, found: tuple[str, Any]) -> None:
+        path, model = found
+        self.take(SESSION.add(model, path))
+
+    def _on_error(self, error: Exception) -> None:
+        self._show()
+        self.failed.emit(str(error) or type(error).__name__)
+
+    # -- between sessions
+
+    @property
+    def path(self) -> str | None:
+        """What is remembered: the chosen model's file, or its name in the box."""
+        return self._chosen.path if self._chosen is not None else None
+
+    def restore(self, path: Any) -> None:
+        """Take up what :attr:`path` gave; a file that is gone is passed over."""
+        if isinstance(path, str) and (path in boxed_models() or Path(path).is_file()):
+            self.take(SESSION.find(path) or SESSION.add(None, path))

@@ -1,0 +1,93 @@
+"""Which trained model registers the pair, if any, and whether its answer is refined."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QSpinBox, QWidget
+
+from napari_stnreg.widgets.common.forms import Rows
+from napari_stnreg.widgets.models.combo import ModelList
+from napari_stnreg.widgets.models.session import KnownModel
+
+
+class ModelChoice(QWidget):
+    """The choice between optimising the pair and a trained model.
+
+    Signals
+    -------
+    changed(), failed(str)
+    """
+
+    changed = Signal()
+    failed = Signal(str)
+
+    def __init__(self) -> None:
+        super().__init__()
+        tip = "A trained network gives the answer in one pass; without one the pair is optimised."
+        self.box = ModelList(tip, "model", "none (optimise this pair)")
+        self.about = self.box.about
+        self.refine_box = QCheckBox("Refine for this pair")
+        self.refine_box.setToolTip("Begin at the model's answer and optimise it for these two images.")
+        self.steps_box = QSpinBox()
+        self.steps_box.setRange(1, 10000)
+        self.steps_box.setValue(50)
+        self.steps_box.setSuffix(" steps")
+        self.steps_box.setToolTip("How many steps of optimisation.")
+        self.steps_box.setAccessibleName("steps of refinement")
+        self._refining = QWidget()
+        row = QHBoxLayout(self._refining)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.refine_box, 1)
+        row.addWidget(self.steps_box)
+        rows = Rows()
+        rows.add("Model", self.box)
+        rows.wide(self.about)
+        rows.wide(self._refining)
+        self.setLayout(rows)
+        self.box.changed.connect(self._show)
+        self.box.failed.connect(self.failed)
+        self.refine_box.toggled.connect(self._show)
+        self.steps_box.valueChanged.connect(self.changed)
+        self._show()
+
+    @property
+    def chosen(self) -> KnownModel | None:
+        """The model, or ``None`` where the pair is optimised."""
+        return self.box.chosen
+
+    @property
+    def refine(self) -> int:
+        """Steps of optimisation after the model's pass; 0 for none."""
+        return self.steps_box.value() if self.chosen is not None and self.refine_box.isChecked() else 0
+
+    def refresh(self) -> None:
+        """Take up the session's models."""
+        self.box.refresh()
+
+    def choose(self, entry: KnownModel | None) -> None:
+        """Choose a model of the list, or none."""
+        self.box.take(entry)
+
+    def load(self, path: str) -> None:
+        """Load a model in the background and choose it."""
+        self.box.load(path)
+
+    def _show(self, _checked: bool = False) -> None:
+        self._refining.setVisible(self.chosen is not None)
+        self.steps_box.setEnabled(self.refine_box.isChecked())
+        self.changed.emit()
+
+    # -- between sessions
+
+    def state(self) -> dict[str, Any]:
+        """What is remembered."""
+        return {"path": self.box.path, "refine": self.refine_box.isChecked(), "steps": self.steps_box.value()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state` gave; a file that is gone is passed over."""
+        self.box.restore(state.get("path"))
+        self.refine_box.setChecked(bool(state.get("refine", False)))
+        if isinstance(state.get("steps"), int):
+            self.steps_box.setValue(state["steps"])

@@ -1,0 +1,149 @@
+"""The run just made, as a Python script and as a command line."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import numpy as np
+
+from napari_stnreg.core.image import Grid
+from napari_stnreg.widgets.common.layer_io import MaskSource, Source
+from napari_stnreg.widgets.models.session import file_of
+from napari_stnreg.widgets.register.worker import Job
+
+
+def python_script(job: Job) -> str:
+    """A script that repeats a run exactly.
+
+    Images that were opened from a file are read from it and put where the layer lies. Everything else comes from the
+    viewer's layers, so the script then belongs into napari's console (or after a ``viewer`` that has these layers).
+    """
+    lines = [
+        f"# {job.naming}",
+        "import numpy as np",
+        "",
+        "import napari_stnreg as sr",
+        "from napari_stnreg.core.image import Grid, Image",
+    ]
+    masks = [mask for mask in (job.fixed.mask, job.moving.mask) if mask is not None]
+    if masks:
+        lines.append("from napari_stnreg.widgets.common.layer_io import mask_source")
+    if job.start is not None:
+        lines.append("from napari_stnreg.widgets.common.result_layers import transform_from")
+    if not all(_has_file(source) for source in (job.fixed, job.moving)) or masks or job.start is not None:
+        lines += ["", "# 'viewer' is napari's viewer with the layers of the run, as in its console."]
+    lines += ["", *_image_lines("fixed", job.fixed, str(job.fixed.frame))]
+    series = job.every_frame
+    lines += _image_lines("moving", job.moving, "frame" if series else str(job.moving.frame), function=series)
+    words = [f"{name}={value!r}" for name, value in _chosen(job).items()]
+    if job.model is not None:
+        words.insert(0, f"model={file_of(job.model, lines)!r}")
+    for side, points in (("fixed", job.fixed_landmarks), ("moving", job.moving_landmarks)):
+        if points is not None:
+            lines.append(f"{side}_landmarks = np.array({np.asarray(points).tolist()})")
+            words.append(f"{side}_landmarks={side}_landmarks")
+    if job.start is not None:
+        layer = job.naming.layer("warped image")
+        lines.append(f"start = transform_from(viewer.layers[{layer!r}].metadata['stnreg']['start'])")
+        words.append("start_transform=start")
+    arguments = ", ".join(["fixed", "moving(frame)" if series else "moving", *words])
+    if series:
+        lines += ["", f"results = [sr.register({arguments}) for frame in range({job.moving.frames})]"]
+        lines += ["for result in results:", "    print(result.scores, result.folded_share)"]
+    else:
+        lines += ["", f"result = sr.register({arguments})", "print(result.scores, result.folded_share)"]
+        lines.append("warped = result.warped")
+    return "\n".join(lines) + "\n"
+
+
+def command_line(job: Job) -> str:
+    """A command that repeats a run; what has no file yet is named in comments, to be saved first."""
+    comments: list[str] = []
+    files = [_file(source, comments) for source in (job.fixed, job.moving)]
+    words = ["stnreg", "register", *files, "-o", "result"]
+    if job.model is not None:
+        words += ["--model", file_of(job.model, comments)]
+    for name, value in _chosen(job).items():
+        option = "--" + name.replace("_", "-")
+        if value is True:
+            words.append(option)
+        elif value is not False:
+            words += [option, str(value)]
+    for side, source in (("fixed", job.fixed), ("moving", job.moving)):
+        if source.mask is not None:
+            path = f"{source.mask.name}.nii.gz"
+            comments.append(f"# Save the mask '{source.mask.name}' as {path} first (Shapes: convert to labels).")
+            words += [f"--{side}-mask", path]
+    if job.fixed_landmarks is not None and job.moving_landmarks is not None:
+        comments += ["# Put this into landmarks.csv first: one pair a line, fixed then moving, in world coordinates."]
+        both = np.hstack([job.fixed_landmarks, job.moving_landmarks])
+        comments += ["#   " + ",".join(f"{value:.6g}" for value in row) for row in both]
+        words += ["--landmarks", "landmarks.csv"]
+    if job.start is not None:
+        comments.append("# The run began at an earlier result: save that transform as start.safetensors first.")
+        words += ["--start-transform", "start.safetensors"]
+    if job.fixed.frames > 1:
+        words += ["--fixed-frame", str(job.fixed.frame)]
+    if job.every_frame:
+        words.append("--all-frames")
+    elif job.moving.frames > 1:
+        words += ["--frame", str(job.moving.frame)]
+    return "\n".join([*comments, shlex.join(words)]) + "\n"
+
+
+def _chosen(job: Job) -> dict[str, Any]:
+    """The settings that differ from their defaults, and the main ones in any case."""
+    values = job.settings.model_dump(exclude_defaults=True)
+    full = job.settings.model_dump()
+    names = ["family", "similarity", "preset", "device", "seed"]
+    if job.model is not None:
+        # What a model brings itself is not repeated.
+        names = ["similarity", "preset", "device", "seed"] if job.settings.refine else ["device", "seed"]
+    return {name: full[name] for name in names} | values
+
+
+def _has_file(source: Source) -> bool:
+    return source.path is not None and source.frames == 1 and source.level == 0 and "c" not in source.layout
+
+
+def _file(source: Source, comments: list[str]) -> str:
+    if source.path is not None and source.level == 0 and "c" not in source.layout:
+        return source.path
+    path = f"{source.name}.nii.gz"
+    comment = f"# Save the layer '{source.name}' as {path} first."
+    if comment not in comments:
+        comments.append(comment)
+    return path
+
+
+def _grid_text(grid: Grid) -> str:
+    return f"Grid({grid.shape}, np.array({grid.matrix.tolist()}), {grid.unit!r})"
+
+
+def _image_lines(variable: str, source: Source, frame: str, *, function: bool = False) -> list[str]:
+    grid = _grid_text(source.grid)
+    if _has_file(source) and not function:
+        lines = [f"{variable} = sr.read({source.path!r}).replace(grid={grid})"]
+    else:
+        data = f"viewer.layers[{source.name!r}].data"
+        if source.level or not hasattr(source.data, "shape"):
+            data += f"[{source.level}]"
+        if "t" in source.layout:
+            data += "[" + ":, " * source.layout.index("t") + frame + "]"
+        data = f"np.asarray({data})"
+        rest = source.layout.replace("t", "")
+        if "c" in rest and not rest.endswith("c"):
+            data = f"np.moveaxis({data}, {rest.index('c')}, -1)"
+        image = f"Image({data}, {grid}, name={source.name!r}{', rgb=True' if source.rgb else ''})"
+        if function:
+            return [f"grid = {grid}", "", "", "def moving(frame):",
+                    f"    return {image.replace(grid, 'grid')}", "", ""]  # fmt: skip
+        lines = [f"{variable} = {image}"]
+    if source.mask is not None:
+        lines.append(f"{variable} = {variable}.replace(mask={_mask_text(source.mask, variable, frame)})")
+    return lines
+
+
+def _mask_text(mask: MaskSource, variable: str, frame: str) -> str:
+    return f"mask_source(viewer.layers[{mask.name!r}]).on({variable}.grid, {frame})"

@@ -1,0 +1,185 @@
+"""Live preview: the moving image settling onto the fixed one, with the deformed grid over it.
+
+:class:`PreviewMaker` works in the worker on a small copy of the pair and gives arrays of one shape and dtype.
+:class:`PreviewLayers` hands them to two layers on the GUI thread, which takes a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Layer
+from napari.utils.colormaps import Colormap
+
+from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.io.napari_layers import AXIS_LABELS, LayerData, placement
+from napari_stnreg.visualization.overlays import grid_lines, lattice_lines, limits_of, overlay
+
+if TYPE_CHECKING:
+    from napari_stnreg.transforms.base import Transform
+
+_LONGEST = {2: 512, 3: 112}
+_SHARE = 0.15
+"""At most this share of the worker's time goes into previews."""
+
+GRID_COLORMAP = Colormap(
+    [[1.0, 0.62, 0.0, 0.0], [1.0, 0.62, 0.0, 1.0]], name="stnreg grid", display_name="deformed grid"
+)
+"""From nothing to orange, which can be seen on black, on white and on the overlay's colours."""
+
+GRID_LOOK: dict[str, Any] = {
+    "colormap": GRID_COLORMAP,
+    "contrast_limits": (0, 255),
+    "blending": "translucent_no_depth",
+    "interpolation2d": "linear",
+    "opacity": 0.8,
+}
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Arrays for the preview layers: the overlay (or the warped image alone, for the 3D view) and the grid."""
+
+    image: np.ndarray
+    lines: np.ndarray
+    """A picture of the grid, or the pieces of a lattice ``(N, 2, D)`` in the fixed world."""
+
+
+def preview_grid(fixed: Grid) -> Grid:
+    """The fixed grid, coarse enough to be warped and drawn several times a second."""
+    factor = max(max(fixed.shape) / _LONGEST[fixed.ndim], 1.0)
+    return fixed if factor == 1 else fixed.resized([max(round(n / factor), 1) for n in fixed.shape])
+
+
+def grid_layer(lines: np.ndarray, grid: Grid, **keywords: Any) -> LayerData:
+    """The deformed grid as a layer: a picture on a grid, or the pieces of a lattice in the grid's world."""
+    if lines.ndim == 3 and lines.shape[1] == 2 and lines.dtype == np.float32:
+        look = {
+            "vector_style": "line",
+            "edge_width": float(grid.spacing.min()) * 0.4,
+            "edge_color": GRID_COLORMAP.colors[-1],
+            "opacity": 0.8,
+            "blending": "translucent_no_depth",
+            "units": (grid.unit,) * grid.ndim,
+            "axis_labels": AXIS_LABELS[-grid.ndim :],
+        }
+        return lines, {**look, **keywords}, "vectors"
+    look = dict(GRID_LOOK)
+    if grid.ndim == 3:
+        # Seen as a whole the nets of all slices would hide everything: the 3D view shows the one in the middle.
+        middle = tuple(n / 2 for n in grid.shape)
+        look |= {
+            "depiction": "plane",
+            "plane": {"position": middle, "normal": (1, 0, 0), "thickness": 1},
+            "opacity": 0.6,
+        }
+    return lines, {**placement(grid), **look, **keywords}, "image"
+
+
+class PreviewMaker:
+    """Makes previews of one run, in the worker.
+
+    Parameters
+    ----------
+    fixed, moving
+        The pair, with the grids in one unit.
+    settings
+        The run's settings, for its channels.
+    rate
+        Previews a second at most; 0 for none.
+    volume
+        Whether the viewer shows three dimensions, where colour images cannot be drawn: the warped image and a lattice
+        are made instead of the overlay and a net.
+    """
+
+    def __init__(self, fixed: Image, moving: Image, settings: Any, rate: float, *, volume: bool = False) -> None:
+        self.rate, self.volume = rate, volume
+        self.grid = preview_grid(fixed.grid)
+        self._moving_grid = moving.grid
+        self._fixed = self._small(fixed, self.grid.shape, settings.fixed_channel)
+        coarse = preview_grid(moving.grid)
+        self._moving = self._small(moving, coarse.shape, settings.moving_channel)
+        self._coarse = coarse
+        self._next = 0.0
+
+    @staticmethod
+    def _small(image: Image, shape: tuple[int, ...], channel: int | None) -> np.ndarray:
+        import torch
+
+        from napari_stnreg.ops.interpolation import resize
+
+        values = image.intensity(channel)
+        low, high = limits_of(values, image.mask)
+        values = np.nan_to_num(np.clip((values - low) / (high - low), 0, 1), nan=0.0)
+        return np.asarray(resize(torch.from_numpy(values)[None, None], shape)[0, 0].numpy())
+
+    def due(self) -> bool:
+        """Whether it is time for another preview."""
+        return self.rate > 0 and time.perf_counter() >= self._next
+
+    def make(self, transform: Transform) -> Preview:
+        """Warp the small moving image and draw the grid."""
+        import torch
+
+        from napari_stnreg.ops.interpolation import sample
+
+        began = time.perf_counter()
+        with torch.no_grad():
+            mapped = transform.on_grid(self.grid, torch.float32)[0].cpu().numpy()
+            index = torch.from_numpy(self._coarse.to_index(mapped).astype(np.float32))[None]
+            warped = sample(torch.from_numpy(self._moving)[None, None], index)[0, 0].numpy()
+        if self.volume:
+            image, lines = warped, lattice_lines(transform.inverse(), self._moving_grid)
+        else:
+            lines = grid_lines(mapped, self._moving_grid, width=1.2 if self.grid.ndim == 2 else 1.0)
+            image = overlay(self._fixed, warped.clip(0, 1))
+        ended = time.perf_counter()
+        self._next = began + max(1 / self.rate if self.rate else 0, (ended - began) / _SHARE)
+        return Preview(image, lines)
+
+
+class PreviewLayers:
+    """The two layers that show previews; on the GUI thread.
+
+    Parameters
+    ----------
+    viewer
+        Where to show them.
+    grid
+        The fixed image's grid; the layers lie on a coarser one over the same extent.
+    first
+        What to show first; later previews have its shapes.
+    name
+        What the run is called.
+    """
+
+    def __init__(self, viewer: Any, grid: Grid, first: Preview, name: str) -> None:
+        self._viewer = viewer
+        where = placement(preview_grid(grid))
+        self.colour = first.image.ndim > grid.ndim
+        look: dict[str, Any] = {"rgb": True}
+        if not self.colour:
+            look = {"colormap": "magenta", "contrast_limits": (0, 1), "blending": "additive"}
+        self.image = ImageLayer(first.image, name=f"{name}: preview", interpolation2d="linear", **look, **where)
+        self.lines = Layer.create(*grid_layer(first.lines, preview_grid(grid), name=f"{name}: grid preview"))
+        self._pending = [self.image, self.lines]
+
+    def add_next(self) -> bool:
+        """Add one of the layers; false when both are there. One a turn keeps the window responsive."""
+        if self._pending:
+            self._viewer.add_layer(self._pending.pop(0))
+        return bool(self._pending)
+
+    def show(self, preview: Preview) -> None:
+        """Hand over new arrays; a layer that the person has deleted or hidden is left alone."""
+        for layer, data in ((self.image, preview.image), (self.lines, preview.lines)):
+            if layer in self._viewer.layers and layer.visible and layer.data.shape == data.shape:
+                layer.data = data
+
+    def remaining(self) -> list[Layer]:
+        """Those that are still in the viewer."""
+        return [layer for layer in (self.image, self.lines) if layer in self._viewer.layers]

@@ -1,0 +1,306 @@
+"""The registration scorecard: images, labels and landmarks of both sides, scored before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels, Layer, Points
+from qtpy.QtWidgets import QApplication, QFileDialog, QHBoxLayout, QSizePolicy, QWidget
+
+from napari_stnreg.core.errors import InputError, RegistrationError
+from napari_stnreg.widgets.common.forms import Combo, Rows, button, folded, hint
+from napari_stnreg.widgets.common.layer_io import Source, landmarks, layer_source
+from napari_stnreg.widgets.common.navigation import go_to
+from napari_stnreg.widgets.common.open_panel import open_tool
+from napari_stnreg.widgets.common.task_panel import ToolPanel
+from napari_stnreg.widgets.common.task_runner import Control, Step
+from napari_stnreg.widgets.common.transform_store import Held, shelf_of
+from napari_stnreg.widgets.compare.panel import CompareWidget
+from napari_stnreg.widgets.scorecard.table import ScoreTable, theme_kind
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """All that is scored, taken down when Score is pressed."""
+
+    fixed: Source
+    moving: Source
+    held: Held | None = None
+    reverse: Held | None = None
+    result: Source | None = None
+    labels: tuple[Source | None, Source | None, Source | None] = (None, None, None)
+    points: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None] = (None, None, None)
+
+
+def score(job: ScoreJob, control: Control) -> Generator[Step, None, Any]:
+    """Read the layers and score them; for use in the worker. Returns the scorecard."""
+    import napari_stnreg as sr
+
+    yield Step(0.05, "Reading the layers")
+    fixed, moving = job.fixed.image(), job.moving.image()
+    result, *labels = (None if s is None else s.image(full=True) for s in (job.result, *job.labels))
+    if control.stop.is_set():
+        return None
+    yield Step(0.3, "Scoring")
+    card = sr.evaluate(
+        fixed,
+        moving,
+        None if job.held is None else job.held.transform,
+        result=result,
+        fixed_labels=labels[0],
+        moving_labels=labels[1],
+        result_labels=labels[2],
+        fixed_landmarks=job.points[0],
+        moving_landmarks=job.points[1],
+        result_landmarks=job.points[2],
+        reverse=None if job.reverse is None else job.reverse.transform,
+    )
+    return None if control.stop.is_set() or control.cancel.is_set() else card
+
+
+class ScorecardWidget(ToolPanel):
+    """Scores a registration: a table before and after, and the way to each pair of landmarks.
+
+    Parameters
+    ----------
+    viewer
+        The napari viewer.
+
+    Notes
+    -----
+    From code: the boxes' ``choose``, :meth:`score`, :attr:`card`, :meth:`go_to_pair`.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__(viewer, "Choose the two images and the result, and press Score.")
+        self.card: Any = None
+        self._pair_layers: tuple[Points | None, Points | None] = (None, None)
+        self._make_boxes()
+        self.table = ScoreTable()
+        self.table.pair_chosen.connect(self.go_to_pair)
+        self.score_button = button("Score", "Score the layers before and after (Ctrl+Enter).")
+        font = self.score_button.font()
+        font.setBold(True)
+        self.score_button.setFont(font)
+        self.copy_button = button("Copy", "Copy the table, to be pasted into a spreadsheet.")
+        self.csv_button = button("CSV …", "Save the table as CSV, in full precision.")
+        self.compare_button = button("Compare", "Look at fixed and result together: flicker, checkerboard and more.")
+        row = QHBoxLayout()
+        row.setSpacing(4)
+        for made in (self.copy_button, self.csv_button, self.compare_button):
+            made.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            row.addWidget(made)
+        self.form.addLayout(self._main_rows)
+        self.form.addWidget(self._more)
+        self.form.addWidget(self.note)
+        self.form.addWidget(self.score_button)
+        self.form.addWidget(self.table, 1)
+        self.form.addLayout(row)
+        self.score_button.clicked.connect(self.score)
+        self.copy_button.clicked.connect(self.copy)
+        self.csv_button.clicked.connect(self._ask_csv)
+        self.compare_button.clicked.connect(self.compare)
+        self.result_box.currentIndexChanged.connect(self._on_result)
+        self.run_shortcut(self.score)
+        self.refresh()
+        self._prefill()
+
+    def _make_boxes(self) -> None:
+        self.fixed_box = Combo("The image that stayed where it is.", "fixed image")
+        self.moving_box = Combo("The image that was registered, as it was before.", "moving image")
+        self.result_box = Combo(
+            "The warped image, scored as it is; or it is made anew by the transform, which leaves out what lies beyond "
+            "the moving image.",
+            "result",
+        )
+        self.transform_box = Combo("What was found; for labels, landmarks and the deformation.", "transform")
+        self._main_rows = Rows()
+        for text, box in (("Fixed", self.fixed_box), ("Moving", self.moving_box), ("Result", self.result_box),
+                          ("Transform", self.transform_box)):  # fmt: skip
+            self._main_rows.add(text, box)
+        self.labels_boxes = [
+            Combo(f"Labels of the {side} side{', carried already; else by the transform' if side == 'result' else ''}.",
+                  f"labels of the {side} side")
+            for side in ("fixed", "moving", "result")
+        ]  # fmt: skip
+        self.points_boxes = [
+            Combo(f"Landmarks of the {side} side, paired by order.", f"landmarks of the {side} side")
+            for side in ("fixed", "moving", "result")
+        ]
+        self.reverse_box = Combo(
+            "A transform found independently the other way round, for the inverse consistency; without one its own "
+            "inverse is measured.",
+            "reverse transform",
+        )
+        content = QWidget()
+        rows = Rows()
+        content.setLayout(rows)
+        for side, box in zip(("Fixed", "Moving", "Result"), self.labels_boxes, strict=True):
+            rows.add(f"{side} labels", box)
+        for side, box in zip(("Fixed", "Moving", "Result"), self.points_boxes, strict=True):
+            rows.add(f"{side} points", box)
+        rows.add("Reverse", self.reverse_box)
+        self._more = folded("Labels, landmarks, reverse", content, "What else the registration is judged by.")
+        self.note = hint()
+
+    # -- what is scored
+
+    def viewer_events(self) -> list[tuple[Any, Any]]:
+        """The layers and the theme."""
+        return [*super().viewer_events(), (self._viewer.events.theme, self._on_theme)]
+
+    def _on_theme(self, _event: Any = None) -> None:
+        self.table.restyle(theme_kind(self._viewer))
+
+    def refresh(self) -> None:
+        """Take up the viewer's layers and transforms."""
+        layers = [layer for layer in self._viewer.layers if not layer.name.startswith("compare: ")]
+        images = [(layer.name, layer) for layer in layers if isinstance(layer, ImageLayer)]
+        labels = [("none", None), *((layer.name, layer) for layer in layers if isinstance(layer, Labels))]
+        points = [("none", None), *((layer.name, layer) for layer in layers if isinstance(layer, Points))]
+        held = [(one.name, one) for one in shelf_of(self._viewer).entries(self._viewer)]
+        for box in (self.fixed_box, self.moving_box):
+            box.fill(images, box.currentData())
+        self.result_box.fill([("made by the transform", None), *images], self.result_box.currentData())
+        for boxes, entries in ((self.labels_boxes, labels), (self.points_boxes, points)):
+            for box in boxes:
+                box.fill(entries, box.currentData())
+        for box in (self.transform_box, self.reverse_box):
+            chosen = box.currentData()
+            # The same transform may be another object after its layers were read anew.
+            kept = next((one for _, one in held if chosen is not None and one.key == chosen.key), None)
+            box.fill([("none", None), *held], kept)
+        self.show_state()
+
+    def _prefill(self) -> None:
+        """The last registration: its images by their names, its transform; else the last two images."""
+        held = [self.transform_box.itemData(i) for i in range(1, self.transform_box.count())]
+        images = [self.fixed_box.itemData(i) for i in range(self.fixed_box.count())]
+        for one in reversed(held):
+            fixed = next((layer for layer in images if layer.name == one.fixed), None)
+            moving = next((layer for layer in images if layer.name == one.moving), None)
+            if fixed is not None and moving is not None:
+                self.fixed_box.choose(fixed)
+                self.moving_box.choose(moving)
+                self.transform_box.choose(one)
+                return
+        if len(images) > 1:
+            self.fixed_box.choose(images[-2])
+            self.moving_box.choose(images[-1])
+
+    def _on_result(self, _index: int = 0) -> None:
+        """A result layer of ours says by which transform it was made."""
+        layer = self.result_box.currentData()
+        record = layer.metadata.get("stnreg") if layer is not None else None
+        if record:
+            for i in range(1, self.transform_box.count()):
+                if self.transform_box.itemData(i).key.split(".")[0] == record.get("run"):
+                    self.transform_box.setCurrentIndex(i)
+
+    def show_state(self) -> None:
+        """Enable what can be done."""
+        super().show_state()
+        if not hasattr(self, "score_button"):
+            return
+        idle = not self.running
+        self.score_button.setEnabled(idle and self.fixed_box.count() > 1)
+        for made in (self.copy_button, self.csv_button):
+            made.setEnabled(self.card is not None)
+        self.compare_button.setEnabled(self.fixed_box.count() > 1)
+
+    def _job(self) -> ScoreJob:
+        fixed, moving, result = (box.currentData() for box in (self.fixed_box, self.moving_box, self.result_box))
+        if fixed is None or moving is None:
+            raise InputError("There are no two images: open them and choose one for each side.")
+        if fixed is moving:
+            raise InputError("Fixed and moving are the same layer; choose a different one for one of them.")
+        held = self.transform_box.currentData()
+        sources = [None if layer is None else layer_source(layer, self._viewer) for layer in (fixed, moving, result)]
+        labels = tuple(
+            None if box.currentData() is None else layer_source(box.currentData(), self._viewer, level=0)
+            for box in self.labels_boxes
+        )
+        grids = (sources[0].grid, sources[1].grid, sources[0].grid)
+        points = tuple(
+            None if box.currentData() is None else landmarks(box.currentData(), grid)
+            for box, grid in zip(self.points_boxes, grids, strict=True)
+        )
+        return ScoreJob(sources[0], sources[1], held, self.reverse_box.currentData(), sources[2], labels, points)
+
+    def score(self) -> bool:
+        """Score the chosen layers; false, with a sentence, when that cannot be."""
+        try:
+            job = self._job()
+        except RegistrationError as error:
+            self.complain(error)
+            return False
+        self._asked = tuple(box.currentData() for box in self.points_boxes[:2])
+        return self.begin(score, job, done=self._on_card)
+
+    def _on_card(self, card: Any) -> None:
+        self.card = card
+        self._pair_layers = self._asked
+        self.table.show_card(card, theme_kind(self._viewer))
+        good, bad = (sum(one.mark == mark for one in card) for mark in ("good", "bad"))
+        self.note.setText(
+            f"{card.info['moving']} -> {card.info['fixed']}: {good} ✓ good or better, {bad} ✗ bad or worse."
+        )
+        self.say(" ".join(card.warnings) or "Scored.", warn=bool(card.warnings))
+
+    # -- what can be done with it
+
+    def go_to_pair(self, pair: int) -> None:
+        """Move the viewer to a landmark of the fixed side, and select it and its partner."""
+        fixed, moving = self._pair_layers
+        for layer in (fixed, moving):
+            if layer is not None and layer in self._viewer.layers and pair < len(layer.data):
+                layer.selected_data = {pair}
+        if fixed is None or fixed not in self._viewer.layers or pair >= len(fixed.data):
+            self.say("The points that were scored are no longer in the viewer; score again.")
+            return
+        go_to(self._viewer, fixed, fixed.data[pair])
+        self.say(f"At pair {pair} of '{fixed.name}'.")
+
+    def copy(self) -> None:
+        """Copy the table, tab-separated."""
+        if self.card is not None:
+            QApplication.clipboard().setText(self.table.text())
+            self.say("Copied.")
+
+    def save_csv(self, path: str) -> None:
+        """Write the table as CSV."""
+        try:
+            Path(path).write_text(self.card.to_csv(), encoding="utf-8")
+        except OSError as error:
+            self.complain(InputError(f"'{path}' cannot be written: {error.strerror or error}."))
+            return
+        self.say(f"Saved {path}")
+
+    def _ask_csv(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(self, "Save the scores", "scores.csv", "CSV (*.csv)")
+        if path:
+            self.save_csv(path if Path(path).suffix else f"{path}.csv")
+
+    def compare(self) -> CompareWidget:
+        """Open the views on fixed and result (or moving, where there is no result layer)."""
+        panel = open_tool(self._viewer, "compare")
+        second = self._result_layer() or self.moving_box.currentData()
+        if self.fixed_box.currentData() is not second:
+            panel.choose(self.fixed_box.currentData(), second)
+        return panel
+
+    def _result_layer(self) -> Layer | None:
+        """The chosen result, else the warped layer of the chosen transform."""
+        chosen, held = self.result_box.currentData(), self.transform_box.currentData()
+        if chosen is not None or held is None:
+            return chosen
+        for layer in reversed(self._viewer.layers):
+            record = layer.metadata.get("stnreg") or {}
+            if isinstance(layer, ImageLayer) and record.get("run") == held.key and record.get("what") == "warped":
+                return layer
+        return None

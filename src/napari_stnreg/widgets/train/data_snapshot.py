@@ -1,0 +1,130 @@
+"""The images of a training, taken down when Train is pressed, and opened in the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.models.working_size import working_grid
+from napari_stnreg.widgets.common.layer_io import Source
+
+if TYPE_CHECKING:
+    from napari_stnreg.training.data.image_sets import ImageSet
+    from napari_stnreg.training.data.paired_images import PairedImages
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """What is trained on.
+
+    Parameters
+    ----------
+    fixed, moving
+        Layers, or a path; ``moving`` only where fixed and moving images are two lists.
+    pairing
+        As :func:`~napari_stnreg.training.data.datasets.open_training_data` knows it.
+    template
+        Name or number of the image that all others are paired with.
+    held_back
+        Share that is kept for validation.
+    size
+        Longest side of the images as the network sees them; see :func:`working_grid`.
+    augmentation
+        Key of ``AUGMENTATION_HELP``.
+    subject, array, moving_array
+        Of files: how a name tells the subject, and which arrays of an npz file hold the images.
+    seed
+        Of the choice of those held back.
+    """
+
+    fixed: tuple[Source, ...] | str
+    moving: tuple[Source, ...] | str | None = None
+    pairing: str = "random"
+    template: str | None = None
+    held_back: float = 0.15
+    size: int | None = None
+    augmentation: str = "none"
+    subject: str | None = None
+    array: str | None = None
+    moving_array: str | None = None
+    seed: int = 0
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """What is passed on besides the images, as a script would write it."""
+        chosen: dict[str, Any] = {"held_back": self.held_back, "seed": self.seed}
+        if self.pairing != "matched":  # the moving images, or the list, say it themselves
+            chosen["pairing"] = self.pairing
+        optional = {"template": self.template, "group": self.subject, "image": self.array,
+                    "moving_image": self.moving_array}  # fmt: skip
+        return chosen | {name: value for name, value in optional.items() if value}
+
+    def open(self) -> PairedImages:
+        """Open them; for use in the worker.
+
+        Raises
+        ------
+        InputError
+            If they cannot be read or do not go together.
+        """
+        from napari_stnreg.training.data.datasets import open_training_data
+        from napari_stnreg.training.data.paired_images import Augmentation, augmentation_named
+
+        fixed = self.fixed if isinstance(self.fixed, str) else image_set(self.fixed)
+        moving = self.moving if self.moving is None or isinstance(self.moving, str) else image_set(self.moving)
+        data = open_training_data(fixed, moving, **self.keywords)
+        data.grid = working_grid(data.grid, self.size)
+        data.augmentation = augmentation_named(self.augmentation, data.grid) or Augmentation()
+        return data
+
+    def place(self) -> Grid | None:
+        """Where the images lie in the viewer, for the pictures; ``None`` for files."""
+        if isinstance(self.fixed, str):
+            return None
+        return source_grid(self.fixed[0], sections=len(self.fixed) == 1)
+
+
+def source_grid(source: Source, *, sections: bool) -> Grid:
+    """The grid of a layer's single images: of its sections, where it is cut into them."""
+    grid = source.grid
+    if not (sections and "t" not in source.layout and grid.ndim == 3):
+        return grid
+    flat = grid.matrix[1:, 1:].copy()
+    return Grid(grid.shape[1:], flat, grid.unit)
+
+
+def image_set(sources: tuple[Source, ...]) -> ImageSet:
+    """Layers as a set: the frames or sections of one, or one image of each of several.
+
+    Raises
+    ------
+    InputError
+        If a single layer has neither frames nor sections.
+    """
+    from napari_stnreg.training.data.image_sets import Entry, ImageSet
+
+    if len(sources) > 1:
+        return ImageSet([Entry(one.name, one.name, one.image) for one in sources])
+    source = sources[0]
+    if "t" in source.layout:
+        loaders: list[Callable[[], Image]] = [partial(source.image, frame) for frame in range(source.frames)]
+    elif "z" in source.layout:
+        loaders = [partial(_section, source, z) for z in range(source.grid.shape[0])]
+    else:
+        raise InputError(f"'{source.name}' is a single image; choose a stack, a time series, or several layers.")
+    names = [f"{source.name} [{i}]" for i in range(len(loaders))]
+    return ImageSet([Entry(name, name, load) for name, load in zip(names, loaders, strict=True)])
+
+
+def _section(source: Source, z: int) -> Image:
+    """One section of a volume as a 2D image; only this one is read."""
+    axis = source.layout.index("z")
+    grid = source_grid(source, sections=True)
+    own = Grid.from_spacing(grid.shape, grid.spacing.tolist(), unit=grid.unit)
+    data = source.data[(slice(None),) * axis + (z,)]
+    flat = replace(source, data=data, grid=own, layout=source.layout.replace("z", ""), mask=None)
+    return flat.image().replace(name=f"{source.name} [{z}]")

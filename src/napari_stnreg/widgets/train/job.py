@@ -1,0 +1,215 @@
+"""The training in the background: images, engine and pictures, all in one thread that always ends."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_stnreg.core.errors import InputError, OutOfMemoryError
+from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.widgets.common.task_runner import Control, Step, relay
+from napari_stnreg.widgets.models.session import KnownModel
+from napari_stnreg.widgets.register.preview import Preview, PreviewMaker
+from napari_stnreg.widgets.train.data_snapshot import TrainingImages
+
+if TYPE_CHECKING:
+    from napari_stnreg.models.model import Model
+    from napari_stnreg.training.progress import Example, TrainingProgress
+
+
+_FINE = 256
+"""Pictures of 2D pairs have at least about this many pixels along the longest side, so that the lines of the grid are
+thin."""
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """Everything about a training, taken down when Train is pressed.
+
+    Parameters
+    ----------
+    images
+        What is trained on.
+    values
+        Keywords of :class:`~napari_stnreg.training.settings.TrainingSettings`.
+    name
+        What the model will be called.
+    start
+        The trained model that it goes on from; ``None`` for random weights.
+    output
+        Where its file will be saved, with a checkpoint beside it after every epoch; ``None`` for nowhere.
+    resume
+        Whether to go on from that checkpoint.
+    pictures
+        Whether the validation pair is shown as the network registers it.
+    volume
+        Whether the viewer shows three dimensions.
+    """
+
+    images: TrainingImages
+    values: dict[str, Any]
+    name: str
+    start: KnownModel | None = None
+    output: str | None = None
+    resume: bool = False
+    pictures: bool = True
+    volume: bool = False
+
+
+@dataclass(frozen=True)
+class View:
+    """What the panel shows of a running training."""
+
+    progress: TrainingProgress
+    preview: Preview | None = None
+    grid: Grid | None = None
+    """Where the picture lies."""
+
+
+@dataclass
+class Trained:
+    """What a training hands back to the panel."""
+
+    job: TrainJob
+    model: Model
+    example: Example | None
+    grid: Grid | None
+
+
+def training(job: TrainJob, control: Control) -> Generator[Step, None, Trained | None]:
+    """Run a job in the worker: yields steps whose ``what`` is a :class:`View`; returns ``None`` when cancelled."""
+    import napari_stnreg as sr
+
+    yield Step(0.0, "Reading the images")
+    data = job.images.open()
+    if control.cancel.is_set():
+        return None
+    settings = sr.TrainingSettings.parse(**job.values)
+    watcher = Watcher(job)
+    start = None if job.start is None else job.start.source
+    steps = sr.train_steps(data, settings, output=job.output, resume=job.resume, start=start)
+    try:
+        model = yield from relay(steps, control, watcher.show)
+    except (RuntimeError, MemoryError) as error:
+        from napari_stnreg.registration.memory import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            "The memory was not enough to train this network; take a smaller size or batch (under Advanced)."
+        ) from error
+    if model is None:
+        return None
+    model.name = job.name
+    return Trained(job, model, watcher.example, watcher.grid)
+
+
+class Watcher:
+    """Turns the engine's progress into what the panel shows; a picture only when there is a new one."""
+
+    def __init__(self, job: TrainJob) -> None:
+        self.job = job
+        self.example: Example | None = None
+        self.grid: Grid | None = None
+        """Where the pair lies in the viewer, at the resolution that the network sees."""
+        self._fine: Grid | None = None
+        self._maker: PreviewMaker | None = None
+        self._drawn = -1
+
+    def show(self, progress: TrainingProgress) -> Step:
+        """One update of the panel."""
+        self.example = progress.example or self.example
+        return Step(progress.fraction, sentence(progress), View(progress, self._picture(), self._fine))
+
+    def _picture(self) -> Preview | None:
+        example = self.example
+        if example is None:
+            return None
+        if self.grid is None:
+            place = self.job.images.place()
+            self.grid = placed_on(example.grid, place)
+            self._fine = placed_on(fine_grid(example.grid), place)
+        if not self.job.pictures or example.transform is None or example.epoch == self._drawn:
+            return None
+        if self._maker is None:
+            self._maker = self._make(example)
+        elif not self._maker.due():
+            return None
+        self._drawn = example.epoch
+        return self._maker.make(example.transform)
+
+    def _make(self, example: Example) -> PreviewMaker:
+        channels = SimpleNamespace(fixed_channel=None, moving_channel=None)
+        from napari_stnreg.resampling.warp import warp
+
+        fixed = warp(Image(np.array(example.fixed), example.grid, name="fixed"), None, fine_grid(example.grid))
+        moving = Image(np.array(example.moving), example.grid, name="moving")
+        return PreviewMaker(fixed, moving, channels, rate=4.0, volume=self.job.volume)
+
+
+def fine_grid(grid: Grid) -> Grid:
+    """A lattice fine enough to draw thin lines on, over the same extent."""
+    factor = max(_FINE // max(grid.shape), 1) if grid.ndim == 2 else 1
+    return grid if factor == 1 else grid.resized([n * factor for n in grid.shape])
+
+
+def placed_on(grid: Grid, place: Grid | None) -> Grid:
+    """Where the pictures of a lattice are shown: over the layer that is trained on, or with its corner at zero.
+
+    The lattice itself is centred on the world's origin.
+    """
+    if place is None or place.ndim != grid.ndim:
+        return grid.moved(grid.spacing / 2 - grid.corners().min(axis=0))
+    try:
+        return grid.with_unit(place.unit).moved(place.center)
+    except InputError:
+        return grid.moved(place.center)
+
+
+def sentence(progress: TrainingProgress) -> str:
+    """Where a training stands, and about how long it will take."""
+    parts = [progress.message]
+    left = progress.seconds_left
+    if left is not None and progress.state != "paused":
+        parts.append(f"about {duration(left)} left")
+    if progress.best:
+        parts.append(f"best at epoch {progress.best}")
+    text = " · ".join(parts)
+    return text[:1].upper() + text[1:]
+
+
+def duration(seconds: float) -> str:
+    """A length of time, as exact as an estimate can be."""
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def finished(model: Model) -> str:
+    """A sentence about a model that has just been trained."""
+    best = model.summary.get("best") or {}
+    scores = dict(best.get("scores") or {})
+    parts = [f"best at epoch {best.get('epoch', 0)} of {model.summary.get('epochs', 0)}"]
+    if isinstance(best.get("validation_loss"), int | float):
+        parts.append(f"validation loss {best['validation_loss']:.4g}")
+    names = {"similarity": "similarity", "dice": "Dice", "error": "error"}
+    parts += [f"{title} {scores[key]:.3g}" for key, title in names.items() if isinstance(scores.get(key), int | float)]
+    word = "Stopped" if model.summary.get("ending") == "stopped" else "Trained"
+    return f"{word}: {', '.join(parts)}."
+
+
+def resumable(output: str | None) -> bool:
+    """Whether there is a checkpoint of the model that would be saved there."""
+    return output is not None and Path(checkpoint_of(output)).exists()
+
+
+def checkpoint_of(output: str) -> str:
+    """Where the checkpoint of a model's training lies; the same rule as the engine's, which brings torch."""
+    return output.removesuffix(".safetensors") + ".checkpoint.safetensors"

@@ -1,0 +1,375 @@
+"""The panel that trains a network: choose images and a network, press Train, watch, pause, stop, save."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import QTimer
+from qtpy.QtGui import QAction
+from qtpy.QtWidgets import QApplication, QFileDialog, QHBoxLayout, QLabel, QMenu, QSizePolicy, QWidget
+
+from napari_stnreg.core.errors import InputError, RegistrationError
+from napari_stnreg.widgets.common import preferences
+from napari_stnreg.widgets.common.device_combo import DeviceSearch
+from napari_stnreg.widgets.common.forms import button, line
+from napari_stnreg.widgets.common.task_panel import ToolPanel
+from napari_stnreg.widgets.explorer.replay_bar import ReplayBar
+from napari_stnreg.widgets.models.session import SESSION, KnownModel
+from napari_stnreg.widgets.register.run_layers import RunLayers
+from napari_stnreg.widgets.train.checkpoint_form import Keeping, file_name
+from napari_stnreg.widgets.train.code_export import command_line, python_script
+from napari_stnreg.widgets.train.curves import EpochPlot
+from napari_stnreg.widgets.train.data_form import ImageChoice
+from napari_stnreg.widgets.train.job import Trained, TrainJob, View, duration, finished, training
+from napari_stnreg.widgets.train.options import TrainingOptions
+from napari_stnreg.widgets.train.replay import replay_of
+
+_PANEL = "train"
+
+
+class TrainWidget(ToolPanel):
+    """Trains a network that registers images in one pass.
+
+    Parameters
+    ----------
+    viewer
+        The napari viewer.
+
+    Notes
+    -----
+    It can be driven from code: :meth:`train`, :meth:`pause`, :meth:`stop`, :meth:`save`, :meth:`replay`,
+    :attr:`running`, :attr:`model`.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__(viewer, "Choose images and a network, and press Train.")
+        self._job: TrainJob | None = None
+        self._trained: Trained | None = None
+        self._known: KnownModel | None = None
+        self._began = 0.0
+        self._training = False
+        self.images = ImageChoice(viewer)
+        self.options = TrainingOptions()
+        self.keeping = Keeping()
+        self.plot = EpochPlot(viewer)
+        self.plot.hide()
+        self.replay_bar = ReplayBar(viewer, self.plot)
+        self.replay_bar.hide()
+        self._layers = RunLayers(viewer, self)
+        for part in (self.images, line(), self.options, self.keeping, self.plot, self.replay_bar):
+            self.form.addWidget(part)
+        self.form.addStretch(1)
+        self._make_controls()
+        self.restore()
+        self._connect()
+        self._clock = QTimer(self)
+        self._clock.setInterval(500)
+        self._clock.timeout.connect(self._tick)
+        self._to_plot = QTimer(self)
+        self._to_plot.setSingleShot(True)
+        self._to_plot.setInterval(250)  # once the plot has its place at the form's end
+        self._to_plot.timeout.connect(self._scroll_down)
+        self._devices = DeviceSearch(self, lambda: self.running)
+        self._devices.found.connect(self._on_devices)
+        self.images.prefill()
+        self._suggest()
+        self.show_state()
+
+    def _make_controls(self) -> None:
+        self.train_button = button("Train", "Train the network (Ctrl+Enter).")
+        self.train_button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        font = self.train_button.font()
+        font.setBold(True)
+        self.train_button.setFont(font)
+        self.pause_button = button("Pause", "Let the training wait, and go on later.")
+        self.stop_button.setToolTip("End now and keep the best so far (Esc).")
+        self.save_button = button("Save …", "Write the model into one file.")
+        self.replay_button = button("Replay", "Show how the network learned, with a slider, and save it as a film.")
+        self.copy_button = button("Copy", "Copy the training, as Python or as a command.")
+        menu = QMenu(self.copy_button)
+        self.copy_python, self.copy_command = QAction("Copy as Python", menu), QAction("Copy as command", menu)
+        menu.addActions([self.copy_python, self.copy_command])
+        self.copy_button.setMenu(menu)
+        self.elapsed = QLabel("")
+        self.elapsed.setToolTip("Time since the start.")
+        first, last = QWidget(), QWidget()
+        top = QHBoxLayout(first)
+        top.setContentsMargins(8, 6, 8, 0)
+        top.addWidget(self.train_button, 1)
+        top.addWidget(self.pause_button)
+        top.addWidget(self.elapsed)
+        row = QHBoxLayout(last)
+        row.setContentsMargins(8, 0, 8, 6)
+        for part in (self.save_button, self.replay_button, self.copy_button):
+            part.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            row.addWidget(part)
+        box = self.layout()
+        box.insertWidget(box.count() - 1, first)
+        box.addWidget(last)
+
+    def _connect(self) -> None:
+        self.train_button.clicked.connect(self.train)
+        self.pause_button.clicked.connect(self.pause)
+        self.save_button.clicked.connect(self._ask_where)
+        self.replay_button.clicked.connect(self.replay)
+        self.copy_python.triggered.connect(self._copy_python)
+        self.copy_command.triggered.connect(self._copy_command)
+        self.run_shortcut(self.train)
+        self.images.changed.connect(self._suggest)
+        self.options.changed.connect(self._suggest)
+        self.options.start_box.failed.connect(self._on_model_failed)
+
+    # -- driving it from code
+
+    @property
+    def model(self) -> Any:
+        """The model trained last, or ``None``."""
+        return None if self._trained is None else self._trained.model
+
+    @property
+    def paused(self) -> bool:
+        """Whether the training waits."""
+        return self._runner.paused
+
+    def train(self) -> bool:
+        """Train; false, with a sentence in the status line, when that cannot be."""
+        if self.running:
+            self.say("Something is being computed already; stop it first.", warn=True)
+            return False
+        try:
+            self.keeping.check()
+            job = self.job()
+        except RegistrationError as error:
+            self.complain(error)
+            return False
+        preferences.remember(self.state(), _PANEL)
+        self._training = True
+        if not self.begin(training, job, done=self._on_trained):
+            self._training = False
+            return False
+        self._job, self._began = job, time.perf_counter()
+        self.status.setText("Starting …")
+        self.replay_bar.hide()
+        self.plot.clear()
+        self.plot.show()
+        self._clock.start()
+        self.show_state()
+        self._to_plot.start()
+        return True
+
+    def job(self) -> TrainJob:
+        """The training as the form describes it.
+
+        Raises
+        ------
+        InputError
+            If something is missing; one sentence says what.
+        """
+        options = self.options
+        images = self.images.images(
+            size=options.size,
+            augmentation=options.augmentation,
+            subject=options.subject_box.text().strip() or None,
+            seed=options.seed_box.value(),
+        )
+        return TrainJob(
+            images=images,
+            values=options.values(),
+            name=self.keeping.name,
+            start=options.start,
+            output=self.keeping.output,
+            resume=self.keeping.resume,
+            volume=self._viewer.dims.ndisplay == 3,
+        )
+
+    def pause(self) -> None:
+        """Let the training wait, or go on if it waits."""
+        if self.running and self._training:
+            self._runner.pause(not self.paused)
+            self.status.setText("Pausing …" if self.paused else "Going on …")
+            self.show_state()
+
+    def save(self, path: str) -> bool:
+        """Write the model; false, with a sentence, when that cannot be."""
+        if self._trained is None:
+            return False
+        try:
+            written = self._trained.model.save(path)
+        except RegistrationError as error:
+            self.complain(error)
+            return False
+        self._trained.model.name = Path(written).name.removesuffix(".safetensors")
+        self._known = SESSION.saved(self._trained.model, str(written))
+        self.say(f"Saved {Path(written).name}.")
+        return True
+
+    def replay(self) -> bool:
+        """Show the pictures of the training, with a slider through them and a button that saves a film."""
+        if self._trained is None:
+            return False
+        ndim = self._trained.model.ndim + 1
+        units = getattr(self._viewer.layers.extent, "units", None)
+        unit = str(units[-ndim]) if units is not None and len(units) >= ndim else "pixel"
+        return self.begin(replay_of, self._trained, unit, done=self._on_replay)
+
+    # -- a training
+
+    def on_partial(self, what: View) -> None:
+        """Draw the curves and the picture."""
+        progress = what.progress
+        if not len(self.plot.shown[1]):  # the plot is made now, and takes its place
+            self._to_plot.start()
+        within = progress.step / max(progress.steps / max(progress.epochs, 1), 1) - progress.epoch
+        running = None
+        if progress.state == "running" and progress.loss is not None and within > 0:
+            running = (progress.epoch + min(within, 1.0), progress.loss)
+        self.plot.show_curve(progress.curve, running, progress.best)
+        if what.preview is not None and what.grid is not None and self._job is not None:
+            self._layers.show_preview(what.preview, what.grid, self._job.name)
+
+    def _on_trained(self, trained: Trained) -> None:
+        self._end()
+        self._trained = trained
+        summary = trained.model.summary
+        from napari_stnreg.training.progress import EpochRecord
+
+        curve = [
+            EpochRecord(one["epoch"], one["loss"], {}, one["validation_loss"], one["scores"], 0.0, 0.0)
+            for one in summary.get("curve", [])
+        ]
+        self.plot.show_curve(curve, None, int((summary.get("best") or {}).get("epoch", 0)))
+        self._to_plot.start()
+        path = trained.job.output
+        self._known = SESSION.add(trained.model, path, trained.model.name)
+        where = f"Kept in {Path(path).name}." if path is not None else "Save writes it to a file."
+        self.say(f"{finished(trained.model)} The registration panel lists it as '{self._known.name}'. {where}")
+
+    def _on_replay(self, made: tuple[Any, list[Any]]) -> None:
+        self.replay_bar.show()
+        self.replay_bar.show_replay(*made)
+        self._to_plot.start()
+        self.say("The slider below the curves replays how the network learned.")
+
+    def _on_failed(self, error: Exception) -> None:
+        self._end()
+        super()._on_failed(error)
+
+    def _on_cancelled(self) -> None:
+        self._end()
+        super()._on_cancelled()
+        self.status.setText("Given up.")
+
+    def _end(self) -> None:
+        if self._training:
+            self._training = False
+            self._clock.stop()
+            self._tick()
+            self._layers.end_preview()
+            self.keeping.look()
+
+    # -- what is shown
+
+    def show_state(self) -> None:
+        """Enable what can be done now."""
+        super().show_state()
+        if not hasattr(self, "train_button"):  # the base shows its own state first
+            return
+        busy = self.running
+        self.train_button.setEnabled(not busy)
+        self.pause_button.setEnabled(busy and self._training)
+        self.pause_button.setText("Resume" if self.paused else "Pause")
+        self.save_button.setEnabled(not busy and self._trained is not None)
+        kept = self._trained is not None and self._trained.model.replay is not None
+        self.replay_button.setEnabled(not busy and kept)
+        for part in (self.images, self.options, self.keeping):
+            part.setEnabled(not busy)
+
+    def _suggest(self) -> None:
+        title, short = self.images.title, self.options.title
+        self.keeping.suggest(f"{short} on {title}" if title else short)
+
+    def _scroll_down(self) -> None:
+        bar = self.scroll.verticalScrollBar()
+        bar.setValue(bar.maximum())
+
+    def _tick(self) -> None:
+        self.elapsed.setText(duration(time.perf_counter() - self._began))
+
+    def _ask_where(self) -> None:
+        if self._trained is None:
+            return
+        usual = (
+            self._known.path if self._known is not None and self._known.path else file_name(self._trained.model.name)
+        )
+        path, _ = QFileDialog.getSaveFileName(self, "Save the model", usual, "Models (*.safetensors)")
+        if path:
+            self.save(path if path.endswith(".safetensors") else path + ".safetensors")
+
+    def _copy(self, make: Any, what: str) -> None:
+        try:
+            text = make(self.job() if self._job is None else self._job)
+        except RegistrationError as error:
+            self.complain(error)
+            return
+        QApplication.clipboard().setText(text)
+        self.say(f"Copied as {what}.")
+
+    def _copy_python(self) -> None:
+        self._copy(python_script, "Python")
+
+    def _copy_command(self) -> None:
+        self._copy(command_line, "a command")
+
+    # -- between sessions, and the viewer around it
+
+    def state(self) -> dict[str, Any]:
+        """What is remembered."""
+        return {"images": self.images.state(), "options": self.options.state(), "keeping": self.keeping.state()}
+
+    def restore(self) -> None:
+        """Take up what was remembered; the device is the one of napari's Preferences before that."""
+        device = preferences.preferences().get("device")
+        if device:
+            self.options.set_values({"device": device})
+        kept = preferences.recall(_PANEL)
+        for part, name in ((self.images, "images"), (self.options, "options"), (self.keeping, "keeping")):
+            if isinstance(kept.get(name), dict):
+                part.restore(kept[name])
+
+    def viewer_events(self) -> list[tuple[Any, Any]]:
+        """The layers, and the theme."""
+        return [
+            *super().viewer_events(),
+            (self._viewer.events.theme, self._on_theme),
+            (SESSION.changed, self._on_models),
+        ]
+
+    def _on_models(self) -> None:
+        try:
+            self.options.start_box.refresh()
+        except RuntimeError:  # the window was destroyed without a word
+            SESSION.changed.disconnect(self._on_models)
+
+    def refresh(self) -> None:
+        """Take up the viewer's layers."""
+        if hasattr(self, "images"):
+            self.images.refresh()
+
+    def _on_theme(self, _event: Any = None) -> None:
+        self.plot.restyle()
+
+    def _on_model_failed(self, text: str) -> None:
+        self.complain(InputError(text))
+
+    def _on_devices(self, devices: list[tuple[str, str]]) -> None:
+        self.options.set_devices(devices)
+        self.plot.prepare()
+
+    def close_down(self) -> None:
+        """End the training, and take its pictures away."""
+        self._devices.stop()
+        self._clock.stop()
+        super().close_down()
+        self._layers.drop()

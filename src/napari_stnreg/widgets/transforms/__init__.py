@@ -1,0 +1,1 @@
+"""The panel that applies, inverts, combines, loads and saves transforms."""

@@ -1,0 +1,258 @@
+"""Layers carried from one side of a transform to the other: taken down on the GUI thread, computed in the worker."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels, Layer, Points, Shapes, Surface, Tracks, Vectors
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.core.units import conversion_factor
+from napari_stnreg.io.napari_layers import LayerData
+from napari_stnreg.widgets.common.layer_io import Source, axis_units, layer_matrix, layer_source
+from napari_stnreg.widgets.common.result_layers import image_layer, stacked
+from napari_stnreg.widgets.common.task_runner import Control, Step
+from napari_stnreg.widgets.common.transform_store import Held
+
+if TYPE_CHECKING:
+    from napari_stnreg.resampling.geometry import Carrier
+
+_SLAB_VOXELS = 2_000_000
+"""Images are carried in pieces of about this many voxels, so that the bar moves and Stop is heard."""
+
+LISTS = (Points, Shapes, Tracks, Vectors, Surface)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """One layer taken down to be carried: references and numbers only."""
+
+    name: str
+    kind: str
+    source: Source | None = None
+    data: Any = None
+    keywords: dict[str, Any] | None = None
+    matrix: np.ndarray | None = None
+    unit: str = "pixel"
+
+
+def take_down(layer: Layer, viewer: Any, ndim: int) -> Taken:
+    """Take down a layer of any kind for a transform of ``ndim`` axes.
+
+    Raises
+    ------
+    InputError
+        If it has fewer axes than the transform, or is of a kind that cannot be carried.
+    """
+    if isinstance(layer, ImageLayer | Labels):
+        source = layer_source(layer, viewer, level=0)
+        if source.grid.ndim != ndim:
+            raise InputError(f"'{layer.name}' is {source.grid.ndim}D, the transform {ndim}D; they do not fit together.")
+        return Taken(layer.name, layer._type_string, source=source, unit=source.grid.unit)
+    if not isinstance(layer, LISTS):
+        raise InputError(f"'{layer.name}' is a layer of a kind that cannot be carried.")
+    if layer.ndim < ndim:
+        raise InputError(f"'{layer.name}' has {layer.ndim} axes, the transform {ndim}; they do not fit together.")
+    data, keywords, kind = layer.as_layer_data_tuple()
+    matrix, unit = spatial_matrix(layer, ndim)
+    if isinstance(data, list):
+        data = [np.array(shape) for shape in data]
+    elif not isinstance(layer, Surface):
+        data = np.array(data)
+    return Taken(layer.name, kind, data=data, keywords=dict(keywords), matrix=matrix, unit=unit)
+
+
+def spatial_matrix(layer: Layer, ndim: int) -> tuple[np.ndarray, str]:
+    """A layer's data-to-world matrix with its last ``ndim`` axes in one unit, and that unit."""
+    matrix, units = layer_matrix(layer), axis_units(layer)
+    for axis in range(layer.ndim - ndim, layer.ndim):
+        matrix[axis] *= conversion_factor(units[axis], units[-1])
+    return matrix, units[-1]
+
+
+def same_place(layer: Layer, layers: Any) -> list[Layer]:
+    """The other image layers that lie exactly where this one does: the channels of one picture."""
+    if not isinstance(layer, ImageLayer):
+        return []
+    shape, matrix, units = _shape(layer), layer_matrix(layer), axis_units(layer)
+    return [
+        other
+        for other in layers
+        if other is not layer
+        and type(other) is type(layer)
+        and "stnreg" not in other.metadata
+        and _shape(other) == shape
+        and np.allclose(layer_matrix(other), matrix)
+        and axis_units(other) == units
+    ]
+
+
+def _shape(layer: ImageLayer) -> tuple[int, ...]:
+    return tuple(layer.data[0].shape if layer.multiscale else layer.data.shape)
+
+
+@dataclass(frozen=True)
+class CarryJob:
+    """Layers to be carried through one transform; without one they are only resampled."""
+
+    held: Held | None
+    taken: tuple[Taken, ...]
+    side: str = "moving"
+    grid: Grid | None = None
+    upright: bool = False
+    """Whether a resampled image gets upright voxels where no grid is given, instead of its own lattice."""
+
+
+@dataclass(frozen=True)
+class Carried:
+    """The new layers, and what a person should know about them."""
+
+    layers: list[LayerData]
+    warnings: list[str]
+
+
+def carry(job: CarryJob, control: Control) -> Generator[Step, None, Carried | None]:
+    """Carry the layers one by one; for use in the worker. A stop keeps those that are done."""
+    layers: list[LayerData] = []
+    warnings: list[str] = []
+    for number, taken in enumerate(job.taken):
+        part = (number, len(job.taken))
+        made = yield from _one(job, taken, part, control, warnings)
+        if made is None:
+            break
+        layers.append(made)
+    if control.cancel.is_set() or not layers:
+        return None
+    return Carried(layers, list(dict.fromkeys(warnings)))
+
+
+def _one(
+    job: CarryJob, taken: Taken, part: tuple[int, int], control: Control, warnings: list[str]
+) -> Generator[Step, None, LayerData | None]:
+    if control.stop.is_set():
+        return None
+    yield Step(part[0] / part[1], f"{taken.name}: reading")
+    if taken.source is not None:
+        made = yield from _image(job, taken, part, control, warnings)
+    else:
+        made = _list(job, taken, warnings)
+    if made is None:
+        return None
+    data, keywords, kind = made
+    what = "resampled" if job.held is None else f"carried to {other_side(job)}"
+    metadata = {key: value for key, value in keywords.get("metadata", {}).items() if key != "stnreg"}
+    if job.held is not None:
+        metadata["stnreg"] = job.held.record("carried")
+    return data, {**keywords, "name": f"{taken.name} {what}", "metadata": metadata}, kind
+
+
+def other_side(job: CarryJob) -> str:
+    """What the side is called that the layers arrive at."""
+    return job.held.fixed if job.side == "moving" else job.held.moving
+
+
+def _carrier(job: CarryJob, taken: Taken) -> Carrier:
+    from napari_stnreg.resampling.geometry import Carrier
+
+    # Coordinates come back in the layer's own unit.
+    return Carrier(job.held.transform, job.side, matrix=taken.matrix, unit=taken.unit, target_unit=taken.unit)
+
+
+def _list(job: CarryJob, taken: Taken, warnings: list[str]) -> LayerData:
+    """Coordinates are carried in the world and put back into the layer's own frame.
+
+    Its scale and units, and with them the sizes of points and the widths of lines, then stay what they were.
+    """
+    carrier = _carrier(job, taken)
+    back = np.linalg.inv(taken.matrix)
+    keywords = dict(taken.keywords)
+
+    def home(world: np.ndarray) -> np.ndarray:
+        return world @ back[:-1, :-1].T + back[:-1, -1]
+
+    if taken.kind == "points":
+        data: Any = home(carrier.points(taken.data))
+    elif taken.kind == "tracks":
+        rows = carrier.tracks(taken.data)
+        data = np.concatenate([rows[:, :1], home(rows[:, 1:])], axis=1)
+    elif taken.kind == "vectors":
+        arrows = carrier.vectors(taken.data)
+        data = np.stack([home(arrows[:, 0]), arrows[:, 1] @ back[:-1, :-1].T], axis=1)
+    elif taken.kind == "surface":
+        vertices, faces, *rest = taken.data
+        data = (home(carrier.surface(vertices)), faces[:, ::-1] if carrier.mirrors else faces, *rest)
+    else:
+        made = carrier.shapes(taken.data, keywords["shape_type"])
+        data = [home(vertices) for vertices, _ in made]
+        keywords["shape_type"] = [kind for _, kind in made]
+    if carrier.warning is not None:
+        warnings.append(carrier.warning)
+    return data, keywords, taken.kind
+
+
+def _image(
+    job: CarryJob, taken: Taken, part: tuple[int, int], control: Control, warnings: list[str]
+) -> Generator[Step, None, LayerData | None]:
+    source = taken.source
+    frames = []
+    for frame in range(source.frames):
+        if control.stop.is_set():
+            return None
+        image = source.image(frame, full=True, masked=False)
+        grid = job.grid or _fitting_grid(job, taken, image.grid)
+        share = (part[0] + frame / source.frames) / part[1], 1 / (part[1] * source.frames)
+        warped = yield from _warp(job, taken, image, grid, share, control, warnings)
+        if warped is None:
+            return None
+        frames.append(image_layer(warped, source, labels=taken.kind == "labels"))
+    if source.frames == 1:
+        made = frames[0]
+    else:
+        made = stacked([{"warped": one} for one in frames], grid, source.time)["warped"]
+    data, keywords, kind = made
+    return data, {**keywords, "metadata": source.metadata}, kind
+
+
+def _warp(
+    job: CarryJob, taken: Taken, image: Image, grid: Grid, share: tuple[float, float], control: Control,
+    warnings: list[str],
+) -> Generator[Step, None, Image | None]:  # fmt: skip
+    """Warp in slabs along the first axis."""
+    from napari_stnreg.resampling.warp import warp
+
+    interpolation = "nearest" if taken.kind == "labels" else "linear"
+    # A slab costs a copy of the image in single precision, so there are few.
+    count = int(np.clip(grid.size // _SLAB_VOXELS, 1, min(12, grid.shape[0])))
+    ends = np.linspace(0, grid.shape[0], count + 1).astype(int)
+    parts = []
+    carrier = None if job.held is None else _carrier(job, taken)
+    for number, (start, stop) in enumerate(itertools.pairwise(ends)):
+        yield Step(share[0] + share[1] * number / count, f"{taken.name}: sampling")
+        if control.stop.is_set():
+            return None
+        rest = [0] * (grid.ndim - 1)
+        slab = grid.cropped((start, *rest), (stop, *grid.shape[1:]))
+        made = warp(image, None, slab, interpolation) if carrier is None else carrier.image(image, slab, interpolation)
+        parts.append(made.data)
+    if carrier is not None and carrier.warning is not None:
+        warnings.append(carrier.warning)
+    data = parts[0] if count == 1 else np.concatenate(parts)
+    return image.replace(data=data, grid=grid, mask=None)
+
+
+def _fitting_grid(job: CarryJob, taken: Taken, own: Grid) -> Grid:
+    """Where to sample when no grid is given: the image's own lattice upright, or what covers its carried outline."""
+    if job.held is None:
+        return Grid.covering(own.corners(), own.spacing, unit=own.unit)
+    carrier = _carrier(job, Taken(taken.name, "points", matrix=own.matrix, unit=own.unit))
+    shape = np.asarray(own.shape)
+    # Points on the outline, not the corners alone: a bending map may bulge between them.
+    ticks = [np.linspace(-0.5, n - 0.5, 9) for n in shape]
+    index = np.stack(np.meshgrid(*ticks, indexing="ij"), axis=-1).reshape(-1, own.ndim)
+    return Grid.covering(carrier.points(index), own.spacing, unit=own.unit)

@@ -1,0 +1,39 @@
+"""Asking for the file of a transform."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qtpy.QtWidgets import QFileDialog, QWidget
+
+from napari_stnreg.widgets.common.transform_store import Held
+
+
+def file_to_load(parent: QWidget) -> str | None:
+    """The file that a person chooses to load a transform from; ``None`` if they think better of it."""
+    from napari_stnreg.io.save_load import LOAD_ENDINGS
+
+    path, _ = QFileDialog.getOpenFileName(parent, "Load a transform", "", file_filters(LOAD_ENDINGS, all_first=True))
+    return path or None
+
+
+def file_to_save(parent: QWidget, held: Held) -> str | None:
+    """The file that a person chooses to save a transform in; our own format if they name no other."""
+    from napari_stnreg.io.save_load import SAVE_ENDINGS
+
+    name = "".join(c if c.isalnum() or c in "-_+." else "_" for c in f"{held.moving}_to_{held.fixed}")
+    filters = file_filters(SAVE_ENDINGS)
+    path, _ = QFileDialog.getSaveFileName(parent, "Save the transform", f"{name}.safetensors", filters)
+    if not path:
+        return None
+    return path if Path(path).suffix else f"{path}.safetensors"
+
+
+def file_filters(endings: tuple[str, ...], *, all_first: bool = False) -> str:
+    """Formats of transform files, as Qt's file dialogs take them."""
+    from napari_stnreg.io.save_load import FORMATS
+
+    entries = [f"{FORMATS.get(ending, 'ITK transform of ANTs')} (*{ending})" for ending in endings]
+    if all_first:
+        entries.insert(0, f"Transforms ({' '.join(f'*{ending}' for ending in endings)})")
+    return ";;".join(entries)

@@ -1,0 +1,201 @@
+"""The parts of the transform workbench and their places; knows nothing of what they do."""
+
+from __future__ import annotations
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QListWidget,
+    QListWidgetItem,
+    QPushButton,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_stnreg.widgets.common.forms import Combo, Rows, button, folded, hint
+from napari_stnreg.widgets.common.transform_store import Held
+from napari_stnreg.widgets.transforms.tasks import PICTURES
+
+
+class TransformList(QListWidget):
+    """The transforms, by name; the keyboard walks through them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setAccessibleName("transforms")
+        self.setToolTip("The transforms of this session's result layers, and those loaded or made here.")
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self.fit()
+
+    @property
+    def chosen(self) -> Held | None:
+        """The transform that is chosen."""
+        item = self.currentItem()
+        return None if item is None else item.data(Qt.ItemDataRole.UserRole)
+
+    @property
+    def transforms(self) -> list[Held]:
+        """All of them."""
+        return [self.item(row).data(Qt.ItemDataRole.UserRole) for row in range(self.count())]
+
+    def show_transforms(self, transforms: list[Held], choose: Held | None) -> None:
+        """Replace the entries, without a signal; where the chosen one is gone, the last is chosen."""
+        self.blockSignals(True)
+        self.clear()
+        for held in transforms:
+            item = QListWidgetItem(held.name)
+            item.setData(Qt.ItemDataRole.UserRole, held)
+            item.setToolTip(f"{held.maps}\n{held.facts}")
+            self.addItem(item)
+        keys = [held.key for held in transforms]
+        row = keys.index(choose.key) if choose is not None and choose.key in keys else len(keys) - 1
+        self.setCurrentRow(row)
+        self.blockSignals(False)
+        self.fit()
+
+    def fit(self) -> None:
+        """As high as its entries need, between two and six of them."""
+        row = self.sizeHintForRow(0) if self.count() else self.fontMetrics().height() + 4
+        self.setFixedHeight(min(max(self.count(), 2), 6) * row + 2 * self.frameWidth() + 4)
+
+
+def _row(*widgets: QWidget) -> QHBoxLayout:
+    row = QHBoxLayout()
+    row.setContentsMargins(0, 0, 0, 0)
+    row.setSpacing(4)
+    for widget in widgets:
+        widget.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        row.addWidget(widget)
+    return row
+
+
+def heading(text: str) -> QLabel:
+    """The name of a part of the form."""
+    label = QLabel(text)
+    font = label.font()
+    font.setBold(True)
+    label.setFont(font)
+    return label
+
+
+class Choice(QWidget):
+    """The list of transforms, what the chosen one maps, and load, save and remove."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.list = TransformList()
+        self.maps = hint()
+        self.maps.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.load_button = button("Load …", "Read a transform from a file (Ctrl+O in this panel).")
+        self.save_button = button("Save …", "Write the chosen transform; the file's ending says in which format.")
+        self.remove_button = button("Remove", "Take a loaded or made transform off the list (the file stays).")
+        tip = "The image that a loaded transform belongs to: files of ITK, ANTs and elastix do not say it."
+        self.fixed_box = Combo(tip, "fixed image of loaded files")
+        self.moving_box = Combo(tip, "moving image of loaded files")
+        content = QWidget()
+        rows = Rows()
+        content.setLayout(rows)
+        rows.add("Fixed", self.fixed_box)
+        rows.add("Moving", self.moving_box)
+        self.foreign = folded("Loading from other programs", content, "Say between which images a file's transform is.")
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(4)
+        box.addWidget(self.list)
+        box.addWidget(self.maps)
+        box.addLayout(_row(self.load_button, self.save_button, self.remove_button))
+        box.addWidget(self.foreign)
+
+
+class ApplyForm(QWidget):
+    """Which layers are carried, from which side, and onto what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer_box = Combo("The layer that is carried; it is not changed, a new one is added.", "layer to carry")
+        self.also_box = Combo("Further layers that are carried in the same way.", "which layers with it")
+        self.side_box = Combo(
+            "On which side the layer lies now; it is carried to the other one. For the fixed side the transform is "
+            "taken the other way round.",
+            "side of the layer",
+        )
+        self.onto_box = Combo("The voxels that a carried image or labels layer gets.", "grid of the result")
+        self.rows = Rows()
+        self.rows.add("Layer", self.layer_box)
+        self.rows.add("Also", self.also_box)
+        self.rows.add("Lies on", self.side_box)
+        self.rows.add("Voxels of", self.onto_box)
+        self.sentence = hint()
+        self.apply_button = button("Apply", "Carry the layer to the other side, as a new layer (Ctrl+Enter).")
+        font = self.apply_button.font()
+        font.setBold(True)
+        self.apply_button.setFont(font)
+        self.set_button = button(
+            "Set as layer transform",
+            "Move the layer itself by changing its affine, without resampling; for linear transforms. Can be undone.",
+        )
+        self.undo_button = button("Undo", "Give the layer the transform back that it had before.")
+        self.resample_button = button(
+            "Resample",
+            "Bring the layer onto the chosen voxels where it lies now (upright ones of its own size, if none are "
+            "chosen), as a new layer: what 'Set as layer transform' left undone.",
+        )
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(4)
+        box.addWidget(heading("Apply to a layer"))
+        box.addLayout(self.rows)
+        box.addWidget(self.sentence)
+        box.addLayout(_row(self.apply_button, self.resample_button))
+        box.addLayout(_row(self.set_button, self.undo_button))
+
+
+class ShowForm(QWidget):
+    """One button for each picture of a transform."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.buttons: dict[str, QPushButton] = {}
+        grid = QGridLayout()
+        grid.setContentsMargins(0, 0, 0, 0)
+        grid.setSpacing(4)
+        for number, (key, (text, tip)) in enumerate(PICTURES.items()):
+            made = button(text, f"{tip} Adds a layer.")
+            made.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            self.buttons[key] = made
+            grid.addWidget(made, number // 3, number % 3)
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(4)
+        box.addWidget(heading("Show"))
+        box.addLayout(grid)
+
+
+class CombineForm(QWidget):
+    """Invert, and chain with a second transform."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.invert_button = button("Invert", "Turn the transform round, and measure there-and-back over the image.")
+        self.round_trip = hint()
+        self.then_box = Combo("The transform that comes second.", "second transform of the chain")
+        self.chain_button = button("Chain", "Make one transform of the two, in the order that is written here.")
+        self.sentence = hint()
+        rows = Rows()
+        rows.add("Then", self.then_box)
+        content = QWidget()
+        box = QVBoxLayout(content)
+        box.setSpacing(4)
+        box.addWidget(self.invert_button)
+        box.addWidget(self.round_trip)
+        box.addLayout(rows)
+        box.addWidget(self.sentence)
+        box.addWidget(self.chain_button)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        self.section = folded("Invert and chain", content, "Make new transforms of those in the list.")
+        outer.addWidget(self.section)

@@ -1,0 +1,101 @@
+"""The workbench and the viewer's layers: which it can work on, which go along, and the voxels they lend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels, Layer
+from napari.layers.utils._link_layers import get_linked_layers
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import Grid
+from napari_stnreg.widgets.common.layer_io import layer_source
+from napari_stnreg.widgets.common.result_layers import make_layer
+from napari_stnreg.widgets.common.transform_store import Held
+from napari_stnreg.widgets.transforms.apply_layers import LISTS, Carried, same_place
+from napari_stnreg.widgets.transforms.tasks import Place
+
+ALSO = {"place": "all in the same place", "linked": "linked layers", "chosen": "selected layers"}
+"""What may be carried along with a layer."""
+
+
+def workable(viewer: Any) -> list[Layer]:
+    """The layers that a transform can be applied to."""
+    return [layer for layer in viewer.layers if isinstance(layer, (ImageLayer, Labels, *LISTS))]
+
+
+def companions(layer: Layer, key: str, viewer: Any) -> list[Layer]:
+    """The layers that go along with one, by a key of :data:`ALSO`; none for another key."""
+    layers = workable(viewer)
+    if key == "place":
+        return same_place(layer, layers)
+    if key == "linked":
+        linked = get_linked_layers(layer)
+        return [other for other in layers if other in linked and other is not layer]
+    if key == "chosen":
+        return [other for other in layers if other in viewer.layers.selection and other is not layer]
+    return []
+
+
+def voxels_of(layer: Layer, viewer: Any) -> Grid:
+    """The voxels of an image or labels layer, at the finest level."""
+    return layer_source(layer, viewer, level=0).grid
+
+
+def fallback_grid(viewer: Any, ndim: int, unit: str, first: Any = None) -> Grid | None:
+    """The voxels of an image of the same dimensions, for a transform that does not say where it belongs.
+
+    Parameters
+    ----------
+    ndim, unit
+        Of the transform.
+    first
+        A layer that comes before all others.
+    """
+    candidates = [first] if isinstance(first, Layer) else []
+    candidates += [layer for layer in viewer.layers if isinstance(layer, ImageLayer)]
+    for layer in candidates:
+        try:
+            grid = voxels_of(layer, viewer)
+            if grid.ndim == ndim:
+                return grid.with_unit(unit)
+        except InputError:
+            continue
+    return None
+
+
+def place_of(layer: Layer | None, viewer: Any) -> Place | None:
+    """Where a layer lies, for a file that does not say which images it is of."""
+    if layer is None:
+        return None
+    space = "scanner" if "nifti" in layer.metadata else "world"
+    return Place(layer.name, voxels_of(layer, viewer), space)
+
+
+def what_apply_does(held: Held | None, layer: Layer | None, side: str) -> str:
+    """A sentence about where a layer would go, and by which direction of the transform."""
+    if held is None or layer is None:
+        return ""
+    here, there = (held.moving, held.fixed) if side == "moving" else (held.fixed, held.moving)
+    if isinstance(layer, LISTS):
+        from napari_stnreg.resampling.geometry import Carrier  # brings torch
+
+        return f"'{layer.name}' goes from '{here}' to '{there}'. {Carrier(held.transform, side).sentence}"
+    by = "the transform" if side == "moving" else "the inverse of the transform"
+    how = "its nearest label" if isinstance(layer, Labels) else "its values"
+    return f"'{layer.name}' goes from '{here}' to '{there}': each new voxel looks up {how} through {by}."
+
+
+def with_layers(task: Callable[..., Generator[Any, None, Any]]) -> Callable[..., Generator[Any, None, Any]]:
+    """A task whose layers are made in the worker too: limits and thumbnails take longer than a person should wait."""
+
+    def run(*arguments: Any) -> Generator[Any, None, Any]:
+        outcome = yield from task(*arguments)
+        if outcome is None:
+            return None
+        data = outcome.layers if isinstance(outcome, Carried) else outcome
+        return outcome, [make_layer(one) for one in data]
+
+    return run

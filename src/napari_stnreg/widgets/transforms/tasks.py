@@ -1,0 +1,253 @@
+"""What the workbench does with a transform beside carrying layers: show, invert, chain, load, save. In the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import Grid, Space
+from napari_stnreg.io.napari_layers import LayerData, placement
+from napari_stnreg.widgets.common.result_layers import (
+    JACOBIAN_COLORMAP,
+    deformed_grid_layer,
+    folded_text,
+    jacobian_layer,
+    vectors_layer,
+)
+from napari_stnreg.widgets.common.task_runner import Control, Step
+from napari_stnreg.widgets.common.transform_store import Held
+
+if TYPE_CHECKING:
+    from napari_stnreg.transforms.inversion import Inversion
+
+PICTURES = {
+    "grid": ("Grid", "A regular grid over the moving image, bent as the image is."),
+    "vectors": ("Vectors", "Arrows from points of the fixed image to where their values come from."),
+    "magnitude": ("Magnitude", "How far each point of the fixed image is from where its value comes from."),
+    "jacobian": ("Jacobian", "Local change of volume: 1 keeps it, 0 or less folds."),
+    "log_jacobian": ("Log-Jacobian", "Logarithm of the change of volume: 0 keeps it; folds are left empty."),
+}
+"""What can be shown of a transform: the button's text, and one line that says what it is."""
+
+
+def side_grid(held: Held, side: str, fallback: Grid | None = None) -> Grid:
+    """The grid of one side of a transform.
+
+    Parameters
+    ----------
+    held
+        The transform.
+    side
+        ``"fixed"`` or ``"moving"``.
+    fallback
+        A grid to take when the transform says nothing of where it belongs (an affine read from a file).
+
+    Raises
+    ------
+    InputError
+        If none is known.
+    """
+    from napari_stnreg.transforms.conversion import own_grid
+
+    known = held.grid if side == "fixed" else held.moving_grid
+    if known is not None:
+        return known.with_unit(held.transform.unit)
+    if side == "fixed":
+        known = own_grid(held.transform) or fallback
+        if known is None:
+            raise InputError(
+                f"'{held.name}' does not say over which space it lies: open the fixed image, so that its grid is known."
+            )
+        return known.with_unit(held.transform.unit)
+    # Where the fixed side's outline lands, with voxels of the same size.
+    fixed = side_grid(held, "fixed", fallback)
+    ticks = [np.linspace(-0.5, n - 0.5, 9) for n in fixed.shape]
+    outline = np.stack(np.meshgrid(*ticks, indexing="ij"), axis=-1).reshape(-1, fixed.ndim)
+    landed = held.transform.map_points(fixed.to_world(outline))
+    return Grid.covering(landed, fixed.spacing, unit=held.transform.unit)
+
+
+def show(
+    held: Held, what: str, fallback: Grid | None, volume: bool, control: Control
+) -> Generator[Step, None, list[LayerData] | None]:
+    """A picture of the transform as a layer; ``volume`` says whether the viewer shows three dimensions."""
+    from napari_stnreg.visualization import deformation
+
+    yield Step(0.1, f"{PICTURES[what][0]} of {held.name}")
+    transform = held.transform
+    grid = side_grid(held, "fixed", fallback)
+    name = f"{held.name}: {PICTURES[what][0].lower()}"
+    if what == "grid":
+        made = deformed_grid_layer(
+            transform, grid, side_grid(held, "moving", fallback), volume=volume and grid.ndim == 3
+        )
+    elif what == "vectors":
+        made = vectors_layer(transform, grid)
+    elif what == "jacobian":
+        determinant = deformation.jacobian(transform, grid)
+        name += f", {folded_text(float(np.mean(determinant <= 0)))}"
+        made = jacobian_layer(determinant, grid)
+    elif what == "log_jacobian":
+        values = deformation.log_jacobian(transform, grid)
+        reach = float(np.nanpercentile(np.abs(values), 99)) if np.isfinite(values).any() else 1.0
+        reach = max(reach, 0.05)
+        made = values, {**placement(grid), "colormap": JACOBIAN_COLORMAP, "contrast_limits": (-reach, reach)}, "image"
+    else:
+        values = deformation.magnitude(transform, grid)
+        top = max(float(values.max(initial=0.0)), 1e-9)
+        made = values, {**placement(grid), "colormap": "viridis", "contrast_limits": (0.0, top)}, "image"
+    if control.cancel.is_set():
+        return None
+    data, keywords, kind = made
+    keywords = {**keywords, "name": name, "visible": True, "metadata": {"stnreg": held.record(what)}}
+    return [(data, keywords, kind)]
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """The inverse, and how well the round trip goes."""
+
+    held: Held
+    inversion: Inversion
+
+
+def inverse(held: Held, fallback: Grid | None, control: Control) -> Generator[Step, None, Inverted | None]:
+    """Turn a transform round and measure the round trip over the moving side."""
+    from napari_stnreg.transforms.inversion import invert
+
+    yield Step(0.1, f"Inverting {held.name}")
+    inversion = invert(held.transform, side_grid(held, "moving", fallback))
+    if control.cancel.is_set():
+        return None
+    back = Held.of(
+        inversion.transform,
+        held.moving,
+        held.fixed,
+        f"inverse of {held.family}" if not held.family.startswith("inverse of ") else held.family[11:],
+        source="made",
+        grid=held.moving_grid,
+        moving_grid=held.grid,
+    )
+    return Inverted(back, inversion)
+
+
+def chained(first: Held, second: Held) -> Held:
+    """First the one, then the other: ``x -> second(first(x))``.
+
+    Raises
+    ------
+    InputError
+        If their dimensions or units do not fit together.
+    """
+    from napari_stnreg.transforms.conversion import compose
+
+    if first.transform.ndim != second.transform.ndim:
+        raise InputError(f"'{first.name}' is {first.transform.ndim}D and '{second.name}' {second.transform.ndim}D.")
+    return Held.of(
+        compose(first.transform, second.transform),
+        first.fixed,
+        second.moving,
+        f"{first.family}, then {second.family}",
+        source="made",
+        grid=first.grid,
+        moving_grid=second.moving_grid,
+    )
+
+
+def chain_sentence(first: Held, second: Held) -> str:
+    """The order of a chain in a person's words, with a doubt where its ends do not meet."""
+    text = (
+        f"First '{first.name}', then '{second.name}': points of '{first.fixed}' go to '{first.moving}' and on to "
+        f"'{second.moving}'; the image '{second.moving}' is carried onto '{first.fixed}' in one sampling."
+    )
+    if first.moving != second.fixed:
+        text += f" ⚠ The first ends in '{first.moving}' but the second begins in '{second.fixed}': check the order."
+    return text
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one of the images lies that a file of another program belongs to."""
+
+    name: str
+    grid: Grid
+    space: Space
+
+
+def load_file(
+    path: str, fixed: Place | None, moving: Place | None, control: Control
+) -> Generator[Step, None, Held | None]:
+    """Read a transform from a file of any format we know."""
+    yield Step(0.1, f"Reading {Path(path).name}")
+    held = read_held(path, fixed, moving)
+    return None if control.cancel.is_set() else held
+
+
+def read_held(path: str, fixed: Place | None = None, moving: Place | None = None) -> Held:
+    """A transform of a file, with what the file (or the person) says about its two sides.
+
+    Parameters
+    ----------
+    path
+        The file; its ending says in which format.
+    fixed, moving
+        The images that it belongs to, which a file of another program does not know.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or holds something else.
+    """
+    from napari_stnreg.io.save_load import ENDING, read_transform, transform_ending
+    from napari_stnreg.io.transform_file import load_transform
+
+    info: dict[str, Any] = {}
+    if transform_ending(path) == ENDING:
+        transform, info = load_transform(path)
+    else:
+        transform = read_transform(path, fixed=fixed, moving=moving)
+    stem = Path(path).name
+    grids = {name: Grid.from_dict(info.pop(name)) if name in info else None for name in ("grid", "moving_grid")}
+    sides = {name: info.pop(name, None) or f"{name} side of {stem}" for name in ("fixed", "moving")}
+    for name, key, place in (("fixed", "grid", fixed), ("moving", "moving_grid", moving)):
+        if place is not None:
+            sides[name], grids[key] = place.name, place.grid
+    return Held.of(
+        transform,
+        sides["fixed"],
+        sides["moving"],
+        info.pop("family", None) or (info.get("settings") or {}).get("family") or transform.family,
+        source="file",
+        info=info,
+        **grids,
+    )
+
+
+def save_file(held: Held, path: str, control: Control) -> Generator[Step, None, str | None]:
+    """Write a transform in the format that the file's ending names."""
+    yield Step(0.1, f"Writing {Path(path).name}")
+    return str(write_held(held, path))
+
+
+def write_held(held: Held, path: str) -> Path:
+    """Write a transform; our own file also keeps its names, its grids and the record of its run.
+
+    Raises
+    ------
+    InputError
+        If the ending is unknown, the format cannot hold it, or the file cannot be written.
+    """
+    from napari_stnreg.io.save_load import ENDING, SAVE_ENDINGS, save, transform_ending
+    from napari_stnreg.io.transform_file import save_transform
+
+    if transform_ending(path, SAVE_ENDINGS) != ENDING:
+        return save(held.transform, path, grid=held.grid)
+    record = held.record("file")
+    for name in ("transform", "what", "run", "source", "start"):
+        record.pop(name, None)
+    return save_transform(held.transform, path, record)

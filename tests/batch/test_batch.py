@@ -1,0 +1,185 @@
+"""Many pairs: rows of known truth, failures that do not spread, and runs that are broken off and taken up again."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+
+import napari_stnreg as sr
+from napari_stnreg.batch import batch_steps, read_jobs
+from napari_stnreg.cli import main
+from napari_stnreg.core.image import Grid
+from tests.cli.test_cli import draw, scene
+
+QUICK = {"family": "translation", "preset": "fast", "device": "cpu", "iterations": 12}
+START = os.getcwd()
+SHIFTS = {"a": (3.0, -4.0), "b": (-2.0, 5.0), "c": (4.0, 1.0)}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Three pairs that can be registered and one that cannot, with labels and landmarks for the first."""
+    monkeypatch.chdir(tmp_path)
+    imageio.imwrite("fixed.png", draw())
+    grid = Grid.from_spacing((64, 60)).points()
+    for name, shift in SHIFTS.items():
+        imageio.imwrite(f"{name}.png", draw(shift))
+    imageio.imwrite("fixed_labels.png", (scene(grid) > 0.6).astype(np.uint8))
+    imageio.imwrite("a_labels.png", (scene(grid - SHIFTS["a"]) > 0.6).astype(np.uint8))
+    points = np.array([[20.0, 20], [30, 40]])
+    rows = np.hstack([points, points + SHIFTS["a"]])
+    np.savetxt("a.csv", rows, delimiter=",", header="fixed_y,fixed_x,moving_y,moving_x", comments="")
+    (tmp_path / "jobs.csv").write_text(
+        "name,fixed,moving,fixed_labels,moving_labels,landmarks,iterations\n"
+        "first,fixed.png,a.png,fixed_labels.png,a_labels.png,a.csv,\n"
+        "broken,fixed.png,missing.png,,,,\n"
+        "second,fixed.png,b.png,,,,15\n"
+        ",fixed.png,c.png,,,,\n"
+    )
+    return tmp_path
+
+
+def run(jobs="jobs.csv", stop_at=None, **options):
+    steps = batch_steps(read_jobs(jobs), "out", **{**QUICK, **options})
+    seen = []
+    try:
+        step = next(steps)
+        while True:
+            seen.append(step)
+            step = steps.send("stop" if stop_at is not None and stop_at(step) else None)
+    except StopIteration as end:
+        return end.value, [(s.name, s.state) for s in seen if s.row is not None]
+
+
+def test_every_pair_gets_a_row_with_its_true_shift_and_the_broken_one_a_sentence(folder):
+    result, seen = run()
+    last = "0004_c_to_fixed"
+    assert seen == [("first", "done"), ("broken", "failed"), ("second", "done"), (last, "done")]
+    assert result.ending == "finished"
+    for name, moving in (("first", "a"), ("second", "b"), (last, "c")):
+        transform = sr.load(folder / "out" / name / "transform.safetensors")
+        np.testing.assert_allclose(transform.map_points([[30, 30]])[0] - 30, SHIFTS[moving], atol=0.15)
+        warped = imageio.imread(folder / "out" / name / "warped.png")
+        assert np.abs(warped[8:-8, 8:-8].astype(float) - draw()[8:-8, 8:-8]).mean() < 3
+    table = {row["name"]: row for row in csv.DictReader((folder / "out" / "scores.csv").read_text().splitlines())}
+    assert "'missing.png' does not exist" in table["broken"]["error"]
+    assert float(table["first"]["landmark_max_after"]) < 0.2 < float(table["first"]["landmark_max_before"])
+    assert float(table["first"]["dice_mean_after"]) > 0.97
+    assert table["second"]["dice_mean_after"] == ""
+    assert float(table["second"]["ncc_after"]) > float(table["second"]["ncc_before"])
+    report = json.loads((folder / "out" / "second" / "report.json").read_text())
+    assert report["settings"]["iterations"] == 15
+    assert json.loads((folder / "out" / "first" / "report.json").read_text())["settings"]["iterations"] == 12
+
+
+def test_the_page_shows_every_pair_and_needs_no_other_file(folder):
+    result, _ = run()
+    page = result.page.read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 9
+    assert "failed: 'missing.png' does not exist." in page.replace("&#x27;", "'").replace(str(folder) + os.sep, "")
+    assert not re.search(r"(src|href)='(?!data:)", page)
+    assert "4 pairs, 1 failed" in page
+    before, after, grid = (imageio.imread(folder / "out" / "first" / f"{n}.png") for n in ("before", "after", "grid"))
+    assert before.shape == (64, 60, 3)
+    apart = [np.abs(p[..., 0].astype(float) - p[..., 1])[8:-8, 8:-8].mean() for p in (before, after)]
+    assert apart[1] < 0.3 * apart[0]  # green and magenta fall together
+    assert (grid == 255).mean() > 0.02
+
+
+def test_what_is_done_is_kept_and_what_changed_is_done_again(folder):
+    run()
+    made = (folder / "out" / "first" / "transform.safetensors").stat().st_mtime_ns
+    imageio.imwrite("missing.png", draw((1, 1)))
+    result, seen = run()
+    assert [state for _, state in seen] == ["kept", "done", "kept", "kept"]
+    assert (folder / "out" / "first" / "transform.safetensors").stat().st_mtime_ns == made
+    assert not result.failed
+    imageio.imwrite("b.png", draw((-2, 4)))
+    _, seen = run()
+    assert [state for _, state in seen] == ["kept", "kept", "done", "kept"]
+    (folder / "jobs.csv").write_text("name,fixed,moving\nsecond,fixed.png,b.png\n")
+    for options, state in (({}, "done"), ({}, "kept"), ({"seed": 3}, "done"), ({"seed": 3, "restart": True}, "done")):
+        assert run(**options)[1] == [("second", state)]
+
+
+def test_a_stop_leaves_the_pair_at_hand_for_the_next_time(folder):
+    result, seen = run(stop_at=lambda step: step.name == "second" and step.fit is not None)
+    assert seen == [("first", "done"), ("broken", "failed")]
+    assert result.ending == "stopped"
+    assert "2 of 4 pairs" in result.page.read_text()
+    assert not (folder / "out" / "second" / "transform.safetensors").exists()
+    result, seen = run()
+    assert [state for _, state in seen] == ["kept", "failed", "done", "done"]
+
+
+@pytest.mark.slow
+def test_a_killed_batch_goes_on_where_it_was(folder):
+    words = [sys.executable, "-m", "napari_stnreg.cli", "batch", "jobs.csv", "-o", "out", "--family", "translation",
+             "--preset", "fast", "--device", "cpu", "--iterations", "12"]  # fmt: skip
+    paths = {"PYTHONPATH": os.pathsep.join(os.path.abspath(os.path.join(START, path)) for path in sys.path)}
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **paths})
+    until = time.monotonic() + 100
+    while not (folder / "out" / "first" / "row.json").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    _, seen = run()
+    assert seen[0] == ("first", "kept")
+    assert [state for _, state in seen][1] == "failed"
+    assert len(seen) == 4
+
+
+def test_the_command_goes_past_failures_and_says_so(folder, capsys):
+    words = ["batch", "jobs.csv", "-o", "out", "--family", "translation", "--preset", "fast", "--iterations", "12"]
+    assert main(words) == 1
+    captured = capsys.readouterr()
+    assert "1 of 4 pairs failed: broken." in captured.err
+    assert captured.out.splitlines()[-2:] == [os.path.join("out", "scores.csv"), os.path.join("out", "summary.html")]
+    (folder / "jobs.csv").write_text("fixed,moving\nfixed.png,a.png\n")
+    assert main(words) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("fixed,mowing\na,b\n", "must have the columns fixed and moving"),
+        ("fixed,moving,colour\na,b,c\n", "column 'colour'"),
+        ("fixed,moving\na,\n", "Row 1 of 'jobs.csv' names no moving image"),
+        ("fixed,moving,name\na,b,x\na,c,x\n", "have the name 'x'"),
+        ("fixed,moving\na,b,c,d\n", "more cells"),
+        ("fixed,moving\n", "lists no pairs"),
+        ("fixed,moving,family\na,b,round\n", "no transform family 'round'"),
+    ],
+)
+def test_bad_lists_are_refused(tmp_path, monkeypatch, capsys, text, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs.csv").write_text(text)
+    assert main(["batch", "jobs.csv", "-o", "out"]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(folder):
+    (folder / "out").mkdir()
+    (folder / "out" / "thesis.txt").write_text("keep me")
+    with pytest.raises(sr.InputError, match="something else"):
+        run()
+    assert [path.name for path in (folder / "out").iterdir()] == ["thesis.txt"]
+
+
+def test_volumes_show_their_middle_slice(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, by in (("fixed", 0), ("moving", (1, 2, -2))):
+        np.save(f"{name}.npy", scene(Grid.from_spacing((20, 64, 60)).points() - np.asarray(by)).astype(np.float32))
+    (tmp_path / "jobs.csv").write_text("fixed,moving,name\nfixed.npy,moving.npy,pair\n")
+    result, _ = run()
+    assert not result.failed
+    assert imageio.imread(tmp_path / "out" / "pair" / "after.png").shape == (64, 60, 3)

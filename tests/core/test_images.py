@@ -1,0 +1,201 @@
+"""Grids, images and units: the ground that everything stands on, as properties that hold for all of them."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import Grid, Image, bounds
+from napari_stnreg.core.units import canonical, conversion_factor
+
+
+@st.composite
+def grids(draw, ndim=None, unit="mm"):
+    ndim = ndim or draw(st.sampled_from([2, 3]))
+    shape = draw(st.tuples(*[st.integers(2, 12)] * ndim))
+    spacing = np.array(draw(st.tuples(*[st.floats(0.1, 10)] * ndim)))
+    origin = np.array(draw(st.tuples(*[st.floats(-100, 100)] * ndim)))
+    turn = Rotation.from_euler("xyz", draw(st.tuples(*[st.floats(-3, 3)] * 3))).as_matrix()
+    if ndim == 2:
+        turn = Rotation.from_euler("z", draw(st.floats(-3, 3))).as_matrix()[:2, :2]
+    return Grid.from_spacing(shape, spacing, origin, turn, unit=unit)
+
+
+@given(grids(), st.integers(0, 10_000))
+def test_world_and_index_are_each_others_inverse(grid, seed):
+    index = np.random.default_rng(seed).uniform(-20, 20, (7, grid.ndim))
+    np.testing.assert_allclose(grid.to_index(grid.to_world(index)), index, atol=1e-8)
+
+
+@given(grids())
+def test_points_are_the_places_of_the_voxel_centres(grid):
+    points = grid.points()
+    assert points.shape == (*grid.shape, grid.ndim)
+    last = tuple(n - 1 for n in grid.shape)
+    np.testing.assert_allclose(points[(0,) * grid.ndim], grid.origin)
+    np.testing.assert_allclose(points[last], grid.matrix[:-1, :-1] @ last + grid.matrix[:-1, -1], atol=1e-9)
+    np.testing.assert_allclose(points.reshape(-1, grid.ndim).mean(axis=0), grid.center, atol=1e-8)
+    assert grid.size == points[..., 0].size
+
+
+@given(grids())
+def test_spacing_is_the_distance_between_neighbours(grid):
+    points = grid.points()
+    for axis in range(grid.ndim):
+        gaps = np.linalg.norm(np.diff(points, axis=axis), axis=-1)
+        np.testing.assert_allclose(gaps, grid.spacing[axis], rtol=1e-7)
+    assert grid.is_orthogonal()
+
+
+@given(grids(), st.floats(0.4, 3))
+def test_resizing_leaves_the_outer_faces_where_they_are(grid, factor):
+    other = grid.resized([max(1, round(n * factor)) for n in grid.shape])
+    np.testing.assert_allclose(other.corners(), grid.corners(), atol=1e-7)
+    np.testing.assert_allclose(other.center, grid.center, atol=1e-7)
+    assert other.diagonal == pytest.approx(grid.diagonal)
+
+
+@given(grids(), st.data())
+def test_cropping_keeps_the_voxels_it_keeps(grid, data):
+    start = [data.draw(st.integers(-3, n - 1)) for n in grid.shape]
+    stop = [data.draw(st.integers(a + 1, n + 3)) for a, n in zip(start, grid.shape, strict=True)]
+    part = grid.cropped(start, stop)
+    assert part.shape == tuple(np.subtract(stop, start))
+    np.testing.assert_allclose(part.to_world([0] * grid.ndim), grid.to_world(start), atol=1e-8)
+    np.testing.assert_allclose(part.linear, grid.linear)
+
+
+@given(grids(), grids())
+def test_a_union_covers_both_on_the_first_ones_lattice(a, b):
+    if a.ndim != b.ndim:
+        return
+    union = a.union(b.corners())
+    for grid in (a, b):
+        index = union.to_index(grid.corners())
+        assert (index > -0.5 - 1e-5).all()
+        assert (index < np.array(union.shape) - 0.5 + 1e-5).all()
+    shift = union.to_index(a.origin)
+    np.testing.assert_allclose(shift, np.rint(shift), atol=1e-5)
+
+
+@given(grids())
+def test_a_covering_grid_is_upright_and_no_larger_than_needed(grid):
+    cover = Grid.covering(grid.corners(), grid.spacing, unit="mm")
+    index = cover.to_index(grid.corners())
+    assert (index > -0.5 - 1e-5).all()
+    assert (index < np.array(cover.shape) - 0.5 + 1e-5).all()
+    np.testing.assert_allclose(cover.linear, np.diag(grid.spacing), atol=1e-9)
+    low, high = bounds([grid.corners()])
+    assert (cover.spacing * cover.shape - (high - low) < cover.spacing * (1 + 1e-5)).all()
+
+
+def test_a_sheared_grid_is_seen_as_such_and_gets_an_upright_cover():
+    sheared = Grid((4, 5), [[1, 0.5, 0], [0, 1, 0], [0, 0, 1]])
+    assert not sheared.is_orthogonal()
+    upright = sheared.orthogonal()
+    assert upright.is_orthogonal()
+    assert (np.abs(upright.to_index(sheared.corners()) - (np.array(upright.shape) - 1) / 2)
+            <= np.array(upright.shape) / 2 + 1e-5).all()  # fmt: skip
+    straight = Grid.from_spacing((4, 5), 2)
+    assert straight.orthogonal() is straight
+
+
+@given(grids(), st.sampled_from(["um", "nm", "m", "cm", "micron", "Å"]))
+def test_another_unit_moves_nothing(grid, unit):
+    other = grid.with_unit(unit)
+    np.testing.assert_allclose(other.to_world([1] * grid.ndim) / conversion_factor("mm", unit),
+                               grid.to_world([1] * grid.ndim), rtol=1e-9, atol=1e-9)  # fmt: skip
+    assert other.with_unit("mm").same_lattice(grid)
+
+
+@given(grids())
+def test_a_grid_survives_json(grid):
+    import json
+
+    again = Grid.from_dict(json.loads(json.dumps(grid.to_dict())))
+    assert again == grid
+    assert hash(again) == hash(grid)
+
+
+def test_grids_are_equal_by_what_they_are_and_cannot_be_changed():
+    a, b = Grid.from_spacing((3, 4), 2, 1, unit="mm"), Grid.from_spacing((3, 4), 2, 1, unit="mm")
+    assert a == b
+    assert a != Grid.from_spacing((3, 4), 2, 1, unit="um")
+    assert a != Grid.from_spacing((3, 5), 2, 1, unit="mm")
+    assert a != "a grid"
+    with pytest.raises(ValueError, match="read-only"):
+        a.matrix[0, 0] = 5
+    source = np.eye(3)
+    grid = Grid((3, 4), source)
+    source[0, 0] = 9
+    assert grid.matrix[0, 0] == 1
+
+
+@pytest.mark.parametrize("matrix", [np.eye(4), np.zeros((3, 3)), np.diag([1, np.nan, 1]), np.diag([1, np.inf, 1])])
+def test_a_grid_without_a_place_in_the_world_is_refused(matrix):
+    with pytest.raises(InputError):
+        Grid((3, 4), matrix)
+
+
+@pytest.mark.parametrize(("a", "b", "factor"), [
+    ("mm", "um", 1000), ("nanometer", "Å", 10), ("inch", "mm", 25.4), ("pixel", "px", 1), ("furlong", "furlong", 1),
+    ("µm", "um", 1),
+])  # fmt: skip
+def test_units_convert(a, b, factor):
+    assert conversion_factor(a, b) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize("pair", [("pixel", "mm"), ("furlong", "mm"), ("s", "mm")])
+def test_units_that_do_not_convert_say_so(pair):
+    for a, b in itertools.permutations(pair):
+        with pytest.raises(InputError, match="cannot be converted"):
+            conversion_factor(a, b)
+
+
+def test_unit_names_are_known_by_many_names():
+    assert {canonical(u) for u in ("µm", "μm", "micron", "Micrometer", "um", " um ")} == {"um"}
+    assert canonical("") == "pixel"
+    assert canonical("furlong") == "furlong"
+
+
+def test_an_image_wraps_an_array_as_it_is():
+    array = np.arange(12, dtype=np.int16).reshape(3, 4)
+    image = Image.from_array(array, spacing=(2, 3), origin=(5, 6), unit="um", name="thing")
+    assert image.data is array
+    assert (image.ndim, image.channels, image.has_channel_axis) == (2, 1, False)
+    np.testing.assert_allclose(image.grid.to_world([1, 1]), [7, 9])
+    assert image.intensity().dtype == np.float32
+    renamed = image.replace(name="other")
+    assert (image.name, renamed.name) == ("thing", "other")
+    assert image.with_unit("nm").grid.spacing == pytest.approx([2000, 3000])
+
+
+def test_intensity_of_colours_is_luminance_and_of_channels_the_mean_or_one():
+    colours = np.zeros((2, 2, 3), dtype=np.uint8)
+    colours[..., 1] = 100
+    assert Image.from_array(colours, channels=True).intensity() == pytest.approx(71.54, abs=0.01)
+    channels = np.stack([np.full((2, 2), 1.0), np.full((2, 2), 5.0)], axis=-1)
+    image = Image.from_array(channels, channels=True)
+    assert (image.intensity() == 3).all()
+    assert (image.intensity(1) == 5).all()
+    for wrong in (2, -1):
+        with pytest.raises(InputError, match="does not exist"):
+            image.intensity(wrong)
+
+
+def test_images_that_cannot_be_are_refused_in_a_sentence():
+    grid = Grid.from_spacing((3, 4))
+    with pytest.raises(InputError, match="data of shape"):
+        Image(np.zeros((4, 3)), grid)
+    with pytest.raises(InputError, match="mask"):
+        Image(np.zeros((3, 4)), grid, mask=np.ones((4, 3), dtype=bool))
+    with pytest.raises(InputError, match="empty"):
+        Image.from_array(np.zeros((0, 4)))
+    with pytest.raises(InputError, match="4 spatial axes"):
+        Image.from_array(np.zeros((2, 2, 2, 2)))
+    with pytest.raises(InputError, match="complex"):
+        Image.from_array(np.ones((3, 4), dtype=complex)).intensity()

@@ -1,0 +1,50 @@
+"""Alignments as people run them: the whole way through files, and what it leaves, for tests to look at."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import napari_stnreg as sr
+from napari_stnreg.stacks.api import work_folder
+from napari_stnreg.stacks.quality.sections import SectionQuality
+from napari_stnreg.stacks.runtime import tasks
+from napari_stnreg.stacks.section_transform import SectionMap
+from napari_stnreg.stacks.settings import StackSettings
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """What an alignment found.
+
+    Parameters
+    ----------
+    maps
+        Canvas to section, one a section.
+    rows
+        Verdict and figures of every section.
+    figures
+        What was found out about each section when it was read.
+    """
+
+    maps: list[SectionMap]
+    rows: list[SectionQuality]
+    figures: list[dict[str, float]]
+
+
+def align(stack: Any, settings: StackSettings, **how: Any) -> Aligned:
+    """Align a stack into a folder that goes again, in one thread; ``how`` as for ``sr.align_stack``."""
+    with tempfile.TemporaryDirectory(prefix="stnreg-test-") as folder:
+        output = Path(folder) / "out.zarr"
+        result = sr.align_stack(stack, output, settings, keep_work=True, workers=1, **how)
+        work = work_folder(output)
+        figures = [tasks.load_prepared(work, row.section).figures for row in result.verdicts]
+        return Aligned(kept_maps(output, len(result.verdicts)), result.verdicts, figures)
+
+
+def kept_maps(output: Path, sections: int) -> list[SectionMap]:
+    """The maps of an alignment that kept its work."""
+    work = work_folder(output)
+    return [SectionMap.from_arrays(work.get(tasks.MAPS, z)[0]) for z in range(sections)]

@@ -1,0 +1,74 @@
+"""The model in the box: it loads, says what it is, and registers what it has never seen."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from skimage import data as pictures
+from sklearn.datasets import load_digits
+
+import napari_stnreg as sr
+from napari_stnreg.datasets.common import Waves
+from napari_stnreg.models.model_file import boxed_models
+from napari_stnreg.training.augmentation.spatial import warped
+from napari_stnreg.training.data.pair_sampler import joined
+from napari_stnreg.training.synthetic.shapes import GeneratedShapes
+
+
+@pytest.fixture(scope="module")
+def model():
+    return sr.load("box-2d")
+
+
+def bent(image, height, seed):
+    """The image through a smooth known map, by scipy; and the map's displacement ``(2, y, x)``."""
+    index = np.stack(np.indices(image.shape), axis=-1).astype(float)
+    waves = Waves.random(seed, 2, wavelength=0.8 * max(image.shape), height=height)
+    move = np.moveaxis(waves(index), -1, 0)
+    return ndimage.map_coordinates(image.astype(float), np.moveaxis(index, -1, 0) + move, order=3, mode="nearest"), move
+
+
+def test_it_is_small_and_its_header_says_what_it_was_made_of(model):
+    assert boxed_models()["box-2d"].stat().st_size < 2 * 2**20
+    assert model.ndim == 2
+    assert model.contract.sizing == "extent"
+    assert {phase["side"] for phase in model.summary["phases"]} == {64, 128}
+    assert model.summary["cpu_seconds"] > 0
+
+
+def test_it_lowers_the_disagreement_of_generated_shapes_it_never_saw(model):
+    source = GeneratedShapes(sr.Grid.from_spacing((128, 128)))
+    batch = joined([source.example("train", 0, place, seed=991) for place in range(8)])
+    before, after = [], []
+    for i in range(8):
+        fixed, moving = (sr.Image.from_array(x[i, 0].numpy()) for x in (batch.fixed, batch.moving))
+        found = model.predict(fixed, moving, device="cpu")
+        moved = warped(batch.moving_labels[i : i + 1], fixed.grid, found, fixed.grid)
+        before.append(float((batch.moving_labels[i] != batch.fixed_labels[i]).float().mean()))
+        after.append(float((moved[0] != batch.fixed_labels[i]).float().mean()))
+    assert np.mean(after) < 0.7 * np.mean(before)
+
+
+@pytest.mark.parametrize("height", [7.0, 14.0])
+def test_it_finds_most_of_a_known_bend_of_a_photograph(model, height):
+    moving = pictures.coins()[:256, :256].astype(np.float32)
+    fixed, truth = bent(moving, height, seed=5)
+    one, other = sr.Image.from_array(fixed, (2.0, 2.0), unit="um"), sr.Image.from_array(moving, (2.0, 2.0), unit="um")
+    found = model.predict(one, other, device="cpu").displacement(one.grid) / 2.0
+    inner = (slice(None), slice(24, -24), slice(24, -24))
+    before = np.linalg.norm(truth[inner], axis=0).mean()
+    after = np.linalg.norm((found - truth)[inner], axis=0).mean()
+    assert after < 0.5 * before
+
+
+def test_it_makes_handwritten_digits_alike_without_folds(model):
+    digits = load_digits()
+    threes = digits.images[digits.target == 3][:12]
+    template = sr.Image.from_array(threes[0])
+    before, after = [], []
+    for image in threes[1:]:
+        other = sr.Image.from_array(image)
+        found = model.predict(template, other, device="cpu")
+        assert float((found.jacobian_determinant(template.grid) <= 0).mean()) == 0
+        before.append(np.corrcoef(threes[0].ravel(), image.ravel())[0, 1])
+        after.append(np.corrcoef(threes[0].ravel(), sr.warp(other, found, template.grid).data.ravel())[0, 1])
+    assert np.mean(after) > np.mean(before) + 0.05

@@ -1,0 +1,81 @@
+"""Images that cannot be registered, each answered by one sentence, and odd ones that can."""
+
+import numpy as np
+import pytest
+
+import napari_stnreg as sr
+from napari_stnreg.core.errors import InputError
+from tests.helpers.scenes import FAST, bent_pair
+
+
+def field(shape, **options):
+    return sr.Image.from_array(np.random.default_rng(len(shape)).normal(size=shape).astype(np.float32), **options)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "moving", "options", "sentence"),
+    [
+        (
+            field((20, 20)),
+            field((9, 20, 20)),
+            {},
+            "is 2D and 'image' is 3D; a slice cannot be registered to a volume yet",
+        ),
+        (field((1, 20, 20)), field((9, 20, 20)), {}, "axis with a single voxel"),
+        (field((20, 20)), sr.Image.from_array(np.full((20, 20), 7)), {}, "'image' is constant"),
+        (field((20, 20)), sr.Image.from_array(np.where(np.eye(20) > 0, np.nan, 1.0)), {}, "NaN or infinite values"),
+        (sr.Image.from_array(np.where(np.eye(20) > 0, np.inf, 1.0)), field((20, 20)), {}, "NaN or infinite values"),
+        (field((20, 20), mask=np.zeros((20, 20))), field((20, 20)), {}, "The mask of 'image' is empty"),
+        (field((20, 20)), field((20, 20), mask=np.zeros((20, 20))), {}, "The mask of 'image' is empty"),
+        (field((20, 20), unit="um"), field((20, 20), unit="pixel"), {}, "unit"),
+        (field((20, 20)), field((20, 20), origin=90.0), {"start": "none"}, "do not overlap in the world"),
+        (field((20, 20)), field((20, 20)), {"family": "wobbly"}, "there is no transform family 'wobbly'"),
+        (field((20, 20)), field((20, 20)), {"family": "bspline+affine"}, "comes after a deformable one"),
+        (field((20, 20)), field((20, 20)), {"similarity": "likeness"}, "There is no similarity 'likeness'"),
+        (field((20, 20)), field((20, 20)), {"start": "somewhere"}, "Setting 'start'"),
+        (field((20, 20)), field((20, 20)), {"colour": "red"}, "Setting 'colour'"),
+        (field((20, 20)), field((20, 20)), {"device": "abacus"}, "'abacus' is not a device"),
+        (field((20, 20)), field((20, 20)), {"device": "cuda:97"}, "'cuda:97' was not found here; use auto or cpu"),
+        (field((20, 20)), field((20, 20)), {"fixed_channel": -1}, "Setting 'fixed_channel'"),
+    ],
+)
+def test_bad_input_is_one_sentence(fixed, moving, options, sentence):
+    with pytest.raises(InputError, match=sentence) as told:
+        sr.register(fixed, moving, **options)
+    assert str(told.value).endswith(".")
+    assert "\n" not in str(told.value)
+
+
+def test_the_same_image_twice_is_refused_unless_two_channels_of_it_are_meant():
+    image = field((20, 20))
+    with pytest.raises(InputError, match="are the same image; choose two different ones"):
+        sr.register(image, image)
+    with pytest.raises(InputError, match="are the same image"):
+        sr.register(image, image.replace(name="other"))
+    images = bent_pair(size=32)
+    both = sr.Image(np.stack([images.fixed.data, images.moving.data], axis=-1), images.fixed.grid)
+    result = sr.register(both, both, fixed_channel=0, moving_channel=1, iterations=3, **FAST)
+    assert result.ending == "finished"
+
+
+@pytest.mark.parametrize("shape", [(2, 30, 30), (40, 3), (5, 20, 24), (3, 3)])
+@pytest.mark.parametrize("similarity", ["lncc", "mi", "mind"])
+def test_thin_images_work(shape, similarity):
+    rng = np.random.default_rng(0)
+    images = [sr.Image.from_array(rng.normal(size=shape).astype(np.float32)) for _ in range(2)]
+    result = sr.register(*images, similarity=similarity, iterations=2, device="cpu")
+    assert result.warped.data.shape == shape
+    assert np.isfinite(result.transform.displacement(images[0].grid)).all()
+
+
+def test_noise_and_half_empty_images_do_not_break_it():
+    rng = np.random.default_rng(0)
+    noise = [sr.Image.from_array(rng.normal(size=(48, 48))) for _ in range(2)]
+    result = sr.register(*noise, **FAST)
+    assert result.folded_share == 0
+    sparse = np.zeros((48, 48))
+    sparse[20, 30] = 1.0
+    other = np.zeros((48, 48))
+    other[24, 27] = 1.0
+    result = sr.register(sr.Image.from_array(sparse), sr.Image.from_array(other), family="translation", device="cpu")
+    assert np.allclose(result.transform.map_points([[20.0, 30.0]]), [[24.0, 27.0]], atol=0.5)

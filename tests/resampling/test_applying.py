@@ -1,0 +1,223 @@
+"""Layers that are no images follow the image: through the right direction, whatever their axes and units."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.resampling.geometry import Carrier, ellipse_outline, subdivided
+from napari_stnreg.resampling.warp import warp
+from napari_stnreg.transforms import (
+    AffineTransform,
+    DisplacementTransform,
+    InverseTransform,
+    VelocityTransform,
+    chain,
+    compose,
+    invert,
+    linear_matrix,
+    make_family,
+    solver_warning,
+    with_unit,
+)
+
+FAMILIES = ("translation", "rigid", "similarity", "affine", "bspline", "tps", "displacement", "diffeomorphic")
+
+
+def smooth(name: str, grid: Grid, size: float = 0.1, seed: int = 0):
+    """A transform of a family that moves points by some voxels, smoothly."""
+    family = make_family(name)
+    shape = family.parameter_shape(grid)
+    generator = torch.Generator().manual_seed(seed)
+    theta = torch.randn(1, *shape, generator=generator, dtype=torch.float64)
+    if name in ("displacement", "diffeomorphic"):
+        coarse = torch.randn(1, grid.ndim, *[4] * grid.ndim, generator=generator, dtype=torch.float64)
+        mode = "bicubic" if grid.ndim == 2 else "trilinear"
+        theta = 1.5 * torch.nn.functional.interpolate(coarse, size=grid.shape, mode=mode, align_corners=True)
+        return family(theta, grid)
+    return family({"bspline": 1.5, "tps": 1.5}.get(name, size) * theta, grid)
+
+
+def blob(grid: Grid, center, width: float) -> Image:
+    value = np.exp(-((grid.points() - center) ** 2).sum(-1) / (2 * width**2))
+    return Image(value.astype(np.float32), grid)
+
+
+def center_of(image: Image) -> np.ndarray:
+    weight = np.asarray(image.data, dtype=float)
+    weight = np.where(weight > 0.05 * weight.max(), weight, 0)
+    return (image.grid.points() * weight[..., None]).reshape(-1, image.ndim).sum(0) / weight.sum()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_point_of_the_moving_side_lands_where_the_warped_image_shows_it(name):
+    fixed = Grid.from_spacing((60, 50), (1.0, 1.2), (5, -7), unit="um")
+    moving = Grid.from_spacing((90, 70), (0.8, 1.0), (0, -9), unit="um")
+    transform = smooth(name, fixed)
+    spot = transform.map_points([fixed.center + [2.0, -1.5]])[0]  # so that it is seen on the fixed side
+    warped = warp(blob(moving, spot, 2.0), transform, fixed)
+    landed = Carrier(transform, "moving").points([spot])[0]
+    assert np.linalg.norm(landed - center_of(warped)) < 0.35
+    assert np.linalg.norm(landed - (fixed.center + [2.0, -1.5])) < 0.05
+    back = Carrier(transform, "fixed").points([landed])[0]
+    np.testing.assert_allclose(back, spot, atol=0.05)
+
+
+def test_data_coordinates_time_and_units_are_carried_along():
+    matrix = np.eye(3)
+    matrix[:2, 2] = (10.0, -4.0)
+    transform = AffineTransform(matrix, "um")
+    layer = np.diag([2.0, 500.0, 250.0, 1.0])  # time in seconds, pixels in nm
+    carrier = Carrier(transform, "fixed", matrix=layer, unit="nm", target_unit="mm")
+    placed = carrier.points([[3, 4, 8]])
+    np.testing.assert_allclose(placed, [[6.0, (4 * 0.5 + 10) / 1000, (8 * 0.25 - 4) / 1000]])
+    tracks = carrier.tracks([[7, 3, 4, 8], [7, 4, 4, 8]])
+    np.testing.assert_allclose(tracks[:, 0], 7)
+    np.testing.assert_allclose(tracks[:, 1], [6, 8])
+    np.testing.assert_allclose(tracks[0, 2:], placed[0, 1:])
+
+
+def test_vectors_turn_and_stretch_with_the_map():
+    turn = np.array([[0.0, -2, 0], [2, 0, 0], [0, 0, 1]])
+    vectors = np.array([[[1.0, 2], [3, 0]], [[0, 0], [0, 1]]])
+    np.testing.assert_allclose(
+        Carrier(AffineTransform(turn), "fixed").vectors(vectors), [[[-4, 2], [0, 6]], [[0, 0], [-2, 0]]], atol=1e-12
+    )
+
+
+def test_shapes_stay_what_they_are_where_they_can_and_bend_where_they_must():
+    box = np.array([[0.0, 0], [0, 10], [6, 10], [6, 0]])
+    line = np.array([[0.0, 0], [3, 4]])
+    shift = np.eye(3)
+    shift[:2, 2] = 5
+    kept = Carrier(AffineTransform(shift)).shapes([box, box, line], ["rectangle", "ellipse", "line"])
+    assert [kind for _, kind in kept] == ["rectangle", "ellipse", "line"]
+    np.testing.assert_allclose(kept[0][0], box - 5)
+    turned = make_family("rigid")(torch.tensor([[0.0, 0.0, 0.5]], dtype=torch.float64), Grid.from_spacing((8, 8)))
+    polygon = Carrier(turned).shapes([box, box, line], ["rectangle", "ellipse", "line"])
+    assert [(len(v), kind) for v, kind in polygon] == [(4, "polygon"), (64, "polygon"), (2, "line")]
+    bent = Carrier(smooth("bspline", Grid.from_spacing((20, 20))), "fixed").shapes([box, line], ["polygon", "line"])
+    assert [kind for _, kind in bent] == ["polygon", "path"]
+    np.testing.assert_allclose(
+        bent[0][0], smooth("bspline", Grid.from_spacing((20, 20))).map_points(subdivided(box, closed=True))
+    )
+    assert any(np.allclose(subdivided(box, closed=True)[i], box[2]) for i in range(len(subdivided(box, closed=True))))
+    outline = ellipse_outline(box) - [3, 5]
+    np.testing.assert_allclose((outline[:, 0] / 3) ** 2 + (outline[:, 1] / 5) ** 2, 1)
+
+
+def test_a_layer_placed_by_its_matrix_lies_where_the_resampled_one_is():
+    grid = Grid.from_spacing((20, 24, 22), (2.0, 1.0, 1.5), (3, 4, 5), unit="um")
+    transform = smooth("affine", grid)
+    place = Carrier(transform, "moving", matrix=np.diag([3.0, 2, 2, 2, 1]), unit="um").layer_affine()
+    assert place.shape == (5, 5)
+    assert place[0, 0] == 3
+    index = np.array([[4.0, 1, 2, 3, 1]])
+    world = (place @ index.T)[1:4, 0]
+    np.testing.assert_allclose(transform.map_points([world])[0], [2, 4, 6])
+    with pytest.raises(InputError, match="resample the"):
+        Carrier(smooth("bspline", grid)).layer_affine(np.eye(4))
+    mirror = AffineTransform(np.diag([-1.0, 1, 1, 1]))
+    assert Carrier(mirror).mirrors
+    assert not Carrier(transform).mirrors
+
+
+def test_the_direction_is_said_in_words():
+    transform = AffineTransform.identity(2)
+    assert (
+        Carrier(transform).sentence == "Points of the moving side go to the fixed side by the inverse of the transform."
+    )
+    assert "the moving side by the transform." in Carrier(transform, "fixed").sentence
+    assert "point by point" in Carrier(smooth("tps", Grid.from_spacing((9, 9)))).sentence
+
+
+def test_what_does_not_fit_is_refused():
+    transform = AffineTransform.identity(3)
+    with pytest.raises(InputError, match="2 axes cannot be carried by a 3D"):
+        Carrier(transform).points(np.zeros((4, 2)))
+    with pytest.raises(InputError, match="cannot be converted"):
+        Carrier(transform, unit="um")
+    with pytest.raises(InputError, match="neither"):
+        Carrier(transform, "left")
+    with pytest.raises(InputError, match="start and direction"):
+        Carrier(transform).vectors(np.zeros((4, 3)))
+    with pytest.raises(InputError, match="2 kinds"):
+        Carrier(transform).shapes([np.zeros((4, 3))], ["path", "path"])
+    assert Carrier(transform).points(np.zeros((0, 3))).shape == (0, 3)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_round_trip_of_an_inverse_is_measured(name):
+    grid = Grid.from_spacing((40, 44), (1.0, 0.5), unit="um")
+    found = invert(smooth(name, grid), grid)
+    assert found.method == ("iterative" if name in FAMILIES[4:] else "exact")
+    assert found.warning is None
+    assert found.max_voxels < {"exact": 1e-9, "iterative": 1e-3}[found.method]
+    points = grid.points().reshape(-1, 2)
+    again = smooth(name, grid).map_points(found.transform.map_points(points))
+    assert np.linalg.norm(again - points, axis=1).max() / 0.5 == pytest.approx(found.max_voxels, abs=1e-9)
+
+
+def test_a_smooth_flow_is_run_backwards_and_a_rough_one_is_solved():
+    grid = Grid.from_spacing((40, 44), (1.0, 0.5), unit="um")
+    velocity = smooth("diffeomorphic", grid).velocity
+    gentle = invert(VelocityTransform(0.2 * velocity, grid), grid)
+    assert (gentle.method, gentle.max_voxels < 0.1) == ("velocity", True)
+    rough = VelocityTransform(1.5 * velocity, grid)
+    back, points = rough.inverse(), grid.points()[8:-8, 8:-8].reshape(-1, 2)
+    missed = np.linalg.norm(rough.map_points(back.map_points(points)) - points, axis=1).max() / 0.5
+    assert missed > 0.1
+    assert invert(rough, grid).max_voxels < 1e-3
+    assert "there and back again" in invert(rough, grid).sentence
+
+
+def test_a_folded_transform_is_inverted_with_a_warning_that_survives_warping():
+    grid = Grid.from_spacing((40, 40))
+    y, x = np.meshgrid(np.arange(40.0), np.arange(40.0), indexing="ij")
+    folded = DisplacementTransform(torch.from_numpy(np.stack([12 * np.sin(y / 2), np.zeros_like(x)])), grid)
+    found = invert(folded, grid)
+    assert "no exact inverse" in found.warning
+    assert found.unsolved_share > 0.05
+    back = folded.inverse()
+    warp(blob(grid, [20, 20], 5.0), chain(AffineTransform.identity(2), back), grid)
+    assert "no exact inverse" in solver_warning(back)
+    carrier = Carrier(folded, "fixed")
+    carrier.image(blob(grid, [20, 20], 5.0), grid)
+    assert "no exact inverse" in carrier.warning
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_transform_in_another_unit_is_the_same_map(name):
+    grid = Grid.from_spacing((20, 18, 16), (2.0, 1.0, 1.5), (3, 4, 5), unit="um")
+    transform = smooth(name, grid)
+    for one in (transform, transform.inverse(), chain(smooth("affine", grid), transform)):
+        points = grid.points()[4:-4:4, 4:-4:4, 4:-4:4].reshape(-1, 3)
+        expected = one.map_points(points)
+        other = with_unit(one, "nm")
+        assert other.unit == "nm"
+        np.testing.assert_allclose(other.map_points(points * 1000) / 1000, expected, atol=2e-3)
+    joined = compose(transform, with_unit(transform, "nm"))
+    np.testing.assert_allclose(joined.map_points(points), transform.map_points(transform.map_points(points)), atol=1e-6)
+
+
+def test_a_linear_matrix_is_found_wherever_it_hides():
+    affine = AffineTransform(np.diag([2.0, 4.0, 1.0]))
+    np.testing.assert_allclose(linear_matrix(InverseTransform(affine)), np.diag([0.5, 0.25, 1]))
+    assert linear_matrix(VelocityTransform(torch.zeros(2, 4, 4), Grid.from_spacing((4, 4)))) is None
+
+
+def test_spaces_travel_with_transforms_through_inverses_chains_and_copies():
+    grid = Grid.from_spacing((8, 8))
+    for name in FAMILIES:
+        told = smooth(name, grid).in_spaces("scanner", "world")
+        assert told.spaces == ("scanner", "world")
+        assert told.inverse().spaces == ("world", "scanner")
+        assert told.inverse().inverse().spaces == ("scanner", "world")
+        assert told.to("cpu").spaces == ("scanner", "world")
+        assert with_unit(chain(told, smooth("rigid", grid)), "pixel").spaces == ("scanner", "world")
+        assert compose(told.inverse(), told).spaces == ("world", "world")
+        assert told.inverse().to("cpu").spaces == ("world", "scanner")
+    assert smooth("rigid", grid).spaces == ("world", "world")

@@ -1,0 +1,134 @@
+"""Own displacement, the tissue's course and the rest are told apart, and the solve leaves each where it belongs."""
+
+import numpy as np
+import pytest
+
+from napari_stnreg.stacks.matching.coarse import CoarseMatch
+from napari_stnreg.stacks.matching.fine import FineMatch
+from napari_stnreg.stacks.section_transform import Lattice, SectionMap
+from napari_stnreg.stacks.settings import StackSettings
+from napari_stnreg.stacks.solver.elastic import solve_fine
+from napari_stnreg.stacks.solver.pose_graph import solve_coarse
+from napari_stnreg.stacks.solver.variance_components import PERSISTENCE, Waves, persistent, runs_of, told_apart
+
+SHAPE = (200, 200)
+
+
+def differences(own, course, rest, gaps, numbers, seed=0):
+    """Differences ``(gaps, numbers)`` of sections that shake, of tissue that goes on, of what is new in every gap."""
+    rng = np.random.default_rng(seed)
+    going = [rng.normal(size=numbers)]
+    for _ in range(gaps - 1):
+        going.append(PERSISTENCE * going[-1] + np.sqrt(1 - PERSISTENCE**2) * rng.normal(size=numbers))
+    shake = np.diff(rng.normal(size=(gaps + 1, numbers)), axis=0)
+    return np.sqrt(own) * shake + np.sqrt(course) * np.array(going) + np.sqrt(rest) * rng.normal(size=(gaps, numbers))
+
+
+@pytest.mark.parametrize(("own", "course", "rest"), [(4.0, 1.0, 0.5), (1.0, 6.0, 2.0), (9.0, 0.01, 1.0)])
+def test_the_three_sources_of_differences_are_told_apart(own, course, rest):
+    seen = differences(own, course, rest, gaps=40, numbers=60)
+    found = told_apart([(seen @ seen.T, 60)], 0.0)
+    assert found.own == pytest.approx(own, rel=0.2)  # the prior's pull, where the course is six times as large
+    assert 0.4 * rest < found.rest < 1.6 * rest
+    assert found.course == pytest.approx(course, rel=0.3) if course > 0.1 else found.course < 0.1 * own
+
+
+def test_runs_with_holes_tell_the_same_as_one():
+    seen = differences(4.0, 1.0, 0.5, gaps=60, numbers=40)
+    chain = [None if z in (0, 17, 40, 41) else one for z, one in enumerate(seen)]
+    runs = [np.stack(run) for run in runs_of(chain)]
+    assert [len(run) for run in runs] == [16, 22, 18]
+    found = told_apart([(run @ run.T, 40) for run in runs], 0.0)
+    assert found.own == pytest.approx(4.0, rel=0.15)
+
+
+def test_tissue_that_only_changes_is_not_put_down_to_the_sections():
+    seen = differences(0.0, 0.5, 3.0, gaps=19, numbers=8)
+    found = told_apart([(seen @ seen.T, 8)], 0.0)
+    assert found.own < 0.15 * (found.course + found.rest)
+
+
+def test_nothing_known_is_answered_all_the_same():
+    found = told_apart([], 0.25)
+    assert found.own > 0
+    assert found.rest > 0
+
+
+def test_waves_are_orthonormal_and_poses_are_in_the_first_three():
+    waves = Waves((9, 11), 8.0)
+    np.testing.assert_allclose(waves.basis.T @ waves.basis, np.eye(99), atol=1e-12)
+    y, x = np.indices((9, 11))
+    amplitudes = waves.forward(3.0 - 0.4 * y + 0.7 * x)
+    assert np.abs(amplitudes[3:]).max() < 1e-9
+    vectors = np.random.default_rng(0).normal(size=(4, 2, 9, 11))
+    np.testing.assert_allclose(waves.back(waves.forward(vectors), vectors.shape), vectors, atol=1e-12)
+
+
+def test_the_pull_of_the_course_is_the_inverse_of_its_correlation():
+    correlation = PERSISTENCE ** np.abs(np.subtract.outer(np.arange(7), np.arange(7)))
+    np.testing.assert_allclose(persistent(np.eye(7)), np.linalg.inv(correlation), atol=1e-9)
+
+
+def shaken(count, seed, steady, rest=0.3):
+    """Plain maps, exact matches of neighbours (two reaches) but for some noise, and the sections' own vectors."""
+    lattice = Lattice.covering((-0.5, -0.5), (199.5, 199.5), 40)
+    maps = [SectionMap.from_affine(np.eye(3), lattice, SHAPE) for _ in range(count)]
+    rng = np.random.default_rng(seed)
+    waves = Waves(lattice.shape, 5.0)
+    long = (waves.band <= 2).astype(float)
+    own = waves.back(long * rng.normal(0, 12, (count, 2, waves.band.size)), (count, 2, *lattice.shape))
+    path = np.arange(count)[:, None, None, None] * np.asarray(steady)[:, None, None]
+    firm = np.zeros((1, 1, 3, *lattice.shape))
+    firm[:, :, ::2] = 1.0
+    matches = {}
+    for a in range(count):
+        for b in range(a + 1, min(a + 3, count)):
+            noise = waves.back(rest * 5 * long * rng.normal(size=(2, waves.band.size)), own[0].shape)
+            shift = own[b] - own[a] + path[b] - path[a] + noise
+            matches[a, b] = FineMatch(shift[None, None], firm, np.full((1, 1), 0.8), np.ones((1, 1)))
+    return maps, matches, own
+
+
+def rms(vectors):
+    return float(np.sqrt((vectors**2).mean()))
+
+
+def test_sections_lose_their_own_displacement_and_the_course_of_the_tissue_stays():
+    maps, matches, own = shaken(16, seed=1, steady=(2.5, -1.5))
+    found = np.stack([m.vectors[0] for m in solve_fine(maps, matches, StackSettings.parse())])
+    error = found - own
+    assert rms(np.diff(error, axis=0)) < 0.35 * rms(np.diff(own, axis=0))
+    slope = np.polyfit(np.arange(16), error.mean(axis=(2, 3)), 1)[0]
+    assert np.abs(slope / (2.5, -1.5)).max() < 0.25, slope  # 1 were straight
+    straight = np.stack([m.vectors[0] for m in solve_fine(maps, matches, StackSettings.parse(course="straight"))])
+    assert np.abs(np.polyfit(np.arange(16), (straight - own).mean(axis=(2, 3)), 1)[0]).max() > 1.5
+
+
+def test_a_pinned_section_takes_the_stack_along():
+    maps, matches, own = shaken(9, seed=2, steady=(0.0, 0.0))
+    own[4] += 25.0  # it lies far off
+    for (a, b), match in matches.items():
+        match.shift[0, 0] += 25.0 * ((b == 4) - (a == 4))  # type: ignore[operator]
+    found = np.stack([m.vectors[0] for m in solve_fine(maps, matches, StackSettings.parse(reference=4))])
+    assert not found[4].any()
+    assert rms(np.diff(found - own, axis=0)[3:5]) < 0.2 * 25
+
+
+@pytest.mark.parametrize("reference", [None, 3])
+def test_few_sections_with_large_shifts_are_laid_on_each_other(reference):
+    rng = np.random.default_rng(3)
+    middle = np.array([95.5, 95.5])
+    poses = []
+    for angle, shift in zip(np.radians(rng.normal(0, 3, 8)), rng.normal(0, 15, (8, 2)), strict=True):
+        pose = np.eye(3)
+        pose[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        pose[:2, 2] = middle + shift - pose[:2, :2] @ middle
+        poses.append(pose)
+    matches = {(a, a + 1): CoarseMatch(poses[a + 1] @ np.linalg.inv(poses[a]), 0.8, 1.0, False) for a in range(7)}
+    found = solve_coarse(8, matches, [(192, 192)] * 8, StackSettings.parse(reference=reference))
+    points = np.array([(60.0, 60.0, 1.0), (60.0, 130.0, 1.0), (130.0, 95.0, 1.0)]).T
+    tissue = np.stack([(np.linalg.inv(p) @ f @ points)[:2] for p, f in zip(poses, found, strict=True)])
+    jumps = np.linalg.norm(np.diff(tissue, axis=0), axis=1).mean(axis=1)
+    assert jumps.max() < 6.0, jumps  # about 26 as recorded
+    if reference is not None:
+        np.testing.assert_allclose(found[3], np.eye(3), atol=1e-9)

@@ -1,0 +1,384 @@
+"""A whole alignment: it finds the truth, goes on after being killed, runs on a cluster that loses a worker."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import zarr
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+import napari_stnreg as sr
+from napari_stnreg.cli import main
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.datasets import SerialSections
+from napari_stnreg.stacks.api import work_folder
+
+QUICK = {"turned": False, "rounds": 2, "grid": 3}
+
+
+def to_raw(z, points):
+    """Where the tissue at points ``(N, 2)`` came to lie in section z: turned, shifted, gently bent."""
+    angle = np.radians((0, 3, -2, 0, 4, 1)[z])
+    shift = np.array([(0, 0), (5, -4), (-6, 2), (0, 0), (3, 7), (-2, -5)][z])
+    c, s = np.cos(angle), np.sin(angle)
+    moved = (np.asarray(points) - 56) @ np.array([[c, s], [-s, c]]) + 56 + shift
+    return moved + 1.2 * np.sin(moved[..., ::-1] / 15 + z)
+
+
+@pytest.fixture(scope="module")
+def stack():
+    """Six sections of the same tissue, 112x112, of which the fourth is missing."""
+    rng = np.random.default_rng(4)
+    tissue = gaussian_filter(rng.normal(size=(180, 180)), 2.2) + 2 * gaussian_filter(rng.normal(size=(180, 180)), 6)
+    tissue = 128 + 38 * tissue / tissue.std()
+    pixels = np.stack(np.meshgrid(np.arange(112.0), np.arange(112.0), indexing="ij"), axis=-1)
+    sections = []
+    for z in range(6):
+        origin = pixels.copy()
+        for _ in range(30):  # the section's pixels back to the tissue
+            origin = origin + pixels - to_raw(z, origin)
+        values = map_coordinates(tissue, np.moveaxis(origin, -1, 0) + 34, order=3)
+        sections.append(np.clip(values + rng.normal(0, 4, values.shape), 1, 255).astype(np.uint8))
+    sections[3][:] = 0
+    return np.stack(sections)
+
+
+@pytest.fixture(scope="module")
+def whole(stack, tmp_path_factory):
+    """An undisturbed run."""
+    path = tmp_path_factory.mktemp("whole") / "whole.zarr"
+    return sr.align_stack(stack, path, keep_work=True, **QUICK)
+
+
+def contents(path):
+    group = zarr.open_group(str(path), mode="r")
+    return {name: np.asarray(array[:]) for name, array in group.arrays()}
+
+
+def same_result(path, other):
+    """The same, to the last bit."""
+    a, b = contents(path), contents(other)
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_the_features_of_an_auto_encoder_trained_on_the_stack_or_loaded(stack, tmp_path, whole):
+    steps = sr.align_stack_steps(stack, tmp_path / "own.zarr", features="auto-encoder", keep_work=True, **QUICK)
+    seen = []
+    try:
+        while True:
+            seen.append(next(steps))
+    except StopIteration as end:
+        result = end.value
+    stages = list(dict.fromkeys(progress.stage for progress in seen))
+    assert stages[:2] == ["encoder", "prepare"]
+    fractions = [progress.fraction for progress in seen]
+    assert fractions == sorted(fractions)
+    after = np.mean([gap["correlation_after"] for gap in result.gaps])
+    assert after > np.mean([gap["correlation_before"] for gap in result.gaps]) + 0.1
+    assert after > np.mean([gap["correlation_after"] for gap in whole.gaps]) - 0.1
+    encoder = work_folder(tmp_path / "own.zarr").path / "encoder.safetensors"
+    loaded = tmp_path / "encoder.safetensors"
+    loaded.write_bytes(encoder.read_bytes())
+    command = ["align", str(tmp_path / "raw.npy"), str(tmp_path / "again.zarr"), "--features", "auto-encoder"]
+    np.save(tmp_path / "raw.npy", stack)
+    assert main([*command, "--encoder", str(loaded), "--no-turned", "--rounds", "2", "--grid", "3"]) == 0
+    same_result(tmp_path / "own.zarr", tmp_path / "again.zarr")
+
+
+@pytest.mark.slow
+def test_two_sections_are_enough_for_an_auto_encoder(stack, tmp_path):
+    """A pair to train on, and none to be held back."""
+    result = sr.align_stack(stack[:2], tmp_path / "two.zarr", features="auto-encoder", workers=1, **QUICK)
+    assert [one.verdict for one in result.verdicts] == ["aligned", "aligned"]
+    y, x = np.meshgrid(np.arange(20, 93, 6.0), np.arange(20, 93, 6.0), indexing="ij")
+    raw = [to_raw(z, np.column_stack([y.ravel(), x.ravel()])) for z in (0, 1)]
+    here = [sr.apply_points(result.path, np.column_stack([np.full(len(p), z), p]))[:, 1:] for z, p in enumerate(raw)]
+    assert np.median(np.linalg.norm(raw[1] - raw[0], axis=1)) > 5
+    assert np.median(np.linalg.norm(here[1] - here[0], axis=1)) < 1.6
+
+
+def test_a_wrong_encoder_is_said(stack, tmp_path):
+    wrong = tmp_path / "wrong.safetensors"
+    wrong.write_bytes(b"no model")
+    with pytest.raises(InputError, match=r"wrong\.safetensors"):
+        sr.align_stack(stack, tmp_path / "out.zarr", features="auto-encoder", encoder=str(wrong))
+    with pytest.raises(InputError, match="features are not 'auto-encoder'"):
+        sr.align_stack(stack, tmp_path / "out.zarr", encoder=str(wrong))
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_the_same_tissue_lies_in_the_same_place_in_neighbours(whole):
+    y, x = np.meshgrid(np.arange(20, 93, 6.0), np.arange(20, 93, 6.0), indexing="ij")
+    tissue = np.column_stack([y.ravel(), x.ravel()])
+    raw, aligned = [], []
+    for z in (0, 1, 2, 4, 5):
+        raw.append(to_raw(z, tissue))
+        aligned.append(sr.apply_points(whole.path, np.column_stack([np.full(y.size, z), raw[-1]]))[:, 1:])
+
+    def jump(places):
+        return np.median([np.linalg.norm(b - a, axis=1) for a, b in pairwise(places)])
+
+    assert jump(raw) > 6
+    assert jump(aligned) < 1.6
+
+
+def test_landmarks_bend_the_sections_they_join(stack, whole, tmp_path):
+    """What a person says against the images is believed, also where no turn or shift of a whole section could do it."""
+    y, x = np.meshgrid(np.arange(20, 93, 12.0), np.arange(20, 93, 12.0), indexing="ij")
+    tissue = np.column_stack([y.ravel(), x.ravel()])
+    bend = np.column_stack([4 * np.sin(2 * np.pi * tissue[:, 1] / 112), np.zeros(len(tissue))])
+    marks = to_raw(1, tissue), to_raw(2, tissue) + bend
+    told = sr.align_stack(stack, tmp_path / "told.zarr", landmarks={(1, 2): marks}, **QUICK)
+
+    def apart(path):
+        places = [
+            sr.apply_points(path, np.column_stack([np.full(len(p), z), p])) for z, p in zip((1, 2), marks, strict=True)
+        ]
+        return np.linalg.norm(places[1][:, 1:] - places[0][:, 1:], axis=1).mean()
+
+    assert apart(whole.path) > 1.5
+    assert apart(told.path) < 1
+
+
+def test_inputs_are_not_changed_and_the_missing_section_is_bridged(stack, whole):
+    assert stack.flags.writeable
+    verdicts = [one.verdict for one in whole.verdicts]
+    assert verdicts[3] == "bridged"
+    assert "bridged" not in verdicts[:3]
+    field = [whole.aligned.displacement(z) for z in range(6)]
+    between = np.abs(field[3] - (field[2] + field[4]) / 2).mean()
+    assert between < 0.5 * np.abs(field[2] - field[4]).mean() + 0.2
+    assert not np.asarray(whole.aligned.levels[0][3]).any()
+
+
+def test_every_section_is_told_once_it_is_done(stack, tmp_path):
+    steps = list(sr.align_stack_steps(stack, tmp_path / "a.zarr", deform=False, turned=False))
+    assert [s.section for s in steps if s.stage == "prepare" and s.section is not None]
+    fractions = [s.fraction for s in steps]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == pytest.approx(1)
+    rendered = {s.section for s in steps if s.stage == "render"} - {None}
+    assert rendered == set(range(6))
+    assert not work_folder(tmp_path / "a.zarr").path.exists()
+
+
+@pytest.mark.parametrize("stage", ["prepare", "coarse", "fine 2", "render"])
+def test_stopped_anywhere_and_resumed_the_result_is_the_same(stack, whole, tmp_path, stage):
+    output = tmp_path / "a.zarr"
+    steps = sr.align_stack_steps(stack, output, **QUICK)
+    for _ in range(3):  # what was begun when the third of its kind ended
+        while next(steps).stage != stage:
+            pass
+    with pytest.raises(StopIteration) as end:
+        steps.send("stop")
+    assert end.value.value.ending == "stopped"
+    again = list(sr.align_stack_steps(stack, output, resume=True, workers=1, **QUICK))
+    assert sum(s.stage == "prepare" for s in again) < 7 or stage == "prepare"
+    same_result(output, whole.path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("results", [3, 9, 22, 31])
+def test_killed_at_any_point_and_resumed_the_result_is_the_same(stack, whole, tmp_path, results):
+    np.save(tmp_path / "stack.npy", stack)
+    output, work = tmp_path / "a.zarr", tmp_path / "a.work"
+    words = ["align", str(tmp_path / "stack.npy"), str(output)]
+    words += ["--no-turned", "--rounds", "2", "--grid", "3", "--keep-work"]
+    process = subprocess.Popen([sys.executable, "-m", "napari_stnreg.cli", *words])
+    deadline = time.monotonic() + 150
+    while len(list(work.glob("*/*.npz"))) < results and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert main([*words, "--resume"]) == 0
+    same_result(output, whole.path)
+
+
+def test_a_resumed_run_must_be_the_same_run(stack, tmp_path):
+    output = tmp_path / "a.zarr"
+    steps = sr.align_stack_steps(stack, output, **QUICK)
+    next(steps)
+    steps.close()
+    with pytest.raises(sr.InputError, match="add --resume"):
+        sr.align_stack(stack, output, **QUICK)
+    with pytest.raises(sr.InputError, match="window differ"):
+        sr.align_stack(stack, output, resume=True, window=1, **QUICK)
+    with pytest.raises(sr.InputError, match="sums differ"):
+        sr.align_stack(stack[::-1] + 1, output, resume=True, **QUICK)
+
+
+def test_a_range_is_aligned_again_and_nothing_else_moves(stack, whole, tmp_path):
+    beside(whole, tmp_path)
+    before = contents(tmp_path / "a.zarr")
+    result = sr.align_stack(stack, tmp_path / "a.zarr", only=(4, 5), exclude=[4], **QUICK)
+    after = contents(tmp_path / "a.zarr")
+    for z in range(4):
+        np.testing.assert_array_equal(before["0"][z], after["0"][z])
+        np.testing.assert_array_equal(before["displacement"][z], after["displacement"][z])
+    assert (before["displacement"][4] != after["displacement"][4]).any()
+    assert result.verdicts[4].verdict == "bridged"
+    assert "excluded" in result.verdicts[4].reason
+
+
+def beside(whole, folder):
+    """A copy of a finished alignment and its work."""
+    shutil.copytree(whole.path, folder / "a.zarr")
+    shutil.copytree(work_folder(whole.path).path, folder / "a.work")
+    return folder / "a.zarr"
+
+
+def killed(stack, output, stage, **choices):
+    """A range aligned again and left without a word in the middle of a stage."""
+    steps = sr.align_stack_steps(stack, output, workers=1, **choices, **QUICK)
+    for _ in range(3):  # what was begun when the third of its kind ended
+        while next(steps).stage != stage:
+            pass
+    steps.close()
+
+
+@pytest.mark.parametrize("stage", ["fine 1", "fine 2", "quality", "render"])
+def test_a_range_that_was_killed_goes_on_where_it_was(stack, whole, tmp_path, stage):
+    (tmp_path / "once").mkdir()
+    again = {"only": (1, 2), "exclude": [1]}
+    once, output = beside(whole, tmp_path / "once"), beside(whole, tmp_path)
+    undisturbed = list(sr.align_stack_steps(stack, once, workers=1, **again, **QUICK))
+    killed(stack, output, stage, **again)
+    rest = list(sr.align_stack_steps(stack, output, workers=1, resume=True, **again, **QUICK))
+    assert len(rest) < len(undisturbed)
+    if stage != "fine 1":
+        assert sum(step.stage == "fine 1" for step in rest) < 2
+    same_result(output, once)
+    # and it is over: another range begins at once
+    sr.align_stack(stack, output, only=(4, 4), **QUICK)
+
+
+def test_a_range_that_was_killed_is_gone_on_with_or_given_up(stack, whole, tmp_path):
+    (tmp_path / "once").mkdir()
+    once, output = beside(whole, tmp_path / "once"), beside(whole, tmp_path)
+    killed(stack, output, "render", only=(1, 2), exclude=[1])
+    assert (contents(output)["displacement"] != contents(whole.path)["displacement"]).any()
+    with pytest.raises(InputError, match=r"1 to 2 .* --resume"):
+        sr.align_stack(stack, output, only=(4, 4), exclude=[4], **QUICK)
+    with pytest.raises(InputError, match="exclude, only differ"):
+        sr.align_stack(stack, output, only=(4, 4), resume=True, **QUICK)
+    sr.align_stack(stack, output, only=(4, 4), exclude=[4], overwrite=True, **QUICK)
+    sr.align_stack(stack, once, only=(4, 4), exclude=[4], **QUICK)
+    same_result(output, once)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_worker_gives_the_same_result(stack, whole, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=3, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+    ) as cluster:
+        victims = [worker.pid for worker in cluster.workers.values()]
+        output = tmp_path / "a.zarr"
+        steps = sr.align_stack_steps(stack, output, scheduler=cluster.scheduler_address, **QUICK)
+        killed, stages = False, []
+        for progress in steps:
+            stages.append(progress.stage)
+            if progress.stage == "coarse" and progress.done == 2 and not killed:
+                os.kill(victims[0], signal.SIGKILL)
+                killed = True
+        assert killed
+        assert "render" in stages
+        same_result(output, whole.path)
+
+
+def test_a_scheduler_that_is_not_there_is_said_in_one_sentence(stack, tmp_path):
+    with pytest.raises(sr.InputError, match="threads"):
+        sr.align_stack(stack, tmp_path / "a.zarr", scheduler="many machines")
+
+
+def test_memory_decides_how_many_tasks_run_at_a_time(stack, tmp_path):
+    from napari_stnreg.stacks.runtime.memory import task_bytes, workers_within
+    from napari_stnreg.stacks.sources.base import open_stack
+
+    source, settings = open_stack(stack), sr.StackSettings.parse(**QUICK)
+    each = task_bytes(source, settings)
+    assert workers_within(3.5 * each, source, settings, 8) == 3
+    assert workers_within(30 * each, source, settings, 8) == 8
+    with pytest.raises(sr.InputError, match="smaller working size"):
+        sr.align_stack(stack, tmp_path / "a.zarr", memory=0.5 * each, **QUICK)
+
+
+def test_the_command_line_aligns_applies_and_exports(stack, whole, tmp_path, capsys):
+    np.save(tmp_path / "s.npy", stack)
+    out = tmp_path / "o.zarr"
+    words = ["--no-turned", "--rounds", "2", "--grid", "3"]
+    assert main(["align", str(tmp_path / "s.npy"), str(out), "--memory", "2GB", *words]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("5 aligned, 1 bridged\ntoo few sections in a row to tell slants\n")
+    assert "section 3: bridged" in printed
+    same_result(out, whole.path)
+    report = json.loads((tmp_path / "o.report.json").read_text())
+    assert report["settings"]["grid"] == 3
+    assert report["summary"] == printed.splitlines()[:2]
+    assert len(report["sections"]) == 6
+    assert report["gaps"][0]["correlation_after"] > report["gaps"][0]["correlation_before"] + 0.3
+    with (tmp_path / "o.quality.csv").open() as table:
+        rows = list(csv.DictReader(table))
+    assert [row["verdict"] for row in rows] == [one.verdict for one in whole.verdicts]
+
+    np.save(tmp_path / "l.npy", (stack > 128).astype(np.uint8))
+    labels = ["apply-stack", str(out), str(tmp_path / "l.npy"), "-o", str(tmp_path / "l.zarr")]
+    assert main([*labels, "--interpolation", "nearest"]) == 0
+    assert set(np.unique(contents(tmp_path / "l.zarr")["0"])) == {0, 1}
+    (tmp_path / "p.csv").write_text("z,y,x\n0,40,50\n5,64,64\n")
+    assert main(["apply-stack", str(out), str(tmp_path / "p.csv"), "-o", str(tmp_path / "q.csv")]) == 0
+    moved = np.loadtxt(tmp_path / "q.csv", delimiter=",", skiprows=1)
+    np.testing.assert_allclose(moved, sr.apply_points(out, [[0, 40, 50], [5, 64, 64]]), atol=1e-4)
+    assert main(["export-field", str(out), str(tmp_path / "f.npy")]) == 0
+    assert np.load(tmp_path / "f.npy").shape == (6, 2, 112, 112)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["missing.npy", "o.zarr"], "does not exist"),
+        (["s.npy", "o.tif"], "ends in .zarr"),
+        (["s.npy", "o.zarr", "--window", "99"], "'window'"),
+        (["s.npy", "o.zarr", "--exclude", "17"], "no 17"),
+        (["s.npy", "o.zarr", "--reference", "6"], "no 6"),
+        (["s.npy", "o.zarr", "--only", "1:2"], "does not exist"),
+        (["s.npy", "o.zarr", "--scheduler", "tcp://127.0.0.1:9"], "No Dask scheduler"),
+        (["s.npy", "o.zarr", "--memory", "1"], "smaller working size"),
+        (["flat.npy", "o.zarr"], "2 axes"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(words, sentence, stack, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("napari_stnreg.stacks.runtime.executor.PATIENCE", 1)
+    np.save("s.npy", stack)
+    np.save("flat.npy", stack[0])
+    assert main(["align", *words]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert sentence in told[-1]
+    assert len(told) == 1
+
+
+def test_stacks_of_nothing_end_with_a_sentence(tmp_path):
+    with pytest.raises(sr.RegistrationError, match="nothing to align"):
+        sr.align_stack(np.zeros((4, 64, 64), np.uint8), tmp_path / "a.zarr", **QUICK)
+
+
+def test_a_section_that_matches_nothing_does_not_blow_the_canvas_up(tmp_path):
+    made = SerialSections((10, 224, 224), seed=1, faults={5: "mirrored"})
+    result = sr.align_stack(made, tmp_path / "out.zarr", workers=1)
+    assert result.verdicts[5].verdict == "failed"
+    assert max(result.aligned.canvas.shape) < 1.4 * 224
+    assert result.aligned.levels[0].shape[0] == 10

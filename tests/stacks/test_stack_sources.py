@@ -1,0 +1,232 @@
+"""Stacks of sections are read one section at a time, from wherever they lie, and say what is wrong with them."""
+
+import pickle
+
+import dask.array as da
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from imageio.v3 import imwrite
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import Image
+from napari_stnreg.stacks.sources.base import PartOfStack, SectionError, open_stack
+
+
+@pytest.fixture
+def stack():
+    return np.random.default_rng(0).integers(0, 255, (5, 24, 31), dtype=np.uint8)
+
+
+def same(source, stack):
+    """Every section, and a window of each, also after the source was sent to another process."""
+    assert source.shape == stack.shape
+    assert source.dtype == stack.dtype
+    again = pickle.loads(pickle.dumps(source))
+    for z, section in enumerate(stack):
+        np.testing.assert_array_equal(source.read(z), section)
+        np.testing.assert_array_equal(again.read(z, (slice(3, 9), slice(10, 31))), section[3:9, 10:31])
+
+
+def write_ome_zarr(path, stack, version="0.5", scale=(40.0, 0.008, 0.008), unit="micrometer"):
+    group = zarr.open_group(str(path), mode="w", zarr_format=2 if version == "0.4" else 3)
+    group.create_array("s0", data=stack, chunks=(*[1] * (stack.ndim - 2), *stack.shape[-2:]))
+    names = "tczyx"[-stack.ndim :]
+    axes = [{"name": n, "type": "space", "unit": unit} if n in "zyx" else {"name": n} for n in names]
+    steps = [{"type": "scale", "scale": [1.0] * (stack.ndim - 3) + list(scale)}]
+    multiscales = [{"axes": axes, "datasets": [{"path": "s0", "coordinateTransformations": steps}]}]
+    if version == "0.4":
+        group.attrs["multiscales"] = multiscales
+    else:
+        group.attrs["ome"] = {"version": version, "multiscales": multiscales}
+
+
+def test_arrays_in_memory_and_lazy_ones(stack):
+    same(open_stack(stack), stack)
+    same(open_stack(da.from_array(stack, chunks=(1, 24, 31))), stack)
+    image = Image.from_array(stack, spacing=(50, 8, 8), unit="nanometer")
+    same(open_stack(image), stack)
+    assert open_stack(image).spacing == (50, 8, 8)
+    assert open_stack(stack, spacing=(5, 2, 2), unit="micron").unit == "um"
+
+
+def test_a_lazy_array_is_computed_one_section_at_a_time(stack):
+    made = []
+
+    def section(block_info=None):
+        made.append(block_info[None]["chunk-location"][0])
+        return stack[made[-1]][None]
+
+    lazy = da.map_blocks(section, chunks=((1,) * 5, (24,), (31,)), dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8))
+    source = open_stack(lazy)
+    assert made == []
+    source.read(3)
+    assert made == [3]
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_ome_zarr_with_its_pixel_size(tmp_path, stack, version):
+    write_ome_zarr(tmp_path / "a.zarr", stack, version)
+    source = open_stack(tmp_path / "a.zarr")
+    same(source, stack)
+    assert source.spacing == (40.0, 0.008, 0.008)
+    assert source.unit == "um"
+
+
+def test_ome_zarr_with_channels_wants_one_chosen(tmp_path, stack):
+    write_ome_zarr(tmp_path / "c.zarr", np.stack([stack, 255 - stack])[None])
+    with pytest.raises(InputError, match="2 channels"):
+        open_stack(tmp_path / "c.zarr")
+    same(open_stack(tmp_path / "c.zarr", channel=1), 255 - stack)
+
+
+def test_a_broken_chunk_is_one_unreadable_section(tmp_path, stack):
+    write_ome_zarr(tmp_path / "b.zarr", stack)
+    (chunk,) = [p for p in (tmp_path / "b.zarr" / "s0" / "c" / "2").rglob("*") if p.is_file()]
+    chunk.write_bytes(chunk.read_bytes()[:10])
+    source = open_stack(tmp_path / "b.zarr")
+    np.testing.assert_array_equal(source.read(1), stack[1])
+    with pytest.raises(SectionError, match="Section 2 of 'b'"):
+        source.read(2)
+
+
+@pytest.mark.parametrize("how", [{}, {"imagej": True}, {"ome": True}, {"compression": "zlib"}])
+def test_tiff_of_many_pages(tmp_path, stack, how):
+    path = tmp_path / ("a.ome.tif" if how.get("ome") else "a.tif")
+    tifffile.imwrite(path, stack, metadata={"axes": "ZYX"}, photometric="minisblack", **how)
+    same(open_stack(path), stack)
+
+
+def test_tiff_with_channels_reads_the_chosen_one(tmp_path, stack):
+    both = np.stack([stack, 255 - stack], axis=1)
+    tifffile.imwrite(tmp_path / "c.tif", both, imagej=True, metadata={"axes": "ZCYX"})
+    same(open_stack(tmp_path / "c.tif", channel=1), 255 - stack)
+
+
+def test_a_page_that_is_broken_is_one_unreadable_section(tmp_path, stack):
+    path = tmp_path / "t.tif"
+    tifffile.imwrite(path, stack, photometric="minisblack", compression="zlib")
+    with tifffile.TiffFile(path) as tif:
+        start = tif.pages[4].dataoffsets[0]
+    content = bytearray(path.read_bytes())
+    content[start : start + 100] = bytes(100)
+    path.write_bytes(bytes(content))
+    source = open_stack(path)
+    np.testing.assert_array_equal(source.read(3), stack[3])
+    with pytest.raises(SectionError, match="Section 4"):
+        source.read(4)
+
+
+def test_a_tiff_that_ends_early_bridges_its_last_sections(tmp_path, stack):
+    path = tmp_path / "t.tif"
+    tifffile.imwrite(path, stack, photometric="minisblack")
+    with tifffile.TiffFile(path) as tif:
+        start = tif.pages[4].dataoffsets[0]
+    path.write_bytes(path.read_bytes()[: start + 5])
+    source = open_stack(path)
+    np.testing.assert_array_equal(source.read(3), stack[3])
+    assert set(source.faults) == {4}
+    with pytest.raises(SectionError, match="ends before section 4"):
+        source.read(4)
+
+
+def test_a_folder_in_the_order_of_its_numbers_with_gaps_as_missing_sections(tmp_path, stack):
+    for number, section in zip((8, 9, 10, 12, 13), stack, strict=True):
+        imwrite(tmp_path / f"cut{number}.png", section)
+    source = open_stack(tmp_path)
+    assert source.shape == (6, 24, 31)
+    np.testing.assert_array_equal(source.read(2), stack[2])
+    np.testing.assert_array_equal(source.read(4), stack[3])
+    with pytest.raises(SectionError, match=r"Section 3 is missing: no file follows 'cut10\.png'"):
+        source.read(3)
+    assert "1 of 6 sections" in source.sentence
+
+
+def test_every_eighth_slice_has_no_gaps(tmp_path, stack):
+    for number, section in enumerate(stack):
+        imwrite(tmp_path / f"s_{8 * number:03d}.tif", section)
+    same(open_stack(tmp_path), stack)
+
+
+def test_files_that_are_broken_or_of_another_type_are_bridged_not_dropped(tmp_path, stack):
+    for number, section in enumerate(stack):
+        imwrite(tmp_path / f"s{number}.png", section)
+    (tmp_path / "s1.png").write_bytes(b"no picture")
+    imwrite(tmp_path / "s3.png", stack[3].astype(np.uint16) * 200)
+    (tmp_path / "notes.txt").write_text("hello")
+    source = open_stack(tmp_path)
+    assert source.shape == stack.shape
+    assert set(source.faults) == {1, 3}
+    assert "'s1.png' is broken" in source.faults[1]
+    assert "uint16" in source.faults[3]
+
+
+def test_a_smaller_section_is_placed_on_the_common_canvas(tmp_path, stack):
+    for number, section in enumerate(stack):
+        imwrite(tmp_path / f"s{number}.png", section[:20] if number == 2 else section)
+    source = open_stack(tmp_path)
+    assert not source.faults
+    np.testing.assert_array_equal(source.read(2)[:20], stack[2, :20])
+    assert not source.read(2)[20:].any()
+
+
+def test_colour_sections_are_read_as_luminance(tmp_path, stack):
+    for number, section in enumerate(stack):
+        imwrite(tmp_path / f"s{number}.png", np.stack([section] * 3, axis=-1))
+    same(open_stack(tmp_path), stack)
+
+
+def test_npy_is_not_loaded_as_a_whole(tmp_path, stack):
+    np.save(tmp_path / "a.npy", stack)
+    same(open_stack(tmp_path / "a.npy"), stack)
+
+
+def test_shrinking_is_the_mean_of_blocks_also_strip_by_strip(monkeypatch):
+    stack = np.random.default_rng(2).normal(size=(2, 37, 50)).astype(np.float32)
+    expected = np.array([[stack[1, y : y + 4, x : x + 4].mean() for x in range(0, 50, 4)] for y in range(0, 37, 4)])
+    np.testing.assert_allclose(open_stack(stack).read_reduced(1, 4), expected, rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr("napari_stnreg.stacks.sources.base._STRIP_BYTES", 50 * 4 * 4 * 2)
+    np.testing.assert_allclose(open_stack(stack).read_reduced(1, 4), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_some_sections_of_a_stack_are_a_stack(stack):
+    part = PartOfStack((2, 24, 31), np.dtype(np.uint8), whole=open_stack(stack), sections=(4, 1))
+    np.testing.assert_array_equal(part.read(0), stack[4])
+
+
+@pytest.mark.parametrize(
+    ("array", "sentence"),
+    [
+        (np.zeros((20, 20)), "2 axes"),
+        (np.zeros((1, 20, 20)), "1 section"),
+        (np.zeros((4, 8, 200)), "8x200"),
+        (np.zeros((4, 20, 20), complex), "complex128"),
+    ],
+)
+def test_what_is_no_stack_is_refused_in_one_sentence(array, sentence):
+    with pytest.raises(InputError, match=sentence):
+        open_stack(array)
+
+
+def test_pixels_that_are_not_square_are_refused(stack):
+    with pytest.raises(InputError, match="not square"):
+        open_stack(stack, spacing=(1, 1, 2))
+
+
+def test_paths_that_hold_no_stack_are_refused_in_one_sentence(tmp_path, stack):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.tif").write_bytes(b"II*\0nonsense")
+    (tmp_path / "a.npy").write_bytes(b"nonsense")
+    (tmp_path / "a.doc").write_bytes(b"nonsense")
+    zarr.open_group(str(tmp_path / "g.zarr"), mode="w")
+    for name, sentence in [
+        ("missing", "does not exist"),
+        ("empty", "0 image files"),
+        ("a.tif", "not a TIFF"),
+        ("a.npy", r"not a \.npy"),
+        ("a.doc", "no stack that can be read"),
+        ("g.zarr", "without the description"),
+    ]:
+        with pytest.raises(InputError, match=sentence):
+            open_stack(tmp_path / name)

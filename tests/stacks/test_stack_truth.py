@@ -1,0 +1,236 @@
+"""Alignments against the truth: scores that are known beforehand, and the coarse pass on generated sections."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from scipy.spatial import cKDTree
+
+import napari_stnreg as sr
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.datasets import SerialSections
+from napari_stnreg.stacks.quality.ground_truth import NEAR, errors, maps_of, recovered_slope, score_truth
+from napari_stnreg.stacks.settings import StackSettings
+from tests.helpers.aligned import align, kept_maps
+
+SHAPE = (8, 224, 224)
+
+
+def true_maps(made):
+    return [made.slide(z).place for z in range(len(made))]
+
+
+@pytest.fixture(scope="module")
+def made():
+    return SerialSections(SHAPE, seed=2, slope=3.0)
+
+
+@pytest.mark.parametrize("faults", [{}, {2: "mirrored", 5: "reversed"}, {4: "fold"}, {4: "crack"}])
+def test_the_truth_scores_perfectly(faults):
+    made = SerialSections(SHAPE, seed=2, faults=faults)
+    found = score_truth(made, true_maps(made))
+    # a crack is a gap in the picture: what lies in it belongs to neither side
+    assert found.adjacent < (0.6 if "crack" in faults.values() else 1e-6)
+    assert found.mean < (0.4 if "crack" in faults.values() else 1e-6)
+    assert found.slope == pytest.approx(1.0, abs=0.02)
+    assert found.neurites > 10
+    assert found.folded < 0.02
+    assert found.correlation == found.true_correlation > 0.4
+    assert not found.straightened
+    assert np.isfinite(found.at_fold) == ("fold" in faults.values())
+
+
+def test_where_the_stack_lies_as_a_whole_is_no_error(made):
+    turn = np.deg2rad(20)
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    moved = [lambda p, place=place: place((p - 112) @ rotation + 112 + (4, -7)) for place in true_maps(made)]
+    found = score_truth(made, moved)
+    assert found.mean < 1e-6
+    assert found.slope == pytest.approx(1.0, abs=0.02)
+
+
+def test_one_section_off_by_three_pixels_costs_what_it_should(made):
+    maps = true_maps(made)
+    right = maps[3]
+    maps[3] = lambda p: right(p + (3.0, 0.0))
+    found = score_truth(made, maps)
+    assert found.adjacent == pytest.approx(2 * 3 / 7, abs=1e-6)  # two of seven gaps
+    assert found.mean == pytest.approx((2.625 + 7 * 0.375) / 8, abs=1e-3)  # less the mean of the whole stack
+    assert found.last == pytest.approx(0.375, abs=1e-3)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_slope_that_is_taken_out_is_missed(made, share):
+    """Sections shifted against the mean course of the neurites: by so much of it the slope is too small."""
+    paths = made.paths()
+    paths = paths[((paths > 45) & (paths < 179)).all(axis=(1, 2))]
+    slopes = np.array([np.polyfit(made.heights, path, 1)[0] for path in paths])
+    mean = slopes.mean(axis=0)
+    height = made.heights - made.heights.mean()
+    maps = [
+        lambda p, place=place, h=h: place(p + share * h * mean)
+        for place, h in zip(true_maps(made), height, strict=True)
+    ]
+    assert np.linalg.norm(mean) > 1
+    slope, neurites = recovered_slope(made, maps, errors(made, maps))
+    assert neurites == len(slopes)
+    assert slope == pytest.approx(1 - share, abs=0.1)
+
+
+def test_a_lost_section_is_crossed_and_not_scored():
+    made = SerialSections(SHAPE, seed=2, faults={3: "missing", 5: "nearly empty"})
+    maps = true_maps(made)
+    maps[3] = lambda p: p + 500
+    maps[4:] = [lambda p, place=place: place(p + (0.0, 6.0)) for place in maps[4:]]
+    found = score_truth(made, maps)
+    assert found.over_missing == pytest.approx(6 / 2, abs=1e-6)  # across one of two gaps
+    assert found.adjacent == pytest.approx(6 / 5, abs=1e-6)
+
+
+def test_nothing_done_leaves_a_crack_open():
+    """Half the opening on each side, against both neighbours."""
+    made = SerialSections(SHAPE, seed=2, faults={4: "crack"}, bend=0, walk=0, shift=0, turn=0, stretch=0, opening=12)
+    found = score_truth(made, [lambda p: p] * 8)
+    assert 4.5 < found.at_crack < 6.2
+    assert found.adjacent < found.at_crack
+
+
+def test_what_counts_as_at_a_crack_is_what_its_tissue_lies_near():
+    """An error that grows with the distance from the crack, which is traced here from the picture's two rims."""
+    made = SerialSections((8, 256, 256), seed=1, faults={4: "crack"}, opening=12, turn=12.0, shift=30.0, slope=0.2)
+    slide = made.slide(4)
+    along = np.linspace(-200, 200, 2000)
+    tear = slide.tear
+    across = tear.height * np.sin(2 * np.pi * along / tear.wavelength + tear.phase)
+    forwards = np.array([-tear.normal[1], tear.normal[0]])
+    line = np.asarray(tear.middle) + along[:, None] * forwards + across[:, None] * tear.normal
+    rims = [slide.lift(line + side * (6 + 1e-6) * tear.normal) for side in (-1, 1)]
+    np.testing.assert_allclose(*rims, atol=1e-3)  # the crack closes to one line of the tissue
+    distance = cKDTree(rims[0]).query
+    # the picture was laid elsewhere: a distance that is taken there is another one
+    points = errors(made, true_maps(made)).points
+    apart = distance(points)[0]
+    assert np.abs(np.abs(tear.across(points)) - apart).mean() > 15
+    np.testing.assert_allclose(slide.from_tear(points), apart, atol=3, rtol=0.05)
+
+    maps = true_maps(made)
+    maps[4] = lambda p: slide.place(p + np.stack([0.1 * distance(p)[0], 0 * p[..., 0]], axis=-1))
+    found = score_truth(made, maps)
+    near = apart < NEAR
+    assert 0.2 < near.mean() < 0.7
+    assert found.at_crack == pytest.approx(0.1 * apart[near].mean(), abs=0.1)
+    assert found.adjacent == pytest.approx(2 / 7 * 0.1 * apart.mean(), abs=0.25)  # two of seven gaps
+
+
+@dataclass
+class Doubted:
+    """A stack whose truth is worse than it is."""
+
+    made: SerialSections
+
+    def __getattr__(self, name):
+        return getattr(self.made, name)
+
+    def __getitem__(self, z):
+        return self.made[z]
+
+    def slide(self, z):
+        slide, off = self.made.slide(z), 4.0 * (-1) ** z
+
+        class Off:
+            lift, hides, from_tear = slide.lift, slide.hides, slide.from_tear
+
+            def place(self, points):
+                return slide.place(points + off)
+
+        return Off()
+
+
+def test_more_alike_than_the_tissue_is_said_to_be_straightened(made):
+    found = score_truth(Doubted(made), true_maps(made))
+    assert found.correlation > found.true_correlation + 0.1
+    assert "straightened" in found.straightened
+    assert f"{found.true_correlation:.2f}" in found.straightened
+    assert found.row()["straightened"] == found.straightened
+
+
+def test_maps_that_do_not_belong_to_the_stack_are_refused(made):
+    with pytest.raises(InputError, match="3 maps for a stack of 8"):
+        score_truth(made, true_maps(made)[:3])
+    with pytest.raises(InputError, match="another stack"):
+        score_truth(made, [lambda p: p + 9999] * 8)
+
+
+def test_an_alignment_on_disk_is_scored_like_its_maps(tmp_path):
+    made = SerialSections((9, 128, 128), seed=5, turn=3.0, faults={4: "missing"})
+    settings = StackSettings.parse(rounds=1, turned=False)
+    result = sr.align_stack(made, tmp_path / "aligned.zarr", settings, keep_work=True, workers=1)
+    stored = score_truth(made, maps_of(result.aligned))
+    direct = score_truth(made, kept_maps(result.path, len(made)))
+    assert stored.mean == pytest.approx(direct.mean, abs=0.05)
+    assert stored.adjacent == pytest.approx(direct.adjacent, abs=0.05)
+    assert set(result.report()["slant"]) == {"kept", "recorded", "error"}
+
+
+# -- the coarse pass, error in pixels
+
+QUIET = {"slope": 0.2, "spread": 0.8, "bend": 0.0, "walk": 0.0, "stretch": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("motion", "words", "faults", "options"),
+    [
+        ("translation", {"turn": 0.0, "shift": 12.0}, {2: "far"}, {}),
+        ("rigid", {"turn": 4.0, "shift": 12.0}, {1: "turned", 4: "far"}, {}),
+        ("rigid", {"turn": 2.0}, {1: "mirrored", 3: "reversed", 4: "mirrored + turned"}, {"mirror": True}),
+        ("affine", {"turn": 2.0, "stretch": 0.05}, {2: "turned"}, {}),
+    ],
+    ids=["translation", "rigid", "mirrored", "affine"],
+)
+def test_the_coarse_pass_places_generated_sections(motion, words, faults, options):
+    made = SerialSections((6, 192, 192), seed=7, faults=faults, **{**QUIET, **words})
+    settings = StackSettings.parse(motion=motion, deform=False, tether=0.01, **options)
+    aligned = align(np.stack(list(made)), settings)
+    found = score_truth(made, aligned.maps)
+    points = np.full((1, 2), 40.0)
+    assert max(np.linalg.norm(made.lift(z, points) - points) for z in faults) > 8  # there is something to find
+    assert found.adjacent < 1.5
+    assert found.mean < 2.0
+    for z, fault in faults.items():
+        assert (np.linalg.det(aligned.maps[z].affines[0, :2, :2]) < 0) == ("mirrored" in fault)
+
+
+def test_sections_upside_down_are_only_looked_for_when_asked_to():
+    made = SerialSections((7, 160, 160), seed=7, faults={3: "mirrored"}, **QUIET)
+    aligned = align(np.stack(list(made)), StackSettings.parse(deform=False))
+    assert np.linalg.det(aligned.maps[3].affines[0, :2, :2]) > 0
+    assert aligned.rows[3].verdict in ("failed", "weak", "bridged")
+
+
+@pytest.mark.parametrize("deform", [False, True])
+def test_a_pinned_section_stays_and_the_others_come_to_it(deform):
+    made = SerialSections((5, 192, 192), seed=3, **{**QUIET, "turn": 3.0, "shift": 15.0})
+    aligned = align(np.stack(list(made)), StackSettings.parse(reference=3, deform=deform, tether=0.0))
+    points = np.stack(np.meshgrid(*[np.arange(50.0, 150, 20)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
+    np.testing.assert_allclose(aligned.maps[3](points), points, atol=1e-9)
+    home = made.lift(3, points)  # the pinned picture is the canvas
+    for z, there in enumerate(aligned.maps):
+        # the tissue itself wanders a little, and so do sections far from the pinned one
+        assert np.linalg.norm(made.lift(z, there(points)) - home, axis=1).mean() < 2.0 + 1.5 * abs(z - 3)
+    assert np.linalg.norm(made.lift(0, points) - home, axis=1).mean() > 15  # as it was recorded
+
+
+@pytest.mark.parametrize(
+    ("faults", "options"),
+    [
+        ({4: "reversed", 5: "mirrored", 7: "turned + far"}, {"mirror": True}),  # the middle one, where poses begin
+        ({4: "reversed"}, {"reference": 4}),  # all others have to come to it
+        (dict.fromkeys(range(10), "turned"), {}),
+    ],
+    ids=["some", "pinned", "all"],
+)
+def test_sections_that_lie_quite_elsewhere_are_aligned_to_the_end(faults, options):
+    made = SerialSections((10, 224, 224), seed=2, faults=faults)
+    found = align(made, StackSettings.parse(**options))
+    assert [row.verdict for row in found.rows] == ["aligned"] * 10
+    assert score_truth(made, found.maps).adjacent < 3.5

@@ -1,0 +1,296 @@
+"""What a network learns from: sets of images, how they are paired, and that nothing held back leaks."""
+
+import csv
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from napari_stnreg import Grid, Image, InputError
+from napari_stnreg.io import write
+from napari_stnreg.models.input_spec import InputContract, intensities, placed
+from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
+from napari_stnreg.training.data.datasets import open_training_data
+from napari_stnreg.training.data.image_sets import ImageSet
+from napari_stnreg.training.data.pair_sampler import MixedSource
+from napari_stnreg.training.data.paired_images import Augmentation, PairedImages, augmentation_named
+from napari_stnreg.training.data.pairing import FixedPairs, RandomPairs, listed, neighbours, split
+
+
+def blob(y, x, size=(24, 20), spacing=1.0, name="blob"):
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    values = np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 20)
+    return Image.from_array((255 * values).astype(np.uint8), spacing, name=name)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for subject in range(4):
+        for visit in range(2):
+            write(tmp_path / f"S{subject}_v{visit}.tif", blob(8 + subject, 9 + visit))
+    (tmp_path / "readme.txt").write_text("no image")
+    return tmp_path
+
+
+def everything(data, split="train", epoch=0, size=3, seed=5):
+    return list(data.batches(split, epoch=epoch, batch_size=size, seed=seed))
+
+
+def same(a, b):
+    return all(torch.equal(x.fixed, y.fixed) and torch.equal(x.moving, y.moving) for x, y in zip(a, b, strict=True))
+
+
+def test_a_folder_gives_its_images_by_name_and_subject(folder):
+    images = ImageSet.of_folder(folder, group=r"^(S\d)")
+    assert images.names == sorted(p.stem for p in folder.glob("*.tif"))
+    assert images.groups == ["S0", "S0", "S1", "S1", "S2", "S2", "S3", "S3"]
+    np.testing.assert_array_equal(images.image(3).data, blob(9, 10).data)
+
+
+def test_voxels_are_read_when_asked_for_and_dropped_at_the_limit(folder):
+    reads = []
+    images = ImageSet.of_folder(folder)
+    entries = [e.__class__(e.name, e.group, lambda e=e: (reads.append(e.name), e.load())[1]) for e in images.entries]
+    counted = ImageSet(entries, cache_bytes=2 * 24 * 20)
+    assert reads == []
+    counted.image(0), counted.image(1), counted.image(0)
+    assert len(reads) == 2
+    counted.image(2)  # drops number 1, which was used longest ago
+    counted.image(0)
+    assert len(reads) == 3
+    counted.image(1)
+    assert len(reads) == 4
+
+
+def test_frames_of_a_file_are_images_of_one_subject(tmp_path):
+    frames = np.stack([blob(8 + i, 9).data for i in range(3)])
+    tifffile.imwrite(tmp_path / "beat.tif", frames, imagej=True, metadata={"axes": "TYX"})
+    images = ImageSet.of_folder(tmp_path)
+    assert images.names == ["beat [0]", "beat [1]", "beat [2]"]
+    assert set(images.groups) == {"beat"}
+    np.testing.assert_array_equal(images.image(2).data, frames[2])
+
+
+def test_a_stack_gives_its_sections_with_their_pixel_size():
+    stack = Image.from_array(np.arange(4 * 6 * 5).reshape(4, 6, 5), (40.0, 3.0, 2.0), unit="nm")
+    images = ImageSet.of_stack(stack, stack)
+    assert len(images) == 4
+    assert images.image(2).grid == Grid.from_spacing((6, 5), (3.0, 2.0), unit="nm")
+    np.testing.assert_array_equal(images.image(2).data, stack.data[2])
+    np.testing.assert_array_equal(images.labels(2).data, stack.data[2])
+
+
+def test_an_npz_file_gives_images_labels_subjects_and_spacing(tmp_path):
+    data = np.random.default_rng(0).integers(0, 255, (5, 8, 9, 7)).astype(np.uint8)
+    np.savez(tmp_path / "set.npz", image=data, label=data > 100, subject=list("aabbc"), voxel_mm=[3.0, 2.0, 1.0])
+    images = ImageSet.of_npz(tmp_path / "set.npz", labels="label", group="subject", spacing="voxel_mm", unit="mm")
+    assert images.groups == list("aabbc")
+    assert images.image(1).grid == Grid.from_spacing((8, 9, 7), (3, 2, 1), unit="mm")
+    np.testing.assert_array_equal(images.labels(3).data, data[3] > 100)
+
+
+def test_no_subject_is_in_both_training_and_validation():
+    groups = [f"p{i // 5}" for i in range(60)]
+    train, held = split(groups, 0.25, seed=3)
+    assert sorted(train + held) == list(range(60))
+    assert not {groups[i] for i in train} & {groups[i] for i in held}
+    assert len({groups[i] for i in held}) == 3
+    assert split(groups, 0.25, seed=4)[1] != held
+
+
+def test_random_pairs_differ_between_epochs_and_not_between_runs():
+    pairs = RandomPairs(range(20), 30)
+    first = [pairs.pair(1, 0, i) for i in range(30)]
+    assert first == [pairs.pair(1, 0, i) for i in range(30)]
+    assert first != [pairs.pair(1, 1, i) for i in range(30)]
+    assert all(a != b for a, b in first)
+
+
+def test_random_pairs_within_a_subject_stay_there():
+    groups = list("aaabbbbcd")
+    pairs = RandomPairs(range(9), 50, groups)
+    drawn = [pairs.pair(0, 0, i) for i in range(50)]
+    assert all(groups[a] == groups[b] and a != b for a, b in drawn)
+    assert {groups[a] for a, _ in drawn} == {"a", "b"}
+
+
+def test_neighbours_reach_as_far_as_told_in_both_directions():
+    assert set(neighbours(range(4), 2).pairs) == {(a, b) for a in range(4) for b in range(4) if 0 < abs(a - b) <= 2}
+
+
+def test_a_list_names_pairs_by_name_file_or_number(folder, tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("fixed,moving,split\nS0_v0,S0_v1.tif,train\nS1_v0,3,validation\n")
+    images = ImageSet.of_folder(folder)
+    assert listed(path, images, images) == [((0, 1), "train"), ((2, 3), "validation")]
+
+
+def test_a_list_of_files_opens_as_it_says(folder):
+    with (folder / "pairs.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [("fixed", "moving", "split"), ("S0_v0.tif", "S0_v1.tif", ""), ("S3_v0.tif", "S3_v1.tif", "val")]
+        )
+    data = open_training_data(folder / "pairs.csv")
+    assert (data.count("train"), data.count("validation")) == (1, 1)
+    (batch,) = everything(data, "validation")
+    assert int(batch.moving[0, 0].flatten().argmax()) == 11 * 20 + 10
+
+
+def test_two_folders_are_matched_by_name(tmp_path):
+    for side, shift in (("fixed", 0), ("moving", 3)):
+        (tmp_path / side).mkdir()
+        for i in range(3):
+            write(tmp_path / side / f"case{i}.png", blob(6 + i, 7 + shift))
+    data = open_training_data(tmp_path / "fixed", tmp_path / "moving", held_back=0)
+    for batch in everything(data, size=1):
+        places = [divmod(int(x[0, 0].flatten().argmax()), 20) for x in (batch.fixed, batch.moving)]
+        assert places[0][0] == places[1][0]
+        assert places[1][1] - places[0][1] == 3
+
+
+@pytest.mark.parametrize(("pairing", "count"), [("random", 12), ("template", 11), ("neighbours", 18), ("within", 12)])
+def test_every_pairing_opens_a_stack_or_its_images(pairing, count):
+    images = [blob(8, 6 + i / 2, name=f"s{i}") for i in range(12)]
+    groups = [f"g{i // 4}" for i in range(12)]
+    source = ImageSet.of_images(images, groups=groups)
+    held = 2 / 12 if pairing == "neighbours" else 0
+    data = open_training_data(source, pairing=pairing, held_back=held)
+    assert data.count("train") == count
+    assert data.count("validation") == (2 if pairing == "neighbours" else 0)
+    assert sum(batch.fixed.shape[0] for batch in everything(data)) == count
+
+
+def test_validation_pairs_are_of_subjects_that_training_never_shows(folder):
+    data = open_training_data(folder, pairing="random", group=r"^(S\d)", held_back=0.25, pairs=40)
+    held = {data.fixed.groups[i] for pair in data.held_back for i in pair}
+    drawn = {data.fixed.groups[i] for e in range(5) for k in range(40) for i in data.pairing.pair(0, e, k)}
+    assert len(held) == 1
+    assert not held & drawn
+    assert drawn | held == {"S0", "S1", "S2", "S3"}
+
+
+def test_the_same_place_in_a_training_gives_the_same_batches(folder):
+    moved = SpatialAugmentation(rotation=10, shift=2, bend=2, bend_spacing=8)
+    data = open_training_data(folder, augmentation=Augmentation(together=moved), held_back=0.25)
+    again = open_training_data(folder, augmentation=Augmentation(together=moved), held_back=0.25)
+    everything(again, epoch=0)  # what went before does not matter
+    assert same(everything(data, epoch=3), everything(again, epoch=3))
+    assert not same(everything(data, epoch=3), everything(data, epoch=2))
+    assert same(everything(data, "validation", epoch=0), everything(data, "validation", epoch=9))
+
+
+def brightest(batch):
+    """Centres of brightness of the fixed and the moving image, in voxels of the working grid."""
+    found = []
+    for side in (batch.fixed, batch.moving):
+        weight = side[0, 0].clamp_min(0)
+        axes = ((weight.shape[0], (-1, 1)), (weight.shape[1], (1, -1)))
+        found.append([float((weight * torch.arange(n).reshape(s)).sum() / weight.sum()) for n, s in axes])
+    return found
+
+
+def test_images_of_other_size_and_spacing_lie_in_a_batch_as_they_lie_in_the_world():
+    coarse = blob(11.5, 9.5, (24, 20), spacing=1.0, name="coarse")
+    fine = blob(23.5, 19.5, (48, 40), spacing=0.5, name="fine")  # its middle is at 11.75, 9.75 of the world
+    far = fine.replace(grid=fine.grid.moved(np.array([3.0, -2.0])), name="moved")
+    images = ImageSet.of_images([coarse, fine, far])
+    data = PairedImages(images, images, FixedPairs([(0, 1), (0, 2), (1, 2)]))
+    beside, moved, both = (data.example("train", 0, place, 0) for place in range(3))
+    assert beside.moving.shape == (1, 1, 24, 20)
+    assert brightest(beside) == [pytest.approx([11.5, 9.5], abs=0.05), pytest.approx([11.75, 9.75], abs=0.05)]
+    assert brightest(moved)[1] == pytest.approx([14.75, 7.75], abs=0.05)
+    # every pair is seen from the middle of its own fixed image
+    assert brightest(both) == [pytest.approx([11.5, 9.5], abs=0.05), pytest.approx([14.5, 7.5], abs=0.05)]
+
+
+def test_a_training_pair_lies_as_the_model_will_see_it():
+    fixed = blob(11.5, 9.5, (24, 20), name="fixed")
+    moving = blob(30, 14, (40, 30), name="moving")
+    moving = moving.replace(grid=moving.grid.moved(np.array([-16.0, -5.0])))
+    images = ImageSet.of_images([fixed, moving])
+    batch = PairedImages(images, images, FixedPairs([(0, 1)])).example("train", 0, 0, 0)
+    contract = InputContract(2, 1, fixed.grid.shape, (1.0, 1.0))
+    lattice = contract.lattice(fixed.grid)
+    seen = placed(intensities(moving, contract), moving.grid, lattice)
+    assert torch.allclose(batch.moving, seen, atol=1e-5)
+
+
+def test_images_that_do_not_meet_in_the_world_are_put_centre_on_centre():
+    fixed = blob(11.5, 9.5, (24, 20), name="fixed")
+    moving = blob(23.5, 19.5, (48, 40), spacing=0.5, name="moving")
+    images = ImageSet.of_images([fixed, moving.replace(grid=moving.grid.moved(np.array([500.0, 80.0])))])
+    batch = PairedImages(images, images, FixedPairs([(0, 1)])).example("train", 0, 0, 0)
+    assert brightest(batch)[1] == pytest.approx([11.5, 9.5], abs=0.05)
+
+
+def test_labels_follow_their_images():
+    image = blob(8, 9)
+    label = image.replace(data=(np.asarray(image.data) > 100).astype(np.uint8) * 3)
+    images = ImageSet.of_images([image, image.replace(name="b")], [label, label])
+    moved = Augmentation(together=SpatialAugmentation(rotation=20, shift=4))
+    data = PairedImages(images, images, FixedPairs([(0, 1)]), augmentation=moved)
+    (batch,) = everything(data)
+    assert data.labels == (3,)
+    inside = batch.fixed_labels == 3
+    assert inside.any()
+    assert float(batch.fixed[inside].min()) > 0.3
+    assert float(batch.fixed[~inside].max()) < 0.5
+
+
+def test_mixed_sources_give_pairs_of_each_and_hold_back_those_of_the_first():
+    first = ImageSet.of_images([blob(8, 9, name="a"), blob(8, 5, name="b")])
+    second = ImageSet.of_images([blob(16, 9, name="c"), blob(16, 5, name="d")])
+    parts = [PairedImages(s, s, FixedPairs([(0, 1), (1, 0)]), [(0, 1)]) for s in (first, second)]
+    data = MixedSource(*parts)
+    rows = [int(x.flatten().argmax()) // 20 for b in everything(data, size=1) for x in b.fixed[:, 0]]
+    assert sorted(rows) == [8, 8, 16, 16]
+    assert data.count("validation") == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda p: open_training_data(p / "nowhere"), "does not exist|no ending"),
+        (lambda p: open_training_data(p / "empty"), "holds no image"),
+        (lambda p: open_training_data(p / "set.npz", image="img"), "has no array 'img'; it holds image"),
+        (lambda p: open_training_data(p / "broken.npz"), "not an npz file"),
+        (lambda p: open_training_data(p / "one.tif"), "a single image; training needs several"),
+        (lambda p: open_training_data(p / "set.npz", group="patient"), "has no array 'patient'"),
+        (lambda p: open_training_data(p / "bad.csv"), "columns 'fixed' and 'moving'"),
+        (lambda p: open_training_data(p / "gone.csv"), "names 'x.tif', which is not there"),
+        (lambda p: open_training_data(p / "set.npz", pairing="pals"), "no pairing 'pals'"),
+        (lambda p: open_training_data(p / "set.npz", pairing="template", template="zz"), "no image 'zz'"),
+        (lambda p: open_training_data(p / "set.npz", held_back=1.5), "between 0 and 1"),
+        (lambda p: ImageSet.of_folder(p, group="(S"), "no regular expression"),
+        (lambda p: ImageSet.of_folder(p, pattern="one*", group="Z"), "finds no subject in 'one'"),
+        (lambda p: ImageSet.of_folder(p, pattern="one*", labels=p / "set"), "no folder"),
+        (lambda p: SpatialAugmentation(rotation=-1), "rotation must be 0 or more"),
+        (lambda p: SpatialAugmentation(bend=3), "Give bend_spacing"),
+    ],
+)
+def test_what_cannot_be_used_is_told_in_one_sentence(tmp_path, call, sentence):
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "one.tif", blob(5, 5))
+    np.savez(tmp_path / "set.npz", image=np.random.default_rng(0).random((4, 8, 8)))
+    (tmp_path / "broken.npz").write_bytes(b"PK not really")
+    (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "gone.csv").write_text("fixed,moving\nx.tif,y.tif\n")
+    with pytest.raises(InputError, match=sentence) as told:
+        call(tmp_path)
+    assert "\n" not in str(told.value)
+
+
+def test_augmentations_by_name_suit_any_grid(folder):
+    assert augmentation_named("none", blob(5, 5).grid) is None
+    with pytest.raises(InputError, match="choose one of none, light, strong"):
+        augmentation_named("heavy", blob(5, 5).grid)
+    changes = []
+    for name in ("none", "light", "strong"):
+        chosen = augmentation_named(name, blob(5, 5).grid)
+        data = open_training_data(folder, pairing="template", augmentation=chosen, held_back=0)
+        plain = open_training_data(folder, pairing="template", held_back=0)
+        apart = [(a.fixed - b.fixed).abs().mean() for a, b in zip(everything(data), everything(plain), strict=True)]
+        changes.append(float(np.mean(apart)))
+    assert changes[0] == 0
+    assert changes[0] < changes[1] < changes[2]

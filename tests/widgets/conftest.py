@@ -1,0 +1,198 @@
+"""A viewer, the panel in it, and a fit that is either real or a few lines long."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+pytest.importorskip("qtpy")
+pytest.importorskip("napari")
+
+from qtpy.QtCore import QThreadPool
+from superqt.utils import WorkerBase
+
+from tests.widgets.fake_engine import FakeEngine
+
+NAME = "moving -> fixed (affine+diffeomorphic)"
+"""How the results of the panel's first run are called."""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "/widgets/" in str(item.path).replace("\\", "/"):
+            item.add_marker("gui")
+
+
+@pytest.fixture(autouse=True)
+def workers_end():
+    """No test leaves a thread behind."""
+    yield
+    WorkerBase.await_workers(60_000)
+    assert QThreadPool.globalInstance().waitForDone(60_000)
+
+
+@pytest.fixture(autouse=True)
+def settings_file(tmp_path, monkeypatch):
+    """What the panel remembers goes into the test's own folder."""
+    from qtpy.QtCore import QSettings
+
+    from napari_stnreg.widgets.common import preferences
+
+    path = str(tmp_path / "napari-stnreg.ini")
+    monkeypatch.setattr(preferences, "_store", lambda: QSettings(path, QSettings.Format.IniFormat))
+    return path
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """A quick engine in the place of the real one."""
+    import napari_stnreg as sr
+    from napari_stnreg.resampling.warp import warp
+
+    fake = FakeEngine()
+    monkeypatch.setattr(sr, "register_steps", fake.register_steps, raising=False)
+    monkeypatch.setattr(sr, "available_devices", fake.available_devices, raising=False)
+    monkeypatch.setattr(sr, "warp", warp, raising=False)
+    return fake
+
+
+@pytest.fixture
+def viewer(make_napari_viewer):
+    return make_napari_viewer()
+
+
+@pytest.fixture
+def open_panel(viewer, qtbot):
+    """Open the panel in a dock, as the menu does."""
+    from napari_stnreg.widgets.register.panel import RegisterWidget
+
+    def make():
+        panel = RegisterWidget(viewer)
+        viewer.window.add_dock_widget(panel, name="STN registration")
+        return panel
+
+    return make
+
+
+@pytest.fixture
+def panel(viewer, open_panel):
+    """The panel on a pair of blobs, selected."""
+    fixed, moving = blobs((48, 64)), blobs((48, 64), shift=(2, -3))
+    viewer.add_image(fixed, name="fixed")
+    viewer.add_image(moving, name="moving")
+    viewer.layers.selection = set(viewer.layers)
+    panel = open_panel()
+    plain(panel)
+    return panel
+
+
+def plain(panel):
+    """No preview, and the warped image alone as the result: what most tests need, in a tenth of the time."""
+    panel.options.rate_box.setValue(0)
+    for key, box in panel.options.kind_boxes.items():
+        box.setChecked(key == "warped")
+
+
+@pytest.fixture
+def full(panel):
+    """The same panel as a person finds it: preview and the usual result layers."""
+    from napari_stnreg.widgets.common.result_layers import DEFAULT_KINDS
+
+    panel.options.rate_box.setValue(20)
+    for key, box in panel.options.kind_boxes.items():
+        box.setChecked(key in DEFAULT_KINDS)
+    return panel
+
+
+@pytest.fixture
+def run(qtbot):
+    """Wait until a panel has come to rest."""
+
+    def wait(panel, timeout=60_000):
+        qtbot.waitUntil(lambda: not panel.running, timeout=timeout)
+
+    return wait
+
+
+def blobs(shape, shift=0.0, seed=0, dtype=np.float32):
+    """A smooth random picture that a registration can hold on to."""
+    noise = np.random.default_rng(seed).standard_normal(shape)
+    picture = ndimage.shift(ndimage.gaussian_filter(noise, 3), shift, order=1, mode="nearest")
+    picture = (picture - picture.min()) / np.ptp(picture)
+    return (picture * 200).astype(dtype)
+
+
+def model_of(ndim=2, name="mine", shape=16):
+    """An untrained network that always gives the same shift."""
+    import torch
+
+    from napari_stnreg.models.input_spec import InputContract
+    from napari_stnreg.models.model import Model
+    from napari_stnreg.networks import AffineNetwork
+
+    lattice = (shape,) * ndim
+    network = AffineNetwork(ndim, shape=lattice, family="translation")
+    with torch.no_grad():
+        list(network.parameters())[-1].copy_(torch.linspace(0.1, 0.2, ndim))
+    return Model(network, InputContract(ndim, 1, lattice, (1.0,) * ndim), {}, name)
+
+
+def names(viewer):
+    """What the layers are called."""
+    return [layer.name for layer in viewer.layers]
+
+
+@pytest.fixture
+def open_workbench(viewer, qtbot):
+    """Open the workbench in a dock, with transforms in its list."""
+    from napari_stnreg.widgets.common.transform_store import shelf_of
+    from napari_stnreg.widgets.transforms.panel import WorkbenchWidget
+
+    def make(*transforms):
+        shelf_of(viewer).extra.extend(transforms)
+        bench = WorkbenchWidget(viewer)
+        viewer.window.add_dock_widget(bench, name="Transform workbench")
+        return bench
+
+    return make
+
+
+@pytest.fixture
+def fresh_session():
+    """Every test begins with the models in the box alone."""
+    from napari_stnreg.widgets.models.session import SESSION
+
+    before, SESSION.entries = SESSION.entries, []
+    yield
+    SESSION.entries = before
+
+
+def drifting(count=6, shape=(32, 32)):
+    """One picture in several places."""
+    picture = blobs(shape)
+    random = np.random.default_rng(1)
+    return np.stack([ndimage.shift(picture, random.uniform(-3, 3, 2), order=1, mode="nearest") for _ in range(count)])
+
+
+@pytest.fixture
+def open_train(viewer):
+    """Open the panel in a dock, as the menu does."""
+    from napari_stnreg.widgets.train.panel import TrainWidget
+
+    def make(**settings):
+        panel = TrainWidget(viewer)
+        viewer.window.add_dock_widget(panel, name="Train STN model")
+        panel.options.set_values({"network": "affine", "epochs": 3, "batch_size": 3, "device": "cpu", **settings})
+        panel.options.augmentation_box.choose("none")
+        panel.options.size_box.value = 32
+        return panel
+
+    return make
+
+
+@pytest.fixture
+def train(viewer, open_train):
+    """The panel on a stack of drifting pictures."""
+    viewer.add_image(drifting(), name="stack")
+    return open_train()

@@ -1,0 +1,301 @@
+"""The panel for section stacks, with the real engine in its real thread."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import zarr
+from qtpy.QtCore import Qt
+
+from napari_stnreg.widgets.align_stack.panel import AlignWidget
+from tests.widgets.conftest import blobs
+
+SLANT = {"kept": 0.28, "recorded": 1.45, "error": 0.28}
+
+
+@pytest.fixture
+def raw():
+    """Six sections of the same picture, shifted by known amounts; the fifth is lost."""
+    picture = blobs((140, 150), dtype=np.uint8)
+    shifts = [(0, 0), (4, -3), (-3, 5), (2, 2), (0, 0), (-4, -2)]
+    stack = np.stack([picture[20 + y : 116 + y, 22 + x : 122 + x] for y, x in shifts])
+    stack[4] = 0
+    return stack
+
+
+@pytest.fixture
+def panel(viewer, raw):
+    viewer.add_image(raw, name="stack", scale=(50, 8, 8), units=("nm",) * 3, axis_labels=("z", "y", "x"))
+    panel = AlignWidget(viewer)
+    viewer.window.add_dock_widget(panel, name="Align section stack")
+    panel.inputs.deform.setChecked(False)
+    panel.inputs.turned.setChecked(False)
+    panel.inputs.motion.choose("translation")
+    return panel
+
+
+@pytest.fixture
+def aligned(panel, qtbot, run):
+    qtbot.mouseClick(panel.align_button, Qt.MouseButton.LeftButton)
+    assert panel.running
+    run(panel)
+    return panel
+
+
+def test_aligning_adds_a_layer_in_its_place_and_leaves_the_stack_alone(aligned, viewer, raw):
+    before, after = viewer.layers["stack"], viewer.layers["stack aligned"]
+    np.testing.assert_array_equal(before.data, raw)
+    origin = aligned.result.aligned.canvas.origin
+    np.testing.assert_allclose(after.translate, [0, 8 * origin[0], 8 * origin[1]])
+    np.testing.assert_allclose(after.scale, (50, 8, 8))
+    assert str(after.units[0]) in ("nm", "nanometer")
+    assert not before.visible
+    assert after.visible
+    image = np.asarray(aligned.result.aligned.levels[0]).astype(float)
+    there = [0, 1, 2, 3, 5]
+    jumps = [np.abs(np.diff(s[there, 25:80, 25:80].astype(float), axis=0)).mean() for s in (raw, image)]
+    assert jumps[1] < 0.3 * jumps[0]
+    assert aligned.status.text().startswith("Done in ")
+    assert "5 aligned, 1 bridged." in aligned.findings.summary.text()
+
+
+def test_findings_are_listed_and_lead_to_their_sections(aligned, viewer, qtbot):
+    assert aligned.findings.table.rowCount() == 1
+    assert [aligned.findings.table.item(0, column).text() for column in (0, 1)] == ["4", "bridged"]
+    viewer.dims.set_point(0, 0)
+    aligned.findings.table.cellClicked.emit(0, 0)
+    assert aligned.section == 4
+    place = aligned.findings.plot._plot.getPlotItem().vb.mapViewToScene(_point(2.4, 0.5))
+    aligned.findings.plot._on_click(_Click(place))
+    assert aligned.section == 2
+    x, correlation = aligned.findings.plot._after.getData()
+    np.testing.assert_allclose(x, [0.5, 1.5, 2.5, 4.0])
+    assert correlation.min() > 0.5
+    assert (correlation > aligned.findings.plot._before.getData()[1] + 0.2).all()
+
+
+def _point(x, y):
+    from qtpy.QtCore import QPointF
+
+    return QPointF(x, y)
+
+
+class _Click:
+    def __init__(self, place):
+        self._place = place
+
+    def scenePos(self):
+        return self._place
+
+
+def test_a_key_flickers_before_and_after(aligned, viewer):
+    key = next(key for key in viewer.keymap if str(key).replace("+", "-").endswith("Alt-B"))
+    viewer.keymap[key](viewer)
+    assert viewer.layers["stack"].visible
+    assert not viewer.layers["stack aligned"].visible
+    viewer.keymap[key](viewer)
+    assert viewer.layers["stack aligned"].visible
+
+
+def test_cuts_show_the_staircase_gone(aligned, qtbot, run):
+    qtbot.mouseClick(aligned.reslice_button, Qt.MouseButton.LeftButton)
+    made = []
+    aligned._runner.finished.connect(made.append)
+    run(aligned)
+    view = aligned._reslices
+    assert view is not None
+    images = {key: picture._bytes for key, picture in view.pictures.items()}
+    assert images["XZ", "before"].shape == (6, 100)
+    for plane in ("XZ", "YZ"):
+        steps = [np.abs(np.diff(images[plane, when][:4, 20:70].astype(float), axis=0)).mean() for when in
+                 ("before", "after")]  # fmt: skip
+        assert steps[1] < 0.4 * steps[0]
+
+
+def test_a_section_is_excluded_and_its_range_aligned_again(aligned, viewer, qtbot, run):
+    before = [aligned.result.aligned.displacement(z) for z in range(6)]
+    aligned.go_to_section(1)
+    aligned.mend.expand(animate=False)
+    aligned.mending.exclude_button.click()
+    assert aligned.excluded == {1}
+    assert "Excluded: 1" in aligned.mending.note.text()
+    aligned.mending.range_box.setValue(0)
+    aligned.mending.again_button.click()
+    run(aligned)
+    after = [aligned.result.aligned.displacement(z) for z in range(6)]
+    assert (before[1] != after[1]).any()
+    for z in (0, 2, 3, 4, 5):
+        np.testing.assert_array_equal(before[z], after[z])
+    assert {aligned.findings.table.item(row, 0).text() for row in range(aligned.findings.table.rowCount())} >= {
+        "1",
+        "4",
+    }
+
+
+def test_landmarks_between_two_sections_decide_where_they_lie(aligned, viewer, run):
+    aligned.mending.points_button.click()
+    points = viewer.layers["stack landmarks"]
+    assert viewer.layers.selection.active is points
+    assert points.mode == "add"
+    # What the images say is (-5, 3); a person says (10, 7), and is believed.
+    points.data = [[2, 40, 40], [2, 60, 70], [3, 50, 47], [3, 70, 77]]
+    aligned.align_range(3, 3)
+    run(aligned)
+    a, b = (aligned.result.aligned.displacement(z).mean(axis=(1, 2)) for z in (2, 3))
+    np.testing.assert_allclose(b - a, (10, 7), atol=1.5)
+    points.data = points.data[:-1]
+    assert not aligned.align_range(3, 3)
+    assert "Section 2 has 2 landmarks and section 3 1" in aligned.status.text()
+
+
+def test_saving_writes_ome_zarr_with_displacement_and_report(aligned, tmp_path, run):
+    assert aligned.save_to(tmp_path / "mine")
+    run(aligned)
+    group = zarr.open_group(str(tmp_path / "mine.zarr"), mode="r")
+    np.testing.assert_array_equal(group["0"][:], aligned.result.aligned.levels[0][:])
+    assert group["displacement"].shape[:2] == (6, 2)
+    assert (tmp_path / "mine.quality.csv").read_text().startswith("section,verdict")
+    assert (tmp_path / "mine.report.json").exists()
+
+
+def test_stopped_and_started_again_it_goes_on(panel, qtbot, run):
+    panel.inputs.deform.setChecked(True)
+    panel.start()
+    qtbot.waitUntil(lambda: panel.bar.value() > 100 or not panel.running, timeout=60_000)
+    qtbot.mouseClick(panel.stop_button, Qt.MouseButton.LeftButton)
+    run(panel)
+    assert panel.result is None
+    assert "goes on from there" in panel.status.text()
+    output = panel._work.unfinished.output
+    panel.start()
+    assert panel._job.resume
+    run(panel)
+    assert panel.result.path == output
+
+
+def test_closing_the_dock_in_the_middle_ends_the_run(panel, viewer, qtbot):
+    panel.inputs.deform.setChecked(True)
+    panel.start()
+    qtbot.waitUntil(lambda: panel.bar.value() > 50, timeout=60_000)
+    viewer.window.remove_dock_widget(panel)
+    qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
+    assert "stack aligned" not in viewer.layers
+    viewer.layers.clear()  # nothing listens any more
+
+
+def test_layers_deleted_in_the_middle_do_no_harm(panel, viewer, qtbot, run):
+    panel.start()
+    qtbot.waitUntil(lambda: panel.bar.value() > 50 or not panel.running, timeout=60_000)
+    viewer.layers.remove("stack")
+    run(panel)
+    assert panel.result.ending == "finished"
+    assert "stack aligned" in viewer.layers
+    viewer.layers.remove("stack aligned")
+    panel.flicker()
+    qtbot.waitUntil(lambda: not panel.flicker_button.isEnabled(), timeout=5_000)
+
+
+def test_without_a_stack_the_panel_says_what_to_do(viewer):
+    panel = AlignWidget(viewer)
+    assert not panel.align_button.isEnabled()
+    viewer.add_image(np.zeros((40, 40)), name="flat")
+    panel.refresh()
+    assert panel.inputs.stack.count() == 0
+    assert not panel.start()
+    assert "There is no stack" in panel.status.text()
+
+
+def test_what_a_person_must_know_stays_in_the_panel(aligned, viewer, qtbot, run):
+    """A warning is no line of the status that the next sentence wipes out; a range aligned again does not lose it."""
+    findings = aligned.findings
+    assert not findings.warning.isVisibleTo(aligned)
+    told = replace(aligned.result, warnings=["Neurites may have been straightened."], slant=SLANT)
+    aligned._work.result = told
+    findings.show_result(told)
+    qtbot.mouseClick(aligned.reslice_button, Qt.MouseButton.LeftButton)
+    run(aligned)
+    assert aligned.status.text().startswith("Cut through")
+    assert findings.warning.isVisibleTo(aligned)
+    assert findings.warning.text() == "Neurites may have been straightened."
+    assert (
+        findings.summary.text()
+        == "5 aligned, 1 bridged. Kept 0.28 of the slant recorded (1.45 ± 0.28 pixels a section)."
+    )
+    aligned.align_range(1, 2)
+    run(aligned)
+    assert findings.warning.text() == "Neurites may have been straightened."
+    assert "Kept 0.28" in findings.summary.text()
+    assert aligned.result.report()["summary"][1].startswith("kept 0.28")
+
+
+def test_arrow_keys_go_through_the_sections_to_look_at(aligned, viewer, qtbot):
+    viewer.dims.set_point(0, 0)
+    table = aligned.findings.table
+    table.setFocus()
+    qtbot.keyClick(table, Qt.Key.Key_Down)
+    assert aligned.section == 4
+
+
+def test_a_section_is_excluded_before_the_first_run(panel, viewer, run):
+    panel.go_to_section(2)
+    assert panel.section == 2
+    panel.mending.exclude_button.click()
+    assert panel.mending.exclude_button.text() == "Take this section in again"
+    panel.start()
+    run(panel)
+    assert [one.verdict for one in panel.result.verdicts] == [
+        "aligned",
+        "aligned",
+        "bridged",
+        "aligned",
+        "bridged",
+        "aligned",
+    ]
+
+
+def test_each_stack_keeps_what_is_known_of_it(aligned, viewer, raw):
+    result = aligned.result
+    aligned.exclude_section(1)
+    viewer.add_image(raw[:3], name="other")
+    aligned.refresh()
+    aligned.inputs.stack.setCurrentIndex(1)
+    assert aligned.result is None
+    assert aligned.excluded == set()
+    assert not aligned.save_button.isEnabled()
+    assert not aligned.findings.isVisibleTo(aligned)
+    aligned.inputs.stack.setCurrentIndex(0)
+    assert aligned.result is result
+    assert aligned.excluded == {1}
+    assert aligned.findings.isVisibleTo(aligned)
+
+
+def test_a_stack_aligned_anew_does_not_leave_the_old_result_on_the_disk(aligned, viewer, run):
+    before = aligned.result.path
+    aligned.exclude_section(1)
+    aligned.start()
+    run(aligned)
+    assert aligned.result.path != before
+    assert not before.exists()
+    assert aligned.result.path.exists()
+    np.asarray(viewer.layers["stack aligned"].data[0])
+
+
+def test_a_stopped_range_goes_on(aligned, qtbot, run):
+    aligned.align_range(1, 3)
+    aligned.stop()
+    assert aligned.status.text() == "Stopping …"
+    run(aligned)
+    assert aligned._work.unfinished is not None
+    assert "Align these again goes on" in aligned.status.text()
+    aligned.align_range(1, 3)
+    assert aligned._job.resume
+    run(aligned)
+    assert aligned._work.unfinished is None
+
+
+def test_nothing_is_cut_off_in_a_narrow_dock(panel):
+    for part in (panel.inputs.more, panel.mend):
+        part.expand(animate=False)
+    form = panel.scroll.widget()
+    bar = panel.scroll.verticalScrollBar().sizeHint().width()
+    assert form.minimumSizeHint().width() + bar <= panel.scroll.minimumSizeHint().width() <= 260

@@ -1,0 +1,154 @@
+"""A trained model in the registration panel: chosen, loaded, refined, remembered, copied, and refused in a sentence."""
+
+from __future__ import annotations
+
+import shlex
+
+import numpy as np
+import pytest
+from qtpy.QtWidgets import QApplication
+
+import napari_stnreg as sr
+from napari_stnreg.models.input_spec import InputContract
+from napari_stnreg.models.model import Model
+from napari_stnreg.networks import AutoEncoder
+from napari_stnreg.widgets.models import session
+from napari_stnreg.widgets.models.session import SESSION
+from tests.widgets.conftest import model_of, plain
+
+pytestmark = pytest.mark.usefixtures("fresh_session")
+
+
+def images(panel):
+    return (panel.inputs.fixed.source().image(), panel.inputs.moving.source().image())
+
+
+def test_without_a_model_the_panel_is_as_it_was(panel):
+    assert panel.options.model.chosen is None
+    assert panel.options.model.box.itemText(0) == "none (optimise this pair)"
+    assert panel.options.linear_box.isVisibleTo(panel)
+    assert "refine" not in panel.options.values()
+
+
+def test_the_box_comes_first_and_then_the_models_of_the_session(panel, monkeypatch, tmp_path):
+    monkeypatch.setattr(session, "boxed_models", lambda: {"box-2d": tmp_path / "box-2d.safetensors"})
+    SESSION.add(model_of())
+    box = panel.options.model.box
+    assert [box.itemText(i) for i in range(box.count())] == ["none (optimise this pair)", "box-2d", "mine", "Load …"]
+
+
+def test_a_model_registers_in_one_pass(panel, viewer, run):
+    known = SESSION.add(model_of())
+    panel.options.model.choose(known)
+    assert not panel.options.linear_box.isVisibleTo(panel)
+    assert not panel.options.similarity_box.isVisibleTo(panel)
+    assert panel.start()
+    run(panel)
+    assert panel.result is not None, panel.status.text()
+    expected = known.model.predict(*images(panel)).numpy()
+    assert np.abs(expected[:-1, -1]).min() > 0.1
+    np.testing.assert_allclose(panel.result.transform.numpy(), expected, atol=1e-6)
+    assert panel.result.losses == []
+    assert viewer.layers[-1].name == "moving -> fixed (mine): warped image"
+    assert viewer.layers[-1].metadata["stnreg"]["settings"]["model"] == "mine"
+
+
+def test_refining_starts_at_the_model_and_ends_at_the_truth(panel, run):
+    panel.options.model.choose(SESSION.add(model_of()))
+    panel.options.model.refine_box.setChecked(True)
+    panel.options.model.steps_box.setValue(60)
+    assert panel.options.similarity_box.isVisibleTo(panel)
+    panel.options.similarity_box.choose("mse")
+    panel.start()
+    run(panel)
+    assert panel.result is not None, panel.status.text()
+    assert 0 < len(panel.result.losses) <= 62
+    np.testing.assert_allclose(panel.result.transform.numpy()[:-1, -1], (2, -3), atol=0.15)
+
+
+def test_a_model_is_loaded_from_its_file(panel, qtbot, tmp_path):
+    path = model_of().save(tmp_path / "kept.safetensors")
+    panel.options.model.load(str(path))
+    qtbot.waitUntil(lambda: panel.options.model.chosen is not None, timeout=60_000)
+    assert panel.options.model.chosen.name == "kept"
+    assert panel.options.model.box.currentText() == "kept"
+    assert "2D" in panel.options.model.about.text()
+
+
+@pytest.mark.parametrize("kind", ["not a model", "auto-encoder"])
+def test_what_registers_nothing_is_refused_in_a_sentence(panel, qtbot, tmp_path, kind):
+    path = tmp_path / "odd.safetensors"
+    if kind == "auto-encoder":
+        Model(AutoEncoder(2, 1), InputContract(2, 1, (16, 16), (1.0, 1.0)), {}, "odd").save(path)
+    else:
+        path.write_bytes(b"\x80\x04 something else")
+    panel.options.model.load(str(path))
+    qtbot.waitUntil(lambda: "odd" in panel.status.text(), timeout=60_000)
+    assert "\n" not in panel.status.text()
+    assert panel.options.model.chosen is None
+    assert not SESSION.entries
+
+
+def test_a_3d_model_on_a_2d_pair_is_one_sentence(panel, run):
+    panel.options.model.choose(SESSION.add(model_of(3)))
+    panel.start()
+    run(panel)
+    assert panel.result is None
+    assert "trained on 3D images" in panel.status.text()
+
+
+def test_model_and_refinement_are_remembered(panel, run, open_panel, tmp_path):
+    path = model_of().save(tmp_path / "kept.safetensors")
+    panel.options.model.choose(SESSION.add(sr.load(path), str(path)))
+    panel.options.model.refine_box.setChecked(True)
+    panel.options.model.steps_box.setValue(5)
+    panel.start()
+    run(panel)
+    SESSION.entries = []
+    again = open_panel()
+    assert again.options.model.chosen.path == str(path)
+    assert again.options.values()["refine"] == 5
+    plain(again)
+    again.start()
+    run(again)
+    assert again.result is not None, again.status.text()
+    path.unlink()
+    SESSION.entries = []
+    assert open_panel().options.model.chosen is None
+
+
+def test_a_model_that_is_saved_stays_chosen(panel, tmp_path):
+    model = model_of()
+    panel.options.model.choose(SESSION.add(model))
+    path = model.save(tmp_path / "kept.safetensors")
+    SESSION.saved(model, str(path))
+    assert panel.options.model.chosen.model is model
+    assert panel.options.model.chosen.path == str(path)
+    assert panel.options.model.box.currentText() == "kept"
+
+
+def test_copied_script_and_command_name_the_model(panel, viewer, run, tmp_path):
+    path = model_of().save(tmp_path / "kept.safetensors")
+    panel.options.model.choose(SESSION.add(sr.load(path), str(path)))
+    panel.options.model.refine_box.setChecked(True)
+    panel.options.model.steps_box.setValue(4)
+    panel.start()
+    run(panel)
+    panel.copy_command.trigger()
+    words = shlex.split(QApplication.clipboard().text(), comments=True)
+    assert words[words.index("--model") + 1] == str(path)
+    assert words[words.index("--refine") + 1] == "4"
+    assert "--family" not in words
+    panel.copy_python.trigger()
+    space = {"viewer": viewer}
+    exec(compile(QApplication.clipboard().text(), "script", "exec"), space)
+    np.testing.assert_array_equal(space["result"].warped.data, viewer.layers[-1].data)
+
+
+def test_listing_the_models_needs_no_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, napari_stnreg.models.pretrained, napari_stnreg.training.settings; print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert told.strip() == "False"

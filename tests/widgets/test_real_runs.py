@@ -1,0 +1,407 @@
+"""Real fits on small pairs through the panel: 2D, 3D, masks, landmarks, series, scales and units, and bad images."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import psutil
+import pytest
+from qtpy.QtCore import QThreadPool, QTimer
+from qtpy.QtWidgets import QApplication
+from scipy import ndimage
+
+import napari_stnreg as sr
+from napari_stnreg.registration import memory, preprocessing
+from tests.widgets.conftest import blobs, plain
+
+FAST = {"preset": "fast", "iterations": 25}
+
+
+def quick(panel, **settings):
+    plain(panel)
+    panel.options.set_values({"family": "translation", "similarity": "mse", **FAST, **settings})
+
+
+@pytest.fixture
+def pair_panel(viewer, open_panel):
+    """A panel on layers that a test describes."""
+
+    def make(fixed, moving, fixed_options=None, moving_options=None, **settings):
+        viewer.add_image(fixed, name="fixed", **(fixed_options or {}))
+        viewer.add_image(moving, name="moving", **(moving_options or {}))
+        viewer.layers.selection = set(viewer.layers)
+        panel = open_panel()
+        quick(panel, **settings)
+        return panel
+
+    return make
+
+
+def warped_layer(viewer):
+    return next(layer for layer in viewer.layers if layer.name.endswith(": warped image"))
+
+
+def test_a_3d_fit_with_preview_and_all_layers(viewer, pair_panel, run):
+    fixed = blobs((24, 28, 32))
+    panel = pair_panel(fixed, ndimage.shift(fixed, (1, -2, 1.5), mode="nearest"), family="affine+diffeomorphic")
+    panel.options.rate_box.setValue(20)
+    for box in panel.options.kind_boxes.values():
+        box.setChecked(True)
+    panel.start()
+    run(panel, 120_000)
+    assert panel.result is not None, panel.status.text()
+    assert panel.result.scores["after"]["ncc"] > panel.result.scores["before"]["ncc"]
+    assert len(viewer.layers) == 2 + 7
+    assert not any("preview" in layer.name for layer in viewer.layers)
+    viewer.dims.ndisplay = 3
+
+
+def test_in_the_3d_view_the_grid_is_a_lattice(viewer, pair_panel, run, qtbot):
+    fixed = blobs((16, 20, 24))
+    panel = pair_panel(fixed, np.roll(fixed, 2, 2), family="diffeomorphic", iterations=60)
+    viewer.dims.ndisplay = 3
+    panel.options.rate_box.setValue(20)
+    panel.options.kind_boxes["grid"].setChecked(True)
+    seen = []
+    viewer.layers.events.inserted.connect(lambda event: seen.append((event.value.name, type(event.value).__name__)))
+    panel.start()
+    run(panel, 120_000)
+    assert panel.status.text().startswith("Done"), panel.status.text()
+    lattice = next(layer for layer in viewer.layers if layer.name.endswith("deformed grid"))
+    assert lattice.data.shape[1:] == (2, 3)
+    assert any(kind == "Vectors" for name, kind in seen if name.endswith("grid preview"))
+
+
+def test_stopping_a_real_3d_fit_keeps_its_best(viewer, pair_panel, run, qtbot):
+    fixed = blobs((32, 32, 32))
+    panel = pair_panel(fixed, np.roll(fixed, 2, 1), family="affine+diffeomorphic", iterations=10_000, preset="thorough")
+    panel.start()
+    qtbot.waitUntil(lambda: panel.bar.value() > 0, timeout=60_000)
+    panel.stop()
+    run(panel, 60_000)
+    assert panel.result.ending == "stopped"
+    assert warped_layer(viewer).data.shape == (32, 32, 32)
+
+
+def test_closing_the_dock_during_a_real_3d_fit(viewer, pair_panel, qtbot):
+    fixed = blobs((32, 32, 32))
+    panel = pair_panel(fixed, np.roll(fixed, 2, 1), family="diffeomorphic", iterations=10_000)
+    panel.start()
+    qtbot.waitUntil(lambda: panel.bar.value() > 0, timeout=60_000)
+    viewer.window.remove_dock_widget(panel)
+    qtbot.waitUntil(lambda: not panel._runner.running, timeout=60_000)
+    assert [layer.name for layer in viewer.layers] == ["fixed", "moving"]
+    panel.deleteLater()
+
+
+def test_closing_the_viewer_during_a_real_3d_fit(viewer, pair_panel, qtbot):
+    fixed = blobs((32, 32, 32))
+    panel = pair_panel(fixed, np.roll(fixed, 2, 1), family="diffeomorphic", iterations=10_000)
+    panel.start()
+    qtbot.waitUntil(lambda: panel.bar.value() > 0, timeout=60_000)
+    viewer.close()  # the panel goes with it, so only the thread can be asked
+    assert QThreadPool.globalInstance().waitForDone(30_000)
+
+
+def test_layers_deleted_renamed_and_changed_during_a_real_3d_fit(viewer, pair_panel, run, qtbot):
+    fixed = blobs((32, 32, 32))
+    panel = pair_panel(fixed, np.roll(fixed, 3, 1), family="translation", iterations=10_000, preset="thorough")
+    panel.options.set_values({"family": "affine+diffeomorphic"})
+    panel.start()
+    qtbot.waitUntil(lambda: panel.bar.value() > 0, timeout=60_000)
+    viewer.layers["fixed"].name = "renamed"
+    viewer.layers["renamed"].scale = (3, 3, 3)
+    viewer.layers.remove("moving")
+    assert not panel.start()  # a second one
+    assert "running already" in panel.status.text()
+    qtbot.wait(200)
+    panel.stop()
+    run(panel, 60_000)
+    assert panel.status.text().startswith("Done"), panel.status.text()
+    warped = warped_layer(viewer)
+    assert warped.name.startswith("moving -> fixed")
+    np.testing.assert_allclose(warped.scale, (1, 1, 1))  # of the fixed layer as it was when the run began
+    assert panel.result.scores["after"]["ncc"] > 0.9
+
+
+def test_given_up_runs_give_their_memory_back(viewer, pair_panel, qtbot):
+    fixed = blobs((40, 40, 40))
+    panel = pair_panel(fixed, np.roll(fixed, 2, 1), family="diffeomorphic", iterations=10_000)
+    process = psutil.Process()
+
+    def held():
+        panel.start()
+        qtbot.waitUntil(lambda: panel.bar.value() > 0, timeout=60_000)
+        panel._runner.cancel()
+        qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
+        gc.collect()
+        return process.memory_info().rss
+
+    first = [held() for _ in range(3)][-1]
+    after = [held() for _ in range(4)][-1]
+    need = sr.estimate_memory(panel.inputs.fixed.source(), panel.inputs.moving.source())
+    assert after - first < need, "every run that was given up left something behind"
+
+
+def test_every_frame_of_a_volume_series(viewer, open_panel, run):
+    still = blobs((16, 20, 24))
+    series = np.stack([np.roll(still, k, 2) for k in (0, 2, 3)])
+    layer = viewer.add_image(series, name="series", axis_labels=("t", "z", "y", "x"))
+    panel = open_panel()
+    quick(panel)
+    panel.set_fixed(layer)
+    panel.set_moving(layer)
+    viewer.dims.set_current_step(0, 0)
+    panel.inputs.frames_box.setChecked(True)
+    panel.start()
+    run(panel)
+    assert panel._outcome is not None, panel.status.text()
+    shifts = [r.transform.map_points([[8.0, 10.0, 12.0]])[0, 2] - 12 for r in panel._outcome.results]
+    np.testing.assert_allclose(shifts, (0, 2, 3), atol=0.5)
+    assert warped_layer(viewer).data.shape == series.shape
+
+
+def test_a_run_that_would_not_fit_is_asked_about_first(viewer, pair_panel, run, qtbot, monkeypatch):
+    fixed = blobs((96, 96))
+    panel = pair_panel(fixed, np.roll(fixed, 3, 1), family="affine+diffeomorphic", iterations=10)
+    sides = panel.inputs.fixed.source(), panel.inputs.moving.source()
+    need = sr.estimate_memory(*sides)
+    monkeypatch.setattr(memory, "free_memory", lambda device: int(0.8 * need))
+    asked = []
+
+    def answer(take):
+        def press():
+            box = QApplication.activeModalWidget()
+            asked.append(box.text())
+            wanted = "Fit the smaller level" if take else "Cancel"
+            next(button for button in box.buttons() if button.text().replace("&", "") == wanted).click()
+
+        QTimer.singleShot(200, press)
+
+    answer(take=False)
+    assert not panel.start()
+    assert panel.status.text().startswith("Not started")
+    assert not panel.running
+    answer(take=True)
+    monkeypatch.setattr(preprocessing, "free_memory", memory.free_memory)
+    assert panel.start()
+    run(panel)
+    assert "1/2 of the resolution" in asked[0]
+    assert "full resolution" in panel.result.warnings[0]
+    assert warped_layer(viewer).data.shape == (96, 96)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
+    assert not panel.start()
+    assert "crop or shrink the images" in panel.status.text()
+
+
+def test_layers_of_other_scale_place_and_unit(viewer, pair_panel, run):
+    picture = blobs((60, 80))
+    fixed = picture
+    # The same picture at half the pixel size, in nanometres, moved by (4, -6) micrometres.
+    moving = ndimage.zoom(picture, 2, order=1)
+    panel = pair_panel(
+        fixed, moving,
+        {"scale": (2, 2), "units": ("um", "um"), "axis_labels": ("y", "x")},
+        {"scale": (1000, 1000), "translate": (4000, -6000), "units": ("nm", "nm"), "axis_labels": ("y", "x")},
+    )  # fmt: skip
+    panel.start()
+    run(panel)
+    assert panel.result is not None, panel.status.text()
+    mapped = panel.result.transform.map_points([[60.0, 80.0]])[0]
+    np.testing.assert_allclose(mapped, (64, 74), atol=1.0)
+    layer = warped_layer(viewer)
+    np.testing.assert_allclose(layer.scale, (2, 2))
+    assert [str(unit) for unit in layer.units] == ["micrometer", "micrometer"]
+    assert layer.axis_labels == ("y", "x")
+
+
+def test_labels_and_shapes_are_masks(viewer, pair_panel, run):
+    fixed = blobs((48, 64))
+    panel = pair_panel(fixed, np.roll(fixed, 2, 1))
+    labels = viewer.add_labels(np.ones((25, 33), int), scale=(2, 2), name="labels")
+    shapes = viewer.add_shapes([[[4, 4], [4, 50], [40, 50], [40, 4]]], shape_type="rectangle", name="shapes")
+    panel._refresh()
+    panel.inputs.fixed.mask_box.choose(labels)
+    panel.inputs.moving.mask_box.choose(shapes)
+    a, b = panel.inputs.fixed.source().image(), panel.inputs.moving.source().image()
+    assert a.mask.all()
+    assert b.mask[5:40, 5:50].all()
+    assert not b.mask[:3].any()
+    panel.start()
+    run(panel)
+    assert panel.result is not None, panel.status.text()
+
+
+def test_points_start_the_transform_off(viewer, pair_panel, run):
+    fixed = blobs((48, 64))
+    panel = pair_panel(fixed, np.roll(fixed, 6, 1))
+    points = np.array([[10.0, 10.0], [30.0, 12.0], [20.0, 40.0]])
+    a = viewer.add_points(points, name="a")
+    b = viewer.add_points(points + (0, 6), name="b")
+    panel._refresh()
+    panel.inputs.fixed.points_box.choose(a)
+    panel.inputs.moving.points_box.choose(b)
+    panel.start()
+    run(panel)
+    assert panel.result.scores["after"]["landmark_mean"] < 1
+    assert "Landmarks" in panel.report.text()
+
+
+def test_landmarks_in_other_units(viewer, pair_panel, run):
+    fixed = blobs((48, 64))
+    micro, nano = ({"units": (unit, unit), "axis_labels": ("y", "x")} for unit in ("um", "nm"))
+    panel = pair_panel(fixed, np.roll(fixed, 6, 1), micro, {**nano, "scale": (1000, 1000)})
+    points = np.array([[10.0, 10.0], [30.0, 12.0], [20.0, 40.0]])
+    a = viewer.add_points(points, name="a", **micro)
+    b = viewer.add_points(1000 * (points + (0, 6)), name="b", **nano)
+    panel._refresh()
+    panel.inputs.fixed.points_box.choose(a)
+    panel.inputs.moving.points_box.choose(b)
+    panel.start()
+    run(panel)
+    assert panel.status.text().startswith("Done"), panel.status.text()
+    assert panel.result.scores["after"]["landmark_mean"] < 1
+    np.testing.assert_allclose(panel._job.moving_landmarks, 1000 * (points + (0, 6)))
+
+
+def test_the_frame_on_screen_is_registered(viewer, pair_panel, run):
+    still = blobs((40, 48))
+    series = np.stack([np.roll(still, k, 1) for k in (0, 2, 4)])
+    panel = pair_panel(still, series, {}, {"axis_labels": ("t", "y", "x")})
+    viewer.dims.set_current_step(0, 2)
+    panel.start()
+    run(panel)
+    assert panel.result is not None, panel.status.text()
+    shift = panel.result.transform.map_points([[20.0, 20.0]])[0] - (20, 20)
+    np.testing.assert_allclose(shift, (0, 4), atol=0.5)
+
+
+def test_every_frame_to_the_reference(viewer, open_panel, run):
+    still = blobs((40, 48))
+    series = np.stack([np.roll(still, k, 1) for k in (0, 2, 4)])
+    layer = viewer.add_image(series, name="series", axis_labels=("t", "y", "x"), scale=(5, 1, 1))
+    panel = open_panel()
+    quick(panel)
+    panel.options.kind_boxes["vectors"].setChecked(True)
+    panel.options.kind_boxes["grid"].setChecked(True)
+    panel.set_fixed(layer)
+    panel.set_moving(layer)
+    viewer.dims.set_current_step(0, 0)
+    panel.inputs.frames_box.setChecked(True)
+    panel.start()
+    run(panel)
+    assert panel._outcome is not None, panel.status.text()
+    shifts = [r.transform.map_points([[20.0, 20.0]])[0, 1] - 20 for r in panel._outcome.results]
+    np.testing.assert_allclose(shifts, (0, 2, 4), atol=0.5)
+    warped = warped_layer(viewer)
+    assert warped.data.shape == series.shape
+    np.testing.assert_allclose(warped.scale, (5, 1, 1))
+    assert np.abs(warped.data[2, 5:-5, 8:-8] - still[5:-5, 8:-8]).mean() < 8
+    vectors = next(layer for layer in viewer.layers if layer.name.endswith("vectors"))
+    assert vectors.data.shape[1:] == (2, 3)
+    assert set(vectors.data[:, 0, 0]) == {0, 1, 2}
+
+
+def test_colour_channels_multiscale_and_dask(viewer, open_panel, run):
+    dask = pytest.importorskip("dask.array")
+    picture = blobs((64, 64), dtype=np.uint8)
+    rgb = viewer.add_image(np.stack([picture] * 3, axis=-1), name="rgb", rgb=True)
+    pyramid = viewer.add_image([picture, picture[::2, ::2]], name="pyramid", multiscale=True)
+    lazy = viewer.add_image(dask.from_array(picture, chunks=32), name="lazy")
+    channels = viewer.add_image(np.stack([picture, picture // 2]), name="channels", axis_labels=("c", "y", "x"))
+    panel = open_panel()
+    quick(panel)
+    for fixed, moving in ((rgb, lazy), (lazy, pyramid), (pyramid, channels), (channels, rgb)):
+        panel.set_fixed(fixed)
+        panel.set_moving(moving)
+        if moving is pyramid:
+            panel.inputs.moving.level_box.choose(1)
+        assert panel.start(), panel.status.text()
+        run(panel)
+        assert panel.status.text().startswith("Done"), panel.status.text()
+        warped = viewer.layers[f"{moving.name} -> {fixed.name} (translation): warped image"]
+        assert warped.data.shape[-2 - bool(warped.rgb) :][:2] == (64, 64)
+        assert warped.rgb == moving.rgb
+        assert warped.data.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("fixed", "moving", "text"),
+    [
+        (np.zeros((20, 20)), blobs((20, 20)), "constant"),
+        (np.full((20, 20), np.nan), blobs((20, 20)), "finite"),
+        (blobs((20, 20))[:1], blobs((20, 20)), "one"),
+    ],
+)
+def test_images_that_cannot_be_registered_are_said(viewer, pair_panel, run, fixed, moving, text):
+    panel = pair_panel(fixed, moving)
+    panel.start()
+    run(panel)
+    assert panel.result is None
+    assert panel.state == "idle"
+    assert panel.register_button.isEnabled()
+    assert len(panel.status.text()) > 15
+    assert "failed" not in panel.status.text(), panel.status.text()
+    assert [layer.name for layer in viewer.layers] == ["fixed", "moving"]
+
+
+def test_images_that_do_not_overlap_are_said_or_brought_together(viewer, pair_panel, run):
+    panel = pair_panel(blobs((30, 30)), blobs((30, 30)), {}, {"translate": (1000, 1000)}, start="none")
+    panel.start()
+    run(panel)
+    assert "failed" not in panel.status.text()
+    assert panel.state == "idle"
+
+
+def test_a_mask_beside_the_image_is_said(viewer, pair_panel, run):
+    panel = pair_panel(blobs((30, 30)), blobs((30, 30)))
+    mask = viewer.add_labels(np.zeros((30, 30), int), name="empty")
+    panel._refresh()
+    panel.inputs.fixed.mask_box.choose(mask)
+    panel.start()
+    run(panel)
+    assert "leaves nothing of the image" in panel.status.text()
+
+
+def test_the_drawn_grid_lies_on_the_lines_of_the_warped_image():
+    """A picture of the lines themselves, warped by the engine, is what the deformed grid draws."""
+    from napari_stnreg.visualization.overlays import cells_of, grid_lines
+    from tests.widgets.fake_engine import FakeEngine
+
+    moving_grid = sr.Grid.from_spacing((96, 128), (1.0, 0.75), (3, -4))
+    fixed_grid = sr.Grid.from_spacing((100, 110), 1.0)
+    cells = cells_of(moving_grid)
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in moving_grid.shape), indexing="ij"), -1)
+    q = (index + 0.5) / moving_grid.shape * cells
+    to_line = np.abs(q - np.rint(q)) / (cells / moving_grid.shape)
+    ink = sr.Image(np.exp(-(to_line.min(axis=-1) ** 2)), moving_grid)
+    transform = FakeEngine(shift=6.0).truth(fixed_grid)
+    warped = sr.warp(ink, transform, fixed_grid).data
+    mapped = fixed_grid.points() + np.moveaxis(transform.displacement(fixed_grid), 0, -1)
+    lines = grid_lines(mapped, moving_grid) / 255.0
+    inner = (slice(12, -12), slice(12, -12))
+    assert np.corrcoef(lines[inner].ravel(), warped[inner].ravel())[0, 1] > 0.85
+    assert warped[inner][lines[inner] > 0.9].mean() > 0.75
+    # and a grid that bent the other way would not
+    other = grid_lines(2 * fixed_grid.points() - mapped, moving_grid) / 255.0
+    assert np.corrcoef(other[inner].ravel(), warped[inner].ravel())[0, 1] < 0.5
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_a_picture_and_scores(tmp_path):
+    import json
+    import os
+    import subprocess
+    import sys
+
+    environment = {**os.environ, "STNREG_DEMO_HEADLESS": "1", "NAPARI_CONFIG": str(tmp_path / "napari.yaml")}
+    done = subprocess.run(
+        [sys.executable, "-m", "napari_stnreg.demo"], cwd=tmp_path, env=environment, capture_output=True, text=True,
+        timeout=170,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "demo-output" / "registered.png").stat().st_size > 10_000
+    scores = json.loads((tmp_path / "demo-output" / "scores.json").read_text())["scores"]
+    assert scores["after"]["ncc"] > scores["before"]["ncc"]
+    assert "Screenshot:" in done.stdout

@@ -1,0 +1,58 @@
+"""How the registration panel looks and opens: theme, tooltips, a narrow dock, no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from qtpy.QtWidgets import QLabel, QPushButton
+
+
+def test_the_plot_follows_the_theme(panel, viewer, engine, run):
+    panel.start()
+    run(panel)
+    dark = panel.plot._plot.backgroundBrush().color().name()
+    viewer.theme = "light"
+    assert panel.plot._plot.backgroundBrush().color().name() != dark
+
+
+def test_everything_that_can_be_used_has_a_tooltip_and_a_name(panel):
+    from qtpy.QtWidgets import QAbstractSpinBox, QCheckBox, QComboBox, QLineEdit
+
+    for kind in (QPushButton, QComboBox, QCheckBox, QAbstractSpinBox, QLineEdit):
+        for widget in panel.findChildren(kind):
+            if widget.objectName().startswith("qt_"):  # the field inside a spin box
+                continue
+            assert widget.toolTip(), (widget, getattr(widget, "text", str)())
+            assert widget.accessibleName() or widget.text(), widget
+
+
+def test_the_panel_fits_a_narrow_dock(panel, viewer, qtbot):
+    panel.resize(300, 700)
+    for section in (panel.inputs.more, panel.options.advanced, panel.options.results):
+        section.expand(animate=False)
+    qtbot.wait(50)
+    assert panel.minimumSizeHint().width() <= 300
+    form = panel.scroll.widget()
+    assert form.minimumSizeHint().width() <= 300, [
+        (w, w.minimumSizeHint().width()) for w in form.findChildren(QLabel) if w.minimumSizeHint().width() > 280
+    ]
+
+
+def test_opening_the_panel_imports_no_torch():
+    code = (
+        "import sys, napari\n"
+        "from napari.components import ViewerModel\n"
+        "from qtpy.QtWidgets import QApplication\n"
+        "app = QApplication([])\n"
+        "from napari_stnreg.widgets.register.panel import RegisterWidget\n"
+        "panel = RegisterWidget(ViewerModel())\n"
+        "panel.show(); app.processEvents()\n"
+        "assert 'torch' not in sys.modules and 'pyqtgraph' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_devices_are_found_in_the_background(panel, engine, qtbot):
+    qtbot.waitUntil(lambda: "CPU, 2 threads" in panel.options.device_box.itemText(1), timeout=30_000)
+    assert panel.options.device_box.currentData() == "auto"

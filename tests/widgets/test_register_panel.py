@@ -1,0 +1,180 @@
+"""The panel, driven as a person would: a quick engine, but the real thread, viewer and canvas."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+from qtpy.QtCore import Qt
+
+from tests.widgets.conftest import NAME, blobs, names
+
+
+def test_the_selected_layers_are_fixed_and_moving(panel, viewer):
+    assert panel.inputs.fixed.layer is viewer.layers["fixed"]
+    assert panel.inputs.moving.layer is viewer.layers["moving"]
+
+
+def test_layers_opened_later_are_taken_up(viewer, open_panel, qtbot):
+    panel = open_panel()
+    assert panel.inputs.fixed.layer is None
+    a, b = viewer.add_image(blobs((20, 20)), name="a"), viewer.add_image(blobs((20, 20)), name="b")
+    qtbot.waitUntil(lambda: panel.inputs.fixed.layer is a and panel.inputs.moving.layer is b)
+    a.name = "renamed"
+    qtbot.waitUntil(lambda: panel.inputs.fixed.layer_box.currentText() == "renamed")
+    viewer.layers.remove(b)
+    qtbot.waitUntil(lambda: panel.inputs.moving.layer is a)
+
+
+def test_a_run_ends_with_its_layers_and_changes_nothing_else(full, viewer, engine, run):
+    before = [(layer.name, layer.data.copy(), layer.scale.copy()) for layer in viewer.layers]
+    assert full.start()
+    run(full)
+    assert full.state == "idle"
+    assert names(viewer)[:2] == ["fixed", "moving"]
+    made = names(viewer)[2:]
+    assert [name.removeprefix(NAME + ": ") for name in made] == [
+        "warped image", "difference", "jacobian determinant, 0 % folded", "overlay", "displacement vectors",
+        "deformed grid",
+    ]  # fmt: skip
+    for (name, data, scale), layer in zip(before, viewer.layers, strict=False):
+        assert layer.name == name
+        np.testing.assert_array_equal(layer.data, data)
+        np.testing.assert_array_equal(layer.scale, scale)
+    assert engine.closed == 1
+    assert engine.thread is not threading.main_thread()
+    assert "0.900" in full.report.text()
+    for layer in list(viewer.layers)[2:]:
+        record = layer.metadata["stnreg"]
+        assert record["settings"]["family"] == "affine+diffeomorphic"
+        assert record["transform"]["family"] == "diffeomorphic"
+        assert {"scores", "versions", "seed", "fixed", "moving", "run"} <= set(record)
+
+
+def test_the_transform_can_be_had_back_from_a_layer(panel, viewer, engine, run):
+    from napari_stnreg.widgets.common.result_layers import transform_from
+
+    panel.start()
+    run(panel)
+    back = transform_from(viewer.layers[-1].metadata["stnreg"]["transform"])
+    points = np.array([[3.0, 4.0], [30.0, 20.0]])
+    np.testing.assert_allclose(back.map_points(points), panel.result.transform.map_points(points))
+
+
+def test_register_waits_for_the_button_or_ctrl_enter(panel, viewer, engine, run, qtbot):
+    panel.options.setFocus()
+    qtbot.keyClick(panel.options.fill_box, Qt.Key.Key_Return)
+    qtbot.keyClick(panel.inputs.fixed.layer_box, Qt.Key.Key_Return)
+    assert not panel.running
+    qtbot.mouseClick(panel.register_button, Qt.MouseButton.LeftButton)
+    assert panel.running
+    assert not panel.register_button.isEnabled()
+    run(panel)
+    assert panel.register_button.isEnabled()
+
+
+def test_stop_keeps_the_best_so_far(panel, viewer, engine, run, qtbot):
+    engine.steps = 10_000
+    panel.start()
+    qtbot.waitUntil(lambda: panel.bar.value() > 0)
+    panel.stop()
+    assert panel.state == "stopping"
+    run(panel)
+    assert panel.result.ending == "stopped"
+    assert f"{NAME}: warped image" in names(viewer)
+    assert "stopped" in panel.report.text()
+    assert engine.closed == 1
+
+
+def test_napari_s_own_cancel_button_stops_too(panel, viewer, engine, run, qtbot):
+    engine.steps = 10_000
+    panel.start()
+    qtbot.waitUntil(lambda: panel.bar.value() > 0)
+    panel._activity.cancel()
+    run(panel)
+    assert panel.result.ending == "stopped"
+    assert panel._activity is None
+
+
+def test_the_preview_settles_and_its_layers_become_results(full, viewer, engine, run, qtbot):
+    engine.steps, engine.pause = 400, 0.005
+    full.start()
+    qtbot.waitUntil(lambda: f"{NAME}: grid preview" in names(viewer), timeout=20_000)
+    picture, grid = viewer.layers[f"{NAME}: preview"], viewer.layers[f"{NAME}: grid preview"]
+    first = grid.data.copy()
+    qtbot.waitUntil(lambda: not np.array_equal(grid.data, first), timeout=20_000)
+    run(full)
+    assert picture.name == f"{NAME}: overlay"
+    assert grid.name == f"{NAME}: deformed grid"
+    assert not any("preview" in name for name in names(viewer))
+
+
+def test_without_previews_no_preview_layers_appear(panel, viewer, engine, run):
+    seen = []
+    viewer.layers.events.inserted.connect(lambda event: seen.append(event.value.name))
+    panel.start()
+    run(panel)
+    assert seen == [f"{NAME}: warped image"]
+    assert not any("preview" in name for name in seen)
+
+
+def test_only_the_ticked_layers_are_added(panel, viewer, engine, run):
+    for key, box in panel.options.kind_boxes.items():
+        box.setChecked(key in ("warped", "checkerboard"))
+    panel.start()
+    run(panel)
+    assert names(viewer)[2:] == [f"{NAME}: warped image", f"{NAME}: checkerboard"]
+
+
+def test_undo_removes_exactly_the_last_run(full, viewer, engine, run):
+    full.start()
+    run(full)
+    first = names(viewer)
+    twin = viewer.add_image(np.zeros((5, 5)), name=f"{NAME}: mine", metadata=viewer.layers[-1].metadata)
+    full.start()
+    run(full)
+    assert len(viewer.layers) > len(first) + 1
+    full.undo()
+    run(full)
+    assert names(viewer) == [*first, twin.name]
+    full.undo()
+    run(full)
+    assert names(viewer) == ["fixed", "moving", twin.name]
+    assert not full._layers.can_undo
+
+
+def test_run_again_begins_at_the_result(panel, viewer, engine, run):
+    assert not panel.again_button.isEnabled()
+    panel.start()
+    run(panel)
+    first = panel.result.transform
+    viewer.layers.selection.clear()
+    assert panel.again()
+    run(panel)
+    assert engine.calls[1][3]["start_transform"] is first
+    viewer.layers.selection = {viewer.layers[2]}
+    panel.again()
+    run(panel)
+    points = np.array([[3.0, 4.0]])
+    np.testing.assert_allclose(engine.calls[2][3]["start_transform"].map_points(points), first.map_points(points))
+
+
+def test_a_second_run_cannot_start_while_one_runs(panel, viewer, engine, run, qtbot):
+    engine.steps = 10_000
+    panel.start()
+    assert not panel.start()
+    assert "running already" in panel.status.text()
+    panel.stop()
+    run(panel)
+    assert len(engine.calls) == 1
+
+
+def test_swap_exchanges_the_sides(panel, viewer, qtbot):
+    mask = viewer.add_labels(np.ones((48, 64), int), name="mask")
+    qtbot.waitUntil(lambda: panel.inputs.fixed.mask_box.count() == 2)
+    panel.inputs.fixed.mask_box.choose(mask)
+    panel.inputs.swap_button.click()
+    assert panel.inputs.fixed.layer.name == "moving"
+    assert panel.inputs.moving.layer.name == "fixed"
+    assert panel.inputs.moving.mask_box.currentData() is mask
+    assert panel.inputs.fixed.mask_box.currentData() is None

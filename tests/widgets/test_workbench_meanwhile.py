@@ -1,0 +1,81 @@
+"""What happens around the workbench while it works, what it refuses, and how one gets there."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from napari_stnreg.core.image import Grid
+from napari_stnreg.transforms import AffineTransform
+from napari_stnreg.widgets.common.transform_store import Held
+from tests.widgets.conftest import blobs
+from tests.widgets.known_transforms import SHAPE, bend, choose, held
+
+
+def test_layers_deleted_during_the_work_change_nothing_for_it(viewer, open_workbench, run):
+    layer = viewer.add_image(blobs((600, 800)), name="image")
+    bench = open_workbench(held(bend(), grid=Grid.from_spacing((600, 800))))
+    choose(bench, layer)
+    assert bench.apply()
+    viewer.layers.clear()
+    assert not bench.apply()
+    run(bench)
+    assert [layer.name for layer in viewer.layers] == ["image carried to fixed"]
+
+
+def test_stopping_leaves_the_viewer_as_it_was(viewer, open_workbench, run):
+    volume = np.zeros((64, 256, 256), np.float32)
+    layer = viewer.add_image(volume, name="volume")
+    matrix = np.eye(4)
+    matrix[0, 3] = 2.5
+    grid = Grid.from_spacing((64, 256, 256))
+    bench = open_workbench(Held.of(AffineTransform(matrix), "fixed", "moving", "affine", grid=grid, source="made"))
+    choose(bench, layer)
+    assert bench.apply()
+    bench.stop()
+    run(bench)
+    assert len(viewer.layers) == 1
+    assert "Stopped" in bench.status.text()
+    assert bench.applying.apply_button.isEnabled()
+
+
+def test_closing_the_dock_in_the_middle_ends_the_work(viewer, open_workbench, qtbot):
+    layer = viewer.add_image(blobs((600, 800)), name="image")
+    bench = open_workbench(held(bend(), grid=Grid.from_spacing((600, 800))))
+    choose(bench, layer)
+    assert bench.apply()
+    viewer.window.remove_dock_widget(bench)
+    qtbot.waitUntil(lambda: not bench.running, timeout=30_000)
+    assert len(viewer.layers) == 1
+    viewer.add_image(blobs(SHAPE), name="later")
+    qtbot.wait(20)
+    assert bench.applying.layer_box.count() == 1
+
+
+def test_what_does_not_fit_is_said_in_a_sentence(viewer, open_workbench):
+    layer = viewer.add_image(np.zeros((8, 9, 10), np.float32), name="volume")
+    bench = open_workbench(held(bend()))
+    choose(bench, layer)
+    assert not bench.apply()
+    assert "3D" in bench.status.text()
+    assert not bench.running
+
+
+def test_the_registration_leads_on_to_views_scorecard_and_workbench(viewer, panel, engine, run, qtbot):
+    from qtpy.QtWidgets import QPushButton
+
+    buttons = {b.text(): b for b in panel.report.findChildren(QPushButton)}
+    assert not buttons["Compare"].isVisibleTo(panel)
+    panel.start()
+    run(panel)
+    fixed, warped = viewer.layers["fixed"], viewer.layers[-1]
+    for text in ("Compare", "Scorecard", "Workbench"):
+        assert buttons[text].isVisibleTo(panel)
+        buttons[text].click()
+    docks = viewer.window.dock_widgets
+    assert docks["Compare views"].first_box.currentData() is fixed
+    assert docks["Compare views"].second_box.currentData() is warped
+    assert docks["Registration scorecard"].transform_box.currentData().moving == "moving"
+    assert docks["Transform workbench"].chosen.fixed == "fixed"
+    count = len(docks)
+    buttons["Compare"].click()
+    assert len(viewer.window.dock_widgets) == count
