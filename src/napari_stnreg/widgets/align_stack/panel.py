@@ -28,7 +28,7 @@ class AlignWidget(ToolPanel):
 
     Parameters
     ----------
-    viewer
+    napari_viewer
         The napari viewer.
 
     Notes
@@ -38,14 +38,14 @@ class AlignWidget(ToolPanel):
     sections and landmarks; choosing another stack shows what is known of that one.
     """
 
-    def __init__(self, viewer: Any) -> None:
-        super().__init__(viewer, "Choose a stack and press Align.")
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer, "Choose a stack and press Align.")
         self._works: list[StackWork] = []
         self._work: StackWork | None = None
         self._job: tasks.AlignJob | None = None
         self._reslices: Any = None
-        self.inputs = AlignForm(viewer)
-        self.findings = Findings(viewer)
+        self.inputs = AlignForm(self._viewer)
+        self.findings = Findings(self._viewer)
         self.mending = Mending()
         self.mend = folded("Mend by hand", self.mending, "Exclude sections, add landmarks, align a part again.")
         self._make_buttons()

@@ -158,7 +158,7 @@ class BatchWidget(ToolPanel):
 
     Parameters
     ----------
-    viewer
+    napari_viewer
         The napari viewer.
 
     Notes
@@ -166,8 +166,8 @@ class BatchWidget(ToolPanel):
     From code: :meth:`load_jobs`, :meth:`list_pairs`, :meth:`run`, :meth:`stop`, :attr:`jobs`, :attr:`result`.
     """
 
-    def __init__(self, viewer: Any) -> None:
-        super().__init__(viewer, "Choose a list of pairs, or folders, and a folder for the results.")
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer, "Choose a list of pairs, or folders, and a folder for the results.")
         self.jobs: list[Any] = []
         self.result: Any = None
         self.list_button = button(

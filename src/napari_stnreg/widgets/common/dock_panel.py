@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +16,9 @@ class DockPanel(QWidget):
 
     Parameters
     ----------
-    viewer
-        The napari viewer.
+    napari_viewer
+        The napari viewer, or the proxy of it that napari hands to plugins. The name matters: napari fills a parameter
+        of this name.
 
     Notes
     -----
@@ -24,9 +26,10 @@ class DockPanel(QWidget):
     when several change together) and what to give up when the dock or the viewer is closed (:meth:`close_down`).
     """
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
-        self._viewer = viewer
+        # A proxy wraps every layer anew, so that `is`, weak references and dict keys fail: use the viewer behind it.
+        self._viewer = inspect.unwrap(napari_viewer)
         self._connected = False
         self._window: QMainWindow | None = None
         self._refresh_soon = self._timer(self._refresh)

@@ -23,12 +23,12 @@ def open_tool(viewer: Any, what: str) -> Any:
 
 def open_beside(viewer: Any, make: Any, name: str) -> QWidget:
     """Open one of our panels in a dock, or bring the one that is open to the front."""
-    for dock_name, widget in viewer.window.dock_widgets.items():
-        inner = getattr(widget, "_magic_widget", None) or widget
-        if dock_name == name and isinstance(inner, make):
-            inner.parentWidget().show()
-            inner.parentWidget().raise_()
-            return inner
+    # The same panel has another dock name when it was opened from napari's menu, so its class decides.
+    for panel in viewer.window.dock_widgets.values():
+        if isinstance(panel, make):
+            panel.parentWidget().show()
+            panel.parentWidget().raise_()
+            return panel
     panel = make(viewer)
     viewer.window.add_dock_widget(panel, name=name)
     return panel

@@ -27,11 +27,11 @@ from napari_stnreg.widgets.register.report import Report
 class PanelLayout(DockPanel):
     """The parts of the panel and their places; knows nothing about runs."""
 
-    def __init__(self, viewer: Any) -> None:
-        super().__init__(viewer)
-        self.inputs = Inputs(viewer)
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer)
+        self.inputs = Inputs(self._viewer)
         self.options = Options()
-        self.plot = LossPlot(viewer)
+        self.plot = LossPlot(self._viewer)
         self.plot.hide()
         self.report = Report()
         self._make_controls()

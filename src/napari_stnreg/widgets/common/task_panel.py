@@ -29,14 +29,14 @@ class ToolPanel(DockPanel):
 
     Parameters
     ----------
-    viewer
+    napari_viewer
         The napari viewer.
     invitation
         What the status line says at first.
     """
 
-    def __init__(self, viewer: Any, invitation: str) -> None:
-        super().__init__(viewer)
+    def __init__(self, napari_viewer: Any, invitation: str) -> None:
+        super().__init__(napari_viewer)
         content = QWidget()
         self.form = QVBoxLayout(content)
         self.form.setContentsMargins(8, 8, 8, 4)

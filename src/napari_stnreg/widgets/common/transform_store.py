@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -125,9 +126,8 @@ _SHELVES: WeakKeyDictionary[Any, Shelf] = WeakKeyDictionary()
 
 def shelf_of(viewer: Any) -> Shelf:
     """The shelf of a viewer: it outlives the workbench's dock, not the viewer."""
-    # napari gives plugins a proxy of its viewer; the shelf belongs to the viewer itself.
-    viewer = getattr(viewer, "__wrapped__", viewer)
-    return _SHELVES.setdefault(viewer, Shelf())
+    # napari hands a proxy of its viewer to plugins; the shelf belongs to the viewer behind it.
+    return _SHELVES.setdefault(inspect.unwrap(viewer), Shelf())
 
 
 def _carried_by(layer: Any, seen: dict[str, Held]) -> Iterator[Held]:

@@ -24,7 +24,7 @@ class CompareWidget(ToolPanel):
 
     Parameters
     ----------
-    viewer
+    napari_viewer
         The napari viewer.
 
     Notes
@@ -32,9 +32,9 @@ class CompareWidget(ToolPanel):
     From code: :meth:`choose`, :meth:`show_view`, :meth:`leave`.
     """
 
-    def __init__(self, viewer: Any) -> None:
-        super().__init__(viewer, "Choose two images, and how to look at them.")
-        self.views = CompareViews(viewer, self)
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer, "Choose two images, and how to look at them.")
+        self.views = CompareViews(self._viewer, self)
         self.views.changed.connect(self._on_view)
         self._pair: tuple[Any, Pair] | None = None
         self._released = False
@@ -101,7 +101,7 @@ class CompareWidget(ToolPanel):
         for box in (self.first_box, self.second_box):
             box.currentIndexChanged.connect(self._on_choice)
         self.shortcut("Shift+F", self.turn)
-        self._former_key = viewer.bind_key(KEY, self._on_key, overwrite=True)
+        self._former_key = self._viewer.bind_key(KEY, self._on_key, overwrite=True)
         self.refresh()
         self._prefill()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,7 +101,7 @@ class Canvas:
         active = self._viewer.layers.selection.active
         if not isinstance(layer, ImageLayer):
             # A thumbnail of 300 lines takes longer than the lines, and shows nothing that can be seen.
-            layer._update_thumbnail = _nothing
+            layer.refresh = partial(layer.refresh, thumbnail=False)
         self.layers[key] = layer
         self._viewer.add_layer(layer)
         above = [self._viewer.layers.index(other) for name, other in self.layers.items()
@@ -250,12 +251,8 @@ class Canvas:
         first = self.world(0, (-0.16 * self.shape.max(), -0.1 * self.shape.max()))
         size = last - first
         self._viewer.scene.camera.center = (0, *((first + last) / 2))
-        canvas = np.asarray(self._viewer.window._qt_viewer.canvas.size, dtype=np.float64)
+        canvas = np.asarray(self._viewer.canvas.size, dtype=np.float64)
         self._viewer.scene.camera.zoom = float((canvas / size).min() * 0.95)
-
-
-def _nothing() -> None:
-    """Instead of a thumbnail."""
 
 
 def _put(layer: Any, data: np.ndarray) -> None:

@@ -44,12 +44,12 @@ class ClassifierWidget(ToolPanel):
 
     Parameters
     ----------
-    viewer
+    napari_viewer
         The napari viewer.
     """
 
-    def __init__(self, viewer: Any) -> None:
-        super().__init__(viewer, "Press Train: it takes some minutes on two cores.")
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer, "Press Train: it takes some minutes on two cores.")
         self._folder: str | None = None
         self._points: dict[str, list[tuple[float, float]]] = {}
         self.rotation = Number("Digits are turned by up to so many degrees.", "rotation", 0, 180, 10, 0)
@@ -67,8 +67,8 @@ class ClassifierWidget(ToolPanel):
         self.source.setWordWrap(True)
         self.folder_button = button("MNIST folder …", "Take the digits from a folder with the files of MNIST.")
         self.train_button = button("Train", "Train both classifiers on the same digits.")
-        self.curves = Curves(viewer)
-        self.replay_bar = ReplayBar(viewer)
+        self.curves = Curves(self._viewer)
+        self.replay_bar = ReplayBar(self._viewer)
         self.form.addWidget(
             note(
                 "Two classifiers learn the same distorted digits. One has a spatial transformer in front, which was "

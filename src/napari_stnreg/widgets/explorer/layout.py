@@ -19,8 +19,8 @@ TEXT_SIZES = {"Normal": 0, "Large": 15, "Projector": 20}
 class ExplorerLayout(DockPanel):
     """The parts of the explorer and their places."""
 
-    def __init__(self, viewer: Any) -> None:
-        super().__init__(viewer)
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer)
         self.layer_box = Combo("The image layer to explore; of more than two axes, the slice on screen.", "image")
         self.family_box = Combo("What kind of grid the parameters make.", "transform family")
         for text, data in (("affine", "affine"), ("thin-plate spline", "tps"), ("cubic B-spline", "bspline")):
@@ -32,10 +32,10 @@ class ExplorerLayout(DockPanel):
         self.rows.add("Lattice", self.lattice_box)
         self.theta_form = ThetaForm()
         self.hold = note()
-        self.grid_tab = GridTab(viewer)
+        self.grid_tab = GridTab(self._viewer)
         self.direction_tab = DirectionTab()
         self.sampler_tab = SamplerTab()
-        self.gradient_tab = GradientTab(viewer)
+        self.gradient_tab = GradientTab(self._viewer)
         self.tabs = QTabWidget()
         self.tabs.setUsesScrollButtons(True)
         for tab in (self.grid_tab, self.direction_tab, self.sampler_tab, self.gradient_tab):

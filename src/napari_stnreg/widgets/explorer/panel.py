@@ -37,7 +37,7 @@ class ExplorerWidget(ExplorerLayout):
 
     Parameters
     ----------
-    viewer
+    napari_viewer
         The napari viewer.
 
     Notes
@@ -46,8 +46,8 @@ class ExplorerWidget(ExplorerLayout):
     :meth:`save_to`, :meth:`load_from`.
     """
 
-    def __init__(self, viewer: Any) -> None:
-        super().__init__(viewer)
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer)
         self.scene: Scene | None = None
         self.canvas: Canvas | None = None
         self.layer: ImageLayer | None = None
@@ -60,8 +60,8 @@ class ExplorerWidget(ExplorerLayout):
         self._beside_soon.setInterval(_BESIDE_LATER)
         self._slice_soon = self._timer(self._on_slice)
         self._begin_soon = self._timer(self._begin)
-        self.downhill = Downhill(self, viewer)
-        self.pointer = Pointer(self, viewer)
+        self.downhill = Downhill(self, self._viewer)
+        self.pointer = Pointer(self, self._viewer)
         self._connect_form()
         self.connect_viewer()
         self.refresh()

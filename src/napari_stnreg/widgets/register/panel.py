@@ -30,7 +30,7 @@ class RegisterWidget(PanelLayout):
 
     Parameters
     ----------
-    viewer
+    napari_viewer
         The napari viewer.
 
     Notes
@@ -39,8 +39,8 @@ class RegisterWidget(PanelLayout):
     :attr:`running`, :attr:`state`, :attr:`result`.
     """
 
-    def __init__(self, viewer: Any) -> None:
-        super().__init__(viewer)
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer)
         self._job: Job | None = None
         self._outcome: Outcome | None = None
         self._state = "idle"
@@ -52,7 +52,7 @@ class RegisterWidget(PanelLayout):
         self._runner.finished.connect(self._on_finished)
         self._runner.failed.connect(self._on_failed)
         self._runner.cancelled.connect(self._on_cancelled)
-        self._layers = RunLayers(viewer, self)
+        self._layers = RunLayers(self._viewer, self)
         self._layers.rested.connect(self._show_state)
         self.options.restore({"settings": {}, **self._preferences()})
         self.options.restore(preferences.recall())

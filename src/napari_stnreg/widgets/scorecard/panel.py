@@ -68,7 +68,7 @@ class ScorecardWidget(ToolPanel):
 
     Parameters
     ----------
-    viewer
+    napari_viewer
         The napari viewer.
 
     Notes
@@ -76,8 +76,8 @@ class ScorecardWidget(ToolPanel):
     From code: the boxes' ``choose``, :meth:`score`, :attr:`card`, :meth:`go_to_pair`.
     """
 
-    def __init__(self, viewer: Any) -> None:
-        super().__init__(viewer, "Choose the two images and the result, and press Score.")
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer, "Choose the two images and the result, and press Score.")
         self.card: Any = None
         self._pair_layers: tuple[Points | None, Points | None] = (None, None)
         self._make_boxes()

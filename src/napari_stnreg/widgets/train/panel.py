@@ -34,7 +34,7 @@ class TrainWidget(ToolPanel):
 
     Parameters
     ----------
-    viewer
+    napari_viewer
         The napari viewer.
 
     Notes
@@ -43,21 +43,21 @@ class TrainWidget(ToolPanel):
     :attr:`running`, :attr:`model`.
     """
 
-    def __init__(self, viewer: Any) -> None:
-        super().__init__(viewer, "Choose images and a network, and press Train.")
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer, "Choose images and a network, and press Train.")
         self._job: TrainJob | None = None
         self._trained: Trained | None = None
         self._known: KnownModel | None = None
         self._began = 0.0
         self._training = False
-        self.images = ImageChoice(viewer)
+        self.images = ImageChoice(self._viewer)
         self.options = TrainingOptions()
         self.keeping = Keeping()
-        self.plot = EpochPlot(viewer)
+        self.plot = EpochPlot(self._viewer)
         self.plot.hide()
-        self.replay_bar = ReplayBar(viewer, self.plot)
+        self.replay_bar = ReplayBar(self._viewer, self.plot)
         self.replay_bar.hide()
-        self._layers = RunLayers(viewer, self)
+        self._layers = RunLayers(self._viewer, self)
         for part in (self.images, line(), self.options, self.keeping, self.plot, self.replay_bar):
             self.form.addWidget(part)
         self.form.addStretch(1)

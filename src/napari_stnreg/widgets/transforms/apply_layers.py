@@ -54,7 +54,8 @@ def take_down(layer: Layer, viewer: Any, ndim: int) -> Taken:
         source = layer_source(layer, viewer, level=0)
         if source.grid.ndim != ndim:
             raise InputError(f"'{layer.name}' is {source.grid.ndim}D, the transform {ndim}D; they do not fit together.")
-        return Taken(layer.name, layer._type_string, source=source, unit=source.grid.unit)
+        kind = "labels" if isinstance(layer, Labels) else "image"
+        return Taken(layer.name, kind, source=source, unit=source.grid.unit)
     if not isinstance(layer, LISTS):
         raise InputError(f"'{layer.name}' is a layer of a kind that cannot be carried.")
     if layer.ndim < ndim:

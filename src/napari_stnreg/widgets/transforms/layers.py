@@ -7,7 +7,6 @@ from typing import Any
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
-from napari.layers.utils._link_layers import get_linked_layers
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Grid
@@ -32,11 +31,19 @@ def companions(layer: Layer, key: str, viewer: Any) -> list[Layer]:
     if key == "place":
         return same_place(layer, layers)
     if key == "linked":
-        linked = get_linked_layers(layer)
+        linked = linked_layers(layer)
         return [other for other in layers if other in linked and other is not layer]
     if key == "chosen":
         return [other for other in layers if other in viewer.layers.selection and other is not layer]
     return []
+
+
+def linked_layers(layer: Layer) -> set[Layer]:
+    """Return the layers that are linked with one in napari's layer list."""
+    # napari has no public function for this; the private module is imported here and nowhere else.
+    from napari.layers.utils._link_layers import get_linked_layers
+
+    return set(get_linked_layers(layer))
 
 
 def voxels_of(layer: Layer, viewer: Any) -> Grid:

@@ -45,7 +45,7 @@ class WorkbenchWidget(ToolPanel):
 
     Parameters
     ----------
-    viewer
+    napari_viewer
         The napari viewer.
 
     Notes
@@ -54,10 +54,10 @@ class WorkbenchWidget(ToolPanel):
     :meth:`load`, :meth:`save`, :meth:`set_as_layer_transform`, :meth:`undo`, :meth:`resample`, :attr:`running`.
     """
 
-    def __init__(self, viewer: Any) -> None:
-        super().__init__(viewer, "Choose a transform, and what to do with it.")
-        self._shelf = shelf_of(viewer)
-        self._moves = LayerMoves(viewer)
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer, "Choose a transform, and what to do with it.")
+        self._shelf = shelf_of(self._viewer)
+        self._moves = LayerMoves(self._viewer)
         self.choice = Choice()
         self.applying = ApplyForm()
         self.showing = ShowForm()
@@ -67,8 +67,8 @@ class WorkbenchWidget(ToolPanel):
         self.form.addStretch(1)
         self._connect()
         self.refresh()
-        active = viewer.layers.selection.active
-        if active is not None and active in workable(viewer):
+        active = self._viewer.layers.selection.active
+        if active is not None and active in workable(self._viewer):
             self.applying.layer_box.choose(active)
         self._on_layer()
 
