@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy.ndimage import spline_filter
 
 from napari_stnreg.core.image import FloatArray
+from napari_stnreg.datasets.common import round_binary
 
 Plane = npt.NDArray[np.float32]
 Value = TypeVar("Value", bound=np.generic)
@@ -35,21 +36,30 @@ def on_pixels(
     """
     counts = [-(-n // multiple) * multiple // NODE for n in shape]
     axes = [NODE * np.arange(-MARGIN, n + MARGIN + 1, dtype=np.float64) for n in counts]
-    values = function(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1))
+    # Thresholds and nearest-neighbor decisions follow. Rounded nodes, and plain sums instead of matrix products, make
+    # the planes bit-identical on processors whose sines and matrix products differ in the last bits.
+    values = round_binary(function(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)))
     t = np.arange(NODE) / NODE
     # the four cubic B-splines that reach a pixel between two nodes
     weights = np.stack(
         [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=-1
     ) / 6  # fmt: skip
+    single = weights.astype(np.float32)
     planes = []
     for c in range(values.shape[-1]):
         coefficients = spline_filter(values[..., c], order=3, mode="mirror")
-        # sums of four nodes: along the columns first, as there are fewer of them than pixels
-        low = [coefficients[MARGIN - 1 + i : MARGIN - 1 + i + counts[0]] for i in range(4)]
-        rows = sum(weights[None, :, i, None] * low[i][:, None] for i in range(4))
-        rows = np.asarray(rows, dtype=np.float32).reshape(counts[0] * NODE, -1)
-        four = np.lib.stride_tricks.sliding_window_view(rows, 4, axis=1)[:, MARGIN - 1 : MARGIN - 1 + counts[1]]
-        planes.append((four @ weights.T.astype(np.float32)).reshape(len(rows), -1))
+        # sums of four nodes: along the rows first, so that the larger step works on whole rows
+        low = [coefficients[:, MARGIN - 1 + i : MARGIN - 1 + i + counts[1]] for i in range(4)]
+        columns = sum(weights[:, i] * low[i][:, :, None] for i in range(4))
+        columns = np.asarray(columns, dtype=np.float32).reshape(len(coefficients), -1)
+        four = [columns[MARGIN - 1 + i : MARGIN - 1 + i + counts[0]] for i in range(4)]
+        plane = np.empty((counts[0], NODE, counts[1] * NODE), dtype=np.float32)
+        for row in range(NODE):
+            part = single[row, 0] * four[0]
+            for i in range(1, 4):
+                part += single[row, i] * four[i]
+            plane[:, row] = part
+        planes.append(plane.reshape(counts[0] * NODE, -1))
     return planes
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import FloatArray
 from napari_stnreg.datasets.bspline_evaluation import on_pixels
-from napari_stnreg.datasets.common import rotation_2d
+from napari_stnreg.datasets.common import rotation_2d, round_binary
 from napari_stnreg.datasets.section_deformation import Slide, SmoothField, Tear
 from napari_stnreg.datasets.tissue import Tissue
 
@@ -151,7 +151,9 @@ class SerialSections:
     def thickness(self) -> FloatArray:
         """Of each section ``(z,)``, in nominal sections."""
         drawn = np.random.default_rng((self.seed, 10)).normal(0, self.uneven, self.shape[0])
-        return np.asarray(np.exp(np.clip(drawn, -2.5 * self.uneven, 2.5 * self.uneven)))
+        # A short binary fraction: processors differ in the last bit of an exponential, but the rounded value is the
+        # same, and sums of such values (the heights) are exact.
+        return round_binary(np.exp(np.clip(drawn, -2.5 * self.uneven, 2.5 * self.uneven)))
 
     @cached_property
     def heights(self) -> FloatArray:

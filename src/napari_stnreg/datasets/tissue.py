@@ -123,7 +123,8 @@ class Tissue:
         y, x, reticulum = on_pixels(looked_up, shape, multiple=BLOCK)
         full = (y.shape[0], y.shape[1])
         # what is finer than a section is thick is another in every section
-        rng = np.random.default_rng((self.seed, 6, int(np.float64(height).view(np.uint64))))
+        # (rounded: a height that differs in its last bit between processors must give the same grain)
+        rng = np.random.default_rng((self.seed, 6, int(np.rint(height * 2**20)) % 2**64))
         grain = cytoplasm_grain(rng, full)
         y, x, reticulum, grain = (blocks_of(plane, BLOCK) for plane in (y, x, reticulum, grain))
         nearby = self._nearby(y, x, height, thickness)
