@@ -62,7 +62,7 @@ def our_transforms(fixed: sr.Image) -> dict[str, Transform]:
             )
         else:
             theta = {"affine": 0.05, "bspline": 1.5, "tps": 1.5}[name] * theta
-        made[name] = family(theta, fixed.grid).in_spaces("scanner", "scanner")
+        made[name] = family(theta, fixed.grid).with_coordinate_systems("scanner", "scanner")
     made["chain"] = chain(made["displacement"], made["affine"])
     return made
 

@@ -1,6 +1,6 @@
 """How many cracks are found, and how much sound tissue is cut. ``python -m benchmark.cracks [--data DIR]``
 
-A straight gap of one grey value (and a little noise) is cut into sections without cracks, in a random direction, before
+A straight gap of one gray value (and a little noise) is cut into sections without cracks, in a random direction, before
 contrast and brightness change; it counts as found if the section then falls into two pieces. Nothing else is done to
 the sections, so what is counted is the finding alone.
 """
@@ -19,9 +19,9 @@ from napari_stnreg.stacks.preprocessing.features import prepare
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.sources.base import open_stack, reduced
 
-WIDTHS, GREYS = (8, 12, 16, 24), (235, 170, 30)
+WIDTHS, GRAYS = (8, 12, 16, 24), (235, 170, 30)
 EACH = 4
-"""Sections of a tissue that are torn, for each width and grey."""
+"""Sections of a tissue that are torn, for each width and gray."""
 
 
 def tissues(data: Path | None) -> dict[str, list[np.ndarray]]:
@@ -42,13 +42,13 @@ def pieces(section: np.ndarray) -> int:
     return prepare(small, settings, shape=section.shape, factor=factor).pieces
 
 
-def torn(section: np.ndarray, width: float, grey: float, rng: np.random.Generator) -> np.ndarray:
+def torn(section: np.ndarray, width: float, gray: float, rng: np.random.Generator) -> np.ndarray:
     """A section with a gap through its middle."""
     tear = Tear(tuple(n / 2 for n in section.shape), float(rng.uniform(0, np.pi)), width)
     points = np.stack(np.meshgrid(*(np.arange(n, dtype=float) for n in section.shape), indexing="ij"), axis=-1)
     gap = np.abs(tear.across(points)) < width / 2
     out = section.astype(np.float64)
-    out[gap] = grey + rng.normal(0, 2, int(gap.sum()))
+    out[gap] = gray + rng.normal(0, 2, int(gap.sum()))
     return np.clip((out - 128) * rng.uniform(0.75, 1.1) + 128 + rng.uniform(-15, 15), 1, 255).round()
 
 
@@ -61,10 +61,10 @@ def main() -> None:
     for name, whole in sections.items():
         print(f"{name}: {sum(pieces(one) > 1 for one in whole)} of {len(whole)} sound sections cut", flush=True)
     for width in WIDTHS:
-        for grey in GREYS:
-            found = {n: sum(pieces(torn(s, width, grey, rng)) == 2 for s in w[:EACH]) for n, w in sections.items()}
+        for gray in GRAYS:
+            found = {n: sum(pieces(torn(s, width, gray, rng)) == 2 for s in w[:EACH]) for n, w in sections.items()}
             each = ", ".join(f"{name} {count}" for name, count in found.items())
-            print(f"{width} px, grey {grey}: {sum(found.values())} of {EACH * len(found)} found ({each})", flush=True)
+            print(f"{width} px, gray {gray}: {sum(found.values())} of {EACH * len(found)} found ({each})", flush=True)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Pair:
     name
         What to call the pair in the report.
     fixed, moving
-        Images ``(*shape)``, or ``(y, x, 3)`` for colour.
+        Images ``(*shape)``, or ``(y, x, 3)`` for color.
     labels
         Label images of the fixed and the moving side.
     points

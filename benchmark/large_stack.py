@@ -90,7 +90,7 @@ def measure(count: int, side: int, folder: Path, workers: int, words: dict[str, 
 
 
 def jump(made: SerialSections, output: Path | None) -> float:
-    """Median distance of the same tissue in neighbouring sections, over a few dozen neighbours."""
+    """Median distance of the same tissue in neighboring sections, over a few dozen neighbors."""
     import napari_stnreg as sr
 
     count, side = made.shape[:2]

@@ -38,7 +38,7 @@ def cardiac(folder: Path) -> Iterator[Row]:
 
 
 def subjects(names: Sequence[str], tuning: int, first: int = 0) -> Iterator[Row]:
-    """Pairs of neighbours in a shuffled ring of subjects, one ring for each split.
+    """Pairs of neighbors in a shuffled ring of subjects, one ring for each split.
 
     The first ``first`` subjects are kept among the tuning ones, because the same people are handed out elsewhere too.
     """

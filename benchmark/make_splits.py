@@ -1,7 +1,7 @@
 """Write who trains and who judges the networks: ``python -m benchmark.make_splits --data DIR``.
 
 One list for each data set, by patient, case or subject: ``train``, ``validation`` (which chooses the best epoch) and
-``test`` (which is reported). Test subjects are ones that the optimisers' pair lists also keep for testing, so that no
+``test`` (which is reported). Test subjects are ones that the optimizers' pair lists also keep for testing, so that no
 default of theirs was chosen on them. The lists are committed; run this only to make new ones.
 """
 
@@ -27,7 +27,7 @@ def groups_of(name: str) -> dict[str, str]:
 
 
 def testable(name: str) -> list[str]:
-    """Subjects on whom no default of the optimisers was chosen."""
+    """Subjects on whom no default of the optimizers was chosen."""
     with (PAIRS / f"{name}.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     tuned = {row[key] for row in rows if row["split"] == "tuning" for key in ("fixed_subject", "moving_subject")}

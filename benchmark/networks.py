@@ -1,6 +1,6 @@
 """Train and judge the networks: ``python -m benchmark.networks --data DIR [--only NAMES]`` from the repository root.
 
-Every model and its judgement are kept in the output folder; a training that was interrupted goes on, a finished one is
+Every model and its judgment are kept in the output folder; a training that was interrupted goes on, a finished one is
 only judged again.
 """
 

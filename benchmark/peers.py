@@ -37,7 +37,7 @@ class Method(Protocol):
 
 
 def scalar(image: Array) -> Array:
-    """One float32 value per voxel; colour pictures as darkness, so that their white background is 0 for every peer."""
+    """One float32 value per voxel; color pictures as darkness, so that their white background is 0 for every peer."""
     if image.shape[-1] == 3:
         return np.asarray(255.0 - image @ LUMINANCE, dtype=np.float32)
     return image.astype(np.float32)
@@ -88,7 +88,7 @@ class Elastix:
 
 @dataclass
 class Ants:
-    """antspyx: ``ants.registration``, which goes from a centre-of-mass start over affine to SyN."""
+    """antspyx: ``ants.registration``, which goes from a center-of-mass start over affine to SyN."""
 
     settings: dict[str, Any]
     threads: int
@@ -135,7 +135,7 @@ class Dipy:
         return syn.optimize(static, moving, static_grid2world=world, moving_grid2world=world, prealign=start)
 
     def _affine(self, static: Array, moving: Array) -> Array:
-        """Translation, rigid, affine by mutual information, from the centres of mass."""
+        """Translation, rigid, affine by mutual information, from the centers of mass."""
         from dipy.align import imaffine, transforms
 
         world = np.eye(static.ndim + 1)

@@ -30,7 +30,7 @@ def scored_labels(fixed: Array, moving: Array) -> list[int]:
 
 
 def warp_labels(labels: Array, displacement: Array) -> Array:
-    """Labels moved by nearest neighbour; what comes from outside the moving image is background."""
+    """Labels moved by nearest neighbor; what comes from outside the moving image is background."""
     index = np.indices(displacement.shape[1:]) + np.nan_to_num(displacement, nan=1e6)
     nearest = np.rint(np.clip(index, -10, 1e6)).astype(np.intp)
     extent = np.reshape(labels.shape, (-1,) + (1,) * labels.ndim)

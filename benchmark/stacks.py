@@ -29,7 +29,7 @@ from napari_stnreg.datasets.serial_sections import SerialSections
 from napari_stnreg.stacks.api import work_folder
 from napari_stnreg.stacks.quality.ground_truth import StackTruth, TruthScores, score_truth
 from napari_stnreg.stacks.runtime.tasks import MAPS
-from napari_stnreg.stacks.section_transform import SectionMap
+from napari_stnreg.stacks.section_transform import SectionTransform
 
 KINDS = ("warped", "still", "missing", "crack", "fold", "dirt", "turned")
 
@@ -171,7 +171,7 @@ def ours(case: Case, **options: object) -> Found:
         with suppress(StopIteration):
             steps.send("stop")
         work = work_folder(output)
-        maps = [SectionMap.from_arrays(work.get(MAPS, z)[0]) for z in range(len(raw))]
+        maps = [SectionTransform.from_arrays(work.get(MAPS, z)[0]) for z in range(len(raw))]
     return Found(list(maps), seconds, training)
 
 

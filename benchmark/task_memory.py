@@ -47,7 +47,7 @@ def prepared(folder: Path, side: int, features: str) -> dict[str, tuple]:
     from napari_stnreg.stacks.output.ome_zarr import CHUNK, create
     from napari_stnreg.stacks.runtime import tasks
     from napari_stnreg.stacks.runtime.checkpoint import WorkFolder
-    from napari_stnreg.stacks.section_transform import Lattice, SectionMap
+    from napari_stnreg.stacks.section_transform import Lattice, SectionTransform
     from napari_stnreg.stacks.settings import StackSettings
     from napari_stnreg.stacks.sources.base import open_stack
 
@@ -60,7 +60,7 @@ def prepared(folder: Path, side: int, features: str) -> dict[str, tuple]:
     work.begin({}, resume=False)
     factor = settings.factor((side, side))
     lattice = Lattice.covering((0, 0), (side, side), side / settings.cells((side, side)))
-    there = SectionMap.from_affine(np.eye(3), lattice, (side, side), None, factor)
+    there = SectionTransform.from_affine(np.eye(3), lattice, (side, side), None, factor)
     there = there.with_vectors(np.random.default_rng(0).normal(0, 1, there.vectors.shape))
     canvas = Canvas((-20, -20), (side + 40, side + 40), (side, side), max(4, factor))
     writer = create(folder / "out.zarr", source, canvas, canvas.shape)

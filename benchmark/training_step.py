@@ -3,7 +3,7 @@
     python -m benchmark.training_step --shape 48,64,48 --batch 1 [--device cuda]
 
 VoxelMorph (voxelmorph, neurite and pystrum from PyPI) is a peer and no dependency: install it where this runs. Both
-train VoxelMorph's own U-Net with nine-voxel local NCC and the diffusion regulariser, by Adam. Both integrate in five
+train VoxelMorph's own U-Net with nine-voxel local NCC and the diffusion regularizer, by Adam. Both integrate in five
 squarings or as many as are needed, VoxelMorph at full resolution. Our default network is measured too.
 """
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_stnreg.core.image import Grid
-from napari_stnreg.networks import Localisation, VoxelMorph
+from napari_stnreg.networks import LocalizationNetwork, VoxelMorph
 from napari_stnreg.training.data.batch import Batch
 from napari_stnreg.training.loss import RegistrationObjective
 from napari_stnreg.training.settings import TrainingSettings
@@ -26,8 +26,8 @@ from napari_stnreg.transforms import make_family
 FEATURES = (16, 32, 32, 32)
 
 
-class TheirNetwork(Localisation):
-    """VoxelMorph's network and flow layer as one of our localisations; velocities at full resolution, as theirs are."""
+class TheirNetwork(LocalizationNetwork):
+    """VoxelMorph's network and flow layer as one of our localizations; velocities at full resolution, as theirs are."""
 
     name = "voxelmorph of PyPI"
 
@@ -43,18 +43,18 @@ class TheirNetwork(Localisation):
         return {}
 
 
-def our_step(network: Localisation, batch: Batch, grid: Grid) -> Callable[[], float]:
+def our_step(network: LocalizationNetwork, batch: Batch, grid: Grid) -> Callable[[], float]:
     settings = TrainingSettings(network="voxelmorph", window=4, diffusion=0.1)
     objective = RegistrationObjective(settings, grid, ())
     fused = batch.fixed.device.type in ("cpu", "cuda")
-    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.0, fused=fused)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.0, fused=fused)
 
     def step() -> float:
         loss = objective(network, batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         return float(loss.detach())
 
     return step
@@ -65,14 +65,14 @@ def their_step(network: nn.Module, batch: Batch) -> Callable[[], float]:
 
     similarity = ne.nn.modules.NCC(window_size=9)
     smooth = ne.nn.modules.SpatialGradient("l2")
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-4)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
 
     def step() -> float:
         velocity, warped = network(batch.moving, batch.fixed, return_warped_source=True, return_field_type="velocity")
         loss = -similarity(batch.fixed, warped).mean() + smooth(velocity).mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         return float(loss.detach())
 
     return step

@@ -29,10 +29,10 @@ print(f"{result.ending} after {result.seconds:.0f} s:", *(f"{v.section} {v.verdi
 
 
 def likeness(stack: np.ndarray) -> float:
-    """Mean correlation of neighbours where both hold something."""
+    """Mean correlation of neighbors where both hold something."""
     pairs = zip(stack[:-1].astype(float), stack[1:].astype(float), strict=True)
     return float(np.mean([np.corrcoef(a[(a > 0) & (b > 0)], b[(a > 0) & (b > 0)])[0, 1] for a, b in pairs]))
 
 
 aligned = np.asarray(zarr.open_group(result.path, mode="r")["0"])
-print(f"correlation of neighbours: {likeness(raw):.3f} before, {likeness(aligned):.3f} after")
+print(f"correlation of neighbors: {likeness(raw):.3f} before, {likeness(aligned):.3f} after")

@@ -1,4 +1,4 @@
-"""How little translation invariance pooling gives: a classifier of centred digits, shown digits that moved."""
+"""How little translation invariance pooling gives: a classifier of centered digits, shown digits that moved."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ torch.manual_seed(0)
 
 data = DigitData(*load_digits(), distortion=Distortion(rotation=0, scale=0, shift=0, clutter=0))
 model = DigitClassifier(data.size, transformer=False)  # two layers of 2 by 2 max-pooling
-optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
+optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
 for pictures, classes in data.batches(64, options.steps, seed=0):
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     F.cross_entropy(model(pictures), classes).backward()
-    optimiser.step()
+    optimizer.step()
 
 pictures, classes = data.batch(400, seed=-1, test=True)
 pooled = model.body[:6]  # both convolutions and both poolings

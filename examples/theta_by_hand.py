@@ -1,4 +1,4 @@
-"""A spatial transformer without a network: six numbers, one grid, one pixel and its four neighbours."""
+"""A spatial transformer without a network: six numbers, one grid, one pixel and its four neighbors."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from napari_stnreg.teaching import Descent, ExplorerState, Parts, Scene, Theta
 
 image = data.camera()[::8, ::8]
 theta = Theta.from_parts(Parts(rotation=20, scale_x=0.8, scale_y=0.8, shift_x=3))
-print("theta in the paper's coordinates:\n", theta.normalised(image.shape).round(3))
+print("theta in the paper's coordinates:\n", theta.normalized(image.shape).round(3))
 
 scene = Scene(image, ExplorerState(padding="border"))
 scene.theta = theta
 look = scene.look((10, 40))
 print(f"output pixel (10, 40) samples at y {look.position[0]:.3f}, x {look.position[1]:.3f}")
-for n in look.neighbours:
+for n in look.neighbors:
     print(f"  pixel {n.index}: weight {n.weight:.3f}, value {n.value[0]:.0f}")
 print(f"  together {look.value[0]:.2f}; the output holds {scene.output()[10, 40]:.2f}")
 
@@ -29,5 +29,5 @@ steps = 0
 while steps < 60 and descent.step(1.0):
     steps += 1
 print(f"loss {start:.3f} before, {descent.gradient().loss:.4f} after {steps} gradient steps")
-print("theta is now:\n", scene.theta.normalised(image.shape).round(3))
+print("theta is now:\n", scene.theta.normalized(image.shape).round(3))
 assert np.abs(scene.nodes()[1] - scene.nodes()[0]).max() < 4

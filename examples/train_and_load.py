@@ -32,5 +32,5 @@ fixed, moving = images[-2:]
 for refine in (0, 20):
     result = network(fixed, moving, refine=refine)
     alike = np.corrcoef(fixed.data.ravel(), result.warped.data.ravel())[0, 1]
-    print(f"refined by {refine:2d} steps: correlation {alike:.3f}, folded {100 * result.folded_share:.2f} %")
+    print(f"refined by {refine:2d} steps: correlation {alike:.3f}, folded {100 * result.folding_fraction:.2f} %")
 print(f"before: correlation {np.corrcoef(fixed.data.ravel(), moving.data.ravel())[0, 1]:.3f}")

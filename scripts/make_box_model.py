@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 import napari_stnreg as sr
-from napari_stnreg.networks import Stages
+from napari_stnreg.networks import SequentialNetwork
 from napari_stnreg.training.checkpoint import checkpoint_path
 from napari_stnreg.training.synthetic.shapes import GeneratedShapes, ShapeSettings
 from napari_stnreg.training.trainer import Trainer
@@ -70,7 +70,7 @@ PHASES = [
 
 def begin(network: torch.nn.Module, weights: dict[str, torch.Tensor] | None, *, fresh: bool) -> None:
     """Bring a phase's network to what the one before has learned, and hold still what is not to change."""
-    stages = list(network.stages) if isinstance(network, Stages) else [network]
+    stages = list(network.stages) if isinstance(network, SequentialNetwork) else [network]
     if weights is not None and fresh:
         for stage in stages:
             stage.load_state_dict(weights)

@@ -20,7 +20,7 @@ def still(*shape: int) -> np.ndarray:
 
 
 def square(low: int, label: int = 1) -> np.ndarray:
-    """A labelled 8x8 square in a 24x24 image."""
+    """A labeled 8x8 square in a 24x24 image."""
     labels = np.zeros((24, 24), np.uint8)
     labels[low : low + 8, 8:16] = label
     return labels
@@ -34,7 +34,7 @@ def test_dice_of_a_square_shifted_by_half_its_side_is_one_half_and_the_right_shi
     assert scoring.dice(fixed, scoring.warp_labels(moving, field), [1]) == 1.0
 
 
-def test_labels_are_pulled_by_nearest_neighbour_and_nothing_comes_from_outside():
+def test_labels_are_pulled_by_nearest_neighbor_and_nothing_comes_from_outside():
     moving = square(0, label=7)
     field = still(24, 24)
     field[0] = -0.4

@@ -16,7 +16,7 @@ QUICK = {
     "pooling_and_shifts": (["--steps", "10"], r"change of the pooled features"),
     "classifier": (["--steps", "4", "--film", "film.gif"], r"saved film.gif"),
     "train_and_load": (["--epochs", "2", "--pairs", "12"], r"refined by 20 steps"),
-    "align_sections": (["--sections", "4"], r"neighbours: ([\d.]+) before, ([\d.]+) after"),
+    "align_sections": (["--sections", "4"], r"neighbors: ([\d.]+) before, ([\d.]+) after"),
 }
 
 

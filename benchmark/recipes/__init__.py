@@ -12,7 +12,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training and its judgement.
+    """One training and its judgment.
 
     Parameters
     ----------

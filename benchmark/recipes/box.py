@@ -28,7 +28,7 @@ def local_ncc(fixed: sr.Image, moving: sr.Image) -> float:
 
 
 def judge(model: Any, folder: Path, refine: int) -> Iterator[Row]:
-    """Hearts by Dice, brain slices by local correlation; ``share`` of what optimising the pair gains."""
+    """Hearts by Dice, brain slices by local correlation; ``share`` of what optimizing the pair gains."""
     for pair in test_pairs(folder):
         yield judged(model, pair, refine)
     arrays = load_arrays(folder / BRAINS)
@@ -50,6 +50,6 @@ RECIPES = {
         {},
         judge,
         refine=40,
-        goal="Dice 0.85 in one pass; half the local NCC gain of optimising; under 5 MB",
+        goal="Dice 0.85 in one pass; half the local NCC gain of optimizing; under 5 MB",
     ),
 }

@@ -55,7 +55,7 @@ def known_affines(folder: Path) -> PairedImages:
 
 
 def judge(model: Any, folder: Path, refine: int) -> Iterator[Row]:
-    """The last threes; beside the one pass, what optimising the pair alone reaches."""
+    """The last threes; beside the one pass, what optimizing the pair alone reaches."""
     images = digits(folder, DIGIT)
     fixed = sr.Image.from_array(images[0], name="template")
     family = model.family if "+" not in model.family else "affine+diffeomorphic"
@@ -66,7 +66,7 @@ def judge(model: Any, folder: Path, refine: int) -> Iterator[Row]:
         row: Row = {"pair": moving.name, "ncc_before": correlation(images[0], image)}
         row["ncc"] = correlation(images[0], sr.warp(moving, transform, fixed.grid).data)
         row["folded_percent"] = 100 * float((transform.jacobian_determinant(fixed.grid) <= 0).mean())
-        if i < 50:  # the optimiser takes a second a pair
+        if i < 50:  # the optimizer takes a second a pair
             alone = sr.register(fixed, moving, family=family, similarity=similarity, device="cpu")
             row["refined_ncc"] = correlation(images[0], alone.warped.data)
             row["ncc_same_pairs"] = row["ncc"]
@@ -100,9 +100,9 @@ __all__ = ["RECIPES", "Pair"]
 COMMON = {"batch_size": 64, "learning_rate": 2e-3}
 RECIPES = {
     "digit-affine": Recipe(
-        "affine CNN, one digit class, NCC; 'refined' is optimising each pair alone", FILE, one_class,
+        "affine CNN, one digit class, NCC; 'refined' is optimizing each pair alone", FILE, one_class,
         {**COMMON, "network": "affine", "similarity": "ncc", "epochs": 12}, judge,
-        goal="within 0.02 of optimising each pair, trained in 2 CPU minutes",
+        goal="within 0.02 of optimizing each pair, trained in 2 CPU minutes",
     ),
     "digit-tps": Recipe(
         "thin-plate STN, one digit class, NCC", FILE, one_class,

@@ -17,7 +17,7 @@ from napari_stnreg.training.augmentation.intensity import IntensityAugmentation
 from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
 from napari_stnreg.training.data.image_sets import ImageSet
 from napari_stnreg.training.data.paired_images import Augmentation, PairedImages
-from napari_stnreg.training.data.pairing import neighbours
+from napari_stnreg.training.data.pairing import neighbors
 
 AUGMENTATION = Augmentation(
     together=SpatialAugmentation(rotation=180, scale=0.2, flip=True),
@@ -33,7 +33,7 @@ def training_data(folder: Path) -> PairedImages:
     planes = ImageSet.of_stack(volume).subset(range(0, TRAINED_ON, 4))
     grid = sr.Grid.from_spacing((128, 128), volume.grid.spacing[1:].tolist(), unit=volume.grid.unit)
     return PairedImages(
-        planes, planes, neighbours(range(22)), [(22, 23), (23, 24)], augmentation=AUGMENTATION, grid=grid
+        planes, planes, neighbors(range(22)), [(22, 23), (23, 24)], augmentation=AUGMENTATION, grid=grid
     )
 
 

@@ -56,7 +56,7 @@ def training_data(folder: Path) -> MixedSource:
     images = [image for stripped in (False, True) for _, image, _ in people(folder, "train", stripped)]
     real = ImageSet.of_images(images)
     same = [(i, i) for i in range(len(images))]
-    made = generated_heads(GRID, MADE, stripped=0.3, labelled=False)
+    made = generated_heads(GRID, MADE, stripped=0.3, labeled=False)
     options: dict[str, Any] = {"augmentation": AUGMENTATION, "grid": GRID, "same_image": True}
     return MixedSource(
         PairedImages(real, real, FixedPairs(same * 8), same * 2, **options),

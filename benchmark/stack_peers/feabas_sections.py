@@ -28,11 +28,11 @@ try:
 finally:
     os.chdir(_before)
 
-NEIGHBOURS = 3
-NANOMETRES, THICKNESS = 10.0, 80.0
+NEIGHBORS = 3
+NANOMETERS, THICKNESS = 10.0, 80.0
 MATCHING = {
     "sigma": 3.5, "conf_thresh": 0.35, "pad": True, "spacings": [150, 50], "shrink_factor": 1, "residue_mode": "huber",
-    "residue_len": 3 * THICKNESS / NANOMETRES, "min_boundary_distance": 20, "distributor": "intersect_triangulation",
+    "residue_len": 3 * THICKNESS / NANOMETERS, "min_boundary_distance": 20, "distributor": "intersect_triangulation",
     "batch_size": 100, "num_workers": 1,
 }  # fmt: skip
 MESH = 100
@@ -46,15 +46,15 @@ def align(raw, missing):
     from benchmark.stack_peers import bridged
 
     present = [z for z in range(len(raw)) if z not in missing]
-    loaders = [StreamLoader(raw[z], fillval=0, resolution=NANOMETRES) for z in present]
+    loaders = [StreamLoader(raw[z], fillval=0, resolution=NANOMETERS) for z in present]
     height, width = raw.shape[1:]
     meshes = [
-        mesh.Mesh.from_bbox((0, 0, width, height), mesh_size=MESH, uid=k, resolution=NANOMETRES, name=f"section {z}")
+        mesh.Mesh.from_bbox((0, 0, width, height), mesh_size=MESH, uid=k, resolution=NANOMETERS, name=f"section {z}")
         for k, z in enumerate(present)
     ]
     stack = optimizer.SLM(meshes)
     for a in range(len(present)):
-        for b in range(a + 1, min(a + 1 + NEIGHBOURS, len(present))):
+        for b in range(a + 1, min(a + 1 + NEIGHBORS, len(present))):
             one, other, weight, _ = matcher.section_matcher(
                 meshes[a].copy(), meshes[b].copy(), loaders[a], loaders[b], **MATCHING
             )
@@ -68,7 +68,7 @@ def align(raw, missing):
     stack.anneal(gear=(moving, constant.MESH_GEAR_FIXED), mode=constant.ANNEAL_CONNECTED_RIGID)
     elastic = {"tol": 1e-7, "atol": 0.001, "callback_settings": {"early_stop_thresh": 1.0, "eval_step": 10}}
     stack.optimize_elastic(target_gear=moving, **elastic)
-    stack.set_link_residue_huber(3 * THICKNESS / NANOMETRES)
+    stack.set_link_residue_huber(3 * THICKNESS / NANOMETERS)
     changed, _ = stack.adjust_link_weight_by_residue(gear=(moving, moving), relax_first=True)
     if changed:
         stack.optimize_elastic(target_gear=moving, **elastic)

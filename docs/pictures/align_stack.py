@@ -52,7 +52,7 @@ def scene(name: str, folder: Path, written: argparse.Namespace) -> None:
     if name == STRAIGHTENED:
         panel.inputs.course.choose("straight")
     if unfolded:
-        stage.unfold((panel.inputs.more, panel.mend))
+        stage.remove_folds((panel.inputs.more, panel.mend))
     pump(1.0)
     viewer.reset_view()
 

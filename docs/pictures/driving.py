@@ -67,7 +67,7 @@ class Stage:
         pump(1.0)
         return panel
 
-    def unfold(self, sections: Iterable[Any]) -> None:
+    def remove_folds(self, sections: Iterable[Any]) -> None:
         """Open collapsible parts of a form."""
         for section in sections:
             section.expand(animate=False)

@@ -152,7 +152,7 @@ def scene(name: str, folder: Path, _: argparse.Namespace) -> None:
         panel.choose_tab("Gradient")
         pump(0.5)
         drag("turn", (4, 50))
-        drag("centre", (10, -14))
+        drag("center", (10, -14))
         for _ in range(6):
             panel.downhill.step()
             pump(0.1)

@@ -1,6 +1,6 @@
 """Make the picture of the lung sections before and after: ``python docs/pictures/lung_sections.py STACK.tif``.
 
-Two sections laid over each other (one in magenta, the next in green, grey where they agree), and a cut along z.
+Two sections laid over each other (one in magenta, the next in green, gray where they agree), and a cut along z.
 """
 
 from __future__ import annotations

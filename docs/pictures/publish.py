@@ -1,7 +1,7 @@
 """Put the pictures of README and site into ``docs/images``: ``python docs/pictures/publish.py [--from FOLDER]``.
 
 The drivers leave many pictures, of every theme and width, to be looked at; those named here are shown to readers. Large
-ones are reduced to 128 colours, which a window of a program hardly needs more than.
+ones are reduced to 128 colors, which a window of a program hardly needs more than.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[2]
 TARGET = ROOT / "docs" / "images"
 LARGE = 150_000
 """Bytes above which a picture is reduced."""
-COLOURS = 128
+COLORS = 128
 VIVID = 60
-"""Between a pixel's largest and smallest channel, above which it is coloured."""
+"""Between a pixel's largest and smallest channel, above which it is colored."""
 
 # what the site shows: what a driver wrote
 PUBLISHED = {
@@ -33,16 +33,16 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-def few_colours(picture: Image.Image) -> Image.Image:
-    """A picture in :data:`COLOURS`, a share of them for what is coloured: curves are few pixels among greys."""
+def few_colors(picture: Image.Image) -> Image.Image:
+    """A picture in :data:`COLORS`, a share of them for what is colored: curves are few pixels among grays."""
     pixels = np.asarray(picture)
     bright = pixels[np.ptp(pixels.astype(int), axis=-1) > VIVID]
-    kept = COLOURS // 4 if len(bright) else 0
-    palette = picture.quantize(COLOURS - kept).getpalette() or []
+    kept = COLORS // 4 if len(bright) else 0
+    palette = picture.quantize(COLORS - kept).getpalette() or []
     if kept:
-        palette = palette[: 3 * (COLOURS - kept)] + (Image.fromarray(bright[None]).quantize(kept).getpalette() or [])
+        palette = palette[: 3 * (COLORS - kept)] + (Image.fromarray(bright[None]).quantize(kept).getpalette() or [])
     wanted = Image.new("P", (1, 1))
-    wanted.putpalette(palette[: 3 * COLOURS])
+    wanted.putpalette(palette[: 3 * COLORS])
     return picture.quantize(palette=wanted, dither=Image.Dither.NONE)
 
 
@@ -51,9 +51,9 @@ def reduce(path: Path) -> None:
     if path.stat().st_size <= LARGE:
         return
     with Image.open(path) as picture:
-        if picture.mode == "P" and picture.getcolors(COLOURS) is not None:
+        if picture.mode == "P" and picture.getcolors(COLORS) is not None:
             return
-        small = few_colours(picture.convert("RGB"))
+        small = few_colors(picture.convert("RGB"))
     small.save(path, optimize=True)
 
 

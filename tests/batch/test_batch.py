@@ -151,7 +151,7 @@ def test_the_command_goes_past_failures_and_says_so(folder, capsys):
     ("text", "sentence"),
     [
         ("fixed,mowing\na,b\n", "must have the columns fixed and moving"),
-        ("fixed,moving,colour\na,b,c\n", "column 'colour'"),
+        ("fixed,moving,color\na,b,c\n", "column 'color'"),
         ("fixed,moving\na,\n", "Row 1 of 'jobs.csv' names no moving image"),
         ("fixed,moving,name\na,b,x\na,c,x\n", "have the name 'x'"),
         ("fixed,moving\na,b,c,d\n", "more cells"),

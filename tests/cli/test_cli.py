@@ -73,7 +73,7 @@ def test_register_writes_image_transform_and_report(done):
     assert report["scores"]["after"]["ncc"] > 0.99 > report["scores"]["before"]["ncc"]
     assert report["settings"]["family"] == "translation"
     assert report["settings"]["iterations"] == 12
-    assert (report["ending"], report["folded_share"]) == ("finished", 0)
+    assert (report["ending"], report["folding_fraction"]) == ("finished", 0)
     assert report["inputs"] == {"fixed": "fixed.png", "moving": "moving.png"}
     assert report["outputs"] == {"warped": "warped.png", "transforms": ["transform.safetensors"]}
     assert report["seconds"] > 0

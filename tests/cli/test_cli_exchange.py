@@ -56,7 +56,7 @@ def test_scanner_space_is_told_by_the_images_or_by_word(folder):
     np.testing.assert_allclose(sr.load("a.safetensors").map_points([[0, 0, 0]])[0], [3, -2, -1])
     assert main(["convert", "theirs.tfm", "b.safetensors", "--space", "world", "--unit", "um"]) == 0
     found = sr.load("b.safetensors")
-    assert (found.unit, found.spaces) == ("um", ("world", "world"))
+    assert (found.unit, found.coordinate_systems) == ("um", ("world", "world"))
     np.testing.assert_allclose(found.map_points([[0, 0, 0]])[0], [3, 2, 1])
     assert main(["convert", "a.safetensors", "c.tfm"]) == 0
     np.testing.assert_allclose(sitk.ReadTransform("c.tfm").TransformPoint((0, 0, 0)), (1, 2, 3))

@@ -32,7 +32,7 @@ def test_world_and_index_are_each_others_inverse(grid, seed):
 
 
 @given(grids())
-def test_points_are_the_places_of_the_voxel_centres(grid):
+def test_points_are_the_places_of_the_voxel_centers(grid):
     points = grid.points()
     assert points.shape == (*grid.shape, grid.ndim)
     last = tuple(n - 1 for n in grid.shape)
@@ -43,7 +43,7 @@ def test_points_are_the_places_of_the_voxel_centres(grid):
 
 
 @given(grids())
-def test_spacing_is_the_distance_between_neighbours(grid):
+def test_spacing_is_the_distance_between_neighbors(grid):
     points = grid.points()
     for axis in range(grid.ndim):
         gaps = np.linalg.norm(np.diff(points, axis=axis), axis=-1)
@@ -174,10 +174,10 @@ def test_an_image_wraps_an_array_as_it_is():
     assert image.with_unit("nm").grid.spacing == pytest.approx([2000, 3000])
 
 
-def test_intensity_of_colours_is_luminance_and_of_channels_the_mean_or_one():
-    colours = np.zeros((2, 2, 3), dtype=np.uint8)
-    colours[..., 1] = 100
-    assert Image.from_array(colours, channels=True).intensity() == pytest.approx(71.54, abs=0.01)
+def test_intensity_of_colors_is_luminance_and_of_channels_the_mean_or_one():
+    colors = np.zeros((2, 2, 3), dtype=np.uint8)
+    colors[..., 1] = 100
+    assert Image.from_array(colors, channels=True).intensity() == pytest.approx(71.54, abs=0.01)
     channels = np.stack([np.full((2, 2), 1.0), np.full((2, 2), 5.0)], axis=-1)
     image = Image.from_array(channels, channels=True)
     assert (image.intensity() == 3).all()

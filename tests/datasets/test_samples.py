@@ -131,9 +131,9 @@ class OtherProcessor:
 
         def nudged(*args, **keywords):
             result = np.asarray(exact(*args, **keywords))
-            towards = np.array([-np.inf, 0.0, np.inf])[self.nudges.integers(0, 3, result.shape)]
-            neighbor = np.nextafter(result, towards.astype(result.dtype))
-            return np.where(towards == 0, result, neighbor)[()]
+            toward = np.array([-np.inf, 0.0, np.inf])[self.nudges.integers(0, 3, result.shape)]
+            neighbor = np.nextafter(result, toward.astype(result.dtype))
+            return np.where(toward == 0, result, neighbor)[()]
 
         return nudged
 

@@ -100,8 +100,8 @@ def test_mirrored_and_reversed_sections_are_what_they_are_called(stack):
     assert np.linalg.norm(far) == pytest.approx(SIDE / 3, abs=12)
 
 
-def test_neurites_are_where_their_centre_lines_say():
-    """Around a centre line sections look alike; around a straight line they soon do not."""
+def test_neurites_are_where_their_center_lines_say():
+    """Around a center line sections look alike; around a straight line they soon do not."""
     made = SerialSections((7, 320, 320), seed=2, slope=3.0, spread=0.5, uneven=0.1)
     paths = made.paths()
     straight = [made.straight(z) for z in (0, 6)]

@@ -104,7 +104,7 @@ def test_intensity_scores_are_those_of_scikit_image(images):
     assert ev.ncc(fixed, moved) == pytest.approx(np.corrcoef(fixed.ravel(), moved.ravel())[0, 1])
     assert ev.ssim(fixed, moved) == pytest.approx(metrics.structural_similarity(fixed, moved, data_range=span))
     expected = metrics.normalized_mutual_information(fixed, moved, bins=32)
-    assert ev.mutual_information(fixed, moved, normalised=True) == pytest.approx(expected)
+    assert ev.mutual_information(fixed, moved, normalized=True) == pytest.approx(expected)
 
 
 def test_ssim_in_three_dimensions_and_in_small_images():
@@ -218,12 +218,12 @@ def test_the_determinant_is_that_of_simpleitk():
     np.testing.assert_allclose(ev.jacobian_determinant(u, (2.0, 1.0, 0.5))[inside], theirs[inside], rtol=1e-5)
 
 
-def test_the_folded_share_leaves_out_the_border():
+def test_the_folding_fraction_leaves_out_the_border():
     determinant = np.ones((20, 20))
     determinant[:4] = -1
     determinant[10, 10:13] = (0, -1, 1e-9)
-    assert ev.folded_share(determinant) == pytest.approx(2 / 144)
-    assert ev.folded_share(determinant, border=0) == pytest.approx(82 / 400)
-    assert ev.folded_share(-np.ones((6, 20))) == 1
+    assert ev.folding_fraction(determinant) == pytest.approx(2 / 144)
+    assert ev.folding_fraction(determinant, border=0) == pytest.approx(82 / 400)
+    assert ev.folding_fraction(-np.ones((6, 20))) == 1
     with pytest.raises(InputError, match="2 components"):
         ev.jacobian_determinant(np.zeros((3, 5, 5)))

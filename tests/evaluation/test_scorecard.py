@@ -105,8 +105,8 @@ def test_labels_are_scored_as_by_simpleitk(card, scene):
 def test_a_shift_neither_folds_nor_changes_volume_and_its_inverse_is_exact(card):
     assert card.value("jacobian_min") == pytest.approx(1, abs=1e-5)
     assert card.value("jacobian_max") == pytest.approx(1, abs=1e-5)
-    assert card.value("folded_share") == 0
-    assert next(s for s in card if s.name == "folded_share").mark == "good"
+    assert card.value("folding_fraction") == 0
+    assert next(s for s in card if s.name == "folding_fraction").mark == "good"
     assert card.value("inverse_consistency", item="max") < 1e-9
     assert card.warnings == ()
 
@@ -146,8 +146,8 @@ def test_folding_is_counted_and_told():
     fixed = sr.Image(np.random.default_rng(0).random((30, 30)), grid)
     card = sr.evaluate(fixed, fixed, DisplacementTransform(torch.from_numpy(field), grid))
     expected = float((np.gradient(y + field[0], axis=0) <= 0).mean())
-    assert card.value("folded_share") == pytest.approx(expected)
-    assert next(s for s in card if s.name == "folded_share").mark == "bad"
+    assert card.value("folding_fraction") == pytest.approx(expected)
+    assert next(s for s in card if s.name == "folding_fraction").mark == "bad"
     assert any("folded" in sentence for sentence in card.warnings)
 
 
@@ -179,7 +179,7 @@ def test_tables_and_files_say_the_same(card):
     assert "pair 1" in card.to_text()
     row = card.row()
     assert row["dice_mean_after"] == card.value("dice", item="mean")
-    assert row["folded_share"] == 0
+    assert row["folding_fraction"] == 0
     assert not any(name.endswith("_2_after") for name in row)
 
 

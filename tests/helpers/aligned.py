@@ -11,7 +11,7 @@ import napari_stnreg as sr
 from napari_stnreg.stacks.api import work_folder
 from napari_stnreg.stacks.quality.sections import SectionQuality
 from napari_stnreg.stacks.runtime import tasks
-from napari_stnreg.stacks.section_transform import SectionMap
+from napari_stnreg.stacks.section_transform import SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
 
 
@@ -29,7 +29,7 @@ class Aligned:
         What was found out about each section when it was read.
     """
 
-    maps: list[SectionMap]
+    maps: list[SectionTransform]
     rows: list[SectionQuality]
     figures: list[dict[str, float]]
 
@@ -44,7 +44,7 @@ def align(stack: Any, settings: StackSettings, **how: Any) -> Aligned:
         return Aligned(kept_maps(output, len(result.verdicts)), result.verdicts, figures)
 
 
-def kept_maps(output: Path, sections: int) -> list[SectionMap]:
+def kept_maps(output: Path, sections: int) -> list[SectionTransform]:
     """The maps of an alignment that kept its work."""
     work = work_folder(output)
-    return [SectionMap.from_arrays(work.get(tasks.MAPS, z)[0]) for z in range(sections)]
+    return [SectionTransform.from_arrays(work.get(tasks.MAPS, z)[0]) for z in range(sections)]

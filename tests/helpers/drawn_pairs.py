@@ -31,7 +31,7 @@ class DrawnPairs:
     """
 
     channels = 1
-    normalisation = "none"
+    normalization = "none"
 
     def __init__(
         self, count=48, held_back=12, size=32, ndim=2, kind="shift", unit="pixel", truth=False, labels=False, scenes=1

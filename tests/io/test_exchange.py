@@ -12,7 +12,7 @@ import torch
 
 import napari_stnreg as sr
 from napari_stnreg.core.image import Grid
-from napari_stnreg.io.exchange.coordinate_convention import Frames
+from napari_stnreg.io.exchange.coordinate_convention import CoordinateConvention
 from napari_stnreg.io.exchange.itk import from_itk
 from napari_stnreg.transforms import (
     AffineTransform,
@@ -69,7 +69,7 @@ def lps(points: np.ndarray) -> np.ndarray:
 )
 def test_itk_given_the_same_nifti_files_and_our_transform_gets_our_warped_image(scanner, tmp_path, name, ending):
     folder, fixed, moving = scanner
-    transform = bent(name, fixed.grid).in_spaces("scanner", "scanner")
+    transform = bent(name, fixed.grid).with_coordinate_systems("scanner", "scanner")
     path = sr.save(transform, tmp_path / f"t{ending}", grid=fixed.grid)
     if ending == ".nii.gz":
         theirs = sitk.DisplacementFieldTransform(sitk.ReadImage(str(path), sitk.sitkVectorFloat64))
@@ -86,7 +86,7 @@ def test_itk_given_the_same_nifti_files_and_our_transform_gets_our_warped_image(
     warped = sr.warp(moving, transform, fixed.grid, fill=-9)
     seen = sr.read(tmp_path / "theirs.nii.gz")
     assert seen.grid == warped.grid or np.allclose(seen.grid.matrix, warped.grid.matrix, atol=1e-5)
-    # ITK ends half a voxel outside the outer centres as we do; a voxel on that edge may fall to either side.
+    # ITK ends half a voxel outside the outer centers as we do; a voxel on that edge may fall to either side.
     both = (seen.data != -9) & (warped.data != -9)
     assert both.mean() > 0.5
     assert (seen.data != -9).mean() == pytest.approx((warped.data != -9).mean(), abs=2e-3)
@@ -115,18 +115,18 @@ def test_other_layers_become_x_y_z_without_a_flip(tmp_path, name, ndim):
     mapped = np.array([theirs.TransformPoint(p) for p in points[:, ::-1]])[:, ::-1]
     assert np.abs(mapped - transform.map_points(points)).max() < VOXEL * grid.spacing.min()
     again = sr.load(tmp_path / "t.h5")
-    assert (again.unit, again.spaces) == ("um", ("world", "world"))
+    assert (again.unit, again.coordinate_systems) == ("um", ("world", "world"))
     np.testing.assert_allclose(again.map_points(points), transform.map_points(points), atol=VOXEL)
 
 
 def test_a_nifti_image_and_a_plain_one_are_each_in_their_own_space(tmp_path):
     matrix = np.eye(4)
     matrix[:3, 3] = (1, 2, 3)
-    transform = AffineTransform(matrix, "mm").in_spaces("scanner", "world")
+    transform = AffineTransform(matrix, "mm").with_coordinate_systems("scanner", "world")
     theirs = sitk.ReadTransform(str(sr.save(transform, tmp_path / "t.tfm")))
     np.testing.assert_allclose(theirs.TransformPoint([-10.0, -20, 30]), [13, 22, 31])
     again = sr.load(tmp_path / "t.tfm")
-    assert again.spaces == ("scanner", "world")
+    assert again.coordinate_systems == ("scanner", "world")
     np.testing.assert_allclose(again.numpy(), matrix, atol=1e-12)
 
 
@@ -154,7 +154,7 @@ def test_itks_transforms_move_points_as_itk_does(tmp_path, kind, ending):
     np.testing.assert_allclose(plain.map_points(points[:, ::-1])[:, ::-1], expected, atol=1e-6)
     if ndim == 3:
         scanner = sr.load(tmp_path / f"t{ending}")  # what most 3D files are
-        assert (scanner.unit, scanner.spaces) == ("mm", ("scanner", "scanner"))
+        assert (scanner.unit, scanner.coordinate_systems) == ("mm", ("scanner", "scanner"))
         ours = scanner.map_points(points[:, ::-1] * [1, -1, -1])
         np.testing.assert_allclose(lps(ours), expected, atol=1e-6)
 
@@ -191,7 +191,7 @@ def test_displacement_fields_go_through_nifti_both_ways(tmp_path, ndim):
     header = nib.load(path).header
     assert int(header["intent_code"]) == 1007
     assert header.get_data_shape()[3:] == (1, ndim)
-    assert sr.load(path).spaces == ("world", "world")
+    assert sr.load(path).coordinate_systems == ("world", "world")
 
 
 def test_a_field_that_says_its_vectors_are_ras_is_read_as_itk_reads_it(tmp_path):
@@ -206,8 +206,8 @@ def test_a_field_that_says_its_vectors_are_ras_is_read_as_itk_reads_it(tmp_path)
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_fields_in_micrometres_and_images_in_micrometres_meet_in_millimetres(tmp_path):
-    """ITK reads every NIfTI file in millimetres; our world of one in micrometres stays in micrometres."""
+def test_fields_in_micrometers_and_images_in_micrometers_meet_in_millimeters(tmp_path):
+    """ITK reads every NIfTI file in millimeters; our world of one in micrometers stays in micrometers."""
     rng = np.random.default_rng(0)
     affine = np.diag([3.0, 2, 2, 1])
     image = nib.Nifti1Image(rng.random((9, 10, 11)).astype(np.float32), affine)
@@ -217,7 +217,7 @@ def test_fields_in_micrometres_and_images_in_micrometres_meet_in_millimetres(tmp
     assert ours.grid.unit == "um"
     matrix = np.eye(4)
     matrix[:3, 3] = (2.0, -1, 3)
-    transform = AffineTransform(matrix, "um").in_spaces("scanner", "scanner")
+    transform = AffineTransform(matrix, "um").with_coordinate_systems("scanner", "scanner")
     theirs = sitk.ReadTransform(str(sr.save(transform, tmp_path / "t.tfm")))
     np.testing.assert_allclose(theirs.GetTranslation(), [-0.003, 0.001, 0.002])
     assert sr.load(tmp_path / "t.tfm").unit == "um"
@@ -227,12 +227,12 @@ def test_fields_in_micrometres_and_images_in_micrometres_meet_in_millimetres(tmp
 def test_a_registration_of_nifti_files_knows_its_space(scanner, tmp_path):
     _, fixed, moving = scanner
     result = sr.register(fixed, moving, family="translation", preset="fast", iterations=3, start="center", device="cpu")
-    assert result.transform.spaces == ("scanner", "scanner")
+    assert result.transform.coordinate_systems == ("scanner", "scanner")
     theirs = sitk.ReadTransform(str(sr.save(result, tmp_path / "t.tfm")))
     shift = result.transform.numpy()[:3, 3]
     np.testing.assert_allclose(theirs.TransformPoint([0.0, 0, 0]), lps(shift), atol=1e-9)
     own = sr.save(result, tmp_path / "t.safetensors")
-    assert sr.load(own).spaces == ("scanner", "scanner")
+    assert sr.load(own).coordinate_systems == ("scanner", "scanner")
 
 
 def test_what_is_asked_beyond_a_field_is_not_lost_in_a_chain(tmp_path):
@@ -297,14 +297,14 @@ def test_files_that_are_no_transforms_are_refused(tmp_path):
     with pytest.raises(sr.InputError, match="there is no folder"):
         sr.save(AffineTransform.identity(2), tmp_path / "none" / "t.tfm")
     with pytest.raises(sr.InputError, match="no space 'moon'"):
-        Frames.told(3, space="moon")
+        CoordinateConvention.told(3, space="moon")
     four = sitk.TranslationTransform(2)
     sitk.WriteTransform(four, str(tmp_path / "t.tfm"))
     assert sr.load(tmp_path / "t.tfm").unit == "pixel"
 
 
-def test_pixels_are_no_millimetres(tmp_path):
-    transform = AffineTransform.identity(3).in_spaces("scanner", "scanner")
+def test_pixels_are_no_millimeters(tmp_path):
+    transform = AffineTransform.identity(3).with_coordinate_systems("scanner", "scanner")
     with pytest.raises(sr.InputError, match="cannot be converted"):
         sr.save(transform, tmp_path / "t.tfm")
     assert make_family("affine")

@@ -44,7 +44,7 @@ def test_imagej_sees_the_voxel_size_that_is_written(tmp_path):
 
 
 @pytest.mark.parametrize("unit", ["um", "micron", "\\u00B5m"])
-def test_voxel_size_and_unit_of_imagej_are_honoured(tmp_path, unit):
+def test_voxel_size_and_unit_of_imagej_are_honored(tmp_path, unit):
     tifffile.imwrite(tmp_path / "a.tif", noise((4, 6, 7)), imagej=True, resolution=(2, 4),
                      metadata={"axes": "ZYX", "spacing": 3.0, "unit": unit})  # fmt: skip
     image = read(tmp_path / "a.tif")
@@ -52,7 +52,7 @@ def test_voxel_size_and_unit_of_imagej_are_honoured(tmp_path, unit):
     assert image.grid.unit == "um"
 
 
-def test_voxel_size_and_units_of_ome_are_honoured(tmp_path):
+def test_voxel_size_and_units_of_ome_are_honored(tmp_path):
     metadata = {"axes": "ZYX", "PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.25,
                 "PhysicalSizeYUnit": "µm", "PhysicalSizeZ": 3000, "PhysicalSizeZUnit": "nm"}  # fmt: skip
     tifffile.imwrite(tmp_path / "a.ome.tif", noise((4, 6, 7)), ome=True, metadata=metadata)
@@ -72,7 +72,7 @@ def test_a_print_resolution_is_no_voxel_size(tmp_path):
     [("YXS", (6, 7, 3), (6, 7, 3)), ("ZYXS", (5, 6, 7, 3), (5, 6, 7, 3)), ("CYX", (2, 6, 7), (6, 7, 2)),
      ("ZCYX", (5, 2, 6, 7), (5, 6, 7, 2))],
 )  # fmt: skip
-def test_colours_and_channels_come_last_and_go_back(tmp_path, axes, shape, expected):
+def test_colors_and_channels_come_last_and_go_back(tmp_path, axes, shape, expected):
     tifffile.imwrite(tmp_path / "a.tif", noise(shape), imagej=True, metadata={"axes": axes})
     image = read(tmp_path / "a.tif")
     assert image.data.shape == expected
@@ -101,7 +101,7 @@ def test_frames_of_a_tiff_series_are_told_apart_from_slices(tmp_path):
 @pytest.mark.parametrize(
     ("ending", "dtype"), [(".png", np.uint8), (".png", np.uint16), (".npy", np.float32), (".npz", np.int16)]
 )
-def test_grey_pictures_and_arrays_keep_their_values(tmp_path, ending, dtype):
+def test_gray_pictures_and_arrays_keep_their_values(tmp_path, ending, dtype):
     image = Image.from_array(noise((6, 7), dtype))
     write(tmp_path / f"a{ending}", image)
     again = read(tmp_path / f"a{ending}")
@@ -112,7 +112,7 @@ def test_grey_pictures_and_arrays_keep_their_values(tmp_path, ending, dtype):
 
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("ending", [".png", ".npy"])
-def test_colour_pictures_keep_their_values(tmp_path, ending, channels):
+def test_color_pictures_keep_their_values(tmp_path, ending, channels):
     image = Image.from_array(noise((6, 7, channels)), channels=True)
     write(tmp_path / f"a{ending}", image)
     again = read(tmp_path / f"a{ending}")
@@ -194,9 +194,9 @@ def test_what_cannot_be_written_is_refused_and_the_old_file_stays(tmp_path):
 
 
 def test_pictures_of_other_modes_are_understood(tmp_path):
-    grey = noise((6, 7, 2))
-    imageio.imwrite(tmp_path / "la.png", grey)
-    np.testing.assert_array_equal(read(tmp_path / "la.png").data, grey[..., 0])
+    gray = noise((6, 7, 2))
+    imageio.imwrite(tmp_path / "la.png", gray)
+    np.testing.assert_array_equal(read(tmp_path / "la.png").data, gray[..., 0])
 
 
 # --- napari's form of the same -------------------------------------------------------------------------------------

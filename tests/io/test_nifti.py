@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Grid, Image
 from napari_stnreg.io import read, read_series, write
-from napari_stnreg.io.nifti import Turn
+from napari_stnreg.io.nifti import AxisOrientation
 
 SHAPE = (5, 4, 3)
 # Every way in which three voxel axes can point: 6 permutations, each with 8 flips.
@@ -86,7 +86,7 @@ def test_turning_keeps_every_voxel_in_the_world(codes, tilt, spacing, shape, she
     affine = affine_of(codes, spacing, tilt=tilt) @ np.array(
         [[1, shear, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]
     )
-    turn = Turn.nearest(affine)
+    turn = AxisOrientation.nearest(affine)
     grid = turn.grid(affine, shape, "mm")
     index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
     in_file = index @ affine[:3, :3].T + affine[:3, 3]
@@ -168,17 +168,17 @@ def test_types_and_byte_orders_are_kept(tmp_path, dtype, order):
     np.testing.assert_array_equal(np.asanyarray(again.dataobj), data)
 
 
-def test_colour_volumes_are_read_and_written_as_colour(tmp_path):
-    colours = np.random.default_rng(1).integers(0, 255, (5, 4, 3, 3), dtype=np.uint8)
+def test_color_volumes_are_read_and_written_as_color(tmp_path):
+    colors = np.random.default_rng(1).integers(0, 255, (5, 4, 3, 3), dtype=np.uint8)
     kind = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
-    nib.save(nib.Nifti1Image(colours.view(kind)[..., 0], affine_of("LPS")), tmp_path / "rgb.nii")
+    nib.save(nib.Nifti1Image(colors.view(kind)[..., 0], affine_of("LPS")), tmp_path / "rgb.nii")
     ours = read(tmp_path / "rgb.nii")
     assert ours.rgb
     assert ours.data.shape == (3, 4, 5, 3)
-    np.testing.assert_array_equal(ours.data, colours[::-1, ::-1].transpose(2, 1, 0, 3))
+    np.testing.assert_array_equal(ours.data, colors[::-1, ::-1].transpose(2, 1, 0, 3))
     write(tmp_path / "again.nii", ours)
     again = np.asarray(nib.load(tmp_path / "again.nii").dataobj)
-    np.testing.assert_array_equal(np.stack([again[c] for c in "RGB"], axis=-1), colours)
+    np.testing.assert_array_equal(np.stack([again[c] for c in "RGB"], axis=-1), colors)
 
 
 @pytest.mark.parametrize("flat", [0, 1, 2])

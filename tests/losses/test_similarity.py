@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from napari_stnreg import losses
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.losses import SIMILARITIES, FeatureDistance, Mind, MutualInformation, make_similarity
+from napari_stnreg.losses import MIND, SIMILARITIES, FeatureDistance, MutualInformation, make_similarity
 from napari_stnreg.losses.mutual_information import cubic_b_spline
 
 
 def features() -> FeatureDistance:
-    """A small frozen network whose two depths see the neighbourhood of a voxel."""
+    """A small frozen network whose two depths see the neighborhood of a voxel."""
     generator = torch.Generator().manual_seed(5)
 
     class Depths(nn.Module):
@@ -39,7 +39,7 @@ VARIANTS = {
     "ncc squared": lambda: make_similarity("ncc", squared=True),
     "lncc": lambda: make_similarity("lncc", radius=2),
     "mi": lambda: make_similarity("mi"),
-    "mi normalised": lambda: make_similarity("mi", normalised=True),
+    "mi normalized": lambda: make_similarity("mi", normalized=True),
     "mi sampled": lambda: make_similarity("mi", samples=30),
     "mind": lambda: make_similarity("mind"),
     "mind l1": lambda: make_similarity("mind", distance="l1", radius=2, dilation=1),
@@ -215,15 +215,15 @@ def test_mutual_information_of_known_relations():
     four = (rows // 1600) / 3
     similarity = make_similarity("mi")
     similarity.prepare(four)
-    # Four equally likely grey values, renamed in the other image: log 4, but for what a window of four bins blurs.
+    # Four equally likely gray values, renamed in the other image: log 4, but for what a window of four bins blurs.
     renamed = torch.tensor([1.0, 0.0, 0.66, 0.33], dtype=torch.float64)[(rows // 1600).long()]
     assert similarity.score(renamed) == pytest.approx(np.log(4), abs=1e-3)
     assert similarity.score(rows % 7) < 0.01
 
 
-def test_normalised_mutual_information_lies_between_one_and_two():
+def test_normalized_mutual_information_lies_between_one_and_two():
     steps = (torch.arange(1024).reshape(1, 1, 32, 32) % 5).double()
-    similarity = make_similarity("mi", normalised=True, bins=64)
+    similarity = make_similarity("mi", normalized=True, bins=64)
     similarity.prepare(steps)
     assert 1.4 < similarity.score(-steps) <= 2
     assert similarity.score(torch.rand(1, 1, 32, 32, dtype=torch.float64)) < similarity.score(-steps)
@@ -285,7 +285,7 @@ def plain_mind(image: np.ndarray, radius: int, dilation: int) -> np.ndarray:
 def test_mind_matches_its_definition(shape):
     image = np.random.default_rng(0).random(shape)
     radius, dilation = 1, 2
-    found = Mind(radius, dilation).descriptor(torch.from_numpy(image)[None, None])[0, 0].numpy()
+    found = MIND(radius, dilation).descriptor(torch.from_numpy(image)[None, None])[0, 0].numpy()
     distances = plain_mind(image, radius, dilation)
     inside = ~np.isnan(distances[0])
     # Up to the mean distance, which divides all components alike, the logarithms are the distances.
@@ -329,8 +329,8 @@ def test_the_registry_names_the_choices():
         assert kind.description.endswith(".") or len(kind.description) > 20
     with pytest.raises(InputError, match=r"'psnr'.*lncc, ncc, mse, mi, mind"):
         make_similarity("psnr")
-    with pytest.raises(InputError, match="colour"):
-        make_similarity("mse", colour=3)
+    with pytest.raises(InputError, match="color"):
+        make_similarity("mse", color=3)
     for options in ({"bins": 3}, {"samples": 0}):
         with pytest.raises(InputError):
             make_similarity("mi", **options)

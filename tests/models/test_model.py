@@ -16,7 +16,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Grid, Image
 from napari_stnreg.datasets.common import rotation_2d
 from napari_stnreg.io import container
-from napari_stnreg.models.input_spec import InputContract, placed
+from napari_stnreg.models.input_spec import InputSpec, placed
 from napari_stnreg.models.model import Model
 from napari_stnreg.networks import new_network
 from napari_stnreg.transforms import AffineTransform
@@ -28,7 +28,7 @@ SHIFT = np.array([7.0, -9.0])
 
 @pytest.fixture(scope="module")
 def trained():
-    """Knows shifts of one scene, in millimetres."""
+    """Knows shifts of one scene, in millimeters."""
     return sr.train(
         DrawnPairs(72, 12, kind="shift", unit="mm"), network="affine", family="translation", epochs=30, device="cpu",
         batch_size=12, learning_rate=2e-3, truth_weight=0.0,
@@ -45,7 +45,7 @@ def shaken():
             for parameter in network.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
             network.flow.weight.mul_(3)
-    return Model(network, InputContract(2, 1, (32, 32), (SIDE / 32, SIDE / 32), "mm"), {}, "shaken")
+    return Model(network, InputSpec(2, 1, (32, 32), (SIDE / 32, SIDE / 32), "mm"), {}, "shaken")
 
 
 def scene_pair(fixed_grid, moving_grid=None):
@@ -107,14 +107,14 @@ class TestAnyImages:
         there = trained.predict(*moved, device="cpu").map_points(points + far)
         assert np.allclose(there - far, here, atol=1e-2)
 
-    def test_images_that_do_not_meet_are_put_centre_on_centre(self, trained):
+    def test_images_that_do_not_meet_are_put_center_on_center(self, trained):
         plain = scene_pair(unit_grid(32))
         away = plain.moving.replace(grid=plain.moving.grid.moved([500.0, 0.0]))
         warnings = []
         found = trained.predict(plain.fixed, away, device="cpu", warnings=warnings)
         here = trained.predict(plain.fixed, plain.moving, device="cpu")
         assert np.allclose(found.map_points([[0.0, 0.0]]) - [[500.0, 0.0]], here.map_points([[0.0, 0.0]]), atol=1e-3)
-        assert "centre on centre" in warnings[0]
+        assert "center on center" in warnings[0]
 
     def test_a_transform_to_start_from_goes_first(self, trained):
         plain = scene_pair(unit_grid(32))
@@ -150,7 +150,7 @@ class TestAnyImages:
         with pytest.raises(InputError, match="2D"):
             trained(volume, volume.replace(data=volume.data + 1), device="cpu")
         constant = plain.fixed.replace(data=np.ones((32, 32)), name="flat")
-        contract = InputContract(2, 1, (32, 32), (1.0, 1.0))
+        contract = InputSpec(2, 1, (32, 32), (1.0, 1.0))
         with pytest.raises(InputError, match="'flat' is constant"):
             Model(trained.network, contract).predict(constant, plain.moving, device="cpu")
 
@@ -322,7 +322,7 @@ class TestFile:
 class TestLattice:
     def test_voxels_that_fit_are_not_interpolated(self):
         rng = np.random.default_rng(0)
-        contract = InputContract(3, 1, (20, 20, 20), (2.0, 2.0, 2.0), "mm")
+        contract = InputSpec(3, 1, (20, 20, 20), (2.0, 2.0, 2.0), "mm")
         data = rng.random((9, 7, 8)).astype(np.float32)
         for linear in (np.diag([2.0, 2, 2]), np.diag([-2.0, 2, 2]), 2.0 * np.eye(3)[[2, 0, 1]]):
             matrix = np.eye(4)
@@ -337,7 +337,7 @@ class TestLattice:
     def test_fine_images_are_smoothed_before_they_are_thinned(self):
         stripes = np.zeros((64, 64), np.float32)
         stripes[:, ::2] = 1
-        contract = InputContract(2, 1, (16, 16), (4.3, 4.3), "mm")
+        contract = InputSpec(2, 1, (16, 16), (4.3, 4.3), "mm")
         where = Grid.from_spacing((64, 64), unit="mm")
         seen = placed(stripes[None], where, contract.lattice(where))[0, 0]
         assert float((seen[2:-2, 2:-2] - 0.5).abs().max()) < 0.05

@@ -1,4 +1,4 @@
-"""The localisation networks and the spatial transformer as a layer, on known maps and against torch's own functions."""
+"""The localization networks and the spatial transformer as a layer, on known maps and against torch's own functions."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Grid
 from napari_stnreg.networks import (
     FreeParameters,
+    SequentialNetwork,
     SpatialTransformer,
-    Stages,
     make_network,
     new_network,
     sampling_grid,
     warped,
 )
 from napari_stnreg.networks.matching import solved
-from napari_stnreg.ops.interpolation import normalised
+from napari_stnreg.ops.interpolation import normalized
 from napari_stnreg.transforms import AffineTransform, chain, make_family
 from tests.helpers.scenes import grid
 
@@ -107,7 +107,7 @@ def test_the_sampler_reads_where_the_transform_points(name, options):
         points = found.on_grid(onto).double()
         inverse = torch.tensor(np.linalg.inv(elsewhere.linear))
         index = (points - torch.tensor(elsewhere.origin.copy())) @ inverse.T
-        wanted = normalised(index, elsewhere.shape)
+        wanted = normalized(index, elsewhere.shape)
         assert torch.allclose(sampling_grid(found, onto, elsewhere).double(), wanted, atol=1e-4)
 
 
@@ -120,7 +120,7 @@ def test_fields_on_turned_lattices_are_read_there_too():
         index = (found.on_grid(onto).double() - torch.tensor(turned.origin.copy())) @ torch.tensor(
             np.linalg.inv(turned.linear)
         ).T
-        assert torch.allclose(sampling_grid(found, onto, turned).double(), normalised(index, turned.shape), atol=1e-4)
+        assert torch.allclose(sampling_grid(found, onto, turned).double(), normalized(index, turned.shape), atol=1e-4)
 
 
 def test_voxelmorph_answers_alike_whatever_is_padded():
@@ -203,7 +203,7 @@ def test_stages_apply_the_later_one_first_and_read_the_image_once():
     with torch.no_grad():
         first.parameters_of_pair.copy_(torch.tensor([[0.1, 0.0, 0.2, -0.1, 0.3, 0.0]]))
         second.parameters_of_pair.copy_(torch.tensor([[0.0, 0.5]]))
-    both = Stages([first, second])
+    both = SequentialNetwork([first, second])
     fixed, moving = pictures((24, 24), batch=1)
     a, b = (one.transform(fixed, moving, lattice) for one in (first, second))
     points = np.array([[1.0, 2.0], [-5.0, 3.0]])
@@ -222,7 +222,7 @@ def test_stages_are_shown_the_image_as_it_looks_so_far():
     with torch.no_grad():
         first.parameters_of_pair.copy_(torch.tensor([[0.0, 0.3]]))
     fixed, moving = pictures((24, 24), batch=1)
-    Stages([first, second]).transform(fixed, moving, lattice)
+    SequentialNetwork([first, second]).transform(fixed, moving, lattice)
     assert torch.equal(second.shown, warped(moving, first.transform(fixed, moving, lattice), lattice))
 
 
@@ -260,14 +260,14 @@ class TestSpatialTransformer:
 
     @pytest.mark.parametrize("family", ["translation", "rigid", "similarity", "affine", "tps", "bspline"])
     @pytest.mark.parametrize("shape", [(20, 23), (9, 12, 10)])
-    def test_it_takes_any_family_and_its_localisation_learns(self, family, shape):
+    def test_it_takes_any_family_and_its_localization_learns(self, family, shape):
         layer = SpatialTransformer.with_cnn(5, shape, family)
         features = torch.rand(2, 5, *shape)
-        optimiser = torch.optim.SGD(layer.parameters(), 0.1)
+        optimizer = torch.optim.SGD(layer.parameters(), 0.1)
         (layer(features) * features.flip(2)).mean().backward()
-        head = layer.localisation.head[-1]
+        head = layer.localization.head[-1]
         assert head.weight.grad.abs().max() > 0
-        optimiser.step()
+        optimizer.step()
         assert not torch.allclose(layer(features), features, atol=1e-6)
 
     def test_it_agrees_with_torch_in_value_and_gradient(self):
@@ -310,7 +310,7 @@ class TestSpatialTransformer:
         result = SpatialTransformer(family="rigid", kernel="nearest")(labels, torch.tensor([[0.1, 0.0, 0.4]]))
         assert set(result.unique().tolist()) <= set(range(9))
 
-    def test_a_coarser_output_of_fine_stripes_is_grey(self):
+    def test_a_coarser_output_of_fine_stripes_is_gray(self):
         stripes = torch.zeros(1, 1, 64, 64)
         stripes[..., ::2] = 1
         theta = torch.tensor([[0.0, 0.3]])  # shifted so that point sampling would meet the stripes unevenly
@@ -343,20 +343,20 @@ class TestSpatialTransformer:
         centers = 12 + 14 * (torch.rand(64, 2) - 0.5)
         spots = torch.exp(-((y - centers[:, :1, None]) ** 2 + (x - centers[:, 1:, None]) ** 2) / 18)[:, None]
         layer = SpatialTransformer.with_cnn(1, (24, 24), "translation", output_shape=(24, 24))
-        optimiser = torch.optim.Adam(layer.parameters(), 2e-3)
+        optimizer = torch.optim.Adam(layer.parameters(), 2e-3)
         middle = torch.exp(-((y - 11.5) ** 2 + (x - 11.5) ** 2) / 18)
         for _ in range(120):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss = (layer(spots) - middle).square().mean()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
         with torch.no_grad():
             found = layer.transform(spots)
             read = found(torch.zeros(1, 1, 2))[:, 0]  # where the middle of the output is read, about the middle
         assert float((read - (centers - 11.5)).norm(dim=1).mean()) < 1.0
 
     def test_what_cannot_be_is_told_in_a_sentence(self):
-        with pytest.raises(InputError, match="no localisation"):
+        with pytest.raises(InputError, match="no localization"):
             SpatialTransformer()(torch.rand(1, 1, 8, 8))
         with pytest.raises(InputError, match="this family needs 6"):
             SpatialTransformer()(torch.rand(1, 1, 8, 8), torch.zeros(1, 5))
@@ -375,11 +375,11 @@ def test_free_parameters_find_a_known_shift_in_the_loop_a_network_would_use():
     lattice = Grid.from_spacing((32, 32), origin=(-15.5, -15.5))
     fixed, moving = spot(16, 16), spot(19, 13)
     free = FreeParameters(make_family("translation"), lattice)
-    optimiser = torch.optim.Adam(free.parameters(), 0.02)
+    optimizer = torch.optim.Adam(free.parameters(), 0.02)
     for _ in range(80):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (warped(moving, free.transform(fixed, moving, lattice), lattice) - fixed).square().mean().backward()
-        optimiser.step()
+        optimizer.step()
     found = free.transform(fixed, moving, lattice).map_points([[0.0, 0.0]])
     assert np.allclose(found, [[3.0, -3.0]], atol=0.05)
     with pytest.raises(InputError, match="no model"):
@@ -396,5 +396,5 @@ def test_chained_affines_and_fields_are_sampled_in_one_go():
         index = (both.on_grid(lattice).double() - torch.tensor(lattice.origin.copy())) / lattice.spacing[0]
         index[..., 1] *= lattice.spacing[0] / lattice.spacing[1]
         assert torch.allclose(
-            sampling_grid(both, lattice, lattice).double(), normalised(index, lattice.shape), atol=1e-4
+            sampling_grid(both, lattice, lattice).double(), normalized(index, lattice.shape), atol=1e-4
         )

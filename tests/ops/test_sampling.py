@@ -13,10 +13,10 @@ from scipy import ndimage
 
 from napari_stnreg.ops.interpolation import (
     index_points,
-    normalised,
+    normalized,
     resize,
     sample,
-    sample_normalised,
+    sample_normalized,
     self_composed,
 )
 
@@ -59,13 +59,13 @@ def test_one_voxel_along_an_axis_is_one_voxel_along_that_axis(axis):
 def test_parts_read_by_several_threads_are_bit_identical(shape):
     image = noise(1, 2, *shape).float()
     points = index_points(shape)[None] + 0.3
-    grid = normalised(points, shape)
+    grid = normalized(points, shape)
     threads = torch.get_num_threads()
     try:
         results = []
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            results.append(sample_normalised(image, grid))
+            results.append(sample_normalized(image, grid))
     finally:
         torch.set_num_threads(threads)
     whole = F.grid_sample(image, grid, "bilinear", "zeros", align_corners=False)
@@ -93,11 +93,11 @@ def test_resizing_keeps_the_outer_faces_where_they_are(shape):
         torch.testing.assert_close(middle[2:-2], expected[2:-2], atol=0.02, rtol=0)
 
 
-def test_stripes_of_one_pixel_become_grey_and_no_moire():
+def test_stripes_of_one_pixel_become_gray_and_no_moire():
     stripes = torch.zeros(1, 1, 64, 64)
     stripes[..., ::2] = 1
-    grey = resize(stripes, (21, 21))[0, 0, 2:-2, 2:-2]
-    assert (grey - 0.5).abs().max() < 0.12
+    gray = resize(stripes, (21, 21))[0, 0, 2:-2, 2:-2]
+    assert (gray - 0.5).abs().max() < 0.12
 
 
 @pytest.mark.parametrize("shape", [(12, 14), (6, 8, 7)])

@@ -6,7 +6,7 @@ import torch
 
 import napari_stnreg as sr
 from napari_stnreg.registration.optimizers.parametric import Adam
-from napari_stnreg.registration.pyramid import Pyramid, normalise, shrink_factors
+from napari_stnreg.registration.pyramid import Pyramid, normalize, shrink_factors
 from tests.helpers.scenes import affine_map, bent_map, grid, pair, turn_3d
 
 
@@ -51,14 +51,14 @@ def test_deformable_families_recover_a_known_bending(family, ndim, size):
     limit = {"bspline": 0.5, "tps": 0.3, "displacement": 0.25, "diffeomorphic": 0.25}[family]
     assert images.error(result.transform) < (limit if ndim == 2 else 0.4)
     assert images.error(result.transform) < (0.5 if ndim == 2 else 0.8) * unbent
-    assert result.folded_share == 0
+    assert result.folding_fraction == 0
 
 
 def test_a_large_bending_is_followed_without_folds():
     images = pair(bent_map(2, height=9.0, wavelength=80.0), grid(128, 2))
     result = fit(images, family="affine+diffeomorphic")
     assert images.error(result.transform) < 0.4
-    assert result.folded_share == 0
+    assert result.folding_fraction == 0
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_a_pair_that_fits_already_is_left_alone():
         assert error(images, preset="fast") < 0.25
 
 
-def test_stiffness_regularisers_and_control_spacing_do_what_they_say():
+def test_stiffness_regularizers_and_control_spacing_do_what_they_say():
     images = pair(bent_map(2, height=4.0, wavelength=50.0), grid(96, 2), noise=0.05)
 
     def roughness(**options):
@@ -197,10 +197,10 @@ def test_level_covers_the_same_place_and_masks_keep_what_is_outside_out():
         images.fixed.data, mask, images.fixed.grid, images.fixed.data, None, images.fixed.grid, torch.device("cpu")
     )
     dirty = Pyramid(
-        normalise(spoiled, mask, "x"),
+        normalize(spoiled, mask, "x"),
         mask,
         images.fixed.grid,
-        normalise(np.where(mask, images.fixed.data, np.nan), mask, "x"),
+        normalize(np.where(mask, images.fixed.data, np.nan), mask, "x"),
         mask,
         images.fixed.grid,
         torch.device("cpu"),
@@ -224,13 +224,13 @@ def test_shrink_factors_end_at_the_finest_and_stop_in_time():
 def test_adam_is_adam():
     generator = torch.Generator().manual_seed(0)
     theirs = torch.zeros(7, requires_grad=True)
-    optimiser = torch.optim.Adam([theirs], lr=0.1, betas=(0.9, 0.95), eps=1e-12)
+    optimizer = torch.optim.Adam([theirs], lr=0.1, betas=(0.9, 0.95), eps=1e-12)
     ours = theirs.detach().clone()
     mine = Adam(ours)
     for pace in (0.1, 0.05, 0.2, 0.1):
         slope = torch.randn(7, generator=generator)
-        optimiser.param_groups[0]["lr"] = pace
+        optimizer.param_groups[0]["lr"] = pace
         theirs.grad = slope
-        optimiser.step()
+        optimizer.step()
         ours = mine.step(ours, slope, pace)
     assert torch.allclose(ours, theirs.detach(), atol=1e-6)

@@ -73,7 +73,7 @@ def test_landmarks_start_it_off_and_pull_where_the_image_says_nothing():
         with_landmarks, result = missed(family=family, fixed_landmarks=fixed_points, moving_landmarks=moving_points)
         assert with_landmarks < min(0.8 * plain, 0.8)
         assert result.scores["after"]["landmark_mean"] < result.scores["before"]["landmark_mean"]
-        assert result.folded_share == 0
+        assert result.folding_fraction == 0
     without_pull, _ = missed(fixed_landmarks=fixed_points, moving_landmarks=moving_points, landmark_weight=0.0)
     assert with_landmarks < without_pull
 
@@ -124,19 +124,19 @@ def test_landmarks_that_cannot_be_used(fixed, moving, sentence):
         registered(images, fixed_landmarks=fixed, moving_landmarks=moving)
 
 
-# ----------------------------------------------------------------------------------- colour, channels, output
+# ----------------------------------------------------------------------------------- color, channels, output
 
 
-def test_colour_is_seen_by_its_luminance_and_warped_in_every_channel():
+def test_color_is_seen_by_its_luminance_and_warped_in_every_channel():
     images = bent_pair(size=64)
     shades = [np.clip(image.data / image.data.max() * 250, 0, 250) for image in (images.fixed, images.moving)]
-    colour = [
+    color = [
         sr.Image.from_array(np.stack([s, 255 - s, s / 2], axis=-1).astype(np.uint8), channels=True).replace(
             grid=image.grid
         )
         for s, image in zip(shades, (images.fixed, images.moving), strict=True)
     ]
-    result = sr.register(*colour, **FAST)
+    result = sr.register(*color, **FAST)
     assert images.error(result.transform) < 0.6
     assert result.warped.data.shape == (64, 64, 3)
     assert result.warped.data.dtype == np.uint8
@@ -226,7 +226,7 @@ def test_chains(family):
     result = registered(images, family=family)
     limit = 2.2 if family == "rigid+affine" else 0.5
     assert images.error(result.transform) < limit
-    assert result.folded_share == 0
+    assert result.folding_fraction == 0
 
 
 def test_running_again_from_an_affine_and_from_a_deformation():

@@ -33,7 +33,7 @@ def field(shape, **options):
         (field((20, 20)), field((20, 20)), {"family": "bspline+affine"}, "comes after a deformable one"),
         (field((20, 20)), field((20, 20)), {"similarity": "likeness"}, "There is no similarity 'likeness'"),
         (field((20, 20)), field((20, 20)), {"start": "somewhere"}, "Setting 'start'"),
-        (field((20, 20)), field((20, 20)), {"colour": "red"}, "Setting 'colour'"),
+        (field((20, 20)), field((20, 20)), {"color": "red"}, "Setting 'color'"),
         (field((20, 20)), field((20, 20)), {"device": "abacus"}, "'abacus' is not a device"),
         (field((20, 20)), field((20, 20)), {"device": "cuda:97"}, "'cuda:97' was not found here; use auto or cpu"),
         (field((20, 20)), field((20, 20)), {"fixed_channel": -1}, "Setting 'fixed_channel'"),
@@ -72,7 +72,7 @@ def test_noise_and_half_empty_images_do_not_break_it():
     rng = np.random.default_rng(0)
     noise = [sr.Image.from_array(rng.normal(size=(48, 48))) for _ in range(2)]
     result = sr.register(*noise, **FAST)
-    assert result.folded_share == 0
+    assert result.folding_fraction == 0
     sparse = np.zeros((48, 48))
     sparse[20, 30] = 1.0
     other = np.zeros((48, 48))

@@ -12,7 +12,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.registration import initialization
 from napari_stnreg.registration.preprocessing import prepare
 from napari_stnreg.registration.settings import RegistrationSettings
-from napari_stnreg.registration.translation_search import best_shifts, phase_shift
+from napari_stnreg.registration.translation_search import best_translations, phase_shift
 from napari_stnreg.transforms import AffineTransform
 from tests.helpers.scenes import affine_map, grid, pair, turn_3d
 
@@ -30,7 +30,7 @@ def begin(images, landmarks=(None, None), given=None, **options):
         except StopIteration as end:
             matrix = end.value
     seconds = time.process_time() - before
-    return AffineTransform(matrix, problem.unit).relocated(problem.center), seconds
+    return AffineTransform(matrix, problem.unit).translated_frame(problem.center), seconds
 
 
 def start_error(images, **options):
@@ -72,12 +72,12 @@ def test_mirror_images_are_found_when_asked_only():
     assert start_error(images) > 5.0
     result = sr.register(images.fixed, images.moving, mirror=True, preset="fast", device="cpu")
     assert images.error(result.transform) < 0.5
-    assert result.folded_share == 0
+    assert result.folding_fraction == 0
     assert result.warnings == []
     again = sr.register(
         images.fixed, images.moving, start_transform=result.transform, preset="fast", family="affine", device="cpu"
     )
-    assert again.folded_share == 0
+    assert again.folding_fraction == 0
 
 
 def test_asking_for_mirror_images_does_not_mirror():
@@ -205,10 +205,10 @@ def test_correlation_finds_each_shift_to_half_a_voxel():
     )
     problem = prepare(images.fixed, images.moving, RegistrationSettings.parse(), torch.device("cpu"))
     level = problem.pyramid.level(1.0)
-    (value, matrix), (other, _) = best_shifts(level, [np.eye(2), np.diag([1.0, -1.0])])
+    (value, matrix), (other, _) = best_translations(level, [np.eye(2), np.diag([1.0, -1.0])])
     assert np.allclose(matrix[:2, 2], (11.0, -7.0), atol=1.01)
     assert value > 0.8 > other + 0.1
-    assert best_shifts(level, [np.eye(2)], by_edges=True)[0][1][:2, 2] == pytest.approx((11.0, -7.0), abs=1.01)
+    assert best_translations(level, [np.eye(2)], by_edges=True)[0][1][:2, 2] == pytest.approx((11.0, -7.0), abs=1.01)
     assert phase_shift(level, np.eye(3))[:2, 2] == pytest.approx((11.0, -7.0), abs=1.01)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Grid, Image
-from napari_stnreg.resampling.geometry import Carrier, ellipse_outline, subdivided
+from napari_stnreg.resampling.geometry import GeometryTransformer, ellipse_outline, subdivided
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.transforms import (
     AffineTransform,
@@ -59,10 +59,10 @@ def test_a_point_of_the_moving_side_lands_where_the_warped_image_shows_it(name):
     transform = smooth(name, fixed)
     spot = transform.map_points([fixed.center + [2.0, -1.5]])[0]  # so that it is seen on the fixed side
     warped = warp(blob(moving, spot, 2.0), transform, fixed)
-    landed = Carrier(transform, "moving").points([spot])[0]
+    landed = GeometryTransformer(transform, "moving").points([spot])[0]
     assert np.linalg.norm(landed - center_of(warped)) < 0.35
     assert np.linalg.norm(landed - (fixed.center + [2.0, -1.5])) < 0.05
-    back = Carrier(transform, "fixed").points([landed])[0]
+    back = GeometryTransformer(transform, "fixed").points([landed])[0]
     np.testing.assert_allclose(back, spot, atol=0.05)
 
 
@@ -71,7 +71,7 @@ def test_data_coordinates_time_and_units_are_carried_along():
     matrix[:2, 2] = (10.0, -4.0)
     transform = AffineTransform(matrix, "um")
     layer = np.diag([2.0, 500.0, 250.0, 1.0])  # time in seconds, pixels in nm
-    carrier = Carrier(transform, "fixed", matrix=layer, unit="nm", target_unit="mm")
+    carrier = GeometryTransformer(transform, "fixed", matrix=layer, unit="nm", target_unit="mm")
     placed = carrier.points([[3, 4, 8]])
     np.testing.assert_allclose(placed, [[6.0, (4 * 0.5 + 10) / 1000, (8 * 0.25 - 4) / 1000]])
     tracks = carrier.tracks([[7, 3, 4, 8], [7, 4, 4, 8]])
@@ -84,7 +84,9 @@ def test_vectors_turn_and_stretch_with_the_map():
     turn = np.array([[0.0, -2, 0], [2, 0, 0], [0, 0, 1]])
     vectors = np.array([[[1.0, 2], [3, 0]], [[0, 0], [0, 1]]])
     np.testing.assert_allclose(
-        Carrier(AffineTransform(turn), "fixed").vectors(vectors), [[[-4, 2], [0, 6]], [[0, 0], [-2, 0]]], atol=1e-12
+        GeometryTransformer(AffineTransform(turn), "fixed").vectors(vectors),
+        [[[-4, 2], [0, 6]], [[0, 0], [-2, 0]]],
+        atol=1e-12,
     )
 
 
@@ -93,13 +95,15 @@ def test_shapes_stay_what_they_are_where_they_can_and_bend_where_they_must():
     line = np.array([[0.0, 0], [3, 4]])
     shift = np.eye(3)
     shift[:2, 2] = 5
-    kept = Carrier(AffineTransform(shift)).shapes([box, box, line], ["rectangle", "ellipse", "line"])
+    kept = GeometryTransformer(AffineTransform(shift)).shapes([box, box, line], ["rectangle", "ellipse", "line"])
     assert [kind for _, kind in kept] == ["rectangle", "ellipse", "line"]
     np.testing.assert_allclose(kept[0][0], box - 5)
     turned = make_family("rigid")(torch.tensor([[0.0, 0.0, 0.5]], dtype=torch.float64), Grid.from_spacing((8, 8)))
-    polygon = Carrier(turned).shapes([box, box, line], ["rectangle", "ellipse", "line"])
+    polygon = GeometryTransformer(turned).shapes([box, box, line], ["rectangle", "ellipse", "line"])
     assert [(len(v), kind) for v, kind in polygon] == [(4, "polygon"), (64, "polygon"), (2, "line")]
-    bent = Carrier(smooth("bspline", Grid.from_spacing((20, 20))), "fixed").shapes([box, line], ["polygon", "line"])
+    bent = GeometryTransformer(smooth("bspline", Grid.from_spacing((20, 20))), "fixed").shapes(
+        [box, line], ["polygon", "line"]
+    )
     assert [kind for _, kind in bent] == ["polygon", "path"]
     np.testing.assert_allclose(
         bent[0][0], smooth("bspline", Grid.from_spacing((20, 20))).map_points(subdivided(box, closed=True))
@@ -112,41 +116,42 @@ def test_shapes_stay_what_they_are_where_they_can_and_bend_where_they_must():
 def test_a_layer_placed_by_its_matrix_lies_where_the_resampled_one_is():
     grid = Grid.from_spacing((20, 24, 22), (2.0, 1.0, 1.5), (3, 4, 5), unit="um")
     transform = smooth("affine", grid)
-    place = Carrier(transform, "moving", matrix=np.diag([3.0, 2, 2, 2, 1]), unit="um").layer_affine()
+    place = GeometryTransformer(transform, "moving", matrix=np.diag([3.0, 2, 2, 2, 1]), unit="um").layer_affine()
     assert place.shape == (5, 5)
     assert place[0, 0] == 3
     index = np.array([[4.0, 1, 2, 3, 1]])
     world = (place @ index.T)[1:4, 0]
     np.testing.assert_allclose(transform.map_points([world])[0], [2, 4, 6])
     with pytest.raises(InputError, match="resample the"):
-        Carrier(smooth("bspline", grid)).layer_affine(np.eye(4))
+        GeometryTransformer(smooth("bspline", grid)).layer_affine(np.eye(4))
     mirror = AffineTransform(np.diag([-1.0, 1, 1, 1]))
-    assert Carrier(mirror).mirrors
-    assert not Carrier(transform).mirrors
+    assert GeometryTransformer(mirror).mirrors
+    assert not GeometryTransformer(transform).mirrors
 
 
 def test_the_direction_is_said_in_words():
     transform = AffineTransform.identity(2)
     assert (
-        Carrier(transform).sentence == "Points of the moving side go to the fixed side by the inverse of the transform."
+        GeometryTransformer(transform).sentence
+        == "Points of the moving side go to the fixed side by the inverse of the transform."
     )
-    assert "the moving side by the transform." in Carrier(transform, "fixed").sentence
-    assert "point by point" in Carrier(smooth("tps", Grid.from_spacing((9, 9)))).sentence
+    assert "the moving side by the transform." in GeometryTransformer(transform, "fixed").sentence
+    assert "point by point" in GeometryTransformer(smooth("tps", Grid.from_spacing((9, 9)))).sentence
 
 
 def test_what_does_not_fit_is_refused():
     transform = AffineTransform.identity(3)
     with pytest.raises(InputError, match="2 axes cannot be carried by a 3D"):
-        Carrier(transform).points(np.zeros((4, 2)))
+        GeometryTransformer(transform).points(np.zeros((4, 2)))
     with pytest.raises(InputError, match="cannot be converted"):
-        Carrier(transform, unit="um")
+        GeometryTransformer(transform, unit="um")
     with pytest.raises(InputError, match="neither"):
-        Carrier(transform, "left")
+        GeometryTransformer(transform, "left")
     with pytest.raises(InputError, match="start and direction"):
-        Carrier(transform).vectors(np.zeros((4, 3)))
+        GeometryTransformer(transform).vectors(np.zeros((4, 3)))
     with pytest.raises(InputError, match="2 kinds"):
-        Carrier(transform).shapes([np.zeros((4, 3))], ["path", "path"])
-    assert Carrier(transform).points(np.zeros((0, 3))).shape == (0, 3)
+        GeometryTransformer(transform).shapes([np.zeros((4, 3))], ["path", "path"])
+    assert GeometryTransformer(transform).points(np.zeros((0, 3))).shape == (0, 3)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -180,11 +185,11 @@ def test_a_folded_transform_is_inverted_with_a_warning_that_survives_warping():
     folded = DisplacementTransform(torch.from_numpy(np.stack([12 * np.sin(y / 2), np.zeros_like(x)])), grid)
     found = invert(folded, grid)
     assert "no exact inverse" in found.warning
-    assert found.unsolved_share > 0.05
+    assert found.unsolved_fraction > 0.05
     back = folded.inverse()
     warp(blob(grid, [20, 20], 5.0), chain(AffineTransform.identity(2), back), grid)
     assert "no exact inverse" in solver_warning(back)
-    carrier = Carrier(folded, "fixed")
+    carrier = GeometryTransformer(folded, "fixed")
     carrier.image(blob(grid, [20, 20], 5.0), grid)
     assert "no exact inverse" in carrier.warning
 
@@ -212,12 +217,12 @@ def test_a_linear_matrix_is_found_wherever_it_hides():
 def test_spaces_travel_with_transforms_through_inverses_chains_and_copies():
     grid = Grid.from_spacing((8, 8))
     for name in FAMILIES:
-        told = smooth(name, grid).in_spaces("scanner", "world")
-        assert told.spaces == ("scanner", "world")
-        assert told.inverse().spaces == ("world", "scanner")
-        assert told.inverse().inverse().spaces == ("scanner", "world")
-        assert told.to("cpu").spaces == ("scanner", "world")
-        assert with_unit(chain(told, smooth("rigid", grid)), "pixel").spaces == ("scanner", "world")
-        assert compose(told.inverse(), told).spaces == ("world", "world")
-        assert told.inverse().to("cpu").spaces == ("world", "scanner")
-    assert smooth("rigid", grid).spaces == ("world", "world")
+        told = smooth(name, grid).with_coordinate_systems("scanner", "world")
+        assert told.coordinate_systems == ("scanner", "world")
+        assert told.inverse().coordinate_systems == ("world", "scanner")
+        assert told.inverse().inverse().coordinate_systems == ("scanner", "world")
+        assert told.to("cpu").coordinate_systems == ("scanner", "world")
+        assert with_unit(chain(told, smooth("rigid", grid)), "pixel").coordinate_systems == ("scanner", "world")
+        assert compose(told.inverse(), told).coordinate_systems == ("world", "world")
+        assert told.inverse().to("cpu").coordinate_systems == ("world", "scanner")
+    assert smooth("rigid", grid).coordinate_systems == ("world", "world")

@@ -1,4 +1,4 @@
-"""Warping: values against other programs, and what a person expects of borders, dtypes, colours, labels and units."""
+"""Warping: values against other programs, and what a person expects of borders, dtypes, colors, labels and units."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_chain_is_sampled_once_like_the_composed_map():
 
 
 @pytest.mark.parametrize("interpolation", ["linear", "nearest", "cubic"])
-def test_the_image_reaches_half_a_voxel_beyond_its_outer_centres_and_no_further(interpolation):
+def test_the_image_reaches_half_a_voxel_beyond_its_outer_centers_and_no_further(interpolation):
     image = Image.from_array(np.array([[10.0, 20.0, 30.0]] * 3, dtype=np.float32), spacing=2.0)
     for offset, value in ((0.98, 30), (1.0, 30), (1.02, -5)):
         warped = warp(image, shift([0.0, offset]), image.grid, interpolation, fill=-5)
@@ -191,15 +191,15 @@ def test_labels_of_any_size_are_copied_exactly():
 
 @pytest.mark.parametrize("interpolation", ["linear", "nearest", "cubic"])
 def test_each_channel_is_warped_like_an_image_of_its_own(interpolation):
-    colour = Image.from_array(noise((9, 11, 3), np.uint8), channels=True)
-    transform = make_family("affine")(torch.full((1, 6), 0.06), colour.grid)
-    warped = warp(colour, transform, colour.grid, interpolation, fill=(1, 2, 3))
+    color = Image.from_array(noise((9, 11, 3), np.uint8), channels=True)
+    transform = make_family("affine")(torch.full((1, 6), 0.06), color.grid)
+    warped = warp(color, transform, color.grid, interpolation, fill=(1, 2, 3))
     assert warped.rgb
     assert warped.data.shape == (9, 11, 3)
     for c in range(3):
-        alone = Image.from_array(colour.data[..., c])
+        alone = Image.from_array(color.data[..., c])
         np.testing.assert_array_equal(
-            warped.data[..., c], warp(alone, transform, colour.grid, interpolation, fill=c + 1).data
+            warped.data[..., c], warp(alone, transform, color.grid, interpolation, fill=c + 1).data
         )
 
 

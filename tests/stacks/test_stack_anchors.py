@@ -8,7 +8,7 @@ from napari_stnreg import align_stack
 from napari_stnreg.stacks.matching.fine import FineMatch, fine_match, start_maps
 from napari_stnreg.stacks.matching.pair_selection import anchor_pairs, fine_pairs
 from napari_stnreg.stacks.preprocessing.features import prepare
-from napari_stnreg.stacks.section_transform import Lattice, SectionMap
+from napari_stnreg.stacks.section_transform import Lattice, SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solver.elastic import solve_fine
 
@@ -65,12 +65,12 @@ def test_shared_outlines_are_matched_under_detail_that_is_not_shared(again):
 def test_sections_without_a_shared_outline_say_nothing_of_each_other():
     found, _ = matched(section(1, 7), section(2, 8), outline=True)
     assert not found.weight.any()
-    # neighbours are believed as far as they resemble each other: there is nothing better
+    # neighbors are believed as far as they resemble each other: there is nothing better
     assert matched(section(1, 7), section(2, 8))[0].weight.any()
 
 
 def drift(anchors, seed, count=40):
-    """Slow error of a straight stack whose neighbours are matched with errors of their own."""
+    """Slow error of a straight stack whose neighbors are matched with errors of their own."""
     rng = np.random.default_rng(seed)
     lattice = Lattice.covering((0, 0), (SIDE, SIDE), 40)
     own = rng.normal(0, 3, (count, 2))
@@ -83,14 +83,14 @@ def drift(anchors, seed, count=40):
                 seen = (own[b] - own[a] + rng.normal(0, 0.7, 2))[:, None, None]
                 seen = np.broadcast_to(seen, (1, 1, 2, *lattice.shape))
                 matches[a, b] = FineMatch(seen, firm, np.full((1, 1), 0.6), np.ones((1, 1)))
-    maps = [SectionMap.from_affine(np.eye(3), lattice, (SIDE, SIDE)) for _ in range(count)]
+    maps = [SectionTransform.from_affine(np.eye(3), lattice, (SIDE, SIDE)) for _ in range(count)]
     found = solve_fine(maps, matches, StackSettings(course="straight", anchors=anchors))
     error = np.array([one.vectors[0].mean(axis=(1, 2)) for one in found]) - own
     slow = gaussian_filter1d(error - error.mean(axis=0), 3, axis=0, mode="nearest")
     return np.linalg.norm(slow, axis=1).mean()
 
 
-def test_errors_of_neighbours_add_up_less_with_anchors():
+def test_errors_of_neighbors_add_up_less_with_anchors():
     without, with_them = (np.mean([drift(anchors, seed) for seed in range(4)]) for anchors in (0, 8))
     assert with_them < 0.7 * without, (with_them, without)
 

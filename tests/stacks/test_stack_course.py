@@ -5,7 +5,7 @@ import pytest
 
 from napari_stnreg.stacks.matching.coarse import CoarseMatch
 from napari_stnreg.stacks.matching.fine import FineMatch
-from napari_stnreg.stacks.section_transform import Lattice, SectionMap
+from napari_stnreg.stacks.section_transform import Lattice, SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solver.elastic import solve_fine
 from napari_stnreg.stacks.solver.pose_graph import solve_coarse
@@ -70,9 +70,9 @@ def test_the_pull_of_the_course_is_the_inverse_of_its_correlation():
 
 
 def shaken(count, seed, steady, rest=0.3):
-    """Plain maps, exact matches of neighbours (two reaches) but for some noise, and the sections' own vectors."""
+    """Plain maps, exact matches of neighbors (two reaches) but for some noise, and the sections' own vectors."""
     lattice = Lattice.covering((-0.5, -0.5), (199.5, 199.5), 40)
-    maps = [SectionMap.from_affine(np.eye(3), lattice, SHAPE) for _ in range(count)]
+    maps = [SectionTransform.from_affine(np.eye(3), lattice, SHAPE) for _ in range(count)]
     rng = np.random.default_rng(seed)
     waves = Waves(lattice.shape, 5.0)
     long = (waves.band <= 2).astype(float)

@@ -118,7 +118,7 @@ def test_a_wrong_encoder_is_said(stack, tmp_path):
     assert not (tmp_path / "out.zarr").exists()
 
 
-def test_the_same_tissue_lies_in_the_same_place_in_neighbours(whole):
+def test_the_same_tissue_lies_in_the_same_place_in_neighbors(whole):
     y, x = np.meshgrid(np.arange(20, 93, 6.0), np.arange(20, 93, 6.0), indexing="ij")
     tissue = np.column_stack([y.ravel(), x.ravel()])
     raw, aligned = [], []

@@ -171,7 +171,7 @@ def test_a_smaller_section_is_placed_on_the_common_canvas(tmp_path, stack):
     assert not source.read(2)[20:].any()
 
 
-def test_colour_sections_are_read_as_luminance(tmp_path, stack):
+def test_color_sections_are_read_as_luminance(tmp_path, stack):
     for number, section in enumerate(stack):
         imwrite(tmp_path / f"s{number}.png", np.stack([section] * 3, axis=-1))
     same(open_stack(tmp_path), stack)

@@ -10,7 +10,7 @@ from napari_stnreg.stacks.output.apply import apply_points, apply_stack, export_
 from napari_stnreg.stacks.output.canvas import Canvas, section_transform
 from napari_stnreg.stacks.output.ome_zarr import AlignedStack, create
 from napari_stnreg.stacks.output.render import render_bands, scale_to
-from napari_stnreg.stacks.section_transform import Lattice, SectionMap
+from napari_stnreg.stacks.section_transform import Lattice, SectionTransform
 from napari_stnreg.stacks.sources.base import open_stack
 
 HEIGHT, WIDTH = 90, 110
@@ -178,7 +178,7 @@ def test_a_map_over_a_lattice_is_the_map_of_its_points():
     parts[:, 25:] = 1
     lattice = Lattice.covering((-10, -20), (260, 270), 40)
     affine = np.array([[0.99, 0.05, -6.0], [-0.05, 0.99, 2.0], [0, 0, 1]])
-    torn = SectionMap.from_affine(affine, lattice, (256, 256), parts, 4)
+    torn = SectionTransform.from_affine(affine, lattice, (256, 256), parts, 4)
     torn = torn.with_vectors(numbers.normal(0, 5, torn.vectors.shape))
     y, x = np.arange(-80, 360, 7.5), np.arange(-60, 330, 9.0)  # beyond the control points, too
     expected = torn(np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1))

@@ -8,7 +8,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from napari_stnreg.stacks.matching.fine import FineMatch
-from napari_stnreg.stacks.section_transform import Lattice, SectionMap
+from napari_stnreg.stacks.section_transform import Lattice, SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solver import windowed
 from napari_stnreg.stacks.solver.elastic import solve_fine
@@ -16,7 +16,7 @@ from napari_stnreg.stacks.solver.windowed import solve_stack
 
 COUNT, SHAPE = 90, (200, 200)
 LATTICE = Lattice.covering((0, 0), SHAPE, 40)
-PLAIN = [SectionMap.from_affine(np.eye(3), LATTICE, SHAPE) for _ in range(COUNT)]
+PLAIN = [SectionTransform.from_affine(np.eye(3), LATTICE, SHAPE) for _ in range(COUNT)]
 
 
 class Counted(dict):
@@ -114,7 +114,7 @@ class Made(UserDict):
 
 
 def peak(count):
-    maps = [SectionMap.from_affine(np.eye(3), LATTICE, SHAPE) for _ in range(count)]
+    maps = [SectionTransform.from_affine(np.eye(3), LATTICE, SHAPE) for _ in range(count)]
     matches = Made.fromkeys((a, b) for a in range(count) for b in (a + 1, a + 2) if b < count)
     tracemalloc.start()
     try:

@@ -88,7 +88,7 @@ def test_a_lost_section_is_crossed_and_not_scored():
 
 
 def test_nothing_done_leaves_a_crack_open():
-    """Half the opening on each side, against both neighbours."""
+    """Half the opening on each side, against both neighbors."""
     made = SerialSections(SHAPE, seed=2, faults={4: "crack"}, bend=0, walk=0, shift=0, turn=0, stretch=0, opening=12)
     found = score_truth(made, [lambda p: p] * 8)
     assert 4.5 < found.at_crack < 6.2

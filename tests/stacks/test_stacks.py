@@ -14,7 +14,7 @@ from napari_stnreg.stacks.output.render import render_bands
 from napari_stnreg.stacks.preprocessing.artifacts import pieces
 from napari_stnreg.stacks.preprocessing.features import prepare
 from napari_stnreg.stacks.quality.sections import chunk_correlation, write_table
-from napari_stnreg.stacks.section_transform import Lattice, SectionMap, output_canvas
+from napari_stnreg.stacks.section_transform import Lattice, SectionTransform, output_canvas
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solver.elastic import solve_fine
 from napari_stnreg.stacks.sources.base import open_stack, reduced
@@ -29,7 +29,7 @@ def texture(seed, shape=(SIDE, SIDE), grain=2.5):
 
 
 def tissue(depth, change=0.35, seed=0, shape=(SIDE, SIDE)):
-    """Sections that resemble their neighbours: each keeps most of the last one's texture, nothing moves."""
+    """Sections that resemble their neighbors: each keeps most of the last one's texture, nothing moves."""
     rng = np.random.default_rng(seed)
     state = texture(rng.integers(1 << 30), shape) - 128
     out = [state]
@@ -187,7 +187,7 @@ def test_a_missing_section_is_bridged():
     assert np.allclose((found.maps[4](points) - found.maps[2](points)).mean(axis=0), (5, -3), atol=0.5)
 
 
-def test_a_section_of_something_else_fails_and_does_not_take_its_neighbours_along():
+def test_a_section_of_something_else_fails_and_does_not_take_its_neighbors_along():
     raw = tissue(7, seed=15)
     raw[3] = texture(999)
     found = align(raw, settings())
@@ -212,7 +212,7 @@ def test_the_field_breaks_at_a_crack():
         return np.linalg.norm(lifted - (maps[1](points) + maps[3](points)) / 2, axis=-1).mean()
 
     def widest(maps):
-        """By how much two neighbours of each row are drawn apart, where it is most: the gap, if all is right."""
+        """By how much two neighbors of each row are drawn apart, where it is most: the gap, if all is right."""
         rows = np.stack(np.meshgrid(np.arange(45.0, 116, 5), np.arange(45.0, 116), indexing="ij"), axis=-1)
         return (np.diff(maps[2](rows)[..., 1], axis=1) - 1).max(axis=1)
 
@@ -266,7 +266,7 @@ def test_the_map_pulls_back():
     lattice = Lattice.covering((0, 0), (SIDE, SIDE), 40)
     affine = np.eye(3)
     affine[:2, 2] = 3, -7
-    there = SectionMap.from_affine(affine, lattice, (SIDE, SIDE))
+    there = SectionTransform.from_affine(affine, lattice, (SIDE, SIDE))
     raw = texture(1)
     assert np.allclose(rendered(raw, there), raw[23:73, 13:63], atol=1e-3)
     vectors = np.random.default_rng(0).normal(0, 2, there.vectors.shape)
@@ -277,7 +277,7 @@ def test_the_map_pulls_back():
     assert np.allclose(rendered(raw, bent), expected, atol=0.01)
     points = inner()
     assert np.allclose(bent.inverse(bent(points)), points, atol=1e-6)
-    again = SectionMap.from_arrays(bent.arrays())
+    again = SectionTransform.from_arrays(bent.arrays())
     assert np.array_equal(again(points), bent(points))
     (top, left), (height, width) = output_canvas([there])
     assert (top, left, height, width) == (-3, 7, SIDE, SIDE)
@@ -336,13 +336,13 @@ def test_a_crack_in_bits_still_cuts_and_dirt_in_a_row_does_not():
 
 
 @pytest.mark.parametrize("degrees", [0, 35, 90, 140])
-@pytest.mark.parametrize(("grey", "width"), [(20, 5), (215, 5), (215, 9), (30, 9)])
-def test_cracks_of_any_width_and_direction_cut(degrees, grey, width):
+@pytest.mark.parametrize(("gray", "width"), [(20, 5), (215, 5), (215, 9), (30, 9)])
+def test_cracks_of_any_width_and_direction_cut(degrees, gray, width):
     y, x = np.indices((SIDE, SIDE), dtype=float) - SIDE / 2
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     across = c * y - s * x + 4 * np.sin((c * x + s * y) / 30)
     rng = np.random.default_rng(degrees)
-    shaded = np.where(np.abs(across) < width / 2, grey, 128 + 0.7 * (texture(degrees) - 128)) + 0.15 * x
+    shaded = np.where(np.abs(across) < width / 2, gray, 128 + 0.7 * (texture(degrees) - 128)) + 0.15 * x
     found = prepare(shaded + rng.normal(0, 6, x.shape), settings())
     assert found.pieces == 2
     for side in (across < -width, across > width):  # a side is one piece
@@ -400,7 +400,7 @@ def test_what_is_no_stack_is_refused_in_one_sentence(tmp_path):
 def test_landmarks_mend_a_bent_section_that_was_matched_wrongly():
     """Every comparison with the bent section says "nothing moved"; only the landmarks know better."""
     lattice = Lattice.covering((0, 0), (SIDE, SIDE), 32)
-    maps = [SectionMap.from_affine(np.eye(3), lattice, (SIDE, SIDE)) for _ in range(5)]
+    maps = [SectionTransform.from_affine(np.eye(3), lattice, (SIDE, SIDE)) for _ in range(5)]
     wrong = np.zeros((1, 1, 2, *lattice.shape))
     firm = np.zeros((1, 1, 3, *lattice.shape))
     firm[:, :, ::2] = 0.5

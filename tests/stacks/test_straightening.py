@@ -7,7 +7,7 @@ import pytest
 
 from napari_stnreg.stacks.matching.fine import FineMatch
 from napari_stnreg.stacks.quality.slope_preservation import in_words, slants
-from napari_stnreg.stacks.section_transform import Lattice, SectionMap
+from napari_stnreg.stacks.section_transform import Lattice, SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solver.elastic import solve_fine
 
@@ -37,7 +37,7 @@ def matches_of(slope, shake=3.0, seed=0, count=COUNT, lost=()):
 
 
 def aligned(found, course, count=COUNT):
-    still = [SectionMap.from_affine(np.eye(3), LATTICE, (SIDE, SIDE)) for _ in range(count)]
+    still = [SectionTransform.from_affine(np.eye(3), LATTICE, (SIDE, SIDE)) for _ in range(count)]
     return solve_fine(still, found, StackSettings.parse(course=course))
 
 

@@ -141,12 +141,12 @@ def test_a_gif_holds_every_picture_and_the_moving_dot(tmp_path):
     replay().save(tmp_path / "film.gif", seconds=0.1)
     film = iio.imread(tmp_path / "film.gif")
     assert film.shape == (5, *replay().film().shape[1:])
-    assert np.abs(film[:, :100].astype(int) - replay().film()[:, :100]).mean() < 12  # 256 colours
+    assert np.abs(film[:, :100].astype(int) - replay().film()[:, :100]).mean() < 12  # 256 colors
     dots = [np.argwhere((strip == 255).all(axis=-1))[:, 1].mean() for strip in replay().film()[:, -120:]]
     assert (np.diff(dots) > 0).all()
 
 
-def test_volumes_show_their_middle_slice_and_colours_stay():
+def test_volumes_show_their_middle_slice_and_colors_stay():
     volume = np.zeros((5, 3, 12, 20))
     volume[:, 1] = np.random.default_rng(0).random((5, 12, 20))
     assert np.array_equal(replay(frames=volume).film()[:, :100], replay(frames=volume[:, 1]).film()[:, :100])

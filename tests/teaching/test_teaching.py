@@ -64,12 +64,12 @@ def test_a_quarter_turn_written_by_hand():
 
 def test_the_papers_numbers_are_those_of_affine_grid_in_torch():
     theta = Theta.from_parts(Parts(25, 0.8, 1.2, 0.3, 4, -2))
-    values = torch.tensor(theta.normalised(SHAPE), dtype=torch.float64)[None]
+    values = torch.tensor(theta.normalized(SHAPE), dtype=torch.float64)[None]
     grid = torch.nn.functional.affine_grid(values, (1, 1, *SHAPE), align_corners=False)[0].numpy()
     pixels = (grid[..., ::-1] + 1) * np.array(SHAPE) / 2 - 0.5
     ours = scene_of(theta).transform.map_points(np.argwhere(np.ones(SHAPE))).reshape(*SHAPE, 2)
     assert np.allclose(ours, pixels, atol=1e-10)
-    assert np.allclose(Theta.from_normalised(theta.normalised(SHAPE), SHAPE).matrix, theta.matrix)
+    assert np.allclose(Theta.from_normalized(theta.normalized(SHAPE), SHAPE).matrix, theta.matrix)
 
 
 def test_theta_survives_the_engine_and_the_family_parameters():
@@ -147,16 +147,16 @@ def test_the_written_sum_agrees_with_scipy_inside(kernel, order):
     assert np.allclose([footprint(image, place, kernel).value[0] for place in inside], scipy, atol=1e-9)
 
 
-def test_four_neighbours_and_their_areas_by_hand():
+def test_four_neighbors_and_their_areas_by_hand():
     image = np.arange(12.0).reshape(3, 4)
     look = footprint(image, (1.25, 2.5))
     assert look.cell == (1, 2)
     assert look.fraction == (0.25, 0.5)
-    assert [n.index for n in look.neighbours] == [(1, 2), (1, 3), (2, 2), (2, 3)]
-    assert np.allclose([n.weight for n in look.neighbours], [0.375, 0.375, 0.125, 0.125])
+    assert [n.index for n in look.neighbors] == [(1, 2), (1, 3), (2, 2), (2, 3)]
+    assert np.allclose([n.weight for n in look.neighbors], [0.375, 0.375, 0.125, 0.125])
     assert np.isclose(look.value[0], 0.375 * 6 + 0.375 * 7 + 0.125 * 10 + 0.125 * 11)
     outside = footprint(image, (-0.5, 0.0))
-    assert [n.inside for n in outside.neighbours] == [False, False, True, True]
+    assert [n.inside for n in outside.neighbors] == [False, False, True, True]
     assert np.isclose(outside.value[0], 0)
 
 

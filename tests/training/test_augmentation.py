@@ -9,7 +9,7 @@ from napari_stnreg import Grid, Image
 from napari_stnreg.training.augmentation.intensity import IntensityAugmentation
 from napari_stnreg.training.augmentation.spatial import SpatialAugmentation, warped
 from napari_stnreg.training.data.image_sets import ImageSet
-from napari_stnreg.training.data.pair_sampler import joined, place_generator
+from napari_stnreg.training.data.pair_sampler import joined, seeded_rng
 from napari_stnreg.training.data.paired_images import Augmentation, PairedImages
 from napari_stnreg.training.data.pairing import FixedPairs
 from napari_stnreg.training.synthetic.heads import generated_head, generated_heads
@@ -80,7 +80,7 @@ def test_a_shift_has_the_sign_and_the_length_that_the_transform_says():
     seen = warped(data, grid, shift, grid, padding="zeros")[0, 0].numpy()
     rows, columns = np.indices(seen.shape)
     middle = np.array([(seen * rows).sum(), (seen * columns).sum()]) / seen.sum()
-    # x -> I(x + t): what lay at p is seen at p - t, and a millimetre is half a row
+    # x -> I(x + t): what lay at p is seen at p - t, and a millimeter is half a row
     np.testing.assert_allclose(middle, 16 - shift.numpy()[:2, 2] / (2.0, 1.0), atol=1e-4)
     assert np.abs(shift.numpy()[:2, 2]).max() <= 8
 
@@ -164,7 +164,7 @@ def test_kept_scenes_come_back_in_new_brightness():
 
 
 def test_smooth_noise_is_as_fine_as_asked():
-    random = place_generator(1)
+    random = seeded_rng(1)
     lengths = []
     for cells in (3, 6, 12):
         noise = smooth_noise(random, 8, cells, (96, 96))

@@ -9,13 +9,13 @@ import torch
 
 from napari_stnreg import Grid, Image, InputError
 from napari_stnreg.io import write
-from napari_stnreg.models.input_spec import InputContract, intensities, placed
+from napari_stnreg.models.input_spec import InputSpec, intensities, placed
 from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
 from napari_stnreg.training.data.datasets import open_training_data
 from napari_stnreg.training.data.image_sets import ImageSet
 from napari_stnreg.training.data.pair_sampler import MixedSource
 from napari_stnreg.training.data.paired_images import Augmentation, PairedImages, augmentation_named
-from napari_stnreg.training.data.pairing import FixedPairs, RandomPairs, listed, neighbours, split
+from napari_stnreg.training.data.pairing import FixedPairs, RandomPairs, listed, neighbors, split
 
 
 def blob(y, x, size=(24, 20), spacing=1.0, name="blob"):
@@ -115,8 +115,8 @@ def test_random_pairs_within_a_subject_stay_there():
     assert {groups[a] for a, _ in drawn} == {"a", "b"}
 
 
-def test_neighbours_reach_as_far_as_told_in_both_directions():
-    assert set(neighbours(range(4), 2).pairs) == {(a, b) for a in range(4) for b in range(4) if 0 < abs(a - b) <= 2}
+def test_neighbors_reach_as_far_as_told_in_both_directions():
+    assert set(neighbors(range(4), 2).pairs) == {(a, b) for a in range(4) for b in range(4) if 0 < abs(a - b) <= 2}
 
 
 def test_a_list_names_pairs_by_name_file_or_number(folder, tmp_path):
@@ -149,15 +149,15 @@ def test_two_folders_are_matched_by_name(tmp_path):
         assert places[1][1] - places[0][1] == 3
 
 
-@pytest.mark.parametrize(("pairing", "count"), [("random", 12), ("template", 11), ("neighbours", 18), ("within", 12)])
+@pytest.mark.parametrize(("pairing", "count"), [("random", 12), ("template", 11), ("neighbors", 18), ("within", 12)])
 def test_every_pairing_opens_a_stack_or_its_images(pairing, count):
     images = [blob(8, 6 + i / 2, name=f"s{i}") for i in range(12)]
     groups = [f"g{i // 4}" for i in range(12)]
     source = ImageSet.of_images(images, groups=groups)
-    held = 2 / 12 if pairing == "neighbours" else 0
+    held = 2 / 12 if pairing == "neighbors" else 0
     data = open_training_data(source, pairing=pairing, held_back=held)
     assert data.count("train") == count
-    assert data.count("validation") == (2 if pairing == "neighbours" else 0)
+    assert data.count("validation") == (2 if pairing == "neighbors" else 0)
     assert sum(batch.fixed.shape[0] for batch in everything(data)) == count
 
 
@@ -181,7 +181,7 @@ def test_the_same_place_in_a_training_gives_the_same_batches(folder):
 
 
 def brightest(batch):
-    """Centres of brightness of the fixed and the moving image, in voxels of the working grid."""
+    """Centers of brightness of the fixed and the moving image, in voxels of the working grid."""
     found = []
     for side in (batch.fixed, batch.moving):
         weight = side[0, 0].clamp_min(0)
@@ -210,13 +210,13 @@ def test_a_training_pair_lies_as_the_model_will_see_it():
     moving = moving.replace(grid=moving.grid.moved(np.array([-16.0, -5.0])))
     images = ImageSet.of_images([fixed, moving])
     batch = PairedImages(images, images, FixedPairs([(0, 1)])).example("train", 0, 0, 0)
-    contract = InputContract(2, 1, fixed.grid.shape, (1.0, 1.0))
+    contract = InputSpec(2, 1, fixed.grid.shape, (1.0, 1.0))
     lattice = contract.lattice(fixed.grid)
     seen = placed(intensities(moving, contract), moving.grid, lattice)
     assert torch.allclose(batch.moving, seen, atol=1e-5)
 
 
-def test_images_that_do_not_meet_in_the_world_are_put_centre_on_centre():
+def test_images_that_do_not_meet_in_the_world_are_put_center_on_center():
     fixed = blob(11.5, 9.5, (24, 20), name="fixed")
     moving = blob(23.5, 19.5, (48, 40), spacing=0.5, name="moving")
     images = ImageSet.of_images([fixed, moving.replace(grid=moving.grid.moved(np.array([500.0, 80.0])))])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import napari_stnreg as sr
 from napari_stnreg.core.image import Grid, Image
-from napari_stnreg.resampling.geometry import Carrier
+from napari_stnreg.resampling.geometry import GeometryTransformer
 from napari_stnreg.transforms import (
     AffineTransform,
     InverseTransform,
@@ -135,7 +135,7 @@ def test_a_point_moved_by_the_inverse_is_where_the_warped_image_shows_it(kind, s
     blob = np.exp(-((seen.points() - spot) ** 2).sum(-1) / (2 * 1.5**2)).astype(np.float32)
     warped = sr.warp(Image(blob, seen), transform, fine).data.astype(float)
     brightest = fine.points()[np.unravel_index(warped.argmax(), fine.shape)]
-    landed = Carrier(transform, "moving").points([spot])[0]
+    landed = GeometryTransformer(transform, "moving").points([spot])[0]
     assert np.linalg.norm(landed - grid.center) < 0.01 * grid.spacing.min()
     assert np.linalg.norm(landed - brightest) < np.linalg.norm(fine.spacing)  # half that, were the map not to stretch
 

@@ -310,7 +310,7 @@ def test_chains_are_associative_and_apply_their_parts_in_order(shift, ndim):
         np.testing.assert_allclose(joined.on_grid(grid)[0], chain(a, b, c)(torch.from_numpy(grid.points())[None])[0])
 
 
-def test_affine_neighbours_in_a_chain_become_one_matrix():
+def test_affine_neighbors_in_a_chain_become_one_matrix():
     grid = oblique(3)
     a, b = some("rigid", grid)[2], some("affine", grid, 0.1)[2]
     joined = chain(a, b)
@@ -320,7 +320,7 @@ def test_affine_neighbours_in_a_chain_become_one_matrix():
 
 @pytest.mark.parametrize("name", BENDING)
 def test_the_same_physical_points_move_alike_whatever_grid_they_are_asked_on(name):
-    """A field given in millimetres does not depend on the voxels or the orientation of the grid that is asked."""
+    """A field given in millimeters does not depend on the voxels or the orientation of the grid that is asked."""
     grid = oblique(3)
     _, _, transform = some(name, grid)
     turned_grid = Grid(grid.shape[::-1], grid.matrix @ np.eye(4)[[2, 1, 0, 3]], "mm")
@@ -336,7 +336,7 @@ def test_a_relocated_transform_does_the_same_elsewhere(name):
     points = grid.corners()
     for kind in (transform, chain(some("rigid", grid)[2], transform), InverseTransform(transform)):
         expected = kind.map_points(points) + by
-        np.testing.assert_allclose(kind.relocated(by).map_points(points + by), expected, atol=1e-3)
+        np.testing.assert_allclose(kind.translated_frame(by).map_points(points + by), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
@@ -375,7 +375,7 @@ def test_landmarks_find_a_mirror_image_only_when_asked(ndim):
     assert np.linalg.det(from_landmarks(fixed, mirrored, "rigid").numpy()) == pytest.approx(1)
 
 
-def test_a_least_squares_rotation_is_better_than_its_neighbours():
+def test_a_least_squares_rotation_is_better_than_its_neighbors():
     rng = np.random.default_rng(6)
     fixed = rng.uniform(-10, 10, size=(9, 3))
     moving = fixed @ turned(3).T + rng.normal(size=fixed.shape)

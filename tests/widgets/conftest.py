@@ -127,7 +127,7 @@ def model_of(ndim=2, name="mine", shape=16):
     """An untrained network that always gives the same shift."""
     import torch
 
-    from napari_stnreg.models.input_spec import InputContract
+    from napari_stnreg.models.input_spec import InputSpec
     from napari_stnreg.models.model import Model
     from napari_stnreg.networks import AffineNetwork
 
@@ -135,7 +135,7 @@ def model_of(ndim=2, name="mine", shape=16):
     network = AffineNetwork(ndim, shape=lattice, family="translation")
     with torch.no_grad():
         list(network.parameters())[-1].copy_(torch.linspace(0.1, 0.2, ndim))
-    return Model(network, InputContract(ndim, 1, lattice, (1.0,) * ndim), {}, name)
+    return Model(network, InputSpec(ndim, 1, lattice, (1.0,) * ndim), {}, name)
 
 
 def names(viewer):
@@ -146,11 +146,11 @@ def names(viewer):
 @pytest.fixture
 def open_workbench(viewer, qtbot):
     """Open the workbench in a dock, with transforms in its list."""
-    from napari_stnreg.widgets.common.transform_store import shelf_of
+    from napari_stnreg.widgets.common.transform_store import store_for
     from napari_stnreg.widgets.transforms.panel import WorkbenchWidget
 
     def make(*transforms):
-        shelf_of(viewer).extra.extend(transforms)
+        store_for(viewer).extra.extend(transforms)
         bench = WorkbenchWidget(viewer)
         viewer.window.add_dock_widget(bench, name="Transform workbench")
         return bench

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class FakeEngine:
-    """Moves from the identity to a known transform in equal steps; what it saw and did can be asked afterwards."""
+    """Moves from the identity to a known transform in equal steps; what it saw and did can be asked afterward."""
 
     def __init__(self, steps=30, pause=0.005, shift=3.0, error=None):
         self.steps, self.pause, self.shift, self.error = steps, pause, shift, error

@@ -7,7 +7,7 @@ import torch
 
 from napari_stnreg.core.image import Grid
 from napari_stnreg.transforms import AffineTransform, VelocityTransform
-from napari_stnreg.widgets.common.transform_store import Held
+from napari_stnreg.widgets.common.transform_store import TransformEntry
 
 SHAPE = (48, 64)
 
@@ -28,7 +28,7 @@ def turn(angle=0.2, shift=(3.0, -2.0), unit="pixel"):
 
 def held(transform, fixed="fixed", moving="moving", grid=None):
     grid = grid or Grid.from_spacing(SHAPE, unit=transform.unit)
-    return Held.of(transform, fixed, moving, transform.family, grid=grid, moving_grid=grid, source="made")
+    return TransformEntry.of(transform, fixed, moving, transform.family, grid=grid, moving_grid=grid, source="made")
 
 
 def solved(transform, points):

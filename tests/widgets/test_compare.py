@@ -109,7 +109,7 @@ def test_images_of_different_lattices_are_compared_where_they_lie(viewer, compar
     goal = rescaled(whole[10:30, 20:50])[2:-2, 2:-2]
     np.testing.assert_allclose(inside, goal, atol=0.02)
     assert not shown[1].data[:9].any()
-    compare.colour_box.choose("cyan and magenta")
+    compare.color_box.choose("cyan and magenta")
     assert [layer.colormap.name for layer in shown] == ["cyan", "magenta"]
 
 

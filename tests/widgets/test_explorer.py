@@ -55,7 +55,7 @@ def hold(panel, name, by):
 def agree(panel):
     """Matrix, sliders, picture, grid and handles say the same."""
     scene, form, canvas = panel.scene, panel.theta_form, panel.canvas
-    assert np.allclose([n.value() for n in form.numbers], scene.theta.normalised(scene.grid.shape).ravel(), atol=6e-4)
+    assert np.allclose([n.value() for n in form.numbers], scene.theta.normalized(scene.grid.shape).ravel(), atol=6e-4)
     assert np.isclose(form.turners["rotation"].value, scene.theta.parts().rotation, atol=0.06)
     assert np.allclose(canvas.layers["output"].data, scene.output())
     regular, mapped = scene.nodes(panel.grid_tab.count.value())
@@ -73,13 +73,13 @@ def test_it_opens_on_the_active_image_and_shows_the_identity(explorer, viewer):
 
 
 @pytest.mark.parametrize(
-    ("name", "by"), [("centre", (3, -4)), ("turn", (2, 9)), ("corner 2", (-6, -5)), ("left", (2, 7))]
+    ("name", "by"), [("center", (3, -4)), ("turn", (2, 9)), ("corner 2", (-6, -5)), ("left", (2, 7))]
 )
 def test_a_dragged_frame_changes_matrix_and_picture(explorer, name, by):
     before = explorer.scene.theta.matrix
     hold(explorer, name, by)
     assert not np.allclose(explorer.scene.theta.matrix, before)
-    if name == "centre":
+    if name == "center":
         assert np.allclose(explorer.scene.theta.matrix[:, 2], [-4, 3])
     agree(explorer)
     assert explorer._viewer.scene.camera.mouse_pan
@@ -120,7 +120,7 @@ def test_control_points_are_dragged(explorer, family):
 
 
 def test_hovering_the_output_shows_where_it_samples(explorer):
-    hold(explorer, "centre", (2.5, -4.25))
+    hold(explorer, "center", (2.5, -4.25))
     explorer.pointer.on_move(explorer._viewer, Event(explorer.canvas.world(1, (20.2, 30.3))))
     assert explorer._pixel == (20, 30)
     assert "y 22.500, x 25.750" in explorer.grid_tab.words.text()
@@ -152,7 +152,7 @@ def test_the_sampler_tab_shows_aliasing_beside_the_mean(explorer):
 
 
 def test_the_direction_tab_counts_the_holes(explorer):
-    explorer.set_theta(type(explorer.scene.theta).from_normalised([0.5, 0, 0, 0, 0.5, 0], (40, 56)))
+    explorer.set_theta(type(explorer.scene.theta).from_normalized([0.5, 0, 0, 0, 0.5, 0], (40, 56)))
     explorer.choose_tab("Direction")
     holes = explorer.scene.push_forward().holes
     assert f"Holes: {holes.sum()} pixels" in explorer.direction_tab.words.text()
@@ -161,7 +161,7 @@ def test_the_direction_tab_counts_the_holes(explorer):
 
 def test_gradient_steps_go_down_and_back(explorer):
     explorer.choose_tab("Gradient")
-    hold(explorer, "centre", (0, 4))
+    hold(explorer, "center", (0, 4))
     lost = explorer.scene.state
     arrows = explorer.canvas.layers["arrows"].data
     assert arrows[:, 1, 1].mean() < 0  # back to the left
@@ -182,7 +182,7 @@ def test_gradient_steps_go_down_and_back(explorer):
 
 def test_run_steps_by_itself_until_it_is_found(explorer, qtbot):
     explorer.choose_tab("Gradient")
-    hold(explorer, "centre", (1, 4))
+    hold(explorer, "center", (1, 4))
     explorer.gradient_tab.run.setChecked(True)
     qtbot.waitUntil(lambda: not explorer.gradient_tab.run.isChecked(), timeout=60_000)
     assert np.abs(explorer.scene.theta.matrix - np.eye(2, 3)).max() < 0.2
@@ -216,13 +216,13 @@ def test_a_slice_of_a_volume_follows_the_slider(open_explorer, viewer, qtbot):
     viewer.dims.set_point(0, 9)
     qtbot.waitUntil(lambda: np.allclose(explorer.scene.image, volume[3]), timeout=5000)
     explorer.show_now()
-    hold(explorer, "centre", (3, -4))
+    hold(explorer, "center", (3, -4))
     assert np.allclose(explorer.scene.theta.matrix[:, 2], [-4, 3])
     assert np.allclose(explorer.canvas.layers["input"].translate, [7, 9])
     agree(explorer)
 
 
-def test_colour_pictures_and_large_ones(open_explorer):
+def test_color_pictures_and_large_ones(open_explorer):
     large = np.random.default_rng(0).integers(0, 255, (1200, 2100, 3), dtype=np.uint8)
     explorer = open_explorer(large, rgb=True)
     assert explorer.scene.image.shape == (400, 700, 3)

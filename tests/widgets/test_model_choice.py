@@ -9,7 +9,7 @@ import pytest
 from qtpy.QtWidgets import QApplication
 
 import napari_stnreg as sr
-from napari_stnreg.models.input_spec import InputContract
+from napari_stnreg.models.input_spec import InputSpec
 from napari_stnreg.models.model import Model
 from napari_stnreg.networks import AutoEncoder
 from napari_stnreg.widgets.models import session
@@ -25,7 +25,7 @@ def images(panel):
 
 def test_without_a_model_the_panel_is_as_it_was(panel):
     assert panel.options.model.chosen is None
-    assert panel.options.model.box.itemText(0) == "none (optimise this pair)"
+    assert panel.options.model.box.itemText(0) == "none (optimize this pair)"
     assert panel.options.linear_box.isVisibleTo(panel)
     assert "refine" not in panel.options.values()
 
@@ -34,7 +34,7 @@ def test_the_box_comes_first_and_then_the_models_of_the_session(panel, monkeypat
     monkeypatch.setattr(session, "boxed_models", lambda: {"box-2d": tmp_path / "box-2d.safetensors"})
     SESSION.add(model_of())
     box = panel.options.model.box
-    assert [box.itemText(i) for i in range(box.count())] == ["none (optimise this pair)", "box-2d", "mine", "Load …"]
+    assert [box.itemText(i) for i in range(box.count())] == ["none (optimize this pair)", "box-2d", "mine", "Load …"]
 
 
 def test_a_model_registers_in_one_pass(panel, viewer, run):
@@ -79,7 +79,7 @@ def test_a_model_is_loaded_from_its_file(panel, qtbot, tmp_path):
 def test_what_registers_nothing_is_refused_in_a_sentence(panel, qtbot, tmp_path, kind):
     path = tmp_path / "odd.safetensors"
     if kind == "auto-encoder":
-        Model(AutoEncoder(2, 1), InputContract(2, 1, (16, 16), (1.0, 1.0)), {}, "odd").save(path)
+        Model(AutoEncoder(2, 1), InputSpec(2, 1, (16, 16), (1.0, 1.0)), {}, "odd").save(path)
     else:
         path.write_bytes(b"\x80\x04 something else")
     panel.options.model.load(str(path))

@@ -198,7 +198,7 @@ def test_a_run_that_would_not_fit_is_asked_about_first(viewer, pair_panel, run, 
 def test_layers_of_other_scale_place_and_unit(viewer, pair_panel, run):
     picture = blobs((60, 80))
     fixed = picture
-    # The same picture at half the pixel size, in nanometres, moved by (4, -6) micrometres.
+    # The same picture at half the pixel size, in nanometers, moved by (4, -6) micrometers.
     moving = ndimage.zoom(picture, 2, order=1)
     panel = pair_panel(
         fixed, moving,
@@ -303,7 +303,7 @@ def test_every_frame_to_the_reference(viewer, open_panel, run):
     assert set(vectors.data[:, 0, 0]) == {0, 1, 2}
 
 
-def test_colour_channels_multiscale_and_dask(viewer, open_panel, run):
+def test_color_channels_multiscale_and_dask(viewer, open_panel, run):
     dask = pytest.importorskip("dask.array")
     picture = blobs((64, 64), dtype=np.uint8)
     rgb = viewer.add_image(np.stack([picture] * 3, axis=-1), name="rgb", rgb=True)

@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QApplication
 
 import napari_stnreg as sr
 from napari_stnreg.core.image import Grid, Image
-from napari_stnreg.widgets.common.transform_store import shelf_of
+from napari_stnreg.widgets.common.transform_store import store_for
 from tests.widgets.conftest import blobs
 from tests.widgets.known_transforms import SHAPE, bend, held
 
@@ -33,7 +33,7 @@ def scene(viewer):
     fixed_points = viewer.add_points(index, name="fixed points", **where)
     goal = transform.map_points(index * SCALE + OFFSET)
     moving_points = viewer.add_points((goal - OFFSET) / SCALE, name="moving points", **where)
-    shelf_of(viewer).extra.append(held(transform, grid=grid))
+    store_for(viewer).extra.append(held(transform, grid=grid))
     return fixed, moving, (fixed_labels, moving_labels), (fixed_points, moving_points), transform
 
 

@@ -191,7 +191,7 @@ def test_the_slider_of_the_replay_runs_through_the_epochs_and_saves_a_film(viewe
     run(train)
 
 
-@pytest.mark.parametrize(("pairing", "pairs"), [("random", 5), ("template", 4), ("neighbours", 8)])
+@pytest.mark.parametrize(("pairing", "pairs"), [("random", 5), ("template", 4), ("neighbors", 8)])
 def test_pairings_of_a_stack(train, pairing, pairs):
     train.images.pairing_box.choose(pairing)
     train.images.template_box.setText("2")
@@ -335,7 +335,7 @@ def test_every_choice_of_the_form_is_one_of_the_settings(viewer, open_train):
 def test_the_form_is_remembered(viewer, open_train, run):
     viewer.add_image(drifting(), name="stack")
     train = open_train(network="dirnet", epochs=1, bending=0.5)
-    train.images.pairing_box.choose("neighbours")
+    train.images.pairing_box.choose("neighbors")
     train.train()
     run(train)
     assert train.model is not None, train.status.text()
@@ -344,6 +344,6 @@ def test_the_form_is_remembered(viewer, open_train, run):
     again = TrainWidget(viewer)
     assert again.options.network == "dirnet"
     assert again.options.values()["bending"] == 0.5
-    assert again.images.pairing == "neighbours"
+    assert again.images.pairing == "neighbors"
     again.close_down()
     again.deleteLater()

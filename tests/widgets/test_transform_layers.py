@@ -12,7 +12,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Grid
 from napari_stnreg.napari_plugin.transform_files import napari_transform_reader, transform_layers, write_transform
 from napari_stnreg.transforms import AffineTransform
-from napari_stnreg.widgets.common.transform_store import held_from, shelf_of
+from napari_stnreg.widgets.common.transform_store import held_from, store_for
 from tests.widgets.known_transforms import SHAPE, bend, held, turn
 
 POINTS = np.random.default_rng(0).uniform(5, 40, (9, 2))
@@ -107,8 +107,8 @@ def test_napari_opens_and_saves_them_by_the_manifest(viewer, tmp_path):
     sr.save(bend(), path)
     layers = viewer.open(str(path), plugin="napari-stnreg")
     assert [type(layer).__name__ for layer in layers] == ["Vectors", "Image"]
-    assert len(shelf_of(viewer).entries(viewer)) == 1
+    assert len(store_for(viewer).entries(viewer)) == 1
     viewer.open(str(path), plugin="napari-stnreg")
-    assert len(shelf_of(viewer).entries(viewer)) == 1
+    assert len(store_for(viewer).entries(viewer)) == 1
     layers[0].save(str(tmp_path / "again.safetensors"), plugin="napari-stnreg")
     np.testing.assert_array_equal(sr.load(tmp_path / "again.safetensors").map_points(POINTS), bend().map_points(POINTS))

@@ -8,7 +8,7 @@ import pytest
 import napari_stnreg as sr
 from napari_stnreg.core.image import Grid
 from napari_stnreg.transforms import AffineTransform
-from napari_stnreg.widgets.common.transform_store import Held
+from napari_stnreg.widgets.common.transform_store import TransformEntry
 from tests.widgets.conftest import blobs
 from tests.widgets.known_transforms import SHAPE, bend, choose, held, solved, turn
 
@@ -123,8 +123,8 @@ def test_points_land_where_the_warped_image_shows_them(viewer, open_workbench, r
         bench.apply()
         run(bench)
     warped = viewer.layers["spot carried to fixed"].data
-    centre = np.array([(index * warped).sum() / warped.sum() for index in np.indices(SHAPE)])
-    np.testing.assert_allclose(viewer.layers["mark carried to fixed"].data[0], centre, atol=0.35)
+    center = np.array([(index * warped).sum() / warped.sum() for index in np.indices(SHAPE)])
+    np.testing.assert_allclose(viewer.layers["mark carried to fixed"].data[0], center, atol=0.35)
 
 
 def test_a_rectangle_becomes_what_the_map_makes_of_it(viewer, open_workbench, run):
@@ -188,7 +188,7 @@ def test_a_volume_with_its_own_axes_is_carried_with_its_labels_and_points(viewer
     image = viewer.add_image(spot, name="spot", **where)
     labels = viewer.add_labels(spot.astype(np.uint8) * 7, name="label", **where)
     points = viewer.add_points([[6, 14, 19]], name="mark", **where)
-    bench = open_workbench(Held.of(transform, "fixed", "moving", "affine", grid=grid, source="made"))
+    bench = open_workbench(TransformEntry.of(transform, "fixed", "moving", "affine", grid=grid, source="made"))
     for layer in (image, labels, points):
         choose(bench, layer)
         assert bench.apply()
@@ -204,6 +204,6 @@ def test_a_volume_with_its_own_axes_is_carried_with_its_labels_and_points(viewer
             made.world_to_data(place * np.array([1e-3 if str(u) == "millimeter" else 1 for u in made.units]))
         )
         weight = np.asarray(made.data, float)
-        centre = np.array([(i * weight).sum() / weight.sum() for i in np.indices(weight.shape)])
-        np.testing.assert_allclose(centre, index, atol=tolerance)
+        center = np.array([(i * weight).sum() / weight.sum() for i in np.indices(weight.shape)])
+        np.testing.assert_allclose(center, index, atol=tolerance)
     assert set(np.unique(viewer.layers["label carried to fixed"].data)) == {0, 7}

@@ -6,7 +6,7 @@ import numpy as np
 
 from napari_stnreg.core.image import Grid
 from napari_stnreg.transforms import AffineTransform
-from napari_stnreg.widgets.common.transform_store import Held
+from napari_stnreg.widgets.common.transform_store import TransformEntry
 from tests.widgets.conftest import blobs
 from tests.widgets.known_transforms import SHAPE, bend, choose, held
 
@@ -28,7 +28,9 @@ def test_stopping_leaves_the_viewer_as_it_was(viewer, open_workbench, run):
     matrix = np.eye(4)
     matrix[0, 3] = 2.5
     grid = Grid.from_spacing((64, 256, 256))
-    bench = open_workbench(Held.of(AffineTransform(matrix), "fixed", "moving", "affine", grid=grid, source="made"))
+    bench = open_workbench(
+        TransformEntry.of(AffineTransform(matrix), "fixed", "moving", "affine", grid=grid, source="made")
+    )
     choose(bench, layer)
     assert bench.apply()
     bench.stop()

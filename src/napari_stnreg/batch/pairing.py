@@ -54,7 +54,7 @@ def _unique(names: Sequence[str]) -> list[str]:
 
 
 def _images(path: str, side: str) -> list[Path]:
-    from napari_stnreg.io.image import ending_of
+    from napari_stnreg.io.image import suffix_of
 
     where = Path(path)
     if not path or not where.exists():
@@ -64,7 +64,7 @@ def _images(path: str, side: str) -> list[Path]:
     found = []
     for one in sorted(where.iterdir()):
         try:
-            ending_of(one)
+            suffix_of(one)
         except InputError:
             continue
         if one.is_file() and not one.name.startswith("."):

@@ -110,7 +110,7 @@ def write_summary(
         f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>",
         f"<meta name='viewport' content='width=device-width'><style>{_STYLE}</style></head><body><h1>{title}</h1>",
         f"<p>{counts}, {failed} failed. Settings: {html.escape(json.dumps(told) if told else 'the defaults')}.</p>",
-        "<p>Fixed in green and moving in magenta: grey where they agree. Scores are before &rarr; after; the last row "
+        "<p>Fixed in green and moving in magenta: gray where they agree. Scores are before &rarr; after; the last row "
         "has their medians.</p>",
         f"<div class='wide'><table><thead><tr><th>pair</th><th>before</th><th>after</th><th>deformed grid</th>{head}"
         "<th>folded</th><th>seconds</th></tr></thead><tbody>",
@@ -134,7 +134,7 @@ def _row(row: Mapping[str, Any], folder: Path, shown: Sequence[tuple[str, str, s
         if before is not None and after is not None and before != after:
             mark = "good" if (after > before) == (better == "higher") else "bad"
         cells.append(f"<td class='n {mark}'>{_text(before)} &rarr; {_text(after)}</td>")
-    folded = _number(row, "folded_share")
+    folded = _number(row, "folding_fraction")
     cells.append(f"<td class='{'bad' if folded else 'good'}'>{_text(folded, percent=True)}</td>")
     cells.append(f"<td>{_text(_number(row, 'seconds'))}</td>")
     return f"<tr>{''.join(cells)}</tr>"
@@ -149,7 +149,7 @@ def _medians(rows: Sequence[Mapping[str, Any]], shown: Sequence[tuple[str, str, 
         f"<td class='n'>{_text(median(f'{key}_before'))} &rarr; {_text(median(f'{key}_after'))}</td>"
         for key, _, _ in shown
     ]
-    ends = f"<td>{_text(median('folded_share'), percent=True)}</td><td>{_text(median('seconds'))}</td>"
+    ends = f"<td>{_text(median('folding_fraction'), percent=True)}</td><td>{_text(median('seconds'))}</td>"
     return f"<tr><td class='name' colspan='4'>median of {len(rows)}</td>{''.join(cells)}{ends}</tr>"
 
 

@@ -19,7 +19,7 @@ from napari_stnreg.core.atomic_io import write_json, write_text
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.core.image import Image
 from napari_stnreg.evaluation.scorecard import evaluate
-from napari_stnreg.io.image import ending_of, read
+from napari_stnreg.io.image import read, suffix_of
 from napari_stnreg.io.inputs import labels_for, read_mask
 from napari_stnreg.io.points import read_landmarks
 from napari_stnreg.io.save_load import read_transform, save
@@ -251,7 +251,7 @@ def _one(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _ROW).unlink(missing_ok=True)  # what is written from here on belongs to a row that is not done yet
     image = placed_as(result.warped, fixed.metadata)
-    warped, note = write_or_tiff(folder / ("warped" + ending_of(job.moving)), [image])
+    warped, note = write_or_tiff(folder / ("warped" + suffix_of(job.moving)), [image])
     save(result, folder / "transform.safetensors")
     warnings = [*result.warnings, *card.warnings, *([] if note is None else [note])]
     report = {**result.report(), "scorecard": card.to_dict(), "warped": warped.name, "warnings": warnings}

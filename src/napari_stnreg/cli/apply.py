@@ -8,12 +8,12 @@ import sys
 
 from napari_stnreg.cli.options import needed
 from napari_stnreg.cli.outputs import check_new
-from napari_stnreg.io.image import ending_of, read_content
+from napari_stnreg.io.image import read_content, suffix_of
 from napari_stnreg.io.inputs import placed, placed_grid, read_some
 from napari_stnreg.io.points import read_table, write_table
 from napari_stnreg.io.save_load import read_transform
 from napari_stnreg.io.series import placed_as, write_series
-from napari_stnreg.resampling.geometry import Carrier
+from napari_stnreg.resampling.geometry import GeometryTransformer
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.transforms import Transform, solver_warning
 
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _apply_to_images(options: argparse.Namespace) -> None:
-    ending_of(options.output)  # a wrong name is told before the work
+    suffix_of(options.output)  # a wrong name is told before the work
     reference = needed(options.reference, "-r FIXED", "the image on whose grid the result shall lie")
     content, target = read_content(options.moving), read_content(reference)
     # A file of another program does not say what its coordinates are; the images do.
@@ -69,7 +69,7 @@ def _apply_to_points(options: argparse.Namespace) -> None:
     transform = read_transform(options.transform, fixed=fixed, moving=moving)
     table = read_table(options.moving)
     columns = table.points(transform.ndim)
-    carrier = Carrier(transform, "fixed" if options.inverse else "moving")
+    carrier = GeometryTransformer(transform, "fixed" if options.inverse else "moving")
     values = table.values.copy()
     values[:, columns] = carrier.points(values[:, columns])
     write_table(options.output, dataclasses.replace(table, values=values))

@@ -25,8 +25,8 @@ def run(options: argparse.Namespace) -> None:
     if transform_ending(options.input) == ".safetensors":
         transform, info = load_transform(options.input)
         sides = [options.space or (image.space if image else kept)
-                 for image, kept in zip((fixed, moving), transform.spaces, strict=True)]  # fmt: skip
-        transform = transform.in_spaces(*sides)
+                 for image, kept in zip((fixed, moving), transform.coordinate_systems, strict=True)]  # fmt: skip
+        transform = transform.with_coordinate_systems(*sides)
         if options.unit is not None:
             transform = with_unit(transform, options.unit)
     else:

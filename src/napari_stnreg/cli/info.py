@@ -97,7 +97,7 @@ def _transform(path: Path) -> list[tuple[str, str]]:
         ("kind", f"{transform.ndim}D transform, fixed world to moving world"),
         ("family", str(info.get("settings", {}).get("family", transform.family))),
         ("unit", transform.unit),
-        ("spaces", " to ".join(transform.spaces)),
+        ("coordinate_systems", " to ".join(transform.coordinate_systems)),
         ("parameters", str(sum(tensor.numel() for tensor in transform.tensors().values()))),
     ]
     for part in parts:
@@ -105,8 +105,8 @@ def _transform(path: Path) -> list[tuple[str, str]]:
         if isinstance(part, AffineTransform):
             text += " " + " ".join("[" + ", ".join(f"{v:.6g}" for v in row) + "]" for row in part.numpy()[:-1])
         lines.append(("part" if len(parts) > 1 else "form", text))
-    if "folded_share" in info:
-        lines.append(("folded", f"{100 * float(info['folded_share']):.2g} %"))
+    if "folding_fraction" in info:
+        lines.append(("folded", f"{100 * float(info['folding_fraction']):.2g} %"))
     lines += [(name, str(info[name])) for name in ("ending", "seconds") if name in info]
     versions = info.get("versions") or {}
     if versions:

@@ -33,7 +33,7 @@ Score a registration before and after: agreement of the images, overlap and surf
 change of volume and folding, inverse consistency. Give the transform, or what a program made of MOVING."""
 _CONVERT = """\
 Write a transform as another program's file; the endings decide. Between images from NIfTI it is written in the
-scanner's space (LPS, millimetres), between all others as x, y, z without a flip: --fixed and --moving tell which, or
+scanner's space (LPS, millimeters), between all others as x, y, z without a flip: --fixed and --moving tell which, or
 --space does."""
 
 

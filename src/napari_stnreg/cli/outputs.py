@@ -9,7 +9,7 @@ from pathlib import Path
 
 from napari_stnreg.core.atomic_io import write_json, write_text
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.io.image import ENDINGS
+from napari_stnreg.io.image import SUPPORTED_SUFFIXES
 
 __all__ = ["Folder", "check_new", "write_json", "write_text"]
 
@@ -70,7 +70,7 @@ class Folder:
 
     def clear(self, stem: str, patterns: Iterable[str]) -> None:
         """Remove what an earlier run left under a result's name, in whatever format; never an input."""
-        for name in (*(stem + ending for ending in ENDINGS), *patterns):
+        for name in (*(stem + ending for ending in SUPPORTED_SUFFIXES), *patterns):
             for old in self.path.glob(name):
                 if old.resolve() not in self._inputs:
                     old.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from napari_stnreg.cli.setting_options import written_settings
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.progress import finish
-from napari_stnreg.io.image import ending_of, read_content
+from napari_stnreg.io.image import read_content, suffix_of
 from napari_stnreg.io.inputs import placed, read_mask, read_one, read_some
 from napari_stnreg.io.points import read_landmarks
 from napari_stnreg.io.save_load import read_transform, save
@@ -98,7 +98,7 @@ def _images(options: argparse.Namespace) -> tuple[Image, list[Image]]:
 
 def _plan(folder: Folder, options: argparse.Namespace) -> None:
     """Ask for every name beforehand: a clash with an input must show before the fit, not after."""
-    for name in ("warped" + ending_of(options.moving), "transform.safetensors", "report.json"):
+    for name in ("warped" + suffix_of(options.moving), "transform.safetensors", "report.json"):
         folder.file(name)
 
 
@@ -116,7 +116,7 @@ def _write(
     notes: list[str],
 ) -> list[Path]:
     """Write the results, what cannot be made again first; an image that its format cannot hold becomes a TIFF."""
-    ending = ending_of(options.moving)
+    ending = suffix_of(options.moving)
     series = options.all_frames and len(frames) > 1
     folder.clear("warped", ("transform.safetensors", "transform_*.safetensors", "report.json"))
     transforms = []
@@ -160,7 +160,7 @@ def _tell(results: Sequence[Result], notes: Sequence[str], written: Sequence[Pat
             if key in before and key in after
         ]
         frame = f"frame {number}: " if len(results) > 1 else ""
-        folded = f"folded {100 * result.folded_share:.2g} %"
+        folded = f"folded {100 * result.folding_fraction:.2g} %"
         print(frame + ", ".join([*scores, folded, f"{result.seconds:.1f} s", result.ending]))
     for path in written:
         print(path)

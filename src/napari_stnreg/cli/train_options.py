@@ -18,7 +18,7 @@ from there. Ctrl+C ends the training and keeps the best so far; twice aborts.
 Then: stnreg register FIXED MOVING -o DIR --model MODEL [--refine N]
 Exit codes: 0 done, 2 something given cannot be used, 1 any other failure, 130 aborted."""
 
-_PAIRINGS = ("random", "within", "template", "neighbours", "matched")
+_PAIRINGS = ("random", "within", "template", "neighbors", "matched")
 _AUGMENTATIONS = ("none", "light", "strong")
 
 

@@ -9,7 +9,7 @@ import torch
 
 
 @contextmanager
-def one_thread(wanted: bool = True) -> Iterator[None]:
+def single_thread(wanted: bool = True) -> Iterator[None]:
     """Compute with one thread, if that is wanted; who called keeps their own setting.
 
     Small images take longer on two: waking the second for each of thousands of tiny steps costs more than it gives.

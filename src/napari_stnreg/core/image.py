@@ -1,6 +1,6 @@
 """An array and where it lies in the world: :class:`Grid` and :class:`Image`.
 
-Coordinates follow napari: axes are ordered (z, y, x) or (y, x), a voxel's centre is at its integer index, and the
+Coordinates follow napari: axes are ordered (z, y, x) or (y, x), a voxel's center is at its integer index, and the
 world is reached by a homogeneous matrix. Nothing here knows torch, Qt, or another program's axis order.
 """
 
@@ -19,7 +19,7 @@ from napari_stnreg.core.units import conversion_factor
 
 FloatArray = npt.NDArray[np.float64]
 
-Space = Literal["world", "scanner"]
+CoordinateSystem = Literal["world", "scanner"]
 """What an image's world is for other programs: mere coordinates, or the scanner's space of a NIfTI file."""
 
 
@@ -31,7 +31,7 @@ class Placed(Protocol):
         """Where its voxels lie."""
 
     @property
-    def space(self) -> Space:
+    def space(self) -> CoordinateSystem:
         """What its world is for other programs."""
 
 
@@ -40,7 +40,7 @@ _LUMINANCE = np.array([0.2125, 0.7154, 0.0721])
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A regular lattice of voxel centres in the world.
+    """A regular lattice of voxel centers in the world.
 
     Parameters
     ----------
@@ -113,12 +113,12 @@ class Grid:
 
     @property
     def origin(self) -> FloatArray:
-        """World position of the centre of voxel zero, ``(D,)``."""
+        """World position of the center of voxel zero, ``(D,)``."""
         return self.matrix[:-1, -1]
 
     @property
     def spacing(self) -> FloatArray:
-        """Distance between neighbouring voxel centres along each axis, ``(D,)``, in world units."""
+        """Distance between neighboring voxel centers along each axis, ``(D,)``, in world units."""
         return np.asarray(np.linalg.norm(self.linear, axis=0))
 
     @property
@@ -146,12 +146,12 @@ class Grid:
         return (np.asarray(world, dtype=np.float64) - self.origin) @ np.linalg.inv(self.linear).T
 
     def points(self) -> FloatArray:
-        """World coordinates of every voxel centre, ``(*shape, D)``."""
+        """World coordinates of every voxel center, ``(*shape, D)``."""
         index = np.stack(np.meshgrid(*(np.arange(n) for n in self.shape), indexing="ij"), axis=-1)
         return self.to_world(index)
 
     def corners(self) -> FloatArray:
-        """World coordinates of the ``2**D`` outermost corners, half a voxel outside the outer centres."""
+        """World coordinates of the ``2**D`` outermost corners, half a voxel outside the outer centers."""
         ends = [(-0.5, n - 0.5) for n in self.shape]
         return self.to_world(np.array(list(itertools.product(*ends))))
 
@@ -234,7 +234,7 @@ class Image:
     Parameters
     ----------
     data
-        ``(*grid.shape)``, or ``(*grid.shape, channels)`` for colour and multi-channel images. Any dtype; never
+        ``(*grid.shape)``, or ``(*grid.shape, channels)`` for color and multi-channel images. Any dtype; never
         changed by this package.
     grid
         Where the voxels lie.
@@ -317,7 +317,7 @@ class Image:
         return int(self.data.shape[-1]) if self.data.ndim > self.ndim else 1
 
     @property
-    def space(self) -> Space:
+    def space(self) -> CoordinateSystem:
         """``"scanner"`` for what was read from NIfTI (its header travels in the metadata), else ``"world"``."""
         return space_of(self.metadata)
 
@@ -361,7 +361,7 @@ class Image:
         return self.replace(grid=self.grid.with_unit(unit))
 
 
-def space_of(metadata: Mapping[str, Any]) -> Space:
+def space_of(metadata: Mapping[str, Any]) -> CoordinateSystem:
     """The space of an image or layer, by the NIfTI header in its metadata or the lack of one."""
     return "scanner" if "nifti" in metadata else "world"
 

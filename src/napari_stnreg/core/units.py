@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from napari_stnreg.core.errors import InputError
 
-_METRES = {
+_METERS = {
     "m": 1.0,
     "cm": 1e-2,
     "mm": 1e-3,
@@ -17,17 +17,17 @@ _METRES = {
 _ALIASES = {
     "metre": "m",
     "meter": "m",
-    "centimetre": "cm",
     "centimeter": "cm",
-    "millimetre": "mm",
+    "centimeter": "cm",
     "millimeter": "mm",
-    "micrometre": "um",
+    "millimeter": "mm",
+    "micrometer": "um",
     "micrometer": "um",
     "micron": "um",
     "microns": "um",
     "µm": "um",
     "μm": "um",
-    "nanometre": "nm",
+    "nanometer": "nm",
     "nanometer": "nm",
     "picometre": "pm",
     "picometer": "pm",
@@ -46,7 +46,7 @@ def canonical(unit: str) -> str:
     """The short name of a unit: 'micrometer' and 'µm' become 'um'; unknown names are returned as they are."""
     name = str(unit).strip()
     lowered = name.lower()
-    return _ALIASES.get(lowered, lowered if lowered in _METRES else name)
+    return _ALIASES.get(lowered, lowered if lowered in _METERS else name)
 
 
 def conversion_factor(source: str, target: str) -> float:
@@ -62,9 +62,9 @@ def conversion_factor(source: str, target: str) -> float:
     a, b = canonical(source), canonical(target)
     if a == b:
         return 1.0
-    if a not in _METRES or b not in _METRES:
+    if a not in _METERS or b not in _METERS:
         raise InputError(
             f"Units '{source}' and '{target}' cannot be converted into each other; "
             "give both images the same unit (or a unit of length each)."
         )
-    return _METRES[a] / _METRES[b]
+    return _METERS[a] / _METERS[b]

@@ -18,7 +18,7 @@ PointMap = Callable[[npt.ArrayLike], FloatArray]
 class Sample:
     """Two images and the transform between them, known without error.
 
-    Both images are drawn by evaluating one continuous scene at the voxel centres, the fixed one through the true map:
+    Both images are drawn by evaluating one continuous scene at the voxel centers, the fixed one through the true map:
     no image was ever resampled, so nothing that is measured against the truth was used to make it.
 
     Parameters

@@ -20,11 +20,11 @@ from napari_stnreg.datasets.common import (
     step,
     to_bytes,
 )
-from napari_stnreg.io.nifti import KEY, Turn
+from napari_stnreg.io.nifti import KEY, AxisOrientation
 
 Contrast = Literal["t1", "t2"]
 
-LABELS = {1: "cortex", 2: "white matter", 3: "ventricles", 4: "deep grey matter", 5: "cerebellum", 6: "brain stem",
+LABELS = {1: "cortex", 2: "white matter", 3: "ventricles", 4: "deep gray matter", 5: "cerebellum", 6: "brain stem",
           7: "eyes"}  # fmt: skip
 """What the label values mean."""
 
@@ -34,7 +34,7 @@ TISSUES = {
     "muscle": (0.42, 0.25),
     "skull": (0.10, 0.06),
     "fluid": (0.14, 0.95),
-    "grey": (0.50, 0.62),
+    "gray": (0.50, 0.62),
     "white": (0.78, 0.38),
     "deep": (0.58, 0.50),
     "lens": (0.45, 0.20),
@@ -84,7 +84,7 @@ def _draw(points: FloatArray, grid: Grid, contrast: Contrast, seed: int, name: s
 def _header(grid: Grid, codes: str) -> dict[str, object]:
     """What a file with these axis codes would have left in the metadata, so that it is written that way."""
     table = nib.orientations.axcodes2ornt(codes, labels=(("I", "S"), ("P", "A"), ("L", "R"))).astype(int)
-    turn = Turn(tuple(table[:, 0].tolist()), tuple(table[:, 1].tolist()))
+    turn = AxisOrientation(tuple(table[:, 0].tolist()), tuple(table[:, 1].tolist()))
     affine = turn.affine(grid)
     header = nib.Nifti1Header()
     header.set_data_shape([grid.shape[axis] for axis in turn.axes])
@@ -125,7 +125,7 @@ def head_scene(points: FloatArray, tissue: Mapping[str, float]) -> tuple[FloatAr
     Parameters
     ----------
     points
-        ``(N, 3)``, mm towards superior, anterior, right.
+        ``(N, 3)``, mm toward superior, anterior, right.
     tissue
         Brightness 0 to 1 of each tissue in :data:`TISSUES`.
 
@@ -189,7 +189,7 @@ def _tissues(
     values = paint(values, step(outside - 5.5, _SOFT), tissue["muscle"] + 0.06 * fibres)
     airway = np.minimum(_ellipsoid(points, (-40, 40, 0), (14, 26, 7)), outside - 4)
     values = paint(values, step(airway, _SOFT), 0.03)
-    for level, name in ((bone, "skull"), (fluid, "fluid"), (pial, "grey"), (white, "white")):
+    for level, name in ((bone, "skull"), (fluid, "fluid"), (pial, "gray"), (white, "white")):
         values = paint(values, step(level, _SOFT), tissue[name])
 
     # Inside, in pairs: ventricles that bend outwards at both ends, caudate, thalamus, putamen.
@@ -208,7 +208,7 @@ def _tissues(
 
     # Below: the brain stem, and a cerebellum of thin leaves around a white core.
     leaf = np.sin((up + 27 - 0.45 * (front + 30) + 0.12 * np.abs(right)) * 2 * np.pi / 9.5)
-    leaves = tissue["grey"] + 0.16 * (leaf - 0.3) * (tissue["white"] - tissue["fluid"])
+    leaves = tissue["gray"] + 0.16 * (leaf - 0.3) * (tissue["white"] - tissue["fluid"])
     core = _ellipsoid(paired, (-25, -33, 13), (8, 12, 12))
     values = paint(values, step(cerebellum, _SOFT), leaves)
     values = paint(values, step(core, _SOFT), tissue["white"])

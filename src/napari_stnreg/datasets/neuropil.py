@@ -29,7 +29,7 @@ class Neurites:
 
     base: FloatArray  # (K, 2) pixels at height 0, at rest
     slope: FloatArray  # (K, 2) pixels a section, of its own
-    radius: Values  # (K,) pixels by which it is larger than its neighbours
+    radius: Values  # (K,) pixels by which it is larger than its neighbors
     bright: Values  # (K,)
     roll: Values  # (K, 6) random numbers 0..1 that decide about its organelles
     myelin: Mask
@@ -38,17 +38,17 @@ class Neurites:
 
 @dataclass(frozen=True)
 class Nearby:
-    """Candidates of each block: ``number (B, C)``, ``centre (B, C, 2)``, how many count, and the common motion."""
+    """Candidates of each block: ``number (B, C)``, ``center (B, C, 2)``, how many count, and the common motion."""
 
     number: Index
-    centre: Values
+    center: Values
     count: Index
     motion: Values
     thickness: float
 
     def part(self, rows: slice) -> Nearby:
         """Those of some blocks."""
-        return Nearby(self.number[rows], self.centre[rows], self.count[rows], self.motion[rows], self.thickness)
+        return Nearby(self.number[rows], self.center[rows], self.count[rows], self.motion[rows], self.thickness)
 
 
 def draw_blocks(
@@ -68,12 +68,12 @@ def draw_blocks(
     holds = neurites.terminal & (((height / 45 + roll[:, 1]) % 1) < 0.6)
     held = holds[number] & (gap > 10.0)
 
-    centres_y, centres_x = near.centre[..., 0].ravel(), near.centre[..., 1].ravel()
+    centers_y, centers_x = near.center[..., 0].ravel(), near.center[..., 1].ravel()
 
     def away(pixels: Index, choice: Index) -> tuple[Values, Values]:
-        """Of pixels from the centre of one of their block's candidates."""
+        """Of pixels from the center of one of their block's candidates."""
         place = row[pixels] + choice[pixels]
-        return y[pixels] - centres_y[place], x[pixels] - centres_x[place]
+        return y[pixels] - centers_y[place], x[pixels] - centers_x[place]
 
     # mitochondria: dark ovals with pale stripes that lie within their neurite for some dozen sections
     along = (height / (26 + 30 * roll[:, 2]) + 13 * roll[:, 3]) % 1  # 0..0.6 of each repeat is inside of one
@@ -121,7 +121,7 @@ def _owners(near: Nearby, radius: Values, y: Values, x: Values) -> tuple[Index, 
         rows = np.flatnonzero(near.count > c)
         some = len(rows) < len(y)
         here = (y[rows], x[rows], first[rows], second[rows]) if some else (y, x, first, second)
-        dy, dx = here[0] - near.centre[rows, c, :1], here[1] - near.centre[rows, c, 1:]
+        dy, dx = here[0] - near.center[rows, c, :1], here[1] - near.center[rows, c, 1:]
         dy *= dy
         dx *= dx
         dy += dx
@@ -142,7 +142,7 @@ def _owners(near: Nearby, radius: Values, y: Values, x: Values) -> tuple[Index, 
 
 
 def _mitochondrion(roll: Values, radius: Values, along: Values, dy: Values, dx: Values) -> tuple[Values, Values]:
-    """How much of pixels ``(dy, dx)`` from their neurite's centre a mitochondrion covers, and its brightness there."""
+    """How much of pixels ``(dy, dx)`` from their neurite's center a mitochondrion covers, and its brightness there."""
     turn = 2 * np.pi * roll[:, 5]
     c, s = np.cos(turn), np.sin(turn)
     size = (4.0 + 0.9 * radius) * np.sqrt(np.maximum(1 - (along / 0.3 - 1) ** 2, 0))

@@ -52,7 +52,7 @@ class Tear:
     middle
         A place (y, x) on the line, in the picture.
     angle
-        Of the direction across it, radians from y towards x.
+        Of the direction across it, radians from y toward x.
     opening
         Pixels by which the sides were drawn apart; negative for a fold, by so much together.
     height, wavelength, phase

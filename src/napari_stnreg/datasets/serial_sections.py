@@ -67,7 +67,7 @@ class SerialSections:
     contrast
         0 for the same brightness everywhere; 1 for gains, offsets and shadings as on real sections.
     noise
-        Standard deviation of the camera's noise, grey values.
+        Standard deviation of the camera's noise, gray values.
     uneven
         Standard deviation of the logarithm of the sections' thickness.
     slope, spread, cell
@@ -208,7 +208,7 @@ class SerialSections:
         return self.slide(z).place(points)
 
     def paths(self, first: int = 0, last: int | None = None) -> FloatArray:
-        """Centre lines ``(N, Z, 2)``, tissue pixels, of the neurites that cross the field of view.
+        """Center lines ``(N, Z, 2)``, tissue pixels, of the neurites that cross the field of view.
 
         ``first`` and ``last`` name the range of sections; neurites are those in view halfway between them.
         """
@@ -261,19 +261,19 @@ class SerialSections:
             # nothing but resin, pale; or three layers over each other, dark
             drawn += rim * ((0.95 if slide.tear.opening > 0 else 0.10 + 0.2 * drawn) - drawn)
         drawn *= 1 + self.contrast * 0.12 * (1 - thickness)
-        grey = 255 * drawn
+        gray = 255 * drawn
         gain, offset = 1 + self.contrast * rng.uniform(-0.25, 0.1), self.contrast * rng.uniform(-15, 15)
         if "low contrast" in faults:
             gain, offset = 0.2 * gain, offset + 20
-        grey = 128 + gain * (grey - 128) + offset + self.contrast * _shading(rng, shape)
-        grey += self.noise * rng.standard_normal(shape, dtype=np.float32)
-        grey = np.clip(grey, 1, 254)
+        gray = 128 + gain * (gray - 128) + offset + self.contrast * _shading(rng, shape)
+        gray += self.noise * rng.standard_normal(shape, dtype=np.float32)
+        gray = np.clip(gray, 1, 254)
         if "dirt" in faults:
             dirt = self._dirt(z)
-            grey[dirt == 1], grey[dirt == 2] = 0, 255
+            gray[dirt == 1], gray[dirt == 2] = 0, 255
         if "nearly empty" in faults:
-            grey[self._scrap(z) < 0] = 0
-        return _bytes(grey)
+            gray[self._scrap(z) < 0] = 0
+        return _bytes(gray)
 
     def _dirt(self, z: int) -> Bytes:
         """1 where dark dirt lies, 2 where the picture is burnt out by pale dirt."""
@@ -329,8 +329,8 @@ def _parts(names: str) -> list[str]:
     return [name.strip() for name in names.split("+") if name.strip()]
 
 
-def _bytes(grey: npt.NDArray[np.floating]) -> Bytes:
-    return np.asarray(np.clip(np.rint(grey), 0, 255), dtype=np.uint8)
+def _bytes(gray: npt.NDArray[np.floating]) -> Bytes:
+    return np.asarray(np.clip(np.rint(gray), 0, 255), dtype=np.uint8)
 
 
 def _across(tear: Tear, shape: tuple[int, int]) -> Plane:
@@ -343,7 +343,7 @@ def _tear_width(tear: Tear) -> float:
 
 
 def _shading(rng: np.random.Generator, shape: tuple[int, int]) -> Plane:
-    """Uneven light ``(y, x)``, grey values: a ramp and a bow along each axis."""
+    """Uneven light ``(y, x)``, gray values: a ramp and a bow along each axis."""
     y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in shape)
     a, b, c, d, e = rng.uniform(-8, 8, 5).astype(np.float32)
     return np.asarray(a * y[:, None] + b * x + c * np.outer(y, x) + d * (y * y)[:, None] + e * x * x)

@@ -17,7 +17,7 @@ from napari_stnreg.datasets.common import (
     to_bytes,
 )
 
-_SIDE = 128.0  # micrometres
+_SIDE = 128.0  # micrometers
 
 
 def shapes_pair(size: int = 256, seed: int = 4) -> Sample:
@@ -26,7 +26,7 @@ def shapes_pair(size: int = 256, seed: int = 4) -> Sample:
     Parameters
     ----------
     size
-        Pixels along each side; the field of view is always 128 by 128 micrometres.
+        Pixels along each side; the field of view is always 128 by 128 micrometers.
     seed
         Of the noise.
     """
@@ -45,7 +45,7 @@ def shapes_pair(size: int = 256, seed: int = 4) -> Sample:
 
 
 def _scene(points: FloatArray) -> FloatArray:
-    """Brightness 0 to 1 at points ``(N, 2)`` in micrometres."""
+    """Brightness 0 to 1 at points ``(N, 2)`` in micrometers."""
     rng = np.random.default_rng(7)
     # Seeds on a jittered hexagonal lattice make cells of even size; a wavy space makes their outlines organic.
     rows, columns = np.mgrid[0:6, 0:6].reshape(2, -1)

@@ -1,7 +1,7 @@
 """Nervous tissue without end: neurites that run obliquely through it, drawn at any height and at any place.
 
 Positions are pixels (y, x) of the tissue, heights are sections of nominal thickness. The tissue repeats itself sideways
-after :attr:`Tissue.period` pixels and never along the heights. Where a neurite's centre lies at a height is known
+after :attr:`Tissue.period` pixels and never along the heights. Where a neurite's center lies at a height is known
 exactly, so that what an alignment makes of its slope can be measured.
 """
 
@@ -44,7 +44,7 @@ class Tissue:
     cell
         Typical diameter of a neurite, pixels.
     slope
-        How obliquely neurites run, pixels a section: root mean square of what neighbours have in common. Half of it is
+        How obliquely neurites run, pixels a section: root mean square of what neighbors have in common. Half of it is
         the same everywhere, the rest bends over hundreds of pixels and sections.
     spread
         Standard deviation of each neurite's own slope beside that, pixels a section and axis.
@@ -65,11 +65,11 @@ class Tissue:
         return points - np.asarray(_lean(self)) * height - course(solid) + wrinkles(solid)
 
     def paths(self, heights: FloatArray, shape: tuple[int, int]) -> FloatArray:
-        """Centre lines ``(N, Z, 2)`` at heights ``(Z,)`` of the neurites that cross an area ``(y, x)`` halfway."""
+        """Center lines ``(N, Z, 2)`` at heights ``(Z,)`` of the neurites that cross an area ``(y, x)`` halfway."""
         neurites = _neurites(self)
         heights = np.asarray(heights, dtype=np.float64)
         halfway = float(heights.mean())
-        # every copy of the repeated tissue whose centre may lie in the area
+        # every copy of the repeated tissue whose center may lie in the area
         base = neurites.base + neurites.slope * halfway
         low = self.at_rest(np.zeros(2), halfway) - self.cell
         reach = int(np.ceil(max(shape) / self.period)) + 1
@@ -141,16 +141,16 @@ class Tissue:
     def _nearby(self, y: Values, x: Values, height: float, thickness: float) -> Nearby:
         """The neurites that may have a part in each block, nearest first."""
         neurites = _neurites(self)
-        centres = (neurites.base + neurites.slope * height) % self.period
-        tree = cKDTree(centres, boxsize=self.period)
+        centers = (neurites.base + neurites.slope * height) % self.period
+        tree = cKDTree(centers, boxsize=self.period)
         middle = np.stack([y.mean(axis=1), x.mean(axis=1)], axis=-1).astype(np.float64)
         reach = np.sqrt(((y - middle[:, :1]) ** 2 + (x - middle[:, 1:]) ** 2).max(axis=1))
-        distance, number = tree.query(middle % self.period, k=min(LOOKED_UP, len(centres)))
+        distance, number = tree.query(middle % self.period, k=min(LOOKED_UP, len(centers)))
         surface = distance - neurites.radius[number]
         order = np.argsort(surface, axis=1)
         surface, number = np.take_along_axis(surface, order, axis=1), np.take_along_axis(number, order, axis=1)
         count = (surface <= surface[:, 1:2] + 2 * reach[:, None]).sum(axis=1)
-        away = (centres[number] - middle[:, None] + self.period / 2) % self.period - self.period / 2
+        away = (centers[number] - middle[:, None] + self.period / 2) % self.period - self.period / 2
         # how fast what all neurites have in common passes by, in the frame in which they rest
         course, _ = _common(self)
         places = middle  # the course is smooth: taking it where the neurites rest is near enough for a blur
@@ -186,7 +186,7 @@ def _lean(tissue: Tissue) -> tuple[float, float]:
 
 @lru_cache(maxsize=8)
 def _common(tissue: Tissue) -> tuple[Waves, Waves]:
-    """What neighbours have in common: the course, and the wrinkles of their walls; waves in (height, y, x)."""
+    """What neighbors have in common: the course, and the wrinkles of their walls; waves in (height, y, x)."""
     rng = np.random.default_rng((tissue.seed, 3))
 
     def waves(

@@ -5,7 +5,7 @@ The scores are plain numpy and scipy on arrays that already lie on the same grid
 pair, which warps and needs torch, is in :mod:`napari_stnreg.evaluation.scorecard`.
 """
 
-from napari_stnreg.evaluation.deformation import folded_share, jacobian_determinant
+from napari_stnreg.evaluation.deformation import folding_fraction, jacobian_determinant
 from napari_stnreg.evaluation.intensity import compare, local_ncc, mse, mutual_information, ncc, psnr, ssim
 from napari_stnreg.evaluation.labels import (
     common_labels,
@@ -22,7 +22,7 @@ __all__ = [
     "common_labels",
     "compare",
     "dice",
-    "folded_share",
+    "folding_fraction",
     "hausdorff95",
     "jaccard",
     "jacobian_determinant",

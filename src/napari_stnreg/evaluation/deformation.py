@@ -35,7 +35,7 @@ def jacobian_determinant(displacement: npt.ArrayLike, spacing: Spacing = 1.0) ->
     return np.asarray(np.linalg.det(matrix + np.eye(ndim)))
 
 
-def folded_share(determinant: npt.ArrayLike, border: int = 4) -> float:
+def folding_fraction(determinant: npt.ArrayLike, border: int = 4) -> float:
     """Share of voxels whose Jacobian determinant is 0 or less, without a rim of ``border`` voxels.
 
     An axis too short to lose the rim keeps all of its voxels.

@@ -68,15 +68,15 @@ def mutual_information(
     moved: npt.ArrayLike,
     mask: npt.ArrayLike | None = None,
     bins: int = 32,
-    normalised: bool = False,
+    normalized: bool = False,
 ) -> float:
-    """Mutual information in nats from a joint histogram, or ``(H(a) + H(b)) / H(a, b)`` if ``normalised``."""
+    """Mutual information in nats from a joint histogram, or ``(H(a) + H(b)) / H(a, b)`` if ``normalized``."""
     a, b = counted(fixed, moved, mask)
     if not a.size:
         return float("nan")
     joint = np.histogram2d(a, b, bins=bins)[0] / a.size
     of_a, of_b, of_both = (float(-(p[p > 0] * np.log(p[p > 0])).sum()) for p in (joint.sum(1), joint.sum(0), joint))
-    if normalised:
+    if normalized:
         return (of_a + of_b) / of_both if of_both > 0 else float("nan")
     return of_a + of_b - of_both
 
@@ -127,4 +127,4 @@ def compare(fixed: npt.ArrayLike, moved: npt.ArrayLike, mask: npt.ArrayLike | No
     a, b = np.where(known, a, 0), np.where(known, b, 0)
     counts = None if known.all() else known
     scores = {f.__name__: f(a, b, counts) for f in (mse, psnr, ncc, local_ncc, mutual_information, ssim)}
-    return scores | {"normalised_mutual_information": mutual_information(a, b, counts, normalised=True)}
+    return scores | {"normalized_mutual_information": mutual_information(a, b, counts, normalized=True)}

@@ -17,7 +17,7 @@ TITLES = {
     "ncc": "NCC",
     "local_ncc": "local NCC",
     "mutual_information": "mutual information",
-    "normalised_mutual_information": "normalised mutual information",
+    "normalized_mutual_information": "normalized mutual information",
     "ssim": "SSIM",
     "mse": "MSE",
     "psnr": "PSNR",
@@ -31,7 +31,7 @@ TITLES = {
     "jacobian_median": "Jacobian, median",
     "jacobian_p99": "Jacobian, 99th percentile",
     "jacobian_max": "Jacobian, largest",
-    "folded_share": "folded share",
+    "folding_fraction": "folding fraction",
     "inverse_consistency": "inverse consistency",
 }
 """Names of the scores for a person."""

@@ -297,7 +297,7 @@ def _deformation_rows(fixed: Image, transform: Transform, warnings: list[str]) -
         Score("deformation", "jacobian_median", after=middle),
         Score("deformation", "jacobian_p99", after=high),
         Score("deformation", "jacobian_max", after=float(values.max())),
-        Score("deformation", "folded_share", after=folded, better="zero"),
+        Score("deformation", "folding_fraction", after=folded, better="zero"),
     ]
     if folded:
         warnings.append(f"{100 * folded:.2g} % of the image is folded over.")

@@ -15,17 +15,17 @@ from napari_stnreg.io.content import FileContent
 
 
 def open_picture(path: Path) -> FileContent:
-    """Open a PNG or JPEG file: grey, or with channels; one pixel is one unit."""
+    """Open a PNG or JPEG file: gray, or with channels; one pixel is one unit."""
     array = np.asarray(imageio.imread(path, plugin="pillow"))
     if array.ndim == 3 and array.shape[-1] == 2:
-        array = array[..., 0]  # grey with transparency; transparency is no image
+        array = array[..., 0]  # gray with transparency; transparency is no image
     return _plain(array, path)
 
 
 def open_numpy(path: Path) -> FileContent:
     """Open an ``.npy`` file, or an ``.npz`` with a single array or one called ``image``.
 
-    Two axes are (y, x), three (z, y, x), four (time, z, y, x); a last axis of 3 or 4 bytes is colour.
+    Two axes are (y, x), three (z, y, x), four (time, z, y, x); a last axis of 3 or 4 bytes is color.
 
     Raises
     ------
@@ -85,12 +85,12 @@ def save_numpy(path: Path, image: Image) -> None:
 
 
 def _plain(array: npt.NDArray[Any], path: Path) -> FileContent:
-    colour = array.ndim > 2 and array.shape[-1] in (3, 4) and array.dtype in (np.uint8, np.uint16)
-    colour = colour and (array.dtype == np.uint8 or path.suffix.lower() == ".png")
-    spatial = array.ndim - colour
+    color = array.ndim > 2 and array.shape[-1] in (3, 4) and array.dtype in (np.uint8, np.uint16)
+    color = color and (array.dtype == np.uint8 or path.suffix.lower() == ".png")
+    spatial = array.ndim - color
     if not 2 <= spatial <= 4:
         raise InputError(f"'{path.name}' has {array.ndim} axes; images have two or three, and one more for time.")
     shape = array.shape[:spatial]
     timed = spatial == 4
     grid = Grid.from_spacing(shape[1:] if timed else shape)
-    return FileContent.of_array(array, first_is_time=timed, grid=grid, channels=bool(colour), rgb=bool(colour))
+    return FileContent.of_array(array, first_is_time=timed, grid=grid, channels=bool(color), rgb=bool(color))

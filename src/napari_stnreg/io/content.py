@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_stnreg.core.image import Grid, Space, space_of
+from napari_stnreg.core.image import CoordinateSystem, Grid, space_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class FileContent:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def space(self) -> Space:
+    def space(self) -> CoordinateSystem:
         """What its world is for other programs; see :attr:`napari_stnreg.core.image.Image.space`."""
         return space_of(self.metadata)
 

@@ -44,7 +44,7 @@ _SAVERS: dict[str, Callable[[Path, Image], None]] = {
     ".npy": arrays.save_numpy,
     ".npz": arrays.save_numpy,
 }
-ENDINGS = tuple(_OPENERS)
+SUPPORTED_SUFFIXES = tuple(_OPENERS)
 """File name endings that can be read and written."""
 
 # What the libraries below raise for a file that is not what its name says, or that stops half way.
@@ -52,19 +52,21 @@ _BROKEN = (OSError, EOFError, ValueError, LookupError, TypeError, SyntaxError, s
            zipfile.BadZipFile, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError)  # fmt: skip
 
 
-def ending_of(path: str | os.PathLike[str]) -> str:
+def suffix_of(path: str | os.PathLike[str]) -> str:
     """The ending of a file name by which its format is known, in lower case, such as ``.nii.gz``.
 
     Raises
     ------
     InputError
-        If it is none of :data:`ENDINGS`.
+        If it is none of :data:`SUPPORTED_SUFFIXES`.
     """
     name = Path(path).name.lower()
-    for ending in ENDINGS:
+    for ending in SUPPORTED_SUFFIXES:
         if name.endswith(ending) and name != ending:
             return ending
-    raise InputError(f"'{Path(path).name}' has no ending that is known here; use one of {', '.join(ENDINGS)}.")
+    raise InputError(
+        f"'{Path(path).name}' has no ending that is known here; use one of {', '.join(SUPPORTED_SUFFIXES)}."
+    )
 
 
 def read(path: str | os.PathLike[str], frame: int | None = None) -> Image:
@@ -80,7 +82,7 @@ def read(path: str | os.PathLike[str], frame: int | None = None) -> Image:
     Returns
     -------
     Image
-        Data ``(y, x)`` or ``(z, y, x)``, with one axis more at the end for colours and channels.
+        Data ``(y, x)`` or ``(z, y, x)``, with one axis more at the end for colors and channels.
 
     Raises
     ------
@@ -129,7 +131,7 @@ def read_content(path: str | os.PathLike[str]) -> FileContent:
     path = Path(path)
     if path.is_dir():
         raise InputError(f"'{path.name}' is a folder; name the image file itself.")
-    opener = _OPENERS[ending_of(path)]
+    opener = _OPENERS[suffix_of(path)]
     if not path.exists():
         raise InputError(f"'{path}' does not exist.")
     with _explained(path):
@@ -151,7 +153,7 @@ def write(path: str | os.PathLike[str], image: Image) -> None:
         If the format is unknown or cannot hold the image, or the file cannot be written.
     """
     path = Path(path)
-    saver = _SAVERS[ending_of(path)]
+    saver = _SAVERS[suffix_of(path)]
     with replacing(path) as part:
         saver(part, image)
 
@@ -165,7 +167,7 @@ def replacing(path: Path) -> Iterator[Path]:
     InputError
         If the system refuses: no such folder, no permission, no room.
     """
-    with writing_beside(path, ending_of(path)) as part:
+    with writing_beside(path, suffix_of(path)) as part:
         yield part
 
 
@@ -205,12 +207,12 @@ def _explained(path: Path) -> Iterator[None]:
     except _BROKEN as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"'{path.name}' cannot be read; it is incomplete or not a {ending_of(path)} file ({reason})."
+            f"'{path.name}' cannot be read; it is incomplete or not a {suffix_of(path)} file ({reason})."
         ) from error
 
 
 def _image(path: Path, content: FileContent, frame: int) -> Image:
-    name = path.name[: -len(ending_of(path))]
+    name = path.name[: -len(suffix_of(path))]
     if content.frames > 1:
         name = f"{name} [{frame}]"
     data = usable(content.load(frame))

@@ -34,7 +34,7 @@ _RGB = {3: np.dtype([(c, "u1") for c in "RGB"]), 4: np.dtype([(c, "u1") for c in
 
 
 @dataclass(frozen=True)
-class Turn:
+class AxisOrientation:
     """How a file's voxel axes (i, j, k) become (z, y, x): which goes where, and which are flipped.
 
     Parameters
@@ -49,7 +49,7 @@ class Turn:
     flips: tuple[int, ...] = (1, 1, 1)
 
     @classmethod
-    def nearest(cls, affine: FloatArray) -> Turn:
+    def nearest(cls, affine: FloatArray) -> AxisOrientation:
         """The turn that brings a ``(4, 4)`` affine to right, anterior, superior closest to an upright one."""
         table = io_orientation(_REVERSE @ affine).astype(int)
         return cls(tuple(table[:, 0].tolist()), tuple(table[:, 1].tolist()))
@@ -96,17 +96,17 @@ def open_nifti(path: Path) -> FileContent:
         raise InputError(f"'{path.name}' has {len(shape)} axes; NIfTI with three axes, or four with time, can be read.")
 
     spatial = (*shape[:3], 1, 1)[:3]
-    turn = Turn.nearest(affine)
+    turn = AxisOrientation.nearest(affine)
     full = turn.grid(affine, spatial, _unit(image.header))
     flat = _flat_axis(full)
-    colours = image.get_data_dtype().names
+    colors = image.get_data_dtype().names
 
     def load(frame: int) -> npt.NDArray[Any]:
         # Beyond the third axis all are of length one but time.
         picked = image.dataobj[(*(slice(None),) * min(len(shape), 3), *(frame, 0, 0, 0)[: len(shape[3:])])]
         voxels = np.asarray(picked).reshape(spatial)
-        if colours:
-            voxels = np.stack([voxels[c] for c in colours], axis=-1)
+        if colors:
+            voxels = np.stack([voxels[c] for c in colors], axis=-1)
         elif voxels.dtype == np.float64 and image.get_data_dtype().itemsize < 3:
             voxels = voxels.astype(np.float32)  # whole numbers of 16 bits that were scaled need no more
         turned = turn.data(voxels)
@@ -116,8 +116,8 @@ def open_nifti(path: Path) -> FileContent:
         load=load,
         grid=full if flat is None else _plane(full, flat),
         frames=shape[3] if len(shape) > 3 else 1,
-        channels=bool(colours),
-        rgb=bool(colours),
+        channels=bool(colors),
+        rgb=bool(colors),
         labels=image.header.get_intent()[0] == "label",
         interval=_interval(image.header) if len(shape) > 3 else 1.0,
         metadata={KEY: _remember(image)},
@@ -153,7 +153,7 @@ def save_nifti(path: Path, images: Sequence[Image], *, labels: bool = False) -> 
         first, unit = first.with_unit("mm"), "mm"
 
     own: FloatArray | None = None if header is None else np.asarray(header.get_best_affine(), dtype=np.float64)
-    turn = Turn() if own is None else Turn.nearest(own)
+    turn = AxisOrientation() if own is None else AxisOrientation.nearest(own)
     flat: int | None = None
     grid = first.grid
     if grid.ndim == 2:
@@ -162,7 +162,7 @@ def save_nifti(path: Path, images: Sequence[Image], *, labels: bool = False) -> 
             before = turn.grid(own, (*header.get_data_shape(), 1, 1)[:3], _unit(header)).with_unit(unit)
             flat = _flat_axis(before)
         if flat is None:
-            turn, before, flat, header, own = Turn(), None, 0, None, None
+            turn, before, flat, header, own = AxisOrientation(), None, 0, None, None
         grid = _solid(grid, flat, before)
     affine = turn.affine(grid)
     unchanged = own is not None and np.allclose(affine, own, rtol=0, atol=1e-6 * max(1.0, float(np.abs(own).max())))
@@ -183,7 +183,7 @@ def save_nifti(path: Path, images: Sequence[Image], *, labels: bool = False) -> 
 
 
 def _unit(header: nib.Nifti1Header) -> str:
-    """The unit of a header's affine; where it names none, millimetres, as every program assumes."""
+    """The unit of a header's affine; where it names none, millimeters, as every program assumes."""
     return _UNIT_OF_CODE.get(header.get_xyzt_units()[0], "mm")
 
 

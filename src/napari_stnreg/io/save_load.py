@@ -13,7 +13,7 @@ from napari_stnreg.registration.progress import Result
 from napari_stnreg.transforms import Transform
 
 if TYPE_CHECKING:
-    from napari_stnreg.core.image import Grid, Placed, Space
+    from napari_stnreg.core.image import CoordinateSystem, Grid, Placed
     from napari_stnreg.models.model import Model
 
 ENDING = ".safetensors"
@@ -68,7 +68,7 @@ def save(what: Transform | Result | Model, path: str | os.PathLike[str], *, grid
     Notes
     -----
     A transform between images that were read from NIfTI is written for other programs in the scanner's space (LPS,
-    millimetres), every other one as x, y, z with no flip, in its own unit: :attr:`Transform.spaces` says which.
+    millimeters), every other one as x, y, z with no flip, in its own unit: :attr:`Transform.coordinate_systems` says which.
     """
     target = Path(path)
     ending = transform_ending(target, SAVE_ENDINGS)
@@ -89,7 +89,7 @@ def load(
     *,
     fixed: Placed | None = None,
     moving: Placed | None = None,
-    space: Space | None = None,
+    space: CoordinateSystem | None = None,
     unit: str | None = None,
 ) -> Transform | Model:
     """Load a transform or a model that :func:`save` wrote, another program's transform, or a model in the box by name.
@@ -122,7 +122,7 @@ def read_transform(
     *,
     fixed: Placed | None = None,
     moving: Placed | None = None,
-    space: Space | None = None,
+    space: CoordinateSystem | None = None,
     unit: str | None = None,
 ) -> Transform:
     """Load a transform that :func:`save` or another program wrote.
@@ -153,7 +153,7 @@ def read_transform(
     Notes
     -----
     Without images and ``space``, a file that we wrote knows them; a 3D transform of another program is taken to be in
-    scanner space and millimetres, a 2D one in pixels.
+    scanner space and millimeters, a 2D one in pixels.
     """
     source = Path(path)
     ending = transform_ending(source, LOAD_ENDINGS)
@@ -162,11 +162,11 @@ def read_transform(
     if not source.exists():
         raise InputError(f"'{source}' does not exist.")
     from napari_stnreg.io.exchange import elastix, itk, ngff, nifti_field
-    from napari_stnreg.io.exchange.coordinate_convention import Frames
+    from napari_stnreg.io.exchange.coordinate_convention import CoordinateConvention
 
     if ending == NGFF_ENDING:
         return ngff.read_ngff(source)
-    note, default = "", cast("Space | None", None)
+    note, default = "", cast("CoordinateSystem | None", None)
     if ending in FIELD_ENDINGS:
         theirs, note = nifti_field.read_field(source)
         default = "scanner"
@@ -174,7 +174,9 @@ def read_transform(
         theirs = elastix.read_elastix(source)
     else:
         theirs, note = itk.read_itk(source)
-    frames = Frames.told(theirs.ndim, note, fixed=fixed, moving=moving, space=space, unit=unit, default=default)
+    frames = CoordinateConvention.told(
+        theirs.ndim, note, fixed=fixed, moving=moving, space=space, unit=unit, default=default
+    )
     return frames.inward(theirs)
 
 
@@ -195,19 +197,19 @@ def transform_ending(path: str | os.PathLike[str], endings: tuple[str, ...] = LO
 
 def _export(transform: Transform, target: Path, ending: str, grid: Grid | None) -> Path:
     from napari_stnreg.io.exchange import itk, ngff, nifti_field
-    from napari_stnreg.io.exchange.coordinate_convention import Frames
+    from napari_stnreg.io.exchange.coordinate_convention import CoordinateConvention
     from napari_stnreg.io.image import writing_beside
 
     if ending == NGFF_ENDING:
         ngff.write_ngff(transform, target, grid)
         return target
-    frames = Frames.of(transform)
+    frames = CoordinateConvention.of(transform)
     theirs = frames.outward(transform)
     domain = None if grid is None else frames.grid_outward(grid)
     with writing_beside(target, ending) as part:
         if ending in FIELD_ENDINGS:
             scanner = frames.fixed == "scanner"
-            nifti_field.write_field(theirs, part, frames.note, domain, millimetres=scanner)
+            nifti_field.write_field(theirs, part, frames.note, domain, millimeters=scanner)
         else:
             itk.write_itk(theirs, part, frames.note, domain)
     return target

@@ -13,7 +13,7 @@ import numpy as np
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Image
 from napari_stnreg.io import tiff
-from napari_stnreg.io.image import ending_of, replacing, write
+from napari_stnreg.io.image import replacing, suffix_of, write
 from napari_stnreg.io.nifti import KEY, save_nifti
 
 
@@ -35,7 +35,7 @@ def write_series(path: str | os.PathLike[str], images: Sequence[Image], *, label
         If the format cannot hold the images, or the file cannot be written.
     """
     path = Path(path)
-    ending = ending_of(path)
+    ending = suffix_of(path)
     if ending in (".nii", ".nii.gz"):
         with replacing(path) as part:
             save_nifti(part, images, labels=labels)
@@ -66,7 +66,7 @@ def write_or_tiff(path: Path, images: Sequence[Image]) -> tuple[Path, str | None
     try:
         write_series(path, images)
     except InputError as error:
-        other = path.with_name(path.name.removesuffix(ending_of(path)) + ".tif")
+        other = path.with_name(path.name.removesuffix(suffix_of(path)) + ".tif")
         write_series(other, images)
         return other, f"{error} It was written as TIFF."
     return path, None

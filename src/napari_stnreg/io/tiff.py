@@ -1,4 +1,4 @@
-"""TIFF files: stacks, colours and channels, with the pixel size that ImageJ and OME put into them.
+"""TIFF files: stacks, colors and channels, with the pixel size that ImageJ and OME put into them.
 
 What ImageJ's fields cannot say (an origin, a rotation, an unusual type) is kept beside them in the image description
 as this package's own grid, so that nothing is lost between two of our runs.
@@ -48,8 +48,8 @@ def open_tiff(path: Path) -> FileContent:
         raise InputError(f"'{path.name}' has axes {axes}; TIFF images of time, z, y, x and channels can be read.")
     order = [axes.index(axis) for axis in "TZYXCS" if axis in axes]
     array = array.transpose(order)
-    colour = "S" in axes
-    channels = colour or "C" in axes
+    color = "S" in axes
+    channels = color or "C" in axes
     first = 1 if "T" in axes else 0
     shape = array.shape[first : array.ndim - channels]
     grid = Grid.from_spacing(shape, spacing[-len(shape) :], unit=unit)
@@ -60,7 +60,7 @@ def open_tiff(path: Path) -> FileContent:
         first_is_time="T" in axes,
         grid=grid,
         channels=channels,
-        rgb=colour and array.shape[-1] in (3, 4),
+        rgb=color and array.shape[-1] in (3, 4),
     )
 
 
@@ -116,7 +116,7 @@ def _calibration(tif: tifffile.TiffFile) -> tuple[tuple[float, float, float], st
     if tif.ome_metadata:
         return *_ome_calibration(tif.ome_metadata), None
     described: Mapping[str, Any] = tif.imagej_metadata or (tif.shaped_metadata or ({},))[0]
-    own = _own_grid(described.get(_GRID_KEY))
+    own = _native_grid(described.get(_GRID_KEY))
     if not tif.imagej_metadata:
         return plain, "pixel", own
     unit = canonical(str(described.get("unit", "")).replace("\\u00B5", "µ"))
@@ -142,7 +142,7 @@ def _check_complete(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> 
         raise ValueError("it ends before its pixels do")
 
 
-def _own_grid(text: object) -> Grid | None:
+def _native_grid(text: object) -> Grid | None:
     if not isinstance(text, str):
         return None
     try:
@@ -159,7 +159,7 @@ def _ome_calibration(xml: str) -> tuple[tuple[float, float, float], str]:
         pixels = None
     if pixels is None or "PhysicalSizeX" not in pixels.attrib:
         return (1.0, 1.0, 1.0), "pixel"
-    # Micrometres are the format's default unit.
+    # Micrometers are the format's default unit.
     unit = canonical(pixels.get("PhysicalSizeXUnit", "um"))
     sizes = []
     for axis in "ZYX":

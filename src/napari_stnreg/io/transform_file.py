@@ -15,7 +15,7 @@ from typing import Any, cast, get_args
 import torch
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Space
+from napari_stnreg.core.image import CoordinateSystem
 from napari_stnreg.io import container
 from napari_stnreg.transforms import Transform, transform_class
 
@@ -51,7 +51,7 @@ def save_transform(transform: Transform, path: str | os.PathLike[str], info: Map
         "family": transform.family,
         "ndim": transform.ndim,
         "unit": transform.unit,
-        "spaces": list(transform.spaces),
+        "coordinate_systems": list(transform.coordinate_systems),
         "settings": transform.settings(),
         "info": dict(info or {}),
     }
@@ -87,8 +87,8 @@ def transform_from(
             raise InputError(f"'{source.name}' is damaged: '{name}' holds values that are not finite numbers.")
     try:
         transform = transform_class(header["family"]).from_state(dict(tensors), header["settings"])
-        fixed, moving = (_space(name) for name in header.get("spaces", ("world", "world")))
-        transform = transform.in_spaces(fixed, moving)
+        fixed, moving = (_space(name) for name in header.get("coordinate_systems", ("world", "world")))
+        transform = transform.with_coordinate_systems(fixed, moving)
         info = dict(header.get("info") or {})
     except InputError as error:
         raise InputError(f"{damaged} ({error})") from error
@@ -99,7 +99,7 @@ def transform_from(
     return transform, info
 
 
-def _space(name: str) -> Space:
-    if name not in get_args(Space):
+def _space(name: str) -> CoordinateSystem:
+    if name not in get_args(CoordinateSystem):
         raise InputError(f"there is no space '{name}'")
-    return cast(Space, name)
+    return cast(CoordinateSystem, name)

@@ -3,27 +3,27 @@
 from napari_stnreg.losses.feature_distance import FeatureDistance
 from napari_stnreg.losses.landmarks import LandmarkDistance
 from napari_stnreg.losses.lncc import LocalNCC
-from napari_stnreg.losses.mind import Mind
+from napari_stnreg.losses.mind import MIND
 from napari_stnreg.losses.mse_ncc import MeanSquares, NormalizedCrossCorrelation
 from napari_stnreg.losses.mutual_information import MutualInformation
 from napari_stnreg.losses.overlap import LabelOverlap, one_hot, soft_dice
 from napari_stnreg.losses.registry import SIMILARITIES, make_similarity
 from napari_stnreg.losses.regularization import bending_energy, diffusion, folding_penalty, jacobian_determinant
 from napari_stnreg.losses.similarity import Similarity
-from napari_stnreg.losses.weighted_sum import Blend
+from napari_stnreg.losses.weighted_sum import WeightedSum
 
 __all__ = [
+    "MIND",
     "SIMILARITIES",
-    "Blend",
     "FeatureDistance",
     "LabelOverlap",
     "LandmarkDistance",
     "LocalNCC",
     "MeanSquares",
-    "Mind",
     "MutualInformation",
     "NormalizedCrossCorrelation",
     "Similarity",
+    "WeightedSum",
     "bending_energy",
     "diffusion",
     "folding_penalty",

@@ -1,4 +1,4 @@
-"""Normalised cross-correlation in a window around every voxel."""
+"""Normalized cross-correlation in a window around every voxel."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class LocalNCC(Similarity):
     def prepare(self, fixed: Tensor, weight: Tensor | None = None) -> None:
         """See :meth:`Similarity.prepare`."""
         self._weight = None if weight is None else weight.detach()
-        # Not centred on purpose: a background of zeros must stay exactly zero, or rounding gives it a direction.
+        # Not centered on purpose: a background of zeros must stay exactly zero, or rounding gives it a direction.
         self._fixed = cleaned(fixed.detach(), self._weight)
         self._windows = self._windows_of(self._weight)
 

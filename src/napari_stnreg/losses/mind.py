@@ -26,7 +26,7 @@ Slices = tuple[slice, ...]
 
 @dataclass(frozen=True)
 class _Direction:
-    """A step between two neighbours at right angles, and the two places around a voxel where such a step starts."""
+    """A step between two neighbors at right angles, and the two places around a voxel where such a step starts."""
 
     step: tuple[int, ...]
     starts: tuple[tuple[int, ...], tuple[int, ...]]
@@ -48,10 +48,10 @@ class _Support:
     """One over the sum of the weight, ``(B, 1)``; 0 where it is empty."""
 
 
-class Mind(Similarity):
-    """Modality independent neighbourhood descriptor, in its self-similarity context (SSC) form.
+class MIND(Similarity):
+    """Modality independent neighborhood descriptor, in its self-similarity context (SSC) form.
 
-    Around each voxel stand four (2D) or six (3D) neighbouring patches. The squared distances between those that lie at
+    Around each voxel stand four (2D) or six (3D) neighboring patches. The squared distances between those that lie at
     right angles to each other, 4 in 2D and 12 in 3D, divided by their mean and put through ``exp(-d)``, describe the
     place by its own structure. Two images are compared by the distance between their descriptors, averaged over
     voxels and components.
@@ -61,13 +61,13 @@ class Mind(Similarity):
     radius
         Half width of a patch in voxels.
     dilation
-        How far the neighbours lie from the voxel.
+        How far the neighbors lie from the voxel.
     distance
         ``"l2"``: squared differences of the descriptors, ``"l1"``: absolute ones.
 
     Notes
     -----
-    Heinrich et al., *Towards realtime multimodal fusion for image-guided interventions using self-similarities*,
+    Heinrich et al., *Toward realtime multimodal fusion for image-guided interventions using self-similarities*,
     MICCAI 2013. Twelve distances need only six filtered volumes, since pairs with the same step between them are the
     same distance seen from two places. A masked voxel counts in no patch, and neither does what lies outside the
     image; a voxel with an unknown distance is left out. The mean distance is held between 0.001 and 1000 times its
@@ -145,7 +145,7 @@ class Mind(Similarity):
         return self._views(means, shape)
 
     @staticmethod
-    def _normalisers(distances: list[Tensor], support: _Support) -> tuple[Tensor, Tensor, Tensor]:
+    def _normalizers(distances: list[Tensor], support: _Support) -> tuple[Tensor, Tensor, Tensor]:
         """The smallest distance, one over the mean distance, and where that mean is not held at a limit."""
         smallest = torch.minimum(distances[0], distances[1])
         mean = distances[0] + distances[1]
@@ -162,7 +162,7 @@ class Mind(Similarity):
     def _describe(self, image: Tensor, support: _Support) -> list[Tensor]:
         differences = self._differences(cleaned(image, support.known))
         distances = self._distances(differences, tuple(image.shape[2:]), support)
-        smallest, inverse, _ = self._normalisers(distances, support)
+        smallest, inverse, _ = self._normalizers(distances, support)
         return [(smallest - distance).mul_(inverse).exp_() for distance in distances]
 
     # -- value and gradient -------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ class Mind(Similarity):
             shape = tuple(warped.shape[2:])
             differences = self._differences(cleaned(warped, support.known))
             distances = self._distances(differences, shape, support)
-            smallest, inverse, free = self._normalisers(distances, support)
+            smallest, inverse, free = self._normalizers(distances, support)
             share = support.weight * expand(support.share, warped)
             share = share / (len(distances) * warped.shape[0] * warped.shape[1])
 
@@ -249,7 +249,7 @@ class Mind(Similarity):
 
 
 def _directions(ndim: int, dilation: int) -> list[_Direction]:
-    """The steps between neighbours at right angles, 2 in 2D and 6 in 3D, each found at two places around a voxel."""
+    """The steps between neighbors at right angles, 2 in 2D and 6 in 3D, each found at two places around a voxel."""
 
     def place(**parts: int) -> tuple[int, ...]:
         return tuple(dilation * parts.get(f"axis{a}", 0) for a in range(ndim))

@@ -1,4 +1,4 @@
-"""Similarities that compare intensities directly: mean squares and global normalised cross-correlation."""
+"""Similarities that compare intensities directly: mean squares and global normalized cross-correlation."""
 
 from __future__ import annotations
 
@@ -78,38 +78,38 @@ class NormalizedCrossCorrelation(Similarity):
         """See :meth:`Similarity.prepare`."""
         self._weight = None if weight is None else weight.detach()
         self._fixed = fixed.detach()
-        self._standardised = self._standardise(self._fixed, self._weight)[0]
+        self._standardized = self._standardize(self._fixed, self._weight)[0]
 
     @staticmethod
-    def _standardise(image: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The centred image over its deviation, times the weight's share; the centred image; one over the deviation.
+    def _standardize(image: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The centered image over its deviation, times the weight's share; the centered image; one over the deviation.
 
         The mean is subtracted before anything is squared: moments of the raw values would cancel in float32.
         """
-        centred = cleaned(image, weight)
+        centered = cleaned(image, weight)
         if weight is None:
-            mean = centred.flatten(2).mean(-1)
-            centred = centred - expand(mean, image)
-            weighted = centred / image[0, 0].numel()
+            mean = centered.flatten(2).mean(-1)
+            centered = centered - expand(mean, image)
+            weighted = centered / image[0, 0].numel()
         else:
             share = weight * expand(_reciprocal(spatial_sum(weight)), image)
-            mean = spatial_sum(centred * share)
-            centred = centred - expand(mean, image)
-            weighted = centred * share
-        variance = spatial_sum(weighted * centred)
+            mean = spatial_sum(centered * share)
+            centered = centered - expand(mean, image)
+            weighted = centered * share
+        variance = spatial_sum(weighted * centered)
         info = torch.finfo(image.dtype)
         # What rounding leaves of a constant image is not contrast.
         flat = variance <= (16 * info.eps * mean) ** 2 + 1e-30
         inverse = torch.where(flat, 0.0, variance.clamp_min(1e-30).rsqrt())
-        return weighted.mul_(expand(inverse, image)), centred, inverse
+        return weighted.mul_(expand(inverse, image)), centered, inverse
 
     def _evaluate(self, warped: Tensor, weight: Tensor | None, gradient: bool) -> tuple[Tensor, Tensor | None]:
         """The correlation per batch and channel, and the gradient of the loss."""
         with torch.no_grad():
             total = combine(self._weight, weight)
-            fixed = self._standardised if weight is None else self._standardise(self._fixed, total)[0]
-            weighted, centred, inverse = self._standardise(warped, total)
-            ncc = spatial_sum(fixed * centred) * inverse
+            fixed = self._standardized if weight is None else self._standardize(self._fixed, total)[0]
+            weighted, centered, inverse = self._standardize(warped, total)
+            ncc = spatial_sum(fixed * centered) * inverse
             if not gradient:
                 return ncc, None
             slope = -(2 * ncc if self.squared else torch.ones_like(ncc)) * inverse / ncc.numel()

@@ -21,7 +21,7 @@ class MutualInformation(Similarity):
     ----------
     bins
         Histogram bins of either image.
-    normalised
+    normalized
         Use ``(H(f) + H(m)) / H(f, m)``, which depends less on how much the images overlap (Studholme 1999); the loss
         is then 2 minus it, between 0 and 1. Otherwise the loss is minus the mutual information in nats.
     samples
@@ -33,8 +33,8 @@ class MutualInformation(Similarity):
     -----
     As in Mattes et al. 2003 the window is a box for the fixed image and a cubic B-spline for the moving one. The
     spline is not spread voxel by voxel. Samples go into a histogram of 16 times finer bins, shared linearly between
-    neighbours, and that table is multiplied with the tabulated spline. The gradient of a voxel is then the difference
-    of two neighbours in the table of derivatives: one look-up, and exactly the slope of the value returned.
+    neighbors, and that table is multiplied with the tabulated spline. The gradient of a voxel is then the difference
+    of two neighbors in the table of derivatives: one look-up, and exactly the slope of the value returned.
 
     The warped image's range is taken from the calls since :meth:`prepare` and only ever grows, so that the loss stays
     the same function from step to step.
@@ -43,13 +43,13 @@ class MutualInformation(Similarity):
     name = "mi"
     description = "Mutual information: for different modalities or stains, such as T1 with PD, or CT with MR."
 
-    def __init__(self, bins: int = 32, normalised: bool = False, samples: int | None = None, seed: int = 0) -> None:
+    def __init__(self, bins: int = 32, normalized: bool = False, samples: int | None = None, seed: int = 0) -> None:
         if bins < 2 * _MARGIN + 4:
             raise InputError(f"Mutual information needs at least {2 * _MARGIN + 4} bins; {bins} were asked for.")
         if samples is not None and samples < 1:
             raise InputError("Mutual information needs at least one sample; leave the number out to use every voxel.")
         self.bins = bins
-        self.normalised = normalised
+        self.normalized = normalized
         self.samples = samples
         self.seed = seed
 
@@ -114,7 +114,7 @@ class MutualInformation(Similarity):
         return _entropy(joint.sum(2)), _entropy(joint.sum(1)), _entropy(joint.flatten(1))
 
     def _evaluate(
-        self, warped: Tensor, weight: Tensor | None, normalised: bool, gradient: bool
+        self, warped: Tensor, weight: Tensor | None, normalized: bool, gradient: bool
     ) -> tuple[Tensor, Tensor | None]:
         """The information per batch and channel, and the gradient of its mean."""
         with torch.no_grad():
@@ -135,7 +135,7 @@ class MutualInformation(Similarity):
             of_fixed, of_warped, of_both = self._entropies(joint)
             # Derivatives of the entropies; terms that are constant along the warped axis drop out.
             both_slope, warped_slope = -_log(joint), -_log(joint.sum(1, keepdim=True))
-            if normalised:
+            if normalized:
                 known = of_both > 1e-9
                 ratio = torch.where(known, (of_fixed + of_warped) / of_both.clamp_min(1e-9), 1.0)
                 ratio = torch.where(torch.isnan(of_both), of_both, ratio)
@@ -160,17 +160,17 @@ class MutualInformation(Similarity):
 
     def __call__(self, warped: Tensor, weight: Tensor | None = None) -> Tensor:
         """See :meth:`Similarity.__call__`."""
-        value, gradient = self._evaluate(warped, weight, self.normalised, wants_gradient(warped))
-        loss = 2 - value if self.normalised else -value
+        value, gradient = self._evaluate(warped, weight, self.normalized, wants_gradient(warped))
+        loss = 2 - value if self.normalized else -value
         return attach_gradient(warped, loss, None if gradient is None else gradient.neg_())
 
     def score(self, warped: Tensor, weight: Tensor | None = None) -> float:
-        """The mutual information in nats, or its normalised form between 1 and 2."""
-        return float(self._evaluate(warped, weight, self.normalised, False)[0])
+        """The mutual information in nats, or its normalized form between 1 and 2."""
+        return float(self._evaluate(warped, weight, self.normalized, False)[0])
 
 
 def cubic_b_spline(x: Tensor) -> Tensor:
-    """The centred cubic B-spline, which is 0 beyond a distance of 2 and sums to 1 over the integers."""
+    """The centered cubic B-spline, which is 0 beyond a distance of 2 and sums to 1 over the integers."""
     x = x.abs()
     inner = 2 / 3 - x.square() * (1 - x / 2)
     outer = (2 - x).clamp_min(0).pow(3) / 6

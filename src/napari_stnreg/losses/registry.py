@@ -7,13 +7,13 @@ from typing import Any
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.losses.feature_distance import FeatureDistance
 from napari_stnreg.losses.lncc import LocalNCC
-from napari_stnreg.losses.mind import Mind
+from napari_stnreg.losses.mind import MIND
 from napari_stnreg.losses.mse_ncc import MeanSquares, NormalizedCrossCorrelation
 from napari_stnreg.losses.mutual_information import MutualInformation
 from napari_stnreg.losses.similarity import Similarity
 
 SIMILARITIES: dict[str, type[Similarity]] = {
-    kind.name: kind for kind in (LocalNCC, NormalizedCrossCorrelation, MeanSquares, MutualInformation, Mind)
+    kind.name: kind for kind in (LocalNCC, NormalizedCrossCorrelation, MeanSquares, MutualInformation, MIND)
 }
 """Every similarity that needs nothing but options, by its name, the most used first."""
 

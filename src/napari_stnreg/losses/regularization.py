@@ -104,7 +104,7 @@ def folding_penalty(u: Tensor, spacing: Spacing, margin: float = 0.0) -> Tensor:
     Returns
     -------
     Tensor
-        A scalar (Mok and Chung 2020 call it the selective Jacobian determinant regularisation).
+        A scalar (Mok and Chung 2020 call it the selective Jacobian determinant regularization).
     """
     return torch.relu(margin - jacobian_determinant(u, spacing)).mean()
 

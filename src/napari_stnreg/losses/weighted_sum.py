@@ -10,7 +10,7 @@ from torch import Tensor
 from napari_stnreg.losses.similarity import Similarity
 
 
-class Blend(Similarity):
+class WeightedSum(Similarity):
     """A weighted sum of similarities; its score is the first one's.
 
     Parameters

@@ -20,19 +20,19 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import FloatArray, Grid, Image
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.networks.grid_generator import sampling_grid
-from napari_stnreg.ops.interpolation import sample_normalised, smoothed_for
-from napari_stnreg.registration.pyramid import normalise
+from napari_stnreg.ops.interpolation import sample_normalized, smoothed_for
+from napari_stnreg.registration.pyramid import normalize
 from napari_stnreg.transforms import AffineTransform, Transform
 
 Sizing = Literal["spacing", "extent"]
-Normalisation = Literal["percentiles", "none"]
+Normalization = Literal["percentiles", "none"]
 
 SAME_SPACING = 0.02
 """Voxel sizes that differ by less than this share are taken for the same, so that nothing is interpolated."""
 
 
 @dataclass(frozen=True)
-class InputContract:
+class InputSpec:
     """What a network was trained on.
 
     Parameters
@@ -44,7 +44,7 @@ class InputContract:
     sizing
         ``"spacing"``: voxels have this size in the world, and the lattice is as large as the image. ``"extent"``: size
         in the world means nothing; the image is enlarged or shrunk until it fills the training's lattice.
-    normalisation
+    normalization
         ``"percentiles"`` (robust, to about 0 to 1) or ``"none"``.
     """
 
@@ -54,7 +54,7 @@ class InputContract:
     spacing: tuple[float, ...]
     unit: str = "pixel"
     sizing: Sizing = "spacing"
-    normalisation: Normalisation = "percentiles"
+    normalization: Normalization = "percentiles"
 
     def __post_init__(self) -> None:
         sizes = (*self.shape, *self.spacing)
@@ -62,8 +62,8 @@ class InputContract:
             raise InputError("A model's lattice has as many sizes as the model has axes, 2 or 3.")
         if not all(np.isfinite(s) and s > 0 for s in sizes) or self.channels < 1:
             raise InputError("A model's lattice has sizes greater than zero.")
-        if self.sizing not in get_args(Sizing) or self.normalisation not in get_args(Normalisation):
-            raise InputError(f"There is no sizing '{self.sizing}' or normalisation '{self.normalisation}'.")
+        if self.sizing not in get_args(Sizing) or self.normalization not in get_args(Normalization):
+            raise InputError(f"There is no sizing '{self.sizing}' or normalization '{self.normalization}'.")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -71,7 +71,7 @@ class InputContract:
         return {**state, "shape": list(self.shape), "spacing": list(self.spacing)}
 
     @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> InputContract:
+    def from_dict(cls, state: Mapping[str, Any]) -> InputSpec:
         """What :meth:`to_dict` described."""
         values = dict(state)
         values["shape"] = tuple(int(n) for n in values["shape"])
@@ -141,7 +141,7 @@ def _upright_spacing(grid: Grid) -> FloatArray | None:
 def meet(one: Grid, other: Grid) -> bool:
     """Whether two images share a place in the world: a good part of either lies in the other's box.
 
-    Those that do are read where they lie, in training as in use; others are put centre on centre.
+    Those that do are read where they lie, in training as in use; others are put center on center.
     """
     other = other.with_unit(one.unit)
     for here, there in ((one, other), (other, one)):
@@ -152,20 +152,20 @@ def meet(one: Grid, other: Grid) -> bool:
     return False
 
 
-def intensities(image: Image, contract: InputContract, channel: int | None = None) -> npt.NDArray[np.float32]:
-    """The values a network is shown, ``(C, *shape)`` float32, normalised within the image's mask.
+def intensities(image: Image, contract: InputSpec, channel: int | None = None) -> npt.NDArray[np.float32]:
+    """The values a network is shown, ``(C, *shape)`` float32, normalized within the image's mask.
 
     Raises
     ------
     InputError
-        If the image cannot be normalised: empty mask, NaN, a constant image.
+        If the image cannot be normalized: empty mask, NaN, a constant image.
     """
     if contract.channels == 1:
         planes = [image.intensity(channel)]
     else:
         planes = [image.intensity(c) for c in range(contract.channels)]
-    if contract.normalisation == "percentiles":
-        planes = [normalise(plane, image.mask, image.name) for plane in planes]
+    if contract.normalization == "percentiles":
+        planes = [normalize(plane, image.mask, image.name) for plane in planes]
     elif not all(np.isfinite(plane).all() for plane in planes):
         raise InputError(f"'{image.name}' holds NaN or infinite values; replace them (for instance by 0).")
     return np.stack(planes)
@@ -213,7 +213,7 @@ def placed(
     through = AffineTransform.identity(lattice.ndim, unit).to(device) if transform is None else transform
     where = sampling_grid(through, lattice, grid).float()
     padding: Literal["zeros", "border"] = "zeros" if zero_outside else "border"
-    return sample_normalised(array, where, padding=padding, mode="nearest" if labels else "linear")
+    return sample_normalized(array, where, padding=padding, mode="nearest" if labels else "linear")
 
 
 def _flipped(array: Tensor, grid: Grid, lattice: Grid) -> Tensor | None:

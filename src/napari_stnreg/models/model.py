@@ -14,8 +14,8 @@ import torch
 
 from napari_stnreg.core.errors import InputError, OutOfMemoryError
 from napari_stnreg.core.image import Grid, Image
-from napari_stnreg.models.input_spec import InputContract, intensities, meet, placed
-from napari_stnreg.networks import AutoEncoder, Features, Localisation, Network, Stages
+from napari_stnreg.models.input_spec import InputSpec, intensities, meet, placed
+from napari_stnreg.networks import AutoEncoder, Features, LocalizationNetwork, Network, SequentialNetwork
 from napari_stnreg.registration.memory import free_memory
 from napari_stnreg.registration.preprocessing import pick_device
 from napari_stnreg.transforms import AffineTransform, Transform, chain
@@ -49,7 +49,7 @@ class Model:
     """
 
     network: Network
-    contract: InputContract
+    contract: InputSpec
     summary: dict[str, Any] = field(default_factory=dict)
     name: str = "model"
     replay: npt.NDArray[np.float16] | None = None
@@ -73,12 +73,12 @@ class Model:
         """What it was trained with."""
         return str(self.summary.get("settings", {}).get("similarity_used", "lncc"))
 
-    def _stages(self) -> list[Localisation]:
+    def _stages(self) -> list[LocalizationNetwork]:
         if isinstance(self.network, AutoEncoder):
             raise InputError(
                 f"'{self.name}' is an auto-encoder: it registers nothing itself, but can be chosen as a similarity."
             )
-        return self.network.networks() if isinstance(self.network, Stages) else [self.network]
+        return self.network.networks() if isinstance(self.network, SequentialNetwork) else [self.network]
 
     @property
     def registers(self) -> bool:
@@ -120,7 +120,7 @@ class Model:
             Which channel a network for one channel is shown; the luminance or mean if not given.
         start_transform
             Where to begin: the network is shown the moving image through it. Images that do not meet in the world
-            are put centre on centre if it is not given.
+            are put center on center if it is not given.
         warnings
             Sentences for a person are added here.
 
@@ -140,7 +140,7 @@ class Model:
         where = device if isinstance(device, torch.device) else pick_device(device)
         notes = warnings if warnings is not None else []
         network = self.network
-        assert isinstance(network, Localisation)
+        assert isinstance(network, LocalizationNetwork)
         lattice = self._lattice(fixed.grid, stages, where, notes)
         moving = moving.with_unit(lattice.unit)
         start = start_transform
@@ -148,10 +148,10 @@ class Model:
             shift = np.eye(self.ndim + 1)
             shift[:-1, -1] = moving.grid.center - fixed.grid.center
             start = AffineTransform(shift, lattice.unit)
-            notes.append("The images do not meet in the world, so they were put centre on centre first.")
+            notes.append("The images do not meet in the world, so they were put center on center first.")
         origin = lattice.center
         local = lattice.moved(-origin)
-        begin = None if start is None else start.relocated(-origin).to(where)
+        begin = None if start is None else start.translated_frame(-origin).to(where)
         values = intensities(fixed, self.contract, fixed_channel)
         shown = placed(values, fixed.grid.moved(-origin), local, device=where)
         values = intensities(moving, self.contract, moving_channel)
@@ -163,9 +163,9 @@ class Model:
         for tensor in whole.tensors().values():
             if not bool(torch.isfinite(tensor).all()):
                 raise InputError(f"'{self.name}' gave values that are not finite for these images.")
-        return whole.to("cpu").relocated(origin).in_spaces(fixed.space, moving.space)
+        return whole.to("cpu").translated_frame(origin).with_coordinate_systems(fixed.space, moving.space)
 
-    def _lattice(self, fixed: Grid, stages: list[Localisation], device: torch.device, notes: list[str]) -> Grid:
+    def _lattice(self, fixed: Grid, stages: list[LocalizationNetwork], device: torch.device, notes: list[str]) -> Grid:
         lattice = self.contract.lattice(fixed, notes)
         free = free_memory(str(device))
         coarser = 1.0
@@ -190,7 +190,7 @@ class Model:
         progress: Callable[[Progress], None] | None = None,
         **options: Any,
     ) -> Result:
-        """Register a pair: one pass, and ``refine`` steps of optimisation for this pair if asked for.
+        """Register a pair: one pass, and ``refine`` steps of optimization for this pair if asked for.
 
         The same as :func:`napari_stnreg.register` with ``model=self``, whose options it takes.
         """

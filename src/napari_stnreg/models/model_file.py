@@ -12,7 +12,7 @@ from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.io import container
-from napari_stnreg.models.input_spec import InputContract
+from napari_stnreg.models.input_spec import InputSpec
 from napari_stnreg.models.model import Model
 from napari_stnreg.models.pretrained import boxed_models as boxed_models
 from napari_stnreg.models.pretrained import find_model as find_model
@@ -71,7 +71,7 @@ def model_from(header: Mapping[str, Any], tensors: Mapping[str, Tensor], source:
     container.expect(header, FORMAT, VERSION, source)
     damaged = f"'{source.name}' is damaged: its header and its weights do not fit together"
     try:
-        contract = InputContract.from_dict(header["contract"])
+        contract = InputSpec.from_dict(header["contract"])
         network = network_from(header["network"], tensors)
         summary = dict(header.get("summary") or {})
     except InputError as error:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from napari_stnreg.core.provenance import versions
-from napari_stnreg.models.input_spec import InputContract, Sizing
-from napari_stnreg.networks import Network, Stages
+from napari_stnreg.models.input_spec import InputSpec, Sizing
+from napari_stnreg.networks import Network, SequentialNetwork
 from napari_stnreg.networks.global_regression import WholeImage
 from napari_stnreg.training.checkpoint import TrainingState
 from napari_stnreg.training.data.batch import TrainingData
@@ -53,7 +53,7 @@ def training_summary(
     }
 
 
-def contract_of(data: TrainingData, network: Network, settings: TrainingSettings) -> InputContract:
+def contract_of(data: TrainingData, network: Network, settings: TrainingSettings) -> InputSpec:
     """What a model trained on some data will expect of images.
 
     Where pixels have no size and the network sees whole images, images of other sizes are fitted into its lattice;
@@ -64,8 +64,8 @@ def contract_of(data: TrainingData, network: Network, settings: TrainingSettings
     if settings.sizing != "auto":
         sizing = settings.sizing
     elif sizing == "spacing" and grid.unit == "pixel":
-        parts = network.networks() if isinstance(network, Stages) else [network]
+        parts = network.networks() if isinstance(network, SequentialNetwork) else [network]
         if all(isinstance(one, WholeImage) for one in parts):
             sizing = "extent"
     spacing = tuple(float(s) for s in np.abs(np.diag(grid.linear)))
-    return InputContract(grid.ndim, data.channels, grid.shape, spacing, grid.unit, sizing, data.normalisation)
+    return InputSpec(grid.ndim, data.channels, grid.shape, spacing, grid.unit, sizing, data.normalization)

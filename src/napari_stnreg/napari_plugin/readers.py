@@ -11,7 +11,7 @@ import numpy as np
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Image
-from napari_stnreg.io.image import ending_of, read_content, read_frames, replacing
+from napari_stnreg.io.image import read_content, read_frames, replacing, suffix_of
 from napari_stnreg.io.napari_layers import AXIS_LABELS, LayerData, grid_of, layer_data
 from napari_stnreg.io.nifti import save_nifti
 
@@ -33,7 +33,7 @@ def napari_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData]]
     """
     try:
         for one in _several(path):
-            ending_of(one)
+            suffix_of(one)
     except InputError:
         return None
     return _read_layers
@@ -104,8 +104,8 @@ def _read_layer(path: str | os.PathLike[str]) -> LayerData:
 def _write(path: str, data: Any, meta: Mapping[str, Any], *, labels: bool) -> list[str]:
     name = str(meta.get("name", "layer"))
     array = np.asarray(data[0] if meta.get("multiscale") else data)
-    colours = 1 if meta.get("rgb") else 0
-    axes = array.ndim - colours
+    colors = 1 if meta.get("rgb") else 0
+    axes = array.ndim - colors
     if not 2 <= axes <= 4:
         raise InputError(f"'{name}' has {axes} axes; NIfTI is written with two or three, and one more for time.")
     timed = axes == 4
@@ -113,7 +113,7 @@ def _write(path: str, data: Any, meta: Mapping[str, Any], *, labels: bool) -> li
     grid = grid_of(meta, shape)
     metadata = dict(meta.get("metadata") or {})
     frames = array if timed else array[None]
-    images = [Image(frame, grid, name=name, rgb=bool(colours), metadata=metadata) for frame in frames]
+    images = [Image(frame, grid, name=name, rgb=bool(colors), metadata=metadata) for frame in frames]
     with replacing(Path(path)) as part:
         save_nifti(part, images, labels=labels)
     return [path]

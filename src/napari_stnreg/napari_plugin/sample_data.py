@@ -36,9 +36,9 @@ def landmark_layers(sample: Sample) -> list[LayerData]:
     """The landmarks of both sides as points layers, paired by order."""
     sides = ((sample.fixed, sample.fixed_points, "lime"), (sample.moving, sample.moving_points, "magenta"))
     layers: list[LayerData] = []
-    for image, points, colour in sides:
+    for image, points, color in sides:
         place = {key: value for key, value in placement(image.grid).items() if key in ("units", "axis_labels")}
-        keywords = {"name": f"{image.name}_points", "face_color": colour, "size": 4 * float(image.grid.spacing.max())}
+        keywords = {"name": f"{image.name}_points", "face_color": color, "size": 4 * float(image.grid.spacing.max())}
         layers.append((points, keywords | place, "points"))
     return layers
 

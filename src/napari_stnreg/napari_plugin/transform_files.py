@@ -16,7 +16,7 @@ from napari.utils.notifications import show_info
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Grid
 from napari_stnreg.io.napari_layers import LayerData
-from napari_stnreg.widgets.common.transform_store import Held, held_from
+from napari_stnreg.widgets.common.transform_store import TransformEntry, held_from
 from napari_stnreg.widgets.transforms.tasks import read_held, side_grid, write_held
 
 _BOX = 100
@@ -79,7 +79,7 @@ def model_sentence(path: str) -> str | None:
     )
 
 
-def transform_layers(held: Held, path: str = "") -> list[LayerData]:
+def transform_layers(held: TransformEntry, path: str = "") -> list[LayerData]:
     """Grid and arrows of a transform as layers that carry it."""
     from napari_stnreg.widgets.common.result_layers import deformed_grid_layer, vectors_layer
 

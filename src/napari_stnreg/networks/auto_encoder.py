@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.networks.blocks import convolution, normaliser, rectifier
+from napari_stnreg.networks.blocks import convolution, normalizer, rectifier
 
 
 class AutoEncoder(nn.Module):
@@ -41,7 +41,7 @@ class AutoEncoder(nn.Module):
         widths = [channels, *self.features]
         self.encoder = nn.ModuleList(
             nn.Sequential(
-                convolution(ndim, a, b, stride=2), normaliser(b), rectifier(), convolution(ndim, b, b), rectifier()
+                convolution(ndim, a, b, stride=2), normalizer(b), rectifier(), convolution(ndim, b, b), rectifier()
             )
             for a, b in itertools.pairwise(widths)
         )

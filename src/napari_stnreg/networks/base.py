@@ -1,4 +1,4 @@
-"""What every localisation is: something that, given two images, says the parameters of a spatial transform."""
+"""What every localization is: something that, given two images, says the parameters of a spatial transform."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from napari_stnreg.core.image import Grid
 from napari_stnreg.transforms import Transform, TransformFamily
 
 
-class Localisation(nn.Module, ABC):
+class LocalizationNetwork(nn.Module, ABC):
     """The first part of a spatial transformer (Jaderberg et al. 2015): from images to the parameters of a family.
 
     Parameters
@@ -97,8 +97,8 @@ class Localisation(nn.Module, ABC):
         return self.family(theta, self.parameter_domain(domain))
 
 
-class FreeParameters(Localisation):
-    """The localisation that looks at nothing: parameters of its own, to be optimised for one pair.
+class FreeParameters(LocalizationNetwork):
+    """The localization that looks at nothing: parameters of its own, to be optimized for one pair.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ class FreeParameters(Localisation):
         raise InputError("Free parameters are no model; save the transform they stand for.")
 
 
-def centred(grid: Grid, shape: Sequence[int]) -> Grid:
+def centered(grid: Grid, shape: Sequence[int]) -> Grid:
     """The lattice cut or extended to a shape, as many whole voxels at either side as possible."""
     start = [-((n - have) // 2) for n, have in zip(shape, grid.shape, strict=True)]
     return grid.cropped(start, [s + n for s, n in zip(start, shape, strict=True)])
@@ -151,11 +151,11 @@ def centred(grid: Grid, shape: Sequence[int]) -> Grid:
 
 def padded(grid: Grid, multiple: int) -> Grid:
     """The lattice extended until every side is a multiple of a number."""
-    return centred(grid, [-(-n // multiple) * multiple for n in grid.shape])
+    return centered(grid, [-(-n // multiple) * multiple for n in grid.shape])
 
 
 def fitted(image: Tensor, grid: Grid, domain: Grid) -> Tensor:
-    """An image ``(B, C, *grid.shape)`` on the lattice that :func:`centred` made of its own; its border runs on."""
+    """An image ``(B, C, *grid.shape)`` on the lattice that :func:`centered` made of its own; its border runs on."""
     if image.shape[2:] == domain.shape:
         return image
     pads: list[int] = []

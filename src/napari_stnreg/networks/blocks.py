@@ -31,8 +31,8 @@ def rectifier() -> nn.Module:
     return nn.LeakyReLU(SLOPE, inplace=True)
 
 
-def normaliser(channels: int) -> nn.Module:
-    """Group normalisation, which works for batches of one."""
+def normalizer(channels: int) -> nn.Module:
+    """Group normalization, which works for batches of one."""
     return nn.GroupNorm(math.gcd(channels, 8), channels)
 
 
@@ -91,10 +91,10 @@ class WholeImageRegressor(nn.Module):
         for width in features:
             if min(size) < 5:
                 break
-            layers += [convolution(ndim, inputs, width, stride=2), normaliser(width), rectifier()]
+            layers += [convolution(ndim, inputs, width, stride=2), normalizer(width), rectifier()]
             size = [math.ceil(n / 2) for n in size]
             inputs = width
-        layers += [convolution(ndim, inputs, inputs), normaliser(inputs), rectifier()]
+        layers += [convolution(ndim, inputs, inputs), normalizer(inputs), rectifier()]
         self.layers = nn.Sequential(*layers)
         self.head = nn.Sequential(
             nn.Linear(inputs * math.prod(size), hidden), rectifier(), zeroed(nn.Linear(hidden, outputs))

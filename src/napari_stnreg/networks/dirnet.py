@@ -13,19 +13,19 @@ from torch import Tensor, nn
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Grid
-from napari_stnreg.networks.base import Localisation, padded
-from napari_stnreg.networks.blocks import convolution, normaliser, pooled, rectifier, zeroed
+from napari_stnreg.networks.base import LocalizationNetwork, padded
+from napari_stnreg.networks.blocks import convolution, normalizer, pooled, rectifier, zeroed
 from napari_stnreg.transforms import BSplineFamily
 from napari_stnreg.transforms.bspline import NO_FOLDING
 
 
-class DIRNet(Localisation):
+class DIRNet(LocalizationNetwork):
     """A fully convolutional regressor of B-spline control points.
 
     Parameters
     ----------
     ndim, channels
-        See :class:`Localisation`.
+        See :class:`LocalizationNetwork`.
     spacing
         Distance of the control points in voxels, a power of two, for all axes or for each.
     features
@@ -78,7 +78,7 @@ class DIRNet(Localisation):
         self.halvings = int(math.log2(max(steps) // self.shrink))
         widths = [2 * channels, *[features] * (self.halvings + depth)]
         self.convolutions = nn.ModuleList(
-            nn.Sequential(convolution(ndim, a, b), normaliser(b), rectifier()) for a, b in itertools.pairwise(widths)
+            nn.Sequential(convolution(ndim, a, b), normalizer(b), rectifier()) for a, b in itertools.pairwise(widths)
         )
         self.corners = nn.Sequential(
             convolution(ndim, features, 2 * features, 2, padding=2),
@@ -93,7 +93,7 @@ class DIRNet(Localisation):
         return padded(grid, max(self.spacing))
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
-        """See :meth:`Localisation.forward`."""
+        """See :meth:`LocalizationNetwork.forward`."""
         seen = pooled(torch.cat([fixed, moving], dim=1), [self.shrink] * self.ndim)
         for level, layer in enumerate(self.convolutions):
             seen = layer(seen)
@@ -104,5 +104,5 @@ class DIRNet(Localisation):
         return moved * moved.new_tensor(self.spacing).reshape(-1, *[1] * self.ndim)
 
     def config(self) -> dict[str, Any]:
-        """See :meth:`Localisation.config`."""
+        """See :meth:`LocalizationNetwork.config`."""
         return {"name": self.name, "ndim": self.ndim, "channels": self.channels, **self._config}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Grid
-from napari_stnreg.networks.base import Localisation, centred
+from napari_stnreg.networks.base import LocalizationNetwork, centered
 from napari_stnreg.networks.blocks import WholeImageRegressor
 from napari_stnreg.registration.settings import LINEAR_FAMILIES
 from napari_stnreg.transforms import make_family
@@ -19,13 +19,13 @@ from napari_stnreg.transforms import make_family
 FEATURES = {2: (16, 32, 64, 64, 64, 64), 3: (16, 32, 64, 64, 64, 64)}
 
 
-class WholeImage(Localisation):
+class WholeImage(LocalizationNetwork):
     """What sees images of one size.
 
     Parameters
     ----------
     ndim, channels
-        See :class:`Localisation`.
+        See :class:`LocalizationNetwork`.
     shape
         Size of the images it was made for; others are cut or padded about their middle.
     """
@@ -38,10 +38,10 @@ class WholeImage(Localisation):
 
     def domain(self, grid: Grid) -> Grid:
         """The lattice at the size the network was made for."""
-        return centred(grid, self.shape)
+        return centered(grid, self.shape)
 
     def config(self) -> dict[str, Any]:
-        """See :meth:`Localisation.config`."""
+        """See :meth:`LocalizationNetwork.config`."""
         return {"name": self.name, "ndim": self.ndim, "channels": self.channels, "shape": list(self.shape)}
 
 
@@ -80,7 +80,7 @@ class WholeImageNetwork(WholeImage):
         return seen
 
     def config(self) -> dict[str, Any]:
-        """See :meth:`Localisation.config`."""
+        """See :meth:`LocalizationNetwork.config`."""
         return {**super().config(), **self.sizes}
 
 
@@ -121,11 +121,11 @@ class AffineNetwork(WholeImageNetwork):
         self.family = made
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
-        """See :meth:`Localisation.forward`."""
+        """See :meth:`LocalizationNetwork.forward`."""
         return self.regress(fixed, moving)
 
     def config(self) -> dict[str, Any]:
-        """See :meth:`Localisation.config`."""
+        """See :meth:`LocalizationNetwork.config`."""
         return {**super().config(), "family": self.family.name}
 
 
@@ -169,10 +169,10 @@ class ThinPlateNetwork(WholeImageNetwork):
         self._reach = [n / max(k - 1, 1) for n, k in zip(self.shape, counts, strict=True)]
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
-        """See :meth:`Localisation.forward`."""
+        """See :meth:`LocalizationNetwork.forward`."""
         moved = self.regress(fixed, moving).reshape(fixed.shape[0], -1, self.ndim)
         return moved * moved.new_tensor(self._reach)
 
     def config(self) -> dict[str, Any]:
-        """See :meth:`Localisation.config`."""
+        """See :meth:`LocalizationNetwork.config`."""
         return {**super().config(), **self._spline}

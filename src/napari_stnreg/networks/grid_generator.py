@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.core.image import Grid
-from napari_stnreg.ops.interpolation import Kernel, Padding, sample_normalised, sampler_matrix
+from napari_stnreg.ops.interpolation import Kernel, Padding, sample_normalized, sampler_matrix
 from napari_stnreg.transforms import (
     AffineTransform,
     ChainTransform,
@@ -33,7 +33,7 @@ def sampling_grid(transform: Transform, onto: Grid, image_grid: Grid) -> Tensor:
     Returns
     -------
     Tensor
-        ``(B, *onto.shape, D)``, normalised and ordered (x, y, z); differentiable in the transform's parameters.
+        ``(B, *onto.shape, D)``, normalized and ordered (x, y, z); differentiable in the transform's parameters.
     """
     unit = transform.unit
     onto, image_grid = onto.with_unit(unit), image_grid.with_unit(unit)
@@ -79,6 +79,6 @@ def warped(
     mode: Kernel = "linear",
 ) -> Tensor:
     """Read images ``(B, C, *image_grid.shape)`` once through ``B`` transforms, ``(B, C, *onto.shape)``."""
-    return sample_normalised(
+    return sample_normalized(
         image, sampling_grid(transform, onto, image_grid or onto).to(image.dtype), padding=padding, mode=mode
     )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import FloatArray, Grid
 from napari_stnreg.networks.base import fitted
-from napari_stnreg.networks.blocks import convolution, normaliser, pooled, rectifier
+from napari_stnreg.networks.blocks import convolution, normalizer, pooled, rectifier
 from napari_stnreg.networks.global_regression import WholeImage
 from napari_stnreg.transforms import Transform, make_family
 from napari_stnreg.transforms.families.linear import radius
@@ -49,7 +49,7 @@ class MatchingNetwork(WholeImage):
     rounds
         How often the solution is found again.
     ridge
-        Pull of the matrix towards the identity, as a squared distance in radii of the image.
+        Pull of the matrix toward the identity, as a squared distance in radii of the image.
 
     References
     ----------
@@ -83,10 +83,10 @@ class MatchingNetwork(WholeImage):
         layers: list[nn.Module] = []
         inputs = channels
         for width in features:
-            layers += [convolution(ndim, inputs, width, stride=2), normaliser(width), rectifier()]
+            layers += [convolution(ndim, inputs, width, stride=2), normalizer(width), rectifier()]
             inputs = width
         for _ in range(depth):
-            layers += [convolution(ndim, inputs, inputs), normaliser(inputs), rectifier()]
+            layers += [convolution(ndim, inputs, inputs), normalizer(inputs), rectifier()]
         self.layers = nn.Sequential(*layers, convolution(ndim, inputs, inputs, 1))
         self.family = make_family("affine")
         self.sharpness = nn.Parameter(torch.tensor(math.log(SHARPNESS)))
@@ -102,7 +102,7 @@ class MatchingNetwork(WholeImage):
         return torch.stack([seen[: len(fixed)], seen[len(fixed) :]], dim=1)
 
     def transform(self, fixed: Tensor, moving: Tensor, grid: Grid) -> Transform:
-        """See :meth:`Localisation.transform`."""
+        """See :meth:`LocalizationNetwork.transform`."""
         domain = self.domain(grid)
         found = self.theta(fitted(fixed, grid, domain), fitted(moving, grid, domain))
         places = torch.as_tensor(self._places(domain), dtype=found.dtype, device=found.device)
@@ -125,7 +125,7 @@ class MatchingNetwork(WholeImage):
         return np.asarray((domain.to_world(index) - domain.center) / radius(domain))
 
     def config(self) -> dict[str, Any]:
-        """See :meth:`Localisation.config`."""
+        """See :meth:`LocalizationNetwork.config`."""
         return {**super().config(), **self._sizes, "shrink": self.shrink, "rounds": self.rounds, "ridge": self.ridge}
 
 

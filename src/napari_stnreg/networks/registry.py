@@ -9,19 +9,19 @@ from torch import nn
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.networks.auto_encoder import AutoEncoder
-from napari_stnreg.networks.base import Localisation
+from napari_stnreg.networks.base import LocalizationNetwork
 from napari_stnreg.networks.dirnet import DIRNet
 from napari_stnreg.networks.global_regression import AffineNetwork, ThinPlateNetwork, WholeImage
 from napari_stnreg.networks.matching import MatchingNetwork
-from napari_stnreg.networks.sequential import Stages
+from napari_stnreg.networks.sequential import SequentialNetwork
 from napari_stnreg.networks.voxelmorph import VoxelMorph
 
-LOCALISATIONS: dict[str, type[Localisation]] = {
+LOCALIZATIONS: dict[str, type[LocalizationNetwork]] = {
     kind.name: kind for kind in (AffineNetwork, MatchingNetwork, ThinPlateNetwork, DIRNet, VoxelMorph)
 }
 """Every network that registers, by name; several are joined by ``+``."""
 
-Network = Localisation | AutoEncoder
+Network = LocalizationNetwork | AutoEncoder
 
 
 def network_names(text: str) -> list[str]:
@@ -33,7 +33,7 @@ def network_names(text: str) -> list[str]:
         If one of them does not exist.
     """
     names = [name.strip() for name in text.split("+")]
-    known = [*LOCALISATIONS, *([AutoEncoder.name] if len(names) == 1 else [])]
+    known = [*LOCALIZATIONS, *([AutoEncoder.name] if len(names) == 1 else [])]
     for name in names:
         if name not in known:
             raise InputError(f"There is no network '{name}'; choose from {', '.join(known)}, or several joined by '+'.")
@@ -81,7 +81,7 @@ def new_network(
         configs.append(config)
     if len(configs) == 1:
         return make_network(configs[0])
-    return make_network({"name": Stages.name, "ndim": ndim, "channels": channels, "stages": configs})
+    return make_network({"name": SequentialNetwork.name, "ndim": ndim, "channels": channels, "stages": configs})
 
 
 def make_network(config: Mapping[str, Any]) -> Network:
@@ -95,9 +95,9 @@ def make_network(config: Mapping[str, Any]) -> Network:
     try:
         rest = dict(config)
         name = rest.pop("name")
-        if name == Stages.name:
+        if name == SequentialNetwork.name:
             stages = [make_network(one) for one in rest["stages"]]
-            return Stages([one for one in stages if isinstance(one, Localisation)])
+            return SequentialNetwork([one for one in stages if isinstance(one, LocalizationNetwork)])
         made: Network = _class(name)(rest.pop("ndim"), rest.pop("channels"), **rest)
         return made
     except InputError:
@@ -107,7 +107,7 @@ def make_network(config: Mapping[str, Any]) -> Network:
 
 
 def _class(name: str) -> Any:
-    known: dict[str, type[nn.Module]] = {**LOCALISATIONS, AutoEncoder.name: AutoEncoder}
+    known: dict[str, type[nn.Module]] = {**LOCALIZATIONS, AutoEncoder.name: AutoEncoder}
     if name not in known:
         raise InputError(f"There is no network '{name}'; choose from {', '.join(known)}.")
     return known[name]

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Grid
-from napari_stnreg.networks.base import Localisation
+from napari_stnreg.networks.base import LocalizationNetwork
 from napari_stnreg.networks.grid_generator import warped
 from napari_stnreg.transforms import Transform, chain
 
 
-class Stages(Localisation):
+class SequentialNetwork(LocalizationNetwork):
     """Affine, then deformable, or any other networks in a row.
 
     Each network is shown the fixed image and the moving one as it looks through the stages so far. Their transforms are
@@ -30,7 +30,7 @@ class Stages(Localisation):
 
     name = "stages"
 
-    def __init__(self, stages: Sequence[Localisation]) -> None:
+    def __init__(self, stages: Sequence[LocalizationNetwork]) -> None:
         if not stages or len({(one.ndim, one.channels) for one in stages}) != 1:
             raise InputError("The stages of a model need the same number of axes and of channels.")
         super().__init__(stages[0].ndim, stages[0].channels)
@@ -38,16 +38,16 @@ class Stages(Localisation):
         self.active = len(stages)
         self.family = stages[-1].family
 
-    def networks(self) -> list[Localisation]:
+    def networks(self) -> list[LocalizationNetwork]:
         """The stages."""
-        return [cast(Localisation, one) for one in self.stages]
+        return [cast(LocalizationNetwork, one) for one in self.stages]
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """Stages have no parameters in common; use :meth:`transform`."""
         raise NotImplementedError("Several stages give a transform, not one set of parameters.")
 
     def transform(self, fixed: Tensor, moving: Tensor, grid: Grid) -> Transform:
-        """See :meth:`Localisation.transform`; only the first ``active`` stages take part (training in turn)."""
+        """See :meth:`LocalizationNetwork.transform`; only the first ``active`` stages take part (training in turn)."""
         whole: Transform | None = None
         for stage in self.networks()[: self.active]:
             found = stage.transform(fixed, moving if whole is None else warped(moving, whole, grid), grid)
@@ -67,6 +67,6 @@ class Stages(Localisation):
             stage.autocast = dtype
 
     def config(self) -> dict[str, Any]:
-        """See :meth:`Localisation.config`."""
+        """See :meth:`LocalizationNetwork.config`."""
         stages = [one.config() for one in self.networks()]
         return {"name": self.name, "ndim": self.ndim, "channels": self.channels, "stages": stages}

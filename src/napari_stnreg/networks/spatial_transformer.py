@@ -18,11 +18,11 @@ from napari_stnreg.transforms import Transform, TransformFamily, make_family
 
 
 class SpatialTransformer(nn.Module):
-    """Localisation network, grid generator and sampler: learns where in its input to look.
+    """Localization network, grid generator and sampler: learns where in its input to look.
 
     Parameters
     ----------
-    localisation
+    localization
         Any module that takes the feature maps ``(B, C, *shape)`` and gives the family's parameters, flat or in shape:
         ``(B, ...)`` with :meth:`parameter_count` numbers for each. Zero is the identity. ``None`` when parameters
         are always given to the call; :meth:`with_cnn` makes one.
@@ -58,7 +58,7 @@ class SpatialTransformer(nn.Module):
 
     def __init__(
         self,
-        localisation: nn.Module | None = None,
+        localization: nn.Module | None = None,
         family: str | TransformFamily = "affine",
         *,
         output_shape: Sequence[int] | None = None,
@@ -72,7 +72,7 @@ class SpatialTransformer(nn.Module):
                 f"The kernel is one of {', '.join(get_args(Kernel))} and the padding one of "
                 f"{', '.join(get_args(Padding))}, not '{kernel}' and '{padding}'."
             )
-        self.localisation = localisation
+        self.localization = localization
         self.family = make_family(family) if isinstance(family, str) else family
         self.output_shape = None if output_shape is None else tuple(int(n) for n in output_shape)
         self.kernel, self.padding, self.antialias = kernel, padding, antialias
@@ -88,7 +88,7 @@ class SpatialTransformer(nn.Module):
         hidden: int = 64,
         **options: Any,
     ) -> SpatialTransformer:
-        """One with a small convolutional localisation network that begins at the identity.
+        """One with a small convolutional localization network that begins at the identity.
 
         Parameters
         ----------
@@ -103,11 +103,11 @@ class SpatialTransformer(nn.Module):
         """
         layer = cls(None, family, **options)
         count = layer.parameter_count(shape)
-        layer.localisation = WholeImageRegressor(len(shape), channels, shape, features, hidden, count)
+        layer.localization = WholeImageRegressor(len(shape), channels, shape, features, hidden, count)
         return layer
 
     def parameter_count(self, shape: Sequence[int]) -> int:
-        """Numbers that the localisation gives for feature maps of a shape."""
+        """Numbers that the localization gives for feature maps of a shape."""
         return int(np.prod(self.family.parameter_shape(_frame(tuple(shape)))))
 
     def transform(self, features: Tensor, theta: Tensor | None = None) -> Transform:
@@ -118,7 +118,7 @@ class SpatialTransformer(nn.Module):
         features
             ``(B, C, *shape)``.
         theta
-            Parameters instead of the localisation's.
+            Parameters instead of the localization's.
 
         Raises
         ------
@@ -128,12 +128,12 @@ class SpatialTransformer(nn.Module):
         frame = _frame(tuple(features.shape[2:]))
         wanted = self.family.parameter_shape(frame)
         if theta is None:
-            if self.localisation is None:
-                raise InputError("This spatial transformer has no localisation network; give it parameters.")
-            theta = self.localisation(features)
+            if self.localization is None:
+                raise InputError("This spatial transformer has no localization network; give it parameters.")
+            theta = self.localization(features)
         if theta[0].numel() != int(np.prod(wanted)):
             raise InputError(
-                f"The localisation gives {theta[0].numel()} numbers; this family needs {int(np.prod(wanted))}."
+                f"The localization gives {theta[0].numel()} numbers; this family needs {int(np.prod(wanted))}."
             )
         return self.family(theta.reshape(-1, *wanted).float(), frame)
 

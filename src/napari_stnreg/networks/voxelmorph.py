@@ -10,7 +10,7 @@ from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Grid
-from napari_stnreg.networks.base import Localisation, padded
+from napari_stnreg.networks.base import LocalizationNetwork, padded
 from napari_stnreg.networks.blocks import convolution, pooled, zeroed
 from napari_stnreg.networks.unet import UNet
 from napari_stnreg.transforms import make_family
@@ -19,13 +19,13 @@ Resolution = Literal["full", "half"]
 FIELD_FAMILIES = ("diffeomorphic", "displacement")
 
 
-class VoxelMorph(Localisation):
+class VoxelMorph(LocalizationNetwork):
     """A U-Net over both images.
 
     Parameters
     ----------
     ndim, channels
-        See :class:`Localisation`.
+        See :class:`LocalizationNetwork`.
     family
         ``"diffeomorphic"`` (a velocity, integrated at half the resolution) or ``"displacement"``.
     encoder, decoder, final
@@ -85,7 +85,7 @@ class VoxelMorph(Localisation):
         return domain.resized([n // (self._step * self.shrink) for n in domain.shape])
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
-        """See :meth:`Localisation.forward`; vectors are in voxels of :meth:`parameter_domain`."""
+        """See :meth:`LocalizationNetwork.forward`; vectors are in voxels of :meth:`parameter_domain`."""
         seen = pooled(torch.cat([fixed, moving], dim=1), [self.shrink] * self.ndim)
         field: Tensor = self.flow(self.unet(seen))
         if self._step == 2 and self.resolution == "full":
@@ -93,7 +93,7 @@ class VoxelMorph(Localisation):
         return field
 
     def config(self) -> dict[str, Any]:
-        """See :meth:`Localisation.config`."""
+        """See :meth:`LocalizationNetwork.config`."""
         return {
             "name": self.name,
             "ndim": self.ndim,

@@ -179,7 +179,7 @@ def _box(x: Tensor, radii: Sequence[int]) -> Tensor:
 
 
 def _box_by_shifts(x: Tensor, axis: int, radius: int) -> Tensor:
-    """One addition for each neighbour."""
+    """One addition for each neighbor."""
     size = x.shape[axis]
     out = x.clone(memory_format=torch.contiguous_format)
     for shift in range(1, min(radius, size - 1) + 1):
@@ -189,7 +189,7 @@ def _box_by_shifts(x: Tensor, axis: int, radius: int) -> Tensor:
 
 
 def _box_by_doubling(x: Tensor, axis: int, radius: int) -> Tensor:
-    """Sums of 1, 2, 4, ... neighbours, those added up that make the window: its cost grows with log2 of the width.
+    """Sums of 1, 2, 4, ... neighbors, those added up that make the window: its cost grows with log2 of the width.
 
     Unlike a difference of cumulated sums this loses no precision on long axes.
     """

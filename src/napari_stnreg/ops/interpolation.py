@@ -1,7 +1,7 @@
 """The sampler: the one place that speaks ``grid_sample``.
 
-Everywhere else points are voxel indices in (z, y, x) order with a voxel's centre at its integer index. Here, and only
-here, they become normalised (x, y, z) coordinates with ``align_corners=False`` (the outer *faces* of the image at -1
+Everywhere else points are voxel indices in (z, y, x) order with a voxel's center at its integer index. Here, and only
+here, they become normalized (x, y, z) coordinates with ``align_corners=False`` (the outer *faces* of the image at -1
 and 1), which is the convention that stays right for an axis of a single voxel.
 """
 
@@ -32,7 +32,7 @@ def index_points(
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
 
-def normalised(points: Tensor, shape: Sequence[int]) -> Tensor:
+def normalized(points: Tensor, shape: Sequence[int]) -> Tensor:
     """Voxel indices ``(..., D)`` in (z, y, x) order to ``grid_sample`` coordinates in (x, y, z) order."""
     scale = torch.tensor([2.0 / n for n in shape], device=points.device, dtype=points.dtype)
     shift = torch.tensor([1.0 / n - 1.0 for n in shape], device=points.device, dtype=points.dtype)
@@ -64,7 +64,7 @@ def sample(
     Tensor
         ``(B, C, *out)``; differentiable in the image and, except for the nearest voxel, in the points.
     """
-    grid = normalised(points, image.shape[2:]).to(image.dtype)
+    grid = normalized(points, image.shape[2:]).to(image.dtype)
     if image.shape[0] != grid.shape[0]:  # one image read at many sets of points, or many images at the same points
         batch = max(image.shape[0], grid.shape[0])
         image, grid = image.expand(batch, *image.shape[1:]), grid.expand(batch, *grid.shape[1:])
@@ -76,8 +76,8 @@ def sample(
     return result.reshape(*result.shape[:2], *out_shape)
 
 
-def sample_normalised(image: Tensor, grid: Tensor, *, padding: Padding = "zeros", mode: Kernel = "linear") -> Tensor:
-    """Sampling at coordinates that are normalised already, ``(B, *out, D)``; for loops that keep them so."""
+def sample_normalized(image: Tensor, grid: Tensor, *, padding: Padding = "zeros", mode: Kernel = "linear") -> Tensor:
+    """Sampling at coordinates that are normalized already, ``(B, *out, D)``; for loops that keep them so."""
     return _grid_sample(image, grid, padding, mode)
 
 
@@ -94,14 +94,14 @@ def sampler_matrix(shape: Sequence[int], to_index: npt.NDArray[np.float64]) -> n
     Returns
     -------
     array
-        Homogeneous ``(D + 1, D + 1)``; what it gives is normalised and ordered (x, y, z).
+        Homogeneous ``(D + 1, D + 1)``; what it gives is normalized and ordered (x, y, z).
     """
     ndim = len(shape)
     size = np.asarray(shape, dtype=np.float64)
-    normalise = np.eye(ndim + 1)
-    normalise[:-1, :-1] = np.diag(2 / size)
-    normalise[:-1, -1] = 1 / size - 1
-    matrix = normalise @ to_index
+    normalize = np.eye(ndim + 1)
+    normalize[:-1, :-1] = np.diag(2 / size)
+    normalize[:-1, -1] = 1 / size - 1
+    matrix = normalize @ to_index
     return np.concatenate([matrix[:ndim][::-1], matrix[ndim:]])
 
 
@@ -141,10 +141,10 @@ def self_composed(flow: Tensor, times: int) -> Tensor:
         ``(B, D, *shape)`` in voxels; between voxels the displacement is linear, beyond the border constant.
     """
     shape = flow.shape[2:]
-    # The loop stays in normalised (x, y, z) coordinates: nothing is turned round between two doublings.
+    # The loop stays in normalized (x, y, z) coordinates: nothing is turned round between two doublings.
     scale = torch.tensor([2.0 / n for n in reversed(shape)], device=flow.device, dtype=flow.dtype)
     scale = scale.reshape(-1, *[1] * len(shape))
-    here = normalised(index_points(shape, device=flow.device, dtype=flow.dtype), shape)[None]
+    here = normalized(index_points(shape, device=flow.device, dtype=flow.dtype), shape)[None]
     moved = flow.flip(1) * scale
     for _ in range(times):
         moved = moved + _grid_sample(moved, here + moved.movedim(1, -1), "border", "linear")

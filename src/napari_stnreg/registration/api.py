@@ -58,7 +58,7 @@ def register(
         Where to begin, such as an earlier result's transform.
     model
         A trained model, its file, or the name of one in the box: the answer then comes in one pass, and the setting
-        ``refine`` adds so many steps of optimisation for this pair.
+        ``refine`` adds so many steps of optimization for this pair.
     progress
         Called after every step.
 
@@ -165,7 +165,7 @@ def _fit_where_it_fits(
         except (RuntimeError, MemoryError) as error:
             device = _smaller_device(error, device, fixed, moving, warnings)
     warnings += problem.warnings
-    transform = transform.to("cpu").relocated(problem.center).in_spaces(fixed.space, moving.space)
+    transform = transform.to("cpu").translated_frame(problem.center).with_coordinate_systems(fixed.space, moving.space)
     return transform, losses, ending
 
 

@@ -1,6 +1,6 @@
-"""Where a registration begins: landmarks, centres, centres of brightness, correlation, or a search over rotations.
+"""Where a registration begins: landmarks, centers, centers of brightness, correlation, or a search over rotations.
 
-All of it happens on a small level of its own and yields affine matrices of the centred world, fixed to moving.
+All of it happens on a small level of its own and yields affine matrices of the centered world, fixed to moving.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from napari_stnreg.registration.optimizers.parametric import Adam
 from napari_stnreg.registration.preprocessing import Problem
 from napari_stnreg.registration.pyramid import Level, Pyramid
 from napari_stnreg.registration.settings import LINEAR_FAMILIES, RegistrationSettings
-from napari_stnreg.registration.translation_search import best_shifts, phase_shift
+from napari_stnreg.registration.translation_search import best_translations, phase_shift
 from napari_stnreg.transforms import AffineTransform, from_landmarks, make_family
 from napari_stnreg.transforms.base import lattice_points
 
@@ -115,7 +115,7 @@ def find_start(
         return best[1]
     wide: list[Try] = []
     for some in _in_parts(turns(grid.ndim, family, settings), 24):
-        wide += best_shifts(small, some, by_edges=settings.similarity in ("mi", "mind"))
+        wide += best_translations(small, some, by_edges=settings.similarity in ("mi", "mind"))
         yield best
     wide.sort(key=lambda pair: -pair[0])
     turned = improved(_apart([m for _, m in wide], KEPT[settings.start], level), LEAST_OVERLAP_TURNED)
@@ -154,8 +154,8 @@ def shifted(matrix: FloatArray, fixed_point: FloatArray, moving_point: FloatArra
     return out
 
 
-def brightness_center(image: Tensor, weight: Tensor | None, grid: Grid) -> FloatArray:
-    """World position of the centre of what differs from the border's brightness, ``(D,)``."""
+def intensity_centroid(image: Tensor, weight: Tensor | None, grid: Grid) -> FloatArray:
+    """World position of the center of what differs from the border's brightness, ``(D,)``."""
     values = image[0, 0].double().cpu().numpy()
     inside = np.ones(values.shape) if weight is None else weight[0, 0].double().cpu().numpy()
     faces = [np.take(values, (0, -1), axis=a)[np.take(inside, (0, -1), axis=a) > 0.5] for a in range(values.ndim)]
@@ -181,8 +181,8 @@ def simple_candidates(level: Level, kinds: Iterable[str]) -> list[FloatArray]:
     if "center" in wanted:
         found.append(shifted(eye, level.fixed_grid.center, level.moving_grid.center))
     if "moments" in wanted:
-        fixed = brightness_center(level.fixed, level.fixed_weight, level.fixed_grid)
-        moving = brightness_center(level.moving, level.moving_weight, level.moving_grid)
+        fixed = intensity_centroid(level.fixed, level.fixed_weight, level.fixed_grid)
+        moving = intensity_centroid(level.moving, level.moving_weight, level.moving_grid)
         found.append(shifted(eye, fixed, moving))
     if "phase" in wanted:
         begin = found or [np.eye(ndim + 1), shifted(eye, level.fixed_grid.center, level.moving_grid.center)]
@@ -246,8 +246,8 @@ def _quaternion_matrix(q: FloatArray) -> FloatArray:
 
 def score(level: Level, similarity: Similarity, affine: FloatArray, least: float = LEAST_OVERLAP) -> float:
     """The loss of an affine map at this level; infinite where the images hardly overlap."""
-    to_normalised = level.normalising_matrix(affine @ level.fixed_grid.matrix)
-    coordinates = lattice_points(to_normalised[None], level.fixed_grid.shape)
+    to_normalized = level.normalizing_matrix(affine @ level.fixed_grid.matrix)
+    coordinates = lattice_points(to_normalized[None], level.fixed_grid.shape)
     warped, weight = level.sample_moving(coordinates, masked=True)
     assert weight is not None
     # compare with the smaller image, or what its mask leaves of it, in voxels of the fixed grid
@@ -301,10 +301,10 @@ def refine(level: Level, similarity: Similarity, family: str | None, candidates:
         level.fixed.expand(count, *level.fixed.shape[1:]),
         None if weight is None else weight.expand(count, *weight.shape[1:]),
     )
-    after = torch.stack([level.normalising_matrix(c) for c in candidates])
+    after = torch.stack([level.normalizing_matrix(c) for c in candidates])
     to_world = torch.as_tensor(grid.matrix.copy(), dtype=torch.float32, device=device)
     theta = maker.identity(grid, count, device=device).requires_grad_()
-    optimiser = Adam(theta)
+    optimizer = Adam(theta)
     for k in range(REFINING_STEPS):
         with torch.enable_grad():
             moved = maker(theta, grid)
@@ -315,7 +315,7 @@ def refine(level: Level, similarity: Similarity, family: str | None, candidates:
                 break
             (slope,) = torch.autograd.grad(loss, theta)
         pace = 0.005 + 0.0125 * (1 + math.cos(math.pi * k / (REFINING_STEPS - 1)))
-        theta = optimiser.step(theta, slope, pace).requires_grad_()
+        theta = optimizer.step(theta, slope, pace).requires_grad_()
     moved = maker(theta.detach().nan_to_num().double().cpu(), grid)
     assert isinstance(moved, AffineTransform)
     return [begin @ matrix for begin, matrix in zip(candidates, moved.matrix.numpy(), strict=True)]

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from napari_stnreg.core.device import one_thread
+from napari_stnreg.core.device import single_thread
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import FloatArray
 from napari_stnreg.registration import stages
@@ -59,7 +59,7 @@ def fit_pair(problem: Problem, settings: RegistrationSettings, start: Transform 
     with closing(_stages(problem, settings, start)) as fit:
         while True:
             try:
-                with one_thread(voxels <= SMALL_VOXELS), torch.no_grad():
+                with single_thread(voxels <= SMALL_VOXELS), torch.no_grad():
                     step = fit.send(told)
             except StopIteration as end:
                 found: tuple[Transform, Losses, Ending] = end.value
@@ -76,7 +76,7 @@ def _stages(problem: Problem, settings: RegistrationSettings, start: Transform |
     if start is not None:
         if start.unit != problem.unit or start.ndim != len(problem.center):
             raise InputError("The transform to start from has another unit or number of axes than the fixed image.")
-        local = start.relocated(-problem.center).to(problem.pyramid.device)
+        local = start.translated_frame(-problem.center).to(problem.pyramid.device)
         if isinstance(local, AffineTransform):
             begin = local.numpy()
         else:
@@ -138,7 +138,7 @@ def _stage(
 def _progress(step: Step, done: int, total: int, outer: Transform | None, problem: Problem) -> Progress:
     def preview() -> Transform:
         inner = step.snapshot()
-        return (inner if outer is None else chain(inner, outer)).to("cpu").relocated(problem.center)
+        return (inner if outer is None else chain(inner, outer)).to("cpu").translated_frame(problem.center)
 
     level = f"{step.stage}, level {step.level + 1} of {step.levels}"
     message = "looking for the start" if step.stage == "start" else level

@@ -1,4 +1,4 @@
-"""From what a person gave to what can be fitted: checks, one unit, scalars, a centred frame, a device, memory."""
+"""From what a person gave to what can be fitted: checks, one unit, scalars, a centered frame, a device, memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import FloatArray, Grid, Image
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.registration.memory import affordable_shrink, free_memory
-from napari_stnreg.registration.pyramid import Pyramid, normalise
+from napari_stnreg.registration.pyramid import Pyramid, normalize
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.transforms import Transform
@@ -20,18 +20,18 @@ from napari_stnreg.transforms import Transform
 
 @dataclass
 class Problem:
-    """A pair, ready to be fitted, in a world centred on the fixed image.
+    """A pair, ready to be fitted, in a world centered on the fixed image.
 
     Parameters
     ----------
     pyramid
         Both images at any resolution.
     center
-        World position of the centred frame's zero, ``(D,)``, in the fixed image's unit.
+        World position of the centered frame's zero, ``(D,)``, in the fixed image's unit.
     unit
         That unit.
     fixed_landmarks, moving_landmarks
-        ``(N, D)`` in the centred world, or ``None``.
+        ``(N, D)`` in the centered world, or ``None``.
     finest
         Shrink factor of the finest level that memory allows.
     warnings
@@ -133,7 +133,7 @@ def prepare(
     *,
     given_start: bool = False,
 ) -> Problem:
-    """Check a pair and bring it into the centred frame.
+    """Check a pair and bring it into the centered frame.
 
     Landmarks are world points ``(N, D)``, each in its own image's unit, paired by order. Where a transform is given to
     start from, the images need not overlap before it.
@@ -171,10 +171,10 @@ def prepare(
         values, mask, grid = upright.data, upright.mask, grid_orthogonal
     moving_values, moving_mask, moving_grid = _scalar(moving, settings.moving_channel)
     pyramid = Pyramid(
-        normalise(values, mask, fixed.name),
+        normalize(values, mask, fixed.name),
         mask,
         grid.moved(-center),
-        normalise(moving_values, moving_mask, moving.name),
+        normalize(moving_values, moving_mask, moving.name),
         moving_mask,
         moving_grid.moved(-center),
         device,

@@ -66,7 +66,7 @@ class Result:
         The moving image sampled once at ``transform(grid)``, in its own dtype and channels.
     scores
         ``{"before": {...}, "after": {...}}``: NCC, local NCC, MI, MSE inside both masks, and landmark errors.
-    folded_share
+    folding_fraction
         Share of the voxels of the fixed grid whose Jacobian determinant is <= 0.
     losses
         ``(stage, level, step, loss)`` for every step.
@@ -82,7 +82,7 @@ class Result:
     grid: Grid
     warped: Image
     scores: dict[str, dict[str, float]]
-    folded_share: float
+    folding_fraction: float
     losses: list[tuple[str, int, int, float]]
     ending: Ending
     seconds: float
@@ -94,7 +94,7 @@ class Result:
         """A JSON-ready summary: scores, seconds, ending, settings, versions, warnings."""
         return {
             "scores": self.scores,
-            "folded_share": self.folded_share,
+            "folding_fraction": self.folding_fraction,
             "ending": self.ending,
             "seconds": round(self.seconds, 3),
             "settings": self.settings.model_dump(),

@@ -1,4 +1,4 @@
-"""From two images to what a fit works on: normalised intensities, coarse to fine, in a centred frame."""
+"""From two images to what a fit works on: normalized intensities, coarse to fine, in a centered frame."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Grid
 from napari_stnreg.ops.filters import gaussian
-from napari_stnreg.ops.interpolation import index_points, resize, sample_normalised, sampler_matrix
+from napari_stnreg.ops.interpolation import index_points, resize, sample_normalized, sampler_matrix
 
 EDGE_SPREAD = 1.5
 """Standard deviation, in voxels, of what continues an image beyond its mask."""
@@ -34,7 +34,7 @@ class Level:
     fixed_weight, moving_weight
         Masks ``(1, 1, *shape)`` between 0 and 1, or ``None`` for everywhere.
     fixed_grid, moving_grid
-        Where their voxels lie in the centred world.
+        Where their voxels lie in the centered world.
     """
 
     fixed: Tensor
@@ -44,7 +44,7 @@ class Level:
     moving_weight: Tensor | None
     moving_grid: Grid
 
-    def normalising_matrix(self, affine: npt.NDArray[np.float64]) -> Tensor:
+    def normalizing_matrix(self, affine: npt.NDArray[np.float64]) -> Tensor:
         """From the fixed world through an affine map to the sampler's coordinates of the moving image.
 
         Parameters
@@ -62,7 +62,7 @@ class Level:
 
     def sampling_matrix(self, affine: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
         """From fixed voxel indices to the sampler's: ``index @ linear.T + shift``, ``(D, D)`` and ``(D,)``."""
-        whole = self.normalising_matrix(affine @ self.fixed_grid.matrix)
+        whole = self.normalizing_matrix(affine @ self.fixed_grid.matrix)
         return whole[:-1, :-1].contiguous(), whole[:-1, -1].contiguous()
 
     def points(self) -> Tensor:
@@ -80,7 +80,7 @@ class Level:
         )
 
     def sample_moving(self, coordinates: Tensor, *, masked: bool) -> tuple[Tensor, Tensor | None]:
-        """The moving image at normalised coordinates, and where it is defined there.
+        """The moving image at normalized coordinates, and where it is defined there.
 
         Parameters
         ----------
@@ -92,17 +92,17 @@ class Level:
         """
         batch = coordinates.shape[0]
         moving = self.moving.expand(batch, *self.moving.shape[1:])
-        warped = sample_normalised(moving, coordinates, padding="border")
+        warped = sample_normalized(moving, coordinates, padding="border")
         weight = None
         if self.moving_weight is not None:
             mask = self.moving_weight.expand(batch, *self.moving_weight.shape[1:])
-            weight = sample_normalised(mask, coordinates.detach(), padding="zeros")
+            weight = sample_normalized(mask, coordinates.detach(), padding="zeros")
         elif masked:
             weight = (coordinates.detach().abs().amax(-1) <= 1).to(warped.dtype)[:, None]
         return warped, weight
 
 
-def normalise(
+def normalize(
     values: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_] | None, name: str
 ) -> npt.NDArray[np.float32]:
     """Bring intensities to about 0 to 1 by robust percentiles, so that hot pixels and offsets do not matter.
@@ -147,12 +147,12 @@ def shrink_factors(grid: Grid, levels: int | None, finest: float = 1.0) -> list[
 
 
 class Pyramid:
-    """Both images of a pair, normalised and ready at any resolution.
+    """Both images of a pair, normalized and ready at any resolution.
 
     Parameters
     ----------
     fixed, moving
-        Normalised intensities.
+        Normalized intensities.
     fixed_mask, moving_mask
         Boolean masks or ``None``.
     fixed_grid, moving_grid
@@ -181,7 +181,7 @@ class Pyramid:
         return torch.as_tensor(np.ascontiguousarray(values, dtype=np.float32), device=self.device)[None, None]
 
     def moving_arrays(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]:
-        """The normalised moving image and its mask, as arrays."""
+        """The normalized moving image and its mask, as arrays."""
         assert self._moving is not None
         mask = None if self._moving_mask is None else self._moving_mask[0, 0].cpu().numpy() > 0.5
         return self._moving[0, 0].cpu().numpy(), mask

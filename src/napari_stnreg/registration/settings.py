@@ -29,10 +29,10 @@ Start = Literal["auto", "none", "center", "moments", "phase", "search"]
 Extent = Literal["fixed", "moving", "union"]
 
 START_HELP = {
-    "auto": "Try where the images lie now, their centres and their shifts, and take the best.",
+    "auto": "Try where the images lie now, their centers and their shifts, and take the best.",
     "none": "Begin where the images lie now.",
     "center": "Put the middles of the two images on each other.",
-    "moments": "Put the centres of brightness on each other.",
+    "moments": "Put the centers of brightness on each other.",
     "phase": "Find the shift by phase correlation.",
     "search": "Try rotations all around, scales and shifts (for images that lie turned).",
 }
@@ -59,7 +59,7 @@ class RegistrationSettings(Settings):
     window: int | None = Field(None, ge=1, le=31, description="Radius of local NCC's window, in voxels.")
     smoothness: float = Field(1.0, gt=0, le=10, description="Stiffness of a deformation; more is stiffer.")
     control_spacing: float | None = Field(None, gt=0, description="Distance of control points, in fixed voxels.")
-    diffusion: float = Field(0.0, ge=0, description="Extra weight of the diffusion regulariser.")
+    diffusion: float = Field(0.0, ge=0, description="Extra weight of the diffusion regularizer.")
     bending: float = Field(0.0, ge=0, description="Extra weight of the bending energy.")
     folding: float = Field(0.0, ge=0, description="Extra weight of the folding penalty.")
     landmark_weight: float = Field(1.0, ge=0, description="How strongly landmarks pull once the fit runs.")
@@ -68,7 +68,7 @@ class RegistrationSettings(Settings):
     extent: Extent = Field("fixed", description="What the warped image covers.")
     fill: float | None = Field(None, description="Value outside the moving image; chosen from its border if not given.")
     model: str | None = Field(None, description="Trained model that registers in one pass, instead of a fit.")
-    refine: int = Field(0, ge=0, le=10000, description="Steps of optimisation after a model's pass.")
+    refine: int = Field(0, ge=0, le=10000, description="Steps of optimization after a model's pass.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps.")
     seed: int = Field(0, ge=0, description="Seed of everything random.")
 

@@ -2,7 +2,7 @@
 
 Whenever a stage is left, at its end, by closing it or after a value that is not finite, the best it saw is kept.
 
-Everything here lives in the centred frame of :class:`~napari_stnreg.registration.preprocessing.Problem`.
+Everything here lives in the centered frame of :class:`~napari_stnreg.registration.preprocessing.Problem`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch import Tensor
 
 from napari_stnreg.core.image import FloatArray, Grid
 from napari_stnreg.losses import (
-    Blend,
     LandmarkDistance,
     Similarity,
+    WeightedSum,
     bending_energy,
     diffusion,
     folding_penalty,
@@ -43,7 +43,7 @@ MI_BINS = 64
 """Bins of mutual information in the deformable stages: within a bin of the fixed image a free field draws the moving
 one together into steps, so the bins must be narrow."""
 MI_STIFFNESS = 4.0
-"""How much stiffer a dense field is under mutual information, which knows of no neighbours."""
+"""How much stiffer a dense field is under mutual information, which knows of no neighbors."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Found:
     deformation: Transform | None = None
 
     def transform(self, unit: str) -> Transform:
-        """As one transform of the centred world."""
+        """As one transform of the centered world."""
         affine = AffineTransform(self.affine.copy(), unit)
         return affine if self.deformation is None else chain(self.deformation, affine)
 
@@ -122,7 +122,7 @@ def dense_similarity(settings: RegistrationSettings, ndim: int) -> Similarity:
     if settings.similarity == "lncc":
         local = make_similarity("lncc", radius=window_radius(settings, ndim))
         share = whole_image_share(ndim)
-        return Blend([(local, 1.0), (make_similarity("ncc", squared=True), share)]) if share else local
+        return WeightedSum([(local, 1.0), (make_similarity("ncc", squared=True), share)]) if share else local
     if settings.similarity == "mi":
         return make_similarity("mi", bins=MI_BINS)
     return make_similarity(settings.similarity)
@@ -288,7 +288,7 @@ def _landmark_penalty(problem: Problem, settings: RegistrationSettings, after: F
 
 
 def _regularity(settings: RegistrationSettings, grid: Grid, displacement: Tensor, base: float) -> Tensor:
-    """Weighted regularisers of a displacement in world units along the grid's axes."""
+    """Weighted regularizers of a displacement in world units along the grid's axes."""
     spacing = tuple(float(s) for s in grid.spacing)
     total = displacement.new_zeros(())
     if base + settings.diffusion > 0:

@@ -25,7 +25,7 @@ def edges(image: Tensor) -> Tensor:
     return torch.stack(squares).sum(0).sqrt()[None, None]
 
 
-def best_shifts(
+def best_translations(
     level: Level, linears: Sequence[FloatArray], *, by_edges: bool = False
 ) -> list[tuple[float, FloatArray]]:
     """The best shift for each of several linear maps, by correlation; what lies outside an image counts as its mean.
@@ -55,17 +55,17 @@ def best_shifts(
     axes = tuple(range(2, ndim + 2))
 
     weight = torch.ones_like(fixed) if level.fixed_weight is None else level.fixed_weight
-    centred = (fixed - _mean(fixed, weight)) * weight
-    spectrum = torch.fft.rfftn(centred, s=padded, dim=axes).conj()
-    own = centred.square().sum()
+    centered = (fixed - _mean(fixed, weight)) * weight
+    spectrum = torch.fft.rfftn(centered, s=padded, dim=axes).conj()
+    own = centered.square().sum()
     source = replace(level, moving=moving)
 
     found: list[tuple[float, FloatArray]] = []
     step = max(BATCH_VOXELS // math.prod(padded), 1)
     for start in range(0, len(linears), step):
         some = [_through(a, grid.linear, size, middle) for a in linears[start : start + step]]
-        normalised = torch.stack([source.normalising_matrix(m) for m in some])
-        seen, inside = source.sample_moving(lattice_points(normalised, size.tolist()), masked=True)
+        normalized = torch.stack([source.normalizing_matrix(m) for m in some])
+        seen, inside = source.sample_moving(lattice_points(normalized, size.tolist()), masked=True)
         assert inside is not None
         each = (-1, *[1] * (ndim + 1))
         mean = (seen * inside).flatten(1).sum(1) / inside.flatten(1).sum(1).clamp_min(1e-6)
@@ -120,8 +120,8 @@ def phase_shift(level: Level, affine: FloatArray) -> FloatArray:
     shape = level.fixed.shape[2:]
     grid = level.fixed_grid
     around = grid.cropped([-(n // 2) for n in shape], [n + n // 2 for n in shape])
-    to_normalised = level.normalising_matrix(affine @ around.matrix)
-    coordinates = lattice_points(to_normalised[None], around.shape)
+    to_normalized = level.normalizing_matrix(affine @ around.matrix)
+    coordinates = lattice_points(to_normalized[None], around.shape)
     moved, weight = level.sample_moving(coordinates, masked=True)
     assert weight is not None
     moved = (moved - _mean(moved, weight)) * weight

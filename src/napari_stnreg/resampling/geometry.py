@@ -7,7 +7,7 @@ A transform ``T`` maps points of the fixed world to points of the moving world. 
 - an image of the moving side is brought onto the fixed side by reading it at ``T(x)``, and an image of the fixed side
   onto the moving side by reading it at ``T.inverse()(x)``.
 
-:class:`Carrier` keeps that straight: it is told on which side a layer lies and does the rest. Everything here is plain
+:class:`GeometryTransformer` keeps that straight: it is told on which side a layer lies and does the rest. Everything here is plain
 arrays; no layer is known.
 """
 
@@ -34,7 +34,7 @@ ELLIPSE_CORNERS = 64
 _PIECES = 32
 
 
-class Carrier:
+class GeometryTransformer:
     """Takes what lies on one side of a transform to the other side.
 
     Parameters

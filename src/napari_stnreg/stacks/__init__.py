@@ -1,4 +1,4 @@
-"""Serial sections: what each shows, how neighbours lie to each other, and where every section belongs.
+"""Serial sections: what each shows, how neighbors lie to each other, and where every section belongs.
 
 The pieces are pure functions of small arrays, so that they run in a loop, in threads or on a cluster alike:
 :func:`~napari_stnreg.stacks.preprocessing.features.prepare` a section, match pairs of them

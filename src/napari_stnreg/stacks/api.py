@@ -68,7 +68,7 @@ def align_stack_steps(
     landmarks
         By section numbers ``(a, b)``: two arrays ``(N, 2)`` of pixels (y, x) in the raw sections that belong together.
     exclude
-        Sections that no other is matched with; they are laid between their neighbours.
+        Sections that no other is matched with; they are laid between their neighbors.
     only
         First and last section of a range to align again, while all others keep their place. ``output`` is then an
         alignment that was made with ``keep_work``, and is changed.

@@ -1,6 +1,6 @@
 """Where a section belongs: an affine map, a grid of vectors, and the pieces into which a crack cut it.
 
-Coordinates are full-resolution pixels (y, x), a pixel's centre at its integer index. Maps pull back, from the canvas
+Coordinates are full-resolution pixels (y, x), a pixel's center at its integer index. Maps pull back, from the canvas
 of the aligned stack to the section as it was recorded: ``aligned(x) = raw(map(x))``. The working image of a section is
 made of means over blocks of ``factor`` pixels; its pixel ``i`` lies at ``(i + 0.5) * factor - 0.5``.
 """
@@ -58,7 +58,7 @@ class Lattice:
 
 
 @dataclass(frozen=True)
-class SectionMap:
+class SectionTransform:
     """Canvas to section, ``raw = affine(x + v(x))`` with the vectors ``v`` of a cubic B-spline grid.
 
     Parameters
@@ -87,7 +87,7 @@ class SectionMap:
     @classmethod
     def from_affine(
         cls, affine: FloatArray, lattice: Lattice, shape: tuple[int, int], parts: Labels | None = None, factor: int = 1
-    ) -> SectionMap:
+    ) -> SectionTransform:
         """A map without deformation, the same for all pieces."""
         count = 1 if parts is None else int(parts.max()) + 1
         zeros = np.zeros((count, 2, *lattice.shape))
@@ -99,7 +99,7 @@ class SectionMap:
         """Into how many pieces the section fell."""
         return len(self.affines)
 
-    def with_vectors(self, vectors: FloatArray) -> SectionMap:
+    def with_vectors(self, vectors: FloatArray) -> SectionTransform:
         """The same map with other coefficients."""
         return replace(self, vectors=vectors)
 
@@ -180,7 +180,7 @@ class SectionMap:
         return found
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, npt.NDArray[np.generic]]) -> SectionMap:
+    def from_arrays(cls, arrays: dict[str, npt.NDArray[np.generic]]) -> SectionTransform:
         """The map that :meth:`arrays` was taken of."""
         origin, spacing, cells = np.asarray(arrays["lattice"], dtype=np.float64).tolist()
         height, width, factor = (int(n) for n in np.asarray(arrays["shape"]))
@@ -224,13 +224,13 @@ def corners(shape: tuple[int, int]) -> FloatArray:
     return np.array([(y, x) for y in ys for x in xs if (y, x) != (ys[1], xs[1])])
 
 
-def footprint(maps: Iterable[SectionMap]) -> tuple[FloatArray, FloatArray]:
+def footprint(maps: Iterable[SectionTransform]) -> tuple[FloatArray, FloatArray]:
     """Lowest and highest canvas position that any section reaches, outer faces included."""
     edges = np.concatenate([m.inverse(_border(m.shape)) for m in maps])
     return edges.min(axis=0), edges.max(axis=0)
 
 
-def output_canvas(maps: Iterable[SectionMap]) -> tuple[tuple[int, int], tuple[int, int]]:
+def output_canvas(maps: Iterable[SectionTransform]) -> tuple[tuple[int, int], tuple[int, int]]:
     """Origin (whole canvas pixels) and shape of the canvas that holds all sections."""
     low, high = footprint(maps)
     first = np.floor(low + 0.5 + 1e-6).astype(int)

@@ -15,12 +15,12 @@ Motion = Literal["translation", "rigid", "affine"]
 COURSE_HELP = {
     "natural": "Keep what changes slowly along the stack: neurites keep their slant. The usual choice.",
     "balanced": "In between.",
-    "straight": "Match every section to its neighbours as well as can be; neurites that run obliquely get straighter.",
+    "straight": "Match every section to its neighbors as well as can be; neurites that run obliquely get straighter.",
 }
 """One line for a person choosing what happens to slow changes along the stack."""
 
 FEATURES_HELP = {
-    "lncc": "Brightness, normalised in a small window: cares for neither contrast nor shading. The usual choice.",
+    "lncc": "Brightness, normalized in a small window: cares for neither contrast nor shading. The usual choice.",
     "bandpass": "Brightness without shading and grain.",
     "intensity": "Plain brightness: for sections of one and the same contrast.",
     "auto-encoder": "What a network trained on this stack sees (ssEMnet).",
@@ -39,12 +39,12 @@ class StackSettings(Settings):
 
     motion: Motion = Field(default="rigid", description="What the coarse pass may do to a whole section.")
     deform: bool = Field(default=True, description="Follow with the fine pass, a grid of vectors for each section.")
-    features: Features = Field(default="lncc", description="What is compared between neighbours.")
+    features: Features = Field(default="lncc", description="What is compared between neighbors.")
     encoder: str | None = Field(
         default=None, description="File of a trained auto-encoder for its features; trained on the stack if not given."
     )
     window: int = Field(
-        default=2, ge=1, le=8, description="Neighbours before and after that a section is compared with."
+        default=2, ge=1, le=8, description="Neighbors before and after that a section is compared with."
     )
     anchors: int = Field(
         default=0,
@@ -64,7 +64,7 @@ class StackSettings(Settings):
         le=32,
         description="Cells of the vector grid along the longer side; from the size if not given.",
     )
-    rounds: int = Field(default=2, ge=1, le=6, description="How often neighbours are matched and the stack is solved.")
+    rounds: int = Field(default=2, ge=1, le=6, description="How often neighbors are matched and the stack is solved.")
     smoothness: float = Field(default=1.0, gt=0, le=100, description="Stiffness of the vector grid; more is stiffer.")
     tether: float = Field(default=1.0, ge=0, le=100, description="Pull to where a section lay; more moves less.")
     drop: float = Field(

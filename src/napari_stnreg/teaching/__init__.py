@@ -5,7 +5,7 @@ only asks them the questions that a lecture asks.
 """
 
 from napari_stnreg.teaching.gradient_descent import Descent, Gradient
-from napari_stnreg.teaching.interpolation_stencil import Footprint, Neighbour, footprint
+from napari_stnreg.teaching.interpolation_stencil import Footprint, Neighbor, footprint
 from napari_stnreg.teaching.scene import Scene
 from napari_stnreg.teaching.state import ExplorerState, load_state, save_state
 from napari_stnreg.teaching.theta import Parts, Theta
@@ -15,7 +15,7 @@ __all__ = [
     "ExplorerState",
     "Footprint",
     "Gradient",
-    "Neighbour",
+    "Neighbor",
     "Parts",
     "Scene",
     "Theta",

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from napari_stnreg.core.device import one_thread
+from napari_stnreg.core.device import single_thread
 from napari_stnreg.networks.spatial_transformer import SpatialTransformer
 from napari_stnreg.teaching.digits import DigitData
 
@@ -138,7 +138,7 @@ def train_classifiers(
     test_count
         Distorted test digits that the accuracy is measured on; they are the same each time.
     learning_rate
-        Of Adam. The localisation network learns at a fifth of it: it must not jump before the classifier knows what it
+        Of Adam. The localization network learns at a fifth of it: it must not jump before the classifier knows what it
         wants.
     seed
         Of the weights and the batches.
@@ -153,10 +153,10 @@ def train_classifiers(
     ClassifierResult
     """
     result = ClassifierResult(_models(data.size, seed))
-    optimisers = {name: _optimiser(model, learning_rate) for name, model in result.models.items()}
+    optimizers = {name: _optimizer(model, learning_rate) for name, model in result.models.items()}
     schedules = {
         name: torch.optim.lr_scheduler.CosineAnnealingLR(each, max(steps, 1), learning_rate * 0.02)
-        for name, each in optimisers.items()
+        for name, each in optimizers.items()
     }
     test = data.batch(test_count, seed=-1 - seed, test=True)
     seconds, losses = dict.fromkeys(NAMES, 0.0), {name: [0.0] for name in NAMES}
@@ -166,12 +166,12 @@ def train_classifiers(
             break
         for name, model in result.models.items():
             began = time.process_time()
-            with one_thread():
+            with single_thread():
                 loss = F.cross_entropy(model.train()(pictures), classes)
-                optimisers[name].zero_grad()
+                optimizers[name].zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-                optimisers[name].step()
+                optimizers[name].step()
             schedules[name].step()
             losses[name].append(float(loss.detach()))
             seconds[name] += time.process_time() - began
@@ -187,7 +187,7 @@ def _models(size: int, seed: int) -> dict[str, DigitClassifier]:
         return {name: DigitClassifier(size, transformer=name == "transformer") for name in NAMES}
 
 
-def _optimiser(model: DigitClassifier, rate: float) -> torch.optim.Optimizer:
+def _optimizer(model: DigitClassifier, rate: float) -> torch.optim.Optimizer:
     groups: list[dict[str, Any]] = [{"params": list(model.body.parameters()), "lr": rate}]
     if model.transformer is not None:
         groups.append({"params": list(model.transformer.parameters()), "lr": rate / 5})

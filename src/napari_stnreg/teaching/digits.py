@@ -23,7 +23,7 @@ _DRAWN = 20
 
 @dataclass(frozen=True)
 class Distortion:
-    """How far a digit may be from upright and centred; each is drawn evenly between minus and plus this.
+    """How far a digit may be from upright and centered; each is drawn evenly between minus and plus this.
 
     Parameters
     ----------

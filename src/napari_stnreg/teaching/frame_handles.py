@@ -10,12 +10,12 @@ from napari_stnreg.teaching.theta import Theta
 
 CORNERS = ("corner 0", "corner 1", "corner 2", "corner 3")
 EDGES = ("left", "right", "top", "bottom")
-NAMES = (*CORNERS, *EDGES, "turn", "centre")
+NAMES = (*CORNERS, *EDGES, "turn", "center")
 """All handles, in the order of :func:`places`."""
 
 _SIGNS = {
     "corner 0": (-1, -1), "corner 1": (1, -1), "corner 2": (1, 1), "corner 3": (-1, 1),
-    "left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1), "centre": (0, 0),
+    "left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1), "center": (0, 0),
 }  # fmt: skip
 _ARM = 1.25
 
@@ -33,7 +33,7 @@ def drag(theta: Theta, shape: tuple[int, ...], handle: str, to: npt.ArrayLike, *
     """Theta after a handle was dragged.
 
     A corner scales and the opposite corner stays; an edge's middle goes anywhere, which scales and shears, and the
-    opposite edge stays; the arm turns; the centre shifts. The dragged handle ends where the hand is (the arm: in its
+    opposite edge stays; the arm turns; the center shifts. The dragged handle ends where the hand is (the arm: in its
     direction).
 
     Parameters
@@ -52,7 +52,7 @@ def drag(theta: Theta, shape: tuple[int, ...], handle: str, to: npt.ArrayLike, *
     half = np.array([shape[1], shape[0]]) / 2
     hand = (np.asarray(to, dtype=np.float64) - (np.array(shape) - 1) / 2)[::-1]
     linear, shift = theta.matrix[:, :2].copy(), theta.matrix[:, 2].copy()
-    if handle == "centre":
+    if handle == "center":
         return Theta(np.column_stack([linear, hand]))
     if handle == "turn":
         before, after = -linear[:, 1], hand - shift

@@ -46,7 +46,7 @@ class Gradient:
 
 
 class Descent:
-    """Gradient descent on a scene towards a goal.
+    """Gradient descent on a scene toward a goal.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What one output pixel reads: where, from which neighbours, with which weights. Written out, and equal to the engine.
+"""What one output pixel reads: where, from which neighbors, with which weights. Written out, and equal to the engine.
 
 References
 ----------
@@ -22,7 +22,7 @@ _KEYS = -0.75
 
 
 @dataclass(frozen=True)
-class Neighbour:
+class Neighbor:
     """One pixel that takes part.
 
     Parameters
@@ -55,7 +55,7 @@ class Footprint:
         The upper left of the four pixels round the position, (y, x).
     fraction
         How far the position lies from there to the next pixel, (y, x), 0 to 1.
-    neighbours
+    neighbors
         The pixels that are read: one, four or sixteen.
     value
         The sum of weights times values, ``(C,)``.
@@ -64,7 +64,7 @@ class Footprint:
     position: tuple[float, float]
     cell: tuple[int, int]
     fraction: tuple[float, float]
-    neighbours: tuple[Neighbour, ...]
+    neighbors: tuple[Neighbor, ...]
     value: FloatArray
 
 
@@ -78,7 +78,7 @@ def footprint(
     image
         ``(y, x)`` or ``(y, x, C)``.
     position
-        (y, x) in pixels of the input; a pixel's centre is at its integer index.
+        (y, x) in pixels of the input; a pixel's center is at its integer index.
     kernel, padding
         As in :func:`napari_stnreg.ops.interpolation.sample`, which gives the same value.
     """
@@ -87,13 +87,13 @@ def footprint(
     shape = array.shape[:2]
     where = np.asarray(position, dtype=np.float64)
     read = where
-    if kernel != "cubic" and padding != "zeros":  # the place itself is brought back; cubic does so for each neighbour
+    if kernel != "cubic" and padding != "zeros":  # the place itself is brought back; cubic does so for each neighbor
         read = np.array([_back(p, n, padding) for p, n in zip(where, shape, strict=True)])
-    # Halves go to the even neighbour, as in the engine.
+    # Halves go to the even neighbor, as in the engine.
     cell = np.rint(read).astype(int) if kernel == "nearest" else np.floor(read).astype(int)
     taps = {"nearest": (0,), "linear": (0, 1), "cubic": (-1, 0, 1, 2)}[kernel]
     weights = [_weights(float(p - c), kernel) for p, c in zip(read, cell, strict=True)]
-    neighbours, total = [], np.zeros(array.shape[2])
+    neighbors, total = [], np.zeros(array.shape[2])
     for i, tap_y in enumerate(taps):
         for j, tap_x in enumerate(taps):
             index = np.array([cell[0] + tap_y, cell[1] + tap_x])
@@ -102,7 +102,7 @@ def footprint(
             inside = bool((index >= 0).all() and (index < shape).all())
             weight = float(weights[0][i] * weights[1][j])
             value = array[index[0], index[1]] if inside else np.zeros(array.shape[2])
-            neighbours.append(Neighbour((int(index[0]), int(index[1])), weight, value, inside))
+            neighbors.append(Neighbor((int(index[0]), int(index[1])), weight, value, inside))
             total = total + weight * value
     corner = np.floor(where).astype(int)
     fraction = where - corner
@@ -110,7 +110,7 @@ def footprint(
         (float(where[0]), float(where[1])),
         (int(corner[0]), int(corner[1])),
         (float(fraction[0]), float(fraction[1])),
-        tuple(neighbours),
+        tuple(neighbors),
         total,
     )
 

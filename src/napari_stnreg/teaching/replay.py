@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
-ENDINGS = (".gif", ".mp4")
-_COLOURS = ((46, 196, 243), (255, 159, 28), (232, 63, 111), (123, 211, 137))
+SUPPORTED_SUFFIXES = (".gif", ".mp4")
+_COLORS = ((46, 196, 243), (255, 159, 28), (232, 63, 111), (123, 211, 137))
 _SMALLEST = 320
 """Films are at least this wide: a digit of 28 pixels would be a stamp on a slide."""
 
@@ -34,7 +34,7 @@ class Replay:
     Parameters
     ----------
     frames
-        ``(T, y, x)`` or ``(T, z, y, x)``; uint8 ``(T, y, x, 3)`` is colour.
+        ``(T, y, x)`` or ``(T, z, y, x)``; uint8 ``(T, y, x, 3)`` is color.
     times
         ``(T,)``, the epoch (or step) of each picture, rising.
     curves
@@ -66,7 +66,7 @@ class Replay:
             raise InputError(f"There are {len(self.frames)} pictures and {len(self.times)} times.")
 
     @property
-    def colour(self) -> bool:
+    def color(self) -> bool:
         """Whether the pictures are RGB."""
         return self.frames.ndim == 4 and self.frames.shape[-1] == 3 and self.frames.dtype == np.uint8
 
@@ -127,7 +127,7 @@ class Replay:
         """
         from napari_stnreg.io.napari_layers import AXIS_LABELS, placement
 
-        ndim = self.frames.ndim - 1 - self.colour
+        ndim = self.frames.ndim - 1 - self.color
         grid = self.grid or Grid.from_spacing(self.frames.shape[1 : ndim + 1])
         where = placement(grid)
         keywords: dict[str, Any] = {"units": (time_unit, *where["units"]), "axis_labels": ("t", *AXIS_LABELS[-ndim:])}
@@ -140,7 +140,7 @@ class Replay:
         record = {"times": self.times.tolist(), "unit": self.unit,
                   "curves": {name: points.tolist() for name, points in self.curves.items()}}  # fmt: skip
         keywords |= {"name": f"{self.name} (replay)", "metadata": {"stnreg_replay": record}}
-        if self.colour:
+        if self.color:
             return self.frames, keywords | {"rgb": True}, "image"
         frames = np.asarray(self.frames, dtype=np.float32)
         return frames, keywords | {"contrast_limits": limits_of(frames)}, "image"
@@ -171,7 +171,7 @@ class Replay:
         width
             Of the film in pixels; each pixel of a picture becomes a whole block where it is enlarged.
         """
-        frames = self.frames if self.colour else self._grey()
+        frames = self.frames if self.color else self._gray()
         factor = max(round(max(width, _SMALLEST) / frames.shape[2]), 1)
         pictures = frames.repeat(factor, axis=1).repeat(factor, axis=2)
         strips = [self._strip(t, pictures.shape[2]) for t in range(len(pictures))]
@@ -179,12 +179,12 @@ class Replay:
         # Video formats want even sides.
         return film[:, : film.shape[1] // 2 * 2, : film.shape[2] // 2 * 2]
 
-    def _grey(self) -> npt.NDArray[np.uint8]:
+    def _gray(self) -> npt.NDArray[np.uint8]:
         frames = self.frames if self.frames.ndim == 3 else self.frames[:, self.frames.shape[1] // 2]
         values = np.asarray(frames, dtype=np.float32)
         low, high = limits_of(values)
-        grey = np.clip((values - low) / max(high - low, 1e-12) * 255, 0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=3)
+        gray = np.clip((values - low) / max(high - low, 1e-12) * 255, 0, 255).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=3)
 
     def _strip(self, position: int, width: int) -> npt.NDArray[np.uint8]:
         from PIL import Image, ImageDraw  # imageio brings it
@@ -206,15 +206,15 @@ class Replay:
         pen.text((column, 8), label, fill=(235, 235, 235))
         column += pen.textlength(label) + 18
         for i, (name, curve) in enumerate(self.curves.items()):
-            colour = _COLOURS[i % len(_COLOURS)]
+            color = _COLORS[i % len(_COLORS)]
             whole = curve[np.isfinite(curve).all(axis=1)]
             if len(whole) > 1:
-                pen.line([place(p) for p in whole], fill=colour, width=2)
+                pen.line([place(p) for p in whole], fill=color, width=2)
             x, y = place(np.array([self.times[position], values[name]]))
             if np.isfinite([x, y]).all():
-                pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=colour, outline=(255, 255, 255))
+                pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=color, outline=(255, 255, 255))
             label = f"{name} {values[name]:.3f}"
-            pen.text((column, 8), label, fill=colour)
+            pen.text((column, 8), label, fill=color)
             column += pen.textlength(label) + 18
         return np.array(picture)
 
@@ -238,8 +238,8 @@ class Replay:
         import imageio.v3 as iio
 
         path = Path(path)
-        if path.suffix.lower() not in ENDINGS:
-            raise InputError(f"A film is saved as {' or '.join(ENDINGS)}, not as '{path.suffix}'.")
+        if path.suffix.lower() not in SUPPORTED_SUFFIXES:
+            raise InputError(f"A film is saved as {' or '.join(SUPPORTED_SUFFIXES)}, not as '{path.suffix}'.")
         if not seconds > 0:
             raise InputError(f"A picture is shown for a positive time, not for {seconds} seconds.")
         film = self.film(width)

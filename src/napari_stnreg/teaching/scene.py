@@ -80,16 +80,16 @@ class Scene:
         self.state = state or ExplorerState()
         self._families: dict[tuple[str, int], TransformFamily] = {}
 
-    # -- localisation: the parameters
+    # -- localization: the parameters
 
     @property
     def theta(self) -> Theta:
         """The six numbers of the affine family."""
-        return Theta.from_normalised(self.state.theta, self.grid.shape)
+        return Theta.from_normalized(self.state.theta, self.grid.shape)
 
     @theta.setter
     def theta(self, theta: Theta) -> None:
-        self.state = self.state.but(theta=theta.normalised(self.grid.shape))
+        self.state = self.state.but(theta=theta.normalized(self.grid.shape))
 
     @property
     def family(self) -> TransformFamily:

@@ -29,7 +29,7 @@ class ExplorerState:
     family
         ``"affine"``, ``"tps"`` or ``"bspline"``.
     theta
-        The affine family's six numbers in normalised coordinates, two rows of three, as in the paper.
+        The affine family's six numbers in normalized coordinates, two rows of three, as in the paper.
     lattice
         Control points along each axis (of a B-spline: cells).
     bends

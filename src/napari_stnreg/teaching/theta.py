@@ -25,7 +25,7 @@ class Parts:
     Parameters
     ----------
     rotation
-        Degrees from the x axis towards the y axis, which on screen is clockwise.
+        Degrees from the x axis toward the y axis, which on screen is clockwise.
     scale_x, scale_y
         Factors; a negative ``scale_y`` mirrors.
     shear
@@ -73,10 +73,10 @@ class Theta:
         """The grid that lies exactly on the pixels."""
         return cls(np.eye(2, 3))
 
-    # -- as in the paper: normalised coordinates, -1 to 1 from face to face
+    # -- as in the paper: normalized coordinates, -1 to 1 from face to face
 
     @classmethod
-    def from_normalised(cls, values: npt.ArrayLike, shape: Sequence[int]) -> Theta:
+    def from_normalized(cls, values: npt.ArrayLike, shape: Sequence[int]) -> Theta:
         """From the paper's six numbers for an image of ``shape`` (y, x), -1 and 1 at its outer faces."""
         values = np.asarray(values, dtype=np.float64)
         if values.size != 6:
@@ -84,7 +84,7 @@ class Theta:
         half = np.array([shape[1], shape[0]]) / 2
         return cls(half[:, None] * values.reshape(2, 3) / np.append(half, 1.0))
 
-    def normalised(self, shape: Sequence[int]) -> FloatArray:
+    def normalized(self, shape: Sequence[int]) -> FloatArray:
         """The paper's six numbers ``(2, 3)`` for an image of ``shape`` (y, x)."""
         half = np.array([shape[1], shape[0]]) / 2
         return np.asarray(self.matrix * np.append(half, 1.0) / half[:, None])

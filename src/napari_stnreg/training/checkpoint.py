@@ -24,7 +24,7 @@ VERSION = 1
 
 @dataclass
 class TrainingState:
-    """What changes from epoch to epoch, besides the network and its optimiser.
+    """What changes from epoch to epoch, besides the network and its optimizer.
 
     Parameters
     ----------
@@ -66,22 +66,22 @@ def save_checkpoint(
     path: Path,
     state: TrainingState,
     network: Network,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     identity: Mapping[str, Any],
 ) -> None:
     """Write a checkpoint, whole or not at all.
 
     Parameters
     ----------
-    path, state, network, optimiser
+    path, state, network, optimizer
         What and where.
     identity
         Settings and data, to be compared when it is resumed.
     """
     tensors = {f"network.{name}": t for name, t in network.state_dict().items()}
     tensors |= {f"best.{name}": t for name, t in state.best_weights.items()}
-    for number, values in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{number}.{key}": torch.as_tensor(value) for key, value in values.items()}
+    for number, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{key}": torch.as_tensor(value) for key, value in values.items()}
     if state.random is not None:
         tensors["random.cpu"] = state.random
     if state.random_cuda is not None:
@@ -105,9 +105,9 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, network: Network, optimiser: torch.optim.Optimizer, identity: Mapping[str, Any]
+    path: Path, network: Network, optimizer: torch.optim.Optimizer, identity: Mapping[str, Any]
 ) -> TrainingState:
-    """Bring a network and its optimiser to where a training was.
+    """Bring a network and its optimizer to where a training was.
 
     Raises
     ------
@@ -125,10 +125,10 @@ def load_checkpoint(
         network_from(header["network"], best)  # for its checks alone
         network.load_state_dict(loaded.state_dict())
         moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _named(tensors, "optimiser").items():
+        for name, tensor in _named(tensors, "optimizer").items():
             number, key = name.split(".", 1)
             moments.setdefault(int(number), {})[key] = tensor
-        optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
         pictures = tensors.get("replay")
         return TrainingState(
             int(header["epoch"]),

@@ -20,8 +20,8 @@ from napari_stnreg.losses import (
     make_similarity,
     one_hot,
 )
-from napari_stnreg.networks import AutoEncoder, Localisation, sampling_grid
-from napari_stnreg.ops.interpolation import sample_normalised
+from napari_stnreg.networks import AutoEncoder, LocalizationNetwork, sampling_grid
+from napari_stnreg.ops.interpolation import sample_normalized
 from napari_stnreg.training.data.batch import Batch
 from napari_stnreg.training.settings import TrainingSettings
 from napari_stnreg.transforms import (
@@ -82,17 +82,17 @@ class RegistrationObjective:
         if not any(weights):
             raise InputError("Nothing is left to be learned: similarity, labels and truth all have no weight.")
 
-    def __call__(self, network: Localisation, batch: Batch) -> Outcome:
+    def __call__(self, network: LocalizationNetwork, batch: Batch) -> Outcome:
         """The loss of a batch; differentiable in the network's weights."""
         settings, grid = self.settings, batch.grid or self.grid
         transform = network.transform(batch.fixed, batch.moving, grid)
         coordinates = sampling_grid(transform, grid, grid)
-        warped = sample_normalised(batch.moving, coordinates, padding="border")
+        warped = sample_normalized(batch.moving, coordinates, padding="border")
         terms: dict[str, tuple[float, Tensor]] = {}
         if settings.similarity_weight > 0:
             weight = None
             if batch.moving_mask is not None:
-                weight = sample_normalised(batch.moving_mask, coordinates.detach())
+                weight = sample_normalized(batch.moving_mask, coordinates.detach())
             self.similarity.prepare(batch.fixed, batch.fixed_mask)
             terms["similarity"] = (settings.similarity_weight, self.similarity(warped, weight))
         if settings.label_weight > 0 and batch.fixed_labels is not None and batch.moving_labels is not None:
@@ -112,7 +112,7 @@ class RegistrationObjective:
         values = list(self.labels)
         if len(values) > MOST_LABELS:
             values = [values[i] for i in torch.randperm(len(values))[:MOST_LABELS].tolist()]
-        moved = sample_normalised(one_hot(batch.moving_labels, values), coordinates)
+        moved = sample_normalized(one_hot(batch.moving_labels, values), coordinates)
         return LabelOverlap(one_hot(batch.fixed_labels, values))(moved)
 
     def _regularity(self, transform: Transform, grid: Grid) -> dict[str, tuple[float, Tensor]]:
@@ -129,7 +129,7 @@ class RegistrationObjective:
             found[name] = (weight, total)
         return found
 
-    def score(self, network: Localisation, batch: Batch) -> tuple[Outcome, dict[str, float]]:
+    def score(self, network: LocalizationNetwork, batch: Batch) -> tuple[Outcome, dict[str, float]]:
         """Loss and figures of a validation batch."""
         with torch.no_grad():
             outcome = self(network, batch)
@@ -138,7 +138,7 @@ class RegistrationObjective:
             figures = {"similarity": self._similarity_score(batch, outcome, grid)}
             if batch.fixed_labels is not None and batch.moving_labels is not None:
                 where = sampling_grid(outcome.transform, grid, grid)
-                moved = sample_normalised(batch.moving_labels.float(), where, padding="zeros", mode="nearest")
+                moved = sample_normalized(batch.moving_labels.float(), where, padding="zeros", mode="nearest")
                 figures["dice"] = mean_dice(batch.fixed_labels, moved.round().to(batch.fixed_labels.dtype), self.labels)
             if batch.truth is not None:
                 figures["error"] = float(transform_distance(outcome.transform, batch.truth, grid))
@@ -149,7 +149,7 @@ class RegistrationObjective:
         weight = None
         if batch.moving_mask is not None:
             assert outcome.transform is not None
-            weight = sample_normalised(batch.moving_mask, sampling_grid(outcome.transform, grid, grid))
+            weight = sample_normalized(batch.moving_mask, sampling_grid(outcome.transform, grid, grid))
         return self.similarity.score(outcome.warped, weight)
 
 
@@ -178,7 +178,7 @@ def _similarity(settings: TrainingSettings) -> Similarity:
 
 
 def _penalty(name: str, part: Transform, grid: Grid) -> Tensor:
-    """A regulariser of one deformation; velocities are charged as they are, as in VoxelMorph, but for folds."""
+    """A regularizer of one deformation; velocities are charged as they are, as in VoxelMorph, but for folds."""
     if name != "folding" and isinstance(part, DisplacementTransform | VelocityTransform):
         field = part.velocity if isinstance(part, VelocityTransform) else part.field
         where = part.grid

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from napari_stnreg.core.errors import OutOfMemoryError
 from napari_stnreg.core.image import Grid
-from napari_stnreg.networks import AutoEncoder, Network, Stages
+from napari_stnreg.networks import AutoEncoder, Network, SequentialNetwork
 from napari_stnreg.registration.memory import free_memory
 
 LOSS_BYTES = 260
@@ -31,7 +31,7 @@ def step_bytes(network: Network, grid: Grid, channels: int, batch_size: int, *, 
     half
         Whether the layers work in half precision.
     """
-    stages = network.networks() if isinstance(network, Stages) else [network]
+    stages = network.networks() if isinstance(network, SequentialNetwork) else [network]
     total = 0.0
     for stage in stages:
         domain = grid if isinstance(stage, AutoEncoder) else stage.domain(grid)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from napari_stnreg.networks import Localisation, Network, Stages
+from napari_stnreg.networks import LocalizationNetwork, Network, SequentialNetwork
 from napari_stnreg.training.settings import TrainingSettings
 
 
@@ -19,7 +19,7 @@ def half_precision(settings: TrainingSettings, device: torch.device) -> torch.dt
 
 def set_precision(network: Network, half: torch.dtype | None) -> None:
     """Let a network work in half precision, or no more."""
-    if isinstance(network, Stages):
+    if isinstance(network, SequentialNetwork):
         network.set_autocast(half)
-    elif isinstance(network, Localisation):
+    elif isinstance(network, LocalizationNetwork):
         network.autocast = half

@@ -41,7 +41,7 @@ class TrainingSettings(Settings):
     )
     similarity_weight: float = Field(1.0, ge=0, description="Weight of the similarity; 0 leaves it out.")
     window: int | None = Field(None, ge=1, le=31, description="Radius of local NCC's window, in voxels.")
-    diffusion: float | None = Field(None, ge=0, description="Weight of the diffusion regulariser.")
+    diffusion: float | None = Field(None, ge=0, description="Weight of the diffusion regularizer.")
     bending: float = Field(0.0, ge=0, description="Weight of the bending energy.")
     folding: float = Field(0.0, ge=0, description="Weight of the folding penalty.")
     label_weight: float = Field(0.0, ge=0, description="Weight of the labels' overlap (soft Dice).")
@@ -54,7 +54,7 @@ class TrainingSettings(Settings):
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Length of a step.")
     schedule: Schedule = Field("cosine", description="How the learning rate falls.")
     warmup: float = Field(0.02, ge=0, lt=1, description="Share of the training over which the learning rate rises.")
-    weight_decay: float = Field(0.0, ge=0, le=1, description="Pull of the weights towards zero.")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Pull of the weights toward zero.")
     gradient_clip: float = Field(1.0, ge=0, description="Longest gradient; 0 for any length.")
     patience: int | None = Field(None, ge=1, description="Epochs without a better validation before it ends.")
     sizing: Literal["auto", "spacing", "extent"] = Field(

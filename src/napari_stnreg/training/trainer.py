@@ -16,7 +16,7 @@ from torch import Tensor
 from napari_stnreg.core.errors import FitError, InputError
 from napari_stnreg.models.model import Model
 from napari_stnreg.models.summary import contract_of, training_summary
-from napari_stnreg.networks import AutoEncoder, Network, Stages
+from napari_stnreg.networks import AutoEncoder, Network, SequentialNetwork
 from napari_stnreg.registration.preprocessing import pick_device
 from napari_stnreg.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from napari_stnreg.training.data.batch import Batch, TrainingData, steps_of
@@ -78,14 +78,16 @@ class Trainer:
             if isinstance(network, AutoEncoder)
             else RegistrationObjective(settings, data.grid, data.labels)
         )
-        self.optimiser = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             self.network.parameters(),
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
             fused=self.device.type in ("cpu", "cuda"),  # one pass over the weights instead of a dozen
         )
         self.steps = steps_of(data, "train", settings.batch_size)
-        self.phases = len(network.stages) if settings.training == "in-turn" and isinstance(network, Stages) else 1
+        self.phases = (
+            len(network.stages) if settings.training == "in-turn" and isinstance(network, SequentialNetwork) else 1
+        )
         if settings.epochs < self.phases:
             raise InputError(f"Training {self.phases} networks in turn takes at least {self.phases} epochs.")
         self.schedule = Schedule(settings, self.steps, self.phases)
@@ -102,7 +104,7 @@ class Trainer:
         found = resume and checkpoint is not None and checkpoint.exists()
         if found:
             assert checkpoint is not None
-            self.state = load_checkpoint(checkpoint, self.network, self.optimiser, self._identity())
+            self.state = load_checkpoint(checkpoint, self.network, self.optimizer, self._identity())
             self.random.load(self.state.random, self.state.random_cuda)
             if self.scaler.is_enabled() and self.state.scale:
                 self.scaler = torch.amp.GradScaler(init_scale=self.state.scale)
@@ -178,7 +180,7 @@ class Trainer:
 
     def _begin_epoch(self) -> None:
         if self.phases > 1:
-            assert isinstance(self.network, Stages)
+            assert isinstance(self.network, SequentialNetwork)
             phase = self.schedule.phase(self.state.epoch)
             if self.state.epoch == self.schedule.ends(phase)[0] and phase > 0:
                 # The next network builds on the best of those before it.
@@ -195,7 +197,7 @@ class Trainer:
         # the last batches of an epoch may be fewer than are accumulated
         first = step - step % self.settings.accumulate
         together = min(self.settings.accumulate, self.steps - first)
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.state.epoch, first)
         outcome: Outcome = self.objective(self.network, batch)
         if not bool(torch.isfinite(outcome.loss.detach())):
@@ -206,11 +208,11 @@ class Trainer:
         self.scaler.scale(outcome.loss / together).backward()
         if step + 1 == first + together:
             if self.settings.gradient_clip > 0:
-                self.scaler.unscale_(self.optimiser)
+                self.scaler.unscale_(self.optimizer)
                 torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_clip)
-            self.scaler.step(self.optimiser)
+            self.scaler.step(self.optimizer)
             self.scaler.update()
-            self.optimiser.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=True)
         return outcome
 
     def _validate(self, loss: float | None, terms: dict[str, float], seconds: float) -> None:
@@ -297,7 +299,7 @@ class Trainer:
         self.state.scale = float(self.scaler.get_scale()) if self.scaler.is_enabled() else 0.0
         spent = self.state.seconds
         self.state.seconds = self._seconds()
-        save_checkpoint(self.checkpoint, self.state, self.network, self.optimiser, self._identity())
+        save_checkpoint(self.checkpoint, self.state, self.network, self.optimizer, self._identity())
         self.state.seconds = spent
 
     def _identity(self) -> dict[str, Any]:
@@ -321,7 +323,7 @@ class Trainer:
             left = None
         message = f"epoch {min(state.epoch + 1, epochs)} of {epochs}"
         if self.phases > 1:
-            assert isinstance(self.network, Stages)
+            assert isinstance(self.network, SequentialNetwork)
             name = self.network.networks()[self.schedule.phase(min(state.epoch, epochs - 1))].name
             message += f", {name}"
         if kind == "paused":
@@ -334,7 +336,7 @@ class Trainer:
     def _model(self, ending: str) -> Model:
         state = self.state
         self.network.load_state_dict(state.best_weights)
-        if isinstance(self.network, Stages):
+        if isinstance(self.network, SequentialNetwork):
             self.network.in_turn(-1)
         set_precision(self.network, None)
         summary = training_summary(
@@ -345,8 +347,8 @@ class Trainer:
 
     def release(self) -> None:
         """Let go of everything that lies on the device."""
-        self.optimiser.state.clear()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.state.clear()
+        self.optimizer.zero_grad(set_to_none=True)
         self.network.to("cpu")
         self.objective = None
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray, Grid, Space
+from napari_stnreg.core.image import CoordinateSystem, FloatArray, Grid
 
 SLAB_POINTS = 2**18
 """Grids are evaluated in slabs of about this many points: no large point list, and one that stays in the cache."""
@@ -35,7 +35,7 @@ class Transform(ABC):
     unit: str = "pixel"
     length: float = 1.0
     """A distance over which the map changes little, in world units: what tolerances are counted in."""
-    spaces: tuple[Space, Space] = ("world", "world")
+    coordinate_systems: tuple[CoordinateSystem, CoordinateSystem] = ("world", "world")
     """What the fixed and the moving world are for other programs; only writing and reading their files asks."""
 
     @abstractmethod
@@ -71,20 +71,20 @@ class Transform(ABC):
         """Rebuild what :meth:`tensors` and :meth:`settings` describe."""
 
     @abstractmethod
-    def relocated(self, by: FloatArray) -> Transform:
+    def translated_frame(self, by: FloatArray) -> Transform:
         """The same map in a world whose origin lies elsewhere: ``x -> T(x - by) + by``, ``by`` of shape ``(D,)``."""
 
     def to(self, device: torch.device | str) -> Self:
         """A copy with its parameters on another device, detached from any graph."""
         moved = {name: tensor.detach().to(device) for name, tensor in self.tensors().items()}
-        return type(self).from_state(moved, self.settings()).in_spaces(*self.spaces)
+        return type(self).from_state(moved, self.settings()).with_coordinate_systems(*self.coordinate_systems)
 
-    def in_spaces(self, fixed: Space, moving: Space) -> Self:
-        """The same transform, knowing what its two worlds are (see :attr:`spaces`)."""
-        if self.spaces == (fixed, moving):
+    def with_coordinate_systems(self, fixed: CoordinateSystem, moving: CoordinateSystem) -> Self:
+        """The same transform, knowing what its two worlds are (see :attr:`coordinate_systems`)."""
+        if self.coordinate_systems == (fixed, moving):
             return self
         told = copy.copy(self)
-        told.spaces = (fixed, moving)
+        told.coordinate_systems = (fixed, moving)
         return told
 
     @property
@@ -109,7 +109,7 @@ class Transform(ABC):
         return np.asarray(mapped[0].cpu().numpy(), dtype=np.float64)
 
     def on_grid(self, grid: Grid, dtype: torch.dtype | None = None) -> Tensor:
-        """Map every voxel centre of a grid of the fixed world.
+        """Map every voxel center of a grid of the fixed world.
 
         The same as calling the transform on the grid's points, but a family that knows a faster way over a lattice
         takes it (a field on its own grid is not resampled, a B-spline is separable, an affine needs no points).

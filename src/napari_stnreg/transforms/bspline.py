@@ -100,7 +100,7 @@ class BSplineTransform(Transform):
         return InverseTransform(self)
 
     @override
-    def relocated(self, by: FloatArray) -> BSplineTransform:
+    def translated_frame(self, by: FloatArray) -> BSplineTransform:
         return BSplineTransform(self.coefficients, self.control_grid.moved(by))
 
     @override

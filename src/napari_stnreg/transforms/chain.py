@@ -18,7 +18,7 @@ from napari_stnreg.transforms.linear import AffineTransform
 class ChainTransform(Transform):
     """``x -> last(... second(first(x)))``: the parts are applied to a point of the fixed world in the order given.
 
-    Neighbouring affine parts are multiplied into one and nested chains are flattened; nothing is ever resampled.
+    Neighboring affine parts are multiplied into one and nested chains are flattened; nothing is ever resampled.
     """
 
     family = "chain"
@@ -38,7 +38,7 @@ class ChainTransform(Transform):
             raise InputError("A chain needs at least one transform.")
         self.ndim, self.unit = flat[0].ndim, flat[0].unit
         self.length = min((p.length for p in flat if not isinstance(p, AffineTransform)), default=flat[0].length)
-        self.spaces = (parts[0].spaces[0], parts[-1].spaces[1])
+        self.coordinate_systems = (parts[0].coordinate_systems[0], parts[-1].coordinate_systems[1])
 
     @override
     def __call__(self, points: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class ChainTransform(Transform):
 
     @override
     def on_grid(self, grid: Grid, dtype: torch.dtype | None = None) -> Tensor:
-        """Map every voxel centre of a grid; the first part may take its shortcut over the lattice."""
+        """Map every voxel center of a grid; the first part may take its shortcut over the lattice."""
         points = self.parts[0].on_grid(grid, dtype or self.dtype)
         for part in self.parts[1:]:
             points = part(points)
@@ -65,15 +65,17 @@ class ChainTransform(Transform):
     @override
     def to(self, device: torch.device | str) -> Self:
         # Part by part: what an inverse among them counts (see its warning) is then counted for the original too.
-        return type(self)([part.to(device) for part in self.parts]).in_spaces(*self.spaces)
+        return type(self)([part.to(device) for part in self.parts]).with_coordinate_systems(*self.coordinate_systems)
 
     @override
     def inverse(self) -> ChainTransform:
-        return ChainTransform([part.inverse() for part in reversed(self.parts)]).in_spaces(*reversed(self.spaces))
+        return ChainTransform([part.inverse() for part in reversed(self.parts)]).with_coordinate_systems(
+            *reversed(self.coordinate_systems)
+        )
 
     @override
-    def relocated(self, by: FloatArray) -> ChainTransform:
-        return ChainTransform([part.relocated(by) for part in self.parts])
+    def translated_frame(self, by: FloatArray) -> ChainTransform:
+        return ChainTransform([part.translated_frame(by) for part in self.parts])
 
     @override
     def tensors(self) -> dict[str, Tensor]:
@@ -98,4 +100,4 @@ class ChainTransform(Transform):
 def chain(*parts: Transform) -> Transform:
     """Apply the parts in the order given; a single (or merged) part comes back as itself."""
     joined = ChainTransform(parts)
-    return joined.parts[0].in_spaces(*joined.spaces) if len(joined.parts) == 1 else joined
+    return joined.parts[0].with_coordinate_systems(*joined.coordinate_systems) if len(joined.parts) == 1 else joined

@@ -29,7 +29,7 @@ def with_unit(transform: Transform, unit: str) -> Transform:
     if unit == transform.unit:
         return transform
     factor = conversion_factor(transform.unit, unit)
-    return conjugated(transform, np.diag([factor] * transform.ndim + [1.0]), unit)
+    return change_coordinates(transform, np.diag([factor] * transform.ndim + [1.0]), unit)
 
 
 def compose(*parts: Transform) -> Transform:
@@ -46,7 +46,7 @@ def compose(*parts: Transform) -> Transform:
     if not parts:
         raise InputError("A chain needs at least one transform.")
     joined = ChainTransform([with_unit(part, parts[0].unit) for part in parts])
-    return joined.parts[0].in_spaces(*joined.spaces) if len(joined.parts) == 1 else joined
+    return joined.parts[0].with_coordinate_systems(*joined.coordinate_systems) if len(joined.parts) == 1 else joined
 
 
 def linear_matrix(transform: Transform) -> FloatArray | None:
@@ -68,7 +68,7 @@ def linear_matrix(transform: Transform) -> FloatArray | None:
 
 
 def as_displacement(transform: Transform, grid: Grid) -> DisplacementTransform:
-    """The transform sampled into a displacement field: the same at the voxel centres, linear between them.
+    """The transform sampled into a displacement field: the same at the voxel centers, linear between them.
 
     Parameters
     ----------
@@ -88,10 +88,12 @@ def as_displacement(transform: Transform, grid: Grid) -> DisplacementTransform:
         start = (part.start, *[0] * (grid.ndim - 1))
         here = in_unit.cropped(start, (part.stop, *grid.shape[1:])).points()
         field[:, part] = np.moveaxis(mapped - here, -1, 0)
-    return DisplacementTransform(torch.from_numpy(field), in_unit).in_spaces(*transform.spaces)
+    return DisplacementTransform(torch.from_numpy(field), in_unit).with_coordinate_systems(
+        *transform.coordinate_systems
+    )
 
 
-def own_grid(transform: Transform) -> Grid | None:
+def native_grid(transform: Transform) -> Grid | None:
     """The grid of the fixed world on which a transform has its parameters, if it has one; the finest of a chain's."""
     if isinstance(transform, DisplacementTransform | VelocityTransform):
         return transform.grid
@@ -104,14 +106,14 @@ def own_grid(transform: Transform) -> Grid | None:
         points = transform.basis.points
         return Grid.covering(points, np.maximum(np.ptp(points, axis=0), 1e-9) / 64, unit=transform.unit)
     if isinstance(transform, InverseTransform):
-        return own_grid(transform.forward)
+        return native_grid(transform.forward)
     if isinstance(transform, ChainTransform):
-        known = [grid for part in transform.parts if (grid := own_grid(part)) is not None]
+        known = [grid for part in transform.parts if (grid := native_grid(part)) is not None]
         return min(known, key=lambda grid: float(np.prod(grid.spacing)), default=None)
     return None
 
 
-def conjugated(transform: Transform, matrix: npt.ArrayLike, unit: str) -> Transform:
+def change_coordinates(transform: Transform, matrix: npt.ArrayLike, unit: str) -> Transform:
     """The same map in other coordinates, ``x -> G(T(G^-1(x)))``.
 
     Parameters
@@ -124,7 +126,7 @@ def conjugated(transform: Transform, matrix: npt.ArrayLike, unit: str) -> Transf
         Unit of the new coordinates.
     """
     change = np.asarray(matrix, dtype=np.float64)
-    return _conjugated(transform, change, unit).in_spaces(*transform.spaces)
+    return _conjugated(transform, change, unit).with_coordinate_systems(*transform.coordinate_systems)
 
 
 def _conjugated(transform: Transform, change: FloatArray, unit: str) -> Transform:

@@ -111,7 +111,7 @@ class DisplacementTransform(Transform):
 
     @override
     def on_grid(self, grid: Grid, dtype: torch.dtype | None = None) -> Tensor:
-        """Map every voxel centre of a grid; on the field's own grid, or a part of it, nothing is interpolated."""
+        """Map every voxel center of a grid; on the field's own grid, or a part of it, nothing is interpolated."""
         grid = self.check_grid(grid)
         matrix = torch.tensor(grid.matrix, dtype=dtype or self.field.dtype, device=self.field.device)
         moved = self.field_at(grid)
@@ -128,7 +128,7 @@ class DisplacementTransform(Transform):
         return InverseTransform(self)
 
     @override
-    def relocated(self, by: FloatArray) -> DisplacementTransform:
+    def translated_frame(self, by: FloatArray) -> DisplacementTransform:
         return DisplacementTransform(self.field, self.grid.moved(by))
 
     @override
@@ -199,15 +199,15 @@ class VelocityTransform(Transform):
 
     @override
     def on_grid(self, grid: Grid, dtype: torch.dtype | None = None) -> Tensor:
-        """Map every voxel centre of a grid (see :meth:`DisplacementTransform.on_grid`)."""
+        """Map every voxel center of a grid (see :meth:`DisplacementTransform.on_grid`)."""
         return self.as_displacement.on_grid(grid, dtype)
 
     @override
     def inverse(self) -> VelocityTransform:
-        return VelocityTransform(-self.velocity, self.grid).in_spaces(*reversed(self.spaces))
+        return VelocityTransform(-self.velocity, self.grid).with_coordinate_systems(*reversed(self.coordinate_systems))
 
     @override
-    def relocated(self, by: FloatArray) -> VelocityTransform:
+    def translated_frame(self, by: FloatArray) -> VelocityTransform:
         return VelocityTransform(self.velocity, self.grid.moved(by))
 
     @override

@@ -43,7 +43,7 @@ class InverseTransform(Transform):
     def __init__(self, forward: Transform, tolerance: float = 1e-4) -> None:
         self.forward, self.tolerance = forward, tolerance
         self.ndim, self.unit, self.length = forward.ndim, forward.unit, forward.length
-        self.spaces = (forward.spaces[1], forward.spaces[0])
+        self.coordinate_systems = (forward.coordinate_systems[1], forward.coordinate_systems[0])
         self._tally = _Tally()
 
     @property
@@ -146,17 +146,17 @@ class InverseTransform(Transform):
     @override
     def to(self, device: torch.device | str) -> Self:
         """A copy on another device; what it cannot solve is counted here too, so that the warning is not lost."""
-        moved = type(self)(self.forward.to(device), self.tolerance).in_spaces(*self.spaces)
+        moved = type(self)(self.forward.to(device), self.tolerance).with_coordinate_systems(*self.coordinate_systems)
         moved._tally = self._tally
         return moved
 
     @override
     def inverse(self) -> Transform:
-        return self.forward.in_spaces(*reversed(self.spaces))
+        return self.forward.with_coordinate_systems(*reversed(self.coordinate_systems))
 
     @override
-    def relocated(self, by: FloatArray) -> InverseTransform:
-        return InverseTransform(self.forward.relocated(by), self.tolerance)
+    def translated_frame(self, by: FloatArray) -> InverseTransform:
+        return InverseTransform(self.forward.translated_frame(by), self.tolerance)
 
     @override
     def tensors(self) -> dict[str, Tensor]:

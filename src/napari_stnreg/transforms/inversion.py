@@ -30,10 +30,10 @@ class Inversion:
         ``"exact"`` for linear maps, ``"velocity"`` for a flow run backwards (exact but for the interpolation of its
         field), ``"iterative"`` where every point is solved for.
     mean_error, max_error
-        Distance between a voxel centre ``y`` of the grid and ``forward(inverse(y))``, in world units.
+        Distance between a voxel center ``y`` of the grid and ``forward(inverse(y))``, in world units.
     max_voxels
         The largest error over the smallest voxel size.
-    unsolved_share
+    unsolved_fraction
         Share of the voxels at which it misses by more than a tenth of a voxel.
     warning
         A sentence, if a person should know that the inverse fails somewhere.
@@ -44,7 +44,7 @@ class Inversion:
     mean_error: float
     max_error: float
     max_voxels: float
-    unsolved_share: float
+    unsolved_fraction: float
     warning: str | None
 
     @property
@@ -81,7 +81,7 @@ def solved_inverse(transform: Transform) -> Transform:
         return InverseTransform(transform)
     if isinstance(transform, ChainTransform):
         parts = [solved_inverse(part) for part in reversed(transform.parts)]
-        return ChainTransform(parts).in_spaces(*reversed(transform.spaces))
+        return ChainTransform(parts).with_coordinate_systems(*reversed(transform.coordinate_systems))
     return transform.inverse()
 
 

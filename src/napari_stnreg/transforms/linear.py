@@ -48,7 +48,7 @@ class AffineTransform(Transform):
 
     @override
     def on_grid(self, grid: Grid, dtype: torch.dtype | None = None) -> Tensor:
-        """Map every voxel centre of a grid (see :meth:`Transform.on_grid`); no point list is made."""
+        """Map every voxel center of a grid (see :meth:`Transform.on_grid`); no point list is made."""
         grid = self.check_grid(grid)
         dtype = dtype or self.matrix.dtype
         # The product is formed in double precision: far from the origin it is a small difference of large numbers.
@@ -59,20 +59,20 @@ class AffineTransform(Transform):
     @override
     def inverse(self) -> AffineTransform:
         back = AffineTransform(torch.linalg.inv(self.matrix.double()), self.unit)
-        return back.in_spaces(*reversed(self.spaces))
+        return back.with_coordinate_systems(*reversed(self.coordinate_systems))
 
     def after(self, first: AffineTransform) -> AffineTransform:
         """The single affine ``x -> self(first(x))``."""
         dtype = torch.promote_types(self.matrix.dtype, first.matrix.dtype)
         product = AffineTransform(self.matrix.to(dtype) @ first.matrix.to(dtype), self.unit)
-        return product.in_spaces(first.spaces[0], self.spaces[1])
+        return product.with_coordinate_systems(first.coordinate_systems[0], self.coordinate_systems[1])
 
     def numpy(self) -> npt.NDArray[np.float64]:
         """The homogeneous ``(D + 1, D + 1)`` matrix of a single transform."""
         return np.asarray(self.matrix[0].detach().cpu().numpy(), dtype=np.float64)
 
     @override
-    def relocated(self, by: FloatArray) -> AffineTransform:
+    def translated_frame(self, by: FloatArray) -> AffineTransform:
         matrix = self.matrix.double().clone()
         shift = torch.as_tensor(np.array(by), dtype=torch.float64, device=matrix.device)
         matrix[:, :-1, -1] += shift - matrix[:, :-1, :-1] @ shift

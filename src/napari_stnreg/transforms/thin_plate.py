@@ -190,7 +190,7 @@ class ThinPlateTransform(Transform):
         return InverseTransform(self)
 
     @override
-    def relocated(self, by: FloatArray) -> ThinPlateTransform:
+    def translated_frame(self, by: FloatArray) -> ThinPlateTransform:
         shift = torch.as_tensor(np.array(by), dtype=torch.float64, device=self.targets.device)
         points = self.basis.points + np.asarray(by)
         return ThinPlateTransform(points, self.targets.double() + shift, self.basis.stiffness, self.unit)

@@ -117,7 +117,7 @@ def limits_of(values: np.ndarray, mask: np.ndarray | None = None) -> tuple[float
 
 
 def overlay(fixed: np.ndarray, warped: np.ndarray) -> np.ndarray:
-    """Fixed in green, warped in magenta, uint8 ``(*shape, 3)``: grey where they agree. Both from 0 to 1."""
+    """Fixed in green, warped in magenta, uint8 ``(*shape, 3)``: gray where they agree. Both from 0 to 1."""
     out = np.empty((*fixed.shape, 3), dtype=np.uint8)
     np.multiply(fixed, 255, out=out[..., 1], casting="unsafe")
     np.multiply(warped, 255, out=out[..., 0], casting="unsafe")

@@ -1,7 +1,7 @@
 """Between our worlds and the coordinates of other programs' files.
 
 Ours are ordered (z, y, x). Theirs are (x, y, z); and where an image came from a NIfTI file, ITK counts x to the left
-and y to the back (LPS, millimetres), while our world of it is the scanner's, (superior, anterior, right). Any other
+and y to the back (LPS, millimeters), while our world of it is the scanner's, (superior, anterior, right). Any other
 layer's world becomes (x, y, z) without a flip, and the numbers stay in the transform's unit.
 """
 
@@ -14,34 +14,34 @@ from typing import cast, get_args
 import numpy as np
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray, Grid, Placed, Space
+from napari_stnreg.core.image import CoordinateSystem, FloatArray, Grid, Placed
 from napari_stnreg.core.units import canonical, conversion_factor
 from napari_stnreg.transforms import AffineTransform, Transform, chain
-from napari_stnreg.transforms.conversion import conjugated
+from napari_stnreg.transforms.conversion import change_coordinates
 
 _NOTE = re.compile(r"napari-stnreg unit=(\S+) fixed=(\S+) moving=(\S+)")
 
 
 @dataclass(frozen=True)
-class Frames:
+class CoordinateConvention:
     """What a file's two coordinate systems are.
 
     Parameters
     ----------
     fixed, moving
-        ``"scanner"`` for what ITK reads from NIfTI (LPS, millimetres), ``"world"`` for plain x, y, z.
+        ``"scanner"`` for what ITK reads from NIfTI (LPS, millimeters), ``"world"`` for plain x, y, z.
     unit
         Unit of plain coordinates, and of the transform that is read.
     """
 
-    fixed: Space = "world"
-    moving: Space = "world"
+    fixed: CoordinateSystem = "world"
+    moving: CoordinateSystem = "world"
     unit: str = "pixel"
 
     @classmethod
-    def of(cls, transform: Transform) -> Frames:
+    def of(cls, transform: Transform) -> CoordinateConvention:
         """Those of a transform that is to be written."""
-        return cls(*transform.spaces, transform.unit)
+        return cls(*transform.coordinate_systems, transform.unit)
 
     @classmethod
     def told(
@@ -51,10 +51,10 @@ class Frames:
         *,
         fixed: Placed | None = None,
         moving: Placed | None = None,
-        space: Space | None = None,
+        space: CoordinateSystem | None = None,
         unit: str | None = None,
-        default: Space | None = None,
-    ) -> Frames:
+        default: CoordinateSystem | None = None,
+    ) -> CoordinateConvention:
         """Those of a file that is read: what the caller says, else the images, else our own note in the file.
 
         A file of another program says neither; then a 3D transform is taken to be in scanner space, as nearly all of
@@ -65,30 +65,30 @@ class Frames:
         InputError
             If there is no such space.
         """
-        if space is not None and space not in get_args(Space):
+        if space is not None and space not in get_args(CoordinateSystem):
             raise InputError(f"There is no space '{space}'; it is scanner (images from NIfTI) or world (all others).")
         own = cls.from_note(note)
-        usual: Space = default or ("scanner" if ndim == 3 else "world")
+        usual: CoordinateSystem = default or ("scanner" if ndim == 3 else "world")
         found = own or cls(usual, usual, "")
         images = (fixed, moving)
-        sides: list[Space] = [
+        sides: list[CoordinateSystem] = [
             space or (kept if image is None else image.space)
             for image, kept in zip(images, (found.fixed, found.moving), strict=True)
         ]
         if unit is None:
-            # The numbers of a plain world are in the image's own unit; a scanner's are millimetres.
+            # The numbers of a plain world are in the image's own unit; a scanner's are millimeters.
             plain = [i.grid.unit for i, s in zip(images, sides, strict=True) if i is not None and s == "world"]
             unknown = "mm" if "scanner" in sides else "pixel"
             unit = plain[0] if plain else (own.unit if own is not None else unknown)
         return cls(sides[0], sides[1], canonical(unit))
 
     @classmethod
-    def from_note(cls, text: str) -> Frames | None:
+    def from_note(cls, text: str) -> CoordinateConvention | None:
         """What our own note in a file says."""
         match = _NOTE.search(text)
-        if match is None or not {match[2], match[3]} <= set(get_args(Space)):
+        if match is None or not {match[2], match[3]} <= set(get_args(CoordinateSystem)):
             return None
-        return cls(cast(Space, match[2]), cast(Space, match[3]), match[1])
+        return cls(cast(CoordinateSystem, match[2]), cast(CoordinateSystem, match[3]), match[1])
 
     @property
     def note(self) -> str:
@@ -111,7 +111,7 @@ class Frames:
             np.asarray(np.linalg.inv(self._matrix(side, self.unit, transform.ndim)), dtype=np.float64)
             for side in ("fixed", "moving")
         )
-        return _between(transform, there, other, self.unit).in_spaces(self.fixed, self.moving)
+        return _between(transform, there, other, self.unit).with_coordinate_systems(self.fixed, self.moving)
 
     def _matrix(self, side: str, unit: str, ndim: int) -> FloatArray:
         """From our world in a unit to the file's coordinates of a side."""
@@ -129,7 +129,7 @@ class Frames:
 
 def _between(transform: Transform, fixed: FloatArray, moving: FloatArray, unit: str) -> Transform:
     """``moving o T o fixed^-1``."""
-    changed = conjugated(transform, fixed, unit)
+    changed = change_coordinates(transform, fixed, unit)
     step = moving @ np.linalg.inv(fixed)
     if np.allclose(step, np.eye(len(step)), atol=1e-12):
         return changed

@@ -23,7 +23,7 @@ from napari_stnreg.transforms import (
     chain,
     linear_matrix,
 )
-from napari_stnreg.transforms.conversion import own_grid
+from napari_stnreg.transforms.conversion import native_grid
 
 FILE_UNIT = "file"
 _EDGE = 0.5
@@ -98,7 +98,7 @@ def to_itk(transform: Transform, domain: Grid | None = None) -> Any:
     grids, thin-plate splines and inverses are sampled on the domain. A field ends at its border in ITK while ours runs
     on, so fields are extended to wherever the domain's points come.
     """
-    domain = domain or own_grid(transform)
+    domain = domain or native_grid(transform)
     parts = transform.parts if isinstance(transform, ChainTransform) else [transform]
     reach = None if domain is None else _outline(domain)
     theirs = []
@@ -128,7 +128,7 @@ def _part_to_itk(part: Transform, domain: Grid | None, reach: FloatArray | None)
         if grid.same_lattice(part.grid):
             return _field_to_itk(part)
         return _field_to_itk(as_displacement(part, grid))
-    own = domain if domain is not None else own_grid(part)
+    own = domain if domain is not None else native_grid(part)
     if own is None:  # pragma: no cover (each family that bends has a grid of its own)
         raise InputError(f"A transform of family '{part.family}' needs a grid to be sampled on; give one.")
     if reach is not None:
@@ -223,7 +223,7 @@ def from_itk(theirs: Any, name: str = "the transform") -> Transform:
 
 
 def _matrix_of(theirs: Any) -> FloatArray:
-    """The matrix of any linear transform, whatever its parameters and centre."""
+    """The matrix of any linear transform, whatever its parameters and center."""
     ndim = theirs.GetDimension()
     origin = np.array(theirs.TransformPoint([0.0] * ndim))
     matrix = np.eye(ndim + 1)

@@ -32,7 +32,7 @@ from napari_stnreg.transforms import (
     chain,
     linear_matrix,
 )
-from napari_stnreg.transforms.conversion import own_grid
+from napari_stnreg.transforms.conversion import native_grid
 
 VERSION = "0.6"
 _AXES = ("z", "y", "x")
@@ -91,7 +91,7 @@ def _steps(part: Transform, domain: Grid | None, root: Any, number: int) -> list
         return [_linear(matrix)]
     field = part.as_displacement if isinstance(part, VelocityTransform) else part
     if not isinstance(field, DisplacementTransform):
-        grid = domain or own_grid(part)
+        grid = domain or native_grid(part)
         if grid is None:  # pragma: no cover (each family that bends has a grid of its own)
             raise InputError(f"A transform of family '{part.family}' needs a grid to be sampled on; give one.")
         field = as_displacement(part, grid)

@@ -1,4 +1,4 @@
-"""Displacement fields in NIfTI as ITK and ANTs read them: five axes, vector intent, vectors in LPS millimetres."""
+"""Displacement fields in NIfTI as ITK and ANTs read them: five axes, vector intent, vectors in LPS millimeters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Grid
 from napari_stnreg.io.exchange.itk import FILE_UNIT
 from napari_stnreg.transforms import DisplacementTransform, Transform, VelocityTransform, as_displacement
-from napari_stnreg.transforms.conversion import own_grid
+from napari_stnreg.transforms.conversion import native_grid
 
 _VECTOR, _DISPLACEMENT = 1007, 1006
 _SCALE_OF_UNIT = {"meter": 1e3, "micron": 1e-3}
@@ -57,7 +57,7 @@ def read_field(path: Path) -> tuple[Transform, str]:
     return DisplacementTransform(values, grid), bytes(header["descrip"]).rstrip(b"\0").decode("latin-1")
 
 
-def write_field(transform: Transform, path: Path, note: str, domain: Grid | None, *, millimetres: bool) -> None:
+def write_field(transform: Transform, path: Path, note: str, domain: Grid | None, *, millimeters: bool) -> None:
     """Write a transform as one displacement field.
 
     Parameters
@@ -70,8 +70,8 @@ def write_field(transform: Transform, path: Path, note: str, domain: Grid | None
         Kept in the header's description.
     domain
         The field's voxels; those of a field or flow if not given.
-    millimetres
-        Whether the coordinates are known to be millimetres.
+    millimeters
+        Whether the coordinates are known to be millimeters.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def write_field(transform: Transform, path: Path, note: str, domain: Grid | None
     """
     grid = domain
     if grid is None:
-        grid = own_grid(transform)
+        grid = native_grid(transform)
         if grid is None:
             raise InputError(
                 "A linear transform has no voxels of its own, which a displacement field needs; give the fixed image's "
@@ -103,7 +103,7 @@ def write_field(transform: Transform, path: Path, note: str, domain: Grid | None
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
     image = nib.Nifti1Image(vectors[:, :, :, None], affine)
     image.header.set_intent(_VECTOR)
-    image.header.set_xyzt_units("mm" if millimetres else "unknown")
+    image.header.set_xyzt_units("mm" if millimeters else "unknown")
     image.header["descrip"] = note.encode("ascii", "replace")[:79]
     image.set_sform(affine, 1)
     image.set_qform(affine, 1)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from napari_stnreg.losses import Similarity, jacobian_determinant
 from napari_stnreg.ops.filters import gaussian
-from napari_stnreg.ops.interpolation import sample_normalised
+from napari_stnreg.ops.interpolation import sample_normalized
 from napari_stnreg.registration.pyramid import Level, upsample
 from napari_stnreg.transforms.dense import exponential
 
@@ -103,7 +103,7 @@ class _Composer:
         for axis in range(self.ndim):
             place = self.ndim - 1 - axis
             torch.add(self.base[..., place], inner[:, axis], alpha=self.scale[axis], out=self.grid[..., place])
-        return sample_normalised(outer, self.grid, padding="border").add_(inner)
+        return sample_normalized(outer, self.grid, padding="border").add_(inner)
 
 
 def spatial_gradient(image: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ def fit_dense(
     options
         Step sizes and smoothing.
     penalty
-        Regularisers of the displacement in voxels, added to the loss.
+        Regularizers of the displacement in voxels, added to the loss.
     pull
         A loss that depends on the displacement at a few points (landmarks); its gradient is spread around them.
     masked
@@ -224,7 +224,7 @@ def fit_dense(
         calm = (step / options.step) ** 0.5
         _apply(state, update, composer, [calm * s for s in sigma_field], exact=k >= EXACT_FROM * iterations)
     state.displacement, state.velocity, state.best_loss = best.displacement, best.velocity, best.best_loss
-    unfold(state)
+    remove_folds(state)
 
 
 def _forget_if_worse(
@@ -238,7 +238,7 @@ def _forget_if_worse(
             state.velocity = zero.clone()
 
 
-def unfold(state: DenseState, least: float = 0.02, rounds: int = 12) -> None:
+def remove_folds(state: DenseState, least: float = 0.02, rounds: int = 12) -> None:
     """Smooth a deformation where its Jacobian determinant falls below a small positive number, until it does nowhere.
 
     Small compositions of smooth steps do not fold, their values at voxels may by a hair. Only the surroundings of such

@@ -81,7 +81,7 @@ def fit_parametric(
     """
     similarity.prepare(level.fixed, level.fixed_weight)
     theta = state.theta.detach().clone().requires_grad_()
-    optimiser = Adam(theta)
+    optimizer = Adam(theta)
     state.best_loss, losses = math.inf, []
     for k in range(iterations):
         with torch.enable_grad():
@@ -103,11 +103,11 @@ def fit_parametric(
         share = k / max(iterations - 1, 1)
         pace = options.final_step + (options.step - options.final_step) * 0.5 * (1 + math.cos(math.pi * share))
         (slope,) = torch.autograd.grad(loss, theta)
-        theta = optimiser.step(now, slope, pace).requires_grad_()
+        theta = optimizer.step(now, slope, pace).requires_grad_()
 
 
 class Adam:
-    """The optimiser; torch's own takes two seconds to import what it needs, and longer for each of these small steps.
+    """The optimizer; torch's own takes two seconds to import what it needs, and longer for each of these small steps.
 
     Parameters
     ----------
@@ -137,17 +137,17 @@ class Adam:
 def _coordinates(
     level: Level, family: TransformFamily, theta: Tensor, domain: Grid, after: npt.NDArray[np.float64]
 ) -> tuple[Tensor, Transform, Tensor | None]:
-    """Where the level's voxels land in the moving image (normalised), the transform, its displacement if it bends."""
+    """Where the level's voxels land in the moving image (normalized), the transform, its displacement if it bends."""
     transform = family(theta, domain)
     if isinstance(transform, AffineTransform):
-        to_normalised = level.normalising_matrix(after)
+        to_normalized = level.normalizing_matrix(after)
         grid = torch.as_tensor(level.fixed_grid.matrix.copy(), dtype=torch.float32, device=theta.device)
-        return lattice_points(to_normalised @ transform.matrix @ grid, level.fixed_grid.shape), transform, None
+        return lattice_points(to_normalized @ transform.matrix @ grid, level.fixed_grid.shape), transform, None
     mapped = transform.on_grid(level.fixed_grid)
     matrix = torch.as_tensor(level.fixed_grid.matrix.copy(), dtype=mapped.dtype, device=mapped.device)
     displacement = mapped - lattice_points(matrix[None], level.fixed_grid.shape)
-    to_normalised = level.normalising_matrix(after)
-    coordinates = mapped @ to_normalised[:-1, :-1].T + to_normalised[:-1, -1]
+    to_normalized = level.normalizing_matrix(after)
+    coordinates = mapped @ to_normalized[:-1, :-1].T + to_normalized[:-1, -1]
     return coordinates, transform, displacement.movedim(-1, 1)
 
 

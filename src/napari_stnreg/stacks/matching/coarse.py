@@ -1,4 +1,4 @@
-"""The coarse pass: how a whole section lies to its neighbour, whatever shift and turn lie between."""
+"""The coarse pass: how a whole section lies to its neighbor, whatever shift and turn lie between."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from napari_stnreg.core.image import FloatArray, Grid
 from napari_stnreg.registration.pyramid import Level
-from napari_stnreg.registration.translation_search import best_shifts
+from napari_stnreg.registration.translation_search import best_translations
 from napari_stnreg.stacks.matching.pair_frame import LEAST_PIXELS, Canvas, Source, compare
 from napari_stnreg.stacks.preprocessing.features import PreparedSection
 from napari_stnreg.stacks.settings import StackSettings
@@ -135,7 +135,7 @@ def _searched(
         tensor(images[0]), tensor(weights[0]), grid(images[0].shape),
         tensor(images[1]), tensor(weights[1]), grid(images[1].shape),
     )  # fmt: skip
-    tried = best_shifts(both, linears)
+    tried = best_translations(both, linears)
     tried.sort(key=lambda pair: -pair[0])
     chosen: list[FloatArray] = []
     middle = np.array([*(np.array(a.shape) - 1) / 2, 1.0])

@@ -1,4 +1,4 @@
-"""The fine pass: how the vectors of two neighbouring sections should differ."""
+"""The fine pass: how the vectors of two neighboring sections should differ."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 
 from napari_stnreg.core.image import FloatArray, Grid
 from napari_stnreg.registration.pyramid import Level
-from napari_stnreg.registration.translation_search import best_shifts
+from napari_stnreg.registration.translation_search import best_translations
 from napari_stnreg.stacks.matching.pair_frame import LEAST_PIXELS, Canvas, Source, common_box, compare
 from napari_stnreg.stacks.matching.spline_fit import Basis, SplineFit, fit_spline
 from napari_stnreg.stacks.preprocessing.features import PreparedSection
-from napari_stnreg.stacks.section_transform import Lattice, SectionMap, footprint
+from napari_stnreg.stacks.section_transform import Lattice, SectionTransform, footprint
 from napari_stnreg.stacks.settings import StackSettings
 
 ITERATIONS = (4, 4, 3, 3)
@@ -60,8 +60,8 @@ class FineMatch:
 
 
 def start_maps(
-    affines: list[FloatArray], sections: Sequence[PreparedSection | SectionMap], settings: StackSettings
-) -> list[SectionMap]:
+    affines: list[FloatArray], sections: Sequence[PreparedSection | SectionTransform], settings: StackSettings
+) -> list[SectionTransform]:
     """Maps without deformation, over one lattice that covers all sections.
 
     Parameters
@@ -72,20 +72,21 @@ def start_maps(
         Anything with ``shape``, ``parts`` and ``factor``, one a section.
     """
     single = Lattice((0.0, 0.0), (1.0, 1.0), (4, 4))
-    plain = [SectionMap.from_affine(a, single, s.shape) for a, s in zip(affines, sections, strict=True)]
+    plain = [SectionTransform.from_affine(a, single, s.shape) for a, s in zip(affines, sections, strict=True)]
     low, high = footprint(plain)
     spacing = max(max(s.shape) / settings.cells(s.shape) for s in sections)
     lattice = Lattice.covering(low, high, spacing)
     return [
-        SectionMap.from_affine(a, lattice, s.shape, s.parts, s.factor) for a, s in zip(affines, sections, strict=True)
+        SectionTransform.from_affine(a, lattice, s.shape, s.parts, s.factor)
+        for a, s in zip(affines, sections, strict=True)
     ]
 
 
 def fine_match(
     a: PreparedSection,
     b: PreparedSection,
-    map_a: SectionMap,
-    map_b: SectionMap,
+    map_a: SectionTransform,
+    map_b: SectionTransform,
     settings: StackSettings,
     again: int = 0,
     *,
@@ -96,7 +97,7 @@ def fine_match(
     Parameters
     ----------
     a, b
-        Neighbours, or near neighbours.
+        Neighbors, or near neighbors.
     map_a, map_b
         Where they lie so far; on the same lattice.
     settings
@@ -127,8 +128,8 @@ def fine_match(
 def _match_pieces(
     a: PreparedSection,
     b: PreparedSection,
-    map_a: SectionMap,
-    map_b: SectionMap,
+    map_a: SectionTransform,
+    map_b: SectionTransform,
     which: tuple[int, int],
     settings: StackSettings,
     again: int,
@@ -162,7 +163,7 @@ def _match_pieces(
             vectors,
             canvas,
             lattice,
-            neighbour=map_a.vectors[p],
+            neighbor=map_a.vectors[p],
             iterations=3 if near_already else ITERATIONS[first - level],
             drops=(drops[0], drops[1]),
             smoothness=settings.smoothness * STIFFNESS,
@@ -178,7 +179,7 @@ def _match_pieces(
 
 
 STIFFNESS = 0.1
-"""Stiffness of the difference of two neighbours at ``smoothness=1``, in units of the mean curvature of the images."""
+"""Stiffness of the difference of two neighbors at ``smoothness=1``, in units of the mean curvature of the images."""
 
 
 def _jump(
@@ -192,7 +193,7 @@ def _jump(
         return np.zeros(2)
     grid = Grid(canvas.shape, np.eye(3))
     level = Level(first[None, :1], held_a[None, None], grid, second[None, :1], held_b[None, None], grid)
-    _, matrix = best_shifts(level, [np.eye(2)])[0]
+    _, matrix = best_translations(level, [np.eye(2)])[0]
     moved = matrix[:2, 2] * canvas.step
     if not np.any(moved) or np.abs(moved).max() > 0.15 * canvas.step * min(canvas.shape):
         return np.zeros(2)

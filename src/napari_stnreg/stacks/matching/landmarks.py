@@ -40,7 +40,7 @@ def landmark_match(a: FloatArray, b: FloatArray, found: CoarseMatch | None, sett
 
 
 def _rotation(a: FloatArray, b: FloatArray, *, mirrored: bool) -> FloatArray:
-    """The rotation (of a mirrored section: with a reflection) that takes centred points onto others best.
+    """The rotation (of a mirrored section: with a reflection) that takes centered points onto others best.
 
     Kabsch, A solution for the best rotation to relate two sets of vectors, Acta Cryst. 1976.
     """

@@ -13,7 +13,7 @@ from napari_stnreg.core.image import FloatArray
 from napari_stnreg.ops.filters import box_sum
 from napari_stnreg.ops.interpolation import sample
 from napari_stnreg.stacks.preprocessing.features import PreparedSection
-from napari_stnreg.stacks.section_transform import SectionMap, corners
+from napari_stnreg.stacks.section_transform import SectionTransform, corners
 
 LEAST_PIXELS = 64
 """With fewer common pixels nothing is said about a pair."""
@@ -26,7 +26,7 @@ class Canvas:
     Parameters
     ----------
     y, x
-        ``(h,)`` and ``(w,)`` canvas coordinates of their centres, full-resolution pixels.
+        ``(h,)`` and ``(w,)`` canvas coordinates of their centers, full-resolution pixels.
     step
         Their distance.
     """
@@ -48,7 +48,7 @@ class Canvas:
         return len(self.y), len(self.x)
 
     def points(self) -> Tensor:
-        """Their centres ``(h, w, 2)``."""
+        """Their centers ``(h, w, 2)``."""
         y, x = (torch.as_tensor(a, dtype=torch.float32) for a in (self.y, self.x))
         return torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1)
 
@@ -80,7 +80,7 @@ def part_mask(section: PreparedSection, level: int, part: int) -> np.ndarray[tup
     return np.asarray(section.parts[np.ix_(rows, columns)] == part, dtype=np.float32)
 
 
-def common_box(maps: tuple[SectionMap, ...]) -> tuple[FloatArray, FloatArray]:
+def common_box(maps: tuple[SectionTransform, ...]) -> tuple[FloatArray, FloatArray]:
     """The box of canvas positions that several sections reach, their vectors left aside."""
     lows, highs = [], []
     for one in maps:

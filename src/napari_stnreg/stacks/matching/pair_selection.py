@@ -23,7 +23,7 @@ def coarse_pairs(sections: Sequence[int], settings: StackSettings) -> list[Pair]
 
 
 def bridging_pairs(sections: Sequence[int], matches: Mapping[Pair, CoarseMatch]) -> list[Pair]:
-    """What to match besides, once neighbours are: the sections around every match that is not believed.
+    """What to match besides, once neighbors are: the sections around every match that is not believed.
 
     One bad section then does not cut the stack in two. The list is empty for a good stack.
     """

@@ -111,7 +111,7 @@ def fit_spline(
     canvas: Canvas,
     lattice: Lattice,
     *,
-    neighbour: FloatArray,
+    neighbor: FloatArray,
     iterations: int,
     drops: tuple[float, float],
     smoothness: float,
@@ -126,7 +126,7 @@ def fit_spline(
         The section whose vectors are sought.
     start
         ``(2, gy, gx)``, where to begin.
-    neighbour
+    neighbor
         ``(2, gy, gx)``, vectors of the section that stays: what is kept smooth is the difference.
     iterations
         Gauss-Newton steps.
@@ -138,7 +138,7 @@ def fit_spline(
     points, basis = canvas.points(), Basis(lattice, canvas)
     seen = first[0].read(first[1])
     vectors = torch.as_tensor(start, dtype=torch.float32)
-    begin, other = vectors.clone(), torch.as_tensor(neighbour, dtype=torch.float32)
+    begin, other = vectors.clone(), torch.as_tensor(neighbor, dtype=torch.float32)
     stiffness = torch.from_numpy(smoothness_matrix(lattice.shape)).float() * smoothness
     best = vectors
     for k in range(iterations + 1):
@@ -225,7 +225,7 @@ def smoothness_matrix(shape: tuple[int, int]) -> FloatArray:
     """The bending of a lattice of vectors as a matrix ``(n, n)``.
 
     Squares of all second differences, and a little of the first ones, so that what hangs in the air follows its
-    neighbours.
+    neighbors.
     """
     ny, nx = shape
     first = [np.kron(_differences(ny, 1), np.eye(nx)), np.kron(np.eye(ny), _differences(nx, 1))]

@@ -13,7 +13,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import FloatArray, Grid
 
 if TYPE_CHECKING:
-    from napari_stnreg.stacks.section_transform import SectionMap
+    from napari_stnreg.stacks.section_transform import SectionTransform
     from napari_stnreg.transforms.base import Transform
 
 
@@ -131,7 +131,7 @@ def best_affine(points: FloatArray, mapped: FloatArray) -> FloatArray:
     return matrix
 
 
-def sampled(section_map: SectionMap, canvas: Canvas) -> npt.NDArray[np.float32]:
+def sampled(section_map: SectionTransform, canvas: Canvas) -> npt.NDArray[np.float32]:
     """A section's map as displacement on the canvas's nodes, ``(2, *field_shape)``."""
     y, x = (o + canvas.step * np.arange(n, dtype=np.float64) for o, n in
             zip(canvas.field_origin, canvas.field_shape, strict=True))  # fmt: skip

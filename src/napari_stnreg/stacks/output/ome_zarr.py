@@ -138,7 +138,7 @@ def create(
                 dimension_names=("z", "y", "x"),
             )
             factor = 2**level
-            # Labels are picked from the upper left of each block, grey values averaged over it.
+            # Labels are picked from the upper left of each block, gray values averaged over it.
             middle = 0.0 if labels else (factor - 1) / 2
             datasets.append({
                 "path": str(level),

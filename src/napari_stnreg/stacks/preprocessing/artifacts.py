@@ -16,7 +16,7 @@ Mask = npt.NDArray[np.bool_]
 SEARCHED = 256
 """Pixels of the shorter side, about, at which lines right through a section are looked for."""
 LEVELS = 8
-"""Thresholds, from the brightest and from the darkest pixels towards the middle, at which they are."""
+"""Thresholds, from the brightest and from the darkest pixels toward the middle, at which they are."""
 JOIN = 2
 """Pixels: grain cuts a line into bits; those that lie nearer than twice as much to each other are one."""
 LONG, NARROW = 0.6, 12.0

@@ -27,7 +27,7 @@ DEPTHS = (0, 1)
 
 @dataclass(frozen=True)
 class EncoderFeatures:
-    """Makes features ``(C, h, w)`` of a normalised section ``(h, w)``; give it to ``prepare`` as the extractor.
+    """Makes features ``(C, h, w)`` of a normalized section ``(h, w)``; give it to ``prepare`` as the extractor.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def training_steps(sections: Sequence[Plane], *, epochs: int = 30, seed: int = 0
     Parameters
     ----------
     sections
-        Some sections ``(h, w)`` at the working resolution, normalised as ``prepare`` does; at least two, a few tens are
+        Some sections ``(h, w)`` at the working resolution, normalized as ``prepare`` does; at least two, a few tens are
         plenty.
     epochs, seed
         Of the training.

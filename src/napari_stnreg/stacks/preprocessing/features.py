@@ -14,14 +14,14 @@ from napari_stnreg.stacks.section_transform import Labels
 from napari_stnreg.stacks.settings import StackSettings
 
 Extractor = Callable[[Plane], Plane]
-"""Makes features ``(C, h, w)`` of a normalised image ``(h, w)``: a trained auto-encoder, for instance."""
+"""Makes features ``(C, h, w)`` of a normalized image ``(h, w)``: a trained auto-encoder, for instance."""
 
 COARSEST = 40
 """A pyramid goes on until its shorter side would fall below this many pixels."""
 NEARLY_EMPTY = 0.15
 """With less tissue than this share a section cannot be matched."""
 WINDOW = 6.0
-"""Standard deviation, in pixels of each level, of the window in which brightness is normalised."""
+"""Standard deviation, in pixels of each level, of the window in which brightness is normalized."""
 GRAIN = 1.0
 """The same of the smoothing before: the finest detail is another in every section, and only disturbs."""
 
@@ -99,7 +99,7 @@ def prepare(
     mask: npt.NDArray[np.generic] | None = None,
     extractor: Extractor | None = None,
 ) -> PreparedSection:
-    """Normalise a section, find what of it is tissue, and make its pyramid of features.
+    """Normalize a section, find what of it is tissue, and make its pyramid of features.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ def _pyramid(
 
 
 def describe(image: Plane, weight: Plane, settings: StackSettings, extractor: Extractor | None) -> Plane:
-    """The features ``(C, h, w)`` by which neighbours are compared, about zero in the mean and one in spread."""
+    """The features ``(C, h, w)`` by which neighbors are compared, about zero in the mean and one in spread."""
     if settings.features == "auto-encoder" and extractor is not None:
         found = np.asarray(extractor(image), dtype=np.float32)
     elif settings.features == "intensity":

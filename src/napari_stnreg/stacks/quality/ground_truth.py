@@ -37,7 +37,7 @@ SLOW = 3.0
 STRETCH = 32
 """Sections over which the slope of a neurite is measured; a longer stack is measured in stretches."""
 BUNDLE = 60.0
-"""Pixels: width of the Gaussian over which the slopes of neighbouring neurites are averaged."""
+"""Pixels: width of the Gaussian over which the slopes of neighboring neurites are averaged."""
 LOST = ("missing", "nearly empty", "excluded")
 """Faults of sections whose own place is not scored."""
 
@@ -80,7 +80,7 @@ class StackTruth(Protocol):
         """Where a section's tissue lies."""
 
     def paths(self, first: int, last: int) -> FloatArray:
-        """Centre lines ``(N, Z, 2)`` of neurites in a range of sections, tissue pixels; none is ``(0, Z, 2)``."""
+        """Center lines ``(N, Z, 2)`` of neurites in a range of sections, tissue pixels; none is ``(0, Z, 2)``."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class TruthScores:
     Parameters
     ----------
     adjacent
-        Mean of ``|error(z) - error(z - 1)|``: how badly neighbours fit.
+        Mean of ``|error(z) - error(z - 1)|``: how badly neighbors fit.
     mean, last
         Mean error over the stack, and that of its last section.
     drift
@@ -107,7 +107,7 @@ class TruthScores:
     folded
         Share of the canvas where a map folds.
     correlation, true_correlation
-        Chunk correlation of neighbours as aligned, and as the true maps would have them, both read from the raw
+        Chunk correlation of neighbors as aligned, and as the true maps would have them, both read from the raw
         sections in the same way.
     straightened
         A sentence where the first exceeds the second by too much; else empty.
@@ -250,7 +250,7 @@ def _rotation(points: FloatArray, targets: FloatArray) -> FloatArray:
 def recovered_slope(truth: StackTruth, maps: Sequence[Map], known: Errors, *, margin: float = 0.2) -> tuple[float, int]:
     """Slope of oblique neurites after the alignment over their true slope, and how many neurites were measured.
 
-    The centre of each neurite is followed to where the alignment lays it; a line through its places against the
+    The center of each neurite is followed to where the alignment lays it; a line through its places against the
     sections' heights gives its slope, and so the true places give the true one. Both are averaged over the neurites
     around, :data:`BUNDLE` pixels wide: what a single one does beside the others no smooth map can straighten, and it
     would only hide what happened to the bundle. The ratio is that of a least-squares fit through the origin.

@@ -16,29 +16,29 @@ from napari_stnreg.core.image import FloatArray
 from napari_stnreg.stacks.matching.fine import FineMatch
 from napari_stnreg.stacks.matching.pair_selection import Pair
 from napari_stnreg.stacks.preprocessing.features import PreparedSection
-from napari_stnreg.stacks.section_transform import SectionMap, corners
+from napari_stnreg.stacks.section_transform import SectionTransform, corners
 
 Verdict = Literal["aligned", "weak", "bridged", "failed"]
 
 CHUNKS = 8
-"""Chunks along the longer side in which neighbours are correlated."""
+"""Chunks along the longer side in which neighbors are correlated."""
 LEAST_SHARE = 0.25
 """A chunk with less common tissue than this share does not count."""
 WEAK = 0.5
 """A correlation below this share of the stack's median makes a section weak."""
 FAILED = 0.35
-"""The same for a section that lies nowhere near its neighbours."""
+"""The same for a section that lies nowhere near its neighbors."""
 FOLDED = 0.002
 """Share of folded canvas above which a section is weak."""
 STRAIN = 0.5
 """Strain, from its median, above which a section is weak: no cutting stretches tissue by so much."""
 STRAIGHTENED = 0.02
-"""By how much neighbours may correlate better than where the truth would have them."""
+"""By how much neighbors may correlate better than where the truth would have them."""
 
 
 @dataclass(frozen=True)
 class PairQuality:
-    """How well two neighbouring sections fit where their maps put them.
+    """How well two neighboring sections fit where their maps put them.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def chunk_correlation(
 def warped_correlation(
     images: tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]],
     weights: tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]],
-    maps: tuple[SectionMap, SectionMap],
+    maps: tuple[SectionTransform, SectionTransform],
     chunks: int = CHUNKS,
 ) -> PairQuality:
     """Correlate two sections where their maps put them.
@@ -114,15 +114,15 @@ def warped_correlation(
 
 
 def measure(
-    a: PreparedSection, b: PreparedSection, map_a: SectionMap, map_b: SectionMap
+    a: PreparedSection, b: PreparedSection, map_a: SectionTransform, map_b: SectionTransform
 ) -> tuple[PairQuality, PairQuality]:
-    """How well two neighbours fit as they were recorded, and where their maps put them."""
+    """How well two neighbors fit as they were recorded, and where their maps put them."""
     images, weights = (a.image, b.image), (a.weights[0], b.weights[0])
     before = chunk_correlation(*images, (weights[0] > 0) & (weights[1] > 0))
     return before, warped_correlation(images, weights, (map_a, map_b))
 
 
-def canvas_points(maps: Sequence[SectionMap], count: int = 15) -> FloatArray:
+def canvas_points(maps: Sequence[SectionTransform], count: int = 15) -> FloatArray:
     """Points ``(count, count, 2)`` of the canvas that nearly all sections reach, at which fields are compared."""
     middles = np.array([_middle(m) for m in maps])
     size = np.asarray(maps[0].shape)
@@ -131,7 +131,7 @@ def canvas_points(maps: Sequence[SectionMap], count: int = 15) -> FloatArray:
     return np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)
 
 
-def _middle(there: SectionMap) -> FloatArray:
+def _middle(there: SectionTransform) -> FloatArray:
     back = np.linalg.inv(there.affines[0])
     edges = corners(there.shape)
     return np.asarray((edges @ back[:2, :2].T + back[:2, 2]).mean(axis=0))
@@ -148,9 +148,9 @@ class SectionQuality:
     verdict, reason
         In a word, and why.
     correlation_before, correlation_after
-        With its neighbours, mean of those it has; pixels that are not tissue left out.
+        With its neighbors, mean of those it has; pixels that are not tissue left out.
     residual
-        What the neighbours' last match would still have it move, median, pixels.
+        What the neighbors' last match would still have it move, median, pixels.
     jump
         Mean difference of its displacement from that of the section before, pixels.
     displacement
@@ -176,7 +176,7 @@ class SectionQuality:
     strain: float
 
 
-def deformation(there: SectionMap, points: FloatArray) -> tuple[float, float]:
+def deformation(there: SectionTransform, points: FloatArray) -> tuple[float, float]:
     """Share of canvas points where a map folds, and the 99th percentile of its strain against its own median.
 
     A torn section is measured piece by piece: the tear itself is no strain.
@@ -193,8 +193,8 @@ def deformation(there: SectionMap, points: FloatArray) -> tuple[float, float]:
     return max(folded), max(strains)
 
 
-def residuals(matches: Mapping[Pair, FineMatch], maps: Sequence[SectionMap]) -> dict[int, float]:
-    """For each matched section by how many pixels its neighbours would still have it move, median over its vectors."""
+def residuals(matches: Mapping[Pair, FineMatch], maps: Sequence[SectionTransform]) -> dict[int, float]:
+    """For each matched section by how many pixels its neighbors would still have it move, median over its vectors."""
     found: dict[int, list[float]] = {}
     for (a, b), match in matches.items():
         for p in range(maps[a].pieces):
@@ -209,7 +209,7 @@ def residuals(matches: Mapping[Pair, FineMatch], maps: Sequence[SectionMap]) -> 
 
 
 def judge(
-    maps: Sequence[SectionMap],
+    maps: Sequence[SectionTransform],
     faults: Sequence[str],
     before: Mapping[Pair, PairQuality],
     after: Mapping[Pair, PairQuality],
@@ -224,7 +224,7 @@ def judge(
     faults
         Why a section could not be matched; empty for all others.
     before, after
-        Correlations of neighbouring usable sections as recorded and as aligned.
+        Correlations of neighboring usable sections as recorded and as aligned.
     matches
         The last round of the fine pass, for the residual.
     """
@@ -249,7 +249,7 @@ def judge(
     return rows
 
 
-def _displacement(there: SectionMap, points: FloatArray) -> FloatArray:
+def _displacement(there: SectionTransform, points: FloatArray) -> FloatArray:
     return np.asarray(there(points) - points)
 
 
@@ -262,12 +262,12 @@ def _verdict(
     fault: str, figures: tuple[float, float], typical: float, folded: float, strain: float
 ) -> tuple[Verdict, str]:
     if fault:
-        return "bridged", f"{fault}: placed between its neighbours"
+        return "bridged", f"{fault}: placed between its neighbors"
     before, after = figures
     if not np.isfinite(after):
-        return "failed", "shares too little tissue with its neighbours"
+        return "failed", "shares too little tissue with its neighbors"
     if after < FAILED * typical or after <= 0:
-        return "failed", f"does not resemble its neighbours (correlation {after:.2f}, the stack's median {typical:.2f})"
+        return "failed", f"does not resemble its neighbors (correlation {after:.2f}, the stack's median {typical:.2f})"
     if after < WEAK * typical:
         return "weak", f"correlation {after:.2f}, the stack's median {typical:.2f}"
     if after < before - 0.05:
@@ -280,21 +280,21 @@ def _verdict(
 
 
 def straightened(after: Mapping[Pair, PairQuality], expected: float | None = None) -> str:
-    """A sentence if neighbours correlate better than tissue can, else nothing.
+    """A sentence if neighbors correlate better than tissue can, else nothing.
 
     Parameters
     ----------
     after
         Correlations by section numbers; pairs two apart as well where they were measured.
     expected
-        The true correlation of neighbours where it is known (generated stacks). Otherwise nothing is said: real
+        The true correlation of neighbors where it is known (generated stacks). Otherwise nothing is said: real
         sections do not tell how alike they ought to be.
     """
     near = [q.correlation for (a, b), q in after.items() if b - a == 1 and np.isfinite(q.correlation)]
     if expected is None or not near or np.mean(near) <= expected + STRAIGHTENED:
         return ""
     return (
-        f"Neighbours correlate by {np.mean(near):.2f} where the tissue itself gives {expected:.2f}: what runs "
+        f"Neighbors correlate by {np.mean(near):.2f} where the tissue itself gives {expected:.2f}: what runs "
         "obliquely has been straightened. A softer course or a stiffer grid follows the tissue."
     )
 

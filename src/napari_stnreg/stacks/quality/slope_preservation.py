@@ -19,7 +19,7 @@ import numpy.typing as npt
 from napari_stnreg.core.image import FloatArray
 from napari_stnreg.stacks.matching.fine import FineMatch
 from napari_stnreg.stacks.matching.pair_selection import Pair
-from napari_stnreg.stacks.section_transform import SectionMap
+from napari_stnreg.stacks.section_transform import SectionTransform
 
 WINDOW = 20
 """Sections over which slants are fitted."""
@@ -97,7 +97,7 @@ def in_words(report: Mapping[str, float | None]) -> str:
     return f"kept {kept:.2f} of the slant recorded ({size})"
 
 
-def slants(maps: Sequence[SectionMap], matches: Mapping[Pair, FineMatch]) -> Slants:
+def slants(maps: Sequence[SectionTransform], matches: Mapping[Pair, FineMatch]) -> Slants:
     """Slants before and after an alignment; without any if there are too few sections in a row.
 
     Parameters
@@ -153,7 +153,7 @@ def _windows(count: int) -> list[int]:
     return [*range(0, count - WINDOW, WINDOW // 2), count - WINDOW]
 
 
-def _step(maps: Sequence[SectionMap], match: FineMatch, pair: Pair) -> tuple[FloatArray, FloatArray]:
+def _step(maps: Sequence[SectionTransform], match: FineMatch, pair: Pair) -> tuple[FloatArray, FloatArray]:
     """How far a neurite steps ``(gy, gx, 2)`` on the canvas from one section to the next, and where that is seen."""
     a, b = pair
     weight = 0.5 * (match.weight[:, :, 0] + match.weight[:, :, 2])
@@ -168,7 +168,7 @@ def _step(maps: Sequence[SectionMap], match: FineMatch, pair: Pair) -> tuple[Flo
 
 
 def _line(z: FloatArray, path: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Slope ``(N, 2)`` of the lines through paths ``(Z, N, 2)`` at the centred numbers ``z``, and what is off them."""
+    """Slope ``(N, 2)`` of the lines through paths ``(Z, N, 2)`` at the centered numbers ``z``, and what is off them."""
     slope = np.tensordot(z, path, axes=1) / (z @ z)
     return slope, path - path.mean(axis=0) - z[:, None, None] * slope
 
@@ -184,5 +184,5 @@ def _lying_alike(number: FloatArray, path: FloatArray) -> npt.NDArray[np.bool_]:
     return alike
 
 
-def _moved(section_map: SectionMap, points: FloatArray) -> FloatArray:
+def _moved(section_map: SectionTransform, points: FloatArray) -> FloatArray:
     return np.asarray(section_map(points) - points)

@@ -33,7 +33,7 @@ from napari_stnreg.stacks.runtime.checkpoint import WorkFolder
 from napari_stnreg.stacks.runtime.executor import Cluster, Executor, Task
 from napari_stnreg.stacks.runtime.job import Request
 from napari_stnreg.stacks.runtime.progress import StackProgress
-from napari_stnreg.stacks.section_transform import SectionMap, output_canvas
+from napari_stnreg.stacks.section_transform import SectionTransform, output_canvas
 from napari_stnreg.stacks.solver.pose_graph import solve_coarse
 from napari_stnreg.stacks.solver.windowed import solve_stack
 from napari_stnreg.stacks.sources.base import ArraySource, StackSource, open_stack
@@ -126,7 +126,7 @@ class StackRun:
             self.work.forget(tasks.RENDERED, free | stale)
             self.work.begin_part(identity, stale)
         faults, sections = yield from self._prepared()
-        before = [SectionMap.from_arrays(self.work.get(tasks.MAPS, z)[0]) for z in range(self.count)]
+        before = [SectionTransform.from_arrays(self.work.get(tasks.MAPS, z)[0]) for z in range(self.count)]
         held = {z: one for z, one in enumerate(before) if z not in free}
         good = usable(faults)
         coarse = yield from self._coarse(good, free)
@@ -134,7 +134,7 @@ class StackRun:
         affines = solve_coarse(self.count, coarse, [self.shape] * self.count, self.settings, held=poses)
         lattice = before[0].lattice
         maps = [
-            SectionMap.from_affine(affines[z], lattice, self.shape, sections[z].parts, sections[z].factor)
+            SectionTransform.from_affine(affines[z], lattice, self.shape, sections[z].parts, sections[z].factor)
             if z in free
             else before[z]
             for z in range(self.count)
@@ -212,7 +212,7 @@ class StackRun:
     def _coarse(
         self, good: list[int], free: set[int] | None = None
     ) -> Generator[StackProgress, str | None, dict[Pair, CoarseMatch]]:
-        """How near neighbours lie to each other; a second look farther off where the near ones found nothing."""
+        """How near neighbors lie to each other; a second look farther off where the near ones found nothing."""
 
         def wanted(pairs: Iterable[Pair]) -> list[Pair]:
             return [pair for pair in pairs if free is None or free & set(pair)]
@@ -223,7 +223,7 @@ class StackRun:
         if farther := wanted(bridging_pairs(good, found)):
             yield from self._coarse_stage(farther, again=True)
             found |= self._coarse_kept(farther)
-        if free is not None:  # what is held says how firmly neighbours usually fit, and so how much each match counts
+        if free is not None:  # what is held says how firmly neighbors usually fit, and so how much each match counts
             others = [pair for pair in coarse_pairs(good, self.settings) if pair not in found]
             found |= self._coarse_kept([p for p in others if self.work.has(tasks.COARSE, tasks.pair_name(p))])
         for pair, points in self.request.landmarks.items():
@@ -240,8 +240,12 @@ class StackRun:
         return {p: CoarseMatch.from_arrays(self.work.get(tasks.COARSE, tasks.pair_name(p))[0]) for p in pairs}
 
     def _fine(
-        self, maps: list[SectionMap], good: list[int], kind: str, held: Mapping[int, SectionMap] | None = None
-    ) -> Generator[StackProgress, str | None, tuple[list[SectionMap], Mapping[Pair, FineMatch]]]:
+        self,
+        maps: list[SectionTransform],
+        good: list[int],
+        kind: str,
+        held: Mapping[int, SectionTransform] | None = None,
+    ) -> Generator[StackProgress, str | None, tuple[list[SectionTransform], Mapping[Pair, FineMatch]]]:
         """Match and solve in turn; of what is held nothing but its matches with others is looked at."""
         keep = held or {}
         far = set(anchor_pairs(good, self.settings))
@@ -262,7 +266,7 @@ class StackRun:
             maps = solve_stack(maps, matches, self.settings, held, self.request.landmarks)
         return maps, matches
 
-    def _canvas(self, maps: list[SectionMap], good: list[int]) -> Canvas:
+    def _canvas(self, maps: list[SectionTransform], good: list[int]) -> Canvas:
         step = max(NODE_STEP, self.settings.factor(self.shape))
         if self.settings.crop:
             return Canvas((0, 0), self.shape, self.shape, step)
@@ -270,7 +274,7 @@ class StackRun:
         return Canvas(origin, shape, self.shape, step)
 
     def _judged(
-        self, maps: list[SectionMap], faults: list[str], matches: Mapping[Pair, FineMatch]
+        self, maps: list[SectionTransform], faults: list[str], matches: Mapping[Pair, FineMatch]
     ) -> Generator[StackProgress, str | None, Any]:
         """A verdict on every section, figures of every gap, and what a person should be told."""
         pairs = coarse_pairs(usable(faults), self.settings)
@@ -302,7 +306,12 @@ class StackRun:
         return verdicts, gaps, [sentence for sentence in sentences if sentence]
 
     def _render(
-        self, writer: SectionWriter, maps: list[SectionMap], faults: list[str], canvas: Canvas, sections: list[int]
+        self,
+        writer: SectionWriter,
+        maps: list[SectionTransform],
+        faults: list[str],
+        canvas: Canvas,
+        sections: list[int],
     ) -> Generator[StackProgress, str | None, None]:
         empty = [fault in ("missing", "unreadable") for fault in faults]
         yield from self._stage(

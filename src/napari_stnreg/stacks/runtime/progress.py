@@ -59,7 +59,7 @@ class StackResult:
     verdicts
         A verdict on each section, with its reason and figures.
     gaps
-        For each two neighbours that were compared: their numbers, and correlations before and after.
+        For each two neighbors that were compared: their numbers, and correlations before and after.
     seconds
         Wall-clock time of this call.
     warnings

@@ -20,7 +20,7 @@ from napari_stnreg.stacks.output.render import render_bands
 from napari_stnreg.stacks.preprocessing.features import Extractor, PreparedSection, prepare
 from napari_stnreg.stacks.quality.sections import measure
 from napari_stnreg.stacks.runtime.checkpoint import WorkFolder
-from napari_stnreg.stacks.section_transform import SectionMap
+from napari_stnreg.stacks.section_transform import SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.sources.base import SectionError, StackSource
 
@@ -134,7 +134,7 @@ def match_fine(
     work: WorkFolder,
     kind: str,
     pair: tuple[int, int],
-    maps: tuple[SectionMap, SectionMap],
+    maps: tuple[SectionTransform, SectionTransform],
     settings: StackSettings,
     again: int,
     outline: bool,
@@ -170,8 +170,8 @@ class KeptMatches(Mapping[Pair, FineMatch]):
         return len(self._pairs)
 
 
-def measure_pair(work: WorkFolder, pair: tuple[int, int], maps: tuple[SectionMap, SectionMap]) -> None:
-    """Find how well two neighbours fit, before and after."""
+def measure_pair(work: WorkFolder, pair: tuple[int, int], maps: tuple[SectionTransform, SectionTransform]) -> None:
+    """Find how well two neighbors fit, before and after."""
     a, b = (load_prepared(work, z) for z in pair)
     before, after = measure(a, b, *maps)
     work.put(QUALITY, pair_name(pair), before=asdict(before), after=asdict(after))
@@ -182,7 +182,7 @@ def render_section(
     source: StackSource,
     writer: SectionWriter,
     z: int,
-    section_map: SectionMap,
+    section_map: SectionTransform,
     canvas: Canvas,
     rows: int,
     empty: bool,

@@ -1,4 +1,4 @@
-"""All vectors of a stack at once: neighbours' wishes against staying put and staying smooth.
+"""All vectors of a stack at once: neighbors' wishes against staying put and staying smooth.
 
 Unknown are the vectors ``u`` of every section, counted from where it was recorded, and the tissue's course ``c`` from
 each section to the next. The energy is the sum over matched pairs of ``w |u_b - u_a + c_a + ... + c_(b-1) - m|^2``
@@ -18,7 +18,7 @@ from scipy.sparse import csr_matrix
 from napari_stnreg.core.image import FloatArray
 from napari_stnreg.stacks.matching.fine import FineMatch
 from napari_stnreg.stacks.matching.spline_fit import smoothness_matrix
-from napari_stnreg.stacks.section_transform import SectionMap
+from napari_stnreg.stacks.section_transform import SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solver.landmark_constraints import Landmarks, Ties
 from napari_stnreg.stacks.solver.variance_components import INNER, Variances, Waves, persistent, told_apart
@@ -50,13 +50,13 @@ STEPS = 150
 
 
 def solve_fine(
-    maps: list[SectionMap],
+    maps: list[SectionTransform],
     matches: Mapping[Pair, FineMatch],
     settings: StackSettings,
-    held: Mapping[int, SectionMap] | None = None,
+    held: Mapping[int, SectionTransform] | None = None,
     landmarks: Landmarks | None = None,
     rest: FloatArray | None = None,
-) -> list[SectionMap]:
+) -> list[SectionTransform]:
     """Vectors for every section.
 
     Parameters
@@ -119,8 +119,8 @@ def solve_fine(
 
 
 def kept(
-    maps: list[SectionMap], settings: StackSettings, held: Mapping[int, SectionMap] | None
-) -> dict[int, SectionMap]:
+    maps: list[SectionTransform], settings: StackSettings, held: Mapping[int, SectionTransform] | None
+) -> dict[int, SectionTransform]:
     """All sections that stay where they are: those held, and the one that is pinned."""
     keep = dict(held or {})
     if settings.reference is not None and settings.reference < len(maps):
@@ -129,14 +129,14 @@ def kept(
     return keep
 
 
-def recorded(there: SectionMap) -> FloatArray:
+def recorded(there: SectionTransform) -> FloatArray:
     """How far ``(P, 2, gy, gx)`` the poses of a section's pieces take it from where it was recorded."""
     nodes = there.lattice.points()
     back = np.linalg.inv(there.affines)
     return np.stack([(nodes - nodes @ m[:2, :2].T - m[:2, 2]).transpose(2, 0, 1) for m in back])
 
 
-def _at_rest(maps: list[SectionMap], rest: FloatArray | None) -> FloatArray:
+def _at_rest(maps: list[SectionTransform], rest: FloatArray | None) -> FloatArray:
     """As :func:`recorded`, for all pieces; those that lay quite elsewhere as if they lay where most do.
 
     Counted from ``rest``; without it, the stack may lie anywhere as a whole.
@@ -269,7 +269,9 @@ class _Prior:
         return np.concatenate([own, np.full((size - self.pieces, 1, 1, 1), float(self.course.mean()) * INNER)])
 
 
-def _prior(links: _Links, maps: list[SectionMap], first: Index, settings: StackSettings, *, floating: bool) -> _Prior:
+def _prior(
+    links: _Links, maps: list[SectionTransform], first: Index, settings: StackSettings, *, floating: bool
+) -> _Prior:
     """Pulls as variances say: that of what is another in every gap over that of the unknown."""
     lattice = maps[0].lattice
     waves = Waves(lattice.shape, max(maps[0].shape) / lattice.spacing[0])
@@ -283,8 +285,8 @@ def _prior(links: _Links, maps: list[SectionMap], first: Index, settings: StackS
     return _Prior(waves, own, course, stiffness, siblings, int(first[-1]), floating)
 
 
-def _variances(links: _Links, maps: list[SectionMap], waves: Waves) -> list[Variances]:
-    """What the differences of neighbours consist of, for each band of the whole lattice."""
+def _variances(links: _Links, maps: list[SectionTransform], waves: Waves) -> list[Variances]:
+    """What the differences of neighbors consist of, for each band of the whole lattice."""
     spread = (LEAST_CHANGE * max(maps[0].shape)) ** 2
     seen = 0.5 * (links.weight[:, 0] + links.weight[:, 2]).sum(axis=0)
     # the margins, which hardly any section reaches, only go on as the middle does

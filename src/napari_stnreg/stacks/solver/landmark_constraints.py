@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
 from napari_stnreg.core.image import FloatArray
-from napari_stnreg.stacks.section_transform import SectionMap
+from napari_stnreg.stacks.section_transform import SectionTransform
 
 FIRM = 300.0
 """Weight of one pair of points, where a well-textured vector of a comparison has about 1.
@@ -38,7 +38,7 @@ class Ties:
     shift: FloatArray
 
     @classmethod
-    def of(cls, landmarks: Landmarks, maps: Sequence[SectionMap], offsets: Sequence[int] | Index) -> Ties:
+    def of(cls, landmarks: Landmarks, maps: Sequence[SectionTransform], offsets: Sequence[int] | Index) -> Ties:
         """The wishes of landmarks by section numbers, ``(N, 2)`` raw pixels of both sides.
 
         A point ``p`` of a section lies at ``x`` where ``x + u(x) = q``, the place to which the section's affine map
@@ -90,7 +90,7 @@ class Ties:
         return FIRM * squares.reshape(shape[0], 1, *shape[2:])
 
 
-def _splines_at(point: FloatArray, there: SectionMap) -> tuple[Index, FloatArray]:
+def _splines_at(point: FloatArray, there: SectionTransform) -> tuple[Index, FloatArray]:
     """The 16 control points around a canvas position, and their cubic B-splines there."""
     index = there.lattice.index(point)
     numbers, values = [], []

@@ -1,4 +1,4 @@
-"""From how neighbours lie to each other to where each section lies on the canvas."""
+"""From how neighbors lie to each other to where each section lies on the canvas."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def solve_coarse(
     -----
     The best matches give a first chain from section to section. All of them are then balanced (robustly) against a weak
     pull of each section to where it was recorded and to its own size and shape, so that neither errors nor the
-    tissue's slant add up over the stack. Sections without a believable match lie between their neighbours.
+    tissue's slant add up over the stack. Sections without a believable match lie between their neighbors.
     """
     if not count:
         raise InputError("The stack holds no sections.")

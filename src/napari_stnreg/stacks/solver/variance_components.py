@@ -1,11 +1,11 @@
-"""What of the differences between neighbours is a section's own, and what is the tissue's course.
+"""What of the differences between neighbors is a section's own, and what is the tissue's course.
 
-A difference of neighbours, ``u_b - u_a + c + e``, has three sources. A section's own displacement ``u`` (cutting,
+A difference of neighbors, ``u_b - u_a + c + e``, has three sources. A section's own displacement ``u`` (cutting,
 handling) is another in every section, so that it steps there *and back*. The tissue's course ``c`` (what runs
 obliquely) goes on for several sections. The rest ``e`` (change of the tissue, errors of matching) is another in every
 gap. Their variances follow from how the differences along the stack go together.
 
-Long waves over the section and short ones do not have the same shares: tissue slopes over a wide area, neighbours fit
+Long waves over the section and short ones do not have the same shares: tissue slopes over a wide area, neighbors fit
 by chance over a small one. So the lattice's vectors are split into bands of cosine waves, and each is asked by itself.
 """
 
@@ -51,7 +51,7 @@ class Variances:
 def told_apart(
     runs: Sequence[tuple[FloatArray, int]], spread: float, expected: tuple[float, float, float] = EXPECTED
 ) -> Variances:
-    """The likeliest variances, given the differences of neighbours.
+    """The likeliest variances, given the differences of neighbors.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """Solving for a stack of any length: stretch after stretch, so that memory does not grow with the number of sections.
 
-What a section's neighbours say of it does not reach far, since the pulls to rest let it die away. A stretch is
+What a section's neighbors say of it does not reach far, since the pulls to rest let it die away. A stretch is
 therefore solved together with some sections beyond its ends: those of stretches that were solved before stay as they
 were found, of the others nothing is kept.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from napari_stnreg.core.image import FloatArray
 from napari_stnreg.stacks.matching.fine import FineMatch
 from napari_stnreg.stacks.matching.pair_selection import Pair
-from napari_stnreg.stacks.section_transform import SectionMap
+from napari_stnreg.stacks.section_transform import SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solver.elastic import kept, recorded, solve_fine
 from napari_stnreg.stacks.solver.landmark_constraints import Landmarks
@@ -27,12 +27,12 @@ AROUND = 40
 
 
 def solve_stack(
-    maps: list[SectionMap],
+    maps: list[SectionTransform],
     matches: Mapping[Pair, FineMatch],
     settings: StackSettings,
-    held: Mapping[int, SectionMap] | None = None,
+    held: Mapping[int, SectionTransform] | None = None,
     landmarks: Landmarks | None = None,
-) -> list[SectionMap]:
+) -> list[SectionTransform]:
     """Vectors for every section; parameters as of :func:`~napari_stnreg.stacks.solver.elastic.solve_fine`.
 
     ``matches`` are read a stretch at a time, so they may lie on disk.
@@ -68,6 +68,6 @@ def _in_order(count: int, keep: set[int]) -> list[range]:
     return [stretches[k] for k in sorted(open_ones, key=lambda k: abs(k - begin))]
 
 
-def _rest(maps: list[SectionMap]) -> FloatArray:
+def _rest(maps: list[SectionTransform]) -> FloatArray:
     """How far ``(2, gy, gx)`` sections lie in the mean from where they were recorded."""
     return np.asarray(np.mean([(recorded(one) + one.vectors).mean(axis=0) for one in maps], axis=0))

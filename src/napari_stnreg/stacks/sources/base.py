@@ -185,7 +185,7 @@ def from_array(
     Raises
     ------
     InputError
-        If it has other axes, fewer than two sections, or values that are no grey values.
+        If it has other axes, fewer than two sections, or values that are no gray values.
     """
     if not hasattr(array, "shape") or not hasattr(array, "dtype"):
         array = np.asarray(array)
@@ -259,7 +259,7 @@ def replaced(source: StackSource, **changes: Any) -> StackSource:
 
 
 def check_stack(shape: Sequence[int], dtype: np.dtype[Any], name: str) -> None:
-    """Refuse what is no stack of grey sections.
+    """Refuse what is no stack of gray sections.
 
     Raises
     ------
@@ -311,7 +311,7 @@ def chosen_channel(chosen: int | None, count: int, name: str, axis: str) -> int:
     return chosen
 
 
-def grey(data: Array, dtype: np.dtype[Any]) -> Array:
+def gray(data: Array, dtype: np.dtype[Any]) -> Array:
     """Red, green, blue to luminance, in the type that the pixels had."""
     if data.ndim == 2:
         return data

@@ -14,8 +14,8 @@ import numpy as np
 import tifffile
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.io.image import ENDINGS, read
-from napari_stnreg.stacks.sources.base import Array, StackSource, Window, check_stack, grey
+from napari_stnreg.io.image import SUPPORTED_SUFFIXES, read
+from napari_stnreg.stacks.sources.base import Array, StackSource, Window, check_stack, gray
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class FolderSource(StackSource):
 
     def _load(self, z: int, window: Window) -> Array:
         image = read(Path(self.location) / self.files[z])
-        data = grey(np.asarray(image.data), self.dtype)
+        data = gray(np.asarray(image.data), self.dtype)
         if data.shape != self.shape[1:]:
             whole = np.zeros(self.shape[1:], dtype=data.dtype)
             whole[: data.shape[0], : data.shape[1]] = data
@@ -43,9 +43,9 @@ def open_folder(path: Path) -> FolderSource:
     Raises
     ------
     InputError
-        If there are fewer than two images, or they are not grey (or red, green, blue).
+        If there are fewer than two images, or they are not gray (or red, green, blue).
     """
-    names = [p.name for p in path.iterdir() if p.is_file() and p.name.lower().endswith(ENDINGS)]
+    names = [p.name for p in path.iterdir() if p.is_file() and p.name.lower().endswith(SUPPORTED_SUFFIXES)]
     names = [name for name in names if not name.startswith(".")]
     if len(names) < 2:
         raise InputError(f"The folder '{path.name}' holds {len(names)} image files; a stack has at least two.")

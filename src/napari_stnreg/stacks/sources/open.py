@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.io.image import ENDINGS, read
+from napari_stnreg.io.image import SUPPORTED_SUFFIXES, read
 from napari_stnreg.stacks.sources.base import Array, StackSource, Window, check_stack
 from napari_stnreg.stacks.sources.folder import open_folder
 from napari_stnreg.stacks.sources.tiff import open_tiff
@@ -35,7 +35,7 @@ def open_path(path: Path, *, level: int = 0, channel: int | None = None) -> Stac
         return open_tiff(path, channel=channel)
     if name.endswith(".npy"):
         return open_npy(path)
-    if name.endswith(ENDINGS):
+    if name.endswith(SUPPORTED_SUFFIXES):
         from napari_stnreg.stacks.sources.base import open_stack
 
         return open_stack(read(path), channel=channel)

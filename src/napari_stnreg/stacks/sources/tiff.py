@@ -17,7 +17,7 @@ from napari_stnreg.stacks.sources.base import (
     check_spacing,
     check_stack,
     chosen_channel,
-    grey,
+    gray,
 )
 
 
@@ -36,9 +36,9 @@ class TiffSource(StackSource):
             size = int(np.prod(self.page_shape)) * np.dtype(self.stored).itemsize
             start = self.offset + number * size
             page = np.memmap(path, dtype=np.dtype(self.stored), mode="r", offset=start, shape=self.page_shape)
-            return grey(page[window], self.dtype)
+            return gray(page[window], self.dtype)
         with tifffile.TiffFile(path) as tif:
-            return grey(tif.pages[number].asarray().reshape(self.page_shape)[window], self.dtype)
+            return gray(tif.pages[number].asarray().reshape(self.page_shape)[window], self.dtype)
 
 
 def open_tiff(path: Path, *, channel: int | None = None) -> TiffSource:

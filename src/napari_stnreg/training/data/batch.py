@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.core.image import Grid
-from napari_stnreg.models.input_spec import Normalisation
+from napari_stnreg.models.input_spec import Normalization
 from napari_stnreg.transforms import Transform
 
 Split = Literal["train", "validation"]
@@ -24,7 +24,7 @@ class Batch:
     Parameters
     ----------
     fixed, moving
-        ``(B, C, *shape)`` float32, normalised.
+        ``(B, C, *shape)`` float32, normalized.
     fixed_mask, moving_mask
         ``(B, 1, *shape)`` from 0 to 1, where the images count; ``None`` for everywhere.
     fixed_labels, moving_labels
@@ -65,10 +65,10 @@ class TrainingData(Protocol):
     Attributes
     ----------
     grid
-        The working lattice: upright, centred on the world's origin.
+        The working lattice: upright, centered on the world's origin.
     channels
         Of each image.
-    normalisation
+    normalization
         What has been done to the intensities and must be done to a new image.
     labels
         The label values that batches may hold; empty without labels.
@@ -76,7 +76,7 @@ class TrainingData(Protocol):
 
     grid: Grid
     channels: int
-    normalisation: Normalisation
+    normalization: Normalization
     labels: tuple[int, ...]
 
     def count(self, split: Split) -> int:

@@ -18,7 +18,7 @@ from napari_stnreg.training.data.pairing import (
     RandomPairs,
     listed,
     matched,
-    neighbours,
+    neighbors,
     read_list,
     split,
     to_template,
@@ -26,8 +26,8 @@ from napari_stnreg.training.data.pairing import (
 
 Source = str | Path | Sequence[Image] | ImageSet
 
-PairingName = Literal["random", "within", "template", "neighbours", "matched"]
-"""How images are paired: any two; any two of one subject; each with a template; sections with their neighbours; the
+PairingName = Literal["random", "within", "template", "neighbors", "matched"]
+"""How images are paired: any two; any two of one subject; each with a template; sections with their neighbors; the
 images of a fixed and a moving set one to one."""
 
 
@@ -71,7 +71,7 @@ def open_training_data(
     pairs
         Pairs in an epoch of random ones.
     reach
-        How far away neighbours may be.
+        How far away neighbors may be.
     held_back
         Share of the subjects kept for validation.
     labels, moving_labels
@@ -101,7 +101,7 @@ def open_training_data(
         return PairedImages(fixed, other, train, held, augmentation=augmentation, same_image=same_image, grid=grid)
 
     def opened(what: Source, array: str, truth: str | Path | None) -> ImageSet:
-        return _open_set(what, array, truth, group, spacing, unit, sections or pairing == "neighbours")
+        return _open_set(what, array, truth, group, spacing, unit, sections or pairing == "neighbors")
 
     list_of_files, list_of_names = _list_path(source), _list_path(moving)
     if list_of_files is not None:
@@ -206,12 +206,12 @@ def _among(
     seed: int,
     same_image: bool,
 ) -> tuple[Pairing, list[Pair]]:
-    if pairing == "neighbours":
-        # Sections of one stack: the held-back ones are its last part, since neighbours are nearly the same image.
+    if pairing == "neighbors":
+        # Sections of one stack: the held-back ones are its last part, since neighbors are nearly the same image.
         cut = len(images) - round(share * len(images))
         held_places = range(cut, len(images))
-        held = neighbours(held_places).pairs if len(held_places) > 1 else []
-        return neighbours(range(cut), reach), held
+        held = neighbors(held_places).pairs if len(held_places) > 1 else []
+        return neighbors(range(cut), reach), held
     train, kept = split(images.groups, share, seed)
     if pairing == "template":
         place = 0 if template is None else images.index(str(template))

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Grid, Image
-from napari_stnreg.io.image import ENDINGS, ending_of, read, read_content
+from napari_stnreg.io.image import SUPPORTED_SUFFIXES, read, read_content, suffix_of
 
 CACHE_BYTES = 2**30
 """Voxels of a set that are kept in memory, at most."""
@@ -105,7 +105,7 @@ class ImageSet:
         if name in self._places:
             return self._places[name]
         stem = Path(name).name
-        for ending in ENDINGS:
+        for ending in SUPPORTED_SUFFIXES:
             if stem.lower().endswith(ending) and stem[: -len(ending)] in self._places:
                 return self._places[stem[: -len(ending)]]
         if re.fullmatch(r"\d+", name) and int(name) < len(self):
@@ -321,19 +321,19 @@ def _image_files(folder: Path, pattern: str) -> list[Path]:
     files = []
     for path in sorted(folder.glob(pattern)):
         try:
-            ending_of(path)
+            suffix_of(path)
         except InputError:
             continue
         if path.is_file():
             files.append(path)
     if not files:
         which = "" if pattern == "*" else f" that fits '{pattern}'"
-        raise InputError(f"'{folder}' holds no image{which}; it may hold {', '.join(ENDINGS)}.")
+        raise InputError(f"'{folder}' holds no image{which}; it may hold {', '.join(SUPPORTED_SUFFIXES)}.")
     return files
 
 
 def _stem(path: Path) -> str:
-    return path.name[: -len(ending_of(path))]
+    return path.name[: -len(suffix_of(path))]
 
 
 def _group_of(name: str, expression: str | None) -> str:

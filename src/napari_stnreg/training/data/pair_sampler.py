@@ -12,7 +12,7 @@ from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Grid
-from napari_stnreg.models.input_spec import Normalisation
+from napari_stnreg.models.input_spec import Normalization
 from napari_stnreg.training.data.batch import Batch
 from napari_stnreg.transforms import ChainTransform, Transform
 
@@ -32,7 +32,7 @@ class ExampleSource(ABC):
     """
 
     channels = 1
-    normalisation: Normalisation = "percentiles"
+    normalization: Normalization = "percentiles"
     labels: tuple[int, ...] = ()
 
     def __init__(self, grid: Grid) -> None:
@@ -56,7 +56,7 @@ class ExampleSource(ABC):
         held = split == "validation"
         epoch = 0 if held else epoch
         count = self.count(split)
-        order = np.arange(count) if held else place_generator(seed, epoch, 77).permutation(count)
+        order = np.arange(count) if held else seeded_rng(seed, epoch, 77).permutation(count)
         for start in range(0, count, batch_size):
             yield joined([self.example(split, epoch, int(i), seed) for i in order[start : start + batch_size]])
 
@@ -104,7 +104,7 @@ def stacked(transforms: Sequence[Transform]) -> Transform:
     raise InputError("Transforms of different kinds cannot be put into one batch.")
 
 
-def place_generator(*place: int) -> np.random.Generator:
+def seeded_rng(*place: int) -> np.random.Generator:
     """A random generator for one place in a training, named by whole numbers such as seed, epoch and pair."""
     return np.random.default_rng([int(number) & 0xFFFFFFFF for number in place])
 

@@ -1,4 +1,4 @@
-"""Batches of pairs of real images: read, put on one grid, normalised and augmented."""
+"""Batches of pairs of real images: read, put on one grid, normalized and augmented."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Grid
 from napari_stnreg.models.input_spec import meet
 from napari_stnreg.ops.interpolation import smoothed_for
-from napari_stnreg.registration.pyramid import normalise
+from napari_stnreg.registration.pyramid import normalize
 from napari_stnreg.training.augmentation.intensity import IntensityAugmentation
 from napari_stnreg.training.augmentation.spatial import SpatialAugmentation, warped
 from napari_stnreg.training.data.batch import Batch
 from napari_stnreg.training.data.image_sets import CACHE_BYTES, ImageSet
-from napari_stnreg.training.data.pair_sampler import ExampleSource, place_generator
+from napari_stnreg.training.data.pair_sampler import ExampleSource, seeded_rng
 from napari_stnreg.training.data.pairing import Pair, Pairing
 from napari_stnreg.transforms import AffineTransform, Transform, chain
 
@@ -66,7 +66,7 @@ class PairedImages(ExampleSource):
     grid
         The grid of every batch; without it that of the first fixed image. The middle of each pair's fixed image comes
         to its middle, and the moving image is seen from there: where it lies in the world beside the fixed one, as a
-        model sees it in use, or centre on centre if the two do not meet in the world.
+        model sees it in use, or center on center if the two do not meet in the world.
     same_image
         Take the fixed image of each pair for both, so that ``augmentation.apart`` is the true transform.
 
@@ -117,9 +117,9 @@ class PairedImages(ExampleSource):
         """See :meth:`ExampleSource.example`."""
         if split == "validation":
             kept = Augmentation(apart=self.augmentation.apart if self.same_image else None)
-            return self._pair(self.held_back[place], kept, place_generator(seed, 2**31, place))
+            return self._pair(self.held_back[place], kept, seeded_rng(seed, 2**31, place))
         pair = self.pairing.pair(seed, epoch, place)
-        return self._pair(pair, self.augmentation, place_generator(seed, epoch, place))
+        return self._pair(pair, self.augmentation, seeded_rng(seed, epoch, place))
 
     def summary(self) -> dict[str, Any]:
         """See :meth:`ExampleSource.summary`."""
@@ -141,13 +141,13 @@ class PairedImages(ExampleSource):
         moving, moving_labels, _ = self._seen(moving_set, second, both, here)
         if augmentation.intensity is not None:
             fixed, moving = augmentation.intensity(fixed, random), augmentation.intensity(moving, random)
-        labelled = self.has_labels
+        labeled = self.has_labels
         truth = apart if self.same_image else None
         return Batch(
             fixed,
             moving,
-            fixed_labels=fixed_labels if labelled else None,
-            moving_labels=moving_labels if labelled else None,
+            fixed_labels=fixed_labels if labeled else None,
+            moving_labels=moving_labels if labeled else None,
             truth=truth,
         )
 
@@ -168,7 +168,7 @@ class PairedImages(ExampleSource):
         return seen, None if table is None else warped(table, grid, through, self.grid), own
 
     def _prepared(self, images: ImageSet, index: int) -> tuple[Tensor, Tensor | None, Grid]:
-        """An image normalised, smoothed for the working grid where that is coarser, and where it lies in the world."""
+        """An image normalized, smoothed for the working grid where that is coarser, and where it lies in the world."""
         key = (id(images), index)
         if key in self._cache:
             self._cache.move_to_end(key)
@@ -176,7 +176,7 @@ class PairedImages(ExampleSource):
         image = images.image(index)
         if image.ndim != self.grid.ndim:
             raise InputError(f"'{image.name}' is {image.ndim}D, the others are {self.grid.ndim}D.")
-        values = normalise(image.intensity(), image.mask, image.name)
+        values = normalize(image.intensity(), image.mask, image.name)
         labels = images.labels(index)
         grid = image.grid.with_unit(self.grid.unit)
         ratios = np.linalg.norm(np.linalg.inv(grid.linear) @ self.grid.linear, axis=1)

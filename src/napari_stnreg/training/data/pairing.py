@@ -11,7 +11,7 @@ import numpy as np
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.training.data.image_sets import ImageSet
-from napari_stnreg.training.data.pair_sampler import place_generator
+from napari_stnreg.training.data.pair_sampler import seeded_rng
 
 Pair = tuple[int, int]
 """Places of the fixed and the moving image in their sets."""
@@ -84,7 +84,7 @@ class RandomPairs(Pairing):
 
     def pair(self, seed: int, epoch: int, index: int) -> Pair:
         """See :meth:`Pairing.pair`."""
-        random = place_generator(seed, epoch, index, 78)
+        random = seeded_rng(seed, epoch, index, 78)
         sizes = np.array([len(pool) for pool in self.pools], dtype=float)
         pool = self.pools[int(random.choice(len(self.pools), p=sizes / sizes.sum()))]
         first, second = random.choice(len(pool), size=2, replace=False)
@@ -96,7 +96,7 @@ def to_template(indices: Sequence[int], template: int) -> FixedPairs:
     return FixedPairs([(template, i) for i in indices if i != template])
 
 
-def neighbours(indices: Sequence[int], reach: int = 1) -> FixedPairs:
+def neighbors(indices: Sequence[int], reach: int = 1) -> FixedPairs:
     """Each section with those up to ``reach`` places away, in both directions.
 
     Raises
@@ -105,7 +105,7 @@ def neighbours(indices: Sequence[int], reach: int = 1) -> FixedPairs:
         If ``reach`` is below 1 or no two sections are that near.
     """
     if reach < 1:
-        raise InputError(f"Neighbours lie at least 1 section away, not {reach}.")
+        raise InputError(f"Neighbors lie at least 1 section away, not {reach}.")
     chosen = set(indices)
     return FixedPairs([(i, i + d) for i in indices for d in range(-reach, reach + 1) if d and i + d in chosen])
 
@@ -198,7 +198,7 @@ def split(groups: Sequence[str], share: float = 0.15, seed: int = 0) -> tuple[li
     if len(names) < 2:
         raise InputError("All images are of one subject, so none can be held back; set the validation share to 0.")
     count = min(max(round(share * len(names)), 1), len(names) - 1)
-    held = {names[i] for i in place_generator(seed, 79).permutation(len(names))[:count]}
+    held = {names[i] for i in seeded_rng(seed, 79).permutation(len(names))[:count]}
     return (
         [i for i, g in enumerate(groups) if g not in held],
         [i for i, g in enumerate(groups) if g in held],

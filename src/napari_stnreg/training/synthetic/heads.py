@@ -8,7 +8,7 @@ from napari_stnreg.core.image import Grid, Image
 from napari_stnreg.datasets.common import Waves, about
 from napari_stnreg.datasets.head import MIDDLE, TISSUES, head_scene
 from napari_stnreg.training.data.image_sets import Entry, ImageSet
-from napari_stnreg.training.data.pair_sampler import place_generator
+from napari_stnreg.training.data.pair_sampler import seeded_rng
 
 _BONE = ("skull",)
 
@@ -46,7 +46,7 @@ def generated_head(grid: Grid, random: np.random.Generator, *, stripped: bool = 
     return Image(data, grid, name="head"), Image(labels.reshape(grid.shape), grid, name="labels")
 
 
-def generated_heads(grid: Grid, count: int, *, stripped: float = 0.0, labelled: bool = True, seed: int = 0) -> ImageSet:
+def generated_heads(grid: Grid, count: int, *, stripped: float = 0.0, labeled: bool = True, seed: int = 0) -> ImageSet:
     """Made-up heads as a set of images, drawn when they are asked for.
 
     Parameters
@@ -57,18 +57,18 @@ def generated_heads(grid: Grid, count: int, *, stripped: float = 0.0, labelled: 
         How many.
     stripped
         Share of those without skull and skin.
-    labelled
+    labeled
         Whether they come with their label maps.
     seed
         Which ones.
     """
 
     def head(number: int, part: int) -> Image:
-        random = place_generator(seed, number, 83)
+        random = seeded_rng(seed, number, 83)
         return generated_head(grid, random, stripped=number < round(stripped * count))[part]
 
     def entry(number: int) -> Entry:
-        labels = (lambda: head(number, 1)) if labelled else None
+        labels = (lambda: head(number, 1)) if labeled else None
         return Entry(f"head {number}", f"head {number}", lambda: head(number, 0), labels)
 
     return ImageSet([entry(number) for number in range(count)])

@@ -25,7 +25,7 @@ from napari_stnreg.ops.filters import gaussian
 from napari_stnreg.training.augmentation.intensity import IntensityAugmentation
 from napari_stnreg.training.augmentation.spatial import SpatialAugmentation, warped
 from napari_stnreg.training.data.batch import Batch
-from napari_stnreg.training.data.pair_sampler import ExampleSource, place_generator
+from napari_stnreg.training.data.pair_sampler import ExampleSource, seeded_rng
 from napari_stnreg.transforms import DisplacementTransform, Transform, VelocityTransform, chain
 from napari_stnreg.transforms.bspline import basis_matrix
 
@@ -136,12 +136,12 @@ class GeneratedShapes(ExampleSource):
         """See :meth:`ExampleSource.example`."""
         held = int(split == "validation")
         if not self.keep:
-            random = place_generator(seed, epoch, place, held)
+            random = seeded_rng(seed, epoch, place, held)
             return self._shown(self._scene(random), random)
         key = (seed, place, held)
         if key not in self._kept:
-            self._kept[key] = self._scene(place_generator(*key, 1))
-        return self._shown(self._kept[key], place_generator(seed, epoch, place, held))
+            self._kept[key] = self._scene(seeded_rng(*key, 1))
+        return self._shown(self._kept[key], seeded_rng(seed, epoch, place, held))
 
     def summary(self) -> dict[str, Any]:
         """See :meth:`ExampleSource.summary`."""
@@ -185,10 +185,10 @@ class GeneratedShapes(ExampleSource):
             index = labels.to(torch.int64)
             shown = _looked_up(level, index) + _looked_up(depth, index) * pattern
             # A voxel at an edge holds some of both bodies.
-            shown = settings.intensity(_normalised(gaussian(shown, 0.6, edge="nearest")), random)
+            shown = settings.intensity(_normalized(gaussian(shown, 0.6, edge="nearest")), random)
             if black:
-                shown = _normalised(shown) * gaussian((index > 0).float(), 0.6, edge="nearest")
-            images.append(_normalised(shown))
+                shown = _normalized(shown) * gaussian((index > 0).float(), 0.6, edge="nearest")
+            images.append(_normalized(shown))
         fixed_labels, moving_labels = (labels.to(torch.int64) for labels in scene.labels)
         return Batch(images[0], images[1], fixed_labels=fixed_labels, moving_labels=moving_labels, truth=scene.truth)
 
@@ -279,6 +279,6 @@ def _owner(claims: Tensor) -> Tensor:
     return owner
 
 
-def _normalised(image: Tensor) -> Tensor:
+def _normalized(image: Tensor) -> Tensor:
     low, high = image.amin(), image.amax()
     return (image - low) / (high - low).clamp_min(1e-6)

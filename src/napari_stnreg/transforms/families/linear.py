@@ -1,4 +1,4 @@
-"""Translation, rigid, similarity and affine families, parametrised about the middle of the domain.
+"""Translation, rigid, similarity and affine families, parametrized about the middle of the domain.
 
 About a corner a rotation drags a large shift with it and the fit creeps; about the middle, and with the domain's
 root-mean-square radius as the unit of length, one step of any parameter moves the domain's points by about as much.

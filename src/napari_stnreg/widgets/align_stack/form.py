@@ -45,12 +45,12 @@ class AlignForm(QWidget):
         )
         self.course.fill([(name, name) for name in COURSE_HELP])
         self.course_note = hint()
-        self.features = Combo("What is compared between neighbours.", "compare by")
+        self.features = Combo("What is compared between neighbors.", "compare by")
         self.features.fill(FEATURES)
         self.window = QSpinBox()
         self.window.setRange(1, 8)
         self.window.setValue(2)
-        self.window.setToolTip("Neighbours before and after that each section is compared with.")
+        self.window.setToolTip("Neighbors before and after that each section is compared with.")
         self.anchors = OptionalNumber(
             "Match each section with the one so many sections farther, too, as far as both share outlines: errors then "
             "add up less along the stack.", "anchors", 3, 64, whole=True, empty="none")  # fmt: skip
@@ -78,7 +78,7 @@ class AlignForm(QWidget):
         more = QWidget()
         inner = Rows()
         inner.add("Compare", self.features)
-        inner.add("Neighbours", self.window)
+        inner.add("Neighbors", self.window)
         inner.add("Anchor distance", self.anchors)
         for box in (self.turned, self.mirror, self.cracks):
             inner.wide(box)
@@ -112,7 +112,7 @@ class AlignForm(QWidget):
         return self.stack.currentData()
 
     def refresh(self, leave_out: set[Any]) -> None:
-        """Offer the viewer's grey 3D image layers, the results of this panel aside."""
+        """Offer the viewer's gray 3D image layers, the results of this panel aside."""
         layers = [
             layer
             for layer in self._viewer.layers
@@ -129,7 +129,7 @@ class AlignForm(QWidget):
         if layer is None:
             images = any(isinstance(one, Image) for one in self._viewer.layers)
             self.note.setText(
-                "None of the images is a stack: grey, with the three axes (z, y, x)."
+                "None of the images is a stack: gray, with the three axes (z, y, x)."
                 if images
                 else "Open a stack (z, y, x) as an image layer first."
             )

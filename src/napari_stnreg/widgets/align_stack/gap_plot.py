@@ -74,14 +74,14 @@ class GapPlot(ThemedPlot):
         self.picked.emit(int(np.floor(place.x() + 0.25)))
 
     def style_curves(self) -> None:
-        """Colour them."""
+        """Color them."""
         import pyqtgraph
 
         red = (255, 110, 115) if self.dark else (190, 20, 40)
-        grey = (160, 165, 172) if self.dark else (105, 105, 110)
-        self._before.setPen(pyqtgraph.mkPen(grey, width=1))
+        gray = (160, 165, 172) if self.dark else (105, 105, 110)
+        self._before.setPen(pyqtgraph.mkPen(gray, width=1))
         self._after.setPen(pyqtgraph.mkPen(self.accent, width=2))
         self._weak.setSymbolBrush(red)
         self._weak.setSymbolPen(None)
-        self._here.setPen(pyqtgraph.mkPen(self.colour("text"), width=1, style=Qt.PenStyle.DotLine))
-        self.name_curves((grey, "before"), (self.accent, "after"), (red, "● weak or failed"))
+        self._here.setPen(pyqtgraph.mkPen(self.color("text"), width=1, style=Qt.PenStyle.DotLine))
+        self.name_curves((gray, "before"), (self.accent, "after"), (red, "● weak or failed"))

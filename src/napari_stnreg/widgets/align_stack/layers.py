@@ -22,7 +22,7 @@ def source_of(layer: Image) -> Any:
     Raises
     ------
     InputError
-        If it is no stack of grey sections with square pixels.
+        If it is no stack of gray sections with square pixels.
     """
     from napari_stnreg.stacks.sources.base import from_array
 
@@ -94,7 +94,7 @@ def section_landmarks(layer: Points | None, raw: Image) -> dict[tuple[int, int],
     if len(which) % 2:
         raise InputError(
             f"There are landmarks in an odd number of sections ({', '.join(map(str, which))}); they work between two, "
-            "so mark the same places in a neighbour."
+            "so mark the same places in a neighbor."
         )
     found = {}
     for a, b in zip(which[::2], which[1::2], strict=True):

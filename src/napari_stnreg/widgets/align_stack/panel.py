@@ -200,8 +200,8 @@ class AlignWidget(ToolPanel):
         self._to_findings.start()
         self.say(f"Done in {result.seconds:.0f} s." + (" Read the note above." if work.result.warnings else ""))
 
-    def _on_cancelled(self) -> None:
-        super()._on_cancelled()
+    def _on_canceled(self) -> None:
+        super()._on_canceled()
         self._job = None
 
     def _on_failed(self, error: Exception) -> None:

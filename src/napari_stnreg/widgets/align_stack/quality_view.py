@@ -73,9 +73,9 @@ class Findings(QWidget):
         self.show()
 
     def restyle(self) -> None:
-        """Take the colours of the viewer's theme."""
+        """Take the colors of the viewer's theme."""
         self.plot.restyle()
-        # The text stays in the theme's own colour, which can be read; the bar beside it says that it matters.
+        # The text stays in the theme's own color, which can be read; the bar beside it says that it matters.
         self.warning.setStyleSheet(f"border-left: 4px solid rgb{self.plot.accent}; padding-left: 6px;")
 
 

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QGridLayout, QLabel, QSizePolicy, QVBoxLayout, QWidge
 
 
 class Picture(QWidget):
-    """A grey picture that fills its widget; each of its rows is one section."""
+    """A gray picture that fills its widget; each of its rows is one section."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -23,10 +23,10 @@ class Picture(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
 
     def show_cut(self, cut: np.ndarray, limits: tuple[float, float], aspect: float) -> None:
-        """Show a cut ``(z, n)``, grey between the limits; a section is ``aspect`` pixels thick."""
+        """Show a cut ``(z, n)``, gray between the limits; a section is ``aspect`` pixels thick."""
         low, high = limits
-        grey = np.clip((cut.astype(float) - low) / max(high - low, 1e-9), 0, 1)
-        self._bytes = np.ascontiguousarray(np.rint(255 * grey), dtype=np.uint8)
+        gray = np.clip((cut.astype(float) - low) / max(high - low, 1e-9), 0, 1)
+        self._bytes = np.ascontiguousarray(np.rint(255 * gray), dtype=np.uint8)
         height, width = self._bytes.shape
         self._image = QImage(self._bytes.data, width, height, width, QImage.Format.Format_Grayscale8)
         self._aspect = height * aspect / width

@@ -29,7 +29,7 @@ from napari_stnreg.widgets.common.forms import Combo, Rows, button, folded, hint
 from napari_stnreg.widgets.common.task_panel import ToolPanel
 from napari_stnreg.widgets.common.task_runner import Control, Step, relay
 from napari_stnreg.widgets.register.options import Options
-from napari_stnreg.widgets.scorecard.table import COLOURS, theme_kind
+from napari_stnreg.widgets.scorecard.table import COLORS, theme_kind
 
 STATES = {"": "", "fitting": "…", "done": "✓", "kept": "✓", "failed": "✗"}
 _TIPS = {
@@ -110,21 +110,21 @@ class JobTable(QTableWidget):
         for item in (sign, score):
             item.setToolTip(tip)
         sign.setData(Qt.ItemDataRole.UserRole, state)
-        self._colour(number, theme)
+        self._color(number, theme)
         if state == "failed":
             self.resizeRowToContents(number)
 
-    def _colour(self, number: int, theme: str) -> None:
+    def _color(self, number: int, theme: str) -> None:
         kind = {"failed": "bad", "done": "good", "kept": "good"}.get(self.state(number))
-        brush = QBrush(QColor(COLOURS[theme][kind])) if kind else QBrush()
+        brush = QBrush(QColor(COLORS[theme][kind])) if kind else QBrush()
         self.item(number, 1).setForeground(brush)
         if kind != "good":
             self.item(number, 2).setForeground(brush)
 
     def restyle(self, theme: str) -> None:
-        """Colours for the theme; the signs say the same."""
+        """Colors for the theme; the signs say the same."""
         for row in range(self.rowCount()):
-            self._colour(row, theme)
+            self._color(row, theme)
 
     def state(self, number: int) -> str:
         """How a pair went, a key of :data:`STATES`."""

@@ -112,7 +112,7 @@ class DockPanel(QWidget):
     def eventFilter(self, watched: Any, event: Any) -> bool:
         """Notice that the viewer closes, of which docks are told nothing."""
         if watched is self._window and event.type() == QEvent.Type.Close:
-            self._closing.start()  # whether the person said yes is known afterwards
+            self._closing.start()  # whether the person said yes is known afterward
         return super().eventFilter(watched, event)
 
     def _on_window_closed(self) -> None:

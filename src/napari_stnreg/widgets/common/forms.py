@@ -198,6 +198,6 @@ def line() -> QFrame:
     """A thin line between two parts."""
     made = QFrame()
     made.setFixedHeight(1)
-    # napari's themes draw no frames; this grey is seen on the ground of both.
+    # napari's themes draw no frames; this gray is seen on the ground of both.
     made.setStyleSheet("background-color: rgba(128, 128, 128, 110);")
     return made

@@ -12,11 +12,11 @@ from napari.layers import Layer
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.widgets.common.layer_io import axis_units
-from napari_stnreg.widgets.common.transform_store import Held
+from napari_stnreg.widgets.common.transform_store import TransformEntry
 from napari_stnreg.widgets.transforms.apply_layers import spatial_matrix
 
 
-def new_affine(layer: Layer, held: Held, side: str) -> Any:
+def new_affine(layer: Layer, held: TransformEntry, side: str) -> Any:
     """The affine that puts a layer on the other side; its scale, rotation and translation stay as they are.
 
     Raises
@@ -24,13 +24,13 @@ def new_affine(layer: Layer, held: Held, side: str) -> Any:
     InputError
         If the transform bends, or has more axes than the layer.
     """
-    from napari_stnreg.resampling.geometry import Carrier  # brings torch
+    from napari_stnreg.resampling.geometry import GeometryTransformer  # brings torch
 
     ndim = held.transform.ndim
     if layer.ndim < ndim:
         raise InputError(f"'{layer.name}' has {layer.ndim} axes, the transform {ndim}; they do not fit together.")
     matrix, unit = spatial_matrix(layer, ndim)
-    moved = Carrier(held.transform, side, matrix=matrix, unit=unit, target_unit=unit).layer_affine()
+    moved = GeometryTransformer(held.transform, side, matrix=matrix, unit=unit, target_unit=unit).layer_affine()
     for axis, own in enumerate(axis_units(layer)[-ndim:], start=layer.ndim - ndim):
         moved[axis] *= conversion_factor(unit, own)
         matrix[axis] *= conversion_factor(unit, own)
@@ -49,7 +49,7 @@ class LayerMoves:
         self._viewer = viewer
         self._before: list[tuple[Any, Any]] = []
 
-    def move(self, layers: Sequence[Layer], held: Held, side: str) -> None:
+    def move(self, layers: Sequence[Layer], held: TransformEntry, side: str) -> None:
         """Put layers on the other side: all, or none.
 
         Raises

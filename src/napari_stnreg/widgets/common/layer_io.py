@@ -51,9 +51,9 @@ def guess_layout(layer: Layer) -> str:
     if ndim not in LAYOUTS:
         raise InputError(f"'{layer.name}' has {ndim} axes; layers with two to five axes can be registered.")
     letters = [_WORDS.get(str(label).lower(), str(label).lower()) for label in layer.axis_labels]
-    labelled = "".join(letters)
-    if labelled in LAYOUTS[ndim]:
-        return labelled
+    labeled = "".join(letters)
+    if labeled in LAYOUTS[ndim]:
+        return labeled
     # Labels were not set, or only some of them: a unit of time still tells.
     times = [str(unit) in ("second", "millisecond", "minute", "hour", "day") for unit in layer.units]
     if times[0]:

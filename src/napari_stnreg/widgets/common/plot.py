@@ -1,4 +1,4 @@
-"""A small plot in a panel, in the colours of the viewer. pyqtgraph is imported when it is first needed."""
+"""A small plot in a panel, in the colors of the viewer. pyqtgraph is imported when it is first needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from napari.utils.theme import get_theme
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
 class ThemedPlot(QWidget):
@@ -41,7 +41,7 @@ class ThemedPlot(QWidget):
         """Add the curves to the plot that has just been made."""
 
     def style_curves(self) -> None:
-        """Give the curves the theme's colours."""
+        """Give the curves the theme's colors."""
 
     def prepare(self) -> None:
         """Make the plot, which takes a moment that is better spent before a run than in it."""
@@ -61,20 +61,20 @@ class ThemedPlot(QWidget):
         self.restyle()
 
     def restyle(self) -> None:
-        """Take the colours of the viewer's theme."""
+        """Take the colors of the viewer's theme."""
         if self._plot is None:
             return
         import pyqtgraph
 
-        self._plot.setBackground(self.colour("background"))
+        self._plot.setBackground(self.color("background"))
         for side in self._titles:
             axis = self._plot.getAxis(side)
-            axis.setPen(pyqtgraph.mkPen(self.colour("secondary")))
-            axis.setTextPen(pyqtgraph.mkPen(self.colour("text")))
+            axis.setPen(pyqtgraph.mkPen(self.color("secondary")))
+            axis.setTextPen(pyqtgraph.mkPen(self.color("text")))
         self.style_curves()
 
-    def colour(self, role: str) -> Colour:
-        """A colour of the viewer's theme, such as ``"text"``."""
+    def color(self, role: str) -> Color:
+        """A color of the viewer's theme, such as ``"text"``."""
         red, green, blue = getattr(get_theme(self._viewer.theme), role).as_rgb_tuple()[:3]
         return red, green, blue
 
@@ -84,17 +84,17 @@ class ThemedPlot(QWidget):
         return bool(get_theme(self._viewer.theme).type == "dark")
 
     @property
-    def accent(self) -> Colour:
+    def accent(self) -> Color:
         """An orange that can be read on the theme's background."""
         return (255, 159, 28) if self.dark else (200, 95, 0)
 
-    def name_curves(self, *names: tuple[Colour, str]) -> None:
-        """Write the curves' names, each in its colour, above the plot: within, they would lie on the curves."""
-        text = "&nbsp;&nbsp;&nbsp;".join(f'<span style="color: rgb{colour}">{name}</span>' for colour, name in names)
+    def name_curves(self, *names: tuple[Color, str]) -> None:
+        """Write the curves' names, each in its color, above the plot: within, they would lie on the curves."""
+        text = "&nbsp;&nbsp;&nbsp;".join(f'<span style="color: rgb{color}">{name}</span>' for color, name in names)
         self._plot.setTitle(text, size="8pt")
 
     def dotted(self) -> Any:
         """The pen of lines that divide."""
         import pyqtgraph
 
-        return pyqtgraph.mkPen(self.colour("secondary"), width=1, style=Qt.PenStyle.DotLine)
+        return pyqtgraph.mkPen(self.color("secondary"), width=1, style=Qt.PenStyle.DotLine)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 KINDS = {
     "warped": ("Warped image", "The moving image on the fixed one's grid, sampled once from the original."),
-    "overlay": ("Overlay", "Fixed in green and warped in magenta: grey where they agree."),
+    "overlay": ("Overlay", "Fixed in green and warped in magenta: gray where they agree."),
     "grid": ("Deformed grid", "A regular grid over the moving image, bent as the image is."),
     "vectors": ("Displacement vectors", "Arrows from points of the fixed image to where their values come from."),
     "jacobian": ("Jacobian determinant", "Local change of volume: 1 keeps it, 0 or less folds."),
@@ -60,7 +60,7 @@ def transform_state(transform: Transform) -> dict[str, Any]:
     """A transform as plain values and arrays, for a layer's metadata; :func:`transform_from` reads it back."""
     return {
         "family": transform.family,
-        "spaces": list(transform.spaces),
+        "coordinate_systems": list(transform.coordinate_systems),
         "settings": transform.settings(),
         "tensors": {name: tensor.detach().cpu().numpy() for name, tensor in transform.tensors().items()},
     }
@@ -74,7 +74,7 @@ def transform_from(state: dict[str, Any]) -> Transform:
 
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in state["tensors"].items()}
     transform = transform_class(state["family"]).from_state(tensors, state["settings"])
-    return transform.in_spaces(*state.get("spaces", transform.spaces))
+    return transform.with_coordinate_systems(*state.get("coordinate_systems", transform.coordinate_systems))
 
 
 def run_record(result: Result, naming: Naming, run: str, moving: Grid) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def result_layers(
     fixed, moving
         The pair as it was registered.
     source
-        The moving layer, for its colours.
+        The moving layer, for its colors.
     kinds
         Keys of :data:`KINDS`.
     volume
@@ -117,7 +117,7 @@ def result_layers(
     if kinds & {"overlay", "difference", "checkerboard"}:
         made |= _comparisons(result, fixed, kinds)
         if volume and "overlay" in made:
-            made["overlay"][1]["visible"] = False  # napari draws no colour volumes
+            made["overlay"][1]["visible"] = False  # napari draws no color volumes
     if "jacobian" in kinds:
         determinant = result.transform.jacobian_determinant(grid)
         made["jacobian"] = jacobian_layer(determinant, grid)
@@ -175,7 +175,7 @@ def jacobian_layer(determinant: np.ndarray, grid: Grid) -> LayerData:
 
 
 def vectors_layer(transform: Transform, grid: Grid) -> LayerData:
-    """Displacement arrows as a layer, coloured by their length."""
+    """Displacement arrows as a layer, colored by their length."""
     drawn = arrows(transform, grid)
     step, length = drawn.step, drawn.length
     longest = float(np.percentile(length, 99)) if length.size else 1.0

@@ -76,7 +76,7 @@ class ToolPanel(DockPanel):
         self._runner.updated.connect(self._on_update)
         self._runner.finished.connect(self._on_finished)
         self._runner.failed.connect(self._on_failed)
-        self._runner.cancelled.connect(self._on_cancelled)
+        self._runner.canceled.connect(self._on_canceled)
         self._stop_shortcut = self.shortcut("Escape", self.stop)
         QApplication.instance().aboutToQuit.connect(self._runner.cancel)
         self.connect_viewer()
@@ -155,7 +155,7 @@ class ToolPanel(DockPanel):
         self.complain(error)
         self.show_state()
 
-    def _on_cancelled(self) -> None:
+    def _on_canceled(self) -> None:
         self._done = None
         self.bar.setValue(0)
         self.status.setText("Stopped; nothing was changed.")

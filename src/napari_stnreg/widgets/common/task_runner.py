@@ -1,8 +1,8 @@
 """Long work in the background: one worker that always ends, and a runner on the GUI thread that owns it.
 
 A *task* is a generator function that takes a :class:`Control` last, yields whatever its panel shows, and returns its
-result, or ``None`` when it was cancelled. It runs in one thread, and is closed in that thread, so that a stopped or
-cancelled task gives its memory back at once.
+result, or ``None`` when it was canceled. It runs in one thread, and is closed in that thread, so that a stopped or
+canceled task gives its memory back at once.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def relay(
     Returns
     -------
     object
-        What the generator returned; ``None`` when cancelled.
+        What the generator returned; ``None`` when canceled.
     """
     last, told, paused = 0.0, False, False
     try:
@@ -124,14 +124,14 @@ class TaskRunner(QObject):
 
     Signals
     -------
-    updated(object), finished(object), failed(Exception), cancelled()
+    updated(object), finished(object), failed(Exception), canceled()
         Emitted on the GUI thread; exactly one of the last three ends a task.
     """
 
     updated = Signal(object)
     finished = Signal(object)
     failed = Signal(object)
-    cancelled = Signal()
+    canceled = Signal()
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -205,14 +205,14 @@ class TaskRunner(QObject):
     def _on_returned(self, outcome: Any) -> None:
         self._worker = None
         if outcome is None or self._control.cancel.is_set():
-            self.cancelled.emit()
+            self.canceled.emit()
         else:
             self.finished.emit(outcome)
 
     def _on_errored(self, error: Exception) -> None:
         self._worker = None
         if self._control.cancel.is_set():
-            self.cancelled.emit()
+            self.canceled.emit()
         else:
             self.failed.emit(error)
 
@@ -220,4 +220,4 @@ class TaskRunner(QObject):
         # A worker that was told to quit returns nothing, but it always ends.
         if self._worker is not None and self._control.cancel.is_set():
             self._worker = None
-            self.cancelled.emit()
+            self.canceled.emit()

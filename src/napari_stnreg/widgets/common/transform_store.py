@@ -20,7 +20,7 @@ SOURCES = {"result": "of this session", "file": "from a file", "made": "made her
 
 
 @dataclass(eq=False)
-class Held:
+class TransformEntry:
     """One transform, and what is known of its two sides.
 
     Parameters
@@ -52,7 +52,7 @@ class Held:
     info: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, transform: Transform, fixed: str, moving: str, family: str, **more: Any) -> Held:
+    def of(cls, transform: Transform, fixed: str, moving: str, family: str, **more: Any) -> TransformEntry:
         """Hold a transform that is at hand."""
         held = cls(fixed, moving, family, **more)
         held.__dict__["transform"] = transform
@@ -102,16 +102,16 @@ class Held:
         return {**self.info, **known}
 
 
-class Shelf:
+class TransformStore:
     """What was loaded or made in one viewer, beside what its layers carry."""
 
     def __init__(self) -> None:
-        self.extra: list[Held] = []
-        self._seen: dict[str, Held] = {}
+        self.extra: list[TransformEntry] = []
+        self._seen: dict[str, TransformEntry] = {}
 
-    def entries(self, viewer: Any) -> list[Held]:
+    def entries(self, viewer: Any) -> list[TransformEntry]:
         """All transforms of the viewer, those of its layers first; one of a run however many layers it has."""
-        found: dict[str, Held] = {}
+        found: dict[str, TransformEntry] = {}
         for layer in viewer.layers:
             for held in _carried_by(layer, self._seen):
                 found.setdefault(held.key, held)
@@ -121,16 +121,16 @@ class Shelf:
         return list(found.values())
 
 
-_SHELVES: WeakKeyDictionary[Any, Shelf] = WeakKeyDictionary()
+_SHELVES: WeakKeyDictionary[Any, TransformStore] = WeakKeyDictionary()
 
 
-def shelf_of(viewer: Any) -> Shelf:
+def store_for(viewer: Any) -> TransformStore:
     """The shelf of a viewer: it outlives the workbench's dock, not the viewer."""
     # napari hands a proxy of its viewer to plugins; the shelf belongs to the viewer behind it.
-    return _SHELVES.setdefault(inspect.unwrap(viewer), Shelf())
+    return _SHELVES.setdefault(inspect.unwrap(viewer), TransformStore())
 
 
-def _carried_by(layer: Any, seen: dict[str, Held]) -> Iterator[Held]:
+def _carried_by(layer: Any, seen: dict[str, TransformEntry]) -> Iterator[TransformEntry]:
     record = layer.metadata.get("stnreg")
     if not isinstance(record, dict) or "transform" not in record:
         return
@@ -140,13 +140,13 @@ def _carried_by(layer: Any, seen: dict[str, Held]) -> Iterator[Held]:
         yield seen.get(key) or held_from(one, key, number if len(frames) > 1 else None)
 
 
-def held_from(record: dict[str, Any], key: str = "", frame: int | None = None) -> Held:
+def held_from(record: dict[str, Any], key: str = "", frame: int | None = None) -> TransformEntry:
     """The transform of a layer's record; ``frame`` says which one of a series it is."""
     settings = record.get("settings") or {}
     moving = record.get("moving", "moving") + ("" if frame is None else f" [{frame}]")
     grids = {name: Grid.from_dict(record[name]) if name in record else None for name in ("grid", "moving_grid")}
     known = {"run", "transform", "fixed", "moving", "frames", "what", "grid", "moving_grid", "family", "source"}
-    return Held(
+    return TransformEntry(
         fixed=record.get("fixed", "fixed"),
         moving=moving,
         family=record.get("family") or settings.get("family") or record["transform"]["family"],

@@ -13,14 +13,14 @@ from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.widgets.common.forms import Combo, Rows, button, hint
 from napari_stnreg.widgets.common.layer_io import layer_source
 from napari_stnreg.widgets.common.task_panel import ToolPanel
-from napari_stnreg.widgets.compare.views import COLOURS, VIEWS, CompareViews, Pair, prepare
+from napari_stnreg.widgets.compare.views import COLORS, VIEWS, CompareViews, Pair, prepare
 
 KEY = "Shift-F"
 """Turns to the other image, in the viewer; a letter alone would be taken by the tools of Labels and Shapes layers."""
 
 
 class CompareWidget(ToolPanel):
-    """Shows two image layers in turn, as a checkerboard, as difference, in two colours, or side by side.
+    """Shows two image layers in turn, as a checkerboard, as difference, in two colors, or side by side.
 
     Parameters
     ----------
@@ -74,12 +74,12 @@ class CompareWidget(ToolPanel):
             "Squares of the checkerboard along the longest side; to the left they are larger."
         )
         self.squares_slider.setAccessibleName("squares of the checkerboard")
-        self.colour_box = Combo("Colours of the blend: first and second image.", "colours of the blend")
-        self.colour_box.fill([(name, name) for name in COLOURS])
+        self.color_box = Combo("Colors of the blend: first and second image.", "colors of the blend")
+        self.color_box.fill([(name, name) for name in COLORS])
         looks = Rows()
         looks.add("Rate", self.rate_box)
         looks.add("Squares", self.squares_slider)
-        looks.add("Colours", self.colour_box)
+        looks.add("Colors", self.color_box)
         self.shown = QLabel("")
         self.shown.setWordWrap(True)
         self.shown.setAccessibleName("image on screen")
@@ -97,7 +97,7 @@ class CompareWidget(ToolPanel):
         self._squares_soon.timeout.connect(self._on_squares)
         self.rate_box.valueChanged.connect(self._on_rate)
         self.squares_slider.valueChanged.connect(self._squares_later)
-        self.colour_box.currentIndexChanged.connect(self._on_colours)
+        self.color_box.currentIndexChanged.connect(self._on_colors)
         for box in (self.first_box, self.second_box):
             box.currentIndexChanged.connect(self._on_choice)
         self.shortcut("Shift+F", self.turn)
@@ -190,7 +190,7 @@ class CompareWidget(ToolPanel):
         elif view == "difference":
             self.views.difference(first, second, pair)
         else:
-            self.views.blend(first, second, pair, self.colour_box.currentData())
+            self.views.blend(first, second, pair, self.color_box.currentData())
 
     def leave(self) -> None:
         """End the view; all layers are as they were before."""
@@ -235,8 +235,8 @@ class CompareWidget(ToolPanel):
     def _on_squares(self) -> None:
         self.views.set_squares(self.squares_slider.value())
 
-    def _on_colours(self, _index: int) -> None:
-        self.views.set_colours(self.colour_box.currentData())
+    def _on_colors(self, _index: int) -> None:
+        self.views.set_colors(self.color_box.currentData())
 
     def _on_view(self) -> None:
         """Say what is on screen, and press the button of the view."""

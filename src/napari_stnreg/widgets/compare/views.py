@@ -27,17 +27,17 @@ VIEWS = {
     "flicker": ("Flicker", "Show the one and the other in turn."),
     "checkerboard": ("Checkerboard", "Squares of the one and the other: edges run on where they agree."),
     "difference": ("Difference", "Second minus first: white where they agree, red and blue where they do not."),
-    "blend": ("Blend", "Each in a colour of its own over the other: grey (or white) where they agree."),
+    "blend": ("WeightedSum", "Each in a color of its own over the other: gray (or white) where they agree."),
     "side": ("Side by side", "Next to each other, with cameras that move together."),
 }
 """The views: the button's text, and one line that says what is seen."""
 
-COLOURS = {
+COLORS = {
     "green and magenta": ("green", "magenta"),
     "cyan and magenta": ("cyan", "magenta"),
     "cyan and red": ("cyan", "red"),
 }
-"""Colours of the blend, first and second; the first and the last pair add up to grey where the images agree."""
+"""Colors of the blend, first and second; the first and the last pair add up to gray where the images agree."""
 
 
 @dataclass(frozen=True)
@@ -165,26 +165,26 @@ class CompareViews(QObject):
         look = {"contrast_limits": (-1, 1), "colormap": JACOBIAN_COLORMAP}
         self._add([(pair.second - pair.first, "difference", look)])
 
-    def blend(self, first: Layer, second: Layer, pair: Pair, colours: str = "green and magenta") -> None:
-        """Show each in a colour of its own, added up."""
+    def blend(self, first: Layer, second: Layer, pair: Pair, colors: str = "green and magenta") -> None:
+        """Show each in a color of its own, added up."""
         self._enter("blend", first, second)
         self._pair = pair
         self._add(
             [
-                (data, f"{layer.name} in {colour}", {"contrast_limits": (0, 1), "colormap": colour,
+                (data, f"{layer.name} in {color}", {"contrast_limits": (0, 1), "colormap": color,
                                                      "blending": blending})
-                for data, layer, colour, blending in zip(
-                    (pair.first, pair.second), (first, second), COLOURS[colours], ("translucent", "additive"),
+                for data, layer, color, blending in zip(
+                    (pair.first, pair.second), (first, second), COLORS[colors], ("translucent", "additive"),
                     strict=True,
                 )
             ]
         )  # fmt: skip
 
-    def set_colours(self, colours: str) -> None:
-        """Other colours of the blend."""
+    def set_colors(self, colors: str) -> None:
+        """Other colors of the blend."""
         if self.view == "blend":
-            for layer, colour in zip(self._made, COLOURS[colours], strict=True):
-                layer.colormap = colour
+            for layer, color in zip(self._made, COLORS[colors], strict=True):
+                layer.colormap = color
 
     def leave(self) -> None:
         """Take the temporary layers away and give every layer its visibility back."""

@@ -161,12 +161,12 @@ class Canvas:
         inner = [_segments(regular + shift), _segments(mapped)]
         frame = [_outline(regular + shift), _outline(mapped)]
         pieces = [*inner, *frame]
-        colours = [_GRID] * (len(inner[0]) * 2) + [_FRAME] * (len(frame[0]) * 2)
+        colors = [_GRID] * (len(inner[0]) * 2) + [_FRAME] * (len(frame[0]) * 2)
         if links:
             starts, ends = (nodes[::2, ::2].reshape(-1, 2) for nodes in (mapped, regular + shift))
             pieces.append(np.stack([starts, ends - starts], axis=1))
-            colours += [_LINK] * len(starts)
-        self._vectors("grid", np.concatenate(pieces), colours, width=0.006)
+            colors += [_LINK] * len(starts)
+        self._vectors("grid", np.concatenate(pieces), colors, width=0.006)
         dots = np.concatenate([regular.reshape(-1, 2) + shift, mapped.reshape(-1, 2)])
         layer = self.layers.get("nodes")
         if layer is not None and layer in self._viewer.layers and len(layer.data) == len(dots):
@@ -206,7 +206,7 @@ class Canvas:
             return
         ratio = self.shape / np.asarray(output_shape)
         there = (np.asarray(pixel) + 0.5) * ratio - 0.5 + self._corners[1]
-        near = [n.index for n in look.neighbours]
+        near = [n.index for n in look.neighbors]
         tiny = 0.006 * float(self.shape.max())
         where = np.array([there, look.position, *near], dtype=np.float64)
         sizes = np.array([max(float(ratio.max()), 2 * tiny), max(0.35, tiny)] + [1.0] * len(near))
@@ -215,13 +215,13 @@ class Canvas:
             _put(layer, where)
             return
         self.drop("look")
-        colours = ["#00000000", "#ffe14d"] + ["#00000000"] * len(near)
-        layer = Points(where, name=PREFIX + "hovered pixel", size=sizes, face_color=colours, border_color="#ffe14d",
+        colors = ["#00000000", "#ffe14d"] + ["#00000000"] * len(near)
+        layer = Points(where, name=PREFIX + "hovered pixel", size=sizes, face_color=colors, border_color="#ffe14d",
                        symbol=["square", "disc"] + ["square"] * len(near), border_width=0.12,
                        **self._about(0))  # fmt: skip
         self._add("look", layer)
 
-    def _vectors(self, key: str, pairs: np.ndarray, colours: list[str], width: float, style: str = "line") -> None:
+    def _vectors(self, key: str, pairs: np.ndarray, colors: list[str], width: float, style: str = "line") -> None:
         pairs = np.asarray(pairs, dtype=np.float32)
         layer = self.layers.get(key)
         if layer is not None and layer in self._viewer.layers and len(layer.data) == len(pairs):
@@ -229,7 +229,7 @@ class Canvas:
             return
         self.drop(key)
         layer = Vectors(pairs, name=PREFIX + key, vector_style=style, edge_width=width * float(self.shape.max()),
-                        edge_color=colours, opacity=0.9, **self._about(0))  # fmt: skip
+                        edge_color=colors, opacity=0.9, **self._about(0))  # fmt: skip
         self._add(key, layer)
 
     # -- the end
@@ -273,12 +273,12 @@ def _segments(nodes: np.ndarray) -> np.ndarray:
 
 
 def _outline(nodes: np.ndarray) -> np.ndarray:
-    """The border of a grid of nodes, drawn once more in another colour."""
+    """The border of a grid of nodes, drawn once more in another color."""
     ring = np.concatenate([nodes[0], nodes[1:, -1], nodes[-1, -2::-1], nodes[-2::-1, 0]])
     return np.stack([ring[:-1], np.diff(ring, axis=0)], axis=1)
 
 
 def _hues(rows: int, columns: int) -> np.ndarray:
-    """A colour for each node, so that the eye finds the same point on both sides."""
+    """A color for each node, so that the eye finds the same point on both sides."""
     y, x = np.meshgrid(np.linspace(0, 1, rows), np.linspace(0, 1, columns), indexing="ij")
     return np.stack([0.25 + 0.75 * x, 0.9 - 0.6 * y, 0.25 + 0.75 * (1 - x), np.ones_like(x)], axis=-1).reshape(-1, 4)

@@ -8,7 +8,7 @@ import numpy as np
 from napari.utils.theme import get_theme
 from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
-_COLOURS = ("#2ec4f3", "#ff9f1c", "#e83f6f", "#7bd389")
+_COLORS = ("#2ec4f3", "#ff9f1c", "#e83f6f", "#7bd389")
 _DARKER = ("#0b7fab", "#b86200", "#b3133f", "#2b8a3e")
 
 
@@ -67,7 +67,7 @@ class Curves(QWidget):
         self.layout().addWidget(self._plot)
 
     def restyle(self) -> None:
-        """Take the colours of the viewer's theme."""
+        """Take the colors of the viewer's theme."""
         if self._plot is None:
             return
         import pyqtgraph
@@ -80,6 +80,6 @@ class Curves(QWidget):
             axis.setPen(pyqtgraph.mkPen(theme.secondary.as_rgb_tuple()[:3]))
             axis.setTextPen(pyqtgraph.mkPen(text))
         self._legend.setLabelTextColor(text)
-        colours = _COLOURS if theme.type == "dark" else _DARKER
+        colors = _COLORS if theme.type == "dark" else _DARKER
         for i, item in enumerate(self._items.values()):
-            item.setPen(pyqtgraph.mkPen(colours[i % len(colours)], width=2))
+            item.setPen(pyqtgraph.mkPen(colors[i % len(colors)], width=2))

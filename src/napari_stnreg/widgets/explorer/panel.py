@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _HANDS = {
     "affine": "On the input: drag corners to scale, edges to scale and shear, the arm to turn, the middle to shift.",
     "tps": "On the input: drag the control points. The grid passes through them and bends as little as it can.",
-    "bspline": "On the input: drag the control points. Each pulls its neighbourhood of four by four cells.",
+    "bspline": "On the input: drag the control points. Each pulls its neighborhood of four by four cells.",
 }
 _BESIDE_LATER = 60
 """Milliseconds of rest before the picture beside the output is made again."""

@@ -1,4 +1,4 @@
-"""One output pixel under the magnifying glass: its neighbours, and the bilinear weights as areas."""
+"""One output pixel under the magnifying glass: its neighbors, and the bilinear weights as areas."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 if TYPE_CHECKING:
     from napari_stnreg.teaching import Footprint
 
-_COLOURS = ("#e83f6f", "#ff9f1c", "#2ec4f3", "#7bd389")
-"""One for each of the four neighbours, and for the rectangle whose area is its weight."""
+_COLORS = ("#e83f6f", "#ff9f1c", "#2ec4f3", "#7bd389")
+"""One for each of the four neighbors, and for the rectangle whose area is its weight."""
 
 
 class PixelView(QWidget):
     """Draws a :class:`~napari_stnreg.teaching.Footprint`.
 
-    Pixels are squares filled with what they hold, with their centres marked. The place that is sampled cuts the square
-    between the four centres into four rectangles: the area of each is the weight of the neighbour *opposite* to it.
+    Pixels are squares filled with what they hold, with their centers marked. The place that is sampled cuts the square
+    between the four centers into four rectangles: the area of each is the weight of the neighbor *opposite* to it.
     """
 
     def __init__(self, viewer: Any) -> None:
@@ -75,19 +75,19 @@ class PixelView(QWidget):
     def _pixels(self, painter: QPainter, at: Any, side: float, first: Any, reach: int) -> None:
         assert self._look is not None
         low, high = self._limits
-        held = {n.index: n for n in self._look.neighbours}
+        held = {n.index: n for n in self._look.neighbors}
         for y in range(2 * reach):
             for x in range(2 * reach):
                 index = (int(first[0]) + y, int(first[1]) + x)
                 middle = at(index)
                 box = QRectF(middle.x() - side / 2, middle.y() - side / 2, side, side)
-                neighbour = held.get(index)
+                neighbor = held.get(index)
                 painter.setPen(QPen(QColor("#808080"), 1))
-                if neighbour is None or not neighbour.inside:
+                if neighbor is None or not neighbor.inside:
                     painter.setBrush(Qt.BrushStyle.BDiagPattern)
                 else:
-                    share = np.clip((np.resize(neighbour.value, 3) - low) / max(high - low, 1e-12), 0, 1)
-                    if len(neighbour.value) == 1:
+                    share = np.clip((np.resize(neighbor.value, 3) - low) / max(high - low, 1e-12), 0, 1)
+                    if len(neighbor.value) == 1:
                         share[:] = share[0]
                     painter.setBrush(QColor.fromRgbF(*(float(v) for v in share)))
                 painter.drawRect(box)
@@ -96,21 +96,21 @@ class PixelView(QWidget):
         assert self._look is not None
         here = at(self._look.position)
         cell = np.array(self._look.cell)
-        # Read from the last neighbour backwards: the rectangle beside a corner is the weight of the opposite one.
+        # Read from the last neighbor backwards: the rectangle beside a corner is the weight of the opposite one.
         for i, tap in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
-            colour = QColor(_COLOURS[3 - i])
-            colour.setAlpha(150)
-            painter.setBrush(colour)
+            color = QColor(_COLORS[3 - i])
+            color.setAlpha(150)
+            painter.setBrush(color)
             painter.setPen(QPen(QColor("white"), 1.5))
             painter.drawRect(QRectF(at(cell + tap), here).normalized())
 
     def _numbers(self, painter: QPainter, at: Any, side: float) -> None:
         assert self._look is not None
         taps = {tuple(np.array(self._look.cell) + tap): i for i, tap in enumerate(((0, 0), (0, 1), (1, 0), (1, 1)))}
-        for neighbour in self._look.neighbours:
-            where = neighbour.index
+        for neighbor in self._look.neighbors:
+            where = neighbor.index
             middle = at(where)
-            digits = f"{neighbour.weight:.3f}" if self._kernel == "linear" else f"{neighbour.weight:.2f}"
+            digits = f"{neighbor.weight:.3f}" if self._kernel == "linear" else f"{neighbor.weight:.2f}"
             box = QRectF(middle.x() - side / 2, middle.y() - side / 2, side, side)
             # At the outer corner of its pixel, where no rectangle lies.
             up = self._kernel != "cubic" and taps.get(where, 0) < 2
@@ -123,9 +123,9 @@ class PixelView(QWidget):
             if flag == Qt.AlignmentFlag.AlignVCenter:
                 top = middle.y() - high / 2
             label = QRectF(middle.x() - wide / 2, top, wide, high)
-            colour = QColor(_COLOURS[taps.get(where, 0)]) if self._kernel == "linear" else QColor("#ffe14d")
+            color = QColor(_COLORS[taps.get(where, 0)]) if self._kernel == "linear" else QColor("#ffe14d")
             painter.setPen(Qt.PenStyle.NoPen)
-            painter.setBrush(colour)
+            painter.setBrush(color)
             painter.drawRoundedRect(label, 3, 3)
             painter.setPen(QColor("black"))
             painter.drawText(label, int(Qt.AlignmentFlag.AlignCenter), digits)
@@ -140,14 +140,14 @@ def described(look: Footprint, pixel: tuple[int, int], kernel: str) -> str:
         f"{look.fraction[0]:.3f} below and {look.fraction[1]:.3f} right of pixel {look.cell}."
     )
     if kernel == "nearest":
-        one = look.neighbours[0]
+        one = look.neighbors[0]
         return (
-            f"{head}\nInteger kernel: the one neighbour {one.index}, weight 1, value {value}. A small step of theta "
+            f"{head}\nInteger kernel: the one neighbor {one.index}, weight 1, value {value}. A small step of theta "
             "changes nothing, so the gradient is 0 and nothing can be learned through it."
         )
     if kernel == "cubic":
-        return f"{head}\nCubic kernel: sixteen neighbours, some with weights below 0; the sum is {value}."
+        return f"{head}\nCubic kernel: sixteen neighbors, some with weights below 0; the sum is {value}."
     if len(look.value) > 1:
-        return f"{head}\nThe four neighbours, weighted by area, make {value}."
-    terms = " + ".join(f"{n.weight:.3f} · {n.value[0]:.4g}" for n in look.neighbours)
+        return f"{head}\nThe four neighbors, weighted by area, make {value}."
+    terms = " + ".join(f"{n.weight:.3f} · {n.value[0]:.4g}" for n in look.neighbors)
     return f"{head}\n{terms} = {value}"

@@ -46,7 +46,7 @@ def load_from(panel: ExplorerWidget, path: str | Path) -> None:
     panel.scene.state = state
     panel.downhill.forget()
     panel.size_box.choose(view.get("text", "Normal"))
-    panel.theta_form.frame.choose(view.get("numbers", "normalised"))
+    panel.theta_form.frame.choose(view.get("numbers", "normalized"))
     for field, key in ((panel.grid_tab.count, "points"), (panel.gradient_tab.smoothing, "smoothing"),
                        (panel.gradient_tab.length, "step")):  # fmt: skip
         if isinstance(view.get(key), (int, float)):

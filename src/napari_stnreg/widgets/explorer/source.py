@@ -26,7 +26,7 @@ class Picture:
     units
         Of these axes, as napari has them.
     look
-        The layer's colours: colormap and contrast limits.
+        The layer's colors: colormap and contrast limits.
     shrunk
         How many pixels of the layer one pixel of the picture stands for.
     """

@@ -109,7 +109,7 @@ class ThetaForm(QWidget):
         self._shape = (2, 2)
         self._theta: Theta | None = None
         self.frame = Combo("What the six numbers count in.", "unit of theta")
-        self.frame.addItem("-1 to 1, as in the paper", "normalised")
+        self.frame.addItem("-1 to 1, as in the paper", "normalized")
         self.frame.addItem("pixels about the middle", "pixels")
         self.frame.currentIndexChanged.connect(self._again)
         self.numbers = []
@@ -153,7 +153,7 @@ class ThetaForm(QWidget):
         """Show a theta of an image of this shape."""
         self._theta, self._shape = theta, (int(shape[0]), int(shape[1]))
         pixels = self.frame.currentData() == "pixels"
-        values = theta.matrix if pixels else theta.normalised(self._shape)
+        values = theta.matrix if pixels else theta.normalized(self._shape)
         for number, value in zip(self.numbers, values.ravel(), strict=True):
             number.put(value)
         for key, side in (("shift_x", self._shape[1]), ("shift_y", self._shape[0])):
@@ -178,13 +178,13 @@ class ThetaForm(QWidget):
             return
         # What was not touched keeps its digits beyond those shown.
         pixels = self.frame.currentData() == "pixels"
-        before = self._theta.matrix if pixels else self._theta.normalised(self._shape)
+        before = self._theta.matrix if pixels else self._theta.normalized(self._shape)
         values = before.ravel().copy()
         for i, number in enumerate(self.numbers):
             if abs(number.value() - values[i]) > 0.5 * 10 ** -number.decimals():
                 values[i] = number.value()
         values = values.reshape(2, 3)
-        self.changed.emit(Theta(values) if pixels else Theta.from_normalised(values, self._shape))
+        self.changed.emit(Theta(values) if pixels else Theta.from_normalized(values, self._shape))
 
     def _on_turner(self) -> None:
         from dataclasses import replace

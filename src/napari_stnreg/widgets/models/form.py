@@ -13,7 +13,7 @@ from napari_stnreg.widgets.models.session import KnownModel
 
 
 class ModelChoice(QWidget):
-    """The choice between optimising the pair and a trained model.
+    """The choice between optimizing the pair and a trained model.
 
     Signals
     -------
@@ -25,16 +25,16 @@ class ModelChoice(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        tip = "A trained network gives the answer in one pass; without one the pair is optimised."
-        self.box = ModelList(tip, "model", "none (optimise this pair)")
+        tip = "A trained network gives the answer in one pass; without one the pair is optimized."
+        self.box = ModelList(tip, "model", "none (optimize this pair)")
         self.about = self.box.about
         self.refine_box = QCheckBox("Refine for this pair")
-        self.refine_box.setToolTip("Begin at the model's answer and optimise it for these two images.")
+        self.refine_box.setToolTip("Begin at the model's answer and optimize it for these two images.")
         self.steps_box = QSpinBox()
         self.steps_box.setRange(1, 10000)
         self.steps_box.setValue(50)
         self.steps_box.setSuffix(" steps")
-        self.steps_box.setToolTip("How many steps of optimisation.")
+        self.steps_box.setToolTip("How many steps of optimization.")
         self.steps_box.setAccessibleName("steps of refinement")
         self._refining = QWidget()
         row = QHBoxLayout(self._refining)
@@ -54,12 +54,12 @@ class ModelChoice(QWidget):
 
     @property
     def chosen(self) -> KnownModel | None:
-        """The model, or ``None`` where the pair is optimised."""
+        """The model, or ``None`` where the pair is optimized."""
         return self.box.chosen
 
     @property
     def refine(self) -> int:
-        """Steps of optimisation after the model's pass; 0 for none."""
+        """Steps of optimization after the model's pass; 0 for none."""
         return self.steps_box.value() if self.chosen is not None and self.refine_box.isChecked() else 0
 
     def refresh(self) -> None:

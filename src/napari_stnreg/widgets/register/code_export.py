@@ -50,9 +50,9 @@ def python_script(job: Job) -> str:
     arguments = ", ".join(["fixed", "moving(frame)" if series else "moving", *words])
     if series:
         lines += ["", f"results = [sr.register({arguments}) for frame in range({job.moving.frames})]"]
-        lines += ["for result in results:", "    print(result.scores, result.folded_share)"]
+        lines += ["for result in results:", "    print(result.scores, result.folding_fraction)"]
     else:
-        lines += ["", f"result = sr.register({arguments})", "print(result.scores, result.folded_share)"]
+        lines += ["", f"result = sr.register({arguments})", "print(result.scores, result.folding_fraction)"]
         lines.append("warped = result.warped")
     return "\n".join(lines) + "\n"
 

@@ -96,7 +96,7 @@ class Side(QWidget):
         if layer is not None:
             try:
                 guess = guess_layout(layer)
-                # A colour image has its channels already.
+                # A color image has its channels already.
                 options = [one for one in LAYOUTS[layer.ndim] if not (layer.rgb and "c" in one)]
                 kept = self.layout_choice if self._same_layer(layer) and self.layout_choice in options else guess
                 layouts = tuple(options)

@@ -63,7 +63,7 @@ class LossPlot(ThemedPlot):
         self._borders.append(line)
 
     def style_curves(self) -> None:
-        """Colour the curve and the borders."""
+        """Color the curve and the borders."""
         import pyqtgraph
 
         self._curve.setPen(pyqtgraph.mkPen(self.accent, width=2))

@@ -99,7 +99,7 @@ class Options(QWidget):
         self.levels_box = OptionalNumber("Number of pyramid levels.", "levels", 1, 8, whole=True)
         self.iterations_box = OptionalNumber("Steps at each level.", "iterations", 1, 10000, whole=True)
         self.diffusion_box = OptionalNumber(
-            "Extra weight of the diffusion regulariser.", "diffusion", 0, 1e6, empty="0"
+            "Extra weight of the diffusion regularizer.", "diffusion", 0, 1e6, empty="0"
         )
         self.bending_weight_box = OptionalNumber("Extra weight of the bending energy.", "bending", 0, 1e6, empty="0")
         self.folding_box = OptionalNumber("Extra weight of the folding penalty.", "folding", 0, 1e6, empty="0")
@@ -154,10 +154,10 @@ class Options(QWidget):
         self.similarity_hint.setText(SIMILARITIES[self.similarity_box.currentData()][1])
         self.preset_hint.setText(PRESET_HELP[self.preset_box.currentData()])
         # A model brings its own transform; what the fit needs is asked where there is one.
-        fitted, modelled = self.model.chosen is None or self.model.refine > 0, self.model.chosen is not None
+        fitted, modeled = self.model.chosen is None or self.model.refine > 0, self.model.chosen is not None
         for widget in (self.linear_box, self.bending_box):
-            self._rows.show(widget, not modelled)
-        self.family_hint.setVisible(not modelled)
+            self._rows.show(widget, not modeled)
+        self.family_hint.setVisible(not modeled)
         for widget in (self.similarity_box, self.preset_box):
             self._rows.show(widget, fitted)
         for label in (self.similarity_hint, self.preset_hint):

@@ -51,7 +51,7 @@ class RegisterWidget(PanelLayout):
         self._runner.updated.connect(self._on_update)
         self._runner.finished.connect(self._on_finished)
         self._runner.failed.connect(self._on_failed)
-        self._runner.cancelled.connect(self._on_cancelled)
+        self._runner.canceled.connect(self._on_canceled)
         self._layers = RunLayers(self._viewer, self)
         self._layers.rested.connect(self._show_state)
         self.options.restore({"settings": {}, **self._preferences()})
@@ -252,7 +252,7 @@ class RegisterWidget(PanelLayout):
             text = f"The registration failed: {text}"
         self._say(text, show_error)
 
-    def _on_cancelled(self) -> None:
+    def _on_canceled(self) -> None:
         self._layers.end_preview()
         self._end()
         self.status.setText("Given up.")

@@ -29,7 +29,7 @@ _SHARE = 0.15
 GRID_COLORMAP = Colormap(
     [[1.0, 0.62, 0.0, 0.0], [1.0, 0.62, 0.0, 1.0]], name="stnreg grid", display_name="deformed grid"
 )
-"""From nothing to orange, which can be seen on black, on white and on the overlay's colours."""
+"""From nothing to orange, which can be seen on black, on white and on the overlay's colors."""
 
 GRID_LOOK: dict[str, Any] = {
     "colormap": GRID_COLORMAP,
@@ -92,7 +92,7 @@ class PreviewMaker:
     rate
         Previews a second at most; 0 for none.
     volume
-        Whether the viewer shows three dimensions, where colour images cannot be drawn: the warped image and a lattice
+        Whether the viewer shows three dimensions, where color images cannot be drawn: the warped image and a lattice
         are made instead of the overlay and a net.
     """
 
@@ -160,9 +160,9 @@ class PreviewLayers:
     def __init__(self, viewer: Any, grid: Grid, first: Preview, name: str) -> None:
         self._viewer = viewer
         where = placement(preview_grid(grid))
-        self.colour = first.image.ndim > grid.ndim
+        self.color = first.image.ndim > grid.ndim
         look: dict[str, Any] = {"rgb": True}
-        if not self.colour:
+        if not self.color:
             look = {"colormap": "magenta", "contrast_limits": (0, 1), "blending": "additive"}
         self.image = ImageLayer(first.image, name=f"{name}: preview", interpolation2d="linear", **look, **where)
         self.lines = Layer.create(*grid_layer(first.lines, preview_grid(grid), name=f"{name}: grid preview"))

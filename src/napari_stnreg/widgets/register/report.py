@@ -94,7 +94,7 @@ class Report(QWidget):
             if key in after[0]:
                 self._row(row, title, _mean(before, key), _mean(after, key), tip)
                 row += 1
-        folded = sum(r.folded_share for r in results) / len(results)
+        folded = sum(r.folding_fraction for r in results) / len(results)
         seconds = sum(r.seconds for r in results)
         frames = f"{len(results)} frames, " if len(results) > 1 else ""
         ending = _ENDINGS.get(results[-1].ending, results[-1].ending)

@@ -103,7 +103,7 @@ class RunLayers(QObject):
         remaining = preview.remaining() if preview is not None else []
         for layer in remaining:
             key = "grid" if layer is preview.lines else "overlay"
-            fits = key == "grid" or preview.colour
+            fits = key == "grid" or preview.color
             if fits and key in outcome.layers and not outcome.job.every_frame:
                 adopted[key] = layer
             else:

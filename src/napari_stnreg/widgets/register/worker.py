@@ -1,7 +1,7 @@
 """The run in the background: engine, previews and result layers, all in one thread that always ends.
 
 The generator given to the worker owns the engine's generator and closes it in the worker thread, so that a stopped or
-cancelled run gives its memory back at once. Updates wait for the window: the next one is made only when the last one
+canceled run gives its memory back at once. Updates wait for the window: the next one is made only when the last one
 was shown, at most ten a second.
 """
 
@@ -91,7 +91,7 @@ class Outcome:
 
 
 def registration(job: Job, control: Control) -> Generator[Update, None, Outcome | None]:
-    """Run a job in the worker: yields updates, returns the outcome, or ``None`` when cancelled."""
+    """Run a job in the worker: yields updates, returns the outcome, or ``None`` when canceled."""
     yield Update(0.0, "reading the images", [])
     fixed = job.fixed.image()
     results: list[Result] = []
@@ -192,7 +192,7 @@ def _outcome(job: Job, results: list[Result], layers: list[dict[str, LayerData]]
     record = run_record(results[-1], job.naming, job.run, job.moving.full_grid)
     if job.every_frame:
         record["frames"] = [run_record(result, job.naming, job.run, job.moving.full_grid) for result in results]
-    folded = float(np.mean([result.folded_share for result in results]))
+    folded = float(np.mean([result.folding_fraction for result in results]))
     warnings = list(dict.fromkeys(warning for result in results for warning in result.warnings))
     layer_data = named(one, job.naming, record, folded, job.moving.metadata)
     # Made here and only inserted by the window: limits, features and thumbnails take longer than a person should wait.

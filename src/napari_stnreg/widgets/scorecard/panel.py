@@ -19,7 +19,7 @@ from napari_stnreg.widgets.common.navigation import go_to
 from napari_stnreg.widgets.common.open_panel import open_tool
 from napari_stnreg.widgets.common.task_panel import ToolPanel
 from napari_stnreg.widgets.common.task_runner import Control, Step
-from napari_stnreg.widgets.common.transform_store import Held, shelf_of
+from napari_stnreg.widgets.common.transform_store import TransformEntry, store_for
 from napari_stnreg.widgets.compare.panel import CompareWidget
 from napari_stnreg.widgets.scorecard.table import ScoreTable, theme_kind
 
@@ -30,8 +30,8 @@ class ScoreJob:
 
     fixed: Source
     moving: Source
-    held: Held | None = None
-    reverse: Held | None = None
+    held: TransformEntry | None = None
+    reverse: TransformEntry | None = None
     result: Source | None = None
     labels: tuple[Source | None, Source | None, Source | None] = (None, None, None)
     points: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None] = (None, None, None)
@@ -163,7 +163,7 @@ class ScorecardWidget(ToolPanel):
         images = [(layer.name, layer) for layer in layers if isinstance(layer, ImageLayer)]
         labels = [("none", None), *((layer.name, layer) for layer in layers if isinstance(layer, Labels))]
         points = [("none", None), *((layer.name, layer) for layer in layers if isinstance(layer, Points))]
-        held = [(one.name, one) for one in shelf_of(self._viewer).entries(self._viewer)]
+        held = [(one.name, one) for one in store_for(self._viewer).entries(self._viewer)]
         for box in (self.fixed_box, self.moving_box):
             box.fill(images, box.currentData())
         self.result_box.fill([("made by the transform", None), *images], self.result_box.currentData())

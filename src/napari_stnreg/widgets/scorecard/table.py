@@ -1,4 +1,4 @@
-"""The scorecard as a table: before and after side by side, good and bad by sign and colour."""
+"""The scorecard as a table: before and after side by side, good and bad by sign and color."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ GROUPS = {
 SIGNS = {"good": "✓", "bad": "✗", "": ""}
 _WORDS = {"good": "good, or better than before", "bad": "bad, or worse than before", "": ""}
 # Each is told from the table's ground with a contrast of 4.5 or more, and from the other by the sign as well.
-COLOURS = {"dark": {"good": "#5fd38d", "bad": "#ff8a80"}, "light": {"good": "#11673a", "bad": "#b3141f"}}
+COLORS = {"dark": {"good": "#5fd38d", "bad": "#ff8a80"}, "light": {"good": "#11673a", "bad": "#b3141f"}}
 """Of what is good and bad, by theme."""
 _HIGHER = {"higher": "Higher is better.", "lower": "Lower is better.", "zero": "Should be 0.", "": ""}
 
 
 def theme_kind(viewer: Any) -> str:
     """``"dark"`` or ``"light"``, by how bright the theme's background is."""
-    colour = QColor(get_theme(viewer.theme).background.as_hex())
-    return "light" if colour.lightnessF() > 0.5 else "dark"
+    color = QColor(get_theme(viewer.theme).background.as_hex())
+    return "light" if color.lightnessF() > 0.5 else "dark"
 
 
 class ScoreTable(QTableWidget):
@@ -109,13 +109,13 @@ class ScoreTable(QTableWidget):
         self.setSpan(row, 0, 1, 4)
 
     def restyle(self, theme: str) -> None:
-        """Colours for the theme; the signs say the same."""
+        """Colors for the theme; the signs say the same."""
         for row in range(self.rowCount()):
             for column in (2, 3):
                 item = self.item(row, column)
                 data = item.data(Qt.ItemDataRole.UserRole) if item is not None else None
                 if data and data[0]:
-                    item.setForeground(QBrush(QColor(COLOURS[theme][data[0]])))
+                    item.setForeground(QBrush(QColor(COLORS[theme][data[0]])))
 
     def text(self) -> str:
         """What is shown, tab-separated, as a spreadsheet takes it."""

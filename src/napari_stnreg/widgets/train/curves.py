@@ -84,7 +84,7 @@ class EpochPlot(ThemedPlot):
         self._plot.getPlotItem().getViewBox().setDefaultPadding(_ROOM)
 
     def style_curves(self) -> None:
-        """Colour them; validation is blue, and has points, since colour alone tells not everyone apart."""
+        """Color them; validation is blue, and has points, since color alone tells not everyone apart."""
         import pyqtgraph
 
         blue = (86, 180, 233) if self.dark else (0, 94, 162)

@@ -20,7 +20,7 @@ KINDS = {
 PAIRINGS = {
     "random": ("Random pairs", "Any image to any other, drawn anew in every epoch."),
     "template": ("All to one template", "Every image to one of them."),
-    "neighbours": ("Neighbours in the stack", "Every image to the next and the one before."),
+    "neighbors": ("Neighbors in the stack", "Every image to the next and the one before."),
     "matched": ("Fixed and moving lists", "The first fixed image with the first moving one, and so on."),
 }
 

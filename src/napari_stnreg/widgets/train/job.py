@@ -82,7 +82,7 @@ class Trained:
 
 
 def training(job: TrainJob, control: Control) -> Generator[Step, None, Trained | None]:
-    """Run a job in the worker: yields steps whose ``what`` is a :class:`View`; returns ``None`` when cancelled."""
+    """Run a job in the worker: yields steps whose ``what`` is a :class:`View`; returns ``None`` when canceled."""
     import napari_stnreg as sr
 
     yield Step(0.0, "Reading the images")
@@ -161,7 +161,7 @@ def fine_grid(grid: Grid) -> Grid:
 def placed_on(grid: Grid, place: Grid | None) -> Grid:
     """Where the pictures of a lattice are shown: over the layer that is trained on, or with its corner at zero.
 
-    The lattice itself is centred on the world's origin.
+    The lattice itself is centered on the world's origin.
     """
     if place is None or place.ndim != grid.ndim:
         return grid.moved(grid.spacing / 2 - grid.corners().min(axis=0))

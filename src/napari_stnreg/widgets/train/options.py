@@ -103,7 +103,7 @@ class TrainingOptions(QWidget):
         self.window_box = OptionalNumber(
             "Radius of local correlation's window, in voxels.", "window", 1, 31, whole=True
         )
-        self.diffusion_box = OptionalNumber("Weight of the diffusion regulariser.", "diffusion", 0, 1e6)
+        self.diffusion_box = OptionalNumber("Weight of the diffusion regularizer.", "diffusion", 0, 1e6)
         self.bending_box = OptionalNumber("Weight of the bending energy.", "bending", 0, 1e6, empty="0")
         self.folding_box = OptionalNumber("Weight of the folding penalty.", "folding", 0, 1e6, empty="0")
         self.patience_box = OptionalNumber(

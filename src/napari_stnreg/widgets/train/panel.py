@@ -256,9 +256,9 @@ class TrainWidget(ToolPanel):
         self._end()
         super()._on_failed(error)
 
-    def _on_cancelled(self) -> None:
+    def _on_canceled(self) -> None:
         self._end()
-        super()._on_cancelled()
+        super()._on_canceled()
         self.status.setText("Given up.")
 
     def _end(self) -> None:

@@ -18,10 +18,10 @@ from napari_stnreg.io.napari_layers import LayerData
 from napari_stnreg.widgets.common.layer_io import Source, axis_units, layer_matrix, layer_source
 from napari_stnreg.widgets.common.result_layers import image_layer, stacked
 from napari_stnreg.widgets.common.task_runner import Control, Step
-from napari_stnreg.widgets.common.transform_store import Held
+from napari_stnreg.widgets.common.transform_store import TransformEntry
 
 if TYPE_CHECKING:
-    from napari_stnreg.resampling.geometry import Carrier
+    from napari_stnreg.resampling.geometry import GeometryTransformer
 
 _SLAB_VOXELS = 2_000_000
 """Images are carried in pieces of about this many voxels, so that the bar moves and Stop is heard."""
@@ -30,7 +30,7 @@ LISTS = (Points, Shapes, Tracks, Vectors, Surface)
 
 
 @dataclass(frozen=True)
-class Taken:
+class LayerSnapshot:
     """One layer taken down to be carried: references and numbers only."""
 
     name: str
@@ -42,7 +42,7 @@ class Taken:
     unit: str = "pixel"
 
 
-def take_down(layer: Layer, viewer: Any, ndim: int) -> Taken:
+def snapshot_layer(layer: Layer, viewer: Any, ndim: int) -> LayerSnapshot:
     """Take down a layer of any kind for a transform of ``ndim`` axes.
 
     Raises
@@ -55,7 +55,7 @@ def take_down(layer: Layer, viewer: Any, ndim: int) -> Taken:
         if source.grid.ndim != ndim:
             raise InputError(f"'{layer.name}' is {source.grid.ndim}D, the transform {ndim}D; they do not fit together.")
         kind = "labels" if isinstance(layer, Labels) else "image"
-        return Taken(layer.name, kind, source=source, unit=source.grid.unit)
+        return LayerSnapshot(layer.name, kind, source=source, unit=source.grid.unit)
     if not isinstance(layer, LISTS):
         raise InputError(f"'{layer.name}' is a layer of a kind that cannot be carried.")
     if layer.ndim < ndim:
@@ -66,7 +66,7 @@ def take_down(layer: Layer, viewer: Any, ndim: int) -> Taken:
         data = [np.array(shape) for shape in data]
     elif not isinstance(layer, Surface):
         data = np.array(data)
-    return Taken(layer.name, kind, data=data, keywords=dict(keywords), matrix=matrix, unit=unit)
+    return LayerSnapshot(layer.name, kind, data=data, keywords=dict(keywords), matrix=matrix, unit=unit)
 
 
 def spatial_matrix(layer: Layer, ndim: int) -> tuple[np.ndarray, str]:
@@ -102,8 +102,8 @@ def _shape(layer: ImageLayer) -> tuple[int, ...]:
 class CarryJob:
     """Layers to be carried through one transform; without one they are only resampled."""
 
-    held: Held | None
-    taken: tuple[Taken, ...]
+    held: TransformEntry | None
+    taken: tuple[LayerSnapshot, ...]
     side: str = "moving"
     grid: Grid | None = None
     upright: bool = False
@@ -134,7 +134,7 @@ def carry(job: CarryJob, control: Control) -> Generator[Step, None, Carried | No
 
 
 def _one(
-    job: CarryJob, taken: Taken, part: tuple[int, int], control: Control, warnings: list[str]
+    job: CarryJob, taken: LayerSnapshot, part: tuple[int, int], control: Control, warnings: list[str]
 ) -> Generator[Step, None, LayerData | None]:
     if control.stop.is_set():
         return None
@@ -158,14 +158,14 @@ def other_side(job: CarryJob) -> str:
     return job.held.fixed if job.side == "moving" else job.held.moving
 
 
-def _carrier(job: CarryJob, taken: Taken) -> Carrier:
-    from napari_stnreg.resampling.geometry import Carrier
+def _carrier(job: CarryJob, taken: LayerSnapshot) -> GeometryTransformer:
+    from napari_stnreg.resampling.geometry import GeometryTransformer
 
     # Coordinates come back in the layer's own unit.
-    return Carrier(job.held.transform, job.side, matrix=taken.matrix, unit=taken.unit, target_unit=taken.unit)
+    return GeometryTransformer(job.held.transform, job.side, matrix=taken.matrix, unit=taken.unit, target_unit=taken.unit)
 
 
-def _list(job: CarryJob, taken: Taken, warnings: list[str]) -> LayerData:
+def _list(job: CarryJob, taken: LayerSnapshot, warnings: list[str]) -> LayerData:
     """Coordinates are carried in the world and put back into the layer's own frame.
 
     Its scale and units, and with them the sizes of points and the widths of lines, then stay what they were.
@@ -198,7 +198,7 @@ def _list(job: CarryJob, taken: Taken, warnings: list[str]) -> LayerData:
 
 
 def _image(
-    job: CarryJob, taken: Taken, part: tuple[int, int], control: Control, warnings: list[str]
+    job: CarryJob, taken: LayerSnapshot, part: tuple[int, int], control: Control, warnings: list[str]
 ) -> Generator[Step, None, LayerData | None]:
     source = taken.source
     frames = []
@@ -221,7 +221,7 @@ def _image(
 
 
 def _warp(
-    job: CarryJob, taken: Taken, image: Image, grid: Grid, share: tuple[float, float], control: Control,
+    job: CarryJob, taken: LayerSnapshot, image: Image, grid: Grid, share: tuple[float, float], control: Control,
     warnings: list[str],
 ) -> Generator[Step, None, Image | None]:  # fmt: skip
     """Warp in slabs along the first axis."""
@@ -247,11 +247,11 @@ def _warp(
     return image.replace(data=data, grid=grid, mask=None)
 
 
-def _fitting_grid(job: CarryJob, taken: Taken, own: Grid) -> Grid:
+def _fitting_grid(job: CarryJob, taken: LayerSnapshot, own: Grid) -> Grid:
     """Where to sample when no grid is given: the image's own lattice upright, or what covers its carried outline."""
     if job.held is None:
         return Grid.covering(own.corners(), own.spacing, unit=own.unit)
-    carrier = _carrier(job, Taken(taken.name, "points", matrix=own.matrix, unit=own.unit))
+    carrier = _carrier(job, LayerSnapshot(taken.name, "points", matrix=own.matrix, unit=own.unit))
     shape = np.asarray(own.shape)
     # Points on the outline, not the corners alone: a bending map may bulge between them.
     ticks = [np.linspace(-0.5, n - 0.5, 9) for n in shape]

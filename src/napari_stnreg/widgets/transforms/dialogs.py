@@ -6,7 +6,7 @@ from pathlib import Path
 
 from qtpy.QtWidgets import QFileDialog, QWidget
 
-from napari_stnreg.widgets.common.transform_store import Held
+from napari_stnreg.widgets.common.transform_store import TransformEntry
 
 
 def file_to_load(parent: QWidget) -> str | None:
@@ -17,7 +17,7 @@ def file_to_load(parent: QWidget) -> str | None:
     return path or None
 
 
-def file_to_save(parent: QWidget, held: Held) -> str | None:
+def file_to_save(parent: QWidget, held: TransformEntry) -> str | None:
     """The file that a person chooses to save a transform in; our own format if they name no other."""
     from napari_stnreg.io.save_load import SAVE_ENDINGS
 

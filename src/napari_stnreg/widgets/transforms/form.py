@@ -16,7 +16,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_stnreg.widgets.common.forms import Combo, Rows, button, folded, hint
-from napari_stnreg.widgets.common.transform_store import Held
+from napari_stnreg.widgets.common.transform_store import TransformEntry
 from napari_stnreg.widgets.transforms.tasks import PICTURES
 
 
@@ -32,17 +32,17 @@ class TransformList(QListWidget):
         self.fit()
 
     @property
-    def chosen(self) -> Held | None:
+    def chosen(self) -> TransformEntry | None:
         """The transform that is chosen."""
         item = self.currentItem()
         return None if item is None else item.data(Qt.ItemDataRole.UserRole)
 
     @property
-    def transforms(self) -> list[Held]:
+    def transforms(self) -> list[TransformEntry]:
         """All of them."""
         return [self.item(row).data(Qt.ItemDataRole.UserRole) for row in range(self.count())]
 
-    def show_transforms(self, transforms: list[Held], choose: Held | None) -> None:
+    def show_transforms(self, transforms: list[TransformEntry], choose: TransformEntry | None) -> None:
         """Replace the entries, without a signal; where the chosen one is gone, the last is chosen."""
         self.blockSignals(True)
         self.clear()

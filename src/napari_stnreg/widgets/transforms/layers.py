@@ -12,7 +12,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Grid
 from napari_stnreg.widgets.common.layer_io import layer_source
 from napari_stnreg.widgets.common.result_layers import make_layer
-from napari_stnreg.widgets.common.transform_store import Held
+from napari_stnreg.widgets.common.transform_store import TransformEntry
 from napari_stnreg.widgets.transforms.apply_layers import LISTS, Carried, same_place
 from napari_stnreg.widgets.transforms.tasks import Place
 
@@ -81,15 +81,15 @@ def place_of(layer: Layer | None, viewer: Any) -> Place | None:
     return Place(layer.name, voxels_of(layer, viewer), space)
 
 
-def what_apply_does(held: Held | None, layer: Layer | None, side: str) -> str:
+def what_apply_does(held: TransformEntry | None, layer: Layer | None, side: str) -> str:
     """A sentence about where a layer would go, and by which direction of the transform."""
     if held is None or layer is None:
         return ""
     here, there = (held.moving, held.fixed) if side == "moving" else (held.fixed, held.moving)
     if isinstance(layer, LISTS):
-        from napari_stnreg.resampling.geometry import Carrier  # brings torch
+        from napari_stnreg.resampling.geometry import GeometryTransformer  # brings torch
 
-        return f"'{layer.name}' goes from '{here}' to '{there}'. {Carrier(held.transform, side).sentence}"
+        return f"'{layer.name}' goes from '{here}' to '{there}'. {GeometryTransformer(held.transform, side).sentence}"
     by = "the transform" if side == "moving" else "the inverse of the transform"
     how = "its nearest label" if isinstance(layer, Labels) else "its values"
     return f"'{layer.name}' goes from '{here}' to '{there}': each new voxel looks up {how} through {by}."

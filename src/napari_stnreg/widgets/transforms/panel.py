@@ -13,8 +13,8 @@ from napari_stnreg.widgets.common.forms import line
 from napari_stnreg.widgets.common.layer_affines import LayerMoves, tilted
 from napari_stnreg.widgets.common.layer_io import guess_layout
 from napari_stnreg.widgets.common.task_panel import ToolPanel
-from napari_stnreg.widgets.common.transform_store import Held, shelf_of
-from napari_stnreg.widgets.transforms.apply_layers import Carried, CarryJob, carry, take_down
+from napari_stnreg.widgets.common.transform_store import TransformEntry, store_for
+from napari_stnreg.widgets.transforms.apply_layers import Carried, CarryJob, carry, snapshot_layer
 from napari_stnreg.widgets.transforms.dialogs import file_to_load, file_to_save
 from napari_stnreg.widgets.transforms.form import ApplyForm, Choice, CombineForm, ShowForm
 from napari_stnreg.widgets.transforms.layers import (
@@ -56,7 +56,7 @@ class WorkbenchWidget(ToolPanel):
 
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(napari_viewer, "Choose a transform, and what to do with it.")
-        self._shelf = shelf_of(self._viewer)
+        self._shelf = store_for(self._viewer)
         self._moves = LayerMoves(self._viewer)
         self.choice = Choice()
         self.applying = ApplyForm()
@@ -96,16 +96,16 @@ class WorkbenchWidget(ToolPanel):
     # -- what there is
 
     @property
-    def chosen(self) -> Held | None:
+    def chosen(self) -> TransformEntry | None:
         """The transform chosen in the list."""
         return self.choice.list.chosen
 
     @property
-    def transforms(self) -> list[Held]:
+    def transforms(self) -> list[TransformEntry]:
         """All that are listed."""
         return self.choice.list.transforms
 
-    def choose(self, held: Held | str) -> None:
+    def choose(self, held: TransformEntry | str) -> None:
         """Choose a transform, itself or by its name."""
         for row, one in enumerate(self.transforms):
             if one is held or held in (one.name, one.key):
@@ -122,7 +122,7 @@ class WorkbenchWidget(ToolPanel):
         self._fill_onto()
         self._on_layer()
 
-    def _fill_list(self, choose: Held | None = None) -> None:
+    def _fill_list(self, choose: TransformEntry | None = None) -> None:
         entries = self._shelf.entries(self._viewer)
         self.choice.list.show_transforms(entries, choose or self.chosen)
         self.combining.then_box.fill([(held.name, held) for held in entries], self.combining.then_box.currentData())
@@ -191,7 +191,7 @@ class WorkbenchWidget(ToolPanel):
         self.applying.sentence.setText(what_apply_does(held, layer, self.applying.side_box.currentData()))
 
     @staticmethod
-    def _matrix(held: Held) -> Any:
+    def _matrix(held: TransformEntry) -> Any:
         from napari_stnreg.transforms.conversion import linear_matrix
 
         return linear_matrix(held.transform)
@@ -214,14 +214,14 @@ class WorkbenchWidget(ToolPanel):
             return False
         return self._carry(None, layer)
 
-    def _carry(self, held: Held | None, layer: Layer) -> bool:
+    def _carry(self, held: TransformEntry | None, layer: Layer) -> bool:
         try:
             if held is not None:
                 ndim = held.transform.ndim
             else:
                 ndim = sum(letter in "zyx" for letter in guess_layout(layer))
             layers = self._together(layer)
-            taken = tuple(take_down(one, self._viewer, ndim) for one in layers)
+            taken = tuple(snapshot_layer(one, self._viewer, ndim) for one in layers)
             side = self.applying.side_box.currentData() or "moving"
             job = CarryJob(held, taken, side, self._onto(held, layer, side))
         except RegistrationError as error:
@@ -233,7 +233,7 @@ class WorkbenchWidget(ToolPanel):
         """A layer and those that go along."""
         return [layer, *companions(layer, self.applying.also_box.currentData(), self._viewer)]
 
-    def _onto(self, held: Held | None, layer: Layer, side: str) -> Grid | None:
+    def _onto(self, held: TransformEntry | None, layer: Layer, side: str) -> Grid | None:
         if not isinstance(layer, ImageLayer | Labels):
             return None
         chosen = self.applying.onto_box.currentData()
@@ -293,7 +293,7 @@ class WorkbenchWidget(ToolPanel):
         volume = self._viewer.dims.ndisplay == 3
         return self.begin(with_layers(show), held, what, self._fallback(held), volume, done=self._on_shown)
 
-    def _fallback(self, held: Held) -> Grid | None:
+    def _fallback(self, held: TransformEntry) -> Grid | None:
         """Voxels for a transform that does not say where it belongs."""
         chosen = self.applying.onto_box.currentData()
         return fallback_grid(self._viewer, held.transform.ndim, held.transform.unit, chosen)
@@ -334,7 +334,7 @@ class WorkbenchWidget(ToolPanel):
         self.say(f"Added '{self.chosen.name}'.")
         return True
 
-    def _add(self, held: Held) -> None:
+    def _add(self, held: TransformEntry) -> None:
         self._shelf.extra.append(held)
         self._fill_list(choose=held)
 
@@ -356,7 +356,7 @@ class WorkbenchWidget(ToolPanel):
             return False
         return self.begin(load_file, str(path), *places, done=self._on_loaded)
 
-    def _on_loaded(self, held: Held) -> None:
+    def _on_loaded(self, held: TransformEntry) -> None:
         self._add(held)
         self.say(f"Loaded '{held.name}'.")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid, Space
+from napari_stnreg.core.image import CoordinateSystem, Grid
 from napari_stnreg.io.napari_layers import LayerData, placement
 from napari_stnreg.widgets.common.result_layers import (
     JACOBIAN_COLORMAP,
@@ -20,7 +20,7 @@ from napari_stnreg.widgets.common.result_layers import (
     vectors_layer,
 )
 from napari_stnreg.widgets.common.task_runner import Control, Step
-from napari_stnreg.widgets.common.transform_store import Held
+from napari_stnreg.widgets.common.transform_store import TransformEntry
 
 if TYPE_CHECKING:
     from napari_stnreg.transforms.inversion import Inversion
@@ -35,7 +35,7 @@ PICTURES = {
 """What can be shown of a transform: the button's text, and one line that says what it is."""
 
 
-def side_grid(held: Held, side: str, fallback: Grid | None = None) -> Grid:
+def side_grid(held: TransformEntry, side: str, fallback: Grid | None = None) -> Grid:
     """The grid of one side of a transform.
 
     Parameters
@@ -52,13 +52,13 @@ def side_grid(held: Held, side: str, fallback: Grid | None = None) -> Grid:
     InputError
         If none is known.
     """
-    from napari_stnreg.transforms.conversion import own_grid
+    from napari_stnreg.transforms.conversion import native_grid
 
     known = held.grid if side == "fixed" else held.moving_grid
     if known is not None:
         return known.with_unit(held.transform.unit)
     if side == "fixed":
-        known = own_grid(held.transform) or fallback
+        known = native_grid(held.transform) or fallback
         if known is None:
             raise InputError(
                 f"'{held.name}' does not say over which space it lies: open the fixed image, so that its grid is known."
@@ -73,7 +73,7 @@ def side_grid(held: Held, side: str, fallback: Grid | None = None) -> Grid:
 
 
 def show(
-    held: Held, what: str, fallback: Grid | None, volume: bool, control: Control
+    held: TransformEntry, what: str, fallback: Grid | None, volume: bool, control: Control
 ) -> Generator[Step, None, list[LayerData] | None]:
     """A picture of the transform as a layer; ``volume`` says whether the viewer shows three dimensions."""
     from napari_stnreg.visualization import deformation
@@ -112,11 +112,11 @@ def show(
 class Inverted:
     """The inverse, and how well the round trip goes."""
 
-    held: Held
+    held: TransformEntry
     inversion: Inversion
 
 
-def inverse(held: Held, fallback: Grid | None, control: Control) -> Generator[Step, None, Inverted | None]:
+def inverse(held: TransformEntry, fallback: Grid | None, control: Control) -> Generator[Step, None, Inverted | None]:
     """Turn a transform round and measure the round trip over the moving side."""
     from napari_stnreg.transforms.inversion import invert
 
@@ -124,7 +124,7 @@ def inverse(held: Held, fallback: Grid | None, control: Control) -> Generator[St
     inversion = invert(held.transform, side_grid(held, "moving", fallback))
     if control.cancel.is_set():
         return None
-    back = Held.of(
+    back = TransformEntry.of(
         inversion.transform,
         held.moving,
         held.fixed,
@@ -136,7 +136,7 @@ def inverse(held: Held, fallback: Grid | None, control: Control) -> Generator[St
     return Inverted(back, inversion)
 
 
-def chained(first: Held, second: Held) -> Held:
+def chained(first: TransformEntry, second: TransformEntry) -> TransformEntry:
     """First the one, then the other: ``x -> second(first(x))``.
 
     Raises
@@ -148,7 +148,7 @@ def chained(first: Held, second: Held) -> Held:
 
     if first.transform.ndim != second.transform.ndim:
         raise InputError(f"'{first.name}' is {first.transform.ndim}D and '{second.name}' {second.transform.ndim}D.")
-    return Held.of(
+    return TransformEntry.of(
         compose(first.transform, second.transform),
         first.fixed,
         second.moving,
@@ -159,7 +159,7 @@ def chained(first: Held, second: Held) -> Held:
     )
 
 
-def chain_sentence(first: Held, second: Held) -> str:
+def chain_sentence(first: TransformEntry, second: TransformEntry) -> str:
     """The order of a chain in a person's words, with a doubt where its ends do not meet."""
     text = (
         f"First '{first.name}', then '{second.name}': points of '{first.fixed}' go to '{first.moving}' and on to "
@@ -176,19 +176,19 @@ class Place:
 
     name: str
     grid: Grid
-    space: Space
+    space: CoordinateSystem
 
 
 def load_file(
     path: str, fixed: Place | None, moving: Place | None, control: Control
-) -> Generator[Step, None, Held | None]:
+) -> Generator[Step, None, TransformEntry | None]:
     """Read a transform from a file of any format we know."""
     yield Step(0.1, f"Reading {Path(path).name}")
     held = read_held(path, fixed, moving)
     return None if control.cancel.is_set() else held
 
 
-def read_held(path: str, fixed: Place | None = None, moving: Place | None = None) -> Held:
+def read_held(path: str, fixed: Place | None = None, moving: Place | None = None) -> TransformEntry:
     """A transform of a file, with what the file (or the person) says about its two sides.
 
     Parameters
@@ -217,7 +217,7 @@ def read_held(path: str, fixed: Place | None = None, moving: Place | None = None
     for name, key, place in (("fixed", "grid", fixed), ("moving", "moving_grid", moving)):
         if place is not None:
             sides[name], grids[key] = place.name, place.grid
-    return Held.of(
+    return TransformEntry.of(
         transform,
         sides["fixed"],
         sides["moving"],
@@ -228,13 +228,13 @@ def read_held(path: str, fixed: Place | None = None, moving: Place | None = None
     )
 
 
-def save_file(held: Held, path: str, control: Control) -> Generator[Step, None, str | None]:
+def save_file(held: TransformEntry, path: str, control: Control) -> Generator[Step, None, str | None]:
     """Write a transform in the format that the file's ending names."""
     yield Step(0.1, f"Writing {Path(path).name}")
     return str(write_held(held, path))
 
 
-def write_held(held: Held, path: str) -> Path:
+def write_held(held: TransformEntry, path: str) -> Path:
     """Write a transform; our own file also keeps its names, its grids and the record of its run.
 
     Raises
