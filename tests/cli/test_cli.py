@@ -231,7 +231,7 @@ def test_voxel_size_and_unit_can_be_told(pair):
 def test_a_format_that_cannot_hold_the_result_becomes_tiff(pair, monkeypatch, capsys):
     np.save("series.npy", np.stack([np.stack([draw(SHIFT)] * 9)] * 2))
     np.save("volume.npy", np.stack([draw()] * 9))
-    monkeypatch.setattr("napari_stnreg.cli.register.ending_of", lambda path: ".png")
+    monkeypatch.setattr("napari_stnreg.cli.register.suffix_of", lambda path: ".png")
     assert main(["register", "volume.npy", "series.npy", "-o", "result", *QUICK, "--all-frames"]) == 0
     assert len(sr.read_series("result/warped.tif")) == 2
     assert "holds a single image, not 2 frames" in capsys.readouterr().err
@@ -359,7 +359,7 @@ def test_info_says_what_a_file_is(done, capsys):
     assert "2D transform" in said
     assert "translation" in said
     image = sr.Image.from_array(np.zeros((5, 6, 7), np.float32), (3, 0.5, 0.5), unit="um")
-    sr.files.write("image.tif", image)
+    sr.io.write("image.tif", image)
     assert main(["info", "image.tif"]) == 0
     said = capsys.readouterr().out
     assert "5 x 6 x 7 (z, y, x)" in said
