@@ -162,7 +162,9 @@ def _carrier(job: CarryJob, taken: LayerSnapshot) -> GeometryTransformer:
     from napari_stnreg.resampling.geometry import GeometryTransformer
 
     # Coordinates come back in the layer's own unit.
-    return GeometryTransformer(job.held.transform, job.side, matrix=taken.matrix, unit=taken.unit, target_unit=taken.unit)
+    return GeometryTransformer(
+        job.held.transform, job.side, matrix=taken.matrix, unit=taken.unit, target_unit=taken.unit
+    )
 
 
 def _list(job: CarryJob, taken: LayerSnapshot, warnings: list[str]) -> LayerData:
