@@ -50,6 +50,7 @@ lint: $(VENV)/.ready
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
 	$(PY) -m npe2 validate src/napari_stnreg/napari.yaml
 
 format: $(VENV)/.ready
