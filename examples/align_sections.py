@@ -25,7 +25,7 @@ raw = np.stack([ndimage.shift(s, m, order=1)[20:180, 20:180] for s, m in zip(sce
 
 result = sr.align_stack(raw, options.out / "sections.zarr", deform=False, motion="translation", turned=False,
                         overwrite=True)  # fmt: skip
-print(f"{result.ending} after {result.seconds:.0f} s:", *(f"{v.section} {v.verdict}" for v in result.verdicts))
+print(f"{result.stop_reason} after {result.seconds:.0f} s:", *(f"{v.section} {v.verdict}" for v in result.verdicts))
 
 
 def likeness(stack: np.ndarray) -> float:

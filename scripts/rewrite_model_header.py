@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-KEYS = {"normalisation": "normalization"}
+KEYS = {"ending": "stop_reason", "normalisation": "normalization"}
 """Old and new names of keys."""
 
 VALUES: dict[str, str] = {}

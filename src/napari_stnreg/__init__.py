@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from napari_stnreg.registration.api import register_steps as register_steps
     from napari_stnreg.registration.memory import estimate_memory as estimate_memory
     from napari_stnreg.registration.preprocessing import available_devices as available_devices
-    from napari_stnreg.registration.progress import Progress as Progress
-    from napari_stnreg.registration.progress import Result as Result
+    from napari_stnreg.registration.result import Progress as Progress
+    from napari_stnreg.registration.result import Result as Result
     from napari_stnreg.registration.settings import RegistrationSettings as RegistrationSettings
     from napari_stnreg.resampling.warp import warp as warp
     from napari_stnreg.stacks.api import align_stack as align_stack
@@ -61,10 +61,10 @@ _HOMES = {
     "InputError": "core.errors",
     "Model": "models.model",
     "OutOfMemoryError": "core.errors",
-    "Progress": "registration.progress",
+    "Progress": "registration.result",
     "RegistrationError": "core.errors",
     "RegistrationSettings": "registration.settings",
-    "Result": "registration.progress",
+    "Result": "registration.result",
     "Scorecard": "evaluation.report",
     "SpatialTransformer": "networks.spatial_transformer",
     "StackSettings": "stacks.settings",

@@ -63,7 +63,7 @@ def test_every_pair_gets_a_row_with_its_true_shift_and_the_broken_one_a_sentence
     result, seen = run()
     last = "0004_c_to_fixed"
     assert seen == [("first", "done"), ("broken", "failed"), ("second", "done"), (last, "done")]
-    assert result.ending == "finished"
+    assert result.stop_reason == "finished"
     for name, moving in (("first", "a"), ("second", "b"), (last, "c")):
         transform = sr.load(folder / "out" / name / "transform.safetensors")
         np.testing.assert_allclose(transform.map_points([[30, 30]])[0] - 30, SHIFTS[moving], atol=0.15)
@@ -113,7 +113,7 @@ def test_what_is_done_is_kept_and_what_changed_is_done_again(folder):
 def test_a_stop_leaves_the_pair_at_hand_for_the_next_time(folder):
     result, seen = run(stop_at=lambda step: step.name == "second" and step.fit is not None)
     assert seen == [("first", "done"), ("broken", "failed")]
-    assert result.ending == "stopped"
+    assert result.stop_reason == "stopped"
     assert "2 of 4 pairs" in result.page.read_text()
     assert not (folder / "out" / "second" / "transform.safetensors").exists()
     result, seen = run()

@@ -73,7 +73,7 @@ def test_register_writes_image_transform_and_report(done):
     assert report["scores"]["after"]["ncc"] > 0.99 > report["scores"]["before"]["ncc"]
     assert report["settings"]["family"] == "translation"
     assert report["settings"]["iterations"] == 12
-    assert (report["ending"], report["folding_fraction"]) == ("finished", 0)
+    assert (report["stop_reason"], report["folding_fraction"]) == ("finished", 0)
     assert report["inputs"] == {"fixed": "fixed.png", "moving": "moving.png"}
     assert report["outputs"] == {"warped": "warped.png", "transforms": ["transform.safetensors"]}
     assert report["seconds"] > 0
@@ -442,7 +442,7 @@ def test_ctrl_c_keeps_the_best_so_far(pair):
     assert run.returncode == 0, error
     assert "Stopping: the best so far is kept" in error
     report = json.loads((pair / "result" / "report.json").read_text())
-    assert report["ending"] == "stopped"
+    assert report["stop_reason"] == "stopped"
     assert "stopped" in said
     assert report["scores"]["after"]["ncc"] > report["scores"]["before"]["ncc"]
     assert (pair / "result" / "warped.png").exists()

@@ -189,7 +189,7 @@ class TestResult:
         assert first.total == 501
         with pytest.raises(StopIteration) as end:
             steps.send("stop")
-        assert end.value.value.ending == "stopped"
+        assert end.value.value.stop_reason == "stopped"
         assert np.allclose(end.value.value.transform.numpy(), first.preview().numpy())
 
     def test_inputs_are_never_changed(self, shaken):

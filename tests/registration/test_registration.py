@@ -196,7 +196,7 @@ def test_the_result_tells_all_about_the_registered():
     images = bent_pair(size=48)
     result = registered(images, family="affine+diffeomorphic")
     assert result.warped.name == "moving -> fixed (affine+diffeomorphic)"
-    assert result.ending == "finished"
+    assert result.stop_reason == "finished"
     assert result.scores["after"]["ncc"] > result.scores["before"]["ncc"]
     assert result.scores["after"]["ncc"] > 0.99
     assert {stage for stage, *_ in result.losses} == {"affine", "diffeomorphic"}

@@ -55,7 +55,7 @@ def test_the_same_image_twice_is_refused_unless_two_channels_of_it_are_meant():
     images = bent_pair(size=32)
     both = sr.Image(np.stack([images.fixed.data, images.moving.data], axis=-1), images.fixed.grid)
     result = sr.register(both, both, fixed_channel=0, moving_channel=1, iterations=3, **FAST)
-    assert result.ending == "finished"
+    assert result.stop_reason == "finished"
 
 
 @pytest.mark.parametrize("shape", [(2, 30, 30), (40, 3), (5, 20, 24), (3, 3)])

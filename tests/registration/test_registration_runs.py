@@ -85,7 +85,7 @@ def test_stopping_at_any_moment_keeps_the_best_so_far(family):
             progress = next(steps)
         assert 0 <= progress.fraction <= 1
         result = finish(steps)
-        assert result.ending == "stopped"
+        assert result.stop_reason == "stopped"
         assert images.error(result.transform) <= before + 1e-9
         assert result.scores["after"]["ncc"] >= result.scores["before"]["ncc"] - 1e-6
         errors.append((count, images.error(result.transform)))
@@ -155,8 +155,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_best_so_far(family, mon
     for name in ("dense_similarity", "linear_similarity"):
         monkeypatch.setattr(stages, name, lambda *args: Breaking())
     result = registered(images, family=family, start="none", levels=1, iterations=50)
-    assert result.ending == "not finite"
-    assert "not finite" in " ".join(result.warnings)
+    assert result.stop_reason == "diverged"
+    assert "non-finite" in " ".join(result.warnings)
     assert len(result.losses) < 20
     assert np.isfinite(result.transform.displacement(images.fixed.grid)).all()
     assert images.error(result.transform) < 0.95 * images.error(AffineTransform.identity(2))

@@ -243,4 +243,4 @@ def test_the_search_can_be_stopped():
     assert first.preview().ndim == 3
     with pytest.raises(StopIteration) as end:
         steps.send("stop")
-    assert end.value.value.ending == "stopped"
+    assert end.value.value.stop_reason == "stopped"

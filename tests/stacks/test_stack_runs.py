@@ -182,7 +182,7 @@ def test_stopped_anywhere_and_resumed_the_result_is_the_same(stack, whole, tmp_p
             pass
     with pytest.raises(StopIteration) as end:
         steps.send("stop")
-    assert end.value.value.ending == "stopped"
+    assert end.value.value.stop_reason == "stopped"
     again = list(sr.align_stack_steps(stack, output, resume=True, workers=1, **QUICK))
     assert sum(s.stage == "prepare" for s in again) < 7 or stage == "prepare"
     same_result(output, whole.path)

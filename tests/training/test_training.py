@@ -361,7 +361,7 @@ class TestTalking:
         with pytest.raises(StopIteration) as end:
             steps.send("stop")
         model = end.value.value
-        assert model.summary["ending"] == "stopped"
+        assert model.summary["stop_reason"] == "stopped"
         assert model.summary["epochs"] == 2
         best = min(one["validation_loss"] for one in model.summary["curve"])
         assert model.summary["best"]["validation_loss"] == best

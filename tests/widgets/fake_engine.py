@@ -32,12 +32,12 @@ class FakeEngine:
     def register_steps(self, fixed, moving, settings, **options):
         import threading
 
-        from napari_stnreg.registration.progress import Progress, Result
+        from napari_stnreg.registration.result import Progress, Result
         from napari_stnreg.resampling.warp import warp
 
         self.calls.append((fixed, moving, settings, options))
         self.thread = threading.current_thread()
-        losses, ending, step = [], "finished", 0
+        losses, stop_reason, step = [], "finished", 0
         try:
             for step in range(self.steps):
                 time.sleep(self.pause)
@@ -47,17 +47,17 @@ class FakeEngine:
                 share = (step + 1) / self.steps
                 losses.append(("diffeomorphic", level, step, 1 / (1 + step)))
                 told = yield Progress(
-                    "diffeomorphic", level, 2, step + 1, self.steps, 1 / (1 + step), {},
+                    "diffeomorphic", level, 2, step + 1, self.steps, 1 / (1 + step),
                     lambda share=share: self.truth(fixed.grid, share), f"diffeomorphic, level {level + 1} of 2",
                 )  # fmt: skip
                 if told == "stop":
-                    ending = "stopped"
+                    stop_reason = "stopped"
                     break
             transform = self.truth(fixed.grid, (step + 1) / self.steps)
             warped = warp(moving, transform, fixed.grid, fill=settings.fill)
             scores = {"before": {"ncc": 0.5, "local_ncc": 0.4}, "after": {"ncc": 0.9, "local_ncc": 0.8}}
             return Result(
-                transform, fixed.grid, warped, scores, 0.0, losses, ending, 1.2, settings, {"napari-stnreg": "0"}
+                transform, fixed.grid, warped, scores, 0.0, losses, stop_reason, 1.2, settings, {"napari-stnreg": "0"}
             )
         finally:
             self.closed += 1

@@ -188,7 +188,7 @@ def test_layers_deleted_in_the_middle_do_no_harm(panel, viewer, qtbot, run):
     qtbot.waitUntil(lambda: panel.bar.value() > 50 or not panel.running, timeout=60_000)
     viewer.layers.remove("stack")
     run(panel)
-    assert panel.result.ending == "finished"
+    assert panel.result.stop_reason == "finished"
     assert "stack aligned" in viewer.layers
     viewer.layers.remove("stack aligned")
     panel.flicker()

@@ -80,7 +80,7 @@ def test_stopping_a_real_3d_fit_keeps_its_best(viewer, pair_panel, run, qtbot):
     qtbot.waitUntil(lambda: panel.bar.value() > 0, timeout=60_000)
     panel.stop()
     run(panel, 60_000)
-    assert panel.result.ending == "stopped"
+    assert panel.result.stop_reason == "stopped"
     assert warped_layer(viewer).data.shape == (32, 32, 32)
 
 

@@ -80,7 +80,7 @@ def test_stop_keeps_the_best_so_far(panel, viewer, engine, run, qtbot):
     panel.stop()
     assert panel.state == "stopping"
     run(panel)
-    assert panel.result.ending == "stopped"
+    assert panel.result.stop_reason == "stopped"
     assert f"{NAME}: warped image" in names(viewer)
     assert "stopped" in panel.report.text()
     assert engine.closed == 1
@@ -92,7 +92,7 @@ def test_napari_s_own_cancel_button_stops_too(panel, viewer, engine, run, qtbot)
     qtbot.waitUntil(lambda: panel.bar.value() > 0)
     panel._activity.cancel()
     run(panel)
-    assert panel.result.ending == "stopped"
+    assert panel.result.stop_reason == "stopped"
     assert panel._activity is None
 
 

@@ -22,7 +22,7 @@ from napari_stnreg.visualization.deformation import deformed_grid
 from napari_stnreg.visualization.overlays import overlay, rescaled
 
 if TYPE_CHECKING:
-    from napari_stnreg.registration.progress import Result
+    from napari_stnreg.registration.result import Result
 
 PICTURES = {"before": "before", "after": "after", "grid": "deformed grid"}
 _LONGEST = 256

@@ -25,7 +25,7 @@ from napari_stnreg.io.points import read_landmarks
 from napari_stnreg.io.save_load import read_transform, save
 from napari_stnreg.io.series import placed_as, write_or_tiff
 from napari_stnreg.registration.api import register_steps
-from napari_stnreg.registration.progress import Progress, Result
+from napari_stnreg.registration.result import Progress, Result
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.transforms import with_unit
 
@@ -79,14 +79,14 @@ class BatchResult:
         One for every job that was finished: ``name``, ``state``, ``seconds``, ``error``, and scores by name.
     scores, page
         The table and the page.
-    ending
+    stop_reason
         ``"finished"``, or ``"stopped"`` by hand.
     """
 
     rows: list[Row]
     scores: Path
     page: Path
-    ending: Literal["finished", "stopped"] = "finished"
+    stop_reason: Literal["finished", "stopped"] = "finished"
 
     @property
     def failed(self) -> list[Row]:

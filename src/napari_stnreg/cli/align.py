@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
     )
     with Interrupt("Stopping after the sections at hand; --resume goes on. Ctrl+C again aborts.") as interrupt:
         result = drive(steps, interrupt, "align")
-    if result.ending == "stopped":
+    if result.stop_reason == "stopped":
         print("stnreg align: stopped; the same command with --resume goes on.", file=sys.stderr)
         raise KeyboardInterrupt
     write_report(result)

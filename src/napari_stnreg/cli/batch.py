@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
         result = finish(steps, partial(_show, bar), lambda: interrupt.asked)
     print(result.scores)
     print(result.page)
-    if result.ending == "stopped":
+    if result.stop_reason == "stopped":
         print(f"stnreg batch: stopped after {len(result.rows)} of {len(jobs)} pairs.", file=sys.stderr)
     if result.failed:
         names = ", ".join(str(row["name"]) for row in result.failed)

@@ -107,7 +107,7 @@ def _transform(path: Path) -> list[tuple[str, str]]:
         lines.append(("part" if len(parts) > 1 else "form", text))
     if "folding_fraction" in info:
         lines.append(("folded", f"{100 * float(info['folding_fraction']):.2g} %"))
-    lines += [(name, str(info[name])) for name in ("ending", "seconds") if name in info]
+    lines += [(name, str(info[name])) for name in ("stop_reason", "seconds") if name in info]
     versions = info.get("versions") or {}
     if versions:
         lines.append(("made by", ", ".join(f"{name} {version}" for name, version in versions.items())))

@@ -21,7 +21,7 @@ from napari_stnreg.io.points import read_landmarks
 from napari_stnreg.io.save_load import read_transform, save
 from napari_stnreg.io.series import placed_as, write_or_tiff
 from napari_stnreg.registration.api import register_steps
-from napari_stnreg.registration.progress import Progress, Result
+from napari_stnreg.registration.result import Progress, Result
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.transforms import with_unit
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
             part = f"frame {number} of 0 to {len(frames) - 1}, " if len(frames) > 1 else ""
             with progress_bar(1, part + "start") as bar:
                 results.append(finish(steps, partial(_show, bar, part), lambda: interrupt.asked))
-                if results[-1].ending != "stopped":
+                if results[-1].stop_reason != "stopped":
                     bar.update(bar.total - bar.n)
         notes = []
         if len(results) < len(frames):
@@ -161,7 +161,7 @@ def _tell(results: Sequence[Result], notes: Sequence[str], written: Sequence[Pat
         ]
         frame = f"frame {number}: " if len(results) > 1 else ""
         folded = f"folded {100 * result.folding_fraction:.2g} %"
-        print(frame + ", ".join([*scores, folded, f"{result.seconds:.1f} s", result.ending]))
+        print(frame + ", ".join([*scores, folded, f"{result.seconds:.1f} s", result.stop_reason]))
     for path in written:
         print(path)
     for sentence in dict.fromkeys([*(one for result in results for one in result.warnings), *notes]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,6 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import FloatArray, Grid, Image
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.evaluation.report import Better, Score, Scorecard
-from napari_stnreg.registration.progress import Result
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.transforms import Transform, invert, solver_warning
 
@@ -23,10 +22,16 @@ _BETTER: dict[str, Better] = {"mse": "lower", "mean_surface_distance": "lower", 
 _CONSISTENCY_POINTS = 100_000
 
 
+class HasTransform(Protocol):
+    """An object that carries a transform, such as the result of a registration."""
+
+    transform: Transform
+
+
 def evaluate(
     fixed: Image,
     moving: Image,
-    transform: Transform | Result | None = None,
+    transform: Transform | HasTransform | None = None,
     *,
     result: Image | None = None,
     fixed_labels: Image | None = None,
@@ -79,7 +84,7 @@ def evaluate(
     InputError
         If shapes, dimensions or units do not fit, or only one of two partners is given.
     """
-    if isinstance(transform, Result):
+    if transform is not None and not isinstance(transform, Transform):
         transform = transform.transform
     _check_partners(fixed_labels, moving_labels if result_labels is None else result_labels, "labels")
     beside = moving_landmarks if result_landmarks is None else result_landmarks

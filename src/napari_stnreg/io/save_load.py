@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.io import container
 from napari_stnreg.io.transform_file import load_transform, save_transform, transform_from
-from napari_stnreg.registration.progress import Result
 from napari_stnreg.transforms import Transform
 
 if TYPE_CHECKING:
@@ -36,7 +35,17 @@ LOAD_ENDINGS = (*SAVE_ENDINGS, ".mat")
 """Endings of the files that transforms can be read from; ``.txt`` may be ITK's or elastix', ``.mat`` is ANTs'."""
 
 
-def save(what: Transform | Result | Model, path: str | os.PathLike[str], *, grid: Grid | None = None) -> Path:
+class TransformResult(Protocol):
+    """A result that can be saved: a transform, the fixed image's grid and a JSON-ready report."""
+
+    transform: Transform
+    grid: Grid
+
+    def report(self) -> dict[str, Any]:
+        """Return the report that is stored beside the transform."""
+
+
+def save(what: Transform | TransformResult | Model, path: str | os.PathLike[str], *, grid: Grid | None = None) -> Path:
     """Save a transform, a result's transform together with its report, or a trained model.
 
     The ending decides: ``.safetensors`` is our own file, which holds every family exactly; ``.tfm``, ``.txt`` and
@@ -72,15 +81,17 @@ def save(what: Transform | Result | Model, path: str | os.PathLike[str], *, grid
     """
     target = Path(path)
     ending = transform_ending(target, SAVE_ENDINGS)
-    if not isinstance(what, Transform | Result):
-        if ending != ENDING:
-            raise InputError(f"Models are kept in files that end in {ENDING}; '{target.name}' does not.")
-        return what.save(path)
-    transform = what.transform if isinstance(what, Result) else what
+    transform, report = what, None
+    if not isinstance(what, Transform):
+        if not hasattr(what, "transform"):
+            if ending != ENDING:
+                raise InputError(f"Models are kept in files that end in {ENDING}; '{target.name}' does not.")
+            return cast("Model", what).save(path)
+        result = cast(TransformResult, what)
+        transform, report, grid = result.transform, result.report(), result.grid if grid is None else grid
+    assert isinstance(transform, Transform)
     if ending == ENDING:
-        return save_transform(transform, target, what.report() if isinstance(what, Result) else None)
-    if grid is None and isinstance(what, Result):
-        grid = what.grid
+        return save_transform(transform, target, report)
     return _export(transform, target, ending, None if grid is None else grid.with_unit(transform.unit))
 
 

@@ -21,7 +21,7 @@ from napari_stnreg.registration.preprocessing import pick_device
 from napari_stnreg.transforms import AffineTransform, Transform, chain
 
 if TYPE_CHECKING:
-    from napari_stnreg.registration.progress import Progress, Result
+    from napari_stnreg.registration.result import Progress, Result
 
 BYTES_PER_VOXEL = 900
 """For each voxel of the lattice at the peak of a pass: 590 measured for the default U-Net, and half as much again."""

@@ -16,7 +16,13 @@ from napari_stnreg.training.settings import TrainingSettings
 
 
 def training_summary(
-    data: TrainingData, settings: TrainingSettings, state: TrainingState, *, ending: str, seconds: float, device: str
+    data: TrainingData,
+    settings: TrainingSettings,
+    state: TrainingState,
+    *,
+    stop_reason: str,
+    seconds: float,
+    device: str,
 ) -> dict[str, Any]:
     """What the header of a model file says of how it was trained.
 
@@ -24,7 +30,7 @@ def training_summary(
     ----------
     data, settings, state
         Of the training at its end.
-    ending
+    stop_reason
         ``"finished"`` or ``"stopped"``.
     seconds
         How long it took, pauses left out.
@@ -38,7 +44,7 @@ def training_summary(
         "data": data.summary(),
         "pairs": data.count("train"),
         "epochs": state.epoch,
-        "ending": ending,
+        "stop_reason": stop_reason,
         "best": {"epoch": best.epoch, "validation_loss": best.validation_loss, "scores": best.scores},
         "seed": settings.seed,
         "seconds": round(seconds, 1),

@@ -16,10 +16,9 @@ from napari_stnreg.core.image import Grid, Image
 from napari_stnreg.core.progress import finish
 from napari_stnreg.registration import stages
 from napari_stnreg.registration.memory import is_out_of_memory
-from napari_stnreg.registration.pair import Fit, Losses, fit_pair
+from napari_stnreg.registration.pair import Fit, fit_pair
 from napari_stnreg.registration.preprocessing import check_pair, pick_device, prepare
-from napari_stnreg.registration.progress import Ending, Progress, Result
-from napari_stnreg.registration.result import make_result
+from napari_stnreg.registration.result import LossHistory, Progress, Result, StopReason, make_result
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.transforms import Transform
@@ -120,8 +119,8 @@ def register_steps(
     warnings: list[str] = []
     began = time.perf_counter()
     landmarks = (fixed_landmarks, moving_landmarks)
-    losses: Losses = []
-    ending: Ending = "finished"
+    losses: LossHistory = []
+    stop_reason: StopReason = "finished"
     transform, told = start_transform, None
     if model is not None:
         from napari_stnreg.models.model_file import as_model  # most registrations need no network
@@ -135,15 +134,15 @@ def register_steps(
         refining = settings
     if model is None or (settings.refine > 0 and told != "stop"):
         fit = _fit_where_it_fits(fixed, moving, refining, device, landmarks, transform, warnings)
-        transform, losses, ending = yield from fit
+        transform, losses, stop_reason = yield from fit
     elif told == "stop":
-        ending = "stopped"
+        stop_reason = "stopped"
     assert transform is not None
     seconds = time.perf_counter() - began
-    if ending == "not finite":
-        warnings.append("The fit ran into values that are not finite and was ended; this is the best it had found.")
+    if stop_reason == "diverged":
+        warnings.append("The loss became non-finite; the best transform so far is returned.")
     return make_result(
-        fixed, moving, settings, transform, losses, ending, seconds, warnings, fixed_landmarks, moving_landmarks
+        fixed, moving, settings, transform, losses, stop_reason, seconds, warnings, fixed_landmarks, moving_landmarks
     )
 
 
@@ -160,13 +159,13 @@ def _fit_where_it_fits(
     while True:
         try:
             problem = prepare(fixed, moving, settings, device, *landmarks, given_start=start is not None)
-            transform, losses, ending = yield from fit_pair(problem, settings, start, fixed.grid.size)
+            transform, losses, stop_reason = yield from fit_pair(problem, settings, start, fixed.grid.size)
             break
         except (RuntimeError, MemoryError) as error:
             device = _smaller_device(error, device, fixed, moving, warnings)
     warnings += problem.warnings
     transform = transform.to("cpu").translated_frame(problem.center).with_coordinate_systems(fixed.space, moving.space)
-    return transform, losses, ending
+    return transform, losses, stop_reason
 
 
 def _smaller_device(
@@ -223,7 +222,7 @@ def _settings_with(model: Model, settings: RegistrationSettings) -> tuple[Regist
 
 def _predicted(model: Model, transform: Transform, settings: RegistrationSettings) -> Progress:
     message = f"one pass of {model.name}"
-    return Progress(model.name, 0, 1, 1, 1 + settings.refine, float("nan"), {}, lambda: transform, message)
+    return Progress(model.name, 0, 1, 1, 1 + settings.refine, float("nan"), lambda: transform, message)
 
 
 def _check_fill(moving: Image, settings: RegistrationSettings) -> None:

@@ -16,14 +16,12 @@ from napari_stnreg.registration import stages
 from napari_stnreg.registration.initialization import find_start
 from napari_stnreg.registration.preprocessing import Problem
 from napari_stnreg.registration.presets import Schedule, schedule_for
-from napari_stnreg.registration.progress import Ending, Progress
+from napari_stnreg.registration.result import LossHistory, Progress, StopReason
 from napari_stnreg.registration.settings import LINEAR_FAMILIES, RegistrationSettings
 from napari_stnreg.registration.stages import Found, Step
 from napari_stnreg.transforms import AffineTransform, Transform, chain
 
-Losses = list[tuple[str, int, int, float]]
-"""Stage, level, step and loss."""
-Fit = Generator[Progress, "str | None", tuple[Transform, Losses, Ending]]
+Fit = Generator[Progress, "str | None", tuple[Transform, LossHistory, StopReason]]
 
 SMALL_VOXELS = 2**16
 """Images up to this size are fitted by a single thread."""
@@ -62,7 +60,7 @@ def fit_pair(problem: Problem, settings: RegistrationSettings, start: Transform 
                 with single_thread(voxels <= SMALL_VOXELS), torch.no_grad():
                     step = fit.send(told)
             except StopIteration as end:
-                found: tuple[Transform, Losses, Ending] = end.value
+                found: tuple[Transform, LossHistory, StopReason] = end.value
                 return found
             told = yield step
 
@@ -81,11 +79,11 @@ def _stages(problem: Problem, settings: RegistrationSettings, start: Transform |
             begin = local.numpy()
         else:
             problem, outer, begin = problem.through(local), local, np.eye(len(problem.center) + 1)
-    losses: Losses = []
-    ending: Ending = "finished"
+    losses: LossHistory = []
+    stop_reason: StopReason = "finished"
     found = Found(np.eye(len(problem.center) + 1))
     search = find_start(problem, settings, begin)
-    while ending == "finished":
+    while stop_reason == "finished":
         try:
             loss, found.affine = next(search)
         except StopIteration as end:
@@ -93,10 +91,10 @@ def _stages(problem: Problem, settings: RegistrationSettings, start: Transform |
             break
         step = Step("start", 0, 1, loss, partial(AffineTransform, found.affine.copy(), problem.unit))
         if (yield _progress(step, 0, total, outer, problem)) == "stop":
-            ending = "stopped"
+            stop_reason = "stopped"
     planned, done = 0, 0
     for position in range(len(settings.stages)):
-        if ending != "finished":
+        if stop_reason != "finished":
             break
         if found.deformation is not None:  # the next deformation goes before all that was found so far
             inner = found.transform(problem.unit)
@@ -109,7 +107,7 @@ def _stages(problem: Problem, settings: RegistrationSettings, start: Transform |
                 done += 1
                 losses.append((step.stage, step.level, done, step.loss))
                 if not np.isfinite(step.loss):
-                    ending = "not finite"
+                    stop_reason = "diverged"
                     break
                 # levels may settle early; the bar then jumps ahead rather than lag behind
                 ahead = planned + sum(
@@ -117,11 +115,11 @@ def _stages(problem: Problem, settings: RegistrationSettings, start: Transform |
                 )
                 done = max(done, ahead)
                 if (yield _progress(step, done, total, outer, problem)) == "stop":
-                    ending = "stopped"
+                    stop_reason = "stopped"
                     break
         planned += sum(stages.level_steps(settings, schedule, position, i, levels) for i in range(len(levels)))
     transform = found.transform(problem.unit)
-    return (transform if outer is None else chain(transform, outer)), losses, ending
+    return (transform if outer is None else chain(transform, outer)), losses, stop_reason
 
 
 def _stage(
@@ -142,4 +140,4 @@ def _progress(step: Step, done: int, total: int, outer: Transform | None, proble
 
     level = f"{step.stage}, level {step.level + 1} of {step.levels}"
     message = "looking for the start" if step.stage == "start" else level
-    return Progress(step.stage, step.level, step.levels, done, max(total, done), step.loss, {}, preview, message)
+    return Progress(step.stage, step.level, step.levels, done, max(total, done), step.loss, preview, message)

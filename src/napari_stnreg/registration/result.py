@@ -1,6 +1,10 @@
-"""What a registration leaves: the warped image, its scores, what a person should be told."""
+"""The result of a registration: the transform, the warped image, its scores and a JSON-ready report."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -8,11 +12,102 @@ import numpy.typing as npt
 from napari_stnreg.core.image import Grid, Image
 from napari_stnreg.core.provenance import versions
 from napari_stnreg.evaluation.scorecard import image_scores, landmark_scores
-from napari_stnreg.registration.pair import Losses
-from napari_stnreg.registration.progress import Ending, Result
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.transforms import Transform
+
+StopReason = Literal["finished", "stopped", "diverged"]
+"""Why a registration ended: all steps done, stopped by the caller, or the loss became non-finite."""
+
+LossHistory = list[tuple[str, int, int, float]]
+"""Stage, level, step and loss of every step."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step of a running registration.
+
+    Parameters
+    ----------
+    stage
+        The transform family that is being fitted, or ``"start"`` during the initialization.
+    level, levels
+        Index of the pyramid level, from 0 (coarsest), and the number of levels.
+    step, total
+        Steps done and steps planned, over all stages and levels.
+    loss
+        The loss at this step; lower is better. Comparable within one stage and level only.
+    preview
+        Return a snapshot of the transform so far. Call it in the thread that runs the registration.
+    message
+        Short text for a status bar, such as ``"affine, level 2 of 3"``.
+    """
+
+    stage: str
+    level: int
+    levels: int
+    step: int
+    total: int
+    loss: float
+    preview: Callable[[], Transform]
+    message: str = ""
+
+    @property
+    def fraction(self) -> float:
+        """Fraction of the planned steps that is done, 0 to 1."""
+        return min(self.step / max(self.total, 1), 1.0)
+
+
+@dataclass
+class Result:
+    """The result of a registration.
+
+    Parameters
+    ----------
+    transform
+        Maps points of the fixed world to points of the moving world, in the fixed image's unit.
+    grid
+        The grid of :attr:`warped`.
+    warped
+        The moving image sampled once at ``transform(grid)``, with its own dtype and channels.
+    scores
+        ``{"before": {...}, "after": {...}}``: NCC, local NCC, mutual information, MSE inside both masks, and landmark
+        errors.
+    folding_fraction
+        Fraction of the fixed grid's voxels whose Jacobian determinant is not positive.
+    losses
+        ``(stage, level, step, loss)`` of every step.
+    stop_reason
+        Why the optimization ended.
+    seconds
+        Wall time of the optimization, without warping and scoring.
+    settings, versions, warnings
+        The settings of the run; the versions of this package, torch and numpy; warnings as sentences.
+    """
+
+    transform: Transform
+    grid: Grid
+    warped: Image
+    scores: dict[str, dict[str, float]]
+    folding_fraction: float
+    losses: LossHistory
+    stop_reason: StopReason
+    seconds: float
+    settings: RegistrationSettings
+    versions: dict[str, str]
+    warnings: list[str] = field(default_factory=list)
+
+    def report(self) -> dict[str, Any]:
+        """Return a JSON-ready summary: scores, seconds, stop reason, settings, versions, warnings."""
+        return {
+            "scores": self.scores,
+            "folding_fraction": self.folding_fraction,
+            "stop_reason": self.stop_reason,
+            "seconds": round(self.seconds, 3),
+            "settings": self.settings.model_dump(),
+            "versions": self.versions,
+            "warnings": self.warnings,
+        }
 
 
 def make_result(
@@ -20,8 +115,8 @@ def make_result(
     moving: Image,
     settings: RegistrationSettings,
     transform: Transform,
-    losses: Losses,
-    ending: Ending,
+    losses: LossHistory,
+    stop_reason: StopReason,
     seconds: float,
     warnings: list[str],
     fixed_landmarks: npt.ArrayLike | None,
@@ -47,7 +142,7 @@ def make_result(
         scores,
         folded,
         losses,
-        ending,
+        stop_reason,
         seconds,
         settings,
         versions(),

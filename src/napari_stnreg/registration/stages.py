@@ -48,7 +48,7 @@ MI_STIFFNESS = 4.0
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a stage, before it becomes a :class:`~napari_stnreg.registration.progress.Progress`."""
+    """One step of a stage, before it becomes a :class:`~napari_stnreg.registration.result.Progress`."""
 
     stage: str
     level: int

@@ -333,14 +333,14 @@ class Trainer:
             last.validation_loss, last.scores, state.best_epoch, spent, left, tuple(state.curve), self.example, message,
         )  # fmt: skip
 
-    def _model(self, ending: str) -> Model:
+    def _model(self, stop_reason: str) -> Model:
         state = self.state
         self.network.load_state_dict(state.best_weights)
         if isinstance(self.network, SequentialNetwork):
             self.network.in_turn(-1)
         set_precision(self.network, None)
         summary = training_summary(
-            self.data, self.settings, state, ending=ending, seconds=self._seconds(), device=self.device.type
+            self.data, self.settings, state, stop_reason=stop_reason, seconds=self._seconds(), device=self.device.type
         )
         replay = np.stack(state.replay) if state.replay else None
         return Model(self.network.to("cpu"), self.contract, summary, self.settings.network, replay)

@@ -52,7 +52,7 @@ class StackResult:
     ----------
     path
         The OME-Zarr image with its displacement; see :class:`~napari_stnreg.stacks.output.ome_zarr.AlignedStack`.
-    ending
+    stop_reason
         ``"finished"``, or ``"stopped"`` when a person ended it; the same call with ``resume`` goes on.
     settings
         As they were used.
@@ -70,7 +70,7 @@ class StackResult:
     """
 
     path: Path
-    ending: str
+    stop_reason: str
     settings: StackSettings
     verdicts: list[SectionQuality] = field(default_factory=list)
     gaps: list[dict[str, Any]] = field(default_factory=list)
@@ -103,7 +103,7 @@ class StackResult:
         return {
             "version": __version__,
             "output": self.path.name,
-            "ending": self.ending,
+            "stop_reason": self.stop_reason,
             "settings": self.settings.model_dump(),
             "seconds": round(self.seconds, 2),
             "summary": self.summary,

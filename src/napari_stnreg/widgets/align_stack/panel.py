@@ -186,7 +186,7 @@ class AlignWidget(ToolPanel):
         if work is None or job is None:
             return
         work.take(job, result)
-        if result.ending == "stopped":
+        if result.stop_reason == "stopped":
             self.bar.setValue(0)
             again = "Align" if job.only is None else "Align these again"
             self.say(f"Stopped. What is done is kept: {again} goes on from there.")

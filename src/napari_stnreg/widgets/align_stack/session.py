@@ -36,7 +36,7 @@ class StackWork:
 
     def take(self, job: AlignJob, result: Any) -> None:
         """Take up what a run returned."""
-        if result.ending == "stopped":
+        if result.stop_reason == "stopped":
             self.unfinished = job
             return
         self.unfinished = None

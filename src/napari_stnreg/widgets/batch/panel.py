@@ -354,7 +354,7 @@ class BatchWidget(ToolPanel):
         failed = len(result.failed)
         text = f"{len(result.rows)} of {len(names)} pairs"
         text += f", {failed} failed" if failed else ""
-        if result.ending == "stopped":
+        if result.stop_reason == "stopped":
             text += "; stopped, Run goes on from here"
         self.note.setText(text + ".")
         self.say(text + ".", warn=bool(failed))

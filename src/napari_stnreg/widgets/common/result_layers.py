@@ -17,7 +17,7 @@ from napari_stnreg.visualization.overlays import checkerboard, lattice_lines, ov
 from napari_stnreg.widgets.register.preview import grid_layer
 
 if TYPE_CHECKING:
-    from napari_stnreg.registration.progress import Result
+    from napari_stnreg.registration.result import Result
     from napari_stnreg.transforms.base import Transform
     from napari_stnreg.widgets.common.layer_io import Source
 

@@ -91,7 +91,7 @@ class RegisterWidget(PanelLayout):
 
     @property
     def result(self) -> Any:
-        """The last run's :class:`~napari_stnreg.registration.progress.Result`, or ``None``."""
+        """The last run's :class:`~napari_stnreg.registration.result.Result`, or ``None``."""
         return self._outcome.result if self._outcome is not None else None
 
     def set_fixed(self, layer: Layer | str) -> None:

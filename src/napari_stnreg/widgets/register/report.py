@@ -18,11 +18,10 @@ _SCORES = {
     "landmark_mean": ("Landmarks, mean", "Distance of the landmarks, in world units; lower is better."),
     "landmark_median": ("Landmarks, median", "Distance of the landmarks, in world units; lower is better."),
 }
-_ENDINGS = {
+_STOP_REASONS = {
     "finished": "all steps done",
-    "converged": "converged",
     "stopped": "stopped, best so far kept",
-    "not finite": "values became infinite, best so far kept",
+    "diverged": "the loss diverged, best so far kept",
 }
 
 
@@ -97,8 +96,8 @@ class Report(QWidget):
         folded = sum(r.folding_fraction for r in results) / len(results)
         seconds = sum(r.seconds for r in results)
         frames = f"{len(results)} frames, " if len(results) > 1 else ""
-        ending = _ENDINGS.get(results[-1].ending, results[-1].ending)
-        line = QLabel(f"{folded_text(folded)} · {frames}{seconds:.1f} s · {ending}")
+        reason = _STOP_REASONS.get(results[-1].stop_reason, results[-1].stop_reason)
+        line = QLabel(f"{folded_text(folded)} · {frames}{seconds:.1f} s · {reason}")
         line.setWordWrap(True)
         line.setToolTip("Share of the voxels where the Jacobian determinant is 0 or less; seconds of the fit.")
         self._grid.addWidget(line, row, 0, 1, 3)

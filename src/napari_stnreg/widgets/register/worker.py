@@ -29,7 +29,7 @@ from napari_stnreg.widgets.models.session import KnownModel
 from napari_stnreg.widgets.register.preview import Preview, PreviewMaker
 
 if TYPE_CHECKING:
-    from napari_stnreg.registration.progress import Result
+    from napari_stnreg.registration.result import Result
     from napari_stnreg.transforms.base import Transform
 
 

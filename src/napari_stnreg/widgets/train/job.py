@@ -201,7 +201,7 @@ def finished(model: Model) -> str:
         parts.append(f"validation loss {best['validation_loss']:.4g}")
     names = {"similarity": "similarity", "dice": "Dice", "error": "error"}
     parts += [f"{title} {scores[key]:.3g}" for key, title in names.items() if isinstance(scores.get(key), int | float)]
-    word = "Stopped" if model.summary.get("ending") == "stopped" else "Trained"
+    word = "Stopped" if model.summary.get("stop_reason") == "stopped" else "Trained"
     return f"{word}: {', '.join(parts)}."
 
 
