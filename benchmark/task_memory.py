@@ -66,12 +66,12 @@ def prepared(folder: Path, side: int, features: str) -> dict[str, tuple]:
     writer = create(folder / "out.zarr", source, canvas, canvas.shape)
     encoder = None
     if features == "auto-encoder":
-        from napari_stnreg.core.progress import finish
+        from napari_stnreg.core.progress import run_to_completion
         from napari_stnreg.stacks.preprocessing.encoder import training_steps
 
         seen = [tasks.training_section(source, None, z, settings) for z in (0, 1, 0, 1)]
         encoder = folder / "encoder.safetensors"
-        finish(training_steps([section for section in seen if section is not None], epochs=1)).save(encoder)
+        run_to_completion(training_steps([section for section in seen if section is not None], epochs=1)).save(encoder)
     for z in range(2):
         tasks.prepare_section(work, source, None, z, settings, encoder)
     return {

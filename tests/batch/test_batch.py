@@ -17,6 +17,7 @@ import napari_stnreg as sr
 from napari_stnreg.batch import batch_steps, read_jobs
 from napari_stnreg.cli import main
 from napari_stnreg.core.image import Grid
+from napari_stnreg.core.progress import run_to_completion
 from tests.cli.test_cli import draw, scene
 
 QUICK = {"family": "translation", "preset": "fast", "device": "cpu", "iterations": 12}
@@ -50,13 +51,8 @@ def folder(tmp_path, monkeypatch):
 def run(jobs="jobs.csv", stop_at=None, **options):
     steps = batch_steps(read_jobs(jobs), "out", **{**QUICK, **options})
     seen = []
-    try:
-        step = next(steps)
-        while True:
-            seen.append(step)
-            step = steps.send("stop" if stop_at is not None and stop_at(step) else None)
-    except StopIteration as end:
-        return end.value, [(s.name, s.state) for s in seen if s.row is not None]
+    result = run_to_completion(steps, seen.append, lambda: stop_at is not None and stop_at(seen[-1]))
+    return result, [(s.name, s.state) for s in seen if s.row is not None]
 
 
 def test_every_pair_gets_a_row_with_its_true_shift_and_the_broken_one_a_sentence(folder):

@@ -9,6 +9,7 @@ import torch
 
 import napari_stnreg as sr
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.registration import initialization
 from napari_stnreg.registration.preprocessing import prepare
 from napari_stnreg.registration.settings import RegistrationSettings
@@ -23,12 +24,7 @@ def begin(images, landmarks=(None, None), given=None, **options):
     problem = prepare(images.fixed, images.moving, settings, torch.device("cpu"), *landmarks)
     before = time.process_time()
     with torch.no_grad():
-        search = initialization.find_start(problem, settings, given)
-        try:
-            while True:
-                next(search)
-        except StopIteration as end:
-            matrix = end.value
+        matrix = run_to_completion(initialization.find_start(problem, settings, given))
     seconds = time.process_time() - before
     return AffineTransform(matrix, problem.unit).translated_frame(problem.center), seconds
 

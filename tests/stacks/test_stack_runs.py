@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 import napari_stnreg as sr
 from napari_stnreg.cli import main
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.datasets import SerialSections
 from napari_stnreg.stacks.api import work_folder
 
@@ -75,11 +76,7 @@ def same_result(path, other):
 def test_the_features_of_an_auto_encoder_trained_on_the_stack_or_loaded(stack, tmp_path, whole):
     steps = sr.align_stack_steps(stack, tmp_path / "own.zarr", features="auto-encoder", keep_work=True, **QUICK)
     seen = []
-    try:
-        while True:
-            seen.append(next(steps))
-    except StopIteration as end:
-        result = end.value
+    result = run_to_completion(steps, seen.append)
     stages = list(dict.fromkeys(progress.stage for progress in seen))
     assert stages[:2] == ["encoder", "prepare"]
     fractions = [progress.fraction for progress in seen]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.teaching.classifier import NAMES, SHOWN, DigitClassifier, train_classifiers
 from napari_stnreg.teaching.digits import DigitData, Distortion, load_digits
 from napari_stnreg.teaching.replay import Replay, of_kept, recorded
@@ -21,13 +22,9 @@ def digits():
 
 
 def drain(steps, stop_after=None):
-    items, told = [], None
-    try:
-        while True:
-            items.append(steps.send(told) if told else next(steps))
-            told = "stop" if stop_after is not None and len(items) >= stop_after else None
-    except StopIteration as end:
-        return items, end.value
+    items = []
+    result = run_to_completion(steps, items.append, lambda: stop_after is not None and len(items) >= stop_after)
+    return items, result
 
 
 def test_digits_without_distortion_lie_upright_in_the_middle(digits):

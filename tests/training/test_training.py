@@ -17,6 +17,7 @@ import torch
 import napari_stnreg as sr
 from napari_stnreg.core.errors import FitError, InputError
 from napari_stnreg.core.image import Grid
+from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.networks import new_network, warped
 from napari_stnreg.training.loss import mean_dice, transform_distance
 from napari_stnreg.training.memory import step_bytes
@@ -36,13 +37,8 @@ def same_weights(one, other):
 
 
 def finished(steps, meanwhile=lambda: None):
-    """The model of a training that is driven to its end."""
-    try:
-        while True:
-            next(steps)
-            meanwhile()
-    except StopIteration as end:
-        return end.value
+    """Run a training to its end and return the model."""
+    return run_to_completion(steps, lambda _: meanwhile())
 
 
 class TestLearning:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +19,7 @@ from napari_stnreg.batch.report import job_pictures, write_summary
 from napari_stnreg.core.atomic_io import write_json, write_text
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.core.image import Image
+from napari_stnreg.core.progress import map_progress
 from napari_stnreg.evaluation.scorecard import evaluate
 from napari_stnreg.io.image import read, suffix_of
 from napari_stnreg.io.inputs import labels_for, read_mask
@@ -144,13 +146,7 @@ def batch_steps(
         state: State = "kept" if row is not None else "done"
         if row is None:
             attempt = _attempt(job, chosen, folder / job.name, models)
-            with closing(attempt):
-                try:
-                    fit = next(attempt)
-                    while True:
-                        fit = attempt.send((yield BatchProgress(number, len(jobs), job.name, "fitting", fit)))
-                except StopIteration as end:
-                    row = end.value
+            row = yield from map_progress(attempt, partial(BatchProgress, number, len(jobs), job.name, "fitting"))
             if row is None:
                 stopped = True
                 break

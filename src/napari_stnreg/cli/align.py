@@ -14,7 +14,7 @@ import numpy.typing as npt
 from napari_stnreg.cli.running import Interrupt, progress_bar, show
 from napari_stnreg.cli.setting_options import written_settings
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.progress import Outcome, finish
+from napari_stnreg.core.progress import ReturnType, run_to_completion
 from napari_stnreg.io.points import read_table
 from napari_stnreg.stacks.api import align_stack_steps
 from napari_stnreg.stacks.runtime.progress import StackProgress, StackResult, write_report
@@ -60,10 +60,10 @@ def run(options: argparse.Namespace) -> None:
     _tell(result)
 
 
-def drive(steps: Generator[StackProgress, str | None, Outcome], interrupt: Interrupt, name: str) -> Outcome:
+def drive(steps: Generator[StackProgress, str | None, ReturnType], interrupt: Interrupt, name: str) -> ReturnType:
     """Run a generator of stack progress to its end with a progress bar, if there is a terminal to show it on."""
     with progress_bar(1.0, name) as bar:
-        return finish(steps, partial(_show, bar), lambda: interrupt.asked)
+        return run_to_completion(steps, partial(_show, bar), lambda: interrupt.asked)
 
 
 def _show(bar: Any, progress: StackProgress) -> None:

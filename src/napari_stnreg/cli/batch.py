@@ -12,7 +12,7 @@ from napari_stnreg.batch import BatchProgress, batch_steps, read_jobs
 from napari_stnreg.cli.running import Interrupt, progress_bar
 from napari_stnreg.cli.setting_options import written_settings
 from napari_stnreg.core.errors import FitError
-from napari_stnreg.core.progress import finish
+from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.registration.settings import RegistrationSettings
 
 
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
     steps = batch_steps(jobs, options.output, written_settings(RegistrationSettings, options), restart=options.restart)
     answer = "Stopping: what is done is kept, and the same command goes on from there. Ctrl+C again aborts."
     with Interrupt(answer) as interrupt, progress_bar(len(jobs), layout=None, unit="pair") as bar:
-        result = finish(steps, partial(_show, bar), lambda: interrupt.asked)
+        result = run_to_completion(steps, partial(_show, bar), lambda: interrupt.asked)
     print(result.scores)
     print(result.page)
     if result.stop_reason == "stopped":

@@ -14,7 +14,7 @@ from napari_stnreg.cli.running import Interrupt, progress_bar, show
 from napari_stnreg.cli.setting_options import written_settings
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Image
-from napari_stnreg.core.progress import finish
+from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.io.image import read_content, suffix_of
 from napari_stnreg.io.inputs import placed, read_mask, read_one, read_some
 from napari_stnreg.io.points import read_landmarks
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
             )
             part = f"frame {number} of 0 to {len(frames) - 1}, " if len(frames) > 1 else ""
             with progress_bar(1, part + "start") as bar:
-                results.append(finish(steps, partial(_show, bar, part), lambda: interrupt.asked))
+                results.append(run_to_completion(steps, partial(_show, bar, part), lambda: interrupt.asked))
                 if results[-1].stop_reason != "stopped":
                     bar.update(bar.total - bar.n)
         notes = []

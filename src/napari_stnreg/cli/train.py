@@ -15,7 +15,7 @@ from napari_stnreg.cli.outputs import check_new
 from napari_stnreg.cli.running import Interrupt, progress_bar, show
 from napari_stnreg.cli.train_options import training_settings
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.progress import finish
+from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.models.model import Model
 from napari_stnreg.models.working_size import working_grid
 from napari_stnreg.training.api import train_steps
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
     data = _data(options, settings.seed)
     steps = train_steps(data, settings, output=options.output, resume=options.resume)
     with Interrupt() as interrupt, progress_bar(1) as bar:
-        model = finish(steps, partial(_show, bar), lambda: interrupt.asked)
+        model = run_to_completion(steps, partial(_show, bar), lambda: interrupt.asked)
     _tell(model, data)
     print(options.output)
 

@@ -13,7 +13,7 @@ import torch
 
 from napari_stnreg.core.errors import OutOfMemoryError
 from napari_stnreg.core.image import Grid, Image
-from napari_stnreg.core.progress import finish
+from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.registration import stages
 from napari_stnreg.registration.memory import is_out_of_memory
 from napari_stnreg.registration.pair import Fit, fit_pair
@@ -91,7 +91,7 @@ def register(
         model=model,
         **options,
     )
-    return finish(steps, progress)
+    return run_to_completion(steps, progress)
 
 
 def register_steps(

@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from napari_stnreg.core.progress import finish
+from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.stacks.output.ome_zarr import AlignedStack
 from napari_stnreg.stacks.runtime.checkpoint import WorkFolder
 from napari_stnreg.stacks.runtime.executor import make_executor
@@ -32,7 +32,7 @@ def align_stack(stack: Any, output: Path | str | None = None, settings: StackSet
     StackResult
 ):  # fmt: skip
     """Align a stack of serial sections; :func:`align_stack_steps` run to its end, with the same parameters."""
-    return finish(align_stack_steps(stack, output, settings, **how))
+    return run_to_completion(align_stack_steps(stack, output, settings, **how))
 
 
 def align_stack_steps(

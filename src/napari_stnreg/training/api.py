@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from napari_stnreg.core.image import Image
-from napari_stnreg.core.progress import finish
+from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.models.model import Model
 from napari_stnreg.training.checkpoint import checkpoint_path
 from napari_stnreg.training.data.batch import TrainingData
@@ -61,7 +61,9 @@ def train(
     InputError
         If the data or settings cannot be used; one sentence says why.
     """
-    return finish(train_steps(data, settings, output=output, resume=resume, start=start, **options), progress)
+    return run_to_completion(
+        train_steps(data, settings, output=output, resume=resume, start=start, **options), progress
+    )
 
 
 def train_steps(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import FloatArray
-from napari_stnreg.core.progress import finish
+from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.stacks.output.canvas import Canvas, full_field
 from napari_stnreg.stacks.output.ome_zarr import CHUNK, AlignedStack, SectionWriter, create
 from napari_stnreg.stacks.output.render import render_bands, scale_to, scaled_canvas
@@ -23,7 +23,7 @@ from napari_stnreg.stacks.sources.base import SectionError, StackSource, open_st
 
 def apply_stack(alignment: AlignedStack | Path | str, stack: Any, output: Path | str, **how: Any) -> Path:
     """Render another stack through an alignment; :func:`apply_stack_steps` run to its end."""
-    return finish(apply_stack_steps(alignment, stack, output, **how))
+    return run_to_completion(apply_stack_steps(alignment, stack, output, **how))
 
 
 def apply_stack_steps(

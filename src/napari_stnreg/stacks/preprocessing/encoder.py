@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Grid, Image
-from napari_stnreg.core.progress import finish
+from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.stacks.preprocessing.artifacts import Plane
 
 if TYPE_CHECKING:
@@ -100,4 +100,4 @@ def training_steps(sections: Sequence[Plane], *, epochs: int = 30, seed: int = 0
 
 def train_extractor(sections: Sequence[Plane], *, epochs: int = 30, seed: int = 0) -> EncoderFeatures:
     """Features of an auto-encoder trained on sections; :func:`training_steps` run to its end."""
-    return load_extractor(finish(training_steps(sections, epochs=epochs, seed=seed)))
+    return load_extractor(run_to_completion(training_steps(sections, epochs=epochs, seed=seed)))
