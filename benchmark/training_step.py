@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.networks import LocalizationNetwork, VoxelMorph
 from napari_stnreg.training.data.batch import Batch
 from napari_stnreg.training.loss import RegistrationObjective

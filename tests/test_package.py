@@ -50,7 +50,16 @@ def test_the_wheel_holds_manifest_marker_and_sample_data(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "module", ["core.image", "io", "napari_plugin.readers", "datasets", "napari_plugin.sample_data"]
+    "module",
+    [
+        "core.image",
+        "core.device",
+        "core.linalg",
+        "io",
+        "napari_plugin.readers",
+        "datasets",
+        "napari_plugin.sample_data",
+    ],
 )
 def test_these_rooms_need_neither_qt_nor_napari_nor_torch(module):
     code = f"import sys, napari_stnreg.{module}; print(*{{n.split('.')[0] for n in sys.modules}})"

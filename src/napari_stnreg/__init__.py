@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from napari_stnreg._version import __version__
 
 if TYPE_CHECKING:
+    from napari_stnreg.core.device import available_devices as available_devices
     from napari_stnreg.core.errors import FitError as FitError
     from napari_stnreg.core.errors import InputError as InputError
     from napari_stnreg.core.errors import OutOfMemoryError as OutOfMemoryError
     from napari_stnreg.core.errors import RegistrationError as RegistrationError
-    from napari_stnreg.core.image import Grid as Grid
+    from napari_stnreg.core.grid import Grid as Grid
     from napari_stnreg.core.image import Image as Image
     from napari_stnreg.evaluation.report import Scorecard as Scorecard
     from napari_stnreg.evaluation.scorecard import evaluate as evaluate
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from napari_stnreg.registration.api import register as register
     from napari_stnreg.registration.api import register_steps as register_steps
     from napari_stnreg.registration.memory import estimate_memory as estimate_memory
-    from napari_stnreg.registration.preprocessing import available_devices as available_devices
     from napari_stnreg.registration.result import Progress as Progress
     from napari_stnreg.registration.result import Result as Result
     from napari_stnreg.registration.settings import RegistrationSettings as RegistrationSettings
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AlignedStack": "stacks.output.ome_zarr",
     "FitError": "core.errors",
-    "Grid": "core.image",
+    "Grid": "core.grid",
     "Image": "core.image",
     "InputError": "core.errors",
     "Model": "models.model",
@@ -74,7 +74,7 @@ _HOMES = {
     "align_stack_steps": "stacks.api",
     "apply_points": "stacks.output.apply",
     "apply_stack": "stacks.output.apply",
-    "available_devices": "registration.preprocessing",
+    "available_devices": "core.device",
     "compose": "transforms.conversion",
     "estimate_memory": "registration.memory",
     "evaluate": "evaluation.scorecard",

@@ -16,7 +16,7 @@ import pytest
 import napari_stnreg as sr
 from napari_stnreg.batch import batch_steps, read_jobs
 from napari_stnreg.cli import main
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.progress import run_to_completion
 from tests.cli.test_cli import draw, scene
 

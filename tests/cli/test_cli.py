@@ -17,7 +17,7 @@ from napari_stnreg.cli import main
 from napari_stnreg.cli.options import make_parser
 from napari_stnreg.cli.running import Interrupt
 from napari_stnreg.cli.setting_options import written_settings
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.points import read_table
 from napari_stnreg.io.series import write_series
 from napari_stnreg.registration.settings import RegistrationSettings

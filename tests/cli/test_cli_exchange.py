@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 import napari_stnreg as sr
 from napari_stnreg.cli import main
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.transforms import AffineTransform
 from tests.cli.test_cli import SHIFT, draw, scene
 

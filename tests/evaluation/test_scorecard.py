@@ -13,7 +13,7 @@ import torch
 from scipy import ndimage
 
 import napari_stnreg as sr
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.evaluation.report import COLUMNS, Score, Scorecard
 from napari_stnreg.transforms import AffineTransform, DisplacementTransform
 

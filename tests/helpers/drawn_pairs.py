@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.training.data.batch import Batch
 from napari_stnreg.transforms import AffineTransform
 from tests.helpers.scenes import Blobs, affine_map, bent_map, grid

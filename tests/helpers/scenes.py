@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 import napari_stnreg as sr
-from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.datasets.common import Waves, rotation_2d, rotation_3d
 
 SIDE = 100.0

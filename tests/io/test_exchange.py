@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import torch
 
 import napari_stnreg as sr
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.exchange.coordinate_convention import CoordinateConvention
 from napari_stnreg.io.exchange.itk import from_itk
 from napari_stnreg.transforms import (
@@ -294,7 +294,7 @@ def test_files_that_are_no_transforms_are_refused(tmp_path):
         sr.load(tmp_path / "i.nii")
     with pytest.raises(sr.InputError, match="no voxels of its own"):
         sr.save(AffineTransform.identity(2), tmp_path / "t.nii")
-    with pytest.raises(sr.InputError, match="there is no folder"):
+    with pytest.raises(sr.InputError, match="does not exist"):
         sr.save(AffineTransform.identity(2), tmp_path / "none" / "t.tfm")
     with pytest.raises(sr.InputError, match="no space 'moon'"):
         CoordinateConvention.told(3, space="moon")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import napari_stnreg as sr
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from tests.helpers.exchange_scenes import bent, turn
 from tests.resampling.test_applying import FAMILIES
 

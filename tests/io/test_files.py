@@ -8,7 +8,8 @@ import pytest
 import tifffile
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.io import read, read_series, write
 from napari_stnreg.io.napari_layers import grid_of, layer_data, matrix_of
 from napari_stnreg.napari_plugin.readers import napari_reader, write_image, write_labels

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.io import container
 from napari_stnreg.io.transform_file import load_transform, save_transform
 from napari_stnreg.transforms import AffineTransform, ChainTransform, InverseTransform, chain, make_family

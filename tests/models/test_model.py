@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 import napari_stnreg as sr
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.datasets.common import rotation_2d
 from napari_stnreg.io import container
 from napari_stnreg.models.input_spec import InputSpec, placed
@@ -101,7 +102,7 @@ class TestAnyImages:
     def test_images_far_from_the_origin_keep_their_precision(self, trained):
         far = np.array([3e6, -5e6])
         plain = scene_pair(unit_grid(32))
-        moved = [image.replace(grid=image.grid.moved(far)) for image in (plain.fixed, plain.moving)]
+        moved = [image.replace(grid=image.grid.translated(far)) for image in (plain.fixed, plain.moving)]
         points = plain.points()
         here = trained.predict(plain.fixed, plain.moving, device="cpu").map_points(points)
         there = trained.predict(*moved, device="cpu").map_points(points + far)
@@ -109,7 +110,7 @@ class TestAnyImages:
 
     def test_images_that_do_not_meet_are_put_center_on_center(self, trained):
         plain = scene_pair(unit_grid(32))
-        away = plain.moving.replace(grid=plain.moving.grid.moved([500.0, 0.0]))
+        away = plain.moving.replace(grid=plain.moving.grid.translated([500.0, 0.0]))
         warnings = []
         found = trained.predict(plain.fixed, away, device="cpu", warnings=warnings)
         here = trained.predict(plain.fixed, plain.moving, device="cpu")
@@ -119,7 +120,7 @@ class TestAnyImages:
     def test_a_transform_to_start_from_goes_first(self, trained):
         plain = scene_pair(unit_grid(32))
         here = trained.predict(plain.fixed, plain.moving, device="cpu")
-        away = plain.moving.replace(grid=plain.moving.grid.moved([30.0, -20.0]))
+        away = plain.moving.replace(grid=plain.moving.grid.translated([30.0, -20.0]))
         start = AffineTransform([[1.0, 0.0, 30.0], [0.0, 1.0, -20.0], [0.0, 0.0, 1.0]], "mm")
         found = trained.predict(plain.fixed, away, device="cpu", start_transform=start)
         points = plain.points()

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.networks import (
     FreeParameters,
     SequentialNetwork,

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 import napari_stnreg as sr
+from napari_stnreg.core.intensity import normalize
 from napari_stnreg.registration.optimizers.parametric import Adam
-from napari_stnreg.registration.pyramid import Pyramid, normalize, shrink_factors
+from napari_stnreg.registration.pyramid import Pyramid, shrink_factors
 from tests.helpers.scenes import affine_map, bent_map, grid, pair, turn_3d
 
 

@@ -35,7 +35,7 @@ def start_error(images, **options):
 
 def moved_away(images, by):
     """The same pair with the moving image somewhere else in the world."""
-    moving = images.moving.replace(grid=images.moving.grid.moved(by))
+    moving = images.moving.replace(grid=images.moving.grid.translated(by))
     return replace(images, moving=moving, truth=lambda points: images.truth(points) + np.asarray(by))
 
 
@@ -180,7 +180,7 @@ def test_no_overlap_without_a_start_is_refused_and_turned_boxes_are_not_boxes():
         sr.register(away.fixed, away.moving, start="none")
     askew = grid(48, 2, turn=[[np.sqrt(0.5), -np.sqrt(0.5)], [np.sqrt(0.5), np.sqrt(0.5)]])
     # the corner of a box around the turned image lies on the other one, the image itself does not
-    corner = images.moving.replace(grid=askew.moved((110.0, 110.0)))
+    corner = images.moving.replace(grid=askew.translated((110.0, 110.0)))
     with pytest.raises(InputError, match="do not overlap"):
         sr.register(images.fixed, corner, start="none")
     points = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0], [4.0, 5.0]])

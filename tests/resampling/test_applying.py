@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.resampling.geometry import GeometryTransformer, ellipse_outline, subdivided
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.transforms import (

@@ -193,7 +193,7 @@ def brightest(batch):
 def test_images_of_other_size_and_spacing_lie_in_a_batch_as_they_lie_in_the_world():
     coarse = blob(11.5, 9.5, (24, 20), spacing=1.0, name="coarse")
     fine = blob(23.5, 19.5, (48, 40), spacing=0.5, name="fine")  # its middle is at 11.75, 9.75 of the world
-    far = fine.replace(grid=fine.grid.moved(np.array([3.0, -2.0])), name="moved")
+    far = fine.replace(grid=fine.grid.translated(np.array([3.0, -2.0])), name="moved")
     images = ImageSet.of_images([coarse, fine, far])
     data = PairedImages(images, images, FixedPairs([(0, 1), (0, 2), (1, 2)]))
     beside, moved, both = (data.example("train", 0, place, 0) for place in range(3))
@@ -207,7 +207,7 @@ def test_images_of_other_size_and_spacing_lie_in_a_batch_as_they_lie_in_the_worl
 def test_a_training_pair_lies_as_the_model_will_see_it():
     fixed = blob(11.5, 9.5, (24, 20), name="fixed")
     moving = blob(30, 14, (40, 30), name="moving")
-    moving = moving.replace(grid=moving.grid.moved(np.array([-16.0, -5.0])))
+    moving = moving.replace(grid=moving.grid.translated(np.array([-16.0, -5.0])))
     images = ImageSet.of_images([fixed, moving])
     batch = PairedImages(images, images, FixedPairs([(0, 1)])).example("train", 0, 0, 0)
     contract = InputSpec(2, 1, fixed.grid.shape, (1.0, 1.0))
@@ -219,7 +219,7 @@ def test_a_training_pair_lies_as_the_model_will_see_it():
 def test_images_that_do_not_meet_in_the_world_are_put_center_on_center():
     fixed = blob(11.5, 9.5, (24, 20), name="fixed")
     moving = blob(23.5, 19.5, (48, 40), spacing=0.5, name="moving")
-    images = ImageSet.of_images([fixed, moving.replace(grid=moving.grid.moved(np.array([500.0, 80.0])))])
+    images = ImageSet.of_images([fixed, moving.replace(grid=moving.grid.translated(np.array([500.0, 80.0])))])
     batch = PairedImages(images, images, FixedPairs([(0, 1)])).example("train", 0, 0, 0)
     assert brightest(batch)[1] == pytest.approx([11.5, 9.5], abs=0.05)
 

@@ -16,7 +16,7 @@ import torch
 
 import napari_stnreg as sr
 from napari_stnreg.core.errors import FitError, InputError
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.networks import new_network, warped
 from napari_stnreg.training.loss import mean_dice, transform_distance

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.transforms import DisplacementTransform, InverseTransform, chain, make_family
 from napari_stnreg.transforms import inverse as inverse_module
 

@@ -12,7 +12,7 @@ from scipy.linalg import expm
 from scipy.ndimage import affine_transform
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.transforms import (
     AffineTransform,
     BSplineFamily,

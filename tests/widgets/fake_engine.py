@@ -17,7 +17,7 @@ class FakeEngine:
     def truth(self, grid, share=1.0):
         import torch
 
-        from napari_stnreg.core.image import Grid
+        from napari_stnreg.core.grid import Grid
         from napari_stnreg.transforms import VelocityTransform
 
         small = grid.resized([max(n // 4, 2) for n in grid.shape])

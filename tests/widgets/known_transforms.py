@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.transforms import AffineTransform, VelocityTransform
 from napari_stnreg.widgets.common.transform_store import TransformEntry
 

@@ -7,7 +7,7 @@ import pytest
 
 from napari_stnreg.cli.options import make_parser
 from napari_stnreg.cli.setting_options import written_settings
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.points import read_landmarks
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.widgets.common.layer_io import MaskSource, Source

@@ -12,7 +12,8 @@ from qtpy.QtWidgets import QApplication
 from scipy import ndimage
 
 import napari_stnreg as sr
-from napari_stnreg.registration import memory, preprocessing
+from napari_stnreg.registration import preprocessing
+from napari_stnreg.widgets.common import memory_dialog
 from tests.widgets.conftest import blobs, plain
 
 FAST = {"preset": "fast", "iterations": 25}
@@ -167,7 +168,7 @@ def test_a_run_that_would_not_fit_is_asked_about_first(viewer, pair_panel, run, 
     panel = pair_panel(fixed, np.roll(fixed, 3, 1), family="affine+diffeomorphic", iterations=10)
     sides = panel.inputs.fixed.source(), panel.inputs.moving.source()
     need = sr.estimate_memory(*sides)
-    monkeypatch.setattr(memory, "free_memory", lambda device: int(0.8 * need))
+    monkeypatch.setattr(memory_dialog, "free_memory", lambda device: int(0.8 * need))
     asked = []
 
     def answer(take):
@@ -184,13 +185,13 @@ def test_a_run_that_would_not_fit_is_asked_about_first(viewer, pair_panel, run, 
     assert panel.status.text().startswith("Not started")
     assert not panel.running
     answer(take=True)
-    monkeypatch.setattr(preprocessing, "free_memory", memory.free_memory)
+    monkeypatch.setattr(preprocessing, "free_memory", memory_dialog.free_memory)
     assert panel.start()
     run(panel)
     assert "1/2 of the resolution" in asked[0]
     assert "full resolution" in panel.result.warnings[0]
     assert warped_layer(viewer).data.shape == (96, 96)
-    monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(memory_dialog, "free_memory", lambda device: 1000)
     assert not panel.start()
     assert "crop or shrink the images" in panel.status.text()
 

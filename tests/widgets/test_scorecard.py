@@ -8,7 +8,8 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication
 
 import napari_stnreg as sr
-from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.widgets.common.transform_store import store_for
 from tests.widgets.conftest import blobs
 from tests.widgets.known_transforms import SHAPE, bend, held

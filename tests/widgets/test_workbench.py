@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import napari_stnreg as sr
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.transforms import AffineTransform
 from napari_stnreg.widgets.common.transform_store import TransformEntry
 from tests.widgets.conftest import blobs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.transforms import AffineTransform
 from napari_stnreg.widgets.common.transform_store import TransformEntry
 from tests.widgets.conftest import blobs

@@ -7,7 +7,7 @@ import pytest
 from qtpy.QtCore import Qt
 
 import napari_stnreg as sr
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.widgets.transforms.tasks import PICTURES
 from tests.widgets.conftest import blobs
 from tests.widgets.known_transforms import SHAPE, bend, choose, held, turn

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_stnreg.core.atomic_io import write_text
-from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.visualization.deformation import deformed_grid

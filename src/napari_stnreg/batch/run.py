@@ -131,7 +131,7 @@ def batch_steps(
     InputError
         If the folder holds something else, or a setting is wrong.
     """
-    base = RegistrationSettings.given(settings, options)
+    base = RegistrationSettings.merge(settings, options)
     # A wrong setting is told before anything is computed.
     each = [RegistrationSettings.parse(**{**base.model_dump(exclude_unset=True), **job.settings}) for job in jobs]
     folder = _opened(Path(output))

@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
     info = None
     if transform_ending(options.input) == ".safetensors":
         transform, info = load_transform(options.input)
-        sides = [options.space or (image.space if image else kept)
+        sides = [options.space or (image.coordinate_system if image else kept)
                  for image, kept in zip((fixed, moving), transform.coordinate_systems, strict=True)]  # fmt: skip
         transform = transform.with_coordinate_systems(*sides)
         if options.unit is not None:

@@ -143,7 +143,7 @@ def _on_one_grid(frames: Sequence[Image], results: Sequence[Result], settings: R
     """The warped images; frames whose extents differ are warped once more, onto a grid that holds them all."""
     grid = results[0].grid
     for result in results[1:]:
-        grid = grid.union(result.grid.corners())
+        grid = grid.extended_to(result.grid.corners())
     pairs = zip(frames, results, strict=False)
     return [
         result.warped if result.grid == grid else warp(moving, result.transform, grid, fill=settings.fill)

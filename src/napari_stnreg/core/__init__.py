@@ -1,1 +1,1 @@
-"""Foundations that every other package uses: grids, images, units, errors, settings, progress, devices, safe file writing."""
+"""Foundations of every other package: grids, images, units, errors, settings, progress, devices, atomic writing."""

@@ -1,21 +1,95 @@
-"""How many threads torch computes with, for a moment."""
+"""Compute devices, their free memory, and torch's number of threads.
+
+torch is imported inside the functions that need it, so that a panel can query the CPU's memory before torch is loaded.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import torch
+from napari_stnreg.core.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the torch device for a setting.
+
+    Parameters
+    ----------
+    name
+        ``"auto"`` (CUDA, then MPS, then the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:0"`` or ``"mps"``.
+
+    Raises
+    ------
+    InputError
+        If the name is unknown or this machine has no such device.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"'{name}' is not a device; use auto, cpu, cuda, cuda:0 or mps.") from error
+    missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
+        device.type == "mps" and not torch.backends.mps.is_available()
+    )
+    if missing or device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"The device '{name}' was not found; use auto or cpu.")
+    return device
+
+
+def available_devices() -> list[tuple[str, str]]:
+    """List the devices of this machine as ``(name for the settings, text for the user)``, the CPU first."""
+    import torch
+
+    threads = torch.get_num_threads()
+    devices = [("cpu", f"CPU, {threads} thread{'s' if threads > 1 else ''}")]
+    devices += [(f"cuda:{i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        devices.append(("mps", "Apple GPU"))
+    return devices
+
+
+def free_memory(device: str) -> int:
+    """Return the free memory in bytes of a device such as ``"cpu"`` or ``"cuda:0"``; the CPU needs no torch."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an exception reports exhausted memory; only CUDA has an exception class for it."""
+    import torch
+
+    text = str(error)
+    return (
+        isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in text or "out of memory" in text
+    )
 
 
 @contextmanager
-def single_thread(wanted: bool = True) -> Iterator[None]:
-    """Compute with one thread, if that is wanted; who called keeps their own setting.
+def single_thread(enabled: bool = True) -> Iterator[None]:
+    """Limit torch to one thread inside the block and restore the previous setting.
 
-    Small images take longer on two: waking the second for each of thousands of tiny steps costs more than it gives.
+    Small images are slower on several threads: waking them for each of thousands of short operations costs more than
+    it gains.
     """
+    import torch
+
     before = torch.get_num_threads()
-    if wanted:
+    if enabled:
         torch.set_num_threads(1)
     try:
         yield

@@ -1,19 +1,33 @@
-"""The errors that a person is meant to read: one sentence, what is wrong and what to do."""
+"""Errors and warnings whose text is shown to the user, and the package's logger.
+
+Log messages of every module go to the logger ``napari_stnreg`` or a child of it:
+``logging.getLogger("napari_stnreg").setLevel(logging.INFO)`` shows them.
+"""
 
 from __future__ import annotations
 
+import logging
+
+logger = logging.getLogger("napari_stnreg")
+"""Logger of the package; silent until the application configures logging."""
+logger.addHandler(logging.NullHandler())
+
 
 class RegistrationError(Exception):
-    """Base of every error this package raises on purpose; its text is shown to the person as it is."""
+    """Base class of all errors that this package raises on purpose; its text is shown to the user unchanged."""
 
 
 class InputError(RegistrationError, ValueError):
-    """What was given cannot be used: a wrong shape, unit, file, option or combination."""
+    """An argument, file, setting or combination of them is invalid."""
 
 
 class FitError(RegistrationError):
-    """The fit could not go on and no usable result exists."""
+    """The optimization failed and no usable result exists."""
 
 
 class OutOfMemoryError(RegistrationError):
-    """The work needs more memory than there is, even at the smallest level."""
+    """The computation needs more memory than is free, even at the coarsest level."""
+
+
+class RegistrationWarning(UserWarning):
+    """A result exists but may be unreliable, or the computation deviated from the request."""

@@ -1,17 +1,16 @@
-"""Versions of what made a result."""
+"""Provenance of results: versions of the packages that computed them."""
 
 from __future__ import annotations
 
 from importlib import metadata
 
 
-def versions() -> dict[str, str]:
-    """By the names of the packages."""
-    names = ("napari-stnreg", "torch", "numpy")
-    known = {}
-    for name in names:
+def package_versions() -> dict[str, str]:
+    """Return the installed versions of this package, torch and numpy, by package name."""
+    versions = {}
+    for name in ("napari-stnreg", "torch", "numpy"):
         try:
-            known[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            known[name] = "not installed"
-    return known
+            versions[name] = "not installed"
+    return versions

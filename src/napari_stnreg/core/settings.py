@@ -1,4 +1,4 @@
-"""What the settings of a registration, a training and a stack have in common."""
+"""Base class of the settings of registration, training and stack alignment."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from napari_stnreg.core.errors import InputError
 
 
 class Settings(BaseModel):
-    """Settings that cannot be changed once made; a name that is not among the fields is refused."""
+    """Immutable, validated settings; unknown names are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @classmethod
     def parse(cls, **values: Any) -> Self:
-        """Build settings, turning a validation failure into one plain sentence.
+        """Build settings and report a validation failure as one sentence.
 
         Raises
         ------
         InputError
-            If a value is not allowed.
+            If a name is unknown or a value is not allowed.
         """
         try:
             return cls(**values)
@@ -32,13 +32,13 @@ class Settings(BaseModel):
             raise InputError(f"Setting '{name}': {text}.") from error
 
     @classmethod
-    def given(cls, settings: Self | None, options: dict[str, Any]) -> Self:
-        """The settings a function was given as an object, by name, or both; what is given by name wins.
+    def merge(cls, settings: Self | None, options: dict[str, Any]) -> Self:
+        """Combine a settings object, or the defaults, with single options; the options win.
 
         Raises
         ------
         InputError
-            If a value is not allowed.
+            If a name is unknown or a value is not allowed.
         """
         if settings is None:
             return cls.parse(**options)

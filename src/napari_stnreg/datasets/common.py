@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
-from napari_stnreg.core.image import FloatArray, Grid, Image
+from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.core.image import Image
 
 PointMap = Callable[[npt.ArrayLike], FloatArray]
 

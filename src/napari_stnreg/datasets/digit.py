@@ -7,7 +7,8 @@ import numpy.typing as npt
 from scipy.interpolate import CubicSpline
 from scipy.spatial.distance import cdist
 
-from napari_stnreg.core.image import FloatArray, Grid, Image
+from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.datasets.common import PointMap, Sample, about, rotation_2d, step, to_bytes
 
 # A three, as a person writes it: points (y, x) that a smooth line passes, in the unit square.

@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from napari_stnreg.core.image import FloatArray, Grid, Image
+from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.datasets.common import (
     Sample,
     Waves,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from napari_stnreg.core.image import FloatArray
+from napari_stnreg.core.grid import FloatArray
 
 Values = npt.NDArray[np.float32]
 Index = npt.NDArray[np.intp]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import map_coordinates
 
-from napari_stnreg.core.image import FloatArray
+from napari_stnreg.core.grid import FloatArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from napari_stnreg.core.image import FloatArray, Grid, Image
+from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.datasets.common import Sample, inner_points
 from napari_stnreg.datasets.serial_sections import SerialSections
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray
+from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.datasets.bspline_evaluation import on_pixels
 from napari_stnreg.datasets.common import rotation_2d, round_binary
 from napari_stnreg.datasets.section_deformation import Slide, SmoothField, Tear

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from napari_stnreg.core.image import FloatArray, Grid, Image
+from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.datasets.common import (
     Sample,
     Waves,

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
-from napari_stnreg.core.image import FloatArray
+from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.datasets.bspline_evaluation import blocks_of, on_pixels, pixels_of
 from napari_stnreg.datasets.common import Waves
 from napari_stnreg.datasets.neuropil import BLOCK, Nearby, Neurites, add_vesicles, cytoplasm_grain, draw_blocks

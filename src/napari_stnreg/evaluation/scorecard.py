@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from napari_stnreg import evaluation
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray, Grid, Image
+from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.evaluation.report import Better, Score, Scorecard
 from napari_stnreg.resampling.warp import warp

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.io.content import FileContent
 
 

@@ -7,10 +7,7 @@ such a file can run code.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from napari_stnreg.core.atomic_io import write_bytes
 from napari_stnreg.core.errors import InputError
 
 _KEY = "napari-stnreg"
@@ -52,10 +50,7 @@ def write(path: Path, header: Mapping[str, Any], tensors: Mapping[str, torch.Ten
         raise InputError(f"The notes to be saved in '{target.name}' cannot be written as JSON: {error}.") from error
     # Cloned: two names may share memory, which the format does not allow.
     content = save({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, metadata={_KEY: text})
-    try:
-        _write_whole(target, content)
-    except OSError as error:
-        raise InputError(f"'{target}' cannot be written: {error.strerror or error}.") from error
+    write_bytes(target, content)
     return target
 
 
@@ -110,20 +105,3 @@ def _read(source: Path) -> tuple[Any, dict[str, torch.Tensor]]:
         return json.loads(metadata.get(_KEY, "null")), tensors
     except json.JSONDecodeError as error:
         raise InputError(f"'{source.name}' is damaged: its header cannot be read.") from error
-
-
-def _write_whole(target: Path, content: bytes) -> None:
-    """Write beside the target and rename, so that a reader never sees half a file."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        # A temporary file is private; the result gets the rights any new file would have.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, target)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_stnreg.core.image import CoordinateSystem, Grid, space_of
+from napari_stnreg.core.grid import CoordinateSystem, Grid
+from napari_stnreg.core.image import coordinate_system_of
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class FileContent:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def space(self) -> CoordinateSystem:
-        """What its world is for other programs; see :attr:`napari_stnreg.core.image.Image.space`."""
-        return space_of(self.metadata)
+    def coordinate_system(self) -> CoordinateSystem:
+        """What its world is for other programs; see :attr:`napari_stnreg.core.image.Image.coordinate_system`."""
+        return coordinate_system_of(self.metadata)
 
     @classmethod
     def of_array(cls, array: npt.NDArray[Any], *, first_is_time: bool = False, **fields: Any) -> FileContent:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from napari_stnreg.core.atomic_io import atomic_path
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.core.image import Image
 from napari_stnreg.io import arrays, nifti, tiff
@@ -154,45 +154,8 @@ def write(path: str | os.PathLike[str], image: Image) -> None:
     """
     path = Path(path)
     saver = _SAVERS[suffix_of(path)]
-    with replacing(path) as part:
+    with atomic_path(path) as part:
         saver(part, image)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A name to write to that becomes ``path`` when all went well and is removed when not.
-
-    Raises
-    ------
-    InputError
-        If the system refuses: no such folder, no permission, no room.
-    """
-    with writing_beside(path, suffix_of(path)) as part:
-        yield part
-
-
-@contextmanager
-def writing_beside(path: Path, ending: str) -> Iterator[Path]:
-    """:func:`replacing` for a file of any kind; the temporary name has the same ending, by which writers go."""
-    if path.is_dir() or not path.parent.is_dir():
-        what = "is a folder" if path.is_dir() else f"cannot be written, as there is no folder '{path.parent}'"
-        raise InputError(f"'{path.name}' {what}; choose another name.")
-    part: Path | None = None
-    try:
-        handle, name = tempfile.mkstemp(prefix=".part-", suffix=ending, dir=path.parent)
-        os.close(handle)
-        part = Path(name)
-        yield part
-        # mkstemp is for its owner only; a result is as readable as any new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        part.chmod(0o666 & ~mask)
-        part.replace(path)
-    except OSError as error:
-        raise InputError(f"'{path.name}' could not be written: {error.strerror or error}.") from error
-    finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from napari_stnreg.core.image import FloatArray, Grid, Image
+from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import canonical, conversion_factor
 
 LayerData = tuple[Any, dict[str, Any], str]

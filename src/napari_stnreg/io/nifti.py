@@ -21,7 +21,8 @@ from nibabel.nifti1 import Nifti1Extension
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray, Grid, Image
+from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import canonical
 from napari_stnreg.io.content import FileContent
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from napari_stnreg.core.atomic_io import write_text
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray
+from napari_stnreg.core.grid import FloatArray
 
 
 @dataclass(frozen=True)

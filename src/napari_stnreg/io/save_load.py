@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from napari_stnreg.core.atomic_io import atomic_path
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.io import container
 from napari_stnreg.io.transform_file import load_transform, save_transform, transform_from
 from napari_stnreg.transforms import Transform
 
 if TYPE_CHECKING:
-    from napari_stnreg.core.image import CoordinateSystem, Grid, Placed
+    from napari_stnreg.core.grid import CoordinateSystem, Grid, HasGrid
     from napari_stnreg.models.model import Model
 
 ENDING = ".safetensors"
@@ -98,8 +99,8 @@ def save(what: Transform | TransformResult | Model, path: str | os.PathLike[str]
 def load(
     path: str | os.PathLike[str],
     *,
-    fixed: Placed | None = None,
-    moving: Placed | None = None,
+    fixed: HasGrid | None = None,
+    moving: HasGrid | None = None,
     space: CoordinateSystem | None = None,
     unit: str | None = None,
 ) -> Transform | Model:
@@ -131,8 +132,8 @@ def load(
 def read_transform(
     path: str | os.PathLike[str],
     *,
-    fixed: Placed | None = None,
-    moving: Placed | None = None,
+    fixed: HasGrid | None = None,
+    moving: HasGrid | None = None,
     space: CoordinateSystem | None = None,
     unit: str | None = None,
 ) -> Transform:
@@ -209,7 +210,6 @@ def transform_ending(path: str | os.PathLike[str], endings: tuple[str, ...] = LO
 def _export(transform: Transform, target: Path, ending: str, grid: Grid | None) -> Path:
     from napari_stnreg.io.exchange import itk, ngff, nifti_field
     from napari_stnreg.io.exchange.coordinate_convention import CoordinateConvention
-    from napari_stnreg.io.image import writing_beside
 
     if ending == NGFF_ENDING:
         ngff.write_ngff(transform, target, grid)
@@ -217,7 +217,7 @@ def _export(transform: Transform, target: Path, ending: str, grid: Grid | None) 
     frames = CoordinateConvention.of(transform)
     theirs = frames.outward(transform)
     domain = None if grid is None else frames.grid_outward(grid)
-    with writing_beside(target, ending) as part:
+    with atomic_path(target) as part:
         if ending in FIELD_ENDINGS:
             scanner = frames.fixed == "scanner"
             nifti_field.write_field(theirs, part, frames.note, domain, millimeters=scanner)

@@ -10,10 +10,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from napari_stnreg.core.atomic_io import atomic_path
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Image
 from napari_stnreg.io import tiff
-from napari_stnreg.io.image import replacing, suffix_of, write
+from napari_stnreg.io.image import suffix_of, write
 from napari_stnreg.io.nifti import KEY, save_nifti
 
 
@@ -37,16 +38,16 @@ def write_series(path: str | os.PathLike[str], images: Sequence[Image], *, label
     path = Path(path)
     ending = suffix_of(path)
     if ending in (".nii", ".nii.gz"):
-        with replacing(path) as part:
+        with atomic_path(path) as part:
             save_nifti(part, images, labels=labels)
     elif len(images) == 1:
         write(path, images[0])
     elif ending in (".tif", ".tiff"):
-        with replacing(path) as part:
+        with atomic_path(path) as part:
             tiff.save_tiff(part, *images)
     elif ending in (".npy", ".npz"):
         frames = np.stack([np.asarray(image.data) for image in images])
-        with replacing(path) as part:
+        with atomic_path(path) as part:
             if ending == ".npz":
                 np.savez_compressed(part, image=frames)
             else:

@@ -16,7 +16,8 @@ import numpy as np
 import tifffile
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import canonical
 from napari_stnreg.io.content import FileContent
 

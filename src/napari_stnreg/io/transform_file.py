@@ -15,7 +15,7 @@ from typing import Any, cast, get_args
 import torch
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import CoordinateSystem
+from napari_stnreg.core.grid import CoordinateSystem
 from napari_stnreg.io import container
 from napari_stnreg.transforms import Transform, transform_class
 

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray, Grid, Image
+from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.core.image import Image
+from napari_stnreg.core.intensity import normalize
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.networks.grid_generator import sampling_grid
 from napari_stnreg.ops.interpolation import sample_normalized, smoothed_for
-from napari_stnreg.registration.pyramid import normalize
 from napari_stnreg.transforms import AffineTransform, Transform
 
 Sizing = Literal["spacing", "extent"]

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from napari_stnreg.core.device import free_memory, pick_device
 from napari_stnreg.core.errors import InputError, OutOfMemoryError
-from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.models.input_spec import InputSpec, intensities, meet, placed
 from napari_stnreg.networks import AutoEncoder, Features, LocalizationNetwork, Network, SequentialNetwork
-from napari_stnreg.registration.memory import free_memory
-from napari_stnreg.registration.preprocessing import pick_device
 from napari_stnreg.transforms import AffineTransform, Transform, chain
 
 if TYPE_CHECKING:
@@ -150,12 +150,12 @@ class Model:
             start = AffineTransform(shift, lattice.unit)
             notes.append("The images do not meet in the world, so they were put center on center first.")
         origin = lattice.center
-        local = lattice.moved(-origin)
+        local = lattice.translated(-origin)
         begin = None if start is None else start.translated_frame(-origin).to(where)
         values = intensities(fixed, self.contract, fixed_channel)
-        shown = placed(values, fixed.grid.moved(-origin), local, device=where)
+        shown = placed(values, fixed.grid.translated(-origin), local, device=where)
         values = intensities(moving, self.contract, moving_channel)
-        seen = placed(values, moving.grid.moved(-origin), local, begin, device=where)
+        seen = placed(values, moving.grid.translated(-origin), local, begin, device=where)
         network.to(where)
         with torch.no_grad():
             found = network.transform(shown, seen, local)
@@ -163,7 +163,11 @@ class Model:
         for tensor in whole.tensors().values():
             if not bool(torch.isfinite(tensor).all()):
                 raise InputError(f"'{self.name}' gave values that are not finite for these images.")
-        return whole.to("cpu").translated_frame(origin).with_coordinate_systems(fixed.space, moving.space)
+        return (
+            whole.to("cpu")
+            .translated_frame(origin)
+            .with_coordinate_systems(fixed.coordinate_system, moving.coordinate_system)
+        )
 
     def _lattice(self, fixed: Grid, stages: list[LocalizationNetwork], device: torch.device, notes: list[str]) -> Grid:
         lattice = self.contract.lattice(fixed, notes)

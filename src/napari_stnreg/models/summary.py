@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_stnreg.core.provenance import versions
+from napari_stnreg.core.provenance import package_versions
 from napari_stnreg.models.input_spec import InputSpec, Sizing
 from napari_stnreg.networks import Network, SequentialNetwork
 from napari_stnreg.networks.global_regression import WholeImage
@@ -55,7 +55,7 @@ def training_summary(
             for one in state.curve
         ],
         "replay_epochs": state.replay_epochs,
-        "versions": versions(),
+        "versions": package_versions(),
     }
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from napari_stnreg.core.atomic_io import atomic_path
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Image
-from napari_stnreg.io.image import read_content, read_frames, replacing, suffix_of
+from napari_stnreg.io.image import read_content, read_frames, suffix_of
 from napari_stnreg.io.napari_layers import AXIS_LABELS, LayerData, grid_of, layer_data
 from napari_stnreg.io.nifti import save_nifti
 
@@ -114,6 +115,6 @@ def _write(path: str, data: Any, meta: Mapping[str, Any], *, labels: bool) -> li
     metadata = dict(meta.get("metadata") or {})
     frames = array if timed else array[None]
     images = [Image(frame, grid, name=name, rgb=bool(colors), metadata=metadata) for frame in frames]
-    with replacing(Path(path)) as part:
+    with atomic_path(Path(path)) as part:
         save_nifti(part, images, labels=labels)
     return [path]

@@ -14,7 +14,7 @@ from typing import Any
 from napari.utils.notifications import show_info
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.napari_layers import LayerData
 from napari_stnreg.widgets.common.transform_store import TransformEntry, held_from
 from napari_stnreg.widgets.transforms.tasks import read_held, side_grid, write_held

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.networks.base import LocalizationNetwork, padded
 from napari_stnreg.networks.blocks import convolution, normalizer, pooled, rectifier, zeroed
 from napari_stnreg.transforms import BSplineFamily

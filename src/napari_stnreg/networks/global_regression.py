@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.networks.base import LocalizationNetwork, centered
 from napari_stnreg.networks.blocks import WholeImageRegressor
 from napari_stnreg.registration.settings import LINEAR_FAMILIES

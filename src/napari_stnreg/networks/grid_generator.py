@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.ops.interpolation import Kernel, Padding, sample_normalized, sampler_matrix
 from napari_stnreg.transforms import (
     AffineTransform,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray, Grid
+from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.networks.base import fitted
 from napari_stnreg.networks.blocks import convolution, normalizer, pooled, rectifier
 from napari_stnreg.networks.global_regression import WholeImage

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.networks.base import LocalizationNetwork
 from napari_stnreg.networks.grid_generator import warped
 from napari_stnreg.transforms import Transform, chain

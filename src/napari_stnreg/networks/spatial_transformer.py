@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.networks.blocks import WholeImageRegressor
 from napari_stnreg.networks.grid_generator import warped
 from napari_stnreg.ops.interpolation import Kernel, Padding, smoothed_for

@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from napari_stnreg.core.device import is_out_of_memory, pick_device
 from napari_stnreg.core.errors import OutOfMemoryError
-from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.registration import stages
-from napari_stnreg.registration.memory import is_out_of_memory
 from napari_stnreg.registration.pair import Fit, fit_pair
-from napari_stnreg.registration.preprocessing import check_pair, pick_device, prepare
+from napari_stnreg.registration.preprocessing import check_pair, prepare
 from napari_stnreg.registration.result import LossHistory, Progress, Result, StopReason, make_result
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.resampling.warp import warp
@@ -110,7 +111,7 @@ def register_steps(
     Yields :class:`Progress` and returns :class:`Result`. Sending ``"stop"`` ends the fit and keeps the best so far;
     closing the generator drops everything.
     """
-    settings = RegistrationSettings.given(settings, options)
+    settings = RegistrationSettings.merge(settings, options)
     if model is None:
         model = settings.model
     device = pick_device(settings.device)
@@ -164,7 +165,11 @@ def _fit_where_it_fits(
         except (RuntimeError, MemoryError) as error:
             device = _smaller_device(error, device, fixed, moving, warnings)
     warnings += problem.warnings
-    transform = transform.to("cpu").translated_frame(problem.center).with_coordinate_systems(fixed.space, moving.space)
+    transform = (
+        transform.to("cpu")
+        .translated_frame(problem.center)
+        .with_coordinate_systems(fixed.coordinate_system, moving.coordinate_system)
+    )
     return transform, losses, stop_reason
 
 

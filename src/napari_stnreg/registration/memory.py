@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from napari_stnreg.core.errors import OutOfMemoryError
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.registration.settings import RegistrationSettings
 
 BYTES_PER_VOXEL = {"linear": (150, 140), "tps": (280, 270), "bspline": (190, 210), "dense": (250, 260)}
@@ -26,17 +26,6 @@ class Placed(Protocol):
     @property
     def grid(self) -> Grid:
         """Where its voxels lie."""
-
-
-def free_memory(device: str) -> int:
-    """Bytes that can still be taken on a device, named as in ``"cpu"`` or ``"cuda:0"``."""
-    if device.startswith("cuda"):
-        import torch
-
-        return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    return int(psutil.virtual_memory().available)
 
 
 def estimate_memory(fixed: Placed, moving: Placed, settings: RegistrationSettings | None = None) -> int:
@@ -77,13 +66,3 @@ def affordable_shrink(fixed: Placed, moving: Placed, settings: RegistrationSetti
                 f"{free / 2**30:.1f} GiB are free; crop or shrink the images first."
             )
     return shrink
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether it means that; only CUDA has a class for it."""
-    import torch
-
-    text = str(error)
-    return (
-        isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in text or "out of memory" in text
-    )

@@ -11,7 +11,7 @@ import torch
 
 from napari_stnreg.core.device import single_thread
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray
+from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.registration import stages
 from napari_stnreg.registration.initialization import find_start
 from napari_stnreg.registration.preprocessing import Problem

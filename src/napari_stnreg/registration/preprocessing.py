@@ -8,11 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from napari_stnreg.core.device import free_memory
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray, Grid, Image
+from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.core.image import Image
+from napari_stnreg.core.intensity import normalize
 from napari_stnreg.core.units import conversion_factor
-from napari_stnreg.registration.memory import affordable_shrink, free_memory
-from napari_stnreg.registration.pyramid import Pyramid, normalize
+from napari_stnreg.registration.memory import affordable_shrink
+from napari_stnreg.registration.pyramid import Pyramid
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.transforms import Transform
@@ -89,40 +92,6 @@ def check_pair(fixed: Image, moving: Image, settings: RegistrationSettings) -> N
             )
 
 
-def pick_device(name: str) -> torch.device:
-    """The device a setting names; ``auto`` takes CUDA, then MPS, then the CPU.
-
-    Raises
-    ------
-    InputError
-        If it is not there.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"'{name}' is not a device; use auto, cpu, cuda, cuda:0 or mps.") from error
-    missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
-        device.type == "mps" and not torch.backends.mps.is_available()
-    )
-    if missing or device.type not in ("cpu", "cuda", "mps"):
-        raise InputError(f"The device '{name}' was not found here; use auto or cpu.")
-    return device
-
-
-def available_devices() -> list[tuple[str, str]]:
-    """What computations can run on: names for the settings, and words for a person."""
-    threads = torch.get_num_threads()
-    found = [("cpu", f"CPU, {threads} thread{'s' if threads > 1 else ''}")]
-    found += [(f"cuda:{i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]
-    if torch.backends.mps.is_available():
-        found.append(("mps", "Apple GPU"))
-    return found
-
-
 def prepare(
     fixed: Image,
     moving: Image,
@@ -173,10 +142,10 @@ def prepare(
     pyramid = Pyramid(
         normalize(values, mask, fixed.name),
         mask,
-        grid.moved(-center),
+        grid.translated(-center),
         normalize(moving_values, moving_mask, moving.name),
         moving_mask,
-        moving_grid.moved(-center),
+        moving_grid.translated(-center),
         device,
     )
     return Problem(

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.ops.filters import gaussian
 from napari_stnreg.ops.interpolation import index_points, resize, sample_normalized, sampler_matrix
 
@@ -100,33 +99,6 @@ class Level:
         elif masked:
             weight = (coordinates.detach().abs().amax(-1) <= 1).to(warped.dtype)[:, None]
         return warped, weight
-
-
-def normalize(
-    values: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_] | None, name: str
-) -> npt.NDArray[np.float32]:
-    """Bring intensities to about 0 to 1 by robust percentiles, so that hot pixels and offsets do not matter.
-
-    Raises
-    ------
-    InputError
-        If values are not finite, the mask is empty, or the image is constant.
-    """
-    inside = values if mask is None else values[mask]
-    if inside.size == 0:
-        raise InputError(f"The mask of '{name}' is empty, so nothing is left to register.")
-    if not np.isfinite(inside).all():
-        raise InputError(f"'{name}' holds NaN or infinite values; replace them (for instance by 0) or mask them.")
-    if mask is not None:
-        values = np.where(mask, values, inside[0])  # whatever lies outside the mask, NaN too, must not matter
-    if inside.size > 2_000_000:
-        inside = inside.reshape(-1)[:: inside.size // 1_000_000]
-    low, high = np.percentile(inside, [0.5, 99.5])
-    if high - low <= 1e-6 * max(abs(float(high)), 1e-12):
-        low, high = float(inside.min()), float(inside.max())
-        if high - low <= 1e-6 * max(abs(high), 1e-12):
-            raise InputError(f"'{name}' is constant, so there is nothing to align it by.")
-    return np.asarray(np.clip((values - low) / (high - low), -0.1, 1.1), dtype=np.float32)
 
 
 def level_shapes(grid: Grid, shrink: float) -> tuple[int, ...]:

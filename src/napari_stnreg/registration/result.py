@@ -9,8 +9,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from napari_stnreg.core.image import Grid, Image
-from napari_stnreg.core.provenance import versions
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.image import Image
+from napari_stnreg.core.provenance import package_versions
 from napari_stnreg.evaluation.scorecard import image_scores, landmark_scores
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.resampling.warp import warp
@@ -145,7 +146,7 @@ def make_result(
         stop_reason,
         seconds,
         settings,
-        versions(),
+        package_versions(),
         list(dict.fromkeys(warnings)),
     )
 
@@ -158,7 +159,7 @@ def output_grid(fixed: Image, moving: Image, transform: Transform, settings: Reg
     edge = corners.resized([min(n, 9) for n in corners.shape]).points().reshape(-1, fixed.ndim)
     landed = transform.inverse().map_points(np.concatenate([edge, corners.corners()]))
     if settings.extent == "union":
-        return fixed.grid.union(landed)
+        return fixed.grid.extended_to(landed)
     index = fixed.grid.to_index(landed)
     start = np.floor(index.min(axis=0) + 0.5).astype(int)
     stop = np.maximum(np.ceil(index.max(axis=0) + 0.5).astype(int), start + 1)

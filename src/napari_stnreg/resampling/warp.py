@@ -12,7 +12,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.ops.interpolation import sample
 from napari_stnreg.transforms import AffineTransform, ChainTransform, Transform
 

@@ -96,7 +96,7 @@ def align_stack_steps(
     InputError
         If something given cannot be used, before anything is written.
     """
-    settings = StackSettings.given(settings, options)
+    settings = StackSettings.merge(settings, options)
     source = open_stack(stack)
     holder = tempfile.TemporaryDirectory(prefix="stnreg-") if output is None else None
     path = Path(output).absolute() if output is not None else Path(holder.name if holder else "") / "aligned.zarr"

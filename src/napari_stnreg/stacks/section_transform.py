@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from napari_stnreg.core.image import FloatArray, Grid
+from napari_stnreg.core.grid import FloatArray, Grid
 
 Labels = npt.NDArray[np.uint8]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.ops.interpolation import resize, sample
 from napari_stnreg.transforms.families.linear import SimilarityFamily, radius
 

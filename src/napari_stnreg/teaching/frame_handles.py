@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from napari_stnreg.core.image import FloatArray
+from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.teaching.theta import Theta
 
 CORNERS = ("corner 0", "corner 1", "corner 2", "corner 3")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray
+from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.losses.registry import make_similarity
 from napari_stnreg.ops.filters import gaussian
 from napari_stnreg.ops.interpolation import sample

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from napari_stnreg.core.image import FloatArray
+from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.ops.interpolation import Kernel, Padding
 
 _KEYS = -0.75

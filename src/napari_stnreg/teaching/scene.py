@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray, Grid
+from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.ops.interpolation import sample
 from napari_stnreg.teaching.interpolation_stencil import Footprint, footprint
 from napari_stnreg.teaching.state import ExplorerState

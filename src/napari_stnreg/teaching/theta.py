@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray, Grid
+from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.transforms.linear import AffineTransform
 
 

@@ -80,7 +80,7 @@ def train_steps(
     Yields :class:`TrainingProgress` and returns the :class:`Model`. Send ``"pause"``, ``"resume"``, or ``"stop"``,
     which keeps the best so far; closing the generator drops everything but the last checkpoint.
     """
-    settings = TrainingSettings.given(settings, options)
+    settings = TrainingSettings.merge(settings, options)
     pairs: TrainingData = open_training_data(data) if isinstance(data, Sequence) else data
     target = None if output is None else Path(output)
     trainer: Trainer | None = None

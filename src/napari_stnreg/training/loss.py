@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray, Grid
+from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.losses import (
     LabelOverlap,
     Similarity,

@@ -7,10 +7,10 @@ import copy
 import torch
 from torch import Tensor
 
+from napari_stnreg.core.device import free_memory
 from napari_stnreg.core.errors import OutOfMemoryError
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.networks import AutoEncoder, Network, SequentialNetwork
-from napari_stnreg.registration.memory import free_memory
 
 LOSS_BYTES = 260
 """For each voxel of the lattice: coordinates, warped image, similarity, and what their gradients take."""

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from napari_stnreg.core.device import pick_device
 from napari_stnreg.core.errors import FitError, InputError
 from napari_stnreg.models.model import Model
 from napari_stnreg.models.summary import contract_of, training_summary
 from napari_stnreg.networks import AutoEncoder, Network, SequentialNetwork
-from napari_stnreg.registration.preprocessing import pick_device
 from napari_stnreg.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from napari_stnreg.training.data.batch import Batch, TrainingData, steps_of
 from napari_stnreg.training.loss import Outcome, ReconstructionObjective, RegistrationObjective

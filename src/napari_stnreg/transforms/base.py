@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import CoordinateSystem, FloatArray, Grid
+from napari_stnreg.core.grid import CoordinateSystem, FloatArray, Grid
 
 SLAB_POINTS = 2**18
 """Grids are evaluated in slabs of about this many points: no large point list, and one that stays in the cache."""

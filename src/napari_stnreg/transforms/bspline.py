@@ -16,7 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray, Grid
+from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.transforms.base import Transform, affine_points, lattice_points
 from napari_stnreg.transforms.dense import apply_matrix, parallel
 from napari_stnreg.transforms.families.base import TransformFamily
@@ -101,7 +101,7 @@ class BSplineTransform(Transform):
 
     @override
     def translated_frame(self, by: FloatArray) -> BSplineTransform:
-        return BSplineTransform(self.coefficients, self.control_grid.moved(by))
+        return BSplineTransform(self.coefficients, self.control_grid.translated(by))
 
     @override
     def tensors(self) -> dict[str, Tensor]:

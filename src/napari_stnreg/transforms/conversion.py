@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray, Grid
+from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.transforms.base import Transform
 from napari_stnreg.transforms.bspline import BSplineTransform
@@ -101,7 +101,7 @@ def native_grid(transform: Transform) -> Grid | None:
         # The cells between the second control point and the last but one, whose faces lie on control points; eight
         # samples a cell are plenty.
         cells = transform.control_grid.cropped([1] * transform.ndim, [n - 2 for n in transform.control_grid.shape])
-        return cells.moved(cells.linear @ np.full(transform.ndim, 0.5)).resized([8 * n for n in cells.shape])
+        return cells.translated(cells.linear @ np.full(transform.ndim, 0.5)).resized([8 * n for n in cells.shape])
     if isinstance(transform, ThinPlateTransform):
         points = transform.basis.points
         return Grid.covering(points, np.maximum(np.ptp(points, axis=0), 1e-9) / 64, unit=transform.unit)

@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray, Grid
+from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.ops.interpolation import sample, self_composed
 from napari_stnreg.transforms.base import Transform, affine_points, lattice_points
 
@@ -129,7 +129,7 @@ class DisplacementTransform(Transform):
 
     @override
     def translated_frame(self, by: FloatArray) -> DisplacementTransform:
-        return DisplacementTransform(self.field, self.grid.moved(by))
+        return DisplacementTransform(self.field, self.grid.translated(by))
 
     @override
     def tensors(self) -> dict[str, Tensor]:
@@ -208,7 +208,7 @@ class VelocityTransform(Transform):
 
     @override
     def translated_frame(self, by: FloatArray) -> VelocityTransform:
-        return VelocityTransform(self.velocity, self.grid.moved(by))
+        return VelocityTransform(self.velocity, self.grid.translated(by))
 
     @override
     def tensors(self) -> dict[str, Tensor]:

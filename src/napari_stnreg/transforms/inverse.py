@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from napari_stnreg.core.image import FloatArray, Grid
+from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.transforms.base import Transform
 from napari_stnreg.transforms.chain import ChainTransform
 from napari_stnreg.transforms.linear import AffineTransform

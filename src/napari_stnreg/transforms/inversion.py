@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.transforms.base import Transform
 from napari_stnreg.transforms.chain import ChainTransform
 from napari_stnreg.transforms.dense import VelocityTransform

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray
+from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.transforms.base import Transform
 from napari_stnreg.transforms.linear import AffineTransform
 from napari_stnreg.transforms.thin_plate import ThinPlateTransform

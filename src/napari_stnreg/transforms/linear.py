@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray, Grid
+from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.transforms.base import Transform, affine_points, lattice_points
 
 

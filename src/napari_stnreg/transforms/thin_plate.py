@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray, Grid
+from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.transforms.base import Transform, lattice_points
 from napari_stnreg.transforms.dense import apply_matrix
 from napari_stnreg.transforms.families.base import TransformFamily

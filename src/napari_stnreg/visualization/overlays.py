@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 
 if TYPE_CHECKING:
     from napari_stnreg.transforms.base import Transform

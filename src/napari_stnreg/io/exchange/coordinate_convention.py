@@ -14,7 +14,7 @@ from typing import cast, get_args
 import numpy as np
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import CoordinateSystem, FloatArray, Grid, Placed
+from napari_stnreg.core.grid import CoordinateSystem, FloatArray, Grid, HasGrid
 from napari_stnreg.core.units import canonical, conversion_factor
 from napari_stnreg.transforms import AffineTransform, Transform, chain
 from napari_stnreg.transforms.conversion import change_coordinates
@@ -49,8 +49,8 @@ class CoordinateConvention:
         ndim: int,
         note: str = "",
         *,
-        fixed: Placed | None = None,
-        moving: Placed | None = None,
+        fixed: HasGrid | None = None,
+        moving: HasGrid | None = None,
         space: CoordinateSystem | None = None,
         unit: str | None = None,
         default: CoordinateSystem | None = None,
@@ -72,7 +72,7 @@ class CoordinateConvention:
         found = own or cls(usual, usual, "")
         images = (fixed, moving)
         sides: list[CoordinateSystem] = [
-            space or (kept if image is None else image.space)
+            space or (kept if image is None else image.coordinate_system)
             for image, kept in zip(images, (found.fixed, found.moving), strict=True)
         ]
         if unit is None:

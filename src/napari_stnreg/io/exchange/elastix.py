@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray
+from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.io.exchange.itk import FILE_UNIT, lattice
 from napari_stnreg.transforms import AffineTransform, BSplineTransform, Transform, chain
 

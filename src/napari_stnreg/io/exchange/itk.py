@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray, Grid
+from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.io.exchange.optional import needs
 from napari_stnreg.transforms import (
     AffineTransform,
@@ -176,7 +176,7 @@ def _extended(grid: Grid, reach: FloatArray) -> Grid:
     last = np.asarray(grid.shape) - 1
     if ((index > -_EDGE - 1e-6) & (index < last + _EDGE + 1e-6)).all():
         return grid
-    return grid.union(np.concatenate([grid.corners(), reach]))
+    return grid.extended_to(np.concatenate([grid.corners(), reach]))
 
 
 def _within_spline(part: BSplineTransform, reach: FloatArray | None) -> bool:

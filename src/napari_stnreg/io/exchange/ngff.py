@@ -10,7 +10,6 @@ on an oblique grid is therefore wrapped between two affines and lives in voxels.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from napari_stnreg.core.atomic_io import atomic_folder
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray, Grid
+from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.units import canonical
 from napari_stnreg.io.exchange.optional import needs
 from napari_stnreg.transforms import (
@@ -59,9 +59,7 @@ def write_ngff(transform: Transform, path: Path, domain: Grid | None = None) -> 
     zarr = needs("zarr", "OME-Zarr transforms")
     if path.exists() and not (path / "zarr.json").is_file():
         raise InputError(f"'{path.name}' is there already and is no Zarr group; name another.")
-    part = path.with_name(f".part-{path.name}")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with atomic_folder(path) as part:
         root = zarr.open_group(str(part), mode="w", zarr_format=3)
         steps: list[dict[str, Any]] = []
         for one in transform.parts if isinstance(transform, ChainTransform) else [transform]:
@@ -72,12 +70,6 @@ def write_ngff(transform: Transform, path: Path, domain: Grid | None = None) -> 
         systems = [{"name": name, "axes": axes} for name in (FIXED, MOVING)]
         scene = {"coordinateSystems": systems, "coordinateTransformations": [whole]}
         root.attrs["ome"] = {"version": VERSION, "scene": scene}
-        shutil.rmtree(path, ignore_errors=True)
-        part.replace(path)
-    except OSError as error:
-        raise InputError(f"'{path.name}' could not be written: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _axes(ndim: int, unit: str) -> list[dict[str, Any]]:

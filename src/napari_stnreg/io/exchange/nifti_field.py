@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.exchange.itk import FILE_UNIT
 from napari_stnreg.transforms import DisplacementTransform, Transform, VelocityTransform, as_displacement
 from napari_stnreg.transforms.conversion import native_grid

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.losses import Similarity
 from napari_stnreg.registration.pyramid import Level
 from napari_stnreg.transforms.base import Transform, lattice_points

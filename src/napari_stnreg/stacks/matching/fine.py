@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from napari_stnreg.core.image import FloatArray, Grid
+from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.registration.pyramid import Level
 from napari_stnreg.registration.translation_search import best_translations
 from napari_stnreg.stacks.matching.pair_frame import LEAST_PIXELS, Canvas, Source, common_box, compare

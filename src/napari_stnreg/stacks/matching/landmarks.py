@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from napari_stnreg.core.image import FloatArray
+from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.stacks.matching.coarse import CoarseMatch
 from napari_stnreg.stacks.output.canvas import best_affine
 from napari_stnreg.stacks.settings import StackSettings

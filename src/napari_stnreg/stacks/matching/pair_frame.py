@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from napari_stnreg.core.image import FloatArray
+from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.ops.filters import box_sum
 from napari_stnreg.ops.interpolation import sample
 from napari_stnreg.stacks.preprocessing.features import PreparedSection

@@ -12,7 +12,7 @@ import torch
 from scipy.linalg import solveh_banded
 from torch import Tensor
 
-from napari_stnreg.core.image import FloatArray
+from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.stacks.matching.pair_frame import LEAST_PIXELS, Canvas, Source, compare
 from napari_stnreg.stacks.section_transform import Lattice
 from napari_stnreg.transforms.bspline import basis_matrix

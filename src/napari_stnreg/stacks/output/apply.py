@@ -10,8 +10,9 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
+from napari_stnreg.core.atomic_io import atomic_path
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray
+from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.stacks.output.canvas import Canvas, full_field
 from napari_stnreg.stacks.output.ome_zarr import CHUNK, AlignedStack, SectionWriter, create
@@ -172,17 +173,11 @@ def export_field(alignment: AlignedStack | Path | str, output: Path | str, *, ov
     if path.exists() and not overwrite:
         raise InputError(f"'{path.name}' is there already; name another, or add --overwrite.")
     canvas: Canvas = aligned.canvas
-    part = path.with_name(f".part-{path.name}")
-    try:
+    with atomic_path(path) as part:
         shape = (aligned.sections, 2, *canvas.input_shape)
         field = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
         for z in range(aligned.sections):
             field[z] = full_field(aligned.displacement(z), canvas)
         field.flush()
         del field
-        part.replace(path)
-    except OSError as error:
-        raise InputError(f"'{path}' could not be written: {error.strerror or error}.") from error
-    finally:
-        part.unlink(missing_ok=True)
     return path

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray, Grid
+from napari_stnreg.core.grid import FloatArray, Grid
 
 if TYPE_CHECKING:
     from napari_stnreg.stacks.section_transform import SectionTransform

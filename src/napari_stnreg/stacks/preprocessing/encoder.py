@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.stacks.preprocessing.artifacts import Plane
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scipy.ndimage import gaussian_filter1d, map_coordinates
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import FloatArray
+from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.stacks.quality.sections import PairQuality, chunk_correlation, straightened
 
 if TYPE_CHECKING:

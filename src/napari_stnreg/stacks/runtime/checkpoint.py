@@ -6,9 +6,7 @@ A run that is killed leaves the files of the tasks that ended. Going on means to
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import uuid
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_stnreg.core.atomic_io import TEMPORARY_PREFIX, atomic_path, write_bytes
 from napari_stnreg.core.errors import InputError
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -79,7 +78,7 @@ class WorkFolder:
             shutil.rmtree(self.path)
         try:
             self.path.mkdir(parents=True)
-            _write(note, text.encode())
+            write_bytes(note, text.encode())
         except OSError as error:
             raise InputError(f"'{self.path}' cannot be made: {error.strerror or error}.") from error
         return False
@@ -126,7 +125,7 @@ class WorkFolder:
 
     def begin_part(self, identity: Mapping[str, Any], stale: set[int]) -> None:
         """Note down that a range is aligned again, until :meth:`end_part`."""
-        _write(self.path / _PART, json.dumps({**identity, "stale": sorted(stale)}, indent=1).encode())
+        write_bytes(self.path / _PART, json.dumps({**identity, "stale": sorted(stale)}, indent=1).encode())
 
     def end_part(self) -> None:
         """The range that was begun is done."""
@@ -149,16 +148,12 @@ class WorkFolder:
             If the system refuses: no room, no permission.
         """
         path = self.file(kind, name)
-        part = path.with_name(f".part-{uuid.uuid4().hex}")
         try:
             path.parent.mkdir(exist_ok=True)
-            with part.open("wb") as stream:
-                np.savez(stream, **{_FACTS: np.array(json.dumps(facts)), **arrays})
-            os.replace(part, path)
         except OSError as error:
-            raise InputError(f"'{path}' could not be written: {error.strerror or error}.") from error
-        finally:
-            part.unlink(missing_ok=True)
+            raise InputError(f"'{path.parent}' cannot be created: {error.strerror or error}.") from error
+        with atomic_path(path) as part, part.open("wb") as stream:
+            np.savez(stream, **{_FACTS: np.array(json.dumps(facts)), **arrays})
 
     def get(self, kind: str, name: int | str) -> tuple[Arrays, dict[str, Any]]:
         """Arrays and facts of a result.
@@ -199,14 +194,8 @@ class WorkFolder:
 
     def _sweep(self) -> None:
         """Take away the halves of files that a killed run left."""
-        for part in self.path.glob("*/.part-*"):
+        for part in self.path.glob(f"*/{TEMPORARY_PREFIX}*"):
             part.unlink(missing_ok=True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".part-{uuid.uuid4().hex}")
-    part.write_bytes(content)
-    os.replace(part, path)
 
 
 def _differing(a: Any, b: Any, name: str = "") -> str:

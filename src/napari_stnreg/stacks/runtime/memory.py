@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from napari_stnreg.core.device import free_memory
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.registration.memory import free_memory
 from napari_stnreg.stacks.output.ome_zarr import CHUNK
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.sources.base import StackSource

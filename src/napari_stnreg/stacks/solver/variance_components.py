@@ -19,7 +19,7 @@ from scipy.fft import dct
 from scipy.linalg import solve_triangular
 from scipy.optimize import minimize
 
-from napari_stnreg.core.image import FloatArray
+from napari_stnreg.core.grid import FloatArray
 
 PERSISTENCE = 0.9
 """Correlation of the tissue's course in one gap with that in the next: it turns within about ten sections."""

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from napari_stnreg.core.image import FloatArray
+from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.stacks.matching.fine import FineMatch
 from napari_stnreg.stacks.matching.pair_selection import Pair
 from napari_stnreg.stacks.section_transform import SectionTransform

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.networks import grid_generator
 from napari_stnreg.ops.interpolation import Padding
 from napari_stnreg.transforms import AffineTransform, BSplineTransform, DisplacementTransform, Transform, chain

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.io.image import read, read_content, read_series
 from napari_stnreg.training.data.image_sets import Entry, ImageSet, reading
 from napari_stnreg.training.data.paired_images import Augmentation, PairedImages

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.models.input_spec import Normalization
 from napari_stnreg.training.data.batch import Batch
 from napari_stnreg.transforms import ChainTransform, Transform
@@ -37,7 +37,7 @@ class ExampleSource(ABC):
 
     def __init__(self, grid: Grid) -> None:
         self.grid = Grid.from_spacing(grid.shape, grid.spacing.tolist(), unit=grid.unit)
-        self.grid = self.grid.moved(-self.grid.center)
+        self.grid = self.grid.translated(-self.grid.center)
 
     @abstractmethod
     def count(self, split: str) -> int:

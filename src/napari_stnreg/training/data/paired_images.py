@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.intensity import normalize
 from napari_stnreg.models.input_spec import meet
 from napari_stnreg.ops.interpolation import smoothed_for
-from napari_stnreg.registration.pyramid import normalize
 from napari_stnreg.training.augmentation.intensity import IntensityAugmentation
 from napari_stnreg.training.augmentation.spatial import SpatialAugmentation, warped
 from napari_stnreg.training.data.batch import Batch
@@ -159,7 +159,7 @@ class PairedImages(ExampleSource):
         ``beside`` is where the fixed image lies, whose middle is the working grid's.
         """
         tensor, table, own = self._prepared(images, index)
-        grid = own.moved(-(own if beside is None or not meet(beside, own) else beside).center)
+        grid = own.translated(-(own if beside is None or not meet(beside, own) else beside).center)
         step = np.linalg.inv(grid.matrix) @ self.grid.matrix
         if through is None and grid.shape == self.grid.shape and np.allclose(step, np.eye(self.grid.ndim + 1)):
             return tensor, table, own

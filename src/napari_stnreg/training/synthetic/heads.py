@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.datasets.common import Waves, about
 from napari_stnreg.datasets.head import MIDDLE, TISSUES, head_scene
 from napari_stnreg.training.data.image_sets import Entry, ImageSet

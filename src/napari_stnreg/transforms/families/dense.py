@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from napari_stnreg.core.image import FloatArray, Grid
+from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.ops.interpolation import resize
 from napari_stnreg.transforms.dense import DisplacementTransform, VelocityTransform, apply_matrix
 from napari_stnreg.transforms.families.base import TransformFamily

@@ -17,7 +17,8 @@ from napari.layers import Labels, Layer, Points, Shapes
 from scipy import ndimage
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import canonical, conversion_factor
 
 LAYOUTS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qtpy.QtWidgets import QMessageBox, QWidget
 
+from napari_stnreg.core.device import free_memory
 from napari_stnreg.registration import memory
 from napari_stnreg.widgets.register.worker import Job
 
@@ -16,7 +17,7 @@ def smaller_level(job: Job, device: str) -> str | None:
     OutOfMemoryError
         If no smaller level helps either.
     """
-    free = memory.free_memory(device)
+    free = free_memory(device)
     shrink = memory.affordable_shrink(job.fixed, job.moving, job.settings, free)
     if shrink <= 1:
         return None

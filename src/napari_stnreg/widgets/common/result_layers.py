@@ -10,7 +10,8 @@ import numpy as np
 from napari.layers import Layer
 from napari.utils.colormaps import Colormap
 
-from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.io.napari_layers import LayerData, placement
 from napari_stnreg.visualization.deformation import arrows, deformed_grid
 from napari_stnreg.visualization.overlays import checkerboard, lattice_lines, overlay, rescaled

@@ -16,7 +16,7 @@ from napari.layers import Layer
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.napari_layers import placement
 from napari_stnreg.visualization.overlays import checkerboard, rescaled
 from napari_stnreg.widgets.common.layer_io import Source

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.widgets.common.layer_io import MaskSource, Source
 from napari_stnreg.widgets.models.session import file_of
 from napari_stnreg.widgets.register.worker import Job
@@ -24,7 +24,8 @@ def python_script(job: Job) -> str:
         "import numpy as np",
         "",
         "import napari_stnreg as sr",
-        "from napari_stnreg.core.image import Grid, Image",
+        "from napari_stnreg.core.grid import Grid",
+        "from napari_stnreg.core.image import Image",
     ]
     masks = [mask for mask in (job.fixed.mask, job.moving.mask) if mask is not None]
     if masks:

@@ -15,7 +15,8 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 from napari.utils.colormaps import Colormap
 
-from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.io.napari_layers import AXIS_LABELS, LayerData, placement
 from napari_stnreg.visualization.overlays import grid_lines, lattice_lines, limits_of, overlay
 

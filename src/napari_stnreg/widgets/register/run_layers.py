@@ -12,7 +12,7 @@ from typing import Any
 from napari.layers import Layer
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.widgets.common.result_layers import adopt
 from napari_stnreg.widgets.register.preview import Preview, PreviewLayers
 from napari_stnreg.widgets.register.worker import Outcome

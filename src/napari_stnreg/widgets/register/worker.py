@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from napari.layers import Layer
 
+from napari_stnreg.core.device import free_memory
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.napari_layers import LayerData
-from napari_stnreg.registration.memory import free_memory
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.widgets.common.layer_io import Source
 from napari_stnreg.widgets.common.result_layers import Naming, make_layer, named, result_layers, run_record, stacked

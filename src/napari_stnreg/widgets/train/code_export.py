@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.widgets.common.layer_io import Source
 from napari_stnreg.widgets.models.session import file_of
 from napari_stnreg.widgets.train.checkpoint_form import file_name
@@ -25,7 +25,8 @@ def python_script(job: TrainJob) -> str:
     if not isinstance(images.fixed, str):
         lines[1:1] = ["import numpy as np", ""]
         lines += [
-            "from napari_stnreg.core.image import Grid, Image",
+            "from napari_stnreg.core.grid import Grid",
+            "from napari_stnreg.core.image import Image",
             "from napari_stnreg.training.data.image_sets import ImageSet",
             "",
             "# 'viewer' is napari's viewer with the layers of the training, as in its console.",

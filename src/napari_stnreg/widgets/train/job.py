@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_stnreg.core.errors import InputError, OutOfMemoryError
-from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.widgets.common.task_runner import Control, Step, relay
 from napari_stnreg.widgets.models.session import KnownModel
 from napari_stnreg.widgets.register.preview import Preview, PreviewMaker
@@ -96,7 +97,7 @@ def training(job: TrainJob, control: Control) -> Generator[Step, None, Trained |
     try:
         model = yield from relay(steps, control, watcher.show)
     except (RuntimeError, MemoryError) as error:
-        from napari_stnreg.registration.memory import is_out_of_memory
+        from napari_stnreg.core.device import is_out_of_memory
 
         if not is_out_of_memory(error):
             raise
@@ -164,11 +165,11 @@ def placed_on(grid: Grid, place: Grid | None) -> Grid:
     The lattice itself is centered on the world's origin.
     """
     if place is None or place.ndim != grid.ndim:
-        return grid.moved(grid.spacing / 2 - grid.corners().min(axis=0))
+        return grid.translated(grid.spacing / 2 - grid.corners().min(axis=0))
     try:
-        return grid.with_unit(place.unit).moved(place.center)
+        return grid.with_unit(place.unit).translated(place.center)
     except InputError:
-        return grid.moved(place.center)
+        return grid.translated(place.center)
 
 
 def sentence(progress: TrainingProgress) -> str:

@@ -12,7 +12,8 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points, Shapes, Surface, Tracks, Vectors
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Grid, Image
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.napari_layers import LayerData
 from napari_stnreg.widgets.common.layer_io import Source, axis_units, layer_matrix, layer_source

@@ -8,7 +8,7 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
 
 from napari_stnreg.core.errors import InputError, RegistrationError
-from napari_stnreg.core.image import Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.widgets.common.forms import line
 from napari_stnreg.widgets.common.layer_affines import LayerMoves, tilted
 from napari_stnreg.widgets.common.layer_io import guess_layout

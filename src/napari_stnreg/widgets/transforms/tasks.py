@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import CoordinateSystem, Grid
+from napari_stnreg.core.grid import CoordinateSystem, Grid
 from napari_stnreg.io.napari_layers import LayerData, placement
 from napari_stnreg.widgets.common.result_layers import (
     JACOBIAN_COLORMAP,
