@@ -14,7 +14,7 @@ from typing import Any
 KEYS = {"ending": "stop_reason", "normalisation": "normalization"}
 """Old and new names of keys."""
 
-VALUES: dict[str, str] = {}
+VALUES = {"stages": "sequential"}
 """Old and new names of string values."""
 
 

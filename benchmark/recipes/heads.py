@@ -13,8 +13,9 @@ import napari_stnreg as sr
 from benchmark.make_splits import groups_of
 from benchmark.recipes import Recipe, Row
 from benchmark.scoring import dice
+from napari_stnreg.networks import warp_batch
 from napari_stnreg.training.augmentation.intensity import IntensityAugmentation
-from napari_stnreg.training.augmentation.spatial import SpatialAugmentation, warped
+from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
 from napari_stnreg.training.data.image_sets import ImageSet
 from napari_stnreg.training.data.pair_sampler import MixedSource
 from napari_stnreg.training.data.paired_images import Augmentation, PairedImages
@@ -84,7 +85,7 @@ def judge(model: Any, folder: Path, refine: int) -> Iterator[Row]:
                 random = np.random.default_rng([91, place, trial])
                 truth = moved.draw_affine(random, image.grid)
                 tensor = torch.from_numpy(shown)[None, None]
-                fixed_data = LOOKS(warped(tensor, image.grid, truth, image.grid, padding="zeros"), random)
+                fixed_data = LOOKS(warp_batch(tensor, truth, image.grid, padding="zeros"), random)
                 moving_data = LOOKS(tensor, random)
                 fixed, moving = (image.replace(data=x[0, 0].numpy()) for x in (fixed_data, moving_data))
                 found = model.predict(fixed, moving, device="cpu")

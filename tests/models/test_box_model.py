@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 import napari_stnreg as sr
 from napari_stnreg.datasets.common import Waves
 from napari_stnreg.models.model_file import boxed_models
-from napari_stnreg.training.augmentation.spatial import warped
+from napari_stnreg.networks import warp_batch
 from napari_stnreg.training.data.pair_sampler import joined
 from napari_stnreg.training.synthetic.shapes import GeneratedShapes
 
@@ -42,7 +42,7 @@ def test_it_lowers_the_disagreement_of_generated_shapes_it_never_saw(model):
     for i in range(8):
         fixed, moving = (sr.Image.from_array(x[i, 0].numpy()) for x in (batch.fixed, batch.moving))
         found = model.predict(fixed, moving, device="cpu")
-        moved = warped(batch.moving_labels[i : i + 1], fixed.grid, found, fixed.grid)
+        moved = warp_batch(batch.moving_labels[i : i + 1], found, fixed.grid)
         before.append(float((batch.moving_labels[i] != batch.fixed_labels[i]).float().mean()))
         after.append(float((moved[0] != batch.fixed_labels[i]).float().mean()))
     assert np.mean(after) < 0.7 * np.mean(before)

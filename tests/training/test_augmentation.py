@@ -6,8 +6,9 @@ import torch
 from scipy import ndimage
 
 from napari_stnreg import Grid, Image
+from napari_stnreg.networks import warp_batch
 from napari_stnreg.training.augmentation.intensity import IntensityAugmentation
-from napari_stnreg.training.augmentation.spatial import SpatialAugmentation, warped
+from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
 from napari_stnreg.training.data.image_sets import ImageSet
 from napari_stnreg.training.data.pair_sampler import joined, seeded_rng
 from napari_stnreg.training.data.paired_images import Augmentation, PairedImages
@@ -77,7 +78,7 @@ def test_a_shift_has_the_sign_and_the_length_that_the_transform_says():
     data[0, 0, 16, 16] = 1
     augmentation = SpatialAugmentation(shift=8.0)
     shift = augmentation.draw(np.random.default_rng(3), grid)
-    seen = warped(data, grid, shift, grid, padding="zeros")[0, 0].numpy()
+    seen = warp_batch(data, shift, grid, grid, padding="zeros")[0, 0].numpy()
     rows, columns = np.indices(seen.shape)
     middle = np.array([(seen * rows).sum(), (seen * columns).sum()]) / seen.sum()
     # x -> I(x + t): what lay at p is seen at p - t, and a millimeter is half a row
@@ -130,7 +131,7 @@ def test_generated_shapes_know_their_transform(shape):
     few = ShapeSettings(bodies=(3, 7), cells=(2, 4))  # so that most voxels are not at an edge
     data = GeneratedShapes(Grid.from_spacing(shape, 1.5), few, count=6)
     batch = joined([data.example("train", 0, i, 3) for i in range(6)])
-    moved = warped(batch.moving_labels, data.grid, batch.truth, data.grid)
+    moved = warp_batch(batch.moving_labels, batch.truth, data.grid, data.grid)
     before = float((batch.moving_labels == batch.fixed_labels).float().mean())
     after = float((moved == batch.fixed_labels).float().mean())
     assert after > 0.9
@@ -147,7 +148,7 @@ def test_generated_shapes_show_one_contrast_or_another():
         found = []
         for i in range(8):
             pair = data.example("train", 0, i, 1)
-            moved = warped(pair.moving, data.grid, pair.truth, data.grid)
+            moved = warp_batch(pair.moving, pair.truth, data.grid, data.grid)
             found.append(np.corrcoef(pair.fixed.flatten(), moved.flatten())[0, 1])
         correlation.append(np.abs(found).mean())
     assert correlation[0] > 0.75

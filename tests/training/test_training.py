@@ -18,7 +18,7 @@ import napari_stnreg as sr
 from napari_stnreg.core.errors import FitError, InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.progress import run_to_completion
-from napari_stnreg.networks import new_network, warped
+from napari_stnreg.networks import new_network, warp_batch
 from napari_stnreg.training.loss import mean_dice, transform_distance
 from napari_stnreg.training.memory import step_bytes
 from napari_stnreg.transforms import AffineTransform
@@ -372,7 +372,7 @@ class TestTalking:
         (batch,) = data.batches("validation", epoch=0, batch_size=6, seed=0)
         with torch.no_grad():
             transform = model.network.transform(batch.fixed, batch.moving, data.grid)
-            now = (warped(batch.moving, transform, data.grid) - batch.fixed).square().mean()
+            now = (warp_batch(batch.moving, transform, data.grid) - batch.fixed).square().mean()
         assert float(now) == pytest.approx(min(losses), rel=1e-4)
 
     def test_patience_ends_a_training_that_gets_no_better(self):

@@ -1,4 +1,4 @@
-"""What a registration lowers: similarity of the images, regularity of the deformation, landmarks and labels."""
+"""Loss terms: image similarity, regularization of the deformation, landmarks and label overlap."""
 
 from napari_stnreg.losses.feature_distance import FeatureDistance
 from napari_stnreg.losses.landmarks import LandmarkDistance
@@ -7,9 +7,9 @@ from napari_stnreg.losses.mind import MIND
 from napari_stnreg.losses.mse_ncc import MeanSquares, NormalizedCrossCorrelation
 from napari_stnreg.losses.mutual_information import MutualInformation
 from napari_stnreg.losses.overlap import LabelOverlap, one_hot, soft_dice
-from napari_stnreg.losses.registry import SIMILARITIES, make_similarity
+from napari_stnreg.losses.registry import make_similarity
 from napari_stnreg.losses.regularization import bending_energy, diffusion, folding_penalty, jacobian_determinant
-from napari_stnreg.losses.similarity import Similarity
+from napari_stnreg.losses.similarity import SIMILARITIES, Similarity
 from napari_stnreg.losses.weighted_sum import WeightedSum
 
 __all__ = [

@@ -10,8 +10,8 @@ from torch import Tensor
 from napari_stnreg.losses.similarity import (
     Similarity,
     attach_gradient,
-    cleaned,
-    combine,
+    combine_weights,
+    fill_masked,
     spatial_sum,
     wants_gradient,
 )
@@ -63,14 +63,14 @@ class LocalNCC(Similarity):
         """See :meth:`Similarity.prepare`."""
         self._weight = None if weight is None else weight.detach()
         # Not centered on purpose: a background of zeros must stay exactly zero, or rounding gives it a direction.
-        self._fixed = cleaned(fixed.detach(), self._weight)
+        self._fixed = fill_masked(fixed.detach(), self._weight)
         self._windows = self._windows_of(self._weight)
 
     def _windows_of(self, known: Tensor | None) -> _Windows:
         fixed, radius = self._fixed, self.radius
         ones = torch.ones_like(fixed[:1, :1]) if known is None else known.to(fixed.dtype)
         inverse_count = box_sum(ones, radius).clamp_min_(1e-6).reciprocal_()
-        held = fixed if known is None else cleaned(fixed, known) * ones
+        held = fixed if known is None else fill_masked(fixed, known) * ones
         mean = box_sum(held, radius).mul_(inverse_count)
         variance = box_sum(held * fixed, radius).mul_(inverse_count).sub_(mean.square()).clamp_min_(0)
         share = ones / spatial_sum(ones).clamp_min(1e-6).reshape(-1, *([1] * (ones.ndim - 1)))
@@ -88,12 +88,12 @@ class LocalNCC(Similarity):
 
     def _evaluate(self, warped: Tensor, weight: Tensor | None, differentiate: bool) -> tuple[Tensor, Tensor | None]:
         fixed, radius = self._fixed, self.radius
-        windows = self._windows if weight is None else self._windows_of(combine(self._weight, weight))
+        windows = self._windows if weight is None else self._windows_of(combine_weights(self._weight, weight))
         known, inverse_count = windows.known, windows.inverse_count
         if known is None:
             held = warped
         else:
-            warped = cleaned(warped, known)
+            warped = fill_masked(warped, known)
             held = warped * known
         mean = box_sum(held, radius).mul_(inverse_count)
         variance = box_sum(held * warped, radius).mul_(inverse_count).sub_(mean.square()).clamp_min_(0)

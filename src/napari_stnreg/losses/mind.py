@@ -13,9 +13,9 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.losses.similarity import (
     Similarity,
     attach_gradient,
-    cleaned,
-    combine,
+    combine_weights,
     expand,
+    fill_masked,
     spatial_sum,
     wants_gradient,
 )
@@ -160,7 +160,7 @@ class MIND(Similarity):
         return smallest, torch.maximum(torch.minimum(mean, high), low).reciprocal_(), free
 
     def _describe(self, image: Tensor, support: _Support) -> list[Tensor]:
-        differences = self._differences(cleaned(image, support.known))
+        differences = self._differences(fill_masked(image, support.known))
         distances = self._distances(differences, tuple(image.shape[2:]), support)
         smallest, inverse, _ = self._normalizers(distances, support)
         return [(smallest - distance).mul_(inverse).exp_() for distance in distances]
@@ -171,9 +171,9 @@ class MIND(Similarity):
         with torch.no_grad():
             support = self._support
             if weight is not None:
-                support = self._make_support(warped, combine(self._weight, weight))
+                support = self._make_support(warped, combine_weights(self._weight, weight))
             shape = tuple(warped.shape[2:])
-            differences = self._differences(cleaned(warped, support.known))
+            differences = self._differences(fill_masked(warped, support.known))
             distances = self._distances(differences, shape, support)
             smallest, inverse, free = self._normalizers(distances, support)
             share = support.weight * expand(support.share, warped)

@@ -8,9 +8,9 @@ from torch import Tensor
 from napari_stnreg.losses.similarity import (
     Similarity,
     attach_gradient,
-    cleaned,
-    combine,
+    combine_weights,
     expand,
+    fill_masked,
     spatial_sum,
     wants_gradient,
 )
@@ -30,12 +30,12 @@ class MeanSquares(Similarity):
     def prepare(self, fixed: Tensor, weight: Tensor | None = None) -> None:
         """See :meth:`Similarity.prepare`."""
         self._weight = None if weight is None else weight.detach()
-        self._fixed = cleaned(fixed.detach(), self._weight)
+        self._fixed = fill_masked(fixed.detach(), self._weight)
 
     def _evaluate(self, warped: Tensor, weight: Tensor | None, gradient: bool) -> tuple[Tensor, Tensor | None]:
         with torch.no_grad():
-            total = combine(self._weight, weight)
-            difference = cleaned(warped, total) - self._fixed
+            total = combine_weights(self._weight, weight)
+            difference = fill_masked(warped, total) - self._fixed
             if total is None:
                 share = warped.new_tensor(1.0 / (warped.numel()))
                 weighted = difference
@@ -86,7 +86,7 @@ class NormalizedCrossCorrelation(Similarity):
 
         The mean is subtracted before anything is squared: moments of the raw values would cancel in float32.
         """
-        centered = cleaned(image, weight)
+        centered = fill_masked(image, weight)
         if weight is None:
             mean = centered.flatten(2).mean(-1)
             centered = centered - expand(mean, image)
@@ -106,7 +106,7 @@ class NormalizedCrossCorrelation(Similarity):
     def _evaluate(self, warped: Tensor, weight: Tensor | None, gradient: bool) -> tuple[Tensor, Tensor | None]:
         """The correlation per batch and channel, and the gradient of the loss."""
         with torch.no_grad():
-            total = combine(self._weight, weight)
+            total = combine_weights(self._weight, weight)
             fixed = self._standardized if weight is None else self._standardize(self._fixed, total)[0]
             weighted, centered, inverse = self._standardize(warped, total)
             ncc = spatial_sum(fixed * centered) * inverse

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.losses.similarity import Similarity, attach_gradient, combine, wants_gradient
+from napari_stnreg.losses.similarity import Similarity, attach_gradient, combine_weights, wants_gradient
 
 # A cubic B-spline reaches two bins to either side, so two bins at either end stay free of samples.
 _MARGIN = 2
@@ -119,7 +119,7 @@ class MutualInformation(Similarity):
         """The information per batch and channel, and the gradient of its mean."""
         with torch.no_grad():
             values = self._pick(warped.detach())
-            total = combine(self._weight, None if weight is None else self._pick(weight.detach()))
+            total = combine_weights(self._weight, None if weight is None else self._pick(weight.detach()))
             low, scale = self._scale(values, total)
             position = (values - low).mul_(scale).add_(_MARGIN * _STEPS)
             if total is not None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from napari_stnreg.losses.similarity import cleaned, spatial_sum
+from napari_stnreg.losses.similarity import fill_masked, spatial_sum
 
 
 def one_hot(labels: Tensor, values: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -31,7 +31,7 @@ def soft_dice(fixed: Tensor, warped: Tensor, weight: Tensor | None = None) -> Te
     Tensor
         ``(B, L)`` between 0 and 1; NaN for a label that is absent in both.
     """
-    fixed, warped = cleaned(fixed, weight), cleaned(warped, weight)
+    fixed, warped = fill_masked(fixed, weight), fill_masked(warped, weight)
     both, size = fixed * warped, fixed.square() + warped.square()
     if weight is not None:
         both, size = both * weight, size * weight

@@ -1,30 +1,26 @@
-"""The similarities by name."""
+"""Similarities by name. Every module of this package is imported here, so that its similarities are registered."""
 
 from __future__ import annotations
 
+import pkgutil
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.losses.feature_distance import FeatureDistance
-from napari_stnreg.losses.lncc import LocalNCC
-from napari_stnreg.losses.mind import MIND
-from napari_stnreg.losses.mse_ncc import MeanSquares, NormalizedCrossCorrelation
-from napari_stnreg.losses.mutual_information import MutualInformation
-from napari_stnreg.losses.similarity import Similarity
+from napari_stnreg.losses.similarity import SIMILARITIES, Similarity
 
-SIMILARITIES: dict[str, type[Similarity]] = {
-    kind.name: kind for kind in (LocalNCC, NormalizedCrossCorrelation, MeanSquares, MutualInformation, MIND)
-}
-"""Every similarity that needs nothing but options, by its name, the most used first."""
+for _module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+    import_module(f"napari_stnreg.losses.{_module.name}")
 
 
 def make_similarity(name: str, **options: Any) -> Similarity:
-    """A similarity by name.
+    """Make a similarity by name.
 
     Parameters
     ----------
     name
-        A key of :data:`SIMILARITIES`; or the file of a trained auto-encoder, whose frozen features are then compared.
+        A key of :data:`~napari_stnreg.losses.similarity.SIMILARITIES`.
     **options
         Passed to its constructor.
 
@@ -33,12 +29,8 @@ def make_similarity(name: str, **options: Any) -> Similarity:
     InputError
         If there is no such similarity or it has no such option.
     """
-    if name.endswith(".safetensors"):
-        from napari_stnreg.models.model_file import load_model  # the one thing here that comes from a training
-
-        return FeatureDistance(load_model(name).features(), **options)
     if name not in SIMILARITIES:
-        raise InputError(f"There is no similarity '{name}'; choose one of {', '.join(SIMILARITIES)}.")
+        raise InputError(f"There is no similarity '{name}'; choose one of {', '.join(sorted(SIMILARITIES))}.")
     try:
         return SIMILARITIES[name](**options)
     except TypeError as error:

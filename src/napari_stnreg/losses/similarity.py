@@ -1,4 +1,8 @@
-"""What every measure of similarity has in common, and the helpers they are built from."""
+"""Base class and registry of similarities, and the helpers they share.
+
+A similarity is added by adding one module to this package: subclass :class:`Similarity`, give it a ``name`` and a
+``description``, and it can be chosen by that name.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +13,35 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+SIMILARITIES: dict[str, type[Similarity]] = {}
+"""Every similarity that can be chosen by name. Subclasses of :class:`Similarity` register themselves."""
+
 
 class Similarity(ABC):
-    """How alike two images on the same grid are, as a loss to be lowered.
+    """Similarity of two images on the same grid, as a loss to minimize.
 
     Call :meth:`prepare` once with the fixed image, then the object itself with each warped image. Images are
     ``(B, C, *shape)`` in 2D or 3D, weights ``(B, 1, *shape)`` between 0 and 1. The fixed image's weight and that of a
-    call are multiplied. A voxel of weight 0 counts nowhere, not even through a window or a mean; its value may be
-    anything, NaN included. The loss is the mean over batch and channels, differentiable once with respect to the
-    warped image, and always finite: where nothing can be compared it has a defined value and no gradient.
+    call are multiplied. A voxel of weight 0 is excluded, also from windows and means; its value may be NaN. The loss is
+    the mean over batch and channels, differentiable once with respect to the warped image, and always finite: if no
+    voxel can be compared it has a defined value and no gradient.
+
+    A subclass that needs constructor arguments passes ``selectable=False`` as a class argument and is not registered.
     """
 
     name: ClassVar[str]
-    """The name by which a person or a file asks for it."""
+    """Name in settings and files."""
     description: ClassVar[str]
-    """One line that says when to choose it."""
+    """When to choose it, in one line."""
+
+    def __init_subclass__(cls, *, selectable: bool = True, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if selectable and "name" in vars(cls):
+            SIMILARITIES[cls.name] = cls
 
     @abstractmethod
     def prepare(self, fixed: Tensor, weight: Tensor | None = None) -> None:
-        """Remember the fixed image and all that depends on it alone.
+        """Set the fixed image and compute all that depends on it alone.
 
         Parameters
         ----------
@@ -39,14 +53,14 @@ class Similarity(ABC):
 
     @abstractmethod
     def __call__(self, warped: Tensor, weight: Tensor | None = None) -> Tensor:
-        """The loss; lower is better.
+        """Compute the loss; lower is better.
 
         Parameters
         ----------
         warped
             The moving image resampled on the fixed grid, ``(B, C, *shape)``.
         weight
-            ``(B, 1, *shape)``, where the warped image is defined; ``None`` for everywhere. Held constant: no gradient
+            ``(B, 1, *shape)``, where the warped image is defined; ``None`` for everywhere. It is a constant: no gradient
             flows into it.
 
         Returns
@@ -57,7 +71,7 @@ class Similarity(ABC):
 
     @abstractmethod
     def score(self, warped: Tensor, weight: Tensor | None = None) -> float:
-        """The figure by which the field knows this measure, for people to read."""
+        """Return the measure in its usual form, for reports."""
 
 
 class _Attach(torch.autograd.Function):
@@ -74,10 +88,9 @@ class _Attach(torch.autograd.Function):
 
 
 def attach_gradient(warped: Tensor, value: Tensor, gradient: Tensor | None) -> Tensor:
-    """A scalar that autograd knows the gradient of, because it was worked out by hand along with the value.
+    """Return a scalar whose gradient is given instead of derived by autograd.
 
-    A loss needs its gradient nearly every time. Computing both in one pass, in place and without a graph, takes a
-    third of the time that autograd needs for the same expression.
+    Computing value and gradient in one pass, in place and without a graph, takes a third of autograd's time.
     """
     if gradient is None or not (torch.is_grad_enabled() and warped.requires_grad):
         return value
@@ -86,29 +99,29 @@ def attach_gradient(warped: Tensor, value: Tensor, gradient: Tensor | None) -> T
 
 
 def wants_gradient(warped: Tensor) -> bool:
-    """Whether the caller will differentiate."""
+    """Return whether the caller will differentiate."""
     return torch.is_grad_enabled() and warped.requires_grad
 
 
-def combine(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    """Product of two weights, either of which may be missing."""
+def combine_weights(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """Multiply two weights, either of which may be ``None``."""
     if first is None or second is None:
         return second if first is None else first
     return first * second
 
 
-def cleaned(image: Tensor, weight: Tensor | None) -> Tensor:
-    """The image with 0 where its weight is 0, so that not even NaN or infinity gets out of a masked voxel."""
+def fill_masked(image: Tensor, weight: Tensor | None) -> Tensor:
+    """Set the image to 0 where its weight is 0, so that NaN or infinity in a masked voxel does not spread."""
     if weight is None:
         return image
     return torch.where(weight > 0, image, image.new_zeros(()))
 
 
 def spatial_sum(x: Tensor) -> Tensor:
-    """Sum over all voxels, ``(B, C, *shape)`` to ``(B, C)``; pairwise, so it holds its precision in float32."""
+    """Sum over all voxels, ``(B, C, *shape)`` to ``(B, C)``; pairwise, which keeps float32 precision."""
     return x.flatten(2).sum(-1)
 
 
 def expand(x: Tensor, like: Tensor) -> Tensor:
-    """Figures per batch and channel ``(B, C)``, shaped to broadcast over an image."""
+    """Reshape values per batch and channel ``(B, C)`` to broadcast over an image."""
     return x.reshape(*x.shape, *([1] * (like.ndim - 2)))

@@ -1,4 +1,4 @@
-"""Several similarities at once."""
+"""Weighted sum of similarities."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from napari_stnreg.losses.similarity import Similarity
 
 
-class WeightedSum(Similarity):
-    """A weighted sum of similarities; its score is the first one's.
+class WeightedSum(Similarity, selectable=False):
+    """A weighted sum of similarities; its score is that of the first.
 
     Parameters
     ----------
@@ -19,7 +19,7 @@ class WeightedSum(Similarity):
         Similarities with their weights.
     """
 
-    name = "blend"
+    name = "weighted-sum"
     description = "A weighted sum of other similarities."
 
     def __init__(self, parts: Sequence[tuple[Similarity, float]]) -> None:
@@ -32,8 +32,8 @@ class WeightedSum(Similarity):
 
     def __call__(self, warped: Tensor, weight: Tensor | None = None) -> Tensor:
         """See :meth:`Similarity.__call__`."""
-        return torch.stack([share * part(warped, weight) for part, share in self.parts]).sum()
+        return torch.stack([factor * part(warped, weight) for part, factor in self.parts]).sum()
 
     def score(self, warped: Tensor, weight: Tensor | None = None) -> float:
-        """The score of the first part."""
+        """Return the score of the first part."""
         return self.parts[0][0].score(warped, weight)

@@ -17,7 +17,7 @@ from napari_stnreg.core.errors import InputError, OutOfMemoryError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.models.input_spec import InputSpec, intensities, meet, placed
-from napari_stnreg.networks import AutoEncoder, Features, LocalizationNetwork, Network, SequentialNetwork
+from napari_stnreg.networks import AutoEncoder, FrozenEncoder, LocalizationNetwork, Network
 from napari_stnreg.transforms import AffineTransform, Transform, chain
 
 if TYPE_CHECKING:
@@ -78,14 +78,14 @@ class Model:
             raise InputError(
                 f"'{self.name}' is an auto-encoder: it registers nothing itself, but can be chosen as a similarity."
             )
-        return self.network.networks() if isinstance(self.network, SequentialNetwork) else [self.network]
+        return self.network.networks()
 
     @property
     def registers(self) -> bool:
         """False for an auto-encoder."""
         return not isinstance(self.network, AutoEncoder)
 
-    def features(self) -> Features:
+    def features(self) -> FrozenEncoder:
         """The frozen features of an auto-encoder, for :class:`~napari_stnreg.losses.FeatureDistance`.
 
         Raises
@@ -95,7 +95,7 @@ class Model:
         """
         if not isinstance(self.network, AutoEncoder):
             raise InputError(f"'{self.name}' is no auto-encoder, so its features are no similarity.")
-        return Features(self.network)
+        return FrozenEncoder(self.network)
 
     def predict(
         self,

@@ -8,8 +8,7 @@ import numpy as np
 
 from napari_stnreg.core.provenance import package_versions
 from napari_stnreg.models.input_spec import InputSpec, Sizing
-from napari_stnreg.networks import Network, SequentialNetwork
-from napari_stnreg.networks.global_regression import WholeImage
+from napari_stnreg.networks import Network
 from napari_stnreg.training.checkpoint import TrainingState
 from napari_stnreg.training.data.batch import TrainingData
 from napari_stnreg.training.settings import TrainingSettings
@@ -70,8 +69,7 @@ def contract_of(data: TrainingData, network: Network, settings: TrainingSettings
     if settings.sizing != "auto":
         sizing = settings.sizing
     elif sizing == "spacing" and grid.unit == "pixel":
-        parts = network.networks() if isinstance(network, SequentialNetwork) else [network]
-        if all(isinstance(one, WholeImage) for one in parts):
+        if all(one.fixed_size for one in network.networks()):
             sizing = "extent"
     spacing = tuple(float(s) for s in np.abs(np.diag(grid.linear)))
     return InputSpec(grid.ndim, data.channels, grid.shape, spacing, grid.unit, sizing, data.normalization)

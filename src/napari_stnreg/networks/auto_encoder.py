@@ -1,4 +1,4 @@
-"""A convolutional auto-encoder, whose frozen features tell how alike two noisy images are."""
+"""Convolutional auto-encoder, whose frozen features measure the similarity of noisy images."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.networks.blocks import convolution, normalizer, rectifier
+from napari_stnreg.networks.base import Network
+from napari_stnreg.networks.blocks import convolution, group_norm, leaky_relu
 
 
-class AutoEncoder(nn.Module):
-    """Learns to draw an image again from few numbers, and so what matters in it.
+class AutoEncoder(Network):
+    """Reconstruct an image from a low-dimensional code.
 
     Parameters
     ----------
     ndim, channels
-        Of the images.
+        Axes and channels of the images.
     features
-        Channels after each halving; the last is the bottleneck.
+        Channels after each downsampling by two; the last is the bottleneck.
 
     References
     ----------
@@ -34,66 +35,65 @@ class AutoEncoder(nn.Module):
     name = "auto-encoder"
 
     def __init__(self, ndim: int, channels: int = 1, *, features: Sequence[int] = (16, 32, 32)) -> None:
-        super().__init__()
-        if ndim not in (2, 3) or channels < 1 or not features:
-            raise InputError("An auto-encoder is for 2D or 3D images of at least one channel, and has one layer.")
-        self.ndim, self.channels, self.features = ndim, channels, [int(n) for n in features]
-        widths = [channels, *self.features]
+        super().__init__(ndim, channels)
+        if not features:
+            raise InputError("An auto-encoder has at least one layer.")
+        self.widths = [int(n) for n in features]
         self.encoder = nn.ModuleList(
             nn.Sequential(
-                convolution(ndim, a, b, stride=2), normalizer(b), rectifier(), convolution(ndim, b, b), rectifier()
+                convolution(ndim, a, b, stride=2), group_norm(b), leaky_relu(), convolution(ndim, b, b), leaky_relu()
             )
-            for a, b in itertools.pairwise(widths)
+            for a, b in itertools.pairwise([channels, *self.widths])
         )
-        back = self.features[::-1]
+        back = self.widths[::-1]
         self.decoder = nn.ModuleList(
-            nn.Sequential(convolution(ndim, a, b), rectifier())
+            nn.Sequential(convolution(ndim, a, b), leaky_relu())
             for a, b in zip(back, [*back[1:], back[-1]], strict=True)
         )
         self.last = convolution(ndim, back[-1], channels)
 
     def encode(self, image: Tensor) -> list[Tensor]:
-        """Features at every depth, fine to coarse."""
-        found = []
+        """Return the features at every depth, fine to coarse."""
+        features = []
         for layer in self.encoder:
             image = layer(image)
-            found.append(image)
-        return found
+            features.append(image)
+        return features
 
     def forward(self, image: Tensor) -> Tensor:
-        """The image drawn again, ``(B, C, *shape)``; any size."""
-        seen = self.encode(image)
-        sizes = [tuple(image.shape[2:]), *(tuple(one.shape[2:]) for one in seen[:-1])]
-        x = seen[-1]
+        """Reconstruct images ``(B, C, *shape)`` of any size."""
+        features = self.encode(image)
+        sizes = [tuple(image.shape[2:]), *(tuple(one.shape[2:]) for one in features[:-1])]
+        x = features[-1]
         for layer, size in zip(self.decoder, reversed(sizes), strict=True):
             x = F.interpolate(layer(x), size=size, mode="bilinear" if x.ndim == 4 else "trilinear")
-        drawn: Tensor = self.last(x)
-        return drawn
+        reconstruction: Tensor = self.last(x)
+        return reconstruction
 
     def config(self) -> dict[str, Any]:
-        """Name and sizes, JSON-ready."""
-        return {"name": self.name, "ndim": self.ndim, "channels": self.channels, "features": self.features}
+        """See :meth:`Network.config`."""
+        return {"name": self.name, "ndim": self.ndim, "channels": self.channels, "features": self.widths}
 
 
-class Features(nn.Module):
+class FrozenEncoder(nn.Module):
     """The encoder alone, as :class:`~napari_stnreg.losses.FeatureDistance` takes it.
 
     Parameters
     ----------
     auto_encoder
-        Trained.
+        A trained auto-encoder.
     depths
-        Which layers count, from 0, the finest; ``None`` for the bottleneck, as in ssEMnet, and the layer before it.
+        Which layers to return, from 0, the finest. By default the bottleneck, as in ssEMnet, and the layer before it.
     """
 
     def __init__(self, auto_encoder: AutoEncoder, depths: Sequence[int] | None = None) -> None:
         super().__init__()
         self.auto_encoder = auto_encoder
         self.ndim = auto_encoder.ndim
-        count = len(auto_encoder.features)
+        count = len(auto_encoder.widths)
         self.depths = list(range(max(count - 2, 0), count)) if depths is None else list(depths)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """``(B, C, *shape)`` to one tensor for each depth."""
-        found = self.auto_encoder.encode(image)
-        return [found[depth] for depth in self.depths]
+        """Map images ``(B, C, *shape)`` to one tensor for each depth."""
+        features = self.auto_encoder.encode(image)
+        return [features[depth] for depth in self.depths]

@@ -1,9 +1,13 @@
-"""What every localization is: something that, given two images, says the parameters of a spatial transform."""
+"""Base classes and registry of networks.
+
+A network is added by adding one module to this package: subclass :class:`LocalizationNetwork`, give it a ``name``, and
+it can be chosen, trained, saved and loaded by that name.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,62 +18,114 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.transforms import Transform, TransformFamily
 
+NETWORKS: dict[str, type[Network]] = {}
+"""Every network that can be trained, by name. Subclasses of :class:`Network` register themselves."""
 
-class LocalizationNetwork(nn.Module, ABC):
-    """The first part of a spatial transformer (Jaderberg et al. 2015): from images to the parameters of a family.
+_CLASSES: dict[str, type[Network]] = {}
+
+
+class Network(nn.Module, ABC):
+    """A network that a model file can hold.
 
     Parameters
     ----------
     ndim
         2 or 3.
     channels
-        Of each image.
+        Channels of each image.
+
+    Raises
+    ------
+    InputError
+        If the number of axes or channels is not supported.
 
     Notes
     -----
-    A subclass has a :attr:`family`, a :meth:`forward` that gives its parameters, and a :meth:`config` from which
-    :func:`~napari_stnreg.networks.make_network` builds it again. Fixed and moving image lie on one upright lattice,
-    whose world is where the transform acts: ``T`` maps its fixed points to moving ones, so that
-    ``warped(x) = moving(T(x))``.
+    A concrete subclass sets :attr:`name` and is registered under it. Pass ``selectable=False`` as a class argument to
+    keep it out of :data:`NETWORKS`; files can still name it.
     """
 
     name: ClassVar[str]
-    family: TransformFamily
+    n_inputs: ClassVar[int] = 1
+    """Images that :meth:`forward` takes."""
+    fixed_size: ClassVar[bool] = False
+    """Whether the constructor needs the ``shape`` of the images."""
+    families: ClassVar[tuple[str, ...]] = ()
+    """Transform families that the network can return; several are chosen from with the option ``family``."""
     autocast: torch.dtype | None = None
-    """Half precision for the layers, or ``None``. Parameters leave in float32, for coordinates need it."""
+    """Half precision for the layers, or ``None``. Parameters are returned in float32, since coordinates need it."""
+
+    def __init_subclass__(cls, *, selectable: bool = True, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "name" in vars(cls):
+            _CLASSES[cls.name] = cls
+            if selectable:
+                NETWORKS[cls.name] = cls
 
     def __init__(self, ndim: int, channels: int = 1) -> None:
         super().__init__()
         if ndim not in (2, 3):
             raise InputError(f"Networks are for 2D and 3D images, not {ndim}D.")
         if channels < 1:
-            raise InputError("A network needs images of at least one channel.")
+            raise InputError(f"A network needs images of at least one channel, not {channels}.")
         self.ndim, self.channels = ndim, channels
 
     @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Return name and sizes, JSON-ready: all that :func:`make_network` needs."""
+
+    @classmethod
+    def from_config(cls, options: Mapping[str, Any]) -> Network:
+        """Build an untrained network from :meth:`config` without its name."""
+        rest = dict(options)
+        return cls(rest.pop("ndim"), rest.pop("channels"), **rest)
+
+    def networks(self) -> list[Any]:
+        """Return the networks that run one after another; a single network returns itself."""
+        return [self]
+
+    def set_autocast(self, dtype: torch.dtype | None) -> None:
+        """Set half precision for the layers, or float32 with ``None``."""
+        self.autocast = dtype
+
+    def domain(self, grid: Grid) -> Grid:
+        """Return the grid that the layers see when the images are on ``grid``, a whole number of voxels larger or smaller."""
+        return grid
+
+
+class LocalizationNetwork(Network):
+    """The first part of a spatial transformer: predict the parameters of a transform family from two images.
+
+    Notes
+    -----
+    A subclass has a :attr:`family`, a :meth:`forward` that returns its parameters, and a :meth:`config`. Fixed and
+    moving image are on one axis-aligned grid. The transform acts in the world of that grid and maps fixed points to
+    moving points: ``warped(x) = moving(T(x))``.
+
+    References
+    ----------
+    Jaderberg et al., Spatial transformer networks, NeurIPS 2015.
+    """
+
+    n_inputs = 2
+    family: TransformFamily
+
+    @abstractmethod
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
-        """The family's parameters ``(B, *parameter_shape)``.
+        """Predict the family's parameters, ``(B, *parameter_shape)``.
 
         Parameters
         ----------
         fixed, moving
-            ``(B, C, *shape)``, of the shape of :meth:`domain`.
+            ``(B, C, *shape)``, with the shape of :meth:`domain`.
         """
 
-    @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """Name and sizes, JSON-ready: all that :func:`~napari_stnreg.networks.make_network` needs."""
-
-    def domain(self, grid: Grid) -> Grid:
-        """The lattice the network wants, when the images lie on ``grid``: whole voxels more or less at each side."""
-        return grid
-
     def parameter_domain(self, domain: Grid) -> Grid:
-        """The lattice over which the family's parameters are meant; coarser where the network answers coarsely."""
+        """Return the grid over which the parameters are defined; coarser if the network's output is coarser."""
         return domain
 
     def theta(self, fixed: Tensor, moving: Tensor) -> Tensor:
-        """:meth:`forward` in the precision of :attr:`autocast`, its answer in float32."""
+        """Run :meth:`forward` in the precision of :attr:`autocast` and return float32."""
         if self.autocast is None:
             theta: Tensor = self(fixed, moving)
             return theta
@@ -78,39 +134,39 @@ class LocalizationNetwork(nn.Module, ABC):
         return theta.float()
 
     def transform(self, fixed: Tensor, moving: Tensor, grid: Grid) -> Transform:
-        """The transforms of a batch of pairs.
+        """Predict the transforms of a batch of pairs.
 
         Parameters
         ----------
         fixed, moving
             ``(B, C, *grid.shape)``.
         grid
-            The lattice both lie on. Its size is free: what the network needs is cut out or padded here.
+            The grid of both images. Any size: images are cropped or padded to :meth:`domain` here.
 
         Returns
         -------
         Transform
-            Fixed world to moving world of the lattice, ``B`` of them; differentiable in the network's weights.
+            ``B`` transforms, fixed world to moving world; differentiable with respect to the weights.
         """
         domain = self.domain(grid)
-        theta = self.theta(fitted(fixed, grid, domain), fitted(moving, grid, domain))
+        theta = self.theta(crop_or_pad(fixed, grid, domain), crop_or_pad(moving, grid, domain))
         return self.family(theta, self.parameter_domain(domain))
 
 
-class FreeParameters(LocalizationNetwork):
-    """The localization that looks at nothing: parameters of its own, to be optimized for one pair.
+class FreeParameters(LocalizationNetwork, selectable=False):
+    """A localization without layers: free parameters, optimized for one pair of images.
 
     Parameters
     ----------
     family
-        What they mean.
+        Transform family of the parameters.
     grid
-        Over which lattice.
+        Grid over which they are defined.
 
     Notes
     -----
-    With it, fitting one pair and training a network are the same loop. (The registrations of this package use the
-    quicker loops of ``fitting``; this is for one's own experiments.)
+    It makes instance optimization and training the same loop. The registrations of this package use the faster loops
+    of ``registration.optimizers``; this class is for experiments.
     """
 
     name = "free"
@@ -118,44 +174,74 @@ class FreeParameters(LocalizationNetwork):
     def __init__(self, family: TransformFamily, grid: Grid) -> None:
         super().__init__(grid.ndim)
         self.family, self._grid = family, grid
-        self.parameters_of_pair = nn.Parameter(family.identity(grid))
+        self.pair_parameters = nn.Parameter(family.identity(grid))
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
-        """The same parameters for every pair of the batch."""
-        return self.parameters_of_pair.expand(fixed.shape[0], *self.parameters_of_pair.shape[1:])
+        """Return the same parameters for every pair of the batch."""
+        return self.pair_parameters.expand(fixed.shape[0], *self.pair_parameters.shape[1:])
 
     def domain(self, grid: Grid) -> Grid:
-        """The lattice it was made for."""
+        """Return the grid of the parameters."""
         return self._grid
 
     def transform(self, fixed: Tensor, moving: Tensor, grid: Grid) -> Transform:
-        """The transform as it stands, for each pair of the batch."""
+        """Return the current transform for each pair of the batch."""
         return self.family(self(fixed, moving), self._grid)
 
     def config(self) -> dict[str, Any]:
-        """Free parameters belong to one pair; save their transform instead.
+        """Refuse: free parameters belong to one pair.
 
         Raises
         ------
         InputError
             Always.
         """
-        raise InputError("Free parameters are no model; save the transform they stand for.")
+        raise InputError("FreeParameters cannot be saved as a model; save the fitted transform.")
 
 
-def centered(grid: Grid, shape: Sequence[int]) -> Grid:
-    """The lattice cut or extended to a shape, as many whole voxels at either side as possible."""
+def network_class(name: str) -> type[Network]:
+    """Return the class registered under a name.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    if name not in _CLASSES:
+        raise InputError(f"There is no network '{name}'; choose from {', '.join(sorted(NETWORKS))}.")
+    return _CLASSES[name]
+
+
+def make_network(config: Mapping[str, Any]) -> Network:
+    """Build an untrained network from its :meth:`Network.config`.
+
+    Raises
+    ------
+    InputError
+        If the description is incomplete or an option is not allowed.
+    """
+    try:
+        options = dict(config)
+        return network_class(options.pop("name")).from_config(options)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError, OverflowError) as error:
+        raise InputError(f"The network cannot be made with these options: {error}.") from error
+
+
+def centered_grid(grid: Grid, shape: Sequence[int]) -> Grid:
+    """Crop or extend a grid to a shape, by the same number of whole voxels on both sides where possible."""
     start = [-((n - have) // 2) for n, have in zip(shape, grid.shape, strict=True)]
     return grid.cropped(start, [s + n for s, n in zip(start, shape, strict=True)])
 
 
-def padded(grid: Grid, multiple: int) -> Grid:
-    """The lattice extended until every side is a multiple of a number."""
-    return centered(grid, [-(-n // multiple) * multiple for n in grid.shape])
+def padded_grid(grid: Grid, multiple: int) -> Grid:
+    """Extend a grid until every side is a multiple of a number."""
+    return centered_grid(grid, [-(-n // multiple) * multiple for n in grid.shape])
 
 
-def fitted(image: Tensor, grid: Grid, domain: Grid) -> Tensor:
-    """An image ``(B, C, *grid.shape)`` on the lattice that :func:`centered` made of its own; its border runs on."""
+def crop_or_pad(image: Tensor, grid: Grid, domain: Grid) -> Tensor:
+    """Crop or pad an image ``(B, C, *grid.shape)`` to a :func:`centered_grid` of its own; padding repeats the border."""
     if image.shape[2:] == domain.shape:
         return image
     pads: list[int] = []

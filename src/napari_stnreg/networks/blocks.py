@@ -1,4 +1,4 @@
-"""The few layers all networks here are built of, for 2D and 3D alike."""
+"""Layers shared by all networks, for 2D and 3D."""
 
 from __future__ import annotations
 
@@ -10,65 +10,63 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SLOPE = 0.2
-"""Slope of the leaky rectifier below zero."""
+NEGATIVE_SLOPE = 0.2
+"""Slope of the leaky ReLU below zero, as in VoxelMorph."""
 
 
 def convolution(
     ndim: int, inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, padding: int | None = None
 ) -> nn.Module:
-    """A convolution whose weights keep the variance through leaky rectifiers; zero padding that keeps the size."""
-    kind = nn.Conv2d if ndim == 2 else nn.Conv3d
-    layer = kind(inputs, outputs, kernel, stride=stride, padding=kernel // 2 if padding is None else padding)
-    nn.init.kaiming_normal_(layer.weight, a=SLOPE)
+    """Return a convolution with Kaiming initialization; zero padding keeps the size by default."""
+    layer_class = nn.Conv2d if ndim == 2 else nn.Conv3d
+    layer = layer_class(inputs, outputs, kernel, stride=stride, padding=kernel // 2 if padding is None else padding)
+    nn.init.kaiming_normal_(layer.weight, a=NEGATIVE_SLOPE)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
 
 
-def rectifier() -> nn.Module:
-    """A leaky rectifier that overwrites its input: nothing else reads it, and memory is what 3D runs out of."""
-    return nn.LeakyReLU(SLOPE, inplace=True)
+def leaky_relu() -> nn.Module:
+    """Return a leaky ReLU that overwrites its input, which saves memory in 3D."""
+    return nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)
 
 
-def normalizer(channels: int) -> nn.Module:
-    """Group normalization, which works for batches of one."""
+def group_norm(channels: int) -> nn.Module:
+    """Return group normalization, which works for batches of one."""
     return nn.GroupNorm(math.gcd(channels, 8), channels)
 
 
-def pooled(x: Tensor, factors: Sequence[int]) -> Tensor:
-    """Averages over blocks of voxels; blocks at the end may be cut short."""
+def average_pool(x: Tensor, factors: Sequence[int]) -> Tensor:
+    """Average over blocks of voxels; the last block along an axis may be smaller."""
     if all(f == 1 for f in factors):
         return x
     pool = F.avg_pool2d if x.ndim == 4 else F.avg_pool3d
     return pool(x, tuple(factors), ceil_mode=True, count_include_pad=False)
 
 
-def zeroed(layer: nn.Module) -> nn.Module:
-    """The layer with weights and bias of zero: what it feeds begins at the identity."""
+def zero_initialized(layer: nn.Module) -> nn.Module:
+    """Set the weights and bias of a layer to zero, so that the transform it parametrizes starts at the identity."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
-class WholeImageRegressor(nn.Module):
-    """Convolutions that halve the image until a few voxels are left, then two dense layers to some numbers.
+class GlobalRegressor(nn.Module):
+    """Regress numbers from a whole image: strided convolutions to a few voxels, then two dense layers.
 
-    The dense layers see where in the image something lies, which averaging over the image would hide; the price is that
-    the image must have one size.
+    Dense layers keep the position of what they see, which global average pooling would lose; in return the image must
+    have a fixed size.
 
     Parameters
     ----------
-    ndim, channels
-        Of the input.
-    shape
-        Of the input.
+    ndim, channels, shape
+        Axes, channels and size of the input.
     features
-        Channels after each halving. Halving ends earlier when no side would keep 3 voxels.
+        Channels after each downsampling by two. Downsampling stops when a side would have fewer than 3 voxels.
     hidden
-        Width of the dense layer between.
+        Width of the hidden dense layer.
     outputs
-        How many numbers. They are zero before training.
+        Number of outputs. They are zero before training.
     shrink
         Average blocks of this many voxels along each axis first; for large volumes.
     """
@@ -91,16 +89,16 @@ class WholeImageRegressor(nn.Module):
         for width in features:
             if min(size) < 5:
                 break
-            layers += [convolution(ndim, inputs, width, stride=2), normalizer(width), rectifier()]
+            layers += [convolution(ndim, inputs, width, stride=2), group_norm(width), leaky_relu()]
             size = [math.ceil(n / 2) for n in size]
             inputs = width
-        layers += [convolution(ndim, inputs, inputs), normalizer(inputs), rectifier()]
+        layers += [convolution(ndim, inputs, inputs), group_norm(inputs), leaky_relu()]
         self.layers = nn.Sequential(*layers)
         self.head = nn.Sequential(
-            nn.Linear(inputs * math.prod(size), hidden), rectifier(), zeroed(nn.Linear(hidden, outputs))
+            nn.Linear(inputs * math.prod(size), hidden), leaky_relu(), zero_initialized(nn.Linear(hidden, outputs))
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, channels, *shape)`` to ``(B, outputs)``."""
-        seen = self.layers(pooled(x, self.shrink))
-        return cast(Tensor, self.head(torch.flatten(seen, 1)))
+        """Map ``(B, channels, *shape)`` to ``(B, outputs)``."""
+        features = self.layers(average_pool(x, self.shrink))
+        return cast(Tensor, self.head(torch.flatten(features, 1)))

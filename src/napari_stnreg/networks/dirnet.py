@@ -1,4 +1,4 @@
-"""DIRNet: one small network looks at overlapping patches of both images and moves a control point for each."""
+"""DIRNet: a fully convolutional network that regresses B-spline control points."""
 
 from __future__ import annotations
 
@@ -13,36 +13,37 @@ from torch import Tensor, nn
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.networks.base import LocalizationNetwork, padded
-from napari_stnreg.networks.blocks import convolution, normalizer, pooled, rectifier, zeroed
+from napari_stnreg.networks.base import LocalizationNetwork, padded_grid
+from napari_stnreg.networks.blocks import average_pool, convolution, group_norm, leaky_relu, zero_initialized
 from napari_stnreg.transforms import BSplineFamily
 from napari_stnreg.transforms.bspline import NO_FOLDING
 
 
 class DIRNet(LocalizationNetwork):
-    """A fully convolutional regressor of B-spline control points.
+    """Regress B-spline control points from overlapping patches of both images.
 
     Parameters
     ----------
     ndim, channels
-        See :class:`LocalizationNetwork`.
+        See :class:`Network`.
     spacing
-        Distance of the control points in voxels, a power of two, for all axes or for each.
+        Control point spacing in voxels, a power of two, for all axes or for each.
     features
         Channels of the convolutions.
     depth
-        Convolutions at the resolution of the control grid; each widens a control point's patch by two spacings.
+        Convolutions at the resolution of the control grid; each widens a control point's receptive field by two
+        spacings.
     limit
-        Coefficients stay below this share of the control spacing; the default rules out folds. ``None`` for no limit.
-        Of two networks in a row, the first with wide spacing, neither folds and together they reach far.
+        Largest coefficient as a fraction of the control spacing; the default rules out folding. ``None`` for no limit.
+        Two networks in sequence, the first with wide spacing, do not fold and still model large displacements.
     shrink
         Average blocks of this many voxels along each axis first, a power of two no larger than the spacing.
 
     Notes
     -----
-    Averaging halves the image until a voxel is a cell of the control grid. A last convolution of two voxels, padded by
-    two, then stands at the corners between cells, which is where the control points are, and reaches the ring of them
-    around the image.
+    Average pooling downsamples the image until a voxel is a cell of the control grid. A last convolution of two voxels,
+    padded by two, evaluates at the corners between cells, where the control points are, and covers the ring of control
+    points around the image.
 
     References
     ----------
@@ -52,6 +53,7 @@ class DIRNet(LocalizationNetwork):
     """
 
     name = "dirnet"
+    families = ("bspline",)
 
     def __init__(
         self,
@@ -78,31 +80,31 @@ class DIRNet(LocalizationNetwork):
         self.halvings = int(math.log2(max(steps) // self.shrink))
         widths = [2 * channels, *[features] * (self.halvings + depth)]
         self.convolutions = nn.ModuleList(
-            nn.Sequential(convolution(ndim, a, b), normalizer(b), rectifier()) for a, b in itertools.pairwise(widths)
+            nn.Sequential(convolution(ndim, a, b), group_norm(b), leaky_relu()) for a, b in itertools.pairwise(widths)
         )
         self.corners = nn.Sequential(
             convolution(ndim, features, 2 * features, 2, padding=2),
-            rectifier(),
+            leaky_relu(),
             convolution(ndim, 2 * features, 2 * features, 1),
-            rectifier(),
-            zeroed(convolution(ndim, 2 * features, ndim, 1)),
+            leaky_relu(),
+            zero_initialized(convolution(ndim, 2 * features, ndim, 1)),
         )
 
     def domain(self, grid: Grid) -> Grid:
-        """Whole cells along every axis."""
-        return padded(grid, max(self.spacing))
+        """Extend the grid to whole cells along every axis."""
+        return padded_grid(grid, max(self.spacing))
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """See :meth:`LocalizationNetwork.forward`."""
-        seen = pooled(torch.cat([fixed, moving], dim=1), [self.shrink] * self.ndim)
+        features = average_pool(torch.cat([fixed, moving], dim=1), [self.shrink] * self.ndim)
         for level, layer in enumerate(self.convolutions):
-            seen = layer(seen)
+            features = layer(features)
             if level < self.halvings:
-                seen = pooled(seen, [2 if s // self.shrink >> level > 1 else 1 for s in self.spacing])
-        moved = cast(Tensor, self.corners(seen))
-        # a unit of the last layer is the control spacing
-        return moved * moved.new_tensor(self.spacing).reshape(-1, *[1] * self.ndim)
+                features = average_pool(features, [2 if s // self.shrink >> level > 1 else 1 for s in self.spacing])
+        coefficients = cast(Tensor, self.corners(features))
+        # An output of 1 is one control spacing.
+        return coefficients * coefficients.new_tensor(self.spacing).reshape(-1, *[1] * self.ndim)
 
     def config(self) -> dict[str, Any]:
-        """See :meth:`LocalizationNetwork.config`."""
+        """See :meth:`Network.config`."""
         return {"name": self.name, "ndim": self.ndim, "channels": self.channels, **self._config}

@@ -1,4 +1,4 @@
-"""Networks that look at the whole of both images and give a few numbers: linear families and thin-plate splines."""
+"""Networks that regress a few parameters from the whole of both images: linear families and thin-plate splines."""
 
 from __future__ import annotations
 
@@ -11,51 +11,53 @@ from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.networks.base import LocalizationNetwork, centered
-from napari_stnreg.networks.blocks import WholeImageRegressor
-from napari_stnreg.registration.settings import LINEAR_FAMILIES
+from napari_stnreg.networks.base import LocalizationNetwork, centered_grid
+from napari_stnreg.networks.blocks import GlobalRegressor
 from napari_stnreg.transforms import make_family
 
-FEATURES = {2: (16, 32, 64, 64, 64, 64), 3: (16, 32, 64, 64, 64, 64)}
+DEFAULT_FEATURES = (16, 32, 64, 64, 64, 64)
+"""Channels after each downsampling by two."""
 
 
-class WholeImage(LocalizationNetwork):
-    """What sees images of one size.
+class FixedSizeNetwork(LocalizationNetwork):
+    """Base class of networks whose layers need images of one size.
 
     Parameters
     ----------
     ndim, channels
-        See :class:`LocalizationNetwork`.
+        See :class:`Network`.
     shape
-        Size of the images it was made for; others are cut or padded about their middle.
+        Size of the images; others are cropped or padded about their center.
     """
+
+    fixed_size = True
 
     def __init__(self, ndim: int, channels: int, shape: Sequence[int]) -> None:
         super().__init__(ndim, channels)
         if len(shape) != ndim:
-            raise InputError(f"A {ndim}D network needs {ndim} sizes of an image, not {len(shape)}.")
+            raise InputError(f"A {ndim}D network needs {ndim} image sizes, not {len(shape)}.")
         self.shape = tuple(int(n) for n in shape)
 
     def domain(self, grid: Grid) -> Grid:
-        """The lattice at the size the network was made for."""
-        return centered(grid, self.shape)
+        """Return the grid cropped or extended to the network's size."""
+        return centered_grid(grid, self.shape)
 
     def config(self) -> dict[str, Any]:
-        """See :meth:`LocalizationNetwork.config`."""
+        """See :meth:`Network.config`."""
         return {"name": self.name, "ndim": self.ndim, "channels": self.channels, "shape": list(self.shape)}
 
 
-class WholeImageNetwork(WholeImage):
-    """Fixed and moving image side by side through convolutions and two dense layers.
+class GlobalRegressionNetwork(FixedSizeNetwork):
+    """Base class: fixed and moving image as channels through convolutions and two dense layers.
 
     Parameters
     ----------
     ndim, channels, shape
-        See :class:`WholeImage`.
-    features, hidden, shrink
-        See :class:`~napari_stnreg.networks.blocks.WholeImageRegressor`.
+        See :class:`FixedSizeNetwork`.
     outputs
         Numbers for one pair.
+    features, hidden, shrink
+        See :class:`~napari_stnreg.networks.blocks.GlobalRegressor`.
     """
 
     def __init__(
@@ -70,29 +72,29 @@ class WholeImageNetwork(WholeImage):
     ) -> None:
         super().__init__(ndim, channels, shape)
         self.sizes: dict[str, Any] = {
-            "features": list(features or FEATURES[ndim]), "hidden": int(hidden), "shrink": int(shrink)
+            "features": list(features or DEFAULT_FEATURES), "hidden": int(hidden), "shrink": int(shrink)
         }  # fmt: skip
-        self.regressor = WholeImageRegressor(ndim, 2 * channels, self.shape, outputs=outputs, **self.sizes)
+        self.regressor = GlobalRegressor(ndim, 2 * channels, self.shape, outputs=outputs, **self.sizes)
 
     def regress(self, fixed: Tensor, moving: Tensor) -> Tensor:
-        """``(B, outputs)``."""
-        seen: Tensor = self.regressor(torch.cat([fixed, moving], dim=1))
-        return seen
+        """Return the numbers, ``(B, outputs)``."""
+        numbers: Tensor = self.regressor(torch.cat([fixed, moving], dim=1))
+        return numbers
 
     def config(self) -> dict[str, Any]:
-        """See :meth:`LocalizationNetwork.config`."""
+        """See :meth:`Network.config`."""
         return {**super().config(), **self.sizes}
 
 
-class AffineNetwork(WholeImageNetwork):
-    """A convolutional network that gives a translation, rigid, similarity or affine transform; it starts at none.
+class AffineNetwork(GlobalRegressionNetwork):
+    """Regress a translation, rigid, similarity or affine transform; the identity before training.
 
     Parameters
     ----------
     ndim, channels, shape, features, hidden, shrink
-        See :class:`WholeImageNetwork`.
+        See :class:`GlobalRegressionNetwork`.
     family
-        ``"translation"``, ``"rigid"``, ``"similarity"`` or ``"affine"``.
+        One of :attr:`families`.
 
     References
     ----------
@@ -101,6 +103,7 @@ class AffineNetwork(WholeImageNetwork):
     """
 
     name = "affine"
+    families = ("translation", "rigid", "similarity", "affine")
 
     def __init__(
         self,
@@ -113,29 +116,29 @@ class AffineNetwork(WholeImageNetwork):
         hidden: int = 128,
         shrink: int = 1,
     ) -> None:
-        if family not in LINEAR_FAMILIES:
-            raise InputError(f"The affine network has the families {', '.join(LINEAR_FAMILIES)}, not '{family}'.")
-        made = make_family(family)
-        (count,) = made.parameter_shape(Grid.from_spacing([2] * ndim))
+        if family not in self.families:
+            raise InputError(f"The affine network has the families {', '.join(self.families)}, not '{family}'.")
+        linear = make_family(family)
+        (count,) = linear.parameter_shape(Grid.from_spacing([2] * ndim))
         super().__init__(ndim, channels, shape, count, features, hidden, shrink)
-        self.family = made
+        self.family = linear
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """See :meth:`LocalizationNetwork.forward`."""
         return self.regress(fixed, moving)
 
     def config(self) -> dict[str, Any]:
-        """See :meth:`LocalizationNetwork.config`."""
+        """See :meth:`Network.config`."""
         return {**super().config(), "family": self.family.name}
 
 
-class ThinPlateNetwork(WholeImageNetwork):
-    """A convolutional network that moves a lattice of thin-plate control points.
+class ThinPlateNetwork(GlobalRegressionNetwork):
+    """Regress the displacements of a regular grid of thin-plate control points.
 
     Parameters
     ----------
     ndim, channels, shape, features, hidden, shrink
-        See :class:`WholeImageNetwork`.
+        See :class:`GlobalRegressionNetwork`.
     points
         Control points along each axis.
     stiffness
@@ -147,6 +150,7 @@ class ThinPlateNetwork(WholeImageNetwork):
     """
 
     name = "tps"
+    families = ("tps",)
 
     def __init__(
         self,
@@ -165,14 +169,14 @@ class ThinPlateNetwork(WholeImageNetwork):
         family = make_family("tps", **self._spline)
         super().__init__(ndim, channels, shape, int(np.prod(counts)) * ndim, features, hidden, shrink)
         self.family = family
-        # A unit of the last layer moves a control point by the distance between two.
-        self._reach = [n / max(k - 1, 1) for n, k in zip(self.shape, counts, strict=True)]
+        # An output of 1 moves a control point by the distance between two.
+        self._point_spacing = [n / max(k - 1, 1) for n, k in zip(self.shape, counts, strict=True)]
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """See :meth:`LocalizationNetwork.forward`."""
-        moved = self.regress(fixed, moving).reshape(fixed.shape[0], -1, self.ndim)
-        return moved * moved.new_tensor(self._reach)
+        displacements = self.regress(fixed, moving).reshape(fixed.shape[0], -1, self.ndim)
+        return displacements * displacements.new_tensor(self._point_spacing)
 
     def config(self) -> dict[str, Any]:
-        """See :meth:`LocalizationNetwork.config`."""
+        """See :meth:`Network.config`."""
         return {**super().config(), **self._spline}

@@ -1,4 +1,4 @@
-"""The grid generator: from a transform to the coordinates at which the sampler reads the moving image."""
+"""Grid generator: from a transform to the coordinates at which the moving image is sampled."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from napari_stnreg.transforms.base import affine_points, lattice_points
 
 
 def sampling_grid(transform: Transform, onto: Grid, image_grid: Grid) -> Tensor:
-    """Where the voxels of a lattice land in an image, in the sampler's own coordinates.
+    """Map the voxels of a grid into an image, in the sampler's normalized coordinates.
 
     Parameters
     ----------
     transform
         ``B`` transforms, fixed world to moving world.
     onto
-        The lattice of the result, in the fixed world.
+        Grid of the result, in the fixed world.
     image_grid
-        Where the moving image lies.
+        Grid of the moving image.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def sampling_grid(transform: Transform, onto: Grid, image_grid: Grid) -> Tensor:
     last = torch.as_tensor(matrix, dtype=torch.float64, device=transform.device)[None]
     if transform.device.type == "mps":
         last = last.float()
-    if isinstance(parts[-1], AffineTransform):  # one product of matrices instead of another pass over the points
+    if isinstance(parts[-1], AffineTransform):  # a matrix product instead of another pass over the points
         last = last @ parts[-1].matrix.to(last.dtype)
         parts = parts[:-1]
     place = torch.as_tensor(onto.matrix.copy(), dtype=last.dtype, device=last.device)
@@ -55,7 +55,7 @@ def sampling_grid(transform: Transform, onto: Grid, image_grid: Grid) -> Tensor:
 
 
 def _dense(part: DisplacementTransform | VelocityTransform, onto: Grid, last: Tensor, place: Tensor) -> Tensor:
-    """Base coordinates plus the displacement brought into the sampler's frame; no points of the world are made."""
+    """Add the displacement, converted to the sampler's coordinates, to the base grid, without computing world points."""
     displacement = part.as_displacement if isinstance(part, VelocityTransform) else part
     field = displacement.field_at(onto).movedim(1, -1)
     base = lattice_points((last @ place).float(), onto.shape)
@@ -69,7 +69,7 @@ def _dense(part: DisplacementTransform | VelocityTransform, onto: Grid, last: Te
     return base + affine_points(field, rows)
 
 
-def warped(
+def warp_batch(
     image: Tensor,
     transform: Transform,
     onto: Grid,
@@ -78,7 +78,28 @@ def warped(
     padding: Padding = "border",
     mode: Kernel = "linear",
 ) -> Tensor:
-    """Read images ``(B, C, *image_grid.shape)`` once through ``B`` transforms, ``(B, C, *onto.shape)``."""
-    return sample_normalized(
-        image, sampling_grid(transform, onto, image_grid or onto).to(image.dtype), padding=padding, mode=mode
-    )
+    """Warp a batch of images, ``warped(x) = image(T(x))``.
+
+    Parameters
+    ----------
+    image
+        ``(B, C, *image_grid.shape)``. Integers are label maps: sampled by nearest neighbor, with 0 outside.
+    transform
+        ``B`` transforms from the world of ``onto`` to that of the image.
+    onto
+        Grid of the result.
+    image_grid
+        Grid of the images; ``onto`` if not given.
+    padding, mode
+        See :func:`~napari_stnreg.ops.interpolation.sample_normalized`.
+
+    Returns
+    -------
+    Tensor
+        ``(B, C, *onto.shape)``.
+    """
+    if not image.is_floating_point():
+        labels = warp_batch(image.float(), transform, onto, image_grid, padding="zeros", mode="nearest")
+        return labels.to(image.dtype)
+    coordinates = sampling_grid(transform, onto, image_grid or onto).to(image.dtype)
+    return sample_normalized(image, coordinates, padding=padding, mode=mode)

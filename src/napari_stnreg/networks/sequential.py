@@ -1,8 +1,8 @@
-"""Several networks in one model, each looking at what the ones before it have done."""
+"""Several networks in one model, each applied to the result of those before it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -10,25 +10,25 @@ from torch import Tensor, nn
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.networks.base import LocalizationNetwork
-from napari_stnreg.networks.grid_generator import warped
+from napari_stnreg.networks.base import LocalizationNetwork, make_network
+from napari_stnreg.networks.grid_generator import warp_batch
 from napari_stnreg.transforms import Transform, chain
 
 
-class SequentialNetwork(LocalizationNetwork):
-    """Affine, then deformable, or any other networks in a row.
+class SequentialNetwork(LocalizationNetwork, selectable=False):
+    """A cascade of networks, such as affine, then deformable.
 
-    Each network is shown the fixed image and the moving one as it looks through the stages so far. Their transforms are
-    chained and the original is sampled once: ``T(x) = first(second(x))``, for the second one acts in the world into
-    which the first has brought the moving image.
+    Each network sees the fixed image and the moving image warped by the stages so far. The transforms are composed and
+    the original is sampled once: ``T(x) = first(second(x))``, since the second acts in the world to which the first has
+    brought the moving image.
 
     Parameters
     ----------
     stages
-        The networks, in order.
+        The networks, in order, with equal numbers of axes and channels.
     """
 
-    name = "stages"
+    name = "sequential"
 
     def __init__(self, stages: Sequence[LocalizationNetwork]) -> None:
         if not stages or len({(one.ndim, one.channels) for one in stages}) != 1:
@@ -38,35 +38,41 @@ class SequentialNetwork(LocalizationNetwork):
         self.active = len(stages)
         self.family = stages[-1].family
 
+    @classmethod
+    def from_config(cls, options: Mapping[str, Any]) -> SequentialNetwork:
+        """See :meth:`Network.from_config`."""
+        stages = [make_network(one) for one in options["stages"]]
+        return cls([one for one in stages if isinstance(one, LocalizationNetwork)])
+
     def networks(self) -> list[LocalizationNetwork]:
-        """The stages."""
+        """Return the stages."""
         return [cast(LocalizationNetwork, one) for one in self.stages]
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
-        """Stages have no parameters in common; use :meth:`transform`."""
+        """Refuse: stages have no common parameters. Use :meth:`transform`."""
         raise NotImplementedError("Several stages give a transform, not one set of parameters.")
 
     def transform(self, fixed: Tensor, moving: Tensor, grid: Grid) -> Transform:
-        """See :meth:`LocalizationNetwork.transform`; only the first ``active`` stages take part (training in turn)."""
+        """See :meth:`LocalizationNetwork.transform`; only the first ``active`` stages run (sequential training)."""
         whole: Transform | None = None
         for stage in self.networks()[: self.active]:
-            found = stage.transform(fixed, moving if whole is None else warped(moving, whole, grid), grid)
-            whole = found if whole is None else chain(found, whole)
+            step = stage.transform(fixed, moving if whole is None else warp_batch(moving, whole, grid), grid)
+            whole = step if whole is None else chain(step, whole)
         assert whole is not None
         return whole
 
-    def in_turn(self, number: int) -> None:
-        """Train one stage on top of those before it, whose weights stay; a negative number trains all together."""
-        self.active = len(self.stages) if number < 0 else number + 1
+    def set_trainable_stage(self, index: int) -> None:
+        """Train one stage after those before it, whose weights are frozen; a negative index trains all jointly."""
+        self.active = len(self.stages) if index < 0 else index + 1
         for position, stage in enumerate(self.stages):
-            stage.requires_grad_(number < 0 or position == number)
+            stage.requires_grad_(index < 0 or position == index)
 
     def set_autocast(self, dtype: torch.dtype | None) -> None:
-        """Half precision for the layers of every stage."""
+        """Set half precision for the layers of every stage."""
         for stage in self.networks():
-            stage.autocast = dtype
+            stage.set_autocast(dtype)
 
     def config(self) -> dict[str, Any]:
-        """See :meth:`LocalizationNetwork.config`."""
+        """See :meth:`Network.config`."""
         stages = [one.config() for one in self.networks()]
         return {"name": self.name, "ndim": self.ndim, "channels": self.channels, "stages": stages}

@@ -1,4 +1,4 @@
-"""The spatial transformer as a layer for anybody's network."""
+"""The spatial transformer as a layer."""
 
 from __future__ import annotations
 
@@ -11,38 +11,37 @@ from torch import Tensor, nn
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.networks.blocks import WholeImageRegressor
-from napari_stnreg.networks.grid_generator import warped
+from napari_stnreg.networks.blocks import GlobalRegressor
+from napari_stnreg.networks.grid_generator import warp_batch
 from napari_stnreg.ops.interpolation import Kernel, Padding, smoothed_for
 from napari_stnreg.transforms import Transform, TransformFamily, make_family
 
 
 class SpatialTransformer(nn.Module):
-    """Localization network, grid generator and sampler: learns where in its input to look.
+    """Localization network, grid generator and sampler in one differentiable layer.
 
     Parameters
     ----------
     localization
-        Any module that takes the feature maps ``(B, C, *shape)`` and gives the family's parameters, flat or in shape:
-        ``(B, ...)`` with :meth:`parameter_count` numbers for each. Zero is the identity. ``None`` when parameters
-        are always given to the call; :meth:`with_cnn` makes one.
+        Module that maps feature maps ``(B, C, *shape)`` to the family's parameters, ``(B, ...)`` with
+        :meth:`parameter_count` numbers for each; zero is the identity. ``None`` if parameters are always passed to the
+        call. :meth:`with_cnn` makes one.
     family
-        Name of a transform family, or one.
+        Transform family or its name.
     output_shape
         Size of the result, finer or coarser than the input; ``None`` for the input's own.
     kernel
         ``"linear"``, ``"cubic"`` (2D only), or ``"nearest"`` for labels. Nearest has no gradient with respect to the
-        parameters: where a voxel is read jumps.
+        parameters.
     padding
         ``"zeros"``, ``"border"`` or ``"reflection"`` outside the input.
     antialias
-        Smooth the input first where the result is coarser, or stripes turn into moire.
+        Smooth the input first if the result is coarser.
 
     Notes
     -----
-    The frame is that of the feature map: unit voxels, its outer faces stay where they are under the identity whatever
-    the output's size. Parameters say where to *read*: a shift of +1 along an axis brings what lies to the right to the
-    left.
+    The world is that of the feature map, in voxels about its center; under the identity its outer faces stay in place
+    for any output size. Parameters describe the pull-back: a shift of +1 along an axis moves the content by -1.
 
     References
     ----------
@@ -88,68 +87,68 @@ class SpatialTransformer(nn.Module):
         hidden: int = 64,
         **options: Any,
     ) -> SpatialTransformer:
-        """One with a small convolutional localization network that begins at the identity.
+        """Return a layer with a small convolutional localization network that starts at the identity.
 
         Parameters
         ----------
         channels, shape
-            Of the feature maps it will see.
+            Channels and size of the feature maps.
         family
             See the class.
         features, hidden
-            See :class:`~napari_stnreg.networks.blocks.WholeImageRegressor`.
+            See :class:`~napari_stnreg.networks.blocks.GlobalRegressor`.
         **options
-            Of the class.
+            Keyword arguments of the class.
         """
         layer = cls(None, family, **options)
         count = layer.parameter_count(shape)
-        layer.localization = WholeImageRegressor(len(shape), channels, shape, features, hidden, count)
+        layer.localization = GlobalRegressor(len(shape), channels, shape, features, hidden, count)
         return layer
 
     def parameter_count(self, shape: Sequence[int]) -> int:
-        """Numbers that the localization gives for feature maps of a shape."""
+        """Return how many parameters the localization predicts for feature maps of a shape."""
         return int(np.prod(self.family.parameter_shape(_frame(tuple(shape)))))
 
     def transform(self, features: Tensor, theta: Tensor | None = None) -> Transform:
-        """The transforms for feature maps, in voxels about their middle.
+        """Return the transforms for feature maps, in voxels about their center.
 
         Parameters
         ----------
         features
             ``(B, C, *shape)``.
         theta
-            Parameters instead of the localization's.
+            Parameters to use instead of the localization's.
 
         Raises
         ------
         InputError
-            If there are neither, or not as many as the family takes.
+            If there is no localization and no ``theta``, or the number of parameters is wrong.
         """
         frame = _frame(tuple(features.shape[2:]))
         wanted = self.family.parameter_shape(frame)
         if theta is None:
             if self.localization is None:
-                raise InputError("This spatial transformer has no localization network; give it parameters.")
+                raise InputError("This spatial transformer has no localization network; pass theta.")
             theta = self.localization(features)
         if theta[0].numel() != int(np.prod(wanted)):
             raise InputError(
-                f"The localization gives {theta[0].numel()} numbers; this family needs {int(np.prod(wanted))}."
+                f"The localization returned {theta[0].numel()} parameters; this family needs {int(np.prod(wanted))}."
             )
         return self.family(theta.reshape(-1, *wanted).float(), frame)
 
     def forward(self, features: Tensor, theta: Tensor | None = None) -> Tensor:
-        """Feature maps ``(B, C, *shape)`` as read through the transform, ``(B, C, *output_shape)``."""
+        """Warp feature maps ``(B, C, *shape)``, ``(B, C, *output_shape)``."""
         if self.kernel == "cubic" and features.ndim == 5:
-            raise InputError("Cubic sampling exists in 2D only; take the linear kernel for volumes.")
+            raise InputError("The cubic kernel is 2D only; use the linear kernel for volumes.")
         frame = _frame(tuple(features.shape[2:]))
         transform = self.transform(features, theta)
         onto = frame if self.output_shape is None else frame.resized(self.output_shape)
         if self.antialias and self.kernel != "nearest":
             features = smoothed_for(features, [a / b for a, b in zip(frame.shape, onto.shape, strict=True)])
-        return warped(features, transform, onto, frame, padding=self.padding, mode=self.kernel)
+        return warp_batch(features, transform, onto, frame, padding=self.padding, mode=self.kernel)
 
 
 @lru_cache(maxsize=64)
 def _frame(shape: tuple[int, ...]) -> Grid:
-    """Unit voxels about the origin, so that a rotation does not shift."""
+    """Return unit voxels about the origin, so that rotations are about the center."""
     return Grid.from_spacing(shape, 1.0, [-(n - 1) / 2 for n in shape])

@@ -1,4 +1,4 @@
-"""VoxelMorph: a U-Net that gives a displacement, or a velocity, for every voxel."""
+"""VoxelMorph: a U-Net that predicts a displacement or velocity for every voxel."""
 
 from __future__ import annotations
 
@@ -10,32 +10,30 @@ from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.networks.base import LocalizationNetwork, padded
-from napari_stnreg.networks.blocks import convolution, pooled, zeroed
+from napari_stnreg.networks.base import LocalizationNetwork, padded_grid
+from napari_stnreg.networks.blocks import average_pool, convolution, zero_initialized
 from napari_stnreg.networks.unet import UNet
 from napari_stnreg.transforms import make_family
 
 Resolution = Literal["full", "half"]
-FIELD_FAMILIES = ("diffeomorphic", "displacement")
 
 
 class VoxelMorph(LocalizationNetwork):
-    """A U-Net over both images.
+    """Predict a dense field from both images with a U-Net.
 
     Parameters
     ----------
     ndim, channels
-        See :class:`LocalizationNetwork`.
+        See :class:`Network`.
     family
         ``"diffeomorphic"`` (a velocity, integrated at half the resolution) or ``"displacement"``.
     encoder, decoder, final
         See :class:`UNet`. The default is VoxelMorph's own.
     resolution
-        ``"half"`` leaves out the layers at full size that cost most; the field is then linear between every other
-        voxel.
+        ``"half"`` leaves out the layers at full resolution, which cost most; the field is then interpolated linearly.
     shrink
-        Average blocks of this many voxels along each axis first. Of two networks in a row, one that shrinks finds the
-        large moves and one that does not the small ones.
+        Average blocks of this many voxels along each axis first. In a sequence of two networks, one that shrinks finds
+        large displacements and one that does not refines them.
 
     References
     ----------
@@ -45,6 +43,7 @@ class VoxelMorph(LocalizationNetwork):
     """
 
     name = "voxelmorph"
+    families = ("diffeomorphic", "displacement")
 
     def __init__(
         self,
@@ -59,41 +58,41 @@ class VoxelMorph(LocalizationNetwork):
         shrink: int = 1,
     ) -> None:
         super().__init__(ndim, channels)
-        if family not in FIELD_FAMILIES:
-            raise InputError(f"VoxelMorph has the families {' and '.join(FIELD_FAMILIES)}, not '{family}'.")
+        if family not in self.families:
+            raise InputError(f"VoxelMorph has the families {' and '.join(self.families)}, not '{family}'.")
         if resolution not in get_args(Resolution):
             raise InputError(f"The resolution is full or half, not '{resolution}'.")
         if shrink < 1:
-            raise InputError(f"The network shrinks its images by 1 or more, not {shrink}.")
+            raise InputError(f"The shrink factor of a network is 1 or more, not {shrink}.")
         self.family = make_family(family)
         self.shrink = int(shrink)
         self.resolution = resolution
         self._sizes = {"encoder": list(encoder), "decoder": list(decoder), "final": list(final)}
         self.unet = UNet(ndim, 2 * channels, encoder, decoder, final, half=resolution == "half")
-        self.flow = zeroed(convolution(ndim, self.unet.width, ndim))
+        self.flow = zero_initialized(convolution(ndim, self.unet.width, ndim))
 
     @property
     def _step(self) -> int:
         return 1 if self.resolution == "full" and self.family.name == "displacement" else 2
 
     def domain(self, grid: Grid) -> Grid:
-        """A lattice that halves evenly at every level."""
-        return padded(grid, self.shrink * 2 ** len(self._sizes["encoder"]))
+        """Extend the grid so that it halves evenly at every level."""
+        return padded_grid(grid, self.shrink * 2 ** len(self._sizes["encoder"]))
 
     def parameter_domain(self, domain: Grid) -> Grid:
-        """Half the resolution for velocities, and where the network ends there."""
+        """Half the resolution for velocities and for a network of half resolution."""
         return domain.resized([n // (self._step * self.shrink) for n in domain.shape])
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """See :meth:`LocalizationNetwork.forward`; vectors are in voxels of :meth:`parameter_domain`."""
-        seen = pooled(torch.cat([fixed, moving], dim=1), [self.shrink] * self.ndim)
-        field: Tensor = self.flow(self.unet(seen))
+        images = average_pool(torch.cat([fixed, moving], dim=1), [self.shrink] * self.ndim)
+        field: Tensor = self.flow(self.unet(images))
         if self._step == 2 and self.resolution == "full":
-            field = pooled(field, [2] * self.ndim) / 2
+            field = average_pool(field, [2] * self.ndim) / 2
         return field
 
     def config(self) -> dict[str, Any]:
-        """See :meth:`LocalizationNetwork.config`."""
+        """See :meth:`Network.config`."""
         return {
             "name": self.name,
             "ndim": self.ndim,

@@ -66,7 +66,6 @@ def fit_pair(problem: Problem, settings: RegistrationSettings, start: Transform 
 
 
 def _stages(problem: Problem, settings: RegistrationSettings, start: Transform | None) -> Fit:
-    torch.manual_seed(settings.seed)
     schedule = schedule_for(settings)
     total = stages.planned_steps(problem, settings, schedule)
     outer: Transform | None = None

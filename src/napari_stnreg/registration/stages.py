@@ -26,6 +26,7 @@ from napari_stnreg.losses import (
     folding_penalty,
     make_similarity,
 )
+from napari_stnreg.models.similarity import load_similarity
 from napari_stnreg.registration.optimizers.dense import DenseState, fit_dense
 from napari_stnreg.registration.optimizers.parametric import AdamOptions, ParametricState, Penalty, fit_parametric
 from napari_stnreg.registration.preprocessing import Problem
@@ -114,7 +115,7 @@ def stage_shrinks(problem: Problem, settings: RegistrationSettings, schedule: Sc
 
 def linear_similarity(settings: RegistrationSettings) -> Similarity:
     """What steers the start and the linear stages: the chosen similarity, with local NCC as global NCC."""
-    return make_similarity("ncc" if settings.similarity == "lncc" else settings.similarity)
+    return load_similarity("ncc" if settings.similarity == "lncc" else settings.similarity)
 
 
 def dense_similarity(settings: RegistrationSettings, ndim: int) -> Similarity:
@@ -125,7 +126,7 @@ def dense_similarity(settings: RegistrationSettings, ndim: int) -> Similarity:
         return WeightedSum([(local, 1.0), (make_similarity("ncc", squared=True), share)]) if share else local
     if settings.similarity == "mi":
         return make_similarity("mi", bins=MI_BINS)
-    return make_similarity(settings.similarity)
+    return load_similarity(settings.similarity)
 
 
 def run_linear(

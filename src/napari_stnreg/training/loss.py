@@ -20,6 +20,7 @@ from napari_stnreg.losses import (
     make_similarity,
     one_hot,
 )
+from napari_stnreg.models.similarity import load_similarity
 from napari_stnreg.networks import AutoEncoder, LocalizationNetwork, sampling_grid
 from napari_stnreg.ops.interpolation import sample_normalized
 from napari_stnreg.training.data.batch import Batch
@@ -174,7 +175,7 @@ def _similarity(settings: TrainingSettings) -> Similarity:
     name = settings.similarity_name
     if name == "lncc":
         return make_similarity("lncc", radius=settings.window or 3)
-    return make_similarity(name)
+    return load_similarity(name)
 
 
 def _penalty(name: str, part: Transform, grid: Grid) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from napari_stnreg.core.device import free_memory
 from napari_stnreg.core.errors import OutOfMemoryError
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.networks import AutoEncoder, Network, SequentialNetwork
+from napari_stnreg.networks import Network
 
 LOSS_BYTES = 260
 """For each voxel of the lattice: coordinates, warped image, similarity, and what their gradients take."""
@@ -31,10 +31,9 @@ def step_bytes(network: Network, grid: Grid, channels: int, batch_size: int, *, 
     half
         Whether the layers work in half precision.
     """
-    stages = network.networks() if isinstance(network, SequentialNetwork) else [network]
     total = 0.0
-    for stage in stages:
-        domain = grid if isinstance(stage, AutoEncoder) else stage.domain(grid)
+    for stage in network.networks():
+        domain = stage.domain(grid)
         share = LAYER_SHARE / 2 if half else LAYER_SHARE
         total += share * _kept(stage, (batch_size, channels, *domain.shape)) + LOSS_BYTES * batch_size * grid.size
     return int(total)
@@ -53,7 +52,7 @@ def _kept(stage: Network, shape: tuple[int, ...]) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         images = torch.empty(shape, device="meta")
-        shadow(images) if isinstance(stage, AutoEncoder) else shadow(images, images)
+        shadow(*[images] * stage.n_inputs)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 

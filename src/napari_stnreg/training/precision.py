@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from napari_stnreg.networks import LocalizationNetwork, Network, SequentialNetwork
 from napari_stnreg.training.settings import TrainingSettings
 
 
@@ -15,11 +14,3 @@ def half_precision(settings: TrainingSettings, device: torch.device) -> torch.dt
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
         return torch.float16
     return torch.bfloat16
-
-
-def set_precision(network: Network, half: torch.dtype | None) -> None:
-    """Let a network work in half precision, or no more."""
-    if isinstance(network, SequentialNetwork):
-        network.set_autocast(half)
-    elif isinstance(network, LocalizationNetwork):
-        network.autocast = half

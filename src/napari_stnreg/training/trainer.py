@@ -22,7 +22,7 @@ from napari_stnreg.training.checkpoint import TrainingState, load_checkpoint, sa
 from napari_stnreg.training.data.batch import Batch, TrainingData, steps_of
 from napari_stnreg.training.loss import Outcome, ReconstructionObjective, RegistrationObjective
 from napari_stnreg.training.memory import check_step, step_bytes
-from napari_stnreg.training.precision import half_precision, set_precision
+from napari_stnreg.training.precision import half_precision
 from napari_stnreg.training.progress import EpochRecord, Example, State, TrainingProgress
 from napari_stnreg.training.random_state import RandomState
 from napari_stnreg.training.schedule import Schedule
@@ -94,7 +94,7 @@ class Trainer:
         half = half_precision(settings, self.device)
         needed = step_bytes(network, data.grid, data.channels, settings.batch_size, half=half is not None)
         check_step(needed, settings.batch_size, self.device)
-        set_precision(network, half)
+        network.set_autocast(half)
         # bfloat16 has the range of float32; only float16 needs its losses scaled
         self.scaler = torch.amp.GradScaler(enabled=half == torch.float16)
         self.state = TrainingState(best_weights=self._weights())
@@ -186,7 +186,7 @@ class Trainer:
                 # The next network builds on the best of those before it.
                 self.network.load_state_dict(self.state.best_weights)
                 self.state.best_value = math.inf
-            self.network.in_turn(phase)
+            self.network.set_trainable_stage(phase)
         self.network.train()
 
     def learning_rate(self, epoch: int, step: int) -> float:
@@ -337,8 +337,8 @@ class Trainer:
         state = self.state
         self.network.load_state_dict(state.best_weights)
         if isinstance(self.network, SequentialNetwork):
-            self.network.in_turn(-1)
-        set_precision(self.network, None)
+            self.network.set_trainable_stage(-1)
+        self.network.set_autocast(None)
         summary = training_summary(
             self.data, self.settings, state, stop_reason=stop_reason, seconds=self._seconds(), device=self.device.type
         )

@@ -7,12 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.networks import grid_generator
-from napari_stnreg.ops.interpolation import Padding
 from napari_stnreg.transforms import AffineTransform, BSplineTransform, DisplacementTransform, Transform, chain
 from napari_stnreg.transforms.bspline import NO_FOLDING, BSplineFamily
 from napari_stnreg.transforms.families.linear import rotation
@@ -116,31 +113,3 @@ class SpatialAugmentation:
     def describe(self) -> dict[str, Any]:
         """What is drawn, JSON-ready."""
         return {name: value for name, value in asdict(self).items() if value}
-
-
-def warped(image: Tensor, image_grid: Grid, transform: Transform, grid: Grid, padding: Padding = "border") -> Tensor:
-    """An image seen through transforms, ``x -> image(T(x))``.
-
-    Parameters
-    ----------
-    image
-        ``(B, C, *image_grid.shape)``; whole numbers (labels) are read from the nearest voxel.
-    image_grid
-        Where it lies.
-    transform
-        With ``B`` sets of parameters, from the world of ``grid`` to that of the image.
-    grid
-        Where to look.
-    padding
-        What lies outside the image.
-
-    Returns
-    -------
-    Tensor
-        ``(B, C, *grid.shape)``.
-    """
-    with torch.no_grad():
-        if image.is_floating_point():
-            return grid_generator.warped(image, transform, grid, image_grid, padding=padding)
-        values = grid_generator.warped(image.float(), transform, grid, image_grid, padding="zeros", mode="nearest")
-        return values.to(image.dtype)

@@ -15,9 +15,10 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.intensity import normalize
 from napari_stnreg.models.input_spec import meet
+from napari_stnreg.networks.grid_generator import warp_batch
 from napari_stnreg.ops.interpolation import smoothed_for
 from napari_stnreg.training.augmentation.intensity import IntensityAugmentation
-from napari_stnreg.training.augmentation.spatial import SpatialAugmentation, warped
+from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
 from napari_stnreg.training.data.batch import Batch
 from napari_stnreg.training.data.image_sets import CACHE_BYTES, ImageSet
 from napari_stnreg.training.data.pair_sampler import ExampleSource, seeded_rng
@@ -164,8 +165,8 @@ class PairedImages(ExampleSource):
         if through is None and grid.shape == self.grid.shape and np.allclose(step, np.eye(self.grid.ndim + 1)):
             return tensor, table, own
         through = AffineTransform.identity(self.grid.ndim, self.grid.unit) if through is None else through
-        seen = warped(tensor, grid, through, self.grid)
-        return seen, None if table is None else warped(table, grid, through, self.grid), own
+        seen = warp_batch(tensor, through, self.grid, grid)
+        return seen, None if table is None else warp_batch(table, through, self.grid, grid), own
 
     def _prepared(self, images: ImageSet, index: int) -> tuple[Tensor, Tensor | None, Grid]:
         """An image normalized, smoothed for the working grid where that is coarser, and where it lies in the world."""

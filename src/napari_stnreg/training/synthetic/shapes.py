@@ -21,9 +21,10 @@ from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.networks.grid_generator import warp_batch
 from napari_stnreg.ops.filters import gaussian
 from napari_stnreg.training.augmentation.intensity import IntensityAugmentation
-from napari_stnreg.training.augmentation.spatial import SpatialAugmentation, warped
+from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
 from napari_stnreg.training.data.batch import Batch
 from napari_stnreg.training.data.pair_sampler import ExampleSource, seeded_rng
 from napari_stnreg.transforms import DisplacementTransform, Transform, VelocityTransform, chain
@@ -162,7 +163,7 @@ class GeneratedShapes(ExampleSource):
         # Both look at one scene, the fixed image through A and the moving one through B; inverse(B) after A is what
         # takes a fixed point to the moving image.
         views = [
-            warped(torch.cat([claims, pattern], 1), grid, through, grid) for through in (own[0], chain(own[1], pose))
+            warp_batch(torch.cat([claims, pattern], 1), through, grid) for through in (own[0], chain(own[1], pose))
         ]
         exact = chain(own[0], pose.inverse(), own[1].inverse())
         # Kept as a field at half the resolution, which loses nothing of bends this smooth.

@@ -27,7 +27,7 @@ VIEWS = {
     "flicker": ("Flicker", "Show the one and the other in turn."),
     "checkerboard": ("Checkerboard", "Squares of the one and the other: edges run on where they agree."),
     "difference": ("Difference", "Second minus first: white where they agree, red and blue where they do not."),
-    "blend": ("WeightedSum", "Each in a color of its own over the other: gray (or white) where they agree."),
+    "blend": ("Blend", "Each in a color of its own over the other: gray (or white) where they agree."),
     "side": ("Side by side", "Next to each other, with cameras that move together."),
 }
 """The views: the button's text, and one line that says what is seen."""
