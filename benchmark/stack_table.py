@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 Rows = dict[str, dict[str, dict[str, dict[str, float]]]]
-TITLES = {"nothing": "doing nothing", "sofima": "SOFIMA 0.1", "feabas": "feabas 3.0.6", "natural": "**ours**"}
+TITLES = {"nothing": "doing nothing", "sofima": "SOFIMA 0.1", "feabas": "feabas 3.0.6", "keep": "**ours**"}
 COLUMNS = {
     "CPU s a section": ("warped", "s/section"),
     "adjacent": ("warped", "adjacent"),
@@ -64,7 +64,7 @@ def table(rows: Rows, tissue: str) -> list[str]:
     for peer in ("sofima", "feabas"):
         cells = []
         for title, (case, name) in columns.items():
-            ours, theirs = (rows[p][tissue + case][name] for p in ("natural", peer))
+            ours, theirs = (rows[p][tissue + case][name] for p in ("keep", peer))
             shared = ours.keys() & theirs.keys()  # of the same seeds
             sums = sum(ours[seed] for seed in shared), sum(theirs[seed] for seed in shared)
             plain = title not in ("correlation less truth", "folded", "slope") and min(sums) > 0

@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=[], metavar="CASE", help="warped, 'fibsem crack' and so on")
     parser.add_argument("--programs", nargs="*", default=["nothing", "ours"], choices=["nothing", "ours", *PEERS])
-    parser.add_argument("--courses", nargs="*", default=["natural"], metavar="COURSE", help="of ours")
+    parser.add_argument("--trends", nargs="*", default=["keep"], metavar="TREND", help="of ours")
     parser.add_argument("--output", type=Path, help="CSV to append the rows to")
     parser.add_argument("options", nargs="*", help="settings as name=value")
     args = parser.parse_args()
@@ -213,7 +213,7 @@ def main() -> None:
         for case in chain(generated_cases(seed), fibsem_cases(args.data, seed) if args.data else ()):
             if args.only and case.name not in args.only:
                 continue
-            for name, found in runs(case, args.programs, args.courses, options):
+            for name, found in runs(case, args.programs, args.trends, options):
                 scores = score_truth(case.truth, found.maps)
                 print(line(f"{case.name} {seed} {name}", scores, found), flush=True)
                 if args.output:
@@ -222,12 +222,12 @@ def main() -> None:
                     append(args.output, {**row, "training": found.training})
 
 
-def runs(case: Case, programs: list[str], courses: list[str], options: dict[str, str]) -> Iterator[tuple[str, Found]]:
+def runs(case: Case, programs: list[str], trends: list[str], options: dict[str, str]) -> Iterator[tuple[str, Found]]:
     """What every program found on a case, by its name; what cannot be run says so in a sentence."""
     if "nothing" in programs:
         yield "nothing", nothing(case)
-    for course in courses if "ours" in programs else []:
-        yield course, ours(case, course=course, **options)
+    for trend in trends if "ours" in programs else []:
+        yield trend, ours(case, trend=trend, **options)
     for peer in [p for p in PEERS if p in programs]:
         raw = case.raw
         try:

@@ -23,7 +23,7 @@ scene = ((scene - scene.min()) / np.ptp(scene) * 255).astype(np.uint8)
 moves = rng.uniform(-8, 8, (options.sections, 2))
 raw = np.stack([ndimage.shift(s, m, order=1)[20:180, 20:180] for s, m in zip(scene, moves, strict=True)])
 
-result = sr.align_stack(raw, options.out / "sections.zarr", deform=False, motion="translation", turned=False,
+result = sr.align_stack(raw, options.out / "sections.zarr", deform=False, motion="translation", search_rotations=False,
                         overwrite=True)  # fmt: skip
 print(f"{result.stop_reason} after {result.seconds:.0f} s:", *(f"{v.section} {v.verdict}" for v in result.verdicts))
 

@@ -50,7 +50,7 @@ def scene(name: str, folder: Path, written: argparse.Namespace) -> None:
     viewer.add_image(data, name="sections", scale=scales, units=(unit,) * 3, axis_labels=("z", "y", "x"))
     panel = stage.dock(AlignWidget(viewer), "Align section stack")
     if name == STRAIGHTENED:
-        panel.inputs.course.choose("straight")
+        panel.inputs.trend.choose("remove")
     if unfolded:
         stage.remove_folds((panel.inputs.more, panel.mend))
     pump(1.0)

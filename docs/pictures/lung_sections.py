@@ -33,7 +33,7 @@ def main(path: str) -> None:
     """Align, print the figures, write the picture."""
     raw = tifffile.imread(path)
     with tempfile.TemporaryDirectory() as folder:
-        found = sr.align_stack(path, Path(folder) / "aligned.zarr", crop=True)
+        found = sr.align_stack(path, Path(folder) / "aligned.zarr", canvas="input")
         sections = sr.open_stack(found.path)
         aligned = np.stack([sections.read(k) for k in range(len(raw))])
     for row in found.verdicts:

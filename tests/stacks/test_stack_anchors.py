@@ -36,10 +36,10 @@ def matched(a, b, **how):
 
 def test_a_section_has_one_anchor_beyond_its_window():
     sections = [0, 1, 2, 3, 5, 6, 7, 8]
-    settings = StackSettings(anchors=5)
+    settings = StackSettings(long_range_stride=5)
     assert anchor_pairs(sections, settings) == [(0, 5), (1, 6), (2, 7), (3, 8)]
     assert anchor_pairs(sections, StackSettings()) == []
-    near = StackSettings(window=2, anchors=3)
+    near = StackSettings(neighbors=2, long_range_stride=3)
     # 3 to 6 has a hole between, so that the window reaches it: one match is enough
     assert (3, 6) in fine_pairs(sections, near)
     assert (3, 6) not in anchor_pairs(sections, near)
@@ -84,7 +84,7 @@ def drift(anchors, seed, count=40):
                 seen = np.broadcast_to(seen, (1, 1, 2, *lattice.shape))
                 matches[a, b] = FineMatch(seen, firm, np.full((1, 1), 0.6), np.ones((1, 1)))
     maps = [SectionTransform.from_affine(np.eye(3), lattice, (SIDE, SIDE)) for _ in range(count)]
-    found = solve_fine(maps, matches, StackSettings(course="straight", anchors=anchors))
+    found = solve_fine(maps, matches, StackSettings(trend="remove", long_range_stride=anchors))
     error = np.array([one.vectors[0].mean(axis=(1, 2)) for one in found]) - own
     slow = gaussian_filter1d(error - error.mean(axis=0), 3, axis=0, mode="nearest")
     return np.linalg.norm(slow, axis=1).mean()
@@ -97,7 +97,7 @@ def test_errors_of_neighbors_add_up_less_with_anchors():
 
 def test_a_run_matches_its_anchors(tmp_path):
     raw = np.stack([section(50 + z, 3) for z in range(7)]).astype(np.uint8)
-    result = align_stack(raw, tmp_path / "out.zarr", anchors=4, rounds=1, keep_work=True, workers=1)
+    result = align_stack(raw, tmp_path / "out.zarr", long_range_stride=4, iterations=1, keep_work=True, workers=1)
     assert {one.verdict for one in result.verdicts} <= {"aligned", "weak"}
     pairs = {tuple(int(n) for n in file.stem.split("-")) for file in (tmp_path / "out.work" / "fine 1").glob("*.npz")}
     assert {(0, 4), (1, 5), (2, 6)} < pairs

@@ -100,7 +100,7 @@ def test_sections_lose_their_own_displacement_and_the_course_of_the_tissue_stays
     assert rms(np.diff(error, axis=0)) < 0.35 * rms(np.diff(own, axis=0))
     slope = np.polyfit(np.arange(16), error.mean(axis=(2, 3)), 1)[0]
     assert np.abs(slope / (2.5, -1.5)).max() < 0.25, slope  # 1 were straight
-    straight = np.stack([m.vectors[0] for m in solve_fine(maps, matches, StackSettings.parse(course="straight"))])
+    straight = np.stack([m.vectors[0] for m in solve_fine(maps, matches, StackSettings.parse(trend="remove"))])
     assert np.abs(np.polyfit(np.arange(16), (straight - own).mean(axis=(2, 3)), 1)[0]).max() > 1.5
 
 

@@ -22,7 +22,7 @@ from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.datasets import SerialSections
 from napari_stnreg.stacks.api import work_folder
 
-QUICK = {"turned": False, "rounds": 2, "grid": 3}
+QUICK = {"search_rotations": False, "iterations": 2, "grid_cells": 3}
 
 
 def to_raw(z, points):
@@ -89,7 +89,7 @@ def test_the_features_of_an_auto_encoder_trained_on_the_stack_or_loaded(stack, t
     loaded.write_bytes(encoder.read_bytes())
     command = ["align", str(tmp_path / "raw.npy"), str(tmp_path / "again.zarr"), "--features", "auto-encoder"]
     np.save(tmp_path / "raw.npy", stack)
-    assert main([*command, "--encoder", str(loaded), "--no-turned", "--rounds", "2", "--grid", "3"]) == 0
+    assert main([*command, "--encoder", str(loaded), "--no-search-rotations", "--iterations", "2", "--grid-cells", "3"]) == 0
     same_result(tmp_path / "own.zarr", tmp_path / "again.zarr")
 
 
@@ -160,7 +160,7 @@ def test_inputs_are_not_changed_and_the_missing_section_is_bridged(stack, whole)
 
 
 def test_every_section_is_told_once_it_is_done(stack, tmp_path):
-    steps = list(sr.align_stack_steps(stack, tmp_path / "a.zarr", deform=False, turned=False))
+    steps = list(sr.align_stack_steps(stack, tmp_path / "a.zarr", deform=False, search_rotations=False))
     assert [s.section for s in steps if s.stage == "prepare" and s.section is not None]
     fractions = [s.fraction for s in steps]
     assert fractions == sorted(fractions)
@@ -191,7 +191,7 @@ def test_killed_at_any_point_and_resumed_the_result_is_the_same(stack, whole, tm
     np.save(tmp_path / "stack.npy", stack)
     output, work = tmp_path / "a.zarr", tmp_path / "a.work"
     words = ["align", str(tmp_path / "stack.npy"), str(output)]
-    words += ["--no-turned", "--rounds", "2", "--grid", "3", "--keep-work"]
+    words += ["--no-search-rotations", "--iterations", "2", "--grid-cells", "3", "--keep-work"]
     process = subprocess.Popen([sys.executable, "-m", "napari_stnreg.cli", *words])
     deadline = time.monotonic() + 150
     while len(list(work.glob("*/*.npz"))) < results and process.poll() is None:
@@ -211,8 +211,8 @@ def test_a_resumed_run_must_be_the_same_run(stack, tmp_path):
     steps.close()
     with pytest.raises(sr.InputError, match="add --resume"):
         sr.align_stack(stack, output, **QUICK)
-    with pytest.raises(sr.InputError, match="window differ"):
-        sr.align_stack(stack, output, resume=True, window=1, **QUICK)
+    with pytest.raises(sr.InputError, match="neighbors differ"):
+        sr.align_stack(stack, output, resume=True, neighbors=1, **QUICK)
     with pytest.raises(sr.InputError, match="sums differ"):
         sr.align_stack(stack[::-1] + 1, output, resume=True, **QUICK)
 
@@ -316,14 +316,14 @@ def test_memory_decides_how_many_tasks_run_at_a_time(stack, tmp_path):
 def test_the_command_line_aligns_applies_and_exports(stack, whole, tmp_path, capsys):
     np.save(tmp_path / "s.npy", stack)
     out = tmp_path / "o.zarr"
-    words = ["--no-turned", "--rounds", "2", "--grid", "3"]
+    words = ["--no-search-rotations", "--iterations", "2", "--grid-cells", "3"]
     assert main(["align", str(tmp_path / "s.npy"), str(out), "--memory", "2GB", *words]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("5 aligned, 1 bridged\ntoo few sections in a row to tell slants\n")
     assert "section 3: bridged" in printed
     same_result(out, whole.path)
     report = json.loads((tmp_path / "o.report.json").read_text())
-    assert report["settings"]["grid"] == 3
+    assert report["settings"]["grid_cells"] == 3
     assert report["summary"] == printed.splitlines()[:2]
     assert len(report["sections"]) == 6
     assert report["gaps"][0]["correlation_after"] > report["gaps"][0]["correlation_before"] + 0.3
@@ -348,7 +348,7 @@ def test_the_command_line_aligns_applies_and_exports(stack, whole, tmp_path, cap
     [
         (["missing.npy", "o.zarr"], "does not exist"),
         (["s.npy", "o.tif"], "ends in .zarr"),
-        (["s.npy", "o.zarr", "--window", "99"], "'window'"),
+        (["s.npy", "o.zarr", "--neighbors", "99"], "'neighbors'"),
         (["s.npy", "o.zarr", "--exclude", "17"], "no 17"),
         (["s.npy", "o.zarr", "--reference", "6"], "no 6"),
         (["s.npy", "o.zarr", "--only", "1:2"], "does not exist"),

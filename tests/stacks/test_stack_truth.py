@@ -163,7 +163,7 @@ def test_maps_that_do_not_belong_to_the_stack_are_refused(made):
 
 def test_an_alignment_on_disk_is_scored_like_its_maps(tmp_path):
     made = SerialSections((9, 128, 128), seed=5, turn=3.0, faults={4: "missing"})
-    settings = StackSettings.parse(rounds=1, turned=False)
+    settings = StackSettings.parse(iterations=1, search_rotations=False)
     result = sr.align_stack(made, tmp_path / "aligned.zarr", settings, keep_work=True, workers=1)
     stored = score_truth(made, maps_of(result.aligned))
     direct = score_truth(made, kept_maps(result.path, len(made)))
@@ -189,7 +189,7 @@ QUIET = {"slope": 0.2, "spread": 0.8, "bend": 0.0, "walk": 0.0, "stretch": 0.0}
 )
 def test_the_coarse_pass_places_generated_sections(motion, words, faults, options):
     made = SerialSections((6, 192, 192), seed=7, faults=faults, **{**QUIET, **words})
-    settings = StackSettings.parse(motion=motion, deform=False, tether=0.01, **options)
+    settings = StackSettings.parse(motion=motion, deform=False, position_weight=0.01, **options)
     aligned = align(np.stack(list(made)), settings)
     found = score_truth(made, aligned.maps)
     points = np.full((1, 2), 40.0)
@@ -210,7 +210,7 @@ def test_sections_upside_down_are_only_looked_for_when_asked_to():
 @pytest.mark.parametrize("deform", [False, True])
 def test_a_pinned_section_stays_and_the_others_come_to_it(deform):
     made = SerialSections((5, 192, 192), seed=3, **{**QUIET, "turn": 3.0, "shift": 15.0})
-    aligned = align(np.stack(list(made)), StackSettings.parse(reference=3, deform=deform, tether=0.0))
+    aligned = align(np.stack(list(made)), StackSettings.parse(reference=3, deform=deform, position_weight=0.0))
     points = np.stack(np.meshgrid(*[np.arange(50.0, 150, 20)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
     np.testing.assert_allclose(aligned.maps[3](points), points, atol=1e-9)
     home = made.lift(3, points)  # the pinned picture is the canvas

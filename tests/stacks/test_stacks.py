@@ -116,7 +116,7 @@ def test_shifts_and_turns_of_a_stack_are_taken_off():
     ]
     raw = np.stack([placed(t, m) for t, m in zip(truth, motions, strict=True)])
     before = raw.copy()
-    found = align(raw, settings(deform=False, tether=0.1))
+    found = align(raw, settings(deform=False, position_weight=0.1))
     points = inner()
     errors = np.stack([apply(m, f(points)) - points for m, f in zip(motions, found.maps, strict=True)])
     jumps = np.linalg.norm(np.diff(errors, axis=0), axis=-1)
@@ -168,19 +168,19 @@ def test_oblique_neurites_keep_their_slant():
     points = inner()
 
     def slope(course):
-        maps = align(raw, settings(course=course)).maps
+        maps = align(raw, settings(trend=course)).maps
         where = [1.5 * z + shake[z, 1] + (m(points) - points)[:, 1].mean() for z, m in enumerate(maps)]
         return np.polyfit(np.arange(14), where, 1)[0] / 1.5
 
-    assert slope("natural") > 0.6
-    assert slope("straight") < slope("natural")
+    assert slope("keep") > 0.6
+    assert slope("remove") < slope("keep")
 
 
 def test_a_missing_section_is_bridged():
     raw = tissue(7, seed=13)
     raw[3] = 0
     raw[4:] = np.roll(raw[4:], (5, -3), axis=(1, 2))
-    found = align(raw, settings(deform=False, tether=0.0))
+    found = align(raw, settings(deform=False, position_weight=0.0))
     assert found.rows[3].verdict == "bridged"
     assert "missing" in found.rows[3].reason
     points = inner()
@@ -216,7 +216,7 @@ def test_the_field_breaks_at_a_crack():
         rows = np.stack(np.meshgrid(np.arange(45.0, 116, 5), np.arange(45.0, 116), indexing="ij"), axis=-1)
         return (np.diff(maps[2](rows)[..., 1], axis=1) - 1).max(axis=1)
 
-    found, smooth = align(raw, settings()).maps, align(raw, settings(cracks=False)).maps
+    found, smooth = align(raw, settings()).maps, align(raw, settings(split_at_cracks=False)).maps
     assert (found[2].pieces, smooth[2].pieces) == (2, 1)
     assert widest(found).min() > 0.3 * gap  # wherever it is crossed
     assert widest(smooth).max() < 0.1 * gap
@@ -255,7 +255,7 @@ def test_the_same_stack_gives_the_same_maps():
 def test_a_pinned_section_does_not_move():
     raw = np.roll(tissue(5, seed=25), 0, axis=0)
     raw[1:] = np.roll(raw[1:], 6, axis=2)
-    found = align(raw, settings(reference=4, tether=0.0))
+    found = align(raw, settings(reference=4, position_weight=0.0))
     points = inner()
     assert np.allclose(found.maps[4](points), points)
     assert np.allclose((found.maps[0](points) - points).mean(axis=0), (0, -6), atol=0.5)
@@ -303,8 +303,8 @@ def test_results_do_not_depend_on_the_working_resolution():
     raw = tissue(4, seed=27, shape=(320, 320))
     raw[1] = np.roll(raw[1], (6, -9), axis=(0, 1))
     points = inner() + 80
-    fine = align(raw, settings(deform=False, working_size=320, tether=0.0)).maps
-    half = align(raw, settings(deform=False, working_size=160, tether=0.0)).maps
+    fine = align(raw, settings(deform=False, working_size=320, position_weight=0.0)).maps
+    half = align(raw, settings(deform=False, working_size=160, position_weight=0.0)).maps
     for maps in (fine, half):
         assert np.allclose((maps[1](points) - maps[0](points)).mean(axis=0), (6, -9), atol=0.4)
 
@@ -347,7 +347,7 @@ def test_cracks_of_any_width_and_direction_cut(degrees, gray, width):
     assert found.pieces == 2
     for side in (across < -width, across > width):  # a side is one piece
         assert max(np.bincount(found.parts[side], minlength=2)) > 0.98 * side.sum()
-    assert prepare(shaded, settings(cracks=False)).pieces == 1
+    assert prepare(shaded, settings(split_at_cracks=False)).pieces == 1
 
 
 def test_tissue_alone_is_not_cut():
@@ -392,8 +392,8 @@ def test_what_is_no_stack_is_refused_in_one_sentence(tmp_path):
         sr.align_stack(np.zeros((30, 30)), tmp_path / "out.zarr")
     with pytest.raises(InputError, match="at least two"):
         sr.align_stack(np.zeros((1, 30, 30)), tmp_path / "out.zarr")
-    with pytest.raises(InputError, match="window"):
-        sr.align_stack(np.zeros((3, 30, 30)), tmp_path / "out.zarr", window=0)
+    with pytest.raises(InputError, match="neighbors"):
+        sr.align_stack(np.zeros((3, 30, 30)), tmp_path / "out.zarr", neighbors=0)
     assert not list(tmp_path.iterdir())
 
 
@@ -419,7 +419,7 @@ def test_landmarks_mend_a_bent_section_that_was_matched_wrongly():
     def off(landmarks):
         chosen = settings()
         found = maps
-        for _ in range(chosen.rounds):
+        for _ in range(chosen.iterations):
             found = solve_fine(found, matches, chosen, landmarks=landmarks)
         return np.linalg.norm(found[2](points) - bend(found[1](points)), axis=-1).mean(), found
 
@@ -434,7 +434,7 @@ def test_a_gap_that_nothing_bridges_leaves_both_sides_aligned():
     truth = np.concatenate([tissue(4, seed=31), tissue(4, seed=32)])  # two blocks with nothing in common
     motions = [turn(2.0 * (z % 3), (25 * (z % 2), -20 * (z % 3))) for z in range(8)]
     raw = np.stack([placed(t, m) for t, m in zip(truth, motions, strict=True)])
-    found = align(raw, settings(deform=False, tether=0.01))
+    found = align(raw, settings(deform=False, position_weight=0.01))
     points = inner()
     errors = np.stack([apply(m, f(points)) - points for m, f in zip(motions, found.maps, strict=True)])
     jumps = np.linalg.norm(np.diff(errors, axis=0), axis=-1).mean(axis=-1)

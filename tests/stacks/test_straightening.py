@@ -38,7 +38,7 @@ def matches_of(slope, shake=3.0, seed=0, count=COUNT, lost=()):
 
 def aligned(found, course, count=COUNT):
     still = [SectionTransform.from_affine(np.eye(3), LATTICE, (SIDE, SIDE)) for _ in range(count)]
-    return solve_fine(still, found, StackSettings.parse(course=course))
+    return solve_fine(still, found, StackSettings.parse(trend=course))
 
 
 def true_share(maps, off, lean):
@@ -49,7 +49,7 @@ def true_share(maps, off, lean):
     return (slope * lean * INSIDE).sum() / (lean**2 * INSIDE).sum()
 
 
-@pytest.mark.parametrize("course", ["natural", "balanced", "straight"])
+@pytest.mark.parametrize("course", ["keep", "reduce", "remove"])
 def test_the_share_that_is_kept_is_that_of_the_truth(course):
     found, off, lean = matches_of(2.5)
     maps = aligned(found, course)
@@ -58,12 +58,12 @@ def test_the_share_that_is_kept_is_that_of_the_truth(course):
 
 def test_only_straightening_is_said_to_be_straightening():
     found, _, _ = matches_of(2.5)
-    natural, straight = (slants(aligned(found, course), found) for course in ("natural", "straight"))
-    assert natural.sentence("natural") == ""
+    natural, straight = (slants(aligned(found, course), found) for course in ("keep", "remove"))
+    assert natural.sentence("keep") == ""
     assert straight.share < 0.5 < natural.share
-    assert f"{100 * straight.share:.0f} %" in straight.sentence("straight")
-    assert "straightened. The course 'natural' keeps more." in straight.sentence("straight")
-    assert "A larger tether keeps more." in straight.sentence("natural")
+    assert f"{100 * straight.share:.0f} %" in straight.sentence("remove")
+    assert "straightened. trend='keep' keeps more." in straight.sentence("remove")
+    assert "A larger position_weight keeps more." in straight.sentence("keep")
     assert straight.report()["kept"] == pytest.approx(straight.share, abs=1e-3)
 
 
@@ -71,24 +71,24 @@ def test_shaking_is_no_slant():
     """Sections that lie off, tissue that stands upright: nothing can be straightened, and nothing is said."""
     for seed in (0, 1, 2):
         found, _, _ = matches_of(0.0, shake=5.0, seed=seed)
-        told = slants(aligned(found, "straight"), found)
-        assert told.sentence("straight") == ""
+        told = slants(aligned(found, "remove"), found)
+        assert told.sentence("remove") == ""
         assert told.report()["kept"] is None
 
 
 def test_a_missing_section_does_not_hide_the_slant():
     found, _, _ = matches_of(2.5, lost=(7, 8))
     whole, _, _ = matches_of(2.5)
-    assert slants(aligned(found, "straight"), found).share < 0.5
-    assert slants(aligned(found, "straight"), found).size == pytest.approx(
-        slants(aligned(whole, "straight"), whole).size, rel=0.1
+    assert slants(aligned(found, "remove"), found).share < 0.5
+    assert slants(aligned(found, "remove"), found).size == pytest.approx(
+        slants(aligned(whole, "remove"), whole).size, rel=0.1
     )
 
 
 def test_of_a_few_sections_nothing_is_said():
     found, _, _ = matches_of(2.5, count=6)
-    told = slants(aligned(found, "straight", count=6), found)
-    assert told.sentence("straight") == ""
+    told = slants(aligned(found, "remove", count=6), found)
+    assert told.sentence("remove") == ""
     assert len(told.recorded) == 0
     assert in_words(told.report()) == "too few sections in a row to tell slants"
 
@@ -100,7 +100,7 @@ def test_of_a_few_sections_nothing_is_said():
 )
 def test_a_section_that_lay_quite_differently_does_not_hide_the_slant(pose):
     found, _, _ = matches_of(2.5)
-    maps = aligned(found, "straight")
+    maps = aligned(found, "remove")
     usual = slants(maps, found).report()
     middle = np.array([[1.0, 0, SIDE / 2], [0, 1, SIDE / 2], [0, 0, 1]])
     maps[9] = replace(maps[9], affines=(middle @ pose @ np.linalg.inv(middle))[None])

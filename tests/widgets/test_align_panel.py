@@ -29,7 +29,7 @@ def panel(viewer, raw):
     panel = AlignWidget(viewer)
     viewer.window.add_dock_widget(panel, name="Align section stack")
     panel.inputs.deform.setChecked(False)
-    panel.inputs.turned.setChecked(False)
+    panel.inputs.search_rotations.setChecked(False)
     panel.inputs.motion.choose("translation")
     return panel
 

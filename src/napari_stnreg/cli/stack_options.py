@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_stnreg.cli.setting_options import add_setting
-from napari_stnreg.stacks.settings import COURSE_HELP, FEATURES_HELP, StackSettings
+from napari_stnreg.stacks.settings import FEATURES_HELP, TREND_HELP, StackSettings
 
 _ALIGN = """\
 Align the serial sections of STACK: an OME-Zarr image, a multi-page TIFF, a .npy file, or a folder with one image a
@@ -62,7 +62,7 @@ def add_stack_commands(commands: Any) -> None:
     align.add_argument("--debug", action="store_true", help=_DEBUG)
     settings = align.add_argument_group("settings")
     for name, field in StackSettings.model_fields.items():
-        add_setting(settings, name, field, {"course": COURSE_HELP, "features": FEATURES_HELP}.get(name))
+        add_setting(settings, name, field, {"trend": TREND_HELP, "features": FEATURES_HELP}.get(name))
     known = align.add_argument_group("what is known beforehand")
     known.add_argument("--masks", type=Path, metavar="STACK", help="a stack that is not zero on cracks, folds and dirt")
     known.add_argument("--exclude", type=sections, metavar="N,N", default=(), help="sections not to be matched")

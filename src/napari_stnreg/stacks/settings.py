@@ -1,4 +1,4 @@
-"""What a person can choose about the alignment of a stack, shared by panel, script and command line."""
+"""Settings of a stack alignment, shared by panel, script and command line."""
 
 from __future__ import annotations
 
@@ -8,85 +8,88 @@ from pydantic import Field
 
 from napari_stnreg.core.settings import Settings
 
-Course = Literal["natural", "balanced", "straight"]
+Trend = Literal["keep", "reduce", "remove"]
 Features = Literal["lncc", "bandpass", "intensity", "auto-encoder"]
 Motion = Literal["translation", "rigid", "affine"]
+CanvasExtent = Literal["union", "input"]
 
-COURSE_HELP = {
-    "natural": "Keep what changes slowly along the stack: neurites keep their slant. The usual choice.",
-    "balanced": "In between.",
-    "straight": "Match every section to its neighbors as well as can be; neurites that run obliquely get straighter.",
+TREND_HELP = {
+    "keep": "Keep slow changes along the stack: oblique neurites keep their slope. Recommended.",
+    "reduce": "Keep part of the slow changes.",
+    "remove": "Fit every section to its neighbors as closely as possible; oblique neurites become straighter.",
 }
-"""One line for a person choosing what happens to slow changes along the stack."""
+"""One line for each value of ``trend``."""
 
 FEATURES_HELP = {
-    "lncc": "Brightness, normalized in a small window: cares for neither contrast nor shading. The usual choice.",
-    "bandpass": "Brightness without shading and grain.",
-    "intensity": "Plain brightness: for sections of one and the same contrast.",
-    "auto-encoder": "What a network trained on this stack sees (ssEMnet).",
+    "lncc": "Intensity normalized in a small window, insensitive to contrast and shading. Recommended.",
+    "bandpass": "Intensity without shading and noise.",
+    "intensity": "Plain intensity, for sections of equal contrast.",
+    "auto-encoder": "Features of a network trained on this stack (ssEMnet).",
 }
-"""One line for a person choosing what is compared."""
+"""One line for each value of ``features``."""
 
 
 class StackSettings(Settings):
-    """Settings of one alignment; every field has a default that needs no tuning.
+    """Settings of one alignment; the defaults suit most stacks.
 
     Raises
     ------
     InputError
-        From :meth:`parse`, with one sentence, if a value is not allowed.
+        From :meth:`parse`, if a value is not allowed.
     """
 
-    motion: Motion = Field(default="rigid", description="What the coarse pass may do to a whole section.")
-    deform: bool = Field(default=True, description="Follow with the fine pass, a grid of vectors for each section.")
-    features: Features = Field(default="lncc", description="What is compared between neighbors.")
+    motion: Motion = Field(default="rigid", description="Transform of a whole section in the coarse pass.")
+    deform: bool = Field(default=True, description="Run the fine pass, a B-spline deformation of each section.")
+    features: Features = Field(default="lncc", description="Image features that are compared between sections.")
     encoder: str | None = Field(
-        default=None, description="File of a trained auto-encoder for its features; trained on the stack if not given."
+        default=None, description="File of a trained auto-encoder; trained on the stack if not given."
     )
-    window: int = Field(
-        default=2, ge=1, le=8, description="Neighbors before and after that a section is compared with."
+    neighbors: int = Field(
+        default=2, ge=1, le=8, description="Number of sections before and after that a section is matched with."
     )
-    anchors: int = Field(
+    long_range_stride: int = Field(
         default=0,
         ge=0,
         le=64,
-        description="Match each section with the one so many sections farther, too, as far as both share outlines: "
-        "errors of matching then add up less along the stack; 0 for none.",
+        description="Also match each section with the one this many sections ahead, if both share outlines; matching "
+        "errors then accumulate less along the stack. 0: off.",
     )
-    course: Course = Field(default="natural", description="What happens to slow changes along the stack.")
-    reference: int | None = Field(default=None, ge=0, description="A section that stays where it is.")
-    mirror: bool = Field(default=False, description="Look for sections that lie upside down, too.")
-    turned: bool = Field(default=True, description="Look for sections that lie turned by any angle.")
-    cracks: bool = Field(default=True, description="Find cracks and let the sections break there.")
-    grid: int | None = Field(
+    trend: Trend = Field(default="keep", description="Treatment of slow changes along the stack.")
+    reference: int | None = Field(default=None, ge=0, description="Section that stays where it was recorded.")
+    mirror: bool = Field(default=False, description="Search for mirrored sections, too.")
+    search_rotations: bool = Field(default=True, description="Search for sections rotated by any angle.")
+    split_at_cracks: bool = Field(default=True, description="Detect cracks and move the fragments independently.")
+    grid_cells: int | None = Field(
         default=None,
         ge=2,
         le=32,
-        description="Cells of the vector grid along the longer side; from the size if not given.",
+        description="Cells of the control grid along the longer side; derived from the size if not given.",
     )
-    rounds: int = Field(default=2, ge=1, le=6, description="How often neighbors are matched and the stack is solved.")
-    smoothness: float = Field(default=1.0, gt=0, le=100, description="Stiffness of the vector grid; more is stiffer.")
-    tether: float = Field(default=1.0, ge=0, le=100, description="Pull to where a section lay; more moves less.")
-    drop: float = Field(
-        default=0.3, ge=0, lt=0.9, description="Share of the worst pixels left out at first; it shrinks."
+    iterations: int = Field(default=2, ge=1, le=6, description="Rounds of fine matching and solving.")
+    smoothness: float = Field(default=1.0, gt=0, le=100, description="Stiffness of the control grid; more is stiffer.")
+    position_weight: float = Field(
+        default=1.0, ge=0, le=100, description="Weight of the recorded positions; more moves less."
+    )
+    trim_fraction: float = Field(
+        default=0.3, ge=0, lt=0.9, description="Fraction of the worst pixels ignored at first; it shrinks."
     )
     working_size: int | None = Field(
         default=None, ge=64, le=8192, description="Longest side, in pixels, at which sections are matched."
     )
-    crop: bool = Field(
-        default=False, description="Cut the result to the canvas of the input instead of holding everything."
+    canvas: CanvasExtent = Field(
+        default="union", description="Extent of the result: all sections completely, or the input's own canvas."
     )
 
     def factor(self, shape: tuple[int, int]) -> int:
-        """By how much sections of a shape are reduced for matching (means over blocks of so many pixels a side).
+        """Reduction factor of sections of shape ``(y, x)`` for matching (means over square blocks of pixels).
 
-        Unless a working size is set: half the resolution for sections of some hundred pixels, at most 1024 for large
-        ones. The vectors are smooth, and what decides about them is not finer.
+        Without a working size: half the resolution for sections of some hundred pixels, at most 1024 pixels for large
+        ones. The deformation is smooth and gains nothing from a finer resolution.
         """
         side = max(shape)
         size = self.working_size or min(max(side // 2, 256), 1024)
         return max(-(-side // size), 1)
 
     def cells(self, shape: tuple[int, int]) -> int:
-        """Cells of the vector grid along the longer side of a section: more for larger ones."""
-        return self.grid or min(max(round(7 * (max(shape) / 512) ** 0.5), 5), 20)
+        """Cells of the control grid along the longer side of sections of shape ``(y, x)``."""
+        return self.grid_cells or min(max(round(7 * (max(shape) / 512) ** 0.5), 5), 20)

@@ -71,7 +71,7 @@ def coarse_match(a: PreparedSection, b: PreparedSection, settings: StackSettings
     """Find how ``b`` lies to ``a``.
 
     Shifts are searched by correlating whole images, first for small turns; if nothing convincing is found and
-    ``settings.turned``, for turns all around, and for sections lying upside down with ``settings.mirror``. The best few
+    ``settings.search_rotations``, for turns all around, and for sections lying upside down with ``settings.mirror``. The best few
     are then refined by Gauss-Newton from coarse to fine.
     """
     begin = _search_level(a)
@@ -80,8 +80,8 @@ def coarse_match(a: PreparedSection, b: PreparedSection, settings: StackSettings
     tried = _refined(a, b, begin, some, settings.motion, 2)
     best = max(tried, key=lambda one: one[0], default=(-1.0, np.eye(3), 0.0))
     margin = 1.0
-    if best[0] < GOOD and (settings.mirror or (settings.turned and not translation)):
-        some = [_rotation(angle) for angle in ALL] if settings.turned and not translation else some
+    if best[0] < GOOD and (settings.mirror or (settings.search_rotations and not translation)):
+        some = [_rotation(angle) for angle in ALL] if settings.search_rotations and not translation else some
         if settings.mirror:
             some = some + [linear @ np.diag([1.0, -1.0]) for linear in some]
         near = best

@@ -154,7 +154,7 @@ def _match_pieces(
         seen = canvas.points() + own
         if found is None and again == 0 and (part_a is not None or part_b is not None):
             vectors = vectors + _jump(side_a, side_b, seen, canvas, vectors, lattice)[:, None, None]
-        start, end = (settings.drop, LAST_DROP) if settings.drop > LAST_DROP else (settings.drop, settings.drop)
+        start, end = (settings.trim_fraction, LAST_DROP) if settings.trim_fraction > LAST_DROP else (settings.trim_fraction, settings.trim_fraction)
         span = (first - level) / (first + 1), (first - level + 1) / (first + 1)
         drops = tuple(start + (end - start) * s for s in span)
         fit = fit_spline(

@@ -37,13 +37,13 @@ def bridging_pairs(sections: Sequence[int], matches: Mapping[Pair, CoarseMatch])
 
 
 def fine_pairs(sections: Sequence[int], settings: StackSettings) -> list[Pair]:
-    """Each usable section with the next ones, as far as ``settings.window``."""
-    return _pairs(sections, settings.window)
+    """Each usable section with the next ones, as far as ``settings.neighbors``."""
+    return _pairs(sections, settings.neighbors)
 
 
 def anchor_pairs(sections: Sequence[int], settings: StackSettings) -> list[Pair]:
-    """Each usable section with the one ``settings.anchors`` farther, where the window does not reach as far."""
-    near, chosen, reach = set(fine_pairs(sections, settings)), set(sections), settings.anchors
+    """Each usable section with the one ``settings.long_range_stride`` farther, where the window does not reach as far."""
+    near, chosen, reach = set(fine_pairs(sections, settings)), set(sections), settings.long_range_stride
     return [(z, z + reach) for z in sections if reach and z + reach in chosen and (z, z + reach) not in near]
 
 

@@ -125,7 +125,7 @@ def prepare(
     empty = ~known | _flat_extremes(image, known)
     dirt, crack = dirt_and_tears(image, ~empty)
     parts = np.zeros(image.shape, dtype=np.uint8)
-    if settings.cracks:
+    if settings.split_at_cracks:
         parts, through = fallen_apart(image, empty, crack if mask is None else crack | (np.asarray(mask) != 0))
         crack |= through
     tissue = ~(empty | dirt | crack)

@@ -69,7 +69,7 @@ class StackRun:
         self.shape = (self.source.shape[1], self.source.shape[2])
         self.reader = self.source
         self.slants: Slants | None = None
-        rounds = self.settings.rounds if self.settings.deform else 0
+        rounds = self.settings.iterations if self.settings.deform else 0
         self._weights = {"encoder": 4.0} if self.settings.features == "auto-encoder" else {}
         self._weights |= {"prepare": 2.0, "coarse": 2.0, "gaps": 0.0, **{f"fine {r + 1}": 2.0 for r in range(rounds)}}
         self._weights |= {"quality": 1.0, "render": 3.0}
@@ -119,7 +119,7 @@ class StackRun:
         free, identity = set(range(first, last + 1)), {**self.request.identity(), "only": [first, last]}
         going_on, stale = self.work.part_begun(identity, resume=resume, overwrite=overwrite)
         if not going_on:
-            for r in range(self.settings.rounds):
+            for r in range(self.settings.iterations):
                 self.work.forget(f"again {r + 1}")
             known = [file.stem for file in self.work.path.glob(f"{tasks.QUALITY}/*.npz")]
             self.work.forget(tasks.QUALITY, [name for name in known if (free | stale) & set(tasks.pair_of(name))])
@@ -251,11 +251,11 @@ class StackRun:
         far = set(anchor_pairs(good, self.settings))
         pairs = sorted(p for p in far.union(fine_pairs(good, self.settings)) if not (p[0] in keep and p[1] in keep))
         matches: Mapping[Pair, FineMatch] = {}
-        for again in range(self.settings.rounds if self.settings.deform else 0):
+        for again in range(self.settings.iterations if self.settings.deform else 0):
             folder = f"{kind} {again + 1}"
             missing = [pair for pair in pairs if not self.work.has(folder, tasks.pair_name(pair))]
             yield from self._stage(
-                f"fine {again + 1}", f"bending, round {again + 1} of {self.settings.rounds}", len(pairs),
+                f"fine {again + 1}", f"bending, round {again + 1} of {self.settings.iterations}", len(pairs),
                 [
                     (b, tasks.match_fine,
                      (self.work, folder, (a, b), (maps[a], maps[b]), self.settings, again, (a, b) in far))
@@ -268,7 +268,7 @@ class StackRun:
 
     def _canvas(self, maps: list[SectionTransform], good: list[int]) -> Canvas:
         step = max(NODE_STEP, self.settings.factor(self.shape))
-        if self.settings.crop:
+        if self.settings.canvas == "input":
             return Canvas((0, 0), self.shape, self.shape, step)
         origin, shape = output_canvas([maps[z] for z in good])
         return Canvas(origin, shape, self.shape, step)
@@ -302,7 +302,7 @@ class StackRun:
             if (a, b) in after
         ]
         self.slants = slants(maps, matches)
-        sentences = (self.source.sentence, self.slants.sentence(self.settings.course))
+        sentences = (self.source.sentence, self.slants.sentence(self.settings.trend))
         return verdicts, gaps, [sentence for sentence in sentences if sentence]
 
     def _render(

@@ -25,7 +25,7 @@ from napari_stnreg.stacks.solver.variance_components import INNER, Variances, Wa
 
 Pair = tuple[int, int]
 Index = npt.NDArray[np.intp]
-COURSE = {"natural": 1.0, "balanced": 0.2, "straight": 0.02}
+TREND_WEIGHT = {"keep": 1.0, "reduce": 0.2, "remove": 0.02}
 """What each course multiplies the tether with."""
 SMOOTH = 0.03
 """Stiffness of a section's own vectors at ``smoothness=1``."""
@@ -276,8 +276,8 @@ def _prior(
     lattice = maps[0].lattice
     waves = Waves(lattice.shape, max(maps[0].shape) / lattice.spacing[0])
     found = _variances(links, maps, waves)
-    loose = COURSE[settings.course]
-    own = np.array([v.rest / v.own for v in found])[waves.band] * FAITH * settings.tether * loose
+    loose = TREND_WEIGHT[settings.trend]
+    own = np.array([v.rest / v.own for v in found])[waves.band] * FAITH * settings.position_weight * loose
     course = np.array([v.rest / max(v.course, LEAST_COURSE * v.rest) for v in found])[waves.band] / loose
     stiffness = smoothness_matrix(lattice.shape) * SMOOTH * settings.smoothness
     pairs = [(k, k + 1) for z in range(len(maps)) for k in range(first[z], first[z + 1] - 1)]

@@ -14,7 +14,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.stacks.matching.coarse import CONFIDENT, CoarseMatch
 from napari_stnreg.stacks.settings import StackSettings
-from napari_stnreg.stacks.solver.elastic import COURSE, ELSEWHERE, LEAST_CHANGE, LOOSE, Pair
+from napari_stnreg.stacks.solver.elastic import ELSEWHERE, LEAST_CHANGE, LOOSE, TREND_WEIGHT, Pair
 from napari_stnreg.stacks.solver.variance_components import WHOLE, runs_of, told_apart
 
 ROUNDS = 4
@@ -62,7 +62,7 @@ def solve_coarse(
     radius = float(np.hypot(*shapes[root])) / 4
     if not keep:
         poses = _as_most_lie(poses, sorted(known), root, middle, radius)
-    tether = settings.tether * COURSE[settings.course] * _tether(believed, shapes, radius)
+    tether = settings.position_weight * TREND_WEIGHT[settings.trend] * _tether(believed, shapes, radius)
     for _ in range(ROUNDS):
         poses = _balanced(poses, known, believed, keep, settings.motion, tether, middle, radius)
     return _bridged(poses, known | set(keep))

@@ -40,7 +40,7 @@ def solve_stack(
     if len(maps) <= LONGEST:
         return solve_fine(maps, dict(matches), settings, held, landmarks)
     keep, marks = kept(maps, settings, held), dict(landmarks or {})
-    free, around = settings.model_copy(update={"reference": None}), max(AROUND, 2 * settings.anchors)
+    free, around = settings.model_copy(update={"reference": None}), max(AROUND, 2 * settings.long_range_stride)
     rest = None if keep else np.zeros_like(maps[0].vectors[0])
     found, done = [keep.get(z, one) for z, one in enumerate(maps)], set(keep)
     for stretch in _in_order(len(maps), done):

@@ -7,7 +7,7 @@ from typing import Any
 from napari.layers import Image
 from qtpy.QtWidgets import QCheckBox, QSpinBox, QVBoxLayout, QWidget
 
-from napari_stnreg.stacks.settings import COURSE_HELP
+from napari_stnreg.stacks.settings import TREND_HELP
 from napari_stnreg.widgets.common.forms import Combo, OptionalNumber, Rows, folded, hint
 
 MOTIONS = [("Shift and turn", "rigid"), ("Shift only", "translation"), ("Shift, turn and stretch", "affine")]
@@ -38,31 +38,31 @@ class AlignForm(QWidget):
         self.deform = QCheckBox("Bend sections to fit")
         self.deform.setToolTip("Follow with a second pass that bends each section by a grid of vectors.")
         self.deform.setChecked(True)
-        self.course = Combo(
-            "What happens to what changes slowly along the stack: neurites that run obliquely keep their slant, or are "
-            "straightened for the sake of a better fit.",
-            "course",
+        self.trend = Combo(
+            "Treatment of slow changes along the stack: oblique neurites keep their slope, or are straightened for a "
+            "closer fit.",
+            "trend",
         )
-        self.course.fill([(name, name) for name in COURSE_HELP])
-        self.course_note = hint()
+        self.trend.fill([(name, name) for name in TREND_HELP])
+        self.trend_note = hint()
         self.features = Combo("What is compared between neighbors.", "compare by")
         self.features.fill(FEATURES)
-        self.window = QSpinBox()
-        self.window.setRange(1, 8)
-        self.window.setValue(2)
-        self.window.setToolTip("Neighbors before and after that each section is compared with.")
-        self.anchors = OptionalNumber(
-            "Match each section with the one so many sections farther, too, as far as both share outlines: errors then "
-            "add up less along the stack.", "anchors", 3, 64, whole=True, empty="none")  # fmt: skip
-        self.turned = self._box("Turned by any angle", "Look for sections that lie turned by any angle.", True)
-        self.mirror = self._box("Some upside down", "Look for sections that lie upside down, too.", False)
-        self.cracks = self._box("Break at cracks", "Find cracks and let the sections break there.", True)
+        self.neighbors = QSpinBox()
+        self.neighbors.setRange(1, 8)
+        self.neighbors.setValue(2)
+        self.neighbors.setToolTip("Neighbors before and after that each section is compared with.")
+        self.long_range_stride = OptionalNumber(
+            "Also match each section with the one this many sections ahead, if both share outlines; errors then "
+            "accumulate less along the stack.", "long-range stride", 3, 64, whole=True, empty="none")  # fmt: skip
+        self.search_rotations = self._box("Search all rotations", "Search for sections rotated by any angle.", True)
+        self.mirror = self._box("Search mirrored sections", "Search for mirrored sections, too.", False)
+        self.split_at_cracks = self._box("Split at cracks", "Detect cracks and move the fragments independently.", True)
         self.reference = OptionalNumber("A section that stays where it is.", "fixed section", 0, 10**6, whole=True,
                                         empty="none")  # fmt: skip
         self.size = OptionalNumber("Longest side, in pixels, at which sections are compared.", "working size", 64,
                                    8192, whole=True)  # fmt: skip
-        self.tether = OptionalNumber("Pull to where a section lay; more moves less, and keeps more of the slant.",
-                                     "tether", 0, 100, empty="1")  # fmt: skip
+        self.position_weight = OptionalNumber("Weight of the recorded positions; more moves less and keeps more of the slope.",
+                                     "position weight", 0, 100, empty="1")  # fmt: skip
         self.smoothness = OptionalNumber("Stiffness of the bending; more is stiffer.", "smoothness", 0.01, 100,
                                          empty="1")  # fmt: skip
         self.threads = OptionalNumber("Sections worked on at a time.", "threads", 1, 256, whole=True, empty="all cores")
@@ -73,17 +73,17 @@ class AlignForm(QWidget):
         rows.wide(self.note)
         rows.add("Sections may", self.motion)
         rows.wide(self.deform)
-        rows.add("Course", self.course)
-        rows.wide(self.course_note)
+        rows.add("Trend", self.trend)
+        rows.wide(self.trend_note)
         more = QWidget()
         inner = Rows()
         inner.add("Compare", self.features)
-        inner.add("Neighbors", self.window)
-        inner.add("Anchor distance", self.anchors)
-        for box in (self.turned, self.mirror, self.cracks):
+        inner.add("Neighbors", self.neighbors)
+        inner.add("Long-range stride", self.long_range_stride)
+        for box in (self.search_rotations, self.mirror, self.split_at_cracks):
             inner.wide(box)
         inner.add("Fixed section", self.reference)
-        inner.add("Tether", self.tether)
+        inner.add("Position weight", self.position_weight)
         inner.add("Smoothness", self.smoothness)
         inner.add("Working size", self.size)
         inner.add("Threads", self.threads)
@@ -96,7 +96,7 @@ class AlignForm(QWidget):
         box.addLayout(rows)
         box.addWidget(self.more)
         self.stack.currentIndexChanged.connect(self._describe)
-        self.course.currentIndexChanged.connect(self._explain)
+        self.trend.currentIndexChanged.connect(self._explain)
         self._explain()
 
     @staticmethod
@@ -122,7 +122,7 @@ class AlignForm(QWidget):
         self._describe()
 
     def _explain(self, _index: int = 0) -> None:
-        self.course_note.setText(COURSE_HELP[self.course.currentData()])
+        self.trend_note.setText(TREND_HELP[self.trend.currentData()])
 
     def _describe(self, _index: int = 0) -> None:
         layer = self.layer
@@ -145,14 +145,14 @@ class AlignForm(QWidget):
         values = {
             "motion": self.motion.currentData(),
             "deform": self.deform.isChecked(),
-            "course": self.course.currentData(),
+            "trend": self.trend.currentData(),
             "features": self.features.currentData(),
-            "window": self.window.value(),
-            "anchors": int(self.anchors.value or 0),
-            "turned": self.turned.isChecked(),
+            "neighbors": self.neighbors.value(),
+            "long_range_stride": int(self.long_range_stride.value or 0),
+            "search_rotations": self.search_rotations.isChecked(),
             "mirror": self.mirror.isChecked(),
-            "cracks": self.cracks.isChecked(),
+            "split_at_cracks": self.split_at_cracks.isChecked(),
             "reference": self.reference.value,
         }
-        numbers = {"working_size": self.size, "tether": self.tether, "smoothness": self.smoothness}
+        numbers = {"working_size": self.size, "position_weight": self.position_weight, "smoothness": self.smoothness}
         return values | {name: box.value for name, box in numbers.items() if box.value is not None}
