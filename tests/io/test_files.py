@@ -181,7 +181,7 @@ def test_what_cannot_be_written_is_refused_and_the_old_file_stays(tmp_path):
         write(tmp_path / "a.png", volume)
     with pytest.raises(InputError, match="float32"):
         write(tmp_path / "a.png", plane)
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="does not exist"):
         write(tmp_path / "nowhere" / "a.tif", plane)
     with pytest.raises(InputError, match="use one of"):
         write(tmp_path / "a.doc", plane)

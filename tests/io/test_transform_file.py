@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 
 import numpy as np
@@ -13,7 +14,6 @@ from safetensors.torch import save_file
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.io import container
 from napari_stnreg.io.transform_file import load_transform, save_transform
 from napari_stnreg.transforms import AffineTransform, ChainTransform, InverseTransform, chain, make_family
 
@@ -170,7 +170,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
     def fail(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(container.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(InputError, match="No space left"):
         save_transform(AffineTransform.identity(3), path)
     assert path.read_bytes() == before

@@ -18,11 +18,11 @@ from napari_stnreg.losses import (
     bending_energy,
     diffusion,
     folding_penalty,
-    jacobian_determinant,
     one_hot,
     soft_dice,
 )
 from napari_stnreg.ops.filters import box_sum, gaussian
+from napari_stnreg.ops.jacobian import jacobian_determinant
 
 PENALTIES = {
     "diffusion": diffusion,

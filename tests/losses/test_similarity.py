@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from napari_stnreg import losses
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.losses import MIND, SIMILARITIES, FeatureDistance, MutualInformation, make_similarity
-from napari_stnreg.losses.mutual_information import cubic_b_spline
+from napari_stnreg.ops.bspline import cubic_bspline
 
 
 def features() -> FeatureDistance:
@@ -262,7 +262,7 @@ def test_a_sample_of_the_voxels_tells_nearly_as_much_and_is_drawn_from_its_seed(
 
 def test_the_b_spline_window_sums_to_one():
     x = torch.linspace(0, 1, 11, dtype=torch.float64)[:, None] - torch.arange(-3, 5, dtype=torch.float64)
-    torch.testing.assert_close(cubic_b_spline(x).sum(1), torch.ones(11, dtype=torch.float64))
+    torch.testing.assert_close(cubic_bspline(x).sum(1), torch.ones(11, dtype=torch.float64))
 
 
 def plain_mind(image: np.ndarray, radius: int, dilation: int) -> np.ndarray:

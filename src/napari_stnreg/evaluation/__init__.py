@@ -5,7 +5,10 @@ The scores are plain numpy and scipy on arrays that already lie on the same grid
 pair, which warps and needs torch, is in :mod:`napari_stnreg.evaluation.scorecard`.
 """
 
-from napari_stnreg.evaluation.deformation import folding_fraction, jacobian_determinant
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from napari_stnreg.evaluation.intensity import compare, local_ncc, mse, mutual_information, ncc, psnr, ssim
 from napari_stnreg.evaluation.labels import (
     common_labels,
@@ -16,6 +19,10 @@ from napari_stnreg.evaluation.labels import (
     surface_distances,
 )
 from napari_stnreg.evaluation.landmarks import LandmarkError, landmark_error
+
+if TYPE_CHECKING:
+    from napari_stnreg.ops.jacobian import folding_fraction
+    from napari_stnreg.ops.jacobian import jacobian_determinant_array as jacobian_determinant
 
 __all__ = [
     "LandmarkError",
@@ -36,3 +43,11 @@ __all__ = [
     "ssim",
     "surface_distances",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("folding_fraction", "jacobian_determinant"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from napari_stnreg.ops import jacobian  # it needs torch, the other scores do not
+
+    return jacobian.folding_fraction if name == "folding_fraction" else jacobian.jacobian_determinant_array

@@ -14,6 +14,7 @@ from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.evaluation.report import Better, Score, Scorecard
+from napari_stnreg.ops.jacobian import folding_fraction
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.transforms import Transform, invert, solver_warning
 
@@ -293,9 +294,7 @@ def _landmark_rows(
 def _deformation_rows(fixed: Image, transform: Transform, warnings: list[str]) -> list[Score]:
     determinant = transform.jacobian_determinant(fixed.grid)
     values = determinant[fixed.mask] if fixed.mask is not None and fixed.mask.any() else determinant.ravel()
-    # A mirrored map turns the whole image over, which is no fold.
-    orientation = float(np.sign(np.median(values)) or 1.0)
-    folded = float((values * orientation <= 0).mean())
+    folded = folding_fraction(determinant, fixed.mask)
     low, middle, high = (float(v) for v in np.percentile(values, (1, 50, 99)))
     rows = [
         Score("deformation", "jacobian_min", after=float(values.min())),

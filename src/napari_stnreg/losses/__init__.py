@@ -8,7 +8,7 @@ from napari_stnreg.losses.mse_ncc import MeanSquares, NormalizedCrossCorrelation
 from napari_stnreg.losses.mutual_information import MutualInformation
 from napari_stnreg.losses.overlap import LabelOverlap, one_hot, soft_dice
 from napari_stnreg.losses.registry import make_similarity
-from napari_stnreg.losses.regularization import bending_energy, diffusion, folding_penalty, jacobian_determinant
+from napari_stnreg.losses.regularization import bending_energy, diffusion, folding_penalty
 from napari_stnreg.losses.similarity import SIMILARITIES, Similarity
 from napari_stnreg.losses.weighted_sum import WeightedSum
 
@@ -27,7 +27,6 @@ __all__ = [
     "bending_energy",
     "diffusion",
     "folding_penalty",
-    "jacobian_determinant",
     "make_similarity",
     "one_hot",
     "soft_dice",

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.losses.similarity import Similarity, attach_gradient, combine_weights, wants_gradient
+from napari_stnreg.ops.bspline import cubic_bspline
 
 # A cubic B-spline reaches two bins to either side, so two bins at either end stay free of samples.
 _MARGIN = 2
@@ -69,7 +70,7 @@ class MutualInformation(Similarity):
             # Apple's GPUs know no double precision; everywhere else sums of a million counts deserve it.
             self._table = torch.float32 if fixed.device.type == "mps" else torch.float64
             place = torch.arange(fine, dtype=self._table, device=fixed.device)[:, None] / _STEPS
-            self._kernel = cubic_b_spline(place - torch.arange(self.bins, dtype=self._table, device=fixed.device))
+            self._kernel = cubic_bspline(place - torch.arange(self.bins, dtype=self._table, device=fixed.device))
             self._range: tuple[Tensor, Tensor] | None = None
 
     def _draw(self, values: Tensor) -> Tensor | None:
@@ -167,14 +168,6 @@ class MutualInformation(Similarity):
     def score(self, warped: Tensor, weight: Tensor | None = None) -> float:
         """The mutual information in nats, or its normalized form between 1 and 2."""
         return float(self._evaluate(warped, weight, self.normalized, False)[0])
-
-
-def cubic_b_spline(x: Tensor) -> Tensor:
-    """The centered cubic B-spline, which is 0 beyond a distance of 2 and sums to 1 over the integers."""
-    x = x.abs()
-    inner = 2 / 3 - x.square() * (1 - x / 2)
-    outer = (2 - x).clamp_min(0).pow(3) / 6
-    return torch.where(x < 1, inner, outer)
 
 
 def _value_range(values: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -8,16 +8,13 @@ by world lengths, so a penalty does not change when the same field is sampled mo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from napari_stnreg.losses.similarity import attach_gradient, wants_gradient
 from napari_stnreg.ops.filters import per_axis
-
-Spacing = float | Sequence[float]
+from napari_stnreg.ops.jacobian import Spacing, jacobian_determinant
 
 
 def diffusion(u: Tensor, spacing: Spacing) -> Tensor:
@@ -60,33 +57,6 @@ def bending_energy(u: Tensor, spacing: Spacing) -> Tensor:
     straight = [((i + 2, i + 2), 1.0 / step**2) for i, step in enumerate(steps)]
     mixed = [((i + 2, j + 2), 2**0.5 / (steps[i] * steps[j])) for i in range(len(steps)) for j in range(i)]
     return _sum_of_squares(u, straight + mixed)
-
-
-def jacobian_determinant(u: Tensor, spacing: Spacing) -> Tensor:
-    """How much ``x -> x + u(x)`` enlarges each voxel: below 1 it shrinks, at 0 and below it folds.
-
-    Central differences, one-sided at the border; exact for affine fields.
-
-    Parameters
-    ----------
-    u
-        Displacement in world units, ``(B, D, *shape)``.
-    spacing
-        Voxel size along each axis, in the same units.
-
-    Returns
-    -------
-    Tensor
-        ``(B, *shape)``; differentiable.
-    """
-    steps = per_axis(spacing, u.ndim - 2)
-    # Rows of the Jacobian matrix: all components by one axis, (B, D, *shape).
-    by_axis = [_derivative(u, axis, step) for axis, step in enumerate(steps, start=2)]
-    rows = [[d[:, i] + float(i == j) for j, d in enumerate(by_axis)] for i in range(len(steps))]
-    if len(steps) == 2:
-        return rows[0][0] * rows[1][1] - rows[0][1] * rows[1][0]
-    (a, b, c), (d, e, f), (g, h, i) = rows
-    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
 
 
 def folding_penalty(u: Tensor, spacing: Spacing, margin: float = 0.0) -> Tensor:
@@ -150,42 +120,3 @@ def _adjoint_difference(difference: Tensor, axis: int) -> Tensor:
     out.narrow(axis, 1, count).add_(difference)
     out.narrow(axis, 0, count).sub_(difference)
     return out
-
-
-def _derivative(u: Tensor, axis: int, step: float) -> Tensor:
-    result: Tensor = _Derivative.apply(u, axis, step)  # type: ignore[no-untyped-call]
-    return result
-
-
-class _Derivative(torch.autograd.Function):
-    """Central difference inside, one-sided at the ends, 0 along an axis of one voxel."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, axis: int, step: float) -> Tensor:
-        ctx.axis, ctx.step = axis, step
-        size = u.shape[axis]
-        out = torch.zeros_like(u)
-        if size < 2:
-            return out
-        if size > 2:
-            torch.sub(u.narrow(axis, 2, size - 2), u.narrow(axis, 0, size - 2), out=out.narrow(axis, 1, size - 2))
-        for at, high, low in ((0, 1, 0), (size - 1, size - 1, size - 2)):
-            out.narrow(axis, at, 1).copy_(2 * (u.narrow(axis, high, 1) - u.narrow(axis, low, 1)))
-        return out.div_(2 * step)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        axis = ctx.axis
-        size = grad.shape[axis]
-        out = torch.zeros_like(grad)
-        if size < 2:
-            return out, None, None
-        if size > 2:
-            inner = grad.narrow(axis, 1, size - 2)
-            out.narrow(axis, 2, size - 2).add_(inner)
-            out.narrow(axis, 0, size - 2).sub_(inner)
-        for at, high, low in ((0, 1, 0), (size - 1, size - 1, size - 2)):
-            out.narrow(axis, high, 1).add_(grad.narrow(axis, at, 1), alpha=2)
-            out.narrow(axis, low, 1).sub_(grad.narrow(axis, at, 1), alpha=2)
-        return out.div_(2 * ctx.step), None, None

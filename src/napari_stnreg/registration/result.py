@@ -127,10 +127,7 @@ def make_result(
     grid = output_grid(fixed, moving, transform, settings)
     warped = warp(moving, transform, grid, fill=settings.fill)
     warped = warped.replace(name=f"{moving.name} -> {fixed.name} ({settings.family})")
-    determinant = transform.jacobian_determinant(fixed.grid)
-    # a mirrored start or landmarks turn the whole image over, which is no fold
-    orientation = float(np.sign(np.median(determinant)) or 1.0)
-    folded = float((determinant * orientation <= 0).mean())
+    folded = transform.folding_fraction(fixed.grid)
     if folded > 0:
         warnings.append(
             f"{100 * folded:.2f} % of the image is folded over; raise the smoothness or take the diffeomorphic family."

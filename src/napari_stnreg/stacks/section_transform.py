@@ -206,12 +206,12 @@ def spline(vectors: FloatArray, lattice: Lattice, points: FloatArray) -> FloatAr
 
 def spline_on_axes(vectors: FloatArray, lattice: Lattice, y: FloatArray, x: FloatArray) -> FloatArray:
     """The vectors of :func:`spline` at all canvas positions ``y`` by ``x``, ``(h, w, 2)``: two products of matrices."""
-    from napari_stnreg.transforms.bspline import basis_matrix
+    from napari_stnreg.ops.bspline import cubic_bspline_matrix
 
     if not vectors.any():
         return np.zeros((len(y), len(x), 2))
     down, across = (
-        basis_matrix((np.asarray(values) - lattice.origin[axis]) / lattice.spacing[axis], lattice.shape[axis])
+        cubic_bspline_matrix((np.asarray(values) - lattice.origin[axis]) / lattice.spacing[axis], lattice.shape[axis])
         for axis, values in enumerate((y, x))
     )
     return np.ascontiguousarray(np.moveaxis(down @ vectors @ across.T, 0, -1))

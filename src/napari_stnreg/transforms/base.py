@@ -18,6 +18,7 @@ from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import CoordinateSystem, FloatArray, Grid
+from napari_stnreg.ops.jacobian import folding_fraction, jacobian_determinant_array
 
 SLAB_POINTS = 2**18
 """Grids are evaluated in slabs of about this many points: no large point list, and one that stays in the cache."""
@@ -192,17 +193,13 @@ class Transform(ABC):
     def jacobian_determinant(self, grid: Grid) -> npt.NDArray[np.float32]:
         """Determinant of ``dT/dx`` at every voxel of a grid, by central differences; 1 keeps volume, <= 0 folds."""
         grid = self.check_grid(grid)
-        displacement = self.displacement(grid)
+        # In voxels along the grid's own axes: the determinant is the same, and the axes may be oblique.
         to_index = np.linalg.inv(grid.linear).astype(np.float32)
-        rows = np.zeros((self.ndim, self.ndim, *grid.shape), dtype=np.float32)
-        for i in range(self.ndim):
-            steps = [np.gradient(displacement[i], axis=k) if grid.shape[k] > 1 else None for k in range(self.ndim)]
-            for j in range(self.ndim):
-                for k, step in enumerate(steps):
-                    if step is not None and to_index[k, j] != 0:
-                        rows[i, j] += step * to_index[k, j]
-            rows[i, i] += 1
-        return determinant(rows)
+        return jacobian_determinant_array(np.tensordot(to_index, self.displacement(grid), axes=1))
+
+    def folding_fraction(self, grid: Grid, mask: npt.ArrayLike | None = None) -> float:
+        """Return the fraction of a grid's voxels that fold, as :func:`~napari_stnreg.ops.jacobian.folding_fraction`."""
+        return folding_fraction(self.jacobian_determinant(grid), mask)
 
 
 def lattice_points(matrix: Tensor, shape: Sequence[int]) -> Tensor:
@@ -236,11 +233,3 @@ def affine_points(points: Tensor, matrix: Tensor) -> Tensor:
     for axis in range(ndim):
         moved = torch.addcmul(moved, points[..., axis, None], columns[..., axis])
     return moved
-
-
-def determinant(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Determinant of a field of matrices ``(D, D, *shape)``, written out (far quicker than one LAPACK call each)."""
-    if rows.shape[0] == 2:
-        return np.asarray(rows[0, 0] * rows[1, 1] - rows[0, 1] * rows[1, 0])
-    (a, b, c), (d, e, f), (g, h, i) = rows
-    return np.asarray(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g))

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.ops.bspline import cubic_bspline_matrix, cubic_bspline_weights
 from napari_stnreg.transforms.base import Transform, affine_points, lattice_points
 from napari_stnreg.transforms.dense import apply_matrix, parallel
 from napari_stnreg.transforms.families.base import TransformFamily
@@ -73,7 +74,7 @@ class BSplineTransform(Transform):
         for part in torch.split(points, _CHUNK):
             where = torch.minimum(affine_points(part, matrix[None]).clamp_min(1.0), size - 2)
             cell = torch.minimum(where.detach().floor(), size - 3)
-            weights = _cubic_weights(where - cell)
+            weights = cubic_bspline_weights(where - cell)
             pieces.append(_tensor_product(table, cell.to(torch.int64) - 1, weights, self.control_grid.shape))
         return torch.cat(pieces) if pieces else points.new_zeros(points.shape)
 
@@ -87,7 +88,7 @@ class BSplineTransform(Transform):
             return self(points)
         field = self.coefficients.to(matrix.dtype)
         for axis, (count, size) in enumerate(zip(grid.shape, self.control_grid.shape, strict=True)):
-            basis = basis_matrix(to_index[axis, -1] + to_index[axis, axis] * np.arange(count), size)
+            basis = cubic_bspline_matrix(to_index[axis, -1] + to_index[axis, axis] * np.arange(count), size)
             weights = torch.tensor(basis, dtype=field.dtype, device=field.device)
             # Contracting the first lattice axis puts the new one last, so that the axes end up in their order.
             field = torch.tensordot(field, weights, dims=([2], [1]))
@@ -189,7 +190,7 @@ class BSplineFamily(TransformFamily):
             field = source.on_grid(samples, torch.float64) - lattice_points(matrix, samples.shape)
             field = field.movedim(-1, 1)
             for axis, (count, size) in enumerate(zip(samples.shape, lattice.shape, strict=True)):
-                basis = basis_matrix(to_index[axis, -1] + to_index[axis, axis] * np.arange(count), size)
+                basis = cubic_bspline_matrix(to_index[axis, -1] + to_index[axis, axis] * np.arange(count), size)
                 solve = torch.tensor(np.linalg.pinv(basis), dtype=field.dtype, device=field.device)
                 field = torch.tensordot(field, solve, dims=([2], [1]))
             coefficients = field.to(theta.dtype)
@@ -202,27 +203,6 @@ class BSplineFamily(TransformFamily):
             return None
         steps = np.asarray(domain.shape) / np.asarray(self.cells(domain)) * self.limit
         return torch.tensor(steps, dtype=theta.dtype, device=theta.device).reshape(-1, *[1] * domain.ndim)
-
-
-def basis_matrix(where: FloatArray, size: int) -> FloatArray:
-    """Weights ``(n, size)`` of the control points along one axis at control-grid indices ``(n,)``."""
-    where = np.clip(where, 1.0, size - 2.0)
-    cell = np.minimum(np.floor(where), size - 3).astype(int)
-    weights = _cubic_weights(torch.from_numpy(where - cell)).numpy()
-    matrix = np.zeros((len(where), size))
-    for tap in range(4):
-        matrix[np.arange(len(where)), cell - 1 + tap] = weights[:, tap]
-    return matrix
-
-
-def _cubic_weights(fraction: Tensor) -> Tensor:
-    """The four cubic B-splines that reach into a cell, ``(..., 4)``, at a fraction 0 to 1 of it."""
-    rest = 1 - fraction
-    square, other = fraction * fraction, rest * rest
-    return torch.stack(
-        [other * rest / 6, 2 / 3 - square * (2 - fraction) / 2, 2 / 3 - other * (2 - rest) / 2, square * fraction / 6],
-        dim=-1,
-    )
 
 
 def _tensor_product(table: Tensor, first: Tensor, weights: Tensor, shape: Sequence[int]) -> Tensor:

@@ -22,9 +22,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_stnreg.losses import Similarity, jacobian_determinant
+from napari_stnreg.losses import Similarity
 from napari_stnreg.ops.filters import gaussian
 from napari_stnreg.ops.interpolation import sample_normalized
+from napari_stnreg.ops.jacobian import jacobian_determinant
 from napari_stnreg.registration.pyramid import Level, upsample
 from napari_stnreg.transforms.dense import exponential
 
@@ -244,11 +245,10 @@ def remove_folds(state: DenseState, least: float = 0.02, rounds: int = 12) -> No
     Small compositions of smooth steps do not fold, their values at voxels may by a hair. Only the surroundings of such
     voxels are touched.
     """
-    ones = (1.0,) * state.displacement.shape[1]
     for _ in range(rounds):
         if state.velocity is not None:
             state.displacement = exponential(state.velocity)
-        bad = (jacobian_determinant(state.displacement, ones) < least).to(state.displacement.dtype)
+        bad = (jacobian_determinant(state.displacement) < least).to(state.displacement.dtype)
         if not bool(bad.any()):
             return
         around = gaussian(bad.reshape(1, 1, *state.displacement.shape[2:]), 2.0, "nearest").mul_(20).clamp_max_(1)

@@ -13,9 +13,9 @@ from scipy.linalg import solveh_banded
 from torch import Tensor
 
 from napari_stnreg.core.grid import FloatArray
+from napari_stnreg.ops.bspline import cubic_bspline_matrix
 from napari_stnreg.stacks.matching.pair_frame import LEAST_PIXELS, Canvas, Source, compare
 from napari_stnreg.stacks.section_transform import Lattice
-from napari_stnreg.transforms.bspline import basis_matrix
 
 BLOCK = 4
 """Pixels along a side that are summed up before they enter the curvature: splines hardly change over so few."""
@@ -33,7 +33,7 @@ class Basis:
     def __init__(self, lattice: Lattice, canvas: Canvas) -> None:
         self.lattice = lattice
         self.y, self.x = (
-            torch.as_tensor(basis_matrix(self._where(axis, values), lattice.shape[axis]), dtype=torch.float32)
+            torch.as_tensor(cubic_bspline_matrix(self._where(axis, values), lattice.shape[axis]), dtype=torch.float32)
             for axis, values in ((0, canvas.y), (1, canvas.x))
         )
         self.coarse_y, self.coarse_x = _blocked(self.y), _blocked(self.x)

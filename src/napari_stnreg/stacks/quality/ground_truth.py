@@ -170,12 +170,13 @@ def score_truth(truth: StackTruth, maps: Sequence[Map], *, margin: float = 0.2, 
         ]  # fmt: skip
         at[name] = _mean([one for one in found if one.size])
     slope, neurites = recovered_slope(truth, maps, known, margin=margin)
+    from napari_stnreg.ops.jacobian import folding_fraction
+
     steps = 0.5 * np.eye(2)
     folds = []
     for z in kept:
         jacobian = np.stack([maps[z](known.points + s) - maps[z](known.points - s) for s in steps], axis=-1)
-        turned = np.linalg.det(jacobian)
-        folds.append(float((turned * np.sign(np.median(turned)) <= 0).mean()))
+        folds.append(folding_fraction(np.linalg.det(jacobian), border=0))
     after = correlations(truth, maps, kept, margin=margin)
     true = correlations(truth, [truth.slide(z).place for z in range(len(maps))], kept, margin=margin)
     expected = _mean([q.correlation for q in true.values()])

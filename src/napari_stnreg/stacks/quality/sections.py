@@ -181,13 +181,14 @@ def deformation(there: SectionTransform, points: FloatArray) -> tuple[float, flo
 
     A torn section is measured piece by piece: the tear itself is no strain.
     """
+    from napari_stnreg.ops.jacobian import folding_fraction
+
     step = 0.5 * np.eye(2) * max(there.factor, 1)
     folded, strains = [], []
-    sign = np.sign(np.linalg.det(there.affines[0, :2, :2]))
     for k in range(there.pieces):
         columns = [there.piece(k, points + s) - there.piece(k, points - s) for s in step]
         jacobian = np.stack(columns, axis=-1) / max(there.factor, 1)
-        folded.append(float((sign * np.linalg.det(jacobian) <= 0).mean()))
+        folded.append(folding_fraction(np.linalg.det(jacobian), border=0))
         values = np.linalg.svd(jacobian, compute_uv=False)
         strains.append(float(np.quantile(np.abs(values / np.median(values) - 1), 0.99)))
     return max(folded), max(strains)

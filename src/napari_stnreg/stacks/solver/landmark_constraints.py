@@ -92,13 +92,13 @@ class Ties:
 
 def _splines_at(point: FloatArray, there: SectionTransform) -> tuple[Index, FloatArray]:
     """The 16 control points around a canvas position, and their cubic B-splines there."""
+    from napari_stnreg.ops.bspline import cubic_bspline_support
+
     index = there.lattice.index(point)
     numbers, values = [], []
     for along, size in zip(index, there.lattice.shape, strict=True):
-        along = float(np.clip(along, 1.0, size - 2.0))
-        low = min(int(along), size - 3)
-        t = along - low
-        numbers.append(np.arange(low - 1, low + 3))
-        values.append(np.array([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]) / 6)
+        first, weights = cubic_bspline_support(np.array([along]), size)
+        numbers.append(first[0] + np.arange(4))
+        values.append(weights[0])
     rows, columns = np.meshgrid(numbers[0], numbers[1], indexing="ij")
     return (rows * there.lattice.shape[1] + columns).ravel(), np.outer(values[0], values[1]).ravel()

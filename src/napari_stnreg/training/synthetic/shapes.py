@@ -22,13 +22,13 @@ from torch import Tensor
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.networks.grid_generator import warp_batch
+from napari_stnreg.ops.bspline import cubic_bspline_matrix
 from napari_stnreg.ops.filters import gaussian
 from napari_stnreg.training.augmentation.intensity import IntensityAugmentation
 from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
 from napari_stnreg.training.data.batch import Batch
 from napari_stnreg.training.data.pair_sampler import ExampleSource, seeded_rng
 from napari_stnreg.transforms import DisplacementTransform, Transform, VelocityTransform, chain
-from napari_stnreg.transforms.bspline import basis_matrix
 
 Single = npt.NDArray[np.float32]
 
@@ -255,7 +255,7 @@ def smooth_noise(random: np.random.Generator, count: int, cells: float, shape: S
     noise = random.standard_normal((count, *sizes), dtype=np.float32)
     offset = random.uniform(0, 1, len(shape))
     for axis, (n, size) in enumerate(zip(shape, sizes, strict=True)):
-        basis = basis_matrix(1 + offset[axis] + np.arange(n) / step, size)
+        basis = cubic_bspline_matrix(1 + offset[axis] + np.arange(n) / step, size)
         noise = np.tensordot(noise, basis.astype(np.float32), axes=([1], [1]))
     deviation = noise.std(axis=tuple(range(1, noise.ndim)), keepdims=True)
     return np.asarray(noise / np.maximum(deviation, 1e-6), dtype=np.float32)

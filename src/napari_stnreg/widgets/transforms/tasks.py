@@ -89,8 +89,10 @@ def show(
     elif what == "vectors":
         made = vectors_layer(transform, grid)
     elif what == "jacobian":
+        from napari_stnreg.ops.jacobian import folding_fraction
+
         determinant = deformation.jacobian(transform, grid)
-        name += f", {folded_text(float(np.mean(determinant <= 0)))}"
+        name += f", {folded_text(folding_fraction(determinant))}"
         made = jacobian_layer(determinant, grid)
     elif what == "log_jacobian":
         values = deformation.log_jacobian(transform, grid)
