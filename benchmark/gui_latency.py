@@ -88,9 +88,9 @@ def open_panel(viewer: Any, fixed: Any, moving: Any) -> Any:
 
     This and :func:`press_register` hold everything that depends on the widget's attributes.
     """
-    from napari_stnreg.widgets.register.panel import RegisterWidget
+    from napari_stnreg.widgets.register.panel import RegisterPanel
 
-    widget = RegisterWidget(viewer)
+    widget = RegisterPanel(viewer)
     viewer.window.add_dock_widget(widget, name="STN registration")
     widget.set_fixed(fixed)
     widget.set_moving(moving)

@@ -68,7 +68,7 @@ class Stage:
         return panel
 
     def remove_folds(self, sections: Iterable[Any]) -> None:
-        """Open collapsible parts of a form."""
+        """Open collapsed parts of a form."""
         for section in sections:
             section.expand(animate=False)
         pump(2.0)

@@ -91,14 +91,14 @@ def begin(name: str, folder: Path) -> tuple[Stage, Any, Hand]:
     """Window, panel and hand of a scene."""
     from skimage import data
 
-    from napari_stnreg.widgets.explorer.panel import ExplorerWidget
+    from napari_stnreg.widgets.explorer.panel import ExplorerPanel
 
     theme, width, text = SCENES[name]
     stage = Stage(f"explorer_{name}", folder, theme, width, size=(1400, 950))
     pictures = {"sampler": data.camera(), "direction": data.camera()[::4, ::4], "gradient": data.camera()[::2, ::2]}
     layer = stage.viewer.add_image(pictures.get(name, stickman()), name="camera" if name in pictures else "stickman")
-    panel = stage.dock(ExplorerWidget(stage.viewer), "Spatial transformer explorer")
-    panel.size_box.choose(text)
+    panel = stage.dock(ExplorerPanel(stage.viewer), "Spatial transformer explorer")
+    panel.size_box.set_current(text)
     pump(3.0, lambda: panel.canvas is not None)
     assert panel.layer is layer
     pump(0.5)
@@ -108,11 +108,11 @@ def begin(name: str, folder: Path) -> tuple[Stage, Any, Hand]:
 
 def classifier(folder: Path) -> None:
     """Train both classifiers and take a picture of the end."""
-    from napari_stnreg.widgets.explorer.classifier import ClassifierWidget
+    from napari_stnreg.widgets.explorer.classifier import ClassifierPanel
 
     theme, width, _ = SCENES["classifier"]
     stage = Stage("classifier", folder, theme, width, size=(1400, 800))
-    panel = stage.dock(ClassifierWidget(stage.viewer), "Spatial transformer in a classifier")
+    panel = stage.dock(ClassifierPanel(stage.viewer), "Spatial transformer in a classifier")
     panel.steps.setValue(300)
     panel.train()
     pump(900, lambda: not panel.running)
@@ -157,7 +157,7 @@ def scene(name: str, folder: Path, _: argparse.Namespace) -> None:
             panel.downhill.step()
             pump(0.1)
     elif name in ("thin_plate", "bspline"):
-        panel.family_box.choose("tps" if name == "thin_plate" else "bspline")
+        panel.family_box.set_current("tps" if name == "thin_plate" else "bspline")
         pump(0.5)
         middle = int(np.linalg.norm(canvas._places - canvas.shape / 2, axis=1).argmin())
         drag(middle, (-12, 9))

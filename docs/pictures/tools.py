@@ -34,16 +34,16 @@ def registered(viewer: Any, sample: str) -> None:
 
     from napari_stnreg.datasets import shapes
     from napari_stnreg.napari_plugin import sample_data
-    from napari_stnreg.widgets.register.panel import RegisterWidget
+    from napari_stnreg.widgets.register.panel import RegisterPanel
 
     for data in sample_data.landmark_layers(shapes.shapes_pair()) if sample == "shapes" else ():
         viewer.add_layer(Layer.create(*data))
     for data in getattr(sample_data, f"napari_sample_{sample}")():
         viewer.add_layer(Layer.create(*data))
     viewer.layers.selection = {layer for layer in viewer.layers if isinstance(layer, Image)}
-    panel = RegisterWidget(viewer)
+    panel = RegisterPanel(viewer)
     viewer.window.add_dock_widget(panel, name="register")
-    panel.options.preset_box.choose("fast")
+    panel.options.preset_box.set_current("fast")
     panel.options.rate_box.setValue(0)
     panel.start()
     pump(300, lambda: not panel.running)
@@ -61,10 +61,10 @@ def workbench(stage: Stage) -> None:
     """Apply to labels and points, show the Jacobian, invert, chain."""
     from napari.layers import Labels
 
-    from napari_stnreg.widgets.transforms.panel import WorkbenchWidget
+    from napari_stnreg.widgets.transforms.panel import TransformsPanel
 
     viewer = stage.viewer
-    bench = docked(stage, WorkbenchWidget, "Transform workbench")
+    bench = docked(stage, TransformsPanel, "Transform workbench")
     stage.picture("first")
     moving = bench.chosen.moving
     points = viewer.add_points(
@@ -73,7 +73,7 @@ def workbench(stage: Stage) -> None:
     labels = [layer for layer in viewer.layers if isinstance(layer, Labels)]
     for layer in (*labels[-1:], points):
         bench.refresh()
-        bench.applying.layer_box.choose(layer)
+        bench.applying.layer_box.set_current(layer)
         bench.apply()
         pump(60, lambda: not bench.running)
     viewer.layers[moving].visible = False
@@ -95,15 +95,15 @@ def scorecard(stage: Stage) -> None:
     """Score with labels and landmarks where the sample has them, and go to a pair."""
     from napari.layers import Labels, Points
 
-    from napari_stnreg.widgets.scorecard.panel import ScorecardWidget
+    from napari_stnreg.widgets.scorecard.panel import ScorecardPanel
 
     viewer = stage.viewer
-    card = docked(stage, ScorecardWidget, "Registration scorecard")
+    card = docked(stage, ScorecardPanel, "Registration scorecard")
     for kind, boxes in ((Labels, card.labels_boxes), (Points, card.points_boxes)):
         layers = [layer for layer in viewer.layers if isinstance(layer, kind)][:2]
         if len(layers) == 2:
             for box, layer in zip(boxes, layers, strict=False):
-                box.choose(layer)
+                box.set_current(layer)
     stage.picture("first")
     card.score()
     pump(120, lambda: not card.running)
@@ -118,10 +118,10 @@ def scorecard(stage: Stage) -> None:
 
 def compare(stage: Stage) -> None:
     """Every view once."""
-    from napari_stnreg.widgets.compare.panel import CompareWidget
+    from napari_stnreg.widgets.compare.panel import ComparePanel
     from napari_stnreg.widgets.compare.views import VIEWS
 
-    panel = docked(stage, CompareWidget, "Compare views")
+    panel = docked(stage, ComparePanel, "Compare views")
     panel.rate_box.setValue(0)
     for view in VIEWS:
         panel.show_view(view)
@@ -136,7 +136,7 @@ def batch(stage: Stage) -> None:
     import imageio.v3 as iio
 
     from napari_stnreg.datasets.shapes import shapes_pair
-    from napari_stnreg.widgets.batch.panel import BatchWidget
+    from napari_stnreg.widgets.batch.panel import BatchPanel
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -146,9 +146,9 @@ def batch(stage: Stage) -> None:
                 pair = shapes_pair(seed=seed)
                 iio.imwrite(folder / side / f"cells{seed}.tif", (pair.fixed, pair.moving)[number].data)
         (folder / "moving" / "cells1.tif").write_bytes(b"no picture")
-        panel = docked(stage, BatchWidget, "Batch registration")
+        panel = docked(stage, BatchPanel, "Batch registration")
         panel.folders.expand(animate=False)
-        panel.options.preset_box.choose("fast")
+        panel.options.preset_box.set_current("fast")
         panel.output_edit.setText(str(folder / "results"))
         panel.list_pairs(folder / "fixed", folder / "moving")
         stage.picture("listed")

@@ -27,13 +27,13 @@ def open_pair() -> tuple[Any, Any]:
     import napari
 
     from napari_stnreg.napari_plugin.sample_data import napari_sample_shapes
-    from napari_stnreg.widgets.register.panel import RegisterWidget
+    from napari_stnreg.widgets.register.panel import RegisterPanel
 
     viewer = napari.Viewer(title="napari-stnreg")
     for data, keywords, kind in napari_sample_shapes():
         viewer.add_layer(napari.layers.Layer.create(data, keywords, kind))
     viewer.layers.selection = set(viewer.layers)
-    panel = RegisterWidget(viewer)
+    panel = RegisterPanel(viewer)
     viewer.window.add_dock_widget(panel, name="STN registration")
     viewer.window.resize(1400, 900)
     return viewer, panel

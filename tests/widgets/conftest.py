@@ -65,10 +65,10 @@ def viewer(make_napari_viewer):
 @pytest.fixture
 def open_panel(viewer, qtbot):
     """Open the panel in a dock, as the menu does."""
-    from napari_stnreg.widgets.register.panel import RegisterWidget
+    from napari_stnreg.widgets.register.panel import RegisterPanel
 
     def make():
-        panel = RegisterWidget(viewer)
+        panel = RegisterPanel(viewer)
         viewer.window.add_dock_widget(panel, name="STN registration")
         return panel
 
@@ -147,11 +147,11 @@ def names(viewer):
 def open_workbench(viewer, qtbot):
     """Open the workbench in a dock, with transforms in its list."""
     from napari_stnreg.widgets.common.transform_store import store_for
-    from napari_stnreg.widgets.transforms.panel import WorkbenchWidget
+    from napari_stnreg.widgets.transforms.panel import TransformsPanel
 
     def make(*transforms):
         store_for(viewer).extra.extend(transforms)
-        bench = WorkbenchWidget(viewer)
+        bench = TransformsPanel(viewer)
         viewer.window.add_dock_widget(bench, name="Transform workbench")
         return bench
 
@@ -178,13 +178,13 @@ def drifting(count=6, shape=(32, 32)):
 @pytest.fixture
 def open_train(viewer):
     """Open the panel in a dock, as the menu does."""
-    from napari_stnreg.widgets.train.panel import TrainWidget
+    from napari_stnreg.widgets.train.panel import TrainPanel
 
     def make(**settings):
-        panel = TrainWidget(viewer)
+        panel = TrainPanel(viewer)
         viewer.window.add_dock_widget(panel, name="Train STN model")
         panel.options.set_values({"network": "affine", "epochs": 3, "batch_size": 3, "device": "cpu", **settings})
-        panel.options.augmentation_box.choose("none")
+        panel.options.augmentation_box.set_current("none")
         panel.options.size_box.value = 32
         return panel
 

@@ -26,7 +26,7 @@ def turn(angle=0.2, shift=(3.0, -2.0), unit="pixel"):
     return AffineTransform(np.array([[c, -s, shift[0]], [s, c, shift[1]], [0, 0, 1]]), unit)
 
 
-def held(transform, fixed="fixed", moving="moving", grid=None):
+def make_entry(transform, fixed="fixed", moving="moving", grid=None):
     grid = grid or Grid.from_spacing(SHAPE, unit=transform.unit)
     return TransformEntry.of(transform, fixed, moving, transform.family, grid=grid, moving_grid=grid, source="made")
 
@@ -41,6 +41,6 @@ def solved(transform, points):
 
 def choose(bench, layer, side="moving"):
     bench.refresh()
-    assert bench.applying.layer_box.choose(layer)
-    assert bench.applying.side_box.choose(side)
+    assert bench.applying.layer_box.set_current(layer)
+    assert bench.applying.side_box.set_current(side)
     bench.show_state()

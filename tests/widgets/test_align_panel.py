@@ -7,7 +7,7 @@ import pytest
 import zarr
 from qtpy.QtCore import Qt
 
-from napari_stnreg.widgets.align_stack.panel import AlignWidget
+from napari_stnreg.widgets.align_stack.panel import AlignStackPanel
 from tests.widgets.conftest import blobs
 
 SLANT = {"kept": 0.28, "recorded": 1.45, "error": 0.28}
@@ -26,11 +26,11 @@ def raw():
 @pytest.fixture
 def panel(viewer, raw):
     viewer.add_image(raw, name="stack", scale=(50, 8, 8), units=("nm",) * 3, axis_labels=("z", "y", "x"))
-    panel = AlignWidget(viewer)
+    panel = AlignStackPanel(viewer)
     viewer.window.add_dock_widget(panel, name="Align section stack")
     panel.inputs.deform.setChecked(False)
     panel.inputs.search_rotations.setChecked(False)
-    panel.inputs.motion.choose("translation")
+    panel.inputs.motion.set_current("translation")
     return panel
 
 
@@ -65,27 +65,23 @@ def test_findings_are_listed_and_lead_to_their_sections(aligned, viewer, qtbot):
     viewer.dims.set_point(0, 0)
     aligned.findings.table.cellClicked.emit(0, 0)
     assert aligned.section == 4
-    place = aligned.findings.plot._plot.getPlotItem().vb.mapViewToScene(_point(2.4, 0.5))
-    aligned.findings.plot._on_click(_Click(place))
+    click_plot(aligned.findings.plot, qtbot, 2.4, 0.5)
     assert aligned.section == 2
-    x, correlation = aligned.findings.plot._after.getData()
+    curves = aligned.findings.plot.curves()
+    x, correlation = curves["after"].T
     np.testing.assert_allclose(x, [0.5, 1.5, 2.5, 4.0])
     assert correlation.min() > 0.5
-    assert (correlation > aligned.findings.plot._before.getData()[1] + 0.2).all()
+    assert (correlation > curves["before"][:, 1] + 0.2).all()
 
 
-def _point(x, y):
-    from qtpy.QtCore import QPointF
+def click_plot(plot, qtbot, x, y):
+    """Click into a plot at data coordinates."""
+    import pyqtgraph
+    from qtpy.QtCore import QPointF, Qt
 
-    return QPointF(x, y)
-
-
-class _Click:
-    def __init__(self, place):
-        self._place = place
-
-    def scenePos(self):
-        return self._place
+    view = plot.findChild(pyqtgraph.PlotWidget)
+    place = view.mapFromScene(view.getPlotItem().vb.mapViewToScene(QPointF(x, y)))
+    qtbot.mouseClick(view.viewport(), Qt.MouseButton.LeftButton, pos=place)
 
 
 def test_a_key_flickers_before_and_after(aligned, viewer):
@@ -196,7 +192,7 @@ def test_layers_deleted_in_the_middle_do_no_harm(panel, viewer, qtbot, run):
 
 
 def test_without_a_stack_the_panel_says_what_to_do(viewer):
-    panel = AlignWidget(viewer)
+    panel = AlignStackPanel(viewer)
     assert not panel.align_button.isEnabled()
     viewer.add_image(np.zeros((40, 40)), name="flat")
     panel.refresh()

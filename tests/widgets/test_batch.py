@@ -33,10 +33,10 @@ def folder(tmp_path):
 @pytest.fixture
 def batch(viewer, folder, engine, monkeypatch):
     from napari_stnreg.batch import run
-    from napari_stnreg.widgets.batch.panel import BatchWidget
+    from napari_stnreg.widgets.batch.panel import BatchPanel
 
     monkeypatch.setattr(run, "register_steps", engine.register_steps)
-    panel = BatchWidget(viewer)
+    panel = BatchPanel(viewer)
     viewer.window.add_dock_widget(panel, name="Batch")
     panel.output_edit.setText(str(folder / "results"))
     return panel
@@ -138,8 +138,8 @@ def test_closing_the_dock_ends_the_batch(viewer, batch, folder, engine, qtbot):
 
 
 def test_the_settings_of_the_form_are_those_of_the_run(batch, folder, engine, run):
-    batch.options.linear_box.choose("rigid")
-    batch.options.bending_box.choose("")
+    batch.options.linear_box.set_current("rigid")
+    batch.options.bending_box.set_current("")
     batch.load_jobs(str(folder / "jobs.csv"))
     batch.run()
     run(batch)

@@ -9,9 +9,9 @@ pytest.importorskip("sklearn")
 
 @pytest.fixture
 def panel(viewer):
-    from napari_stnreg.widgets.explorer.classifier import ClassifierWidget
+    from napari_stnreg.widgets.explorer.classifier import ClassifierPanel
 
-    made = ClassifierWidget(viewer)
+    made = ClassifierPanel(viewer)
     viewer.window.add_dock_widget(made, name="Classifier")
     made.steps.setValue(20)
     return made

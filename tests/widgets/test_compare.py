@@ -25,11 +25,11 @@ def pair(viewer):
 
 @pytest.fixture
 def compare(viewer, pair):
-    from napari_stnreg.widgets.compare.panel import CompareWidget
+    from napari_stnreg.widgets.compare.panel import ComparePanel
 
-    panel = CompareWidget(viewer)
+    panel = ComparePanel(viewer)
     viewer.window.add_dock_widget(panel, name="Compare views")
-    panel.choose(*pair)
+    panel.set_layers(*pair)
     panel.rate_box.setValue(0)
     return panel
 
@@ -99,7 +99,7 @@ def test_images_of_different_lattices_are_compared_where_they_lie(viewer, compar
     whole = blobs((40, 60))
     a = viewer.add_image(whole, name="whole")
     b = viewer.add_image(whole[10:30, 20:50], name="part", translate=(10, 20))
-    compare.choose(a, b)
+    compare.set_layers(a, b)
     compare.show_view("blend")
     run(compare)
     shown = [layer for layer in viewer.layers if layer.visible]
@@ -109,7 +109,7 @@ def test_images_of_different_lattices_are_compared_where_they_lie(viewer, compar
     goal = rescaled(whole[10:30, 20:50])[2:-2, 2:-2]
     np.testing.assert_allclose(inside, goal, atol=0.02)
     assert not shown[1].data[:9].any()
-    compare.color_box.choose("cyan and magenta")
+    compare.color_box.set_current("cyan and magenta")
     assert [layer.colormap.name for layer in shown] == ["cyan", "magenta"]
 
 
@@ -121,7 +121,7 @@ def test_side_by_side_puts_the_first_on_the_left(viewer, compare, pair):
     assert viewer.canvas.grid.actual_shape(layers) == (1, 2)
     assert viewer.canvas.grid.position(layers.index(first), layers) == (0, 0)
     assert viewer.canvas.grid.position(layers.index(second), layers) == (0, 1)
-    compare.choose(second, first)
+    compare.set_layers(second, first)
     assert viewer.canvas.grid.position(layers.index(second), layers) == (0, 0)
 
 
@@ -166,8 +166,8 @@ def test_closing_the_dock_leaves_the_view_and_gives_the_key_back(viewer, compare
 
 
 def test_the_same_layer_twice_is_refused(viewer, compare, pair):
-    compare.first_box.choose(pair[0])
-    compare.second_box.choose(pair[0])
+    compare.first_box.set_current(pair[0])
+    compare.second_box.set_current(pair[0])
     assert not compare.show_view("flicker")
     assert "same layer" in compare.status.text()
 
@@ -175,7 +175,7 @@ def test_the_same_layer_twice_is_refused(viewer, compare, pair):
 def test_a_volume_is_compared_slice_by_slice(viewer, compare, run):
     a = viewer.add_image(blobs((8, 20, 24)), name="a")
     b = viewer.add_image(blobs((8, 20, 24), shift=1), name="b")
-    compare.choose(a, b)
+    compare.set_layers(a, b)
     compare.show_view("difference")
     run(compare)
     np.testing.assert_allclose(

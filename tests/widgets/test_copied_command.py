@@ -10,14 +10,14 @@ from napari_stnreg.cli.setting_options import written_settings
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.points import read_landmarks
 from napari_stnreg.registration.settings import RegistrationSettings
-from napari_stnreg.widgets.common.layer_io import MaskSource, Source
+from napari_stnreg.widgets.common.layer_io import LayerSource, MaskSource
 from napari_stnreg.widgets.register.code_export import command_line
-from napari_stnreg.widgets.register.worker import Job
+from napari_stnreg.widgets.register.run import RegistrationJob
 
 
 def source(name, mask=None):
     data, grid = np.zeros((8, 9)), Grid.from_spacing((8, 9))
-    return Source(name, data, data, grid, grid, "yx", False, 0, 1, mask, path=f"some folder/{name}.tif")
+    return LayerSource(name, data, data, grid, grid, "yx", False, 0, 1, mask, path=f"some folder/{name}.tif")
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_copied_command_means_the_same_run(words, tmp_path):
     settings = RegistrationSettings.parse(**words)
     mask = MaskSource("the mask", np.eye(3), ("pixel", "pixel"))
     points = np.array([[1.5, 2.0], [-3.0, 4.25]])
-    job = Job(source("fixed"), source("moving", mask), settings, points, points + 1)
+    job = RegistrationJob(source("fixed"), source("moving", mask), settings, points, points + 1)
     *comments, line = command_line(job).splitlines()
     options = make_parser().parse_args(shlex.split(line)[1:])
     assert written_settings(RegistrationSettings, options) == settings

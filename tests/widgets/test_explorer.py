@@ -12,11 +12,11 @@ from tests.widgets.conftest import blobs
 
 @pytest.fixture
 def open_explorer(viewer, qtbot):
-    from napari_stnreg.widgets.explorer.panel import ExplorerWidget
+    from napari_stnreg.widgets.explorer.panel import ExplorerPanel
 
     def make(image=None, **layer):
         added = viewer.add_image(blobs((40, 56)) if image is None else image, name="cells", **layer)
-        panel = ExplorerWidget(viewer)
+        panel = ExplorerPanel(viewer)
         viewer.window.add_dock_widget(panel, name="Spatial transformer explorer")
         qtbot.waitUntil(lambda: panel.canvas is not None, timeout=20_000)
         assert panel.layer is added
@@ -97,7 +97,7 @@ def test_typed_numbers_and_sliders_change_the_rest(explorer):
     explorer.theta_form.turners["scale_x"].slider.setValue(500)
     explorer.show_now()
     agree(explorer)
-    explorer.theta_form.frame.choose("pixels")
+    explorer.theta_form.frame.set_current("pixels")
     assert np.isclose(explorer.theta_form.numbers[2].value(), 14, atol=1e-3)
     explorer.reset_button.click()
     explorer.show_now()
@@ -106,7 +106,7 @@ def test_typed_numbers_and_sliders_change_the_rest(explorer):
 
 @pytest.mark.parametrize("family", ["tps", "bspline"])
 def test_control_points_are_dragged(explorer, family):
-    explorer.family_box.choose(family)
+    explorer.family_box.set_current(family)
     explorer.show_now()
     assert explorer.theta_form.isHidden()
     middle = len(explorer.canvas.handles) // 2
@@ -128,7 +128,7 @@ def test_hovering_the_output_shows_where_it_samples(explorer):
     value = explorer.scene.output()[20, 30]
     assert f"= {value:.4g}"[:5] in explorer.grid_tab.words.text()
     assert "look" in explorer.canvas.layers
-    explorer.sampler_tab.kernel.choose("nearest")
+    explorer.sampler_tab.kernel.set_current("nearest")
     explorer.show_now()
     assert "gradient is 0" in explorer.grid_tab.words.text()
     explorer.grid_tab.view.grab()  # it can be painted
@@ -146,7 +146,7 @@ def test_the_sampler_tab_shows_aliasing_beside_the_mean(explorer):
     assert np.allclose(layer.scale, [4, 4])
     assert np.allclose(layer.translate, explorer.canvas._corners[1] + 1.5)
     explorer.sampler_tab.full.click()
-    explorer.sampler_tab.padding.choose("reflection")
+    explorer.sampler_tab.padding.set_current("reflection")
     assert explorer.scene.state.padding == "reflection"
     assert explorer.scene.state.output_shape is None
 
@@ -174,7 +174,7 @@ def test_gradient_steps_go_down_and_back(explorer):
         explorer.gradient_tab.back.click()
     assert np.allclose(explorer.scene.state.theta, lost.theta, atol=1e-9)
     assert not explorer.gradient_tab.back.isEnabled()
-    explorer.sampler_tab.kernel.choose("nearest")
+    explorer.sampler_tab.kernel.set_current("nearest")
     explorer.show_now()
     assert "no gradient" in explorer.gradient_tab.words.text()
     assert "arrows" not in explorer.canvas.layers
@@ -190,14 +190,14 @@ def test_run_steps_by_itself_until_it_is_found(explorer, qtbot):
 
 def test_a_saved_state_comes_back(explorer, tmp_path):
     hold(explorer, "turn", (4, 9))
-    explorer.sampler_tab.kernel.choose("cubic")
-    explorer.size_box.choose("Projector")
+    explorer.sampler_tab.kernel.set_current("cubic")
+    explorer.size_box.set_current("Projector")
     explorer.choose_tab("Sampler")
     explorer.save_to(tmp_path / "lecture.json")
     state = explorer.scene.state
     explorer.reset()
-    explorer.sampler_tab.kernel.choose("linear")
-    explorer.size_box.choose("Normal")
+    explorer.sampler_tab.kernel.set_current("linear")
+    explorer.size_box.set_current("Normal")
     explorer.choose_tab("Grid")
     explorer.load_from(tmp_path / "lecture.json")
     assert explorer.scene.state == state

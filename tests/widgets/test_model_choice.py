@@ -39,7 +39,7 @@ def test_the_box_comes_first_and_then_the_models_of_the_session(panel, monkeypat
 
 def test_a_model_registers_in_one_pass(panel, viewer, run):
     known = SESSION.add(model_of())
-    panel.options.model.choose(known)
+    panel.options.model.select(known)
     assert not panel.options.linear_box.isVisibleTo(panel)
     assert not panel.options.similarity_box.isVisibleTo(panel)
     assert panel.start()
@@ -54,11 +54,11 @@ def test_a_model_registers_in_one_pass(panel, viewer, run):
 
 
 def test_refining_starts_at_the_model_and_ends_at_the_truth(panel, run):
-    panel.options.model.choose(SESSION.add(model_of()))
+    panel.options.model.select(SESSION.add(model_of()))
     panel.options.model.refine_box.setChecked(True)
     panel.options.model.steps_box.setValue(60)
     assert panel.options.similarity_box.isVisibleTo(panel)
-    panel.options.similarity_box.choose("mse")
+    panel.options.similarity_box.set_current("mse")
     panel.start()
     run(panel)
     assert panel.result is not None, panel.status.text()
@@ -90,7 +90,7 @@ def test_what_registers_nothing_is_refused_in_a_sentence(panel, qtbot, tmp_path,
 
 
 def test_a_3d_model_on_a_2d_pair_is_one_sentence(panel, run):
-    panel.options.model.choose(SESSION.add(model_of(3)))
+    panel.options.model.select(SESSION.add(model_of(3)))
     panel.start()
     run(panel)
     assert panel.result is None
@@ -99,7 +99,7 @@ def test_a_3d_model_on_a_2d_pair_is_one_sentence(panel, run):
 
 def test_model_and_refinement_are_remembered(panel, run, open_panel, tmp_path):
     path = model_of().save(tmp_path / "kept.safetensors")
-    panel.options.model.choose(SESSION.add(sr.load(path), str(path)))
+    panel.options.model.select(SESSION.add(sr.load(path), str(path)))
     panel.options.model.refine_box.setChecked(True)
     panel.options.model.steps_box.setValue(5)
     panel.start()
@@ -119,7 +119,7 @@ def test_model_and_refinement_are_remembered(panel, run, open_panel, tmp_path):
 
 def test_a_model_that_is_saved_stays_chosen(panel, tmp_path):
     model = model_of()
-    panel.options.model.choose(SESSION.add(model))
+    panel.options.model.select(SESSION.add(model))
     path = model.save(tmp_path / "kept.safetensors")
     SESSION.saved(model, str(path))
     assert panel.options.model.chosen.model is model
@@ -129,7 +129,7 @@ def test_a_model_that_is_saved_stays_chosen(panel, tmp_path):
 
 def test_copied_script_and_command_name_the_model(panel, viewer, run, tmp_path):
     path = model_of().save(tmp_path / "kept.safetensors")
-    panel.options.model.choose(SESSION.add(sr.load(path), str(path)))
+    panel.options.model.select(SESSION.add(sr.load(path), str(path)))
     panel.options.model.refine_box.setChecked(True)
     panel.options.model.steps_box.setValue(4)
     panel.start()

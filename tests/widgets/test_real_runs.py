@@ -175,7 +175,7 @@ def test_a_run_that_would_not_fit_is_asked_about_first(viewer, pair_panel, run, 
         def press():
             box = QApplication.activeModalWidget()
             asked.append(box.text())
-            wanted = "Fit the smaller level" if take else "Cancel"
+            wanted = "Use the lower resolution" if take else "Cancel"
             next(button for button in box.buttons() if button.text().replace("&", "") == wanted).click()
 
         QTimer.singleShot(200, press)
@@ -222,9 +222,9 @@ def test_labels_and_shapes_are_masks(viewer, pair_panel, run):
     panel = pair_panel(fixed, np.roll(fixed, 2, 1))
     labels = viewer.add_labels(np.ones((25, 33), int), scale=(2, 2), name="labels")
     shapes = viewer.add_shapes([[[4, 4], [4, 50], [40, 50], [40, 4]]], shape_type="rectangle", name="shapes")
-    panel._refresh()
-    panel.inputs.fixed.mask_box.choose(labels)
-    panel.inputs.moving.mask_box.choose(shapes)
+    panel.refresh()
+    panel.inputs.fixed.mask_box.set_current(labels)
+    panel.inputs.moving.mask_box.set_current(shapes)
     a, b = panel.inputs.fixed.source().image(), panel.inputs.moving.source().image()
     assert a.mask.all()
     assert b.mask[5:40, 5:50].all()
@@ -240,13 +240,13 @@ def test_points_start_the_transform_off(viewer, pair_panel, run):
     points = np.array([[10.0, 10.0], [30.0, 12.0], [20.0, 40.0]])
     a = viewer.add_points(points, name="a")
     b = viewer.add_points(points + (0, 6), name="b")
-    panel._refresh()
-    panel.inputs.fixed.points_box.choose(a)
-    panel.inputs.moving.points_box.choose(b)
+    panel.refresh()
+    panel.inputs.fixed.points_box.set_current(a)
+    panel.inputs.moving.points_box.set_current(b)
     panel.start()
     run(panel)
     assert panel.result.scores["after"]["landmark_mean"] < 1
-    assert "Landmarks" in panel.report.text()
+    assert "Landmarks" in panel.scores.text()
 
 
 def test_landmarks_in_other_units(viewer, pair_panel, run):
@@ -256,9 +256,9 @@ def test_landmarks_in_other_units(viewer, pair_panel, run):
     points = np.array([[10.0, 10.0], [30.0, 12.0], [20.0, 40.0]])
     a = viewer.add_points(points, name="a", **micro)
     b = viewer.add_points(1000 * (points + (0, 6)), name="b", **nano)
-    panel._refresh()
-    panel.inputs.fixed.points_box.choose(a)
-    panel.inputs.moving.points_box.choose(b)
+    panel.refresh()
+    panel.inputs.fixed.points_box.set_current(a)
+    panel.inputs.moving.points_box.set_current(b)
     panel.start()
     run(panel)
     assert panel.status.text().startswith("Done"), panel.status.text()
@@ -317,7 +317,7 @@ def test_color_channels_multiscale_and_dask(viewer, open_panel, run):
         panel.set_fixed(fixed)
         panel.set_moving(moving)
         if moving is pyramid:
-            panel.inputs.moving.level_box.choose(1)
+            panel.inputs.moving.level_box.set_current(1)
         assert panel.start(), panel.status.text()
         run(panel)
         assert panel.status.text().startswith("Done"), panel.status.text()
@@ -358,8 +358,8 @@ def test_images_that_do_not_overlap_are_said_or_brought_together(viewer, pair_pa
 def test_a_mask_beside_the_image_is_said(viewer, pair_panel, run):
     panel = pair_panel(blobs((30, 30)), blobs((30, 30)))
     mask = viewer.add_labels(np.zeros((30, 30), int), name="empty")
-    panel._refresh()
-    panel.inputs.fixed.mask_box.choose(mask)
+    panel.refresh()
+    panel.inputs.fixed.mask_box.set_current(mask)
     panel.start()
     run(panel)
     assert "leaves nothing of the image" in panel.status.text()

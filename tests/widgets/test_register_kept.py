@@ -10,9 +10,9 @@ from qtpy.QtWidgets import QApplication
 
 
 def test_settings_are_remembered(panel, viewer, engine, run, open_panel):
-    panel.options.linear_box.choose("rigid")
-    panel.options.bending_box.choose("bspline")
-    panel.options.similarity_box.choose("mi")
+    panel.options.linear_box.set_current("rigid")
+    panel.options.bending_box.set_current("bspline")
+    panel.options.similarity_box.set_current("mi")
     panel.options.iterations_box.value = 17
     panel.options.fill_box.value = 255
     panel.options.kind_boxes["vectors"].setChecked(False)
@@ -42,8 +42,8 @@ def test_broken_settings_are_passed_over(settings_file, open_panel):
 
 def test_the_run_is_copied_as_python_that_gives_it_again(panel, viewer, engine, run):
     mask = viewer.add_labels(np.ones((24, 32), int), scale=(2, 2), name="mask")
-    panel._refresh()
-    panel.inputs.fixed.mask_box.choose(mask)
+    panel.refresh()
+    panel.inputs.fixed.mask_box.set_current(mask)
     panel.options.iterations_box.value = 5
     panel.start()
     run(panel)

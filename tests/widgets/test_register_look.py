@@ -11,9 +11,9 @@ from qtpy.QtWidgets import QLabel, QPushButton
 def test_the_plot_follows_the_theme(panel, viewer, engine, run):
     panel.start()
     run(panel)
-    dark = panel.plot._plot.backgroundBrush().color().name()
+    dark = panel.plot.background
     viewer.theme = "light"
-    assert panel.plot._plot.backgroundBrush().color().name() != dark
+    assert panel.plot.background != dark
 
 
 def test_everything_that_can_be_used_has_a_tooltip_and_a_name(panel):
@@ -45,8 +45,8 @@ def test_opening_the_panel_imports_no_torch():
         "from napari.components import ViewerModel\n"
         "from qtpy.QtWidgets import QApplication\n"
         "app = QApplication([])\n"
-        "from napari_stnreg.widgets.register.panel import RegisterWidget\n"
-        "panel = RegisterWidget(ViewerModel())\n"
+        "from napari_stnreg.widgets.register.panel import RegisterPanel\n"
+        "panel = RegisterPanel(ViewerModel())\n"
         "panel.show(); app.processEvents()\n"
         "assert 'torch' not in sys.modules and 'pyqtgraph' not in sys.modules\n"
     )

@@ -81,7 +81,7 @@ def test_a_closed_panel_is_forgotten(panel, viewer, engine, run, qtbot):
     viewer.window.remove_dock_widget(panel)
     panel.deleteLater()
     engine.calls.clear()
-    panel._outcome = None
+    panel.forget()
     qtbot.wait(50)
     gc.collect()
     assert gone() is None

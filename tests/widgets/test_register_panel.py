@@ -43,7 +43,7 @@ def test_a_run_ends_with_its_layers_and_changes_nothing_else(full, viewer, engin
         np.testing.assert_array_equal(layer.scale, scale)
     assert engine.closed == 1
     assert engine.thread is not threading.main_thread()
-    assert "0.900" in full.report.text()
+    assert "0.900" in full.scores.text()
     for layer in list(viewer.layers)[2:]:
         record = layer.metadata["stnreg"]
         assert record["settings"]["family"] == "affine+diffeomorphic"
@@ -82,7 +82,7 @@ def test_stop_keeps_the_best_so_far(panel, viewer, engine, run, qtbot):
     run(panel)
     assert panel.result.stop_reason == "stopped"
     assert f"{NAME}: warped image" in names(viewer)
-    assert "stopped" in panel.report.text()
+    assert "stopped" in panel.scores.text()
     assert engine.closed == 1
 
 
@@ -140,7 +140,7 @@ def test_undo_removes_exactly_the_last_run(full, viewer, engine, run):
     full.undo()
     run(full)
     assert names(viewer) == ["fixed", "moving", twin.name]
-    assert not full._layers.can_undo
+    assert not full.can_undo
 
 
 def test_run_again_begins_at_the_result(panel, viewer, engine, run):
@@ -172,7 +172,7 @@ def test_a_second_run_cannot_start_while_one_runs(panel, viewer, engine, run, qt
 def test_swap_exchanges_the_sides(panel, viewer, qtbot):
     mask = viewer.add_labels(np.ones((48, 64), int), name="mask")
     qtbot.waitUntil(lambda: panel.inputs.fixed.mask_box.count() == 2)
-    panel.inputs.fixed.mask_box.choose(mask)
+    panel.inputs.fixed.mask_box.set_current(mask)
     panel.inputs.swap_button.click()
     assert panel.inputs.fixed.layer.name == "moving"
     assert panel.inputs.moving.layer.name == "fixed"

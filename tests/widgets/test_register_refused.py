@@ -37,8 +37,8 @@ def test_units_that_do_not_convert_are_said(panel, viewer):
 
 
 def test_no_transform_is_said(panel):
-    panel.options.linear_box.choose("")
-    panel.options.bending_box.choose("")
+    panel.options.linear_box.set_current("")
+    panel.options.bending_box.set_current("")
     expect_sentence(panel, "No transform is chosen")
 
 
@@ -46,10 +46,10 @@ def test_landmarks_that_do_not_pair_are_said(panel, viewer, qtbot):
     a = viewer.add_points([[1, 2], [3, 4]], name="a")
     b = viewer.add_points([[1, 2]], name="b")
     qtbot.waitUntil(lambda: panel.inputs.fixed.points_box.count() == 3)
-    panel.inputs.fixed.points_box.choose(a)
+    panel.inputs.fixed.points_box.set_current(a)
     assert "both sides" in panel.inputs.pairs.text()
     expect_sentence(panel, "one side only")
-    panel.inputs.moving.points_box.choose(b)
+    panel.inputs.moving.points_box.set_current(b)
     assert "2 fixed, 1 moving" in panel.inputs.pairs.text()
     expect_sentence(panel, "2 fixed and 1 moving")
     b.add([5, 6])

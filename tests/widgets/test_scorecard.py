@@ -12,7 +12,7 @@ from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.widgets.common.transform_store import store_for
 from tests.widgets.conftest import blobs
-from tests.widgets.known_transforms import SHAPE, bend, held
+from tests.widgets.known_transforms import SHAPE, bend, make_entry
 
 SCALE, OFFSET = (0.5, 0.25), (3.0, -2.0)
 
@@ -34,15 +34,15 @@ def scene(viewer):
     fixed_points = viewer.add_points(index, name="fixed points", **where)
     goal = transform.map_points(index * SCALE + OFFSET)
     moving_points = viewer.add_points((goal - OFFSET) / SCALE, name="moving points", **where)
-    store_for(viewer).extra.append(held(transform, grid=grid))
+    store_for(viewer).extra.append(make_entry(transform, grid=grid))
     return fixed, moving, (fixed_labels, moving_labels), (fixed_points, moving_points), transform
 
 
 @pytest.fixture
 def card(viewer, scene):
-    from napari_stnreg.widgets.scorecard.panel import ScorecardWidget
+    from napari_stnreg.widgets.scorecard.panel import ScorecardPanel
 
-    panel = ScorecardWidget(viewer)
+    panel = ScorecardPanel(viewer)
     viewer.window.add_dock_widget(panel, name="Registration scorecard")
     return panel
 
@@ -51,7 +51,7 @@ def fill(card, scene):
     _, _, labels, points, _ = scene
     for boxes, layers in ((card.labels_boxes, labels), (card.points_boxes, points)):
         for box, layer in zip(boxes, layers, strict=False):
-            assert box.choose(layer)
+            assert box.set_current(layer)
 
 
 def test_the_last_registration_is_chosen_already(card, scene):
@@ -93,11 +93,11 @@ def test_choosing_a_pair_takes_the_viewer_there(viewer, card, scene, run, qtbot,
     points = viewer.add_points(index, name="pa", **where), viewer.add_points(index + 1, name="pb", **where)
     viewer.dims.ndisplay = ndisplay
     card.refresh()
-    card.fixed_box.choose(a)
-    card.moving_box.choose(b)
+    card.fixed_box.set_current(a)
+    card.moving_box.set_current(b)
     card.transform_box.setCurrentIndex(0)
     for box, layer in zip(card.points_boxes, points, strict=False):
-        box.choose(layer)
+        box.set_current(layer)
     card.score()
     run(card)
     row = card.table.row_of_pair(1)
@@ -140,7 +140,7 @@ def test_a_result_layer_is_scored_as_it_is(viewer, card, scene, run):
     result = viewer.add_image(fixed.data * 2 + 5, name="by another program", **where)
     card.refresh()
     card.transform_box.setCurrentIndex(0)
-    assert card.result_box.choose(result)
+    assert card.result_box.set_current(result)
     card.score()
     run(card)
     assert card.card.value("ncc") == pytest.approx(1)
@@ -149,7 +149,7 @@ def test_a_result_layer_is_scored_as_it_is(viewer, card, scene, run):
 
 
 def test_half_of_a_pair_is_said_in_a_sentence(card, scene, run):
-    card.points_boxes[0].choose(scene[3][0])
+    card.points_boxes[0].set_current(scene[3][0])
     card.score()
     run(card)
     assert "both are needed" in card.status.text()

@@ -177,7 +177,7 @@ def test_the_slider_of_the_replay_runs_through_the_epochs_and_saves_a_film(viewe
     assert bar.replay.times.tolist() == [0, 2, 4, 6]
     bar.slider.setValue(1)
     assert viewer.dims.point[0] == pytest.approx(1)
-    assert train.plot._mark.value() == 2
+    assert train.plot.marked == 2
     assert bar.words.text().startswith("Epoch 2: ")
     assert f"validation {dict(train.plot.shown[1])[2]:.3f}" in bar.words.text()
     np.testing.assert_array_equal(bar.layer.data[1], train.model.replay[1].astype(np.float32))
@@ -193,7 +193,7 @@ def test_the_slider_of_the_replay_runs_through_the_epochs_and_saves_a_film(viewe
 
 @pytest.mark.parametrize(("pairing", "pairs"), [("random", 5), ("template", 4), ("neighbors", 8)])
 def test_pairings_of_a_stack(train, pairing, pairs):
-    train.images.pairing_box.choose(pairing)
+    train.images.pairing_box.set_current(pairing)
     train.images.template_box.setText("2")
     data = train.job().images.open()
     assert data.count("train") == pairs
@@ -205,12 +205,12 @@ def test_two_stacks_are_paired_first_with_first(viewer, open_train):
     viewer.add_image(drifting(), name="still")
     viewer.add_image(drifting() + 1, name="moved")
     train = open_train()
-    train.images.fixed["layer"].layer_box.choose(viewer.layers["still"])
-    train.images.pairing_box.choose("matched")
-    train.images.moving["layer"].layer_box.choose(viewer.layers["still"])
+    train.images.fixed["layer"].layer_box.set_current(viewer.layers["still"])
+    train.images.pairing_box.set_current("matched")
+    train.images.moving["layer"].layer_box.set_current(viewer.layers["still"])
     with pytest.raises(InputError, match="among the fixed and the moving"):
         train.job()
-    train.images.moving["layer"].layer_box.choose(viewer.layers["moved"])
+    train.images.moving["layer"].layer_box.set_current(viewer.layers["moved"])
     data = train.job().images.open()
     assert all(a == b for a, b in (*data.pairing.pairs, *data.held_back))
     np.testing.assert_array_equal(data.moving.image(3).data, viewer.layers["moved"].data[3])
@@ -225,7 +225,7 @@ def test_several_layers_from_the_selection(viewer, open_train, run):
     train.train()
     run(train)
     assert train.model is not None, train.status.text()
-    train.images.fixed["layers"].choose([viewer.layers[0]])
+    train.images.fixed["layers"].set_checked([viewer.layers[0]])
     assert not train.train()
     assert "at least two" in train.status.text()
 
@@ -234,7 +234,7 @@ def test_a_folder_of_files(viewer, open_train, run, tmp_path):
     for i, picture in enumerate(drifting(5)):
         sr.io.image.write(tmp_path / f"p{i}.tif", sr.Image.from_array(picture))
     train = open_train(epochs=1)
-    train.images.kind_box.choose("files")
+    train.images.kind_box.set_current("files")
     assert not train.train()
     assert "folder or a file" in train.status.text()
     train.images.fixed["files"].path_box.setText(str(tmp_path))
@@ -248,11 +248,11 @@ def test_arrays_of_an_npz_file(viewer, open_train, run, tmp_path):
     path = tmp_path / "cine.npz"
     np.savez(path, ed=drifting(), es=drifting() + 1, patient=np.array([0, 0, 1, 1, 2, 2]))
     train = open_train()
-    train.images.kind_box.choose("files")
-    train.images.pairing_box.choose("matched")
+    train.images.kind_box.set_current("files")
+    train.images.pairing_box.set_current("matched")
     for picker, array in ((train.images.fixed["files"], "ed"), (train.images.moving["files"], "es")):
         picker.path_box.setText(str(path))
-        picker.array_box.choose(array)
+        picker.array_box.set_current(array)
     train.options.subject_box.setText("patient")
     data = train.job().images.open()
     assert data.count("train") == 4
@@ -288,7 +288,7 @@ def test_a_blank_stack_is_one_sentence(viewer, open_train, run):
 
 
 def test_the_script_repeats_the_training(train, viewer, run, tmp_path, monkeypatch):
-    train.options.augmentation_box.choose("light")
+    train.options.augmentation_box.set_current("light")
     train.train()
     run(train)
     train.copy_python.trigger()
@@ -307,11 +307,11 @@ def test_a_copied_command_means_the_same_training(viewer, open_train, tmp_path):
     for picture in range(4):
         sr.io.image.write(tmp_path / f"p{picture}.tif", sr.Image.from_array(blobs((40, 48), seed=picture)))
     train = open_train(network="affine+voxelmorph", family="rigid+displacement", learning_rate=0.01)
-    train.images.kind_box.choose("files")
+    train.images.kind_box.set_current("files")
     train.images.fixed["files"].path_box.setText(str(tmp_path))
-    train.images.pairing_box.choose("template")
+    train.images.pairing_box.set_current("template")
     train.images.template_box.setText("p2")
-    train.options.augmentation_box.choose("strong")
+    train.options.augmentation_box.set_current("strong")
     train.copy_command.trigger()
     options = make_parser().parse_args(shlex.split(QApplication.clipboard().text())[1:])
     assert training_settings(options) == sr.TrainingSettings.parse(**train.options.values())
@@ -324,7 +324,7 @@ def test_every_choice_of_the_form_is_one_of_the_settings(viewer, open_train):
     settings = sr.TrainingSettings.parse(**train.options.values())
     assert settings.training == "in-turn"
     for name in ("affine", "tps", "dirnet", "voxelmorph", "affine+voxelmorph"):
-        train.options.network_box.choose(name)
+        train.options.network_box.set_current(name)
         settings = sr.TrainingSettings.parse(**train.options.values())
         assert settings.network == name
         settings.options_of_networks()
@@ -335,13 +335,13 @@ def test_every_choice_of_the_form_is_one_of_the_settings(viewer, open_train):
 def test_the_form_is_remembered(viewer, open_train, run):
     viewer.add_image(drifting(), name="stack")
     train = open_train(network="dirnet", epochs=1, bending=0.5)
-    train.images.pairing_box.choose("neighbors")
+    train.images.pairing_box.set_current("neighbors")
     train.train()
     run(train)
     assert train.model is not None, train.status.text()
-    from napari_stnreg.widgets.train.panel import TrainWidget
+    from napari_stnreg.widgets.train.panel import TrainPanel
 
-    again = TrainWidget(viewer)
+    again = TrainPanel(viewer)
     assert again.options.network == "dirnet"
     assert again.options.values()["bending"] == 0.5
     assert again.images.pairing == "neighbors"

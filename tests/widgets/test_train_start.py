@@ -47,7 +47,7 @@ def test_a_training_goes_on_from_a_trained_model(viewer, open_train, run, tmp_pa
     (known,) = SESSION.entries
     box = train.options.start_box
     assert "affine on stack" in [box.itemText(i) for i in range(box.count())]
-    train.options.network_box.choose("dirnet")
+    train.options.network_box.set_current("dirnet")
     box.take(known)
     assert "2D" in box.about.text()
     for part in (train.options.network_box, train.options.network_hint, train.options.linear_box):
@@ -84,7 +84,7 @@ def test_a_model_of_other_images_is_no_beginning(viewer, open_train, run, qtbot,
 def test_the_beginning_is_remembered_and_copied(viewer, open_train, run, tmp_path, monkeypatch):
     viewer.add_image(drifting(), name="stack")
     train = open_train(epochs=1)
-    train.options.network_box.choose("dirnet")
+    train.options.network_box.set_current("dirnet")
     train.options.start_box.take(SESSION.add(model_of()))
     train.copy_command.trigger()
     assert "# Save the model 'mine' as mine.safetensors first" in QApplication.clipboard().text()

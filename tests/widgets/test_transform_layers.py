@@ -12,8 +12,8 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.napari_plugin.transform_files import napari_transform_reader, transform_layers, write_transform
 from napari_stnreg.transforms import AffineTransform
-from napari_stnreg.widgets.common.transform_store import held_from, store_for
-from tests.widgets.known_transforms import SHAPE, bend, held, turn
+from napari_stnreg.widgets.common.transform_store import entry_from_record, store_for
+from tests.widgets.known_transforms import SHAPE, bend, make_entry, turn
 
 POINTS = np.random.default_rng(0).uniform(5, 40, (9, 2))
 
@@ -36,7 +36,7 @@ def test_a_transform_file_opens_as_layers_that_carry_it(tmp_path, ending):
     layers = opened(path)
     assert [kind for _, _, kind in layers] == ["vectors", "image"]
     for _, keywords, _ in layers:
-        back = held_from(keywords["metadata"]["stnreg"]).transform
+        back = entry_from_record(keywords["metadata"]["stnreg"]).transform
         np.testing.assert_allclose(back.map_points(POINTS), transform.map_points(POINTS), atol=0.01)
 
 
@@ -74,7 +74,7 @@ def test_an_affine_without_a_place_is_drawn_over_a_box(tmp_path):
 def test_file_save_on_a_result_layer_writes_its_transform(tmp_path, ending):
     if ending == ".tfm":
         pytest.importorskip("SimpleITK")
-    one = held(turn(), "atlas", "subject")
+    one = make_entry(turn(), "atlas", "subject")
     data, keywords, _ = transform_layers(one)[0]
     path = tmp_path / f"saved{ending}"
     assert write_transform(str(path), data, keywords) == [str(path)]
@@ -87,7 +87,7 @@ def test_file_save_on_a_result_layer_writes_its_transform(tmp_path, ending):
 def test_a_layer_without_a_transform_is_said(tmp_path):
     with pytest.raises(InputError, match="carries no transform"):
         write_transform(str(tmp_path / "x.tfm"), np.zeros((3, 3)), {"name": "plain", "metadata": {}})
-    series = held(turn()).record("warped")
+    series = make_entry(turn()).record("warped")
     series["frames"] = [dict(series), dict(series)]
     with pytest.raises(InputError, match="2 transforms"):
         write_transform(str(tmp_path / "x.tfm"), None, {"name": "series", "metadata": {"stnreg": series}})

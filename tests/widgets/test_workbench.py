@@ -10,7 +10,7 @@ from napari_stnreg.core.grid import Grid
 from napari_stnreg.transforms import AffineTransform
 from napari_stnreg.widgets.common.transform_store import TransformEntry
 from tests.widgets.conftest import blobs
-from tests.widgets.known_transforms import SHAPE, bend, choose, held, solved, turn
+from tests.widgets.known_transforms import SHAPE, bend, choose, make_entry, solved, turn
 
 
 def test_without_a_transform_it_says_how_to_get_one(viewer, open_workbench):
@@ -23,9 +23,9 @@ def test_without_a_transform_it_says_how_to_get_one(viewer, open_workbench):
 
 
 def test_results_are_listed_once_and_go_with_their_layers(viewer, panel, engine, run, qtbot):
-    from napari_stnreg.widgets.transforms.panel import WorkbenchWidget
+    from napari_stnreg.widgets.transforms.panel import TransformsPanel
 
-    bench = WorkbenchWidget(viewer)
+    bench = TransformsPanel(viewer)
     viewer.window.add_dock_widget(bench)
     for key, box in panel.options.kind_boxes.items():
         box.setChecked(key in ("warped", "jacobian"))
@@ -51,7 +51,7 @@ def test_images_and_labels_are_read_through_the_right_direction(viewer, open_wor
     transform = bend()
     image = viewer.add_image(blobs(SHAPE), name="image", colormap="magma")
     labels = viewer.add_labels((blobs(SHAPE, seed=1) // 60).astype(np.int32), name="labels")
-    bench = open_workbench(held(transform))
+    bench = open_workbench(make_entry(transform))
     before = image.data.copy()
     through = transform if side == "moving" else transform.inverse()
     for layer, interpolation in ((image, "linear"), (labels, "nearest")):
@@ -81,7 +81,7 @@ def test_lists_of_points_go_by_the_inverse_from_the_moving_side(viewer, open_wor
         scale=(1, 0.25, 0.5), translate=(0, 1, -2), units=("pixel", "um", "um"),
     )  # fmt: skip
     surface = viewer.add_surface((data, np.array([[0, 1, 2], [3, 4, 5]])), name="surface", **where)
-    bench = open_workbench(held(transform))
+    bench = open_workbench(make_entry(transform))
 
     def carried(layer):
         choose(bench, layer)
@@ -117,7 +117,7 @@ def test_points_land_where_the_warped_image_shows_them(viewer, open_workbench, r
     picture[20, 30] = 1
     image = viewer.add_image(picture, name="spot")
     points = viewer.add_points([[20, 30]], name="mark")
-    bench = open_workbench(held(bend()))
+    bench = open_workbench(make_entry(bend()))
     for layer in (image, points):
         choose(bench, layer)
         bench.apply()
@@ -130,7 +130,7 @@ def test_points_land_where_the_warped_image_shows_them(viewer, open_workbench, r
 def test_a_rectangle_becomes_what_the_map_makes_of_it(viewer, open_workbench, run):
     box = np.array([[10, 10], [10, 30], [25, 30], [25, 10]], float)
     shapes = viewer.add_shapes([box], shape_type="rectangle", name="box", edge_color="red")
-    bench = open_workbench(held(turn()))
+    bench = open_workbench(make_entry(turn()))
     choose(bench, shapes)
     assert bench.apply()
     run(bench)
@@ -146,16 +146,16 @@ def test_channels_and_linked_layers_go_along(viewer, open_workbench, run):
     first = viewer.add_image(blobs(SHAPE), name="red")
     viewer.add_image(blobs(SHAPE, seed=1), name="green")
     viewer.add_image(blobs((20, 20)), name="elsewhere")
-    bench = open_workbench(held(bend()))
+    bench = open_workbench(make_entry(bend()))
     choose(bench, first)
-    assert bench.applying.also_box.choose("place")
+    assert bench.applying.also_box.set_current("place")
     assert bench.apply()
     run(bench)
     assert [layer.name for layer in viewer.layers][3:] == ["red carried to fixed", "green carried to fixed"]
     points = viewer.add_points([[5, 5]], name="p")
     link_layers([first, points])
     choose(bench, first)
-    assert bench.applying.also_box.choose("linked")
+    assert bench.applying.also_box.set_current("linked")
     assert bench.apply()
     run(bench)
     assert [layer.name for layer in viewer.layers][-2:] == ["red carried to fixed [1]", "p carried to fixed"]
@@ -164,7 +164,7 @@ def test_channels_and_linked_layers_go_along(viewer, open_workbench, run):
 def test_every_frame_and_channel_of_a_series_is_carried(viewer, open_workbench, run):
     series = np.stack([blobs(SHAPE, seed=s) for s in range(3)])
     layer = viewer.add_image(series, name="series", axis_labels=("t", "y", "x"))
-    bench = open_workbench(held(bend()))
+    bench = open_workbench(make_entry(bend()))
     choose(bench, layer)
     assert bench.apply()
     run(bench)

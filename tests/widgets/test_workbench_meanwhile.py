@@ -8,12 +8,12 @@ from napari_stnreg.core.grid import Grid
 from napari_stnreg.transforms import AffineTransform
 from napari_stnreg.widgets.common.transform_store import TransformEntry
 from tests.widgets.conftest import blobs
-from tests.widgets.known_transforms import SHAPE, bend, choose, held
+from tests.widgets.known_transforms import SHAPE, bend, choose, make_entry
 
 
 def test_layers_deleted_during_the_work_change_nothing_for_it(viewer, open_workbench, run):
     layer = viewer.add_image(blobs((600, 800)), name="image")
-    bench = open_workbench(held(bend(), grid=Grid.from_spacing((600, 800))))
+    bench = open_workbench(make_entry(bend(), grid=Grid.from_spacing((600, 800))))
     choose(bench, layer)
     assert bench.apply()
     viewer.layers.clear()
@@ -42,7 +42,7 @@ def test_stopping_leaves_the_viewer_as_it_was(viewer, open_workbench, run):
 
 def test_closing_the_dock_in_the_middle_ends_the_work(viewer, open_workbench, qtbot):
     layer = viewer.add_image(blobs((600, 800)), name="image")
-    bench = open_workbench(held(bend(), grid=Grid.from_spacing((600, 800))))
+    bench = open_workbench(make_entry(bend(), grid=Grid.from_spacing((600, 800))))
     choose(bench, layer)
     assert bench.apply()
     viewer.window.remove_dock_widget(bench)
@@ -55,7 +55,7 @@ def test_closing_the_dock_in_the_middle_ends_the_work(viewer, open_workbench, qt
 
 def test_what_does_not_fit_is_said_in_a_sentence(viewer, open_workbench):
     layer = viewer.add_image(np.zeros((8, 9, 10), np.float32), name="volume")
-    bench = open_workbench(held(bend()))
+    bench = open_workbench(make_entry(bend()))
     choose(bench, layer)
     assert not bench.apply()
     assert "3D" in bench.status.text()
@@ -65,7 +65,7 @@ def test_what_does_not_fit_is_said_in_a_sentence(viewer, open_workbench):
 def test_the_registration_leads_on_to_views_scorecard_and_workbench(viewer, panel, engine, run, qtbot):
     from qtpy.QtWidgets import QPushButton
 
-    buttons = {b.text(): b for b in panel.report.findChildren(QPushButton)}
+    buttons = {b.text(): b for b in panel.scores.findChildren(QPushButton)}
     assert not buttons["Compare"].isVisibleTo(panel)
     panel.start()
     run(panel)

@@ -10,7 +10,7 @@ import napari_stnreg as sr
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.widgets.transforms.tasks import PICTURES
 from tests.widgets.conftest import blobs
-from tests.widgets.known_transforms import SHAPE, bend, choose, held, turn
+from tests.widgets.known_transforms import SHAPE, bend, choose, make_entry, turn
 
 
 def test_set_as_layer_transform_moves_without_resampling_and_can_be_undone(viewer, open_workbench, run):
@@ -21,7 +21,7 @@ def test_set_as_layer_transform_moves_without_resampling_and_can_be_undone(viewe
     data, before = layer.data, layer.affine.affine_matrix.copy()
     index = np.array([[0.0, 0.0], [10.0, 20.0], [47.0, 63.0]])
     world = np.array([layer.data_to_world(i) for i in index])
-    bench = open_workbench(held(transform))
+    bench = open_workbench(make_entry(transform))
     choose(bench, layer)
     assert bench.set_as_layer_transform()
     assert layer.data is data
@@ -36,7 +36,7 @@ def test_set_as_layer_transform_moves_without_resampling_and_can_be_undone(viewe
 def test_a_layer_in_another_unit_is_moved_by_the_same_distance(viewer, open_workbench):
     transform = turn(0.0, (1.0, 2.0), "um")
     layer = viewer.add_points([[0, 0], [100, 200]], units=("nm", "nm"), name="p")
-    bench = open_workbench(held(transform))
+    bench = open_workbench(make_entry(transform))
     choose(bench, layer)
     assert bench.set_as_layer_transform()
     np.testing.assert_allclose(layer.data_to_world((0, 0)), (-1000, -2000))
@@ -46,11 +46,11 @@ def test_resampling_a_moved_layer_shows_the_same_as_applying_the_transform(viewe
     transform = turn()
     layer = viewer.add_image(blobs(SHAPE), name="image")
     still = viewer.add_image(blobs(SHAPE, seed=1), name="still")
-    bench = open_workbench(held(transform))
+    bench = open_workbench(make_entry(transform))
     choose(bench, layer)
     expected = sr.warp(sr.Image.from_array(layer.data), transform, Grid.from_spacing(SHAPE)).data
     bench.set_as_layer_transform()
-    bench.applying.onto_box.choose(still)
+    bench.applying.onto_box.set_current(still)
     assert bench.resample()
     run(bench)
     np.testing.assert_allclose(viewer.layers["image resampled"].data, expected, atol=1e-3)
@@ -64,7 +64,7 @@ def test_resampling_a_moved_layer_shows_the_same_as_applying_the_transform(viewe
 
 def test_a_bending_transform_cannot_be_a_layers_own(viewer, open_workbench):
     layer = viewer.add_image(blobs(SHAPE))
-    bench = open_workbench(held(bend()))
+    bench = open_workbench(make_entry(bend()))
     choose(bench, layer)
     assert not bench.applying.set_button.isEnabled()
     assert not bench.set_as_layer_transform()
@@ -74,7 +74,7 @@ def test_a_bending_transform_cannot_be_a_layers_own(viewer, open_workbench):
 
 def test_inverting_adds_the_inverse_and_shows_the_round_trip(viewer, open_workbench, run):
     transform = bend()
-    bench = open_workbench(held(transform))
+    bench = open_workbench(make_entry(transform))
     assert bench.invert()
     run(bench)
     assert bench.chosen.name == "fixed -> moving (inverse of diffeomorphic)".replace("diffeomorphic", transform.family)
@@ -82,16 +82,16 @@ def test_inverting_adds_the_inverse_and_shows_the_round_trip(viewer, open_workbe
     np.testing.assert_allclose(bench.chosen.transform.map_points(transform.map_points(points)), points, atol=0.05)
     assert "misses by" in bench.combining.round_trip.text()
     assert "'moving' go to 'fixed'" in bench.choice.maps.text()
-    bench.choose(bench.transforms[0])
+    bench.select(bench.transforms[0])
     bench.remove()
     assert len(bench.transforms) == 1
 
 
 def test_a_chain_maps_in_the_order_that_is_said(viewer, open_workbench, run):
-    a, b = held(turn(), "A", "B"), held(bend(), "B", "C")
+    a, b = make_entry(turn(), "A", "B"), make_entry(bend(), "B", "C")
     bench = open_workbench(a, b)
-    bench.choose(a)
-    bench.combining.then_box.choose(b)
+    bench.select(a)
+    bench.combining.then_box.set_current(b)
     text = bench.combining.sentence.text()
     assert "points of 'A' go to 'B' and on to 'C'" in text
     assert "⚠" not in text
@@ -102,14 +102,14 @@ def test_a_chain_maps_in_the_order_that_is_said(viewer, open_workbench, run):
     np.testing.assert_allclose(
         made.transform.map_points(points), b.transform.map_points(a.transform.map_points(points)), atol=1e-5
     )
-    bench.choose(b)
-    bench.combining.then_box.choose(a)
+    bench.select(b)
+    bench.combining.then_box.set_current(a)
     assert "check the order" in bench.combining.sentence.text()
 
 
 @pytest.mark.parametrize("what", list(PICTURES))
 def test_pictures_of_a_transform_are_layers_that_carry_it(viewer, open_workbench, run, qtbot, what):
-    bench = open_workbench(held(bend()))
+    bench = open_workbench(make_entry(bend()))
     bench.resize(320, 900)
     qtbot.mouseClick(bench.showing.buttons[what], Qt.MouseButton.LeftButton)
     run(bench)
@@ -124,7 +124,7 @@ def test_pictures_of_a_transform_are_layers_that_carry_it(viewer, open_workbench
 
 
 def test_saved_and_loaded_again_it_is_the_same(viewer, open_workbench, run, tmp_path):
-    bench = open_workbench(held(bend(), "atlas", "subject"))
+    bench = open_workbench(make_entry(bend(), "atlas", "subject"))
     path = tmp_path / "one.safetensors"
     assert bench.save(path)
     run(bench)
@@ -149,8 +149,8 @@ def test_a_file_of_another_program_belongs_to_the_images_that_are_chosen(viewer,
     (tmp_path / "t.tfm").write_text("\n".join(line for line in text.splitlines() if "napari-stnreg" not in line))
     layers = [viewer.add_image(blobs(SHAPE), name=name, units=("um", "um")) for name in ("still", "other")]
     bench = open_workbench()
-    bench.choice.fixed_box.choose(layers[0])
-    bench.choice.moving_box.choose(layers[1])
+    bench.choice.fixed_box.set_current(layers[0])
+    bench.choice.moving_box.set_current(layers[1])
     assert bench.load(tmp_path / "t.tfm")
     run(bench)
     back = bench.chosen

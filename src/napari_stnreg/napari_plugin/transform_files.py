@@ -16,8 +16,8 @@ from napari.utils.notifications import show_info
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.napari_layers import LayerData
-from napari_stnreg.widgets.common.transform_store import TransformEntry, held_from
-from napari_stnreg.widgets.transforms.tasks import read_held, side_grid, write_held
+from napari_stnreg.widgets.common.transform_store import TransformEntry, entry_from_record
+from napari_stnreg.widgets.transforms.tasks import read_entry, side_grid, write_entry
 
 _BOX = 100
 """Voxels along each side of the box over which a transform is drawn that does not say where it belongs."""
@@ -57,7 +57,7 @@ def _open(path: Any) -> list[LayerData]:
     for one in paths:
         sentence = model_sentence(str(one))
         if sentence is None:
-            layers += transform_layers(read_held(str(one)), str(one))
+            layers += transform_layers(read_entry(str(one)), str(one))
         else:
             show_info(sentence)
     return layers or [(None,)]  # type: ignore[list-item]  # napari's sign for "read, but there is nothing to show"
@@ -79,20 +79,20 @@ def model_sentence(path: str) -> str | None:
     )
 
 
-def transform_layers(held: TransformEntry, path: str = "") -> list[LayerData]:
+def transform_layers(entry: TransformEntry, path: str = "") -> list[LayerData]:
     """Grid and arrows of a transform as layers that carry it."""
     from napari_stnreg.widgets.common.result_layers import deformed_grid_layer, vectors_layer
 
     if path:  # opened twice it is still one transform
-        held.key = hashlib.sha1(str(Path(path).resolve()).encode(), usedforsecurity=False).hexdigest()[:8]
-    box = Grid.from_spacing((_BOX,) * held.transform.ndim, unit=held.transform.unit)
-    grid = side_grid(held, "fixed", box)
+        entry.key = hashlib.sha1(str(Path(path).resolve()).encode(), usedforsecurity=False).hexdigest()[:8]
+    box = Grid.from_spacing((_BOX,) * entry.transform.ndim, unit=entry.transform.unit)
+    grid = side_grid(entry, "fixed", box)
     pictures = {
-        "vectors": vectors_layer(held.transform, grid),
-        "grid": deformed_grid_layer(held.transform, grid, side_grid(held, "moving", box), volume=False),
+        "vectors": vectors_layer(entry.transform, grid),
+        "grid": deformed_grid_layer(entry.transform, grid, side_grid(entry, "moving", box), volume=False),
     }
     return [
-        (data, {**keywords, "visible": True, "name": f"{held.name}: {what}", "metadata": {"stnreg": held.record(what)}},
+        (data, {**keywords, "visible": True, "name": f"{entry.name}: {what}", "metadata": {"stnreg": entry.record(what)}},
          kind)
         for what, (data, keywords, kind) in pictures.items()
     ]  # fmt: skip
@@ -131,4 +131,4 @@ def write_transform(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
             f"The layer '{meta.get('name', '')}' carries {len(frames)} transforms, one for each frame; save them one "
             "by one in the transform workbench."
         )
-    return [str(write_held(held_from(record), path))]
+    return [str(write_entry(entry_from_record(record), path))]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QSpinBox, QWidget
 
-from napari_stnreg.widgets.common.forms import Rows, button, hint
+from napari_stnreg.widgets.common.forms import FormLayout, button, help_label
 
 
 class Mending(QWidget):
@@ -26,7 +26,7 @@ class Mending(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.note = hint()
+        self.note = help_label()
         self.exclude_button = button("Exclude this section", "Match no other section with the one that is shown.")
         self.exclude_button.setCheckable(True)
         self.points_button = button(
@@ -39,12 +39,12 @@ class Mending(QWidget):
         self.range_box.setToolTip("Sections before and after the one that is shown.")
         self.range_box.setAccessibleName("sections before and after")
         self.again_button = button("Align these again", "Align the range again; all other sections stay.")
-        rows = Rows()
-        rows.wide(self.note)
-        rows.wide(self.exclude_button)
-        rows.wide(self.points_button)
+        rows = FormLayout()
+        rows.add_full_width(self.note)
+        rows.add_full_width(self.exclude_button)
+        rows.add_full_width(self.points_button)
         rows.add("± sections", self.range_box)
-        rows.wide(self.again_button)
+        rows.add_full_width(self.again_button)
         self.setLayout(rows)
         self.exclude_button.clicked.connect(self.excluding)
         self.points_button.clicked.connect(lambda: self.marking.emit())

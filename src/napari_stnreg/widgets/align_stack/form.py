@@ -8,7 +8,7 @@ from napari.layers import Image
 from qtpy.QtWidgets import QCheckBox, QSpinBox, QVBoxLayout, QWidget
 
 from napari_stnreg.stacks.settings import TREND_HELP
-from napari_stnreg.widgets.common.forms import Combo, OptionalNumber, Rows, folded, hint
+from napari_stnreg.widgets.common.forms import Combo, OptionalNumber, FormLayout, collapsible, help_label
 
 MOTIONS = [("Shift and turn", "rigid"), ("Shift only", "translation"), ("Shift, turn and stretch", "affine")]
 FEATURES = [
@@ -32,9 +32,9 @@ class AlignForm(QWidget):
         super().__init__()
         self._viewer = viewer
         self.stack = Combo("Sections along the first axis (z, y, x), in memory or lazily loaded.", "stack")
-        self.note = hint()
+        self.note = help_label()
         self.motion = Combo("What the first pass may do to a whole section.", "motion")
-        self.motion.fill(MOTIONS)
+        self.motion.set_items(MOTIONS)
         self.deform = QCheckBox("Bend sections to fit")
         self.deform.setToolTip("Follow with a second pass that bends each section by a grid of vectors.")
         self.deform.setChecked(True)
@@ -43,10 +43,10 @@ class AlignForm(QWidget):
             "closer fit.",
             "trend",
         )
-        self.trend.fill([(name, name) for name in TREND_HELP])
-        self.trend_note = hint()
+        self.trend.set_items([(name, name) for name in TREND_HELP])
+        self.trend_note = help_label()
         self.features = Combo("What is compared between neighbors.", "compare by")
-        self.features.fill(FEATURES)
+        self.features.set_items(FEATURES)
         self.neighbors = QSpinBox()
         self.neighbors.setRange(1, 8)
         self.neighbors.setValue(2)
@@ -68,20 +68,20 @@ class AlignForm(QWidget):
         self.threads = OptionalNumber("Sections worked on at a time.", "threads", 1, 256, whole=True, empty="all cores")
         self.memory = OptionalNumber("What all of them together may take, in GB.", "memory", 0.1, 4096)
 
-        rows = Rows()
+        rows = FormLayout()
         rows.add("Stack", self.stack)
-        rows.wide(self.note)
+        rows.add_full_width(self.note)
         rows.add("Sections may", self.motion)
-        rows.wide(self.deform)
+        rows.add_full_width(self.deform)
         rows.add("Trend", self.trend)
-        rows.wide(self.trend_note)
+        rows.add_full_width(self.trend_note)
         more = QWidget()
-        inner = Rows()
+        inner = FormLayout()
         inner.add("Compare", self.features)
         inner.add("Neighbors", self.neighbors)
         inner.add("Long-range stride", self.long_range_stride)
         for box in (self.search_rotations, self.mirror, self.split_at_cracks):
-            inner.wide(box)
+            inner.add_full_width(box)
         inner.add("Fixed section", self.reference)
         inner.add("Position weight", self.position_weight)
         inner.add("Smoothness", self.smoothness)
@@ -89,7 +89,7 @@ class AlignForm(QWidget):
         inner.add("Threads", self.threads)
         inner.add("Memory, GB", self.memory)
         more.setLayout(inner)
-        self.more = folded("More choices", more, "What is rarely changed.")
+        self.more = collapsible("More choices", more, "What is rarely changed.")
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(6)
@@ -118,7 +118,7 @@ class AlignForm(QWidget):
             for layer in self._viewer.layers
             if isinstance(layer, Image) and layer.ndim == 3 and not layer.rgb and layer not in leave_out
         ]
-        self.stack.fill([(layer.name, layer) for layer in layers], keep=self.layer)
+        self.stack.set_items([(layer.name, layer) for layer in layers], self.layer)
         self._describe()
 
     def _explain(self, _index: int = 0) -> None:

@@ -26,13 +26,11 @@ class GapPlot(ThemedPlot):
             "How well each section fits the next, before and after; points mark gaps beside weak and failed sections. "
             "Click to go there."
         )
-        super().__init__(viewer, "section", "correlation", "quality along the stack", tip)
+        super().__init__(viewer, "section", "correlation", "quality along the stack", tip, heights=(150, 190))
         self._before: Any = None
         self._after: Any = None
         self._weak: Any = None
         self._here: Any = None
-        self.setMinimumHeight(150)
-        self.setMaximumHeight(190)
 
     def show_gaps(self, z: Any, before: Any, after: Any, weak: Any) -> None:
         """Draw the gaps.
@@ -61,12 +59,9 @@ class GapPlot(ThemedPlot):
 
     def add_curves(self) -> None:
         """Add both curves, the marks and the line at the section that is shown."""
-        import pyqtgraph
-
-        self._before, self._after = self._plot.plot([], []), self._plot.plot([], [])
-        self._weak = self._plot.plot([], [], pen=None, symbol="o", symbolSize=8)
-        self._here = pyqtgraph.InfiniteLine(0, angle=90)
-        self._plot.addItem(self._here, ignoreBounds=True)
+        self._before, self._after = self._plot.plot([], [], name="before"), self._plot.plot([], [], name="after")
+        self._weak = self._plot.plot([], [], pen=None, symbol="o", symbolSize=8, name="weak")
+        self._here = self.vertical_line()
         self._plot.scene().sigMouseClicked.connect(self._on_click)
 
     def _on_click(self, event: Any) -> None:
@@ -84,4 +79,4 @@ class GapPlot(ThemedPlot):
         self._weak.setSymbolBrush(red)
         self._weak.setSymbolPen(None)
         self._here.setPen(pyqtgraph.mkPen(self.color("text"), width=1, style=Qt.PenStyle.DotLine))
-        self.name_curves((gray, "before"), (self.accent, "after"), (red, "● weak or failed"))
+        self.set_legend((gray, "before"), (self.accent, "after"), (red, "● weak or failed"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QSizePolicy, QWidget
+from qtpy.QtWidgets import QFileDialog
 
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.widgets.align_stack import tasks
@@ -17,13 +17,13 @@ from napari_stnreg.widgets.align_stack.form import AlignForm
 from napari_stnreg.widgets.align_stack.layers import pixels_of, raw_data
 from napari_stnreg.widgets.align_stack.quality_view import Findings
 from napari_stnreg.widgets.align_stack.session import StackWork
-from napari_stnreg.widgets.common.forms import button, folded, line
-from napari_stnreg.widgets.common.task_panel import ToolPanel
+from napari_stnreg.widgets.common.forms import button, button_row, collapsible, emphasize, separator
+from napari_stnreg.widgets.common.task_panel import TaskPanel
 
 FLICKER = "Alt-B"
 
 
-class AlignWidget(ToolPanel):
+class AlignStackPanel(TaskPanel):
     """Aligns a stack layer and helps to find and mend what is wrong.
 
     Parameters
@@ -47,10 +47,14 @@ class AlignWidget(ToolPanel):
         self.inputs = AlignForm(self._viewer)
         self.findings = Findings(self._viewer)
         self.mending = Mending()
-        self.mend = folded("Mend by hand", self.mending, "Exclude sections, add landmarks, align a part again.")
+        self.mend = collapsible("Mend by hand", self.mending, "Exclude sections, add landmarks, align a part again.")
         self._make_buttons()
-        for part in (self.inputs, self._start_row, self.findings, line(), self._look_row, self.mend):
-            self.form.addWidget(part)
+        self.form.addWidget(self.inputs)
+        self.form.addLayout(self._start_row)
+        self.form.addWidget(self.findings)
+        self.form.addWidget(separator())
+        self.form.addLayout(self._look_row)
+        self.form.addWidget(self.mend)
         self.form.addStretch(1)
         self._to_findings = QTimer(self)
         self._to_findings.setSingleShot(True)
@@ -60,16 +64,14 @@ class AlignWidget(ToolPanel):
 
     def _make_buttons(self) -> None:
         self.align_button = button("Align", "Align the whole stack (Ctrl+Enter).")
-        font = self.align_button.font()
-        font.setBold(True)
-        self.align_button.setFont(font)
+        emphasize(self.align_button)
         self.save_button = button("Save …", "Write the aligned stack and its displacement as OME-Zarr.")
-        self._start_row = _row(self.align_button, self.save_button)
+        self._start_row = button_row(self.align_button, self.save_button)
         self.flicker_button = button("Before / after", "Switch between the raw and the aligned stack (Alt+B).")
         self.reslice_button = button(
             "Cut XZ, YZ", "Cut both stacks across the sections, through the middle of the view."
         )
-        self._look_row = _row(self.flicker_button, self.reslice_button)
+        self._look_row = button_row(self.flicker_button, self.reslice_button)
 
     def _connect(self) -> None:
         self.inputs.stack.currentIndexChanged.connect(self._on_stack)
@@ -100,7 +102,7 @@ class AlignWidget(ToolPanel):
     def _on_stack(self, _index: int = 0) -> None:
         if not self.running:
             self._turn_to(self.inputs.layer)
-            self.say("Press Align." if self.result is None else "This stack is aligned already; see above.")
+            self.show_status("Press Align." if self.result is None else "This stack is aligned already; see above.")
             self.show_state()
 
     def _turn_to(self, layer: Any) -> None:
@@ -138,7 +140,7 @@ class AlignWidget(ToolPanel):
         try:
             job = make()
         except RegistrationError as error:
-            self.complain(error)
+            self.show_error(error)
             return False
         if job is None or not self.begin(tasks.align, job, done=self._on_aligned):
             return False
@@ -161,7 +163,7 @@ class AlignWidget(ToolPanel):
         gigabytes = self.inputs.memory.value
         return self.inputs.threads.value, None if gigabytes is None else gigabytes * 2**30
 
-    def on_partial(self, output: Path) -> None:
+    def on_progress(self, output: Path) -> None:
         """Show the aligned stack as soon as there is one, and what was added to it since."""
         if self._job is None or self._job.only is not None or self._work is None:
             return
@@ -189,7 +191,7 @@ class AlignWidget(ToolPanel):
         if result.stop_reason == "stopped":
             self.bar.setValue(0)
             again = "Align" if job.only is None else "Align these again"
-            self.say(f"Stopped. What is done is kept: {again} goes on from there.")
+            self.show_status(f"Stopped. What is done is kept: {again} goes on from there.")
             return
         if not work.aligned_from(result.path) or not work.has(work.aligned):
             self._show_aligned(result.path)
@@ -198,7 +200,7 @@ class AlignWidget(ToolPanel):
         work.drop_outputs()
         self.findings.show_result(work.result)
         self._to_findings.start()
-        self.say(f"Done in {result.seconds:.0f} s." + (" Read the note above." if work.result.warnings else ""))
+        self.show_status(f"Done in {result.seconds:.0f} s." + (" Read the note above." if work.result.warnings else ""))
 
     def _on_canceled(self) -> None:
         super()._on_canceled()
@@ -256,7 +258,7 @@ class AlignWidget(ToolPanel):
         raw = self._work.raw
         scale = np.asarray(raw.scale, dtype=float)
         self._reslices.show_cuts(cuts, tuple(raw.contrast_limits), float(scale[0] / scale[2]))
-        self.say(f"Cut through row {cuts.place[0]} and column {cuts.place[1]}.")
+        self.show_status(f"Cut through row {cuts.place[0]} and column {cuts.place[1]}.")
 
     # -- mending
 
@@ -273,7 +275,7 @@ class AlignWidget(ToolPanel):
         """Add a points layer over the raw stack, ready to be drawn into."""
         work = self._work
         if work is None or not work.has(work.raw):
-            self.say("Choose a stack first.")
+            self.show_status("Choose a stack first.")
             return
         points = work.points
         if points is None or not work.has(points):
@@ -282,7 +284,7 @@ class AlignWidget(ToolPanel):
         points.mode = "add"
         work.set_shown(after=False)
         then = "align these again" if work.result is not None else "press Align"
-        self.say(f"Click a place in one section and the same place in the next; then {then}.")
+        self.show_status(f"Click a place in one section and the same place in the next; then {then}.")
 
     def _on_again(self, reach: int) -> None:
         self.align_range(self.section - reach, self.section + reach)
@@ -303,7 +305,7 @@ class AlignWidget(ToolPanel):
         return self.begin(tasks.save, self.result.path, path, self.result, done=self._on_saved)
 
     def _on_saved(self, path: Path) -> None:
-        self.say(f"Saved as {path.name}.")
+        self.show_status(f"Saved as {path.name}.")
 
     # -- the viewer around it
 
@@ -325,8 +327,6 @@ class AlignWidget(ToolPanel):
     def show_state(self) -> None:
         """Enable what can be done now."""
         super().show_state()
-        if not hasattr(self, "mend"):
-            return
         idle, there = not self.running, self.result is not None
         self.inputs.setEnabled(idle)
         self.align_button.setEnabled(idle and self.inputs.layer is not None)
@@ -350,12 +350,3 @@ class AlignWidget(ToolPanel):
         super().close_down()
         self._viewer.bind_key(FLICKER, None, overwrite=True)
 
-
-def _row(*widgets: QWidget) -> QWidget:
-    content = QWidget()
-    box = QHBoxLayout(content)
-    box.setContentsMargins(0, 0, 0, 0)
-    for widget in widgets:
-        widget.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        box.addWidget(widget)
-    return content

@@ -12,7 +12,7 @@ from napari.layers import Image, Layer, Points
 
 from napari_stnreg.widgets.align_stack.layers import aligned_layer, pixels_of, raw_data, section_landmarks, source_of
 from napari_stnreg.widgets.align_stack.tasks import AlignJob
-from napari_stnreg.widgets.common.navigation import viewer_point
+from napari_stnreg.widgets.common.navigation import world_point
 
 _KEPT: dict[str, tempfile.TemporaryDirectory[str]] = {}
 """Where results lie until they are saved, by the path of the output: at the longest as long as this program runs, since
@@ -111,7 +111,7 @@ class StackWork:
         """Show a section."""
         if self.has(self.raw):
             z = min(max(section, 0), raw_data(self.raw).shape[0] - 1)
-            self.viewer.dims.set_point(self.viewer.dims.ndim - 3, viewer_point(self.raw, (z, 0, 0), self.viewer)[0])
+            self.viewer.dims.set_point(self.viewer.dims.ndim - 3, world_point(self.raw, (z, 0, 0), self.viewer)[0])
 
     def set_shown(self, *, after: bool) -> None:
         """Show the aligned stack, or the raw one."""

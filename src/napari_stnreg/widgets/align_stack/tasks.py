@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.widgets.common.task_runner import Control, Step, relay
+from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress, relay_progress
 
 MOST_ROWS = 400
 """A reslice shows at most so many sections, evenly chosen."""
@@ -42,11 +42,11 @@ class AlignJob:
         )
 
 
-def align(job: AlignJob, control: Control) -> Generator[Step, None, Any]:
+def align(job: AlignJob, control: TaskControl) -> Generator[TaskProgress, None, Any]:
     """Align a stack; what is handed over on the way is the folder that fills with sections."""
     import napari_stnreg as sr
 
-    yield Step(0.0, "Starting …")
+    yield TaskProgress(0.0, "Starting …")
     steps = sr.align_stack_steps(
         job.stack,
         job.output,
@@ -61,11 +61,11 @@ def align(job: AlignJob, control: Control) -> Generator[Step, None, Any]:
         keep_work=True,
     )
 
-    def show(progress: Any) -> Step:
+    def show(progress: Any) -> TaskProgress:
         where = f"{progress.message}, {progress.done} of {progress.total}"
-        return Step(progress.fraction, where[:1].upper() + where[1:], progress.output)
+        return TaskProgress(progress.fraction, where[:1].upper() + where[1:], progress.output)
 
-    return (yield from relay(steps, control, show))
+    return (yield from relay_progress(steps, control, show))
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class Reslices:
 
 
 def reslice(
-    before: Any, after: Any, origin: tuple[int, int], place: tuple[int, int], control: Control
-) -> Generator[Step, None, Reslices | None]:
+    before: Any, after: Any, origin: tuple[int, int], place: tuple[int, int], control: TaskControl
+) -> Generator[TaskProgress, None, Reslices | None]:
     """Cut both stacks at row and column ``place`` (of the raw stack).
 
     Parameters
@@ -103,9 +103,9 @@ def reslice(
         second = _on_canvas(after, int(z), origin, (height, width))
         for cut, values in zip(cuts, (first[row], second[row], first[:, column], second[:, column]), strict=True):
             cut.append(np.asarray(values))
-        if number % 20 == 0 and control.shown.is_set():
-            control.shown.clear()
-            yield Step(number / len(chosen), f"Cutting section {z} of {count} …")
+        if number % 20 == 0 and control.update_shown.is_set():
+            control.update_shown.clear()
+            yield TaskProgress(number / len(chosen), f"Cutting section {z} of {count} …")
     a, b, c, d = (np.stack(cut) for cut in cuts)
     return Reslices((a, b), (c, d), (row, column))
 
@@ -121,7 +121,7 @@ def _on_canvas(after: Any, z: int, origin: tuple[int, int], shape: tuple[int, in
     return out
 
 
-def save(path: Path, target: Path, result: Any, control: Control) -> Generator[Step, None, Path | None]:
+def save(path: Path, target: Path, result: Any, control: TaskControl) -> Generator[TaskProgress, None, Path | None]:
     """Copy an alignment to where the person wants it, with its report."""
     if target.exists():
         if not (target / "zarr.json").exists():
@@ -135,9 +135,9 @@ def save(path: Path, target: Path, result: Any, control: Control) -> Generator[S
         to = target / file.relative_to(path)
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, to)
-        if number % 50 == 0 and control.shown.is_set():
-            control.shown.clear()
-            yield Step(number / len(files), f"Writing {number} of {len(files)} files …")
+        if number % 50 == 0 and control.update_shown.is_set():
+            control.update_shown.clear()
+            yield TaskProgress(number / len(files), f"Writing {number} of {len(files)} files …")
     from napari_stnreg.stacks.runtime.progress import write_report
 
     write_report(result, target)

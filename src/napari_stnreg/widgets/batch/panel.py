@@ -25,10 +25,10 @@ from qtpy.QtWidgets import (
 from napari_stnreg.batch.pairing import pairs_of
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.registration.settings import RegistrationSettings
-from napari_stnreg.widgets.common.forms import Combo, Rows, button, folded, hint
-from napari_stnreg.widgets.common.task_panel import ToolPanel
-from napari_stnreg.widgets.common.task_runner import Control, Step, relay
-from napari_stnreg.widgets.register.options import Options
+from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, collapsible, emphasize, help_label
+from napari_stnreg.widgets.common.task_panel import TaskPanel
+from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress, relay_progress
+from napari_stnreg.widgets.register.options import OptionsForm
 from napari_stnreg.widgets.scorecard.table import COLORS, theme_kind
 
 STATES = {"": "", "fitting": "…", "done": "✓", "kept": "✓", "failed": "✗"}
@@ -44,8 +44,8 @@ _MORE = "another file …"
 
 
 def run_batch(
-    jobs: list[Any], output: str, settings: RegistrationSettings, restart: bool, control: Control
-) -> Generator[Step, None, Any]:
+    jobs: list[Any], output: str, settings: RegistrationSettings, restart: bool, control: TaskControl
+) -> Generator[TaskProgress, None, Any]:
     """Run the batch in the worker; every finished row is handed over, whatever the pace of the window."""
     from napari_stnreg.batch import batch_steps
 
@@ -55,16 +55,16 @@ def run_batch(
         if item.row is not None:
             pending.append((item.job, item.state, item.row))
 
-    def show(item: Any) -> Step:
+    def show(item: Any) -> TaskProgress:
         rows = [*pending]
         pending.clear()
         share = 1.0
         if item.state == "fitting":
             rows.append((item.job, "fitting", None))
             share = item.fit.fraction if item.fit is not None else 0.0
-        return Step((item.job + share) / item.jobs, f"{item.name}: {item.job + 1} of {item.jobs}", rows)
+        return TaskProgress((item.job + share) / item.jobs, f"{item.name}: {item.job + 1} of {item.jobs}", rows)
 
-    return (yield from relay(batch_steps(jobs, output, settings, restart=restart), control, show, note))
+    return (yield from relay_progress(batch_steps(jobs, output, settings, restart=restart), control, show, note))
 
 
 class JobTable(QTableWidget):
@@ -153,7 +153,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-class BatchWidget(ToolPanel):
+class BatchPanel(TaskPanel):
     """Registers many pairs of files into one folder.
 
     Parameters
@@ -179,32 +179,30 @@ class BatchWidget(ToolPanel):
         self.output_edit, output_row = self._path("Results", "A new or empty folder, or that of an earlier batch.")
         self.pairs_button = button("Pair the folders", "Images of one name belong together; one fixed image to all.")
         content = QWidget()
-        rows = Rows()
+        rows = FormLayout()
         content.setLayout(rows)
         rows.add("Fixed", fixed_row)
         rows.add("Moving", moving_row)
-        rows.wide(self.pairs_button)
-        self.folders = folded("Pairs from folders", content, "Instead of a list.")
-        self.options = Options()
+        rows.add_full_width(self.pairs_button)
+        self.folders = collapsible("Pairs from folders", content, "Instead of a list.")
+        self.options = OptionsForm()
         self.options.results.hide()
         self.model_box = Combo("A trained model instead of a fit; it decides the transform.", "model")
         self._fill_models()
         options = QWidget()
-        rows = Rows()
+        rows = FormLayout()
         options.setLayout(rows)
         rows.add("Model", self.model_box)
-        rows.wide(self.options)
-        self.settings = folded("Settings", options, "For all pairs; a column of the list goes before them.")
+        rows.add_full_width(self.options)
+        self.settings = collapsible("Settings", options, "For all pairs; a column of the list goes before them.")
         self.table = JobTable()
         self.restart_box = QCheckBox("Run every pair again")
         self.restart_box.setToolTip("Otherwise pairs that are done, of the same files and settings, are kept.")
         self.run_button = button("Run", "Register all pairs; what is done already is kept (Ctrl+Enter).")
-        font = self.run_button.font()
-        font.setBold(True)
-        self.run_button.setFont(font)
+        emphasize(self.run_button)
         self.page_button = button("Open summary", "The page with scores and pictures, in the browser.")
-        self.note = hint()
-        results = Rows()
+        self.note = help_label()
+        results = FormLayout()
         results.add("Results", output_row)
         buttons = QHBoxLayout()
         buttons.setSpacing(4)
@@ -265,7 +263,7 @@ class BatchWidget(ToolPanel):
         folder = Path(str(files("napari_stnreg"))) / "models"
         boxed = [(one.stem, one.stem) for one in sorted(folder.glob("*.safetensors"))] if folder.is_dir() else []
         own = [(Path(chosen).name, chosen)] if chosen else []
-        self.model_box.fill([("none: fit every pair", ""), *boxed, *own, (_MORE, _MORE)], chosen)
+        self.model_box.set_items([("none: fit every pair", ""), *boxed, *own, (_MORE, _MORE)], chosen)
 
     def _on_model(self, _index: int = 0) -> None:
         if self.model_box.currentData() == _MORE:
@@ -291,11 +289,11 @@ class BatchWidget(ToolPanel):
         try:
             jobs = find(*arguments)
         except RegistrationError as error:
-            self.complain(error)
+            self.show_error(error)
             return False
         self.jobs, self.result = jobs, None
         self.table.show_jobs(jobs)
-        self.say(f"{len(jobs)} pairs.")
+        self.show_status(f"{len(jobs)} pairs.")
         self.show_state()
         return True
 
@@ -323,16 +321,16 @@ class BatchWidget(ToolPanel):
                 raise InputError("No transform is chosen: choose an overall one, a bending one, or both.")
             settings = RegistrationSettings.parse(**values)
         except RegistrationError as error:
-            self.complain(error)
+            self.show_error(error)
             return False
         if self.running:
-            self.say("A batch is running already; stop it first.", warn=True)
+            self.show_status("A batch is running already; stop it first.", warn=True)
             return False
         self.result = None
         self.table.show_jobs(self.jobs)
         return self.begin(run_batch, self.jobs, output, settings, self.restart_box.isChecked(), done=self._on_done)
 
-    def on_partial(self, what: Any) -> None:
+    def on_progress(self, what: Any) -> None:
         """Fill the rows that were finished."""
         theme = theme_kind(self._viewer)
         for number, state, row in what:
@@ -357,7 +355,7 @@ class BatchWidget(ToolPanel):
         if result.stop_reason == "stopped":
             text += "; stopped, Run goes on from here"
         self.note.setText(text + ".")
-        self.say(text + ".", warn=bool(failed))
+        self.show_status(text + ".", warn=bool(failed))
 
     @property
     def page(self) -> Path:
@@ -369,7 +367,7 @@ class BatchWidget(ToolPanel):
         if self.page.is_file():
             QDesktopServices.openUrl(QUrl.fromLocalFile(str(self.page.resolve())))
         else:
-            self.say("There is no summary yet; run the batch first.")
+            self.show_status("There is no summary yet; run the batch first.")
 
     # -- what is shown
 
@@ -386,8 +384,6 @@ class BatchWidget(ToolPanel):
     def show_state(self) -> None:
         """Enable what can be done."""
         super().show_state()
-        if not hasattr(self, "page_button"):
-            return
         idle = not self.running
         for made in (self.list_button, self.folders, self.settings, self.output_edit, self.restart_box):
             made.setEnabled(idle)

@@ -1,14 +1,17 @@
-"""What every panel of ours shares: it watches the viewer while it is docked, and lets go when the dock is closed."""
+"""The base class of all panels: it follows the viewer while it is docked, and shuts down when the dock is closed."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QEvent, Qt, QTimer
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QMainWindow, QWidget
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
 
 
 class DockPanel(QWidget):
@@ -17,87 +20,85 @@ class DockPanel(QWidget):
     Parameters
     ----------
     napari_viewer
-        The napari viewer, or the proxy of it that napari hands to plugins. The name matters: napari fills a parameter
+        The napari viewer, or the proxy of it that napari passes to plugins. The name matters: napari fills a parameter
         of this name.
 
     Notes
     -----
-    Subclasses say what they watch (:meth:`viewer_events`), what to do when layers change (:meth:`refresh`, called once
-    when several change together) and what to give up when the dock or the viewer is closed (:meth:`close_down`).
+    Subclasses override :meth:`viewer_events` (events to follow), :meth:`refresh` (layers have changed; called once
+    for several changes) and :meth:`close_down` (the dock or the viewer was closed).
     """
 
-    def __init__(self, napari_viewer: Any) -> None:
+    def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__()
-        # A proxy wraps every layer anew, so that `is`, weak references and dict keys fail: use the viewer behind it.
-        self._viewer = inspect.unwrap(napari_viewer)
+        # A proxy wraps each layer in a new object, so that `is`, weak references and dict keys fail: use the viewer.
+        self._viewer: Viewer = inspect.unwrap(napari_viewer)  # type: ignore[arg-type]
         self._connected = False
         self._window: QMainWindow | None = None
-        self._refresh_soon = self._timer(self._refresh)
-        self._closing = self._timer(self._on_window_closed)
+        self._refresh_timer = self._timer(self.refresh)
+        self._close_timer = self._timer(self._on_window_closed)
 
-    def _timer(self, slot: Any) -> QTimer:
+    def _timer(self, slot: Callable[[], Any], milliseconds: int = 0) -> QTimer:
+        """A single-shot timer that calls a slot."""
         timer = QTimer(self)
         timer.setSingleShot(True)
-        timer.setInterval(0)
+        timer.setInterval(milliseconds)
         timer.timeout.connect(slot)
         return timer
 
     # -- for subclasses
 
-    def viewer_events(self) -> list[tuple[Any, Any]]:
-        """Pairs of a viewer's event and the bound method that hears it."""
+    def viewer_events(self) -> list[tuple[Any, Callable[..., Any]]]:
+        """Pairs of an event emitter and the bound method to connect to it while the panel is docked."""
         events = self._viewer.layers.events
         return [(event, self._on_layers) for event in (events.inserted, events.removed, events.reordered,
                                                        events.renamed)]  # fmt: skip
 
     def refresh(self) -> None:
-        """Take up the viewer's layers."""
+        """Update the panel from the viewer's layers."""
 
     def close_down(self) -> None:
-        """End what is running and let go of the viewer; the dock is closed."""
+        """Cancel running work and release the viewer; called when the dock is closed."""
 
     def shortcut(self, keys: str, slot: Callable[[], Any]) -> QShortcut:
-        """A key that works while the panel or something in it has the focus."""
+        """Add a key that works while the panel or one of its children has the focus."""
         made = QShortcut(QKeySequence(keys), self)
         made.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
         made.activated.connect(slot)
         return made
 
     def run_shortcut(self, slot: Callable[[], Any]) -> None:
-        """Ctrl and either Enter key begin the panel's work."""
+        """Start the panel's main task with Ctrl and either Enter key."""
         for keys in ("Ctrl+Return", "Ctrl+Enter"):
             self.shortcut(keys, slot)
 
-    # -- the viewer around it
+    # -- connection to the viewer
 
     def connect_viewer(self) -> None:
-        """Begin to hear of the viewer's layers."""
+        """Connect the viewer's events."""
         if not self._connected:
             for event, method in self.viewer_events():
                 event.connect(method)
             self._connected = True
 
     def disconnect_viewer(self) -> None:
-        """Hear no more of them."""
+        """Disconnect the viewer's events."""
         if self._connected:
             for event, method in self.viewer_events():
                 event.disconnect(method)
             self._connected = False
 
     def _on_layers(self, _event: Any = None) -> None:
-        self._refresh_soon.start()
+        self._refresh_timer.start()
 
-    def _refresh(self) -> None:
-        self.refresh()
-
-    def event(self, event: Any) -> bool:
-        """Notice when the dock is closed: napari takes the widget out of it, and sends no close event."""
-        if event.type() == QEvent.Type.ParentChange and hasattr(self, "_closing"):
+    def event(self, event: QEvent | None) -> bool:
+        """Detect that the dock is closed: napari reparents the widget and sends no close event."""
+        if event is not None and event.type() == QEvent.Type.ParentChange and hasattr(self, "_close_timer"):
             if self.parent() is None:
                 self._close()
             else:
                 self.connect_viewer()
-                self._refresh()
+                self.refresh()
                 self._watch_window()
         return super().event(event)
 
@@ -109,10 +110,10 @@ class DockPanel(QWidget):
             self._window = parent
             parent.installEventFilter(self)
 
-    def eventFilter(self, watched: Any, event: Any) -> bool:
-        """Notice that the viewer closes, of which docks are told nothing."""
-        if watched is self._window and event.type() == QEvent.Type.Close:
-            self._closing.start()  # whether the person said yes is known afterward
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Detect that the viewer is closed; docks receive no event for that."""
+        if watched is self._window and event is not None and event.type() == QEvent.Type.Close:
+            self._close_timer.start()  # only afterward is it known whether the user confirmed
         return super().eventFilter(watched, event)
 
     def _on_window_closed(self) -> None:
@@ -120,6 +121,6 @@ class DockPanel(QWidget):
             self._close()
 
     def _close(self) -> None:
-        self._refresh_soon.stop()
+        self._refresh_timer.stop()
         self.close_down()
         self.disconnect_viewer()

@@ -1,4 +1,4 @@
-"""Small form parts that the panel is made of: combos that fit a narrow dock, optional numbers, folded sections."""
+"""Parts of the panels' forms: combo boxes that fit a narrow dock, optional numbers, rows and collapsible sections."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from qtpy.QtWidgets import (
     QComboBox,
     QFrame,
     QGridLayout,
+    QHBoxLayout,
     QLabel,
     QLineEdit,
     QPushButton,
@@ -22,7 +23,15 @@ from superqt import QCollapsible
 
 
 class Combo(QComboBox):
-    """A combo box that may get narrower than its longest entry, and that the wheel changes only when it has focus."""
+    """A combo box that may be narrower than its longest item and ignores the mouse wheel without focus.
+
+    Parameters
+    ----------
+    tip
+        Tooltip.
+    name
+        Accessible name.
+    """
 
     def __init__(self, tip: str, name: str) -> None:
         super().__init__()
@@ -34,27 +43,27 @@ class Combo(QComboBox):
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
 
     def wheelEvent(self, event: Any) -> None:
-        """Scroll the panel unless the person has clicked into this box."""
+        """Scroll the panel unless the box has the focus."""
         if self.hasFocus():
             super().wheelEvent(event)
         else:
             event.ignore()
 
-    def fill(self, entries: Iterable[tuple[str, Any]], keep: Any = None) -> None:
-        """Replace the entries ``(text, data)``, keeping the chosen data where it is still there."""
-        entries = list(entries)
+    def set_items(self, items: Iterable[tuple[str, Any]], current: Any = None) -> None:
+        """Replace the items ``(text, data)`` without a signal; select the one with the data ``current``, or the first."""
+        items = list(items)
         self.blockSignals(True)
         self.clear()
-        for text, data in entries:
+        for text, data in items:
             self.addItem(text, data)
         position = next(
-            (i for i, (_, data) in enumerate(entries) if data is keep or data == keep), 0 if entries else -1
+            (i for i, (_, data) in enumerate(items) if data is current or data == current), 0 if items else -1
         )
         self.setCurrentIndex(position)
         self.blockSignals(False)
 
-    def choose(self, data: Any) -> bool:
-        """Choose an entry by its data; false when there is none."""
+    def set_current(self, data: Any) -> bool:
+        """Select an item by its data; return whether it exists."""
         for i in range(self.count()):
             if self.itemData(i) is data or self.itemData(i) == data:
                 self.setCurrentIndex(i)
@@ -63,7 +72,19 @@ class Combo(QComboBox):
 
 
 class OptionalNumber(QLineEdit):
-    """A number that may be left out: empty means that the program chooses."""
+    """A number that may be left empty, in which case the program chooses.
+
+    Parameters
+    ----------
+    tip, name
+        Tooltip and accessible name.
+    low, high
+        Smallest and largest value.
+    whole
+        Whether only integers are valid.
+    empty
+        Placeholder of the empty field.
+    """
 
     def __init__(
         self, tip: str, name: str, low: float, high: float, *, whole: bool = False, empty: str = "automatic"
@@ -94,8 +115,8 @@ class OptionalNumber(QLineEdit):
         self.setText("" if number is None else f"{number:g}")
 
 
-class Rows(QGridLayout):
-    """Labels on the left, fields on the right; a row can be hidden with its label."""
+class FormLayout(QGridLayout):
+    """Rows of a label and a field; a row can be hidden together with its label."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +127,7 @@ class Rows(QGridLayout):
         self._labels: dict[QWidget, QLabel] = {}
 
     def add(self, text: str, widget: QWidget) -> QWidget:
-        """Add a row; the label carries the field's tooltip and leads the keyboard to it."""
+        """Add a row; the label shows the field's tooltip and is its keyboard buddy."""
         row = self.rowCount()
         label = QLabel(text)
         label.setToolTip(widget.toolTip())
@@ -117,27 +138,27 @@ class Rows(QGridLayout):
         self.addWidget(widget, row, 1)
         return widget
 
-    def wide(self, widget: QWidget) -> QWidget:
-        """Add something over both columns."""
+    def add_full_width(self, widget: QWidget) -> QWidget:
+        """Add a widget that spans both columns."""
         self.addWidget(widget, self.rowCount(), 0, 1, 2)
         return widget
 
-    def show(self, widget: QWidget, visible: bool) -> None:
-        """Show or hide a row."""
+    def set_row_visible(self, widget: QWidget, visible: bool) -> None:
+        """Show or hide the row of a field."""
         self._labels[widget].setVisible(visible)
         widget.setVisible(visible)
 
 
-class FormArea(QScrollArea):
-    """The part of a panel that scrolls; it never gets so narrow that its form is cut off on the right.
+class FormScrollArea(QScrollArea):
+    """The scrolling part of a panel; it is never so narrow that its form is cut off.
 
     Parameters
     ----------
     form
-        What it shows.
+        The widget to show.
     """
 
-    LEAST = 240
+    MIN_WIDTH = 240
 
     def __init__(self, form: QWidget) -> None:
         super().__init__()
@@ -148,30 +169,66 @@ class FormArea(QScrollArea):
         self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
 
     def minimumSizeHint(self) -> QSize:
-        """Room for the form and for a scroll bar beside it."""
+        """Enough for the form and a scroll bar beside it."""
         form = self.widget()
         wide = 0 if form is None else form.minimumSizeHint().width() + self.verticalScrollBar().sizeHint().width()
-        return QSize(max(wide, self.LEAST), super().minimumSizeHint().height())
+        return QSize(max(wide, self.MIN_WIDTH), super().minimumSizeHint().height())
 
     def eventFilter(self, watched: Any, event: Any) -> bool:
-        """Notice that a part of the form was unfolded: the dock may have to become wider."""
+        """Detect that a section of the form was expanded: the dock may have to become wider."""
         if event.type() == QEvent.Type.LayoutRequest and watched is self.widget():
             self.updateGeometry()
         return super().eventFilter(watched, event)
 
 
-def hint() -> QLabel:
-    """A line of explanation that wraps."""
-    label = QLabel()
+def help_label(text: str = "", *, small: bool = True) -> QLabel:
+    """A line of help that wraps and can be selected.
+
+    Parameters
+    ----------
+    text
+        The text.
+    small
+        Whether the text is smaller than that of the form; otherwise it follows the panel's text size.
+    """
+    label = QLabel(text)
     label.setWordWrap(True)
-    # Smaller rather than paler: it must be read in the light theme too.
-    label.setStyleSheet("font-size: 8pt;")
+    if small:  # smaller and not paler, so that it is readable in the light theme too
+        label.setStyleSheet("font-size: 8pt;")
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
     return label
 
 
-def folded(title: str, content: QWidget, tip: str) -> QCollapsible:
-    """A section that is folded away until it is asked for."""
+def heading(text: str) -> QLabel:
+    """A bold label above a part of the form."""
+    label = QLabel(text)
+    emphasize(label)
+    return label
+
+
+def emphasize(widget: QWidget) -> None:
+    """Make a widget's text bold and let it take the width that is left."""
+    font = widget.font()
+    font.setBold(True)
+    widget.setFont(font)
+    if isinstance(widget, QPushButton):
+        widget.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+
+
+def button_row(*widgets: QWidget) -> QHBoxLayout:
+    """Widgets of equal width side by side."""
+    row = QHBoxLayout()
+    row.setContentsMargins(0, 0, 0, 0)
+    row.setSpacing(4)
+    for widget in widgets:
+        widget.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        row.addWidget(widget)
+    return row
+
+
+def collapsible(title: str, content: QWidget, tip: str) -> QCollapsible:
+    """A section that is collapsed at first."""
     section = QCollapsible(title, expandedIcon="▾", collapsedIcon="▸")
     section.setDuration(0)
     section.setContent(content)
@@ -186,7 +243,7 @@ def folded(title: str, content: QWidget, tip: str) -> QCollapsible:
 
 
 def button(text: str, tip: str) -> QPushButton:
-    """A button with its tooltip and the name that a screen reader says."""
+    """A button with a tooltip and an accessible name."""
     made = QPushButton(text)
     made.setToolTip(tip)
     made.setAccessibleName(text)
@@ -194,10 +251,10 @@ def button(text: str, tip: str) -> QPushButton:
     return made
 
 
-def line() -> QFrame:
-    """A thin line between two parts."""
+def separator() -> QFrame:
+    """A thin horizontal line."""
     made = QFrame()
     made.setFixedHeight(1)
-    # napari's themes draw no frames; this gray is seen on the ground of both.
+    # napari's themes draw no frames; this gray is visible in both themes.
     made.setStyleSheet("background-color: rgba(128, 128, 128, 110);")
     return made

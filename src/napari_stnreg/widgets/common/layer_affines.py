@@ -16,7 +16,7 @@ from napari_stnreg.widgets.common.transform_store import TransformEntry
 from napari_stnreg.widgets.transforms.apply_layers import spatial_matrix
 
 
-def new_affine(layer: Layer, held: TransformEntry, side: str) -> Any:
+def transformed_affine(layer: Layer, entry: TransformEntry, side: str) -> Any:
     """The affine that puts a layer on the other side; its scale, rotation and translation stay as they are.
 
     Raises
@@ -26,30 +26,30 @@ def new_affine(layer: Layer, held: TransformEntry, side: str) -> Any:
     """
     from napari_stnreg.resampling.geometry import GeometryTransformer  # brings torch
 
-    ndim = held.transform.ndim
+    ndim = entry.transform.ndim
     if layer.ndim < ndim:
         raise InputError(f"'{layer.name}' has {layer.ndim} axes, the transform {ndim}; they do not fit together.")
     matrix, unit = spatial_matrix(layer, ndim)
-    moved = GeometryTransformer(held.transform, side, matrix=matrix, unit=unit, target_unit=unit).layer_affine()
+    moved = GeometryTransformer(entry.transform, side, matrix=matrix, unit=unit, target_unit=unit).layer_affine()
     for axis, own in enumerate(axis_units(layer)[-ndim:], start=layer.ndim - ndim):
         moved[axis] *= conversion_factor(unit, own)
         matrix[axis] *= conversion_factor(unit, own)
     return moved @ np.linalg.inv(matrix) @ layer.affine.affine_matrix
 
 
-def tilted(matrix: Any) -> bool:
+def is_oblique(matrix: Any) -> bool:
     """Whether a linear map of space mixes the first axis with the others, so that its slices are no longer slices."""
     return bool(np.abs(matrix[0, 1:-1]).max() > 1e-6 or np.abs(matrix[1:-1, 0]).max() > 1e-6)
 
 
-class LayerMoves:
+class LayerAffines:
     """Layers that were moved by their affine, and where they lay before."""
 
     def __init__(self, viewer: Any) -> None:
         self._viewer = viewer
         self._before: list[tuple[Any, Any]] = []
 
-    def move(self, layers: Sequence[Layer], held: TransformEntry, side: str) -> None:
+    def move(self, layers: Sequence[Layer], entry: TransformEntry, side: str) -> None:
         """Put layers on the other side: all, or none.
 
         Raises
@@ -57,7 +57,7 @@ class LayerMoves:
         InputError
             If the transform bends, or has more axes than a layer.
         """
-        moves = [(layer, new_affine(layer, held, side)) for layer in layers]
+        moves = [(layer, transformed_affine(layer, entry, side)) for layer in layers]
         for layer, affine in moves:
             self._before.append((ref(layer), layer.affine.affine_matrix.copy()))
             layer.affine = affine

@@ -1,6 +1,6 @@
 """Between napari's layers and :class:`~napari_stnreg.core.image.Image`.
 
-What a run needs of a layer is taken down on the GUI thread as a :class:`Source`, which holds references and numbers
+What a run needs of a layer is taken down on the GUI thread as a :class:`LayerSource`, which holds references and numbers
 only. The worker turns it into an image (Dask and multiscale data are computed there), so a layer that is renamed,
 moved or deleted during a run changes nothing for the run.
 """
@@ -189,7 +189,7 @@ def mask_source(layer: Layer) -> MaskSource:
 
 
 @dataclass(frozen=True)
-class Source:
+class LayerSource:
     """All that a run needs of one image layer, taken down when the run starts."""
 
     name: str
@@ -241,7 +241,7 @@ def layer_source(
     layout: str | None = None,
     level: int | None = None,
     mask: Layer | None = None,
-) -> Source:
+) -> LayerSource:
     """Take down an image or labels layer; cheap, and for the GUI thread.
 
     Parameters
@@ -290,7 +290,7 @@ def layer_source(
     display = {"colormap": layer.colormap} if isinstance(layer, Labels) else {}
     if isinstance(layer, ImageLayer) and not layer.rgb:
         display = {"colormap": layer.colormap, "gamma": layer.gamma, "contrast_limits": list(layer.contrast_limits)}
-    return Source(
+    return LayerSource(
         name=layer.name,
         data=levels[level],
         full=levels[0],
@@ -309,7 +309,7 @@ def layer_source(
     )
 
 
-def landmarks(layer: Points, grid: Grid) -> np.ndarray:
+def landmark_points(layer: Points, grid: Grid) -> np.ndarray:
     """The points of a layer in the world of an image, ``(N, D)``, in the unit of its grid.
 
     Raises

@@ -1,4 +1,4 @@
-"""Before a run that would not fit in memory: say so and offer the smaller level."""
+"""Offer a lower resolution before a registration that does not fit in memory."""
 
 from __future__ import annotations
 
@@ -6,33 +6,36 @@ from qtpy.QtWidgets import QMessageBox, QWidget
 
 from napari_stnreg.core.device import free_memory
 from napari_stnreg.registration import memory
-from napari_stnreg.widgets.register.worker import Job
+from napari_stnreg.registration.settings import RegistrationSettings
+from napari_stnreg.widgets.common.layer_io import LayerSource
 
 
-def smaller_level(job: Job, device: str) -> str | None:
-    """What to ask when a job is too large for a device's free memory, or ``None`` when it fits.
+def memory_question(
+    fixed: LayerSource, moving: LayerSource, settings: RegistrationSettings, device: str
+) -> str | None:
+    """The question to ask if a registration exceeds the free memory of a device, or ``None`` if it fits.
 
     Raises
     ------
     OutOfMemoryError
-        If no smaller level helps either.
+        If no lower resolution fits either.
     """
     free = free_memory(device)
-    shrink = memory.affordable_shrink(job.fixed, job.moving, job.settings, free)
+    shrink = memory.affordable_shrink(fixed, moving, settings, free)
     if shrink <= 1:
         return None
-    need = memory.estimate_memory(job.fixed, job.moving, job.settings)
+    need = memory.estimate_memory(fixed, moving, settings)
     return (
-        f"Registering '{job.moving.name}' to '{job.fixed.name}' at full resolution needs about {need / 2**30:.1f} GiB, "
+        f"Registering '{moving.name}' to '{fixed.name}' at full resolution needs about {need / 2**30:.1f} GiB, "
         f"and {free / 2**30:.1f} GiB are free. Fit it at 1/{shrink:.0f} of the resolution instead? "
         "The result is still warped at full resolution."
     )
 
 
-def accepted(parent: QWidget, question: str) -> bool:
-    """Ask; true when the smaller level is taken."""
+def accepts_lower_resolution(parent: QWidget, question: str) -> bool:
+    """Ask the question; return whether the user accepts the lower resolution."""
     box = QMessageBox(QMessageBox.Icon.Question, "Not enough memory", question, parent=parent)
-    take = box.addButton("Fit the smaller level", QMessageBox.ButtonRole.AcceptRole)
+    take = box.addButton("Use the lower resolution", QMessageBox.ButtonRole.AcceptRole)
     box.addButton(QMessageBox.StandardButton.Cancel)
     box.setDefaultButton(take)
     box.exec()

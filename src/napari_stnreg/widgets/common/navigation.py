@@ -9,7 +9,7 @@ import numpy as np
 from napari.layers import Layer
 
 
-def viewer_point(layer: Layer, index: Any, viewer: Any) -> np.ndarray:
+def world_point(layer: Layer, index: Any, viewer: Any) -> np.ndarray:
     """Where data coordinates of a layer lie in the viewer's world, ``(layer.ndim,)``, in the viewer's units."""
     world = np.array(layer.data_to_world(np.asarray(index, dtype=float)), dtype=float)
     units = getattr(viewer.layers.extent, "units", None)
@@ -21,9 +21,9 @@ def viewer_point(layer: Layer, index: Any, viewer: Any) -> np.ndarray:
     return world
 
 
-def go_to(viewer: Any, layer: Layer, index: Any) -> None:
+def center_on(viewer: Any, layer: Layer, index: Any) -> None:
     """Show a point of a layer: its slice, in 2D, and the camera on it, in 2D and 3D; the zoom stays."""
-    point = viewer_point(layer, index, viewer)
+    point = world_point(layer, index, viewer)
     ndim = viewer.dims.ndim
     first = ndim - len(point)  # a layer's axes are the viewer's last ones
     displayed = viewer.dims.displayed

@@ -1,34 +1,49 @@
-"""Open one of our panels from another one."""
+"""Open one of the plugin's panels from another one."""
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtWidgets import QWidget
 
-TOOLS = {
-    "compare": ("compare.panel", "CompareWidget", "Compare views"),
-    "scorecard": ("scorecard.panel", "ScorecardWidget", "Registration scorecard"),
-    "workbench": ("transforms.panel", "WorkbenchWidget", "Transform workbench"),
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+PANELS = {
+    "compare": ("compare.panel", "ComparePanel", "Compare views"),
+    "scorecard": ("scorecard.panel", "ScorecardPanel", "Registration scorecard"),
+    "transforms": ("transforms.panel", "TransformsPanel", "Transform workbench"),
 }
-"""Module, class and title of the panels, by key."""
+"""Module, class and title of the panels that other panels open."""
 
 
-def open_tool(viewer: Any, what: str) -> Any:
-    """Open a panel of :data:`TOOLS` in a dock, or bring the one that is open to the front."""
-    module, name, title = TOOLS[what]
-    return open_beside(viewer, getattr(import_module(f"napari_stnreg.widgets.{module}"), name), title)
+def open_panel(viewer: Viewer, name: str) -> Any:
+    """Open a panel of :data:`PANELS` in a dock, or raise its open dock.
 
+    Parameters
+    ----------
+    viewer
+        The viewer.
+    name
+        Key of :data:`PANELS`.
 
-def open_beside(viewer: Any, make: Any, name: str) -> QWidget:
-    """Open one of our panels in a dock, or bring the one that is open to the front."""
-    # The same panel has another dock name when it was opened from napari's menu, so its class decides.
+    Returns
+    -------
+    DockPanel
+        The panel.
+    """
+    module, class_name, title = PANELS[name]
+    panel_class = getattr(import_module(f"napari_stnreg.widgets.{module}"), class_name)
+    # A panel that was opened from the menu has another dock name, so that its class is what counts.
     for panel in viewer.window.dock_widgets.values():
-        if isinstance(panel, make):
-            panel.parentWidget().show()
-            panel.parentWidget().raise_()
+        if isinstance(panel, panel_class):
+            dock = panel.parentWidget()
+            if dock is not None:
+                dock.show()
+                dock.raise_()
             return panel
-    panel = make(viewer)
-    viewer.window.add_dock_widget(panel, name=name)
+    panel = panel_class(viewer)
+    assert isinstance(panel, QWidget)
+    viewer.window.add_dock_widget(panel, name=title)
     return panel

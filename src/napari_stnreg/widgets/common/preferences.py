@@ -19,7 +19,7 @@ def _store() -> QSettings | None:
     return QSettings(str(Path(path).parent / "napari-stnreg.ini"), QSettings.Format.IniFormat)
 
 
-def remember(values: dict[str, Any], panel: str = "register") -> None:
+def save_state(values: dict[str, Any], panel: str = "register") -> None:
     """Keep JSON-ready values of a panel for the next session."""
     store = _store()
     if store is not None:
@@ -27,7 +27,7 @@ def remember(values: dict[str, Any], panel: str = "register") -> None:
         store.sync()
 
 
-def recall(panel: str = "register") -> dict[str, Any]:
+def load_state(panel: str = "register") -> dict[str, Any]:
     """What was kept; empty when nothing was, or when it cannot be read."""
     store = _store()
     if store is None:
@@ -39,7 +39,7 @@ def recall(panel: str = "register") -> dict[str, Any]:
     return {}
 
 
-def preferences() -> dict[str, Any]:
+def plugin_preferences() -> dict[str, Any]:
     """The plugin's entries in napari's Preferences: device, preset and preview rate."""
     with contextlib.suppress(Exception):  # the plugin is used from a source tree and not installed
         from napari.settings import get_plugin_settings

@@ -15,12 +15,12 @@ from napari_stnreg.core.image import Image
 from napari_stnreg.io.napari_layers import LayerData, placement
 from napari_stnreg.visualization.deformation import arrows, deformed_grid
 from napari_stnreg.visualization.overlays import checkerboard, lattice_lines, overlay, rescaled
-from napari_stnreg.widgets.register.preview import grid_layer
+from napari_stnreg.widgets.common.preview import grid_layer
 
 if TYPE_CHECKING:
     from napari_stnreg.registration.result import Result
     from napari_stnreg.transforms.base import Transform
-    from napari_stnreg.widgets.common.layer_io import Source
+    from napari_stnreg.widgets.common.layer_io import LayerSource
 
 KINDS = {
     "warped": ("Warped image", "The moving image on the fixed one's grid, sampled once from the original."),
@@ -42,15 +42,15 @@ JACOBIAN_COLORMAP = Colormap(
 
 
 @dataclass(frozen=True)
-class Naming:
-    """How the layers of one run are called."""
+class RunName:
+    """Name of a run and of its layers."""
 
     moving: str
     fixed: str
-    family: str
+    method: str
 
     def __str__(self) -> str:
-        return f"{self.moving} -> {self.fixed} ({self.family})"
+        return f"{self.moving} -> {self.fixed} ({self.method})"
 
     def layer(self, what: str) -> str:
         """The name of one result layer."""
@@ -78,15 +78,15 @@ def transform_from(state: dict[str, Any]) -> Transform:
     return transform.with_coordinate_systems(*state.get("coordinate_systems", transform.coordinate_systems))
 
 
-def run_record(result: Result, naming: Naming, run: str, moving: Grid) -> dict[str, Any]:
+def run_record(result: Result, name: RunName, run: str, moving: Grid) -> dict[str, Any]:
     """What every layer of a run carries in its metadata under ``"stnreg"``; ``moving`` is the moving image's grid."""
     return {
         "grid": result.grid.to_dict(),
         "moving_grid": moving.to_dict(),
         "run": run,
         "made": time.strftime("%Y-%m-%dT%H:%M:%S"),
-        "fixed": naming.fixed,
-        "moving": naming.moving,
+        "fixed": name.fixed,
+        "moving": name.moving,
         "seed": result.settings.seed,
         "transform": transform_state(result.transform),
         **result.report(),
@@ -94,7 +94,7 @@ def run_record(result: Result, naming: Naming, run: str, moving: Grid) -> dict[s
 
 
 def result_layers(
-    result: Result, fixed: Image, moving: Image, source: Source, kinds: frozenset[str], *, volume: bool = False
+    result: Result, fixed: Image, moving: Image, source: LayerSource, kinds: frozenset[str], *, volume: bool = False
 ) -> dict[str, LayerData]:
     """The layers of one registered pair, without names and metadata; for use in the worker.
 
@@ -133,7 +133,7 @@ def result_layers(
     return {key: made[key] for key in order if key in made}
 
 
-def image_layer(warped: Image, source: Source, *, labels: bool = False) -> LayerData:
+def image_layer(warped: Image, source: LayerSource, *, labels: bool = False) -> LayerData:
     """A warped image as a layer that looks as its source did, with channels where the source had them in front."""
     data, where = warped.data, placement(warped.grid)
     if labels:
@@ -218,7 +218,7 @@ def _with_axis(
     }
 
 
-def stacked(
+def stack_frames(
     frames: list[dict[str, LayerData]], grid: Grid, time_axis: tuple[float, float, str]
 ) -> dict[str, LayerData]:
     """The layers of many frames, one after the other along a time axis in front."""
@@ -271,27 +271,27 @@ def _with_time_and_channels(
     return data, rest | {"affine": affine}
 
 
-def named(
-    layers: dict[str, LayerData], naming: Naming, record: dict[str, Any], folded: float, metadata: dict[str, Any]
+def name_layers(
+    layers: dict[str, LayerData], name: RunName, record: dict[str, Any], folding: float, metadata: dict[str, Any]
 ) -> dict[str, LayerData]:
     """The layers with their names, and the run recorded in their metadata."""
     out: dict[str, LayerData] = {}
     for key, (data, keywords, kind) in layers.items():
         what = KINDS[key][0].lower()
         if key == "jacobian":
-            what += f", {folded_text(folded)}"
+            what += f", {folding_text(folding)}"
         # What the moving layer carried (such as the orientation of its file) goes with the warped image alone.
         own = dict(metadata) if key == "warped" else {}
         own["stnreg"] = {**record, "what": key}
-        out[key] = (data, {**keywords, "name": naming.layer(what), "metadata": own}, kind)
+        out[key] = (data, {**keywords, "name": name.layer(what), "metadata": own}, kind)
     return out
 
 
-def folded_text(share: float) -> str:
-    """The folded share for a person, such as ``"0 % folded"``."""
-    if share <= 0:
+def folding_text(fraction: float) -> str:
+    """The folding fraction as text, such as ``"0 % folded"``."""
+    if fraction <= 0:
         return "0 % folded"
-    return f"{100 * share:.2g} % folded" if share >= 1e-5 else "< 0.001 % folded"
+    return f"{100 * fraction:.2g} % folded" if fraction >= 1e-5 else "< 0.001 % folded"
 
 
 def make_layer(layer_data: LayerData) -> Layer:
@@ -300,8 +300,8 @@ def make_layer(layer_data: LayerData) -> Layer:
     return Layer.create(data, keywords, kind)
 
 
-def adopt(layer: Layer, layer_data: LayerData) -> None:
-    """Turn a preview's layer into a result, which costs a tenth of removing the one and adding the other."""
+def update_layer(layer: Layer, layer_data: LayerData) -> None:
+    """Turn a preview layer into a result layer, ten times as fast as removing the one and adding the other."""
     data, keywords, _ = layer_data
     if layer.data.shape != data.shape or layer.data.dtype != data.dtype:
         layer.data = data

@@ -1,18 +1,21 @@
-"""A panel that starts short tasks: a scrolling form, and below it status, progress and Stop."""
+"""The base class of panels that run tasks: a scrolling form above run buttons, progress, status and actions."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari.layers import Layer
+from napari.utils import cancelable_progress
 from napari.utils.notifications import show_error, show_warning
-from qtpy.QtCore import QSize, Qt
+from qtpy.QtCore import QSize, Qt, QTimer
 from qtpy.QtWidgets import (
     QApplication,
     QHBoxLayout,
     QLabel,
     QProgressBar,
+    QPushButton,
     QSizePolicy,
     QVBoxLayout,
     QWidget,
@@ -20,156 +23,272 @@ from qtpy.QtWidgets import (
 
 from napari_stnreg.core.errors import RegistrationError
 from napari_stnreg.widgets.common.dock_panel import DockPanel
-from napari_stnreg.widgets.common.forms import FormArea, button, line
-from napari_stnreg.widgets.common.task_runner import TaskRunner
+from napari_stnreg.widgets.common.forms import FormScrollArea, button, emphasize, separator
+from napari_stnreg.widgets.common.task_runner import TaskProgress, TaskRunner
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+_CLOCK_MS = 200
+_SCROLL_MS = 250
+"""After this time a widget that was just shown has its place in the form."""
 
 
-class ToolPanel(DockPanel):
-    """A form whose buttons start tasks, one at a time.
+class TaskPanel(DockPanel):
+    """A form whose buttons start background tasks, one at a time.
 
     Parameters
     ----------
     napari_viewer
         The napari viewer.
-    invitation
-        What the status line says at first.
+    message
+        First text of the status line.
+
+    Attributes
+    ----------
+    form
+        Layout of the scrolling form; subclasses add their parts to it.
+    status, bar, elapsed, stop_button
+        Status line, progress bar, elapsed time and Stop below the form.
     """
 
-    def __init__(self, napari_viewer: Any, invitation: str) -> None:
+    def __init__(self, napari_viewer: Viewer, message: str) -> None:
         super().__init__(napari_viewer)
         content = QWidget()
         self.form = QVBoxLayout(content)
         self.form.setContentsMargins(8, 8, 8, 4)
         self.form.setSpacing(8)
-        self.scroll = FormArea(content)
-        self.stop_button = button("Stop", "End what is running (Esc).")
+        self.scroll = FormScrollArea(content)
+        self.stop_button = button("Stop", "End the running task (Esc).")
         self.stop_button.clicked.connect(self.stop)
         self.bar = QProgressBar()
         self.bar.setRange(0, 1000)
         self.bar.setTextVisible(False)
         self.bar.setFixedHeight(8)
         self.bar.setAccessibleName("progress")
-        self.status = QLabel(invitation)
+        self.status = QLabel(message)
         self.status.setWordWrap(True)
         self.status.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
         self.status.setAccessibleName("status")
+        self.elapsed = QLabel("")
+        self.elapsed.setToolTip("Time since the start.")
 
-        below = QWidget()
-        rows = QVBoxLayout(below)
-        rows.setContentsMargins(8, 6, 8, 6)
-        rows.setSpacing(5)
-        first = QHBoxLayout()
-        first.addWidget(self.bar, 1)
-        first.addWidget(self.stop_button)
-        rows.addLayout(first)
-        rows.addWidget(self.status)
+        controls = QWidget()
+        self._controls = QVBoxLayout(controls)
+        self._controls.setContentsMargins(8, 6, 8, 6)
+        self._controls.setSpacing(5)
+        self._progress_row = QHBoxLayout()
+        self._progress_row.addWidget(self.bar, 1)
+        self._progress_row.addWidget(self.stop_button)
+        status_row = QHBoxLayout()
+        status_row.addWidget(self.status, 1)
+        status_row.addWidget(self.elapsed, 0, Qt.AlignmentFlag.AlignTop)
+        self._controls.addLayout(self._progress_row)
+        self._controls.addLayout(status_row)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(0)
         box.addWidget(self.scroll, 1)
-        box.addWidget(line())
-        box.addWidget(below)
+        box.addWidget(separator())
+        box.addWidget(controls)
 
         self._done: Callable[[Any], None] | None = None
+        self._start_time = 0.0
+        self._percent = 0
+        self._activity: Any = None
+        self._clock = QTimer(self)
+        self._clock.setInterval(_CLOCK_MS)
+        self._clock.timeout.connect(self._tick)
+        self._scroll_timer = self._timer(self._scroll_down, _SCROLL_MS)
         self._runner = TaskRunner(self)
         self._runner.updated.connect(self._on_update)
         self._runner.finished.connect(self._on_finished)
         self._runner.failed.connect(self._on_failed)
         self._runner.canceled.connect(self._on_canceled)
         self._stop_shortcut = self.shortcut("Escape", self.stop)
-        QApplication.instance().aboutToQuit.connect(self._runner.cancel)
+        application = QApplication.instance()
+        assert application is not None
+        application.aboutToQuit.connect(self._runner.cancel)
         self.connect_viewer()
 
     def sizeHint(self) -> QSize:
-        """Wide enough to read."""
+        """Wide enough to read, tall enough for a plain form."""
         return QSize(320, 640)
+
+    # -- layout, for subclasses
+
+    def set_run_buttons(self, run: QPushButton, *others: QPushButton) -> None:
+        """Put the button that starts the main task above the progress bar, with Stop and others beside it."""
+        emphasize(run)
+        row = QHBoxLayout()
+        row.addWidget(run, 1)
+        self._progress_row.removeWidget(self.stop_button)
+        for widget in (*others, self.stop_button):
+            row.addWidget(widget)
+        self._controls.insertLayout(0, row)
+
+    def set_action_buttons(self, *buttons: QPushButton) -> None:
+        """Add a row of buttons of equal width below the status line."""
+        row = QHBoxLayout()
+        for each in buttons:
+            each.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            row.addWidget(each)
+        self._controls.addLayout(row)
+
+    def scroll_to_end(self) -> None:
+        """Scroll to the end of the form, once what was just shown there has its place."""
+        self._scroll_timer.start()
+
+    def _scroll_down(self) -> None:
+        bar = self.scroll.verticalScrollBar()
+        if bar is not None:
+            bar.setValue(bar.maximum())
 
     # -- tasks
 
     @property
     def running(self) -> bool:
-        """Whether a task is at work."""
+        """Whether a task is running."""
         return self._runner.running
 
-    def begin(self, task: Callable[..., Any], *arguments: Any, done: Callable[[Any], None]) -> bool:
-        """Start a task and call ``done`` with what it returns; false, with a sentence, when that cannot be."""
+    @property
+    def stopping(self) -> bool:
+        """Whether the running task was asked to stop."""
+        return self._runner.stopping
+
+    def begin(
+        self, task: Callable[..., Any], *arguments: Any, done: Callable[[Any], None], activity: str | None = None
+    ) -> bool:
+        """Start a task and call a function with its result.
+
+        Parameters
+        ----------
+        task, *arguments
+            Generator function (see :mod:`~napari_stnreg.widgets.common.task_runner`) and its arguments.
+        done
+            Called on the GUI thread with the result.
+        activity
+            Name of the task in napari's activity dock; none if not given.
+
+        Returns
+        -------
+        bool
+            False, with a message in the status line, if the task cannot be started.
+        """
         try:
             self._runner.start_task(task, *arguments)
         except RegistrationError as error:
-            self.complain(error)
+            self.show_error(error)
             return False
-        self._done = done
+        self._done, self._start_time, self._percent = done, time.perf_counter(), 0
         self.bar.setValue(0)
+        if activity is not None:
+            # napari calls a callback only for loops; the clock checks whether its button was pressed.
+            self._activity = cancelable_progress(total=100, desc=activity)
+        self._clock.start()
         self.show_state()
         return True
 
     def stop(self) -> None:
-        """End the task; what is done of it is kept."""
-        if self.running:
+        """Stop the task and keep what is done so far."""
+        if self._runner.running:
             self.status.setText("Stopping …")
             self._runner.stop()
+            self.show_state()
 
-    def say(self, text: str, *, warn: bool = False) -> None:
-        """Show a sentence in the status line, and as a notification if a person must not miss it."""
+    def show_status(self, text: str, *, warn: bool = False) -> None:
+        """Show a message in the status line, and also as a notification if it is a warning."""
         self.status.setText(text)
         if warn:
             show_warning(text)
 
-    def complain(self, error: Exception) -> None:
-        """Say what went wrong."""
+    def show_error(self, error: Exception) -> None:
+        """Show an error in the status line and as a notification."""
         text = str(error) or type(error).__name__
         if not isinstance(error, RegistrationError):
-            text = f"That failed: {text}"
+            text = f"Failed: {text}"
         self.status.setText(text)
         show_error(text)
 
     def show_state(self) -> None:
-        """Enable what can be done now; subclasses add their own buttons."""
-        self.stop_button.setEnabled(self.running)
+        """Enable what is possible now; subclasses extend it for their own buttons."""
+        self.stop_button.setEnabled(self._runner.running and not self._runner.stopping)
         self._stop_shortcut.setEnabled(self.running)
 
-    def _on_update(self, step: Any) -> None:
-        self.bar.setValue(round(1000 * step.fraction))
-        if not self._runner.stopping:  # the sentence of Stop stays until the end
-            self.status.setText(step.message)
-        if step.what is not None:
-            self.on_partial(step.what)
+    def on_progress(self, payload: Any) -> None:
+        """Show the payload of a task's progress."""
 
-    def on_partial(self, what: Any) -> None:
-        """Take up what a task hands over on its way."""
+    def on_end(self) -> None:
+        """Clean up after a task, however it ended; called before its result is taken or its error is shown."""
 
-    def _on_finished(self, outcome: Any) -> None:
-        done, self._done = self._done, None
-        self.bar.setValue(1000)
+    def _on_update(self, progress: TaskProgress) -> None:
+        self.bar.setValue(round(1000 * progress.fraction))
+        self._percent = int(100 * progress.fraction)
+        if not self._runner.stopping:  # "Stopping" stays until the end
+            self.status.setText(progress.message)
+        if progress.payload is not None:
+            self.on_progress(progress.payload)
+
+    def _on_finished(self, result: Any) -> None:
+        done = self._end(1000)
         try:
             if done is not None:
-                done(outcome)
+                done(result)
         except RegistrationError as error:
-            self.complain(error)
+            self.show_error(error)
         self.show_state()
 
     def _on_failed(self, error: Exception) -> None:
-        self._done = None
-        self.bar.setValue(0)
-        self.complain(error)
+        self._end(0)
+        self.show_error(error)
         self.show_state()
 
     def _on_canceled(self) -> None:
-        self._done = None
-        self.bar.setValue(0)
-        self.status.setText("Stopped; nothing was changed.")
+        self._end(0)
+        self.status.setText("Canceled; nothing was changed.")
         self.show_state()
 
+    def _end(self, value: int) -> Callable[[Any], None] | None:
+        done, self._done = self._done, None
+        self._clock.stop()
+        self._tick()
+        if self._activity is not None:
+            self._activity.close()
+            self._activity = None
+        self.bar.setValue(value)
+        self.on_end()
+        return done
+
+    def _tick(self) -> None:
+        self.elapsed.setText(format_seconds(time.perf_counter() - self._start_time))
+        if self._activity is None:
+            return
+        if self._activity.is_canceled:
+            self.stop()
+        # napari's progress bar processes pending events in each update. It is therefore moved here, by a slow clock
+        # that cannot be re-entered, and only when there is something to show.
+        if self._percent > self._activity.n:
+            self._activity.update(self._percent - self._activity.n)
+
     def close_down(self) -> None:
-        """End the task; the dock is closed."""
+        """Cancel the task."""
+        self._clock.stop()
         self._runner.cancel()
 
     # -- layers
 
     def add_layers(self, layers: list[Layer]) -> None:
-        """Add new layers above the others and leave the person's selection as it was."""
+        """Add layers on top of the layer list and keep the user's selection."""
         selected = list(self._viewer.layers.selection)
         for layer in layers:
             self._viewer.add_layer(layer)
         self._viewer.layers.selection = {layer for layer in selected if layer in self._viewer.layers}
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration such as ``"3.2 s"``, ``"4 min 05 s"`` or ``"2 h 10 min"``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,8 +1,8 @@
-"""Long work in the background: one worker that always ends, and a runner on the GUI thread that owns it.
+"""Long-running work in the background: a worker that always ends, and the runner on the GUI thread that owns it.
 
-A *task* is a generator function that takes a :class:`Control` last, yields whatever its panel shows, and returns its
-result, or ``None`` when it was canceled. It runs in one thread, and is closed in that thread, so that a stopped or
-canceled task gives its memory back at once.
+A *task* is a generator function. It takes a :class:`TaskControl` as its last argument, yields :class:`TaskProgress`
+and returns its result, or ``None`` when it was canceled. The generator runs and is closed in one worker thread, so that
+a stopped or canceled task frees its memory at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from qtpy.QtCore import QObject, Signal
 from superqt.utils import GeneratorWorker, create_worker
@@ -19,18 +19,21 @@ from superqt.utils import GeneratorWorker, create_worker
 from napari_stnreg.core.errors import InputError
 
 UPDATE_SECONDS = 0.1
-"""At least this long between two updates of a panel: each lets Qt draw the whole window again, canvas and all."""
+"""Shortest time between two updates of a panel: each update redraws the whole window, canvas included."""
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
 
 
 class WorkerError(Exception):
-    """A RuntimeError of the task; superqt would swallow it under its own name."""
+    """A RuntimeError of the task under another type, because superqt swallows RuntimeErrors."""
 
 
 class ClosingWorker(GeneratorWorker):
-    """A generator worker that closes its generator in its own thread and lets no error vanish."""
+    """A generator worker that closes its generator in its own thread and reports every error."""
 
     def work(self) -> Any:
-        """Run the generator to its end, close it, and raise what superqt hands back as a value."""
+        """Run the generator to its end, close it, and raise the error that superqt returns as a value."""
         try:
             result = super().work()
         finally:
@@ -41,91 +44,105 @@ class ClosingWorker(GeneratorWorker):
         return result
 
 
-class Control:
-    """What the window tells the worker; plain events, so that it is safe from any thread."""
+class TaskControl:
+    """Requests of the window to the worker, as thread-safe events."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
+        """Finish soon and return the best result so far."""
         self.cancel = threading.Event()
+        """Finish soon without a result."""
         self.pause = threading.Event()
-        self.shown = threading.Event()
-        self.shown.set()
+        """Wait until the event is cleared."""
+        self.update_shown = threading.Event()
+        """The panel has shown the last update; the next one may be made."""
+        self.update_shown.set()
 
-    def give_up(self, _object: Any = None) -> None:
-        """End the task without a result."""
+    def abort(self, _object: Any = None) -> None:
+        """Request the end of the task without a result."""
         self.cancel.set()
         self.stop.set()
-        self.shown.set()
+        self.update_shown.set()
 
 
 @dataclass(frozen=True)
-class Step:
-    """How far a task is, for a progress bar and a status line."""
+class TaskProgress:
+    """Progress of a task.
+
+    Parameters
+    ----------
+    fraction
+        Completed fraction, from 0 to 1.
+    message
+        Text of the status line.
+    payload
+        Anything else that the panel shows while the task runs.
+    """
 
     fraction: float
     message: str
-    what: Any = None
-    """Anything else that the panel shows on the way."""
+    payload: Any = None
 
 
-def relay(
-    steps: Generator[Any, Any, Any],
-    control: Control,
-    show: Callable[[Any], Step],
-    note: Callable[[Any], None] | None = None,
-) -> Generator[Step, None, Any]:
-    """Run an engine's generator inside a task, passing on what it yields at a pace that a window can follow.
+def relay_progress(
+    steps: Generator[Item, Any, Outcome],
+    control: TaskControl,
+    to_progress: Callable[[Item], TaskProgress],
+    on_item: Callable[[Item], None] | None = None,
+) -> Generator[TaskProgress, None, Outcome | None]:
+    """Run an engine's generator inside a task and pass its progress on at a rate that the window can follow.
 
     Parameters
     ----------
     steps
-        Yields progress and takes ``send("stop")``; it is closed here whatever happens.
+        Generator of the engine. It accepts ``send("stop")``, ``send("pause")`` and ``send("resume")``, and is closed
+        here in every case.
     control
-        The task's control: stop is passed on once, pause and its end as often as they change, and cancel ends at the
-        next step.
-    show
-        What the panel shows of one item; not every item is shown.
-    note
-        Called with every item, for what must not be missed.
+        The task's control. Stop is sent once, pause and resume as often as they change; cancel ends at the next item.
+    to_progress
+        Make the progress to show from an item; called only for the items that are shown.
+    on_item
+        Called with every item.
 
     Returns
     -------
     object
-        What the generator returned; ``None`` when canceled.
+        The return value of the generator, or ``None`` when canceled.
     """
-    last, told, paused = 0.0, False, False
+    last_update, stop_sent, paused = 0.0, False, False
     try:
         item = next(steps)
         while True:
             if control.cancel.is_set():
                 return None
-            if note is not None:
-                note(item)
-            if time.perf_counter() - last >= UPDATE_SECONDS and control.shown.is_set():
-                control.shown.clear()
-                yield show(item)
-                last = time.perf_counter()
-            if control.stop.is_set() and not told:
-                told = True
+            if on_item is not None:
+                on_item(item)
+            if time.perf_counter() - last_update >= UPDATE_SECONDS and control.update_shown.is_set():
+                progress = to_progress(item)
+                control.update_shown.clear()
+                yield progress
+                last_update = time.perf_counter()
+            if control.stop.is_set() and not stop_sent:
+                stop_sent = True
                 item = steps.send("stop")
-            elif control.pause.is_set() != paused and not told:
+            elif control.pause.is_set() != paused and not stop_sent:
                 paused = not paused
                 item = steps.send("pause" if paused else "resume")
             else:
                 item = next(steps)
     except StopIteration as end:
-        return end.value
+        return end.value  # type: ignore[no-any-return]
     finally:
         steps.close()
 
 
 class TaskRunner(QObject):
-    """Owns the worker of the task in progress; lives on the GUI thread.
+    """Own the worker of the running task; lives on the GUI thread.
 
     Signals
     -------
     updated(object), finished(object), failed(Exception), canceled()
-        Emitted on the GUI thread; exactly one of the last three ends a task.
+        Emitted on the GUI thread; each task ends with exactly one of the last three.
     """
 
     updated = Signal(object)
@@ -136,26 +153,26 @@ class TaskRunner(QObject):
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._worker: ClosingWorker | None = None
-        self._control = Control()
+        self._control = TaskControl()
 
     @property
     def running(self) -> bool:
-        """Whether a worker is at work."""
+        """Whether a task is running."""
         return self._worker is not None
 
     def start_task(self, task: Callable[..., Generator[Any, None, Any]], *arguments: Any) -> None:
-        """Start a task; its control is added to the arguments.
+        """Start a task; its control is appended to the arguments.
 
         Raises
         ------
         InputError
-            If one is running already.
+            If a task is running already.
         """
         if self.running:
-            raise InputError("Something is being computed already; wait for it, or stop it first.")
-        self._control = Control()
-        # Should the window be destroyed without a word, the worker still hears of it.
-        self.destroyed.connect(self._control.give_up)
+            raise InputError("A task is running already. Wait for it, or stop it first.")
+        self._control = TaskControl()
+        # The worker is told even if the window is destroyed without closing.
+        self.destroyed.connect(self._control.abort)
         worker = create_worker(
             task, *arguments, self._control, _start_thread=False, _worker_class=ClosingWorker, _ignore_errors=True
         )
@@ -167,30 +184,30 @@ class TaskRunner(QObject):
         worker.start()
 
     def stop(self) -> None:
-        """Ask the task to finish with the best so far."""
+        """Request the end of the task with the best result so far."""
         self._control.stop.set()
-        self._control.shown.set()
+        self._control.update_shown.set()
 
     @property
     def stopping(self) -> bool:
-        """Whether the task was asked to finish."""
+        """Whether the running task was asked to stop."""
         return self.running and self._control.stop.is_set()
 
     @property
     def paused(self) -> bool:
-        """Whether the task was asked to wait."""
+        """Whether the running task was asked to pause."""
         return self.running and self._control.pause.is_set()
 
     def pause(self, wait: bool = True) -> None:
-        """Ask a task that can pause to wait, or to go on."""
+        """Request a pause, or with ``False`` that the task resumes."""
         if wait:
             self._control.pause.set()
         else:
             self._control.pause.clear()
 
     def cancel(self) -> None:
-        """Give the task up: nothing more is shown, and its memory is freed as soon as the current step is done."""
-        self._control.give_up()
+        """Cancel the task: nothing more is shown, and its memory is freed when the current step ends."""
+        self._control.abort()
         if self._worker is not None:
             self._worker.quit()
 
@@ -200,7 +217,7 @@ class TaskRunner(QObject):
         try:
             self.updated.emit(update)
         finally:
-            self._control.shown.set()
+            self._control.update_shown.set()
 
     def _on_returned(self, outcome: Any) -> None:
         self._worker = None
@@ -217,7 +234,7 @@ class TaskRunner(QObject):
             self.failed.emit(error)
 
     def _on_ended(self) -> None:
-        # A worker that was told to quit returns nothing, but it always ends.
+        # A worker that quits returns nothing, but it always ends.
         if self._worker is not None and self._control.cancel.is_set():
             self._worker = None
             self.canceled.emit()

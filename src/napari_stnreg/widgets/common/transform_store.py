@@ -54,9 +54,9 @@ class TransformEntry:
     @classmethod
     def of(cls, transform: Transform, fixed: str, moving: str, family: str, **more: Any) -> TransformEntry:
         """Hold a transform that is at hand."""
-        held = cls(fixed, moving, family, **more)
-        held.__dict__["transform"] = transform
-        return held
+        entry = cls(fixed, moving, family, **more)
+        entry.__dict__["transform"] = transform
+        return entry
 
     @cached_property
     def transform(self) -> Transform:
@@ -69,14 +69,14 @@ class TransformEntry:
         return f"{self.moving} -> {self.fixed} ({self.family})"
 
     @property
-    def maps(self) -> str:
+    def direction_text(self) -> str:
         """What it maps, in a sentence."""
         return (
             f"Points of '{self.fixed}' go to '{self.moving}'; the image '{self.moving}' is carried onto '{self.fixed}'."
         )
 
     @property
-    def facts(self) -> str:
+    def summary(self) -> str:
         """Dimensions, unit, size and origin in a line."""
         transform = self.transform
         size = " x ".join(str(n) for n in self.grid.shape) if self.grid is not None else ""
@@ -113,34 +113,34 @@ class TransformStore:
         """All transforms of the viewer, those of its layers first; one of a run however many layers it has."""
         found: dict[str, TransformEntry] = {}
         for layer in viewer.layers:
-            for held in _carried_by(layer, self._seen):
-                found.setdefault(held.key, held)
+            for entry in _entries_of_layer(layer, self._seen):
+                found.setdefault(entry.key, entry)
         self._seen = dict(found)
-        for held in self.extra:
-            found.setdefault(held.key, held)
+        for entry in self.extra:
+            found.setdefault(entry.key, entry)
         return list(found.values())
 
 
-_SHELVES: WeakKeyDictionary[Any, TransformStore] = WeakKeyDictionary()
+_STORES: WeakKeyDictionary[Any, TransformStore] = WeakKeyDictionary()
 
 
 def store_for(viewer: Any) -> TransformStore:
     """The shelf of a viewer: it outlives the workbench's dock, not the viewer."""
     # napari hands a proxy of its viewer to plugins; the shelf belongs to the viewer behind it.
-    return _SHELVES.setdefault(inspect.unwrap(viewer), TransformStore())
+    return _STORES.setdefault(inspect.unwrap(viewer), TransformStore())
 
 
-def _carried_by(layer: Any, seen: dict[str, TransformEntry]) -> Iterator[TransformEntry]:
+def _entries_of_layer(layer: Any, seen: dict[str, TransformEntry]) -> Iterator[TransformEntry]:
     record = layer.metadata.get("stnreg")
     if not isinstance(record, dict) or "transform" not in record:
         return
     frames = record.get("frames") or [record]
     for number, one in enumerate(frames):
         key = str(one.get("run", "")) + (f".{number}" if len(frames) > 1 else "")
-        yield seen.get(key) or held_from(one, key, number if len(frames) > 1 else None)
+        yield seen.get(key) or entry_from_record(one, key, number if len(frames) > 1 else None)
 
 
-def held_from(record: dict[str, Any], key: str = "", frame: int | None = None) -> TransformEntry:
+def entry_from_record(record: dict[str, Any], key: str = "", frame: int | None = None) -> TransformEntry:
     """The transform of a layer's record; ``frame`` says which one of a series it is."""
     settings = record.get("settings") or {}
     moving = record.get("moving", "moving") + ("" if frame is None else f" [{frame}]")

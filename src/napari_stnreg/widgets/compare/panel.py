@@ -10,16 +10,16 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QDoubleSpinBox, QGridLayout, QLabel, QSizePolicy, QSlider
 
 from napari_stnreg.core.errors import InputError, RegistrationError
-from napari_stnreg.widgets.common.forms import Combo, Rows, button, hint
+from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, help_label
 from napari_stnreg.widgets.common.layer_io import layer_source
-from napari_stnreg.widgets.common.task_panel import ToolPanel
+from napari_stnreg.widgets.common.task_panel import TaskPanel
 from napari_stnreg.widgets.compare.views import COLORS, VIEWS, CompareViews, Pair, prepare
 
 KEY = "Shift-F"
 """Turns to the other image, in the viewer; a letter alone would be taken by the tools of Labels and Shapes layers."""
 
 
-class CompareWidget(ToolPanel):
+class ComparePanel(TaskPanel):
     """Shows two image layers in turn, as a checkerboard, as difference, in two colors, or side by side.
 
     Parameters
@@ -29,7 +29,7 @@ class CompareWidget(ToolPanel):
 
     Notes
     -----
-    From code: :meth:`choose`, :meth:`show_view`, :meth:`leave`.
+    From code: :meth:`set_layers`, :meth:`show_view`, :meth:`leave`.
     """
 
     def __init__(self, napari_viewer: Any) -> None:
@@ -40,7 +40,7 @@ class CompareWidget(ToolPanel):
         self._released = False
         self.first_box = Combo("The image that stays, usually the fixed one.", "first image")
         self.second_box = Combo("The image that is compared with it, usually the warped one.", "second image")
-        sides = Rows()
+        sides = FormLayout()
         sides.add("First", self.first_box)
         sides.add("Second", self.second_box)
         self.buttons = {}
@@ -75,15 +75,15 @@ class CompareWidget(ToolPanel):
         )
         self.squares_slider.setAccessibleName("squares of the checkerboard")
         self.color_box = Combo("Colors of the blend: first and second image.", "colors of the blend")
-        self.color_box.fill([(name, name) for name in COLORS])
-        looks = Rows()
+        self.color_box.set_items([(name, name) for name in COLORS])
+        looks = FormLayout()
         looks.add("Rate", self.rate_box)
         looks.add("Squares", self.squares_slider)
         looks.add("Colors", self.color_box)
         self.shown = QLabel("")
         self.shown.setWordWrap(True)
         self.shown.setAccessibleName("image on screen")
-        note = hint()
+        note = help_label()
         note.setText("Shift+F over the image turns to the other one by hand.")
         for layout in (sides, grid, looks):
             self.form.addLayout(layout)
@@ -115,7 +115,7 @@ class CompareWidget(ToolPanel):
             if isinstance(layer, ImageLayer) and not layer.name.startswith("compare: ")
         ]
         for box in (self.first_box, self.second_box):
-            box.fill([(layer.name, layer) for layer in images], box.currentData())
+            box.set_items([(layer.name, layer) for layer in images], box.currentData())
         if self.first_box.currentData() is self.second_box.currentData():
             self._prefill()
         self.show_state()
@@ -127,18 +127,18 @@ class CompareWidget(ToolPanel):
             record = layer.metadata.get("stnreg") or {}
             fixed = [other for other in images if other.name == record.get("fixed")]
             if record.get("what") == "warped" and fixed:
-                self.first_box.choose(fixed[0])
-                self.second_box.choose(layer)
+                self.first_box.set_current(fixed[0])
+                self.second_box.set_current(layer)
                 return
         if len(images) > 1:
-            self.first_box.choose(images[-2])
-            self.second_box.choose(images[-1])
+            self.first_box.set_current(images[-2])
+            self.second_box.set_current(images[-1])
 
-    def choose(self, first: Layer, second: Layer) -> None:
+    def set_layers(self, first: Layer, second: Layer) -> None:
         """Choose the two layers."""
         self.refresh()
         for box, layer in ((self.first_box, first), (self.second_box, second)):
-            if not box.choose(layer):
+            if not box.set_current(layer):
                 raise InputError(f"'{layer.name}' is not an image layer of this viewer.")
 
     def _layers(self) -> tuple[Layer, Layer]:
@@ -163,7 +163,7 @@ class CompareWidget(ToolPanel):
                 return self._with_pair(view, first, second)
         except RegistrationError as error:
             self._on_view()
-            self.complain(error)
+            self.show_error(error)
             return False
         return True
 
@@ -205,7 +205,7 @@ class CompareWidget(ToolPanel):
         try:
             self.views.flicker(*self._layers())
         except RegistrationError as error:
-            self.complain(error)
+            self.show_error(error)
 
     def _on_key(self, _viewer: Any) -> None:
         self.turn()
@@ -259,8 +259,6 @@ class CompareWidget(ToolPanel):
     def show_state(self) -> None:
         """Enable what can be done."""
         super().show_state()
-        if not hasattr(self, "_former_key"):
-            return
         ready = not self.running and self.first_box.count() > 1
         for made in self.buttons.values():
             made.setEnabled(ready or made.isChecked())

@@ -19,9 +19,9 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.napari_layers import placement
 from napari_stnreg.visualization.overlays import checkerboard, rescaled
-from napari_stnreg.widgets.common.layer_io import Source
+from napari_stnreg.widgets.common.layer_io import LayerSource
 from napari_stnreg.widgets.common.result_layers import JACOBIAN_COLORMAP
-from napari_stnreg.widgets.common.task_runner import Control, Step
+from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress
 
 VIEWS = {
     "flicker": ("Flicker", "Show the one and the other in turn."),
@@ -49,11 +49,11 @@ class Pair:
     grid: Grid
 
 
-def prepare(first: Source, second: Source, control: Control) -> Generator[Step, None, Pair | None]:
+def prepare(first: LayerSource, second: LayerSource, control: TaskControl) -> Generator[TaskProgress, None, Pair | None]:
     """Bring the second image onto the first one's voxels; for use in the worker."""
     from napari_stnreg.resampling.warp import warp
 
-    yield Step(0.1, f"Reading {first.name} and {second.name}")
+    yield TaskProgress(0.1, f"Reading {first.name} and {second.name}")
     still, other = first.image(full=True, masked=False), second.image(full=True, masked=False)
     if still.ndim != other.ndim:
         raise InputError(f"'{first.name}' is {still.ndim}D and '{second.name}' {other.ndim}D; they cannot be compared.")
@@ -61,7 +61,7 @@ def prepare(first: Source, second: Source, control: Control) -> Generator[Step, 
     plain = other.replace(data=other.intensity(), rgb=False)
     mask = None
     if not other.grid.same_lattice(still.grid):
-        yield Step(0.4, f"Sampling {second.name}")
+        yield TaskProgress(0.4, f"Sampling {second.name}")
         plain = warp(plain, None, still.grid)
         mask = plain.mask
         if mask is not None and not mask.any():

@@ -10,12 +10,12 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 from qtpy.QtWidgets import QFileDialog, QLabel
 
-from napari_stnreg.widgets.common.forms import Rows, button
-from napari_stnreg.widgets.common.task_panel import ToolPanel
-from napari_stnreg.widgets.common.task_runner import Control, Step, relay
-from napari_stnreg.widgets.explorer.curves import Curves
-from napari_stnreg.widgets.explorer.replay_bar import ReplayBar
-from napari_stnreg.widgets.explorer.tabs import Count, note
+from napari_stnreg.widgets.common.forms import FormLayout, button, help_label
+from napari_stnreg.widgets.common.plot import CurvesPlot
+from napari_stnreg.widgets.common.replay_bar import ReplayBar
+from napari_stnreg.widgets.common.task_panel import TaskPanel
+from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress, relay_progress
+from napari_stnreg.widgets.explorer.tabs import Count
 from napari_stnreg.widgets.explorer.theta_form import Number
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 def training(
-    folder: str | None, distortion: dict[str, Any], steps: int, control: Control
-) -> Generator[Step, None, Any]:
+    folder: str | None, distortion: dict[str, Any], steps: int, control: TaskControl
+) -> Generator[TaskProgress, None, Any]:
     """The task: digits, then both classifiers."""
     from napari_stnreg.teaching.classifier import train_classifiers
     from napari_stnreg.teaching.digits import DigitData, Distortion, load_digits
@@ -32,14 +32,14 @@ def training(
     data = DigitData(*load_digits(folder), distortion=Distortion(**distortion))
     every = min(max(steps // 30, 5), 50)
 
-    def show(item: ClassifierProgress) -> Step:
+    def show(item: ClassifierProgress) -> TaskProgress:
         words = f"Step {item.step} of {item.total}: {100 * item.accuracy['plain']:.0f} % without, "
-        return Step(item.step / item.total, f"{words}{100 * item.accuracy['transformer']:.0f} % with", item)
+        return TaskProgress(item.step / item.total, f"{words}{100 * item.accuracy['transformer']:.0f} % with", item)
 
-    return (yield from relay(train_classifiers(data, steps=steps, every=every), control, show))
+    return (yield from relay_progress(train_classifiers(data, steps=steps, every=every), control, show))
 
 
-class ClassifierWidget(ToolPanel):
+class ClassifierPanel(TaskPanel):
     """Trains the two classifiers and shows what the transformer shows.
 
     Parameters
@@ -58,7 +58,7 @@ class ClassifierWidget(ToolPanel):
         self.steps = Count("Batches of 64 digits.", "steps", 20, 20_000, 600)
         self.rotation.put(60)
         self.scale.put(0.5)
-        rows = Rows()
+        rows = FormLayout()
         rows.add("Rotation", self.rotation)
         rows.add("Scale", self.scale)
         rows.add("Clutter", self.clutter)
@@ -67,12 +67,13 @@ class ClassifierWidget(ToolPanel):
         self.source.setWordWrap(True)
         self.folder_button = button("MNIST folder …", "Take the digits from a folder with the files of MNIST.")
         self.train_button = button("Train", "Train both classifiers on the same digits.")
-        self.curves = Curves(self._viewer)
+        self.curves = CurvesPlot(self._viewer)
         self.replay_bar = ReplayBar(self._viewer)
         self.form.addWidget(
-            note(
+            help_label(
                 "Two classifiers learn the same distorted digits. One has a spatial transformer in front, which was "
-                "told nothing but the class: the layers show the digits, and what it makes of them."
+                "told nothing but the class: the layers show the digits, and what it makes of them.",
+                small=False,
             )
         )
         self.form.addLayout(rows)
@@ -100,7 +101,7 @@ class ClassifierWidget(ToolPanel):
         name = "those of scikit-learn" if folder is None else Path(folder).name
         self.source.setText(f"Digits: {name}")
 
-    def on_partial(self, what: ClassifierProgress) -> None:
+    def on_progress(self, what: ClassifierProgress) -> None:
         """Show how far the two are."""
         for name, accuracy in what.accuracy.items():
             label = "with a transformer" if name == "transformer" else "without"
@@ -125,7 +126,7 @@ class ClassifierWidget(ToolPanel):
         seconds = ", ".join(
             f"{end.seconds[name]:.0f} s {word}" for name, word in (("plain", "without"), ("transformer", "with"))
         )
-        self.say(
+        self.show_status(
             f"After {end.step} steps the classifier names {100 * end.accuracy['plain']:.0f} % of digits it never saw, "
             f"and {100 * end.accuracy['transformer']:.0f} % with the transformer ({seconds})."
         )

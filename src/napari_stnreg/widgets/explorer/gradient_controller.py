@@ -11,7 +11,7 @@ from napari_stnreg.widgets.explorer.source import picture_of
 
 if TYPE_CHECKING:
     from napari_stnreg.teaching import Descent
-    from napari_stnreg.widgets.explorer.panel import ExplorerWidget
+    from napari_stnreg.widgets.explorer.panel import ExplorerPanel
 
 
 class Downhill:
@@ -25,7 +25,7 @@ class Downhill:
         Whose layers can be the goal.
     """
 
-    def __init__(self, panel: ExplorerWidget, viewer: Any) -> None:
+    def __init__(self, panel: ExplorerPanel, viewer: Any) -> None:
         self._panel, self._viewer, self.tab = panel, viewer, panel.gradient_tab
         self._descent: Descent | None = None
         self._runs = QTimer(panel)
@@ -62,7 +62,7 @@ class Downhill:
             for layer in self._panel.images():
                 if layer is not self._panel.layer and tuple(layer.data.shape) == self._panel.scene.image.shape:
                     entries.append((layer.name, layer))
-        self.tab.goal.fill(entries, self.tab.goal.currentData())
+        self.tab.goal.set_items(entries, self.tab.goal.currentData())
 
     def goal(self) -> np.ndarray:
         """What the output should look like."""

@@ -8,8 +8,8 @@ from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import QFrame, QGridLayout, QLabel, QScrollArea, QSizePolicy, QTabWidget, QVBoxLayout, QWidget
 
 from napari_stnreg.widgets.common.dock_panel import DockPanel
-from napari_stnreg.widgets.common.forms import Combo, Rows, button, line
-from napari_stnreg.widgets.explorer.tabs import Count, DirectionTab, GradientTab, GridTab, SamplerTab, note
+from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, help_label, separator
+from napari_stnreg.widgets.explorer.tabs import Count, DirectionTab, GradientTab, GridTab, SamplerTab
 from napari_stnreg.widgets.explorer.theta_form import ThetaForm
 
 TEXT_SIZES = {"Normal": 0, "Large": 15, "Projector": 20}
@@ -26,12 +26,12 @@ class ExplorerLayout(DockPanel):
         for text, data in (("affine", "affine"), ("thin-plate spline", "tps"), ("cubic B-spline", "bspline")):
             self.family_box.addItem(text, data)
         self.lattice_box = Count("Control points along each side (of a B-spline: cells).", "control points", 2, 12, 4)
-        self.rows = Rows()
+        self.rows = FormLayout()
         self.rows.add("Image", self.layer_box)
         self.rows.add("Grid", self.family_box)
         self.rows.add("Lattice", self.lattice_box)
         self.theta_form = ThetaForm()
-        self.hold = note()
+        self.hold = help_label(small=False)
         self.grid_tab = GridTab(self._viewer)
         self.direction_tab = DirectionTab()
         self.sampler_tab = SamplerTab()
@@ -47,7 +47,7 @@ class ExplorerLayout(DockPanel):
         column.setContentsMargins(8, 8, 8, 4)
         column.setSpacing(8)
         column.addLayout(self.rows)
-        for part in (line(), self.theta_form, self.hold, self.tabs):
+        for part in (separator(), self.theta_form, self.hold, self.tabs):
             column.addWidget(part)
         column.addStretch(1)
         self.scroll = QScrollArea()
@@ -80,7 +80,7 @@ class ExplorerLayout(DockPanel):
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(0)
         box.addWidget(self.scroll, 1)
-        box.addWidget(line())
+        box.addWidget(separator())
         box.addWidget(controls)
         self.setMinimumWidth(260)
 

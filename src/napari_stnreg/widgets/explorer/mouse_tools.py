@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from napari_stnreg.widgets.explorer.panel import ExplorerWidget
+    from napari_stnreg.widgets.explorer.panel import ExplorerPanel
 
 
 class Pointer:
@@ -21,7 +21,7 @@ class Pointer:
         Where the mouse moves.
     """
 
-    def __init__(self, panel: ExplorerWidget, viewer: Any) -> None:
+    def __init__(self, panel: ExplorerPanel, viewer: Any) -> None:
         self._panel, self._viewer = panel, viewer
         self.held: int | None = None
         """Number of the handle in hand."""

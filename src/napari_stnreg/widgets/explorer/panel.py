@@ -32,7 +32,7 @@ _BESIDE_LATER = 60
 """Milliseconds of rest before the picture beside the output is made again."""
 
 
-class ExplorerWidget(ExplorerLayout):
+class ExplorerPanel(ExplorerLayout):
     """Explores a spatial transformer on one image layer.
 
     Parameters
@@ -95,7 +95,7 @@ class ExplorerWidget(ExplorerLayout):
         """
         layer = self._viewer.layers[layer] if isinstance(layer, str) else layer
         self.refresh()
-        if not self.layer_box.choose(layer):
+        if not self.layer_box.set_current(layer):
             raise InputError(f"'{layer.name}' is not an image layer of this viewer.")
         self._begin()
 
@@ -212,7 +212,7 @@ class ExplorerWidget(ExplorerLayout):
         """Bring every field in line with the scene."""
         family = self.family_box.currentData() if self.scene is None else self.scene.state.family
         affine = family == "affine"
-        self.rows.show(self.lattice_box, not affine)
+        self.rows.set_row_visible(self.lattice_box, not affine)
         self.theta_form.setVisible(affine)
         self.hold.setText(_HANDS[family])
         self.tabs.setEnabled(self.scene is not None)
@@ -222,7 +222,7 @@ class ExplorerWidget(ExplorerLayout):
         state, tab = self.scene.state, self.sampler_tab
         for box, data in ((self.family_box, state.family), (tab.kernel, state.kernel), (tab.padding, state.padding)):
             box.blockSignals(True)
-            box.choose(data)
+            box.set_current(data)
             box.blockSignals(False)
         self.lattice_box.put(state.lattice)
         shape = self.scene.output_grid.shape
@@ -420,7 +420,7 @@ class ExplorerWidget(ExplorerLayout):
         active = self._viewer.layers.selection.active
         keep = self.layer or (active if active in images else None)
         before = self.layer_box.currentData()
-        self.layer_box.fill([(layer.name, layer) for layer in images], keep)
+        self.layer_box.set_items([(layer.name, layer) for layer in images], keep)
         if self.layer_box.currentData() is not before and self.layer is None:
             self._begin_soon.start()
         self.downhill.fill_goals()

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from napari_stnreg.core.errors import InputError
 
 if TYPE_CHECKING:
-    from napari_stnreg.widgets.explorer.panel import ExplorerWidget
+    from napari_stnreg.widgets.explorer.panel import ExplorerPanel
 
 
-def save_to(panel: ExplorerWidget, path: str | Path) -> None:
+def save_to(panel: ExplorerPanel, path: str | Path) -> None:
     """Write the state to a JSON file."""
     from napari_stnreg.teaching import save_state
 
@@ -30,7 +30,7 @@ def save_to(panel: ExplorerWidget, path: str | Path) -> None:
     save_state(path, panel.scene.state, view)
 
 
-def load_from(panel: ExplorerWidget, path: str | Path) -> None:
+def load_from(panel: ExplorerPanel, path: str | Path) -> None:
     """Show a saved state on the picture at hand.
 
     Raises
@@ -45,8 +45,8 @@ def load_from(panel: ExplorerWidget, path: str | Path) -> None:
         raise InputError("Choose an image first, then load the state.")
     panel.scene.state = state
     panel.downhill.forget()
-    panel.size_box.choose(view.get("text", "Normal"))
-    panel.theta_form.frame.choose(view.get("numbers", "normalized"))
+    panel.size_box.set_current(view.get("text", "Normal"))
+    panel.theta_form.frame.set_current(view.get("numbers", "normalized"))
     for field, key in ((panel.grid_tab.count, "points"), (panel.gradient_tab.smoothing, "smoothing"),
                        (panel.gradient_tab.length, "step")):  # fmt: skip
         if isinstance(view.get(key), (int, float)):

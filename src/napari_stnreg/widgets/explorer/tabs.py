@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QCheckBox, QGridLayout, QLabel, QSizePolicy, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QGridLayout, QSizePolicy, QSpinBox, QVBoxLayout, QWidget
 
-from napari_stnreg.widgets.common.forms import Combo, Rows, button
+from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, help_label
+from napari_stnreg.widgets.common.plot import LossPlot
 from napari_stnreg.widgets.explorer.pixel_view import PixelView
 from napari_stnreg.widgets.explorer.theta_form import Number
-from napari_stnreg.widgets.register.loss_plot import LossPlot
 
 
 class Count(QSpinBox):
@@ -41,15 +41,6 @@ class Count(QSpinBox):
         self.blockSignals(False)
 
 
-def note(text: str = "") -> QLabel:
-    """Words that wrap and grow with the text size."""
-    label = QLabel(text)
-    label.setWordWrap(True)
-    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
-    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-    return label
-
-
 class Tab(QWidget):
     """Parts from top to bottom."""
 
@@ -70,13 +61,13 @@ class GridTab(Tab):
 
     def __init__(self, viewer: Any) -> None:
         super().__init__()
-        rows = Rows()
+        rows = FormLayout()
         self.count = Count("Grid points along the longer side.", "grid points", 2, 33, 9)
         rows.add("Points", self.count)
         self.links = QCheckBox("Join the points")
         self.links.setToolTip("Lines from the grid on the output to its image on the input.")
         self.view = PixelView(viewer)
-        self.words = note()
+        self.words = help_label(small=False)
         self.column.addLayout(rows)
         for part in (self.links, self.view, self.words):
             self.column.addWidget(part)
@@ -93,13 +84,14 @@ class DirectionTab(Tab):
     def __init__(self) -> None:
         super().__init__()
         self.column.addWidget(
-            note(
+            help_label(
                 "Pull-back (upper right): every output pixel asks the input, so every one gets a value.\n\n"
                 "Push-forward (below): every input pixel is sent to the output pixel nearest to where it belongs. Some "
-                "get none, and stay holes; some get several."
+                "get none, and stay holes; some get several.",
+                small=False,
             )
         )
-        self.words = note()
+        self.words = help_label(small=False)
         self.column.addWidget(self.words)
         self.column.addStretch(1)
 
@@ -123,7 +115,7 @@ class SamplerTab(Tab):
             button(text, f"Make the output {word} of the input.")
             for text, word in (("1", "the size"), ("1/4", "a quarter"), ("1/10", "a tenth"))
         )
-        rows = Rows()
+        rows = FormLayout()
         rows.add("Kernel", self.kernel)
         rows.add("Padding", self.padding)
         rows.add("Height", self.height_box)
@@ -133,10 +125,11 @@ class SamplerTab(Tab):
         for i, each in enumerate((self.full, self.quarter, self.tenth)):
             each.setMinimumWidth(36)
             sizes.addWidget(each, 0, i)
-        self.words = note(
+        self.words = help_label(
             "An output with fewer pixels reads the input at points far apart: what lies between is missed, and fine "
             "patterns turn into coarse ones that are not there (aliasing, upper right). Below it each pixel is the "
-            "mean over its area."
+            "mean over its area.",
+            small=False,
         )
         self.column.addLayout(rows)
         self.column.addLayout(sizes)
@@ -167,7 +160,7 @@ class GradientTab(Tab):
         self.length = Number("How far the grid may move in one step, in pixels.", "step length", 0.01, 200, 1, 2)
         self.smoothing.put(4)
         self.length.put(4)
-        rows = Rows()
+        rows = FormLayout()
         rows.add("Goal", self.goal)
         rows.add("Smoothing", self.smoothing)
         rows.add("Step", self.length)
@@ -181,7 +174,7 @@ class GradientTab(Tab):
         for i, each in enumerate((self.lose, self.back, self.step, self.run)):
             each.setMinimumWidth(40)
             buttons.addWidget(each, i // 2, i % 2)
-        self.words = note()
+        self.words = help_label(small=False)
         self.plot = LossPlot(viewer)
         self.column.addLayout(rows)
         self.column.addLayout(buttons)

@@ -8,7 +8,7 @@ import numpy as np
 from qtpy.QtCore import QLocale, Qt, Signal
 from qtpy.QtWidgets import QDoubleSpinBox, QGridLayout, QLabel, QSizePolicy, QSlider, QVBoxLayout, QWidget
 
-from napari_stnreg.widgets.common.forms import Combo, Rows
+from napari_stnreg.widgets.common.forms import Combo, FormLayout
 
 if TYPE_CHECKING:
     from napari_stnreg.teaching import Theta
@@ -136,14 +136,14 @@ class ThetaForm(QWidget):
             "shift_x": Turner("Shift of the sampling grid, in pixels of the input.", "shift x", -1, 1, 1, 1),
             "shift_y": Turner("Shift of the sampling grid, in pixels of the input.", "shift y", -1, 1, 1, 1),
         }
-        rows = Rows()
+        rows = FormLayout()
         rows.add("Theta in", self.frame)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(4)
         box.addLayout(rows)
         box.addLayout(matrix)
-        parts = Rows()
+        parts = FormLayout()
         for key, turner in self.turners.items():
             parts.add(key.replace("_", " ").capitalize(), turner)
             turner.changed.connect(self._on_turner)

@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QFileDialog
 from superqt.utils import create_worker
 
 from napari_stnreg.models.pretrained import boxed_models
-from napari_stnreg.widgets.common.forms import Combo, hint
+from napari_stnreg.widgets.common.forms import Combo, help_label
 from napari_stnreg.widgets.models.session import SESSION, KnownModel
 
 FILES = "Models (*.safetensors);;All files (*)"
@@ -54,7 +54,7 @@ class ModelList(Combo):
 
     def __init__(self, tip: str, name: str, nothing: str) -> None:
         super().__init__(tip, name)
-        self.about = hint()
+        self.about = help_label()
         self._nothing = nothing
         self._chosen: KnownModel | None = None
         self.currentIndexChanged.connect(self._on_index)
@@ -75,7 +75,7 @@ class ModelList(Combo):
             ) or next((e for e in known if e.path is not None and e.path == kept.path), None)  # fmt: skip
         entries: list[tuple[str, Any]] = [(self._nothing, None)]
         entries += [(entry.name, entry) for entry in known]
-        self.fill([*entries, ("Load …", _LOAD)], kept)
+        self.set_items([*entries, ("Load …", _LOAD)], kept)
         self._chosen = kept
         self._show()
 

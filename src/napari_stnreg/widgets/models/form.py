@@ -7,7 +7,7 @@ from typing import Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QSpinBox, QWidget
 
-from napari_stnreg.widgets.common.forms import Rows
+from napari_stnreg.widgets.common.forms import FormLayout
 from napari_stnreg.widgets.models.combo import ModelList
 from napari_stnreg.widgets.models.session import KnownModel
 
@@ -41,10 +41,10 @@ class ModelChoice(QWidget):
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(self.refine_box, 1)
         row.addWidget(self.steps_box)
-        rows = Rows()
+        rows = FormLayout()
         rows.add("Model", self.box)
-        rows.wide(self.about)
-        rows.wide(self._refining)
+        rows.add_full_width(self.about)
+        rows.add_full_width(self._refining)
         self.setLayout(rows)
         self.box.changed.connect(self._show)
         self.box.failed.connect(self.failed)
@@ -66,7 +66,7 @@ class ModelChoice(QWidget):
         """Take up the session's models."""
         self.box.refresh()
 
-    def choose(self, entry: KnownModel | None) -> None:
+    def select(self, entry: KnownModel | None) -> None:
         """Choose a model of the list, or none."""
         self.box.take(entry)
 

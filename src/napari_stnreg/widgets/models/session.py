@@ -52,8 +52,8 @@ class SessionModels:
     def known(self) -> list[KnownModel]:
         """All of them, those in the box first."""
         boxed = [KnownModel(name, name, about="Comes with the package.") for name in boxed_models()]
-        held = {entry.path: entry for entry in self.entries}
-        return [held.get(one.path, one) for one in boxed] + [
+        by_path = {entry.path: entry for entry in self.entries}
+        return [by_path.get(one.path, one) for one in boxed] + [
             entry for entry in self.entries if entry.path not in {one.path for one in boxed}
         ]
 

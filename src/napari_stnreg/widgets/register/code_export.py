@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.widgets.common.layer_io import MaskSource, Source
+from napari_stnreg.widgets.common.layer_io import LayerSource, MaskSource
 from napari_stnreg.widgets.models.session import file_of
-from napari_stnreg.widgets.register.worker import Job
+from napari_stnreg.widgets.register.run import RegistrationJob
 
 
-def python_script(job: Job) -> str:
+def python_script(job: RegistrationJob) -> str:
     """A script that repeats a run exactly.
 
     Images that were opened from a file are read from it and put where the layer lies. Everything else comes from the
     viewer's layers, so the script then belongs into napari's console (or after a ``viewer`` that has these layers).
     """
     lines = [
-        f"# {job.naming}",
+        f"# {job.name}",
         "import numpy as np",
         "",
         "import napari_stnreg as sr",
@@ -45,7 +45,7 @@ def python_script(job: Job) -> str:
             lines.append(f"{side}_landmarks = np.array({np.asarray(points).tolist()})")
             words.append(f"{side}_landmarks={side}_landmarks")
     if job.start is not None:
-        layer = job.naming.layer("warped image")
+        layer = job.name.layer("warped image")
         lines.append(f"start = transform_from(viewer.layers[{layer!r}].metadata['stnreg']['start'])")
         words.append("start_transform=start")
     arguments = ", ".join(["fixed", "moving(frame)" if series else "moving", *words])
@@ -58,7 +58,7 @@ def python_script(job: Job) -> str:
     return "\n".join(lines) + "\n"
 
 
-def command_line(job: Job) -> str:
+def command_line(job: RegistrationJob) -> str:
     """A command that repeats a run; what has no file yet is named in comments, to be saved first."""
     comments: list[str] = []
     files = [_file(source, comments) for source in (job.fixed, job.moving)]
@@ -93,7 +93,7 @@ def command_line(job: Job) -> str:
     return "\n".join([*comments, shlex.join(words)]) + "\n"
 
 
-def _chosen(job: Job) -> dict[str, Any]:
+def _chosen(job: RegistrationJob) -> dict[str, Any]:
     """The settings that differ from their defaults, and the main ones in any case."""
     values = job.settings.model_dump(exclude_defaults=True)
     full = job.settings.model_dump()
@@ -104,11 +104,11 @@ def _chosen(job: Job) -> dict[str, Any]:
     return {name: full[name] for name in names} | values
 
 
-def _has_file(source: Source) -> bool:
+def _has_file(source: LayerSource) -> bool:
     return source.path is not None and source.frames == 1 and source.level == 0 and "c" not in source.layout
 
 
-def _file(source: Source, comments: list[str]) -> str:
+def _file(source: LayerSource, comments: list[str]) -> str:
     if source.path is not None and source.level == 0 and "c" not in source.layout:
         return source.path
     path = f"{source.name}.nii.gz"
@@ -122,7 +122,7 @@ def _grid_text(grid: Grid) -> str:
     return f"Grid({grid.shape}, np.array({grid.matrix.tolist()}), {grid.unit!r})"
 
 
-def _image_lines(variable: str, source: Source, frame: str, *, function: bool = False) -> list[str]:
+def _image_lines(variable: str, source: LayerSource, frame: str, *, function: bool = False) -> list[str]:
     grid = _grid_text(source.grid)
     if _has_file(source) and not function:
         lines = [f"{variable} = sr.read({source.path!r}).replace(grid={grid})"]

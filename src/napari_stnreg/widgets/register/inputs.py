@@ -10,10 +10,10 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.widgets.common.forms import Combo, Rows, folded, hint
+from napari_stnreg.widgets.common.forms import Combo, FormLayout, collapsible, help_label
 from napari_stnreg.widgets.common.layer_io import (
     LAYOUTS,
-    Source,
+    LayerSource,
     auto_level,
     guess_layout,
     layer_source,
@@ -24,7 +24,7 @@ from napari_stnreg.widgets.common.layer_io import (
 _SHOWN_PAIRS = 4
 
 
-class Side(QWidget):
+class ImageSelector(QWidget):
     """One image and what belongs to it: axes, channel, level, mask and landmarks."""
 
     changed = Signal()
@@ -47,7 +47,7 @@ class Side(QWidget):
             "A Points layer with landmarks: the first point belongs to the first one on the other side, and so on.",
             f"landmarks of the {role} image",
         )
-        self.rows = Rows()
+        self.rows = FormLayout()
         self.rows.add(role.capitalize(), self.layer_box)
         self.rows.add("Axes", self.layout_box)
         self.rows.add("Level", self.level_box)
@@ -83,11 +83,11 @@ class Side(QWidget):
         """Take up the viewer's layers, keeping what is chosen where it is still there."""
         layers = self._viewer.layers
         images = [layer for layer in layers if isinstance(layer, ImageLayer)]
-        self.layer_box.fill([(layer.name, layer) for layer in images], self.layer)
+        self.layer_box.set_items([(layer.name, layer) for layer in images], self.layer)
         masks = [layer for layer in layers if isinstance(layer, Labels | Shapes)]
-        self.mask_box.fill([("none", None), *((m.name, m) for m in masks)], self.mask_box.currentData())
+        self.mask_box.set_items([("none", None), *((m.name, m) for m in masks)], self.mask_box.currentData())
         points = [layer for layer in layers if isinstance(layer, Points)]
-        self.points_box.fill([("none", None), *((p.name, p) for p in points)], self.points_box.currentData())
+        self.points_box.set_items([("none", None), *((p.name, p) for p in points)], self.points_box.currentData())
         self._on_layer()
 
     def _on_layer(self, _index: int = 0) -> None:
@@ -100,11 +100,11 @@ class Side(QWidget):
                 options = [one for one in LAYOUTS[layer.ndim] if not (layer.rgb and "c" in one)]
                 kept = self.layout_choice if self._same_layer(layer) and self.layout_choice in options else guess
                 layouts = tuple(options)
-                self.layout_box.fill([(layout_name(one), one) for one in layouts], kept)
+                self.layout_box.set_items([(layout_name(one), one) for one in layouts], kept)
             except InputError:
-                self.layout_box.fill([])
+                self.layout_box.set_items([])
         self._seen = layer
-        self.rows.show(self.layout_box, len(layouts) > 1)
+        self.rows.set_row_visible(self.layout_box, len(layouts) > 1)
         self._on_layout()
 
     def _same_layer(self, layer: Layer) -> bool:
@@ -125,13 +125,13 @@ class Side(QWidget):
                 count = shapes[0][layout.index("c")]
                 channels = [("mean of all", None), *((str(i), i) for i in range(count))]
             kept = self.level_box.currentData()
-            self.level_box.fill(levels, kept if kept in range(len(levels)) and kept else auto_level(layer, layout))
-            self.channel_box.fill(channels, self.channel)
-        self.rows.show(self.level_box, len(levels) > 1)
-        self.rows.show(self.channel_box, bool(channels))
+            self.level_box.set_items(levels, kept if kept in range(len(levels)) and kept else auto_level(layer, layout))
+            self.channel_box.set_items(channels, self.channel)
+        self.rows.set_row_visible(self.level_box, len(levels) > 1)
+        self.rows.set_row_visible(self.channel_box, bool(channels))
         self.changed.emit()
 
-    def source(self) -> Source:
+    def source(self) -> LayerSource:
         """Take the side down for a run.
 
         Raises
@@ -154,7 +154,7 @@ class Side(QWidget):
         )
 
 
-class Inputs(QWidget):
+class InputForm(QWidget):
     """Both sides, the button that swaps them, and what the landmarks look like as pairs."""
 
     changed = Signal()
@@ -162,8 +162,8 @@ class Inputs(QWidget):
     def __init__(self, viewer: Any) -> None:
         super().__init__()
         self._viewer = viewer
-        self.fixed = Side(viewer, "fixed")
-        self.moving = Side(viewer, "moving")
+        self.fixed = ImageSelector(viewer, "fixed")
+        self.moving = ImageSelector(viewer, "moving")
         self.swap_button = QPushButton("⇅ Swap")
         self.swap_button.setToolTip("Exchange the fixed and the moving side, with their masks and landmarks.")
         self.swap_button.setAccessibleName("swap fixed and moving")
@@ -173,16 +173,16 @@ class Inputs(QWidget):
             "Register every frame of the moving time series to the fixed image (its frame on screen, if it is a series "
             "too; fixed and moving may then be the same layer)."
         )
-        self.pairs = hint()
+        self.pairs = help_label()
         more = QWidget()
-        rows = Rows()
+        rows = FormLayout()
         more.setLayout(rows)
         rows.add("Fixed mask", self.fixed.mask_box)
         rows.add("Moving mask", self.moving.mask_box)
         rows.add("Fixed points", self.fixed.points_box)
         rows.add("Moving points", self.moving.points_box)
-        rows.wide(self.pairs)
-        self.more = folded("Masks and landmarks", more, "Limit what counts, and say which points belong together.")
+        rows.add_full_width(self.pairs)
+        self.more = collapsible("Masks and landmarks", more, "Limit what counts, and say which points belong together.")
 
         swap_row = QHBoxLayout()
         swap_row.setContentsMargins(0, 0, 0, 0)
@@ -210,8 +210,8 @@ class Inputs(QWidget):
             plain = [layer for layer in images if "stnreg" not in layer.metadata and not layer.name.endswith("preview")]
             chosen = plain[-2:] if len(plain) > 1 else images[-2:]
         if chosen:
-            self.fixed.layer_box.choose(chosen[0])
-            self.moving.layer_box.choose(chosen[-1])
+            self.fixed.layer_box.set_current(chosen[0])
+            self.moving.layer_box.set_current(chosen[-1])
 
     def refresh(self) -> None:
         """Take up the viewer's layers."""
@@ -228,12 +228,12 @@ class Inputs(QWidget):
         states = [(s.layer, s.layout_choice, s.level_box.currentData(), s.channel, s.mask_box.currentData(), s.points)
                   for s in (a, b)]  # fmt: skip
         for side, (layer, layout, level, channel, mask, points) in ((a, states[1]), (b, states[0])):
-            side.layer_box.choose(layer)
-            side.layout_box.choose(layout)
-            side.level_box.choose(level)
-            side.channel_box.choose(channel)
-            side.mask_box.choose(mask)
-            side.points_box.choose(points)
+            side.layer_box.set_current(layer)
+            side.layout_box.set_current(layout)
+            side.level_box.set_current(level)
+            side.channel_box.set_current(channel)
+            side.mask_box.set_current(mask)
+            side.points_box.set_current(points)
 
     @property
     def every_frame(self) -> bool:

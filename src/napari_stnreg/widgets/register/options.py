@@ -16,7 +16,7 @@ from napari_stnreg.registration.settings import (
     RegistrationSettings,
     Start,
 )
-from napari_stnreg.widgets.common.forms import Combo, OptionalNumber, Rows, folded, hint
+from napari_stnreg.widgets.common.forms import Combo, FormLayout, OptionalNumber, collapsible, help_label
 from napari_stnreg.widgets.common.result_layers import DEFAULT_KINDS, KINDS
 from napari_stnreg.widgets.models.form import ModelChoice
 
@@ -37,7 +37,7 @@ _NAMES = {"bspline": "B-spline", "tps": "thin-plate spline", "displacement": "di
 _EXTENTS = {"fixed": "the fixed image", "moving": "the moving image", "union": "both together"}
 
 
-class Options(QWidget):
+class OptionsForm(QWidget):
     """The form of :class:`~napari_stnreg.registration.settings.RegistrationSettings`, but for the channels."""
 
     changed = Signal()
@@ -45,26 +45,26 @@ class Options(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.linear_box = Combo("The part of the transform that keeps straight lines straight.", "overall transform")
-        self.linear_box.fill([("none", ""), *((name, name) for name in LINEAR_FAMILIES)], "affine")
+        self.linear_box.set_items([("none", ""), *((name, name) for name in LINEAR_FAMILIES)], "affine")
         self.bending_box = Combo("The part of the transform that bends, fitted after the first.", "bending transform")
-        self.bending_box.fill([("none", ""), *((_NAMES.get(n, n), n) for n in DEFORMABLE_FAMILIES)], "diffeomorphic")
+        self.bending_box.set_items([("none", ""), *((_NAMES.get(n, n), n) for n in DEFORMABLE_FAMILIES)], "diffeomorphic")
         self.similarity_box = Combo("What makes two images alike.", "similarity")
-        self.similarity_box.fill([(title, name) for name, (title, _) in SIMILARITIES.items()], "lncc")
+        self.similarity_box.set_items([(title, name) for name, (title, _) in SIMILARITIES.items()], "lncc")
         self.preset_box = Combo("How much time to spend.", "preset")
-        self.preset_box.fill([(name, name) for name in get_args(Preset)], "balanced")
-        self.family_hint, self.similarity_hint, self.preset_hint = hint(), hint(), hint()
+        self.preset_box.set_items([(name, name) for name in get_args(Preset)], "balanced")
+        self.family_hint, self.similarity_hint, self.preset_hint = help_label(), help_label(), help_label()
         self.model = ModelChoice()
 
-        self._rows = rows = Rows()
+        self._rows = rows = FormLayout()
         rows.add("Overall", self.linear_box)
         rows.add("Bending", self.bending_box)
-        rows.wide(self.family_hint)
+        rows.add_full_width(self.family_hint)
         rows.add("Similarity", self.similarity_box)
-        rows.wide(self.similarity_hint)
+        rows.add_full_width(self.similarity_hint)
         rows.add("Preset", self.preset_box)
-        rows.wide(self.preset_hint)
-        self.advanced = folded("Advanced", self._make_advanced(), "Settings that rarely need a change.")
-        self.results = folded("Result layers and preview", self._make_results(), "What to add when the run has ended.")
+        rows.add_full_width(self.preset_hint)
+        self.advanced = collapsible("Advanced", self._make_advanced(), "Settings that rarely need a change.")
+        self.results = collapsible("Result layers and preview", self._make_results(), "What to add when the run has ended.")
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(4)
@@ -79,13 +79,13 @@ class Options(QWidget):
 
     def _make_advanced(self) -> QWidget:
         self.start_box = Combo("Where the fit begins.", "start")
-        self.start_box.fill([(name, name) for name in get_args(Start)], "auto")
+        self.start_box.set_items([(name, name) for name in get_args(Start)], "auto")
         for i, name in enumerate(get_args(Start)):
             self.start_box.setItemData(i, START_HELP[name], 3)  # Qt.ToolTipRole
         self.mirror_box = QCheckBox("Try mirror images")
         self.mirror_box.setToolTip("Let the search for a start try mirror images too (a section that was turned over).")
         self.device_box = Combo("Where to compute. 'auto' takes a graphics card if there is one.", "device")
-        self.device_box.fill([("auto", "auto"), ("CPU", "cpu")], "auto")
+        self.device_box.set_items([("auto", "auto"), ("CPU", "cpu")], "auto")
         self.smoothness_box = QDoubleSpinBox()
         self.smoothness_box.setRange(0.05, 10)
         self.smoothness_box.setSingleStep(0.25)
@@ -105,7 +105,7 @@ class Options(QWidget):
         self.folding_box = OptionalNumber("Extra weight of the folding penalty.", "folding", 0, 1e6, empty="0")
         self.landmark_box = OptionalNumber("How strongly landmarks pull.", "landmark weight", 0, 1e6, empty="1")
         self.extent_box = Combo("What the warped image covers.", "extent of the result")
-        self.extent_box.fill([(text, name) for name, text in _EXTENTS.items()], "fixed")
+        self.extent_box.set_items([(text, name) for name, text in _EXTENTS.items()], "fixed")
         self.fill_box = OptionalNumber(
             "Value outside the moving image; the median of its border if empty (white for brightfield).",
             "fill value", -1e12, 1e12, empty="from the border",
@@ -114,7 +114,7 @@ class Options(QWidget):
         self.seed_box.setRange(0, 2**31 - 1)
         self.seed_box.setToolTip("Seed of everything random: the same seed gives the same result.")
         self.seed_box.setAccessibleName("seed")
-        content, rows = QWidget(), Rows()
+        content, rows = QWidget(), FormLayout()
         content.setLayout(rows)
         for text, widget in (
             ("Device", self.device_box), ("Start", self.start_box), ("", self.mirror_box),
@@ -128,14 +128,14 @@ class Options(QWidget):
 
     def _make_results(self) -> QWidget:
         self.kind_boxes = {}
-        content, rows = QWidget(), Rows()
+        content, rows = QWidget(), FormLayout()
         content.setLayout(rows)
         for key, (title, tip) in KINDS.items():
             box = QCheckBox(title)
             box.setToolTip(tip)
             box.setChecked(key in DEFAULT_KINDS)
             self.kind_boxes[key] = box
-            rows.wide(box)
+            rows.add_full_width(box)
         self.rate_box = QDoubleSpinBox()
         self.rate_box.setRange(0, 20)
         self.rate_box.setDecimals(1)
@@ -156,10 +156,10 @@ class Options(QWidget):
         # A model brings its own transform; what the fit needs is asked where there is one.
         fitted, modeled = self.model.chosen is None or self.model.refine > 0, self.model.chosen is not None
         for widget in (self.linear_box, self.bending_box):
-            self._rows.show(widget, not modeled)
+            self._rows.set_row_visible(widget, not modeled)
         self.family_hint.setVisible(not modeled)
         for widget in (self.similarity_box, self.preset_box):
-            self._rows.show(widget, fitted)
+            self._rows.set_row_visible(widget, fitted)
         for label in (self.similarity_hint, self.preset_hint):
             label.setVisible(fitted)
         self.changed.emit()
@@ -206,15 +206,15 @@ class Options(QWidget):
         """Fill the form; names it does not know and values it cannot show are passed over."""
         settings = {name: field.default for name, field in RegistrationSettings.model_fields.items()} | values
         stages = str(settings["family"]).split("+")
-        self.linear_box.choose(next((s for s in stages if s in LINEAR_FAMILIES), ""))
-        self.bending_box.choose(next((s for s in stages if s in DEFORMABLE_FAMILIES), ""))
+        self.linear_box.set_current(next((s for s in stages if s in LINEAR_FAMILIES), ""))
+        self.bending_box.set_current(next((s for s in stages if s in DEFORMABLE_FAMILIES), ""))
         for box, name in (
             (self.similarity_box, "similarity"), (self.preset_box, "preset"), (self.start_box, "start"),
             (self.extent_box, "extent"), (self.device_box, "device"),
         ):  # fmt: skip
-            if not box.choose(settings[name]) and name == "device":
+            if not box.set_current(settings[name]) and name == "device":
                 box.addItem(str(settings[name]), settings[name])  # its card is found later, or the run says so
-                box.choose(settings[name])
+                box.set_current(settings[name])
         self.mirror_box.setChecked(bool(settings["mirror"]))
         self.smoothness_box.setValue(float(settings["smoothness"]))
         self.seed_box.setValue(int(settings["seed"]))
@@ -238,7 +238,7 @@ class Options(QWidget):
         """Show the devices that were found, as ``(name, description)``."""
         best = next((text for name, text in devices if name != "cpu"), devices[0][1] if devices else "")
         wanted = self.device_box.currentData()
-        self.device_box.fill([(f"auto ({best})" if best else "auto", "auto"), *((t, n) for n, t in devices)], wanted)
+        self.device_box.set_items([(f"auto ({best})" if best else "auto", "auto"), *((t, n) for n, t in devices)], wanted)
 
     @property
     def device(self) -> str:

@@ -1,32 +1,48 @@
-"""The panel: choose two layers, press Register, watch, stop, keep or undo. It composes the other parts."""
+"""The registration panel: choose two layers, register, watch, stop, keep or undo."""
 
 from __future__ import annotations
 
-import time
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from napari.layers import Layer
-from napari.utils import cancelable_progress
-from napari.utils.notifications import show_error, show_warning
-from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QApplication
+from qtpy.QtGui import QAction
+from qtpy.QtWidgets import QApplication, QMenu
 
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.widgets.common import preferences
 from napari_stnreg.widgets.common.device_combo import DeviceSearch
-from napari_stnreg.widgets.common.layer_io import landmarks
-from napari_stnreg.widgets.common.memory_dialog import accepted, smaller_level
-from napari_stnreg.widgets.common.panel_layout import PanelLayout
+from napari_stnreg.widgets.common.forms import button, separator
+from napari_stnreg.widgets.common.layer_io import LayerSource, landmark_points
+from napari_stnreg.widgets.common.memory_dialog import accepts_lower_resolution, memory_question
+from napari_stnreg.widgets.common.open_panel import open_panel
+from napari_stnreg.widgets.common.plot import LossPlot
 from napari_stnreg.widgets.common.result_layers import transform_from
+from napari_stnreg.widgets.common.run_layers import RunLayers
+from napari_stnreg.widgets.common.task_panel import TaskPanel
 from napari_stnreg.widgets.models.session import SESSION
 from napari_stnreg.widgets.register.code_export import command_line, python_script
-from napari_stnreg.widgets.register.run_layers import RunLayers
-from napari_stnreg.widgets.register.worker import Job, Outcome, Runner, Update
+from napari_stnreg.widgets.register.inputs import ImageSelector, InputForm
+from napari_stnreg.widgets.register.options import OptionsForm
+from napari_stnreg.widgets.register.run import (
+    RegistrationJob,
+    RegistrationRun,
+    RegistrationUpdate,
+    run_registration,
+)
+from napari_stnreg.widgets.register.scores_view import ScoresView
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+    from napari_stnreg.registration.result import Result
+    from napari_stnreg.transforms.base import Transform
 
 
-class RegisterWidget(PanelLayout):
-    """Registers two image layers of a viewer.
+class RegisterPanel(TaskPanel):
+    """Register two image layers of a viewer.
 
     Parameters
     ----------
@@ -35,154 +51,176 @@ class RegisterWidget(PanelLayout):
 
     Notes
     -----
-    It can be driven from code: :meth:`set_fixed`, :meth:`set_moving`, :meth:`start`, :meth:`stop`, :meth:`undo`,
-    :attr:`running`, :attr:`state`, :attr:`result`.
+    From code: :meth:`set_fixed`, :meth:`set_moving`, :meth:`start`, :meth:`stop`, :meth:`undo`, :attr:`running`,
+    :attr:`state`, :attr:`result`.
     """
 
-    def __init__(self, napari_viewer: Any) -> None:
-        super().__init__(napari_viewer)
-        self._job: Job | None = None
-        self._outcome: Outcome | None = None
-        self._state = "idle"
-        self._began = 0.0
-        self._percent = 0
-        self._activity: Any = None
-        self._runner = Runner(self)
-        self._runner.updated.connect(self._on_update)
-        self._runner.finished.connect(self._on_finished)
-        self._runner.failed.connect(self._on_failed)
-        self._runner.canceled.connect(self._on_canceled)
+    def __init__(self, napari_viewer: Viewer) -> None:
+        super().__init__(napari_viewer, "Choose two images and press Register.")
+        self._job: RegistrationJob | None = None
+        self._run: RegistrationRun | None = None
         self._layers = RunLayers(self._viewer, self)
-        self._layers.rested.connect(self._show_state)
-        self.options.restore({"settings": {}, **self._preferences()})
-        self.options.restore(preferences.recall())
-        self._connect_buttons()
-
-        self._clock = QTimer(self)
-        self._clock.setInterval(200)
-        self._clock.timeout.connect(self._tick)
-        self._devices = DeviceSearch(self, lambda: self._runner.running)
+        self.inputs = InputForm(self._viewer)
+        self.options = OptionsForm()
+        self.plot = LossPlot(self._viewer)
+        self.plot.hide()
+        self.scores = ScoresView()
+        for part in (self.inputs, separator(), self.options, self.plot, self.scores):
+            self.form.addWidget(part)
+        self.form.addStretch(1)
+        self._make_controls()
+        self.options.restore(self._preferences())
+        self.options.restore(preferences.load_state())
+        self._connect()
+        self._devices = DeviceSearch(self, lambda: self.running)
         self._devices.found.connect(self._on_devices)
-        self.connect_viewer()
         self.inputs.prefill()
-        self._show_state()
-        QApplication.instance().aboutToQuit.connect(self._runner.cancel)
+        self.show_state()
+
+    def _make_controls(self) -> None:
+        self.register_button = button("Register", "Warp the moving image onto the fixed one (Ctrl+Enter).")
+        self.stop_button.setToolTip("End now and keep the best so far (Esc).")
+        self.bar.setToolTip("Fraction of the planned steps; a run that converges ends earlier.")
+        self.undo_button = button("Undo run", "Remove the layers of the last run.")
+        self.again_button = button("Run again", "Register once more, starting at the result (of the selected layer).")
+        self.copy_button = button("Copy", "Copy the last run, as Python or as a command.")
+        menu = QMenu(self.copy_button)
+        self.copy_python, self.copy_command = QAction("Copy as Python", menu), QAction("Copy as command", menu)
+        menu.addActions([self.copy_python, self.copy_command])
+        self.copy_button.setMenu(menu)
+        self.set_run_buttons(self.register_button)
+        self.set_action_buttons(self.undo_button, self.again_button, self.copy_button)
+
+    def _connect(self) -> None:
+        self.register_button.clicked.connect(self.start)
+        self.run_shortcut(self.start)
+        self.undo_button.clicked.connect(self.undo)
+        self.again_button.clicked.connect(self.again)
+        self.copy_python.triggered.connect(self._copy_python)
+        self.copy_command.triggered.connect(self._copy_command)
+        self.options.model.failed.connect(self._on_model_failed)
+        self.scores.open_requested.connect(self._open_panel)
+        self._layers.idle.connect(self.show_state)
 
     @staticmethod
     def _preferences() -> dict[str, Any]:
-        chosen = preferences.preferences()
-        settings = {name: chosen[name] for name in ("device", "preset") if name in chosen}
-        state: dict[str, Any] = {"settings": settings}
-        if "preview_rate" in chosen:
-            state["preview_rate"] = chosen["preview_rate"]
+        values = preferences.plugin_preferences()
+        state: dict[str, Any] = {"settings": {name: values[name] for name in ("device", "preset") if name in values}}
+        if "preview_rate" in values:
+            state["preview_rate"] = values["preview_rate"]
         return state
 
     # -- driving it from code
 
     @property
     def state(self) -> str:
-        """``"idle"``, ``"running"``, ``"stopping"`` or ``"adding"`` (the result's layers)."""
-        return self._state
+        """``"idle"``, ``"running"``, ``"stopping"`` or ``"adding"`` (or removing layers)."""
+        if self._runner.running:
+            return "stopping" if self._runner.stopping else "running"
+        return "adding" if self._layers.busy else "idle"
 
     @property
     def running(self) -> bool:
-        """Whether a run is going on or its layers are being added or removed."""
-        return self._state != "idle" or self._layers.busy
+        """Whether a run is in progress or layers are being added or removed."""
+        return self.state != "idle"
 
     @property
-    def result(self) -> Any:
-        """The last run's :class:`~napari_stnreg.registration.result.Result`, or ``None``."""
-        return self._outcome.result if self._outcome is not None else None
+    def result(self) -> Result | None:
+        """Result of the last run (of its last frame)."""
+        return self._run.result if self._run is not None else None
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether layers of a run are in the viewer."""
+        return self._layers.can_undo
 
     def set_fixed(self, layer: Layer | str) -> None:
         """Choose the fixed layer."""
-        self._choose(self.inputs.fixed, layer)
+        self._select(self.inputs.fixed, layer)
 
     def set_moving(self, layer: Layer | str) -> None:
         """Choose the moving layer."""
-        self._choose(self.inputs.moving, layer)
+        self._select(self.inputs.moving, layer)
 
-    def _choose(self, side: Any, layer: Layer | str) -> None:
+    def _select(self, selector: ImageSelector, layer: Layer | str) -> None:
         self.refresh()
         layer = self._viewer.layers[layer] if isinstance(layer, str) else layer
-        if not side.layer_box.choose(layer):
+        if not selector.layer_box.set_current(layer):
             raise InputError(f"'{layer.name}' is not an image layer of this viewer.")
 
     def start(self) -> bool:
-        """Register; false (with a sentence in the status line) when that cannot be."""
+        """Register; return false, with a message in the status line, if that is not possible."""
         return self._start(again=False)
 
     def again(self) -> bool:
-        """Register once more, beginning at the last result (or at that of the selected layer)."""
+        """Register once more, starting at the last result (or at that of the selected layer)."""
         return self._start(again=True)
-
-    def stop(self) -> None:
-        """End the run soon and keep the best so far."""
-        if self._state == "running":
-            self._set_state("stopping")
-            self.status.setText("Stopping …")
-            self._runner.stop()
 
     def undo(self) -> None:
         """Remove the layers of the last run."""
         if not self.running:
             self._layers.undo(self._on_undone)
-            self._show_state()
+            self.show_state()
+
+    def forget(self) -> None:
+        """Release the last run and its images."""
+        self._job = self._run = None
+        self.show_state()
 
     # -- a run
 
     def _start(self, *, again: bool) -> bool:
         if self.running:
-            self._say("A registration is running already; stop it first.", show_warning)
+            self.show_status("A registration is running already. Stop it first.", warn=True)
             return False
         try:
             job = self._make_job(again=again)
             fitted = job.model is None or job.settings.refine > 0
-            question = smaller_level(job, self.options.device) if fitted else None
-            if question is not None and not accepted(self, question):
-                self.status.setText("Not started: it would not fit in memory at full resolution.")
+            question = None
+            if fitted:
+                question = memory_question(job.fixed, job.moving, job.settings, self.options.device)
+            if question is not None and not accepts_lower_resolution(self, question):
+                self.status.setText("Not started: the memory is not enough for full resolution.")
                 return False
-            self._runner.start(job)
         except RegistrationError as error:
-            self._say(str(error), show_error)
+            self.show_error(error)
             return False
-        preferences.remember(self.options.state())
-        self._job, self._began, self._percent = job, time.perf_counter(), 0
-        self._set_state("running")
+        if not self.begin(run_registration, job, done=self._on_run, activity=f"Register {job.name}"):
+            return False
+        preferences.save_state(self.options.state())
+        self._job = job
         self.status.setText("Starting …")
-        self.bar.setValue(0)
-        self.report.clear()
+        self.scores.clear()
         self.plot.clear()
         self.plot.show()
-        self._clock.start()
-        # napari calls a callback only for loops; the clock asks whether its button was pressed.
-        self._activity = cancelable_progress(total=100, desc=f"Register {job.naming}")
+        self.scroll.ensureWidgetVisible(self.plot)
+        self.show_state()
         return True
 
-    def _make_job(self, *, again: bool) -> Job:
+    def _make_job(self, *, again: bool) -> RegistrationJob:
         inputs, options = self.inputs, self.options
         if not options.family and options.model.chosen is None:
-            raise InputError("No transform is chosen: choose an overall one, a bending one, or both.")
+            raise InputError("No transform is selected. Choose a linear one, a deformable one, or both.")
         fixed, moving = inputs.fixed.source(), inputs.moving.source()
         same = inputs.fixed.layer is inputs.moving.layer and inputs.fixed.channel == inputs.moving.channel
         if same and not inputs.every_frame:
-            raise InputError("Fixed and moving are the same layer; choose a different one for one of them.")
+            raise InputError("Fixed and moving are the same layer. Choose two different layers.")
         if fixed.grid.ndim != moving.grid.ndim:
             raise InputError(
-                f"'{fixed.name}' is {fixed.grid.ndim}D and '{moving.name}' is {moving.grid.ndim}D; "
-                "slices cannot be registered to volumes yet, so choose two of the same kind."
+                f"'{fixed.name}' is {fixed.grid.ndim}D and '{moving.name}' is {moving.grid.ndim}D. "
+                "Slices cannot be registered to volumes; choose two images of the same dimensions."
             )
-        moving.grid.with_unit(fixed.grid.unit)  # says so when the units cannot be converted
+        moving.grid.with_unit(fixed.grid.unit)  # raises if the units cannot be converted
         settings = RegistrationSettings.parse(
             **options.values(), fixed_channel=inputs.fixed.channel, moving_channel=inputs.moving.channel
         )
-        points = self._landmarks(fixed, moving)
-        return Job(
+        fixed_points, moving_points = self._landmarks(fixed, moving)
+        return RegistrationJob(
             fixed=fixed,
             moving=moving,
             settings=settings,
-            fixed_landmarks=points[0],
-            moving_landmarks=points[1],
+            fixed_landmarks=fixed_points,
+            moving_landmarks=moving_points,
             start=self._earlier_transform() if again else None,
             model=options.model.chosen,
             kinds=options.kinds,
@@ -191,144 +229,86 @@ class RegisterWidget(PanelLayout):
             volume=self._viewer.dims.ndisplay == 3 and fixed.grid.ndim == 3,
         )
 
-    def _landmarks(self, fixed: Any, moving: Any) -> tuple[Any, Any]:
+    def _landmarks(self, fixed: LayerSource, moving: LayerSource) -> tuple[np.ndarray | None, np.ndarray | None]:
         a, b = self.inputs.fixed.points, self.inputs.moving.points
         if a is None and b is None:
             return None, None
         if a is None or b is None:
-            raise InputError("Landmarks are chosen on one side only; choose points on both, or none.")
+            raise InputError("Landmarks are chosen on one side only. Choose points for both sides, or none.")
         if len(a.data) != len(b.data) or not len(a.data):
             raise InputError(
-                f"There are {len(a.data)} fixed and {len(b.data)} moving landmarks; landmarks work in pairs, "
-                "so add or remove points until the counts match."
+                f"There are {len(a.data)} fixed and {len(b.data)} moving landmarks. Landmarks are pairs: "
+                "add or remove points until the counts match."
             )
-        return landmarks(a, fixed.grid), landmarks(b, moving.grid)
+        return landmark_points(a, fixed.grid), landmark_points(b, moving.grid)
 
-    def _earlier_transform(self) -> Any:
+    def _earlier_transform(self) -> Transform:
         active = self._viewer.layers.selection.active
         record = active.metadata.get("stnreg") if active is not None else None
         if record:
             return transform_from(record["transform"])
-        if self._outcome is None:
-            raise InputError("There is no result to begin at; register first, or select a layer of an earlier run.")
-        return self._outcome.result.transform
+        if self._run is None:
+            raise InputError("There is no result to start at. Register first, or select a layer of an earlier run.")
+        return self._run.result.transform
 
-    def _on_update(self, update: Update) -> None:
+    def on_progress(self, payload: RegistrationUpdate) -> None:
+        """Draw new losses and the preview."""
         if self._job is None:
             return
-        self.bar.setValue(round(1000 * update.fraction))
-        if self._state == "running":
-            self.status.setText(update.message.capitalize())
-        if update.losses:
-            if update.fresh:
+        if payload.losses:
+            if payload.new_frame:
                 self.plot.clear()
-            self.plot.add(update.losses)
-        if update.preview is not None:
-            self._layers.show_preview(update.preview, self._job.fixed.grid, str(self._job.naming))
-        self._percent = int(100 * update.fraction)
+            self.plot.add(payload.losses)
+        if payload.preview is not None:
+            self._layers.show_preview(payload.preview, self._job.fixed.grid, str(self._job.name))
 
-    def _on_finished(self, outcome: Outcome) -> None:
-        self._outcome = outcome
-        self._set_state("adding")
+    def _on_run(self, run: RegistrationRun) -> None:
+        self._run = run
         self.status.setText("Adding the layers …")
-        self._layers.add_results(outcome, self._on_added)
+        self._layers.add_results(run.layers, run.layer_data, self._on_added, reuse_preview=not run.job.every_frame)
 
     def _on_added(self) -> None:
-        outcome = self._outcome
-        self._end()
-        self.bar.setValue(1000)
-        self.report.show_results(outcome.results)
-        self.show_report()
-        if outcome.warnings:
-            self._say(" ".join(outcome.warnings), show_warning)
+        run = self._run
+        assert run is not None
+        self.scores.show_results(run.results)
+        self.scroll_to_end()
+        if run.warnings:
+            self.show_status(" ".join(run.warnings), warn=True)
         else:
-            self.status.setText(f"Done: {len(outcome.layers)} layers added.")
+            self.status.setText(f"Done: {len(run.layers)} layers added.")
 
     def _on_failed(self, error: Exception) -> None:
         self._layers.end_preview()
-        self._end()
-        text = str(error) or type(error).__name__
-        if not isinstance(error, RegistrationError):
-            text = f"The registration failed: {text}"
-        self._say(text, show_error)
+        super()._on_failed(error)
 
     def _on_canceled(self) -> None:
         self._layers.end_preview()
-        self._end()
-        self.status.setText("Given up.")
+        super()._on_canceled()
 
     def _on_undone(self) -> None:
         self.status.setText("The layers of the last run were removed.")
 
-    def _end(self) -> None:
-        self._clock.stop()
-        self._tick()
-        if self._activity is not None:
-            self._activity.close()
-            self._activity = None
-        self.bar.setValue(0)
-        self._set_state("idle")
-
-    def _say(self, text: str, show: Any) -> None:
-        self.status.setText(text)
-        show(text)
-
     # -- what is shown
 
-    def _set_state(self, state: str) -> None:
-        self._state = state
-        self._show_state()
-
-    def _show_state(self) -> None:
+    def show_state(self) -> None:
+        """Enable what is possible now."""
+        super().show_state()
         idle = not self.running
         self.register_button.setEnabled(idle)
-        self.stop_button.setEnabled(self._state == "running")
-        self.undo_button.setEnabled(idle and self._layers.can_undo)
-        self.again_button.setEnabled(idle and (self._outcome is not None or self._record_selected()))
+        self.undo_button.setEnabled(idle and self.can_undo)
+        self.again_button.setEnabled(idle and (self._run is not None or self._result_selected()))
         self.copy_button.setEnabled(self._job is not None)
-        self.set_busy(self._state != "idle")
-        self._stop_shortcut.setEnabled(self._state != "idle")
+        self.inputs.setEnabled(idle)
 
-    def _record_selected(self) -> bool:
+    def _result_selected(self) -> bool:
         active = self._viewer.layers.selection.active
         return active is not None and "stnreg" in active.metadata
 
-    def _tick(self) -> None:
-        self.elapsed.setText(f"{time.perf_counter() - self._began:.1f} s")
-        if self._activity is None:
-            return
-        if self._activity.is_canceled:
-            self.stop()
-        # napari's bar lets the whole program's events in at each step, so it is moved here, from a slow clock that
-        # cannot be entered twice, and only when there is something to show.
-        if self._percent > self._activity.n:
-            self._activity.update(self._percent - self._activity.n)
-
-    def _copy(self, make: Any, what: str) -> None:
-        if self._job is not None:
-            QApplication.clipboard().setText(make(self._job))
+    def _copy(self, make: Callable[[RegistrationJob], str], what: str) -> None:
+        clipboard = QApplication.clipboard()
+        if self._job is not None and clipboard is not None:
+            clipboard.setText(make(self._job))
             self.status.setText(f"Copied as {what}.")
-
-    def _connect_buttons(self) -> None:
-        self.register_button.clicked.connect(self.start)
-        self.run_shortcut(self.start)
-        self.stop_button.clicked.connect(self.stop)
-        self._stop_shortcut = self.shortcut("Escape", self.stop)
-        self.undo_button.clicked.connect(self.undo)
-        self.again_button.clicked.connect(self.again)
-        self.copy_python.triggered.connect(self._copy_python)
-        self.copy_command.triggered.connect(self._copy_command)
-        self.options.model.failed.connect(self._on_model_failed)
-        self.report.asked.connect(self._open_next)
-
-    def _open_next(self, what: str) -> None:
-        """Open what one does next with a result, filled with the last run."""
-        from napari_stnreg.widgets.common.open_panel import open_tool
-
-        open_tool(self._viewer, what)
-
-    def _on_model_failed(self, text: str) -> None:
-        self._say(text, show_error)
 
     def _copy_python(self) -> None:
         self._copy(python_script, "Python")
@@ -336,13 +316,20 @@ class RegisterWidget(PanelLayout):
     def _copy_command(self) -> None:
         self._copy(command_line, "a command")
 
-    # -- the viewer around it
+    def _open_panel(self, name: str) -> None:
+        """Open a panel for the next step; it fills itself with the last run."""
+        open_panel(self._viewer, name)
 
-    def viewer_events(self) -> list[tuple[Any, Any]]:
-        """The layers, which of them is selected, and the theme."""
+    def _on_model_failed(self, text: str) -> None:
+        self.show_error(InputError(text))
+
+    # -- the viewer
+
+    def viewer_events(self) -> list[tuple[Any, Callable[..., Any]]]:
+        """The layers, the active layer, the theme, and the models of the session."""
         return [
             *super().viewer_events(),
-            (self._viewer.layers.selection.events.active, self._on_selection),
+            (self._viewer.layers.selection.events.active, self._on_active_layer),
             (self._viewer.events.theme, self._on_theme),
             (SESSION.changed, self._on_models),
         ]
@@ -350,18 +337,18 @@ class RegisterWidget(PanelLayout):
     def _on_models(self) -> None:
         try:
             self.options.model.refresh()
-        except RuntimeError:  # the window was destroyed without a word
+        except RuntimeError:  # the window was destroyed without closing
             SESSION.changed.disconnect(self._on_models)
 
-    def _on_selection(self, _event: Any = None) -> None:
+    def _on_active_layer(self, _event: Any = None) -> None:
         if not self.running:
-            self._show_state()
+            self.show_state()
 
     def refresh(self) -> None:
-        """Take up the viewer's layers."""
+        """Update the panel from the viewer's layers."""
         self.inputs.refresh()
         if not self.running:
-            self._show_state()
+            self.show_state()
 
     def _on_theme(self, _event: Any = None) -> None:
         self.plot.restyle()
@@ -371,8 +358,8 @@ class RegisterWidget(PanelLayout):
         self.plot.prepare()
 
     def close_down(self) -> None:
-        """End the run, take the preview away and let go of the viewer."""
+        """Cancel the run, remove the preview and release the viewer."""
         self._devices.stop()
-        self._runner.cancel()
+        super().close_down()
         self._layers.drop()
         self.inputs.release()

@@ -13,14 +13,14 @@ from napari.layers import Labels, Layer, Points
 from qtpy.QtWidgets import QApplication, QFileDialog, QHBoxLayout, QSizePolicy, QWidget
 
 from napari_stnreg.core.errors import InputError, RegistrationError
-from napari_stnreg.widgets.common.forms import Combo, Rows, button, folded, hint
-from napari_stnreg.widgets.common.layer_io import Source, landmarks, layer_source
-from napari_stnreg.widgets.common.navigation import go_to
-from napari_stnreg.widgets.common.open_panel import open_tool
-from napari_stnreg.widgets.common.task_panel import ToolPanel
-from napari_stnreg.widgets.common.task_runner import Control, Step
+from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, collapsible, emphasize, help_label
+from napari_stnreg.widgets.common.layer_io import LayerSource, landmark_points, layer_source
+from napari_stnreg.widgets.common.navigation import center_on
+from napari_stnreg.widgets.common.open_panel import open_panel
+from napari_stnreg.widgets.common.task_panel import TaskPanel
+from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress
 from napari_stnreg.widgets.common.transform_store import TransformEntry, store_for
-from napari_stnreg.widgets.compare.panel import CompareWidget
+from napari_stnreg.widgets.compare.panel import ComparePanel
 from napari_stnreg.widgets.scorecard.table import ScoreTable, theme_kind
 
 
@@ -28,29 +28,29 @@ from napari_stnreg.widgets.scorecard.table import ScoreTable, theme_kind
 class ScoreJob:
     """All that is scored, taken down when Score is pressed."""
 
-    fixed: Source
-    moving: Source
-    held: TransformEntry | None = None
+    fixed: LayerSource
+    moving: LayerSource
+    entry: TransformEntry | None = None
     reverse: TransformEntry | None = None
-    result: Source | None = None
-    labels: tuple[Source | None, Source | None, Source | None] = (None, None, None)
+    result: LayerSource | None = None
+    labels: tuple[LayerSource | None, LayerSource | None, LayerSource | None] = (None, None, None)
     points: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None] = (None, None, None)
 
 
-def score(job: ScoreJob, control: Control) -> Generator[Step, None, Any]:
+def score(job: ScoreJob, control: TaskControl) -> Generator[TaskProgress, None, Any]:
     """Read the layers and score them; for use in the worker. Returns the scorecard."""
     import napari_stnreg as sr
 
-    yield Step(0.05, "Reading the layers")
+    yield TaskProgress(0.05, "Reading the layers")
     fixed, moving = job.fixed.image(), job.moving.image()
     result, *labels = (None if s is None else s.image(full=True) for s in (job.result, *job.labels))
     if control.stop.is_set():
         return None
-    yield Step(0.3, "Scoring")
+    yield TaskProgress(0.3, "Scoring")
     card = sr.evaluate(
         fixed,
         moving,
-        None if job.held is None else job.held.transform,
+        None if job.entry is None else job.entry.transform,
         result=result,
         fixed_labels=labels[0],
         moving_labels=labels[1],
@@ -63,7 +63,7 @@ def score(job: ScoreJob, control: Control) -> Generator[Step, None, Any]:
     return None if control.stop.is_set() or control.cancel.is_set() else card
 
 
-class ScorecardWidget(ToolPanel):
+class ScorecardPanel(TaskPanel):
     """Scores a registration: a table before and after, and the way to each pair of landmarks.
 
     Parameters
@@ -84,9 +84,7 @@ class ScorecardWidget(ToolPanel):
         self.table = ScoreTable()
         self.table.pair_chosen.connect(self.go_to_pair)
         self.score_button = button("Score", "Score the layers before and after (Ctrl+Enter).")
-        font = self.score_button.font()
-        font.setBold(True)
-        self.score_button.setFont(font)
+        emphasize(self.score_button)
         self.copy_button = button("Copy", "Copy the table, to be pasted into a spreadsheet.")
         self.csv_button = button("CSV …", "Save the table as CSV, in full precision.")
         self.compare_button = button("Compare", "Look at fixed and result together: flicker, checkerboard and more.")
@@ -119,7 +117,7 @@ class ScorecardWidget(ToolPanel):
             "result",
         )
         self.transform_box = Combo("What was found; for labels, landmarks and the deformation.", "transform")
-        self._main_rows = Rows()
+        self._main_rows = FormLayout()
         for text, box in (("Fixed", self.fixed_box), ("Moving", self.moving_box), ("Result", self.result_box),
                           ("Transform", self.transform_box)):  # fmt: skip
             self._main_rows.add(text, box)
@@ -138,15 +136,15 @@ class ScorecardWidget(ToolPanel):
             "reverse transform",
         )
         content = QWidget()
-        rows = Rows()
+        rows = FormLayout()
         content.setLayout(rows)
         for side, box in zip(("Fixed", "Moving", "Result"), self.labels_boxes, strict=True):
             rows.add(f"{side} labels", box)
         for side, box in zip(("Fixed", "Moving", "Result"), self.points_boxes, strict=True):
             rows.add(f"{side} points", box)
         rows.add("Reverse", self.reverse_box)
-        self._more = folded("Labels, landmarks, reverse", content, "What else the registration is judged by.")
-        self.note = hint()
+        self._more = collapsible("Labels, landmarks, reverse", content, "What else the registration is judged by.")
+        self.note = help_label()
 
     # -- what is scored
 
@@ -163,35 +161,35 @@ class ScorecardWidget(ToolPanel):
         images = [(layer.name, layer) for layer in layers if isinstance(layer, ImageLayer)]
         labels = [("none", None), *((layer.name, layer) for layer in layers if isinstance(layer, Labels))]
         points = [("none", None), *((layer.name, layer) for layer in layers if isinstance(layer, Points))]
-        held = [(one.name, one) for one in store_for(self._viewer).entries(self._viewer)]
+        transforms = [(one.name, one) for one in store_for(self._viewer).entries(self._viewer)]
         for box in (self.fixed_box, self.moving_box):
-            box.fill(images, box.currentData())
-        self.result_box.fill([("made by the transform", None), *images], self.result_box.currentData())
+            box.set_items(images, box.currentData())
+        self.result_box.set_items([("made by the transform", None), *images], self.result_box.currentData())
         for boxes, entries in ((self.labels_boxes, labels), (self.points_boxes, points)):
             for box in boxes:
-                box.fill(entries, box.currentData())
+                box.set_items(entries, box.currentData())
         for box in (self.transform_box, self.reverse_box):
             chosen = box.currentData()
             # The same transform may be another object after its layers were read anew.
-            kept = next((one for _, one in held if chosen is not None and one.key == chosen.key), None)
-            box.fill([("none", None), *held], kept)
+            kept = next((one for _, one in transforms if chosen is not None and one.key == chosen.key), None)
+            box.set_items([("none", None), *transforms], kept)
         self.show_state()
 
     def _prefill(self) -> None:
         """The last registration: its images by their names, its transform; else the last two images."""
-        held = [self.transform_box.itemData(i) for i in range(1, self.transform_box.count())]
+        entries = [self.transform_box.itemData(i) for i in range(1, self.transform_box.count())]
         images = [self.fixed_box.itemData(i) for i in range(self.fixed_box.count())]
-        for one in reversed(held):
+        for one in reversed(entries):
             fixed = next((layer for layer in images if layer.name == one.fixed), None)
             moving = next((layer for layer in images if layer.name == one.moving), None)
             if fixed is not None and moving is not None:
-                self.fixed_box.choose(fixed)
-                self.moving_box.choose(moving)
-                self.transform_box.choose(one)
+                self.fixed_box.set_current(fixed)
+                self.moving_box.set_current(moving)
+                self.transform_box.set_current(one)
                 return
         if len(images) > 1:
-            self.fixed_box.choose(images[-2])
-            self.moving_box.choose(images[-1])
+            self.fixed_box.set_current(images[-2])
+            self.moving_box.set_current(images[-1])
 
     def _on_result(self, _index: int = 0) -> None:
         """A result layer of ours says by which transform it was made."""
@@ -205,8 +203,6 @@ class ScorecardWidget(ToolPanel):
     def show_state(self) -> None:
         """Enable what can be done."""
         super().show_state()
-        if not hasattr(self, "score_button"):
-            return
         idle = not self.running
         self.score_button.setEnabled(idle and self.fixed_box.count() > 1)
         for made in (self.copy_button, self.csv_button):
@@ -219,7 +215,7 @@ class ScorecardWidget(ToolPanel):
             raise InputError("There are no two images: open them and choose one for each side.")
         if fixed is moving:
             raise InputError("Fixed and moving are the same layer; choose a different one for one of them.")
-        held = self.transform_box.currentData()
+        entry = self.transform_box.currentData()
         sources = [None if layer is None else layer_source(layer, self._viewer) for layer in (fixed, moving, result)]
         labels = tuple(
             None if box.currentData() is None else layer_source(box.currentData(), self._viewer, level=0)
@@ -227,17 +223,17 @@ class ScorecardWidget(ToolPanel):
         )
         grids = (sources[0].grid, sources[1].grid, sources[0].grid)
         points = tuple(
-            None if box.currentData() is None else landmarks(box.currentData(), grid)
+            None if box.currentData() is None else landmark_points(box.currentData(), grid)
             for box, grid in zip(self.points_boxes, grids, strict=True)
         )
-        return ScoreJob(sources[0], sources[1], held, self.reverse_box.currentData(), sources[2], labels, points)
+        return ScoreJob(sources[0], sources[1], entry, self.reverse_box.currentData(), sources[2], labels, points)
 
     def score(self) -> bool:
         """Score the chosen layers; false, with a sentence, when that cannot be."""
         try:
             job = self._job()
         except RegistrationError as error:
-            self.complain(error)
+            self.show_error(error)
             return False
         self._asked = tuple(box.currentData() for box in self.points_boxes[:2])
         return self.begin(score, job, done=self._on_card)
@@ -250,7 +246,7 @@ class ScorecardWidget(ToolPanel):
         self.note.setText(
             f"{card.info['moving']} -> {card.info['fixed']}: {good} ✓ good or better, {bad} ✗ bad or worse."
         )
-        self.say(" ".join(card.warnings) or "Scored.", warn=bool(card.warnings))
+        self.show_status(" ".join(card.warnings) or "Scored.", warn=bool(card.warnings))
 
     # -- what can be done with it
 
@@ -261,46 +257,46 @@ class ScorecardWidget(ToolPanel):
             if layer is not None and layer in self._viewer.layers and pair < len(layer.data):
                 layer.selected_data = {pair}
         if fixed is None or fixed not in self._viewer.layers or pair >= len(fixed.data):
-            self.say("The points that were scored are no longer in the viewer; score again.")
+            self.show_status("The points that were scored are no longer in the viewer; score again.")
             return
-        go_to(self._viewer, fixed, fixed.data[pair])
-        self.say(f"At pair {pair} of '{fixed.name}'.")
+        center_on(self._viewer, fixed, fixed.data[pair])
+        self.show_status(f"At pair {pair} of '{fixed.name}'.")
 
     def copy(self) -> None:
         """Copy the table, tab-separated."""
         if self.card is not None:
             QApplication.clipboard().setText(self.table.text())
-            self.say("Copied.")
+            self.show_status("Copied.")
 
     def save_csv(self, path: str) -> None:
         """Write the table as CSV."""
         try:
             Path(path).write_text(self.card.to_csv(), encoding="utf-8")
         except OSError as error:
-            self.complain(InputError(f"'{path}' cannot be written: {error.strerror or error}."))
+            self.show_error(InputError(f"'{path}' cannot be written: {error.strerror or error}."))
             return
-        self.say(f"Saved {path}")
+        self.show_status(f"Saved {path}")
 
     def _ask_csv(self) -> None:
         path, _ = QFileDialog.getSaveFileName(self, "Save the scores", "scores.csv", "CSV (*.csv)")
         if path:
             self.save_csv(path if Path(path).suffix else f"{path}.csv")
 
-    def compare(self) -> CompareWidget:
+    def compare(self) -> ComparePanel:
         """Open the views on fixed and result (or moving, where there is no result layer)."""
-        panel = open_tool(self._viewer, "compare")
+        panel = open_panel(self._viewer, "compare")
         second = self._result_layer() or self.moving_box.currentData()
         if self.fixed_box.currentData() is not second:
-            panel.choose(self.fixed_box.currentData(), second)
+            panel.set_layers(self.fixed_box.currentData(), second)
         return panel
 
     def _result_layer(self) -> Layer | None:
         """The chosen result, else the warped layer of the chosen transform."""
-        chosen, held = self.result_box.currentData(), self.transform_box.currentData()
-        if chosen is not None or held is None:
+        chosen, entry = self.result_box.currentData(), self.transform_box.currentData()
+        if chosen is not None or entry is None:
             return chosen
         for layer in reversed(self._viewer.layers):
             record = layer.metadata.get("stnreg") or {}
-            if isinstance(layer, ImageLayer) and record.get("run") == held.key and record.get("what") == "warped":
+            if isinstance(layer, ImageLayer) and record.get("run") == entry.key and record.get("what") == "warped":
                 return layer
         return None

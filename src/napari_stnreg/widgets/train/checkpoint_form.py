@@ -10,7 +10,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QHBoxLayout, QLineEdit, QWidget
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.widgets.common.forms import Rows, button
+from napari_stnreg.widgets.common.forms import FormLayout, button
 from napari_stnreg.widgets.train.job import checkpoint_of, resumable
 
 
@@ -47,10 +47,10 @@ class Keeping(QWidget):
         row.addWidget(self.browse_button)
         field.setToolTip(self.folder_box.toolTip())
         field.setFocusProxy(self.folder_box)
-        rows = Rows()
+        rows = FormLayout()
         rows.add("Name", self.name_box)
         rows.add("Keep in", field)
-        rows.wide(self.resume_box)
+        rows.add_full_width(self.resume_box)
         self.setLayout(rows)
         self.browse_button.clicked.connect(self._ask)
         self.name_box.textChanged.connect(self.look)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.widgets.common.layer_io import Source
+from napari_stnreg.widgets.common.layer_io import LayerSource
 from napari_stnreg.widgets.models.session import file_of
 from napari_stnreg.widgets.train.checkpoint_form import file_name
 from napari_stnreg.widgets.train.data_snapshot import source_grid
@@ -71,7 +71,7 @@ def _output(job: TrainJob) -> str:
     return job.output or file_name(job.name)
 
 
-def _given(variable: str, what: tuple[Source, ...] | str, lines: list[str]) -> str:
+def _given(variable: str, what: tuple[LayerSource, ...] | str, lines: list[str]) -> str:
     """The argument for images; lines that make them are added."""
     if isinstance(what, str):
         return repr(what)
@@ -90,7 +90,7 @@ def _given(variable: str, what: tuple[Source, ...] | str, lines: list[str]) -> s
     return variable
 
 
-def _image(source: Source, number: str, name: str) -> str:
+def _image(source: LayerSource, number: str, name: str) -> str:
     """One image of a layer: a frame or a section, or all of it."""
     data = f"viewer.layers[{source.name!r}].data"
     if source.level or not hasattr(source.data, "shape"):
@@ -110,7 +110,7 @@ def _image(source: Source, number: str, name: str) -> str:
     return f"Image({data}, {text}, name={name}{', rgb=True' if source.rgb else ''})"
 
 
-def _folder(side: str, what: tuple[Source, ...] | str, comments: list[str]) -> str:
+def _folder(side: str, what: tuple[LayerSource, ...] | str, comments: list[str]) -> str:
     if isinstance(what, str):
         return what
     if len(what) == 1:

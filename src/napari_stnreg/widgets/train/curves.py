@@ -23,15 +23,12 @@ class EpochPlot(ThemedPlot):
             "Mean loss of each epoch, lower is better: of the pairs that are trained on, and of those held back. "
             "The dotted line marks the best epoch so far, which is the one that is kept."
         )
-        super().__init__(viewer, "epoch", "loss", "training and validation curves", tip)
+        super().__init__(viewer, "epoch", "loss", "training and validation curves", tip, heights=(150, 220))
         self._training: Any = None
         self._validation: Any = None
         self._best: Any = None
-        self._mark: Any = None
         self.shown: tuple[np.ndarray, np.ndarray] = (np.empty((0, 2)), np.empty((0, 2)))
         """What is drawn: training and validation, each ``(N, 2)`` of epoch and loss."""
-        self.setMinimumHeight(150)
-        self.setMaximumHeight(220)
 
     def clear(self) -> None:
         """Begin anew."""
@@ -59,28 +56,16 @@ class EpochPlot(ThemedPlot):
         self.prepare()
         for item, points in zip((self._training, self._validation), self.shown, strict=True):
             item.setData(points[:, 0], points[:, 1])
-        self._mark.hide()
+        self.unmark()
         self._best.setVisible(best > 0)
         self._best.setValue(best)
 
-    def mark(self, time: float) -> None:
-        """Put a line at an epoch: where the slider of a replay stands."""
-        self.prepare()
-        self._mark.setValue(time)
-        self._mark.show()
-
     def add_curves(self) -> None:
         """Add both curves, their names and the line at the best."""
-        import pyqtgraph
-
-        self._training = self._plot.plot([], [])
-        self._validation = self._plot.plot([], [])
-        self._best = pyqtgraph.InfiniteLine(0, angle=90)
+        self._training = self._plot.plot([], [], name="training")
+        self._validation = self._plot.plot([], [], name="validation")
+        self._best = self.vertical_line()
         self._best.hide()
-        self._plot.addItem(self._best, ignoreBounds=True)
-        self._mark = pyqtgraph.InfiniteLine(0, angle=90)
-        self._mark.hide()
-        self._plot.addItem(self._mark, ignoreBounds=True)
         self._plot.getPlotItem().getViewBox().setDefaultPadding(_ROOM)
 
     def style_curves(self) -> None:
@@ -95,8 +80,7 @@ class EpochPlot(ThemedPlot):
         self._validation.setSymbolBrush(blue)
         self._validation.setSymbolPen(None)
         self._best.setPen(self.dotted())
-        self._mark.setPen(pyqtgraph.mkPen((128, 128, 128), width=2))
-        self.name_curves((self.accent, "training"), (blue, "validation ●"))
+        self.set_legend((self.accent, "training"), (blue, "validation ●"))
 
 
 def _points(pairs: Sequence[tuple[float, float | None]]) -> np.ndarray:

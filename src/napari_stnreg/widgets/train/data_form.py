@@ -8,7 +8,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QLineEdit, QSpinBox, QVBoxLayout, QWidget
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.widgets.common.forms import Combo, Rows, hint
+from napari_stnreg.widgets.common.forms import Combo, FormLayout, help_label
 from napari_stnreg.widgets.train.data_snapshot import TrainingImages
 from napari_stnreg.widgets.train.pickers import FilesPicker, LayersPicker, StackPicker, image_layers
 
@@ -34,10 +34,10 @@ class ImageChoice(QWidget):
         super().__init__()
         self._viewer = viewer
         self.kind_box = Combo("Where the images come from.", "kind of images")
-        self.kind_box.fill([(text, key) for key, text in KINDS.items()], "layer")
+        self.kind_box.set_items([(text, key) for key, text in KINDS.items()], "layer")
         self.pairing_box = Combo("Which images are registered to which while the network learns.", "pairing")
-        self.pairing_box.fill([(title, key) for key, (title, _) in PAIRINGS.items()], "random")
-        self.pairing_hint = hint()
+        self.pairing_box.set_items([(title, key) for key, (title, _) in PAIRINGS.items()], "random")
+        self.pairing_hint = help_label()
         self.template_box = QLineEdit()
         self.template_box.setPlaceholderText("first image")
         self.template_box.setToolTip("Name or number (counted from 0) of the image that all others are registered to.")
@@ -60,21 +60,21 @@ class ImageChoice(QWidget):
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(4)
-        top, self._rows = Rows(), Rows()
+        top, self._rows = FormLayout(), FormLayout()
         top.add("Images", self.kind_box)
         box.addLayout(top)
         for picker in self.fixed.values():
             box.addWidget(picker)
         self._rows.add("Pairs", self.pairing_box)
-        self._rows.wide(self.pairing_hint)
+        self._rows.add_full_width(self.pairing_hint)
         self._rows.add("Template", self.template_box)
         box.addLayout(self._rows)
-        self.moving_hint = hint()
+        self.moving_hint = help_label()
         self.moving_hint.setText("Moving layers:")
         box.addWidget(self.moving_hint)
         for picker in self.moving.values():
             box.addWidget(picker)
-        bottom = Rows()
+        bottom = FormLayout()
         bottom.add("Validation", self.held_box)
         box.addLayout(bottom)
         self.kind_box.currentIndexChanged.connect(self._on_changed)
@@ -110,10 +110,10 @@ class ImageChoice(QWidget):
         chosen = [layer for layer in image_layers(self._viewer) if layer in self._viewer.layers.selection]
         stacks = [layer for layer in chosen if layer.ndim > 2]
         if len(chosen) > 1 and not stacks:
-            self.fixed["layers"].choose(chosen)
-            self.kind_box.choose("layers")
+            self.fixed["layers"].set_checked(chosen)
+            self.kind_box.set_current("layers")
         elif stacks:
-            self.fixed["layer"].layer_box.choose(stacks[-1])
+            self.fixed["layer"].layer_box.set_current(stacks[-1])
 
     def refresh(self) -> None:
         """Take up the viewer's layers."""
@@ -128,7 +128,7 @@ class ImageChoice(QWidget):
         for key, picker in self.moving.items():
             picker.setVisible(key == kind and lists)
         self.moving_hint.setVisible(kind == "layers" and lists)
-        self._rows.show(self.template_box, self.pairing == "template")
+        self._rows.set_row_visible(self.template_box, self.pairing == "template")
         self.pairing_hint.setText(PAIRINGS[self.pairing][1])
         self.changed.emit()
 
@@ -186,8 +186,8 @@ class ImageChoice(QWidget):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state` gave."""
-        self.kind_box.choose(state.get("kind"))
-        self.pairing_box.choose(state.get("pairing"))
+        self.kind_box.set_current(state.get("kind"))
+        self.pairing_box.set_current(state.get("pairing"))
         if isinstance(state.get("files"), str):
             self.fixed["files"].path_box.setText(state["files"])
         if isinstance(state.get("held_back"), int):

@@ -11,7 +11,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.models.working_size import working_grid
-from napari_stnreg.widgets.common.layer_io import Source
+from napari_stnreg.widgets.common.layer_io import LayerSource
 
 if TYPE_CHECKING:
     from napari_stnreg.training.data.image_sets import ImageSet
@@ -42,8 +42,8 @@ class TrainingImages:
         Of the choice of those held back.
     """
 
-    fixed: tuple[Source, ...] | str
-    moving: tuple[Source, ...] | str | None = None
+    fixed: tuple[LayerSource, ...] | str
+    moving: tuple[LayerSource, ...] | str | None = None
     pairing: str = "random"
     template: str | None = None
     held_back: float = 0.15
@@ -89,7 +89,7 @@ class TrainingImages:
         return source_grid(self.fixed[0], sections=len(self.fixed) == 1)
 
 
-def source_grid(source: Source, *, sections: bool) -> Grid:
+def source_grid(source: LayerSource, *, sections: bool) -> Grid:
     """The grid of a layer's single images: of its sections, where it is cut into them."""
     grid = source.grid
     if not (sections and "t" not in source.layout and grid.ndim == 3):
@@ -98,7 +98,7 @@ def source_grid(source: Source, *, sections: bool) -> Grid:
     return Grid(grid.shape[1:], flat, grid.unit)
 
 
-def image_set(sources: tuple[Source, ...]) -> ImageSet:
+def image_set(sources: tuple[LayerSource, ...]) -> ImageSet:
     """Layers as a set: the frames or sections of one, or one image of each of several.
 
     Raises
@@ -121,7 +121,7 @@ def image_set(sources: tuple[Source, ...]) -> ImageSet:
     return ImageSet([Entry(name, name, load) for name, load in zip(names, loaders, strict=True)])
 
 
-def _section(source: Source, z: int) -> Image:
+def _section(source: LayerSource, z: int) -> Image:
     """One section of a volume as a 2D image; only this one is read."""
     axis = source.layout.index("z")
     grid = source_grid(source, sections=True)

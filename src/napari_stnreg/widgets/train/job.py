@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +12,9 @@ import numpy as np
 from napari_stnreg.core.errors import InputError, OutOfMemoryError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.widgets.common.task_runner import Control, Step, relay
+from napari_stnreg.widgets.common.preview import PreviewFrame, PreviewRenderer
+from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress, relay_progress
 from napari_stnreg.widgets.models.session import KnownModel
-from napari_stnreg.widgets.register.preview import Preview, PreviewMaker
 from napari_stnreg.widgets.train.data_snapshot import TrainingImages
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class View:
     """What the panel shows of a running training."""
 
     progress: TrainingProgress
-    preview: Preview | None = None
+    preview: PreviewFrame | None = None
     grid: Grid | None = None
     """Where the picture lies."""
 
@@ -82,11 +81,11 @@ class Trained:
     grid: Grid | None
 
 
-def training(job: TrainJob, control: Control) -> Generator[Step, None, Trained | None]:
+def training(job: TrainJob, control: TaskControl) -> Generator[TaskProgress, None, Trained | None]:
     """Run a job in the worker: yields steps whose ``what`` is a :class:`View`; returns ``None`` when canceled."""
     import napari_stnreg as sr
 
-    yield Step(0.0, "Reading the images")
+    yield TaskProgress(0.0, "Reading the images")
     data = job.images.open()
     if control.cancel.is_set():
         return None
@@ -95,7 +94,7 @@ def training(job: TrainJob, control: Control) -> Generator[Step, None, Trained |
     start = None if job.start is None else job.start.source
     steps = sr.train_steps(data, settings, output=job.output, resume=job.resume, start=start)
     try:
-        model = yield from relay(steps, control, watcher.show)
+        model = yield from relay_progress(steps, control, watcher.show)
     except (RuntimeError, MemoryError) as error:
         from napari_stnreg.core.device import is_out_of_memory
 
@@ -119,15 +118,15 @@ class Watcher:
         self.grid: Grid | None = None
         """Where the pair lies in the viewer, at the resolution that the network sees."""
         self._fine: Grid | None = None
-        self._maker: PreviewMaker | None = None
+        self._maker: PreviewRenderer | None = None
         self._drawn = -1
 
-    def show(self, progress: TrainingProgress) -> Step:
+    def show(self, progress: TrainingProgress) -> TaskProgress:
         """One update of the panel."""
         self.example = progress.example or self.example
-        return Step(progress.fraction, sentence(progress), View(progress, self._picture(), self._fine))
+        return TaskProgress(progress.fraction, sentence(progress), View(progress, self._picture(), self._fine))
 
-    def _picture(self) -> Preview | None:
+    def _picture(self) -> PreviewFrame | None:
         example = self.example
         if example is None:
             return None
@@ -139,18 +138,17 @@ class Watcher:
             return None
         if self._maker is None:
             self._maker = self._make(example)
-        elif not self._maker.due():
+        elif not self._maker.is_due():
             return None
         self._drawn = example.epoch
-        return self._maker.make(example.transform)
+        return self._maker.render(example.transform)
 
-    def _make(self, example: Example) -> PreviewMaker:
-        channels = SimpleNamespace(fixed_channel=None, moving_channel=None)
+    def _make(self, example: Example) -> PreviewRenderer:
         from napari_stnreg.resampling.warp import warp
 
         fixed = warp(Image(np.array(example.fixed), example.grid, name="fixed"), None, fine_grid(example.grid))
         moving = Image(np.array(example.moving), example.grid, name="moving")
-        return PreviewMaker(fixed, moving, channels, rate=4.0, volume=self.job.volume)
+        return PreviewRenderer(fixed, moving, (None, None), rate=4.0, volume=self.job.volume)
 
 
 def fine_grid(grid: Grid) -> Grid:

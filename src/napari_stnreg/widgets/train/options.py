@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QCheckBox, QLineEdit, QSpinBox, QVBoxLayout, QWidget
 
 from napari_stnreg.registration.settings import LINEAR_FAMILIES
 from napari_stnreg.training.settings import NETWORK_HELP, Schedule, TrainingSettings
-from napari_stnreg.widgets.common.forms import Combo, OptionalNumber, Rows, folded, hint
+from napari_stnreg.widgets.common.forms import Combo, FormLayout, OptionalNumber, collapsible, help_label
 from napari_stnreg.widgets.models.combo import ModelList
 from napari_stnreg.widgets.models.session import KnownModel
 from napari_stnreg.widgets.register.options import SIMILARITIES
@@ -39,42 +39,42 @@ class TrainingOptions(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.network_box = Combo("What is trained.", "network")
-        self.network_box.fill([(title, name) for name, title in NETWORKS.items()], "affine")
-        self.network_hint = hint()
+        self.network_box.set_items([(title, name) for name, title in NETWORKS.items()], "affine")
+        self.network_hint = help_label()
         self.start_box = ModelList(
             "Go on from a trained model: it brings its network and its weights. Without one the weights are random.",
             "begin at", "random weights",
         )  # fmt: skip
         self.linear_box = Combo("Which straight transforms the network may give.", "overall transform")
-        self.linear_box.fill([(name, name) for name in LINEAR_FAMILIES], "affine")
+        self.linear_box.set_items([(name, name) for name in LINEAR_FAMILIES], "affine")
         self.field_box = Combo("Diffeomorphic fields never fold; displacements are quicker.", "bending transform")
-        self.field_box.fill([(title, name) for name, title in _FIELDS.items()], "diffeomorphic")
+        self.field_box.set_items([(title, name) for name, title in _FIELDS.items()], "diffeomorphic")
         self.similarity_box = Combo("What makes two images alike.", "similarity")
         usual = [("usual of the network", None)]
-        self.similarity_box.fill([*usual, *((title, name) for name, (title, _) in SIMILARITIES.items())], None)
+        self.similarity_box.set_items([*usual, *((title, name) for name, (title, _) in SIMILARITIES.items())], None)
         self.epochs_box = QSpinBox()
         self.epochs_box.setRange(1, 100_000)
         self.epochs_box.setValue(100)
         self.epochs_box.setToolTip("How often the network sees all training pairs.")
         self.epochs_box.setAccessibleName("epochs")
         self.augmentation_box = Combo("Random changes that make many pairs out of few.", "augmentation")
-        self.augmentation_box.fill([(title, key) for key, (title, _) in AUGMENTATIONS.items()], "light")
-        self.augmentation_hint = hint()
+        self.augmentation_box.set_items([(title, key) for key, (title, _) in AUGMENTATIONS.items()], "light")
+        self.augmentation_hint = help_label()
         self.device_box = Combo("Where to compute. 'auto' takes a graphics card if there is one.", "device")
-        self.device_box.fill([("auto", "auto"), ("CPU", "cpu")], "auto")
-        self._rows = Rows()
+        self.device_box.set_items([("auto", "auto"), ("CPU", "cpu")], "auto")
+        self._rows = FormLayout()
         self._rows.add("Begin at", self.start_box)
-        self._rows.wide(self.start_box.about)
+        self._rows.add_full_width(self.start_box.about)
         self._rows.add("Network", self.network_box)
-        self._rows.wide(self.network_hint)
+        self._rows.add_full_width(self.network_hint)
         self._rows.add("Overall", self.linear_box)
         self._rows.add("Bending", self.field_box)
         self._rows.add("Similarity", self.similarity_box)
         self._rows.add("Augment", self.augmentation_box)
-        self._rows.wide(self.augmentation_hint)
+        self._rows.add_full_width(self.augmentation_hint)
         self._rows.add("Epochs", self.epochs_box)
         self._rows.add("Device", self.device_box)
-        self.advanced = folded("Advanced", self._make_advanced(), "Settings that rarely need a change.")
+        self.advanced = collapsible("Advanced", self._make_advanced(), "Settings that rarely need a change.")
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(4)
@@ -97,7 +97,7 @@ class TrainingOptions(QWidget):
         )  # fmt: skip
         self.rate_box = OptionalNumber("Length of a step.", "learning rate", 1e-6, 1, empty="0.001")
         self.schedule_box = Combo("How the learning rate falls.", "schedule")
-        self.schedule_box.fill([(name, name) for name in get_args(Schedule)], "cosine")
+        self.schedule_box.set_items([(name, name) for name in get_args(Schedule)], "cosine")
         self.turn_box = QCheckBox("One network after the other")
         self.turn_box.setToolTip("First the affine network, then the deformable one, instead of both together.")
         self.window_box = OptionalNumber(
@@ -111,7 +111,7 @@ class TrainingOptions(QWidget):
             empty="never ends early",
         )  # fmt: skip
         self.half_box = Combo("Half precision for the layers, on a graphics card.", "mixed precision")
-        self.half_box.fill([(name, name) for name in ("auto", "on", "off")], "auto")
+        self.half_box.set_items([(name, name) for name in ("auto", "on", "off")], "auto")
         self.snapshots_box = QSpinBox()
         self.snapshots_box.setRange(0, 500)
         self.snapshots_box.setValue(32)
@@ -131,7 +131,7 @@ class TrainingOptions(QWidget):
         self.seed_box.setRange(0, 2**31 - 1)
         self.seed_box.setToolTip("Seed of everything random: the same seed gives the same model.")
         self.seed_box.setAccessibleName("seed")
-        content, rows = QWidget(), Rows()
+        content, rows = QWidget(), FormLayout()
         content.setLayout(rows)
         for text, widget in (
             ("Size", self.size_box), ("Batch", self.batch_box), ("Accumulate", self.accumulate_box),
@@ -180,12 +180,12 @@ class TrainingOptions(QWidget):
         # A model brings its network; whether that is of several parts is known once it was loaded.
         fresh = self.start is None
         names = self.network.split("+") if fresh else []
-        self._rows.show(self.network_box, fresh)
+        self._rows.set_row_visible(self.network_box, fresh)
         self.network_hint.setVisible(fresh)
         self.network_hint.setText(NETWORK_HELP[self.network])
-        self._rows.show(self.linear_box, "affine" in names)
-        self._rows.show(self.field_box, "voxelmorph" in names)
-        self._advanced_rows.show(self.turn_box, len(names) > 1)
+        self._rows.set_row_visible(self.linear_box, "affine" in names)
+        self._rows.set_row_visible(self.field_box, "voxelmorph" in names)
+        self._advanced_rows.set_row_visible(self.turn_box, len(names) > 1)
         self.augmentation_hint.setText(AUGMENTATIONS[self.augmentation][1])
         self.changed.emit()
 
@@ -220,12 +220,12 @@ class TrainingOptions(QWidget):
             (self.network_box, "network"), (self.similarity_box, "similarity"), (self.schedule_box, "schedule"),
             (self.half_box, "mixed_precision"), (self.device_box, "device"),
         ):  # fmt: skip
-            if not box.choose(settings[name]) and name == "device":
+            if not box.set_current(settings[name]) and name == "device":
                 box.addItem(str(settings[name]), settings[name])  # its card is found later, or the run says so
-                box.choose(settings[name])
+                box.set_current(settings[name])
         for family in str(settings["family"] or "").split("+"):
-            if not self.linear_box.choose(family):
-                self.field_box.choose(family)
+            if not self.linear_box.set_current(family):
+                self.field_box.set_current(family)
         self.epochs_box.setValue(int(settings["epochs"]))
         self.snapshots_box.setValue(int(settings["snapshots"]))
         self.seed_box.setValue(int(settings["seed"]))
@@ -249,7 +249,7 @@ class TrainingOptions(QWidget):
         """Show the devices that were found, as ``(name, description)``."""
         best = next((text for name, text in devices if name != "cpu"), devices[0][1] if devices else "")
         wanted = self.device_box.currentData()
-        self.device_box.fill([(f"auto ({best})" if best else "auto", "auto"), *((t, n) for n, t in devices)], wanted)
+        self.device_box.set_items([(f"auto ({best})" if best else "auto", "auto"), *((t, n) for n, t in devices)], wanted)
 
     def state(self) -> dict[str, Any]:
         """What is remembered between sessions."""
@@ -266,7 +266,7 @@ class TrainingOptions(QWidget):
         """Take up what :meth:`state` gave."""
         if isinstance(state.get("settings"), dict):
             self.set_values(state["settings"])
-        self.augmentation_box.choose(state.get("augmentation"))
+        self.augmentation_box.set_current(state.get("augmentation"))
         self.start_box.restore(state.get("start"))
         if isinstance(state.get("size"), int):
             self.size_box.value = state["size"]

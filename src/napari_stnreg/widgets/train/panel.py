@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QTimer
 from qtpy.QtGui import QAction
-from qtpy.QtWidgets import QApplication, QFileDialog, QHBoxLayout, QLabel, QMenu, QSizePolicy, QWidget
+from qtpy.QtWidgets import QApplication, QFileDialog, QMenu
 
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.widgets.common import preferences
 from napari_stnreg.widgets.common.device_combo import DeviceSearch
-from napari_stnreg.widgets.common.forms import button, line
-from napari_stnreg.widgets.common.task_panel import ToolPanel
-from napari_stnreg.widgets.explorer.replay_bar import ReplayBar
+from napari_stnreg.widgets.common.forms import button, separator
+from napari_stnreg.widgets.common.replay_bar import ReplayBar
+from napari_stnreg.widgets.common.run_layers import RunLayers
+from napari_stnreg.widgets.common.task_panel import TaskPanel
 from napari_stnreg.widgets.models.session import SESSION, KnownModel
-from napari_stnreg.widgets.register.run_layers import RunLayers
 from napari_stnreg.widgets.train.checkpoint_form import Keeping, file_name
 from napari_stnreg.widgets.train.code_export import command_line, python_script
 from napari_stnreg.widgets.train.curves import EpochPlot
 from napari_stnreg.widgets.train.data_form import ImageChoice
-from napari_stnreg.widgets.train.job import Trained, TrainJob, View, duration, finished, training
+from napari_stnreg.widgets.train.job import Trained, TrainJob, View, finished, training
 from napari_stnreg.widgets.train.options import TrainingOptions
 from napari_stnreg.widgets.train.replay import replay_of
 
 _PANEL = "train"
 
 
-class TrainWidget(ToolPanel):
+class TrainPanel(TaskPanel):
     """Trains a network that registers images in one pass.
 
     Parameters
@@ -48,7 +46,6 @@ class TrainWidget(ToolPanel):
         self._job: TrainJob | None = None
         self._trained: Trained | None = None
         self._known: KnownModel | None = None
-        self._began = 0.0
         self._training = False
         self.images = ImageChoice(self._viewer)
         self.options = TrainingOptions()
@@ -58,19 +55,12 @@ class TrainWidget(ToolPanel):
         self.replay_bar = ReplayBar(self._viewer, self.plot)
         self.replay_bar.hide()
         self._layers = RunLayers(self._viewer, self)
-        for part in (self.images, line(), self.options, self.keeping, self.plot, self.replay_bar):
+        for part in (self.images, separator(), self.options, self.keeping, self.plot, self.replay_bar):
             self.form.addWidget(part)
         self.form.addStretch(1)
         self._make_controls()
         self.restore()
         self._connect()
-        self._clock = QTimer(self)
-        self._clock.setInterval(500)
-        self._clock.timeout.connect(self._tick)
-        self._to_plot = QTimer(self)
-        self._to_plot.setSingleShot(True)
-        self._to_plot.setInterval(250)  # once the plot has its place at the form's end
-        self._to_plot.timeout.connect(self._scroll_down)
         self._devices = DeviceSearch(self, lambda: self.running)
         self._devices.found.connect(self._on_devices)
         self.images.prefill()
@@ -79,10 +69,6 @@ class TrainWidget(ToolPanel):
 
     def _make_controls(self) -> None:
         self.train_button = button("Train", "Train the network (Ctrl+Enter).")
-        self.train_button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        font = self.train_button.font()
-        font.setBold(True)
-        self.train_button.setFont(font)
         self.pause_button = button("Pause", "Let the training wait, and go on later.")
         self.stop_button.setToolTip("End now and keep the best so far (Esc).")
         self.save_button = button("Save …", "Write the model into one file.")
@@ -92,22 +78,8 @@ class TrainWidget(ToolPanel):
         self.copy_python, self.copy_command = QAction("Copy as Python", menu), QAction("Copy as command", menu)
         menu.addActions([self.copy_python, self.copy_command])
         self.copy_button.setMenu(menu)
-        self.elapsed = QLabel("")
-        self.elapsed.setToolTip("Time since the start.")
-        first, last = QWidget(), QWidget()
-        top = QHBoxLayout(first)
-        top.setContentsMargins(8, 6, 8, 0)
-        top.addWidget(self.train_button, 1)
-        top.addWidget(self.pause_button)
-        top.addWidget(self.elapsed)
-        row = QHBoxLayout(last)
-        row.setContentsMargins(8, 0, 8, 6)
-        for part in (self.save_button, self.replay_button, self.copy_button):
-            part.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-            row.addWidget(part)
-        box = self.layout()
-        box.insertWidget(box.count() - 1, first)
-        box.addWidget(last)
+        self.set_run_buttons(self.train_button, self.pause_button)
+        self.set_action_buttons(self.save_button, self.replay_button, self.copy_button)
 
     def _connect(self) -> None:
         self.train_button.clicked.connect(self.train)
@@ -136,27 +108,26 @@ class TrainWidget(ToolPanel):
     def train(self) -> bool:
         """Train; false, with a sentence in the status line, when that cannot be."""
         if self.running:
-            self.say("Something is being computed already; stop it first.", warn=True)
+            self.show_status("Something is being computed already; stop it first.", warn=True)
             return False
         try:
             self.keeping.check()
             job = self.job()
         except RegistrationError as error:
-            self.complain(error)
+            self.show_error(error)
             return False
-        preferences.remember(self.state(), _PANEL)
+        preferences.save_state(self.state(), _PANEL)
         self._training = True
         if not self.begin(training, job, done=self._on_trained):
             self._training = False
             return False
-        self._job, self._began = job, time.perf_counter()
+        self._job = job
         self.status.setText("Starting …")
         self.replay_bar.hide()
         self.plot.clear()
         self.plot.show()
-        self._clock.start()
         self.show_state()
-        self._to_plot.start()
+        self.scroll_to_end()
         return True
 
     def job(self) -> TrainJob:
@@ -198,11 +169,11 @@ class TrainWidget(ToolPanel):
         try:
             written = self._trained.model.save(path)
         except RegistrationError as error:
-            self.complain(error)
+            self.show_error(error)
             return False
         self._trained.model.name = Path(written).name.removesuffix(".safetensors")
         self._known = SESSION.saved(self._trained.model, str(written))
-        self.say(f"Saved {Path(written).name}.")
+        self.show_status(f"Saved {Path(written).name}.")
         return True
 
     def replay(self) -> bool:
@@ -216,11 +187,11 @@ class TrainWidget(ToolPanel):
 
     # -- a training
 
-    def on_partial(self, what: View) -> None:
+    def on_progress(self, what: View) -> None:
         """Draw the curves and the picture."""
         progress = what.progress
         if not len(self.plot.shown[1]):  # the plot is made now, and takes its place
-            self._to_plot.start()
+            self.scroll_to_end()
         within = progress.step / max(progress.steps / max(progress.epochs, 1), 1) - progress.epoch
         running = None
         if progress.state == "running" and progress.loss is not None and within > 0:
@@ -230,7 +201,6 @@ class TrainWidget(ToolPanel):
             self._layers.show_preview(what.preview, what.grid, self._job.name)
 
     def _on_trained(self, trained: Trained) -> None:
-        self._end()
         self._trained = trained
         summary = trained.model.summary
         from napari_stnreg.training.progress import EpochRecord
@@ -240,32 +210,22 @@ class TrainWidget(ToolPanel):
             for one in summary.get("curve", [])
         ]
         self.plot.show_curve(curve, None, int((summary.get("best") or {}).get("epoch", 0)))
-        self._to_plot.start()
+        self.scroll_to_end()
         path = trained.job.output
         self._known = SESSION.add(trained.model, path, trained.model.name)
         where = f"Kept in {Path(path).name}." if path is not None else "Save writes it to a file."
-        self.say(f"{finished(trained.model)} The registration panel lists it as '{self._known.name}'. {where}")
+        self.show_status(f"{finished(trained.model)} The registration panel lists it as '{self._known.name}'. {where}")
 
     def _on_replay(self, made: tuple[Any, list[Any]]) -> None:
         self.replay_bar.show()
         self.replay_bar.show_replay(*made)
-        self._to_plot.start()
-        self.say("The slider below the curves replays how the network learned.")
+        self.scroll_to_end()
+        self.show_status("The slider below the curves replays how the network learned.")
 
-    def _on_failed(self, error: Exception) -> None:
-        self._end()
-        super()._on_failed(error)
-
-    def _on_canceled(self) -> None:
-        self._end()
-        super()._on_canceled()
-        self.status.setText("Given up.")
-
-    def _end(self) -> None:
+    def on_end(self) -> None:
+        """Remove the preview of a training."""
         if self._training:
             self._training = False
-            self._clock.stop()
-            self._tick()
             self._layers.end_preview()
             self.keeping.look()
 
@@ -274,8 +234,6 @@ class TrainWidget(ToolPanel):
     def show_state(self) -> None:
         """Enable what can be done now."""
         super().show_state()
-        if not hasattr(self, "train_button"):  # the base shows its own state first
-            return
         busy = self.running
         self.train_button.setEnabled(not busy)
         self.pause_button.setEnabled(busy and self._training)
@@ -289,13 +247,6 @@ class TrainWidget(ToolPanel):
     def _suggest(self) -> None:
         title, short = self.images.title, self.options.title
         self.keeping.suggest(f"{short} on {title}" if title else short)
-
-    def _scroll_down(self) -> None:
-        bar = self.scroll.verticalScrollBar()
-        bar.setValue(bar.maximum())
-
-    def _tick(self) -> None:
-        self.elapsed.setText(duration(time.perf_counter() - self._began))
 
     def _ask_where(self) -> None:
         if self._trained is None:
@@ -311,10 +262,10 @@ class TrainWidget(ToolPanel):
         try:
             text = make(self.job() if self._job is None else self._job)
         except RegistrationError as error:
-            self.complain(error)
+            self.show_error(error)
             return
         QApplication.clipboard().setText(text)
-        self.say(f"Copied as {what}.")
+        self.show_status(f"Copied as {what}.")
 
     def _copy_python(self) -> None:
         self._copy(python_script, "Python")
@@ -330,10 +281,10 @@ class TrainWidget(ToolPanel):
 
     def restore(self) -> None:
         """Take up what was remembered; the device is the one of napari's Preferences before that."""
-        device = preferences.preferences().get("device")
+        device = preferences.plugin_preferences().get("device")
         if device:
             self.options.set_values({"device": device})
-        kept = preferences.recall(_PANEL)
+        kept = preferences.load_state(_PANEL)
         for part, name in ((self.images, "images"), (self.options, "options"), (self.keeping, "keeping")):
             if isinstance(kept.get(name), dict):
                 part.restore(kept[name])
@@ -354,14 +305,13 @@ class TrainWidget(ToolPanel):
 
     def refresh(self) -> None:
         """Take up the viewer's layers."""
-        if hasattr(self, "images"):
-            self.images.refresh()
+        self.images.refresh()
 
     def _on_theme(self, _event: Any = None) -> None:
         self.plot.restyle()
 
     def _on_model_failed(self, text: str) -> None:
-        self.complain(InputError(text))
+        self.show_error(InputError(text))
 
     def _on_devices(self, devices: list[tuple[str, str]]) -> None:
         self.options.set_devices(devices)
@@ -370,6 +320,5 @@ class TrainWidget(ToolPanel):
     def close_down(self) -> None:
         """End the training, and take its pictures away."""
         self._devices.stop()
-        self._clock.stop()
         super().close_down()
         self._layers.drop()

@@ -14,8 +14,8 @@ from qtpy.QtGui import QAction
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QListWidget, QListWidgetItem, QMenu, QWidget
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.widgets.common.forms import Combo, Rows, button
-from napari_stnreg.widgets.common.layer_io import LAYOUTS, Source, guess_layout, layer_source, layout_name
+from napari_stnreg.widgets.common.forms import Combo, FormLayout, button
+from napari_stnreg.widgets.common.layer_io import LAYOUTS, LayerSource, guess_layout, layer_source, layout_name
 
 _FILTER = "Images and lists (*.npz *.tif *.tiff *.nii *.nii.gz *.npy *.csv);;All files (*)"
 _ROWS = 5
@@ -43,7 +43,7 @@ class StackPicker(QWidget):
         self._viewer, self._role = viewer, role
         self.layer_box = Combo("A time series or a stack: each frame or section is one image.", f"{role} stack")
         self.layout_box = Combo("What the layer's axes mean.", f"axes of the {role} stack")
-        self.rows = Rows()
+        self.rows = FormLayout()
         self.rows.add("Stack" if role == "training" else "Moving", self.layer_box)
         self.rows.add("Axes", self.layout_box)
         self.setLayout(self.rows)
@@ -59,24 +59,24 @@ class StackPicker(QWidget):
     def refresh(self) -> None:
         """Take up the viewer's layers."""
         stacks = [layer for layer in image_layers(self._viewer) if layer.ndim > 2]
-        self.layer_box.fill([(layer.name, layer) for layer in stacks], self.layer)
+        self.layer_box.set_items([(layer.name, layer) for layer in stacks], self.layer)
         self._on_layer()
 
     def _on_layer(self, _index: int = 0) -> None:
         layer, layouts = self.layer, []
         if layer is not None:
             layouts = [one for one in LAYOUTS[layer.ndim] if set(one) & set("tz") and not (layer.rgb and "c" in one)]
-            self.layout_box.fill([(_meaning(one), one) for one in layouts], self._kept(layer))
+            self.layout_box.set_items([(_meaning(one), one) for one in layouts], self._kept(layer))
         else:
-            self.layout_box.fill([])
-        self.rows.show(self.layout_box, len(layouts) > 1)
+            self.layout_box.set_items([])
+        self.rows.set_row_visible(self.layout_box, len(layouts) > 1)
         self.changed.emit()
 
     def _kept(self, layer: ImageLayer) -> Any:
         same, self._seen = getattr(self, "_seen", None) is layer, layer
         return self.layout_box.currentData() if same else guess_layout(layer)
 
-    def sources(self) -> tuple[Source, ...]:
+    def sources(self) -> tuple[LayerSource, ...]:
         """Take the layer down.
 
         Raises
@@ -111,7 +111,7 @@ class LayersPicker(QListWidget):
         """The ticked layers, from the bottom of the layer list up."""
         return [layer for i, layer in enumerate(self._layers) if self.item(i).checkState() == Qt.CheckState.Checked]
 
-    def choose(self, layers: list[ImageLayer]) -> None:
+    def set_checked(self, layers: list[ImageLayer]) -> None:
         """Tick these."""
         for i, layer in enumerate(self._layers):
             ticked = any(layer is one for one in layers)
@@ -128,11 +128,11 @@ class LayersPicker(QListWidget):
             item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)
             item.setCheckState(Qt.CheckState.Unchecked)
             self.addItem(item)
-        self.choose(kept)
+        self.set_checked(kept)
         self.blockSignals(False)
         self.changed.emit()
 
-    def sources(self) -> tuple[Source, ...]:
+    def sources(self) -> tuple[LayerSource, ...]:
         """Take the layers down.
 
         Raises
@@ -185,7 +185,7 @@ class FilesPicker(QWidget):
         row.addWidget(self.browse_button)
         field.setToolTip(self.path_box.toolTip())
         field.setFocusProxy(self.path_box)
-        self.rows = Rows()
+        self.rows = FormLayout()
         self.rows.add("Files" if role == "training" else "Moving", field)
         self.rows.add("Array", self.array_box)
         self.setLayout(self.rows)
@@ -221,8 +221,8 @@ class FilesPicker(QWidget):
             with contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile):
                 names = _arrays_of(path)
         usual = next((name for name in ("image", "images", "x", "arr_0") if name in names), None)
-        self.array_box.fill([(name, name) for name in names], self.array if self.array in names else usual)
-        self.rows.show(self.array_box, len(names) > 1)
+        self.array_box.set_items([(name, name) for name in names], self.array if self.array in names else usual)
+        self.rows.set_row_visible(self.array_box, len(names) > 1)
         self.changed.emit()
 
     def sources(self) -> str:

@@ -11,7 +11,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.io.napari_layers import LayerData, placement
 from napari_stnreg.teaching.replay import Replay
 from napari_stnreg.visualization.overlays import limits_of
-from napari_stnreg.widgets.common.task_runner import Control, Step
+from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress
 from napari_stnreg.widgets.train.job import Trained
 
 
@@ -22,7 +22,7 @@ def training_record(trained: Trained) -> dict[str, Any]:
     return {"model": trained.model.name, **{name: summary[name] for name in names if name in summary}}
 
 
-def replay_of(trained: Trained, unit: str, _control: Control) -> Generator[Step, None, tuple[Replay, list[LayerData]]]:
+def replay_of(trained: Trained, unit: str, _control: TaskControl) -> Generator[TaskProgress, None, tuple[Replay, list[LayerData]]]:
     """The replay of a training and its layers, fixed image first; for use in the worker.
 
     Parameters
@@ -37,7 +37,7 @@ def replay_of(trained: Trained, unit: str, _control: Control) -> Generator[Step,
     InputError
         If the training kept no pictures.
     """
-    yield Step(0.0, "Making the replay")
+    yield TaskProgress(0.0, "Making the replay")
     model, example, grid = trained.model, trained.example, trained.grid
     if model.replay is None or not len(model.replay) or example is None or grid is None:
         raise InputError("The training kept no pictures; give it more than 0 snapshots (under Advanced).")

@@ -16,9 +16,9 @@ from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.napari_layers import LayerData
-from napari_stnreg.widgets.common.layer_io import Source, axis_units, layer_matrix, layer_source
-from napari_stnreg.widgets.common.result_layers import image_layer, stacked
-from napari_stnreg.widgets.common.task_runner import Control, Step
+from napari_stnreg.widgets.common.layer_io import LayerSource, axis_units, layer_matrix, layer_source
+from napari_stnreg.widgets.common.result_layers import image_layer, stack_frames
+from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress
 from napari_stnreg.widgets.common.transform_store import TransformEntry
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class LayerSnapshot:
 
     name: str
     kind: str
-    source: Source | None = None
+    source: LayerSource | None = None
     data: Any = None
     keywords: dict[str, Any] | None = None
     matrix: np.ndarray | None = None
@@ -103,7 +103,7 @@ def _shape(layer: ImageLayer) -> tuple[int, ...]:
 class CarryJob:
     """Layers to be carried through one transform; without one they are only resampled."""
 
-    held: TransformEntry | None
+    entry: TransformEntry | None
     taken: tuple[LayerSnapshot, ...]
     side: str = "moving"
     grid: Grid | None = None
@@ -119,7 +119,7 @@ class Carried:
     warnings: list[str]
 
 
-def carry(job: CarryJob, control: Control) -> Generator[Step, None, Carried | None]:
+def carry(job: CarryJob, control: TaskControl) -> Generator[TaskProgress, None, Carried | None]:
     """Carry the layers one by one; for use in the worker. A stop keeps those that are done."""
     layers: list[LayerData] = []
     warnings: list[str] = []
@@ -135,11 +135,11 @@ def carry(job: CarryJob, control: Control) -> Generator[Step, None, Carried | No
 
 
 def _one(
-    job: CarryJob, taken: LayerSnapshot, part: tuple[int, int], control: Control, warnings: list[str]
-) -> Generator[Step, None, LayerData | None]:
+    job: CarryJob, taken: LayerSnapshot, part: tuple[int, int], control: TaskControl, warnings: list[str]
+) -> Generator[TaskProgress, None, LayerData | None]:
     if control.stop.is_set():
         return None
-    yield Step(part[0] / part[1], f"{taken.name}: reading")
+    yield TaskProgress(part[0] / part[1], f"{taken.name}: reading")
     if taken.source is not None:
         made = yield from _image(job, taken, part, control, warnings)
     else:
@@ -147,16 +147,16 @@ def _one(
     if made is None:
         return None
     data, keywords, kind = made
-    what = "resampled" if job.held is None else f"carried to {other_side(job)}"
+    what = "resampled" if job.entry is None else f"carried to {other_side(job)}"
     metadata = {key: value for key, value in keywords.get("metadata", {}).items() if key != "stnreg"}
-    if job.held is not None:
-        metadata["stnreg"] = job.held.record("carried")
+    if job.entry is not None:
+        metadata["stnreg"] = job.entry.record("carried")
     return data, {**keywords, "name": f"{taken.name} {what}", "metadata": metadata}, kind
 
 
 def other_side(job: CarryJob) -> str:
     """What the side is called that the layers arrive at."""
-    return job.held.fixed if job.side == "moving" else job.held.moving
+    return job.entry.fixed if job.side == "moving" else job.entry.moving
 
 
 def _carrier(job: CarryJob, taken: LayerSnapshot) -> GeometryTransformer:
@@ -164,7 +164,7 @@ def _carrier(job: CarryJob, taken: LayerSnapshot) -> GeometryTransformer:
 
     # Coordinates come back in the layer's own unit.
     return GeometryTransformer(
-        job.held.transform, job.side, matrix=taken.matrix, unit=taken.unit, target_unit=taken.unit
+        job.entry.transform, job.side, matrix=taken.matrix, unit=taken.unit, target_unit=taken.unit
     )
 
 
@@ -201,8 +201,8 @@ def _list(job: CarryJob, taken: LayerSnapshot, warnings: list[str]) -> LayerData
 
 
 def _image(
-    job: CarryJob, taken: LayerSnapshot, part: tuple[int, int], control: Control, warnings: list[str]
-) -> Generator[Step, None, LayerData | None]:
+    job: CarryJob, taken: LayerSnapshot, part: tuple[int, int], control: TaskControl, warnings: list[str]
+) -> Generator[TaskProgress, None, LayerData | None]:
     source = taken.source
     frames = []
     for frame in range(source.frames):
@@ -218,15 +218,15 @@ def _image(
     if source.frames == 1:
         made = frames[0]
     else:
-        made = stacked([{"warped": one} for one in frames], grid, source.time)["warped"]
+        made = stack_frames([{"warped": one} for one in frames], grid, source.time)["warped"]
     data, keywords, kind = made
     return data, {**keywords, "metadata": source.metadata}, kind
 
 
 def _warp(
-    job: CarryJob, taken: LayerSnapshot, image: Image, grid: Grid, share: tuple[float, float], control: Control,
+    job: CarryJob, taken: LayerSnapshot, image: Image, grid: Grid, share: tuple[float, float], control: TaskControl,
     warnings: list[str],
-) -> Generator[Step, None, Image | None]:  # fmt: skip
+) -> Generator[TaskProgress, None, Image | None]:  # fmt: skip
     """Warp in slabs along the first axis."""
     from napari_stnreg.resampling.warp import warp
 
@@ -235,9 +235,9 @@ def _warp(
     count = int(np.clip(grid.size // _SLAB_VOXELS, 1, min(12, grid.shape[0])))
     ends = np.linspace(0, grid.shape[0], count + 1).astype(int)
     parts = []
-    carrier = None if job.held is None else _carrier(job, taken)
+    carrier = None if job.entry is None else _carrier(job, taken)
     for number, (start, stop) in enumerate(itertools.pairwise(ends)):
-        yield Step(share[0] + share[1] * number / count, f"{taken.name}: sampling")
+        yield TaskProgress(share[0] + share[1] * number / count, f"{taken.name}: sampling")
         if control.stop.is_set():
             return None
         rest = [0] * (grid.ndim - 1)
@@ -252,7 +252,7 @@ def _warp(
 
 def _fitting_grid(job: CarryJob, taken: LayerSnapshot, own: Grid) -> Grid:
     """Where to sample when no grid is given: the image's own lattice upright, or what covers its carried outline."""
-    if job.held is None:
+    if job.entry is None:
         return Grid.covering(own.corners(), own.spacing, unit=own.unit)
     carrier = _carrier(job, LayerSnapshot(taken.name, "points", matrix=own.matrix, unit=own.unit))
     shape = np.asarray(own.shape)

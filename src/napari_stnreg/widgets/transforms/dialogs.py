@@ -17,11 +17,11 @@ def file_to_load(parent: QWidget) -> str | None:
     return path or None
 
 
-def file_to_save(parent: QWidget, held: TransformEntry) -> str | None:
+def file_to_save(parent: QWidget, entry: TransformEntry) -> str | None:
     """The file that a person chooses to save a transform in; our own format if they name no other."""
     from napari_stnreg.io.save_load import SAVE_ENDINGS
 
-    name = "".join(c if c.isalnum() or c in "-_+." else "_" for c in f"{held.moving}_to_{held.fixed}")
+    name = "".join(c if c.isalnum() or c in "-_+." else "_" for c in f"{entry.moving}_to_{entry.fixed}")
     filters = file_filters(SAVE_ENDINGS)
     path, _ = QFileDialog.getSaveFileName(parent, "Save the transform", f"{name}.safetensors", filters)
     if not path:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QGridLayout,
-    QHBoxLayout,
-    QLabel,
     QListWidget,
     QListWidgetItem,
     QPushButton,
@@ -15,7 +13,16 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_stnreg.widgets.common.forms import Combo, Rows, button, folded, hint
+from napari_stnreg.widgets.common.forms import (
+    Combo,
+    FormLayout,
+    button,
+    button_row,
+    collapsible,
+    emphasize,
+    heading,
+    help_label,
+)
 from napari_stnreg.widgets.common.transform_store import TransformEntry
 from napari_stnreg.widgets.transforms.tasks import PICTURES
 
@@ -46,12 +53,12 @@ class TransformList(QListWidget):
         """Replace the entries, without a signal; where the chosen one is gone, the last is chosen."""
         self.blockSignals(True)
         self.clear()
-        for held in transforms:
-            item = QListWidgetItem(held.name)
-            item.setData(Qt.ItemDataRole.UserRole, held)
-            item.setToolTip(f"{held.maps}\n{held.facts}")
+        for entry in transforms:
+            item = QListWidgetItem(entry.name)
+            item.setData(Qt.ItemDataRole.UserRole, entry)
+            item.setToolTip(f"{entry.direction_text}\n{entry.summary}")
             self.addItem(item)
-        keys = [held.key for held in transforms]
+        keys = [entry.key for entry in transforms]
         row = keys.index(choose.key) if choose is not None and choose.key in keys else len(keys) - 1
         self.setCurrentRow(row)
         self.blockSignals(False)
@@ -63,32 +70,13 @@ class TransformList(QListWidget):
         self.setFixedHeight(min(max(self.count(), 2), 6) * row + 2 * self.frameWidth() + 4)
 
 
-def _row(*widgets: QWidget) -> QHBoxLayout:
-    row = QHBoxLayout()
-    row.setContentsMargins(0, 0, 0, 0)
-    row.setSpacing(4)
-    for widget in widgets:
-        widget.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        row.addWidget(widget)
-    return row
-
-
-def heading(text: str) -> QLabel:
-    """The name of a part of the form."""
-    label = QLabel(text)
-    font = label.font()
-    font.setBold(True)
-    label.setFont(font)
-    return label
-
-
 class Choice(QWidget):
     """The list of transforms, what the chosen one maps, and load, save and remove."""
 
     def __init__(self) -> None:
         super().__init__()
         self.list = TransformList()
-        self.maps = hint()
+        self.maps = help_label()
         self.maps.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.load_button = button("Load …", "Read a transform from a file (Ctrl+O in this panel).")
         self.save_button = button("Save …", "Write the chosen transform; the file's ending says in which format.")
@@ -97,17 +85,17 @@ class Choice(QWidget):
         self.fixed_box = Combo(tip, "fixed image of loaded files")
         self.moving_box = Combo(tip, "moving image of loaded files")
         content = QWidget()
-        rows = Rows()
+        rows = FormLayout()
         content.setLayout(rows)
         rows.add("Fixed", self.fixed_box)
         rows.add("Moving", self.moving_box)
-        self.foreign = folded("Loading from other programs", content, "Say between which images a file's transform is.")
+        self.foreign = collapsible("Loading from other programs", content, "Say between which images a file's transform is.")
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(4)
         box.addWidget(self.list)
         box.addWidget(self.maps)
-        box.addLayout(_row(self.load_button, self.save_button, self.remove_button))
+        box.addLayout(button_row(self.load_button, self.save_button, self.remove_button))
         box.addWidget(self.foreign)
 
 
@@ -124,16 +112,14 @@ class ApplyForm(QWidget):
             "side of the layer",
         )
         self.onto_box = Combo("The voxels that a carried image or labels layer gets.", "grid of the result")
-        self.rows = Rows()
+        self.rows = FormLayout()
         self.rows.add("Layer", self.layer_box)
         self.rows.add("Also", self.also_box)
         self.rows.add("Lies on", self.side_box)
         self.rows.add("Voxels of", self.onto_box)
-        self.sentence = hint()
+        self.sentence = help_label()
         self.apply_button = button("Apply", "Carry the layer to the other side, as a new layer (Ctrl+Enter).")
-        font = self.apply_button.font()
-        font.setBold(True)
-        self.apply_button.setFont(font)
+        emphasize(self.apply_button)
         self.set_button = button(
             "Set as layer transform",
             "Move the layer itself by changing its affine, without resampling; for linear transforms. Can be undone.",
@@ -150,8 +136,8 @@ class ApplyForm(QWidget):
         box.addWidget(heading("Apply to a layer"))
         box.addLayout(self.rows)
         box.addWidget(self.sentence)
-        box.addLayout(_row(self.apply_button, self.resample_button))
-        box.addLayout(_row(self.set_button, self.undo_button))
+        box.addLayout(button_row(self.apply_button, self.resample_button))
+        box.addLayout(button_row(self.set_button, self.undo_button))
 
 
 class ShowForm(QWidget):
@@ -181,11 +167,11 @@ class CombineForm(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.invert_button = button("Invert", "Turn the transform round, and measure there-and-back over the image.")
-        self.round_trip = hint()
+        self.round_trip = help_label()
         self.then_box = Combo("The transform that comes second.", "second transform of the chain")
         self.chain_button = button("Chain", "Make one transform of the two, in the order that is written here.")
-        self.sentence = hint()
-        rows = Rows()
+        self.sentence = help_label()
+        rows = FormLayout()
         rows.add("Then", self.then_box)
         content = QWidget()
         box = QVBoxLayout(content)
@@ -197,5 +183,5 @@ class CombineForm(QWidget):
         box.addWidget(self.chain_button)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
-        self.section = folded("Invert and chain", content, "Make new transforms of those in the list.")
+        self.section = collapsible("Invert and chain", content, "Make new transforms of those in the list.")
         outer.addWidget(self.section)

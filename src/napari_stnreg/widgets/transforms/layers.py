@@ -81,15 +81,15 @@ def place_of(layer: Layer | None, viewer: Any) -> Place | None:
     return Place(layer.name, voxels_of(layer, viewer), space)
 
 
-def what_apply_does(held: TransformEntry | None, layer: Layer | None, side: str) -> str:
+def what_apply_does(entry: TransformEntry | None, layer: Layer | None, side: str) -> str:
     """A sentence about where a layer would go, and by which direction of the transform."""
-    if held is None or layer is None:
+    if entry is None or layer is None:
         return ""
-    here, there = (held.moving, held.fixed) if side == "moving" else (held.fixed, held.moving)
+    here, there = (entry.moving, entry.fixed) if side == "moving" else (entry.fixed, entry.moving)
     if isinstance(layer, LISTS):
         from napari_stnreg.resampling.geometry import GeometryTransformer  # brings torch
 
-        return f"'{layer.name}' goes from '{here}' to '{there}'. {GeometryTransformer(held.transform, side).sentence}"
+        return f"'{layer.name}' goes from '{here}' to '{there}'. {GeometryTransformer(entry.transform, side).sentence}"
     by = "the transform" if side == "moving" else "the inverse of the transform"
     how = "its nearest label" if isinstance(layer, Labels) else "its values"
     return f"'{layer.name}' goes from '{here}' to '{there}': each new voxel looks up {how} through {by}."

@@ -9,10 +9,10 @@ from napari.layers import Labels, Layer
 
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.widgets.common.forms import line
-from napari_stnreg.widgets.common.layer_affines import LayerMoves, tilted
+from napari_stnreg.widgets.common.forms import separator
+from napari_stnreg.widgets.common.layer_affines import LayerAffines, is_oblique
 from napari_stnreg.widgets.common.layer_io import guess_layout
-from napari_stnreg.widgets.common.task_panel import ToolPanel
+from napari_stnreg.widgets.common.task_panel import TaskPanel
 from napari_stnreg.widgets.common.transform_store import TransformEntry, store_for
 from napari_stnreg.widgets.transforms.apply_layers import Carried, CarryJob, carry, snapshot_layer
 from napari_stnreg.widgets.transforms.dialogs import file_to_load, file_to_save
@@ -40,7 +40,7 @@ from napari_stnreg.widgets.transforms.tasks import (
 _AUTOMATIC = "automatic"
 
 
-class WorkbenchWidget(ToolPanel):
+class TransformsPanel(TaskPanel):
     """Lists transforms, applies, inverts, chains, shows, loads and saves them.
 
     Parameters
@@ -50,26 +50,26 @@ class WorkbenchWidget(ToolPanel):
 
     Notes
     -----
-    It can be driven from code: :meth:`choose`, :meth:`apply`, :meth:`invert`, :meth:`chain`, :meth:`show_picture`,
+    It can be driven from code: :meth:`select`, :meth:`apply`, :meth:`invert`, :meth:`chain`, :meth:`show_picture`,
     :meth:`load`, :meth:`save`, :meth:`set_as_layer_transform`, :meth:`undo`, :meth:`resample`, :attr:`running`.
     """
 
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(napari_viewer, "Choose a transform, and what to do with it.")
-        self._shelf = store_for(self._viewer)
-        self._moves = LayerMoves(self._viewer)
+        self._store = store_for(self._viewer)
+        self._moves = LayerAffines(self._viewer)
         self.choice = Choice()
         self.applying = ApplyForm()
         self.showing = ShowForm()
         self.combining = CombineForm()
-        for part in (self.choice, line(), self.applying, line(), self.showing, self.combining):
+        for part in (self.choice, separator(), self.applying, separator(), self.showing, self.combining):
             self.form.addWidget(part)
         self.form.addStretch(1)
         self._connect()
         self.refresh()
         active = self._viewer.layers.selection.active
         if active is not None and active in workable(self._viewer):
-            self.applying.layer_box.choose(active)
+            self.applying.layer_box.set_current(active)
         self._on_layer()
 
     def _connect(self) -> None:
@@ -105,46 +105,46 @@ class WorkbenchWidget(ToolPanel):
         """All that are listed."""
         return self.choice.list.transforms
 
-    def choose(self, held: TransformEntry | str) -> None:
+    def select(self, entry: TransformEntry | str) -> None:
         """Choose a transform, itself or by its name."""
         for row, one in enumerate(self.transforms):
-            if one is held or held in (one.name, one.key):
+            if one is entry or entry in (one.name, one.key):
                 self.choice.list.setCurrentRow(row)
                 return
-        raise InputError(f"There is no transform '{held}' in the list.")
+        raise InputError(f"There is no transform '{entry}' in the list.")
 
     def refresh(self) -> None:
         """Take up the viewer's layers and the transforms they carry."""
         self._fill_list()
         applying = self.applying
         kept = applying.layer_box.currentData()
-        applying.layer_box.fill([(layer.name, layer) for layer in workable(self._viewer)], kept)
+        applying.layer_box.set_items([(layer.name, layer) for layer in workable(self._viewer)], kept)
         self._fill_onto()
         self._on_layer()
 
     def _fill_list(self, choose: TransformEntry | None = None) -> None:
-        entries = self._shelf.entries(self._viewer)
+        entries = self._store.entries(self._viewer)
         self.choice.list.show_transforms(entries, choose or self.chosen)
-        self.combining.then_box.fill([(held.name, held) for held in entries], self.combining.then_box.currentData())
+        self.combining.then_box.set_items([(entry.name, entry) for entry in entries], self.combining.then_box.currentData())
         self._on_chosen()
 
     def _fill_onto(self) -> None:
         box = self.applying.onto_box
         grids = [layer for layer in workable(self._viewer) if isinstance(layer, ImageLayer | Labels)]
-        box.fill([("automatic", _AUTOMATIC), *((layer.name, layer) for layer in grids)], box.currentData())
+        box.set_items([("automatic", _AUTOMATIC), *((layer.name, layer) for layer in grids)], box.currentData())
         for box in (self.choice.fixed_box, self.choice.moving_box):
-            box.fill([("as the file says", None), *((layer.name, layer) for layer in grids)], box.currentData())
+            box.set_items([("as the file says", None), *((layer.name, layer) for layer in grids)], box.currentData())
 
     def _on_chosen(self, _row: int = 0) -> None:
-        held = self.chosen
-        if held is None:
+        entry = self.chosen
+        if entry is None:
             self.choice.maps.setText(
                 "No transform yet: register two layers, load a transform, or drop its file on the viewer."
             )
         else:
-            self.choice.maps.setText(f"{held.maps} {held.facts}")
-            sides = [(f"moving: {held.moving}", "moving"), (f"fixed: {held.fixed}", "fixed")]
-            self.applying.side_box.fill(sides, self.applying.side_box.currentData())
+            self.choice.maps.setText(f"{entry.direction_text} {entry.summary}")
+            sides = [(f"moving: {entry.moving}", "moving"), (f"fixed: {entry.fixed}", "fixed")]
+            self.applying.side_box.set_items(sides, self.applying.side_box.currentData())
         self.combining.round_trip.setText("")
         self._on_then()
         self.show_state()
@@ -157,7 +157,7 @@ class WorkbenchWidget(ToolPanel):
                 count = len(companions(layer, key, self._viewer))
                 if count:
                     entries.append((f"{text} ({count})", key))
-        box.fill(entries, box.currentData())
+        box.set_items(entries, box.currentData())
         self.show_state()
 
     def _on_then(self, _index: int = 0) -> None:
@@ -168,17 +168,15 @@ class WorkbenchWidget(ToolPanel):
     def show_state(self, _index: int = 0) -> None:
         """Enable what can be done, and say what Apply would do."""
         super().show_state()
-        if not hasattr(self, "combining"):
-            return
-        held, idle = self.chosen, not self.running
+        entry, idle = self.chosen, not self.running
         layer = self.applying.layer_box.currentData()
-        ready = idle and held is not None
+        ready = idle and entry is not None
         self.choice.save_button.setEnabled(ready)
         self.choice.load_button.setEnabled(idle)
-        self.choice.remove_button.setEnabled(idle and held in self._shelf.extra)
+        self.choice.remove_button.setEnabled(idle and entry in self._store.extra)
         self.applying.apply_button.setEnabled(ready and layer is not None)
         self.applying.resample_button.setEnabled(idle and isinstance(layer, ImageLayer | Labels))
-        linear = held is not None and self._matrix(held) is not None
+        linear = entry is not None and self._matrix(entry) is not None
         self.applying.set_button.setEnabled(ready and layer is not None and linear)
         self.applying.undo_button.setEnabled(idle and bool(self._moves))
         for made in self.showing.buttons.values():
@@ -186,46 +184,46 @@ class WorkbenchWidget(ToolPanel):
         self.combining.invert_button.setEnabled(ready)
         self.combining.chain_button.setEnabled(ready)
         sampled = isinstance(layer, ImageLayer | Labels)
-        self.applying.rows.show(self.applying.onto_box, sampled)
-        self.applying.rows.show(self.applying.also_box, self.applying.also_box.count() > 1)
-        self.applying.sentence.setText(what_apply_does(held, layer, self.applying.side_box.currentData()))
+        self.applying.rows.set_row_visible(self.applying.onto_box, sampled)
+        self.applying.rows.set_row_visible(self.applying.also_box, self.applying.also_box.count() > 1)
+        self.applying.sentence.setText(what_apply_does(entry, layer, self.applying.side_box.currentData()))
 
     @staticmethod
-    def _matrix(held: TransformEntry) -> Any:
+    def _matrix(entry: TransformEntry) -> Any:
         from napari_stnreg.transforms.conversion import linear_matrix
 
-        return linear_matrix(held.transform)
+        return linear_matrix(entry.transform)
 
     # -- apply
 
     def apply(self) -> bool:
         """Carry the chosen layer, and those that go with it, to the other side; false when that cannot be."""
-        held, layer = self.chosen, self.applying.layer_box.currentData()
-        if held is None or layer is None:
-            self.say("Choose a transform and a layer first.", warn=True)
+        entry, layer = self.chosen, self.applying.layer_box.currentData()
+        if entry is None or layer is None:
+            self.show_status("Choose a transform and a layer first.", warn=True)
             return False
-        return self._carry(held, layer)
+        return self._carry(entry, layer)
 
     def resample(self) -> bool:
         """Sample the chosen image or labels where they lie, onto the chosen voxels or upright ones."""
         layer = self.applying.layer_box.currentData()
         if layer is None:
-            self.say("Choose a layer first.", warn=True)
+            self.show_status("Choose a layer first.", warn=True)
             return False
         return self._carry(None, layer)
 
-    def _carry(self, held: TransformEntry | None, layer: Layer) -> bool:
+    def _carry(self, entry: TransformEntry | None, layer: Layer) -> bool:
         try:
-            if held is not None:
-                ndim = held.transform.ndim
+            if entry is not None:
+                ndim = entry.transform.ndim
             else:
                 ndim = sum(letter in "zyx" for letter in guess_layout(layer))
             layers = self._together(layer)
             taken = tuple(snapshot_layer(one, self._viewer, ndim) for one in layers)
             side = self.applying.side_box.currentData() or "moving"
-            job = CarryJob(held, taken, side, self._onto(held, layer, side))
+            job = CarryJob(entry, taken, side, self._onto(entry, layer, side))
         except RegistrationError as error:
-            self.complain(error)
+            self.show_error(error)
             return False
         return self.begin(with_layers(carry), job, done=self._on_carried)
 
@@ -233,42 +231,42 @@ class WorkbenchWidget(ToolPanel):
         """A layer and those that go along."""
         return [layer, *companions(layer, self.applying.also_box.currentData(), self._viewer)]
 
-    def _onto(self, held: TransformEntry | None, layer: Layer, side: str) -> Grid | None:
+    def _onto(self, entry: TransformEntry | None, layer: Layer, side: str) -> Grid | None:
         if not isinstance(layer, ImageLayer | Labels):
             return None
         chosen = self.applying.onto_box.currentData()
         if isinstance(chosen, Layer):
             return voxels_of(chosen, self._viewer)
-        if held is None:
+        if entry is None:
             return None
-        return held.grid if side == "moving" else held.moving_grid
+        return entry.grid if side == "moving" else entry.moving_grid
 
     def _on_carried(self, made: tuple[Carried, list[Layer]]) -> None:
         carried, layers = made
         self.add_layers(layers)
         names = ", ".join(f"'{layer.name}'" for layer in layers)
-        self.say(" ".join([f"Added {names}.", *carried.warnings]), warn=bool(carried.warnings))
+        self.show_status(" ".join([f"Added {names}.", *carried.warnings]), warn=bool(carried.warnings))
 
     # -- the layer's own transform
 
     def set_as_layer_transform(self) -> bool:
         """Move the chosen layer (and those with it) by its affine; nothing is resampled."""
-        held, layer = self.chosen, self.applying.layer_box.currentData()
-        if held is None or layer is None:
-            self.say("Choose a transform and a layer first.", warn=True)
+        entry, layer = self.chosen, self.applying.layer_box.currentData()
+        if entry is None or layer is None:
+            self.show_status("Choose a transform and a layer first.", warn=True)
             return False
         side = self.applying.side_box.currentData()
         layers = self._together(layer)
         try:
-            self._moves.move(layers, held, side)
+            self._moves.move(layers, entry, side)
         except RegistrationError as error:
-            self.complain(error)
+            self.show_error(error)
             return False
-        there = held.fixed if side == "moving" else held.moving
+        there = entry.fixed if side == "moving" else entry.moving
         text = f"{', '.join(repr(one.name) for one in layers)} now lies in '{there}'; Undo puts it back."
-        if held.transform.ndim == 3 and self._viewer.dims.ndisplay == 2 and tilted(self._matrix(held)):
-            text += " ⚠ It is tilted against the slices, which napari cannot show exactly in 2D: resample it."
-        self.say(text)
+        if entry.transform.ndim == 3 and self._viewer.dims.ndisplay == 2 and is_oblique(self._matrix(entry)):
+            text += " ⚠ It is is_oblique against the slices, which napari cannot show exactly in 2D: resample it."
+        self.show_status(text)
         self.show_state()
         return True
 
@@ -276,7 +274,7 @@ class WorkbenchWidget(ToolPanel):
         """Give the last layer that was moved its former affine back."""
         layer = self._moves.undo()
         if layer is not None:
-            self.say(f"'{layer.name}' lies where it was before.")
+            self.show_status(f"'{layer.name}' lies where it was before.")
         self.show_state()
 
     # -- show, invert, chain
@@ -286,62 +284,62 @@ class WorkbenchWidget(ToolPanel):
 
     def show_picture(self, what: str) -> bool:
         """Add a picture of the chosen transform, by its key in :data:`~.transform_tasks.PICTURES`."""
-        held = self.chosen
-        if held is None:
-            self.say("Choose a transform first.", warn=True)
+        entry = self.chosen
+        if entry is None:
+            self.show_status("Choose a transform first.", warn=True)
             return False
         volume = self._viewer.dims.ndisplay == 3
-        return self.begin(with_layers(show), held, what, self._fallback(held), volume, done=self._on_shown)
+        return self.begin(with_layers(show), entry, what, self._fallback(entry), volume, done=self._on_shown)
 
-    def _fallback(self, held: TransformEntry) -> Grid | None:
+    def _fallback(self, entry: TransformEntry) -> Grid | None:
         """Voxels for a transform that does not say where it belongs."""
         chosen = self.applying.onto_box.currentData()
-        return fallback_grid(self._viewer, held.transform.ndim, held.transform.unit, chosen)
+        return fallback_grid(self._viewer, entry.transform.ndim, entry.transform.unit, chosen)
 
     def _on_shown(self, made: tuple[Any, list[Layer]]) -> None:
         self.add_layers(made[1])
-        self.say(f"Added '{made[1][0].name}'.")
+        self.show_status(f"Added '{made[1][0].name}'.")
 
     def invert(self) -> bool:
         """Add the inverse of the chosen transform to the list."""
-        held = self.chosen
-        if held is None:
-            self.say("Choose a transform first.", warn=True)
+        entry = self.chosen
+        if entry is None:
+            self.show_status("Choose a transform first.", warn=True)
             return False
-        return self.begin(inverse, held, self._fallback(held), done=self._on_inverted)
+        return self.begin(inverse, entry, self._fallback(entry), done=self._on_inverted)
 
     def _on_inverted(self, made: Inverted) -> None:
-        self._add(made.held)
+        self._add(made.entry)
         inversion = made.inversion
-        unit = made.held.transform.unit
+        unit = made.entry.transform.unit
         text = inversion.sentence
         if inversion.method != "exact":
             text += f" Mean {inversion.mean_error:.2g}, largest {inversion.max_error:.2g} {unit}."
         self.combining.round_trip.setText(text)
-        self.say(" ".join(filter(None, [text, inversion.warning])), warn=inversion.warning is not None)
+        self.show_status(" ".join(filter(None, [text, inversion.warning])), warn=inversion.warning is not None)
 
     def chain(self) -> bool:
         """Add the chain of the chosen transform and the one in 'Then'."""
         first, second = self.chosen, self.combining.then_box.currentData()
         if first is None or second is None:
-            self.say("Choose two transforms first.", warn=True)
+            self.show_status("Choose two transforms first.", warn=True)
             return False
         try:
             self._add(chained(first, second))
         except RegistrationError as error:
-            self.complain(error)
+            self.show_error(error)
             return False
-        self.say(f"Added '{self.chosen.name}'.")
+        self.show_status(f"Added '{self.chosen.name}'.")
         return True
 
-    def _add(self, held: TransformEntry) -> None:
-        self._shelf.extra.append(held)
-        self._fill_list(choose=held)
+    def _add(self, entry: TransformEntry) -> None:
+        self._store.extra.append(entry)
+        self._fill_list(choose=entry)
 
     def remove(self) -> None:
         """Take the chosen transform off the list, if it was loaded or made here."""
-        if self.chosen in self._shelf.extra:
-            self._shelf.extra.remove(self.chosen)
+        if self.chosen in self._store.extra:
+            self._store.extra.remove(self.chosen)
             self._fill_list()
 
     # -- files
@@ -352,24 +350,24 @@ class WorkbenchWidget(ToolPanel):
             boxes = self.choice.fixed_box, self.choice.moving_box
             places = [place_of(box.currentData(), self._viewer) for box in boxes]
         except RegistrationError as error:
-            self.complain(error)
+            self.show_error(error)
             return False
         return self.begin(load_file, str(path), *places, done=self._on_loaded)
 
-    def _on_loaded(self, held: TransformEntry) -> None:
-        self._add(held)
-        self.say(f"Loaded '{held.name}'.")
+    def _on_loaded(self, entry: TransformEntry) -> None:
+        self._add(entry)
+        self.show_status(f"Loaded '{entry.name}'.")
 
     def save(self, path: str) -> bool:
         """Write the chosen transform; the ending says in which format."""
-        held = self.chosen
-        if held is None:
-            self.say("Choose a transform first.", warn=True)
+        entry = self.chosen
+        if entry is None:
+            self.show_status("Choose a transform first.", warn=True)
             return False
-        return self.begin(save_file, held, str(path), done=self._on_saved)
+        return self.begin(save_file, entry, str(path), done=self._on_saved)
 
     def _on_saved(self, path: str) -> None:
-        self.say(f"Saved {path}")
+        self.show_status(f"Saved {path}")
 
     def _ask_load(self) -> None:
         if not self.running and (path := file_to_load(self)) is not None:

@@ -15,11 +15,11 @@ from napari_stnreg.io.napari_layers import LayerData, placement
 from napari_stnreg.widgets.common.result_layers import (
     JACOBIAN_COLORMAP,
     deformed_grid_layer,
-    folded_text,
+    folding_text,
     jacobian_layer,
     vectors_layer,
 )
-from napari_stnreg.widgets.common.task_runner import Control, Step
+from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress
 from napari_stnreg.widgets.common.transform_store import TransformEntry
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ PICTURES = {
 """What can be shown of a transform: the button's text, and one line that says what it is."""
 
 
-def side_grid(held: TransformEntry, side: str, fallback: Grid | None = None) -> Grid:
+def side_grid(entry: TransformEntry, side: str, fallback: Grid | None = None) -> Grid:
     """The grid of one side of a transform.
 
     Parameters
     ----------
-    held
+    entry
         The transform.
     side
         ``"fixed"`` or ``"moving"``.
@@ -54,37 +54,37 @@ def side_grid(held: TransformEntry, side: str, fallback: Grid | None = None) -> 
     """
     from napari_stnreg.transforms.conversion import native_grid
 
-    known = held.grid if side == "fixed" else held.moving_grid
+    known = entry.grid if side == "fixed" else entry.moving_grid
     if known is not None:
-        return known.with_unit(held.transform.unit)
+        return known.with_unit(entry.transform.unit)
     if side == "fixed":
-        known = native_grid(held.transform) or fallback
+        known = native_grid(entry.transform) or fallback
         if known is None:
             raise InputError(
-                f"'{held.name}' does not say over which space it lies: open the fixed image, so that its grid is known."
+                f"'{entry.name}' does not say over which space it lies: open the fixed image, so that its grid is known."
             )
-        return known.with_unit(held.transform.unit)
+        return known.with_unit(entry.transform.unit)
     # Where the fixed side's outline lands, with voxels of the same size.
-    fixed = side_grid(held, "fixed", fallback)
+    fixed = side_grid(entry, "fixed", fallback)
     ticks = [np.linspace(-0.5, n - 0.5, 9) for n in fixed.shape]
     outline = np.stack(np.meshgrid(*ticks, indexing="ij"), axis=-1).reshape(-1, fixed.ndim)
-    landed = held.transform.map_points(fixed.to_world(outline))
-    return Grid.covering(landed, fixed.spacing, unit=held.transform.unit)
+    landed = entry.transform.map_points(fixed.to_world(outline))
+    return Grid.covering(landed, fixed.spacing, unit=entry.transform.unit)
 
 
 def show(
-    held: TransformEntry, what: str, fallback: Grid | None, volume: bool, control: Control
-) -> Generator[Step, None, list[LayerData] | None]:
+    entry: TransformEntry, what: str, fallback: Grid | None, volume: bool, control: TaskControl
+) -> Generator[TaskProgress, None, list[LayerData] | None]:
     """A picture of the transform as a layer; ``volume`` says whether the viewer shows three dimensions."""
     from napari_stnreg.visualization import deformation
 
-    yield Step(0.1, f"{PICTURES[what][0]} of {held.name}")
-    transform = held.transform
-    grid = side_grid(held, "fixed", fallback)
-    name = f"{held.name}: {PICTURES[what][0].lower()}"
+    yield TaskProgress(0.1, f"{PICTURES[what][0]} of {entry.name}")
+    transform = entry.transform
+    grid = side_grid(entry, "fixed", fallback)
+    name = f"{entry.name}: {PICTURES[what][0].lower()}"
     if what == "grid":
         made = deformed_grid_layer(
-            transform, grid, side_grid(held, "moving", fallback), volume=volume and grid.ndim == 3
+            transform, grid, side_grid(entry, "moving", fallback), volume=volume and grid.ndim == 3
         )
     elif what == "vectors":
         made = vectors_layer(transform, grid)
@@ -92,7 +92,7 @@ def show(
         from napari_stnreg.ops.jacobian import folding_fraction
 
         determinant = deformation.jacobian(transform, grid)
-        name += f", {folded_text(folding_fraction(determinant))}"
+        name += f", {folding_text(folding_fraction(determinant))}"
         made = jacobian_layer(determinant, grid)
     elif what == "log_jacobian":
         values = deformation.log_jacobian(transform, grid)
@@ -106,7 +106,7 @@ def show(
     if control.cancel.is_set():
         return None
     data, keywords, kind = made
-    keywords = {**keywords, "name": name, "visible": True, "metadata": {"stnreg": held.record(what)}}
+    keywords = {**keywords, "name": name, "visible": True, "metadata": {"stnreg": entry.record(what)}}
     return [(data, keywords, kind)]
 
 
@@ -114,26 +114,26 @@ def show(
 class Inverted:
     """The inverse, and how well the round trip goes."""
 
-    held: TransformEntry
+    entry: TransformEntry
     inversion: Inversion
 
 
-def inverse(held: TransformEntry, fallback: Grid | None, control: Control) -> Generator[Step, None, Inverted | None]:
+def inverse(entry: TransformEntry, fallback: Grid | None, control: TaskControl) -> Generator[TaskProgress, None, Inverted | None]:
     """Turn a transform round and measure the round trip over the moving side."""
     from napari_stnreg.transforms.inversion import invert
 
-    yield Step(0.1, f"Inverting {held.name}")
-    inversion = invert(held.transform, side_grid(held, "moving", fallback))
+    yield TaskProgress(0.1, f"Inverting {entry.name}")
+    inversion = invert(entry.transform, side_grid(entry, "moving", fallback))
     if control.cancel.is_set():
         return None
     back = TransformEntry.of(
         inversion.transform,
-        held.moving,
-        held.fixed,
-        f"inverse of {held.family}" if not held.family.startswith("inverse of ") else held.family[11:],
+        entry.moving,
+        entry.fixed,
+        f"inverse of {entry.family}" if not entry.family.startswith("inverse of ") else entry.family[11:],
         source="made",
-        grid=held.moving_grid,
-        moving_grid=held.grid,
+        grid=entry.moving_grid,
+        moving_grid=entry.grid,
     )
     return Inverted(back, inversion)
 
@@ -182,15 +182,15 @@ class Place:
 
 
 def load_file(
-    path: str, fixed: Place | None, moving: Place | None, control: Control
-) -> Generator[Step, None, TransformEntry | None]:
+    path: str, fixed: Place | None, moving: Place | None, control: TaskControl
+) -> Generator[TaskProgress, None, TransformEntry | None]:
     """Read a transform from a file of any format we know."""
-    yield Step(0.1, f"Reading {Path(path).name}")
-    held = read_held(path, fixed, moving)
-    return None if control.cancel.is_set() else held
+    yield TaskProgress(0.1, f"Reading {Path(path).name}")
+    entry = read_entry(path, fixed, moving)
+    return None if control.cancel.is_set() else entry
 
 
-def read_held(path: str, fixed: Place | None = None, moving: Place | None = None) -> TransformEntry:
+def read_entry(path: str, fixed: Place | None = None, moving: Place | None = None) -> TransformEntry:
     """A transform of a file, with what the file (or the person) says about its two sides.
 
     Parameters
@@ -230,13 +230,13 @@ def read_held(path: str, fixed: Place | None = None, moving: Place | None = None
     )
 
 
-def save_file(held: TransformEntry, path: str, control: Control) -> Generator[Step, None, str | None]:
+def save_file(entry: TransformEntry, path: str, control: TaskControl) -> Generator[TaskProgress, None, str | None]:
     """Write a transform in the format that the file's ending names."""
-    yield Step(0.1, f"Writing {Path(path).name}")
-    return str(write_held(held, path))
+    yield TaskProgress(0.1, f"Writing {Path(path).name}")
+    return str(write_entry(entry, path))
 
 
-def write_held(held: TransformEntry, path: str) -> Path:
+def write_entry(entry: TransformEntry, path: str) -> Path:
     """Write a transform; our own file also keeps its names, its grids and the record of its run.
 
     Raises
@@ -248,8 +248,8 @@ def write_held(held: TransformEntry, path: str) -> Path:
     from napari_stnreg.io.transform_file import save_transform
 
     if transform_ending(path, SAVE_ENDINGS) != ENDING:
-        return save(held.transform, path, grid=held.grid)
-    record = held.record("file")
+        return save(entry.transform, path, grid=entry.grid)
+    record = entry.record("file")
     for name in ("transform", "what", "run", "source", "start"):
         record.pop(name, None)
-    return save_transform(held.transform, path, record)
+    return save_transform(entry.transform, path, record)

@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QSlider, QVBoxLayou
 
 from napari_stnreg.core.errors import RegistrationError
 from napari_stnreg.widgets.common.forms import button
-from napari_stnreg.widgets.explorer.curves import Curves
+from napari_stnreg.widgets.common.plot import CurvesPlot
 
 if TYPE_CHECKING:
     from napari_stnreg.io.napari_layers import LayerData
@@ -45,7 +45,7 @@ class ReplayBar(QWidget):
         self.replay: Replay | None = None
         self.layer: Layer | None = None
         self._layers: list[Layer] = []
-        self._curves = Curves(viewer) if plot is None else None
+        self._curves = CurvesPlot(viewer) if plot is None else None
         self.plot: Any = self._curves or plot
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setToolTip("Run through the training.")

@@ -1,6 +1,6 @@
 """Live preview: the moving image settling onto the fixed one, with the deformed grid over it.
 
-:class:`PreviewMaker` works in the worker on a small copy of the pair and gives arrays of one shape and dtype.
+:class:`PreviewRenderer` works in the worker on a small copy of the pair and gives arrays of one shape and dtype.
 :class:`PreviewLayers` hands them to two layers on the GUI thread, which takes a few milliseconds.
 """
 
@@ -21,16 +21,18 @@ from napari_stnreg.io.napari_layers import AXIS_LABELS, LayerData, placement
 from napari_stnreg.visualization.overlays import grid_lines, lattice_lines, limits_of, overlay
 
 if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
     from napari_stnreg.transforms.base import Transform
 
-_LONGEST = {2: 512, 3: 112}
-_SHARE = 0.15
-"""At most this share of the worker's time goes into previews."""
+_MAX_SIZE = {2: 512, 3: 112}
+_MAX_TIME_FRACTION = 0.15
+"""Largest fraction of the worker's time that is spent on previews."""
 
 GRID_COLORMAP = Colormap(
     [[1.0, 0.62, 0.0, 0.0], [1.0, 0.62, 0.0, 1.0]], name="stnreg grid", display_name="deformed grid"
 )
-"""From nothing to orange, which can be seen on black, on white and on the overlay's colors."""
+"""From transparent to orange, which is visible on black, on white and on the overlay's colors."""
 
 GRID_LOOK: dict[str, Any] = {
     "colormap": GRID_COLORMAP,
@@ -42,22 +44,29 @@ GRID_LOOK: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Preview:
-    """Arrays for the preview layers: the overlay (or the warped image alone, for the 3D view) and the grid."""
+class PreviewFrame:
+    """Arrays of the preview layers.
+
+    Parameters
+    ----------
+    image
+        The overlay, or for the 3D view the warped image alone.
+    lines
+        An image of the deformed grid, or for the 3D view its line segments ``(N, 2, D)`` in the fixed world.
+    """
 
     image: np.ndarray
     lines: np.ndarray
-    """A picture of the grid, or the pieces of a lattice ``(N, 2, D)`` in the fixed world."""
 
 
 def preview_grid(fixed: Grid) -> Grid:
-    """The fixed grid, coarse enough to be warped and drawn several times a second."""
-    factor = max(max(fixed.shape) / _LONGEST[fixed.ndim], 1.0)
+    """The fixed grid, coarsened so that it can be warped and drawn several times per second."""
+    factor = max(max(fixed.shape) / _MAX_SIZE[fixed.ndim], 1.0)
     return fixed if factor == 1 else fixed.resized([max(round(n / factor), 1) for n in fixed.shape])
 
 
 def grid_layer(lines: np.ndarray, grid: Grid, **keywords: Any) -> LayerData:
-    """The deformed grid as a layer: a picture on a grid, or the pieces of a lattice in the grid's world."""
+    """The deformed grid as a layer: an image on a grid, or line segments in the grid's world."""
     if lines.ndim == 3 and lines.shape[1] == 2 and lines.dtype == np.float32:
         look = {
             "vector_style": "line",
@@ -71,7 +80,7 @@ def grid_layer(lines: np.ndarray, grid: Grid, **keywords: Any) -> LayerData:
         return lines, {**look, **keywords}, "vectors"
     look = dict(GRID_LOOK)
     if grid.ndim == 3:
-        # Seen as a whole the nets of all slices would hide everything: the 3D view shows the one in the middle.
+        # The lines of all slices would hide everything: the 3D view shows those of the middle slice.
         middle = tuple(n / 2 for n in grid.shape)
         look |= {
             "depiction": "plane",
@@ -81,15 +90,15 @@ def grid_layer(lines: np.ndarray, grid: Grid, **keywords: Any) -> LayerData:
     return lines, {**placement(grid), **look, **keywords}, "image"
 
 
-class PreviewMaker:
-    """Makes previews of one run, in the worker.
+class PreviewRenderer:
+    """Render the previews of one run; for use in the worker.
 
     Parameters
     ----------
     fixed, moving
         The pair, with the grids in one unit.
-    settings
-        The run's settings, for its channels.
+    channels
+        Channel of the fixed and of the moving image; ``None`` for luminance or mean.
     rate
         Previews a second at most; 0 for none.
     volume
@@ -97,13 +106,15 @@ class PreviewMaker:
         are made instead of the overlay and a net.
     """
 
-    def __init__(self, fixed: Image, moving: Image, settings: Any, rate: float, *, volume: bool = False) -> None:
+    def __init__(
+        self, fixed: Image, moving: Image, channels: tuple[int | None, int | None], rate: float, *, volume: bool = False
+    ) -> None:
         self.rate, self.volume = rate, volume
         self.grid = preview_grid(fixed.grid)
         self._moving_grid = moving.grid
-        self._fixed = self._small(fixed, self.grid.shape, settings.fixed_channel)
+        self._fixed = self._small(fixed, self.grid.shape, channels[0])
         coarse = preview_grid(moving.grid)
-        self._moving = self._small(moving, coarse.shape, settings.moving_channel)
+        self._moving = self._small(moving, coarse.shape, channels[1])
         self._coarse = coarse
         self._next = 0.0
 
@@ -118,17 +129,17 @@ class PreviewMaker:
         values = np.nan_to_num(np.clip((values - low) / (high - low), 0, 1), nan=0.0)
         return np.asarray(resize(torch.from_numpy(values)[None, None], shape)[0, 0].numpy())
 
-    def due(self) -> bool:
-        """Whether it is time for another preview."""
+    def is_due(self) -> bool:
+        """Whether the next preview may be rendered."""
         return self.rate > 0 and time.perf_counter() >= self._next
 
-    def make(self, transform: Transform) -> Preview:
+    def render(self, transform: Transform) -> PreviewFrame:
         """Warp the small moving image and draw the grid."""
         import torch
 
         from napari_stnreg.ops.interpolation import sample
 
-        began = time.perf_counter()
+        started = time.perf_counter()
         with torch.no_grad():
             mapped = transform.on_grid(self.grid, torch.float32)[0].cpu().numpy()
             index = torch.from_numpy(self._coarse.to_index(mapped).astype(np.float32))[None]
@@ -138,27 +149,27 @@ class PreviewMaker:
         else:
             lines = grid_lines(mapped, self._moving_grid, width=1.2 if self.grid.ndim == 2 else 1.0)
             image = overlay(self._fixed, warped.clip(0, 1))
-        ended = time.perf_counter()
-        self._next = began + max(1 / self.rate if self.rate else 0, (ended - began) / _SHARE)
-        return Preview(image, lines)
+        finished = time.perf_counter()
+        self._next = started + max(1 / self.rate if self.rate else 0, (finished - started) / _MAX_TIME_FRACTION)
+        return PreviewFrame(image, lines)
 
 
 class PreviewLayers:
-    """The two layers that show previews; on the GUI thread.
+    """The two preview layers; lives on the GUI thread.
 
     Parameters
     ----------
     viewer
-        Where to show them.
+        The viewer.
     grid
-        The fixed image's grid; the layers lie on a coarser one over the same extent.
+        Grid of the fixed image; the layers have a coarser grid of the same extent.
     first
-        What to show first; later previews have its shapes.
+        First preview; later ones have the same shapes.
     name
-        What the run is called.
+        Name of the run.
     """
 
-    def __init__(self, viewer: Any, grid: Grid, first: Preview, name: str) -> None:
+    def __init__(self, viewer: Viewer, grid: Grid, first: PreviewFrame, name: str) -> None:
         self._viewer = viewer
         where = placement(preview_grid(grid))
         self.color = first.image.ndim > grid.ndim
@@ -170,17 +181,17 @@ class PreviewLayers:
         self._pending = [self.image, self.lines]
 
     def add_next(self) -> bool:
-        """Add one of the layers; false when both are there. One a turn keeps the window responsive."""
+        """Add one of the two layers; return whether one is left. One per turn keeps the window responsive."""
         if self._pending:
             self._viewer.add_layer(self._pending.pop(0))
         return bool(self._pending)
 
-    def show(self, preview: Preview) -> None:
-        """Hand over new arrays; a layer that the person has deleted or hidden is left alone."""
+    def show(self, preview: PreviewFrame) -> None:
+        """Show new arrays; a layer that the user has deleted or hidden is skipped."""
         for layer, data in ((self.image, preview.image), (self.lines, preview.lines)):
             if layer in self._viewer.layers and layer.visible and layer.data.shape == data.shape:
                 layer.data = data
 
     def remaining(self) -> list[Layer]:
-        """Those that are still in the viewer."""
+        """The preview layers that are still in the viewer."""
         return [layer for layer in (self.image, self.lines) if layer in self._viewer.layers]

@@ -1,0 +1,206 @@
+"""The layers that runs add to the viewer: previews during a run, results at its end, and undo.
+
+Adding or removing a layer takes napari about a tenth of a second. Layers are therefore added one per turn of the event
+loop, so that the window redraws in between, and preview layers become result layers where they show the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from napari.layers import Layer
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.io.napari_layers import LayerData
+from napari_stnreg.widgets.common.preview import PreviewFrame, PreviewLayers
+from napari_stnreg.widgets.common.result_layers import update_layer
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+
+class RunLayers(QObject):
+    """Add and remove the layers of runs, one per turn of the event loop.
+
+    Parameters
+    ----------
+    viewer
+        The viewer.
+    parent
+        Owner of the object.
+
+    Signals
+    -------
+    idle()
+        All layers were added or removed.
+    """
+
+    idle = Signal()
+
+    def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._viewer = viewer
+        self._preview: PreviewLayers | None = None
+        self._selected: list[Layer] = []
+        self._runs: list[list[Layer]] = []
+        self._queue: list[Callable[[], None]] = []
+        self._timer = QTimer(self)
+        self._timer.setInterval(1)
+        self._timer.timeout.connect(self._run_next)
+
+    @property
+    def busy(self) -> bool:
+        """Whether layers are still to be added or removed."""
+        return bool(self._queue)
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether layers of a run are in the viewer."""
+        self._forget_removed()
+        return bool(self._runs)
+
+    def _run_next(self) -> None:
+        if not self._queue:
+            self._timer.stop()
+            return
+        self._queue.pop(0)()
+        if not self._queue:
+            self.idle.emit()
+
+    def _enqueue(self, *actions: Callable[[], None]) -> None:
+        self._queue.extend(actions)
+        self._timer.start()
+
+    # -- during a run
+
+    def show_preview(self, preview: PreviewFrame, grid: Grid, name: str) -> None:
+        """Show a preview; the first one adds the preview layers.
+
+        Parameters
+        ----------
+        preview
+            Arrays of the preview layers.
+        grid
+            Grid of the fixed image.
+        name
+            Name of the run.
+        """
+        if self._preview is None:
+            self._selected = list(self._viewer.layers.selection)
+            self._preview = PreviewLayers(self._viewer, grid, preview, name)
+            self._enqueue(self._add_preview, self._add_preview)
+        else:
+            self._preview.show(preview)
+
+    def _add_preview(self) -> None:
+        if self._preview is not None:
+            self._preview.add_next()
+
+    def end_preview(self) -> None:
+        """Remove the preview layers, one after the other."""
+        if self._preview is not None:
+            preview, self._preview = self._preview, None
+            self._enqueue(*(self._removal(layer) for layer in preview.remaining()))
+            self._enqueue(lambda: self._select(self._selected))
+
+    def drop(self) -> None:
+        """Remove the preview layers at once, because the panel closes."""
+        self._queue.clear()
+        self._timer.stop()
+        preview, self._preview = self._preview, None
+        for layer in preview.remaining() if preview is not None else ():
+            self._viewer.layers.remove(layer)
+
+    def _select(self, layers: list[Layer]) -> None:
+        """Restore the user's selection; napari selects each added layer, and each change of it takes time."""
+        self._viewer.layers.selection = {layer for layer in layers if layer in self._viewer.layers}
+
+    # -- at the end of a run
+
+    def add_results(
+        self,
+        layers: Mapping[str, Layer],
+        layer_data: Mapping[str, LayerData],
+        done: Callable[[], None],
+        *,
+        reuse_preview: bool = True,
+    ) -> None:
+        """Add the result layers below those of the preview, which become results where possible.
+
+        Parameters
+        ----------
+        layers, layer_data
+            The result layers by kind, from the lowest up, and the tuples they were made of.
+        done
+            Called when all layers were added.
+        reuse_preview
+            Whether preview layers may become the results of the same kind.
+        """
+        added: list[Layer] = []
+        preview, self._preview = self._preview, None
+        selected = self._selected if preview is not None else list(self._viewer.layers.selection)
+        self._queue.clear()
+        reused: dict[str, Layer] = {}
+        for layer in preview.remaining() if preview is not None else []:
+            assert preview is not None
+            kind = "grid" if layer is preview.lines else "overlay"
+            if (kind == "grid" or preview.color) and kind in layers and reuse_preview:
+                reused[kind] = layer
+            else:
+                self._enqueue(self._removal(layer))
+
+        order = list(layers)
+        for kind, layer in layers.items():
+            if kind in reused:
+                self._enqueue(self._reuse(reused[kind], layer, layer_data[kind], added))
+            else:
+                above = [reused[other] for other in order[order.index(kind) :] if other in reused]
+                self._enqueue(self._insertion(layer, above, added))
+
+        def finish() -> None:
+            self._runs.append(added)
+            self._select(selected)
+            done()
+
+        self._enqueue(finish)
+
+    def _reuse(self, old: Layer, layer: Layer, layer_data: LayerData, added: list[Layer]) -> Callable[[], None]:
+        def reuse() -> None:
+            if old in self._viewer.layers:
+                update_layer(old, layer_data)
+                added.append(old)
+            else:  # the user deleted it in the meantime
+                self._viewer.add_layer(layer)
+                added.append(layer)
+
+        return reuse
+
+    def _insertion(self, layer: Layer, above: list[Layer], added: list[Layer]) -> Callable[[], None]:
+        def insert() -> None:
+            layers = self._viewer.layers
+            positions = [layers.index(other) for other in above if other in layers]
+            layers.insert(min(positions, default=len(layers)), layer)
+            added.append(layer)
+
+        return insert
+
+    # -- undo
+
+    def undo(self, done: Callable[[], None]) -> None:
+        """Remove the layers of the last run that are still in the viewer, then call ``done``."""
+        self._forget_removed()
+        if self._runs:
+            self._enqueue(*(self._removal(layer) for layer in self._runs.pop()), done)
+
+    def _removal(self, layer: Layer) -> Callable[[], None]:
+        def remove() -> None:
+            if layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)
+
+        return remove
+
+    def _forget_removed(self) -> None:
+        remaining = [[layer for layer in run if layer in self._viewer.layers] for run in self._runs]
+        self._runs = [run for run in remaining if run]

@@ -1,0 +1,242 @@
+"""A registration as a background task: the engine, its previews and its result layers, all in one worker thread."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from napari.layers import Layer
+
+from napari_stnreg.core.image import Image
+from napari_stnreg.core.units import conversion_factor
+from napari_stnreg.io.napari_layers import LayerData
+from napari_stnreg.core.device import free_memory
+from napari_stnreg.registration.settings import RegistrationSettings
+from napari_stnreg.widgets.common.layer_io import LayerSource
+from napari_stnreg.widgets.common.preview import PreviewFrame, PreviewRenderer
+from napari_stnreg.widgets.common.result_layers import (
+    RunName,
+    make_layer,
+    name_layers,
+    result_layers,
+    run_record,
+    stack_frames,
+)
+from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress, relay_progress
+from napari_stnreg.widgets.models.session import KnownModel
+
+if TYPE_CHECKING:
+    from napari_stnreg.registration.progress import Progress
+    from napari_stnreg.registration.result import Result
+    from napari_stnreg.transforms.base import Transform
+
+
+@dataclass(frozen=True)
+class RegistrationJob:
+    """Everything that a run needs, collected when Register is pressed.
+
+    Parameters
+    ----------
+    fixed, moving
+        The two layers.
+    settings
+        Settings of the registration.
+    fixed_landmarks, moving_landmarks
+        Paired points ``(N, D)``, each in the unit of its own layer.
+    start
+        Transform to start from.
+    model
+        Trained model; ``None`` to optimize the pair.
+    kinds
+        Result layers to make.
+    preview_rate
+        Previews per second; 0 for none.
+    every_frame
+        Whether each frame of the moving time series is registered.
+    volume
+        Whether the viewer shows three dimensions.
+    run
+        Identifier of the run.
+    """
+
+    fixed: LayerSource
+    moving: LayerSource
+    settings: RegistrationSettings
+    fixed_landmarks: np.ndarray | None = None
+    moving_landmarks: np.ndarray | None = None
+    start: Transform | None = None
+    model: KnownModel | None = None
+    kinds: frozenset[str] = frozenset()
+    preview_rate: float = 5.0
+    every_frame: bool = False
+    volume: bool = False
+    run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+
+    @property
+    def name(self) -> RunName:
+        """Names of the run and its layers."""
+        method = self.settings.family if self.model is None else self.model.name
+        return RunName(self.moving.name, self.fixed.name, method)
+
+    @property
+    def frames(self) -> list[int]:
+        """Frames of the moving layer that are registered."""
+        return list(range(self.moving.frames)) if self.every_frame else [self.moving.frame]
+
+
+@dataclass(frozen=True)
+class RegistrationUpdate:
+    """New losses and the new preview of a running fit.
+
+    Parameters
+    ----------
+    losses
+        ``(stage, level, step, loss)`` since the last update.
+    preview
+        Arrays of the preview layers, if there is a new preview.
+    new_frame
+        Whether the losses are the first of a frame.
+    """
+
+    losses: list[tuple[str, int, int, float]]
+    preview: PreviewFrame | None = None
+    new_frame: bool = False
+
+
+@dataclass
+class RegistrationRun:
+    """The finished run: results, result layers and warnings.
+
+    Parameters
+    ----------
+    job
+        The job.
+    results
+        One result for each registered frame.
+    layer_data, layers
+        The result layers as tuples and as layers that are in no viewer yet, by kind.
+    warnings
+        Messages for the user.
+    """
+
+    job: RegistrationJob
+    results: list[Result]
+    layer_data: dict[str, LayerData]
+    layers: dict[str, Layer]
+    warnings: list[str]
+
+    @property
+    def result(self) -> Result:
+        """The result of the last frame."""
+        return self.results[-1]
+
+
+def run_registration(
+    job: RegistrationJob, control: TaskControl
+) -> Generator[TaskProgress, None, RegistrationRun | None]:
+    """Run a job as a task (see :mod:`~napari_stnreg.widgets.common.task_runner`)."""
+    yield TaskProgress(0.0, "Reading the images")
+    fixed = job.fixed.image()
+    results: list[Result] = []
+    layers: list[dict[str, LayerData]] = []
+    count = len(job.frames)
+    for number, frame in enumerate(job.frames):
+        moving = job.moving.image(frame).with_unit(fixed.grid.unit)
+        result = yield from _register_frame(job, control, fixed, moving, number)
+        if result is None:
+            return None
+        yield TaskProgress((number + 0.99) / count, "Making the layers")
+        finest = _warp_finest_level(job, result, frame)
+        reference = fixed
+        if job.fixed.level and finest.warped is not result.warped:
+            reference = job.fixed.image(full=True, masked=False)
+        layers.append(result_layers(finest, reference, moving, job.moving, job.kinds, volume=job.volume))
+        results.append(finest)
+        if control.cancel.is_set():
+            return None
+        if control.stop.is_set():
+            break
+    return _collect(job, results, layers)
+
+
+def _register_frame(
+    job: RegistrationJob, control: TaskControl, fixed: Image, moving: Image, number: int
+) -> Generator[TaskProgress, None, Result | None]:
+    import napari_stnreg as sr
+
+    points = job.moving_landmarks
+    if points is not None:  # in the unit of the moving layer; the image is in that of the fixed one
+        points = points * conversion_factor(job.moving.grid.unit, moving.grid.unit)
+    steps = sr.register_steps(
+        fixed,
+        moving,
+        job.settings,
+        fixed_landmarks=job.fixed_landmarks,
+        moving_landmarks=points,
+        start_transform=job.start,
+        model=None if job.model is None else job.model.source,
+    )
+    count = len(job.frames)
+    prefix = f"Frame {number + 1} of {count}: " if count > 1 else ""
+    losses: list[tuple[str, int, int, float]] = []
+    renderer: PreviewRenderer | None = None
+    new_frame = True
+
+    def update(preview: PreviewFrame | None = None) -> RegistrationUpdate:
+        nonlocal losses, new_frame
+        made = RegistrationUpdate(losses, preview, new_frame)
+        losses, new_frame = [], False
+        return made
+
+    def on_item(progress: Progress) -> None:
+        losses.append((progress.stage, progress.level, progress.step, progress.loss))
+
+    def to_progress(progress: Progress) -> TaskProgress:
+        nonlocal renderer
+        if renderer is None and job.preview_rate > 0:
+            channels = job.settings.fixed_channel, job.settings.moving_channel
+            renderer = PreviewRenderer(fixed, moving, channels, job.preview_rate, volume=job.volume)
+        preview = renderer.render(progress.preview()) if renderer is not None and renderer.is_due() else None
+        message = prefix + (progress.message or progress.stage)
+        return TaskProgress((number + progress.fraction) / count, message[:1].upper() + message[1:], update(preview))
+
+    result = yield from relay_progress(steps, control, to_progress, on_item)
+    if result is not None:
+        yield TaskProgress((number + 1) / count, prefix + ("done" if prefix else "Done"), update())
+    return result
+
+
+def _warp_finest_level(job: RegistrationJob, result: Result, frame: int) -> Result:
+    """Warp the finest level of a multiscale layer if a coarser one was registered and the memory suffices."""
+    if not (job.moving.level or job.fixed.level):
+        return result
+    import napari_stnreg as sr
+
+    grid = job.fixed.full_grid if job.settings.extent == "fixed" else result.grid
+    itemsize = np.dtype(job.moving.full.dtype).itemsize * (4 if job.moving.rgb else 1)
+    # Input, output, and one vector per voxel of a slab; the result layers need a few times more.
+    needed = job.moving.full_grid.size * itemsize + grid.size * (itemsize + 16 * grid.ndim)
+    if needed > free_memory("cpu") / 2:
+        warning = (
+            f"The finest level would need {needed / 2**30:.1f} GB. The image was warped at the registered level instead."
+        )
+        return dataclasses.replace(result, warnings=[*result.warnings, warning])
+    moving = job.moving.image(frame, full=True, masked=False).with_unit(grid.unit)
+    warped = sr.warp(moving, result.transform, grid, fill=job.settings.fill)
+    return dataclasses.replace(result, warped=warped, grid=grid)
+
+
+def _collect(job: RegistrationJob, results: list[Result], layers: list[dict[str, LayerData]]) -> RegistrationRun:
+    combined = stack_frames(layers, results[0].warped.grid, job.moving.time) if job.every_frame else layers[0]
+    record = run_record(results[-1], job.name, job.run, job.moving.full_grid)
+    if job.every_frame:
+        record["frames"] = [run_record(result, job.name, job.run, job.moving.full_grid) for result in results]
+    folding = float(np.mean([result.folding_fraction for result in results]))
+    warnings = list(dict.fromkeys(warning for result in results for warning in result.warnings))
+    data = name_layers(combined, job.name, record, folding, job.moving.metadata)
+    # Created here and only inserted on the GUI thread: contrast limits, features and thumbnails take too long there.
+    return RegistrationRun(job, results, data, {key: make_layer(one) for key, one in data.items()}, warnings)

@@ -1,0 +1,130 @@
+"""The scores of a run in a small table, and buttons for what to do next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QGridLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
+
+from napari_stnreg.widgets.common.forms import button, button_row, emphasize
+from napari_stnreg.widgets.common.result_layers import folding_text
+
+if TYPE_CHECKING:
+    from napari_stnreg.registration.result import Result
+
+_SCORES = {
+    "ncc": ("Correlation", "NCC over the image; 1 is perfect."),
+    "local_ncc": ("Local correlation", "NCC in small windows; 1 is perfect."),
+    "mutual_information": ("Mutual information", "Higher is better."),
+    "mse": ("Mean squares", "Of the original intensities; lower is better."),
+    "landmark_mean": ("Landmarks, mean", "Distance of the landmarks in world units; lower is better."),
+    "landmark_median": ("Landmarks, median", "Distance of the landmarks in world units; lower is better."),
+}
+"""Title and tooltip of the scores that are shown; the metadata of the layers holds all."""
+
+_STOP_REASONS = {
+    "finished": "all steps done",
+    "stopped": "stopped, best so far kept",
+    "diverged": "the loss diverged, best so far kept",
+}
+
+NEXT_PANELS = {
+    "compare": ("Compare", "Look at fixed and warped together: flicker, checkerboard, side by side and more."),
+    "scorecard": ("Scorecard", "All scores before and after, with labels and landmarks."),
+    "transforms": ("Workbench", "Apply the transform to other layers, invert, chain, save it."),
+}
+"""Text and tooltip of the buttons that open another panel, by its key in ``open_panel.PANELS``."""
+
+
+class ScoresView(QWidget):
+    """Scores before and after, folding, duration and stop reason of a run.
+
+    Signals
+    -------
+    open_requested(str)
+        A key of :data:`NEXT_PANELS`.
+    """
+
+    open_requested = Signal(str)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.setAccessibleName("scores of the last run")
+        self._grid = QGridLayout()
+        self._grid.setContentsMargins(0, 4, 0, 4)
+        self._grid.setHorizontalSpacing(10)
+        self._grid.setVerticalSpacing(2)
+        self._grid.setColumnStretch(0, 1)
+        self.buttons = {key: button(text, tip) for key, (text, tip) in NEXT_PANELS.items()}
+        for key, made in self.buttons.items():
+            made.setProperty("panel", key)
+            made.clicked.connect(self._on_button)
+        self._next = QWidget()
+        self._next.setLayout(button_row(*self.buttons.values()))
+        self._next.hide()
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.addLayout(self._grid)
+        box.addWidget(self._next)
+
+    def clear(self) -> None:
+        """Remove the scores."""
+        self._next.hide()
+        while self._grid.count():
+            item = self._grid.takeAt(0)
+            widget = None if item is None else item.widget()
+            if widget is not None:
+                widget.deleteLater()
+
+    def text(self) -> str:
+        """The shown text, one label per line."""
+        items = [self._grid.itemAt(i) for i in range(self._grid.count())]
+        labels = [item.widget() for item in items if item is not None]
+        return "\n".join(label.text() for label in labels if isinstance(label, QLabel))
+
+    def show_results(self, results: list[Result]) -> None:
+        """Show the mean of the results of a run (one, or one for each frame)."""
+        self.clear()
+        before, after = ([r.scores.get(when, {}) for r in results] for when in ("before", "after"))
+        self._add_row(0, "", "before", "after", "")
+        row = 1
+        for key, (title, tip) in _SCORES.items():
+            if key in after[0]:
+                self._add_row(row, title, _mean(before, key), _mean(after, key), tip)
+                row += 1
+        folding = sum(r.folding_fraction for r in results) / len(results)
+        seconds = sum(r.seconds for r in results)
+        frames = f"{len(results)} frames, " if len(results) > 1 else ""
+        reason = _STOP_REASONS.get(results[-1].stop_reason, results[-1].stop_reason)
+        summary = QLabel(f"{folding_text(folding)} · {frames}{seconds:.1f} s · {reason}")
+        summary.setWordWrap(True)
+        summary.setToolTip("Fraction of the voxels whose Jacobian determinant is not positive; duration of the fit.")
+        self._grid.addWidget(summary, row, 0, 1, 3)
+        self._next.show()
+
+    def _on_button(self) -> None:
+        sender = self.sender()
+        if sender is not None:
+            self.open_requested.emit(sender.property("panel"))
+
+    def _add_row(self, row: int, title: str, before: str, after: str, tip: str) -> None:
+        for column, text in enumerate((title, before, after)):
+            label = QLabel(text)
+            label.setToolTip(tip)
+            if column:
+                label.setAlignment(Qt.AlignmentFlag.AlignRight)
+            if not row:
+                label.setStyleSheet("font-size: 8pt;")
+            elif column == 2:
+                emphasize(label)
+            self._grid.addWidget(label, row, column)
+
+
+def _mean(scores: list[dict[str, float]], key: str) -> str:
+    values = [s[key] for s in scores if s.get(key) is not None]
+    if not values:
+        return "-"
+    mean = sum(values) / len(values)
+    return f"{mean:.4g}" if abs(mean) >= 1 else f"{mean:.3f}"
