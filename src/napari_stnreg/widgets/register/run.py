@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from napari.layers import Layer
 
+from napari_stnreg.core.device import free_memory
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.napari_layers import LayerData
-from napari_stnreg.core.device import free_memory
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.widgets.common.layer_io import LayerSource
 from napari_stnreg.widgets.common.preview import PreviewFrame, PreviewRenderer
@@ -30,8 +30,7 @@ from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress, 
 from napari_stnreg.widgets.models.session import KnownModel
 
 if TYPE_CHECKING:
-    from napari_stnreg.registration.progress import Progress
-    from napari_stnreg.registration.result import Result
+    from napari_stnreg.registration.result import Progress, Result
     from napari_stnreg.transforms.base import Transform
 
 
