@@ -8,7 +8,7 @@ from napari.layers import Image
 from qtpy.QtWidgets import QCheckBox, QSpinBox, QVBoxLayout, QWidget
 
 from napari_stnreg.stacks.settings import TREND_HELP
-from napari_stnreg.widgets.common.forms import Combo, OptionalNumber, FormLayout, collapsible, help_label
+from napari_stnreg.widgets.common.forms import Combo, FormLayout, OptionalNumber, collapsible, help_label
 
 MOTIONS = [("Shift and turn", "rigid"), ("Shift only", "translation"), ("Shift, turn and stretch", "affine")]
 FEATURES = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 from qtpy.QtWidgets import QMessageBox, QWidget
 
 from napari_stnreg.core.device import free_memory
-from napari_stnreg.core.device import free_memory
 from napari_stnreg.registration import memory
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.widgets.common.layer_io import LayerSource
