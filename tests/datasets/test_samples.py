@@ -11,7 +11,7 @@ from scipy.ndimage import map_coordinates
 
 import napari_stnreg.datasets
 from napari_stnreg.datasets import digit_pair, head_pair, section_stack, shapes_pair
-from napari_stnreg.io import read
+from napari_stnreg.io import read_image
 from napari_stnreg.napari_plugin import sample_data as sample_layers
 
 SAMPLES = {"shapes": shapes_pair, "digit": digit_pair, "head": head_pair, "sections": section_stack}
@@ -103,7 +103,7 @@ def test_the_committed_files_are_what_the_code_makes(samples):
     for name, ending in (("shapes", ".tif"), ("digit", ".png"), ("head", ".nii.gz"), ("sections", ".tif")):
         sample = samples(name)
         for image in (sample.fixed, sample.moving, *(sample.labels or ())):
-            committed = read(FOLDER / f"{image.name}{ending}")
+            committed = read_image(FOLDER / f"{image.name}{ending}")
             # Other processors round otherwise: one gray level here and there, and a label at the very border.
             different = np.abs(committed.data.astype(int) - image.data)
             assert (different > 1).mean() < 1e-4

@@ -10,9 +10,10 @@ import tifffile
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.io import read, read_series, write
+from napari_stnreg.io import read_image, read_series, write_image
 from napari_stnreg.io.napari_layers import grid_of, layer_data, matrix_of
-from napari_stnreg.napari_plugin.readers import napari_reader, write_image, write_labels
+from napari_stnreg.napari_plugin import readers
+from napari_stnreg.napari_plugin.readers import napari_reader, write_labels
 
 
 def noise(shape, dtype=np.uint8):
@@ -26,8 +27,8 @@ def test_tiff_keeps_values_type_and_place(tmp_path, dtype, shape):
     matrix = np.eye(len(shape) + 1) * 0.5
     matrix[0, 1], matrix[0, -1], matrix[-1, -1] = 0.1, 20, 1
     image = Image(noise(shape, dtype), Grid(shape, matrix, "um"))
-    write(tmp_path / "a.tif", image)
-    again = read(tmp_path / "a.tif")
+    write_image(tmp_path / "a.tif", image)
+    again = read_image(tmp_path / "a.tif")
     np.testing.assert_array_equal(again.data, image.data)
     assert again.data.dtype == (np.uint8 if dtype == "bool" else dtype)
     assert again.grid == image.grid
@@ -35,7 +36,7 @@ def test_tiff_keeps_values_type_and_place(tmp_path, dtype, shape):
 
 def test_imagej_sees_the_voxel_size_that_is_written(tmp_path):
     grid = Grid.from_spacing((5, 6, 7), (2.0, 0.25, 0.5), unit="um")
-    write(tmp_path / "a.tif", Image(noise((5, 6, 7)), grid))
+    write_image(tmp_path / "a.tif", Image(noise((5, 6, 7)), grid))
     with tifffile.TiffFile(tmp_path / "a.tif") as tif:
         assert tif.imagej_metadata["spacing"] == 2.0
         assert tif.imagej_metadata["unit"] == "um"
@@ -48,7 +49,7 @@ def test_imagej_sees_the_voxel_size_that_is_written(tmp_path):
 def test_voxel_size_and_unit_of_imagej_are_honored(tmp_path, unit):
     tifffile.imwrite(tmp_path / "a.tif", noise((4, 6, 7)), imagej=True, resolution=(2, 4),
                      metadata={"axes": "ZYX", "spacing": 3.0, "unit": unit})  # fmt: skip
-    image = read(tmp_path / "a.tif")
+    image = read_image(tmp_path / "a.tif")
     np.testing.assert_allclose(image.grid.spacing, [3, 0.25, 0.5], rtol=1e-6)
     assert image.grid.unit == "um"
 
@@ -57,14 +58,14 @@ def test_voxel_size_and_units_of_ome_are_honored(tmp_path):
     metadata = {"axes": "ZYX", "PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.25,
                 "PhysicalSizeYUnit": "µm", "PhysicalSizeZ": 3000, "PhysicalSizeZUnit": "nm"}  # fmt: skip
     tifffile.imwrite(tmp_path / "a.ome.tif", noise((4, 6, 7)), ome=True, metadata=metadata)
-    image = read(tmp_path / "a.ome.tif")
+    image = read_image(tmp_path / "a.ome.tif")
     np.testing.assert_allclose(image.grid.spacing, [3, 0.25, 0.5])
     assert image.grid.unit == "um"
 
 
 def test_a_print_resolution_is_no_voxel_size(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", noise((6, 7)), resolution=(300, 300), resolutionunit="INCH", metadata=None)
-    grid = read(tmp_path / "a.tif").grid
+    grid = read_image(tmp_path / "a.tif").grid
     assert grid == Grid.from_spacing((6, 7))
 
 
@@ -75,11 +76,11 @@ def test_a_print_resolution_is_no_voxel_size(tmp_path):
 )  # fmt: skip
 def test_colors_and_channels_come_last_and_go_back(tmp_path, axes, shape, expected):
     tifffile.imwrite(tmp_path / "a.tif", noise(shape), imagej=True, metadata={"axes": axes})
-    image = read(tmp_path / "a.tif")
+    image = read_image(tmp_path / "a.tif")
     assert image.data.shape == expected
     assert image.rgb == ("S" in axes)
-    write(tmp_path / "b.tif", image)
-    again = read(tmp_path / "b.tif")
+    write_image(tmp_path / "b.tif", image)
+    again = read_image(tmp_path / "b.tif")
     np.testing.assert_array_equal(again.data, image.data)
     assert again.rgb == image.rgb
 
@@ -88,14 +89,14 @@ def test_a_stack_that_says_nothing_is_slices_along_z(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
         for page in noise((5, 6, 7)):
             tif.write(page, metadata=None, contiguous=False)
-    assert read(tmp_path / "a.tif").grid.shape == (5, 6, 7)
+    assert read_image(tmp_path / "a.tif").grid.shape == (5, 6, 7)
 
 
 def test_frames_of_a_tiff_series_are_told_apart_from_slices(tmp_path):
     data = noise((3, 5, 6, 7))
     tifffile.imwrite(tmp_path / "a.tif", data, imagej=True, metadata={"axes": "TZYX"})
     with pytest.raises(InputError, match="3 frames"):
-        read(tmp_path / "a.tif")
+        read_image(tmp_path / "a.tif")
     np.testing.assert_array_equal(read_series(tmp_path / "a.tif")[2].data, data[2])
 
 
@@ -104,8 +105,8 @@ def test_frames_of_a_tiff_series_are_told_apart_from_slices(tmp_path):
 )
 def test_gray_pictures_and_arrays_keep_their_values(tmp_path, ending, dtype):
     image = Image.from_array(noise((6, 7), dtype))
-    write(tmp_path / f"a{ending}", image)
-    again = read(tmp_path / f"a{ending}")
+    write_image(tmp_path / f"a{ending}", image)
+    again = read_image(tmp_path / f"a{ending}")
     np.testing.assert_array_equal(again.data, image.data)
     assert again.data.dtype == dtype
     assert again.name == "a"
@@ -115,24 +116,24 @@ def test_gray_pictures_and_arrays_keep_their_values(tmp_path, ending, dtype):
 @pytest.mark.parametrize("ending", [".png", ".npy"])
 def test_color_pictures_keep_their_values(tmp_path, ending, channels):
     image = Image.from_array(noise((6, 7, channels)), channels=True)
-    write(tmp_path / f"a{ending}", image)
-    again = read(tmp_path / f"a{ending}")
+    write_image(tmp_path / f"a{ending}", image)
+    again = read_image(tmp_path / f"a{ending}")
     np.testing.assert_array_equal(again.data, image.data)
     assert again.rgb
 
 
 def test_jpeg_is_close(tmp_path):
     ramp = np.add.outer(np.arange(64), np.arange(48)).astype(np.uint8)
-    write(tmp_path / "a.JPG", Image.from_array(ramp))
-    assert np.abs(read(tmp_path / "a.JPG").data.astype(int) - ramp).max() <= 4
+    write_image(tmp_path / "a.JPG", Image.from_array(ramp))
+    assert np.abs(read_image(tmp_path / "a.JPG").data.astype(int) - ramp).max() <= 4
 
 
 def test_an_archive_of_several_arrays_needs_one_called_image(tmp_path):
     np.savez(tmp_path / "two.npz", a=np.zeros((3, 3)), b=np.zeros((3, 3)))
     with pytest.raises(InputError, match="holds a, b"):
-        read(tmp_path / "two.npz")
+        read_image(tmp_path / "two.npz")
     np.savez(tmp_path / "named.npz", a=np.zeros((3, 3)), image=np.ones((4, 5)))
-    assert read(tmp_path / "named.npz").grid.shape == (4, 5)
+    assert read_image(tmp_path / "named.npz").grid.shape == (4, 5)
 
 
 def test_what_cannot_be_read_is_said_in_one_sentence(tmp_path):
@@ -157,7 +158,7 @@ def test_what_cannot_be_read_is_said_in_one_sentence(tmp_path):
     }  # fmt: skip
     for name, words in cases.items():
         with pytest.raises(InputError, match=words) as caught:
-            read(tmp_path / name)
+            read_image(tmp_path / name)
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
 
@@ -166,30 +167,30 @@ def test_what_cannot_be_read_is_said_in_one_sentence(tmp_path):
 def test_a_file_that_stops_half_way_is_not_read_as_if_it_were_whole(tmp_path, ending):
     whole = tmp_path / f"a{ending}"
     flat = ending in (".png", ".jpg")
-    write(whole, Image.from_array(noise((64, 64) if flat else (20, 21, 22))))
+    write_image(whole, Image.from_array(noise((64, 64) if flat else (20, 21, 22))))
     part = tmp_path / f"b{ending}"
     part.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     with pytest.raises(InputError, match="cannot be read"):
-        read(part)
+        read_image(part)
 
 
 def test_what_cannot_be_written_is_refused_and_the_old_file_stays(tmp_path):
     volume, plane = Image.from_array(noise((4, 5, 6))), Image.from_array(noise((5, 6), np.float32))
-    write(tmp_path / "a.png", Image.from_array(noise((5, 6))))
+    write_image(tmp_path / "a.png", Image.from_array(noise((5, 6))))
     before = (tmp_path / "a.png").read_bytes()
     with pytest.raises(InputError, match="3D"):
-        write(tmp_path / "a.png", volume)
+        write_image(tmp_path / "a.png", volume)
     with pytest.raises(InputError, match="float32"):
-        write(tmp_path / "a.png", plane)
+        write_image(tmp_path / "a.png", plane)
     with pytest.raises(InputError, match="does not exist"):
-        write(tmp_path / "nowhere" / "a.tif", plane)
+        write_image(tmp_path / "nowhere" / "a.tif", plane)
     with pytest.raises(InputError, match="use one of"):
-        write(tmp_path / "a.doc", plane)
+        write_image(tmp_path / "a.doc", plane)
     with pytest.raises(InputError, match="complex"):
-        write(tmp_path / "a.tif", Image.from_array(np.ones((4, 5), dtype=complex)))
+        write_image(tmp_path / "a.tif", Image.from_array(np.ones((4, 5), dtype=complex)))
     (tmp_path / "b.tif").mkdir()
     with pytest.raises(InputError, match="is a folder"):
-        write(tmp_path / "b.tif", plane)
+        write_image(tmp_path / "b.tif", plane)
     assert (tmp_path / "a.png").read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.tif"]
 
@@ -197,7 +198,7 @@ def test_what_cannot_be_written_is_refused_and_the_old_file_stays(tmp_path):
 def test_pictures_of_other_modes_are_understood(tmp_path):
     gray = noise((6, 7, 2))
     imageio.imwrite(tmp_path / "la.png", gray)
-    np.testing.assert_array_equal(read(tmp_path / "la.png").data, gray[..., 0])
+    np.testing.assert_array_equal(read_image(tmp_path / "la.png").data, gray[..., 0])
 
 
 # --- napari's form of the same -------------------------------------------------------------------------------------
@@ -295,7 +296,7 @@ def test_a_time_series_layer_goes_through_napari_and_back(tmp_path):
     assert layer.data.shape == (6, 3, 4, 5)
     assert layer.scale[0] == 1.5
     data, keywords, _ = layer.as_layer_data_tuple()
-    write_image(str(tmp_path / "u.nii.gz"), data, keywords)
+    readers.write_image(str(tmp_path / "u.nii.gz"), data, keywords)
     again = nib.load(tmp_path / "u.nii.gz")
     np.testing.assert_array_equal(np.asanyarray(again.dataobj), frames)
     np.testing.assert_allclose(again.affine, original.affine)
@@ -303,5 +304,5 @@ def test_a_time_series_layer_goes_through_napari_and_back(tmp_path):
 
 
 def test_a_compressed_file_is_really_compressed(tmp_path):
-    write(tmp_path / "a.nii.gz", Image.from_array(noise((4, 5, 6))))
+    write_image(tmp_path / "a.nii.gz", Image.from_array(noise((4, 5, 6))))
     assert len(gzip.decompress((tmp_path / "a.nii.gz").read_bytes())) == 352 + 120

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.io import read, read_series, write
+from napari_stnreg.io import read_image, read_series, write_image
 from napari_stnreg.io.nifti import AxisOrientation
 
 SHAPE = (5, 4, 3)
@@ -56,7 +56,7 @@ def positions(image: Image) -> dict:
 @pytest.mark.parametrize("codes", ORIENTATIONS)
 def test_every_orientation_keeps_voxels_in_place_and_comes_back_as_it_was(tmp_path, codes):
     original = save(tmp_path / "a.nii", affine_of(codes, tilt=(4, -7, 11)))
-    image = read(tmp_path / "a.nii")
+    image = read_image(tmp_path / "a.nii")
 
     # Upright but for the tilt: each step along z, y, x is mostly along superior, anterior, right.
     assert (np.abs(image.grid.linear).argmax(axis=0) == [0, 1, 2]).all()
@@ -65,7 +65,7 @@ def test_every_orientation_keeps_voxels_in_place_and_comes_back_as_it_was(tmp_pa
         value = int(original.dataobj[index])
         np.testing.assert_allclose(positions(image)[value], original.affine @ [*index, 1] @ np.eye(4)[:, :3], atol=1e-4)
 
-    write(tmp_path / "b.nii.gz", image)
+    write_image(tmp_path / "b.nii.gz", image)
     again = nib.load(tmp_path / "b.nii.gz")
     assert again.get_data_dtype() == original.get_data_dtype()
     np.testing.assert_array_equal(np.asanyarray(again.dataobj), np.asanyarray(original.dataobj))
@@ -100,10 +100,10 @@ def test_turning_keeps_every_voxel_in_the_world(codes, tilt, spacing, shape, she
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "PSR", "SLA", "AIL"])
 def test_simpleitk_finds_each_voxel_at_the_same_physical_point(tmp_path, codes):
     save(tmp_path / "a.nii", affine_of(codes, tilt=(10, 5, -8)))
-    write(tmp_path / "b.nii", read(tmp_path / "a.nii"))
+    write_image(tmp_path / "b.nii", read_image(tmp_path / "a.nii"))
     for name in ("a.nii", "b.nii"):
         theirs = sitk.ReadImage(str(tmp_path / name))
-        ours = positions(read(tmp_path / name))
+        ours = positions(read_image(tmp_path / name))
         for index in itertools.product(*map(range, theirs.GetSize())):
             left, posterior, superior = theirs.TransformIndexToPhysicalPoint(index)
             np.testing.assert_allclose(ours[int(theirs[index])], [-left, -posterior, superior], atol=1e-4)
@@ -111,28 +111,28 @@ def test_simpleitk_finds_each_voxel_at_the_same_physical_point(tmp_path, codes):
 
 def test_a_result_on_a_new_grid_is_placed_by_that_grid_in_the_old_axis_order(tmp_path):
     save(tmp_path / "fixed.nii", affine_of("PSR", tilt=(3, 9, -5)), sform_code=4)
-    fixed = read(tmp_path / "fixed.nii")
+    fixed = read_image(tmp_path / "fixed.nii")
     finer = fixed.grid.resized([2 * n for n in fixed.grid.shape])
     result = Image(np.arange(finer.size, dtype=np.float32).reshape(finer.shape), finer, metadata=fixed.metadata)
-    write(tmp_path / "result.nii", result)
+    write_image(tmp_path / "result.nii", result)
 
     back = nib.load(tmp_path / "result.nii")
     assert nib.aff2axcodes(back.affine) == ("P", "S", "R")
     assert int(back.header["sform_code"]) == int(back.header["qform_code"]) == 4
     np.testing.assert_allclose(back.get_qform(), back.get_sform(), atol=1e-4)
-    again = read(tmp_path / "result.nii")
+    again = read_image(tmp_path / "result.nii")
     np.testing.assert_array_equal(again.data, result.data)
     np.testing.assert_allclose(again.grid.points(), finer.points(), atol=1e-4)
 
 
 def test_an_image_that_never_was_a_file_is_written_upright(tmp_path):
     grid = Grid.from_spacing((3, 4, 5), (2, 1, 0.5), (7, 8, 9), unit="um")
-    write(tmp_path / "new.nii.gz", Image(np.random.default_rng(0).random((3, 4, 5)), grid))
+    write_image(tmp_path / "new.nii.gz", Image(np.random.default_rng(0).random((3, 4, 5)), grid))
     back = nib.load(tmp_path / "new.nii.gz")
     assert nib.aff2axcodes(back.affine) == ("R", "A", "S")
     assert back.header.get_xyzt_units()[0] == "micron"
     np.testing.assert_allclose(back.affine[:3, 3], [9, 8, 7])
-    assert read(tmp_path / "new.nii.gz").grid == grid
+    assert read_image(tmp_path / "new.nii.gz").grid == grid
 
 
 def test_scaled_whole_numbers_become_the_values_they_stand_for(tmp_path):
@@ -142,10 +142,10 @@ def test_scaled_whole_numbers_become_the_values_they_stand_for(tmp_path):
     # nibabel scales when it writes as well, so it is given the values themselves.
     nib.save(nib.Nifti1Image(data * 0.25 - 3, np.eye(4), image.header), tmp_path / "a.nii")
     truth = nib.load(tmp_path / "a.nii").get_fdata()
-    ours = read(tmp_path / "a.nii")
+    ours = read_image(tmp_path / "a.nii")
     assert ours.data.dtype == np.float32
     np.testing.assert_allclose(ours.data, truth.transpose(2, 1, 0), rtol=1e-6)
-    write(tmp_path / "b.nii", ours)
+    write_image(tmp_path / "b.nii", ours)
     np.testing.assert_allclose(nib.load(tmp_path / "b.nii").get_fdata(), truth, rtol=1e-6)
 
 
@@ -158,11 +158,11 @@ def test_types_and_byte_orders_are_kept(tmp_path, dtype, order):
     header = nib.Nifti1Header(endianness=order)
     header.set_data_dtype(dtype)
     nib.save(nib.Nifti1Image(data, np.diag([1, 2, 3, 1.0]), header), tmp_path / "a.nii")
-    ours = read(tmp_path / "a.nii")
+    ours = read_image(tmp_path / "a.nii")
     assert ours.data.dtype == np.dtype(dtype)
     assert ours.data.dtype.isnative
     assert ours.data.flags.c_contiguous
-    write(tmp_path / "b.nii", ours)
+    write_image(tmp_path / "b.nii", ours)
     again = nib.load(tmp_path / "b.nii")
     assert again.get_data_dtype().newbyteorder("=") == np.dtype(dtype)
     assert again.header.endianness == order
@@ -173,11 +173,11 @@ def test_color_volumes_are_read_and_written_as_color(tmp_path):
     colors = np.random.default_rng(1).integers(0, 255, (5, 4, 3, 3), dtype=np.uint8)
     kind = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
     nib.save(nib.Nifti1Image(colors.view(kind)[..., 0], affine_of("LPS")), tmp_path / "rgb.nii")
-    ours = read(tmp_path / "rgb.nii")
+    ours = read_image(tmp_path / "rgb.nii")
     assert ours.rgb
     assert ours.data.shape == (3, 4, 5, 3)
     np.testing.assert_array_equal(ours.data, colors[::-1, ::-1].transpose(2, 1, 0, 3))
-    write(tmp_path / "again.nii", ours)
+    write_image(tmp_path / "again.nii", ours)
     again = np.asarray(nib.load(tmp_path / "again.nii").dataobj)
     np.testing.assert_array_equal(np.stack([again[c] for c in "RGB"], axis=-1), colors)
 
@@ -187,9 +187,9 @@ def test_a_single_slice_is_a_2d_image_and_goes_back_into_its_tilted_plane(tmp_pa
     shape = tuple(1 if axis == flat else n for axis, n in enumerate(SHAPE))
     affine = affine_of("LPS", tilt=(12, -9, 5))
     original = save(tmp_path / "a.nii", affine, np.arange(np.prod(shape), dtype=np.int16).reshape(shape))
-    image = read(tmp_path / "a.nii")
+    image = read_image(tmp_path / "a.nii")
     assert image.ndim == 2
-    write(tmp_path / "b.nii", image)
+    write_image(tmp_path / "b.nii", image)
     again = nib.load(tmp_path / "b.nii")
     np.testing.assert_array_equal(np.asanyarray(again.dataobj), np.asanyarray(original.dataobj))
     np.testing.assert_allclose(again.affine, original.affine, atol=1e-6)
@@ -197,7 +197,7 @@ def test_a_single_slice_is_a_2d_image_and_goes_back_into_its_tilted_plane(tmp_pa
     # Every second voxel of it lies where that voxel lay.
     every_second = image.data[::2, ::2]
     grid = Grid(every_second.shape, image.grid.matrix @ np.diag([2, 2, 1]), "mm")
-    write(tmp_path / "half.nii", image.replace(data=every_second, grid=grid))
+    write_image(tmp_path / "half.nii", image.replace(data=every_second, grid=grid))
     placed = nib.load(tmp_path / "half.nii")
     for index in np.ndindex(placed.shape):
         where = np.argwhere(np.asanyarray(original.dataobj) == placed.dataobj[index])[0]
@@ -206,7 +206,7 @@ def test_a_single_slice_is_a_2d_image_and_goes_back_into_its_tilted_plane(tmp_pa
 
 def test_a_two_axis_file_is_a_2d_image(tmp_path):
     nib.save(nib.Nifti1Image(np.arange(12, dtype=np.uint8).reshape(4, 3), np.diag([2, 3, 1, 1.0])), tmp_path / "a.nii")
-    image = read(tmp_path / "a.nii")
+    image = read_image(tmp_path / "a.nii")
     np.testing.assert_array_equal(image.data, np.arange(12).reshape(4, 3).T)
     np.testing.assert_allclose(image.grid.spacing, [3, 2])
 
@@ -215,34 +215,34 @@ def test_a_time_series_asks_for_a_frame_and_gives_each(tmp_path):
     data = np.arange(5 * 4 * 3 * 6, dtype=np.int16).reshape(5, 4, 3, 6)
     nib.save(nib.Nifti1Image(data, affine_of("LAS")), tmp_path / "t.nii.gz")
     with pytest.raises(InputError, match=r"6 frames.*frame=0"):
-        read(tmp_path / "t.nii.gz")
+        read_image(tmp_path / "t.nii.gz")
     with pytest.raises(InputError, match="no frame 6"):
-        read(tmp_path / "t.nii.gz", frame=6)
+        read_image(tmp_path / "t.nii.gz", frame=6)
     frames = read_series(tmp_path / "t.nii.gz")
     assert len(frames) == 6
     np.testing.assert_array_equal(frames[4].data, data[::-1, ..., 4].transpose(2, 1, 0))
-    np.testing.assert_array_equal(read(tmp_path / "t.nii.gz", frame=4).data, frames[4].data)
+    np.testing.assert_array_equal(read_image(tmp_path / "t.nii.gz", frame=4).data, frames[4].data)
     assert all(frame.grid == frames[0].grid for frame in frames)
 
 
 def test_more_axes_and_impossible_affines_are_refused_in_a_sentence(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((3, 3, 3, 2, 2), dtype=np.uint8), np.eye(4)), tmp_path / "five.nii")
     with pytest.raises(InputError, match="5 axes"):
-        read(tmp_path / "five.nii")
+        read_image(tmp_path / "five.nii")
     header = nib.Nifti1Header()
     header["sform_code"] = 1
     header["srow_x"] = header["srow_y"] = [0, 1, 0, 0]
     header["srow_z"] = [0, 0, 1, 0]
     nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), dtype=np.uint8), None, header), tmp_path / "flat.nii")
     with pytest.raises(InputError, match="singular"):
-        read(tmp_path / "flat.nii")
+        read_image(tmp_path / "flat.nii")
 
 
 def test_header_extensions_stay_with_an_unchanged_image(tmp_path):
     image = nib.Nifti1Image(np.zeros(SHAPE, dtype=np.uint8), np.eye(4))
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"scanned on a Tuesday"))
     nib.save(image, tmp_path / "a.nii")
-    ours = read(tmp_path / "a.nii")
-    write(tmp_path / "b.nii", ours)
+    ours = read_image(tmp_path / "a.nii")
+    write_image(tmp_path / "b.nii", ours)
     assert b"Tuesday" in (tmp_path / "b.nii").read_bytes()
-    np.testing.assert_array_equal(read(tmp_path / "b.nii").data, ours.data)
+    np.testing.assert_array_equal(read_image(tmp_path / "b.nii").data, ours.data)

@@ -8,7 +8,7 @@ import tifffile
 import torch
 
 from napari_stnreg import Grid, Image, InputError
-from napari_stnreg.io import write
+from napari_stnreg.io import write_image
 from napari_stnreg.models.input_spec import InputSpec, intensities, placed
 from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
 from napari_stnreg.training.data.datasets import open_training_data
@@ -28,7 +28,7 @@ def blob(y, x, size=(24, 20), spacing=1.0, name="blob"):
 def folder(tmp_path):
     for subject in range(4):
         for visit in range(2):
-            write(tmp_path / f"S{subject}_v{visit}.tif", blob(8 + subject, 9 + visit))
+            write_image(tmp_path / f"S{subject}_v{visit}.tif", blob(8 + subject, 9 + visit))
     (tmp_path / "readme.txt").write_text("no image")
     return tmp_path
 
@@ -141,7 +141,7 @@ def test_two_folders_are_matched_by_name(tmp_path):
     for side, shift in (("fixed", 0), ("moving", 3)):
         (tmp_path / side).mkdir()
         for i in range(3):
-            write(tmp_path / side / f"case{i}.png", blob(6 + i, 7 + shift))
+            write_image(tmp_path / side / f"case{i}.png", blob(6 + i, 7 + shift))
     data = open_training_data(tmp_path / "fixed", tmp_path / "moving", held_back=0)
     for batch in everything(data, size=1):
         places = [divmod(int(x[0, 0].flatten().argmax()), 20) for x in (batch.fixed, batch.moving)]
@@ -271,7 +271,7 @@ def test_mixed_sources_give_pairs_of_each_and_hold_back_those_of_the_first():
 )
 def test_what_cannot_be_used_is_told_in_one_sentence(tmp_path, call, sentence):
     (tmp_path / "empty").mkdir()
-    write(tmp_path / "one.tif", blob(5, 5))
+    write_image(tmp_path / "one.tif", blob(5, 5))
     np.savez(tmp_path / "set.npz", image=np.random.default_rng(0).random((4, 8, 8)))
     (tmp_path / "broken.npz").write_bytes(b"PK not really")
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")

@@ -21,14 +21,15 @@ from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.progress import map_progress
 from napari_stnreg.evaluation.scorecard import evaluate
-from napari_stnreg.io.image import read, suffix_of
-from napari_stnreg.io.inputs import labels_for, read_mask
+from napari_stnreg.io.image import read_image, suffix_of
+from napari_stnreg.io.inputs import labels_for
 from napari_stnreg.io.points import read_landmarks
-from napari_stnreg.io.save_load import read_transform, save
 from napari_stnreg.io.series import placed_as, write_or_tiff
+from napari_stnreg.io.transforms import load_transform, save
 from napari_stnreg.registration.api import register_steps
 from napari_stnreg.registration.result import Progress, Result
 from napari_stnreg.registration.settings import RegistrationSettings
+from napari_stnreg.resampling.masks import read_mask
 from napari_stnreg.transforms import with_unit
 
 if TYPE_CHECKING:
@@ -260,7 +261,7 @@ def _one(
 def _inputs(job: Job) -> tuple[Image, Image, Mapping[str, dict[str, Any]]]:
     images = {}
     for side, path in (("fixed", job.fixed), ("moving", job.moving)):
-        image = read(path)
+        image = read_image(path)
         mask = job.file(f"{side}_mask")
         images[side] = image if mask is None else image.replace(mask=read_mask(mask, image, 0))
     fixed, moving = images["fixed"], images["moving"]
@@ -269,7 +270,7 @@ def _inputs(job: Job) -> tuple[Image, Image, Mapping[str, dict[str, Any]]]:
     )
     landmarks = dict(zip(("fixed_landmarks", "moving_landmarks"), points, strict=True))
     start = job.file("start_transform")
-    first = None if start is None else with_unit(read_transform(start, fixed=fixed, moving=moving), fixed.grid.unit)
+    first = None if start is None else with_unit(load_transform(start, fixed=fixed, moving=moving), fixed.grid.unit)
     labels = {
         name: labels_for(job.file(name), images[name.split("_")[0]]) for name in ("fixed_labels", "moving_labels")
     }

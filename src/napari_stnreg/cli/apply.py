@@ -8,11 +8,12 @@ import sys
 
 from napari_stnreg.cli.options import needed
 from napari_stnreg.cli.outputs import check_new
+from napari_stnreg.io.conversion import override_geometry, override_grid
 from napari_stnreg.io.image import read_content, suffix_of
-from napari_stnreg.io.inputs import placed, placed_grid, read_some
+from napari_stnreg.io.inputs import read_some
 from napari_stnreg.io.points import read_table, write_table
-from napari_stnreg.io.save_load import read_transform
 from napari_stnreg.io.series import placed_as, write_series
+from napari_stnreg.io.transforms import load_transform
 from napari_stnreg.resampling.geometry import GeometryTransformer
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.transforms import Transform, solver_warning
@@ -41,15 +42,15 @@ def _apply_to_images(options: argparse.Namespace) -> None:
     content, target = read_content(options.moving), read_content(reference)
     # A file of another program does not say what its coordinates are; the images do.
     fixed, moving = (content, target) if options.inverse else (target, content)
-    transform = read_transform(options.transform, fixed=fixed, moving=moving)
-    grid = placed_grid(target.grid, reference.name, options.fixed_spacing, options.fixed_unit)
+    transform = load_transform(options.transform, fixed=fixed, moving=moving)
+    grid = override_grid(target.grid, reference.name, options.fixed_spacing, options.fixed_unit)
     fill = options.fill
     if fill is None and options.interpolation == "nearest":
         fill = 0.0
     through = transform.inverse() if options.inverse else transform
     images = [
         warp(
-            placed(image, options.moving_spacing, options.moving_unit),
+            override_geometry(image, options.moving_spacing, options.moving_unit),
             through,
             grid,
             interpolation=options.interpolation,
@@ -66,7 +67,7 @@ def _apply_to_points(options: argparse.Namespace) -> None:
     """Points of the moving side go to the fixed side, and so through the inverse; --inverse turns that round."""
     target = None if options.reference is None else read_content(options.reference)
     fixed, moving = (None, target) if options.inverse else (target, None)
-    transform = read_transform(options.transform, fixed=fixed, moving=moving)
+    transform = load_transform(options.transform, fixed=fixed, moving=moving)
     table = read_table(options.moving)
     columns = table.points(transform.ndim)
     carrier = GeometryTransformer(transform, "fixed" if options.inverse else "moving")

@@ -6,8 +6,8 @@ import argparse
 
 from napari_stnreg.cli.outputs import check_new
 from napari_stnreg.io.image import read_content
-from napari_stnreg.io.save_load import read_transform, save, transform_ending
-from napari_stnreg.io.transform_file import load_transform
+from napari_stnreg.io.transform_file import load_transform_file
+from napari_stnreg.io.transforms import load_transform, save, transform_ending
 from napari_stnreg.transforms import with_unit
 
 
@@ -23,21 +23,21 @@ def run(options: argparse.Namespace) -> None:
     fixed, moving = (None if path is None else read_content(path) for path in (options.fixed, options.moving))
     info = None
     if transform_ending(options.input) == ".safetensors":
-        transform, info = load_transform(options.input)
+        transform, info = load_transform_file(options.input)
         sides = [options.space or (image.coordinate_system if image else kept)
                  for image, kept in zip((fixed, moving), transform.coordinate_systems, strict=True)]  # fmt: skip
         transform = transform.with_coordinate_systems(*sides)
         if options.unit is not None:
             transform = with_unit(transform, options.unit)
     else:
-        transform = read_transform(options.input, fixed=fixed, moving=moving, space=options.space, unit=options.unit)
+        transform = load_transform(options.input, fixed=fixed, moving=moving, space=options.space, unit=options.unit)
     grid = None if fixed is None else fixed.grid
     if options.inverse:
         transform, grid, info = transform.inverse(), None if moving is None else moving.grid, None
     if transform_ending(options.output) == ".safetensors" and info:
-        from napari_stnreg.io.transform_file import save_transform
+        from napari_stnreg.io.transform_file import save_transform_file
 
-        save_transform(transform, options.output, info)
+        save_transform_file(transform, options.output, info)
     else:
         save(transform, options.output, grid=grid)
     print(options.output)

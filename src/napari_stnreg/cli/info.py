@@ -83,15 +83,15 @@ def _image(path: Path) -> list[tuple[str, str]]:
 
 
 def _transform(path: Path) -> list[tuple[str, str]]:
-    from napari_stnreg.io.save_load import read_transform  # brings torch
-    from napari_stnreg.io.transform_file import load_transform
+    from napari_stnreg.io.transform_file import load_transform_file
+    from napari_stnreg.io.transforms import load_transform  # brings torch
     from napari_stnreg.transforms import AffineTransform, ChainTransform
 
     info: dict[str, Any] = {}
     if path.suffix.lower() == ".safetensors":
-        transform, info = load_transform(path)
+        transform, info = load_transform_file(path)
     else:
-        transform = read_transform(path)
+        transform = load_transform(path)
     parts = transform.parts if isinstance(transform, ChainTransform) else [transform]
     lines = [
         ("kind", f"{transform.ndim}D transform, fixed world to moving world"),

@@ -15,14 +15,16 @@ from napari_stnreg.cli.setting_options import written_settings
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.progress import run_to_completion
+from napari_stnreg.io.conversion import override_geometry
 from napari_stnreg.io.image import read_content, suffix_of
-from napari_stnreg.io.inputs import placed, read_mask, read_one, read_some
+from napari_stnreg.io.inputs import read_one, read_some
 from napari_stnreg.io.points import read_landmarks
-from napari_stnreg.io.save_load import read_transform, save
 from napari_stnreg.io.series import placed_as, write_or_tiff
+from napari_stnreg.io.transforms import load_transform, save
 from napari_stnreg.registration.api import register_steps
 from napari_stnreg.registration.result import Progress, Result
 from napari_stnreg.registration.settings import RegistrationSettings
+from napari_stnreg.resampling.masks import read_mask
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.transforms import with_unit
 
@@ -46,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
     landmarks = read_landmarks(options.landmarks, options.fixed_landmarks, options.moving_landmarks, fixed.ndim)
     start = None
     if options.start_transform is not None:
-        start = with_unit(read_transform(options.start_transform, fixed=fixed, moving=frames[0]), fixed.grid.unit)
+        start = with_unit(load_transform(options.start_transform, fixed=fixed, moving=frames[0]), fixed.grid.unit)
     with Interrupt() as interrupt, folder:
         _plan(folder, options)
         results: list[Result] = []
@@ -84,12 +86,12 @@ def _images(options: argparse.Namespace) -> tuple[Image, list[Image]]:
     if options.moving.resolve() == options.fixed.resolve() and (content.frames == 1 or options.fixed_frame is None):
         raise InputError("FIXED and MOVING are the same file; name two different images.")
     fixed = read_one(options.fixed, options.fixed_frame, "--fixed-frame")
-    fixed = placed(fixed, options.fixed_spacing, options.fixed_unit)
+    fixed = override_geometry(fixed, options.fixed_spacing, options.fixed_unit)
     if options.fixed_mask is not None:
         fixed = fixed.replace(mask=read_mask(options.fixed_mask, fixed, options.fixed_frame or 0))
     frames = []
     for number, image in enumerate(read_some(options.moving, content, options.frame)):
-        image = placed(image, options.moving_spacing, options.moving_unit)
+        image = override_geometry(image, options.moving_spacing, options.moving_unit)
         if options.moving_mask is not None:
             image = image.replace(mask=read_mask(options.moving_mask, image, options.frame or number))
         frames.append(image)

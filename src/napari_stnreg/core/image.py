@@ -149,5 +149,8 @@ class Image:
 
 
 def coordinate_system_of(metadata: Mapping[str, Any]) -> CoordinateSystem:
-    """Return the coordinate system of an image or layer with these metadata: scanner space with a NIfTI header."""
-    return "scanner" if "nifti" in metadata else "world"
+    """Return the coordinate system of an image or layer with these metadata.
+
+    It is scanner space with a NIfTI header or the entry ``"coordinate_system": "scanner"``.
+    """
+    return "scanner" if "nifti" in metadata or metadata.get("coordinate_system") == "scanner" else "world"

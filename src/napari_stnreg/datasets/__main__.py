@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_stnreg.datasets import Sample, digit_pair, head_pair, section_stack, shapes_pair
-from napari_stnreg.io import write
+from napari_stnreg.io import write_image
 
 
 def write_samples(folder: Path) -> list[Path]:
@@ -33,14 +33,14 @@ def write_samples(folder: Path) -> list[Path]:
     t2 = head_pair("t2").moving.replace(name="head_moving_t2")
     for image in (*(head.labels or ()), t2):
         written.append(folder / f"{image.name}.nii.gz")
-        write(written[-1], image)
+        write_image(written[-1], image)
     return written
 
 
 def _write_pair(folder: Path, sample: Sample, ending: str) -> list[Path]:
     paths = [folder / f"{image.name}{ending}" for image in (sample.fixed, sample.moving)]
     for path, image in zip(paths, (sample.fixed, sample.moving), strict=True):
-        write(path, image)
+        write_image(path, image)
     paths.append(folder / f"{sample.name}_landmarks.csv")
     axes = "zyx"[-sample.fixed.ndim :]
     header = ",".join(f"{side}_{axis}" for side in ("fixed", "moving") for axis in axes)

@@ -69,7 +69,7 @@ def suffix_of(path: str | os.PathLike[str]) -> str:
     )
 
 
-def read(path: str | os.PathLike[str], frame: int | None = None) -> Image:
+def read_image(path: str | os.PathLike[str], frame: int | None = None) -> Image:
     """Read one image with its place in the world.
 
     Parameters
@@ -102,13 +102,17 @@ def read(path: str | os.PathLike[str], frame: int | None = None) -> Image:
         return _image(path, content, frame or 0)
 
 
+read = read_image
+"""Short name of :func:`read_image`."""
+
+
 def read_series(path: str | os.PathLike[str]) -> list[Image]:
     """Read every frame of a time series, all on one grid; a file with one image gives a list of one.
 
     Raises
     ------
     InputError
-        As :func:`read` does.
+        As :func:`read_image` does.
     """
     return read_frames(path, read_content(path))
 
@@ -126,7 +130,7 @@ def read_content(path: str | os.PathLike[str]) -> FileContent:
     Raises
     ------
     InputError
-        As :func:`read` does.
+        As :func:`read_image` does.
     """
     path = Path(path)
     if path.is_dir():
@@ -140,7 +144,7 @@ def read_content(path: str | os.PathLike[str]) -> FileContent:
         return opener(path)
 
 
-def write(path: str | os.PathLike[str], image: Image) -> None:
+def write_image(path: str | os.PathLike[str], image: Image) -> None:
     """Write an image in the format that the name ends in.
 
     NIfTI keeps its whole place in the world, and the axis order and header of the NIfTI file that it came from; TIFF
@@ -176,10 +180,13 @@ def _explained(path: Path) -> Iterator[None]:
 
 def _image(path: Path, content: FileContent, frame: int) -> Image:
     name = path.name[: -len(suffix_of(path))]
-    if content.frames > 1:
-        name = f"{name} [{frame}]"
-    data = usable(content.load(frame))
-    return Image(data, content.grid, name=name, rgb=content.rgb, metadata={"path": str(path), **content.metadata})
+    image = content_image(content, f"{name} [{frame}]" if content.frames > 1 else name, frame)
+    return image.replace(metadata={"path": str(path), **image.metadata})
+
+
+def content_image(content: FileContent, name: str, frame: int = 0) -> Image:
+    """Load one frame of an open file."""
+    return Image(usable(content.load(frame)), content.grid, name=name, rgb=content.rgb, metadata=content.metadata)
 
 
 def usable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

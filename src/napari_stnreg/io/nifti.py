@@ -89,12 +89,30 @@ def open_nifti(path: Path) -> FileContent:
     image = nib.load(path)
     if not isinstance(image, nib.Nifti1Image | nib.Nifti2Image):
         raise InputError(f"'{path.name}' is not a NIfTI file.")
+    return nifti_content(image, path.name)
+
+
+def nifti_content(image: nib.Nifti1Image, name: str) -> FileContent:
+    """Describe a nibabel image that is open or in memory; voxels are loaded frame by frame on request.
+
+    Parameters
+    ----------
+    image
+        Two to four axes.
+    name
+        Name of the image in error messages.
+
+    Raises
+    ------
+    InputError
+        If the affine is singular or not finite, or there are more than four axes.
+    """
     affine = np.asarray(image.affine, dtype=np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-30:
-        raise InputError(f"'{path.name}' has a singular affine in its header, so its voxels have no place in space.")
+        raise InputError(f"'{name}' has a singular affine in its header, so its voxels have no place in space.")
     shape = tuple(int(n) for n in image.shape)
     if any(n > 1 for n in shape[4:]):
-        raise InputError(f"'{path.name}' has {len(shape)} axes; NIfTI with three axes, or four with time, can be read.")
+        raise InputError(f"'{name}' has {len(shape)} axes; NIfTI with three axes, or four with time, can be read.")
 
     spatial = (*shape[:3], 1, 1)[:3]
     turn = AxisOrientation.nearest(affine)

@@ -14,7 +14,7 @@ from napari_stnreg.core.atomic_io import atomic_path
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Image
 from napari_stnreg.io import tiff
-from napari_stnreg.io.image import suffix_of, write
+from napari_stnreg.io.image import suffix_of, write_image
 from napari_stnreg.io.nifti import KEY, save_nifti
 
 
@@ -41,7 +41,7 @@ def write_series(path: str | os.PathLike[str], images: Sequence[Image], *, label
         with atomic_path(path) as part:
             save_nifti(part, images, labels=labels)
     elif len(images) == 1:
-        write(path, images[0])
+        write_image(path, images[0])
     elif ending in (".tif", ".tiff"):
         with atomic_path(path) as part:
             tiff.save_tiff(part, *images)

@@ -23,7 +23,9 @@ FORMAT = "napari-stnreg transform"
 VERSION = 1
 
 
-def save_transform(transform: Transform, path: str | os.PathLike[str], info: Mapping[str, Any] | None = None) -> Path:
+def save_transform_file(
+    transform: Transform, path: str | os.PathLike[str], info: Mapping[str, Any] | None = None
+) -> Path:
     """Write a transform; the file appears whole or not at all.
 
     Parameters
@@ -58,8 +60,8 @@ def save_transform(transform: Transform, path: str | os.PathLike[str], info: Map
     return container.write(Path(path), header, transform.tensors())
 
 
-def load_transform(path: str | os.PathLike[str]) -> tuple[Transform, dict[str, Any]]:
-    """Read what :func:`save_transform` wrote.
+def load_transform_file(path: str | os.PathLike[str]) -> tuple[Transform, dict[str, Any]]:
+    """Read what :func:`save_transform_file` wrote.
 
     Returns
     -------
@@ -79,7 +81,7 @@ def load_transform(path: str | os.PathLike[str]) -> tuple[Transform, dict[str, A
 def transform_from(
     header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], source: Path
 ) -> tuple[Transform, dict[str, Any]]:
-    """The transform in a file that has been read already; see :func:`load_transform`."""
+    """The transform in a file that has been read already; see :func:`load_transform_file`."""
     container.expect(header, FORMAT, VERSION, source)
     damaged = f"'{source.name}' is damaged: its header and its parameters do not fit together"
     for name, tensor in tensors.items():

@@ -11,12 +11,16 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.grid import CoordinateSystem, HasGrid
 from napari_stnreg.io import container
+from napari_stnreg.io.transform_file import transform_from
+from napari_stnreg.io.transforms import ENDING, load_transform, transform_ending
 from napari_stnreg.models.input_spec import InputSpec
 from napari_stnreg.models.model import Model
 from napari_stnreg.models.pretrained import boxed_models as boxed_models
 from napari_stnreg.models.pretrained import find_model as find_model
 from napari_stnreg.networks import Network, make_network
+from napari_stnreg.transforms import Transform
 
 FORMAT = "napari-stnreg model"
 VERSION = 1
@@ -59,6 +63,37 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     source = find_model(path)
     header, tensors = container.read(source)
     return model_from(header, tensors, source)
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    fixed: HasGrid | None = None,
+    moving: HasGrid | None = None,
+    space: CoordinateSystem | None = None,
+    unit: str | None = None,
+) -> Transform | Model:
+    """Load a transform or a model, from a file or a pretrained model by name.
+
+    Parameters
+    ----------
+    path
+        A file whose extension tells its format (see :func:`~napari_stnreg.load_transform`), or a name such as ``"box-2d"``.
+    fixed, moving, space, unit
+        For transforms of other programs; see :func:`~napari_stnreg.load_transform`.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, of another format or a newer version; nothing in it is executed.
+    """
+    source = find_model(path)
+    if transform_ending(source) != ENDING:
+        return load_transform(source, fixed=fixed, moving=moving, space=space, unit=unit)
+    header, tensors = container.read(source)
+    if header["format"] == FORMAT:
+        return model_from(header, tensors, source)
+    return transform_from(header, tensors, source)[0]
 
 
 def as_model(model: Model | str | os.PathLike[str]) -> Model:

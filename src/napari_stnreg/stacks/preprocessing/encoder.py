@@ -62,7 +62,7 @@ def load_extractor(model: str | os.PathLike[str] | Model) -> EncoderFeatures:
     from napari_stnreg.networks.auto_encoder import AutoEncoder
 
     if not isinstance(model, Model):
-        from napari_stnreg.io.save_load import load
+        from napari_stnreg.models.model_file import load
 
         found = load(model)
         if not isinstance(found, Model):

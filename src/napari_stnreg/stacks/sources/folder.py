@@ -14,7 +14,7 @@ import numpy as np
 import tifffile
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.io.image import SUPPORTED_SUFFIXES, read
+from napari_stnreg.io.image import SUPPORTED_SUFFIXES, read_image
 from napari_stnreg.stacks.sources.base import Array, StackSource, Window, check_stack, gray
 
 
@@ -25,7 +25,7 @@ class FolderSource(StackSource):
     files: tuple[str, ...] = ()
 
     def _load(self, z: int, window: Window) -> Array:
-        image = read(Path(self.location) / self.files[z])
+        image = read_image(Path(self.location) / self.files[z])
         data = gray(np.asarray(image.data), self.dtype)
         if data.shape != self.shape[1:]:
             whole = np.zeros(self.shape[1:], dtype=data.dtype)
@@ -117,12 +117,12 @@ def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
             kinds = {"I;16": np.uint16, "I": np.int32, "F": np.float32, "1": np.bool_}
             channels = (3,) if len(picture.getbands()) >= 3 or picture.mode == "P" else ()
             return (picture.height, picture.width, *channels), np.dtype(kinds.get(picture.mode, np.uint8))
-    image = read(path)
+    image = read_image(path)
     return image.data.shape, image.data.dtype
 
 
 def _folder_calibration(path: Path) -> tuple[tuple[float, float, float], str]:
-    image = read(path)
+    image = read_image(path)
     y, x = (float(s) for s in image.grid.spacing[-2:])
     if image.grid.ndim != 2 or abs(y / x - 1) > 0.01:
         return (1.0, 1.0, 1.0), "pixel"

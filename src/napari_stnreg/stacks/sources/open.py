@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.io.image import SUPPORTED_SUFFIXES, read
+from napari_stnreg.io.image import SUPPORTED_SUFFIXES, read_image
 from napari_stnreg.stacks.sources.base import Array, StackSource, Window, check_stack
 from napari_stnreg.stacks.sources.folder import open_folder
 from napari_stnreg.stacks.sources.tiff import open_tiff
@@ -38,7 +38,7 @@ def open_path(path: Path, *, level: int = 0, channel: int | None = None) -> Stac
     if name.endswith(SUPPORTED_SUFFIXES):
         from napari_stnreg.stacks.sources.base import open_stack
 
-        return open_stack(read(path), channel=channel)
+        return open_stack(read_image(path), channel=channel)
     raise InputError(f"'{path.name}' is no stack that can be read: give OME-Zarr, TIFF, .npy or a folder of images.")
 
 

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.io.image import read, read_content, read_series
+from napari_stnreg.io.image import read_content, read_image, read_series
 from napari_stnreg.training.data.image_sets import Entry, ImageSet, reading
 from napari_stnreg.training.data.paired_images import Augmentation, PairedImages
 from napari_stnreg.training.data.pairing import (
@@ -159,7 +159,7 @@ def _open_set(
         return ImageSet.of_images(read_series(path), truth)
     if content.grid.ndim != 3:
         raise InputError(f"'{path.name}' holds a single image; training needs several.")
-    return ImageSet.of_stack(read(path), None if labels is None else read(labels))
+    return ImageSet.of_stack(read_image(path), None if labels is None else read_image(labels))
 
 
 def _from_list(path: Path) -> tuple[ImageSet, ImageSet, list[tuple[Pair, str]]]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.io.image import SUPPORTED_SUFFIXES, read, read_content, suffix_of
+from napari_stnreg.io.image import SUPPORTED_SUFFIXES, read_content, read_image, suffix_of
 
 CACHE_BYTES = 2**30
 """Voxels of a set that are kept in memory, at most."""
@@ -355,7 +355,7 @@ def _giving(image: Image) -> Loader:
 
 def reading(path: Path, frame: int | None) -> Loader:
     """A loader of one image of a file."""
-    return lambda: read(path, frame)
+    return lambda: read_image(path, frame)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -205,14 +205,14 @@ def read_entry(path: str, fixed: Place | None = None, moving: Place | None = Non
     InputError
         If it cannot be read, or holds something else.
     """
-    from napari_stnreg.io.save_load import ENDING, read_transform, transform_ending
-    from napari_stnreg.io.transform_file import load_transform
+    from napari_stnreg.io.transform_file import load_transform_file
+    from napari_stnreg.io.transforms import ENDING, load_transform, transform_ending
 
     info: dict[str, Any] = {}
     if transform_ending(path) == ENDING:
-        transform, info = load_transform(path)
+        transform, info = load_transform_file(path)
     else:
-        transform = read_transform(path, fixed=fixed, moving=moving)
+        transform = load_transform(path, fixed=fixed, moving=moving)
     stem = Path(path).name
     grids = {name: Grid.from_dict(info.pop(name)) if name in info else None for name in ("grid", "moving_grid")}
     sides = {name: info.pop(name, None) or f"{name} side of {stem}" for name in ("fixed", "moving")}
@@ -244,12 +244,12 @@ def write_entry(entry: TransformEntry, path: str) -> Path:
     InputError
         If the ending is unknown, the format cannot hold it, or the file cannot be written.
     """
-    from napari_stnreg.io.save_load import ENDING, SAVE_ENDINGS, save, transform_ending
-    from napari_stnreg.io.transform_file import save_transform
+    from napari_stnreg.io.transform_file import save_transform_file
+    from napari_stnreg.io.transforms import ENDING, SAVE_ENDINGS, save, transform_ending
 
     if transform_ending(path, SAVE_ENDINGS) != ENDING:
         return save(entry.transform, path, grid=entry.grid)
     record = entry.record("file")
     for name in ("transform", "what", "run", "source", "start"):
         record.pop(name, None)
-    return save_transform(entry.transform, path, record)
+    return save_transform_file(entry.transform, path, record)

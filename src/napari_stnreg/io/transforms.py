@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from napari_stnreg.core.atomic_io import atomic_path
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.io import container
-from napari_stnreg.io.transform_file import load_transform, save_transform, transform_from
+from napari_stnreg.io.transform_file import load_transform_file, save_transform_file
 from napari_stnreg.transforms import Transform
 
 if TYPE_CHECKING:
@@ -92,44 +91,11 @@ def save(what: Transform | TransformResult | Model, path: str | os.PathLike[str]
         transform, report, grid = result.transform, result.report(), result.grid if grid is None else grid
     assert isinstance(transform, Transform)
     if ending == ENDING:
-        return save_transform(transform, target, report)
+        return save_transform_file(transform, target, report)
     return _export(transform, target, ending, None if grid is None else grid.with_unit(transform.unit))
 
 
-def load(
-    path: str | os.PathLike[str],
-    *,
-    fixed: HasGrid | None = None,
-    moving: HasGrid | None = None,
-    space: CoordinateSystem | None = None,
-    unit: str | None = None,
-) -> Transform | Model:
-    """Load a transform or a model that :func:`save` wrote, another program's transform, or a model in the box by name.
-
-    Parameters
-    ----------
-    path
-        A file whose ending says what it is (see :func:`read_transform`), or a name such as ``"box-2d"``.
-    fixed, moving, space, unit
-        For other programs' transforms; see :func:`read_transform`.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, damaged, of another kind or of a newer version; nothing in it is executed.
-    """
-    from napari_stnreg.models import model_file
-
-    source = model_file.find_model(path)
-    if transform_ending(source) != ENDING:
-        return read_transform(source, fixed=fixed, moving=moving, space=space, unit=unit)
-    header, tensors = container.read(source)
-    if header["format"] == model_file.FORMAT:
-        return model_file.model_from(header, tensors, source)
-    return transform_from(header, tensors, source)[0]
-
-
-def read_transform(
+def load_transform(
     path: str | os.PathLike[str],
     *,
     fixed: HasGrid | None = None,
@@ -170,7 +136,7 @@ def read_transform(
     source = Path(path)
     ending = transform_ending(source, LOAD_ENDINGS)
     if ending == ENDING:
-        return load_transform(source)[0]
+        return load_transform_file(source)[0]
     if not source.exists():
         raise InputError(f"'{source}' does not exist.")
     from napari_stnreg.io.exchange import elastix, itk, ngff, nifti_field
