@@ -359,7 +359,7 @@ def test_info_says_what_a_file_is(done, capsys):
     assert "2D transform" in said
     assert "translation" in said
     image = sr.Image.from_array(np.zeros((5, 6, 7), np.float32), (3, 0.5, 0.5), unit="um")
-    sr.io.write("image.tif", image)
+    sr.write_image("image.tif", image)
     assert main(["info", "image.tif"]) == 0
     said = capsys.readouterr().out
     assert "5 x 6 x 7 (z, y, x)" in said

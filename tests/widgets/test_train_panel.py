@@ -232,7 +232,7 @@ def test_several_layers_from_the_selection(viewer, open_train, run):
 
 def test_a_folder_of_files(viewer, open_train, run, tmp_path):
     for i, picture in enumerate(drifting(5)):
-        sr.io.image.write(tmp_path / f"p{i}.tif", sr.Image.from_array(picture))
+        sr.write_image(tmp_path / f"p{i}.tif", sr.Image.from_array(picture))
     train = open_train(epochs=1)
     train.images.kind_box.set_current("files")
     assert not train.train()
@@ -305,7 +305,7 @@ def test_the_script_repeats_the_training(train, viewer, run, tmp_path, monkeypat
 
 def test_a_copied_command_means_the_same_training(viewer, open_train, tmp_path):
     for picture in range(4):
-        sr.io.image.write(tmp_path / f"p{picture}.tif", sr.Image.from_array(blobs((40, 48), seed=picture)))
+        sr.write_image(tmp_path / f"p{picture}.tif", sr.Image.from_array(blobs((40, 48), seed=picture)))
     train = open_train(network="affine+voxelmorph", family="rigid+displacement", learning_rate=0.01)
     train.images.kind_box.set_current("files")
     train.images.fixed["files"].path_box.setText(str(tmp_path))

@@ -24,7 +24,7 @@ def write_series(path: str | os.PathLike[str], images: Sequence[Image], *, label
     Parameters
     ----------
     path
-        A name that :func:`~napari_stnreg.io.write` knows.
+        A name that :func:`~napari_stnreg.write_image` knows.
     images
         At least one, all on one grid.
     labels
