@@ -50,20 +50,20 @@ def trained(name: str, recipe: Recipe, options: argparse.Namespace) -> Path:
         return find_model(name)
     if path.exists() or options.judge:
         return path
-    start = None if recipe.start is None else trained(recipe.start, all_recipes()[recipe.start], options)
+    start = None if recipe.warm_start is None else trained(recipe.warm_start, all_recipes()[recipe.warm_start], options)
     cost_file = options.out / f"{name}.cost.json"
     spent = json.loads(cost_file.read_text())["cpu_seconds"] if cost_file.exists() else 0.0
-    began = time.process_time()
+    start_time = time.process_time()
 
     def told(step: sr.TrainingProgress) -> None:
         if step.state == "validated":
-            cost = {"cpu_seconds": round(spent + time.process_time() - began, 1), "epochs": step.epoch}
+            cost = {"cpu_seconds": round(spent + time.process_time() - start_time, 1), "epochs": step.epoch}
             cost_file.write_text(json.dumps(cost) + "\n")
             last = step.curve[-1] if step.curve else None
             print(name, cost, "" if last is None else (last.loss, last.validation_loss, last.scores), file=sys.stderr,
                   flush=True)  # fmt: skip
 
-    sr.train(recipe.data(options.data), output=path, resume=True, start=start, progress=told, **recipe.settings)
+    sr.train(recipe.data(options.data), output=path, resume=True, warm_start=start, progress=told, **recipe.settings)
     return path
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.networks import LocalizationNetwork, VoxelMorph
 from napari_stnreg.training.data.batch import Batch
-from napari_stnreg.training.loss import RegistrationObjective
+from napari_stnreg.training.loss import RegistrationLoss
 from napari_stnreg.training.settings import TrainingSettings
 from napari_stnreg.transforms import make_family
 
@@ -45,7 +45,7 @@ class TheirNetwork(LocalizationNetwork):
 
 def our_step(network: LocalizationNetwork, batch: Batch, grid: Grid) -> Callable[[], float]:
     settings = TrainingSettings(network="voxelmorph", window=4, diffusion=0.1)
-    objective = RegistrationObjective(settings, grid, ())
+    objective = RegistrationLoss(settings, grid, ())
     fused = batch.fixed.device.type in ("cpu", "cuda")
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.0, fused=fused)
 
@@ -83,11 +83,11 @@ def measured(step: Callable[[], float], device: torch.device, rounds: int) -> fl
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     times = []
     for _ in range(rounds + 2):
-        began = clock()
+        start_time = clock()
         step()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        times.append(clock() - began)
+        times.append(clock() - start_time)
     return 1000 * min(times[2:])
 
 

@@ -11,10 +11,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-KEYS = {"ending": "stop_reason", "normalisation": "normalization"}
+KEYS = {
+    "accumulate": "gradient_accumulation",
+    "contract": "input_spec",
+    "ending": "stop_reason",
+    "held_back": "validation_pairs",
+    "normalisation": "normalization",
+    "sizing": "size_mode",
+    "training": "strategy",
+}
 """Old and new names of keys."""
 
-VALUES = {"stages": "sequential"}
+VALUES = {"in-turn": "sequential", "stages": "sequential", "together": "joint"}
 """Old and new names of string values."""
 
 

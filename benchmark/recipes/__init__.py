@@ -31,8 +31,8 @@ class Recipe:
         Steps of refinement that are measured too; 0 for none.
     goal
         What the project asks of it, in words.
-    start
-        The recipe whose model is the beginning, if any.
+    warm_start
+        Name of the recipe whose model the training continues from, if any.
     """
 
     title: str
@@ -42,14 +42,14 @@ class Recipe:
     judge: Callable[[Any, Path, int], Iterable[Row]]
     refine: int = 0
     goal: str = ""
-    start: str | None = None
+    warm_start: str | None = None
 
 
 def all_recipes() -> dict[str, Recipe]:
     """Every recipe by its name."""
-    from benchmark.recipes import box, brain, digits, electron, heads, heart, hippocampus
+    from benchmark.recipes import brain, bundled, digits, electron, heads, heart, hippocampus
 
     found: dict[str, Recipe] = {}
-    for module in (digits, heart, hippocampus, brain, heads, electron, box):
+    for module in (digits, heart, hippocampus, brain, heads, electron, bundled):
         found |= module.RECIPES
     return found

@@ -19,8 +19,8 @@ from napari_stnreg.training.data.pairing import RandomPairs
 
 GRID = sr.Grid.from_spacing((40, 48, 40), 4.0, unit="mm")  # trained at half the resolution: a processor's budget
 AUGMENTATION = Augmentation(
-    together=SpatialAugmentation(rotation=8, scale=0.1, stretch=0.08, shear=0.03, shift=8),
-    apart=SpatialAugmentation(rotation=4, scale=0.05, shift=5),
+    joint=SpatialAugmentation(rotation=8, scale=0.1, stretch=0.08, shear=0.03, shift=8),
+    independent=SpatialAugmentation(rotation=4, scale=0.05, shift=5),
     intensity=IntensityAugmentation(gamma=0.2, bias=0.2, noise=0.02),
 )
 NETWORKS = {
@@ -34,7 +34,7 @@ NETWORKS = {
 
 def training_data(folder: Path) -> PairedImages:
     """Random pairs of the training subjects; the two held back onto each other for validation."""
-    images = ImageSet.of_npz(folder / FILES["brain"], labels="label", group="subject", spacing="voxel_mm", unit="mm")
+    images = ImageSet.from_npz(folder / FILES["brain"], labels="label", group="subject", spacing="voxel_mm", unit="mm")
     kind = groups_of("brain")
     train, held = ([i for i, g in enumerate(images.groups) if kind[g] == k] for k in ("train", "validation"))
     ring = list(zip(held, [*held[1:], held[0]], strict=True))

@@ -34,7 +34,7 @@ def digits(folder: Path, digit: int | None) -> np.ndarray[Any, Any]:
 
 def image_set(images: np.ndarray[Any, Any]) -> ImageSet:
     """The images as a set."""
-    return ImageSet.of_images([sr.Image.from_array(x, name=f"digit {i}") for i, x in enumerate(images)])
+    return ImageSet.from_images([sr.Image.from_array(x, name=f"digit {i}") for i, x in enumerate(images)])
 
 
 def one_class(folder: Path) -> PairedImages:
@@ -51,7 +51,7 @@ def known_affines(folder: Path) -> PairedImages:
     count = len(images)
     same = [(i, i) for i in range(count)]
     return PairedImages(images, images, FixedPairs(same[:-VALIDATION]), same[-VALIDATION:],
-                        augmentation=Augmentation(apart=APART), same_image=True)  # fmt: skip
+                        augmentation=Augmentation(independent=APART), same_image=True)  # fmt: skip
 
 
 def judge(model: Any, folder: Path, refine: int) -> Iterator[Row]:

@@ -20,7 +20,7 @@ from napari_stnreg.training.data.paired_images import Augmentation, PairedImages
 from napari_stnreg.training.data.pairing import neighbors
 
 AUGMENTATION = Augmentation(
-    together=SpatialAugmentation(rotation=180, scale=0.2, flip=True),
+    joint=SpatialAugmentation(rotation=180, scale=0.2, flip=True),
     intensity=IntensityAugmentation(gamma=0.2, bias=0.2),
 )
 TRAINED_ON = 100
@@ -30,7 +30,7 @@ TRAINED_ON = 100
 def training_data(folder: Path) -> PairedImages:
     """Every fourth plane of the lower part of the volume, cut to its middle."""
     volume = sr.read(folder / FILES["fibsem"])
-    planes = ImageSet.of_stack(volume).subset(range(0, TRAINED_ON, 4))
+    planes = ImageSet.from_stack(volume).subset(range(0, TRAINED_ON, 4))
     grid = sr.Grid.from_spacing((128, 128), volume.grid.spacing[1:].tolist(), unit=volume.grid.unit)
     return PairedImages(
         planes, planes, neighbors(range(22)), [(22, 23), (23, 24)], augmentation=AUGMENTATION, grid=grid

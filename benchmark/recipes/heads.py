@@ -28,8 +28,8 @@ GRID = sr.Grid.from_spacing((40, 40, 30), 6.0, unit="mm")
 MOVED = SpatialAugmentation(rotation=22, scale=0.16, stretch=0.03, shear=0.03, shift=22)
 LOOKS = IntensityAugmentation(gamma=0.7, bias=0.4, noise=0.05, blur=0.6, invert=0.25)
 AUGMENTATION = Augmentation(
-    together=SpatialAugmentation(rotation=10, scale=0.1, stretch=0.1, shear=0.05, shift=8, flip=True),
-    apart=MOVED,
+    joint=SpatialAugmentation(rotation=10, scale=0.1, stretch=0.1, shear=0.05, shift=8, flip=True),
+    independent=MOVED,
     intensity=LOOKS,
 )
 TRIALS = 6
@@ -55,7 +55,7 @@ def people(folder: Path, split: str, stripped: bool) -> list[tuple[str, sr.Image
 def training_data(folder: Path) -> MixedSource:
     """Four heads, with skull and without, and generated ones, each against itself moved by a known affine map."""
     images = [image for stripped in (False, True) for _, image, _ in people(folder, "train", stripped)]
-    real = ImageSet.of_images(images)
+    real = ImageSet.from_images(images)
     same = [(i, i) for i in range(len(images))]
     made = generated_heads(GRID, MADE, stripped=0.3, labeled=False)
     options: dict[str, Any] = {"augmentation": AUGMENTATION, "grid": GRID, "same_image": True}

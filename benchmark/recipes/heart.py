@@ -20,7 +20,7 @@ from napari_stnreg.training.data.paired_images import Augmentation, PairedImages
 from napari_stnreg.training.data.pairing import FixedPairs
 
 AUGMENTATION = Augmentation(
-    together=SpatialAugmentation(rotation=25, scale=0.15, stretch=0.1, shift=5, bend=4, bend_spacing=32, flip=True),
+    joint=SpatialAugmentation(rotation=25, scale=0.15, stretch=0.1, shift=5, bend=4, bend_spacing=32, flip=True),
     intensity=IntensityAugmentation(gamma=0.3, bias=0.15, noise=0.02),
 )
 
@@ -28,8 +28,8 @@ AUGMENTATION = Augmentation(
 def training_data(folder: Path) -> PairedImages:
     """Pairs of the patients in the committed list."""
     path = folder / FILES["cardiac"]
-    fixed = ImageSet.of_npz(path, "ed", "ed_mask", group="patient")
-    moving = ImageSet.of_npz(path, "es", "es_mask", group="patient")
+    fixed = ImageSet.from_npz(path, "ed", "ed_mask", group="patient")
+    moving = ImageSet.from_npz(path, "es", "es_mask", group="patient")
     kind = groups_of("cardiac")
     pairs = {k: [(i, i) for i, g in enumerate(fixed.groups) if kind[g] == k] for k in ("train", "validation")}
     return PairedImages(fixed, moving, FixedPairs(pairs["train"]), pairs["validation"], augmentation=AUGMENTATION)

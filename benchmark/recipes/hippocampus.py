@@ -22,7 +22,7 @@ CASCADE = {"network": "voxelmorph+voxelmorph", "network_options": {"voxelmorph":
 
 def training_data(folder: Path) -> PairedImages:
     """Random pairs of the training cases; two rings of those for validation."""
-    images = ImageSet.of_npz(folder / FILES["hippocampus"], labels="label", group="case", spacing="voxel_mm", unit="mm")
+    images = ImageSet.from_npz(folder / FILES["hippocampus"], labels="label", group="case", spacing="voxel_mm", unit="mm")
     kind = groups_of("hippocampus")
     train, held = ([i for i, g in enumerate(images.groups) if kind[g] == k] for k in ("train", "validation"))
     rings = [(one, held[(place + step) % len(held)]) for step in (1, 3) for place, one in enumerate(held)]
@@ -47,6 +47,6 @@ RECIPES = {
     "hippocampus-labels": Recipe(
         "VoxelMorph 3D, hippocampus, labels help the training", FILES["hippocampus"], training_data,
         {**COMMON, "label_weight": 2.0, "learning_rate": 7e-4, "epochs": 16}, judge, refine=0,
-        goal="Dice 0.84 in one pass under 100 ms", start="hippocampus-voxelmorph",
+        goal="Dice 0.84 in one pass under 100 ms", warm_start="hippocampus-voxelmorph",
     ),
 }  # fmt: skip

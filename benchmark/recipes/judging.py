@@ -21,9 +21,9 @@ def judged(
     """A row for one pair in voxels: every measure its truth allows, for one pass and after refinement."""
     fixed = sr.Image.from_array(pair.fixed, spacing, unit=unit, name="fixed")
     moving = sr.Image.from_array(pair.moving, spacing, unit=unit, name="moving")
-    began, cpu = time.perf_counter(), time.process_time()
+    start_time, cpu = time.perf_counter(), time.process_time()
     transform = model.predict(fixed, moving, device="cpu")
-    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    seconds, cpu = time.perf_counter() - start_time, time.process_time() - cpu
     row: dict[str, Any] = {"pair": pair.name, "ms": 1000 * seconds, "cpu_ms": 1000 * cpu}
     row |= measured(pair, transform, fixed)
     if refine:

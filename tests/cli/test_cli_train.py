@@ -23,10 +23,10 @@ def scans(tmp_path, monkeypatch):
     return tmp_path
 
 
-def held_back(*words):
+def validation_pairs(*words):
     options = make_parser().parse_args(["train", "scans.npz", "-o", "m.safetensors", *words])
     data = _data(options, training_settings(options).seed)
-    return data.held_back
+    return data.validation_pairs
 
 
 def test_it_writes_a_model_and_says_where(scans, capsys):
@@ -36,25 +36,25 @@ def test_it_writes_a_model_and_says_where(scans, capsys):
 
 
 def test_the_seed_chooses_those_held_back_too(scans):
-    assert held_back("--seed", "3") == held_back("--seed", "3")
-    assert len({tuple(held_back("--seed", str(seed))) for seed in range(6)}) > 1
+    assert validation_pairs("--seed", "3") == validation_pairs("--seed", "3")
+    assert len({tuple(validation_pairs("--seed", str(seed))) for seed in range(6)}) > 1
 
 
 def test_it_learns_on_from_a_model(scans):
     assert main(["train", "scans.npz", "-o", "first.safetensors", *SMALL]) == 0
     again = ["train", "scans.npz", "-o", "second.safetensors", *TINY, "--similarity", "ncc"]
-    assert main([*again, "--start", "first.safetensors"]) == 0
+    assert main([*again, "--warm-start", "first.safetensors"]) == 0
     first, second = sr.load("first.safetensors"), sr.load("second.safetensors")
     assert second.network.config() == first.network.config()
     assert second.summary["curve"][0]["validation_loss"] == first.summary["best"]["validation_loss"]
-    assert second.summary["settings"]["start"] == "first"
+    assert second.summary["settings"]["warm_start"] == "first"
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--start", "none.safetensors"], "none.safetensors"),
-        (["--start", "box-2d", "--network", "dirnet"], "is the network 'voxelmorph+voxelmorph', not 'dirnet'"),
+        (["--warm-start", "none.safetensors"], "none.safetensors"),
+        (["--warm-start", "box-2d", "--network", "dirnet"], "is the network 'voxelmorph+voxelmorph', not 'dirnet'"),
         (["--network", "dirnt"], "There is no network 'dirnt'"),
     ],
 )

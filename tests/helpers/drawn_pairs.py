@@ -18,7 +18,7 @@ class DrawnPairs:
 
     Parameters
     ----------
-    count, held_back
+    count, validation_count
         Pairs for training and validation.
     size, ndim, unit
         Of the lattice, over the scenes' 100 world units.
@@ -34,15 +34,15 @@ class DrawnPairs:
     normalization = "none"
 
     def __init__(
-        self, count=48, held_back=12, size=32, ndim=2, kind="shift", unit="pixel", truth=False, labels=False, scenes=1
+        self, count=48, validation_count=12, size=32, ndim=2, kind="shift", unit="pixel", truth=False, labels=False, scenes=1
     ):
         self.grid: Grid = grid(size, ndim, unit=unit)
         self.labels = (1,) if labels else ()
-        self.kind, self._held_back, self._truth = kind, held_back, truth
+        self.kind, self._validation_count, self._truth = kind, validation_count, truth
         rng = np.random.default_rng(7)
         points = self.grid.points()
         fixed, moving, self.maps, matrices = [], [], [], []
-        for i in range(count + held_back):
+        for i in range(count + validation_count):
             scene = Blobs.random(ndim, i % scenes)
             function, matrix = self._map(ndim, rng, i)
             self.maps.append(function)
@@ -67,10 +67,10 @@ class DrawnPairs:
         return function, matrix
 
     def count(self, split: str) -> int:
-        return self._held_back if split == "validation" else len(self.fixed) - self._held_back
+        return self._validation_count if split == "validation" else len(self.fixed) - self._validation_count
 
     def batches(self, split: str, *, epoch: int, batch_size: int, seed: int) -> Iterator[Batch]:
-        trained = len(self.fixed) - self._held_back
+        trained = len(self.fixed) - self._validation_count
         if split == "validation":
             order = list(range(trained, len(self.fixed)))
         else:
@@ -86,12 +86,12 @@ class DrawnPairs:
             yield batch
 
     def summary(self):
-        return {"kind": self.kind, "pairs": self.count("train"), "held_back": self._held_back}
+        return {"kind": self.kind, "pairs": self.count("train"), "validation_pairs": self._validation_count}
 
     def error(self, model_or_network, which: str = "validation") -> float:
         """Mean distance from the truth in voxels over the pairs held back, where the scene shows something."""
         network = getattr(model_or_network, "network", model_or_network)
-        trained = len(self.fixed) - self._held_back
+        trained = len(self.fixed) - self._validation_count
         chosen = range(trained, len(self.fixed)) if which == "validation" else range(trained)
         rng = np.random.default_rng(1)
         points = rng.uniform(-25, 25, (300, self.grid.ndim))

@@ -10,7 +10,7 @@ from napari_stnreg.networks import warp_batch
 from napari_stnreg.training.augmentation.intensity import IntensityAugmentation
 from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
 from napari_stnreg.training.data.image_sets import ImageSet
-from napari_stnreg.training.data.pair_sampler import joined, seeded_rng
+from napari_stnreg.training.data.pair_sampler import collate, seeded_rng
 from napari_stnreg.training.data.paired_images import Augmentation, PairedImages
 from napari_stnreg.training.data.pairing import FixedPairs
 from napari_stnreg.training.synthetic.heads import generated_head, generated_heads
@@ -46,7 +46,7 @@ def test_the_known_transform_takes_every_spot_of_the_fixed_image_to_its_place_in
     middle = grid.center
     offsets = np.array(np.meshgrid(*[[-14.0, 0.0, 14.0]] * ndim, indexing="ij")).reshape(ndim, -1).T
     image = Image(255 * dots(grid, middle + offsets, width), grid)
-    images = ImageSet.of_images([image])
+    images = ImageSet.from_images([image])
     data = PairedImages(
         images, images, FixedPairs([(0, 0)] * 3), augmentation=Augmentation(together, MOVES), same_image=True
     )
@@ -130,7 +130,7 @@ def test_brightness_changes_by_what_was_asked_and_by_nothing_else():
 def test_generated_shapes_know_their_transform(shape):
     few = ShapeSettings(bodies=(3, 7), cells=(2, 4))  # so that most voxels are not at an edge
     data = GeneratedShapes(Grid.from_spacing(shape, 1.5), few, count=6)
-    batch = joined([data.example("train", 0, i, 3) for i in range(6)])
+    batch = collate([data.example("train", 0, i, 3) for i in range(6)])
     moved = warp_batch(batch.moving_labels, batch.truth, data.grid, data.grid)
     before = float((batch.moving_labels == batch.fixed_labels).float().mean())
     after = float((moved == batch.fixed_labels).float().mean())

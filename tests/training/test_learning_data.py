@@ -9,13 +9,13 @@ import torch
 
 from napari_stnreg import Grid, Image, InputError
 from napari_stnreg.io import write_image
-from napari_stnreg.models.input_spec import InputSpec, intensities, placed
+from napari_stnreg.models.input_spec import InputSpec, intensities, resample_to_lattice
 from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
 from napari_stnreg.training.data.datasets import open_training_data
 from napari_stnreg.training.data.image_sets import ImageSet
 from napari_stnreg.training.data.pair_sampler import MixedSource
-from napari_stnreg.training.data.paired_images import Augmentation, PairedImages, augmentation_named
-from napari_stnreg.training.data.pairing import FixedPairs, RandomPairs, listed, neighbors, split
+from napari_stnreg.training.data.paired_images import Augmentation, PairedImages, augmentation_preset
+from napari_stnreg.training.data.pairing import FixedPairs, RandomPairs, neighbors, read_pairs, split
 
 
 def blob(y, x, size=(24, 20), spacing=1.0, name="blob"):
@@ -42,7 +42,7 @@ def same(a, b):
 
 
 def test_a_folder_gives_its_images_by_name_and_subject(folder):
-    images = ImageSet.of_folder(folder, group=r"^(S\d)")
+    images = ImageSet.from_folder(folder, group=r"^(S\d)")
     assert images.names == sorted(p.stem for p in folder.glob("*.tif"))
     assert images.groups == ["S0", "S0", "S1", "S1", "S2", "S2", "S3", "S3"]
     np.testing.assert_array_equal(images.image(3).data, blob(9, 10).data)
@@ -50,7 +50,7 @@ def test_a_folder_gives_its_images_by_name_and_subject(folder):
 
 def test_voxels_are_read_when_asked_for_and_dropped_at_the_limit(folder):
     reads = []
-    images = ImageSet.of_folder(folder)
+    images = ImageSet.from_folder(folder)
     entries = [e.__class__(e.name, e.group, lambda e=e: (reads.append(e.name), e.load())[1]) for e in images.entries]
     counted = ImageSet(entries, cache_bytes=2 * 24 * 20)
     assert reads == []
@@ -66,7 +66,7 @@ def test_voxels_are_read_when_asked_for_and_dropped_at_the_limit(folder):
 def test_frames_of_a_file_are_images_of_one_subject(tmp_path):
     frames = np.stack([blob(8 + i, 9).data for i in range(3)])
     tifffile.imwrite(tmp_path / "beat.tif", frames, imagej=True, metadata={"axes": "TYX"})
-    images = ImageSet.of_folder(tmp_path)
+    images = ImageSet.from_folder(tmp_path)
     assert images.names == ["beat [0]", "beat [1]", "beat [2]"]
     assert set(images.groups) == {"beat"}
     np.testing.assert_array_equal(images.image(2).data, frames[2])
@@ -74,7 +74,7 @@ def test_frames_of_a_file_are_images_of_one_subject(tmp_path):
 
 def test_a_stack_gives_its_sections_with_their_pixel_size():
     stack = Image.from_array(np.arange(4 * 6 * 5).reshape(4, 6, 5), (40.0, 3.0, 2.0), unit="nm")
-    images = ImageSet.of_stack(stack, stack)
+    images = ImageSet.from_stack(stack, stack)
     assert len(images) == 4
     assert images.image(2).grid == Grid.from_spacing((6, 5), (3.0, 2.0), unit="nm")
     np.testing.assert_array_equal(images.image(2).data, stack.data[2])
@@ -84,7 +84,7 @@ def test_a_stack_gives_its_sections_with_their_pixel_size():
 def test_an_npz_file_gives_images_labels_subjects_and_spacing(tmp_path):
     data = np.random.default_rng(0).integers(0, 255, (5, 8, 9, 7)).astype(np.uint8)
     np.savez(tmp_path / "set.npz", image=data, label=data > 100, subject=list("aabbc"), voxel_mm=[3.0, 2.0, 1.0])
-    images = ImageSet.of_npz(tmp_path / "set.npz", labels="label", group="subject", spacing="voxel_mm", unit="mm")
+    images = ImageSet.from_npz(tmp_path / "set.npz", labels="label", group="subject", spacing="voxel_mm", unit="mm")
     assert images.groups == list("aabbc")
     assert images.image(1).grid == Grid.from_spacing((8, 9, 7), (3, 2, 1), unit="mm")
     np.testing.assert_array_equal(images.labels(3).data, data[3] > 100)
@@ -122,8 +122,8 @@ def test_neighbors_reach_as_far_as_told_in_both_directions():
 def test_a_list_names_pairs_by_name_file_or_number(folder, tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_text("fixed,moving,split\nS0_v0,S0_v1.tif,train\nS1_v0,3,validation\n")
-    images = ImageSet.of_folder(folder)
-    assert listed(path, images, images) == [((0, 1), "train"), ((2, 3), "validation")]
+    images = ImageSet.from_folder(folder)
+    assert read_pairs(path, images, images) == [((0, 1), "train"), ((2, 3), "validation")]
 
 
 def test_a_list_of_files_opens_as_it_says(folder):
@@ -142,28 +142,28 @@ def test_two_folders_are_matched_by_name(tmp_path):
         (tmp_path / side).mkdir()
         for i in range(3):
             write_image(tmp_path / side / f"case{i}.png", blob(6 + i, 7 + shift))
-    data = open_training_data(tmp_path / "fixed", tmp_path / "moving", held_back=0)
+    data = open_training_data(tmp_path / "fixed", tmp_path / "moving", validation_fraction=0)
     for batch in everything(data, size=1):
         places = [divmod(int(x[0, 0].flatten().argmax()), 20) for x in (batch.fixed, batch.moving)]
         assert places[0][0] == places[1][0]
         assert places[1][1] - places[0][1] == 3
 
 
-@pytest.mark.parametrize(("pairing", "count"), [("random", 12), ("template", 11), ("neighbors", 18), ("within", 12)])
+@pytest.mark.parametrize(("pairing", "count"), [("random", 12), ("template", 11), ("neighbors", 18), ("group", 12)])
 def test_every_pairing_opens_a_stack_or_its_images(pairing, count):
     images = [blob(8, 6 + i / 2, name=f"s{i}") for i in range(12)]
     groups = [f"g{i // 4}" for i in range(12)]
-    source = ImageSet.of_images(images, groups=groups)
+    source = ImageSet.from_images(images, groups=groups)
     held = 2 / 12 if pairing == "neighbors" else 0
-    data = open_training_data(source, pairing=pairing, held_back=held)
+    data = open_training_data(source, pairing=pairing, validation_fraction=held)
     assert data.count("train") == count
     assert data.count("validation") == (2 if pairing == "neighbors" else 0)
     assert sum(batch.fixed.shape[0] for batch in everything(data)) == count
 
 
 def test_validation_pairs_are_of_subjects_that_training_never_shows(folder):
-    data = open_training_data(folder, pairing="random", group=r"^(S\d)", held_back=0.25, pairs=40)
-    held = {data.fixed.groups[i] for pair in data.held_back for i in pair}
+    data = open_training_data(folder, pairing="random", group=r"^(S\d)", validation_fraction=0.25, pairs=40)
+    held = {data.fixed.groups[i] for pair in data.validation_pairs for i in pair}
     drawn = {data.fixed.groups[i] for e in range(5) for k in range(40) for i in data.pairing.pair(0, e, k)}
     assert len(held) == 1
     assert not held & drawn
@@ -172,8 +172,8 @@ def test_validation_pairs_are_of_subjects_that_training_never_shows(folder):
 
 def test_the_same_place_in_a_training_gives_the_same_batches(folder):
     moved = SpatialAugmentation(rotation=10, shift=2, bend=2, bend_spacing=8)
-    data = open_training_data(folder, augmentation=Augmentation(together=moved), held_back=0.25)
-    again = open_training_data(folder, augmentation=Augmentation(together=moved), held_back=0.25)
+    data = open_training_data(folder, augmentation=Augmentation(joint=moved), validation_fraction=0.25)
+    again = open_training_data(folder, augmentation=Augmentation(joint=moved), validation_fraction=0.25)
     everything(again, epoch=0)  # what went before does not matter
     assert same(everything(data, epoch=3), everything(again, epoch=3))
     assert not same(everything(data, epoch=3), everything(data, epoch=2))
@@ -194,7 +194,7 @@ def test_images_of_other_size_and_spacing_lie_in_a_batch_as_they_lie_in_the_worl
     coarse = blob(11.5, 9.5, (24, 20), spacing=1.0, name="coarse")
     fine = blob(23.5, 19.5, (48, 40), spacing=0.5, name="fine")  # its middle is at 11.75, 9.75 of the world
     far = fine.replace(grid=fine.grid.translated(np.array([3.0, -2.0])), name="moved")
-    images = ImageSet.of_images([coarse, fine, far])
+    images = ImageSet.from_images([coarse, fine, far])
     data = PairedImages(images, images, FixedPairs([(0, 1), (0, 2), (1, 2)]))
     beside, moved, both = (data.example("train", 0, place, 0) for place in range(3))
     assert beside.moving.shape == (1, 1, 24, 20)
@@ -208,18 +208,18 @@ def test_a_training_pair_lies_as_the_model_will_see_it():
     fixed = blob(11.5, 9.5, (24, 20), name="fixed")
     moving = blob(30, 14, (40, 30), name="moving")
     moving = moving.replace(grid=moving.grid.translated(np.array([-16.0, -5.0])))
-    images = ImageSet.of_images([fixed, moving])
+    images = ImageSet.from_images([fixed, moving])
     batch = PairedImages(images, images, FixedPairs([(0, 1)])).example("train", 0, 0, 0)
-    contract = InputSpec(2, 1, fixed.grid.shape, (1.0, 1.0))
-    lattice = contract.lattice(fixed.grid)
-    seen = placed(intensities(moving, contract), moving.grid, lattice)
+    input_spec = InputSpec(2, 1, fixed.grid.shape, (1.0, 1.0))
+    lattice = input_spec.lattice(fixed.grid)
+    seen = resample_to_lattice(intensities(moving, input_spec), moving.grid, lattice)
     assert torch.allclose(batch.moving, seen, atol=1e-5)
 
 
 def test_images_that_do_not_meet_in_the_world_are_put_center_on_center():
     fixed = blob(11.5, 9.5, (24, 20), name="fixed")
     moving = blob(23.5, 19.5, (48, 40), spacing=0.5, name="moving")
-    images = ImageSet.of_images([fixed, moving.replace(grid=moving.grid.translated(np.array([500.0, 80.0])))])
+    images = ImageSet.from_images([fixed, moving.replace(grid=moving.grid.translated(np.array([500.0, 80.0])))])
     batch = PairedImages(images, images, FixedPairs([(0, 1)])).example("train", 0, 0, 0)
     assert brightest(batch)[1] == pytest.approx([11.5, 9.5], abs=0.05)
 
@@ -227,8 +227,8 @@ def test_images_that_do_not_meet_in_the_world_are_put_center_on_center():
 def test_labels_follow_their_images():
     image = blob(8, 9)
     label = image.replace(data=(np.asarray(image.data) > 100).astype(np.uint8) * 3)
-    images = ImageSet.of_images([image, image.replace(name="b")], [label, label])
-    moved = Augmentation(together=SpatialAugmentation(rotation=20, shift=4))
+    images = ImageSet.from_images([image, image.replace(name="b")], [label, label])
+    moved = Augmentation(joint=SpatialAugmentation(rotation=20, shift=4))
     data = PairedImages(images, images, FixedPairs([(0, 1)]), augmentation=moved)
     (batch,) = everything(data)
     assert data.labels == (3,)
@@ -239,8 +239,8 @@ def test_labels_follow_their_images():
 
 
 def test_mixed_sources_give_pairs_of_each_and_hold_back_those_of_the_first():
-    first = ImageSet.of_images([blob(8, 9, name="a"), blob(8, 5, name="b")])
-    second = ImageSet.of_images([blob(16, 9, name="c"), blob(16, 5, name="d")])
+    first = ImageSet.from_images([blob(8, 9, name="a"), blob(8, 5, name="b")])
+    second = ImageSet.from_images([blob(16, 9, name="c"), blob(16, 5, name="d")])
     parts = [PairedImages(s, s, FixedPairs([(0, 1), (1, 0)]), [(0, 1)]) for s in (first, second)]
     data = MixedSource(*parts)
     rows = [int(x.flatten().argmax()) // 20 for b in everything(data, size=1) for x in b.fixed[:, 0]]
@@ -261,10 +261,10 @@ def test_mixed_sources_give_pairs_of_each_and_hold_back_those_of_the_first():
         (lambda p: open_training_data(p / "gone.csv"), "names 'x.tif', which is not there"),
         (lambda p: open_training_data(p / "set.npz", pairing="pals"), "no pairing 'pals'"),
         (lambda p: open_training_data(p / "set.npz", pairing="template", template="zz"), "no image 'zz'"),
-        (lambda p: open_training_data(p / "set.npz", held_back=1.5), "between 0 and 1"),
-        (lambda p: ImageSet.of_folder(p, group="(S"), "no regular expression"),
-        (lambda p: ImageSet.of_folder(p, pattern="one*", group="Z"), "finds no subject in 'one'"),
-        (lambda p: ImageSet.of_folder(p, pattern="one*", labels=p / "set"), "no folder"),
+        (lambda p: open_training_data(p / "set.npz", validation_fraction=1.5), "between 0 and 1"),
+        (lambda p: ImageSet.from_folder(p, group="(S"), "no regular expression"),
+        (lambda p: ImageSet.from_folder(p, pattern="one*", group="Z"), "finds no subject in 'one'"),
+        (lambda p: ImageSet.from_folder(p, pattern="one*", labels=p / "set"), "no folder"),
         (lambda p: SpatialAugmentation(rotation=-1), "rotation must be 0 or more"),
         (lambda p: SpatialAugmentation(bend=3), "Give bend_spacing"),
     ],
@@ -282,15 +282,17 @@ def test_what_cannot_be_used_is_told_in_one_sentence(tmp_path, call, sentence):
 
 
 def test_augmentations_by_name_suit_any_grid(folder):
-    assert augmentation_named("none", blob(5, 5).grid) is None
+    assert augmentation_preset("none", blob(5, 5).grid) is None
     with pytest.raises(InputError, match="choose one of none, light, strong"):
-        augmentation_named("heavy", blob(5, 5).grid)
+        augmentation_preset("heavy", blob(5, 5).grid)
     changes = []
     for name in ("none", "light", "strong"):
-        chosen = augmentation_named(name, blob(5, 5).grid)
-        data = open_training_data(folder, pairing="template", augmentation=chosen, held_back=0)
-        plain = open_training_data(folder, pairing="template", held_back=0)
-        apart = [(a.fixed - b.fixed).abs().mean() for a, b in zip(everything(data), everything(plain), strict=True)]
-        changes.append(float(np.mean(apart)))
+        chosen = augmentation_preset(name, blob(5, 5).grid)
+        data = open_training_data(folder, pairing="template", augmentation=chosen, validation_fraction=0)
+        plain = open_training_data(folder, pairing="template", validation_fraction=0)
+        independent = [
+            (a.fixed - b.fixed).abs().mean() for a, b in zip(everything(data), everything(plain), strict=True)
+        ]
+        changes.append(float(np.mean(independent)))
     assert changes[0] == 0
     assert changes[0] < changes[1] < changes[2]

@@ -84,11 +84,11 @@ class TestLearning:
         model = sr.train(data, network=network, epochs=30, **{**QUICK, **options})
         assert data.error(model) < 0.7 * data.error(identity)
 
-    @pytest.mark.parametrize("training", ["together", "in-turn"])
-    def test_affine_then_deformable_learns_in_one_model(self, training):
+    @pytest.mark.parametrize("strategy", ["joint", "sequential"])
+    def test_affine_then_deformable_learns_in_one_model(self, strategy):
         data = DrawnPairs(60, 8, kind="affine")
         model = sr.train(
-            data, network="affine+voxelmorph", training=training, similarity="ncc", diffusion=0.05, epochs=24,
+            data, network="affine+voxelmorph", strategy=strategy, similarity="ncc", diffusion=0.05, epochs=24,
             network_options={"voxelmorph": {"resolution": "half"}}, **QUICK
         )  # fmt: skip
         assert data.error(model) < 1.2
@@ -147,7 +147,7 @@ class TestRepeating:
         options = {**QUICK, "network": "affine", "epochs": 2, "gradient_clip": 0.0, "similarity": "mse"}
         options |= {"warmup": 0.0}
         whole = sr.train(DrawnPairs(24, 4), **{**options, "batch_size": 10})
-        parts = sr.train(DrawnPairs(24, 4), **{**options, "batch_size": 5, "accumulate": 2})
+        parts = sr.train(DrawnPairs(24, 4), **{**options, "batch_size": 5, "gradient_accumulation": 2})
         each = sr.train(DrawnPairs(24, 4), **{**options, "batch_size": 5})
         # Adam's first steps go by the sign of gradients, and the smallest of them differ by rounding
         losses = [curve(model)[1][1] for model in (whole, parts, each)]
@@ -186,7 +186,7 @@ class TestResuming:
             torch.set_num_threads(1)
             import napari_stnreg as sr
             from tests.helpers.drawn_pairs import DrawnPairs
-            options = dict(network="affine+voxelmorph", training="in-turn", epochs=5, device="cpu", batch_size=6,
+            options = dict(network="affine+voxelmorph", strategy="sequential", epochs=5, device="cpu", batch_size=6,
                            network_options={{"voxelmorph": {{"resolution": "half"}}}})
             for step in sr.train_steps(DrawnPairs(24, 6), output={str(output)!r}, resume=True, **options):
                 print(step.state, step.epoch, flush=True)
@@ -216,7 +216,7 @@ class TestResuming:
         torch.set_num_threads(1)
         try:
             whole = sr.train(
-                DrawnPairs(24, 6), network="affine+voxelmorph", training="in-turn", epochs=5, device="cpu",
+                DrawnPairs(24, 6), network="affine+voxelmorph", strategy="sequential", epochs=5, device="cpu",
                 batch_size=6, network_options={"voxelmorph": {"resolution": "half"}},
             )  # fmt: skip
         finally:
@@ -255,7 +255,7 @@ class TestStart:
     def test_it_begins_where_the_model_was(self, learned):
         data = DrawnPairs(48, 12)
         before = {name: t.clone() for name, t in learned.network.state_dict().items()}
-        model = sr.train(data, start=learned, similarity="ncc", epochs=6, **QUICK)
+        model = sr.train(data, warm_start=learned, similarity="ncc", epochs=6, **QUICK)
         (first, *_) = model.summary["curve"]
         assert first["validation_loss"] == learned.summary["best"]["validation_loss"]
         assert model.summary["settings"]["network"] == "affine"
@@ -267,13 +267,13 @@ class TestStart:
         data = DrawnPairs(48, 12)
         file, output = tmp_path / "learned.safetensors", tmp_path / "more.safetensors"
         learned.save(file)
-        options = {"start": str(file), "similarity": "ncc", "epochs": 3, **QUICK}
+        options = {"warm_start": str(file), "similarity": "ncc", "epochs": 3, **QUICK}
         whole = sr.train(data, **options)
         steps = sr.train_steps(data, output=output, **options)
         next(one for one in steps if one.epoch == 1 and one.state == "running")
         steps.close()
         assert same_weights(sr.train(data, output=output, resume=True, **options), whole)
-        assert whole.summary["settings"]["start"] == "learned"
+        assert whole.summary["settings"]["warm_start"] == "learned"
 
     @pytest.mark.parametrize(
         ("options", "words"),
@@ -285,13 +285,13 @@ class TestStart:
     )
     def test_settings_that_ask_for_another_network_are_refused(self, learned, options, words):
         with pytest.raises(InputError, match=words):
-            sr.train(DrawnPairs(12, 4), start=learned, epochs=1, **options)
+            sr.train(DrawnPairs(12, 4), warm_start=learned, epochs=1, **options)
 
     def test_a_model_for_other_images_is_refused(self, learned):
         with pytest.raises(InputError, match="is for 2D images of one channel; the training data are 3D"):
-            sr.train(DrawnPairs(4, 2, size=16, ndim=3), start=learned, epochs=1)
+            sr.train(DrawnPairs(4, 2, size=16, ndim=3), warm_start=learned, epochs=1)
         with pytest.raises(InputError, match="knows lengths in pixel, the training data have mm"):
-            sr.train(DrawnPairs(12, 4, unit="mm"), start=learned, epochs=1)
+            sr.train(DrawnPairs(12, 4, unit="mm"), warm_start=learned, epochs=1)
 
 
 class TestMemory:
@@ -398,8 +398,8 @@ class TestSettings:
             ({"speed": 3}, "Setting 'speed'"),
             ({"label_weight": 1.0}, "have no labels"),
             ({"similarity_weight": 0.0}, "Nothing is left"),
-            ({"network": "affine+voxelmorph", "training": "in-turn", "epochs": 1}, "at least 2 epochs"),
-            ({"device": "cuda:99"}, "not found here"),
+            ({"network": "affine+voxelmorph", "strategy": "sequential", "epochs": 1}, "at least 2 epochs"),
+            ({"device": "cuda:99"}, "was not found"),
         ],
     )
     def test_what_cannot_be_is_told_in_a_sentence(self, options, words):

@@ -212,7 +212,7 @@ def test_two_stacks_are_paired_first_with_first(viewer, open_train):
         train.job()
     train.images.moving["layer"].layer_box.set_current(viewer.layers["moved"])
     data = train.job().images.open()
-    assert all(a == b for a, b in (*data.pairing.pairs, *data.held_back))
+    assert all(a == b for a, b in (*data.pairing.pairs, *data.validation_pairs))
     np.testing.assert_array_equal(data.moving.image(3).data, viewer.layers["moved"].data[3])
 
 
@@ -322,7 +322,7 @@ def test_every_choice_of_the_form_is_one_of_the_settings(viewer, open_train):
     train = open_train(network="affine+voxelmorph")
     train.options.turn_box.setChecked(True)
     settings = sr.TrainingSettings.parse(**train.options.values())
-    assert settings.training == "in-turn"
+    assert settings.strategy == "sequential"
     for name in ("affine", "tps", "dirnet", "voxelmorph", "affine+voxelmorph"):
         train.options.network_box.set_current(name)
         settings = sr.TrainingSettings.parse(**train.options.values())

@@ -17,13 +17,13 @@ from napari_stnreg.cli.train_options import training_settings
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.models.model import Model
-from napari_stnreg.models.working_size import working_grid
 from napari_stnreg.training.api import train_steps
 from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
 from napari_stnreg.training.data.batch import TrainingData
 from napari_stnreg.training.data.datasets import open_training_data
-from napari_stnreg.training.data.paired_images import Augmentation, augmentation_named
+from napari_stnreg.training.data.paired_images import Augmentation, augmentation_preset
 from napari_stnreg.training.progress import TrainingProgress
+from napari_stnreg.training.working_grid import working_grid
 
 
 def run(options: argparse.Namespace) -> None:
@@ -56,7 +56,7 @@ def _data(options: argparse.Namespace, seed: int) -> TrainingData:
         pairing=options.pairing,
         template=options.template,
         pairs=options.pairs,
-        held_back=options.held_back,
+        validation_fraction=options.validation_fraction,
         labels=options.labels,
         group=options.group,
         image=options.image,
@@ -69,11 +69,11 @@ def _data(options: argparse.Namespace, seed: int) -> TrainingData:
     data = given()
     if options.size is not None:
         data.grid = working_grid(data.grid, options.size or None)
-    augmentation = augmentation_named(options.augment, data.grid) or Augmentation()
+    augmentation = augmentation_preset(options.augment, data.grid) or Augmentation()
     if options.known_transforms:
         longest = float((np.asarray(data.grid.shape) * data.grid.spacing).max())
-        apart = SpatialAugmentation(rotation=20, scale=0.15, shift=0.1 * longest)
-        return given(augmentation=replace(augmentation, apart=apart), same_image=True, grid=data.grid)
+        independent = SpatialAugmentation(rotation=20, scale=0.15, shift=0.1 * longest)
+        return given(augmentation=replace(augmentation, independent=independent), same_image=True, grid=data.grid)
     data.augmentation = augmentation
     return data
 
@@ -104,5 +104,5 @@ def _tell(model: Model, data: TrainingData) -> None:
     figures = ", ".join(f"{name} {value:.4g}" for name, value in best["scores"].items())
     print(
         f"{data.count('train')} pairs, {model.summary['epochs']} epochs, {model.summary['seconds']:.0f} s, "
-        f"{model.summary['ending']}; best after epoch {best['epoch']}" + (f": {figures}" if figures else "")
+        f"{model.summary['stop_reason']}; best after epoch {best['epoch']}" + (f": {figures}" if figures else "")
     )

@@ -18,7 +18,7 @@ from there. Ctrl+C ends the training and keeps the best so far; twice aborts.
 Then: stnreg register FIXED MOVING -o DIR --model MODEL [--refine N]
 Exit codes: 0 done, 2 something given cannot be used, 1 any other failure, 130 aborted."""
 
-_PAIRINGS = ("random", "within", "template", "neighbors", "matched")
+_PAIRINGS = ("random", "group", "template", "neighbors", "matched")
 _AUGMENTATIONS = ("none", "light", "strong")
 
 
@@ -36,8 +36,8 @@ def add_train(commands: Any, debug: str) -> None:
     group.add_argument("--pairing", choices=_PAIRINGS, default="random", help="how images are paired (default: random)")
     group.add_argument("--template", metavar="NAME", help="name or number of the image all others are registered to")
     group.add_argument("--pairs", type=int, metavar="N", help="pairs in an epoch of random ones")
-    group.add_argument("--held-back", type=float, default=0.15, metavar="SHARE",
-                       help="share of the subjects kept for validation (default: 0.15)")  # fmt: skip
+    group.add_argument("--validation-fraction", type=float, default=0.15, metavar="FRACTION",
+                       help="fraction of the subjects kept for validation (default: 0.15)")  # fmt: skip
     group.add_argument("--labels", metavar="DATA", help="folder of label maps, or the name of an array of the .npz")
     group.add_argument("--image", default="image", metavar="NAME", help="array of an .npz (default: image)")
     group.add_argument("--moving-image", metavar="NAME", help="array of an .npz to be paired one to one with --image")

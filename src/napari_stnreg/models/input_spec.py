@@ -25,7 +25,7 @@ from napari_stnreg.networks.grid_generator import sampling_grid
 from napari_stnreg.ops.interpolation import sample_normalized, smoothed_for
 from napari_stnreg.transforms import AffineTransform, Transform
 
-Sizing = Literal["spacing", "extent"]
+SizeMode = Literal["spacing", "extent"]
 Normalization = Literal["percentiles", "none"]
 
 SAME_SPACING = 0.02
@@ -42,7 +42,7 @@ class InputSpec:
         Axes of space, and channels of each image.
     shape, spacing, unit
         The lattice of the training. In pixels, ``spacing`` counts the fixed image's own (finest) voxels.
-    sizing
+    size_mode
         ``"spacing"``: voxels have this size in the world, and the lattice is as large as the image. ``"extent"``: size
         in the world means nothing; the image is enlarged or shrunk until it fills the training's lattice.
     normalization
@@ -54,7 +54,7 @@ class InputSpec:
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     unit: str = "pixel"
-    sizing: Sizing = "spacing"
+    size_mode: SizeMode = "spacing"
     normalization: Normalization = "percentiles"
 
     def __post_init__(self) -> None:
@@ -63,8 +63,8 @@ class InputSpec:
             raise InputError("A model's lattice has as many sizes as the model has axes, 2 or 3.")
         if not all(np.isfinite(s) and s > 0 for s in sizes) or self.channels < 1:
             raise InputError("A model's lattice has sizes greater than zero.")
-        if self.sizing not in get_args(Sizing) or self.normalization not in get_args(Normalization):
-            raise InputError(f"There is no sizing '{self.sizing}' or normalization '{self.normalization}'.")
+        if self.size_mode not in get_args(SizeMode) or self.normalization not in get_args(Normalization):
+            raise InputError(f"There is no size mode '{self.size_mode}' or normalization '{self.normalization}'.")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -116,7 +116,7 @@ class InputSpec:
 
     def _spacing(self, fixed: Grid, extent: FloatArray, warnings: list[str] | None) -> FloatArray:
         spacing = np.asarray(self.spacing, dtype=np.float64)
-        if self.sizing == "extent":
+        if self.size_mode == "extent":
             return np.asarray(spacing * (extent / (np.asarray(self.shape) * spacing)).max())
         if self.unit == "pixel":
             return np.asarray(spacing * fixed.spacing.min())
@@ -139,7 +139,7 @@ def _upright_spacing(grid: Grid) -> FloatArray | None:
     return np.asarray(largest)
 
 
-def meet(one: Grid, other: Grid) -> bool:
+def grids_overlap(one: Grid, other: Grid) -> bool:
     """Whether two images share a place in the world: a good part of either lies in the other's box.
 
     Those that do are read where they lie, in training as in use; others are put center on center.
@@ -153,7 +153,7 @@ def meet(one: Grid, other: Grid) -> bool:
     return False
 
 
-def intensities(image: Image, contract: InputSpec, channel: int | None = None) -> npt.NDArray[np.float32]:
+def intensities(image: Image, input_spec: InputSpec, channel: int | None = None) -> npt.NDArray[np.float32]:
     """The values a network is shown, ``(C, *shape)`` float32, normalized within the image's mask.
 
     Raises
@@ -161,18 +161,18 @@ def intensities(image: Image, contract: InputSpec, channel: int | None = None) -
     InputError
         If the image cannot be normalized: empty mask, NaN, a constant image.
     """
-    if contract.channels == 1:
+    if input_spec.channels == 1:
         planes = [image.intensity(channel)]
     else:
-        planes = [image.intensity(c) for c in range(contract.channels)]
-    if contract.normalization == "percentiles":
+        planes = [image.intensity(c) for c in range(input_spec.channels)]
+    if input_spec.normalization == "percentiles":
         planes = [normalize(plane, image.mask, image.name) for plane in planes]
     elif not all(np.isfinite(plane).all() for plane in planes):
         raise InputError(f"'{image.name}' holds NaN or infinite values; replace them (for instance by 0).")
     return np.stack(planes)
 
 
-def placed(
+def resample_to_lattice(
     values: npt.NDArray[np.float32],
     grid: Grid,
     lattice: Grid,

@@ -1,4 +1,4 @@
-"""A trained model: a network, what it expects of images, and how it came about."""
+"""A trained model: a network, the images it expects, and a summary of its training."""
 
 from __future__ import annotations
 
@@ -6,50 +6,46 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+import napari_stnreg as sr
 from napari_stnreg.core.device import free_memory, pick_device
 from napari_stnreg.core.errors import InputError, OutOfMemoryError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.models.input_spec import InputSpec, intensities, meet, placed
+from napari_stnreg.models.input_spec import InputSpec, grids_overlap, intensities, resample_to_lattice
 from napari_stnreg.networks import AutoEncoder, FrozenEncoder, LocalizationNetwork, Network
 from napari_stnreg.transforms import AffineTransform, Transform, chain
 
-if TYPE_CHECKING:
-    from napari_stnreg.registration.result import Progress, Result
-
 BYTES_PER_VOXEL = 900
-"""For each voxel of the lattice at the peak of a pass: 590 measured for the default U-Net, and half as much again."""
-
-_LINEAR = ("translation", "rigid", "similarity", "affine")
+"""Peak memory of a forward pass for each voxel: 590 measured for the default U-Net, plus half as much."""
 
 
 @dataclass
 class Model:
-    """A network that registers any pair of images in one pass (or an auto-encoder, whose features compare them).
+    """A trained network that registers pairs of images in one pass, or an auto-encoder whose features compare them.
 
     Parameters
     ----------
     network
-        In evaluation mode, on the CPU until it is used.
-    contract
-        What it expects of images.
+        The network, in evaluation mode; on the CPU until it is used.
+    input_spec
+        The images that it expects.
     summary
-        Of its training, JSON-ready: data, pairs, epochs, best score, settings, seed, versions.
+        Summary of the training, JSON-ready: data, pairs, epochs, best score, settings, seed, versions.
     name
-        What to call it.
+        Name for reports.
     replay
-        Pictures of the validation pair while the network learned, ``(T, *shape)`` float16, and
-        ``summary["replay_epochs"]`` their epochs; kept by a training, not in the file.
+        The warped validation image during training, ``(T, *shape)`` float16, at the epochs of
+        ``summary["replay_epochs"]``; kept in memory by a training, not saved.
     """
 
     network: Network
-    contract: InputSpec
+    input_spec: InputSpec
     summary: dict[str, Any] = field(default_factory=dict)
     name: str = "model"
     replay: npt.NDArray[np.float16] | None = None
@@ -60,41 +56,38 @@ class Model:
     @property
     def ndim(self) -> int:
         """Number of spatial axes."""
-        return self.contract.ndim
+        return self.input_spec.ndim
 
     @property
     def family(self) -> str:
-        """The transform families it gives, joined by ``+`` in the order of the stages."""
-        names = [one.family.name for one in self._stages()]
-        return "+".join(names)
+        """Transform families of the stages, joined by ``+``."""
+        return "+".join(one.family.name for one in self._stages())
 
     @property
     def similarity(self) -> str:
-        """What it was trained with."""
+        """Similarity that it was trained with."""
         return str(self.summary.get("settings", {}).get("similarity_used", "lncc"))
 
     def _stages(self) -> list[LocalizationNetwork]:
         if isinstance(self.network, AutoEncoder):
-            raise InputError(
-                f"'{self.name}' is an auto-encoder: it registers nothing itself, but can be chosen as a similarity."
-            )
+            raise InputError(f"'{self.name}' is an auto-encoder and cannot register images; choose it as a similarity.")
         return self.network.networks()
 
     @property
     def registers(self) -> bool:
-        """False for an auto-encoder."""
-        return not isinstance(self.network, AutoEncoder)
+        """Whether the model predicts a transform; false for an auto-encoder."""
+        return isinstance(self.network, LocalizationNetwork)
 
     def features(self) -> FrozenEncoder:
-        """The frozen features of an auto-encoder, for :class:`~napari_stnreg.losses.FeatureDistance`.
+        """Return the frozen encoder of an auto-encoder, for :class:`~napari_stnreg.losses.FeatureDistance`.
 
         Raises
         ------
         InputError
-            If the model is none.
+            If the model is not an auto-encoder.
         """
         if not isinstance(self.network, AutoEncoder):
-            raise InputError(f"'{self.name}' is no auto-encoder, so its features are no similarity.")
+            raise InputError(f"'{self.name}' is not an auto-encoder, so its features cannot be used as a similarity.")
         return FrozenEncoder(self.network)
 
     def predict(
@@ -108,21 +101,21 @@ class Model:
         start_transform: Transform | None = None,
         warnings: list[str] | None = None,
     ) -> Transform:
-        """The transform in one pass.
+        """Predict the transform of a pair in one pass.
 
         Parameters
         ----------
         fixed, moving
             Images of any size, voxel size, orientation and unit of length.
         device
-            Where the network runs.
+            Device of the network.
         fixed_channel, moving_channel
-            Which channel a network for one channel is shown; the luminance or mean if not given.
+            Channel for a network of one channel; luminance or mean by default.
         start_transform
-            Where to begin: the network is shown the moving image through it. Images that do not meet in the world
-            are put center on center if it is not given.
+            Initial transform: the network sees the moving image warped by it. Without it, images that do not overlap
+            in the world are aligned by their centers.
         warnings
-            Sentences for a person are added here.
+            Warnings are appended here.
 
         Returns
         -------
@@ -132,56 +125,57 @@ class Model:
         Raises
         ------
         InputError
-            If the images are not what the network was trained for.
+            If the images do not match :attr:`input_spec`.
         """
-        stages = self._stages()
+        self._stages()
         for image in (fixed, moving):
-            self.contract.check(image)
+            self.input_spec.check(image)
         where = device if isinstance(device, torch.device) else pick_device(device)
-        notes = warnings if warnings is not None else []
+        messages = warnings if warnings is not None else []
         network = self.network
         assert isinstance(network, LocalizationNetwork)
-        lattice = self._lattice(fixed.grid, stages, where, notes)
+        lattice = self._lattice(fixed.grid, where, messages)
         moving = moving.with_unit(lattice.unit)
         start = start_transform
-        if start is None and not meet(lattice, moving.grid):
+        if start is None and not grids_overlap(lattice, moving.grid):
             shift = np.eye(self.ndim + 1)
             shift[:-1, -1] = moving.grid.center - fixed.grid.center
             start = AffineTransform(shift, lattice.unit)
-            notes.append("The images do not meet in the world, so they were put center on center first.")
+            messages.append("The images do not overlap in the world, so their centers were aligned first.")
         origin = lattice.center
         local = lattice.translated(-origin)
-        begin = None if start is None else start.translated_frame(-origin).to(where)
-        values = intensities(fixed, self.contract, fixed_channel)
-        shown = placed(values, fixed.grid.translated(-origin), local, device=where)
-        values = intensities(moving, self.contract, moving_channel)
-        seen = placed(values, moving.grid.translated(-origin), local, begin, device=where)
+        initial = None if start is None else start.translated_frame(-origin).to(where)
+        values = intensities(fixed, self.input_spec, fixed_channel)
+        fixed_tensor = resample_to_lattice(values, fixed.grid.translated(-origin), local, device=where)
+        values = intensities(moving, self.input_spec, moving_channel)
+        moving_tensor = resample_to_lattice(values, moving.grid.translated(-origin), local, initial, device=where)
         network.to(where)
         with torch.no_grad():
-            found = network.transform(shown, seen, local)
-        whole = found if begin is None else chain(found, begin)
+            predicted = network.transform(fixed_tensor, moving_tensor, local)
+        whole = predicted if initial is None else chain(predicted, initial)
         for tensor in whole.tensors().values():
             if not bool(torch.isfinite(tensor).all()):
-                raise InputError(f"'{self.name}' gave values that are not finite for these images.")
+                raise InputError(f"'{self.name}' returned non-finite values for these images.")
         return (
             whole.to("cpu")
             .translated_frame(origin)
             .with_coordinate_systems(fixed.coordinate_system, moving.coordinate_system)
         )
 
-    def _lattice(self, fixed: Grid, stages: list[LocalizationNetwork], device: torch.device, notes: list[str]) -> Grid:
-        lattice = self.contract.lattice(fixed, notes)
+    def _lattice(self, fixed: Grid, device: torch.device, messages: list[str]) -> Grid:
+        """Return the grid that the network sees, coarser if memory is short."""
+        lattice = self.input_spec.lattice(fixed, messages)
         free = free_memory(str(device))
         coarser = 1.0
         while lattice.size * BYTES_PER_VOXEL > 0.8 * free:
             coarser *= 2
             if coarser > 64:
-                raise OutOfMemoryError("There is not enough memory to show these images to the network; crop them.")
-            lattice = self.contract.lattice(fixed, None, coarser)
+                raise OutOfMemoryError("There is not enough memory to run the network on these images. Crop them.")
+            lattice = self.input_spec.lattice(fixed, None, coarser)
         if coarser > 1:
-            notes.append(
-                f"There is not enough memory for full resolution, so the network was shown 1/{coarser:.0f} of it; "
-                "the result is still warped at full resolution."
+            messages.append(
+                f"There is not enough memory for full resolution, so the network ran at 1/{coarser:.0f} of it. The "
+                "result is warped at full resolution."
             )
         return lattice
 
@@ -191,35 +185,33 @@ class Model:
         moving: Image,
         refine: int = 0,
         *,
-        progress: Callable[[Progress], None] | None = None,
+        progress: Callable[[sr.Progress], None] | None = None,
         **options: Any,
-    ) -> Result:
-        """Register a pair: one pass, and ``refine`` steps of optimization for this pair if asked for.
+    ) -> sr.Result:
+        """Register a pair in one pass, followed by ``refine`` steps of instance optimization.
 
-        The same as :func:`napari_stnreg.register` with ``model=self``, whose options it takes.
+        Shorthand for :func:`napari_stnreg.register` with ``model=self``, whose options it takes.
         """
-        from napari_stnreg.registration.api import register  # it lies above, and is the one way to a result
-
-        return register(fixed, moving, model=self, refine=refine, progress=progress, **options)
+        return sr.register(fixed, moving, model=self, refine=refine, progress=progress, **options)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the model's file; see :func:`napari_stnreg.save`."""
-        from napari_stnreg.models.model_file import save_model  # it knows this class
+        """Save the model; see :func:`napari_stnreg.save`."""
+        from napari_stnreg.models.model_file import save_model  # model_file imports this module
 
         return save_model(self, path)
 
     def describe(self) -> Mapping[str, str]:
-        """A few words about it for a person, by title."""
+        """Summarize the model in a few words, by title."""
         parts = self.network.config()
         names = [one["name"] for one in parts.get("stages", [parts])]
-        size = " x ".join(str(n) for n in self.contract.shape)
-        spacing = " x ".join(f"{s:.4g}" for s in self.contract.spacing)
-        told = {
+        size = " x ".join(str(n) for n in self.input_spec.shape)
+        spacing = " x ".join(f"{s:.4g}" for s in self.input_spec.spacing)
+        summary = {
             "network": "+".join(names),
             "axes": f"{self.ndim}D",
-            "trained at": f"{size}, {spacing} {self.contract.unit}",
+            "trained at": f"{size}, {spacing} {self.input_spec.unit}",
             "weights": str(sum(p.numel() for p in self.network.parameters())),
         }
         if self.registers:
-            told["family"] = self.family
-        return told
+            summary["family"] = self.family
+        return summary

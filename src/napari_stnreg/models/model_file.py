@@ -1,4 +1,4 @@
-"""The file of a model: weights in safetensors, everything else in its JSON header."""
+"""Model files: weights in safetensors, everything else in the JSON header."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from napari_stnreg.io.transform_file import transform_from
 from napari_stnreg.io.transforms import ENDING, load_transform, transform_ending
 from napari_stnreg.models.input_spec import InputSpec
 from napari_stnreg.models.model import Model
-from napari_stnreg.models.pretrained import boxed_models as boxed_models
 from napari_stnreg.models.pretrained import find_model as find_model
+from napari_stnreg.models.pretrained import pretrained_models as pretrained_models
 from napari_stnreg.networks import Network, make_network
 from napari_stnreg.transforms import Transform
 
@@ -27,18 +27,18 @@ VERSION = 1
 
 
 def save_model(model: Model, path: str | os.PathLike[str]) -> Path:
-    """Write a model; the file appears whole or not at all.
+    """Save a model; the file is written atomically.
 
     Raises
     ------
     InputError
-        If it cannot be written.
+        If the file cannot be written.
     """
     header = {
         "format": FORMAT,
         "version": VERSION,
         "network": model.network.config(),
-        "contract": model.contract.to_dict(),
+        "input_spec": model.input_spec.to_dict(),
         "summary": model.summary,
     }
     if model.registers:
@@ -47,18 +47,18 @@ def save_model(model: Model, path: str | os.PathLike[str]) -> Path:
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:
-    """Read what :func:`save_model` wrote.
+    """Load a model saved by :func:`save_model`.
 
     Parameters
     ----------
     path
-        A file, or the name of a model in the box, such as ``"box-2d"``.
+        A file, or the name of a bundled model, such as ``"box-2d"``.
 
     Raises
     ------
     InputError
-        If the file is missing, cut short, of another kind, from a newer version, or contradicts itself; nothing in it
-        is executed, and nothing is half loaded.
+        If the file is missing, truncated, not a model, from a newer version, or inconsistent. Nothing in it is
+        executed.
     """
     source = find_model(path)
     header, tensors = container.read(source)
@@ -97,46 +97,46 @@ def load(
 
 
 def as_model(model: Model | str | os.PathLike[str]) -> Model:
-    """A model as it is, or the one that a path or the name of one in the box stands for; see :func:`load_model`."""
+    """Return a model unchanged, or load it from a path or the name of a bundled model; see :func:`load_model`."""
     return load_model(model) if isinstance(model, str | os.PathLike) else model
 
 
 def model_from(header: Mapping[str, Any], tensors: Mapping[str, Tensor], source: Path) -> Model:
-    """The model in a file that has been read already; see :func:`load_model`."""
+    """Build the model from the content of a file; see :func:`load_model`."""
     container.expect(header, FORMAT, VERSION, source)
-    damaged = f"'{source.name}' is damaged: its header and its weights do not fit together"
+    damaged = f"'{source.name}' is damaged: its header and its weights do not match"
     try:
-        contract = InputSpec.from_dict(header["contract"])
+        input_spec = InputSpec.from_dict(header["input_spec"])
         network = network_from(header["network"], tensors)
         summary = dict(header.get("summary") or {})
     except InputError as error:
         raise InputError(f"{damaged} ({str(error).rstrip('.')}).") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{damaged}.") from error
-    if (network.ndim, network.channels) != (contract.ndim, contract.channels):
+    if (network.ndim, network.channels) != (input_spec.ndim, input_spec.channels):
         raise InputError(f"{damaged}.")
-    return Model(network, contract, summary, source.stem)
+    return Model(network, input_spec, summary, source.stem)
 
 
 def network_from(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Network:
-    """A network with its weights.
+    """Build a network and set its weights.
 
     Raises
     ------
     InputError
-        If they do not belong together or hold values that are not finite numbers.
+        If configuration and weights do not match, or a weight is not finite.
     """
-    # Without memory at first: a header that asks for absurd sizes is found out by comparing, not by making them.
+    # On the meta device: a header with absurd sizes is detected without allocating them.
     with torch.device("meta"):
         network = make_network(config)
-    wanted = network.state_dict()
-    if set(wanted) != set(tensors):
-        odd = sorted(set(wanted) ^ set(tensors))[0]
-        raise InputError(f"'{odd}' is {'missing' if odd in wanted else 'unknown'}")
+    expected = network.state_dict()
+    if set(expected) != set(tensors):
+        odd = sorted(set(expected) ^ set(tensors))[0]
+        raise InputError(f"'{odd}' is {'missing' if odd in expected else 'unknown'}")
     for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape or not tensor.is_floating_point():
-            raise InputError(f"'{name}' has shape {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}")
+        if tensor.shape != expected[name].shape or not tensor.is_floating_point():
+            raise InputError(f"'{name}' has shape {tuple(tensor.shape)}, not {tuple(expected[name].shape)}")
         if not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"'{name}' holds values that are not finite numbers")
+            raise InputError(f"'{name}' holds non-finite values")
     network.load_state_dict({name: t.float().clone() for name, t in tensors.items()}, assign=True)
     return network.requires_grad_(True)

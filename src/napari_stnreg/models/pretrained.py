@@ -1,4 +1,4 @@
-"""Which models come with the package; knows only their names, so that a panel can list them without torch."""
+"""Bundled pretrained models. Does not import torch, so that a panel can list them."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from pathlib import Path
 from napari_stnreg.core.errors import InputError
 
 
-def boxed_models() -> dict[str, Path]:
-    """The models that come with the package, by name."""
+def pretrained_models() -> dict[str, Path]:
+    """Return the files of the bundled models, by name."""
     folder = Path(str(files("napari_stnreg"))) / "models"
-    return {one.stem: one for one in sorted(folder.glob("*.safetensors"))} if folder.is_dir() else {}
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))} if folder.is_dir() else {}
 
 
 def find_model(path: str | os.PathLike[str]) -> Path:
-    """The file of a model, by its path or by the name of one in the box.
+    """Return the file of a model, given its path or the name of a bundled model.
 
     Raises
     ------
     InputError
-        If a name stands for no model here.
+        If there is no bundled model of that name.
     """
     source = Path(path)
     if source.suffix or source.exists() or source.parent != Path():
         return source
-    found = boxed_models()
+    found = pretrained_models()
     if source.name in found:
         return found[source.name]
-    known = f"there are {', '.join(found)}" if found else "this installation has none"
-    raise InputError(f"There is no model '{source.name}' in the box ({known}); give the path of a .safetensors file.")
+    known = f"bundled models: {', '.join(found)}" if found else "no models are bundled"
+    raise InputError(f"There is no model '{source.name}' ({known}). Give a bundled name or a .safetensors file.")

@@ -57,7 +57,7 @@ def register(
     start_transform
         Where to begin, such as an earlier result's transform.
     model
-        A trained model, its file, or the name of one in the box: the answer then comes in one pass, and the setting
+        A trained model, its file, or the name of a bundled model: the answer then comes in one pass, and the setting
         ``refine`` adds so many steps of optimization for this pair.
     progress
         Called after every step.

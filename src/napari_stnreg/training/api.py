@@ -19,7 +19,7 @@ from napari_stnreg.training.data.datasets import open_training_data
 from napari_stnreg.training.progress import TrainingProgress
 from napari_stnreg.training.settings import TrainingSettings
 from napari_stnreg.training.trainer import Trainer, TrainingSteps
-from napari_stnreg.training.warm_start import Start
+from napari_stnreg.training.warm_start import WarmStart
 
 
 def train(
@@ -28,7 +28,7 @@ def train(
     *,
     output: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    start: Start | None = None,
+    warm_start: WarmStart | None = None,
     progress: Callable[[TrainingProgress], None] | None = None,
     **options: Any,
 ) -> Model:
@@ -45,9 +45,9 @@ def train(
         Where the model will be saved. A checkpoint is kept beside it after every epoch.
     resume
         Go on from that checkpoint, if there is one.
-    start
-        A trained model, its file, or the name of one in the box, whose network and weights are the beginning: it learns
-        on from what it knows. The model itself is not changed.
+    warm_start
+        A trained model, its file, or the name of a bundled model to continue from: its network and weights. The model
+        itself is not changed.
     progress
         Called after every step.
 
@@ -62,7 +62,7 @@ def train(
         If the data or settings cannot be used; one sentence says why.
     """
     return run_to_completion(
-        train_steps(data, settings, output=output, resume=resume, start=start, **options), progress
+        train_steps(data, settings, output=output, resume=resume, warm_start=warm_start, **options), progress
     )
 
 
@@ -72,7 +72,7 @@ def train_steps(
     *,
     output: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    start: Start | None = None,
+    warm_start: WarmStart | None = None,
     **options: Any,
 ) -> TrainingSteps:
     """:func:`train` as a generator.
@@ -86,7 +86,7 @@ def train_steps(
     trainer: Trainer | None = None
     try:
         checkpoint = None if target is None else checkpoint_path(target)
-        trainer = Trainer(pairs, settings, checkpoint, resume=resume, start=start)
+        trainer = Trainer(pairs, settings, checkpoint, resume=resume, warm_start=warm_start)
         model = yield from trainer.run()
         if target is not None:
             model.save(target)

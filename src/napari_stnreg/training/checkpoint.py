@@ -154,7 +154,7 @@ def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _compare(then: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-    for part in ("settings", "data", "contract"):
+    for part in ("settings", "data", "input_spec"):
         a, b = then[part], now[part]
         for name in sorted({*a, *b}):
             if a.get(name) != b.get(name):

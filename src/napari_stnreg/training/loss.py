@@ -40,7 +40,7 @@ MOST_LABELS = 24
 
 
 @dataclass
-class Outcome:
+class BatchResult:
     """What came of one batch.
 
     Parameters
@@ -61,7 +61,7 @@ class Outcome:
     transform: Transform | None
 
 
-class RegistrationObjective:
+class RegistrationLoss:
     """The loss and the score of a network that registers.
 
     Parameters
@@ -83,7 +83,7 @@ class RegistrationObjective:
         if not any(weights):
             raise InputError("Nothing is left to be learned: similarity, labels and truth all have no weight.")
 
-    def __call__(self, network: LocalizationNetwork, batch: Batch) -> Outcome:
+    def __call__(self, network: LocalizationNetwork, batch: Batch) -> BatchResult:
         """The loss of a batch; differentiable in the network's weights."""
         settings, grid = self.settings, batch.grid or self.grid
         transform = network.transform(batch.fixed, batch.moving, grid)
@@ -105,7 +105,9 @@ class RegistrationObjective:
         if not terms:
             raise InputError("The training data have nothing of what the loss asks for (labels, or known transforms).")
         loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
-        return Outcome(loss, {name: float(v.detach()) for name, (_, v) in terms.items()}, warped.detach(), transform)
+        return BatchResult(
+            loss, {name: float(v.detach()) for name, (_, v) in terms.items()}, warped.detach(), transform
+        )
 
     def _overlap(self, batch: Batch, coordinates: Tensor) -> Tensor:
         assert batch.fixed_labels is not None
@@ -130,7 +132,7 @@ class RegistrationObjective:
             found[name] = (weight, total)
         return found
 
-    def score(self, network: LocalizationNetwork, batch: Batch) -> tuple[Outcome, dict[str, float]]:
+    def score(self, network: LocalizationNetwork, batch: Batch) -> tuple[BatchResult, dict[str, float]]:
         """Loss and figures of a validation batch."""
         with torch.no_grad():
             outcome = self(network, batch)
@@ -145,7 +147,7 @@ class RegistrationObjective:
                 figures["error"] = float(transform_distance(outcome.transform, batch.truth, grid))
         return outcome, figures
 
-    def _similarity_score(self, batch: Batch, outcome: Outcome, grid: Grid) -> float:
+    def _similarity_score(self, batch: Batch, outcome: BatchResult, grid: Grid) -> float:
         self.similarity.prepare(batch.fixed, batch.fixed_mask)
         weight = None
         if batch.moving_mask is not None:
@@ -154,17 +156,17 @@ class RegistrationObjective:
         return self.similarity.score(outcome.warped, weight)
 
 
-class ReconstructionObjective:
+class ReconstructionLoss:
     """The loss of an auto-encoder: how far the drawn image is from the one it saw, squared."""
 
-    def __call__(self, network: AutoEncoder, batch: Batch) -> Outcome:
+    def __call__(self, network: AutoEncoder, batch: Batch) -> BatchResult:
         """The loss of a batch; its fixed and moving images are single examples."""
         images = torch.cat([batch.fixed, batch.moving])
         drawn = network(images).float()
         loss = (drawn - images).square().mean()
-        return Outcome(loss, {"reconstruction": float(loss.detach())}, drawn.detach()[batch.size :], None)
+        return BatchResult(loss, {"reconstruction": float(loss.detach())}, drawn.detach()[batch.size :], None)
 
-    def score(self, network: AutoEncoder, batch: Batch) -> tuple[Outcome, dict[str, float]]:
+    def score(self, network: AutoEncoder, batch: Batch) -> tuple[BatchResult, dict[str, float]]:
         """Loss and figures of a validation batch."""
         with torch.no_grad():
             outcome = self(network, batch)

@@ -46,18 +46,20 @@ class TrainingSettings(Settings):
     folding: float = Field(0.0, ge=0, description="Weight of the folding penalty.")
     label_weight: float = Field(0.0, ge=0, description="Weight of the labels' overlap (soft Dice).")
     truth_weight: float = Field(0.0, ge=0, description="Weight of the distance to a known transform, at its corners.")
-    start: str | None = Field(None, description="Trained model whose network and weights are the beginning.")
-    training: Literal["together", "in-turn"] = Field("together", description="How several networks are trained.")
+    warm_start: str | None = Field(None, description="Trained model to continue from: its network and weights.")
+    strategy: Literal["joint", "sequential"] = Field(
+        "joint", description="Train several networks jointly, or one after the other with the earlier ones frozen."
+    )
     epochs: int = Field(100, ge=1, le=100_000, description="Passes over the training pairs.")
     batch_size: int = Field(8, ge=1, le=4096, description="Pairs that are taken at once.")
-    accumulate: int = Field(1, ge=1, le=1024, description="Batches whose gradients make one step.")
+    gradient_accumulation: int = Field(1, ge=1, le=1024, description="Batches whose gradients make one step.")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Length of a step.")
     schedule: Schedule = Field("cosine", description="How the learning rate falls.")
     warmup: float = Field(0.02, ge=0, lt=1, description="Share of the training over which the learning rate rises.")
     weight_decay: float = Field(0.0, ge=0, le=1, description="Pull of the weights toward zero.")
     gradient_clip: float = Field(1.0, ge=0, description="Longest gradient; 0 for any length.")
     patience: int | None = Field(None, ge=1, description="Epochs without a better validation before it ends.")
-    sizing: Literal["auto", "spacing", "extent"] = Field(
+    size_mode: Literal["auto", "spacing", "extent"] = Field(
         "auto", description="Whether voxel sizes matter (spacing) or images fill the network's lattice (extent)."
     )
     mixed_precision: Literal["auto", "on", "off"] = Field("auto", description="Half precision for layers, on a GPU.")

@@ -16,18 +16,18 @@ from torch import Tensor
 from napari_stnreg.core.device import pick_device
 from napari_stnreg.core.errors import FitError, InputError
 from napari_stnreg.models.model import Model
-from napari_stnreg.models.summary import contract_of, training_summary
 from napari_stnreg.networks import AutoEncoder, Network, SequentialNetwork
 from napari_stnreg.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from napari_stnreg.training.data.batch import Batch, TrainingData, steps_of
-from napari_stnreg.training.loss import Outcome, ReconstructionObjective, RegistrationObjective
+from napari_stnreg.training.loss import BatchResult, ReconstructionLoss, RegistrationLoss
 from napari_stnreg.training.memory import check_step, step_bytes
 from napari_stnreg.training.precision import half_precision
 from napari_stnreg.training.progress import EpochRecord, Example, State, TrainingProgress
 from napari_stnreg.training.random_state import RandomState
 from napari_stnreg.training.schedule import Schedule
 from napari_stnreg.training.settings import TrainingSettings
-from napari_stnreg.training.warm_start import Start, first_network
+from napari_stnreg.training.summary import input_spec_of, training_summary
+from napari_stnreg.training.warm_start import WarmStart, initial_network
 
 TrainingSteps = Generator[TrainingProgress, "str | None", Model]
 
@@ -48,8 +48,8 @@ class Trainer:
         Where its state is written after every epoch; ``None`` for nowhere.
     resume
         Go on from there.
-    start
-        See :func:`~napari_stnreg.training.warm_start.first_network`.
+    warm_start
+        See :func:`~napari_stnreg.training.warm_start.initial_network`.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Trainer:
         checkpoint: Path | None,
         *,
         resume: bool,
-        start: Start | None = None,
+        warm_start: WarmStart | None = None,
     ) -> None:
         self.data, self.checkpoint = data, checkpoint
         self.device = pick_device(settings.device)
@@ -69,14 +69,14 @@ class Trainer:
             raise InputError(f"Networks are for 2D and 3D images, not {data.grid.ndim}D.")
         self.random = RandomState(settings.seed, self.device)
         with self.random:
-            network, settings = first_network(data, settings, start)
+            network, settings = initial_network(data, settings, warm_start)
         self.settings = settings
         self.network: Network = network.to(self.device)
-        self.contract = contract_of(data, network, settings)
+        self.input_spec = input_spec_of(data, network, settings)
         self.objective: Any = (
-            ReconstructionObjective()
+            ReconstructionLoss()
             if isinstance(network, AutoEncoder)
-            else RegistrationObjective(settings, data.grid, data.labels)
+            else RegistrationLoss(settings, data.grid, data.labels)
         )
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(),
@@ -86,7 +86,7 @@ class Trainer:
         )
         self.steps = steps_of(data, "train", settings.batch_size)
         self.phases = (
-            len(network.stages) if settings.training == "in-turn" and isinstance(network, SequentialNetwork) else 1
+            len(network.stages) if settings.strategy == "sequential" and isinstance(network, SequentialNetwork) else 1
         )
         if settings.epochs < self.phases:
             raise InputError(f"Training {self.phases} networks in turn takes at least {self.phases} epochs.")
@@ -98,7 +98,7 @@ class Trainer:
         # bfloat16 has the range of float32; only float16 needs its losses scaled
         self.scaler = torch.amp.GradScaler(enabled=half == torch.float16)
         self.state = TrainingState(best_weights=self._weights())
-        self.began = time.perf_counter()
+        self.start_time = time.perf_counter()
         self.example: Example | None = None
         self.shown: Batch | None = None
         found = resume and checkpoint is not None and checkpoint.exists()
@@ -124,7 +124,7 @@ class Trainer:
             if told == "stop":
                 break
             self._begin_epoch()
-            began, total, sums, seen = time.perf_counter(), 0.0, dict[str, float](), 0
+            start_time, total, sums, seen = time.perf_counter(), 0.0, dict[str, float](), 0
             with self.random:
                 batches = iter(
                     self.data.batches(
@@ -152,7 +152,7 @@ class Trainer:
             if not seen:
                 raise InputError("The training data gave no batch for this epoch.")
             with self.random:
-                seconds = time.perf_counter() - began - idle
+                seconds = time.perf_counter() - start_time - idle
                 self._validate(total / seen, {name: term / seen for name, term in sums.items()}, seconds)
             self._save()
             told = yield self._progress("validated", 0, total / seen, {name: t / seen for name, t in sums.items()})
@@ -175,7 +175,7 @@ class Trainer:
         while told not in ("resume", "stop"):
             time.sleep(PAUSE_SECONDS)
             told = yield self._progress("paused", step, None, {})
-        self.began += time.perf_counter() - paused
+        self.start_time += time.perf_counter() - paused
         return told
 
     def _begin_epoch(self) -> None:
@@ -193,13 +193,13 @@ class Trainer:
         """The rate of one batch."""
         return self.schedule.rate(epoch, step)
 
-    def _step(self, batch: Batch, step: int) -> Outcome:
+    def _step(self, batch: Batch, step: int) -> BatchResult:
         # the last batches of an epoch may be fewer than are accumulated
-        first = step - step % self.settings.accumulate
-        together = min(self.settings.accumulate, self.steps - first)
+        first = step - step % self.settings.gradient_accumulation
+        together = min(self.settings.gradient_accumulation, self.steps - first)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.state.epoch, first)
-        outcome: Outcome = self.objective(self.network, batch)
+        outcome: BatchResult = self.objective(self.network, batch)
         if not bool(torch.isfinite(outcome.loss.detach())):
             raise FitError(
                 "The training ran into values that are not finite; lower the learning rate. The checkpoint of the "
@@ -254,7 +254,7 @@ class Trainer:
             return scores["error"]
         return loss if validation is None else validation
 
-    def _show(self, batch: Batch, outcome: Outcome, epoch: int) -> None:
+    def _show(self, batch: Batch, outcome: BatchResult, epoch: int) -> None:
         grid = batch.grid or self.data.grid
         arrays = [x[0, 0].detach().float().cpu().numpy() for x in (batch.fixed, batch.moving, outcome.warped)]
         transform = outcome.transform
@@ -306,12 +306,12 @@ class Trainer:
         """What must be the same for a training to be resumed; where it runs and what is kept of it may change."""
         left_out = {"device", "snapshots", "patience"}
         settings = self.settings.model_dump(mode="json", exclude=left_out)
-        identity = {"settings": settings, "data": self.data.summary(), "contract": self.contract.to_dict()}
+        identity = {"settings": settings, "data": self.data.summary(), "input_spec": self.input_spec.to_dict()}
         read_back: dict[str, Any] = json.loads(json.dumps(identity))  # tuples become lists, as in the file
         return read_back
 
     def _seconds(self) -> float:
-        return self.state.seconds + time.perf_counter() - self.began
+        return self.state.seconds + time.perf_counter() - self.start_time
 
     def _progress(self, kind: State, step: int, loss: float | None, terms: dict[str, float]) -> TrainingProgress:
         state, epochs = self.state, self.settings.epochs
@@ -343,7 +343,7 @@ class Trainer:
             self.data, self.settings, state, stop_reason=stop_reason, seconds=self._seconds(), device=self.device.type
         )
         replay = np.stack(state.replay) if state.replay else None
-        return Model(self.network.to("cpu"), self.contract, summary, self.settings.network, replay)
+        return Model(self.network.to("cpu"), self.input_spec, summary, self.settings.network, replay)
 
     def release(self) -> None:
         """Let go of everything that lies on the device."""

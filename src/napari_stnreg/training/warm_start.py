@@ -12,11 +12,11 @@ from napari_stnreg.networks import Network, new_network
 from napari_stnreg.training.data.batch import TrainingData
 from napari_stnreg.training.settings import TrainingSettings
 
-Start = Model | str | os.PathLike[str]
+WarmStart = Model | str | os.PathLike[str]
 
 
-def first_network(
-    data: TrainingData, settings: TrainingSettings, start: Start | None = None
+def initial_network(
+    data: TrainingData, settings: TrainingSettings, warm_start: WarmStart | None = None
 ) -> tuple[Network, TrainingSettings]:
     """The network that is to be trained, and the settings as they then are.
 
@@ -25,7 +25,7 @@ def first_network(
     data, settings
         Of the training.
     start
-        A trained model whose weights are the beginning, its file, or the name of one in the box. It brings its network
+        A trained model whose weights are the beginning, its file, or the name of a bundled model. It brings its network
         with its sizes. Without it, :attr:`TrainingSettings.start` counts; without that the weights are random.
 
     Raises
@@ -33,28 +33,28 @@ def first_network(
     InputError
         If the model is for other images than the data have, or the settings ask for another network.
     """
-    begin = settings.start if start is None else start
-    if begin is None:
+    initial = settings.warm_start if warm_start is None else warm_start
+    if initial is None:
         network = new_network(
             settings.network, data.grid.ndim, data.channels, data.grid.shape, settings.options_of_networks()
         )
         return network, settings
-    model = as_model(begin)
+    model = as_model(initial)
     mine = f"'{model.name}', with which the training is to begin,"
-    if (model.ndim, model.contract.channels) != (data.grid.ndim, data.channels):
+    if (model.ndim, model.input_spec.channels) != (data.grid.ndim, data.channels):
         raise InputError(
-            f"{mine} is for {model.ndim}D images of {_channels(model.contract.channels)}; the training data are "
+            f"{mine} is for {model.ndim}D images of {_channels(model.input_spec.channels)}; the training data are "
             f"{data.grid.ndim}D images of {_channels(data.channels)}."
         )
-    if (model.contract.unit == "pixel") != (data.grid.unit == "pixel"):
-        raise InputError(f"{mine} knows lengths in {model.contract.unit}, the training data have {data.grid.unit}.")
+    if (model.input_spec.unit == "pixel") != (data.grid.unit == "pixel"):
+        raise InputError(f"{mine} knows lengths in {model.input_spec.unit}, the training data have {data.grid.unit}.")
     name = model.describe()["network"]
     given = settings.model_fields_set
     if "network" in given and settings.network != name:
         raise InputError(f"{mine} is the network '{name}', not '{settings.network}'.")
     if settings.family is not None and (not model.registers or settings.family not in model.family.split("+")):
         raise InputError(f"{mine} has no family '{settings.family}'.")
-    settings = settings.model_copy(update={"network": name, "start": model.name})
+    settings = settings.model_copy(update={"network": name, "warm_start": model.name})
     network = copy.deepcopy(model.network)  # training must not change the model that was given
     if settings.network_options:
         fresh = new_network(

@@ -95,7 +95,7 @@ def training_steps(sections: Sequence[Plane], *, epochs: int = 30, seed: int = 0
         for k, s in enumerate(sections)
     ]
     # Two are a pair, and none is left to be held back: the best weights are then those of the least training loss.
-    data = open_training_data(images, held_back=0.0) if len(images) == 2 else open_training_data(images)
+    data = open_training_data(images, validation_fraction=0.0) if len(images) == 2 else open_training_data(images)
     return train_steps(data, network="auto-encoder", epochs=epochs, seed=seed, device="cpu")
 
 

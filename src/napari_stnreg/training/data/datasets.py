@@ -10,24 +10,24 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.io.image import read_content, read_image, read_series
-from napari_stnreg.training.data.image_sets import Entry, ImageSet, reading
+from napari_stnreg.training.data.image_sets import Entry, ImageSet, file_loader
 from napari_stnreg.training.data.paired_images import Augmentation, PairedImages
 from napari_stnreg.training.data.pairing import (
     FixedPairs,
     Pair,
     Pairing,
     RandomPairs,
-    listed,
-    matched,
+    match_by_name,
     neighbors,
     read_list,
+    read_pairs,
     split,
-    to_template,
+    template_pairs,
 )
 
 Source = str | Path | Sequence[Image] | ImageSet
 
-PairingName = Literal["random", "within", "template", "neighbors", "matched"]
+PairingName = Literal["random", "group", "template", "neighbors", "matched"]
 """How images are paired: any two; any two of one subject; each with a template; sections with their neighbors; the
 images of a fixed and a moving set one to one."""
 
@@ -39,8 +39,8 @@ def open_training_data(
     pairing: PairingName | str = "random",
     template: str | int | None = None,
     pairs: int | None = None,
-    reach: int = 1,
-    held_back: float = 0.15,
+    max_distance: int = 1,
+    validation_fraction: float = 0.15,
     labels: str | Path | None = None,
     moving_labels: str | Path | None = None,
     group: str | None = None,
@@ -71,10 +71,10 @@ def open_training_data(
         Name or number of the fixed image of every pair; the first one if not given.
     pairs
         Pairs in an epoch of random ones.
-    reach
+    max_distance
         How far away neighbors may be.
-    held_back
-        Share of the subjects kept for validation.
+    validation_fraction
+        Fraction of the subjects kept for validation.
     labels, moving_labels
         A folder of label maps under the images' names, or the name of an array of the npz file.
     group
@@ -82,7 +82,7 @@ def open_training_data(
     image, moving_image
         Arrays of the npz file; with ``moving_image`` the two are paired one to one.
     spacing, unit
-        Voxel size of an npz file's images, see :meth:`ImageSet.of_npz`.
+        Voxel size of an npz file's images, see :meth:`ImageSet.from_npz`.
     sections
         Take a volume's sections as 2D images.
     augmentation, same_image, grid
@@ -107,20 +107,22 @@ def open_training_data(
     list_of_files, list_of_names = _list_path(source), _list_path(moving)
     if list_of_files is not None:
         first, second, rows = _from_list(list_of_files)
-        train, held = _by_column(rows, first, held_back, seed)
+        train, held = _by_column(rows, first, validation_fraction, seed)
         return paired(first, second, FixedPairs(train), held)
     fixed_set = opened(source, image, labels)
     if list_of_names is not None:
-        train, held = _by_column(listed(list_of_names, fixed_set, fixed_set), fixed_set, held_back, seed)
+        train, held = _by_column(read_pairs(list_of_names, fixed_set, fixed_set), fixed_set, validation_fraction, seed)
         return paired(fixed_set, fixed_set, FixedPairs(train), held)
     if moving is not None or moving_image is not None:
         moving_set = opened(source if moving is None else moving, moving_image or image, moving_labels)
-        train, held = _split_pairs(matched(fixed_set, moving_set), fixed_set, held_back, seed)
+        train, held = _split_pairs(match_by_name(fixed_set, moving_set), fixed_set, validation_fraction, seed)
         return paired(fixed_set, moving_set, FixedPairs(train), held)
     if pairing == "matched":
         raise InputError("Images are matched one to one with moving images; give those too.")
     return paired(
-        fixed_set, fixed_set, *_among(fixed_set, pairing, template, pairs, reach, held_back, seed, same_image)
+        fixed_set,
+        fixed_set,
+        *_among(fixed_set, pairing, template, pairs, max_distance, validation_fraction, seed, same_image),
     )
 
 
@@ -145,21 +147,21 @@ def _open_set(
     if not isinstance(source, (str, Path)):
         images = list(source)
         if sections and len(images) == 1:
-            return ImageSet.of_stack(images[0])
-        return ImageSet.of_images(images)
+            return ImageSet.from_stack(images[0])
+        return ImageSet.from_images(images)
     path = Path(source)
     if path.is_dir():
-        return ImageSet.of_folder(path, labels=labels, group=group)
+        return ImageSet.from_folder(path, labels=labels, group=group)
     if path.suffix.lower() == ".npz":
-        return ImageSet.of_npz(path, image, None if labels is None else str(labels), group=group, spacing=spacing,
+        return ImageSet.from_npz(path, image, None if labels is None else str(labels), group=group, spacing=spacing,
                                unit=unit)  # fmt: skip
     content = read_content(path)
     if content.frames > 1:
         truth = None if labels is None else read_series(labels)
-        return ImageSet.of_images(read_series(path), truth)
+        return ImageSet.from_images(read_series(path), truth)
     if content.grid.ndim != 3:
         raise InputError(f"'{path.name}' holds a single image; training needs several.")
-    return ImageSet.of_stack(read_image(path), None if labels is None else read_image(labels))
+    return ImageSet.from_stack(read_image(path), None if labels is None else read_image(labels))
 
 
 def _from_list(path: Path) -> tuple[ImageSet, ImageSet, list[tuple[Pair, str]]]:
@@ -174,11 +176,11 @@ def _from_list(path: Path) -> tuple[ImageSet, ImageSet, list[tuple[Pair, str]]]:
             if not file.is_file():
                 raise InputError(f"'{path.name}' names '{name}', which is not there.")
             subject = next((row.get("subject") or name for row in rows if row[column] == name), name)
-            found.append(Entry(name, subject, reading(file, None)))
+            found.append(Entry(name, subject, file_loader(file, None)))
         return ImageSet(found)
 
     first, second = entries("fixed"), entries("moving")
-    return first, second, listed(path, first, second)
+    return first, second, read_pairs(path, first, second)
 
 
 def _by_column(
@@ -202,7 +204,7 @@ def _among(
     pairing: str,
     template: str | int | None,
     pairs: int | None,
-    reach: int,
+    max_distance: int,
     share: float,
     seed: int,
     same_image: bool,
@@ -212,16 +214,16 @@ def _among(
         cut = len(images) - round(share * len(images))
         held_places = range(cut, len(images))
         held = neighbors(held_places).pairs if len(held_places) > 1 else []
-        return neighbors(range(cut), reach), held
+        return neighbors(range(cut), max_distance), held
     train, kept = split(images.groups, share, seed)
     if pairing == "template":
         place = 0 if template is None else images.index(str(template))
-        everyone = to_template(range(len(images)), place).pairs
+        everyone = template_pairs(range(len(images)), place).pairs
         held = [pair for pair in everyone if pair[1] in set(kept)]
         return FixedPairs([pair for pair in everyone if pair[1] not in set(kept)]), held
     if same_image:
         return FixedPairs([(i, i) for i in train]), [(i, i) for i in kept]
-    groups = images.groups if pairing == "within" else None
+    groups = images.groups if pairing == "group" else None
     if len(kept) < 2:
         ring: list[Pair] = [(train[0], kept[0])] if kept else []
     else:

@@ -106,9 +106,9 @@ class ImageSet:
         if name in self._places:
             return self._places[name]
         stem = Path(name).name
-        for ending in SUPPORTED_SUFFIXES:
-            if stem.lower().endswith(ending) and stem[: -len(ending)] in self._places:
-                return self._places[stem[: -len(ending)]]
+        for stop_reason in SUPPORTED_SUFFIXES:
+            if stem.lower().endswith(stop_reason) and stem[: -len(stop_reason)] in self._places:
+                return self._places[stem[: -len(stop_reason)]]
         if re.fullmatch(r"\d+", name) and int(name) < len(self):
             return int(name)
         raise InputError(f"There is no image '{name}'; there are {', '.join(self.names[:4])} and so on.")
@@ -144,7 +144,7 @@ class ImageSet:
         return ImageSet([self.entries[i] for i in indices], self._limit)
 
     @classmethod
-    def of_images(
+    def from_images(
         cls, images: Sequence[Image], labels: Sequence[Image] | None = None, groups: Sequence[str] | None = None
     ) -> ImageSet:
         """Images that are in memory already, each a subject of its own unless ``groups`` says otherwise.
@@ -160,12 +160,12 @@ class ImageSet:
         names = _distinct([image.name for image in images])
         entries = []
         for i, (name, image) in enumerate(zip(names, images, strict=True)):
-            label = None if labels is None else _giving(labels[i])
-            entries.append(Entry(name, name if groups is None else str(groups[i]), _giving(image), label))
+            label = None if labels is None else constant_loader(labels[i])
+            entries.append(Entry(name, name if groups is None else str(groups[i]), constant_loader(image), label))
         return cls(entries)
 
     @classmethod
-    def of_stack(cls, stack: Image, labels: Image | None = None) -> ImageSet:
+    def from_stack(cls, stack: Image, labels: Image | None = None) -> ImageSet:
         """The sections of a volume along its first axis, each a 2D image.
 
         Raises
@@ -190,7 +190,7 @@ class ImageSet:
         return cls(entries)
 
     @classmethod
-    def of_folder(
+    def from_folder(
         cls,
         folder: str | Path,
         *,
@@ -233,12 +233,12 @@ class ImageSet:
             for frame in range(frames):
                 name = stem if frames == 1 else f"{stem} [{frame}]"
                 number = None if frames == 1 else frame
-                label = None if label_path is None else reading(label_path, number)
-                entries.append(Entry(name, subject, reading(path, number), label))
+                label = None if label_path is None else file_loader(label_path, number)
+                entries.append(Entry(name, subject, file_loader(path, number), label))
         return cls(entries)
 
     @classmethod
-    def of_npz(
+    def from_npz(
         cls,
         path: str | Path,
         image: str = "image",
@@ -349,11 +349,11 @@ def _group_of(name: str, expression: str | None) -> str:
     return found.group(1) if found.re.groups else found.group(0)
 
 
-def _giving(image: Image) -> Loader:
+def constant_loader(image: Image) -> Loader:
     return lambda: image
 
 
-def reading(path: Path, frame: int | None) -> Loader:
+def file_loader(path: Path, frame: int | None) -> Loader:
     """A loader of one image of a file."""
     return lambda: read_image(path, frame)
 

@@ -19,7 +19,7 @@ from napari_stnreg.transforms import ChainTransform, Transform
 Split = Literal["train", "validation"]
 
 
-class ExampleSource(ABC):
+class PairSource(ABC):
     """Pairs one by one, put together to batches; an implementation of :class:`~.data.TrainingData`.
 
     Each pair is drawn from a seed that names it (seed, epoch, place), never from a running generator, so that a resumed
@@ -58,10 +58,10 @@ class ExampleSource(ABC):
         count = self.count(split)
         order = np.arange(count) if held else seeded_rng(seed, epoch, 77).permutation(count)
         for start in range(0, count, batch_size):
-            yield joined([self.example(split, epoch, int(i), seed) for i in order[start : start + batch_size]])
+            yield collate([self.example(split, epoch, int(i), seed) for i in order[start : start + batch_size]])
 
 
-def joined(parts: Sequence[Batch]) -> Batch:
+def collate(parts: Sequence[Batch]) -> Batch:
     """Several batches on one grid as one."""
     first = parts[0]
     if len(parts) == 1:
@@ -74,7 +74,7 @@ def joined(parts: Sequence[Batch]) -> Batch:
         moving_mask=_cat([part.moving_mask for part in parts]),
         fixed_labels=_cat([part.fixed_labels for part in parts]),
         moving_labels=_cat([part.moving_labels for part in parts]),
-        truth=stacked(known) if len(known) == len(parts) else None,
+        truth=collate_transforms(known) if len(known) == len(parts) else None,
     )
 
 
@@ -83,7 +83,7 @@ def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
     return torch.cat(held) if len(held) == len(tensors) else None
 
 
-def stacked(transforms: Sequence[Transform]) -> Transform:
+def collate_transforms(transforms: Sequence[Transform]) -> Transform:
     """Transforms of one kind as one with a batch axis.
 
     Raises
@@ -96,7 +96,7 @@ def stacked(transforms: Sequence[Transform]) -> Transform:
         return first
     chains = [t.parts for t in transforms if isinstance(t, ChainTransform)]
     if len(chains) == len(transforms) and len({len(parts) for parts in chains}) == 1:
-        return ChainTransform([stacked(parts) for parts in zip(*chains, strict=True)])
+        return ChainTransform([collate_transforms(parts) for parts in zip(*chains, strict=True)])
     settings = first.settings()
     if not chains and all(type(t) is type(first) and t.settings() == settings for t in transforms):
         tensors = [t.tensors() for t in transforms]
@@ -109,7 +109,7 @@ def seeded_rng(*place: int) -> np.random.Generator:
     return np.random.default_rng([int(number) & 0xFFFFFFFF for number in place])
 
 
-class MixedSource(ExampleSource):
+class MixedSource(PairSource):
     """Several sources together, such as real heads and generated ones; held back are pairs of the first.
 
     Raises
@@ -118,7 +118,7 @@ class MixedSource(ExampleSource):
         If they are not on one grid, or none is given.
     """
 
-    def __init__(self, *sources: ExampleSource) -> None:
+    def __init__(self, *sources: PairSource) -> None:
         if not sources:
             raise InputError("There is nothing to mix.")
         if len({source.grid for source in sources}) > 1:
@@ -127,14 +127,14 @@ class MixedSource(ExampleSource):
         self.sources = sources
 
     def count(self, split: str) -> int:
-        """See :meth:`ExampleSource.count`."""
+        """See :meth:`PairSource.count`."""
         return sum(source.count(split) for source in self._taken(split))
 
-    def _taken(self, split: str) -> Sequence[ExampleSource]:
+    def _taken(self, split: str) -> Sequence[PairSource]:
         return self.sources[:1] if split == "validation" else self.sources
 
     def example(self, split: str, epoch: int, place: int, seed: int) -> Batch:
-        """See :meth:`ExampleSource.example`."""
+        """See :meth:`PairSource.example`."""
         for number, source in enumerate(self._taken(split)):
             if place < source.count(split):
                 return source.example(split, epoch, place, seed + 1000 * number)
@@ -142,5 +142,5 @@ class MixedSource(ExampleSource):
         raise IndexError(place)
 
     def summary(self) -> dict[str, Any]:
-        """See :meth:`ExampleSource.summary`."""
+        """See :meth:`PairSource.summary`."""
         return {"kind": "mixed", "sources": [source.summary() for source in self.sources]}

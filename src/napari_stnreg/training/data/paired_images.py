@@ -14,14 +14,14 @@ from torch import Tensor
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.intensity import normalize
-from napari_stnreg.models.input_spec import meet
+from napari_stnreg.models.input_spec import grids_overlap
 from napari_stnreg.networks.grid_generator import warp_batch
 from napari_stnreg.ops.interpolation import smoothed_for
 from napari_stnreg.training.augmentation.intensity import IntensityAugmentation
 from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
 from napari_stnreg.training.data.batch import Batch
 from napari_stnreg.training.data.image_sets import CACHE_BYTES, ImageSet
-from napari_stnreg.training.data.pair_sampler import ExampleSource, seeded_rng
+from napari_stnreg.training.data.pair_sampler import PairSource, seeded_rng
 from napari_stnreg.training.data.pairing import Pair, Pairing
 from napari_stnreg.transforms import AffineTransform, Transform, chain
 
@@ -32,26 +32,25 @@ class Augmentation:
 
     Parameters
     ----------
-    together
-        A random map that both images go through alike: more poses and shapes of the same pair.
-    apart
-        A random map between the two: what the network shall find. Where both images of a pair are one image, this is
-        the truth.
+    joint
+        A random transform of both images alike: other poses and shapes of the same pair.
+    independent
+        A random transform between the two images. If both images of a pair are one image, it is the true transform.
     intensity
-        Changes of brightness, drawn for each image on its own.
+        Changes of intensity, drawn for each image independently.
     """
 
-    together: SpatialAugmentation | None = None
-    apart: SpatialAugmentation | None = None
+    joint: SpatialAugmentation | None = None
+    independent: SpatialAugmentation | None = None
     intensity: IntensityAugmentation | None = None
 
     def describe(self) -> dict[str, Any]:
-        """What is drawn, JSON-ready."""
-        parts = {"together": self.together, "apart": self.apart, "intensity": self.intensity}
+        """Return the ranges that are drawn from, JSON-ready."""
+        parts = {"joint": self.joint, "independent": self.independent, "intensity": self.intensity}
         return {name: part.describe() for name, part in parts.items() if part is not None}
 
 
-class PairedImages(ExampleSource):
+class PairedImages(PairSource):
     """Pairs of images of one set, or of a fixed and a moving set.
 
     Parameters
@@ -60,7 +59,7 @@ class PairedImages(ExampleSource):
         The sets; the same object where images are paired among themselves.
     pairing
         The pairs of an epoch.
-    held_back
+    validation_pairs
         Pairs for validation; they are never augmented, save for a drawn difference if ``same_image``.
     augmentation
         See :class:`Augmentation`.
@@ -69,7 +68,7 @@ class PairedImages(ExampleSource):
         to its middle, and the moving image is seen from there: where it lies in the world beside the fixed one, as a
         model sees it in use, or center on center if the two do not meet in the world.
     same_image
-        Take the fixed image of each pair for both, so that ``augmentation.apart`` is the true transform.
+        Take the fixed image of each pair for both, so that ``augmentation.independent`` is the true transform.
 
     Raises
     ------
@@ -82,17 +81,17 @@ class PairedImages(ExampleSource):
         fixed: ImageSet,
         moving: ImageSet,
         pairing: Pairing,
-        held_back: Sequence[Pair] = (),
+        validation_pairs: Sequence[Pair] = (),
         *,
         augmentation: Augmentation | None = None,
         grid: Grid | None = None,
         same_image: bool = False,
     ) -> None:
         super().__init__(grid or fixed.image(0).grid)
-        self.fixed, self.moving, self.pairing, self.held_back = fixed, moving, pairing, list(held_back)
+        self.fixed, self.moving, self.pairing, self.validation_pairs = fixed, moving, pairing, list(validation_pairs)
         self.augmentation, self.same_image = augmentation or Augmentation(), same_image
-        if same_image and self.augmentation.apart is None:
-            raise InputError("Pairs of one image with itself need an augmentation that moves them apart.")
+        if same_image and self.augmentation.independent is None:
+            raise InputError("Pairs of one image with itself need the augmentation 'independent'.")
         self._cache: OrderedDict[tuple[int, int], tuple[Tensor, Tensor | None, Grid]] = OrderedDict()
         self.labels = self._label_values() if self.has_labels else ()
 
@@ -111,39 +110,39 @@ class PairedImages(ExampleSource):
         return tuple(sorted(values - {0}))
 
     def count(self, split: str) -> int:
-        """See :meth:`ExampleSource.count`."""
-        return len(self.held_back) if split == "validation" else len(self.pairing)
+        """See :meth:`PairSource.count`."""
+        return len(self.validation_pairs) if split == "validation" else len(self.pairing)
 
     def example(self, split: str, epoch: int, place: int, seed: int) -> Batch:
-        """See :meth:`ExampleSource.example`."""
+        """See :meth:`PairSource.example`."""
         if split == "validation":
-            kept = Augmentation(apart=self.augmentation.apart if self.same_image else None)
-            return self._pair(self.held_back[place], kept, seeded_rng(seed, 2**31, place))
+            kept = Augmentation(independent=self.augmentation.independent if self.same_image else None)
+            return self._pair(self.validation_pairs[place], kept, seeded_rng(seed, 2**31, place))
         pair = self.pairing.pair(seed, epoch, place)
         return self._pair(pair, self.augmentation, seeded_rng(seed, epoch, place))
 
     def summary(self) -> dict[str, Any]:
-        """See :meth:`ExampleSource.summary`."""
+        """See :meth:`PairSource.summary`."""
         subjects = len(set(self.fixed.groups) | set(self.moving.groups))
         return {"kind": "images", "images": len({*self.fixed.names, *self.moving.names}), "subjects": subjects,
-                "pairs": len(self.pairing), "held_back": len(self.held_back), "shape": list(self.grid.shape),
+                "pairs": len(self.pairing), "validation_pairs": len(self.validation_pairs), "shape": list(self.grid.shape),
                 "same_image": self.same_image, "augmentation": self.augmentation.describe()}  # fmt: skip
 
     def _pair(self, pair: Pair, augmentation: Augmentation, random: np.random.Generator) -> Batch:
         first, second = pair
         moving_set, second = (self.fixed, first) if self.same_image else (self.moving, second)
-        both = None if augmentation.together is None else augmentation.together.draw(random, self.grid)
-        apart = None if augmentation.apart is None else augmentation.apart.draw(random, self.grid)
+        both = None if augmentation.joint is None else augmentation.joint.draw(random, self.grid)
+        independent = None if augmentation.independent is None else augmentation.independent.draw(random, self.grid)
         # The moving image is seen through G and the fixed one through G after T, so that T takes fixed points to
         # moving ones; nothing has to be inverted.
-        maps = [part for part in (apart, both) if part is not None]
+        maps = [part for part in (independent, both) if part is not None]
         through = chain(*maps) if maps else None
         fixed, fixed_labels, here = self._seen(self.fixed, first, through)
         moving, moving_labels, _ = self._seen(moving_set, second, both, here)
         if augmentation.intensity is not None:
             fixed, moving = augmentation.intensity(fixed, random), augmentation.intensity(moving, random)
         labeled = self.has_labels
-        truth = apart if self.same_image else None
+        truth = independent if self.same_image else None
         return Batch(
             fixed,
             moving,
@@ -160,7 +159,7 @@ class PairedImages(ExampleSource):
         ``beside`` is where the fixed image lies, whose middle is the working grid's.
         """
         tensor, table, own = self._prepared(images, index)
-        grid = own.translated(-(own if beside is None or not meet(beside, own) else beside).center)
+        grid = own.translated(-(own if beside is None or not grids_overlap(beside, own) else beside).center)
         step = np.linalg.inv(grid.matrix) @ self.grid.matrix
         if through is None and grid.shape == self.grid.shape and np.allclose(step, np.eye(self.grid.ndim + 1)):
             return tensor, table, own
@@ -198,7 +197,7 @@ AUGMENTATION_HELP = {
 """One line for a person choosing an augmentation."""
 
 
-def augmentation_named(name: str, grid: Grid) -> Augmentation | None:
+def augmentation_preset(name: str, grid: Grid) -> Augmentation | None:
     """An augmentation of :data:`AUGMENTATION_HELP`, in lengths that suit a grid.
 
     Raises
@@ -213,8 +212,8 @@ def augmentation_named(name: str, grid: Grid) -> Augmentation | None:
     longest = float(np.max(np.asarray(grid.shape) * grid.spacing))
     if name == "light":
         moved = SpatialAugmentation(rotation=10, scale=0.08, shift=0.04 * longest)
-        return Augmentation(together=moved, intensity=IntensityAugmentation(gamma=0.2, bias=0.1, noise=0.02))
+        return Augmentation(joint=moved, intensity=IntensityAugmentation(gamma=0.2, bias=0.1, noise=0.02))
     moved = SpatialAugmentation(rotation=30, scale=0.15, stretch=0.1, shift=0.06 * longest, bend=0.04 * longest,
                                 bend_spacing=0.25 * longest, flip=True)  # fmt: skip
     looks = IntensityAugmentation(gamma=0.5, bias=0.3, noise=0.04, blur=0.8)
-    return Augmentation(together=moved, intensity=looks)
+    return Augmentation(joint=moved, intensity=looks)

@@ -91,26 +91,28 @@ class RandomPairs(Pairing):
         return pool[int(first)], pool[int(second)]
 
 
-def to_template(indices: Sequence[int], template: int) -> FixedPairs:
+def template_pairs(indices: Sequence[int], template: int) -> FixedPairs:
     """Every image as the moving one to a template."""
     return FixedPairs([(template, i) for i in indices if i != template])
 
 
-def neighbors(indices: Sequence[int], reach: int = 1) -> FixedPairs:
-    """Each section with those up to ``reach`` places away, in both directions.
+def neighbors(indices: Sequence[int], max_distance: int = 1) -> FixedPairs:
+    """Each section with those up to ``max_distance`` places away, in both directions.
 
     Raises
     ------
     InputError
-        If ``reach`` is below 1 or no two sections are that near.
+        If ``max_distance`` is below 1 or no two sections are that near.
     """
-    if reach < 1:
-        raise InputError(f"Neighbors lie at least 1 section away, not {reach}.")
+    if max_distance < 1:
+        raise InputError(f"Neighbors lie at least 1 section away, not {max_distance}.")
     chosen = set(indices)
-    return FixedPairs([(i, i + d) for i in indices for d in range(-reach, reach + 1) if d and i + d in chosen])
+    return FixedPairs(
+        [(i, i + d) for i in indices for d in range(-max_distance, max_distance + 1) if d and i + d in chosen]
+    )
 
 
-def matched(fixed: ImageSet, moving: ImageSet) -> list[Pair]:
+def match_by_name(fixed: ImageSet, moving: ImageSet) -> list[Pair]:
     """Images of two sets that have one name, as two folders of files do; with no name in common, by their order.
 
     Raises
@@ -149,7 +151,7 @@ def read_list(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def listed(path: str | Path, fixed: ImageSet, moving: ImageSet) -> list[tuple[Pair, str]]:
+def read_pairs(path: str | Path, fixed: ImageSet, moving: ImageSet) -> list[tuple[Pair, str]]:
     """Pairs from a CSV file with columns ``fixed`` and ``moving`` (names or numbers) and perhaps ``split``.
 
     Returns

@@ -27,7 +27,7 @@ from napari_stnreg.ops.filters import gaussian
 from napari_stnreg.training.augmentation.intensity import IntensityAugmentation
 from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
 from napari_stnreg.training.data.batch import Batch
-from napari_stnreg.training.data.pair_sampler import ExampleSource, seeded_rng
+from napari_stnreg.training.data.pair_sampler import PairSource, seeded_rng
 from napari_stnreg.transforms import DisplacementTransform, Transform, VelocityTransform, chain
 
 Single = npt.NDArray[np.float32]
@@ -88,7 +88,7 @@ class _Scene:
     alone: bool
 
 
-class GeneratedShapes(ExampleSource):
+class GeneratedShapes(PairSource):
     """A supply of made-up pairs with label maps and true transforms.
 
     Parameters
@@ -99,7 +99,7 @@ class GeneratedShapes(ExampleSource):
         What they look like.
     count
         Pairs in an epoch.
-    held_back
+    validation_count
         Pairs for validation.
     keep
         Draw new scenes in the first epoch only and show them in new brightness in later ones, which is several times
@@ -117,7 +117,7 @@ class GeneratedShapes(ExampleSource):
         settings: ShapeSettings | None = None,
         *,
         count: int = 256,
-        held_back: int = 16,
+        validation_count: int = 16,
         keep: bool = False,
     ) -> None:
         if min(grid.shape) < 16:
@@ -126,15 +126,15 @@ class GeneratedShapes(ExampleSource):
         self.settings = settings or ShapeSettings()
         self.keep = keep
         self.labels = tuple(range(1, self.settings.bodies[1] + 1))
-        self._counts = {"train": count, "validation": held_back}
+        self._counts = {"train": count, "validation": validation_count}
         self._kept: dict[tuple[int, int, int], _Scene] = {}
 
     def count(self, split: str) -> int:
-        """See :meth:`ExampleSource.count`."""
+        """See :meth:`PairSource.count`."""
         return self._counts[split]
 
     def example(self, split: str, epoch: int, place: int, seed: int) -> Batch:
-        """See :meth:`ExampleSource.example`."""
+        """See :meth:`PairSource.example`."""
         held = int(split == "validation")
         if not self.keep:
             random = seeded_rng(seed, epoch, place, held)
@@ -145,7 +145,7 @@ class GeneratedShapes(ExampleSource):
         return self._shown(self._kept[key], seeded_rng(seed, epoch, place, held))
 
     def summary(self) -> dict[str, Any]:
-        """See :meth:`ExampleSource.summary`."""
+        """See :meth:`PairSource.summary`."""
         return {"kind": "generated shapes", "pairs": self._counts, "shape": list(self.grid.shape), "keep": self.keep,
                 "settings": asdict(self.settings)}  # fmt: skip
 

@@ -9,7 +9,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog
 from superqt.utils import create_worker
 
-from napari_stnreg.models.pretrained import boxed_models
+from napari_stnreg.models.pretrained import pretrained_models
 from napari_stnreg.widgets.common.forms import Combo, help_label
 from napari_stnreg.widgets.models.session import SESSION, KnownModel
 
@@ -133,5 +133,5 @@ class ModelList(Combo):
 
     def restore(self, path: Any) -> None:
         """Take up what :attr:`path` gave; a file that is gone is passed over."""
-        if isinstance(path, str) and (path in boxed_models() or Path(path).is_file()):
+        if isinstance(path, str) and (path in pretrained_models() or Path(path).is_file()):
             self.take(SESSION.find(path) or SESSION.add(None, path))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from psygnal import Signal
 
-from napari_stnreg.models.pretrained import boxed_models
+from napari_stnreg.models.pretrained import pretrained_models
 
 if TYPE_CHECKING:
     from napari_stnreg.models.model import Model
@@ -51,7 +51,7 @@ class SessionModels:
 
     def known(self) -> list[KnownModel]:
         """All of them, those in the box first."""
-        boxed = [KnownModel(name, name, about="Comes with the package.") for name in boxed_models()]
+        boxed = [KnownModel(name, name, about="Comes with the package.") for name in pretrained_models()]
         by_path = {entry.path: entry for entry in self.entries}
         return [by_path.get(one.path, one) for one in boxed] + [
             entry for entry in self.entries if entry.path not in {one.path for one in boxed}
@@ -62,7 +62,7 @@ class SessionModels:
         if name is None:
             name = model.name if model is not None else Path(str(path)).stem
         others = [entry for entry in self.entries if path is None or entry.path != path]
-        name = _distinct(name, {entry.name for entry in others} | set(boxed_models()) - {str(path)})
+        name = _distinct(name, {entry.name for entry in others} | set(pretrained_models()) - {str(path)})
         entry = KnownModel(name, path, model, about_model(model) if model is not None else str(path))
         self.entries = [*others, entry]
         self.changed.emit()

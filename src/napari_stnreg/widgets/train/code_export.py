@@ -19,8 +19,8 @@ def python_script(job: TrainJob) -> str:
         f"# {job.name}",
         "import napari_stnreg as sr",
         "from napari_stnreg.training.data.datasets import open_training_data",
-        "from napari_stnreg.training.data.paired_images import augmentation_named",
-        "from napari_stnreg.models.working_size import working_grid",
+        "from napari_stnreg.training.data.paired_images import augmentation_preset",
+        "from napari_stnreg.training.working_grid import working_grid",
     ]
     if not isinstance(images.fixed, str):
         lines[1:1] = ["import numpy as np", ""]
@@ -39,10 +39,10 @@ def python_script(job: TrainJob) -> str:
     lines.append(f"data = open_training_data({', '.join(arguments)})")
     lines.append(f"data.grid = working_grid(data.grid{'' if images.size is None else f', {images.size}'})")
     if images.augmentation != "none":
-        lines.append(f"data.augmentation = augmentation_named({images.augmentation!r}, data.grid)")
+        lines.append(f"data.augmentation = augmentation_preset({images.augmentation!r}, data.grid)")
     words = ["data", *(f"{name}={value!r}" for name, value in job.values.items()), f"output={_output(job)!r}"]
     if job.start is not None:
-        words.append(f"start={file_of(job.start, lines)!r}")
+        words.append(f"warm_start={file_of(job.start, lines)!r}")
     lines += ["", f"model = sr.train({', '.join(words)})", 'print(model.summary["best"])']
     return "\n".join(lines) + "\n"
 
@@ -61,7 +61,7 @@ def command_line(job: TrainJob) -> str:
             words += ["--" + name.replace("_", "-"), str(value)]
     words += ["--size", "auto" if images.size is None else str(images.size), "--augment", images.augmentation]
     if job.start is not None:
-        words += ["--start", file_of(job.start, comments)]
+        words += ["--warm-start", file_of(job.start, comments)]
     for name, value in job.values.items():
         words += ["--" + name.replace("_", "-"), str(value)]
     return "\n".join([*comments, shlex.join(words)]) + "\n"
@@ -86,7 +86,7 @@ def _given(variable: str, what: tuple[LayerSource, ...] | str, lines: list[str])
         name = source.name.replace("\\", "\\\\").replace('"', '\\"').replace("{", "{{").replace("}", "}}")
         one = _image(source, "i", f'f"{name} [{{i}}]"')
         lines.append(f"{variable} = [{one} for i in range({count})]")
-    lines.append(f"{variable} = ImageSet.of_images({variable}, groups=[image.name for image in {variable}])")
+    lines.append(f"{variable} = ImageSet.from_images({variable}, groups=[image.name for image in {variable}])")
     return variable
 
 

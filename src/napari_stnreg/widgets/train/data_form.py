@@ -162,7 +162,7 @@ class ImageChoice(QWidget):
             moving=moving,
             pairing=self.pairing,
             template=self.template_box.text().strip() or None if self.pairing == "template" else None,
-            held_back=self.held_box.value() / 100,
+            validation_fraction=self.held_box.value() / 100,
             array=array,
             moving_array=other,
             **more,
@@ -181,7 +181,7 @@ class ImageChoice(QWidget):
             "kind": self.kind,
             "files": self.fixed["files"].path,
             "pairing": self.pairing,
-            "held_back": self.held_box.value(),
+            "validation_fraction": self.held_box.value(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -190,5 +190,5 @@ class ImageChoice(QWidget):
         self.pairing_box.set_current(state.get("pairing"))
         if isinstance(state.get("files"), str):
             self.fixed["files"].path_box.setText(state["files"])
-        if isinstance(state.get("held_back"), int):
-            self.held_box.setValue(state["held_back"])
+        if isinstance(state.get("validation_fraction"), int):
+            self.held_box.setValue(state["validation_fraction"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.models.working_size import working_grid
+from napari_stnreg.training.working_grid import working_grid
 from napari_stnreg.widgets.common.layer_io import LayerSource
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class TrainingImages:
         As :func:`~napari_stnreg.training.data.datasets.open_training_data` knows it.
     template
         Name or number of the image that all others are paired with.
-    held_back
+    validation_fraction
         Share that is kept for validation.
     size
         Longest side of the images as the network sees them; see :func:`working_grid`.
@@ -46,7 +46,7 @@ class TrainingImages:
     moving: tuple[LayerSource, ...] | str | None = None
     pairing: str = "random"
     template: str | None = None
-    held_back: float = 0.15
+    validation_fraction: float = 0.15
     size: int | None = None
     augmentation: str = "none"
     subject: str | None = None
@@ -57,7 +57,7 @@ class TrainingImages:
     @property
     def keywords(self) -> dict[str, Any]:
         """What is passed on besides the images, as a script would write it."""
-        chosen: dict[str, Any] = {"held_back": self.held_back, "seed": self.seed}
+        chosen: dict[str, Any] = {"validation_fraction": self.validation_fraction, "seed": self.seed}
         if self.pairing != "matched":  # the moving images, or the list, say it themselves
             chosen["pairing"] = self.pairing
         optional = {"template": self.template, "group": self.subject, "image": self.array,
@@ -73,13 +73,13 @@ class TrainingImages:
             If they cannot be read or do not go together.
         """
         from napari_stnreg.training.data.datasets import open_training_data
-        from napari_stnreg.training.data.paired_images import Augmentation, augmentation_named
+        from napari_stnreg.training.data.paired_images import Augmentation, augmentation_preset
 
         fixed = self.fixed if isinstance(self.fixed, str) else image_set(self.fixed)
         moving = self.moving if self.moving is None or isinstance(self.moving, str) else image_set(self.moving)
         data = open_training_data(fixed, moving, **self.keywords)
         data.grid = working_grid(data.grid, self.size)
-        data.augmentation = augmentation_named(self.augmentation, data.grid) or Augmentation()
+        data.augmentation = augmentation_preset(self.augmentation, data.grid) or Augmentation()
         return data
 
     def place(self) -> Grid | None:

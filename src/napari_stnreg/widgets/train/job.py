@@ -92,7 +92,7 @@ def training(job: TrainJob, control: TaskControl) -> Generator[TaskProgress, Non
     settings = sr.TrainingSettings.parse(**job.values)
     watcher = Watcher(job)
     start = None if job.start is None else job.start.source
-    steps = sr.train_steps(data, settings, output=job.output, resume=job.resume, start=start)
+    steps = sr.train_steps(data, settings, output=job.output, resume=job.resume, warm_start=start)
     try:
         model = yield from relay_progress(steps, control, watcher.show)
     except (RuntimeError, MemoryError) as error:

@@ -206,7 +206,7 @@ class TrainingOptions(QWidget):
         if self.similarity_box.currentData() is not None:
             values["similarity"] = self.similarity_box.currentData()
         if "+" in self.network and fresh and self.turn_box.isChecked():
-            values["training"] = "in-turn"
+            values["strategy"] = "sequential"
         for name, box in self._numbers().items():
             if box.value is not None:
                 values[name] = box.value
@@ -229,14 +229,14 @@ class TrainingOptions(QWidget):
         self.epochs_box.setValue(int(settings["epochs"]))
         self.snapshots_box.setValue(int(settings["snapshots"]))
         self.seed_box.setValue(int(settings["seed"]))
-        self.turn_box.setChecked(settings["training"] == "in-turn")
+        self.turn_box.setChecked(settings["strategy"] == "sequential")
         for name, number in self._numbers().items():
             number.value = values.get(name)
 
     def _numbers(self) -> dict[str, OptionalNumber]:
         return {
             "batch_size": self.batch_box,
-            "accumulate": self.accumulate_box,
+            "gradient_accumulation": self.accumulate_box,
             "learning_rate": self.rate_box,
             "window": self.window_box,
             "diffusion": self.diffusion_box,

@@ -1,4 +1,4 @@
-"""The model in the box: it loads, says what it is, and registers what it has never seen."""
+"""The bundled model: it loads, says what it is, and registers what it has never seen."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,9 @@ from sklearn.datasets import load_digits
 
 import napari_stnreg as sr
 from napari_stnreg.datasets.common import Waves
-from napari_stnreg.models.model_file import boxed_models
+from napari_stnreg.models.model_file import pretrained_models
 from napari_stnreg.networks import warp_batch
-from napari_stnreg.training.data.pair_sampler import joined
+from napari_stnreg.training.data.pair_sampler import collate
 from napari_stnreg.training.synthetic.shapes import GeneratedShapes
 
 
@@ -28,16 +28,16 @@ def bent(image, height, seed):
 
 
 def test_it_is_small_and_its_header_says_what_it_was_made_of(model):
-    assert boxed_models()["box-2d"].stat().st_size < 2 * 2**20
+    assert pretrained_models()["box-2d"].stat().st_size < 2 * 2**20
     assert model.ndim == 2
-    assert model.contract.sizing == "extent"
+    assert model.input_spec.size_mode == "extent"
     assert {phase["side"] for phase in model.summary["phases"]} == {64, 128}
     assert model.summary["cpu_seconds"] > 0
 
 
 def test_it_lowers_the_disagreement_of_generated_shapes_it_never_saw(model):
     source = GeneratedShapes(sr.Grid.from_spacing((128, 128)))
-    batch = joined([source.example("train", 0, place, seed=991) for place in range(8)])
+    batch = collate([source.example("train", 0, place, seed=991) for place in range(8)])
     before, after = [], []
     for i in range(8):
         fixed, moving = (sr.Image.from_array(x[i, 0].numpy()) for x in (batch.fixed, batch.moving))

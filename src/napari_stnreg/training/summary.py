@@ -1,4 +1,4 @@
-"""What a model tells of its training, and what it expects of images."""
+"""Training summary in the header of a model file, and the images that the model expects."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from napari_stnreg.core.provenance import package_versions
-from napari_stnreg.models.input_spec import InputSpec, Sizing
+from napari_stnreg.models.input_spec import InputSpec, SizeMode
 from napari_stnreg.networks import Network
 from napari_stnreg.training.checkpoint import TrainingState
 from napari_stnreg.training.data.batch import TrainingData
@@ -23,18 +23,18 @@ def training_summary(
     seconds: float,
     device: str,
 ) -> dict[str, Any]:
-    """What the header of a model file says of how it was trained.
+    """Summarize a training for the header of a model file.
 
     Parameters
     ----------
     data, settings, state
-        Of the training at its end.
+        Data, settings and final state of the training.
     stop_reason
         ``"finished"`` or ``"stopped"``.
     seconds
-        How long it took, pauses left out.
+        Duration without pauses.
     device
-        Kind of the device.
+        Device type.
     """
     best = next(one for one in reversed(state.curve) if one.epoch == state.best_epoch)
     used = settings.model_dump(mode="json")
@@ -58,18 +58,17 @@ def training_summary(
     }
 
 
-def contract_of(data: TrainingData, network: Network, settings: TrainingSettings) -> InputSpec:
-    """What a model trained on some data will expect of images.
+def input_spec_of(data: TrainingData, network: Network, settings: TrainingSettings) -> InputSpec:
+    """Return the images that a model trained on some data will expect.
 
-    Where pixels have no size and the network sees whole images, images of other sizes are fitted into its lattice;
-    otherwise voxels keep the size they had.
+    With ``size_mode="auto"``, images without a physical unit are scaled to the size of a fixed-size network; otherwise
+    voxels keep the size of the training data.
     """
     grid = data.grid
-    sizing: Sizing = getattr(getattr(data, "contract", None), "sizing", "spacing")
-    if settings.sizing != "auto":
-        sizing = settings.sizing
-    elif sizing == "spacing" and grid.unit == "pixel":
-        if all(one.fixed_size for one in network.networks()):
-            sizing = "extent"
+    size_mode: SizeMode = "spacing"
+    if settings.size_mode != "auto":
+        size_mode = settings.size_mode
+    elif grid.unit == "pixel" and all(one.fixed_size for one in network.networks()):
+        size_mode = "extent"
     spacing = tuple(float(s) for s in np.abs(np.diag(grid.linear)))
-    return InputSpec(grid.ndim, data.channels, grid.shape, spacing, grid.unit, sizing, data.normalization)
+    return InputSpec(grid.ndim, data.channels, grid.shape, spacing, grid.unit, size_mode, data.normalization)

@@ -1,4 +1,4 @@
-"""The model in the box, made by ``scripts/make_box_model.py``, judged on hearts and brains (recipe 9)."""
+"""The bundled model, trained by ``scripts/train_bundled_model.py``, judged on hearts and brains (recipe 9)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ RECIPES = {
     "box-2d": Recipe(
         "generated shapes only; cardiac slices by Dice, brain slices by local NCC",
         "cardiac_cine/cardiac_cine.npz",
-        None,  # made by scripts/make_box_model.py, which reads no data
+        None,  # trained by scripts/train_bundled_model.py, which reads no data
         {},
         judge,
         refine=40,

@@ -1,4 +1,4 @@
-"""Train the model in the box on generated shapes: ``python scripts/make_box_model.py [--out FOLDER]``.
+"""Train the bundled model on generated shapes: ``python scripts/train_bundled_model.py [--out FOLDER]``.
 
 Small scenes first, where a step costs a quarter; then what was learned is put behind itself at twice the resolution and
 trained on there, so that the model is two networks in a row: large moves first. Nothing but a seed goes in. An
@@ -32,7 +32,7 @@ BOTH = {
 }
 COMMON: dict[str, Any] = {
     "similarity": "lncc", "similarity_weight": 0.0, "label_weight": 1.0, "truth_weight": 15.0, "diffusion": 0.0,
-    "sizing": "extent", "snapshots": 0, "warmup": 0.01,
+    "size_mode": "extent", "snapshots": 0, "warmup": 0.01,
 }  # fmt: skip
 
 
@@ -95,11 +95,11 @@ def main() -> None:
         earlier = json.loads(cost.read_text())["cpu_seconds"] if cost.exists() else 0.0
         if not path.exists():
             grid = sr.Grid.from_spacing((phase.side, phase.side))
-            data = GeneratedShapes(grid, phase.shapes, count=phase.pairs, held_back=32, keep=True)
+            data = GeneratedShapes(grid, phase.shapes, count=phase.pairs, validation_count=32, keep=True)
             checkpoint = checkpoint_path(path)
             trainer = Trainer(data, sr.TrainingSettings.parse(**COMMON, **phase.settings), checkpoint, resume=True)
             begin(trainer.network, weights, fresh=not trainer.resumed)
-            began, run, told = time.process_time(), trainer.run(), None
+            start_time, run, told = time.process_time(), trainer.run(), None
             while True:
                 try:
                     step = run.send(told)
@@ -107,7 +107,7 @@ def main() -> None:
                     end.value.save(path)
                     break
                 if step.state == "validated":
-                    used = earlier + time.process_time() - began
+                    used = earlier + time.process_time() - start_time
                     cost.write_text(json.dumps({"cpu_seconds": round(used, 1)}) + "\n")
                     print(
                         f"phase {number} epoch {step.epoch} cpu {used:.0f} s {step.scores}", file=sys.stderr, flush=True
