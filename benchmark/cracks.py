@@ -34,12 +34,12 @@ def tissues(data: Path | None) -> dict[str, list[np.ndarray]]:
     return found
 
 
-def pieces(section: np.ndarray) -> int:
+def n_fragments(section: np.ndarray) -> int:
     """Into how many pieces a section is cut."""
     settings = StackSettings()
     factor = settings.factor(section.shape)
     small = reduced(section.astype(np.float64), factor)
-    return prepare(small, settings, shape=section.shape, factor=factor).pieces
+    return prepare(small, settings, shape=section.shape, factor=factor).n_fragments
 
 
 def torn(section: np.ndarray, width: float, gray: float, rng: np.random.Generator) -> np.ndarray:
@@ -59,10 +59,10 @@ def main() -> None:
     )
     sections, rng = tissues(parser.parse_args().data), np.random.default_rng(5)
     for name, whole in sections.items():
-        print(f"{name}: {sum(pieces(one) > 1 for one in whole)} of {len(whole)} sound sections cut", flush=True)
+        print(f"{name}: {sum(n_fragments(one) > 1 for one in whole)} of {len(whole)} sound sections cut", flush=True)
     for width in WIDTHS:
         for gray in GRAYS:
-            found = {n: sum(pieces(torn(s, width, gray, rng)) == 2 for s in w[:EACH]) for n, w in sections.items()}
+            found = {n: sum(n_fragments(torn(s, width, gray, rng)) == 2 for s in w[:EACH]) for n, w in sections.items()}
             each = ", ".join(f"{name} {count}" for name, count in found.items())
             print(f"{width} px, gray {gray}: {sum(found.values())} of {EACH * len(found)} found ({each})", flush=True)
 

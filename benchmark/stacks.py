@@ -28,7 +28,7 @@ from napari_stnreg.datasets.section_deformation import Slide, SmoothField, Tear
 from napari_stnreg.datasets.serial_sections import SerialSections
 from napari_stnreg.stacks.api import work_folder
 from napari_stnreg.stacks.quality.ground_truth import StackTruth, TruthScores, score_truth
-from napari_stnreg.stacks.runtime.tasks import MAPS
+from napari_stnreg.stacks.runtime.tasks import TRANSFORMS
 from napari_stnreg.stacks.section_transform import SectionTransform
 
 KINDS = ("warped", "still", "missing", "crack", "fold", "dirt", "turned")
@@ -148,7 +148,7 @@ def generated_cases(seed: int, shape: tuple[int, int, int] = (20, 512, 512)) -> 
 class Found:
     """A program's answer: a map for each section, and what it cost in CPU seconds, nothing if that was not measured."""
 
-    maps: list[Map]
+    transforms: list[Map]
     seconds: float | None = None
     training: float | None = None  # of features, which is not among the seconds
 
@@ -171,8 +171,8 @@ def ours(case: Case, **options: object) -> Found:
         with suppress(StopIteration):
             steps.send("stop")
         work = work_folder(output)
-        maps = [SectionTransform.from_arrays(work.get(MAPS, z)[0]) for z in range(len(raw))]
-    return Found(list(maps), seconds, training)
+        transforms = [SectionTransform.from_arrays(work.get(TRANSFORMS, z)[0]) for z in range(len(raw))]
+    return Found(list(transforms), seconds, training)
 
 
 @cache
@@ -192,7 +192,7 @@ def line(name: str, scores: TruthScores, found: Found) -> str:
     sentence = row.pop("straightened", "")
     text = "  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
     if found.seconds is not None:
-        text += f"  s/section {found.seconds / len(found.maps):.3f}"
+        text += f"  s/section {found.seconds / len(found.transforms):.3f}"
     if found.training is not None:
         text += f"  training {found.training:.1f} s"
     return f"{name:34s}{text}" + ("  STRAIGHTENED" if sentence else "")
@@ -214,10 +214,10 @@ def main() -> None:
             if args.only and case.name not in args.only:
                 continue
             for name, found in runs(case, args.programs, args.trends, options):
-                scores = score_truth(case.truth, found.maps)
+                scores = score_truth(case.truth, found.transforms)
                 print(line(f"{case.name} {seed} {name}", scores, found), flush=True)
                 if args.output:
-                    each = None if found.seconds is None else found.seconds / len(found.maps)
+                    each = None if found.seconds is None else found.seconds / len(found.transforms)
                     row = {"case": case.name, "seed": seed, "program": name, "s/section": each, **scores.row()}
                     append(args.output, {**row, "training": found.training})
 

@@ -35,8 +35,8 @@ def align(peer: str, raw: np.ndarray, missing: Collection[int]) -> tuple[list[Ma
         ) from error
     adapter.warm_up(raw)
     began = _cpu()
-    maps = adapter.align(raw, frozenset(missing))
-    return maps, _cpu() - began
+    transforms = adapter.align(raw, frozenset(missing))
+    return transforms, _cpu() - began
 
 
 def _cpu() -> float:
@@ -44,6 +44,6 @@ def _cpu() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def bridged(maps: dict[int, Map], count: int) -> list[Map]:
+def bridged(transforms: dict[int, Map], count: int) -> list[Map]:
     """All maps, those of missing sections taken from the nearest section that has one."""
-    return [maps[min(maps, key=lambda k, z=z: (abs(k - z), k))] for z in range(count)]
+    return [transforms[min(transforms, key=lambda k, z=z: (abs(k - z), k))] for z in range(count)]

@@ -29,7 +29,7 @@ class Aligned:
         What was found out about each section when it was read.
     """
 
-    maps: list[SectionTransform]
+    transforms: list[SectionTransform]
     rows: list[SectionQuality]
     figures: list[dict[str, float]]
 
@@ -47,4 +47,4 @@ def align(stack: Any, settings: StackSettings, **how: Any) -> Aligned:
 def kept_maps(output: Path, sections: int) -> list[SectionTransform]:
     """The maps of an alignment that kept its work."""
     work = work_folder(output)
-    return [SectionTransform.from_arrays(work.get(tasks.MAPS, z)[0]) for z in range(sections)]
+    return [SectionTransform.from_arrays(work.get(tasks.TRANSFORMS, z)[0]) for z in range(sections)]

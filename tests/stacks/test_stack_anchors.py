@@ -5,12 +5,12 @@ import pytest
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from napari_stnreg import align_stack
-from napari_stnreg.stacks.matching.fine import FineMatch, fine_match, start_maps
+from napari_stnreg.stacks.matching.fine import FineMatch, fine_match, initial_transforms
 from napari_stnreg.stacks.matching.pair_selection import anchor_pairs, fine_pairs
 from napari_stnreg.stacks.preprocessing.features import prepare
 from napari_stnreg.stacks.section_transform import Lattice, SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
-from napari_stnreg.stacks.solver.elastic import solve_fine
+from napari_stnreg.stacks.solver.elastic import solve_elastic
 
 SIDE = 256
 
@@ -29,8 +29,8 @@ def section(seed, outline, *, strength=2.0, shift=(0, 0)):
 def matched(a, b, **how):
     settings = StackSettings()
     one, other = prepare(a, settings), prepare(b, settings)
-    maps = start_maps([np.eye(3)] * 2, [one, other], settings)
-    found = fine_match(one, other, *maps, settings, **how)
+    transforms = initial_transforms([np.eye(3)] * 2, [one, other], settings)
+    found = fine_match(one, other, *transforms, settings, **how)
     return found, found.shift[0, 0, :, 3:-3, 3:-3].mean(axis=(1, 2))
 
 
@@ -83,8 +83,8 @@ def drift(anchors, seed, count=40):
                 seen = (own[b] - own[a] + rng.normal(0, 0.7, 2))[:, None, None]
                 seen = np.broadcast_to(seen, (1, 1, 2, *lattice.shape))
                 matches[a, b] = FineMatch(seen, firm, np.full((1, 1), 0.6), np.ones((1, 1)))
-    maps = [SectionTransform.from_affine(np.eye(3), lattice, (SIDE, SIDE)) for _ in range(count)]
-    found = solve_fine(maps, matches, StackSettings(trend="remove", long_range_stride=anchors))
+    transforms = [SectionTransform.from_affine(np.eye(3), lattice, (SIDE, SIDE)) for _ in range(count)]
+    found = solve_elastic(transforms, matches, StackSettings(trend="remove", long_range_stride=anchors))
     error = np.array([one.vectors[0].mean(axis=(1, 2)) for one in found]) - own
     slow = gaussian_filter1d(error - error.mean(axis=0), 3, axis=0, mode="nearest")
     return np.linalg.norm(slow, axis=1).mean()

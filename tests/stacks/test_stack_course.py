@@ -7,9 +7,15 @@ from napari_stnreg.stacks.matching.coarse import CoarseMatch
 from napari_stnreg.stacks.matching.fine import FineMatch
 from napari_stnreg.stacks.section_transform import Lattice, SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
-from napari_stnreg.stacks.solver.elastic import solve_fine
-from napari_stnreg.stacks.solver.pose_graph import solve_coarse
-from napari_stnreg.stacks.solver.variance_components import PERSISTENCE, Waves, persistent, runs_of, told_apart
+from napari_stnreg.stacks.solver.elastic import solve_elastic
+from napari_stnreg.stacks.solver.pose_graph import solve_poses
+from napari_stnreg.stacks.solver.variance_components import (
+    PERSISTENCE,
+    Waves,
+    estimate_variance_components,
+    persistent,
+    segments,
+)
 
 SHAPE = (200, 200)
 
@@ -27,7 +33,7 @@ def differences(own, course, rest, gaps, numbers, seed=0):
 @pytest.mark.parametrize(("own", "course", "rest"), [(4.0, 1.0, 0.5), (1.0, 6.0, 2.0), (9.0, 0.01, 1.0)])
 def test_the_three_sources_of_differences_are_told_apart(own, course, rest):
     seen = differences(own, course, rest, gaps=40, numbers=60)
-    found = told_apart([(seen @ seen.T, 60)], 0.0)
+    found = estimate_variance_components([(seen @ seen.T, 60)], 0.0)
     assert found.own == pytest.approx(own, rel=0.2)  # the prior's pull, where the course is six times as large
     assert 0.4 * rest < found.rest < 1.6 * rest
     assert found.course == pytest.approx(course, rel=0.3) if course > 0.1 else found.course < 0.1 * own
@@ -36,20 +42,20 @@ def test_the_three_sources_of_differences_are_told_apart(own, course, rest):
 def test_runs_with_holes_tell_the_same_as_one():
     seen = differences(4.0, 1.0, 0.5, gaps=60, numbers=40)
     chain = [None if z in (0, 17, 40, 41) else one for z, one in enumerate(seen)]
-    runs = [np.stack(run) for run in runs_of(chain)]
+    runs = [np.stack(run) for run in segments(chain)]
     assert [len(run) for run in runs] == [16, 22, 18]
-    found = told_apart([(run @ run.T, 40) for run in runs], 0.0)
+    found = estimate_variance_components([(run @ run.T, 40) for run in runs], 0.0)
     assert found.own == pytest.approx(4.0, rel=0.15)
 
 
 def test_tissue_that_only_changes_is_not_put_down_to_the_sections():
     seen = differences(0.0, 0.5, 3.0, gaps=19, numbers=8)
-    found = told_apart([(seen @ seen.T, 8)], 0.0)
+    found = estimate_variance_components([(seen @ seen.T, 8)], 0.0)
     assert found.own < 0.15 * (found.course + found.rest)
 
 
 def test_nothing_known_is_answered_all_the_same():
-    found = told_apart([], 0.25)
+    found = estimate_variance_components([], 0.25)
     assert found.own > 0
     assert found.rest > 0
 
@@ -72,7 +78,7 @@ def test_the_pull_of_the_course_is_the_inverse_of_its_correlation():
 def shaken(count, seed, steady, rest=0.3):
     """Plain maps, exact matches of neighbors (two reaches) but for some noise, and the sections' own vectors."""
     lattice = Lattice.covering((-0.5, -0.5), (199.5, 199.5), 40)
-    maps = [SectionTransform.from_affine(np.eye(3), lattice, SHAPE) for _ in range(count)]
+    transforms = [SectionTransform.from_affine(np.eye(3), lattice, SHAPE) for _ in range(count)]
     rng = np.random.default_rng(seed)
     waves = Waves(lattice.shape, 5.0)
     long = (waves.band <= 2).astype(float)
@@ -86,7 +92,7 @@ def shaken(count, seed, steady, rest=0.3):
             noise = waves.back(rest * 5 * long * rng.normal(size=(2, waves.band.size)), own[0].shape)
             shift = own[b] - own[a] + path[b] - path[a] + noise
             matches[a, b] = FineMatch(shift[None, None], firm, np.full((1, 1), 0.8), np.ones((1, 1)))
-    return maps, matches, own
+    return transforms, matches, own
 
 
 def rms(vectors):
@@ -94,22 +100,22 @@ def rms(vectors):
 
 
 def test_sections_lose_their_own_displacement_and_the_course_of_the_tissue_stays():
-    maps, matches, own = shaken(16, seed=1, steady=(2.5, -1.5))
-    found = np.stack([m.vectors[0] for m in solve_fine(maps, matches, StackSettings.parse())])
+    transforms, matches, own = shaken(16, seed=1, steady=(2.5, -1.5))
+    found = np.stack([m.vectors[0] for m in solve_elastic(transforms, matches, StackSettings.parse())])
     error = found - own
     assert rms(np.diff(error, axis=0)) < 0.35 * rms(np.diff(own, axis=0))
     slope = np.polyfit(np.arange(16), error.mean(axis=(2, 3)), 1)[0]
     assert np.abs(slope / (2.5, -1.5)).max() < 0.25, slope  # 1 were straight
-    straight = np.stack([m.vectors[0] for m in solve_fine(maps, matches, StackSettings.parse(trend="remove"))])
+    straight = np.stack([m.vectors[0] for m in solve_elastic(transforms, matches, StackSettings.parse(trend="remove"))])
     assert np.abs(np.polyfit(np.arange(16), (straight - own).mean(axis=(2, 3)), 1)[0]).max() > 1.5
 
 
 def test_a_pinned_section_takes_the_stack_along():
-    maps, matches, own = shaken(9, seed=2, steady=(0.0, 0.0))
+    transforms, matches, own = shaken(9, seed=2, steady=(0.0, 0.0))
     own[4] += 25.0  # it lies far off
     for (a, b), match in matches.items():
         match.shift[0, 0] += 25.0 * ((b == 4) - (a == 4))  # type: ignore[operator]
-    found = np.stack([m.vectors[0] for m in solve_fine(maps, matches, StackSettings.parse(reference=4))])
+    found = np.stack([m.vectors[0] for m in solve_elastic(transforms, matches, StackSettings.parse(reference=4))])
     assert not found[4].any()
     assert rms(np.diff(found - own, axis=0)[3:5]) < 0.2 * 25
 
@@ -125,7 +131,7 @@ def test_few_sections_with_large_shifts_are_laid_on_each_other(reference):
         pose[:2, 2] = middle + shift - pose[:2, :2] @ middle
         poses.append(pose)
     matches = {(a, a + 1): CoarseMatch(poses[a + 1] @ np.linalg.inv(poses[a]), 0.8, 1.0, False) for a in range(7)}
-    found = solve_coarse(8, matches, [(192, 192)] * 8, StackSettings.parse(reference=reference))
+    found = solve_poses(8, matches, [(192, 192)] * 8, StackSettings.parse(reference=reference))
     points = np.array([(60.0, 60.0, 1.0), (60.0, 130.0, 1.0), (130.0, 95.0, 1.0)]).T
     tissue = np.stack([(np.linalg.inv(p) @ f @ points)[:2] for p, f in zip(poses, found, strict=True)])
     jumps = np.linalg.norm(np.diff(tissue, axis=0), axis=1).mean(axis=1)

@@ -89,7 +89,10 @@ def test_the_features_of_an_auto_encoder_trained_on_the_stack_or_loaded(stack, t
     loaded.write_bytes(encoder.read_bytes())
     command = ["align", str(tmp_path / "raw.npy"), str(tmp_path / "again.zarr"), "--features", "auto-encoder"]
     np.save(tmp_path / "raw.npy", stack)
-    assert main([*command, "--encoder", str(loaded), "--no-search-rotations", "--iterations", "2", "--grid-cells", "3"]) == 0
+    assert (
+        main([*command, "--encoder", str(loaded), "--no-search-rotations", "--iterations", "2", "--grid-cells", "3"])
+        == 0
+    )
     same_result(tmp_path / "own.zarr", tmp_path / "again.zarr")
 
 

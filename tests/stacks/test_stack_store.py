@@ -7,14 +7,14 @@ from scipy.ndimage import map_coordinates
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.stacks.output.apply import apply_points, apply_stack, export_field
-from napari_stnreg.stacks.output.canvas import Canvas, section_transform
+from napari_stnreg.stacks.output.canvas import OutputCanvas, displacement_transform
 from napari_stnreg.stacks.output.ome_zarr import AlignedStack, create
-from napari_stnreg.stacks.output.render import render_bands, scale_to
+from napari_stnreg.stacks.output.render import relative_scale, render_bands
 from napari_stnreg.stacks.section_transform import Lattice, SectionTransform
 from napari_stnreg.stacks.sources.base import open_stack
 
 HEIGHT, WIDTH = 90, 110
-CANVAS = Canvas((-13, 7), (120, 131), (HEIGHT, WIDTH), 4)
+CANVAS = OutputCanvas((-13, 7), (120, 131), (HEIGHT, WIDTH), 4)
 
 
 def turned(points, degrees, bend=1.5):
@@ -44,7 +44,7 @@ def aligned(smooth, tmp_path_factory):
         nodes = CANVAS.field_grid.points()
         field = np.moveaxis(turned(nodes, angle) - nodes, -1, 0).astype(np.float32)
         writer.write_displacement(z, field)
-        writer.write(z, render_bands(source, z, section_transform(field, CANVAS), CANVAS.grid, 32, step=4))
+        writer.write(z, render_bands(source, z, displacement_transform(field, CANVAS), CANVAS.grid, 32, step=4))
     return AlignedStack(path)
 
 
@@ -112,11 +112,11 @@ def test_the_image_is_ome_zarr_with_pyramid_axes_and_scale(aligned):
 def test_a_larger_image_has_levels_that_are_means(tmp_path):
     rng = np.random.default_rng(0)
     stack = rng.integers(0, 255, (2, 301, 600), dtype=np.uint8)
-    canvas = Canvas((0, 0), (301, 600), (301, 600), 16)
+    canvas = OutputCanvas((0, 0), (301, 600), (301, 600), 16)
     source = open_stack(stack)
     writer = create(tmp_path / "a.zarr", source, canvas, canvas.shape)
     field = np.zeros((2, *canvas.field_shape), dtype=np.float32)
-    writer.write(1, render_bands(source, 1, section_transform(field, canvas), canvas.grid, 64, step=16))
+    writer.write(1, render_bands(source, 1, displacement_transform(field, canvas), canvas.grid, 64, step=16))
     levels = [zarr.open_array(str(tmp_path / "a.zarr" / str(n)), mode="r") for n in range(3)]
     assert [level.shape for level in levels] == [(2, 301, 600), (2, 151, 300), (2, 76, 150)]
     np.testing.assert_array_equal(levels[0][1], stack[1])
@@ -152,12 +152,12 @@ def test_a_finer_scan_of_the_same_sections_lies_in_the_same_place(aligned, tmp_p
 
 
 def test_scales_of_stacks_that_lost_a_rest_of_pixels_are_whole():
-    assert scale_to((5, 250, 250), (1001, 1003)) == 4
-    assert scale_to((5, 2003, 3000), (1001, 1500)) == 0.5
-    assert scale_to((5, 64, 64), (64, 64)) == 1
-    assert scale_to((5, 100, 200), (150, 300)) == pytest.approx(1.5)
+    assert relative_scale((5, 250, 250), (1001, 1003)) == 4
+    assert relative_scale((5, 2003, 3000), (1001, 1500)) == 0.5
+    assert relative_scale((5, 64, 64), (64, 64)) == 1
+    assert relative_scale((5, 100, 200), (150, 300)) == pytest.approx(1.5)
     with pytest.raises(InputError, match="do not show the same place"):
-        scale_to((5, 100, 100), (200, 300))
+        relative_scale((5, 100, 100), (200, 300))
 
 
 def test_what_cannot_be_applied_is_refused_in_one_sentence(aligned, smooth, tmp_path):
@@ -174,11 +174,11 @@ def test_what_cannot_be_applied_is_refused_in_one_sentence(aligned, smooth, tmp_
 
 def test_a_map_over_a_lattice_is_the_map_of_its_points():
     numbers = np.random.default_rng(3)
-    parts = np.zeros((64, 64), np.uint8)
-    parts[:, 25:] = 1
+    fragment_labels = np.zeros((64, 64), np.uint8)
+    fragment_labels[:, 25:] = 1
     lattice = Lattice.covering((-10, -20), (260, 270), 40)
     affine = np.array([[0.99, 0.05, -6.0], [-0.05, 0.99, 2.0], [0, 0, 1]])
-    torn = SectionTransform.from_affine(affine, lattice, (256, 256), parts, 4)
+    torn = SectionTransform.from_affine(affine, lattice, (256, 256), fragment_labels, 4)
     torn = torn.with_vectors(numbers.normal(0, 5, torn.vectors.shape))
     y, x = np.arange(-80, 360, 7.5), np.arange(-60, 330, 9.0)  # beyond the control points, too
     expected = torn(np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1))

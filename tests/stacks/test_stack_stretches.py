@@ -11,7 +11,7 @@ from napari_stnreg.stacks.matching.fine import FineMatch
 from napari_stnreg.stacks.section_transform import Lattice, SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solver import windowed
-from napari_stnreg.stacks.solver.elastic import solve_fine
+from napari_stnreg.stacks.solver.elastic import solve_elastic
 from napari_stnreg.stacks.solver.windowed import solve_stack
 
 COUNT, SHAPE = 90, (200, 200)
@@ -55,19 +55,22 @@ def short(monkeypatch):
     monkeypatch.setattr(windowed, "AROUND", 20)
 
 
-def off(whole, parts):
+def off(whole, fragment_labels):
     """Differences of two solutions ``(z, 2, gy, gx)``: as a whole, and from section to section."""
-    apart = np.stack([b.vectors[0] - a.vectors[0] for a, b in zip(whole, parts, strict=True)])
+    apart = np.stack([b.vectors[0] - a.vectors[0] for a, b in zip(whole, fragment_labels, strict=True)])
     return np.linalg.norm(apart, axis=1).mean(), np.linalg.norm(np.diff(apart, axis=0), axis=1).mean(axis=(1, 2))
 
 
-def moved(maps):
-    return np.mean([np.linalg.norm(one.vectors[0], axis=0).mean() for one in maps])
+def moved(transforms):
+    return np.mean([np.linalg.norm(one.vectors[0], axis=0).mean() for one in transforms])
 
 
 def test_stretches_give_what_the_whole_gives(matches):
-    whole, parts = solve_fine(PLAIN, matches, StackSettings()), solve_stack(PLAIN, matches, StackSettings())
-    apart, jumps = off(whole, parts)
+    whole, fragment_labels = (
+        solve_elastic(PLAIN, matches, StackSettings()),
+        solve_stack(PLAIN, matches, StackSettings()),
+    )
+    apart, jumps = off(whole, fragment_labels)
     assert moved(whole) > 3
     assert apart < 0.4
     assert jumps.max() < 0.3, jumps.argmax()  # at the seams as elsewhere
@@ -76,9 +79,9 @@ def test_stretches_give_what_the_whole_gives(matches):
 @pytest.mark.parametrize("pinned", [0, 44, 89])
 def test_a_pinned_section_stays_and_takes_all_stretches_along(matches, pinned):
     settings = StackSettings(reference=pinned)
-    whole, parts = solve_fine(PLAIN, matches, settings), solve_stack(PLAIN, matches, settings)
-    assert not parts[pinned].vectors.any()
-    apart, jumps = off(whole, parts)
+    whole, fragment_labels = solve_elastic(PLAIN, matches, settings), solve_stack(PLAIN, matches, settings)
+    assert not fragment_labels[pinned].vectors.any()
+    apart, jumps = off(whole, fragment_labels)
     assert moved(whole) > 3
     assert apart < 1.5  # the stack as a whole may lie elsewhere
     assert jumps.max() < 0.4, jumps.argmax()
@@ -114,11 +117,11 @@ class Made(UserDict):
 
 
 def peak(count):
-    maps = [SectionTransform.from_affine(np.eye(3), LATTICE, SHAPE) for _ in range(count)]
+    transforms = [SectionTransform.from_affine(np.eye(3), LATTICE, SHAPE) for _ in range(count)]
     matches = Made.fromkeys((a, b) for a in range(count) for b in (a + 1, a + 2) if b < count)
     tracemalloc.start()
     try:
-        solve_stack(maps, matches, StackSettings())
+        solve_stack(transforms, matches, StackSettings())
         return tracemalloc.get_traced_memory()[1] / 2**20
     finally:
         tracemalloc.stop()

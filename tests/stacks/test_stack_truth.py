@@ -50,10 +50,10 @@ def test_where_the_stack_lies_as_a_whole_is_no_error(made):
 
 
 def test_one_section_off_by_three_pixels_costs_what_it_should(made):
-    maps = true_maps(made)
-    right = maps[3]
-    maps[3] = lambda p: right(p + (3.0, 0.0))
-    found = score_truth(made, maps)
+    transforms = true_maps(made)
+    right = transforms[3]
+    transforms[3] = lambda p: right(p + (3.0, 0.0))
+    found = score_truth(made, transforms)
     assert found.adjacent == pytest.approx(2 * 3 / 7, abs=1e-6)  # two of seven gaps
     assert found.mean == pytest.approx((2.625 + 7 * 0.375) / 8, abs=1e-3)  # less the mean of the whole stack
     assert found.last == pytest.approx(0.375, abs=1e-3)
@@ -67,22 +67,22 @@ def test_a_slope_that_is_taken_out_is_missed(made, share):
     slopes = np.array([np.polyfit(made.heights, path, 1)[0] for path in paths])
     mean = slopes.mean(axis=0)
     height = made.heights - made.heights.mean()
-    maps = [
+    transforms = [
         lambda p, place=place, h=h: place(p + share * h * mean)
         for place, h in zip(true_maps(made), height, strict=True)
     ]
     assert np.linalg.norm(mean) > 1
-    slope, neurites = recovered_slope(made, maps, errors(made, maps))
+    slope, neurites = recovered_slope(made, transforms, errors(made, transforms))
     assert neurites == len(slopes)
     assert slope == pytest.approx(1 - share, abs=0.1)
 
 
 def test_a_lost_section_is_crossed_and_not_scored():
     made = SerialSections(SHAPE, seed=2, faults={3: "missing", 5: "nearly empty"})
-    maps = true_maps(made)
-    maps[3] = lambda p: p + 500
-    maps[4:] = [lambda p, place=place: place(p + (0.0, 6.0)) for place in maps[4:]]
-    found = score_truth(made, maps)
+    transforms = true_maps(made)
+    transforms[3] = lambda p: p + 500
+    transforms[4:] = [lambda p, place=place: place(p + (0.0, 6.0)) for place in transforms[4:]]
+    found = score_truth(made, transforms)
     assert found.over_missing == pytest.approx(6 / 2, abs=1e-6)  # across one of two gaps
     assert found.adjacent == pytest.approx(6 / 5, abs=1e-6)
 
@@ -113,9 +113,9 @@ def test_what_counts_as_at_a_crack_is_what_its_tissue_lies_near():
     assert np.abs(np.abs(tear.across(points)) - apart).mean() > 15
     np.testing.assert_allclose(slide.from_tear(points), apart, atol=3, rtol=0.05)
 
-    maps = true_maps(made)
-    maps[4] = lambda p: slide.place(p + np.stack([0.1 * distance(p)[0], 0 * p[..., 0]], axis=-1))
-    found = score_truth(made, maps)
+    transforms = true_maps(made)
+    transforms[4] = lambda p: slide.place(p + np.stack([0.1 * distance(p)[0], 0 * p[..., 0]], axis=-1))
+    found = score_truth(made, transforms)
     near = apart < NEAR
     assert 0.2 < near.mean() < 0.7
     assert found.at_crack == pytest.approx(0.1 * apart[near].mean(), abs=0.1)
@@ -191,19 +191,19 @@ def test_the_coarse_pass_places_generated_sections(motion, words, faults, option
     made = SerialSections((6, 192, 192), seed=7, faults=faults, **{**QUIET, **words})
     settings = StackSettings.parse(motion=motion, deform=False, position_weight=0.01, **options)
     aligned = align(np.stack(list(made)), settings)
-    found = score_truth(made, aligned.maps)
+    found = score_truth(made, aligned.transforms)
     points = np.full((1, 2), 40.0)
     assert max(np.linalg.norm(made.lift(z, points) - points) for z in faults) > 8  # there is something to find
     assert found.adjacent < 1.5
     assert found.mean < 2.0
     for z, fault in faults.items():
-        assert (np.linalg.det(aligned.maps[z].affines[0, :2, :2]) < 0) == ("mirrored" in fault)
+        assert (np.linalg.det(aligned.transforms[z].affines[0, :2, :2]) < 0) == ("mirrored" in fault)
 
 
 def test_sections_upside_down_are_only_looked_for_when_asked_to():
     made = SerialSections((7, 160, 160), seed=7, faults={3: "mirrored"}, **QUIET)
     aligned = align(np.stack(list(made)), StackSettings.parse(deform=False))
-    assert np.linalg.det(aligned.maps[3].affines[0, :2, :2]) > 0
+    assert np.linalg.det(aligned.transforms[3].affines[0, :2, :2]) > 0
     assert aligned.rows[3].verdict in ("failed", "weak", "bridged")
 
 
@@ -212,9 +212,9 @@ def test_a_pinned_section_stays_and_the_others_come_to_it(deform):
     made = SerialSections((5, 192, 192), seed=3, **{**QUIET, "turn": 3.0, "shift": 15.0})
     aligned = align(np.stack(list(made)), StackSettings.parse(reference=3, deform=deform, position_weight=0.0))
     points = np.stack(np.meshgrid(*[np.arange(50.0, 150, 20)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
-    np.testing.assert_allclose(aligned.maps[3](points), points, atol=1e-9)
+    np.testing.assert_allclose(aligned.transforms[3](points), points, atol=1e-9)
     home = made.lift(3, points)  # the pinned picture is the canvas
-    for z, there in enumerate(aligned.maps):
+    for z, there in enumerate(aligned.transforms):
         # the tissue itself wanders a little, and so do sections far from the pinned one
         assert np.linalg.norm(made.lift(z, there(points)) - home, axis=1).mean() < 2.0 + 1.5 * abs(z - 3)
     assert np.linalg.norm(made.lift(0, points) - home, axis=1).mean() > 15  # as it was recorded
@@ -233,4 +233,4 @@ def test_sections_that_lie_quite_elsewhere_are_aligned_to_the_end(faults, option
     made = SerialSections((10, 224, 224), seed=2, faults=faults)
     found = align(made, StackSettings.parse(**options))
     assert [row.verdict for row in found.rows] == ["aligned"] * 10
-    assert score_truth(made, found.maps).adjacent < 3.5
+    assert score_truth(made, found.transforms).adjacent < 3.5

@@ -9,14 +9,14 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.datasets import SerialSections
 from napari_stnreg.stacks.matching.coarse import CONFIDENT, coarse_match
 from napari_stnreg.stacks.matching.fine import FineMatch
-from napari_stnreg.stacks.output.canvas import Canvas, sampled, section_transform
+from napari_stnreg.stacks.output.canvas import OutputCanvas, displacement_transform, sample_displacement
 from napari_stnreg.stacks.output.render import render_bands
-from napari_stnreg.stacks.preprocessing.artifacts import pieces
+from napari_stnreg.stacks.preprocessing.artifacts import label_fragments
 from napari_stnreg.stacks.preprocessing.features import prepare
 from napari_stnreg.stacks.quality.sections import chunk_correlation, write_table
-from napari_stnreg.stacks.section_transform import Lattice, SectionTransform, output_canvas
+from napari_stnreg.stacks.section_transform import Lattice, SectionTransform, union_canvas
 from napari_stnreg.stacks.settings import StackSettings
-from napari_stnreg.stacks.solver.elastic import solve_fine
+from napari_stnreg.stacks.solver.elastic import solve_elastic
 from napari_stnreg.stacks.sources.base import open_stack, reduced
 from tests.helpers.aligned import align
 
@@ -118,7 +118,7 @@ def test_shifts_and_turns_of_a_stack_are_taken_off():
     before = raw.copy()
     found = align(raw, settings(deform=False, position_weight=0.1))
     points = inner()
-    errors = np.stack([apply(m, f(points)) - points for m, f in zip(motions, found.maps, strict=True)])
+    errors = np.stack([apply(m, f(points)) - points for m, f in zip(motions, found.transforms, strict=True)])
     jumps = np.linalg.norm(np.diff(errors, axis=0), axis=-1)
     assert jumps.mean() < 0.6  # the stack as a whole may lie anywhere
     assert [row.verdict for row in found.rows] == ["aligned"] * 6
@@ -133,13 +133,13 @@ def test_the_fine_pass_takes_off_a_bend_of_one_section():
     raw[2] = map_coordinates(truth[2], np.stack([y, x]) + bend, order=1, mode="nearest")
     points = inner()
 
-    def off(maps):
-        here = maps[2](points)
+    def off(transforms):
+        here = transforms[2](points)
         lifted = here + np.stack([map_coordinates(b, here.T, order=1) for b in bend], axis=-1)
-        return np.linalg.norm(lifted - (maps[1](points) + maps[3](points)) / 2, axis=-1).mean()
+        return np.linalg.norm(lifted - (transforms[1](points) + transforms[3](points)) / 2, axis=-1).mean()
 
-    bent = off(align(raw, settings(deform=False)).maps)
-    mended = off(align(raw, settings()).maps)
+    bent = off(align(raw, settings(deform=False)).transforms)
+    mended = off(align(raw, settings()).transforms)
     assert bent > 2.0
     assert mended < 0.5 * bent
 
@@ -148,7 +148,7 @@ def test_a_still_stack_stays_where_it_is():
     raw = tissue(8, seed=9)
     found = align(raw, settings())
     points = inner()
-    moved = [np.linalg.norm(m(points) - points, axis=-1).mean() for m in found.maps]
+    moved = [np.linalg.norm(m(points) - points, axis=-1).mean() for m in found.transforms]
     assert max(moved) < 0.7
 
 
@@ -168,8 +168,8 @@ def test_oblique_neurites_keep_their_slant():
     points = inner()
 
     def slope(course):
-        maps = align(raw, settings(trend=course)).maps
-        where = [1.5 * z + shake[z, 1] + (m(points) - points)[:, 1].mean() for z, m in enumerate(maps)]
+        transforms = align(raw, settings(trend=course)).transforms
+        where = [1.5 * z + shake[z, 1] + (m(points) - points)[:, 1].mean() for z, m in enumerate(transforms)]
         return np.polyfit(np.arange(14), where, 1)[0] / 1.5
 
     assert slope("keep") > 0.6
@@ -184,7 +184,7 @@ def test_a_missing_section_is_bridged():
     assert found.rows[3].verdict == "bridged"
     assert "missing" in found.rows[3].reason
     points = inner()
-    assert np.allclose((found.maps[4](points) - found.maps[2](points)).mean(axis=0), (5, -3), atol=0.5)
+    assert np.allclose((found.transforms[4](points) - found.transforms[2](points)).mean(axis=0), (5, -3), atol=0.5)
 
 
 def test_a_section_of_something_else_fails_and_does_not_take_its_neighbors_along():
@@ -193,7 +193,7 @@ def test_a_section_of_something_else_fails_and_does_not_take_its_neighbors_along
     found = align(raw, settings())
     assert found.rows[3].verdict in ("failed", "bridged")
     points = inner()
-    assert np.linalg.norm(found.maps[4](points) - found.maps[2](points), axis=-1).mean() < 0.8
+    assert np.linalg.norm(found.transforms[4](points) - found.transforms[2](points), axis=-1).mean() < 0.8
 
 
 def test_the_field_breaks_at_a_crack():
@@ -206,18 +206,18 @@ def test_the_field_breaks_at_a_crack():
     raw[2][np.abs(side) < gap / 2] = 250
     points = inner()
 
-    def left(maps):
-        here = maps[2](points)
+    def left(transforms):
+        here = transforms[2](points)
         lifted = here - np.stack([0 * here[:, 0], np.clip(here[:, 1] - SIDE / 2, -gap / 2, gap / 2)], axis=-1)
-        return np.linalg.norm(lifted - (maps[1](points) + maps[3](points)) / 2, axis=-1).mean()
+        return np.linalg.norm(lifted - (transforms[1](points) + transforms[3](points)) / 2, axis=-1).mean()
 
-    def widest(maps):
+    def widest(transforms):
         """By how much two neighbors of each row are drawn apart, where it is most: the gap, if all is right."""
         rows = np.stack(np.meshgrid(np.arange(45.0, 116, 5), np.arange(45.0, 116), indexing="ij"), axis=-1)
-        return (np.diff(maps[2](rows)[..., 1], axis=1) - 1).max(axis=1)
+        return (np.diff(transforms[2](rows)[..., 1], axis=1) - 1).max(axis=1)
 
-    found, smooth = align(raw, settings()).maps, align(raw, settings(split_at_cracks=False)).maps
-    assert (found[2].pieces, smooth[2].pieces) == (2, 1)
+    found, smooth = align(raw, settings()).transforms, align(raw, settings(split_at_cracks=False)).transforms
+    assert (found[2].n_fragments, smooth[2].n_fragments) == (2, 1)
     assert widest(found).min() > 0.3 * gap  # wherever it is crossed
     assert widest(smooth).max() < 0.1 * gap
     assert left(found) < 1.8, left(found)  # 6 if nothing were done
@@ -226,14 +226,14 @@ def test_the_field_breaks_at_a_crack():
 
 def test_dirt_is_left_out_and_is_no_crack():
     raw = tissue(5, change=0.2, seed=19)
-    clean = align(raw, settings(deform=False)).maps
+    clean = align(raw, settings(deform=False)).transforms
     y, x = np.indices((SIDE, SIDE))
     raw[2][np.hypot(y - 60, x - 100) < 18] = 255
     found = align(raw, settings(deform=False))
     assert found.figures[2]["dirt"] + found.figures[2]["empty"] > 0.02
-    assert found.maps[2].pieces == 1
+    assert found.transforms[2].n_fragments == 1
     points = inner()
-    assert np.linalg.norm(found.maps[2](points) - clean[2](points), axis=-1).max() < 1.0
+    assert np.linalg.norm(found.transforms[2](points) - clean[2](points), axis=-1).max() < 1.0
 
 
 def test_contrast_does_not_matter():
@@ -241,13 +241,13 @@ def test_contrast_does_not_matter():
     other = raw.copy()
     other[1], other[2] = 40 + 0.3 * other[1], 0.6 * other[2]
     points = inner()
-    for a, b in zip(align(raw, settings()).maps, align(other, settings()).maps, strict=True):
+    for a, b in zip(align(raw, settings()).transforms, align(other, settings()).transforms, strict=True):
         assert np.linalg.norm(a(points) - b(points), axis=-1).max() < 0.3
 
 
 def test_the_same_stack_gives_the_same_maps():
     raw = tissue(4, seed=23)
-    for a, b in zip(align(raw, settings()).maps, align(raw, settings()).maps, strict=True):
+    for a, b in zip(align(raw, settings()).transforms, align(raw, settings()).transforms, strict=True):
         assert np.array_equal(a.vectors, b.vectors)
         assert np.array_equal(a.affines, b.affines)
 
@@ -257,8 +257,8 @@ def test_a_pinned_section_does_not_move():
     raw[1:] = np.roll(raw[1:], 6, axis=2)
     found = align(raw, settings(reference=4, position_weight=0.0))
     points = inner()
-    assert np.allclose(found.maps[4](points), points)
-    assert np.allclose((found.maps[0](points) - points).mean(axis=0), (0, -6), atol=0.5)
+    assert np.allclose(found.transforms[4](points), points)
+    assert np.allclose((found.transforms[0](points) - points).mean(axis=0), (0, -6), atol=0.5)
 
 
 def test_the_map_pulls_back():
@@ -279,14 +279,14 @@ def test_the_map_pulls_back():
     assert np.allclose(bent.inverse(bent(points)), points, atol=1e-6)
     again = SectionTransform.from_arrays(bent.arrays())
     assert np.array_equal(again(points), bent(points))
-    (top, left), (height, width) = output_canvas([there])
+    (top, left), (height, width) = union_canvas([there])
     assert (top, left, height, width) == (-3, 7, SIDE, SIDE)
 
 
 def rendered(raw, there):
     """The canvas pixels 20 to 70 of a section, drawn as a run draws them: its displacement first, then band by band."""
-    canvas = Canvas((20, 20), (50, 50), raw.shape, 1)
-    transform = section_transform(sampled(there, canvas), canvas)
+    canvas = OutputCanvas((20, 20), (50, 50), raw.shape, 1)
+    transform = displacement_transform(sample_displacement(there, canvas), canvas)
     bands = render_bands(open_stack(np.stack([raw, raw])), 0, transform, canvas.grid, rows=16)
     return np.concatenate([band for _, band in bands])
 
@@ -303,18 +303,18 @@ def test_results_do_not_depend_on_the_working_resolution():
     raw = tissue(4, seed=27, shape=(320, 320))
     raw[1] = np.roll(raw[1], (6, -9), axis=(0, 1))
     points = inner() + 80
-    fine = align(raw, settings(deform=False, working_size=320, position_weight=0.0)).maps
-    half = align(raw, settings(deform=False, working_size=160, position_weight=0.0)).maps
-    for maps in (fine, half):
-        assert np.allclose((maps[1](points) - maps[0](points)).mean(axis=0), (6, -9), atol=0.4)
+    fine = align(raw, settings(deform=False, working_size=320, position_weight=0.0)).transforms
+    half = align(raw, settings(deform=False, working_size=160, position_weight=0.0)).transforms
+    for transforms in (fine, half):
+        assert np.allclose((transforms[1](points) - transforms[0](points)).mean(axis=0), (6, -9), atol=0.4)
 
 
 def test_only_cracks_that_cut_through_make_pieces():
     crack = np.zeros((100, 100), bool)
     crack[48:52, :60] = True
-    assert pieces(crack, ~crack & False).max() == 0
+    assert label_fragments(crack, ~crack & False).max() == 0
     crack[48:52] = True
-    labels = pieces(crack, ~crack & False)
+    labels = label_fragments(crack, ~crack & False)
     assert labels.max() == 1
     assert labels[0, 0] != labels[-1, 0]
 
@@ -325,12 +325,12 @@ def test_a_crack_in_bits_still_cuts_and_dirt_in_a_row_does_not():
     band = np.abs(y - 80 - 0.3 * (x - 80)) < 6
     bits = band & (x % 16 < 14)  # each a tenth of the section long, threads of tissue between
     found = prepare(np.where(bits, glass, texture(4)), settings())
-    assert found.pieces == 2
+    assert found.n_fragments == 2
     assert found.weights[0][band].mean() < 0.02
-    assert found.parts[20, 80] != found.parts[140, 80]
+    assert found.fragment_labels[20, 80] != found.fragment_labels[140, 80]
     spots = np.hypot(y - 80, (x % 32) - 16) < 7
     found = prepare(np.where(spots, glass, texture(4)), settings())
-    assert found.pieces == 1
+    assert found.n_fragments == 1
     assert not found.weights[0][spots].any()
     assert found.weights[0][80, ::32].all()  # what lies between
 
@@ -344,18 +344,18 @@ def test_cracks_of_any_width_and_direction_cut(degrees, gray, width):
     rng = np.random.default_rng(degrees)
     shaded = np.where(np.abs(across) < width / 2, gray, 128 + 0.7 * (texture(degrees) - 128)) + 0.15 * x
     found = prepare(shaded + rng.normal(0, 6, x.shape), settings())
-    assert found.pieces == 2
+    assert found.n_fragments == 2
     for side in (across < -width, across > width):  # a side is one piece
-        assert max(np.bincount(found.parts[side], minlength=2)) > 0.98 * side.sum()
-    assert prepare(shaded, settings(split_at_cracks=False)).pieces == 1
+        assert max(np.bincount(found.fragment_labels[side], minlength=2)) > 0.98 * side.sum()
+    assert prepare(shaded, settings(split_at_cracks=False)).n_fragments == 1
 
 
 def test_tissue_alone_is_not_cut():
     made = SerialSections((12, 512, 512), seed=3)
-    assert {prepare(reduced(made[z], 2), settings()).pieces for z in range(0, 12, 2)} == {1}
-    assert {prepare(texture(seed, (200, 260), grain), settings()).pieces for seed in range(6) for grain in (2, 4)} == {
-        1
-    }
+    assert {prepare(reduced(made[z], 2), settings()).n_fragments for z in range(0, 12, 2)} == {1}
+    assert {
+        prepare(texture(seed, (200, 260), grain), settings()).n_fragments for seed in range(6) for grain in (2, 4)
+    } == {1}
 
 
 def test_a_crack_no_brighter_than_the_brightest_tissue_is_found_whole():
@@ -363,7 +363,7 @@ def test_a_crack_no_brighter_than_the_brightest_tissue_is_found_whole():
     found = prepare(reduced(made[10], 2), settings())
     y, x = np.indices((256, 256)) * 2 + 0.5
     gap = np.abs(made.slide(10).tear.across(np.stack([y, x], axis=-1))) < 6  # it is 16 pixels wide
-    assert found.pieces == 2
+    assert found.n_fragments == 2
     assert found.weights[0][gap].mean() < 0.02
     assert found.figures["dirt"] < 0.07  # the crack itself takes 0.04
 
@@ -400,7 +400,7 @@ def test_what_is_no_stack_is_refused_in_one_sentence(tmp_path):
 def test_landmarks_mend_a_bent_section_that_was_matched_wrongly():
     """Every comparison with the bent section says "nothing moved"; only the landmarks know better."""
     lattice = Lattice.covering((0, 0), (SIDE, SIDE), 32)
-    maps = [SectionTransform.from_affine(np.eye(3), lattice, (SIDE, SIDE)) for _ in range(5)]
+    transforms = [SectionTransform.from_affine(np.eye(3), lattice, (SIDE, SIDE)) for _ in range(5)]
     wrong = np.zeros((1, 1, 2, *lattice.shape))
     firm = np.zeros((1, 1, 3, *lattice.shape))
     firm[:, :, ::2] = 0.5
@@ -418,9 +418,9 @@ def test_landmarks_mend_a_bent_section_that_was_matched_wrongly():
 
     def off(landmarks):
         chosen = settings()
-        found = maps
+        found = transforms
         for _ in range(chosen.iterations):
-            found = solve_fine(found, matches, chosen, landmarks=landmarks)
+            found = solve_elastic(found, matches, chosen, landmarks=landmarks)
         return np.linalg.norm(found[2](points) - bend(found[1](points)), axis=-1).mean(), found
 
     assert off({})[0] > 2.5
@@ -436,7 +436,7 @@ def test_a_gap_that_nothing_bridges_leaves_both_sides_aligned():
     raw = np.stack([placed(t, m) for t, m in zip(truth, motions, strict=True)])
     found = align(raw, settings(deform=False, position_weight=0.01))
     points = inner()
-    errors = np.stack([apply(m, f(points)) - points for m, f in zip(motions, found.maps, strict=True)])
+    errors = np.stack([apply(m, f(points)) - points for m, f in zip(motions, found.transforms, strict=True)])
     jumps = np.linalg.norm(np.diff(errors, axis=0), axis=-1).mean(axis=-1)
     assert max(jumps[:3]) < 1.0
     assert max(jumps[4:]) < 1.0, jumps

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from napari_stnreg.stacks.matching.fine import FineMatch
-from napari_stnreg.stacks.quality.slope_preservation import in_words, slants
+from napari_stnreg.stacks.quality.slope_preservation import estimate_slopes, summarize
 from napari_stnreg.stacks.section_transform import Lattice, SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
-from napari_stnreg.stacks.solver.elastic import solve_fine
+from napari_stnreg.stacks.solver.elastic import solve_elastic
 
 SIDE, COUNT = 400, 24
 LATTICE = Lattice.covering((0, 0), (SIDE, SIDE), 80)
@@ -38,13 +38,13 @@ def matches_of(slope, shake=3.0, seed=0, count=COUNT, lost=()):
 
 def aligned(found, course, count=COUNT):
     still = [SectionTransform.from_affine(np.eye(3), LATTICE, (SIDE, SIDE)) for _ in range(count)]
-    return solve_fine(still, found, StackSettings.parse(trend=course))
+    return solve_elastic(still, found, StackSettings.parse(trend=course))
 
 
-def true_share(maps, off, lean):
+def true_share(transforms, off, lean):
     """Slope of the neurites as the maps lay them over their true slope."""
-    z = np.arange(len(maps)) - (len(maps) - 1) / 2
-    laid = np.stack([zz * lean + o - there.vectors[0] for zz, o, there in zip(z, off, maps, strict=True)])
+    z = np.arange(len(transforms)) - (len(transforms) - 1) / 2
+    laid = np.stack([zz * lean + o - there.vectors[0] for zz, o, there in zip(z, off, transforms, strict=True)])
     slope = np.tensordot(z, laid, axes=1) / (z @ z)
     return (slope * lean * INSIDE).sum() / (lean**2 * INSIDE).sum()
 
@@ -52,13 +52,13 @@ def true_share(maps, off, lean):
 @pytest.mark.parametrize("course", ["keep", "reduce", "remove"])
 def test_the_share_that_is_kept_is_that_of_the_truth(course):
     found, off, lean = matches_of(2.5)
-    maps = aligned(found, course)
-    assert slants(maps, found).share == pytest.approx(true_share(maps, off, lean), abs=0.12)
+    transforms = aligned(found, course)
+    assert estimate_slopes(transforms, found).share == pytest.approx(true_share(transforms, off, lean), abs=0.12)
 
 
 def test_only_straightening_is_said_to_be_straightening():
     found, _, _ = matches_of(2.5)
-    natural, straight = (slants(aligned(found, course), found) for course in ("keep", "remove"))
+    natural, straight = (estimate_slopes(aligned(found, course), found) for course in ("keep", "remove"))
     assert natural.sentence("keep") == ""
     assert straight.share < 0.5 < natural.share
     assert f"{100 * straight.share:.0f} %" in straight.sentence("remove")
@@ -71,7 +71,7 @@ def test_shaking_is_no_slant():
     """Sections that lie off, tissue that stands upright: nothing can be straightened, and nothing is said."""
     for seed in (0, 1, 2):
         found, _, _ = matches_of(0.0, shake=5.0, seed=seed)
-        told = slants(aligned(found, "remove"), found)
+        told = estimate_slopes(aligned(found, "remove"), found)
         assert told.sentence("remove") == ""
         assert told.report()["kept"] is None
 
@@ -79,18 +79,18 @@ def test_shaking_is_no_slant():
 def test_a_missing_section_does_not_hide_the_slant():
     found, _, _ = matches_of(2.5, lost=(7, 8))
     whole, _, _ = matches_of(2.5)
-    assert slants(aligned(found, "remove"), found).share < 0.5
-    assert slants(aligned(found, "remove"), found).size == pytest.approx(
-        slants(aligned(whole, "remove"), whole).size, rel=0.1
+    assert estimate_slopes(aligned(found, "remove"), found).share < 0.5
+    assert estimate_slopes(aligned(found, "remove"), found).size == pytest.approx(
+        estimate_slopes(aligned(whole, "remove"), whole).size, rel=0.1
     )
 
 
 def test_of_a_few_sections_nothing_is_said():
     found, _, _ = matches_of(2.5, count=6)
-    told = slants(aligned(found, "remove", count=6), found)
+    told = estimate_slopes(aligned(found, "remove", count=6), found)
     assert told.sentence("remove") == ""
     assert len(told.recorded) == 0
-    assert in_words(told.report()) == "too few sections in a row to tell slants"
+    assert summarize(told.report()) == "too few sections in a row to tell slants"
 
 
 @pytest.mark.parametrize(
@@ -100,11 +100,11 @@ def test_of_a_few_sections_nothing_is_said():
 )
 def test_a_section_that_lay_quite_differently_does_not_hide_the_slant(pose):
     found, _, _ = matches_of(2.5)
-    maps = aligned(found, "remove")
-    usual = slants(maps, found).report()
+    transforms = aligned(found, "remove")
+    usual = estimate_slopes(transforms, found).report()
     middle = np.array([[1.0, 0, SIDE / 2], [0, 1, SIDE / 2], [0, 0, 1]])
-    maps[9] = replace(maps[9], affines=(middle @ pose @ np.linalg.inv(middle))[None])
-    told = slants(maps, found).report()
+    transforms[9] = replace(transforms[9], affines=(middle @ pose @ np.linalg.inv(middle))[None])
+    told = estimate_slopes(transforms, found).report()
     assert told["kept"] == pytest.approx(usual["kept"], abs=0.05)
     assert told["recorded"] == pytest.approx(usual["recorded"], rel=0.05)
-    assert in_words(told).startswith(f"kept {told['kept']:.2f} of the slant recorded ({told['recorded']:.2f} ± ")
+    assert summarize(told).startswith(f"kept {told['kept']:.2f} of the slant recorded ({told['recorded']:.2f} ± ")

@@ -120,7 +120,7 @@ def align_stack_steps(
         if not keep_work and only is None:
             run.work.remove()
         seconds = time.perf_counter() - began
-        slant = run.slants.report() if run.slants is not None else {}
+        slant = run.estimate_slopes.report() if run.estimate_slopes is not None else {}
         return StackResult(path, "finished", settings, verdicts, gaps, seconds, warnings, holder, slant)
     finally:
         executor.close()

@@ -81,21 +81,26 @@ class SectionTransform:
     vectors: FloatArray
     lattice: Lattice
     shape: tuple[int, int]
-    parts: Labels | None = None
+    fragment_labels: Labels | None = None
     factor: int = 1
 
     @classmethod
     def from_affine(
-        cls, affine: FloatArray, lattice: Lattice, shape: tuple[int, int], parts: Labels | None = None, factor: int = 1
+        cls,
+        affine: FloatArray,
+        lattice: Lattice,
+        shape: tuple[int, int],
+        fragment_labels: Labels | None = None,
+        factor: int = 1,
     ) -> SectionTransform:
         """A map without deformation, the same for all pieces."""
-        count = 1 if parts is None else int(parts.max()) + 1
+        count = 1 if fragment_labels is None else int(fragment_labels.max()) + 1
         zeros = np.zeros((count, 2, *lattice.shape))
         affines = np.repeat(np.asarray(affine, dtype=np.float64)[None], count, axis=0)
-        return cls(affines, zeros, lattice, shape, parts if count > 1 else None, factor)
+        return cls(affines, zeros, lattice, shape, fragment_labels if count > 1 else None, factor)
 
     @property
-    def pieces(self) -> int:
+    def n_fragments(self) -> int:
         """Into how many pieces the section fell."""
         return len(self.affines)
 
@@ -106,30 +111,30 @@ class SectionTransform:
     def __call__(self, points: npt.ArrayLike) -> FloatArray:
         """Positions ``(..., 2)`` of the section at canvas positions ``(..., 2)``."""
         points = np.asarray(points, dtype=np.float64)
-        return self._joined(lambda which: self.piece(which, points))
+        return self._joined(lambda which: self.map_fragment(which, points))
 
     def on_axes(self, y: FloatArray, x: FloatArray) -> FloatArray:
         """Positions ``(h, w, 2)`` of the section at all canvas positions ``y`` by ``x``; far faster than a call."""
         points = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)
         return self._joined(
-            lambda which: self._placed(which, points + spline_on_axes(self.vectors[which], self.lattice, y, x))
+            lambda which: self._placed(which, points + evaluate_spline_on_axes(self.vectors[which], self.lattice, y, x))
         )
 
-    def _joined(self, piece: Callable[[int], FloatArray]) -> FloatArray:
+    def _joined(self, map_fragment: Callable[[int], FloatArray]) -> FloatArray:
         """The maps of the pieces put together, each where it leads into its own piece."""
-        first = piece(0)
-        if self.parts is None:
+        first = map_fragment(0)
+        if self.fragment_labels is None:
             return first
         # A point belongs to the piece whose own map leads into it. In what little is left between, the first piece
         # whose map comes nearest to itself would do as well; the pieces' nearest labels decide.
         result, settled = first.copy(), self._label(first) == 0
-        for k in range(1, self.pieces):
-            there = piece(k)
+        for k in range(1, self.n_fragments):
+            there = map_fragment(k)
             own = ~settled & (self._label(there) == k)
             result[own], settled = there[own], settled | own
         return result
 
-    def piece(self, which: int, points: FloatArray) -> FloatArray:
+    def map_fragment(self, which: int, points: FloatArray) -> FloatArray:
         """The map of one piece, carried on over the whole canvas."""
         return self._placed(which, points + spline(self.vectors[which], self.lattice, points))
 
@@ -138,24 +143,25 @@ class SectionTransform:
         return np.asarray(moved @ matrix[:2, :2].T + matrix[:2, 2])
 
     def _label(self, raw: FloatArray) -> Labels:
-        assert self.parts is not None
+        assert self.fragment_labels is not None
         index = np.rint((raw + 0.5) / self.factor - 0.5).astype(int)
         return np.asarray(
-            self.parts[
-                np.clip(index[..., 0], 0, self.parts.shape[0] - 1), np.clip(index[..., 1], 0, self.parts.shape[1] - 1)
+            self.fragment_labels[
+                np.clip(index[..., 0], 0, self.fragment_labels.shape[0] - 1),
+                np.clip(index[..., 1], 0, self.fragment_labels.shape[1] - 1),
             ]
         )
 
-    def piece_of(self, point: FloatArray) -> int:
+    def fragment_at(self, point: FloatArray) -> int:
         """Which piece a position ``(2,)`` of the section belongs to."""
-        return 0 if self.parts is None else int(self._label(np.asarray(point, dtype=np.float64)))
+        return 0 if self.fragment_labels is None else int(self._label(np.asarray(point, dtype=np.float64)))
 
     def inverse(self, points: npt.ArrayLike, rounds: int = 30) -> FloatArray:
         """Canvas positions ``(..., 2)`` of positions of the section: points of the raw section follow it this way."""
         points = np.asarray(points, dtype=np.float64)
-        labels = np.zeros(points.shape[:-1], dtype=int) if self.parts is None else self._label(points)
+        labels = np.zeros(points.shape[:-1], dtype=int) if self.fragment_labels is None else self._label(points)
         result = np.empty_like(points)
-        for k in range(self.pieces):
+        for k in range(self.n_fragments):
             own = labels == k
             back = np.linalg.inv(self.affines[k])
             goal = points[own] @ back[:2, :2].T + back[:2, 2]
@@ -175,8 +181,8 @@ class SectionTransform:
             "lattice": np.array([self.lattice.origin, self.lattice.spacing, self.lattice.shape], dtype=np.float64),
             "shape": np.array([*self.shape, self.factor]),
         }
-        if self.parts is not None:
-            found["parts"] = self.parts
+        if self.fragment_labels is not None:
+            found["fragment_labels"] = self.fragment_labels
         return found
 
     @classmethod
@@ -185,9 +191,9 @@ class SectionTransform:
         origin, spacing, cells = np.asarray(arrays["lattice"], dtype=np.float64).tolist()
         height, width, factor = (int(n) for n in np.asarray(arrays["shape"]))
         lattice = Lattice((origin[0], origin[1]), (spacing[0], spacing[1]), (int(cells[0]), int(cells[1])))
-        parts = np.asarray(arrays["parts"], dtype=np.uint8) if "parts" in arrays else None
+        fragment_labels = np.asarray(arrays["fragment_labels"], dtype=np.uint8) if "fragment_labels" in arrays else None
         affines, vectors = (np.asarray(arrays[name], dtype=np.float64) for name in ("affines", "vectors"))
-        return cls(affines, vectors, lattice, (height, width), parts, factor)
+        return cls(affines, vectors, lattice, (height, width), fragment_labels, factor)
 
 
 def spline(vectors: FloatArray, lattice: Lattice, points: FloatArray) -> FloatArray:
@@ -204,7 +210,7 @@ def spline(vectors: FloatArray, lattice: Lattice, points: FloatArray) -> FloatAr
     return np.asarray(transform.map_points(points.reshape(-1, 2)).reshape(points.shape) - points)
 
 
-def spline_on_axes(vectors: FloatArray, lattice: Lattice, y: FloatArray, x: FloatArray) -> FloatArray:
+def evaluate_spline_on_axes(vectors: FloatArray, lattice: Lattice, y: FloatArray, x: FloatArray) -> FloatArray:
     """The vectors of :func:`spline` at all canvas positions ``y`` by ``x``, ``(h, w, 2)``: two products of matrices."""
     from napari_stnreg.ops.bspline import cubic_bspline_matrix
 
@@ -224,15 +230,15 @@ def corners(shape: tuple[int, int]) -> FloatArray:
     return np.array([(y, x) for y in ys for x in xs if (y, x) != (ys[1], xs[1])])
 
 
-def footprint(maps: Iterable[SectionTransform]) -> tuple[FloatArray, FloatArray]:
+def bounding_box(transforms: Iterable[SectionTransform]) -> tuple[FloatArray, FloatArray]:
     """Lowest and highest canvas position that any section reaches, outer faces included."""
-    edges = np.concatenate([m.inverse(_border(m.shape)) for m in maps])
+    edges = np.concatenate([m.inverse(_border(m.shape)) for m in transforms])
     return edges.min(axis=0), edges.max(axis=0)
 
 
-def output_canvas(maps: Iterable[SectionTransform]) -> tuple[tuple[int, int], tuple[int, int]]:
+def union_canvas(transforms: Iterable[SectionTransform]) -> tuple[tuple[int, int], tuple[int, int]]:
     """Origin (whole canvas pixels) and shape of the canvas that holds all sections."""
-    low, high = footprint(maps)
+    low, high = bounding_box(transforms)
     first = np.floor(low + 0.5 + 1e-6).astype(int)
     last = np.ceil(high - 0.5 - 1e-6).astype(int)
     size = last - first + 1

@@ -13,7 +13,7 @@ from torch import Tensor
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.registration.pyramid import Level
 from napari_stnreg.registration.translation_search import best_translations
-from napari_stnreg.stacks.matching.pair_frame import LEAST_PIXELS, Canvas, Source, compare
+from napari_stnreg.stacks.matching.pair_frame import LEAST_PIXELS, FeatureSampler, PairFrame, compare
 from napari_stnreg.stacks.preprocessing.features import PreparedSection
 from napari_stnreg.stacks.settings import StackSettings
 
@@ -179,15 +179,17 @@ def refine(
         level = min(level, len(a.levels) - 1, len(b.levels) - 1)
         step = a.factor * 2.0**level
         high = np.array(a.levels[level].shape[1:]) * step - 0.5
-        canvas = Canvas.over(np.full(2, -0.5), high, step)
+        canvas = PairFrame.over(np.full(2, -0.5), high, step)
         points = canvas.points()
-        first = Source(a, level, np.eye(3)).read(points)
+        first = FeatureSampler(a, level, np.eye(3)).read(points)
         middle = (np.array(a.shape) - 1) / 2
         modes = _modes(points - torch.as_tensor(middle, dtype=torch.float32), motion)
         smaller = min(float(a.weights[level].sum()), float(b.weights[level].sum())) / math.prod(canvas.shape)
         best = (-1.0, matrix, 0.0)
         for k in range(iterations + 1):
-            found = compare(first, Source(b, level, matrix).read(points), canvas.step, 0.3 * (1 - k / iterations))
+            found = compare(
+                first, FeatureSampler(b, level, matrix).read(points), canvas.step, 0.3 * (1 - k / iterations)
+            )
             share = found.overlap / max(smaller, 1e-6)
             if found.score > best[0] and share > 0.5 * LEAST_OVERLAP:
                 best = (found.score, matrix, share)

@@ -12,10 +12,10 @@ import torch
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.registration.pyramid import Level
 from napari_stnreg.registration.translation_search import best_translations
-from napari_stnreg.stacks.matching.pair_frame import LEAST_PIXELS, Canvas, Source, common_box, compare
+from napari_stnreg.stacks.matching.pair_frame import LEAST_PIXELS, FeatureSampler, PairFrame, common_box, compare
 from napari_stnreg.stacks.matching.spline_fit import Basis, SplineFit, fit_spline
 from napari_stnreg.stacks.preprocessing.features import PreparedSection
-from napari_stnreg.stacks.section_transform import Lattice, SectionTransform, footprint
+from napari_stnreg.stacks.section_transform import Lattice, SectionTransform, bounding_box
 from napari_stnreg.stacks.settings import StackSettings
 
 ITERATIONS = (4, 4, 3, 3)
@@ -59,7 +59,7 @@ class FineMatch:
         return cls(*(np.asarray(arrays[name], dtype=np.float64) for name in ("shift", "weight", "score", "overlap")))
 
 
-def start_maps(
+def initial_transforms(
     affines: list[FloatArray], sections: Sequence[PreparedSection | SectionTransform], settings: StackSettings
 ) -> list[SectionTransform]:
     """Maps without deformation, over one lattice that covers all sections.
@@ -73,11 +73,11 @@ def start_maps(
     """
     single = Lattice((0.0, 0.0), (1.0, 1.0), (4, 4))
     plain = [SectionTransform.from_affine(a, single, s.shape) for a, s in zip(affines, sections, strict=True)]
-    low, high = footprint(plain)
+    low, high = bounding_box(plain)
     spacing = max(max(s.shape) / settings.cells(s.shape) for s in sections)
     lattice = Lattice.covering(low, high, spacing)
     return [
-        SectionTransform.from_affine(a, lattice, s.shape, s.parts, s.factor)
+        SectionTransform.from_affine(a, lattice, s.shape, s.fragment_labels, s.factor)
         for a, s in zip(affines, sections, strict=True)
     ]
 
@@ -110,7 +110,7 @@ def fine_match(
         still resemble each other. If there is none, all weights are zero.
     """
     lattice = map_a.lattice
-    counts = (map_a.pieces, map_b.pieces)
+    counts = (map_a.n_fragments, map_b.n_fragments)
     shift, weight = np.zeros((*counts, 2, *lattice.shape)), np.zeros((*counts, 3, *lattice.shape))
     score, overlap = np.zeros(counts), np.zeros(counts)
     low, high = common_box((map_a, map_b))
@@ -137,7 +137,7 @@ def _match_pieces(
     box: tuple[FloatArray, FloatArray],
 ) -> SplineFit | None:
     lattice, (p, q) = map_a.lattice, which
-    part_a, part_b = (p if map_a.pieces > 1 else None), (q if map_b.pieces > 1 else None)
+    part_a, part_b = (p if map_a.n_fragments > 1 else None), (q if map_b.n_fragments > 1 else None)
     deepest = min(len(a.levels), len(b.levels)) - 1
     near_already = again > 0 and not outline
     first = min(deepest, 1 if near_already else 3)
@@ -145,16 +145,20 @@ def _match_pieces(
     found: SplineFit | None = None
     for level in range(first, -1, -1):
         step = a.factor * 2.0**level
-        canvas = Canvas.over(*box, step)
+        canvas = PairFrame.over(*box, step)
         if min(canvas.shape) < 8:
             continue
-        side_a = Source(a, level, map_a.affines[p], part_a)
-        side_b = Source(b, level, map_b.affines[q], part_b)
+        side_a = FeatureSampler(a, level, map_a.affines[p], part_a)
+        side_b = FeatureSampler(b, level, map_b.affines[q], part_b)
         own = Basis(lattice, canvas).field(torch.as_tensor(map_a.vectors[p], dtype=torch.float32))
         seen = canvas.points() + own
         if found is None and again == 0 and (part_a is not None or part_b is not None):
             vectors = vectors + _jump(side_a, side_b, seen, canvas, vectors, lattice)[:, None, None]
-        start, end = (settings.trim_fraction, LAST_DROP) if settings.trim_fraction > LAST_DROP else (settings.trim_fraction, settings.trim_fraction)
+        start, end = (
+            (settings.trim_fraction, LAST_DROP)
+            if settings.trim_fraction > LAST_DROP
+            else (settings.trim_fraction, settings.trim_fraction)
+        )
         span = (first - level) / (first + 1), (first - level + 1) / (first + 1)
         drops = tuple(start + (end - start) * s for s in span)
         fit = fit_spline(
@@ -183,7 +187,7 @@ STIFFNESS = 0.1
 
 
 def _jump(
-    a: Source, b: Source, seen: torch.Tensor, canvas: Canvas, vectors: FloatArray, lattice: Lattice
+    a: FeatureSampler, b: FeatureSampler, seen: torch.Tensor, canvas: PairFrame, vectors: FloatArray, lattice: Lattice
 ) -> FloatArray:
     """By how many pixels ``(2,)`` a piece of a torn section moved as a whole, if that is better than no move."""
     first, held_a = a.read(seen)

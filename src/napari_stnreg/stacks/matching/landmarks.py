@@ -9,7 +9,7 @@ from napari_stnreg.stacks.matching.coarse import CoarseMatch
 from napari_stnreg.stacks.output.canvas import best_affine
 from napari_stnreg.stacks.settings import StackSettings
 
-WORD = 30.0
+LANDMARK_CONFIDENCE = 30.0
 """Confidence of what a person says: it stands against any number of comparisons, which have at most 1."""
 
 
@@ -36,7 +36,7 @@ def landmark_match(a: FloatArray, b: FloatArray, found: CoarseMatch | None, sett
     elif found is not None:
         matrix[:2, :2] = found.matrix[:2, :2]
     matrix[:2, 2] = b.mean(axis=0) - matrix[:2, :2] @ a.mean(axis=0)
-    return CoarseMatch(matrix, WORD, 1.0, bool(np.linalg.det(matrix) < 0))
+    return CoarseMatch(matrix, LANDMARK_CONFIDENCE, 1.0, bool(np.linalg.det(matrix) < 0))
 
 
 def _rotation(a: FloatArray, b: FloatArray, *, mirrored: bool) -> FloatArray:

@@ -20,7 +20,7 @@ LEAST_PIXELS = 64
 
 
 @dataclass(frozen=True)
-class Canvas:
+class PairFrame:
     """Pixels of the canvas on which two sections are compared.
 
     Parameters
@@ -36,7 +36,7 @@ class Canvas:
     step: float
 
     @classmethod
-    def over(cls, low: FloatArray, high: FloatArray, step: float) -> Canvas:
+    def over(cls, low: FloatArray, high: FloatArray, step: float) -> PairFrame:
         """Pixels of a size from the low face to the high one."""
         count = np.maximum(np.ceil((high - low) / step - 1e-6), 1).astype(int)
         y, x = (low[a] + step * (np.arange(count[a]) + 0.5) for a in (0, 1))
@@ -53,7 +53,7 @@ class Canvas:
         return torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1)
 
 
-class Source:
+class FeatureSampler:
     """A prepared section (or one piece of it) at one level, to be read at canvas positions."""
 
     def __init__(self, section: PreparedSection, level: int, affine: FloatArray, part: int | None = None) -> None:
@@ -75,15 +75,15 @@ class Source:
 def part_mask(section: PreparedSection, level: int, part: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     """1 where a level's pixels belong to a piece, 0 elsewhere."""
     shape, stride = section.weights[level].shape, 2**level
-    rows = np.minimum(np.arange(shape[0]) * stride + stride // 2, section.parts.shape[0] - 1)
-    columns = np.minimum(np.arange(shape[1]) * stride + stride // 2, section.parts.shape[1] - 1)
-    return np.asarray(section.parts[np.ix_(rows, columns)] == part, dtype=np.float32)
+    rows = np.minimum(np.arange(shape[0]) * stride + stride // 2, section.fragment_labels.shape[0] - 1)
+    columns = np.minimum(np.arange(shape[1]) * stride + stride // 2, section.fragment_labels.shape[1] - 1)
+    return np.asarray(section.fragment_labels[np.ix_(rows, columns)] == part, dtype=np.float32)
 
 
-def common_box(maps: tuple[SectionTransform, ...]) -> tuple[FloatArray, FloatArray]:
+def common_box(transforms: tuple[SectionTransform, ...]) -> tuple[FloatArray, FloatArray]:
     """The box of canvas positions that several sections reach, their vectors left aside."""
     lows, highs = [], []
-    for one in maps:
+    for one in transforms:
         back = np.linalg.inv(one.affines)
         edges = np.concatenate([corners(one.shape) @ m[:2, :2].T + m[:2, 2] for m in back])
         lows.append(edges.min(axis=0))

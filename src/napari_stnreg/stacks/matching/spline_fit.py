@@ -14,7 +14,7 @@ from torch import Tensor
 
 from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.ops.bspline import cubic_bspline_matrix
-from napari_stnreg.stacks.matching.pair_frame import LEAST_PIXELS, Canvas, Source, compare
+from napari_stnreg.stacks.matching.pair_frame import LEAST_PIXELS, FeatureSampler, PairFrame, compare
 from napari_stnreg.stacks.section_transform import Lattice
 
 BLOCK = 4
@@ -30,7 +30,7 @@ LEAST_SHARED = 0.25
 class Basis:
     """The splines of a lattice at the pixels of a canvas."""
 
-    def __init__(self, lattice: Lattice, canvas: Canvas) -> None:
+    def __init__(self, lattice: Lattice, canvas: PairFrame) -> None:
         self.lattice = lattice
         self.y, self.x = (
             torch.as_tensor(cubic_bspline_matrix(self._where(axis, values), lattice.shape[axis]), dtype=torch.float32)
@@ -105,10 +105,10 @@ class SplineFit:
 
 
 def fit_spline(
-    first: tuple[Source, Tensor],
-    second: Source,
+    first: tuple[FeatureSampler, Tensor],
+    second: FeatureSampler,
     start: FloatArray,
-    canvas: Canvas,
+    canvas: PairFrame,
     lattice: Lattice,
     *,
     neighbor: FloatArray,

@@ -14,9 +14,9 @@ from napari_stnreg.core.atomic_io import atomic_path
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.core.progress import run_to_completion
-from napari_stnreg.stacks.output.canvas import Canvas, full_field
+from napari_stnreg.stacks.output.canvas import OutputCanvas, dense_displacement
 from napari_stnreg.stacks.output.ome_zarr import CHUNK, AlignedStack, SectionWriter, create
-from napari_stnreg.stacks.output.render import render_bands, scale_to, scaled_canvas
+from napari_stnreg.stacks.output.render import relative_scale, render_bands, scale_canvas
 from napari_stnreg.stacks.runtime.executor import Task, make_executor
 from napari_stnreg.stacks.runtime.progress import StackProgress
 from napari_stnreg.stacks.sources.base import SectionError, StackSource, open_stack
@@ -78,8 +78,8 @@ def apply_stack_steps(
         raise InputError(f"'{path.name}' cannot be the output; choose a new name that ends in .zarr.")
     if path.exists() and not overwrite:
         raise InputError(f"'{path.name}' is there already; name another, or add --overwrite.")
-    scale = scale_to(source.shape, aligned.canvas.input_shape, source.name)
-    grid = scaled_canvas(aligned.canvas, scale)
+    scale = relative_scale(source.shape, aligned.canvas.input_shape, source.name)
+    grid = scale_canvas(aligned.canvas, scale)
     labels = interpolation == "nearest"
     writer = create(
         path, source, aligned.canvas, (grid.shape[0], grid.shape[1]), scale=scale, displacement=False, fill=fill,
@@ -107,7 +107,7 @@ def _render(
     aligned = AlignedStack(alignment)
     canvas = aligned.canvas
     bands = render_bands(
-        source, z, aligned.transform(z), scaled_canvas(canvas, scale), CHUNK, scale=scale, step=canvas.step,
+        source, z, aligned.transform(z), scale_canvas(canvas, scale), CHUNK, scale=scale, step=canvas.step,
         interpolation=interpolation, fill=fill,
     )  # fmt: skip
     with suppress(SectionError):  # a missing section stays empty, as it is in the alignment
@@ -172,12 +172,12 @@ def export_field(alignment: AlignedStack | Path | str, output: Path | str, *, ov
         raise InputError(f"'{path.name}' is to be a NumPy file; choose a name that ends in .npy.")
     if path.exists() and not overwrite:
         raise InputError(f"'{path.name}' is there already; name another, or add --overwrite.")
-    canvas: Canvas = aligned.canvas
+    canvas: OutputCanvas = aligned.canvas
     with atomic_path(path) as part:
         shape = (aligned.sections, 2, *canvas.input_shape)
         field = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
         for z in range(aligned.sections):
-            field[z] = full_field(aligned.displacement(z), canvas)
+            field[z] = dense_displacement(aligned.displacement(z), canvas)
         field.flush()
         del field
     return path

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Canvas:
+class OutputCanvas:
     """The pixels of the aligned stack, in the frame of the input's own pixels.
 
     Parameters
@@ -78,14 +78,14 @@ class Canvas:
         }
 
     @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> Canvas:
+    def from_dict(cls, state: Mapping[str, Any]) -> OutputCanvas:
         """The canvas that :meth:`to_dict` described."""
         pair = {name: (int(state[name][0]), int(state[name][1])) for name in
                 ("canvas_origin", "canvas_shape", "input_shape")}  # fmt: skip
         return cls(pair["canvas_origin"], pair["canvas_shape"], pair["input_shape"], int(state["scale"][0]))
 
 
-def section_transform(displacement: npt.ArrayLike, canvas: Canvas) -> Transform:
+def displacement_transform(displacement: npt.ArrayLike, canvas: OutputCanvas) -> Transform:
     """The pull-back of one section as a transform, canvas to raw section, in input pixels.
 
     Parameters
@@ -131,7 +131,7 @@ def best_affine(points: FloatArray, mapped: FloatArray) -> FloatArray:
     return matrix
 
 
-def sampled(section_map: SectionTransform, canvas: Canvas) -> npt.NDArray[np.float32]:
+def sample_displacement(section_map: SectionTransform, canvas: OutputCanvas) -> npt.NDArray[np.float32]:
     """A section's map as displacement on the canvas's nodes, ``(2, *field_shape)``."""
     y, x = (o + canvas.step * np.arange(n, dtype=np.float64) for o, n in
             zip(canvas.field_origin, canvas.field_shape, strict=True))  # fmt: skip
@@ -139,6 +139,6 @@ def sampled(section_map: SectionTransform, canvas: Canvas) -> npt.NDArray[np.flo
     return np.stack([moved[0] - y[:, None], moved[1] - x], dtype=np.float32)
 
 
-def full_field(displacement: npt.ArrayLike, canvas: Canvas) -> npt.NDArray[np.float32]:
+def dense_displacement(displacement: npt.ArrayLike, canvas: OutputCanvas) -> npt.NDArray[np.float32]:
     """The displacement at every pixel of the input's own canvas, ``(2, y, x)`` in pixels."""
-    return section_transform(displacement, canvas).displacement(canvas.input_grid)
+    return displacement_transform(displacement, canvas).displacement(canvas.input_grid)

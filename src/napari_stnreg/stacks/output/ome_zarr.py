@@ -18,7 +18,7 @@ import numpy.typing as npt
 from napari_stnreg._version import __version__
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.units import canonical
-from napari_stnreg.stacks.output.canvas import Canvas, section_transform
+from napari_stnreg.stacks.output.canvas import OutputCanvas, displacement_transform
 from napari_stnreg.stacks.output.render import halved
 from napari_stnreg.stacks.sources.base import StackSource
 
@@ -80,7 +80,7 @@ class SectionWriter:
 def create(
     path: Path,
     source: StackSource,
-    canvas: Canvas,
+    canvas: OutputCanvas,
     shape: tuple[int, int],
     *,
     scale: float = 1.0,
@@ -206,7 +206,7 @@ class AlignedStack:
         try:
             group = zarr.open_group(str(self.path), mode="r")
             described: Any = group.attrs["stnreg"]
-            self.canvas = Canvas.from_dict(described)
+            self.canvas = OutputCanvas.from_dict(described)
             self._displacement: Any = group["displacement"]
             ome: Any = group.attrs["ome"]
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -231,7 +231,7 @@ class AlignedStack:
 
     def transform(self, z: int) -> Transform:
         """One section's pull-back, canvas to raw section, in pixels of the input."""
-        return section_transform(self.displacement(z), self.canvas)
+        return displacement_transform(self.displacement(z), self.canvas)
 
 
 def update_attributes(path: Path, **changes: Any) -> None:

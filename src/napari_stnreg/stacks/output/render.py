@@ -11,7 +11,7 @@ import numpy.typing as npt
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.stacks.output.canvas import Canvas
+from napari_stnreg.stacks.output.canvas import OutputCanvas
 from napari_stnreg.stacks.sources.base import StackSource
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _LOOK = 16.0
 """A map is looked at no more densely than every so many input pixels to find what a band reads."""
 
 
-def scale_to(shape: tuple[int, ...], input_shape: tuple[int, int], name: str = "the stack") -> float:
+def relative_scale(shape: tuple[int, ...], input_shape: tuple[int, int], name: str = "the stack") -> float:
     """How many input pixels one pixel of another stack in the same space measures.
 
     Stacks that were shrunk by a whole factor lost a rest of pixels at their ends, so a whole factor (or its inverse)
@@ -54,7 +54,7 @@ def scale_to(shape: tuple[int, ...], input_shape: tuple[int, int], name: str = "
     return float(np.sqrt(down * across))
 
 
-def scaled_canvas(canvas: Canvas, scale: float) -> Grid:
+def scale_canvas(canvas: OutputCanvas, scale: float) -> Grid:
     """The canvas with pixels ``scale`` input pixels wide, as a grid in input pixels."""
     shape = tuple(max(int(np.ceil(n / scale - 1e-9)), 1) for n in canvas.shape)
     return Grid.from_spacing(shape, scale, [o - 0.5 + scale / 2 for o in canvas.origin])
@@ -85,7 +85,7 @@ def render_bands(
     rows
         Rows of a band.
     scale
-        Input pixels in a pixel of the source (see :func:`scale_to`).
+        Input pixels in a pixel of the source (see :func:`relative_scale`).
     step
         How densely the transform is looked at to find what a band reads; its nodes' distance.
     interpolation, fill

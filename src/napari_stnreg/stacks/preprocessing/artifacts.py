@@ -25,7 +25,7 @@ SHADING = 6.0
 """Shading is what is left of a section that is blurred by this part of its side."""
 
 
-def dirt_and_tears(image: Plane, known: Mask) -> tuple[Mask, Mask]:
+def detect_artifacts(image: Plane, known: Mask) -> tuple[Mask, Mask]:
     """Saturated dirt, and long gaps or folds: far from the tissue's brightness, and without its texture."""
     nothing = np.zeros(image.shape, dtype=bool)
     if known.sum() < 64:
@@ -60,7 +60,7 @@ def dirt_and_tears(image: Plane, known: Mask) -> tuple[Mask, Mask]:
     return rim[0] & known, rim[1] & known
 
 
-def fallen_apart(image: Plane, empty: Mask, tears: Mask) -> tuple[Labels, Mask]:
+def split_fragments(image: Plane, empty: Mask, tears: Mask) -> tuple[Labels, Mask]:
     """Into which pieces a section fell, ``(h, w)``, and the line that parts them, if it was not known yet.
 
     Parameters
@@ -81,9 +81,9 @@ def fallen_apart(image: Plane, empty: Mask, tears: Mask) -> tuple[Labels, Mask]:
     share = _thinned((~empty).astype(np.float32), step)
     seen, through = share > 0.5, np.zeros(image.shape, dtype=bool)
     for line in _lines(_thinned(np.where(empty, 0, image).astype(np.float32), step), share) if seen.any() else ():
-        if pieces(line, ~seen).any():
+        if label_fragments(line, ~seen).any():
             through |= np.kron(line, np.ones((step, step), dtype=bool))[: image.shape[0], : image.shape[1]] & ~empty
-    return pieces(tears | through, empty), through
+    return label_fragments(tears | through, empty), through
 
 
 def _lines(image: Plane, share: Plane) -> Iterator[Mask]:
@@ -126,7 +126,7 @@ def _unshaded(image: Plane, share: Plane) -> Plane:
     return np.asarray(fine - np.kron(coarse, np.ones((4, 4)))[: image.shape[0], : image.shape[1]], dtype=np.float32)
 
 
-def pieces(crack: Mask, empty: Mask, least: float = 0.04) -> Labels:
+def label_fragments(crack: Mask, empty: Mask, least: float = 0.04) -> Labels:
     """Which piece of the section each pixel belongs to, ``(h, w)``, when cracks cut it right through.
 
     Parameters

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from napari_stnreg.stacks.preprocessing.artifacts import Mask, Plane, dirt_and_tears, fallen_apart
+from napari_stnreg.stacks.preprocessing.artifacts import Mask, Plane, detect_artifacts, split_fragments
 from napari_stnreg.stacks.section_transform import Labels
 from napari_stnreg.stacks.settings import StackSettings
 
@@ -54,22 +54,22 @@ class PreparedSection:
     image: Plane
     levels: tuple[Plane, ...]
     weights: tuple[Plane, ...]
-    parts: Labels
+    fragment_labels: Labels
     shape: tuple[int, int]
     factor: int
     fault: str = ""
     figures: dict[str, float] = field(default_factory=dict)
 
     @property
-    def pieces(self) -> int:
+    def n_fragments(self) -> int:
         """Into how many pieces the section fell."""
-        return int(self.parts.max()) + 1
+        return int(self.fragment_labels.max()) + 1
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """What there is to keep of it, by name; figures and fault are not among them."""
         found: dict[str, npt.NDArray[np.generic]] = {
             "image": self.image,
-            "parts": self.parts,
+            "fragment_labels": self.fragment_labels,
             "shape": np.array([*self.shape, self.factor]),
         }
         for k, (level, weight) in enumerate(zip(self.levels, self.weights, strict=True)):
@@ -85,9 +85,9 @@ class PreparedSection:
         count = sum(name.startswith("level") for name in arrays)
         levels = tuple(np.asarray(arrays[f"level{k}"], dtype=np.float32) for k in range(count))
         weights = tuple(np.asarray(arrays[f"weight{k}"], dtype=np.float32) for k in range(count))
-        parts = np.asarray(arrays["parts"], dtype=np.uint8)
+        fragment_labels = np.asarray(arrays["fragment_labels"], dtype=np.uint8)
         image = np.asarray(arrays["image"], dtype=np.float32)
-        return cls(image, levels, weights, parts, (height, width), factor, fault, figures)
+        return cls(image, levels, weights, fragment_labels, (height, width), factor, fault, figures)
 
 
 def prepare(
@@ -123,10 +123,12 @@ def prepare(
     if mask is not None:
         known &= np.asarray(mask) == 0
     empty = ~known | _flat_extremes(image, known)
-    dirt, crack = dirt_and_tears(image, ~empty)
-    parts = np.zeros(image.shape, dtype=np.uint8)
+    dirt, crack = detect_artifacts(image, ~empty)
+    fragment_labels = np.zeros(image.shape, dtype=np.uint8)
     if settings.split_at_cracks:
-        parts, through = fallen_apart(image, empty, crack if mask is None else crack | (np.asarray(mask) != 0))
+        fragment_labels, through = split_fragments(
+            image, empty, crack if mask is None else crack | (np.asarray(mask) != 0)
+        )
         crack |= through
     tissue = ~(empty | dirt | crack)
     figures = {"tissue": float(tissue.mean()), "empty": float(empty.mean()), "dirt": float((dirt | crack).mean())}
@@ -139,14 +141,14 @@ def prepare(
     elif figures["tissue"] < NEARLY_EMPTY:
         fault = "nearly empty"
     if fault:
-        parts[:] = 0
-    figures["pieces"] = float(parts.max()) + 1
+        fragment_labels[:] = 0
+    figures["fragments"] = float(fragment_labels.max()) + 1
     if fault:
         plain = image[None], tissue.astype(np.float32)
-        return PreparedSection(image, plain[:1], plain[1:], parts, full, factor, fault, figures)
+        return PreparedSection(image, plain[:1], plain[1:], fragment_labels, full, factor, fault, figures)
     image = np.clip((image - low) / (high - low), -0.2, 1.2).astype(np.float32)
     levels, weights = _pyramid(image, tissue, settings, extractor)
-    return PreparedSection(image, tuple(levels), tuple(weights), parts, full, factor, fault, figures)
+    return PreparedSection(image, tuple(levels), tuple(weights), fragment_labels, full, factor, fault, figures)
 
 
 def _flat_extremes(image: Plane, known: Mask) -> Mask:

@@ -132,7 +132,7 @@ class TruthScores:
         return {k: v for k, v in asdict(self).items() if not (isinstance(v, float) and np.isnan(v)) and v != ""}
 
 
-def score_truth(truth: StackTruth, maps: Sequence[Map], *, margin: float = 0.2, step: int = 8) -> TruthScores:
+def score_truth(truth: StackTruth, transforms: Sequence[Map], *, margin: float = 0.2, step: int = 8) -> TruthScores:
     """Score an alignment of a stack whose truth is known.
 
     Parameters
@@ -152,9 +152,9 @@ def score_truth(truth: StackTruth, maps: Sequence[Map], *, margin: float = 0.2, 
     InputError
         If there is not one map for every section.
     """
-    if len(maps) != truth.shape[0]:
-        raise InputError(f"There are {len(maps)} maps for a stack of {truth.shape[0]} sections.")
-    known = errors(truth, maps, margin=margin, step=step)
+    if len(transforms) != truth.shape[0]:
+        raise InputError(f"There are {len(transforms)} maps for a stack of {truth.shape[0]} sections.")
+    known = errors(truth, transforms, margin=margin, step=step)
     kept, size = known.sections, np.linalg.norm(known.rest, axis=-1)
     jumps = {
         (a, b): np.linalg.norm(known.rest[j] - known.rest[i], axis=-1)
@@ -169,16 +169,16 @@ def score_truth(truth: StackTruth, maps: Sequence[Map], *, margin: float = 0.2, 
             for pair, jump in jumps.items() if z in pair
         ]  # fmt: skip
         at[name] = _mean([one for one in found if one.size])
-    slope, neurites = recovered_slope(truth, maps, known, margin=margin)
+    slope, neurites = recovered_slope(truth, transforms, known, margin=margin)
     from napari_stnreg.ops.jacobian import folding_fraction
 
     steps = 0.5 * np.eye(2)
     folds = []
     for z in kept:
-        jacobian = np.stack([maps[z](known.points + s) - maps[z](known.points - s) for s in steps], axis=-1)
+        jacobian = np.stack([transforms[z](known.points + s) - transforms[z](known.points - s) for s in steps], axis=-1)
         folds.append(folding_fraction(np.linalg.det(jacobian), border=0))
-    after = correlations(truth, maps, kept, margin=margin)
-    true = correlations(truth, [truth.slide(z).place for z in range(len(maps))], kept, margin=margin)
+    after = correlations(truth, transforms, kept, margin=margin)
+    true = correlations(truth, [truth.slide(z).place for z in range(len(transforms))], kept, margin=margin)
     expected = _mean([q.correlation for q in true.values()])
     filled = np.where(np.isnan(known.rest), np.nanmean(known.rest, axis=1, keepdims=True), known.rest)
     slow = gaussian_filter1d(filled, SLOW, axis=0, mode="nearest")
@@ -221,15 +221,15 @@ class Errors:
     turn: FloatArray
 
 
-def errors(truth: StackTruth, maps: Sequence[Map], *, margin: float = 0.2, step: int = 8) -> Errors:
+def errors(truth: StackTruth, transforms: Sequence[Map], *, margin: float = 0.2, step: int = 8) -> Errors:
     """The error of every section that is not lost, at points of the inside; one rigid motion of the stack is free."""
     shape = truth.shape[1:]
     axes = [np.arange(margin * n, (1 - margin) * n, step) for n in shape]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
-    kept = [z for z in range(len(maps)) if not any(name in truth.faults.get(z, "") for name in LOST)]
+    kept = [z for z in range(len(transforms)) if not any(name in truth.faults.get(z, "") for name in LOST)]
     found = np.empty((len(kept), len(points), 2))
     for k, z in enumerate(kept):
-        raw, slide = maps[z](points), truth.slide(z)
+        raw, slide = transforms[z](points), truth.slide(z)
         tissue = slide.lift(raw)
         seen = _inside(raw, shape) & ~slide.hides(points)
         found[k] = np.where(seen[:, None], tissue, np.nan)
@@ -248,7 +248,9 @@ def _rotation(points: FloatArray, targets: FloatArray) -> FloatArray:
     return np.asarray(u @ np.diag([1, np.sign(np.linalg.det(u @ v))]) @ v)
 
 
-def recovered_slope(truth: StackTruth, maps: Sequence[Map], known: Errors, *, margin: float = 0.2) -> tuple[float, int]:
+def recovered_slope(
+    truth: StackTruth, transforms: Sequence[Map], known: Errors, *, margin: float = 0.2
+) -> tuple[float, int]:
     """Slope of oblique neurites after the alignment over their true slope, and how many neurites were measured.
 
     The center of each neurite is followed to where the alignment lays it; a line through its places against the
@@ -271,7 +273,7 @@ def recovered_slope(truth: StackTruth, maps: Sequence[Map], known: Errors, *, ma
         paths = paths[((paths >= low) & (paths <= high)).all(axis=(1, 2))]
         places = np.full_like(paths, np.nan)
         for k, z in enumerate(chosen):
-            found = _followed(truth.slide(z), maps[z], known.points, paths[:, k], truth.shape[1:])
+            found = _followed(truth.slide(z), transforms[z], known.points, paths[:, k], truth.shape[1:])
             places[:, k] = found @ known.turn
         heights = truth.heights[chosen]
         slopes, middles = [], []
@@ -315,7 +317,7 @@ def _followed(
 
 
 def correlations(
-    truth: StackTruth, maps: Sequence[Map], sections: Sequence[int], *, margin: float = 0.2
+    truth: StackTruth, transforms: Sequence[Map], sections: Sequence[int], *, margin: float = 0.2
 ) -> dict[tuple[int, int], PairQuality]:
     """Chunk correlation of sections that follow each other, where maps put them; empty pixels left out of the means."""
     low = [round(margin * n) for n in truth.shape[1:]]
@@ -325,7 +327,7 @@ def correlations(
     found: dict[tuple[int, int], PairQuality] = {}
     before: FloatArray | None = None
     for k, z in enumerate(sections):
-        where = np.moveaxis(maps[z](points), -1, 0)
+        where = np.moveaxis(transforms[z](points), -1, 0)
         seen = map_coordinates(np.asarray(truth[z], dtype=np.float32), where, order=1, cval=0.0)
         if before is not None and z - sections[k - 1] == 1:
             found[sections[k - 1], z] = chunk_correlation(before, seen, (before > 0) & (seen > 0), chunks)

@@ -84,7 +84,7 @@ def chunk_correlation(
 def warped_correlation(
     images: tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]],
     weights: tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]],
-    maps: tuple[SectionTransform, SectionTransform],
+    transforms: tuple[SectionTransform, SectionTransform],
     chunks: int = CHUNKS,
 ) -> PairQuality:
     """Correlate two sections where their maps put them.
@@ -100,12 +100,12 @@ def warped_correlation(
     """
     from scipy.ndimage import map_coordinates
 
-    from napari_stnreg.stacks.matching.pair_frame import Canvas, common_box  # they know torch
+    from napari_stnreg.stacks.matching.pair_frame import PairFrame, common_box  # they know torch
 
-    step = float(maps[0].factor)
-    canvas = Canvas.over(*common_box(maps), step)
+    step = float(transforms[0].factor)
+    canvas = PairFrame.over(*common_box(transforms), step)
     seen, known = [], np.ones(canvas.shape, dtype=bool)
-    for image, weight, there in zip(images, weights, maps, strict=True):
+    for image, weight, there in zip(images, weights, transforms, strict=True):
         where = ((there.on_axes(canvas.y, canvas.x) + 0.5) / step - 0.5).transpose(2, 0, 1)
         held = np.where(weight > 0, image, 0)
         seen.append(map_coordinates(np.asarray(held, dtype=np.float32), where, order=1, cval=0.0))
@@ -122,10 +122,10 @@ def measure(
     return before, warped_correlation(images, weights, (map_a, map_b))
 
 
-def canvas_points(maps: Sequence[SectionTransform], count: int = 15) -> FloatArray:
+def canvas_points(transforms: Sequence[SectionTransform], count: int = 15) -> FloatArray:
     """Points ``(count, count, 2)`` of the canvas that nearly all sections reach, at which fields are compared."""
-    middles = np.array([_middle(m) for m in maps])
-    size = np.asarray(maps[0].shape)
+    middles = np.array([_middle(m) for m in transforms])
+    size = np.asarray(transforms[0].shape)
     low, high = np.median(middles, axis=0) - 0.4 * size, np.median(middles, axis=0) + 0.4 * size
     y, x = (np.linspace(low[a], high[a], count) for a in (0, 1))
     return np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)
@@ -185,8 +185,8 @@ def deformation(there: SectionTransform, points: FloatArray) -> tuple[float, flo
 
     step = 0.5 * np.eye(2) * max(there.factor, 1)
     folded, strains = [], []
-    for k in range(there.pieces):
-        columns = [there.piece(k, points + s) - there.piece(k, points - s) for s in step]
+    for k in range(there.n_fragments):
+        columns = [there.map_fragment(k, points + s) - there.map_fragment(k, points - s) for s in step]
         jacobian = np.stack(columns, axis=-1) / max(there.factor, 1)
         folded.append(folding_fraction(np.linalg.det(jacobian), border=0))
         values = np.linalg.svd(jacobian, compute_uv=False)
@@ -194,15 +194,15 @@ def deformation(there: SectionTransform, points: FloatArray) -> tuple[float, flo
     return max(folded), max(strains)
 
 
-def residuals(matches: Mapping[Pair, FineMatch], maps: Sequence[SectionTransform]) -> dict[int, float]:
+def residuals(matches: Mapping[Pair, FineMatch], transforms: Sequence[SectionTransform]) -> dict[int, float]:
     """For each matched section by how many pixels its neighbors would still have it move, median over its vectors."""
     found: dict[int, list[float]] = {}
     for (a, b), match in matches.items():
-        for p in range(maps[a].pieces):
-            for q in range(maps[b].pieces):
+        for p in range(transforms[a].n_fragments):
+            for q in range(transforms[b].n_fragments):
                 seen = match.weight[p, q, 0] + match.weight[p, q, 2] > 0.5
                 if seen.any():
-                    off = maps[b].vectors[q] - maps[a].vectors[p] - match.shift[p, q]
+                    off = transforms[b].vectors[q] - transforms[a].vectors[p] - match.shift[p, q]
                     size = float(np.median(np.hypot(*off)[seen]))
                     for z in (a, b):
                         found.setdefault(z, []).append(size)
@@ -210,7 +210,7 @@ def residuals(matches: Mapping[Pair, FineMatch], maps: Sequence[SectionTransform
 
 
 def judge(
-    maps: Sequence[SectionTransform],
+    transforms: Sequence[SectionTransform],
     faults: Sequence[str],
     before: Mapping[Pair, PairQuality],
     after: Mapping[Pair, PairQuality],
@@ -229,13 +229,13 @@ def judge(
     matches
         The last round of the fine pass, for the residual.
     """
-    points = canvas_points(maps)
-    moved = np.stack([_displacement(m, points) for m in maps])
-    slow = gaussian_filter1d(moved, 3.0, axis=0, mode="nearest") if len(maps) > 1 else moved
-    left = residuals(matches or {}, maps)
+    points = canvas_points(transforms)
+    moved = np.stack([_displacement(m, points) for m in transforms])
+    slow = gaussian_filter1d(moved, 3.0, axis=0, mode="nearest") if len(transforms) > 1 else moved
+    left = residuals(matches or {}, transforms)
     typical = float(np.nanmedian([q.correlation for q in after.values()])) if after else float("nan")
     rows = []
-    for z, there in enumerate(maps):
+    for z, there in enumerate(transforms):
         folded, strain = deformation(there, points)
         figures = (_mean(before, z), _mean(after, z))
         verdict, reason = _verdict(faults[z], figures, typical, folded, strain)

@@ -36,7 +36,7 @@ STRAIGHTENED = 0.8
 
 
 @dataclass(frozen=True)
-class Slants:
+class SlopeEstimates:
     """Slants of the tissue on the lattice of control points, over windows of sections.
 
     Parameters
@@ -84,8 +84,8 @@ class Slants:
         return {"kept": share, "recorded": round(self.size, 3), "error": round(self.error, 3)}
 
 
-def in_words(report: Mapping[str, float | None]) -> str:
-    """The figures of :meth:`Slants.report` in a line; empty where there are none."""
+def summarize(report: Mapping[str, float | None]) -> str:
+    """The figures of :meth:`SlopeEstimates.report` in a line; empty where there are none."""
     if not report:
         return ""
     kept, recorded, error = (report.get(name) for name in ("kept", "recorded", "error"))
@@ -97,7 +97,7 @@ def in_words(report: Mapping[str, float | None]) -> str:
     return f"kept {kept:.2f} of the slant recorded ({size})"
 
 
-def slants(maps: Sequence[SectionTransform], matches: Mapping[Pair, FineMatch]) -> Slants:
+def estimate_slopes(transforms: Sequence[SectionTransform], matches: Mapping[Pair, FineMatch]) -> SlopeEstimates:
     """Slants before and after an alignment; without any if there are too few sections in a row.
 
     Parameters
@@ -107,18 +107,20 @@ def slants(maps: Sequence[SectionTransform], matches: Mapping[Pair, FineMatch]) 
     matches
         The last round of the fine pass, by section numbers.
     """
-    nodes = maps[0].lattice.points()
+    nodes = transforms[0].lattice.points()
     chain = _chain(matches)
     recorded, kept, doubt = [], [], []
     for run in chain:
         for begin in _windows(len(run)):
             part = run[begin : begin + WINDOW]
-            steps, seen = zip(*(_step(maps, matches[pair], pair) for pair in itertools.pairwise(part)), strict=True)
+            steps, seen = zip(
+                *(_step(transforms, matches[pair], pair) for pair in itertools.pairwise(part)), strict=True
+            )
             good = np.all(seen, axis=0)
             if not good.any():
                 continue
             left = np.concatenate([np.zeros((1, *nodes.shape)), np.cumsum(steps, axis=0)])[:, good]
-            laid = np.stack([_moved(maps[z], nodes[good]) for z in part])
+            laid = np.stack([_moved(transforms[z], nodes[good]) for z in part])
             number, path = np.array(part, dtype=np.float64), left + laid
             told = _lying_alike(number, path)
             if told.sum() < LEAST:
@@ -129,8 +131,8 @@ def slants(maps: Sequence[SectionTransform], matches: Mapping[Pair, FineMatch]) 
             kept.append(k)
             doubt.append(np.sqrt((off**2).sum(axis=(0, 2)) / (2 * len(z) - 4) / (z @ z)))
     if not recorded:
-        return Slants(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0))
-    return Slants(np.concatenate(recorded), np.concatenate(kept), np.concatenate(doubt))
+        return SlopeEstimates(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0))
+    return SlopeEstimates(np.concatenate(recorded), np.concatenate(kept), np.concatenate(doubt))
 
 
 def _chain(matches: Mapping[Pair, FineMatch]) -> list[list[int]]:
@@ -153,14 +155,14 @@ def _windows(count: int) -> list[int]:
     return [*range(0, count - WINDOW, WINDOW // 2), count - WINDOW]
 
 
-def _step(maps: Sequence[SectionTransform], match: FineMatch, pair: Pair) -> tuple[FloatArray, FloatArray]:
+def _step(transforms: Sequence[SectionTransform], match: FineMatch, pair: Pair) -> tuple[FloatArray, FloatArray]:
     """How far a neurite steps ``(gy, gx, 2)`` on the canvas from one section to the next, and where that is seen."""
     a, b = pair
     weight = 0.5 * (match.weight[:, :, 0] + match.weight[:, :, 2])
     flat = weight.reshape(-1, *weight.shape[2:])
     best = flat.argmax(axis=0)
     steps = np.stack([
-        match.shift[p, q] - (maps[b].vectors[q] - maps[a].vectors[p])
+        match.shift[p, q] - (transforms[b].vectors[q] - transforms[a].vectors[p])
         for p in range(weight.shape[0]) for q in range(weight.shape[1])
     ])  # fmt: skip
     chosen = np.take_along_axis(steps, best[None, None], axis=0)[0]

@@ -13,7 +13,7 @@ import numpy as np
 
 from napari_stnreg.core.errors import FitError, InputError
 from napari_stnreg.stacks.matching.coarse import CoarseMatch
-from napari_stnreg.stacks.matching.fine import FineMatch, start_maps
+from napari_stnreg.stacks.matching.fine import FineMatch, initial_transforms
 from napari_stnreg.stacks.matching.landmarks import landmark_match
 from napari_stnreg.stacks.matching.pair_selection import (
     Pair,
@@ -23,18 +23,18 @@ from napari_stnreg.stacks.matching.pair_selection import (
     fine_pairs,
     usable,
 )
-from napari_stnreg.stacks.output.canvas import Canvas
+from napari_stnreg.stacks.output.canvas import OutputCanvas
 from napari_stnreg.stacks.output.ome_zarr import CHUNK, AlignedStack, SectionWriter, create, update_attributes
 from napari_stnreg.stacks.preprocessing.encoder import training_steps
 from napari_stnreg.stacks.quality.sections import PairQuality, judge
-from napari_stnreg.stacks.quality.slope_preservation import Slants, slants
+from napari_stnreg.stacks.quality.slope_preservation import SlopeEstimates, estimate_slopes
 from napari_stnreg.stacks.runtime import tasks
 from napari_stnreg.stacks.runtime.checkpoint import WorkFolder
 from napari_stnreg.stacks.runtime.executor import Cluster, Executor, Task
 from napari_stnreg.stacks.runtime.job import Request
 from napari_stnreg.stacks.runtime.progress import StackProgress
-from napari_stnreg.stacks.section_transform import SectionTransform, output_canvas
-from napari_stnreg.stacks.solver.pose_graph import solve_coarse
+from napari_stnreg.stacks.section_transform import SectionTransform, union_canvas
+from napari_stnreg.stacks.solver.pose_graph import solve_poses
 from napari_stnreg.stacks.solver.windowed import solve_stack
 from napari_stnreg.stacks.sources.base import ArraySource, StackSource, open_stack
 
@@ -68,7 +68,7 @@ class StackRun:
         self.source, self.settings, self.count = request.source, request.settings, request.count
         self.shape = (self.source.shape[1], self.source.shape[2])
         self.reader = self.source
-        self.slants: Slants | None = None
+        self.estimate_slopes: SlopeEstimates | None = None
         rounds = self.settings.iterations if self.settings.deform else 0
         self._weights = {"encoder": 4.0} if self.settings.features == "auto-encoder" else {}
         self._weights |= {"prepare": 2.0, "coarse": 2.0, "gaps": 0.0, **{f"fine {r + 1}": 2.0 for r in range(rounds)}}
@@ -84,22 +84,24 @@ class StackRun:
         if len(good) < 2:
             raise FitError(f"Only {len(good)} of {self.count} sections can be used; there is nothing to align.")
         coarse = yield from self._coarse(good)
-        affines = solve_coarse(self.count, coarse, [self.shape] * self.count, self.settings)
-        maps = start_maps(affines, cast(Any, sections), self.settings)  # it asks for no more than an outline
-        maps, matches = yield from self._fine(maps, good, "fine")
-        for z, one in enumerate(maps):
-            self.work.put(tasks.MAPS, z, one.arrays())
-        found = yield from self._judged(maps, faults, matches)
+        affines = solve_poses(self.count, coarse, [self.shape] * self.count, self.settings)
+        transforms = initial_transforms(
+            affines, cast(Any, sections), self.settings
+        )  # it asks for no more than an outline
+        transforms, matches = yield from self._fine(transforms, good, "fine")
+        for z, one in enumerate(transforms):
+            self.work.put(tasks.TRANSFORMS, z, one.arrays())
+        found = yield from self._judged(transforms, faults, matches)
         # one that fits nowhere may have been laid anywhere; it must not blow the canvas up
         failed = {one.section for one in found[0] if one.verdict == "failed"}
-        canvas = self._canvas(maps, [z for z in good if z not in failed] or good)
+        canvas = self._canvas(transforms, [z for z in good if z not in failed] or good)
         everything = set(range(self.count))
         done = {z for z in everything if resume and self.work.has(tasks.RENDERED, z)}
         writer = SectionWriter(self.path)
         if not done or not self.path.exists():
             done = set()
             writer = create(self.path, self.source, canvas, canvas.shape, attributes=self._attributes())
-        yield from self._render(writer, maps, faults, canvas, sorted(everything - done))
+        yield from self._render(writer, transforms, faults, canvas, sorted(everything - done))
         update_attributes(self.path, finished=True, verdicts=[one.verdict for one in found[0]])
         return found
 
@@ -111,7 +113,7 @@ class StackRun:
         assert self.request.only is not None
         first, last = self.request.only
         canvas = AlignedStack(self.path).canvas
-        if canvas.input_shape != self.shape or not all(self.work.has(tasks.MAPS, z) for z in range(self.count)):
+        if canvas.input_shape != self.shape or not all(self.work.has(tasks.TRANSFORMS, z) for z in range(self.count)):
             raise InputError(
                 f"'{self.path.name}' cannot be aligned again in part: that needs the same stack, and an alignment "
                 "that ended and kept its work."
@@ -126,25 +128,27 @@ class StackRun:
             self.work.forget(tasks.RENDERED, free | stale)
             self.work.begin_part(identity, stale)
         faults, sections = yield from self._prepared()
-        before = [SectionTransform.from_arrays(self.work.get(tasks.MAPS, z)[0]) for z in range(self.count)]
+        before = [SectionTransform.from_arrays(self.work.get(tasks.TRANSFORMS, z)[0]) for z in range(self.count)]
         held = {z: one for z, one in enumerate(before) if z not in free}
         good = usable(faults)
         coarse = yield from self._coarse(good, free)
         poses = {z: one.affines[0] for z, one in held.items()}
-        affines = solve_coarse(self.count, coarse, [self.shape] * self.count, self.settings, held=poses)
+        affines = solve_poses(self.count, coarse, [self.shape] * self.count, self.settings, held=poses)
         lattice = before[0].lattice
-        maps = [
-            SectionTransform.from_affine(affines[z], lattice, self.shape, sections[z].parts, sections[z].factor)
+        transforms = [
+            SectionTransform.from_affine(
+                affines[z], lattice, self.shape, sections[z].fragment_labels, sections[z].factor
+            )
             if z in free
             else before[z]
             for z in range(self.count)
         ]
-        maps, matches = yield from self._fine(maps, good, "again", held)
-        found = yield from self._judged(maps, faults, matches)
+        transforms, matches = yield from self._fine(transforms, good, "again", held)
+        found = yield from self._judged(transforms, faults, matches)
         left = [z for z in sorted(free | stale) if not self.work.has(tasks.RENDERED, z)]
-        yield from self._render(SectionWriter(self.path), maps, faults, canvas, left)
+        yield from self._render(SectionWriter(self.path), transforms, faults, canvas, left)
         for z in free:
-            self.work.put(tasks.MAPS, z, maps[z].arrays())
+            self.work.put(tasks.TRANSFORMS, z, transforms[z].arrays())
         update_attributes(self.path, verdicts=[one.verdict for one in found[0]])
         self.work.end_part()
         return found
@@ -241,7 +245,7 @@ class StackRun:
 
     def _fine(
         self,
-        maps: list[SectionTransform],
+        transforms: list[SectionTransform],
         good: list[int],
         kind: str,
         held: Mapping[int, SectionTransform] | None = None,
@@ -258,36 +262,36 @@ class StackRun:
                 f"fine {again + 1}", f"bending, round {again + 1} of {self.settings.iterations}", len(pairs),
                 [
                     (b, tasks.match_fine,
-                     (self.work, folder, (a, b), (maps[a], maps[b]), self.settings, again, (a, b) in far))
+                     (self.work, folder, (a, b), (transforms[a], transforms[b]), self.settings, again, (a, b) in far))
                     for a, b in missing
                 ],
             )  # fmt: skip
             matches = tasks.KeptMatches(self.work, folder, pairs)
-            maps = solve_stack(maps, matches, self.settings, held, self.request.landmarks)
-        return maps, matches
+            transforms = solve_stack(transforms, matches, self.settings, held, self.request.landmarks)
+        return transforms, matches
 
-    def _canvas(self, maps: list[SectionTransform], good: list[int]) -> Canvas:
+    def _canvas(self, transforms: list[SectionTransform], good: list[int]) -> OutputCanvas:
         step = max(NODE_STEP, self.settings.factor(self.shape))
         if self.settings.canvas == "input":
-            return Canvas((0, 0), self.shape, self.shape, step)
-        origin, shape = output_canvas([maps[z] for z in good])
-        return Canvas(origin, shape, self.shape, step)
+            return OutputCanvas((0, 0), self.shape, self.shape, step)
+        origin, shape = union_canvas([transforms[z] for z in good])
+        return OutputCanvas(origin, shape, self.shape, step)
 
     def _judged(
-        self, maps: list[SectionTransform], faults: list[str], matches: Mapping[Pair, FineMatch]
+        self, transforms: list[SectionTransform], faults: list[str], matches: Mapping[Pair, FineMatch]
     ) -> Generator[StackProgress, str | None, Any]:
         """A verdict on every section, figures of every gap, and what a person should be told."""
         pairs = coarse_pairs(usable(faults), self.settings)
         missing = [pair for pair in pairs if not self.work.has(tasks.QUALITY, tasks.pair_name(pair))]
         yield from self._stage(
             "quality", "measuring", len(pairs),
-            [(b, tasks.measure_pair, (self.work, (a, b), (maps[a], maps[b]))) for a, b in missing],
+            [(b, tasks.measure_pair, (self.work, (a, b), (transforms[a], transforms[b]))) for a, b in missing],
         )  # fmt: skip
         facts = {pair: self.work.facts(tasks.QUALITY, tasks.pair_name(pair)) for pair in pairs}
         before, after = (
             {pair: PairQuality(**known[when]) for pair, known in facts.items()} for when in ("before", "after")
         )
-        verdicts = judge(maps, faults, before, after, matches)
+        verdicts = judge(transforms, faults, before, after, matches)
         good = usable(faults)
         gaps = [
             {
@@ -301,23 +305,23 @@ class StackRun:
             for a, b in pairwise(good)
             if (a, b) in after
         ]
-        self.slants = slants(maps, matches)
-        sentences = (self.source.sentence, self.slants.sentence(self.settings.trend))
+        self.estimate_slopes = estimate_slopes(transforms, matches)
+        sentences = (self.source.sentence, self.estimate_slopes.sentence(self.settings.trend))
         return verdicts, gaps, [sentence for sentence in sentences if sentence]
 
     def _render(
         self,
         writer: SectionWriter,
-        maps: list[SectionTransform],
+        transforms: list[SectionTransform],
         faults: list[str],
-        canvas: Canvas,
+        canvas: OutputCanvas,
         sections: list[int],
     ) -> Generator[StackProgress, str | None, None]:
         empty = [fault in ("missing", "unreadable") for fault in faults]
         yield from self._stage(
             "render", "rendering sections", self.count,
             [
-                (z, tasks.render_section, (self.work, self.reader, writer, z, maps[z], canvas, CHUNK, empty[z]))
+                (z, tasks.render_section, (self.work, self.reader, writer, z, transforms[z], canvas, CHUNK, empty[z]))
                 for z in sections
             ],
         )  # fmt: skip

@@ -11,7 +11,7 @@ from napari_stnreg.core.atomic_io import write_json
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.stacks.output.ome_zarr import AlignedStack
 from napari_stnreg.stacks.quality.sections import SectionQuality, write_table
-from napari_stnreg.stacks.quality.slope_preservation import in_words
+from napari_stnreg.stacks.quality.slope_preservation import summarize
 from napari_stnreg.stacks.settings import StackSettings
 
 
@@ -96,7 +96,7 @@ class StackResult:
     def summary(self) -> list[str]:
         """The alignment in a line or two: how many sections got which verdict, and what became of slants."""
         verdicts = ", ".join(f"{number} {verdict}" for verdict, number in self.counts.items())
-        return [line for line in (verdicts, in_words(self.slant)) if line]
+        return [line for line in (verdicts, summarize(self.slant)) if line]
 
     def report(self) -> dict[str, Any]:
         """Everything above as JSON-ready values."""

@@ -14,7 +14,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.stacks.matching.coarse import coarse_match
 from napari_stnreg.stacks.matching.fine import FineMatch, fine_match
 from napari_stnreg.stacks.matching.pair_selection import Pair
-from napari_stnreg.stacks.output.canvas import Canvas, sampled, section_transform
+from napari_stnreg.stacks.output.canvas import OutputCanvas, displacement_transform, sample_displacement
 from napari_stnreg.stacks.output.ome_zarr import SectionWriter
 from napari_stnreg.stacks.output.render import render_bands
 from napari_stnreg.stacks.preprocessing.features import Extractor, PreparedSection, prepare
@@ -24,7 +24,7 @@ from napari_stnreg.stacks.section_transform import SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.sources.base import SectionError, StackSource
 
-PREPARED, COARSE, MAPS, QUALITY, RENDERED = "prepared", "coarse", "maps", "quality", "rendered"
+PREPARED, COARSE, TRANSFORMS, QUALITY, RENDERED = "prepared", "coarse", "transforms", "quality", "rendered"
 
 
 def pair_name(pair: tuple[int, int]) -> str:
@@ -99,17 +99,17 @@ class Outline:
     """What a map needs to know of a section: its shape, its pieces, and how far it was shrunk."""
 
     shape: tuple[int, int]
-    parts: npt.NDArray[np.uint8] | None
+    fragment_labels: npt.NDArray[np.uint8] | None
     factor: int
 
 
 def outline(work: WorkFolder, z: int) -> tuple[str, Outline]:
     """Fault and outline of a prepared section, without its features."""
     facts = work.facts(PREPARED, z)
-    several = facts["figures"]["pieces"] > 1
-    arrays = work.some(PREPARED, z, ["parts", "shape"] if several else ["shape"])
+    several = facts["figures"]["fragments"] > 1
+    arrays = work.some(PREPARED, z, ["fragment_labels", "shape"] if several else ["shape"])
     height, width, factor = (int(n) for n in arrays["shape"])
-    return facts["fault"], Outline((height, width), arrays["parts"] if several else None, factor)
+    return facts["fault"], Outline((height, width), arrays["fragment_labels"] if several else None, factor)
 
 
 def load_prepared(work: WorkFolder, z: int) -> PreparedSection:
@@ -134,14 +134,14 @@ def match_fine(
     work: WorkFolder,
     kind: str,
     pair: tuple[int, int],
-    maps: tuple[SectionTransform, SectionTransform],
+    transforms: tuple[SectionTransform, SectionTransform],
     settings: StackSettings,
     again: int,
     outline: bool,
 ) -> None:
     """Find how the vectors of a pair's sections should differ."""
     a, b = (load_prepared(work, z) for z in pair)
-    work.put(kind, pair_name(pair), fine_match(a, b, *maps, settings, again, outline=outline).arrays())
+    work.put(kind, pair_name(pair), fine_match(a, b, *transforms, settings, again, outline=outline).arrays())
 
 
 class KeptMatches(Mapping[Pair, FineMatch]):
@@ -170,10 +170,12 @@ class KeptMatches(Mapping[Pair, FineMatch]):
         return len(self._pairs)
 
 
-def measure_pair(work: WorkFolder, pair: tuple[int, int], maps: tuple[SectionTransform, SectionTransform]) -> None:
+def measure_pair(
+    work: WorkFolder, pair: tuple[int, int], transforms: tuple[SectionTransform, SectionTransform]
+) -> None:
     """Find how well two neighbors fit, before and after."""
     a, b = (load_prepared(work, z) for z in pair)
-    before, after = measure(a, b, *maps)
+    before, after = measure(a, b, *transforms)
     work.put(QUALITY, pair_name(pair), before=asdict(before), after=asdict(after))
 
 
@@ -183,15 +185,15 @@ def render_section(
     writer: SectionWriter,
     z: int,
     section_map: SectionTransform,
-    canvas: Canvas,
+    canvas: OutputCanvas,
     rows: int,
     empty: bool,
 ) -> None:
     """Write a section's displacement, and its pixels unless there are none."""
-    field = sampled(section_map, canvas)
+    field = sample_displacement(section_map, canvas)
     writer.write_displacement(z, field)
     if not empty:
-        transform = section_transform(field, canvas)
+        transform = displacement_transform(field, canvas)
         try:
             writer.write(z, render_bands(source, z, transform, canvas.grid, rows, step=canvas.step))
         except SectionError:

@@ -20,8 +20,14 @@ from napari_stnreg.stacks.matching.fine import FineMatch
 from napari_stnreg.stacks.matching.spline_fit import smoothness_matrix
 from napari_stnreg.stacks.section_transform import SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
-from napari_stnreg.stacks.solver.landmark_constraints import Landmarks, Ties
-from napari_stnreg.stacks.solver.variance_components import INNER, Variances, Waves, persistent, told_apart
+from napari_stnreg.stacks.solver.landmark_constraints import LandmarkConstraints, Landmarks
+from napari_stnreg.stacks.solver.variance_components import (
+    INNER,
+    Variances,
+    Waves,
+    estimate_variance_components,
+    persistent,
+)
 
 Pair = tuple[int, int]
 Index = npt.NDArray[np.intp]
@@ -49,8 +55,8 @@ REWEIGHTINGS = 3
 STEPS = 150
 
 
-def solve_fine(
-    maps: list[SectionTransform],
+def solve_elastic(
+    transforms: list[SectionTransform],
     matches: Mapping[Pair, FineMatch],
     settings: StackSettings,
     held: Mapping[int, SectionTransform] | None = None,
@@ -75,33 +81,33 @@ def solve_fine(
         ``(2, gy, gx)`` how far from where it was recorded a section lies to which nothing is done. If not given, it is
         the sections' mean where one of them is held, which takes the whole stack along, and none otherwise.
     """
-    shape = maps[0].lattice.shape
-    first = np.concatenate([[0], np.cumsum([m.pieces for m in maps])]).astype(int)
+    shape = transforms[0].lattice.shape
+    first = np.concatenate([[0], np.cumsum([m.n_fragments for m in transforms])]).astype(int)
     fixed = np.zeros(first[-1], dtype=bool)
     vectors = np.zeros((first[-1], 2, *shape))
-    keep = kept(maps, settings, held)
+    keep = kept(transforms, settings, held)
     for z, there in keep.items():
         fixed[first[z] : first[z + 1]] = True
         vectors[first[z] : first[z + 1]] = there.vectors
     if rest is None and not keep:
         rest = np.zeros((2, *shape))
-    base = _at_rest(maps, rest)
+    base = _at_rest(transforms, rest)
     linked = np.zeros(first[-1], dtype=bool)
     links = _links(matches, first, shape)
-    ties = Ties.of(landmarks or {}, maps, first)
+    ties = LandmarkConstraints.of(landmarks or {}, transforms, first)
     if not len(links.a) and not len(ties):
-        return [m.with_vectors(vectors[first[z] : first[z + 1]]) for z, m in enumerate(maps)]
+        return [m.with_vectors(vectors[first[z] : first[z + 1]]) for z, m in enumerate(transforms)]
     robust = np.ones(links.shift[:, :1].shape)
-    least = LEAST_SCALE * max(maps[0].shape)
+    least = LEAST_SCALE * max(transforms[0].shape)
     links = replace(links, shift=links.shift + base[links.b] - base[links.a])
     linked[links.a], linked[links.b] = True, True
     for a, b in landmarks or {}:
         linked[first[a] : first[a + 1]] = linked[first[b] : first[b + 1]] = True
     fixed |= ~linked
-    prior = _prior(links, maps, first, settings, floating=rest is None)
+    prior = _prior(links, transforms, first, settings, floating=rest is None)
     ties = replace(ties, shift=ties.shift + ties.gaps(base))
-    state = np.concatenate([vectors + base, np.zeros((len(maps) - 1, 2, *shape))])
-    free = np.concatenate([~fixed, np.ones(len(maps) - 1, dtype=bool)])
+    state = np.concatenate([vectors + base, np.zeros((len(transforms) - 1, 2, *shape))])
+    free = np.concatenate([~fixed, np.ones(len(transforms) - 1, dtype=bool)])
     # Loose at first: what the links say of each other decides which of them to believe, not the tether's tension.
     hold = np.full((first[-1], 1, 1, 1), LOOSE)
     for _ in range(REWEIGHTINGS):
@@ -115,16 +121,16 @@ def solve_fine(
         scale = least + (1.5 * float(np.median(off[seen])) if seen.any() else 0.0)
         robust = 1.0 / (1.0 + (off / (2.0 * scale)) ** 2)
     vectors = vectors - base
-    return [m.with_vectors(vectors[first[z] : first[z + 1]]) for z, m in enumerate(maps)]
+    return [m.with_vectors(vectors[first[z] : first[z + 1]]) for z, m in enumerate(transforms)]
 
 
 def kept(
-    maps: list[SectionTransform], settings: StackSettings, held: Mapping[int, SectionTransform] | None
+    transforms: list[SectionTransform], settings: StackSettings, held: Mapping[int, SectionTransform] | None
 ) -> dict[int, SectionTransform]:
     """All sections that stay where they are: those held, and the one that is pinned."""
     keep = dict(held or {})
-    if settings.reference is not None and settings.reference < len(maps):
-        pinned = maps[settings.reference]
+    if settings.reference is not None and settings.reference < len(transforms):
+        pinned = transforms[settings.reference]
         keep.setdefault(settings.reference, pinned.with_vectors(0 * pinned.vectors))
     return keep
 
@@ -136,14 +142,14 @@ def recorded(there: SectionTransform) -> FloatArray:
     return np.stack([(nodes - nodes @ m[:2, :2].T - m[:2, 2]).transpose(2, 0, 1) for m in back])
 
 
-def _at_rest(maps: list[SectionTransform], rest: FloatArray | None) -> FloatArray:
+def _at_rest(transforms: list[SectionTransform], rest: FloatArray | None) -> FloatArray:
     """As :func:`recorded`, for all pieces; those that lay quite elsewhere as if they lay where most do.
 
     Counted from ``rest``; without it, the stack may lie anywhere as a whole.
     """
-    base = np.concatenate([recorded(m) for m in maps])
+    base = np.concatenate([recorded(m) for m in transforms])
     base = base - (np.median(base, axis=0) if rest is None else rest)
-    base[np.sqrt((base**2).mean(axis=(1, 2, 3))) > ELSEWHERE * max(maps[0].shape)] = 0.0
+    base[np.sqrt((base**2).mean(axis=(1, 2, 3))) > ELSEWHERE * max(transforms[0].shape)] = 0.0
     return base
 
 
@@ -241,7 +247,7 @@ class _Prior:
     course: FloatArray
     stiffness: FloatArray
     siblings: Index
-    pieces: int
+    n_fragments: int
     floating: bool
 
     def home(self, own: FloatArray, hold: FloatArray) -> FloatArray | float:
@@ -251,50 +257,50 @@ class _Prior:
     def forces(self, state: FloatArray, hold: FloatArray) -> FloatArray:
         """Pulls on all unknowns; ``hold`` ``(pieces, 1, 1, 1)`` multiplies those to rest."""
         out = np.empty_like(state)
-        u, c = state[: self.pieces], state[self.pieces :]
-        out[: self.pieces] = hold * self.waves.back(self.own * self.waves.forward(u - self.home(u, hold)), u.shape)
+        u, c = state[: self.n_fragments], state[self.n_fragments :]
+        out[: self.n_fragments] = hold * self.waves.back(self.own * self.waves.forward(u - self.home(u, hold)), u.shape)
         flat = u.reshape(*u.shape[:2], -1)
-        out[: self.pieces] += (flat @ self.stiffness).reshape(u.shape)
+        out[: self.n_fragments] += (flat @ self.stiffness).reshape(u.shape)
         if len(self.siblings):
             left, right = self.siblings.T
             apart = TOGETHER * (u[right] - u[left])
             np.add.at(out, right, apart)
             np.subtract.at(out, left, apart)
-        out[self.pieces :] = self.waves.back(self.course * self.waves.forward(persistent(c)), c.shape)
+        out[self.n_fragments :] = self.waves.back(self.course * self.waves.forward(persistent(c)), c.shape)
         return out
 
     def diagonal(self, size: int, hold: FloatArray) -> FloatArray:
         """About the diagonal of :meth:`forces`, ``(size, 1, 1, 1)``."""
         own = hold * float(self.own.mean()) + float(np.diag(self.stiffness).mean())
-        return np.concatenate([own, np.full((size - self.pieces, 1, 1, 1), float(self.course.mean()) * INNER)])
+        return np.concatenate([own, np.full((size - self.n_fragments, 1, 1, 1), float(self.course.mean()) * INNER)])
 
 
 def _prior(
-    links: _Links, maps: list[SectionTransform], first: Index, settings: StackSettings, *, floating: bool
+    links: _Links, transforms: list[SectionTransform], first: Index, settings: StackSettings, *, floating: bool
 ) -> _Prior:
     """Pulls as variances say: that of what is another in every gap over that of the unknown."""
-    lattice = maps[0].lattice
-    waves = Waves(lattice.shape, max(maps[0].shape) / lattice.spacing[0])
-    found = _variances(links, maps, waves)
+    lattice = transforms[0].lattice
+    waves = Waves(lattice.shape, max(transforms[0].shape) / lattice.spacing[0])
+    found = _variances(links, transforms, waves)
     loose = TREND_WEIGHT[settings.trend]
     own = np.array([v.rest / v.own for v in found])[waves.band] * FAITH * settings.position_weight * loose
     course = np.array([v.rest / max(v.course, LEAST_COURSE * v.rest) for v in found])[waves.band] / loose
     stiffness = smoothness_matrix(lattice.shape) * SMOOTH * settings.smoothness
-    pairs = [(k, k + 1) for z in range(len(maps)) for k in range(first[z], first[z + 1] - 1)]
+    pairs = [(k, k + 1) for z in range(len(transforms)) for k in range(first[z], first[z + 1] - 1)]
     siblings = np.array(pairs, dtype=np.intp).reshape(-1, 2)
     return _Prior(waves, own, course, stiffness, siblings, int(first[-1]), floating)
 
 
-def _variances(links: _Links, maps: list[SectionTransform], waves: Waves) -> list[Variances]:
+def _variances(links: _Links, transforms: list[SectionTransform], waves: Waves) -> list[Variances]:
     """What the differences of neighbors consist of, for each band of the whole lattice."""
-    spread = (LEAST_CHANGE * max(maps[0].shape)) ** 2
+    spread = (LEAST_CHANGE * max(transforms[0].shape)) ** 2
     seen = 0.5 * (links.weight[:, 0] + links.weight[:, 2]).sum(axis=0)
     # the margins, which hardly any section reaches, only go on as the middle does
     rows, columns = (np.flatnonzero(seen.max(axis=k) > SEEN * seen.max()) for k in (1, 0))
     if len(rows) < 2 or len(columns) < 2:
-        return [told_apart([], spread)] * waves.count
+        return [estimate_variance_components([], spread)] * waves.count
     inside = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    chain: list[FloatArray | None] = [None] * (len(maps) - 1)
+    chain: list[FloatArray | None] = [None] * (len(transforms) - 1)
     for k in np.flatnonzero(links.lag == 1):
         chain[int(links.gap[k])] = links.shift[k][:, *inside]
     found = Waves(seen[inside].shape, waves.side).variances(chain, spread)
@@ -302,7 +308,7 @@ def _variances(links: _Links, maps: list[SectionTransform], waves: Waves) -> lis
 
 
 def _conjugate_gradients(
-    state: FloatArray, free: FloatArray, links: _Links, ties: Ties, prior: _Prior, hold: FloatArray
+    state: FloatArray, free: FloatArray, links: _Links, ties: LandmarkConstraints, prior: _Prior, hold: FloatArray
 ) -> FloatArray:
     count = len(hold)
     shape = (count, *state.shape[1:])

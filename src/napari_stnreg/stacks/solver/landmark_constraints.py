@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.stacks.section_transform import SectionTransform
 
-FIRM = 300.0
+LANDMARK_WEIGHT = 300.0
 """Weight of one pair of points, where a well-textured vector of a comparison has about 1.
 
 A point is shared by sixteen vectors, each held by several comparisons; with this weight about a twentieth of what these
@@ -23,7 +23,7 @@ Landmarks = Mapping[tuple[int, int], tuple[FloatArray, FloatArray]]
 
 
 @dataclass(frozen=True)
-class Ties:
+class LandmarkConstraints:
     """What ``T`` pairs of landmarks ask of the vectors of all pieces: ``matrix @ u = shift``.
 
     Parameters
@@ -38,7 +38,9 @@ class Ties:
     shift: FloatArray
 
     @classmethod
-    def of(cls, landmarks: Landmarks, maps: Sequence[SectionTransform], offsets: Sequence[int] | Index) -> Ties:
+    def of(
+        cls, landmarks: Landmarks, transforms: Sequence[SectionTransform], offsets: Sequence[int] | Index
+    ) -> LandmarkConstraints:
         """The wishes of landmarks by section numbers, ``(N, 2)`` raw pixels of both sides.
 
         A point ``p`` of a section lies at ``x`` where ``x + u(x) = q``, the place to which the section's affine map
@@ -52,18 +54,18 @@ class Ties:
         offsets
             Number of each section's first piece, and at the end how many there are.
         """
-        size = int(np.prod(maps[0].lattice.shape))
+        size = int(np.prod(transforms[0].lattice.shape))
         columns, values, shift = [], [], []
         for (a, b), sides in sorted(landmarks.items()):
-            where = (maps[a].inverse(sides[0]) + maps[b].inverse(sides[1])) / 2
+            where = (transforms[a].inverse(sides[0]) + transforms[b].inverse(sides[1])) / 2
             for k, pair in enumerate(zip(*sides, strict=True)):
-                nodes, splines = _splines_at(where[k], maps[a])
+                nodes, splines = _splines_at(where[k], transforms[a])
                 goal = []
                 for z, point, sign in zip((a, b), pair, (-1, 1), strict=True):
-                    piece = maps[z].piece_of(point)
-                    back = np.linalg.inv(maps[z].affines[piece])
+                    map_fragment = transforms[z].fragment_at(point)
+                    back = np.linalg.inv(transforms[z].affines[map_fragment])
                     goal.append(back[:2, :2] @ point + back[:2, 2])
-                    columns.append((int(offsets[z]) + piece) * size + nodes)
+                    columns.append((int(offsets[z]) + map_fragment) * size + nodes)
                     values.append(sign * splines)
                 shift.append(goal[1] - goal[0])
         count = len(shift)
@@ -81,13 +83,13 @@ class Ties:
 
     def forces(self, gaps: FloatArray, shape: tuple[int, ...]) -> FloatArray:
         """The adjoint of :meth:`gaps`, weighted: pulls on the vectors of ``shape``."""
-        flat = np.asarray(FIRM * (self.matrix.T @ gaps))
+        flat = np.asarray(LANDMARK_WEIGHT * (self.matrix.T @ gaps))
         return flat.reshape(shape[0], -1, 2).swapaxes(1, 2).reshape(shape)
 
     def diagonal(self, shape: tuple[int, ...]) -> FloatArray:
         """The diagonal of ``forces(gaps(.))``, ``(pieces, 1, gy, gx)``, for preconditioning."""
         squares = np.asarray(self.matrix.multiply(self.matrix).sum(axis=0))
-        return FIRM * squares.reshape(shape[0], 1, *shape[2:])
+        return LANDMARK_WEIGHT * squares.reshape(shape[0], 1, *shape[2:])
 
 
 def _splines_at(point: FloatArray, there: SectionTransform) -> tuple[Index, FloatArray]:

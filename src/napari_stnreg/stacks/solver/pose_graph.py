@@ -15,14 +15,14 @@ from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.stacks.matching.coarse import CONFIDENT, CoarseMatch
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solver.elastic import ELSEWHERE, LEAST_CHANGE, LOOSE, TREND_WEIGHT, Pair
-from napari_stnreg.stacks.solver.variance_components import WHOLE, runs_of, told_apart
+from napari_stnreg.stacks.solver.variance_components import WHOLE, estimate_variance_components, segments
 
 ROUNDS = 4
 FRAMES = 15
 """Sections that are asked how most of them lie to it."""
 
 
-def solve_coarse(
+def solve_poses(
     count: int,
     matches: Mapping[Pair, CoarseMatch],
     shapes: Sequence[tuple[int, int]],
@@ -153,8 +153,10 @@ def _tether(matches: Mapping[Pair, CoarseMatch], shapes: Sequence[tuple[int, int
         b, shift = moved.get(a, (-1, np.zeros(3)))
         near = b == a + 1 and np.abs(shift).max() < ELSEWHERE * max(shapes[a])
         chain.append(np.clip(shift, -limit, limit) if near else None)
-    runs = [np.stack(run) for run in runs_of(chain)]
-    found = told_apart([(run @ run.T, 3) for run in runs], (LEAST_CHANGE * max(shapes[0])) ** 2, WHOLE)
+    runs = [np.stack(run) for run in segments(chain)]
+    found = estimate_variance_components(
+        [(run @ run.T, 3) for run in runs], (LEAST_CHANGE * max(shapes[0])) ** 2, WHOLE
+    )
     return (found.course + found.rest) / found.own
 
 

@@ -48,7 +48,7 @@ class Variances:
     rest: float
 
 
-def told_apart(
+def estimate_variance_components(
     runs: Sequence[tuple[FloatArray, int]], spread: float, expected: tuple[float, float, float] = EXPECTED
 ) -> Variances:
     """The likeliest variances, given the differences of neighbors.
@@ -153,17 +153,19 @@ class Waves:
         spread
             Variance of a vector that is always put down to the rest, square pixels.
         """
-        runs = [self.forward(np.stack(run)) for run in runs_of(chain)]
+        runs = [self.forward(np.stack(run)) for run in segments(chain)]
         found = []
         for k in range(self.count):
             chosen = [run[..., self.band == k].reshape(len(run), -1) for run in runs]
             found.append(
-                told_apart([(one @ one.T, one.shape[1]) for one in chosen], spread, WHOLE if k == 0 else EXPECTED)
+                estimate_variance_components(
+                    [(one @ one.T, one.shape[1]) for one in chosen], spread, WHOLE if k == 0 else EXPECTED
+                )
             )
         return found
 
 
-def runs_of(chain: Sequence[FloatArray | None]) -> list[list[FloatArray]]:
+def segments(chain: Sequence[FloatArray | None]) -> list[list[FloatArray]]:
     """The stretches of a chain without a hole, none longer than :data:`LONGEST`."""
     runs: list[list[FloatArray]] = [[]]
     for one in chain:

@@ -17,7 +17,7 @@ from napari_stnreg.stacks.matching.fine import FineMatch
 from napari_stnreg.stacks.matching.pair_selection import Pair
 from napari_stnreg.stacks.section_transform import SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
-from napari_stnreg.stacks.solver.elastic import kept, recorded, solve_fine
+from napari_stnreg.stacks.solver.elastic import kept, recorded, solve_elastic
 from napari_stnreg.stacks.solver.landmark_constraints import Landmarks
 
 LONGEST = 400
@@ -27,28 +27,28 @@ AROUND = 40
 
 
 def solve_stack(
-    maps: list[SectionTransform],
+    transforms: list[SectionTransform],
     matches: Mapping[Pair, FineMatch],
     settings: StackSettings,
     held: Mapping[int, SectionTransform] | None = None,
     landmarks: Landmarks | None = None,
 ) -> list[SectionTransform]:
-    """Vectors for every section; parameters as of :func:`~napari_stnreg.stacks.solver.elastic.solve_fine`.
+    """Vectors for every section; parameters as of :func:`~napari_stnreg.stacks.solver.elastic.solve_elastic`.
 
     ``matches`` are read a stretch at a time, so they may lie on disk.
     """
-    if len(maps) <= LONGEST:
-        return solve_fine(maps, dict(matches), settings, held, landmarks)
-    keep, marks = kept(maps, settings, held), dict(landmarks or {})
+    if len(transforms) <= LONGEST:
+        return solve_elastic(transforms, dict(matches), settings, held, landmarks)
+    keep, marks = kept(transforms, settings, held), dict(landmarks or {})
     free, around = settings.model_copy(update={"reference": None}), max(AROUND, 2 * settings.long_range_stride)
-    rest = None if keep else np.zeros_like(maps[0].vectors[0])
-    found, done = [keep.get(z, one) for z, one in enumerate(maps)], set(keep)
-    for stretch in _in_order(len(maps), done):
-        low, high = max(stretch[0] - around, 0), min(stretch[-1] + 1 + around, len(maps))
+    rest = None if keep else np.zeros_like(transforms[0].vectors[0])
+    found, done = [keep.get(z, one) for z, one in enumerate(transforms)], set(keep)
+    for stretch in _in_order(len(transforms), done):
+        low, high = max(stretch[0] - around, 0), min(stretch[-1] + 1 + around, len(transforms))
         fixed = {z - low: found[z] for z in range(low, high) if z in done}
         near = {(a - low, b - low): matches[a, b] for a, b in matches if low <= a and b < high}
         ties = {(a - low, b - low): sides for (a, b), sides in marks.items() if low <= a and b < high}
-        solved = solve_fine(maps[low:high], near, free, fixed, ties, rest)
+        solved = solve_elastic(transforms[low:high], near, free, fixed, ties, rest)
         if rest is None:  # one that is held takes its stretch along, and this one all others
             rest = _rest(solved)
         for z in stretch:
@@ -68,6 +68,6 @@ def _in_order(count: int, keep: set[int]) -> list[range]:
     return [stretches[k] for k in sorted(open_ones, key=lambda k: abs(k - begin))]
 
 
-def _rest(maps: list[SectionTransform]) -> FloatArray:
+def _rest(transforms: list[SectionTransform]) -> FloatArray:
     """How far ``(2, gy, gx)`` sections lie in the mean from where they were recorded."""
-    return np.asarray(np.mean([(recorded(one) + one.vectors).mean(axis=0) for one in maps], axis=0))
+    return np.asarray(np.mean([(recorded(one) + one.vectors).mean(axis=0) for one in transforms], axis=0))
