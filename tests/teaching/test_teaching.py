@@ -17,7 +17,7 @@ from napari_stnreg.teaching import (
     Parts,
     Scene,
     Theta,
-    bounding_box,
+    footprint,
     load_state,
     save_state,
 )
@@ -135,7 +135,7 @@ def test_the_sum_written_out_is_what_the_sampler_gives(kernel, padding):
     places_ = np.random.default_rng(1).uniform([-9, -9], [50, 66], (200, 2))
     tensor = torch.from_numpy(image)[None, None]
     engine = sample(tensor, torch.from_numpy(places_)[None], padding=padding, mode=kernel)[0, 0].numpy()
-    written = [bounding_box(image, place, kernel, padding).value[0] for place in places_]
+    written = [footprint(image, place, kernel, padding).value[0] for place in places_]
     assert np.allclose(written, engine, atol=1e-9)
 
 
@@ -144,18 +144,18 @@ def test_the_written_sum_agrees_with_scipy_inside(kernel, order):
     image = picture().astype(np.float64)
     inside = np.random.default_rng(2).uniform([0, 0], [39, 55], (100, 2))
     scipy = ndimage.map_coordinates(image, inside.T, order=order)
-    assert np.allclose([bounding_box(image, place, kernel).value[0] for place in inside], scipy, atol=1e-9)
+    assert np.allclose([footprint(image, place, kernel).value[0] for place in inside], scipy, atol=1e-9)
 
 
 def test_four_neighbors_and_their_areas_by_hand():
     image = np.arange(12.0).reshape(3, 4)
-    look = bounding_box(image, (1.25, 2.5))
+    look = footprint(image, (1.25, 2.5))
     assert look.cell == (1, 2)
     assert look.fraction == (0.25, 0.5)
     assert [n.index for n in look.neighbors] == [(1, 2), (1, 3), (2, 2), (2, 3)]
     assert np.allclose([n.weight for n in look.neighbors], [0.375, 0.375, 0.125, 0.125])
     assert np.isclose(look.value[0], 0.375 * 6 + 0.375 * 7 + 0.125 * 10 + 0.125 * 11)
-    outside = bounding_box(image, (-0.5, 0.0))
+    outside = footprint(image, (-0.5, 0.0))
     assert [n.inside for n in outside.neighbors] == [False, False, True, True]
     assert np.isclose(outside.value[0], 0)
 
