@@ -27,4 +27,4 @@ def workers_end():
 
 @pytest.fixture
 def viewer(make_napari_viewer):
-    return make_napari_viewer()
+    return make_napari_viewer(show=True)

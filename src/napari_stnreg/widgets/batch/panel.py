@@ -22,7 +22,6 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_stnreg.batch.pairing import pairs_of
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, collapsible, emphasize, help_label
@@ -281,6 +280,8 @@ class BatchPanel(TaskPanel):
 
     def list_pairs(self, fixed: str, moving: str) -> bool:
         """Take the pairs from folders."""
+        from napari_stnreg.batch.pairing import pairs_of  # imports torch, which opening the panel must not
+
         self.fixed_edit.setText(str(fixed))
         self.moving_edit.setText(str(moving))
         return self._take(pairs_of, str(fixed), str(moving))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.io.napari_layers import LayerData, placement
-from napari_stnreg.teaching.replay import Replay
 from napari_stnreg.visualization.overlays import limits_of
 from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress
 from napari_stnreg.widgets.train.job import Trained
+
+if TYPE_CHECKING:
+    from napari_stnreg.teaching.replay import Replay
 
 
 def training_record(trained: Trained) -> dict[str, Any]:
@@ -41,6 +43,8 @@ def replay_of(trained: Trained, unit: str, _control: TaskControl) -> Generator[T
     model, example, grid = trained.model, trained.example, trained.grid
     if model.replay is None or not len(model.replay) or example is None or grid is None:
         raise InputError("The training kept no pictures; give it more than 0 snapshots (under Advanced).")
+    from napari_stnreg.teaching.replay import Replay  # imports torch, which opening the panel must not
+
     replay = Replay.of_model(model, grid)
     record = {"stnreg_training": training_record(trained)}
     fixed = np.asarray(example.fixed, dtype=np.float32)

@@ -1,0 +1,134 @@
+"""Every file pattern of the manifest opens with ``viewer.open`` and by a drop on the canvas."""
+
+from __future__ import annotations
+
+import nibabel
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+import napari_stnreg as sr
+from tests.helpers.napari_user import CONTRIBUTIONS, PLUGIN, drop
+
+PATTERNS = [(reader.command, pattern) for reader in CONTRIBUTIONS.readers for pattern in reader.filename_patterns]
+OPENERS = {"open": lambda viewer, path: viewer.open(path, plugin=PLUGIN), "drop": drop}
+
+# x' = 1.1 (x - 20) + 0.1 (y - 10) + 20 + 4,  y' = -0.05 (x - 20) + 0.95 (y - 10) + 10 - 3
+ITK_PARAMETERS = (1.1, 0.1, -0.05, 0.95, 4.0, -3.0)
+ITK_CENTER = (20.0, 10.0)
+ITK_TEXT = f"""#Insight Transform File V1.0
+#Transform 0
+Transform: AffineTransform_double_2_2
+Parameters: {" ".join(map(str, ITK_PARAMETERS))}
+FixedParameters: {" ".join(map(str, ITK_CENTER))}
+"""
+
+
+def itk_map(points):
+    """Map points (y, x) by the formula above."""
+    y, x = np.moveaxis(np.asarray(points, dtype=float), -1, 0)
+    a, b, c, d, shift_x, shift_y = ITK_PARAMETERS
+    x, y = x - ITK_CENTER[0], y - ITK_CENTER[1]
+    return np.stack([c * x + d * y + ITK_CENTER[1] + shift_y, a * x + b * y + ITK_CENTER[0] + shift_x], axis=-1)
+
+
+# -- one example for each pattern
+
+
+def nifti_example(folder, ending):
+    """Write a volume with one bright voxel, oblique and off center, and return the file and that voxel's place."""
+    data = np.random.default_rng(0).integers(0, 100, (6, 7, 8)).astype(np.int16)
+    data[1, 2, 3] = 1000
+    affine = np.array([[-2.0, 0.1, 0, 30], [0.1, 1.5, 0, -20], [0, 0, 3.0, 5], [0, 0, 0, 1]])
+    image = nibabel.Nifti1Image(data, affine)
+    image.header.set_xyzt_units("mm", "sec")
+    path = folder / f"volume{ending}"
+    nibabel.save(image, path)
+    return path, (affine @ [1, 2, 3, 1])[:3][::-1]  # napari's order: z, y, x
+
+
+def transform_example(folder, ending):
+    """Write the affine transform above in the format of an extension, and return the file and the formula."""
+    path = folder / f"known{ending}"
+    if ending in (".h5", ".hdf5"):
+        pytest.importorskip("h5py")
+    if ending == ".mat":
+        columns = {"AffineTransform_double_2_2": ITK_PARAMETERS, "fixed": ITK_CENTER}
+        savemat(path, {name: np.array([values]).T for name, values in columns.items()}, format="4")
+        return path, itk_map
+    pytest.importorskip("SimpleITK")
+    source = folder / "source.tfm"
+    source.write_text(ITK_TEXT)
+    if ending in (".tfm", ".txt"):
+        return source.rename(path), itk_map
+    return sr.save(sr.load(source), path), itk_map
+
+
+def check_image(viewer, place):
+    (layer,) = viewer.layers
+    data = np.asarray(layer.data)
+    assert data.shape == (8, 7, 6)
+    assert data.dtype == np.int16
+    index = np.unravel_index(data.argmax(), data.shape)
+    np.testing.assert_allclose(layer.data_to_world(index), place, atol=1e-4)
+    assert [str(unit) for unit in layer.units] == ["millimeter"] * 3
+    assert layer.name == "volume"
+
+
+def check_transform(viewer, expected_map):
+    arrows = next(layer for layer in viewer.layers if type(layer).__name__ == "Vectors")
+    starts = arrows.data[:, 0]
+    assert len(starts) > 20
+    np.testing.assert_allclose(starts + arrows.data[:, 1], expected_map(starts), atol=1e-3)
+    assert any(type(layer).__name__ == "Image" for layer in viewer.layers)
+
+
+EXAMPLES = {
+    "napari-stnreg.read": (nifti_example, check_image),
+    "napari-stnreg.read_transform": (transform_example, check_transform),
+}
+"""How to make a file for a reader, with what is known of it, and how to check the layers."""
+
+
+@pytest.mark.parametrize(("command", "pattern"), PATTERNS)
+def test_a_file_of_every_pattern_opens(viewer, tmp_path, command, pattern):
+    assert command in EXAMPLES, "add an example for the new reader to this file"
+    make, check = EXAMPLES[command]
+    path, expected = make(tmp_path, pattern.removeprefix("*"))
+    for opener in OPENERS.values():
+        viewer.layers.clear()
+        opener(viewer, path)
+        check(viewer, expected)
+
+
+def test_labels_open_as_labels(viewer, tmp_path):
+    data = np.zeros((5, 6, 7), np.int16)
+    data[1:3, 2:5, 3:6] = 4
+    image = nibabel.Nifti1Image(data, np.eye(4))
+    image.header.set_intent("label")
+    nibabel.save(image, tmp_path / "labels.nii.gz")
+    drop(viewer, tmp_path / "labels.nii.gz")
+    (layer,) = viewer.layers
+    assert type(layer).__name__ == "Labels"
+    assert sorted(np.unique(layer.data)) == [0, 4]
+    assert np.count_nonzero(layer.data) == 18
+
+
+def test_several_files_dropped_together_open_together(viewer, tmp_path):
+    (tmp_path / "a").mkdir()
+    first, _ = nifti_example(tmp_path / "a", ".nii")
+    second, _ = nifti_example(tmp_path, ".nii.gz")
+    drop(viewer, first, second)
+    assert len(viewer.layers) == 2
+
+
+def test_a_dropped_model_says_where_models_are_chosen(viewer, tmp_path):
+    """A model is no layer; napari shows a notification instead."""
+    from napari.utils.notifications import notification_manager
+
+    path = sr.load("box-2d").save(tmp_path / "network.safetensors")
+    before = len(notification_manager.records)
+    drop(viewer, path)
+    assert len(viewer.layers) == 0
+    said = [record.message for record in notification_manager.records[before:]]
+    assert any("network.safetensors" in text and "model" in text for text in said), said

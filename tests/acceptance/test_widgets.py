@@ -1,0 +1,89 @@
+"""Every dock widget of the manifest opens from the menus, by its command and by napari's public call."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers.napari_user import CONTRIBUTIONS, PLUGIN, action_at, choose_entry, docked, execute, menu_paths
+
+each_widget = pytest.mark.parametrize("widget", CONTRIBUTIONS.widgets, ids=lambda widget: widget.command)
+
+
+def test_every_widget_is_in_a_layers_menu():
+    """The Plugins menu lists widgets by itself; a widget of ours is also where users look for the task."""
+    for widget in CONTRIBUTIONS.widgets:
+        assert any(path[0] == "Layers" for path in menu_paths(widget.command)), widget.command
+
+
+@each_widget
+def test_command_opens_the_panel(viewer, widget, qtbot):
+    execute(widget.command)
+    (panel,) = docked(viewer, widget.display_name)
+    qtbot.waitUntil(panel.isVisible)
+    assert panel.width() > 200
+
+
+@each_widget
+def test_menu_entries_open_hide_and_reopen_the_panel(viewer, widget, qtbot):
+    paths = menu_paths(widget.command)
+    choose_entry(viewer, *paths[0])
+    (panel,) = docked(viewer, widget.display_name)
+    qtbot.waitUntil(panel.isVisible)
+    for path in paths:
+        action = action_at(viewer, *path)
+        assert action.isCheckable()
+        choose_entry(viewer, *path)
+        qtbot.waitUntil(lambda: not panel.isVisible())
+        choose_entry(viewer, *path)
+        qtbot.waitUntil(panel.isVisible)
+    assert docked(viewer, widget.display_name) == [panel]
+    panel.parentWidget().destroyOnClose()  # the cross of the dock's title bar
+    assert docked(viewer, widget.display_name) == []
+    choose_entry(viewer, *paths[0])
+    (again,) = docked(viewer, widget.display_name)
+    assert again is not panel
+    qtbot.waitUntil(again.isVisible)
+    panel.deleteLater()
+
+
+@each_widget
+def test_add_plugin_dock_widget_opens_the_panel(viewer, widget, qtbot):
+    dock, panel = viewer.window.add_plugin_dock_widget(PLUGIN, widget.display_name)
+    assert docked(viewer, widget.display_name) == [panel]
+    qtbot.waitUntil(dock.isVisible)
+    qtbot.waitUntil(panel.isVisible)
+    again = viewer.window.add_plugin_dock_widget(PLUGIN, widget.display_name)
+    assert again == (dock, panel)
+
+
+SCRIPT = """
+import sys, threading
+import napari
+from tests.helpers.napari_user import CONTRIBUTIONS, docked, execute
+
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        # A background thread may import torch later, to list the devices.
+        if name == "torch" and threading.current_thread() is threading.main_thread():
+            raise AssertionError("torch is imported while a panel opens")
+
+
+sys.meta_path.insert(0, Watch())
+viewer = napari.Viewer()
+for widget in CONTRIBUTIONS.widgets:
+    execute(widget.command)
+    assert docked(viewer, widget.display_name), widget.command
+viewer.close()
+"""
+
+
+def test_opening_every_panel_imports_no_torch(tmp_path):
+    """In a process of its own, since other tests import torch."""
+    environment = {**os.environ, "NAPARI_CONFIG": str(tmp_path / "napari.yaml")}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -1,0 +1,200 @@
+"""What a user of napari does: choose menu entries, drop files, press buttons and read what a panel shows.
+
+The only place of the acceptance tests that knows private names of napari. It finds the parts of a panel by what a user
+(or a screen reader) sees: the text on a button, or the accessible name of a field.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from npe2 import PluginManifest
+from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QTimer, QUrl
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QAbstractButton, QApplication, QComboBox, QDialogButtonBox, QLabel, QRadioButton, QWidget
+
+PLUGIN = "napari-stnreg"
+MANIFEST = PluginManifest.from_file(files("napari_stnreg") / "napari.yaml")
+CONTRIBUTIONS = MANIFEST.contributions
+LEFT = Qt.MouseButton.LeftButton
+
+
+# -- menus and commands
+
+
+def execute(command):
+    """Run a command that the manifest registers, as the command palette does."""
+    from napari._app_model import get_app_model
+
+    return get_app_model().commands.execute_command(command).result()
+
+
+def action_at(viewer, *path):
+    """Return the QAction at a path of menu entries, such as ``("Layers", "Register", "...")``."""
+    menu = viewer.window.main_menu
+    for title in path:
+        if hasattr(menu, "aboutToShow"):
+            menu.aboutToShow.emit()  # napari enables and disables entries when a menu opens
+        entries = {action.text().replace("&", ""): action for action in menu.actions()}
+        assert title in entries, f"no {title!r} among {list(entries)}"
+        action = entries[title]
+        menu = action.menu()
+    return action
+
+
+def choose_entry(viewer, *path):
+    """Choose an entry of the window's menu bar."""
+    action = action_at(viewer, *path)
+    assert action.isEnabled()
+    action.trigger()
+
+
+def menu_title(display_name):
+    """Return what napari calls a widget in its menus."""
+    return f"{display_name} ({MANIFEST.display_name})"
+
+
+def menu_paths(command):
+    """Return the places of a widget in the menu bar."""
+    title = menu_title(next(one.display_name for one in CONTRIBUTIONS.widgets if one.command == command))
+    paths = [("Plugins", MANIFEST.display_name, title)]
+    for menu, entries in CONTRIBUTIONS.menus.items():
+        if any(getattr(entry, "command", None) == command for entry in entries):
+            paths.append((*(part.capitalize() for part in menu.split("/")[1:]), title))
+    return paths
+
+
+# -- files
+
+
+def drop(viewer, *paths):
+    """Drop files on the canvas; where napari asks which plugin shall read them, choose ours."""
+    target = viewer.window._qt_viewer
+    mime = QMimeData()
+    mime.setUrls([QUrl.fromLocalFile(str(path)) for path in paths])
+    none = Qt.KeyboardModifier.NoModifier
+    center = target.rect().center()
+    enter = QDragEnterEvent(center, Qt.DropAction.CopyAction, mime, LEFT, none)
+    QApplication.sendEvent(target, enter)
+    assert enter.isAccepted()
+    timer = QTimer()
+    timer.setInterval(20)
+    timer.timeout.connect(_choose_reader)
+    timer.start()
+    QApplication.sendEvent(target, QDropEvent(QPointF(center), Qt.DropAction.CopyAction, mime, LEFT, none))
+    timer.stop()
+
+
+def _choose_reader():
+    dialog = QApplication.activeModalWidget()
+    if dialog is None:
+        return
+    readers = {button.text(): button for button in dialog.findChildren(QRadioButton)}
+    if MANIFEST.display_name in readers:
+        readers[MANIFEST.display_name].click()
+        dialog.findChild(QDialogButtonBox).button(QDialogButtonBox.StandardButton.Ok).click()
+    else:
+        dialog.reject()
+
+
+# -- panels
+
+
+def docked(viewer, display_name):
+    """Return the docked widgets of a manifest entry, however they were opened."""
+    names = {menu_title(display_name), f"{display_name} ({PLUGIN})"}
+    return [widget for name, widget in viewer.window.dock_widgets.items() if name in names]
+
+
+class PanelUser:
+    """A user of one docked panel.
+
+    Parameters
+    ----------
+    widget
+        The docked widget.
+    qtbot
+        The fixture of pytest-qt.
+    """
+
+    def __init__(self, widget, qtbot):
+        self.widget, self.qtbot = widget, qtbot
+
+    def find(self, kind, name):
+        """Return the part of a kind with a text, an accessible name or an object name."""
+        found = [part for part in self.widget.findChildren(kind) if name in _names_of(part)]
+        shown = [part for part in found if part.isVisibleTo(self.widget)]
+        assert len(shown or found) == 1, (
+            f"{len(found)} of {kind.__name__} {name!r}; there are "
+            f"{sorted({one for part in self.widget.findChildren(kind) for one in _names_of(part)})}"
+        )
+        return (shown or found)[0]
+
+    def button(self, text):
+        """Return a button."""
+        return self.find(QAbstractButton, text)
+
+    def click(self, text):
+        """Press a button with the mouse."""
+        button = self.button(text)
+        assert button.isVisible(), f"{text!r} is not visible"
+        assert button.isEnabled(), f"{text!r} is disabled: {self.status}"
+        self.qtbot.mouseClick(button, LEFT, pos=_spot(button))
+
+    def check(self, text, checked=True):
+        """Check or uncheck a box."""
+        if self.button(text).isChecked() != checked:
+            self.click(text)
+        assert self.button(text).isChecked() == checked
+
+    def choose(self, name, text):
+        """Choose an entry of a combo box by its text."""
+        box = self.find(QComboBox, name)
+        entries = [box.itemText(i) for i in range(box.count())]
+        assert text in entries, f"no {text!r} in {entries}"
+        box.setCurrentIndex(entries.index(text))
+
+    def type(self, name, text):
+        """Type into a line edit or a spin box, and press Tab."""
+        field = self._field(name)
+        field.setFocus()
+        field.selectAll()
+        QTest.keyClicks(field, str(text))
+        QTest.keyClick(field, Qt.Key.Key_Tab)
+
+    def _field(self, name):
+        found = [
+            part
+            for part in self.widget.findChildren(QWidget)
+            if name in (part.accessibleName(), part.objectName()) and hasattr(part, "selectAll")
+        ]
+        assert len(found) == 1, f"{len(found)} fields {name!r}"
+        return found[0]
+
+    @property
+    def status(self):
+        """The status line."""
+        return self.find(QLabel, "status").text()
+
+    def run(self, text, timeout=120_000):
+        """Press a button that starts a task, and wait until it is done; return the status line."""
+        self.click(text)
+        self.wait(text, timeout)
+        return self.status
+
+    def wait(self, text, timeout=120_000):
+        """Wait until nothing can be stopped, and the button that started a task can be pressed again."""
+        stop = self.button("Stop")
+        self.qtbot.waitUntil(lambda: not stop.isEnabled(), timeout=timeout)
+        self.qtbot.waitUntil(lambda: self.button(text).isEnabled(), timeout=timeout)
+
+
+def _names_of(part):
+    text = part.text() if hasattr(part, "text") else ""
+    return {text.replace("&", ""), part.accessibleName(), part.objectName()} - {""}
+
+
+def _spot(button):
+    """Return where to press: a check box reacts on its mark, not in the empty space beside it."""
+    return QPoint(10, button.height() // 2)
