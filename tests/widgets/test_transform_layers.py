@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import napari_stnreg as sr
-from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.errors import RegistrationError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.napari_plugin.transform_files import napari_transform_reader, transform_layers, write_transform
 from napari_stnreg.transforms import AffineTransform
@@ -85,11 +85,11 @@ def test_file_save_on_a_result_layer_writes_its_transform(tmp_path, ending):
 
 
 def test_a_layer_without_a_transform_is_said(tmp_path):
-    with pytest.raises(InputError, match="carries no transform"):
+    with pytest.raises(RegistrationError, match="carries no transform"):
         write_transform(str(tmp_path / "x.tfm"), np.zeros((3, 3)), {"name": "plain", "metadata": {}})
     series = make_entry(turn()).record("warped")
     series["frames"] = [dict(series), dict(series)]
-    with pytest.raises(InputError, match="2 transforms"):
+    with pytest.raises(RegistrationError, match="2 transforms"):
         write_transform(str(tmp_path / "x.tfm"), None, {"name": "series", "metadata": {"stnreg": series}})
     assert not (tmp_path / "x.tfm").exists()
 

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from napari_stnreg.core.atomic_io import atomic_path
-from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.core.image import Image
 from napari_stnreg.io.image import read_content, read_frames, suffix_of
 from napari_stnreg.io.napari_layers import AXIS_LABELS, LayerData, grid_of, layer_data
 from napari_stnreg.io.nifti import save_nifti
 
 PathOrPaths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+@contextmanager
+def visible_errors() -> Iterator[None]:
+    """Turn an :class:`InputError` of a writer into a plain :class:`RegistrationError`.
+
+    napari takes any ``ValueError`` of a writer for a missing plugin and hides its message.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise RegistrationError(str(error)) from error
 
 
 def napari_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData]] | None:
@@ -40,6 +53,7 @@ def napari_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData]]
     return _read_layers
 
 
+@visible_errors()
 def write_image(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
     """Write an image layer as NIfTI, where it lies and in the axis order of the file that it came from.
 
@@ -60,12 +74,13 @@ def write_image(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
 
     Raises
     ------
-    InputError
+    RegistrationError
         If the layer cannot be a NIfTI file, or the file cannot be written.
     """
     return _write(path, data, meta, labels=False)
 
 
+@visible_errors()
 def write_labels(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
     """Write a labels layer as NIfTI and mark it as labels; else as :func:`write_image`."""
     return _write(path, data, meta, labels=True)

@@ -16,6 +16,7 @@ from napari.utils.notifications import show_info
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.napari_layers import LayerData
+from napari_stnreg.napari_plugin.readers import visible_errors
 from napari_stnreg.widgets.common.transform_store import TransformEntry, entry_from_record
 from napari_stnreg.widgets.transforms.tasks import read_entry, side_grid, write_entry
 
@@ -98,6 +99,7 @@ def transform_layers(entry: TransformEntry, path: str = "") -> list[LayerData]:
     ]  # fmt: skip
 
 
+@visible_errors()
 def write_transform(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
     """Write the transform that a result layer carries, in the format that the file's ending names.
 
@@ -117,7 +119,7 @@ def write_transform(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
 
     Raises
     ------
-    InputError
+    RegistrationError
         If the layer carries no transform, or the file cannot be written.
     """
     record = (meta.get("metadata") or {}).get("stnreg")
