@@ -36,7 +36,7 @@ def scene(name: str, folder: Path, _: argparse.Namespace) -> None:
     viewer.layers.selection = {layer for layer in viewer.layers if isinstance(layer, Image)}
     panel = stage.dock(RegisterPanel(viewer), "STN registration")
     if sample == "head":  # many pictures of a volume take long without a graphics card
-        panel.options.preset_box.set_current("fast")
+        panel.options.field("preset").set_current("fast")
         panel.options.rate_box.setValue(2)
     viewer.dims.ndisplay = ndisplay
     if ndisplay == 3:

@@ -43,7 +43,7 @@ def registered(viewer: Any, sample: str) -> None:
     viewer.layers.selection = {layer for layer in viewer.layers if isinstance(layer, Image)}
     panel = RegisterPanel(viewer)
     viewer.window.add_dock_widget(panel, name="register")
-    panel.options.preset_box.set_current("fast")
+    panel.options.field("preset").set_current("fast")
     panel.options.rate_box.setValue(0)
     panel.start()
     pump(300, lambda: not panel.running)
@@ -148,7 +148,7 @@ def batch(stage: Stage) -> None:
         (folder / "moving" / "cells1.tif").write_bytes(b"no picture")
         panel = docked(stage, BatchPanel, "Batch registration")
         panel.folders.expand(animate=False)
-        panel.options.preset_box.set_current("fast")
+        panel.options.field("preset").set_current("fast")
         panel.output_edit.setText(str(folder / "results"))
         panel.list_pairs(folder / "fixed", folder / "moving")
         stage.picture("listed")

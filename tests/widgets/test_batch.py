@@ -139,7 +139,7 @@ def test_closing_the_dock_ends_the_batch(viewer, batch, folder, engine, qtbot):
 
 def test_the_settings_of_the_form_are_those_of_the_run(batch, folder, engine, run):
     batch.options.linear_box.set_current("rigid")
-    batch.options.bending_box.set_current("")
+    batch.options.deformable_box.set_current("")
     batch.load_jobs(str(folder / "jobs.csv"))
     batch.run()
     run(batch)

@@ -11,10 +11,10 @@ from qtpy.QtWidgets import QApplication
 
 def test_settings_are_remembered(panel, viewer, engine, run, open_panel):
     panel.options.linear_box.set_current("rigid")
-    panel.options.bending_box.set_current("bspline")
-    panel.options.similarity_box.set_current("mi")
-    panel.options.iterations_box.value = 17
-    panel.options.fill_box.value = 255
+    panel.options.deformable_box.set_current("bspline")
+    panel.options.field("similarity").set_current("mi")
+    panel.options.field("iterations").value = 17
+    panel.options.field("fill").value = 255
     panel.options.kind_boxes["vectors"].setChecked(False)
     panel.options.rate_box.setValue(2)
     panel.start()
@@ -44,7 +44,7 @@ def test_the_run_is_copied_as_python_that_gives_it_again(panel, viewer, engine, 
     mask = viewer.add_labels(np.ones((24, 32), int), scale=(2, 2), name="mask")
     panel.refresh()
     panel.inputs.fixed.mask_box.set_current(mask)
-    panel.options.iterations_box.value = 5
+    panel.options.field("iterations").value = 5
     panel.start()
     run(panel)
     panel.copy_python.trigger()
@@ -70,9 +70,9 @@ def test_the_run_is_copied_as_python_that_gives_it_again(panel, viewer, engine, 
 
 
 def test_the_run_is_copied_as_a_command(panel, viewer, engine, run):
-    panel.options.mirror_box.setChecked(True)
-    panel.options.fill_box.value = -2.5
-    panel.options.iterations_box.value = 12
+    panel.options.field("mirror").setChecked(True)
+    panel.options.field("fill").value = -2.5
+    panel.options.field("iterations").value = 12
     panel.start()
     run(panel)
     panel.copy_command.trigger()

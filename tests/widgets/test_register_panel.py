@@ -63,7 +63,7 @@ def test_the_transform_can_be_had_back_from_a_layer(panel, viewer, engine, run):
 
 def test_register_waits_for_the_button_or_ctrl_enter(panel, viewer, engine, run, qtbot):
     panel.options.setFocus()
-    qtbot.keyClick(panel.options.fill_box, Qt.Key.Key_Return)
+    qtbot.keyClick(panel.options.field("fill"), Qt.Key.Key_Return)
     qtbot.keyClick(panel.inputs.fixed.layer_box, Qt.Key.Key_Return)
     assert not panel.running
     qtbot.mouseClick(panel.register_button, Qt.MouseButton.LeftButton)
@@ -90,10 +90,10 @@ def test_napari_s_own_cancel_button_stops_too(panel, viewer, engine, run, qtbot)
     engine.steps = 10_000
     panel.start()
     qtbot.waitUntil(lambda: panel.bar.value() > 0)
-    panel._activity.cancel()
+    panel.activity.cancel()
     run(panel)
     assert panel.result.stop_reason == "stopped"
-    assert panel._activity is None
+    assert panel.activity is None
 
 
 def test_the_preview_settles_and_its_layers_become_results(full, viewer, engine, run, qtbot):

@@ -28,7 +28,7 @@ def test_the_same_layer_twice_is_said(panel):
 def test_2d_with_3d_is_said(panel, viewer):
     volume = viewer.add_image(np.zeros((4, 5, 6)), name="volume")
     panel.set_moving(volume)
-    expect_sentence(panel, "cannot be registered to volumes yet")
+    expect_sentence(panel, "cannot be registered to volumes")
 
 
 def test_units_that_do_not_convert_are_said(panel, viewer):
@@ -38,8 +38,8 @@ def test_units_that_do_not_convert_are_said(panel, viewer):
 
 def test_no_transform_is_said(panel):
     panel.options.linear_box.set_current("")
-    panel.options.bending_box.set_current("")
-    expect_sentence(panel, "No transform is chosen")
+    panel.options.deformable_box.set_current("")
+    expect_sentence(panel, "No transform is selected")
 
 
 def test_landmarks_that_do_not_pair_are_said(panel, viewer, qtbot):
@@ -81,7 +81,7 @@ def test_an_error_in_the_thread_is_said_and_the_panel_is_idle(panel, viewer, eng
 
 
 def test_a_number_out_of_range_is_clamped_and_a_wrong_one_is_no_number(panel):
-    panel.options.window_box.setText("9999")
+    panel.options.field("window").setText("9999")
     assert panel.options.values()["window"] == 31
-    panel.options.window_box.setText("abc")
+    panel.options.field("window").setText("abc")
     assert "window" not in panel.options.values()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -13,6 +14,11 @@ class Settings(BaseModel):
     """Immutable, validated settings; unknown names are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    choice_help: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    """Help for the values of fields with choices, in one line each, by field name and value."""
+    choice_titles: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    """Display names of such values, by field name and value; a value without one is shown as it is."""
 
     @classmethod
     def parse(cls, **values: Any) -> Self:

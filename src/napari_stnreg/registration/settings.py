@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -22,7 +23,33 @@ FAMILY_HELP = {
     "displacement": "A free displacement field; may tear where the tissue did.",
     "diffeomorphic": "Free and smooth, never folds, and can be inverted.",
 }
-"""One line for a person choosing a family."""
+"""Transform families and when to use them."""
+
+FAMILY_TITLES = {"bspline": "B-spline", "tps": "thin-plate spline", "displacement": "displacement field"}
+
+SIMILARITY_HELP = {
+    "lncc": "Same modality with uneven brightness. The usual choice.",
+    "ncc": "Same contrast at another brightness or gain.",
+    "mse": "Same device or stain: equal values mean the same.",
+    "mi": "Different modalities or stains, such as T1 and PD.",
+    "mind": "Very different modalities that share edges and texture.",
+}
+"""Similarities and when to use them, without importing torch."""
+
+SIMILARITY_TITLES = {
+    "lncc": "Local correlation",
+    "ncc": "Correlation",
+    "mse": "Mean squares",
+    "mi": "Mutual information",
+    "mind": "MIND",
+}
+
+PRESET_HELP = {
+    "fast": "A first look.",
+    "balanced": "Good for most pairs.",
+    "thorough": "The last few percent; takes about three times as long.",
+}
+"""Presets and when to use them."""
 
 Preset = Literal["fast", "balanced", "thorough"]
 Start = Literal["auto", "none", "center", "moments", "phase", "search"]
@@ -46,6 +73,18 @@ class RegistrationSettings(Settings):
     InputError
         From :meth:`parse`, with one sentence, if a value is not allowed.
     """
+
+    choice_help: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "family": FAMILY_HELP,
+        "similarity": SIMILARITY_HELP,
+        "preset": PRESET_HELP,
+        "start": START_HELP,
+    }
+    choice_titles: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "family": FAMILY_TITLES,
+        "similarity": SIMILARITY_TITLES,
+        "extent": {"fixed": "the fixed image", "moving": "the moving image", "union": "both together"},
+    }
 
     family: str = Field("affine+diffeomorphic", description="Transform family, or several joined by '+'.")
     similarity: str = Field(

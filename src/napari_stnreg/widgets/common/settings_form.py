@@ -171,7 +171,8 @@ def make_widget(model: type[Settings], name: str, info: FieldInfo, style: FieldS
     choices = get_args(kind) if get_origin(kind) is Literal else tuple(model.choice_help.get(name, {}))
     if choices:
         combo = Combo(tip, accessible)
-        combo.set_items([(model.choice_titles.get(str(choice), str(choice)), choice) for choice in choices], default)
+        titles = model.choice_titles.get(name, {})
+        combo.set_items([(titles.get(str(choice), str(choice)), choice) for choice in choices], default)
         for row, choice in enumerate(choices):
             text = model.choice_help.get(name, {}).get(str(choice), "")
             combo.setItemData(row, text, Qt.ItemDataRole.ToolTipRole)
@@ -205,7 +206,8 @@ def value_type(info: FieldInfo) -> Any:
 
 def bounds(info: FieldInfo) -> tuple[float, float]:
     """Smallest and largest value of a numeric field."""
-    limits = {name: getattr(one, name) for one in info.metadata for name in ("ge", "gt", "le", "lt") if hasattr(one, name)}
+    names = ("ge", "gt", "le", "lt")
+    limits = {name: getattr(one, name) for one in info.metadata for name in names if hasattr(one, name)}
     low = limits.get("ge", limits.get("gt", -_LARGEST))
     return float(low), float(limits.get("le", limits.get("lt", _LARGEST if value_type(info) is float else 2**31 - 1)))
 

@@ -50,6 +50,8 @@ class TaskPanel(DockPanel):
         Layout of the scrolling form; subclasses add their parts to it.
     status, bar, elapsed, stop_button
         Status line, progress bar, elapsed time and Stop below the form.
+    activity
+        Entry of the running task in napari's activity dock, if it has one.
     """
 
     def __init__(self, napari_viewer: Viewer, message: str) -> None:
@@ -96,7 +98,7 @@ class TaskPanel(DockPanel):
         self._done: Callable[[Any], None] | None = None
         self._start_time = 0.0
         self._percent = 0
-        self._activity: Any = None
+        self.activity: Any = None
         self._clock = QTimer(self)
         self._clock.setInterval(_CLOCK_MS)
         self._clock.timeout.connect(self._tick)
@@ -176,16 +178,18 @@ class TaskPanel(DockPanel):
         bool
             False, with a message in the status line, if the task cannot be started.
         """
+        # napari processes pending events while it makes its progress bar, so that it comes before the start.
+        # It calls a callback only for loops; the clock checks whether its button was pressed.
+        bar = None if activity is None or self._runner.running else cancelable_progress(total=100, desc=activity)
         try:
             self._runner.start_task(task, *arguments)
         except RegistrationError as error:
+            if bar is not None:
+                bar.close()
             self.show_error(error)
             return False
-        self._done, self._start_time, self._percent = done, time.perf_counter(), 0
+        self.activity, self._done, self._start_time, self._percent = bar, done, time.perf_counter(), 0
         self.bar.setValue(0)
-        if activity is not None:
-            # napari calls a callback only for loops; the clock checks whether its button was pressed.
-            self._activity = cancelable_progress(total=100, desc=activity)
         self._clock.start()
         self.show_state()
         return True
@@ -253,23 +257,23 @@ class TaskPanel(DockPanel):
         done, self._done = self._done, None
         self._clock.stop()
         self._tick()
-        if self._activity is not None:
-            self._activity.close()
-            self._activity = None
+        if self.activity is not None:
+            self.activity.close()
+            self.activity = None
         self.bar.setValue(value)
         self.on_end()
         return done
 
     def _tick(self) -> None:
         self.elapsed.setText(format_seconds(time.perf_counter() - self._start_time))
-        if self._activity is None:
+        if self.activity is None:
             return
-        if self._activity.is_canceled:
+        if self.activity.is_canceled:
             self.stop()
         # napari's progress bar processes pending events in each update. It is therefore moved here, by a slow clock
         # that cannot be re-entered, and only when there is something to show.
-        if self._percent > self._activity.n:
-            self._activity.update(self._percent - self._activity.n)
+        if self._percent > self.activity.n:
+            self.activity.update(self._percent - self.activity.n)
 
     def close_down(self) -> None:
         """Cancel the task."""

@@ -185,9 +185,9 @@ class RegisterPanel(TaskPanel):
         except RegistrationError as error:
             self.show_error(error)
             return False
+        preferences.save_state(self.options.state())
         if not self.begin(run_registration, job, done=self._on_run, activity=f"Register {job.name}"):
             return False
-        preferences.save_state(self.options.state())
         self._job = job
         self.status.setText("Starting …")
         self.scores.clear()

@@ -7,12 +7,11 @@ from typing import Any, get_args
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QLineEdit, QSpinBox, QVBoxLayout, QWidget
 
-from napari_stnreg.registration.settings import LINEAR_FAMILIES
+from napari_stnreg.registration.settings import LINEAR_FAMILIES, SIMILARITY_TITLES
 from napari_stnreg.training.settings import NETWORK_HELP, Schedule, TrainingSettings
 from napari_stnreg.widgets.common.forms import Combo, FormLayout, OptionalNumber, collapsible, help_label
 from napari_stnreg.widgets.models.combo import ModelList
 from napari_stnreg.widgets.models.session import KnownModel
-from napari_stnreg.widgets.register.options import SIMILARITIES
 
 NETWORKS = {
     "affine": "Affine",
@@ -45,13 +44,13 @@ class TrainingOptions(QWidget):
             "Go on from a trained model: it brings its network and its weights. Without one the weights are random.",
             "begin at", "random weights",
         )  # fmt: skip
-        self.linear_box = Combo("Which straight transforms the network may give.", "overall transform")
+        self.linear_box = Combo("Which straight transforms the network may give.", "linear transform")
         self.linear_box.set_items([(name, name) for name in LINEAR_FAMILIES], "affine")
-        self.field_box = Combo("Diffeomorphic fields never fold; displacements are quicker.", "bending transform")
+        self.field_box = Combo("Diffeomorphic fields never fold; displacements are quicker.", "deformable transform")
         self.field_box.set_items([(title, name) for name, title in _FIELDS.items()], "diffeomorphic")
         self.similarity_box = Combo("What makes two images alike.", "similarity")
         usual = [("usual of the network", None)]
-        self.similarity_box.set_items([*usual, *((title, name) for name, (title, _) in SIMILARITIES.items())], None)
+        self.similarity_box.set_items([*usual, *((title, name) for name, title in SIMILARITY_TITLES.items())], None)
         self.epochs_box = QSpinBox()
         self.epochs_box.setRange(1, 100_000)
         self.epochs_box.setValue(100)
@@ -67,8 +66,8 @@ class TrainingOptions(QWidget):
         self._rows.add_full_width(self.start_box.about)
         self._rows.add("Network", self.network_box)
         self._rows.add_full_width(self.network_hint)
-        self._rows.add("Overall", self.linear_box)
-        self._rows.add("Bending", self.field_box)
+        self._rows.add("Linear", self.linear_box)
+        self._rows.add("Deformable", self.field_box)
         self._rows.add("Similarity", self.similarity_box)
         self._rows.add("Augment", self.augmentation_box)
         self._rows.add_full_width(self.augmentation_hint)
