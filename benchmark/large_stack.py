@@ -99,7 +99,7 @@ def jump(made: SerialSections, output: Path | None) -> float:
     for first in np.linspace(0, count - 2, min(count - 1, 24)).astype(int):
         pair = []
         for z in (int(first), int(first) + 1):
-            raw = made.place(z, places)
+            raw = made.to_section(z, places)
             rows = np.column_stack([np.full(len(raw), z), raw])
             pair.append(raw if output is None else sr.apply_points(output, rows)[:, 1:])
         found += [np.linalg.norm(b - a, axis=1) for a, b in pairwise(pair)]

@@ -24,7 +24,7 @@ from scipy.ndimage import map_coordinates
 
 import napari_stnreg as sr
 from benchmark.stack_peers import PEERS, Map, NotInstalled, align
-from napari_stnreg.datasets.section_deformation import Slide, SmoothField, Tear
+from napari_stnreg.datasets.section_deformation import SectionDeformation, SmoothField, Tear
 from napari_stnreg.datasets.serial_sections import SerialSections
 from napari_stnreg.stacks.api import work_folder
 from napari_stnreg.stacks.quality.ground_truth import StackTruth, TruthScores, score_truth
@@ -53,7 +53,7 @@ class WarpedVolume:
     """Slices of a continuous volume, each on a slide of its own; its neurites are not known."""
 
     pictures: np.ndarray
-    slides: list[Slide]
+    deformations: list[SectionDeformation]
     faults: Mapping[int, str]
 
     @property
@@ -67,8 +67,8 @@ class WarpedVolume:
     def __getitem__(self, z: int) -> np.ndarray:
         return self.pictures[z]
 
-    def slide(self, z: int) -> Slide:
-        return self.slides[z]
+    def deformation(self, z: int) -> SectionDeformation:
+        return self.deformations[z]
 
     def paths(self, first: int, last: int) -> np.ndarray:
         return np.zeros((0, last - first + 1, 2))
@@ -85,23 +85,23 @@ def warped(
     middle = (np.array(shape) - 1) / 2
     points = np.stack(np.meshgrid(*(np.arange(n, dtype=float) for n in shape), indexing="ij"), axis=-1)
     walk = np.zeros((2, 4, 4))
-    raw, slides = np.empty(tissue.shape, np.uint8), []
+    raw, deformations = np.empty(tissue.shape, np.uint8), []
     for z, slice_ in enumerate(tissue):
         mine = SmoothField.random(rng, shape, own).values
         walk = walk + SmoothField.random(rng, shape, accumulated).values
         angle, moved = np.deg2rad(rng.normal(0, turn)), rng.normal(0, shift, 2)
         c, s = np.cos(angle), np.sin(angle)
-        slide = Slide(
+        deformation = SectionDeformation(
             middle, np.array([[c, -s], [s, c]]), moved, SmoothField(mine + walk, shape),
             Tear(tuple(middle), 0.5, opening) if z == cracked else None,
         )  # fmt: skip
         if still:
-            slide = Slide(middle, np.eye(2), np.zeros(2), SmoothField(np.zeros((2, 4, 4)), shape))
+            deformation = SectionDeformation(middle, np.eye(2), np.zeros(2), SmoothField(np.zeros((2, 4, 4)), shape))
         section = map_coordinates(
-            slice_.astype(np.float32), np.moveaxis(slide.lift(points), -1, 0), order=1, cval=0
+            slice_.astype(np.float32), np.moveaxis(deformation.to_tissue(points), -1, 0), order=1, cval=0
         )  # fmt: skip
-        if slide.tear is not None:
-            gap = np.abs(slide.tear.across(points)) < opening / 2
+        if deformation.tear is not None:
+            gap = np.abs(deformation.tear.across(points)) < opening / 2
             section[gap] = 235 + rng.normal(0, 2, int(gap.sum()))
         if not still:
             gain, offset = rng.uniform(0.75, 1.1), rng.uniform(-15, 15)
@@ -109,9 +109,9 @@ def warped(
         if z == missing:
             section[:] = 0
         raw[z] = np.rint(section)
-        slides.append(slide)
+        deformations.append(deformation)
     named = {missing: "missing", cracked: "crack"}
-    return Case(name, WarpedVolume(raw, slides, {z: fault for z, fault in named.items() if z is not None}))
+    return Case(name, WarpedVolume(raw, deformations, {z: fault for z, fault in named.items() if z is not None}))
 
 
 def fibsem(data: Path, axis: int, every: int = 8, count: int = 20, mirrored: bool = True) -> np.ndarray:
@@ -137,7 +137,7 @@ def fibsem_cases(data: Path, seed: int) -> Iterator[Case]:
 def generated_cases(seed: int, shape: tuple[int, int, int] = (20, 512, 512)) -> Iterator[Case]:
     """The generator's tissue, every fault once."""
     yield Case("warped", SerialSections(shape, seed))
-    yield Case("still", SerialSections(shape, seed, bend=0.0, walk=0.0, shift=0.0, turn=0.0, stretch=0.0))
+    yield Case("still", SerialSections(shape, seed, bend=0.0, drift=0.0, shift=0.0, rotation=0.0, stretch=0.0))
     for fault, z in (("missing", 9), ("crack", 10), ("fold", 10), ("dirt", 10)):
         yield Case(fault, SerialSections(shape, seed, faults={z: fault}))
     faults = {5: "mirrored", 9: "reversed", 13: "turned", 16: "far"}

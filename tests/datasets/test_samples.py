@@ -45,8 +45,8 @@ def test_the_true_map_brings_moving_onto_fixed(samples, name):
 def test_the_true_map_brings_the_sections_back_though_their_contrast_differs(samples):
     sample = samples("sections")
     warped, inside = pulled_back(sample, sample.moving)
-    for straight, section, covered in zip(sample.fixed.data, warped, inside, strict=True):
-        assert np.corrcoef(straight[covered], section[covered])[0, 1] > 0.93
+    for reference_section, section, covered in zip(sample.fixed.data, warped, inside, strict=True):
+        assert np.corrcoef(reference_section[covered], section[covered])[0, 1] > 0.93
 
 
 @pytest.mark.parametrize("name", SAMPLES)

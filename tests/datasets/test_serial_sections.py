@@ -10,7 +10,7 @@ from scipy.ndimage import map_coordinates
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.datasets import SerialSections
-from napari_stnreg.datasets.bspline_evaluation import on_pixels
+from napari_stnreg.datasets.bspline_evaluation import evaluate_on_pixels
 from napari_stnreg.datasets.serial_sections import CRACK, DIRT, EMPTY, FAULTS, FOLD, TISSUE
 from napari_stnreg.datasets.tissue import Tissue
 
@@ -22,7 +22,7 @@ NAMES = [None, *FAULTS]
 @pytest.fixture(scope="module")
 def stack():
     """One good section, and one with each fault."""
-    return SerialSections((len(NAMES), SIDE, SIDE), seed=4, faults=FAULTY, opening=12, hidden=14)
+    return SerialSections((len(NAMES), SIDE, SIDE), seed=4, faults=FAULTY, crack_width=12, fold_width=14)
 
 
 def grid(step=1, margin=0.0):
@@ -37,26 +37,26 @@ def read(picture, points):
 @pytest.mark.parametrize("z", range(len(NAMES)), ids=lambda z: NAMES[z] or "good")
 def test_picture_to_tissue_and_back_leaves_nothing_over(stack, z):
     tissue = np.random.default_rng(z).uniform(0, SIDE - 1, (300, 2))
-    hidden = stack.slide(z).hides(tissue)
-    np.testing.assert_allclose(stack.lift(z, stack.place(z, tissue))[~hidden], tissue[~hidden], atol=1e-7)
+    hidden = stack.deformation(z).hides(tissue)
+    np.testing.assert_allclose(stack.to_tissue(z, stack.to_section(z, tissue))[~hidden], tissue[~hidden], atol=1e-7)
     assert hidden.any() == (NAMES[z] == "fold")
-    seen = stack.place(z, tissue)[~hidden]
-    np.testing.assert_allclose(stack.place(z, stack.lift(z, seen)), seen, atol=1e-7)
+    seen = stack.to_section(z, tissue)[~hidden]
+    np.testing.assert_allclose(stack.to_section(z, stack.to_tissue(z, seen)), seen, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("missing", "nearly empty")])
 def test_every_section_shows_the_tissue_where_the_truth_says(stack, name):
     z = NAMES.index(name)
     points = grid(margin=0.1)
-    raw = stack.place(z, points)
-    shown = (read(stack.mask(z), raw) == TISSUE) & ~stack.slide(z).hides(points)
-    straight = read(stack.straight(z), points)
+    raw = stack.to_section(z, points)
+    shown = (read(stack.mask(z), raw) == TISSUE) & ~stack.deformation(z).hides(points)
+    reference_section = read(stack.reference_section(z), points)
 
     def alike(offset):
         seen = read(stack[z], raw + offset)
         good = shown & np.isfinite(seen)
         assert good.sum() > 3000
-        return np.corrcoef(seen[good], straight[good])[0, 1]
+        return np.corrcoef(seen[good], reference_section[good])[0, 1]
 
     right = alike((0, 0))
     assert right > 0.75
@@ -84,27 +84,27 @@ def test_the_mask_says_what_is_no_tissue(stack):
 
 def test_a_crack_is_as_wide_as_it_says_and_a_fold_hides_as_much(stack):
     for name, width in (("crack", 12), ("fold", -14)):
-        slide = stack.slide(NAMES.index(name))
-        middle, across = slide.lift([slide.tear.middle]), slide.linear @ slide.tear.normal
+        deformation = stack.deformation(NAMES.index(name))
+        middle, across = deformation.to_tissue([deformation.tear.middle]), deformation.linear @ deformation.tear.normal
         sides = np.concatenate([middle - 20 * across, middle + 20 * across])
-        torn, whole = (np.subtract(*s.place(sides)[::-1]) for s in (slide, replace(slide, tear=None)))
-        np.testing.assert_allclose(torn - whole, width * slide.tear.normal, atol=1e-6)
+        torn, whole = (np.subtract(*s.to_section(sides)[::-1]) for s in (deformation, replace(deformation, tear=None)))
+        np.testing.assert_allclose(torn - whole, width * deformation.tear.normal, atol=1e-6)
 
 
 def test_mirrored_and_reversed_sections_are_what_they_are_called(stack):
-    linear = {name: stack.slide(NAMES.index(name)).linear for name in ("mirrored", "reversed")}
+    linear = {name: stack.deformation(NAMES.index(name)).linear for name in ("mirrored", "reversed")}
     assert np.linalg.det(linear["mirrored"]) < 0
     assert np.linalg.det(linear["reversed"]) > 0
     assert np.trace(linear["reversed"]) == pytest.approx(-2, abs=0.02)
-    far = stack.slide(NAMES.index("far")).shift
+    far = stack.deformation(NAMES.index("far")).shift
     assert np.linalg.norm(far) == pytest.approx(SIDE / 3, abs=12)
 
 
 def test_neurites_are_where_their_center_lines_say():
     """Around a center line sections look alike; around a straight line they soon do not."""
-    made = SerialSections((7, 320, 320), seed=2, slope=3.0, spread=0.5, uneven=0.1)
+    made = SerialSections((7, 320, 320), seed=2, slope=3.0, spread=0.5, thickness_sd=0.1)
     paths = made.paths()
-    straight = [made.straight(z) for z in (0, 6)]
+    reference_section = [made.reference_section(z) for z in (0, 6)]
     patch = np.stack(np.meshgrid(*[np.arange(-12.0, 13)] * 2, indexing="ij"), axis=-1)
     inside = ((paths > 20) & (paths < 299)).all(axis=(1, 2))
     assert inside.sum() > 15
@@ -112,7 +112,7 @@ def test_neurites_are_where_their_center_lines_say():
     assert np.median(moved) > 6
 
     def alike(first, last):
-        a, b = (read(picture, patch + at) for picture, at in zip(straight, (first, last), strict=True))
+        a, b = (read(picture, patch + at) for picture, at in zip(reference_section, (first, last), strict=True))
         return np.corrcoef(a.ravel(), b.ravel())[0, 1]
 
     along = np.mean([alike(p[0], p[6]) for p in paths[inside]])
@@ -124,8 +124,8 @@ def test_neurites_are_where_their_center_lines_say():
 def test_pictures_are_drawn_where_the_closed_form_says():
     """Places are worked out on nodes and interpolated; that must not cost accuracy."""
     tissue = Tissue(400, seed=1, slope=2.0)
-    drawn = np.stack(on_pixels(lambda p: tissue.at_rest(p, 7.3), (150, 90)), axis=-1)[:150, :90]
-    exact = tissue.at_rest(np.stack(np.mgrid[:150.0, :90.0], axis=-1), 7.3)
+    drawn = np.stack(evaluate_on_pixels(lambda p: tissue.unbent(p, 7.3), (150, 90)), axis=-1)[:150, :90]
+    exact = tissue.unbent(np.stack(np.mgrid[:150.0, :90.0], axis=-1), 7.3)
     assert np.abs(drawn - exact).max() < 0.01
 
 
@@ -135,7 +135,7 @@ def test_walls_are_drawn_between_the_nearest_surfaces():
     from napari_stnreg.datasets.tissue import _neurites
 
     neurites, points = _neurites(tissue), np.stack(np.mgrid[:96.0, :96.0], axis=-1)
-    rest = tissue.at_rest(points, 0.0)
+    rest = tissue.unbent(points, 0.0)
     away = (rest[..., None, :] - neurites.base + 150) % 300 - 150
     surface = np.sort(np.linalg.norm(away, axis=-1) - neurites.radius, axis=-1)
     gap = surface[..., 1] - surface[..., 0]
@@ -145,7 +145,7 @@ def test_walls_are_drawn_between_the_nearest_surfaces():
 
 
 def test_a_thick_section_reaches_farther_along_z_and_blurs_what_stands_obliquely():
-    made = SerialSections((40, 64, 64), seed=1, uneven=0.2)
+    made = SerialSections((40, 64, 64), seed=1, thickness_sd=0.2)
     assert made.thickness.std() > 0.1
     np.testing.assert_allclose(np.diff(made.heights), (made.thickness[1:] + made.thickness[:-1]) / 2)
 
@@ -188,7 +188,7 @@ def test_it_goes_into_an_alignment_as_it_is(stack):
     ("words", "sentence"),
     [
         ({"shape": (3, 64)}, r"\(z, y, x\)"),
-        ({"shape": (3, 64, 64), "faults": {3: "crack"}}, "no 3"),
+        ({"shape": (3, 64, 64), "faults": {3: "crack"}}, "name section 3"),
         ({"shape": (3, 64, 64), "faults": {1: "crack + fire"}}, "no fault 'fire'"),
     ],
 )

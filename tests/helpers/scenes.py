@@ -14,7 +14,8 @@ import numpy as np
 import napari_stnreg as sr
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.datasets.common import Waves, rotation_2d, rotation_3d
+from napari_stnreg.core.linalg import rotation_2d
+from napari_stnreg.datasets.primitives import PlaneWaves, rotation_3d
 
 SIDE = 100.0
 """Extent of every scene along each axis, in world units; its middle is the world's zero."""
@@ -96,7 +97,7 @@ def grid(size, ndim: int | None = None, *, turn=None, offset=0.0, unit="pixel", 
 
 def affine_map(ndim: int, degrees: float = 0.0, scale=1.0, shift=0.0, shear: float = 0.0, mirror: bool = False):
     """``x -> A x + t`` about the world's zero, as a function and as a homogeneous matrix."""
-    turn = rotation_2d(degrees) if ndim == 2 else rotation_3d(degrees, degrees / 2, -degrees / 3)
+    turn = rotation_2d(np.deg2rad(degrees)) if ndim == 2 else rotation_3d(degrees, degrees / 2, -degrees / 3)
     linear = turn @ np.diag(np.broadcast_to(scale, (ndim,))) @ (np.eye(ndim) + shear * np.eye(ndim, k=1))
     if mirror:
         linear = linear @ np.diag([-1.0] + [1.0] * (ndim - 1))
@@ -106,7 +107,7 @@ def affine_map(ndim: int, degrees: float = 0.0, scale=1.0, shift=0.0, shear: flo
 
 def bent_map(ndim: int, height: float = 3.0, wavelength: float = 70.0, seed: int = 3, linear=None):
     """A smooth bending of up to ``height`` world units, then an affine map."""
-    waves = Waves.random(seed, ndim, wavelength, height)
+    waves = PlaneWaves.random(seed, ndim, wavelength, height)
     linear = linear or (lambda points: points)
     return lambda points: linear(points + waves(points))
 

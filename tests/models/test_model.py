@@ -16,7 +16,7 @@ import napari_stnreg as sr
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.datasets.common import rotation_2d
+from napari_stnreg.core.linalg import rotation_2d
 from napari_stnreg.io import container
 from napari_stnreg.models.input_spec import InputSpec, resample_to_lattice
 from napari_stnreg.models.model import Model
@@ -71,8 +71,8 @@ class TestAnyImages:
             (unit_grid(64), unit_grid(64), 0.5),  # finer
             (unit_grid(45), unit_grid(70), 1.0),  # neither a multiple of the other
             (grid((40, 80), unit="mm"), unit_grid(32), 0.7),  # voxels that are no squares
-            (unit_grid(64, turn=rotation_2d(30)), unit_grid(50), 1.5),  # turned in the world
-            (unit_grid(64), unit_grid(64, turn=rotation_2d(-50)), 1.5),
+            (unit_grid(64, turn=rotation_2d(np.deg2rad(30))), unit_grid(50), 1.5),  # turned in the world
+            (unit_grid(64), unit_grid(64, turn=rotation_2d(np.deg2rad(-50))), 1.5),
         ],
     )
     def test_what_it_answers_is_about_the_world_and_not_about_voxels(self, trained, fixed_grid, moving_grid, within):

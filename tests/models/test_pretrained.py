@@ -7,7 +7,7 @@ from skimage import data as pictures
 from sklearn.datasets import load_digits
 
 import napari_stnreg as sr
-from napari_stnreg.datasets.common import Waves
+from napari_stnreg.datasets.primitives import PlaneWaves
 from napari_stnreg.models.model_file import pretrained_models
 from napari_stnreg.networks import warp_batch
 from napari_stnreg.training.data.pair_sampler import collate
@@ -22,7 +22,7 @@ def model():
 def bent(image, height, seed):
     """The image through a smooth known map, by scipy; and the map's displacement ``(2, y, x)``."""
     index = np.stack(np.indices(image.shape), axis=-1).astype(float)
-    waves = Waves.random(seed, 2, wavelength=0.8 * max(image.shape), height=height)
+    waves = PlaneWaves.random(seed, 2, wavelength=0.8 * max(image.shape), height=height)
     move = np.moveaxis(waves(index), -1, 0)
     return ndimage.map_coordinates(image.astype(float), np.moveaxis(index, -1, 0) + move, order=3, mode="nearest"), move
 

@@ -17,7 +17,7 @@ SHAPE = (8, 224, 224)
 
 
 def true_maps(made):
-    return [made.slide(z).place for z in range(len(made))]
+    return [made.deformation(z).to_section for z in range(len(made))]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_a_lost_section_is_crossed_and_not_scored():
 
 def test_nothing_done_leaves_a_crack_open():
     """Half the opening on each side, against both neighbors."""
-    made = SerialSections(SHAPE, seed=2, faults={4: "crack"}, bend=0, walk=0, shift=0, turn=0, stretch=0, opening=12)
+    made = SerialSections(SHAPE, seed=2, faults={4: "crack"}, bend=0, drift=0, shift=0, rotation=0, stretch=0, crack_width=12)
     found = score_truth(made, [lambda p: p] * 8)
     assert 4.5 < found.at_crack < 6.2
     assert found.adjacent < found.at_crack
@@ -97,24 +97,24 @@ def test_nothing_done_leaves_a_crack_open():
 
 def test_what_counts_as_at_a_crack_is_what_its_tissue_lies_near():
     """An error that grows with the distance from the crack, which is traced here from the picture's two rims."""
-    made = SerialSections((8, 256, 256), seed=1, faults={4: "crack"}, opening=12, turn=12.0, shift=30.0, slope=0.2)
-    slide = made.slide(4)
+    made = SerialSections((8, 256, 256), seed=1, faults={4: "crack"}, crack_width=12, rotation=12.0, shift=30.0, slope=0.2)
+    deformation = made.deformation(4)
     along = np.linspace(-200, 200, 2000)
-    tear = slide.tear
+    tear = deformation.tear
     across = tear.height * np.sin(2 * np.pi * along / tear.wavelength + tear.phase)
     forwards = np.array([-tear.normal[1], tear.normal[0]])
     line = np.asarray(tear.middle) + along[:, None] * forwards + across[:, None] * tear.normal
-    rims = [slide.lift(line + side * (6 + 1e-6) * tear.normal) for side in (-1, 1)]
+    rims = [deformation.to_tissue(line + side * (6 + 1e-6) * tear.normal) for side in (-1, 1)]
     np.testing.assert_allclose(*rims, atol=1e-3)  # the crack closes to one line of the tissue
     distance = cKDTree(rims[0]).query
     # the picture was laid elsewhere: a distance that is taken there is another one
     points = errors(made, true_maps(made)).points
     apart = distance(points)[0]
     assert np.abs(np.abs(tear.across(points)) - apart).mean() > 15
-    np.testing.assert_allclose(slide.from_tear(points), apart, atol=3, rtol=0.05)
+    np.testing.assert_allclose(deformation.from_tear(points), apart, atol=3, rtol=0.05)
 
     transforms = true_maps(made)
-    transforms[4] = lambda p: slide.place(p + np.stack([0.1 * distance(p)[0], 0 * p[..., 0]], axis=-1))
+    transforms[4] = lambda p: deformation.to_section(p + np.stack([0.1 * distance(p)[0], 0 * p[..., 0]], axis=-1))
     found = score_truth(made, transforms)
     near = apart < NEAR
     assert 0.2 < near.mean() < 0.7
@@ -134,14 +134,14 @@ class Doubted:
     def __getitem__(self, z):
         return self.made[z]
 
-    def slide(self, z):
-        slide, off = self.made.slide(z), 4.0 * (-1) ** z
+    def deformation(self, z):
+        deformation, off = self.made.deformation(z), 4.0 * (-1) ** z
 
         class Off:
-            lift, hides, from_tear = slide.lift, slide.hides, slide.from_tear
+            to_tissue, hides, from_tear = deformation.to_tissue, deformation.hides, deformation.from_tear
 
-            def place(self, points):
-                return slide.place(points + off)
+            def to_section(self, points):
+                return deformation.to_section(points + off)
 
         return Off()
 
@@ -162,7 +162,7 @@ def test_maps_that_do_not_belong_to_the_stack_are_refused(made):
 
 
 def test_an_alignment_on_disk_is_scored_like_its_maps(tmp_path):
-    made = SerialSections((9, 128, 128), seed=5, turn=3.0, faults={4: "missing"})
+    made = SerialSections((9, 128, 128), seed=5, rotation=3.0, faults={4: "missing"})
     settings = StackSettings.parse(iterations=1, search_rotations=False)
     result = sr.align_stack(made, tmp_path / "aligned.zarr", settings, keep_work=True, workers=1)
     stored = score_truth(made, maps_of(result.aligned))
@@ -174,16 +174,16 @@ def test_an_alignment_on_disk_is_scored_like_its_maps(tmp_path):
 
 # -- the coarse pass, error in pixels
 
-QUIET = {"slope": 0.2, "spread": 0.8, "bend": 0.0, "walk": 0.0, "stretch": 0.0}
+QUIET = {"slope": 0.2, "spread": 0.8, "bend": 0.0, "drift": 0.0, "stretch": 0.0}
 
 
 @pytest.mark.parametrize(
     ("motion", "words", "faults", "options"),
     [
-        ("translation", {"turn": 0.0, "shift": 12.0}, {2: "far"}, {}),
-        ("rigid", {"turn": 4.0, "shift": 12.0}, {1: "turned", 4: "far"}, {}),
-        ("rigid", {"turn": 2.0}, {1: "mirrored", 3: "reversed", 4: "mirrored + turned"}, {"mirror": True}),
-        ("affine", {"turn": 2.0, "stretch": 0.05}, {2: "turned"}, {}),
+        ("translation", {"rotation": 0.0, "shift": 12.0}, {2: "far"}, {}),
+        ("rigid", {"rotation": 4.0, "shift": 12.0}, {1: "turned", 4: "far"}, {}),
+        ("rigid", {"rotation": 2.0}, {1: "mirrored", 3: "reversed", 4: "mirrored + turned"}, {"mirror": True}),
+        ("affine", {"rotation": 2.0, "stretch": 0.05}, {2: "turned"}, {}),
     ],
     ids=["translation", "rigid", "mirrored", "affine"],
 )
@@ -193,7 +193,7 @@ def test_the_coarse_pass_places_generated_sections(motion, words, faults, option
     aligned = align(np.stack(list(made)), settings)
     found = score_truth(made, aligned.transforms)
     points = np.full((1, 2), 40.0)
-    assert max(np.linalg.norm(made.lift(z, points) - points) for z in faults) > 8  # there is something to find
+    assert max(np.linalg.norm(made.to_tissue(z, points) - points) for z in faults) > 8  # there is something to find
     assert found.adjacent < 1.5
     assert found.mean < 2.0
     for z, fault in faults.items():
@@ -209,15 +209,15 @@ def test_sections_upside_down_are_only_looked_for_when_asked_to():
 
 @pytest.mark.parametrize("deform", [False, True])
 def test_a_pinned_section_stays_and_the_others_come_to_it(deform):
-    made = SerialSections((5, 192, 192), seed=3, **{**QUIET, "turn": 3.0, "shift": 15.0})
+    made = SerialSections((5, 192, 192), seed=3, **{**QUIET, "rotation": 3.0, "shift": 15.0})
     aligned = align(np.stack(list(made)), StackSettings.parse(reference=3, deform=deform, position_weight=0.0))
     points = np.stack(np.meshgrid(*[np.arange(50.0, 150, 20)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
     np.testing.assert_allclose(aligned.transforms[3](points), points, atol=1e-9)
-    home = made.lift(3, points)  # the pinned picture is the canvas
+    home = made.to_tissue(3, points)  # the pinned picture is the canvas
     for z, there in enumerate(aligned.transforms):
         # the tissue itself wanders a little, and so do sections far from the pinned one
-        assert np.linalg.norm(made.lift(z, there(points)) - home, axis=1).mean() < 2.0 + 1.5 * abs(z - 3)
-    assert np.linalg.norm(made.lift(0, points) - home, axis=1).mean() > 15  # as it was recorded
+        assert np.linalg.norm(made.to_tissue(z, there(points)) - home, axis=1).mean() < 2.0 + 1.5 * abs(z - 3)
+    assert np.linalg.norm(made.to_tissue(0, points) - home, axis=1).mean() > 15  # as it was recorded
 
 
 @pytest.mark.parametrize(

@@ -362,7 +362,7 @@ def test_a_crack_no_brighter_than_the_brightest_tissue_is_found_whole():
     made = SerialSections((20, 512, 512), seed=0, faults={10: "crack"})
     found = prepare(reduced(made[10], 2), settings())
     y, x = np.indices((256, 256)) * 2 + 0.5
-    gap = np.abs(made.slide(10).tear.across(np.stack([y, x], axis=-1))) < 6  # it is 16 pixels wide
+    gap = np.abs(made.deformation(10).tear.across(np.stack([y, x], axis=-1))) < 6  # it is 16 pixels wide
     assert found.n_fragments == 2
     assert found.weights[0][gap].mean() < 0.02
     assert found.figures["dirt"] < 0.07  # the crack itself takes 0.04

@@ -31,7 +31,7 @@ def test_without_a_model_the_panel_is_as_it_was(panel):
 
 
 def test_the_box_comes_first_and_then_the_models_of_the_session(panel, monkeypatch, tmp_path):
-    monkeypatch.setattr(session, "boxed_models", lambda: {"box-2d": tmp_path / "box-2d.safetensors"})
+    monkeypatch.setattr(session, "pretrained_models", lambda: {"box-2d": tmp_path / "box-2d.safetensors"})
     SESSION.add(model_of())
     box = panel.options.model.box
     assert [box.itemText(i) for i in range(box.count())] == ["none (optimize this pair)", "box-2d", "mine", "Load …"]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.ndimage import spline_filter
 
 from napari_stnreg.core.grid import FloatArray
-from napari_stnreg.datasets.common import round_binary
+from napari_stnreg.datasets.primitives import round_binary
 
 Plane = npt.NDArray[np.float32]
 Value = TypeVar("Value", bound=np.generic)
@@ -20,7 +20,7 @@ MARGIN = 6
 """Nodes beyond the picture, where the spline settles."""
 
 
-def on_pixels(
+def evaluate_on_pixels(
     function: Callable[[FloatArray], FloatArray], shape: tuple[int, int], multiple: int = NODE
 ) -> list[Plane]:
     """A smooth function of positions at all pixels, float32, one plane ``(h, w)`` for each of its values.
@@ -63,14 +63,14 @@ def on_pixels(
     return planes
 
 
-def blocks_of(plane: npt.NDArray[Value], side: int) -> npt.NDArray[Value]:
+def to_blocks(plane: npt.NDArray[Value], side: int) -> npt.NDArray[Value]:
     """A plane whose sides are multiples of ``side`` as blocks ``(B, side * side)``."""
     h, w = plane.shape
     cut = plane.reshape(h // side, side, w // side, side).transpose(0, 2, 1, 3)
     return np.ascontiguousarray(cut).reshape(-1, side * side)
 
 
-def pixels_of(blocks: npt.NDArray[Value], shape: tuple[int, int], side: int) -> npt.NDArray[Value]:
-    """The inverse of :func:`blocks_of`."""
+def from_blocks(blocks: npt.NDArray[Value], shape: tuple[int, int], side: int) -> npt.NDArray[Value]:
+    """The inverse of :func:`to_blocks`."""
     cut = blocks.reshape(shape[0] // side, shape[1] // side, side, side).transpose(0, 2, 1, 3)
     return np.ascontiguousarray(cut).reshape(shape)

@@ -9,7 +9,9 @@ from scipy.spatial.distance import cdist
 
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.datasets.common import PointMap, Sample, about, rotation_2d, step, to_bytes
+from napari_stnreg.core.linalg import rotation_2d
+from napari_stnreg.datasets.primitives import affine_about, soft_step
+from napari_stnreg.datasets.sample import PointMap, Sample, to_bytes
 
 # A three, as a person writes it: points (y, x) that a smooth line passes, in the unit square.
 _STROKE = [(0.20, 0.27), (0.13, 0.46), (0.19, 0.66), (0.34, 0.66), (0.44, 0.45), (0.50, 0.62), (0.66, 0.73),
@@ -28,8 +30,8 @@ def digit_pair(size: int = 128, seed: int = 11) -> Sample:
     """
     grid = Grid.from_spacing((size, size))
     # The lean of another hand, and what it does to the bows: pushes at nine points, smooth in between.
-    lean = np.array([[0.92, 0.04], [0.20, 1.05]]) @ rotation_2d(-9)
-    linear = about(lean, [size / 2] * 2, np.array([0.0, -0.03]) * size)
+    lean = np.array([[0.92, 0.04], [0.20, 1.05]]) @ rotation_2d(np.deg2rad(-9))
+    linear = affine_about(lean, [size / 2] * 2, np.array([0.0, -0.03]) * size)
     knots = np.stack(np.meshgrid([0.1, 0.5, 0.9], [0.1, 0.5, 0.9], indexing="ij"), axis=-1).reshape(-1, 2) * size
     pushes = np.random.default_rng(5).uniform(-0.045, 0.045, (9, 2)) * size
     bend = thin_plate(knots, pushes)
@@ -80,4 +82,4 @@ def _scene(points: FloatArray, line: FloatArray, size: int) -> FloatArray:
     # How deep inside the ink: the deepest over all discs that the pen drew, which has no jumps.
     depth = (pressure - cdist(points, line)).max(axis=1)
     core = 0.82 + 0.18 * np.clip(depth / pressure.max(), 0, 1)
-    return np.asarray(step(depth, 0.010 * size) * core)
+    return np.asarray(soft_step(depth, 0.010 * size) * core)

@@ -11,16 +11,8 @@ import numpy.typing as npt
 
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.datasets.common import (
-    Sample,
-    Waves,
-    about,
-    inner_points,
-    paint,
-    rotation_3d,
-    step,
-    to_bytes,
-)
+from napari_stnreg.datasets.primitives import PlaneWaves, affine_about, blend, rotation_3d, soft_step
+from napari_stnreg.datasets.sample import Sample, inner_points, to_bytes
 from napari_stnreg.io.nifti import KEY, AxisOrientation
 
 Contrast = Literal["t1", "t2"]
@@ -61,8 +53,8 @@ def head_pair(contrast: Contrast = "t1", seed: int = 31) -> Sample:
     fixed_grid = Grid.from_spacing((64, 78, 62), (2.9, 2.6, 2.6), (0.0, 0.0, 0.0), unit="mm")
     # Upright, as napari shows tilted volumes slice by slice only in 3D; the head itself is turned.
     moving_grid = Grid.from_spacing((72, 64, 68), (2.7, 3.2, 2.5), (-6.0, 0.0, -7.0), unit="mm")
-    linear = about(rotation_3d(-7.0, 5.0, 6.0) * 1.04, MIDDLE, [-3.0, 5.0, -4.0])
-    growth = Waves.random(41, 3, wavelength=95.0, height=5.0, count=6)
+    linear = affine_about(rotation_3d(-7.0, 5.0, 6.0) * 1.04, MIDDLE, [-3.0, 5.0, -4.0])
+    growth = PlaneWaves.random(41, 3, wavelength=95.0, height=5.0, count=6)
 
     def true_map(points: npt.ArrayLike) -> FloatArray:
         points = np.asarray(points, dtype=np.float64)
@@ -140,7 +132,7 @@ def head_scene(points: FloatArray, tissue: Mapping[str, float]) -> tuple[FloatAr
     near = outside > -6  # half of the volume is air, which needs no thought
     values[near], labels[near] = _tissues(points[near], outside[near], tissue)
     # Coils see what is near them better: a few per cent of shading, as in every scan.
-    shade = 1 + 0.06 * Waves.random(71, 3, 260.0, 1.0, count=3)(points)[:, 0]
+    shade = 1 + 0.06 * PlaneWaves.random(71, 3, 260.0, 1.0, count=3)(points)[:, 0]
     return np.clip(values * shade, 0, 1), labels
 
 
@@ -185,13 +177,13 @@ def _tissues(
     contents = _either(hull, cerebellum, stem, rounding=4.0)
     fluid = np.minimum(_ellipsoid(points, (12, -3, 0), (66, 80, 60.5)), contents + 4.5)
     bone = np.minimum(_ellipsoid(points, (12, -3, 0), (72, 86, 66)), contents + 11.0)
-    values = paint(np.full(len(points), 0.02), step(outside, _SOFT), tissue["skin"])
-    fibres = Waves.random(51, 3, 16.0, 1.0, count=5)(points)[:, 0]
-    values = paint(values, step(outside - 5.5, _SOFT), tissue["muscle"] + 0.06 * fibres)
+    values = blend(np.full(len(points), 0.02), soft_step(outside, _SOFT), tissue["skin"])
+    fibres = PlaneWaves.random(51, 3, 16.0, 1.0, count=5)(points)[:, 0]
+    values = blend(values, soft_step(outside - 5.5, _SOFT), tissue["muscle"] + 0.06 * fibres)
     airway = np.minimum(_ellipsoid(points, (-40, 40, 0), (14, 26, 7)), outside - 4)
-    values = paint(values, step(airway, _SOFT), 0.03)
+    values = blend(values, soft_step(airway, _SOFT), 0.03)
     for level, name in ((bone, "skull"), (fluid, "fluid"), (pial, "gray"), (white, "white")):
-        values = paint(values, step(level, _SOFT), tissue[name])
+        values = blend(values, soft_step(level, _SOFT), tissue[name])
 
     # Inside, in pairs: ventricles that bend outwards at both ends, caudate, thalamus, putamen.
     bent = paired - np.column_stack([np.zeros((len(points), 2)), np.clip((front - 2) ** 2 / 75, 0, 14)])
@@ -204,23 +196,23 @@ def _tissues(
         _ellipsoid(paired, (4, -8, 11), (9, 13, 7.5)),
         _ellipsoid(paired, (3, 6, 26), (11, 17, 5.5)),
     ], axis=0)  # fmt: skip
-    values = paint(values, step(deep, _SOFT), tissue["deep"])
-    values = paint(values, step(ventricles, _SOFT), tissue["fluid"])
+    values = blend(values, soft_step(deep, _SOFT), tissue["deep"])
+    values = blend(values, soft_step(ventricles, _SOFT), tissue["fluid"])
 
     # Below: the brain stem, and a cerebellum of thin leaves around a white core.
     leaf = np.sin((up + 27 - 0.45 * (front + 30) + 0.12 * np.abs(right)) * 2 * np.pi / 9.5)
     leaves = tissue["gray"] + 0.16 * (leaf - 0.3) * (tissue["white"] - tissue["fluid"])
     core = _ellipsoid(paired, (-25, -33, 13), (8, 12, 12))
-    values = paint(values, step(cerebellum, _SOFT), leaves)
-    values = paint(values, step(core, _SOFT), tissue["white"])
-    values = paint(values, step(stem, _SOFT), 0.92 * tissue["white"])
+    values = blend(values, soft_step(cerebellum, _SOFT), leaves)
+    values = blend(values, soft_step(core, _SOFT), tissue["white"])
+    values = blend(values, soft_step(stem, _SOFT), 0.92 * tissue["white"])
 
     # The eyes with their lenses, in sockets of fat.
     socket = np.minimum(np.minimum(_ellipsoid(paired, (-20, 60, 30), (16, 28, 16)), outside - 4), -bone)
     eyes = _ellipsoid(paired, (-20, 67, 31), (11.5, 11.5, 11.5))
-    values = paint(values, step(socket, _SOFT), 0.9 * tissue["skin"])
-    values = paint(values, step(eyes, _SOFT), tissue["fluid"])
-    values = paint(values, step(_ellipsoid(paired, (-20, 75, 31), (4.5, 3.0, 4.5)), _SOFT), tissue["lens"])
+    values = blend(values, soft_step(socket, _SOFT), 0.9 * tissue["skin"])
+    values = blend(values, soft_step(eyes, _SOFT), tissue["fluid"])
+    values = blend(values, soft_step(_ellipsoid(paired, (-20, 75, 31), (4.5, 3.0, 4.5)), _SOFT), tissue["lens"])
 
     labels = np.zeros(len(points), dtype=np.uint8)
     for number, inside in ((1, pial), (2, white), (4, deep), (3, ventricles), (5, cerebellum), (6, stem), (7, eyes)):

@@ -102,7 +102,7 @@ class Tear:
 
 
 @dataclass(frozen=True, eq=False)
-class Slide:
+class SectionDeformation:
     """Where a section's tissue lies in its picture.
 
     Parameters
@@ -125,7 +125,7 @@ class Slide:
     bend: SmoothField
     tear: Tear | None = None
 
-    def lift(self, points: npt.ArrayLike, side: int = 0) -> FloatArray:
+    def to_tissue(self, points: npt.ArrayLike, side: int = 0) -> FloatArray:
         """Positions ``(..., 2)`` of the picture to those of the tissue; ``side`` as in :meth:`Tear.mend`."""
         points = np.asarray(points, dtype=np.float64)
         if self.tear is not None:
@@ -133,7 +133,7 @@ class Slide:
         laid = (points - self.middle) @ self.linear.T + self.middle + self.shift
         return laid + self.bend(laid)
 
-    def place(self, points: npt.ArrayLike, rounds: int = 60) -> FloatArray:
+    def to_section(self, points: npt.ArrayLike, rounds: int = 60) -> FloatArray:
         """Positions ``(..., 2)`` of the tissue to those of the picture.
 
         The bend is gentle (its slope stays below one half), so that taking it off again and again converges.

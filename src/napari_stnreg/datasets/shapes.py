@@ -6,17 +6,9 @@ import numpy as np
 
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.datasets.common import (
-    Sample,
-    Waves,
-    about,
-    inner_points,
-    nearest_seeds,
-    paint,
-    rotation_2d,
-    step,
-    to_bytes,
-)
+from napari_stnreg.core.linalg import rotation_2d
+from napari_stnreg.datasets.primitives import PlaneWaves, affine_about, blend, nearest_seeds, soft_step
+from napari_stnreg.datasets.sample import Sample, inner_points, to_bytes
 
 _SIDE = 128.0  # micrometers
 
@@ -32,8 +24,8 @@ def shapes_pair(size: int = 256, seed: int = 4) -> Sample:
         Of the noise.
     """
     grid = Grid.from_spacing((size, size), _SIDE / size, unit="um")
-    stretch = Waves.random(21, 2, wavelength=75.0, height=4.2)
-    linear = about(rotation_2d(11) * 1.07, [_SIDE / 2] * 2, [3.5, -5.0])
+    stretch = PlaneWaves.random(21, 2, wavelength=75.0, height=4.2)
+    linear = affine_about(rotation_2d(np.deg2rad(11)) * 1.07, [_SIDE / 2] * 2, [3.5, -5.0])
 
     def true_map(points: object) -> FloatArray:
         return linear(np.asarray(points)) + stretch(np.asarray(points))
@@ -52,11 +44,15 @@ def _scene(points: FloatArray) -> FloatArray:
     rows, columns = np.mgrid[0:6, 0:6].reshape(2, -1)
     seeds = np.stack([rows * 18.5 + 18, columns * 20.5 + 7 + 10 * (rows % 2)], axis=1) + rng.uniform(-4.2, 4.2, (36, 2))
     seeds = seeds[np.linalg.norm(seeds - _SIDE / 2, axis=1) < 53]
-    wavy = points + Waves.random(3, 2, wavelength=21.0, height=2.2)(points) + Waves.random(5, 2, 9.0, 0.7)(points)
+    wavy = (
+        points
+        + PlaneWaves.random(3, 2, wavelength=21.0, height=2.2)(points)
+        + PlaneWaves.random(5, 2, 9.0, 0.7)(points)
+    )
     cell, near, far = nearest_seeds(wavy, seeds)
 
-    rim = 52 + Waves.random(9, 2, 60.0, 5.0)(points)[:, 0] - np.linalg.norm(wavy - _SIDE / 2, axis=1)
-    sheet = step(rim + 0.8, 0.5)
+    rim = 52 + PlaneWaves.random(9, 2, 60.0, 5.0)(points)[:, 0] - np.linalg.norm(wavy - _SIDE / 2, axis=1)
+    sheet = soft_step(rim + 0.8, 0.5)
     outline = np.maximum(np.exp(-(((far - near) / 1.5) ** 2)), np.exp(-((rim / 0.9) ** 2)))
 
     own = rng.uniform(0, 1, (len(seeds), 6))[cell]
@@ -65,12 +61,12 @@ def _scene(points: FloatArray) -> FloatArray:
     along = local[:, 0] * np.cos(angle) + local[:, 1] * np.sin(angle)
     across = -local[:, 0] * np.sin(angle) + local[:, 1] * np.cos(angle)
 
-    body = 0.13 + 0.10 * own[:, 1] + 0.03 * Waves.random(11, 2, 7.0, 1.0)(points)[:, 0]
+    body = 0.13 + 0.10 * own[:, 1] + 0.03 * PlaneWaves.random(11, 2, 7.0, 1.0)(points)[:, 0]
     # Filaments run along the cell and bend a little; thin bright lines where a sine of the distance across peaks.
     bend = across + 0.9 * np.sin(along / 3.2 + 6 * own[:, 2]) + 0.02 * along**2
     lines = np.exp(-((np.sin(bend * np.pi / 2.6) / 0.30) ** 2))
     lines *= 0.5 + 0.5 * np.sin(along / 2.1 + 9 * own[:, 3] + bend)
-    values = body + 0.26 * lines * step(far - near - 2.2, 0.8)
+    values = body + 0.26 * lines * soft_step(far - near - 2.2, 0.8)
     values += 0.62 * outline
 
     # Nuclei: ellipses with a mottled inside, a bright rim and one or two dark nucleoli.
@@ -78,13 +74,13 @@ def _scene(points: FloatArray) -> FloatArray:
     radius = np.sqrt((along / length) ** 2 + (across / width) ** 2)
     # A cell at the rim has its nucleus out of focus, so that none is cut in half.
     whole = np.linalg.norm(seeds[cell] - _SIDE / 2, axis=1) < 45
-    inside = step((1 - radius) * width, 0.35) * whole
-    mottle = 0.5 + 0.5 * Waves.random(13, 2, 3.6, 1.6, count=9)(points)[:, 0]
+    inside = soft_step((1 - radius) * width, 0.35) * whole
+    mottle = 0.5 + 0.5 * PlaneWaves.random(13, 2, 3.6, 1.6, count=9)(points)[:, 0]
     nucleus = 0.60 + 0.22 * mottle + 0.14 * np.exp(-(((radius - 0.93) / 0.12) ** 2))
-    values = paint(values, inside, nucleus)
+    values = blend(values, inside, nucleus)
     for sign in (-1, 1):
         spot = np.hypot(along - sign * (1.1 + own[:, 2]), across + sign * (0.7 * own[:, 3]))
-        values = paint(values, 0.75 * whole * step(0.75 + 0.35 * own[:, 1] - spot, 0.25), 0.30)
+        values = blend(values, 0.75 * whole * soft_step(0.75 + 0.35 * own[:, 1] - spot, 0.25), 0.30)
 
-    glow = 0.035 + 0.02 * Waves.random(17, 2, 80.0, 1.0)(points)[:, 0]
-    return np.clip(paint(np.broadcast_to(glow, values.shape), sheet, values), 0, 1)
+    glow = 0.035 + 0.02 * PlaneWaves.random(17, 2, 80.0, 1.0)(points)[:, 0]
+    return np.clip(blend(np.broadcast_to(glow, values.shape), sheet, values), 0, 1)

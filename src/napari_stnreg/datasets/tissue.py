@@ -16,9 +16,9 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from napari_stnreg.core.grid import FloatArray
-from napari_stnreg.datasets.bspline_evaluation import blocks_of, on_pixels, pixels_of
-from napari_stnreg.datasets.common import Waves
+from napari_stnreg.datasets.bspline_evaluation import evaluate_on_pixels, from_blocks, to_blocks
 from napari_stnreg.datasets.neuropil import BLOCK, Nearby, Neurites, add_vesicles, cytoplasm_grain, draw_blocks
+from napari_stnreg.datasets.primitives import PlaneWaves
 
 Values = npt.NDArray[np.float32]
 Index = npt.NDArray[np.intp]
@@ -58,7 +58,7 @@ class Tissue:
 
     # -- where things are
 
-    def at_rest(self, points: FloatArray, height: float) -> FloatArray:
+    def unbent(self, points: FloatArray, height: float) -> FloatArray:
         """Where points ``(..., 2)`` of a height would lie if all neurites in common ran straight up, ``(..., 2)``."""
         course, wrinkles = _common(self)
         solid = _with_height(points, height)
@@ -71,23 +71,23 @@ class Tissue:
         halfway = float(heights.mean())
         # every copy of the repeated tissue whose center may lie in the area
         base = neurites.base + neurites.slope * halfway
-        low = self.at_rest(np.zeros(2), halfway) - self.cell
+        low = self.unbent(np.zeros(2), halfway) - self.cell
         reach = int(np.ceil(max(shape) / self.period)) + 1
         copies = [low + (base - low) % self.period + self.period * np.array([i, j])
                   for i in range(-1, reach) for j in range(-1, reach)]  # fmt: skip
         number = np.tile(np.arange(len(base)), len(copies))
         resting = np.concatenate(copies)
-        middle = self._raised(resting, halfway)
+        middle = self._invert(resting, halfway)
         inside = ((middle >= 0) & (middle <= np.asarray(shape) - 1)).all(axis=1)
         number, resting = number[inside], resting[inside]
-        found = [self._raised(resting + neurites.slope[number] * (h - halfway), h) for h in heights]
+        found = [self._invert(resting + neurites.slope[number] * (h - halfway), h) for h in heights]
         return np.stack(found, axis=1) if found else np.zeros((len(number), 0, 2))
 
-    def _raised(self, resting: FloatArray, height: float, rounds: int = 80) -> FloatArray:
-        """The inverse of :meth:`at_rest`: it is gentle, so taking the bend off again and again converges."""
+    def _invert(self, resting: FloatArray, height: float, rounds: int = 80) -> FloatArray:
+        """The inverse of :meth:`unbent`: it is gentle, so taking the bend off again and again converges."""
         points = resting + np.asarray(_lean(self)) * height
         for _ in range(rounds):
-            change = resting - self.at_rest(points, height)
+            change = resting - self.unbent(points, height)
             points = points + change
             if np.abs(change).max(initial=0) < 1e-9:
                 break
@@ -111,22 +111,22 @@ class Tissue:
         where
             Pixels ``(..., 2)`` of the picture to those of the tissue, smooth; the same place if not given.
         """
-        lift: PointMap = where or (lambda points: points)
+        to_tissue: PointMap = where or (lambda points: points)
         texture = _texture(self)
 
         def looked_up(points: FloatArray) -> FloatArray:
-            tissue = lift(points)
+            tissue = to_tissue(points)
             return np.concatenate(
-                [self.at_rest(tissue, height), texture(_with_height(tissue, height))[..., :1]], axis=-1
+                [self.unbent(tissue, height), texture(_with_height(tissue, height))[..., :1]], axis=-1
             )
 
-        y, x, reticulum = on_pixels(looked_up, shape, multiple=BLOCK)
+        y, x, reticulum = evaluate_on_pixels(looked_up, shape, multiple=BLOCK)
         full = (y.shape[0], y.shape[1])
         # what is finer than a section is thick is another in every section
         # (rounded: a height that differs in its last bit between processors must give the same grain)
         rng = np.random.default_rng((self.seed, 6, int(np.rint(height * 2**20)) % 2**64))
         grain = cytoplasm_grain(rng, full)
-        y, x, reticulum, grain = (blocks_of(plane, BLOCK) for plane in (y, x, reticulum, grain))
+        y, x, reticulum, grain = (to_blocks(plane, BLOCK) for plane in (y, x, reticulum, grain))
         nearby = self._nearby(y, x, height, thickness)
         out, held = np.empty_like(y), np.empty(y.shape, dtype=bool)
         for begin in range(0, len(y), STRIP):
@@ -134,8 +134,8 @@ class Tissue:
             out[part], held[part] = draw_blocks(
                 _neurites(self), nearby.part(part), y[part], x[part], reticulum[part], grain[part], height
             )
-        picture = pixels_of(out, full, BLOCK)[: shape[0], : shape[1]]
-        add_vesicles(rng, picture, pixels_of(held, full, BLOCK)[: shape[0], : shape[1]])
+        picture = from_blocks(out, full, BLOCK)[: shape[0], : shape[1]]
+        add_vesicles(rng, picture, from_blocks(held, full, BLOCK)[: shape[0], : shape[1]])
         return picture
 
     def _nearby(self, y: Values, x: Values, height: float, thickness: float) -> Nearby:
@@ -185,7 +185,7 @@ def _lean(tissue: Tissue) -> tuple[float, float]:
 
 
 @lru_cache(maxsize=8)
-def _common(tissue: Tissue) -> tuple[Waves, Waves]:
+def _common(tissue: Tissue) -> tuple[PlaneWaves, PlaneWaves]:
     """What neighbors have in common: the course, and the wrinkles of their walls; waves in (height, y, x)."""
     rng = np.random.default_rng((tissue.seed, 3))
 
@@ -200,22 +200,22 @@ def _common(tissue: Tissue) -> tuple[Waves, Waves]:
     push = rng.normal(size=(5, 2))
     push /= np.linalg.norm(push, axis=1, keepdims=True)
     push *= np.sqrt(0.75) * tissue.slope * np.sqrt(2 / 5) / np.abs(pace)[:, None]
-    course = Waves(directions, rng.uniform(0, 2 * np.pi, 5), push)
+    course = PlaneWaves(directions, rng.uniform(0, 2 * np.pi, 5), push)
     # walls: long, and as long as a neurite is wide; they change along the heights as fast as sideways
     wide = waves(4, (4.5 * tissue.cell, 7.0 * tissue.cell), (30.0, 70.0))[0]
     narrow = waves(6, (1.4 * tissue.cell, 2.4 * tissue.cell), (6.0, 14.0))[0]
     size = np.repeat([0.12, 0.05], [4, 6])[:, None] * tissue.cell
-    return course, Waves(np.concatenate([wide, narrow]), rng.uniform(0, 2 * np.pi, 10), size * _unit(rng, 10))
+    return course, PlaneWaves(np.concatenate([wide, narrow]), rng.uniform(0, 2 * np.pi, 10), size * _unit(rng, 10))
 
 
 @lru_cache(maxsize=8)
-def _texture(tissue: Tissue) -> Waves:
+def _texture(tissue: Tissue) -> PlaneWaves:
     """Waves whose zero lines are the endoplasmic reticulum."""
     rng = np.random.default_rng((tissue.seed, 4))
     angle, length = rng.uniform(0, 2 * np.pi, 8), rng.uniform(38.0, 60.0, 8)
     pace = 2 * np.pi / rng.uniform(6.0, 14.0, 8)
     directions = np.stack([pace, *(2 * np.pi / length * f(angle) for f in (np.cos, np.sin))], axis=-1)
-    return Waves(directions, rng.uniform(0, 2 * np.pi, 8), np.full((8, 2), 0.5))
+    return PlaneWaves(directions, rng.uniform(0, 2 * np.pi, 8), np.full((8, 2), 0.5))
 
 
 def _unit(rng: np.random.Generator, count: int) -> FloatArray:

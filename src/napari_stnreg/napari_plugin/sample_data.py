@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from napari_stnreg.datasets.common import Sample
 from napari_stnreg.datasets.digit import digit_pair
 from napari_stnreg.datasets.head import head_pair
-from napari_stnreg.datasets.section_stack import section_stack
+from napari_stnreg.datasets.sample import Sample
+from napari_stnreg.datasets.serial_sections import section_stack
 from napari_stnreg.datasets.shapes import shapes_pair
 from napari_stnreg.io.napari_layers import LayerData, layer_data, placement
 

@@ -2,7 +2,7 @@
 
 Such a stack is generated (:class:`~napari_stnreg.datasets.SerialSections`), or made of a continuous volume whose slices
 were bent by known fields. What is asked of an alignment is its maps, canvas to section. A section's slide leads on from
-there to the tissue, so the error at a canvas point x is ``lift(map(x)) - x``, after one rigid motion of the whole stack
+there to the tissue, so the error at a canvas point x is ``to_tissue(map(x)) - x``, after one rigid motion of the whole stack
 has been taken off: where the stack lies as a whole is nobody's error.
 """
 
@@ -45,10 +45,10 @@ LOST = ("missing", "nearly empty", "excluded")
 class TrueSlide(Protocol):
     """Where the tissue of one section lies in its picture; positions ``(..., 2)``, pixels (y, x)."""
 
-    def lift(self, points: npt.ArrayLike) -> FloatArray:
+    def to_tissue(self, points: npt.ArrayLike) -> FloatArray:
         """Picture to tissue."""
 
-    def place(self, points: npt.ArrayLike) -> FloatArray:
+    def to_section(self, points: npt.ArrayLike) -> FloatArray:
         """Tissue to picture."""
 
     def hides(self, points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
@@ -76,7 +76,7 @@ class StackTruth(Protocol):
     def __getitem__(self, z: int, /) -> npt.NDArray[Any]:
         """The picture of a section ``(y, x)``, zero where there is nothing."""
 
-    def slide(self, z: int) -> TrueSlide:
+    def deformation(self, z: int) -> TrueSlide:
         """Where a section's tissue lies."""
 
     def paths(self, first: int, last: int) -> FloatArray:
@@ -164,7 +164,7 @@ def score_truth(truth: StackTruth, transforms: Sequence[Map], *, margin: float =
     at = {}
     for name in ("crack", "fold"):
         found = [
-            jump[truth.slide(z).from_tear(known.points) < NEAR]
+            jump[truth.deformation(z).from_tear(known.points) < NEAR]
             for z in kept if name in truth.faults.get(z, "")
             for pair, jump in jumps.items() if z in pair
         ]  # fmt: skip
@@ -178,7 +178,7 @@ def score_truth(truth: StackTruth, transforms: Sequence[Map], *, margin: float =
         jacobian = np.stack([transforms[z](known.points + s) - transforms[z](known.points - s) for s in steps], axis=-1)
         folds.append(folding_fraction(np.linalg.det(jacobian), border=0))
     after = correlations(truth, transforms, kept, margin=margin)
-    true = correlations(truth, [truth.slide(z).place for z in range(len(transforms))], kept, margin=margin)
+    true = correlations(truth, [truth.deformation(z).to_section for z in range(len(transforms))], kept, margin=margin)
     expected = _mean([q.correlation for q in true.values()])
     filled = np.where(np.isnan(known.rest), np.nanmean(known.rest, axis=1, keepdims=True), known.rest)
     slow = gaussian_filter1d(filled, SLOW, axis=0, mode="nearest")
@@ -229,9 +229,9 @@ def errors(truth: StackTruth, transforms: Sequence[Map], *, margin: float = 0.2,
     kept = [z for z in range(len(transforms)) if not any(name in truth.faults.get(z, "") for name in LOST)]
     found = np.empty((len(kept), len(points), 2))
     for k, z in enumerate(kept):
-        raw, slide = transforms[z](points), truth.slide(z)
-        tissue = slide.lift(raw)
-        seen = _inside(raw, shape) & ~slide.hides(points)
+        raw, deformation = transforms[z](points), truth.deformation(z)
+        tissue = deformation.to_tissue(raw)
+        seen = _inside(raw, shape) & ~deformation.hides(points)
         found[k] = np.where(seen[:, None], tissue, np.nan)
     seen = np.isfinite(found[..., 0])
     if not seen.any():
@@ -273,7 +273,7 @@ def recovered_slope(
         paths = paths[((paths >= low) & (paths <= high)).all(axis=(1, 2))]
         places = np.full_like(paths, np.nan)
         for k, z in enumerate(chosen):
-            found = _followed(truth.slide(z), transforms[z], known.points, paths[:, k], truth.shape[1:])
+            found = _followed(truth.deformation(z), transforms[z], known.points, paths[:, k], truth.shape[1:])
             places[:, k] = found @ known.turn
         heights = truth.heights[chosen]
         slopes, middles = [], []
@@ -296,23 +296,23 @@ def recovered_slope(
 
 
 def _followed(
-    slide: TrueSlide, section_map: Map, points: FloatArray, goal: FloatArray, shape: tuple[int, ...]
+    deformation: TrueSlide, section_map: Map, points: FloatArray, goal: FloatArray, shape: tuple[int, ...]
 ) -> FloatArray:
     """Canvas positions ``(N, 2)`` at which the alignment shows tissue ``goal (N, 2)``; NaN where it does not."""
     # The affine part of canvas-to-tissue in one go, the rest by taking the error off again and again.
-    there = slide.lift(section_map(points))
+    there = deformation.to_tissue(section_map(points))
     p = np.column_stack([points, np.ones(len(points))])
     affine = np.linalg.lstsq(p, there, rcond=None)[0]
     back = np.linalg.pinv(affine[:2])
     found = (goal - affine[2]) @ back
     for _ in range(40):
-        off = slide.lift(section_map(found)) - goal
+        off = deformation.to_tissue(section_map(found)) - goal
         found = found - off @ back
         if np.abs(off).max(initial=0) < 1e-4:
             break
     raw = section_map(found)
-    off = np.linalg.norm(slide.lift(raw) - goal, axis=1)
-    good = (off < 0.1) & _inside(raw, shape) & ~slide.hides(goal)
+    off = np.linalg.norm(deformation.to_tissue(raw) - goal, axis=1)
+    good = (off < 0.1) & _inside(raw, shape) & ~deformation.hides(goal)
     return np.where(good[:, None], found, np.nan)
 
 

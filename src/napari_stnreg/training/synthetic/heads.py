@@ -6,8 +6,8 @@ import numpy as np
 
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.datasets.common import Waves, about
 from napari_stnreg.datasets.head import MIDDLE, TISSUES, head_scene
+from napari_stnreg.datasets.primitives import PlaneWaves, affine_about
 from napari_stnreg.training.data.image_sets import Entry, ImageSet
 from napari_stnreg.training.data.pair_sampler import seeded_rng
 
@@ -27,8 +27,8 @@ def generated_head(grid: Grid, random: np.random.Generator, *, stripped: bool = 
         Leave out all that is not brain, as after a brain mask.
     """
     size = np.diag(random.uniform(0.88, 1.12, 3) * random.uniform(0.92, 1.08))
-    proportions = about(size, MIDDLE, np.zeros(3))
-    shape = Waves.random(
+    proportions = affine_about(size, MIDDLE, np.zeros(3))
+    shape = PlaneWaves.random(
         int(random.integers(2**31)), 3, wavelength=random.uniform(70, 140), height=random.uniform(2, 9)
     )
     points = grid.with_unit("mm").points().reshape(-1, 3) - grid.with_unit("mm").center + MIDDLE
