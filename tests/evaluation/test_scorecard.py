@@ -191,16 +191,16 @@ def test_marks_need_a_change_worth_the_name():
     assert "-" in Scorecard((Score("image", "ncc", before=float("nan"), after=0.4),)).to_text()
 
 
-def test_half_of_a_pair_is_refused(scene):
+def test_unpaired_arguments_are_rejected(scene):
     pair = scene["fixed"], scene["moving"]
-    with pytest.raises(sr.InputError, match="labels of the fixed side but none of the moving"):
+    with pytest.raises(sr.InputError, match="The fixed labels are given without the moving ones"):
         sr.evaluate(*pair, fixed_labels=scene["fixed_labels"])
-    with pytest.raises(sr.InputError, match="landmarks of the moving side but none of the fixed"):
+    with pytest.raises(sr.InputError, match="The moving landmarks are given without the fixed ones"):
         sr.evaluate(*pair, moving_landmarks=np.zeros((2, 3)))
     with pytest.raises(sr.InputError, match="paired by order"):
         sr.evaluate(*pair, fixed_landmarks=np.zeros((2, 3)), moving_landmarks=np.zeros((3, 3)))
-    with pytest.raises(sr.InputError, match="no labels"):
+    with pytest.raises(sr.InputError, match="not a label image"):
         sr.evaluate(*pair, fixed_labels=scene["fixed"], moving_labels=scene["moving_labels"])
     empty = scene["fixed_labels"].replace(data=np.zeros_like(scene["fixed_labels"].data))
-    with pytest.raises(sr.InputError, match="no label other than 0"):
+    with pytest.raises(sr.InputError, match="label other than 0"):
         sr.evaluate(*pair, fixed_labels=empty, moving_labels=empty)

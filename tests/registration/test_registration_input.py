@@ -33,9 +33,8 @@ def field(shape, **options):
         (field((20, 20)), field((20, 20)), {"family": "bspline+affine"}, "comes after a deformable one"),
         (field((20, 20)), field((20, 20)), {"similarity": "likeness"}, "There is no similarity 'likeness'"),
         (field((20, 20)), field((20, 20)), {"start": "somewhere"}, "Setting 'start'"),
-        (field((20, 20)), field((20, 20)), {"color": "red"}, "Setting 'color'"),
         (field((20, 20)), field((20, 20)), {"device": "abacus"}, "'abacus' is not a device"),
-        (field((20, 20)), field((20, 20)), {"device": "cuda:97"}, "'cuda:97' was not found here; use auto or cpu"),
+        (field((20, 20)), field((20, 20)), {"device": "cuda:97"}, "'cuda:97' was not found; use auto or cpu"),
         (field((20, 20)), field((20, 20)), {"fixed_channel": -1}, "Setting 'fixed_channel'"),
     ],
 )
@@ -66,6 +65,14 @@ def test_thin_images_work(shape, similarity):
     result = sr.register(*images, similarity=similarity, iterations=2, device="cpu")
     assert result.warped.data.shape == shape
     assert np.isfinite(result.transform.displacement(images[0].grid)).all()
+
+
+def test_an_unknown_setting_is_rejected():
+    image = field((20, 20))
+    with pytest.raises(TypeError, match="color"):
+        sr.register(image, field((20, 20)), color="red")
+    with pytest.raises(sr.InputError, match="Setting 'color'"):
+        next(sr.register_steps(image, field((20, 20)), color="red"))
 
 
 def test_noise_and_half_empty_images_do_not_break_it():

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_stnreg.batch.jobs import Job
-from napari_stnreg.batch.report import job_pictures, write_summary
+from napari_stnreg.batch.report import write_pictures, write_summary
 from napari_stnreg.core.atomic_io import write_json, write_text
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.core.image import Image
@@ -254,7 +254,7 @@ def _one(
     report = {**result.report(), "scorecard": card.to_dict(), "warped": warped.name, "warnings": warnings}
     report["inputs"] = {"fixed": str(job.fixed), "moving": str(job.moving)} | {k: str(v) for k, v in job.files.items()}
     write_json(folder / "report.json", report)
-    job_pictures(folder, fixed, moving, result, settings)
+    write_pictures(folder, fixed, moving, result, settings)
     return {**card.row(), "fit_seconds": result.seconds, "warnings": " ".join(dict.fromkeys(warnings))}
 
 

@@ -1,8 +1,8 @@
-"""How good a registration is: overlap, surface distance, landmark error, image agreement, folding.
+"""Registration quality: label overlap, surface distance, landmark error, image similarity, folding.
 
-The scores are plain numpy and scipy on arrays that already lie on the same grid. Lengths are in the unit of
-``spacing``, the voxel size along each axis; masks are boolean and true where a voxel counts. The scorecard of a whole
-pair, which warps and needs torch, is in :mod:`napari_stnreg.evaluation.scorecard`.
+The scores are computed with NumPy and SciPy from arrays on the same grid. Lengths are in the unit of ``spacing``, the
+voxel size along each axis; masks are boolean and true inside. :mod:`napari_stnreg.evaluation.scorecard` scores a
+whole pair, which includes warping and needs torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Agreement of two images, voxel by voxel."""
+"""Image similarity of two images on one grid."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from napari_stnreg.evaluation.arrays import FloatArray, counted, same_shape
+from napari_stnreg.evaluation.validation import FloatArray, check_same_shape, masked_values
 
 
 def mse(fixed: npt.ArrayLike, moved: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> float:
-    """Mean squared difference."""
-    a, b = counted(fixed, moved, mask)
+    """Return the mean squared difference."""
+    a, b = masked_values(fixed, moved, mask)
     return float(np.mean((a - b) ** 2)) if a.size else float("nan")
 
 
 def psnr(
     fixed: npt.ArrayLike, moved: npt.ArrayLike, mask: npt.ArrayLike | None = None, data_range: float | None = None
 ) -> float:
-    """Peak signal to noise ratio in decibels; the peak is ``data_range``, by default the fixed image's range."""
-    a, b = counted(fixed, moved, mask)
+    """Return the peak signal-to-noise ratio in decibels; the peak is ``data_range``, by default the fixed image's range."""
+    a, b = masked_values(fixed, moved, mask)
     if not a.size:
         return float("nan")
     peak = float(np.ptp(a)) if data_range is None else data_range
@@ -31,8 +31,8 @@ def psnr(
 
 
 def ncc(fixed: npt.ArrayLike, moved: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> float:
-    """Pearson correlation, between -1 and 1; NaN if either image is constant."""
-    a, b = counted(fixed, moved, mask)
+    """Return the Pearson correlation, between -1 and 1; NaN if either image is constant."""
+    a, b = masked_values(fixed, moved, mask)
     if not a.size:
         return float("nan")
     a, b = a - a.mean(), b - b.mean()
@@ -41,11 +41,11 @@ def ncc(fixed: npt.ArrayLike, moved: npt.ArrayLike, mask: npt.ArrayLike | None =
 
 
 def local_ncc(fixed: npt.ArrayLike, moved: npt.ArrayLike, mask: npt.ArrayLike | None = None, radius: int = 3) -> float:
-    """Mean of the squared correlation in a window around each voxel; windows without contrast do not count.
+    """Return the mean squared correlation in a window around each voxel; windows without contrast are ignored.
 
-    Masked voxels count in no window, nor does what lies outside the image.
+    Voxels outside the mask or outside the image contribute to no window.
     """
-    a, b = same_shape(fixed, moved)
+    a, b = check_same_shape(fixed, moved)
     known = np.ones(a.shape) if mask is None else np.asarray(mask, dtype=np.float64)
     a, b = (np.where(known > 0, v, 0.0).astype(np.float64) for v in (a, b))
     a, b = (np.where(known > 0, v - v[known > 0].mean(), 0.0) if known.any() else v for v in (a, b))
@@ -70,8 +70,8 @@ def mutual_information(
     bins: int = 32,
     normalized: bool = False,
 ) -> float:
-    """Mutual information in nats from a joint histogram, or ``(H(a) + H(b)) / H(a, b)`` if ``normalized``."""
-    a, b = counted(fixed, moved, mask)
+    """Return the mutual information in nats from a joint histogram, or ``(H(a) + H(b)) / H(a, b)`` if ``normalized``."""
+    a, b = masked_values(fixed, moved, mask)
     if not a.size:
         return float("nan")
     joint = np.histogram2d(a, b, bins=bins)[0] / a.size
@@ -88,12 +88,12 @@ def ssim(
     data_range: float | None = None,
     window: int = 7,
 ) -> float:
-    """Structural similarity (Wang et al. 2004) with a uniform window, averaged where the window lies in the image.
+    """Return the structural similarity (Wang et al. 2004) with a uniform window, averaged over complete windows.
 
-    With a mask the average is over the masked voxels; the windows still see all. ``data_range`` is by default that of
-    the fixed image.
+    With a mask the average is over the voxels inside it; the windows still use all voxels. ``data_range`` is that of
+    the fixed image by default.
     """
-    a, b = (v.astype(np.float64) for v in same_shape(fixed, moved))
+    a, b = (v.astype(np.float64) for v in check_same_shape(fixed, moved))
     peak = float(np.ptp(a)) if data_range is None else data_range
     small = (0.01 * peak) ** 2 or 1e-12, (0.03 * peak) ** 2 or 1e-12
     window = (min(window, *a.shape) - 1) // 2 * 2 + 1  # odd, and no wider than the image
@@ -111,7 +111,7 @@ def ssim(
 
 
 def compare(fixed: npt.ArrayLike, moved: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> Mapping[str, float]:
-    """All image scores of one pair on the same grid, by name, for a report.
+    """Return all image scores of one pair on the same grid by name.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def compare(fixed: npt.ArrayLike, moved: npt.ArrayLike, mask: npt.ArrayLike | No
     mask
         Where both are defined.
     """
-    a, b = same_shape(fixed, moved)
+    a, b = check_same_shape(fixed, moved)
     known = np.isfinite(a) & np.isfinite(b)
     if mask is not None:
         known &= np.asarray(mask, dtype=bool)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.evaluation.arrays import FloatArray
+from napari_stnreg.evaluation.validation import FloatArray
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class LandmarkError:
 
 
 def landmark_error(mapped: npt.ArrayLike, target: npt.ArrayLike, diagonal: float | None = None) -> LandmarkError:
-    """Distance of mapped landmarks from their partners, both ``(N, D)`` in world units, paired by row.
+    """Return the distances of mapped landmarks from their targets, both ``(N, D)`` in world units, paired by row.
 
-    Landmarks of the fixed side are mapped to the moving side by the transform, those of the moving side by its inverse.
+    The transform maps fixed landmarks to the moving side, its inverse maps moving landmarks to the fixed side.
     """
     a, b = np.asarray(mapped, dtype=np.float64), np.asarray(target, dtype=np.float64)
     if a.ndim != 2 or a.shape != b.shape or not len(a):
-        raise InputError(f"Landmarks are paired by order; {a.shape} and {b.shape} cannot be.")
+        raise InputError(f"Landmarks are paired by order, but their shapes are {a.shape} and {b.shape}.")
     return LandmarkError(np.linalg.norm(a - b, axis=1), diagonal)

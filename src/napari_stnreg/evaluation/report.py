@@ -1,8 +1,9 @@
-"""The scorecard as a table: what was measured before and after, which way is better, and what is good or bad."""
+"""The scorecard of a registration: scores before and after as a table, text, CSV, JSON or HTML."""
 
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import math
@@ -34,30 +35,31 @@ TITLES = {
     "folding_fraction": "folding fraction",
     "inverse_consistency": "inverse consistency",
 }
-"""Names of the scores for a person."""
+"""Display names of the scores."""
 
 COLUMNS = ("group", "name", "item", "before", "after", "unit", "better", "mark")
-_NO_CHANGE = 1e-3
+_MIN_RELATIVE_CHANGE = 1e-3
+"""Smaller relative changes are marked neither better nor worse."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """One line of a scorecard.
+    """One row of a scorecard.
 
     Parameters
     ----------
     group
         ``"image"``, ``"labels"``, ``"landmarks"`` or ``"deformation"``.
     name
-        What was measured; a key of :data:`TITLES`.
+        Name of the measure, a key of :data:`TITLES`.
     item
-        Which label, which landmark (counted from 0) or which summary (``"mean"``, ``"median"``, ``"max"`` ...).
+        The label, the index of the landmark pair, or the summary (``"mean"``, ``"median"``, ``"max"`` ...).
     before, after
-        Without and with the transform; ``None`` where there is no such value. NaN where it is not defined.
+        Without and with the transform; ``None`` if not measured, NaN if undefined.
     unit
-        Of lengths; empty for plain numbers.
+        Unit of lengths; empty for dimensionless numbers.
     better
-        Which way is better; ``"zero"`` for what ought to be zero; empty where neither is.
+        The direction of improvement; ``"zero"`` for scores that should be zero; empty if there is none.
     """
 
     group: str
@@ -70,18 +72,18 @@ class Score:
 
     @property
     def mark(self) -> Mark:
-        """Whether the registration made it better or worse by more than a thousandth, or a zero is one or not."""
+        """Rate the change: ``"good"`` or ``"bad"`` if it exceeds a thousandth, or if a score should be zero."""
         if self.better == "zero":
             return "" if self.after is None or math.isnan(self.after) else "bad" if self.after > 0 else "good"
         if self.better == "" or self.before is None or self.after is None:
             return ""
         gain = self.after - self.before if self.better == "higher" else self.before - self.after
-        least = _NO_CHANGE * max(abs(self.before), abs(self.after))
-        return "good" if gain > least else "bad" if gain < -least else ""
+        threshold = _MIN_RELATIVE_CHANGE * max(abs(self.before), abs(self.after))
+        return "good" if gain > threshold else "bad" if gain < -threshold else ""
 
     @property
     def title(self) -> str:
-        """What a person reads."""
+        """Display name with label, landmark pair or summary."""
         name = TITLES.get(self.name, self.name)
         return f"{name}, {self._item_title}" if self.item else name
 
@@ -91,18 +93,18 @@ class Score:
         return what + self.item if self.item.lstrip("-").isdigit() else self.item
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scorecard:
     """All scores of one registration.
 
     Parameters
     ----------
     scores
-        The lines, in the order in which they are shown.
+        The rows in display order.
     info
-        Names of the images, family and unit of the transform, and what else describes the run.
+        Names of the images, family and unit of the transform.
     warnings
-        Sentences that a person should read.
+        Warnings as sentences.
     """
 
     scores: tuple[Score, ...]
@@ -113,14 +115,14 @@ class Scorecard:
         return iter(self.scores)
 
     def value(self, name: str, when: Literal["before", "after"] = "after", item: str = "") -> float | None:
-        """One number, such as ``value("dice", "before", "mean")``; ``None`` if it was not measured."""
+        """Return one score, such as ``value("dice", "before", "mean")``; ``None`` if it was not measured."""
         for score in self.scores:
             if (score.name, score.item) == (name, item):
                 return score.before if when == "before" else score.after
         return None
 
     def row(self) -> dict[str, float | None]:
-        """The scores that sum the rest up, by names like ``dice_mean_after``: one row of a table of many pairs."""
+        """Return the summary scores by names like ``dice_mean_after``: one row of a table of many pairs."""
         found: dict[str, float | None] = {}
         for score in self.scores:
             if score.item.lstrip("-").isdigit():
@@ -135,12 +137,12 @@ class Scorecard:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: ``info``, ``warnings``, and ``scores`` as a list of rows of :data:`COLUMNS`."""
+        """Return plain values: ``info``, ``warnings``, and ``scores`` as a list of rows of :data:`COLUMNS`."""
         rows = [{**asdict(score), "mark": score.mark} for score in self.scores]
         return {"info": dict(self.info), "scores": rows, "warnings": list(self.warnings)}
 
     def to_json(self) -> str:
-        """:meth:`to_dict` as JSON; what is not a finite number is null."""
+        """Return :meth:`to_dict` as JSON; non-finite numbers become null."""
         content = self.to_dict()
         for row in content["scores"]:
             for when in ("before", "after"):
@@ -149,7 +151,7 @@ class Scorecard:
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
     def to_csv(self) -> str:
-        """A table with the columns :data:`COLUMNS`; undefined values are empty cells."""
+        """Return a table with the columns :data:`COLUMNS`; undefined values are empty cells."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -159,7 +161,7 @@ class Scorecard:
         return stream.getvalue()
 
     def to_text(self, *, pairs: bool = True) -> str:
-        """A table for a terminal; without ``pairs`` the single landmarks are left out."""
+        """Return a table for the terminal; without ``pairs`` the single landmarks are omitted."""
         rows = [("", "before", "after", "")]
         for score in self.scores:
             if not pairs and score.group == "landmarks" and score.item.isdigit():
@@ -175,9 +177,26 @@ class Scorecard:
         ]
         return "\n".join([*lines, *self.warnings])
 
+    def __repr__(self) -> str:
+        return (
+            f"<Scorecard: {self.info.get('moving', '')} -> {self.info.get('fixed', '')}>\n{self.to_text(pairs=False)}"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the scores as an HTML table, for notebooks; single landmarks are omitted."""
+        color = {"good": "#1a7f37", "bad": "#cf222e", "": "inherit"}
+        rows = "".join(
+            f"<tr><td>{html.escape(score.title)}</td><td>{number(score.before)}</td>"
+            f"<td style='color:{color[score.mark]}'>{number(score.after)} {html.escape(score.unit)}</td></tr>"
+            for score in self.scores
+            if not (score.group == "landmarks" and score.item.isdigit())
+        )
+        notes = "".join(f"<p>{html.escape(text)}</p>" for text in self.warnings)
+        return f"<table><tr><th></th><th>before</th><th>after</th></tr>{rows}</table>{notes}"
+
 
 def number(value: float | None) -> str:
-    """A value for a person: four digits, a dash where there is none."""
+    """Format a value with four digits; a dash if there is none."""
     return "-" if value is None or math.isnan(value) else f"{value:.4g}"
 
 

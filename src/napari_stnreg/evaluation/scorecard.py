@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,31 +14,30 @@ from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.evaluation.report import Better, Score, Scorecard
+from napari_stnreg.io.conversion import ImageLike, as_image, as_image_pair
 from napari_stnreg.ops.jacobian import folding_fraction
-from napari_stnreg.resampling.warp import warp
+from napari_stnreg.resampling.warp import HasTransform, warp
 from napari_stnreg.transforms import Transform, invert, solver_warning
 
 SCORED_VOXELS = 4_000_000
-"""Images larger than this are scored on every n-th voxel along each axis."""
+"""Larger images are scored on every n-th voxel along each axis."""
 _BETTER: dict[str, Better] = {"mse": "lower", "mean_surface_distance": "lower", "hausdorff95": "lower"}
 _CONSISTENCY_POINTS = 100_000
 
 
-class HasTransform(Protocol):
-    """An object that carries a transform, such as the result of a registration."""
-
-    transform: Transform
-
-
 def evaluate(
-    fixed: Image,
-    moving: Image,
+    fixed: ImageLike,
+    moving: ImageLike,
     transform: Transform | HasTransform | None = None,
     *,
-    result: Image | None = None,
-    fixed_labels: Image | None = None,
-    moving_labels: Image | None = None,
-    result_labels: Image | None = None,
+    spacing: float | Sequence[float] | None = None,
+    unit: str | None = None,
+    moving_spacing: float | Sequence[float] | None = None,
+    moving_unit: str | None = None,
+    result: ImageLike | None = None,
+    fixed_labels: ImageLike | None = None,
+    moving_labels: ImageLike | None = None,
+    result_labels: ImageLike | None = None,
     fixed_landmarks: npt.ArrayLike | None = None,
     moving_landmarks: npt.ArrayLike | None = None,
     result_landmarks: npt.ArrayLike | None = None,
@@ -49,57 +48,67 @@ def evaluate(
 ) -> Scorecard:
     """Score a registration before and after.
 
-    Give the transform, or what another program made of the moving side (``result``, ``result_labels``,
-    ``result_landmarks``), or both: what is given as a result is scored as it is, the rest is made by the transform.
+    Give the transform, or the output of another program (``result``, ``result_labels``, ``result_landmarks``), or both.
+    Such output is scored as it is; everything else is computed with the transform.
 
     Parameters
     ----------
     fixed, moving
-        The two images; their masks say where they count.
+        The two images, see :func:`~napari_stnreg.as_image`; their masks restrict the scores.
     transform
-        Fixed world to moving world; or what :func:`napari_stnreg.register` returned.
+        Fixed world to moving world, or the result of a registration.
+    spacing, unit, moving_spacing, moving_unit
+        Voxel size and unit of both images, or of the moving image; override what the objects themselves say.
     result
         The warped moving image, in the fixed world.
     fixed_labels, moving_labels, result_labels
-        Label images of the sides, and the warped moving labels. Without a transform or ``result_labels`` there is no
-        "after" for labels.
+        Label images of both sides, and the warped moving labels. Arrays without a position of their own are on the
+        voxels of their image. Without a transform or ``result_labels`` there is no "after" for labels.
     fixed_landmarks, moving_landmarks
-        World points ``(N, D)``, each in its own image's unit, paired by order. After the registration those of the
-        fixed side are mapped to the moving side and compared there.
+        World points ``(N, D)``, each in the unit of its own image, paired by order. Points of the fixed side are mapped
+        to the moving side and compared there.
     result_landmarks
-        The moving landmarks already brought to the fixed side, in the fixed image's unit.
+        The moving landmarks mapped to the fixed side, in the fixed image's unit.
     reverse
-        The transform of an independent registration the other way round, for the inverse consistency; without it the
-        transform's own inverse is used, which only tells how well it can be inverted.
+        The transform of an independent registration in the other direction, for the inverse consistency. Without it
+        the transform's own inverse is used, which only measures how accurately it can be inverted.
     labels
-        Which labels; all that occur on either side if not given.
+        Labels to score; all that occur on either side by default.
     fixed_channel, moving_channel
-        Channels to compare; the luminance or mean if not given.
+        Channels to compare; the luminance or mean by default.
 
     Returns
     -------
     Scorecard
-        Lengths in the fixed image's unit.
+        Lengths are in the fixed image's unit.
 
     Raises
     ------
     InputError
-        If shapes, dimensions or units do not fit, or only one of two partners is given.
+        If shapes, dimensions or units do not match, or only one of two paired arguments is given.
     """
+    fixed, moving = as_image_pair(
+        fixed, moving, spacing=spacing, unit=unit, moving_spacing=moving_spacing, moving_unit=moving_unit
+    )
     if transform is not None and not isinstance(transform, Transform):
         transform = transform.transform
-    _check_partners(fixed_labels, moving_labels if result_labels is None else result_labels, "labels")
-    beside = moving_landmarks if result_landmarks is None else result_landmarks
-    _check_partners(fixed_landmarks, beside, "landmarks")
-    scores = _image_rows(fixed, moving, transform, result, fixed_channel, moving_channel)
+    _check_paired(fixed_labels, moving_labels if result_labels is None else result_labels, "labels")
+    compared = moving_landmarks if result_landmarks is None else result_landmarks
+    _check_paired(fixed_landmarks, compared, "landmarks")
+    warped = None if result is None else as_image(result, like=fixed)
+    scores = _image_scores(fixed, moving, transform, warped, fixed_channel, moving_channel)
     if fixed_labels is not None:
-        scores += _label_rows(fixed, fixed_labels, moving_labels, result_labels, transform, labels)
+        sides = [
+            None if one is None else as_image(one, like=image)
+            for one, image in ((fixed_labels, fixed), (moving_labels, moving), (result_labels, fixed))
+        ]
+        scores += _label_scores(fixed, sides, transform, labels)
     if fixed_landmarks is not None:
-        scores += _landmark_rows(fixed, moving, transform, fixed_landmarks, moving_landmarks, result_landmarks)
+        scores += _landmark_scores(fixed, moving, transform, fixed_landmarks, moving_landmarks, result_landmarks)
     warnings: list[str] = []
     if transform is not None:
-        scores += _deformation_rows(fixed, transform, warnings)
-        scores += _consistency_rows(fixed, moving, transform, reverse, warnings)
+        scores += _deformation_scores(fixed, transform, warnings)
+        scores += _consistency_scores(fixed, moving, transform, reverse, warnings)
     info = {
         "fixed": fixed.name,
         "moving": moving.name,
@@ -118,46 +127,46 @@ def image_scores(
     fixed_channel: int | None = None,
     moving_channel: int | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Agreement of two images ``"before"`` and ``"after"``, where both are defined.
+    """Compute image similarity ``"before"`` and ``"after"``, where both images are defined.
 
     Parameters
     ----------
     fixed, moving
-        The two images; what is read half from beyond the moving mask does not count.
+        The two images; voxels interpolated across the border of the moving mask are left out.
     transform
         Fixed world to moving world; ``None`` and no ``result`` leaves "after" empty.
     result
-        The warped image, if it is there already.
+        The warped image, if it exists already.
     fixed_channel, moving_channel
-        Which channels.
+        Channels to compare.
 
     Returns
     -------
     dict
-        Of the scores of :func:`napari_stnreg.evaluation.compare`, by ``"before"`` and ``"after"``; empty where the
-        images have nothing in common.
+        The scores of :func:`napari_stnreg.evaluation.compare` by ``"before"`` and ``"after"``; empty where the images
+        do not overlap.
     """
-    thin = max(int(np.ceil((fixed.grid.size / SCORED_VOXELS) ** (1 / fixed.ndim))), 1)
-    every = tuple(slice(None, None, thin) for _ in fixed.grid.shape)
-    step = np.diag([float(thin)] * fixed.ndim + [1.0])
+    stride = max(int(np.ceil((fixed.grid.size / SCORED_VOXELS) ** (1 / fixed.ndim))), 1)
+    every = tuple(slice(None, None, stride) for _ in fixed.grid.shape)
+    step = np.diag([float(stride)] * fixed.ndim + [1.0])
     values = fixed.intensity(fixed_channel)[every]
     grid = Grid(values.shape, fixed.grid.matrix @ step, fixed.grid.unit)
     inside = np.ones(values.shape, bool) if fixed.mask is None else fixed.mask[every]
     found: dict[str, dict[str, float]] = {"before": {}, "after": {}}
-    jobs: list[tuple[str, Image, Transform | None]] = [("before", moving, None)]
+    inputs: list[tuple[str, Image, Transform | None]] = [("before", moving, None)]
     if result is not None:
-        jobs.append(("after", result, None))
+        inputs.append(("after", result, None))
     elif transform is not None:
-        jobs.append(("after", moving, transform))
-    for when, source, by in jobs:
-        seen = source.intensity(moving_channel)
-        known = np.ones(source.grid.shape, bool) if source.mask is None else source.mask
-        plain = Image(np.where(known, seen, 0), source.grid, known, source.name)
-        image = warp(plain, by, grid)
+        inputs.append(("after", moving, transform))
+    for when, source, applied in inputs:
+        intensity = source.intensity(moving_channel)
+        mask = np.ones(source.grid.shape, bool) if source.mask is None else source.mask
+        plain = Image(np.where(mask, intensity, 0), source.grid, mask, source.name)
+        image = warp(plain, applied, grid)
         both = inside if image.mask is None else inside & image.mask
         if source.mask is not None:
-            share = plain.replace(data=known.astype(np.float32))
-            both = both & (warp(share, by, grid).data > 0.999)
+            coverage = plain.replace(data=mask.astype(np.float32))
+            both = both & (warp(coverage, applied, grid).data > 0.999)
         if both.sum() > 1:
             found[when] = dict(evaluation.compare(values, image.data, both))
     return found
@@ -170,27 +179,27 @@ def landmark_scores(
     fixed_landmarks: npt.ArrayLike,
     moving_landmarks: npt.ArrayLike,
 ) -> evaluation.LandmarkError:
-    """Distances of landmark pairs after mapping those of the fixed side to the moving side, in the fixed unit.
+    """Compute the distances of landmark pairs in the moving world, in the fixed image's unit.
 
     Parameters
     ----------
     fixed, moving
-        The images whose units the points are in.
+        The images, whose units the points have.
     transform
-        ``None`` for the distances before.
+        Maps the fixed landmarks to the moving world; ``None`` for the distances before.
     fixed_landmarks, moving_landmarks
         World points ``(N, D)`` paired by order.
     """
     unit = fixed.grid.unit
-    here = _points(fixed_landmarks, fixed.ndim)
-    there = _points(moving_landmarks, fixed.ndim) * conversion_factor(moving.grid.unit, unit)
+    mapped = _points(fixed_landmarks, fixed.ndim)
+    target = _points(moving_landmarks, fixed.ndim) * conversion_factor(moving.grid.unit, unit)
     if transform is not None:
         factor = conversion_factor(unit, transform.unit)
-        here = transform.map_points(here * factor) / factor
-    return evaluation.landmark_error(here, there, fixed.grid.diagonal)
+        mapped = transform.map_points(mapped * factor) / factor
+    return evaluation.landmark_error(mapped, target, fixed.grid.diagonal)
 
 
-def _image_rows(
+def _image_scores(
     fixed: Image,
     moving: Image,
     transform: Transform | None,
@@ -208,38 +217,37 @@ def _image_rows(
     ]
 
 
-def _label_rows(
-    fixed: Image,
-    fixed_labels: Image,
-    moving_labels: Image | None,
-    result_labels: Image | None,
-    transform: Transform | None,
-    labels: Sequence[int] | None,
+def _label_scores(
+    fixed: Image, sides: Sequence[Image | None], transform: Transform | None, labels: Sequence[int] | None
 ) -> list[Score]:
-    # Distances need axes at right angles; a sheared grid is read at the nearest voxels of an upright one.
+    fixed_labels, moving_labels, result_labels = sides
+    assert fixed_labels is not None
+    # distances need orthogonal axes: a sheared grid is resampled by nearest neighbor
     grid = fixed_labels.grid.with_unit(fixed.grid.unit).orthogonal()
-    truth = _labels_on(fixed_labels, None, grid)
-    sides: dict[str, npt.NDArray[Any]] = {}
+    reference = _resample_labels(fixed_labels, None, grid)
+    compared: dict[str, npt.NDArray[Any]] = {}
     if moving_labels is not None:
-        sides["before"] = _labels_on(moving_labels, None, grid)
+        compared["before"] = _resample_labels(moving_labels, None, grid)
     if result_labels is not None:
-        sides["after"] = _labels_on(result_labels, None, grid)
+        compared["after"] = _resample_labels(result_labels, None, grid)
     elif moving_labels is not None and transform is not None:
-        sides["after"] = _labels_on(moving_labels, transform, grid)
+        compared["after"] = _resample_labels(moving_labels, transform, grid)
     if labels is None:
-        occurring = [truth, *sides.values()]
+        occurring = [reference, *compared.values()]
         labels = sorted({int(v) for values in occurring for v in np.unique(values) if v != 0})
     if not labels:
-        raise InputError("There is no label other than 0 on either side.")
-    found = {when: label_scores(truth, values, labels, grid.spacing.tolist()) for when, values in sides.items()}
+        raise InputError("Neither side has a label other than 0.")
+    by_time = {
+        when: label_scores(reference, values, labels, grid.spacing.tolist()) for when, values in compared.items()
+    }
     rows: list[Score] = []
     for name in ("dice", "jaccard", "hausdorff95", "mean_surface_distance"):
         unit = grid.unit if name in ("hausdorff95", "mean_surface_distance") else ""
         better = _BETTER.get(name, "higher")
-        means = {when: _mean([each[name] for each in scores.values()]) for when, scores in found.items()}
+        means = {when: _mean([each[name] for each in scores.values()]) for when, scores in by_time.items()}
         rows.append(Score("labels", name, "mean", means.get("before"), means.get("after"), unit, better))
         for label in labels:
-            before, after = (found[when][label][name] if when in found else None for when in ("before", "after"))
+            before, after = (by_time[when][label][name] if when in by_time else None for when in ("before", "after"))
             rows.append(Score("labels", name, str(label), before, after, unit, better))
     return rows
 
@@ -247,23 +255,25 @@ def _label_rows(
 def label_scores(
     first: npt.ArrayLike, second: npt.ArrayLike, labels: Sequence[int], spacing: Sequence[float]
 ) -> dict[int, dict[str, float]]:
-    """Dice, Jaccard, Hausdorff 95 and mean surface distance of each label of two label images on one grid."""
+    """Compute Dice, Jaccard, Hausdorff 95 and mean surface distance of each label; both images on one grid."""
     a, b = np.asarray(first), np.asarray(second)
     overlap, union = evaluation.dice(a, b, labels), evaluation.jaccard(a, b, labels)
     found = {}
     for label in labels:
-        there, back = evaluation.surface_distances(a == label, b == label, spacing)
-        both = np.concatenate([there, back])
+        from_first, from_second = evaluation.surface_distances(a == label, b == label, spacing)
+        both = np.concatenate([from_first, from_second])
         found[label] = {
             "dice": overlap[label],
             "jaccard": union[label],
-            "hausdorff95": float(max(np.percentile(there, 95), np.percentile(back, 95))) if both.size else np.nan,
+            "hausdorff95": float(max(np.percentile(from_first, 95), np.percentile(from_second, 95)))
+            if both.size
+            else np.nan,
             "mean_surface_distance": float(both.mean()) if both.size else np.nan,
         }
     return found
 
 
-def _landmark_rows(
+def _landmark_scores(
     fixed: Image,
     moving: Image,
     transform: Transform | None,
@@ -275,8 +285,8 @@ def _landmark_rows(
     if moving_landmarks is not None:
         errors["before"] = landmark_scores(fixed, moving, None, fixed_landmarks, moving_landmarks)
     if result_landmarks is not None:
-        here, there = (_points(points, fixed.ndim) for points in (fixed_landmarks, result_landmarks))
-        errors["after"] = evaluation.landmark_error(there, here, fixed.grid.diagonal)
+        fixed_points, mapped = (_points(points, fixed.ndim) for points in (fixed_landmarks, result_landmarks))
+        errors["after"] = evaluation.landmark_error(mapped, fixed_points, fixed.grid.diagonal)
     elif transform is not None and moving_landmarks is not None:
         errors["after"] = landmark_scores(fixed, moving, transform, fixed_landmarks, moving_landmarks)
     sums = {when: error.to_dict() for when, error in errors.items()}
@@ -291,7 +301,7 @@ def _landmark_rows(
     return rows
 
 
-def _deformation_rows(fixed: Image, transform: Transform, warnings: list[str]) -> list[Score]:
+def _deformation_scores(fixed: Image, transform: Transform, warnings: list[str]) -> list[Score]:
     determinant = transform.jacobian_determinant(fixed.grid)
     values = determinant[fixed.mask] if fixed.mask is not None and fixed.mask.any() else determinant.ravel()
     folded = folding_fraction(determinant, fixed.mask)
@@ -305,11 +315,11 @@ def _deformation_rows(fixed: Image, transform: Transform, warnings: list[str]) -
         Score("deformation", "folding_fraction", after=folded, better="zero"),
     ]
     if folded:
-        warnings.append(f"{100 * folded:.2g} % of the image is folded over.")
+        warnings.append(f"{100 * folded:.2g} % of the voxels are folded.")
     return rows
 
 
-def _consistency_rows(
+def _consistency_scores(
     fixed: Image, moving: Image, transform: Transform, reverse: Transform | None, warnings: list[str]
 ) -> list[Score]:
     unit = fixed.grid.unit
@@ -320,20 +330,20 @@ def _consistency_rows(
             warnings.append(found.warning)
         mean, largest = found.mean_error, found.max_error
     else:
-        mean, largest = (float(v) for v in _there_and_back(fixed, transform, reverse))
-        if (told := solver_warning(reverse)) is not None:
-            warnings.append(told)
+        mean, largest = (float(v) for v in _round_trip_error(fixed, transform, reverse))
+        if (message := solver_warning(reverse)) is not None:
+            warnings.append(message)
     return [
         Score("deformation", "inverse_consistency", item, after=value * factor, unit=unit)
         for item, value in (("mean", mean), ("max", largest))
     ]
 
 
-def _there_and_back(fixed: Image, transform: Transform, reverse: Transform) -> tuple[float, float]:
-    """Mean and largest distance between ``x`` and ``reverse(transform(x))`` over the fixed image."""
+def _round_trip_error(fixed: Image, transform: Transform, reverse: Transform) -> tuple[float, float]:
+    """Return the mean and largest distance between ``x`` and ``reverse(transform(x))`` over the fixed image."""
     grid = transform.check_grid(fixed.grid)
-    thin = max(int(np.ceil((grid.size / _CONSISTENCY_POINTS) ** (1 / grid.ndim))), 1)
-    axes = [np.arange((n - 1) % thin // 2, n, thin) for n in grid.shape]
+    stride = max(int(np.ceil((grid.size / _CONSISTENCY_POINTS) ** (1 / grid.ndim))), 1)
+    axes = [np.arange((n - 1) % stride // 2, n, stride) for n in grid.shape]
     index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, grid.ndim)
     if fixed.mask is not None:
         index = index[fixed.mask[tuple(index.T)]]
@@ -344,11 +354,11 @@ def _there_and_back(fixed: Image, transform: Transform, reverse: Transform) -> t
     return float(errors.mean()), float(errors.max(initial=0.0))
 
 
-def _labels_on(labels: Image, transform: Transform | None, grid: Grid) -> npt.NDArray[Any]:
+def _resample_labels(labels: Image, transform: Transform | None, grid: Grid) -> npt.NDArray[Any]:
     if labels.has_channel_axis or labels.data.dtype.kind not in "iub":
         kinds = f"{labels.data.dtype} with {labels.channels} channels"
         if labels.has_channel_axis or not np.array_equal(labels.data, np.rint(labels.data)):
-            raise InputError(f"'{labels.name}' holds no labels ({kinds}); labels are whole numbers.")
+            raise InputError(f"'{labels.name}' is not a label image ({kinds}); labels are integers.")
         labels = labels.replace(data=np.rint(labels.data).astype(np.int64))
     if transform is None and labels.grid.with_unit(grid.unit).same_lattice(grid):
         return np.asarray(labels.data)
@@ -358,14 +368,14 @@ def _labels_on(labels: Image, transform: Transform | None, grid: Grid) -> npt.ND
 def _points(points: npt.ArrayLike, ndim: int) -> FloatArray:
     array = np.asarray(points, dtype=np.float64)
     if array.ndim != 2 or array.shape[1] != ndim or not len(array):
-        raise InputError(f"Landmarks of {ndim}D images are a list (N, {ndim}), not an array of shape {array.shape}.")
+        raise InputError(f"Landmarks of {ndim}D images have the shape (N, {ndim}), not {array.shape}.")
     return array
 
 
-def _check_partners(fixed: object, other: object, what: str) -> None:
+def _check_paired(fixed: object, other: object, what: str) -> None:
     if (fixed is None) != (other is None):
         given, missing = ("fixed", "moving") if other is None else ("moving", "fixed")
-        raise InputError(f"There are {what} of the {given} side but none of the {missing} side; both are needed.")
+        raise InputError(f"The {given} {what} are given without the {missing} ones. Give both.")
 
 
 def _mean(values: Sequence[float]) -> float:

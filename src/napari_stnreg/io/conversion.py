@@ -125,6 +125,34 @@ def as_image(
     return image if name is None else image.replace(name=name)
 
 
+def as_image_pair(
+    fixed: ImageLike,
+    moving: ImageLike,
+    *,
+    spacing: float | Sequence[float] | None = None,
+    unit: str | None = None,
+    moving_spacing: float | Sequence[float] | None = None,
+    moving_unit: str | None = None,
+) -> tuple[Image, Image]:
+    """Convert a fixed and a moving image; ``spacing`` and ``unit`` hold for both unless the moving ones are given.
+
+    Objects without a name are called "fixed" and "moving".
+    """
+    pair = (
+        as_image(fixed, spacing=spacing, unit=unit),
+        as_image(
+            moving,
+            spacing=spacing if moving_spacing is None else moving_spacing,
+            unit=unit if moving_unit is None else moving_unit,
+        ),
+    )
+    if isinstance(fixed, Image) and isinstance(moving, Image):
+        return pair
+    names = ("fixed", "moving")
+    named = [one.replace(name=n) if one.name == "image" else one for one, n in zip(pair, names, strict=True)]
+    return named[0], named[1]
+
+
 def override_grid(grid: Grid, name: str, spacing: float | Sequence[float] | None, unit: str | None) -> Grid:
     """Replace voxel size or unit of a grid; axis directions and the position of the first voxel stay.
 

@@ -1,10 +1,12 @@
-"""Register two images: the one call that scripts, the command line and the panel share."""
+"""Register two images: the function shared by scripts, the command line and the panel."""
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Callable, Generator
+import warnings as python_warnings
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,79 +14,159 @@ import numpy.typing as npt
 import torch
 
 from napari_stnreg.core.device import is_out_of_memory, pick_device
-from napari_stnreg.core.errors import OutOfMemoryError
+from napari_stnreg.core.errors import OutOfMemoryError, RegistrationWarning
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.progress import run_to_completion
+from napari_stnreg.io.conversion import ImageLike, as_image_pair
 from napari_stnreg.registration import stages
-from napari_stnreg.registration.pair import Fit, fit_pair
+from napari_stnreg.registration.pair import PairSteps, fit_pair
 from napari_stnreg.registration.preprocessing import check_pair, prepare
 from napari_stnreg.registration.result import LossHistory, Progress, Result, StopReason, make_result
-from napari_stnreg.registration.settings import RegistrationSettings
+from napari_stnreg.registration.settings import Extent, Initialization, PresetName, RegistrationSettings
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.transforms import Transform
 
 if TYPE_CHECKING:
     from napari_stnreg.models.model import Model
 
-Steps = Generator[Progress, "str | None", Result]
+RegistrationSteps = Generator[Progress, "str | None", Result]
+
+_logger = logging.getLogger(__name__)
 
 
 def register(
-    fixed: Image,
-    moving: Image,
+    fixed: ImageLike,
+    moving: ImageLike,
     settings: RegistrationSettings | None = None,
     *,
+    spacing: float | Sequence[float] | None = None,
+    unit: str | None = None,
+    moving_spacing: float | Sequence[float] | None = None,
+    moving_unit: str | None = None,
     fixed_landmarks: npt.ArrayLike | None = None,
     moving_landmarks: npt.ArrayLike | None = None,
     start_transform: Transform | None = None,
     model: Model | str | os.PathLike[str] | None = None,
-    progress: Callable[[Progress], None] | None = None,
-    **options: Any,
+    progress: Callable[[Progress], object] | None = None,
+    family: str | None = None,
+    similarity: str | None = None,
+    preset: PresetName | None = None,
+    start: Initialization | None = None,
+    mirror: bool | None = None,
+    fixed_channel: int | None = None,
+    moving_channel: int | None = None,
+    window: int | None = None,
+    smoothness: float | None = None,
+    control_spacing: float | None = None,
+    diffusion: float | None = None,
+    bending: float | None = None,
+    folding: float | None = None,
+    landmark_weight: float | None = None,
+    levels: int | None = None,
+    iterations: int | None = None,
+    extent: Extent | None = None,
+    fill: float | None = None,
+    refine: int | None = None,
+    device: str | None = None,
+    seed: int | None = None,
 ) -> Result:
-    """Find the transform that takes a moving image onto a fixed one.
+    """Find the transform that maps the fixed image onto the moving image, and warp the moving image.
 
     Parameters
     ----------
     fixed, moving
-        2D or 3D images; the registration happens in the world, so scale, rotation, shape and unit may differ.
+        2D or 3D images: NumPy arrays, torch tensors, nibabel or SimpleITK images, xarray DataArrays, napari layers,
+        paths, or :class:`~napari_stnreg.Image`; see :func:`~napari_stnreg.as_image`. They are compared in world
+        coordinates, so voxel size, rotation, shape and unit of the two may differ.
     settings
-        See :class:`~napari_stnreg.registration.settings.RegistrationSettings`; or give its fields by name in ``options``, such as
-        ``family="affine+diffeomorphic", similarity="lncc", device="cpu", seed=0``.
+        A settings object. Single settings can be given by name as well; they win.
+    spacing, unit
+        Voxel size (one number or one per axis in (z, y, x) order) and unit of both images, such as
+        ``spacing=(2, 0.5, 0.5), unit="um"``; override what the objects themselves say.
+    moving_spacing, moving_unit
+        The same for the moving image, where it differs from the fixed one.
     fixed_landmarks, moving_landmarks
-        World points ``(N, D)``, each in its own image's unit, paired by order: they start the transform off and stay
-        as a soft term.
+        World points ``(N, D)``, each in the unit of its own image, paired by order. They initialize the transform and
+        remain as a soft term of the loss.
     start_transform
-        Where to begin, such as an earlier result's transform.
+        Initial transform, fixed world to moving world, such as the transform of an earlier result.
     model
-        A trained model, its file, or the name of a bundled model: the answer then comes in one pass, and the setting
-        ``refine`` adds so many steps of optimization for this pair.
+        A trained model, its file, or the name of a pretrained model such as ``"box-2d"``. The transform is then
+        predicted in one pass, and ``refine`` steps of optimization follow.
     progress
-        Called after every step.
+        Called with a :class:`~napari_stnreg.Progress` after every step.
+    family
+        ``"translation"``, ``"rigid"``, ``"similarity"``, ``"affine"``, ``"bspline"``, ``"tps"``, ``"displacement"``,
+        ``"diffeomorphic"``, or several joined by ``+`` that are fitted in this order. Default
+        ``"affine+diffeomorphic"``.
+    similarity
+        ``"lncc"`` (default), ``"ncc"``, ``"mse"``, ``"mi"``, ``"mind"``, or the file of a trained auto-encoder.
+    preset
+        ``"fast"``, ``"balanced"`` (default) or ``"thorough"``.
+    start
+        Initialization: ``"auto"`` (default), ``"none"``, ``"center"``, ``"moments"``, ``"phase"`` or ``"search"``.
+    mirror
+        Include mirrored orientations in the search.
+    fixed_channel, moving_channel
+        Channel to register; by default the luminance of RGB and the mean of other channels.
+    window
+        Radius of the window of local NCC in voxels.
+    smoothness
+        Stiffness of the deformation; 1 by default.
+    control_spacing
+        Distance of control points in voxels of the fixed image.
+    diffusion, bending, folding
+        Additional weights of the diffusion regularizer, the bending energy and the folding penalty.
+    landmark_weight
+        Weight of the landmark term.
+    levels, iterations
+        Number of pyramid levels, and steps per level; chosen by size and preset by default.
+    extent
+        What the warped image covers: ``"fixed"`` (default), ``"moving"`` or ``"union"``.
+    fill
+        Value outside the moving image; the median of its border by default.
+    refine
+        Steps of optimization after the prediction of a model.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+    seed
+        Seed of random sampling. Global random states are never touched.
 
     Returns
     -------
     Result
-        With the transform (fixed world to moving world), the warped image, and the scores before and after.
+        The transform, the warped image, and scores before and after.
 
     Raises
     ------
     InputError
-        If the images or settings cannot be used; one sentence says why.
+        If images or settings cannot be used.
+    OutOfMemoryError
+        If the memory is not sufficient.
+
+    Warns
+    -----
+    RegistrationWarning
+        If the result may be unreliable; the sentences are in ``result.warnings`` too.
 
     Examples
     --------
     >>> import numpy as np, napari_stnreg as sr
     >>> y, x = np.mgrid[:64, :64]
     >>> blob = lambda cy, cx: np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 150)
-    >>> fixed, moving = sr.Image.from_array(blob(32, 32)), sr.Image.from_array(blob(36, 29))
-    >>> result = sr.register(fixed, moving, family="translation")
+    >>> result = sr.register(blob(32, 32), blob(36, 29), family="translation")
     >>> result.transform.map_points([[32, 32]]).round(1).tolist()
     [[36.0, 29.0]]
     """
+    names = RegistrationSettings.model_fields.keys() - {"model"}
+    given = locals()
+    options = {name: given[name] for name in names if given[name] is not None}
+    pair = as_image_pair(
+        fixed, moving, spacing=spacing, unit=unit, moving_spacing=moving_spacing, moving_unit=moving_unit
+    )
     steps = register_steps(
-        fixed,
-        moving,
+        *pair,
         settings,
         fixed_landmarks=fixed_landmarks,
         moving_landmarks=moving_landmarks,
@@ -92,7 +174,11 @@ def register(
         model=model,
         **options,
     )
-    return run_to_completion(steps, progress)
+    result = run_to_completion(steps, progress)
+    (result.fixed, result.moving), result.landmarks = pair, (fixed_landmarks, moving_landmarks)
+    for text in result.warnings:
+        python_warnings.warn(text, RegistrationWarning, stacklevel=2)
+    return result
 
 
 def register_steps(
@@ -105,65 +191,78 @@ def register_steps(
     start_transform: Transform | None = None,
     model: Model | str | os.PathLike[str] | None = None,
     **options: Any,
-) -> Steps:
-    """:func:`register` as a generator, for who wants to watch, to stop, or to run it beside something else.
+) -> RegistrationSteps:
+    """Generator form of :func:`register`, for progress reporting and cancellation.
 
-    Yields :class:`Progress` and returns :class:`Result`. Sending ``"stop"`` ends the fit and keeps the best so far;
-    closing the generator drops everything.
+    Parameters
+    ----------
+    fixed, moving, settings, fixed_landmarks, moving_landmarks, start_transform, model
+        As for :func:`register`; the images are :class:`~napari_stnreg.Image`.
+    **options
+        Fields of :class:`~napari_stnreg.RegistrationSettings` by name.
+
+    Yields
+    ------
+    Progress
+        After every step. Send ``"stop"`` to end with the best transform so far; close the generator to discard it.
+
+    Returns
+    -------
+    Result
     """
     settings = RegistrationSettings.merge(settings, options)
     if model is None:
         model = settings.model
     device = pick_device(settings.device)
-    stages.dense_similarity(settings, fixed.ndim)  # an unknown name is told before anything is computed
+    stages.deformable_similarity(settings, fixed.ndim)  # reject an unknown name before anything is computed
     _check_fill(moving, settings)
     warnings: list[str] = []
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     landmarks = (fixed_landmarks, moving_landmarks)
     losses: LossHistory = []
     stop_reason: StopReason = "finished"
-    transform, told = start_transform, None
+    transform, command = start_transform, None
+    _logger.info("Registering '%s' to '%s': %s on %s", moving.name, fixed.name, settings.family, device)
     if model is not None:
         from napari_stnreg.models.model_file import as_model  # most registrations need no network
 
         trained = as_model(model)
         check_pair(fixed, moving, settings)
         transform = _predict(trained, fixed, moving, settings, device, start_transform, warnings)
-        settings, refining = _settings_with(trained, settings)
-        told = yield _predicted(trained, transform, settings)
+        settings, refinement = _settings_for_model(trained, settings)
+        command = yield _prediction_progress(trained, transform, settings)
     else:
-        refining = settings
-    if model is None or (settings.refine > 0 and told != "stop"):
-        fit = _fit_where_it_fits(fixed, moving, refining, device, landmarks, transform, warnings)
-        transform, losses, stop_reason = yield from fit
-    elif told == "stop":
+        refinement = settings
+    if model is None or (settings.refine > 0 and command != "stop"):
+        steps = _fit_with_fallback(fixed, moving, refinement, device, landmarks, transform, warnings)
+        transform, losses, stop_reason = yield from steps
+    elif command == "stop":
         stop_reason = "stopped"
     assert transform is not None
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start_time
+    _logger.info("Registered '%s' in %.1f s (%s)", moving.name, seconds, stop_reason)
     if stop_reason == "diverged":
         warnings.append("The loss became non-finite; the best transform so far is returned.")
-    return make_result(
-        fixed, moving, settings, transform, losses, stop_reason, seconds, warnings, fixed_landmarks, moving_landmarks
-    )
+    return make_result(fixed, moving, settings, transform, losses, stop_reason, seconds, warnings, landmarks)
 
 
-def _fit_where_it_fits(
+def _fit_with_fallback(
     fixed: Image,
     moving: Image,
     settings: RegistrationSettings,
     device: torch.device,
     landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None],
-    start: Transform | None,
+    start_transform: Transform | None,
     warnings: list[str],
-) -> Fit:
-    """Prepare and fit on the device, or on the CPU if its memory is not enough; the transform is of the world."""
+) -> PairSteps:
+    """Fit on the device, or on the CPU if the device's memory is exhausted; the transform is in world coordinates."""
     while True:
         try:
-            problem = prepare(fixed, moving, settings, device, *landmarks, given_start=start is not None)
-            transform, losses, stop_reason = yield from fit_pair(problem, settings, start, fixed.grid.size)
+            problem = prepare(fixed, moving, settings, device, *landmarks, has_start=start_transform is not None)
+            transform, losses, stop_reason = yield from fit_pair(problem, settings, start_transform, fixed.grid.size)
             break
         except (RuntimeError, MemoryError) as error:
-            device = _smaller_device(error, device, fixed, moving, warnings)
+            device = _fallback_device(error, device, fixed, moving, warnings)
     warnings += problem.warnings
     transform = (
         transform.to("cpu")
@@ -173,20 +272,19 @@ def _fit_where_it_fits(
     return transform, losses, stop_reason
 
 
-def _smaller_device(
+def _fallback_device(
     error: Exception, device: torch.device, fixed: Image, moving: Image, warnings: list[str]
 ) -> torch.device:
-    """Where to try again after an error, which is raised on if it is not about memory or there is no other place."""
+    """Return the CPU after memory of a GPU was exhausted; re-raise every other error."""
     if not is_out_of_memory(error):
         raise error
     if device.type == "cpu":
         raise OutOfMemoryError(
-            f"The memory was not enough to register '{fixed.name}' and '{moving.name}'; "
-            "crop or shrink the images first."
+            f"Not enough memory to register '{fixed.name}' and '{moving.name}'. Crop or downsample the images first."
         ) from error
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    warnings.append(f"The memory of {device} was not enough, so the fit ran on the CPU.")
+    warnings.append(f"The memory of {device} was not sufficient, so the registration ran on the CPU.")
     return torch.device("cpu")
 
 
@@ -196,10 +294,10 @@ def _predict(
     moving: Image,
     settings: RegistrationSettings,
     device: torch.device,
-    start: Transform | None,
+    start_transform: Transform | None,
     warnings: list[str],
 ) -> Transform:
-    """One pass of the network, on the CPU if the device has not the memory."""
+    """Predict the transform by one pass of the network, on the CPU if the device's memory is exhausted."""
     while True:
         try:
             return model.predict(
@@ -208,15 +306,17 @@ def _predict(
                 device=device,
                 fixed_channel=settings.fixed_channel,
                 moving_channel=settings.moving_channel,
-                start_transform=start,
+                start_transform=start_transform,
                 warnings=warnings,
             )
         except (RuntimeError, MemoryError) as error:
-            device = _smaller_device(error, device, fixed, moving, warnings)
+            device = _fallback_device(error, device, fixed, moving, warnings)
 
 
-def _settings_with(model: Model, settings: RegistrationSettings) -> tuple[RegistrationSettings, RegistrationSettings]:
-    """The settings as they will be reported, and those of the fit that refines what a model gave."""
+def _settings_for_model(
+    model: Model, settings: RegistrationSettings
+) -> tuple[RegistrationSettings, RegistrationSettings]:
+    """Return the settings to report, and the settings of the refinement after the prediction."""
     similarity = settings.similarity if "similarity" in settings.model_fields_set else model.similarity
     reported = settings.model_copy(update={"family": model.family, "model": model.name, "similarity": similarity})
     levels = settings.levels or (1 if settings.refine < 20 else 2)
@@ -225,14 +325,14 @@ def _settings_with(model: Model, settings: RegistrationSettings) -> tuple[Regist
     return reported, reported.model_copy(update={"family": last, "levels": levels, "iterations": steps})
 
 
-def _predicted(model: Model, transform: Transform, settings: RegistrationSettings) -> Progress:
+def _prediction_progress(model: Model, transform: Transform, settings: RegistrationSettings) -> Progress:
     message = f"one pass of {model.name}"
     return Progress(model.name, 0, 1, 1, 1 + settings.refine, float("nan"), lambda: transform, message)
 
 
 def _check_fill(moving: Image, settings: RegistrationSettings) -> None:
-    """Let a fill value that the image cannot hold be refused before the work and not after it."""
+    """Reject a fill value that the image's dtype cannot represent before the registration runs."""
     shape = (2,) * moving.ndim
-    like = np.zeros(shape + moving.data.shape[moving.ndim :], dtype=moving.data.dtype)
-    tiny = Image(like, Grid.from_spacing(shape), name=moving.name)
+    data = np.zeros(shape + moving.data.shape[moving.ndim :], dtype=moving.data.dtype)
+    tiny = Image(data, Grid.from_spacing(shape), name=moving.name)
     warp(tiny, None, tiny.grid, fill=settings.fill)

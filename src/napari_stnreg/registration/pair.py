@@ -21,13 +21,13 @@ from napari_stnreg.registration.settings import LINEAR_FAMILIES, RegistrationSet
 from napari_stnreg.registration.stages import Found, Step
 from napari_stnreg.transforms import AffineTransform, Transform, chain
 
-Fit = Generator[Progress, "str | None", tuple[Transform, LossHistory, StopReason]]
+PairSteps = Generator[Progress, "str | None", tuple[Transform, LossHistory, StopReason]]
 
 SMALL_VOXELS = 2**16
 """Images up to this size are fitted by a single thread."""
 
 
-def fit_pair(problem: Problem, settings: RegistrationSettings, start: Transform | None, voxels: int) -> Fit:
+def fit_pair(problem: Problem, settings: RegistrationSettings, start: Transform | None, voxels: int) -> PairSteps:
     """Fit the families of the settings one after the other.
 
     It runs without gradients and, for small images, on one thread; who watches it keeps their own settings.
@@ -65,7 +65,7 @@ def fit_pair(problem: Problem, settings: RegistrationSettings, start: Transform 
             told = yield step
 
 
-def _stages(problem: Problem, settings: RegistrationSettings, start: Transform | None) -> Fit:
+def _stages(problem: Problem, settings: RegistrationSettings, start: Transform | None) -> PairSteps:
     schedule = schedule_for(settings)
     total = stages.planned_steps(problem, settings, schedule)
     outer: Transform | None = None

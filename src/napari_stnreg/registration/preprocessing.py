@@ -100,7 +100,7 @@ def prepare(
     fixed_landmarks: npt.ArrayLike | None = None,
     moving_landmarks: npt.ArrayLike | None = None,
     *,
-    given_start: bool = False,
+    has_start: bool = False,
 ) -> Problem:
     """Check a pair and bring it into the centered frame.
 
@@ -124,7 +124,7 @@ def prepare(
             f"There is not enough memory for full resolution, so the fit stopped at 1/{shrink:.0f} of it; "
             "the result is still warped at full resolution."
         )
-    decided = given_start or fixed_landmarks is not None
+    decided = has_start or fixed_landmarks is not None
     if settings.start == "none" and not decided and not _overlap(fixed.grid, moving.grid):
         raise InputError(
             f"'{fixed.name}' and '{moving.name}' do not overlap in the world; "

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import base64
+import html
+import math
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+import imageio.v3 as imageio
 import numpy as np
 import numpy.typing as npt
 
+from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.provenance import package_versions
-from napari_stnreg.evaluation.scorecard import image_scores, landmark_scores
+from napari_stnreg.evaluation.report import Scorecard
+from napari_stnreg.evaluation.scorecard import evaluate, image_scores, landmark_scores
+from napari_stnreg.io.conversion import ImageLike, as_image
+from napari_stnreg.io.transforms import save
 from napari_stnreg.registration.settings import RegistrationSettings
-from napari_stnreg.resampling.warp import warp
+from napari_stnreg.resampling.warp import Interpolation, warp
 from napari_stnreg.transforms import Transform
+from napari_stnreg.visualization.slices import registration_pictures
 
 StopReason = Literal["finished", "stopped", "diverged"]
 """Why a registration ended: all steps done, stopped by the caller, or the loss became non-finite."""
@@ -59,7 +70,7 @@ class Progress:
         return min(self.step / max(self.total, 1), 1.0)
 
 
-@dataclass
+@dataclass(repr=False)
 class Result:
     """The result of a registration.
 
@@ -84,6 +95,9 @@ class Result:
         Wall time of the optimization, without warping and scoring.
     settings, versions, warnings
         The settings of the run; the versions of this package, torch and numpy; warnings as sentences.
+    fixed, moving, landmarks
+        The input of :func:`~napari_stnreg.register`, which :meth:`warp` and :meth:`scorecard` use; ``None`` for results
+        of ``register_steps``.
     """
 
     transform: Transform
@@ -97,6 +111,111 @@ class Result:
     settings: RegistrationSettings
     versions: dict[str, str]
     warnings: list[str] = field(default_factory=list)
+    fixed: Image | None = None
+    moving: Image | None = None
+    landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None] = (None, None)
+
+    def warp(
+        self,
+        image: ImageLike,
+        interpolation: Interpolation = "linear",
+        fill: float | Sequence[float] | None = 0,
+        *,
+        spacing: float | Sequence[float] | None = None,
+        unit: str | None = None,
+    ) -> Image:
+        """Warp another image of the moving side, such as its labels or a second channel, onto the same grid.
+
+        Parameters
+        ----------
+        image
+            See :func:`~napari_stnreg.as_image`. An array without a position of its own that has the moving image's
+            shape is on the moving image's voxels.
+        interpolation
+            ``"linear"``, ``"cubic"``, or ``"nearest"`` for labels.
+        fill
+            Value outside the image, see :func:`~napari_stnreg.warp`.
+        spacing, unit
+            Voxel size and unit of ``image``.
+        """
+        image = as_image(image, spacing=spacing, unit=unit, like=self.moving)
+        return warp(image, self.transform, self.grid, interpolation, fill)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Save the transform, in ``.safetensors`` together with the report; see :func:`~napari_stnreg.save`."""
+        return save(self, path)
+
+    def scorecard(
+        self,
+        *,
+        fixed_labels: ImageLike | None = None,
+        moving_labels: ImageLike | None = None,
+        fixed_landmarks: npt.ArrayLike | None = None,
+        moving_landmarks: npt.ArrayLike | None = None,
+        reverse: Transform | None = None,
+    ) -> Scorecard:
+        """Score images, labels, landmarks and deformation before and after; see :func:`~napari_stnreg.evaluate`.
+
+        Parameters
+        ----------
+        fixed_labels, moving_labels
+            Label images of both sides.
+        fixed_landmarks, moving_landmarks
+            World points ``(N, D)``; by default those that the registration used.
+        reverse
+            The transform of an independent registration in the other direction, for the inverse consistency.
+
+        Raises
+        ------
+        InputError
+            If the result does not hold its images; call :func:`~napari_stnreg.evaluate` with them instead.
+        """
+        if self.fixed is None or self.moving is None:
+            raise InputError("This result does not hold its images. Call evaluate(fixed, moving, result) instead.")
+        return evaluate(
+            self.fixed,
+            self.moving,
+            self.transform,
+            fixed_labels=fixed_labels,
+            moving_labels=moving_labels,
+            fixed_landmarks=self.landmarks[0] if fixed_landmarks is None else fixed_landmarks,
+            moving_landmarks=self.landmarks[1] if moving_landmarks is None else moving_landmarks,
+            reverse=reverse,
+            fixed_channel=self.settings.fixed_channel,
+            moving_channel=self.settings.moving_channel,
+        )
+
+    def __repr__(self) -> str:
+        lines = [
+            f"<Result: {self.settings.family}, {self.grid.ndim}D, {self.stop_reason} after {self.seconds:.1f} s>",
+            *(f"  {name}: {before} -> {after}" for name, before, after in self._score_rows()),
+            f"  folded voxels: {100 * self.folding_fraction:.2g} %",
+            *(f"  warning: {text}" for text in self.warnings),
+        ]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """Return a small table with the overlay of both images, for notebooks."""
+        rows = "".join(
+            f"<tr><td>{name}</td><td>{before}</td><td>{after}</td></tr>" for name, before, after in self._score_rows()
+        )
+        notes = "".join(f"<p>{html.escape(text)}</p>" for text in self.warnings)
+        head = f"{html.escape(self.settings.family)}, {self.stop_reason} after {self.seconds:.1f} s"
+        pictures = ""
+        if self.fixed is not None and self.moving is not None:
+            channels = {name: getattr(self.settings, name) for name in ("fixed_channel", "moving_channel")}
+            drawn = registration_pictures(self.fixed, self.moving, self.transform, max_side=160, **channels)
+            pictures = "".join(f"<td>{_png_tag(drawn[name], name)}</td>" for name in ("before", "after"))
+            pictures = f"<table><tr>{pictures}</tr></table>"
+        return (
+            f"<div><b>{head}</b>{pictures}<table><tr><th></th><th>before</th><th>after</th></tr>{rows}</table>"
+            f"<p>Folded voxels: {100 * self.folding_fraction:.2g} %</p>{notes}</div>"
+        )
+
+    def _score_rows(self) -> list[tuple[str, str, str]]:
+        before, after = self.scores["before"], self.scores["after"]
+        shown = {"ncc": "NCC", "local_ncc": "local NCC", "landmark_median": "landmark error, median"}
+        return [(t, f"{before.get(k, math.nan):.4g}", f"{after[k]:.4g}") for k, t in shown.items() if k in after]
 
     def report(self) -> dict[str, Any]:
         """Return a JSON-ready summary: scores, seconds, stop reason, settings, versions, warnings."""
@@ -111,6 +230,11 @@ class Result:
         }
 
 
+def _png_tag(picture: npt.NDArray[np.uint8], name: str) -> str:
+    data = base64.b64encode(imageio.imwrite("<bytes>", picture, extension=".png")).decode()
+    return f"<img alt='{name}' src='data:image/png;base64,{data}'>"
+
+
 def make_result(
     fixed: Image,
     moving: Image,
@@ -120,19 +244,28 @@ def make_result(
     stop_reason: StopReason,
     seconds: float,
     warnings: list[str],
-    fixed_landmarks: npt.ArrayLike | None,
-    moving_landmarks: npt.ArrayLike | None,
+    landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None],
 ) -> Result:
-    """Warp and score; ``warnings`` are what was noticed so far."""
+    """Warp the moving image and score the registration.
+
+    Parameters
+    ----------
+    fixed, moving, settings, transform, losses, stop_reason, seconds
+        See :class:`Result`.
+    warnings
+        Warnings so far; others may be added.
+    landmarks
+        Fixed and moving landmarks, or ``None``.
+    """
     grid = output_grid(fixed, moving, transform, settings)
     warped = warp(moving, transform, grid, fill=settings.fill)
     warped = warped.replace(name=f"{moving.name} -> {fixed.name} ({settings.family})")
     folded = transform.folding_fraction(fixed.grid)
     if folded > 0:
         warnings.append(
-            f"{100 * folded:.2f} % of the image is folded over; raise the smoothness or take the diffeomorphic family."
+            f"{100 * folded:.2f} % of the voxels are folded. Increase the smoothness or use the diffeomorphic family."
         )
-    scores = _scores(fixed, moving, settings, transform, fixed_landmarks, moving_landmarks)
+    scores = _scores(fixed, moving, settings, transform, landmarks)
     return Result(
         transform,
         grid,
@@ -149,15 +282,15 @@ def make_result(
 
 
 def output_grid(fixed: Image, moving: Image, transform: Transform, settings: RegistrationSettings) -> Grid:
-    """Where the warped image lies: the fixed grid, or the fixed lattice over the moving image's or both extents."""
+    """Return the grid of the warped image: the fixed grid, or its lattice over the moving image or over both."""
     if settings.extent == "fixed":
         return fixed.grid
     corners = moving.with_unit(fixed.grid.unit).grid
     edge = corners.resized([min(n, 9) for n in corners.shape]).points().reshape(-1, fixed.ndim)
-    landed = transform.inverse().map_points(np.concatenate([edge, corners.corners()]))
+    mapped = transform.inverse().map_points(np.concatenate([edge, corners.corners()]))
     if settings.extent == "union":
-        return fixed.grid.extended_to(landed)
-    index = fixed.grid.to_index(landed)
+        return fixed.grid.extended_to(mapped)
+    index = fixed.grid.to_index(mapped)
     start = np.floor(index.min(axis=0) + 0.5).astype(int)
     stop = np.maximum(np.ceil(index.max(axis=0) + 0.5).astype(int), start + 1)
     return fixed.grid.cropped(start.tolist(), stop.tolist())
@@ -168,14 +301,14 @@ def _scores(
     moving: Image,
     settings: RegistrationSettings,
     transform: Transform,
-    fixed_landmarks: npt.ArrayLike | None,
-    moving_landmarks: npt.ArrayLike | None,
+    landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None],
 ) -> dict[str, dict[str, float]]:
-    """Scores before and after, where both images are defined."""
+    """Score the images before and after, where both are defined, and the landmarks."""
     channels = settings.fixed_channel, settings.moving_channel
-    found = image_scores(fixed, moving, transform, fixed_channel=channels[0], moving_channel=channels[1])
+    scores = image_scores(fixed, moving, transform, fixed_channel=channels[0], moving_channel=channels[1])
+    fixed_landmarks, moving_landmarks = landmarks
     if fixed_landmarks is not None and moving_landmarks is not None and len(np.asarray(fixed_landmarks)):
-        for when, by in (("before", None), ("after", transform)):
-            error = landmark_scores(fixed, moving, by, fixed_landmarks, moving_landmarks)
-            found[when] |= {f"landmark_{name}": value for name, value in error.to_dict().items()}
-    return found
+        for when, applied in (("before", None), ("after", transform)):
+            error = landmark_scores(fixed, moving, applied, fixed_landmarks, moving_landmarks)
+            scores[when] |= {f"landmark_{name}": value for name, value in error.to_dict().items()}
+    return scores

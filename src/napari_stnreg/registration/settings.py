@@ -51,8 +51,8 @@ PRESET_HELP = {
 }
 """Presets and when to use them."""
 
-Preset = Literal["fast", "balanced", "thorough"]
-Start = Literal["auto", "none", "center", "moments", "phase", "search"]
+PresetName = Literal["fast", "balanced", "thorough"]
+Initialization = Literal["auto", "none", "center", "moments", "phase", "search"]
 Extent = Literal["fixed", "moving", "union"]
 
 START_HELP = {
@@ -90,8 +90,8 @@ class RegistrationSettings(Settings):
     similarity: str = Field(
         "lncc", description="What makes two images alike: mse, ncc, lncc, mi, mind, or an auto-encoder's file."
     )
-    preset: Preset = Field("balanced", description="How much time to spend.")
-    start: Start = Field("auto", description="Where to begin.")
+    preset: PresetName = Field("balanced", description="How much time to spend.")
+    start: Initialization = Field("auto", description="Where to begin.")
     mirror: bool = Field(False, description="Let the search try mirror images too.")
     fixed_channel: int | None = Field(None, ge=0, description="Channel of the fixed image; luminance if not given.")
     moving_channel: int | None = Field(None, ge=0, description="Channel of the moving image; luminance if not given.")

@@ -118,7 +118,7 @@ def linear_similarity(settings: RegistrationSettings) -> Similarity:
     return load_similarity("ncc" if settings.similarity == "lncc" else settings.similarity)
 
 
-def dense_similarity(settings: RegistrationSettings, ndim: int) -> Similarity:
+def deformable_similarity(settings: RegistrationSettings, ndim: int) -> Similarity:
     """What steers the deformable stages."""
     if settings.similarity == "lncc":
         local = make_similarity("lncc", radius=window_radius(settings, ndim))
@@ -193,7 +193,7 @@ def run_bending(
         pace = 0.25 * shrink
         state.best_loss = float("inf")
         penalty = _bending_penalty(seen, settings, level, affine)
-        similarity = dense_similarity(settings, grid.ndim)
+        similarity = deformable_similarity(settings, grid.ndim)
         options = AdamOptions(pace, pace / 8)
         fit = fit_parametric(level, family, state, grid, affine, similarity, steps, options, penalty=penalty)
         snapshot = partial(_bent, family, grid, outer)
@@ -244,7 +244,7 @@ def run_dense(
         else:
             state = state.resized(shape)
         steps = schedule.steps("dense", len(shrinks) - 1 - i)
-        similarity = dense_similarity(settings, grid.ndim)
+        similarity = deformable_similarity(settings, grid.ndim)
         penalty, pull = _dense_terms(problem, settings, level, found.affine)
         best = state.copy()
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from torch import Tensor
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
+from napari_stnreg.io.conversion import ImageLike, as_image
 from napari_stnreg.ops.interpolation import sample
 from napari_stnreg.transforms import AffineTransform, ChainTransform, Transform
 
@@ -27,36 +28,51 @@ _ROUNDING = 1e-6
 """Voxels by which a point may miss the outer face and still be on it: the error of a few matrix products."""
 
 
+class HasTransform(Protocol):
+    """An object that carries a transform, such as the result of a registration."""
+
+    transform: Transform
+
+
 def warp(
-    image: Image,
-    transform: Transform | None,
-    grid: Grid,
+    image: ImageLike,
+    transform: Transform | HasTransform | None,
+    grid: Grid | ImageLike,
     interpolation: Interpolation = "linear",
     fill: float | Sequence[float] | None = 0,
     *,
+    spacing: float | Sequence[float] | None = None,
+    unit: str | None = None,
+    moving_spacing: float | Sequence[float] | None = None,
+    moving_unit: str | None = None,
     device: torch.device | str = "cpu",
 ) -> Image:
     """Resample an image onto a grid through a transform, ``warped(x) = image(transform(x))``.
 
-    The image is read once, slab by slab. Its outermost voxels reach half a voxel out, as far as their faces; points
-    beyond are outside.
+    The image is sampled once, slab by slab. It extends to the outer faces of its outermost voxels; points beyond are
+    outside.
 
     Parameters
     ----------
     image
-        The moving image, of any dtype, with or without channels.
+        The moving image, of any dtype, with or without channels; see :func:`~napari_stnreg.as_image`.
     transform
-        Fixed world to moving world; ``None`` leaves every point where it is.
+        Fixed world to moving world, or the result of a registration; ``None`` for the identity.
     grid
-        The voxels of the result, in the fixed world. Grid, transform and image may be in different units of length.
+        The voxels of the result in the fixed world: a :class:`~napari_stnreg.Grid`, or the fixed image. Grid, transform
+        and image may be in different units of length.
     interpolation
-        ``"linear"``, ``"cubic"`` (B-spline of the third order) or ``"nearest"``, which copies values exactly and is the
-        one for labels.
+        ``"linear"``, ``"cubic"`` (cubic B-spline) or ``"nearest"``, which copies values exactly and is meant for
+        labels.
     fill
         Value outside the image, one number or one for each channel; ``None`` takes the median of the image's border
         (white for a brightfield slide).
+    spacing, unit
+        Voxel size and unit of both images, where ``grid`` is given as an image.
+    moving_spacing, moving_unit
+        Voxel size and unit of ``image``, where they differ.
     device
-        Where the points are computed and linear interpolation runs.
+        Device that computes the points and the linear interpolation.
 
     Returns
     -------
@@ -69,6 +85,15 @@ def warp(
     InputError
         If dimensions, units or channels do not fit together, or the fill value does not fit the dtype.
     """
+    if not isinstance(grid, Grid):
+        grid = as_image(grid, spacing=spacing, unit=unit).grid
+    image = as_image(
+        image,
+        spacing=spacing if moving_spacing is None else moving_spacing,
+        unit=unit if moving_unit is None else moving_unit,
+    )
+    if transform is not None and not isinstance(transform, Transform):
+        transform = transform.transform
     if interpolation not in get_args(Interpolation):
         raise InputError(f"There is no interpolation '{interpolation}'; choose linear, nearest or cubic.")
     ndim = image.ndim
