@@ -26,5 +26,5 @@ try:
 except StopIteration as end:
     result = end.value
 if options.film:
-    Replay.of_classifiers(result).save(options.film)
+    Replay.from_classifiers(result).save(options.film)
     print("saved", options.film)

@@ -10,7 +10,7 @@ import numpy as np
 
 import napari_stnreg as sr
 from napari_stnreg.datasets import shapes_pair
-from napari_stnreg.teaching.replay import of_kept, recorded
+from napari_stnreg.teaching.replay import Replay, record_frames
 from napari_stnreg.transforms import AffineTransform
 from napari_stnreg.visualization.overlays import grid_lines, overlay, rescaled
 
@@ -44,9 +44,9 @@ def main() -> None:
     kept: list[Any] = []
     settings = sr.RegistrationSettings(family="affine+diffeomorphic", preset="fast", seed=0, device="cpu")
     steps = sr.register_steps(pair.fixed, pair.moving, settings)
-    for _ in recorded(steps, picture, lambda now: float(now.step), error, kept):
+    for _ in record_frames(steps, picture, lambda now: float(now.step), error, kept):
         pass
-    of_kept(kept[:40], "register").save(options.out, seconds=0.12, width=384)
+    Replay.from_frames(kept[:40], "register").save(options.out, seconds=0.12, width=384)
 
 
 if __name__ == "__main__":

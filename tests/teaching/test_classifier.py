@@ -11,7 +11,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.teaching.classifier import NAMES, SHOWN, DigitClassifier, train_classifiers
 from napari_stnreg.teaching.digits import DigitData, Distortion, load_digits
-from napari_stnreg.teaching.replay import Replay, of_kept, recorded
+from napari_stnreg.teaching.replay import Replay, record_frames
 
 pytest.importorskip("sklearn")
 
@@ -70,7 +70,7 @@ def test_a_folder_without_digits_gets_one_sentence(tmp_path):
     with pytest.raises(InputError, match="neither train-images"):
         load_digits(tmp_path)
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03 cut off")
-    with pytest.raises(InputError, match="not all of it"):
+    with pytest.raises(InputError, match="is truncated"):
         load_digits(tmp_path)
     with pytest.raises(InputError, match="at least 40"):
         DigitData(np.zeros((3, 8, 8)), np.zeros(3))
@@ -79,13 +79,13 @@ def test_a_folder_without_digits_gets_one_sentence(tmp_path):
 def test_the_transformer_begins_at_the_identity(digits):
     model = DigitClassifier(40, transformer=True)
     pictures, _ = DigitData(*digits).batch(2, 0)
-    seen = model.seen(pictures)
+    seen = model.transformed(pictures)
     assert seen.shape == (2, 1, 24, 24)
     from napari_stnreg.ops.interpolation import resize
 
     assert np.allclose(seen.detach(), resize(pictures, (24, 24)), atol=0.02)
     plain = DigitClassifier(40, transformer=False)
-    assert plain.seen(pictures) is pictures
+    assert plain.transformed(pictures) is pictures
 
 
 def test_stopping_ends_with_what_there_is(digits):
@@ -126,31 +126,31 @@ def test_the_time_layer_holds_the_whole_replay():
     assert kind == "image"
     assert data.shape == (5, 12, 20)
     assert keywords["axis_labels"] == ("t", "y", "x")
-    again = Replay.of_layer(data, keywords["metadata"], keywords["name"])
+    again = Replay.from_layer(data, keywords["metadata"], keywords["name"])
     assert np.array_equal(again.times, replay().times)
     assert np.array_equal(again.curves["loss"], replay().curves["loss"])
     assert again.name == "training"
     with pytest.raises(InputError, match="not the replay"):
-        Replay.of_layer(data, {}, "cells")
+        Replay.from_layer(data, {}, "cells")
 
 
 def test_a_gif_holds_every_picture_and_the_moving_dot(tmp_path):
     replay().save(tmp_path / "film.gif", seconds=0.1)
     film = iio.imread(tmp_path / "film.gif")
-    assert film.shape == (5, *replay().film().shape[1:])
-    assert np.abs(film[:, :100].astype(int) - replay().film()[:, :100]).mean() < 12  # 256 colors
-    dots = [np.argwhere((strip == 255).all(axis=-1))[:, 1].mean() for strip in replay().film()[:, -120:]]
+    assert film.shape == (5, *replay().render().shape[1:])
+    assert np.abs(film[:, :100].astype(int) - replay().render()[:, :100]).mean() < 12  # 256 colors
+    dots = [np.argwhere((strip == 255).all(axis=-1))[:, 1].mean() for strip in replay().render()[:, -120:]]
     assert (np.diff(dots) > 0).all()
 
 
 def test_volumes_show_their_middle_slice_and_colors_stay():
     volume = np.zeros((5, 3, 12, 20))
     volume[:, 1] = np.random.default_rng(0).random((5, 12, 20))
-    assert np.array_equal(replay(frames=volume).film()[:, :100], replay(frames=volume[:, 1]).film()[:, :100])
+    assert np.array_equal(replay(frames=volume).render()[:, :100], replay(frames=volume[:, 1]).render()[:, :100])
     assert replay(frames=volume).layer()[1]["axis_labels"] == ("t", "z", "y", "x")
     red = np.zeros((5, 12, 20, 3), dtype=np.uint8)
     red[..., 0] = 200
-    assert (replay(frames=red).film()[:, :100] == [200, 0, 0]).all()
+    assert (replay(frames=red).render()[:, :100] == [200, 0, 0]).all()
     data, keywords, _ = replay(frames=red).layer()
     assert keywords["rgb"]
     assert keywords["axis_labels"] == ("t", "y", "x")
@@ -167,7 +167,7 @@ def test_an_mp4_is_written_where_ffmpeg_is_there(tmp_path):
     ("changes", "sentence"),
     [
         ({"frames": np.zeros((0, 4, 4)), "times": np.zeros(0)}, "kept none"),
-        ({"times": np.zeros(3)}, "5 pictures and 3"),
+        ({"times": np.zeros(3)}, "5 images and 3"),
     ],
 )
 def test_a_replay_without_pictures_is_refused(changes, sentence):
@@ -188,15 +188,15 @@ def test_any_generator_can_be_recorded_and_stopped():
         return "done"
 
     kept = []
-    steps = recorded(
+    steps = record_frames(
         counting(), lambda i: np.full((4, 4), i) if i % 2 == 0 else None, float, lambda i: {"loss": 1 / (i + 1)}, kept
     )
     items, outcome = drain(steps, stop_after=7)
     assert items == list(range(7))
     assert outcome == "stopped"
-    film = of_kept(kept, "counting")
+    film = Replay.from_frames(kept, "counting")
     assert film.times.tolist() == [0, 2, 4, 6]
     assert film.frames[:, 0, 0].tolist() == [0, 2, 4, 6]
     assert film.at(1)["loss"] == pytest.approx(1 / 3)
     with pytest.raises(InputError, match="Nothing"):
-        of_kept([], "nothing")
+        Replay.from_frames([], "nothing")

@@ -56,14 +56,14 @@ def agree(panel):
     """Matrix, sliders, picture, grid and handles say the same."""
     scene, form, canvas = panel.scene, panel.theta_form, panel.canvas
     assert np.allclose([n.value() for n in form.numbers], scene.theta.normalized(scene.grid.shape).ravel(), atol=6e-4)
-    assert np.isclose(form.turners["rotation"].value, scene.theta.parts().rotation, atol=0.06)
+    assert np.isclose(form.turners["rotation"].value, scene.theta.parameters().rotation, atol=0.06)
     assert np.allclose(canvas.layers["output"].data, scene.output())
-    regular, mapped = scene.nodes(panel.grid_tab.count.value())
+    regular, mapped = scene.grid_points(panel.grid_tab.count.value())
     assert np.allclose(canvas.layers["nodes"].data, np.concatenate(
         [regular.reshape(-1, 2) + canvas._corners[1], mapped.reshape(-1, 2)]))  # fmt: skip
-    from napari_stnreg.teaching.frame_handles import places
+    from napari_stnreg.teaching.frame_handles import handle_positions
 
-    assert np.allclose(canvas.layers["handles"].data, places(scene.theta, scene.grid.shape))
+    assert np.allclose(canvas.layers["handles"].data, handle_positions(scene.theta, scene.grid.shape))
 
 
 def test_it_opens_on_the_active_image_and_shows_the_identity(explorer, viewer):
@@ -92,7 +92,7 @@ def test_typed_numbers_and_sliders_change_the_rest(explorer):
     agree(explorer)
     explorer.theta_form.turners["rotation"].number.setValue(30)
     explorer.show_now()
-    assert np.isclose(explorer.scene.theta.parts().rotation, 30)
+    assert np.isclose(explorer.scene.theta.parameters().rotation, 30)
     agree(explorer)
     explorer.theta_form.turners["scale_x"].slider.setValue(500)
     explorer.show_now()
@@ -111,8 +111,8 @@ def test_control_points_are_dragged(explorer, family):
     assert explorer.theta_form.isHidden()
     middle = len(explorer.canvas.handles) // 2
     hold(explorer, middle, (3, -2))
-    assert np.allclose(explorer.scene.bends[middle], [3, -2])
-    assert np.abs(explorer.scene.bends).sum() == pytest.approx(5)
+    assert np.allclose(explorer.scene.displacements[middle], [3, -2])
+    assert np.abs(explorer.scene.displacements).sum() == pytest.approx(5)
     assert np.allclose(explorer.canvas.layers["output"].data, explorer.scene.output())
     explorer.reset()
     explorer.show_now()

@@ -1,25 +1,24 @@
-"""The spatial transformer taken apart for a class: theta, grid generator, sampler and gradient, one number at a time.
+"""The parts of a spatial transformer for teaching: theta, grid generator, sampler and gradient.
 
-Nothing here is a second engine. Transforms, sampler and similarities are those that a registration uses; this room
-only asks them the questions that a lecture asks.
+Transforms, sampler and similarities are those of the registrations.
 """
 
-from napari_stnreg.teaching.gradient_descent import Descent, Gradient
-from napari_stnreg.teaching.interpolation_stencil import Footprint, Neighbor, footprint
+from napari_stnreg.teaching.gradient_descent import Gradient, GradientDescent
+from napari_stnreg.teaching.interpolation_stencil import InterpolationStencil, Neighbor, interpolation_stencil
 from napari_stnreg.teaching.scene import Scene
 from napari_stnreg.teaching.state import ExplorerState, load_state, save_state
-from napari_stnreg.teaching.theta import Parts, Theta
+from napari_stnreg.teaching.theta import AffineParameters, Theta
 
 __all__ = [
-    "Descent",
+    "GradientDescent",
     "ExplorerState",
-    "Footprint",
+    "InterpolationStencil",
     "Gradient",
     "Neighbor",
-    "Parts",
+    "AffineParameters",
     "Scene",
     "Theta",
-    "footprint",
+    "interpolation_stencil",
     "load_state",
     "save_state",
 ]

@@ -1,4 +1,4 @@
-"""A small digit classifier twice over, with a spatial transformer in front and without, trained side by side.
+"""Digit classifiers with and without a spatial transformer, trained side by side.
 
 References
 ----------
@@ -24,19 +24,19 @@ from napari_stnreg.teaching.digits import DigitData
 
 NAMES = ("plain", "transformer")
 SHOWN = 8
-"""How many test digits are shown as they are learned."""
+"""Number of test digits that are shown during training."""
 
 
 class DigitClassifier(nn.Module):
-    """Two convolutions with pooling and two layers on top; with a spatial transformer in front, or without.
+    """A small convolutional classifier, optionally with a spatial transformer as its first layer.
 
     Parameters
     ----------
     size
-        Side of the pictures in pixels.
+        Side of the images in pixels.
     transformer
-        Whether an affine spatial transformer looks first. It hands on a picture of 0.6 times the side, which has to be
-        filled with what matters.
+        Whether the first layer is an affine spatial transformer. Its output has 0.6 times the side, so it learns to
+        crop to the digit.
     """
 
     def __init__(self, size: int, *, transformer: bool) -> None:
@@ -53,14 +53,14 @@ class DigitClassifier(nn.Module):
             nn.Flatten(), nn.Linear(24 * (seen // 4) ** 2, 48), nn.ReLU(), nn.Linear(48, 10),
         )  # fmt: skip
 
-    def seen(self, pictures: Tensor) -> Tensor:
-        """What the classifier is shown of pictures ``(B, 1, y, x)``."""
-        looked: Tensor = pictures if self.transformer is None else self.transformer(pictures)
-        return looked
+    def transformed(self, images: Tensor) -> Tensor:
+        """Return images ``(B, 1, y, x)`` after the spatial transformer."""
+        output: Tensor = images if self.transformer is None else self.transformer(images)
+        return output
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Scores of the ten classes, ``(B, 10)``."""
-        scores: Tensor = self.body(self.seen(pictures))
+        """Return the logits of the ten classes, ``(B, 10)``."""
+        scores: Tensor = self.body(self.transformed(pictures))
         return scores
 
     @property
@@ -71,20 +71,20 @@ class DigitClassifier(nn.Module):
 
 @dataclass(frozen=True)
 class ClassifierProgress:
-    """How far the two are.
+    """Progress of both classifiers.
 
     Parameters
     ----------
     step, total
         Batches done and planned.
     accuracy
-        Share of the test digits that each names rightly, by ``"plain"`` and ``"transformer"``.
+        Fraction of test digits that each classifies correctly, by ``"plain"`` and ``"transformer"``.
     loss
         Mean cross-entropy of each since the last progress.
     pictures
-        The same few test digits, ``(SHOWN, size, size)``.
-    seen
-        What the transformer shows its classifier of them, ``(SHOWN, y, x)``.
+        Some test digits, ``(SHOWN, size, size)``.
+    transformed
+        The same digits after the spatial transformer, ``(SHOWN, y, x)``.
     seconds
         Processor time of each so far.
     """
@@ -94,25 +94,25 @@ class ClassifierProgress:
     accuracy: dict[str, float]
     loss: dict[str, float]
     pictures: npt.NDArray[np.float32]
-    seen: npt.NDArray[np.float32]
+    transformed: npt.NDArray[np.float32]
     seconds: dict[str, float]
 
 
 @dataclass
 class ClassifierResult:
-    """The two classifiers and how they learned."""
+    """The two classifiers and their training curves."""
 
     models: dict[str, DigitClassifier]
     progress: list[ClassifierProgress] = field(default_factory=list)
 
     @property
     def accuracy(self) -> dict[str, float]:
-        """Of the end."""
+        """Final accuracy of each classifier."""
         return self.progress[-1].accuracy
 
     def frames(self) -> npt.NDArray[np.float32]:
-        """What the transformer showed at each progress, ``(T, SHOWN, y, x)``."""
-        return np.stack([item.seen for item in self.progress])
+        """Return the transformed test digits during training, ``(T, SHOWN, y, x)``."""
+        return np.stack([item.transformed for item in self.progress])
 
 
 def train_classifiers(
@@ -125,23 +125,22 @@ def train_classifiers(
     learning_rate: float = 2e-3,
     seed: int = 0,
 ) -> Generator[ClassifierProgress, Any, ClassifierResult]:
-    """Train both on the same batches in the same order.
+    """Train both classifiers on the same batches.
 
     Parameters
     ----------
     data
-        The digits.
+        Digits to train and test on.
     steps, batch
-        Batches, and pictures in each.
+        Number of batches, and images per batch.
     every
-        A progress is yielded each so many steps, and at the start and the end.
+        Steps between two progress reports; the start and the end are reported too.
     test_count
-        Distorted test digits that the accuracy is measured on; they are the same each time.
+        Number of distorted test digits for the accuracy; the same ones each time.
     learning_rate
-        Of Adam. The localization network learns at a fifth of it: it must not jump before the classifier knows what it
-        wants.
+        Learning rate of Adam. The localization network learns at a fifth of it, which keeps the start stable.
     seed
-        Of the weights and the batches.
+        Seed of the weights and the batches.
 
     Yields
     ------
@@ -160,12 +159,12 @@ def train_classifiers(
     }
     test = data.batch(test_count, seed=-1 - seed, test=True)
     seconds, losses = dict.fromkeys(NAMES, 0.0), {name: [0.0] for name in NAMES}
-    told = yield _keep(result, 0, steps, test, losses, seconds)
+    command = yield _evaluate(result, 0, steps, test, losses, seconds)
     for step, (pictures, classes) in enumerate(data.batches(batch, steps, seed), start=1):
-        if told == "stop":
+        if command == "stop":
             break
         for name, model in result.models.items():
-            began = time.process_time()
+            start_time = time.process_time()
             with single_thread():
                 loss = F.cross_entropy(model.train()(pictures), classes)
                 optimizers[name].zero_grad()
@@ -174,9 +173,9 @@ def train_classifiers(
                 optimizers[name].step()
             schedules[name].step()
             losses[name].append(float(loss.detach()))
-            seconds[name] += time.process_time() - began
+            seconds[name] += time.process_time() - start_time
         if step % every == 0 or step == steps:
-            told = yield _keep(result, step, steps, test, losses, seconds)
+            command = yield _evaluate(result, step, steps, test, losses, seconds)
             losses = {name: [] for name in NAMES}
     return result
 
@@ -194,7 +193,7 @@ def _optimizer(model: DigitClassifier, rate: float) -> torch.optim.Optimizer:
     return torch.optim.Adam(groups)
 
 
-def _keep(
+def _evaluate(
     result: ClassifierResult, step: int, total: int, test: tuple[Tensor, Tensor], losses: dict[str, list[float]],
     seconds: dict[str, float],
 ) -> ClassifierProgress:  # fmt: skip
@@ -203,9 +202,9 @@ def _keep(
     with torch.no_grad():
         for name, model in result.models.items():
             accuracy[name] = float((model.eval()(pictures).argmax(1) == classes).float().mean())
-        seen = result.models["transformer"].seen(pictures[:SHOWN])[:, 0]
+        transformed = result.models["transformer"].transformed(pictures[:SHOWN])[:, 0]
     means = {name: float(np.mean(values)) if values else float("nan") for name, values in losses.items()}
     shown = np.array(pictures[:SHOWN, 0].numpy())
-    progress = ClassifierProgress(step, total, accuracy, means, shown, np.array(seen.numpy()), dict(seconds))
+    progress = ClassifierProgress(step, total, accuracy, means, shown, np.array(transformed.numpy()), dict(seconds))
     result.progress.append(progress)
     return progress

@@ -1,4 +1,4 @@
-"""Digits that were turned, scaled, pushed aside and littered: what a classifier has a hard time with."""
+"""Distorted and cluttered digits, the data of the classifier."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _DRAWN = 20
 
 @dataclass(frozen=True)
 class Distortion:
-    """How far a digit may be from upright and centered; each is drawn evenly between minus and plus this.
+    """Range of random distortions; each is drawn uniformly between minus and plus its value.
 
     Parameters
     ----------
     rotation
         Degrees.
     scale
-        Factor, as the logarithm to base 2: 0.5 is from 0.7 to 1.4 times.
+        Logarithm of the scale factor to base 2: 0.5 is from 0.7 to 1.4 times.
     shift
-        Share of the picture's width.
+        Fraction of the image's width.
     clutter
-        Number of pieces of other digits strewn over the picture.
+        Number of pieces of other digits added to the image.
     """
 
     rotation: float = 60.0
@@ -44,20 +44,20 @@ class Distortion:
 
 
 class DigitData:
-    """Digits with their classes, and distorted pictures of them without end.
+    """A supply of distorted digits with their classes.
 
     Parameters
     ----------
     images
-        ``(N, h, w)``, ink bright; 0 to 1.
+        Digits ``(N, h, w)``, bright on dark, from 0 to 1.
     classes
-        ``(N,)``, 0 to 9.
+        Classes ``(N,)``, 0 to 9.
     size
-        Side of the pictures that are made, in pixels.
+        Side of the distorted images, in pixels.
     distortion
         See :class:`Distortion`.
-    test_share
-        The last part of the digits is kept for testing and never trained on.
+    test_fraction
+        Fraction of the digits, at the end, that is used for testing only.
     """
 
     def __init__(
@@ -67,24 +67,26 @@ class DigitData:
         *,
         size: int = 40,
         distortion: Distortion | None = None,
-        test_share: float = 0.25,
+        test_fraction: float = 0.25,
     ) -> None:
         array = np.asarray(images, dtype=np.float32)
         labels = np.asarray(classes, dtype=np.int64)
         if array.ndim != 3 or len(array) != len(labels) or len(array) < 40:
-            raise InputError("The digits are at least 40 pictures (N, height, width) with one class for each.")
+            raise InputError(
+                f"The data need at least 40 digits (N, height, width) and one class for each, not {array.shape} and {len(labels)}."
+            )
         if not 24 <= size <= 128:
-            raise InputError(f"The pictures have a side of 24 to 128 pixels, not {size}.")
+            raise InputError(f"The side of the images is 24 to 128 pixels, not {size}.")
         self.size, self.distortion = size, distortion or Distortion()
         small = torch.from_numpy(array)[:, None]
         self.digits = resize(small, (_DRAWN, _DRAWN)).clamp(0, 1)
         self.classes = torch.from_numpy(labels)
-        # The digits of one hand lie together in the usual data: what is held back is the end, other hands.
-        self._cut = round(len(array) * (1 - test_share))
+        # In the usual data sets the digits of one writer are consecutive, so the end has other writers.
+        self._cut = round(len(array) * (1 - test_fraction))
         self._grid = Grid.from_spacing((size, size))
 
     def batch(self, count: int, seed: int, *, test: bool = False) -> tuple[Tensor, Tensor]:
-        """Distorted digits ``(count, 1, size, size)`` and their classes ``(count,)``; the same seed, the same batch."""
+        """Draw distorted digits ``(count, 1, size, size)`` and their classes ``(count,)`` for a seed."""
         rng = torch.Generator().manual_seed(seed)
         low, high = (self._cut, len(self.digits)) if test else (0, self._cut)
         chosen = torch.randint(low, high, (count,), generator=rng)
@@ -95,7 +97,7 @@ class DigitData:
         return pictures, self.classes[chosen]
 
     def _drawn(self, digits: Tensor, rng: torch.Generator) -> Tensor:
-        """Each digit turned, scaled and shifted into its own picture."""
+        """Rotate, scale and shift each digit into an image."""
         extent = self.distortion
         spread = torch.rand((len(digits), 4), generator=rng) * 2 - 1
         theta = torch.empty(len(digits), 4)
@@ -106,7 +108,7 @@ class DigitData:
         return sample(digits, points - (self.size - _DRAWN) / 2)
 
     def _piece(self, digits: Tensor, rng: torch.Generator) -> Tensor:
-        """A small square cut out of each digit, laid anywhere."""
+        """Cut a small square out of each digit and place it at a random position."""
         side, count = _DRAWN // 3, len(digits)
         pictures = torch.zeros(count, 1, self.size, self.size)
         cuts = torch.randint(0, _DRAWN - side + 1, (count, 2), generator=rng).tolist()
@@ -116,7 +118,7 @@ class DigitData:
         return pictures
 
     def batches(self, count: int, steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Training batches, a fresh distortion each time."""
+        """Iterate over training batches, each with new distortions."""
         for step in range(steps):
             yield self.batch(count, 1_000_003 * seed + step)
 
@@ -124,27 +126,29 @@ class DigitData:
 def load_digits(
     folder: str | Path | None = None, *, limit: int = 12_000
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Digits 0 to 1, ``(N, h, w)``, and their classes, ``(N,)``.
+    """Load digits ``(N, h, w)`` from 0 to 1 and their classes ``(N,)``.
 
     Parameters
     ----------
     folder
-        With the MNIST files ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte`` (plain or ``.gz``), or an
-        ``.npz`` that holds ``image`` and ``digit``. ``None`` takes the 1,797 digits of 8 by 8 pixels that come with
+        Folder of the MNIST files ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte`` (plain or ``.gz``), or of
+        an ``.npz`` file with the arrays ``image`` and ``digit``. By default the 1,797 digits of 8 by 8 pixels of
         scikit-learn.
     limit
-        Take this many at most.
+        Largest number of digits.
 
     Raises
     ------
     InputError
-        If the folder holds no digits, or scikit-learn is not installed.
+        If the folder has no digits, or scikit-learn is not installed.
     """
     if folder is None:
         try:
             from sklearn.datasets import load_digits as bundled
         except ImportError as error:
-            raise InputError("The digits come with scikit-learn: install it, or name a folder with MNIST.") from error
+            raise InputError(
+                "The default digits need scikit-learn. Install it, or give a folder with MNIST."
+            ) from error
         data = bundled()
         return np.asarray(data.images / 16, dtype=np.float32)[:limit], np.asarray(data.target, dtype=np.int64)[:limit]
     folder = Path(folder)
@@ -163,7 +167,7 @@ def _scaled(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 
 def _idx(folder: Path, name: str) -> npt.NDArray[np.uint8]:
-    """One file of MNIST: two zeros, a type, the number of axes, their lengths, and the bytes."""
+    """Read one file of MNIST: two zeros, a type, the number of axes, their lengths, and the bytes."""
     for path, opened in ((folder / name, open), (folder / f"{name}.gz", gzip.open)):
         if path.is_file():
             with opened(path, "rb") as file:
@@ -171,6 +175,6 @@ def _idx(folder: Path, name: str) -> npt.NDArray[np.uint8]:
             axes = content[3] if len(content) > 4 and content[:3] == b"\0\0\x08" else 0
             shape = np.frombuffer(content[4 : 4 + 4 * axes], dtype=">i4")
             if not axes or len(content) != 4 + 4 * axes + int(shape.prod()):
-                raise InputError(f"'{path.name}' is not a file of MNIST, or not all of it.")
+                raise InputError(f"'{path.name}' is not an MNIST file or is truncated.")
             return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * axes).reshape(tuple(int(n) for n in shape))
-    raise InputError(f"'{folder.name}' holds neither {name} nor {name}.gz.")
+    raise InputError(f"'{folder.name}' has neither {name} nor {name}.gz.")

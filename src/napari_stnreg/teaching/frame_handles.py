@@ -1,4 +1,4 @@
-"""The sampling frame as something to hold: where its handles are, and what theta becomes when one is dragged."""
+"""Handles of the sampling frame: their positions, and theta after one is dragged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from napari_stnreg.teaching.theta import Theta
 CORNERS = ("corner 0", "corner 1", "corner 2", "corner 3")
 EDGES = ("left", "right", "top", "bottom")
 NAMES = (*CORNERS, *EDGES, "turn", "center")
-"""All handles, in the order of :func:`places`."""
+"""All handles, in the order of :func:`handle_positions`."""
 
 _SIGNS = {
     "corner 0": (-1, -1), "corner 1": (1, -1), "corner 2": (1, 1), "corner 3": (-1, 1),
@@ -20,8 +20,8 @@ _SIGNS = {
 _ARM = 1.25
 
 
-def places(theta: Theta, shape: tuple[int, ...]) -> FloatArray:
-    """Where the handles lie on the input, ``(10, 2)`` in pixels, (y, x), in the order of :data:`NAMES`."""
+def handle_positions(theta: Theta, shape: tuple[int, ...]) -> FloatArray:
+    """Return the handles on the input, ``(10, 2)`` in pixels, (y, x), in the order of :data:`NAMES`."""
     half = np.array([shape[1], shape[0]]) / 2
     output = [np.array(_SIGNS[name]) * half for name in (*CORNERS, *EDGES)]
     output += [np.array([0.0, -_ARM * half[1]]), np.zeros(2)]
@@ -30,24 +30,23 @@ def places(theta: Theta, shape: tuple[int, ...]) -> FloatArray:
 
 
 def drag(theta: Theta, shape: tuple[int, ...], handle: str, to: npt.ArrayLike, *, keep_shape: bool = False) -> Theta:
-    """Theta after a handle was dragged.
+    """Return theta after a handle was dragged.
 
-    A corner scales and the opposite corner stays; an edge's middle goes anywhere, which scales and shears, and the
-    opposite edge stays; the arm turns; the center shifts. The dragged handle ends where the hand is (the arm: in its
-    direction).
+    A corner scales about the opposite corner; an edge scales and shears about the opposite edge; ``"turn"`` rotates;
+    the center shifts. The dragged handle ends at the pointer (``"turn"``: in its direction).
 
     Parameters
     ----------
     theta
-        Before.
+        Theta before.
     shape
-        Of the image, (y, x).
+        Size of the image, (y, x).
     handle
         One of :data:`NAMES`.
     to
-        Where the hand is, in pixels of the input, (y, x).
+        Pointer position in pixels of the input, (y, x).
     keep_shape
-        Scale both axes alike (corners only); the handle then ends as near to the hand as it can.
+        Scale both axes equally (corners only); the handle then ends as near to the pointer as possible.
     """
     half = np.array([shape[1], shape[0]]) / 2
     hand = (np.asarray(to, dtype=np.float64) - (np.array(shape) - 1) / 2)[::-1]

@@ -1,4 +1,4 @@
-"""What one output pixel reads: where, from which neighbors, with which weights. Written out, and equal to the engine.
+"""The interpolation stencil of one output pixel: position, neighbors and weights. Equal to the sampler.
 
 References
 ----------
@@ -23,18 +23,18 @@ _KEYS = -0.75
 
 @dataclass(frozen=True)
 class Neighbor:
-    """One pixel that takes part.
+    """One pixel of a stencil.
 
     Parameters
     ----------
     index
-        The pixel that is read, (y, x), or where it would be if it lies outside.
+        Index of the pixel, (y, x); may be outside the image.
     weight
-        Its share in the sum; for the bilinear kernel the area of the opposite rectangle.
+        Interpolation weight; for the bilinear kernel the area of the opposite rectangle.
     value
-        What it holds, ``(C,)``; zeros outside the image when the padding is zeros.
+        Its value, ``(C,)``; zero outside the image if the padding is zeros.
     inside
-        Whether the image has it.
+        Whether it is inside the image.
     """
 
     index: tuple[int, int]
@@ -44,19 +44,19 @@ class Neighbor:
 
 
 @dataclass(frozen=True)
-class Footprint:
-    """All that goes into one output pixel.
+class InterpolationStencil:
+    """All pixels and weights that make one output pixel.
 
     Parameters
     ----------
     position
-        Where it samples, (y, x) in pixels of the input.
+        Sampling position, (y, x) in pixels of the input.
     cell
-        The upper left of the four pixels round the position, (y, x).
+        The upper left of the four pixels around the position, (y, x).
     fraction
-        How far the position lies from there to the next pixel, (y, x), 0 to 1.
+        Fractional offset from ``cell``, (y, x), 0 to 1.
     neighbors
-        The pixels that are read: one, four or sixteen.
+        The pixels: one, four or sixteen.
     value
         The sum of weights times values, ``(C,)``.
     """
@@ -68,10 +68,10 @@ class Footprint:
     value: FloatArray
 
 
-def footprint(
+def interpolation_stencil(
     image: npt.ArrayLike, position: Sequence[float], kernel: Kernel = "linear", padding: Padding = "zeros"
-) -> Footprint:
-    """Take the sampler apart at one position.
+) -> InterpolationStencil:
+    """Return the stencil of the sampler at one position.
 
     Parameters
     ----------
@@ -80,16 +80,16 @@ def footprint(
     position
         (y, x) in pixels of the input; a pixel's center is at its integer index.
     kernel, padding
-        As in :func:`napari_stnreg.ops.interpolation.sample`, which gives the same value.
+        As in :func:`napari_stnreg.ops.interpolation.sample`, which returns the same value.
     """
     array = np.asarray(image, dtype=np.float64)
     array = array[..., None] if array.ndim == 2 else array
     shape = array.shape[:2]
     where = np.asarray(position, dtype=np.float64)
     read = where
-    if kernel != "cubic" and padding != "zeros":  # the place itself is brought back; cubic does so for each neighbor
-        read = np.array([_back(p, n, padding) for p, n in zip(where, shape, strict=True)])
-    # Halves go to the even neighbor, as in the engine.
+    if kernel != "cubic" and padding != "zeros":  # the position itself is padded; cubic pads each neighbor
+        read = np.array([_pad_coordinate(p, n, padding) for p, n in zip(where, shape, strict=True)])
+    # Halves round to the even neighbor, as in the sampler.
     cell = np.rint(read).astype(int) if kernel == "nearest" else np.floor(read).astype(int)
     taps = {"nearest": (0,), "linear": (0, 1), "cubic": (-1, 0, 1, 2)}[kernel]
     weights = [_weights(float(p - c), kernel) for p, c in zip(read, cell, strict=True)]
@@ -98,7 +98,9 @@ def footprint(
         for j, tap_x in enumerate(taps):
             index = np.array([cell[0] + tap_y, cell[1] + tap_x])
             if padding != "zeros":
-                index = np.array([round(_back(float(p), n, padding)) for p, n in zip(index, shape, strict=True)])
+                index = np.array(
+                    [round(_pad_coordinate(float(p), n, padding)) for p, n in zip(index, shape, strict=True)]
+                )
             inside = bool((index >= 0).all() and (index < shape).all())
             weight = float(weights[0][i] * weights[1][j])
             value = array[index[0], index[1]] if inside else np.zeros(array.shape[2])
@@ -106,7 +108,7 @@ def footprint(
             total = total + weight * value
     corner = np.floor(where).astype(int)
     fraction = where - corner
-    return Footprint(
+    return InterpolationStencil(
         (float(where[0]), float(where[1])),
         (int(corner[0]), int(corner[1])),
         (float(fraction[0]), float(fraction[1])),
@@ -126,8 +128,8 @@ def _weights(fraction: float, kernel: Kernel) -> FloatArray:
     return np.asarray(np.where(distance <= 1, near, far))
 
 
-def _back(p: float, n: int, padding: Padding) -> float:
-    """A coordinate brought back into an axis of ``n`` pixels."""
+def _pad_coordinate(p: float, n: int, padding: Padding) -> float:
+    """Map a coordinate into an axis of ``n`` pixels by the padding rule."""
     if padding == "reflection":  # mirrored at the outer faces, -1/2 and n - 1/2
         p = (p + 0.5) % (2 * n)
         p = (p if p < n else 2 * n - p) - 0.5

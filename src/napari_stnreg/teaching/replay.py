@@ -1,4 +1,4 @@
-"""A training run as a film: one picture an epoch, the curve below it, on a time layer or in a file for a slide."""
+"""Replay of a training: one image per epoch and the curves, as a time layer, GIF or video."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ if TYPE_CHECKING:
     from napari_stnreg.teaching.classifier import ClassifierResult
 
 Item = TypeVar("Item")
-Outcome = TypeVar("Outcome")
+ReturnType = TypeVar("ReturnType")
 SUPPORTED_SUFFIXES = (".gif", ".mp4")
 _COLORS = ((46, 196, 243), (255, 159, 28), (232, 63, 111), (123, 211, 137))
-_SMALLEST = 320
-"""Films are at least this wide: a digit of 28 pixels would be a stamp on a slide."""
+MIN_WIDTH_PX = 320
+"""Least width of a film, so that small images are visible on a slide."""
 
 
 @dataclass(frozen=True, eq=False)
 class Replay:
-    """Pictures of a training and its curves.
+    """Images of a training and its curves.
 
     Parameters
     ----------
     frames
         ``(T, y, x)`` or ``(T, z, y, x)``; uint8 ``(T, y, x, 3)`` is color.
     times
-        ``(T,)``, the epoch (or step) of each picture, rising.
+        Epoch (or step) of each image ``(T,)``, increasing.
     curves
-        By name ``(N, 2)``: epoch and value.
+        Curves by name, ``(N, 2)``: epoch and value.
     name
-        What was trained.
+        Name of the training.
     grid
-        Where the pictures lie; ``None`` for unit pixels.
+        Grid of the images; ``None`` for unit pixels.
     unit
-        What the times count.
+        Unit of the times.
 
     Raises
     ------
     InputError
-        If there are no pictures, or not one time for each.
+        If there are no images, or not one time for each.
     """
 
     frames: npt.NDArray[Any]
@@ -61,34 +61,34 @@ class Replay:
 
     def __post_init__(self) -> None:
         if self.frames.ndim not in (3, 4) or not len(self.frames):
-            raise InputError("A replay needs pictures of 2 or 3 dimensions, at least one; this training kept none.")
+            raise InputError("A replay needs at least one 2D or 3D image; this training kept none.")
         if len(self.times) != len(self.frames):
-            raise InputError(f"There are {len(self.frames)} pictures and {len(self.times)} times.")
+            raise InputError(f"There are {len(self.frames)} images and {len(self.times)} times.")
 
     @property
     def color(self) -> bool:
-        """Whether the pictures are RGB."""
+        """Whether the images are RGB."""
         return self.frames.ndim == 4 and self.frames.shape[-1] == 3 and self.frames.dtype == np.uint8
 
     @classmethod
-    def of_model(cls, model: Model, grid: Grid | None = None) -> Replay:
-        """Of a model that was just trained; one that comes from a file has no pictures.
+    def from_model(cls, model: Model, grid: Grid | None = None) -> Replay:
+        """Build a replay from a model that was just trained; models from files keep no images.
 
         Parameters
         ----------
         model
-            With the pictures of its training.
+            The model, with the images of its training.
         grid
-            Where they lie; ``None`` for unit pixels.
+            Grid of the images; ``None`` for unit pixels.
 
         Raises
         ------
         InputError
-            If it has none.
+            If it has no images.
         """
         if model.replay is None or not len(model.replay):
             raise InputError(
-                "This model holds no pictures of its training: it comes from a file, or was trained with 0 snapshots."
+                "This model has no images of its training: it was loaded from a file or trained with 0 snapshots."
             )
         curves: dict[str, list[tuple[float, float]]] = {}
         for record in model.summary.get("curve", []):
@@ -100,8 +100,8 @@ class Replay:
         return cls(model.replay, times, found, model.name or "training", grid)
 
     @classmethod
-    def of_classifiers(cls, result: ClassifierResult) -> Replay:
-        """What the transformer showed its classifier, eight digits in a row, with the accuracy of both."""
+    def from_classifiers(cls, result: ClassifierResult) -> Replay:
+        """Build a replay of the transformed digits, eight in a row, with the accuracy of both classifiers."""
         seen = result.frames()
         frames = np.moveaxis(seen, 1, 2).reshape(len(seen), seen.shape[2], -1)
         steps = np.array([item.step for item in result.progress], dtype=np.float64)
@@ -111,19 +111,34 @@ class Replay:
         }
         return cls(frames, steps, curves, "what the classifier sees", unit="step")
 
+    @classmethod
+    def from_frames(cls, frames: list[RecordedFrame], name: str, unit: str = "step") -> Replay:
+        """Build a replay from the frames of :func:`record_frames`.
+
+        Raises
+        ------
+        InputError
+            If there are none.
+        """
+        if not frames:
+            raise InputError("Nothing was recorded.")
+        times = np.array([time for time, _, _ in frames])
+        names = list(dict.fromkeys(key for _, _, values in frames for key in values))
+        curves = {key: np.array([(time, values[key]) for time, _, values in frames if key in values]) for key in names}
+        return cls(np.stack([image for _, image, _ in frames]), times, curves, name, unit=unit)
+
     def at(self, position: int) -> dict[str, float]:
-        """The value of each curve at one picture, by linear interpolation."""
+        """Return the value of each curve at one image, by linear interpolation."""
         time = self.times[position]
         return {name: float(np.interp(time, points[:, 0], points[:, 1])) for name, points in self.curves.items()}
 
     def layer(self, time_unit: str = "pixel") -> LayerData:
-        """A time layer ``(T, ...)``; napari's slider then runs through the pictures.
+        """Return a time layer ``(T, ...)`` for napari's slider.
 
         Parameters
         ----------
         time_unit
-            Unit of the first axis, which counts pictures: the one that the viewer's other layers have there, since
-            napari wants them to agree.
+            Unit of the first axis, which counts images. It must agree with the viewer's other layers.
         """
         from napari_stnreg.io.napari_layers import AXIS_LABELS, placement
 
@@ -146,13 +161,13 @@ class Replay:
         return frames, keywords | {"contrast_limits": limits_of(frames)}, "image"
 
     @classmethod
-    def of_layer(cls, data: npt.ArrayLike, metadata: Mapping[str, Any], name: str) -> Replay:
-        """The replay that a layer made by :meth:`layer` holds.
+    def from_layer(cls, data: npt.ArrayLike, metadata: Mapping[str, Any], name: str) -> Replay:
+        """Build the replay of a layer made by :meth:`layer`.
 
         Raises
         ------
         InputError
-            If it is none.
+            If the layer is not a replay.
         """
         record = metadata.get("stnreg_replay")
         if record is None:
@@ -161,22 +176,22 @@ class Replay:
         times = np.asarray(record["times"], dtype=np.float64)
         return cls(np.asarray(data), times, curves, name.removesuffix(" (replay)"), unit=record["unit"])
 
-    # -- a film
+    # -- film
 
-    def film(self, width: int = 480) -> npt.NDArray[np.uint8]:
-        """Pictures with the curves below and a dot where each is, ``(T, y, x, 3)``; of volumes, the middle slice.
+    def render(self, width: int = 480) -> npt.NDArray[np.uint8]:
+        """Render images above the curves with a marker, ``(T, y, x, 3)``; of volumes, the middle slice.
 
         Parameters
         ----------
         width
-            Of the film in pixels; each pixel of a picture becomes a whole block where it is enlarged.
+            Approximate width in pixels; images are enlarged by a whole factor.
         """
         frames = self.frames if self.color else self._gray()
-        factor = max(round(max(width, _SMALLEST) / frames.shape[2]), 1)
+        factor = max(round(max(width, MIN_WIDTH_PX) / frames.shape[2]), 1)
         pictures = frames.repeat(factor, axis=1).repeat(factor, axis=2)
         strips = [self._strip(t, pictures.shape[2]) for t in range(len(pictures))]
         film = np.concatenate([pictures, np.array(strips)], axis=1)
-        # Video formats want even sides.
+        # Video formats need even sides.
         return film[:, : film.shape[1] // 2 * 2, : film.shape[2] // 2 * 2]
 
     def _gray(self) -> npt.NDArray[np.uint8]:
@@ -219,21 +234,21 @@ class Replay:
         return np.array(picture)
 
     def save(self, path: str | Path, *, seconds: float = 0.15, width: int = 480) -> None:
-        """Write the film as an animated GIF, or as MP4 where ``imageio-ffmpeg`` is installed.
+        """Save the film as an animated GIF, or as MP4 if ``imageio-ffmpeg`` is installed.
 
         Parameters
         ----------
         path
             Ends in ``.gif`` or ``.mp4``.
         seconds
-            How long each picture is shown; the last stays ten times as long in a GIF.
+            Duration of each image; the last is shown ten times as long in a GIF.
         width
-            See :meth:`film`.
+            See :meth:`render`.
 
         Raises
         ------
         InputError
-            If the ending is another one, or MP4 cannot be written here.
+            If the suffix is not supported, or MP4 cannot be written.
         """
         import imageio.v3 as iio
 
@@ -241,8 +256,8 @@ class Replay:
         if path.suffix.lower() not in SUPPORTED_SUFFIXES:
             raise InputError(f"A film is saved as {' or '.join(SUPPORTED_SUFFIXES)}, not as '{path.suffix}'.")
         if not seconds > 0:
-            raise InputError(f"A picture is shown for a positive time, not for {seconds} seconds.")
-        film = self.film(width)
+            raise InputError(f"The duration of an image must be positive, not {seconds} seconds.")
+        film = self.render(width)
         if path.suffix.lower() == ".gif":
             shown = [1000 * seconds] * (len(film) - 1) + [10_000 * seconds]
             iio.imwrite(path, film, extension=".gif", duration=shown, loop=0)
@@ -254,45 +269,38 @@ class Replay:
         iio.imwrite(path, film, extension=".mp4", fps=1 / seconds, macro_block_size=2)
 
 
-def recorded(
-    steps: Generator[Item, Any, Outcome],
-    picture: Callable[[Item], npt.NDArray[Any] | None],
+RecordedFrame = tuple[float, npt.NDArray[Any], dict[str, float]]
+"""Time, image and values of one recorded frame."""
+
+
+def record_frames(
+    steps: Generator[Item, Any, ReturnType],
+    image: Callable[[Item], npt.NDArray[Any] | None],
     time: Callable[[Item], float],
     values: Callable[[Item], Mapping[str, float]],
-    kept: list[tuple[float, npt.NDArray[Any], dict[str, float]]],
-) -> Generator[Item, Any, Outcome]:
-    """Pass a generator's items on, and keep a picture of each that shows a new one; :func:`of_kept` makes the replay.
+    frames: list[RecordedFrame],
+) -> Generator[Item, Any, ReturnType]:
+    """Pass a generator's items through and record a frame of each with a later time.
 
     Parameters
     ----------
     steps
-        Any training or fit that yields its progress and takes ``send("stop")``.
-    picture, time, values
-        What to keep of an item; a picture of ``None`` keeps nothing.
-    kept
-        Filled on the way, so that a run that is stopped, or fails, leaves what there was.
+        Any training or fit that yields its progress and accepts ``send("stop")``.
+    image, time, values
+        Image, time and values of an item; an image of ``None`` records nothing.
+    frames
+        Filled during iteration, so that a run that stops or fails keeps its frames; see :meth:`Replay.from_frames`.
     """
-    told: Any = None
     try:
         item = next(steps)
         while True:
-            shown, now = picture(item), time(item)
-            if shown is not None and (not kept or now > kept[-1][0]):
-                kept.append((now, np.array(shown), dict(values(item))))
-            told = yield item
-            item = steps.send(told) if told is not None else next(steps)
+            shown, now = image(item), time(item)
+            if shown is not None and (not frames or now > frames[-1][0]):
+                frames.append((now, np.array(shown), dict(values(item))))
+            command = yield item
+            item = steps.send(command) if command is not None else next(steps)
     except StopIteration as end:
-        outcome: Outcome = end.value
-        return outcome
+        result: ReturnType = end.value
+        return result
     finally:
         steps.close()
-
-
-def of_kept(kept: list[tuple[float, npt.NDArray[Any], dict[str, float]]], name: str, unit: str = "step") -> Replay:
-    """The replay of what :func:`recorded` kept."""
-    if not kept:
-        raise InputError("Nothing was recorded.")
-    times = np.array([time for time, _, _ in kept])
-    names = list(dict.fromkeys(key for _, _, values in kept for key in values))
-    curves = {key: np.array([(time, values[key]) for time, _, values in kept if key in values]) for key in names}
-    return Replay(np.stack([picture for _, picture, _ in kept]), times, curves, name, unit=unit)

@@ -1,4 +1,4 @@
-"""One image seen through one spatial transformer: grid, output, its anti-aliased twin, and the push-forward."""
+"""One image through one spatial transformer: sampling grid, output, anti-aliased output and push-forward."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.ops.interpolation import sample
-from napari_stnreg.teaching.interpolation_stencil import Footprint, footprint
+from napari_stnreg.teaching.interpolation_stencil import InterpolationStencil, interpolation_stencil
 from napari_stnreg.teaching.state import ExplorerState
 from napari_stnreg.teaching.theta import Theta
 from napari_stnreg.transforms.base import Transform
@@ -22,22 +22,22 @@ from napari_stnreg.transforms.families.base import TransformFamily
 from napari_stnreg.transforms.families.linear import AffineFamily, radius
 from napari_stnreg.transforms.thin_plate import ThinPlateFamily
 
-_MOST_SUBPIXELS = 2**21
+MAX_SUBPIXELS = 2**21
 FloatPicture = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class PushForward:
-    """Every input pixel sent where it belongs, instead of every output pixel asking.
+    """Result of pushing every input pixel to its output position, the opposite of the pull-back.
 
     Parameters
     ----------
     picture
-        The output; 0 where nothing arrived, the mean where several did.
+        The output; 0 where no pixel arrived, the mean where several did.
     arrivals
-        How many input pixels arrived at each output pixel.
+        Number of input pixels that arrived at each output pixel.
     holes
-        Output pixels that look inside the input but got nothing.
+        Output pixels that sample inside the input but received nothing.
     """
 
     picture: FloatPicture
@@ -45,34 +45,34 @@ class PushForward:
     holes: npt.NDArray[np.bool_]
 
     @property
-    def hole_share(self) -> float:
-        """Holes as a share of the output pixels that look inside the input."""
+    def hole_fraction(self) -> float:
+        """Holes as a fraction of the output pixels that sample inside the input."""
         inside = self.holes | (self.arrivals > 0)
         return float(self.holes.sum() / max(inside.sum(), 1))
 
 
 class Scene:
-    """An image and an explorer's state; the world is the image's pixels.
+    """An image and the explorer's state, in pixel coordinates.
 
     Parameters
     ----------
     image
-        ``(y, x)``, or ``(y, x, C)`` with 3 or 4 channels. It is copied, never changed.
+        ``(y, x)``, or ``(y, x, C)`` with 3 or 4 channels. It is copied.
     state
-        The transformer; see :attr:`state`, which may be set again at any time.
+        The transformer; :attr:`state` can be set at any time.
 
     Raises
     ------
     InputError
-        If the image is not a picture of at least 4 by 4 finite values.
+        If the image is not 2D or smaller than 4 by 4 pixels.
     """
 
     def __init__(self, image: npt.ArrayLike, state: ExplorerState | None = None) -> None:
         array = np.array(image, dtype=np.float32)
         if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-            raise InputError(f"The explorer shows one 2D picture, not an array of shape {array.shape}.")
+            raise InputError(f"The explorer needs one 2D image, not an array of shape {array.shape}.")
         if min(array.shape[:2]) < 4:
-            raise InputError("The explorer needs a picture of at least 4 by 4 pixels.")
+            raise InputError(f"The explorer needs an image of at least 4 by 4 pixels, not {array.shape}.")
         self.image: FloatPicture = np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0)
         self.grid = Grid.from_spacing(self.image.shape[:2])
         channels = self.image[None] if self.image.ndim == 2 else np.moveaxis(self.image, -1, 0)
@@ -84,16 +84,16 @@ class Scene:
 
     @property
     def theta(self) -> Theta:
-        """The six numbers of the affine family."""
+        """Parameters of the affine family."""
         return Theta.from_normalized(self.state.theta, self.grid.shape)
 
     @theta.setter
     def theta(self, theta: Theta) -> None:
-        self.state = self.state.but(theta=theta.normalized(self.grid.shape))
+        self.state = self.state.replace(theta=theta.normalized(self.grid.shape))
 
     @property
     def family(self) -> TransformFamily:
-        """The engine's transform family that the state asks for."""
+        """Transform family of the state."""
         key = (self.state.family, self.state.lattice)
         if key not in self._families:
             made: TransformFamily = AffineFamily()
@@ -106,7 +106,7 @@ class Scene:
 
     @property
     def control_points(self) -> FloatArray:
-        """Where the control points of the thin plate or the B-spline lie on the output, ``(N, 2)``; affine has none."""
+        """Control points of a thin plate or B-spline on the output, ``(N, 2)``; empty for affine."""
         family = self.family
         if isinstance(family, ThinPlateFamily):
             return family.control_points(self.grid)
@@ -115,31 +115,31 @@ class Scene:
         return np.zeros((0, 2))
 
     @property
-    def bends(self) -> FloatArray:
-        """Displacements of the control points, ``(N, 2)`` pixels, (y, x); setting them changes the state."""
+    def displacements(self) -> FloatArray:
+        """Displacements of the control points, ``(N, 2)`` pixels, (y, x). Setting them changes the state."""
         count = len(self.control_points)
-        rows = self.state.bends.get(self.state.family, ())
-        if len(rows) != count:  # another lattice than the one they were made for
+        rows = self.state.displacements.get(self.state.family, ())
+        if len(rows) != count:  # they belong to another lattice
             return np.zeros((count, 2))
         return np.asarray(np.array(rows) * np.asarray(self.grid.shape))
 
-    @bends.setter
-    def bends(self, pixels: npt.ArrayLike) -> None:
-        shares = np.asarray(pixels, dtype=np.float64) / np.asarray(self.grid.shape)
-        rows = tuple((float(y), float(x)) for y, x in shares)
-        self.state = self.state.but(bends={**self.state.bends, self.state.family: rows})
+    @displacements.setter
+    def displacements(self, pixels: npt.ArrayLike) -> None:
+        fractions = np.asarray(pixels, dtype=np.float64) / np.asarray(self.grid.shape)
+        rows = tuple((float(y), float(x)) for y, x in fractions)
+        self.state = self.state.replace(displacements={**self.state.displacements, self.state.family: rows})
 
     @property
     def parameters(self) -> Tensor:
-        """The family's own parameters ``(1, *parameter_shape)``, float64; setting them changes the state."""
+        """Parameters of the family ``(1, *parameter_shape)``, float64. Setting them changes the state."""
         if self.state.family == "affine":
             matrix = self.theta.matrix
             linear = matrix[::-1, 1::-1] - np.eye(2)
             return torch.from_numpy(np.concatenate([matrix[::-1, 2] / radius(self.grid), linear.ravel()]))[None]
-        bends = torch.from_numpy(self.bends.copy())
+        displacements = torch.from_numpy(self.displacements.copy())
         if self.state.family == "tps":
-            return bends[None]
-        return bends.T.reshape(1, *self.family.parameter_shape(self.grid))
+            return displacements[None]
+        return displacements.T.reshape(1, *self.family.parameter_shape(self.grid))
 
     @parameters.setter
     def parameters(self, values: Tensor) -> None:
@@ -148,26 +148,26 @@ class Scene:
             linear = (np.eye(2) + array[2:].reshape(2, 2))[::-1, ::-1]
             self.theta = Theta(np.column_stack([linear, array[1::-1] * radius(self.grid)]))
         elif self.state.family == "tps":
-            self.bends = array
+            self.displacements = array
         else:
-            self.bends = array.reshape(2, -1).T
+            self.displacements = array.reshape(2, -1).T
 
     # -- grid generator
 
     @property
     def transform(self) -> Transform:
-        """Output pixels to input pixels, in the input's pixels and (y, x) order."""
+        """Transform of output to input pixels, (y, x) order."""
         if self.state.family == "affine":
             return self.theta.transform(self.grid)
         return self.family(self.parameters, self.grid)
 
     @property
     def output_grid(self) -> Grid:
-        """The output's pixels, over the extent of the input whatever their number."""
+        """Grid of the output, over the extent of the input."""
         return self.grid.resized(self.state.output_shape or self.grid.shape)
 
-    def nodes(self, count: int = 9) -> tuple[FloatArray, FloatArray]:
-        """A regular grid on the output and its image on the input, point to point, ``(rows, columns, 2)`` each.
+    def grid_points(self, count: int = 9) -> tuple[FloatArray, FloatArray]:
+        """Return a regular grid on the output and its image on the input, ``(rows, columns, 2)`` each.
 
         Parameters
         ----------
@@ -182,32 +182,32 @@ class Scene:
     # -- sampler
 
     def output(self) -> FloatPicture:
-        """What the transformer gives, ``(y, x)`` or ``(y, x, C)``."""
-        # Nothing here requires a gradient, but outside no_grad a thin plate keeps its kernels for the next picture.
+        """Return the output of the transformer, ``(y, x)`` or ``(y, x, C)``."""
+        # No gradient is needed, but outside no_grad a thin plate caches its kernels.
         with torch.enable_grad():
             points = self.transform.on_grid(self.output_grid, torch.float32)
         return self._picture(points)
 
     def antialiased(self) -> FloatPicture:
-        """The mean over each output pixel's area on the input, instead of its one point.
+        """Return the output averaged over each output pixel's area on the input.
 
         Notes
         -----
-        As many points as input pixels lie under an output pixel (at most 8 by 8) are read and averaged.
+        As many points as input pixels are covered by an output pixel (at most 8 by 8) are sampled and averaged.
         """
         grid = self.output_grid
         points = self._points(grid)
         steps = [np.linalg.norm(np.diff(points, axis=axis), axis=-1).max() for axis in (0, 1)]
-        most = max(math.isqrt(_MOST_SUBPIXELS // grid.size), 1)
+        most = max(math.isqrt(MAX_SUBPIXELS // grid.size), 1)
         parts = [int(np.clip(math.ceil(step - 1e-6), 1, min(8, most))) for step in steps]
         fine = self._read(grid.resized([n * k for n, k in zip(grid.shape, parts, strict=True)]))
         shape = (grid.shape[0], parts[0], grid.shape[1], parts[1], *fine.shape[2:])
         return np.asarray(fine.reshape(shape).mean(axis=(1, 3)), dtype=np.float32)
 
-    def look(self, pixel: tuple[int, int]) -> Footprint:
-        """Where one output pixel (y, x) samples, and what it reads there."""
-        place = self.transform.map_points(self.output_grid.to_world(pixel)[None])[0]
-        return footprint(self.image, place.tolist(), self.state.kernel, self.state.padding)
+    def stencil_at(self, pixel: tuple[int, int]) -> InterpolationStencil:
+        """Return the interpolation stencil of one output pixel (y, x)."""
+        position = self.transform.map_points(self.output_grid.to_world(pixel)[None])[0]
+        return interpolation_stencil(self.image, position.tolist(), self.state.kernel, self.state.padding)
 
     def _points(self, grid: Grid) -> FloatPicture:
         with torch.no_grad():
@@ -225,15 +225,15 @@ class Scene:
     # -- direction
 
     def push_forward(self) -> PushForward:
-        """Send every input pixel to the output pixel nearest to where it belongs.
+        """Push every input pixel to the nearest output pixel.
 
         Raises
         ------
         InputError
-            If theta has no inverse: the grid is flat, and no pixel has one place to go.
+            If theta is singular.
         """
         if self.state.family == "affine" and abs(np.linalg.det(self.theta.matrix[:, :2])) < 1e-9:
-            raise InputError("Theta has no inverse: its grid is flat, so the input cannot be pushed forward.")
+            raise InputError("Theta has no inverse, so the input cannot be pushed forward.")
         grid = self.output_grid
         with torch.no_grad():
             arrive = self.transform.inverse().on_grid(self.grid, torch.float64)[0].numpy()

@@ -1,4 +1,4 @@
-"""Theta: the six numbers of an affine spatial transformer, as the paper writes them and as a hand thinks of them.
+"""Theta: the six parameters of an affine spatial transformer, as a matrix and as rotation, scale, shear and shift.
 
 References
 ----------
@@ -19,17 +19,17 @@ from napari_stnreg.transforms.linear import AffineTransform
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What an affine map does, one effect after the other: shear along x, then scale, then rotation, then shift.
+class AffineParameters:
+    """An affine map as shear along x, then scale, then rotation, then shift.
 
     Parameters
     ----------
     rotation
         Degrees from the x axis toward the y axis, which on screen is clockwise.
     scale_x, scale_y
-        Factors; a negative ``scale_y`` mirrors.
+        Scale factors; a negative ``scale_y`` mirrors.
     shear
-        How far x is pushed for each step along y.
+        Shift of x per unit of y.
     shift_x, shift_y
         Pixels.
     """
@@ -44,7 +44,7 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class Theta:
-    """The matrix ``[A | t]`` that takes a place on the output to the place on the input where it samples.
+    """The matrix ``[A | t]`` that maps output points to the input points they sample.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class Theta:
 
     Notes
     -----
-    This is the pull-back direction: a scale of 0.5 makes the sampling grid smaller, and the picture twice as large.
+    This is the pull-back direction: a scale of 0.5 shrinks the sampling grid, and the output shows the image enlarged.
     """
 
     matrix: FloatArray
@@ -62,22 +62,22 @@ class Theta:
     def __post_init__(self) -> None:
         matrix = np.array(self.matrix, dtype=np.float64)
         if matrix.shape != (2, 3):
-            raise InputError(f"Theta has 2 rows of 3 numbers, not a shape of {matrix.shape}.")
+            raise InputError(f"Theta needs 2 rows of 3 numbers, not shape {matrix.shape}.")
         if not np.isfinite(matrix).all():
-            raise InputError("Theta holds a value that is not a finite number.")
+            raise InputError("Theta has a value that is not finite.")
         matrix.flags.writeable = False
         object.__setattr__(self, "matrix", matrix)
 
     @classmethod
     def identity(cls) -> Theta:
-        """The grid that lies exactly on the pixels."""
+        """Return the identity."""
         return cls(np.eye(2, 3))
 
-    # -- as in the paper: normalized coordinates, -1 to 1 from face to face
+    # -- normalized coordinates, -1 to 1 from face to face, as in the paper
 
     @classmethod
     def from_normalized(cls, values: npt.ArrayLike, shape: Sequence[int]) -> Theta:
-        """From the paper's six numbers for an image of ``shape`` (y, x), -1 and 1 at its outer faces."""
+        """Build theta from the paper's six numbers for an image of ``shape`` (y, x), -1 and 1 at its outer faces."""
         values = np.asarray(values, dtype=np.float64)
         if values.size != 6:
             raise InputError(f"Theta has six numbers, not {values.size}.")
@@ -85,22 +85,22 @@ class Theta:
         return cls(half[:, None] * values.reshape(2, 3) / np.append(half, 1.0))
 
     def normalized(self, shape: Sequence[int]) -> FloatArray:
-        """The paper's six numbers ``(2, 3)`` for an image of ``shape`` (y, x)."""
+        """Return the paper's six numbers ``(2, 3)`` for an image of ``shape`` (y, x)."""
         half = np.array([shape[1], shape[0]]) / 2
         return np.asarray(self.matrix * np.append(half, 1.0) / half[:, None])
 
-    # -- as a hand thinks of it
+    # -- rotation, scale, shear and shift
 
     @classmethod
-    def from_parts(cls, parts: Parts) -> Theta:
-        """The matrix of rotation, scale, shear and shift."""
+    def from_parameters(cls, parts: AffineParameters) -> Theta:
+        """Build theta from rotation, scale, shear and shift."""
         angle = np.deg2rad(parts.rotation)
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         linear = turn @ np.diag([parts.scale_x, parts.scale_y]) @ np.array([[1.0, parts.shear], [0.0, 1.0]])
         return cls(np.column_stack([linear, [parts.shift_x, parts.shift_y]]))
 
-    def parts(self) -> Parts:
-        """Rotation, scale, shear and shift; :meth:`from_parts` gives the same matrix back.
+    def parameters(self) -> AffineParameters:
+        """Return rotation, scale, shear and shift; the inverse of :meth:`from_parameters`.
 
         Notes
         -----
@@ -110,14 +110,14 @@ class Theta:
         Raises
         ------
         InputError
-            If the grid has no width, so that its rotation is undefined.
+            If the first column is zero, so that the rotation is undefined.
         """
         (a, b), (c, d) = self.matrix[:, :2]
         width = float(np.hypot(a, c))
         if width < 1e-12:
-            raise InputError("The first column of theta is zero: a grid without width has no rotation.")
+            raise InputError("The first column of theta is zero, so its rotation is undefined.")
         cosine, sine = a / width, c / width
-        return Parts(
+        return AffineParameters(
             rotation=float(np.rad2deg(np.arctan2(c, a))),
             scale_x=width,
             scale_y=float(cosine * d - sine * b),
@@ -126,10 +126,10 @@ class Theta:
             shift_y=float(self.matrix[1, 2]),
         )
 
-    # -- as the engine has it: homogeneous, (y, x), from the first pixel
+    # -- homogeneous matrix in (y, x), from the first pixel
 
     def transform(self, grid: Grid) -> AffineTransform:
-        """The transform over an image whose world is its pixels."""
+        """Return the transform over an image with pixel coordinates."""
         linear, shift = self.matrix[::-1, 1::-1], self.matrix[::-1, 2]
         full = np.eye(3)
         full[:2, :2] = linear
@@ -138,12 +138,12 @@ class Theta:
 
     @classmethod
     def from_transform(cls, transform: AffineTransform, grid: Grid) -> Theta:
-        """Theta of an affine transform over an image whose world is its pixels."""
+        """Return theta of an affine transform over an image with pixel coordinates."""
         full = transform.numpy()
         linear = full[:2, :2]
         shift = linear @ grid.center + full[:2, 2] - grid.center
         return cls(np.column_stack([linear[::-1, ::-1], shift[::-1]]))
 
     def __call__(self, points: npt.ArrayLike) -> FloatArray:
-        """Take (x, y) points about the middle of the output, ``(..., 2)``, to the input."""
+        """Map (x, y) points about the center of the output, ``(..., 2)``, to the input."""
         return np.asarray(np.asarray(points, dtype=np.float64) @ self.matrix[:, :2].T + self.matrix[:, 2])

@@ -12,7 +12,7 @@ from napari.layers import Points, Vectors
 from napari_stnreg.widgets.explorer.source import Picture
 
 if TYPE_CHECKING:
-    from napari_stnreg.teaching import Footprint, Gradient
+    from napari_stnreg.teaching import Gradient, InterpolationStencil
 
 PREFIX = "explorer: "
 _ORDER = ("input", "output", "beside", "grid", "nodes", "arrows", "handles", "look", "titles")
@@ -196,10 +196,10 @@ class Canvas:
             self.drop("arrows")
             return
         length = 0.12 * float(self.shape.max())
-        pairs = np.stack([gradient.nodes, gradient.arrows * length], axis=1)
+        pairs = np.stack([gradient.positions, gradient.arrows * length], axis=1)
         self._vectors("arrows", pairs, [_ARROW] * len(pairs), width=0.005, style="arrow")
 
-    def show_look(self, pixel: np.ndarray | None, output_shape: Any, look: Footprint | None) -> None:
+    def show_look(self, pixel: np.ndarray | None, output_shape: Any, look: InterpolationStencil | None) -> None:
         """Mark an output pixel, the place where it samples, and the pixels that it reads; ``None`` marks nothing."""
         if pixel is None or look is None:
             self.drop("look")

@@ -108,7 +108,7 @@ class ClassifierPanel(TaskPanel):
             self._points.setdefault(label, []).append((what.step, accuracy))
         self.curves.show_curves({name: np.array(points) for name, points in self._points.items()})
         self._show("digits", _row(what.pictures), 0)
-        self._show("what the classifier sees", _row(what.seen), 1)
+        self._show("what the classifier sees", _row(what.transformed), 1)
 
     def _show(self, name: str, values: np.ndarray, line: int) -> None:
         if name in self._viewer.layers and self._viewer.layers[name].data.shape == values.shape:
@@ -135,7 +135,7 @@ class ClassifierPanel(TaskPanel):
         for name in ("what the classifier sees",):
             if name in self._viewer.layers:
                 self._viewer.layers.remove(name)
-        self.replay_bar.show_replay(Replay.of_classifiers(result))
+        self.replay_bar.show_replay(Replay.from_classifiers(result))
         scale = 40 * 8 / self.replay_bar.layer.data.shape[2]
         self.replay_bar.layer.scale = (1, scale, scale)
         self.replay_bar.layer.translate = (0, 44, 0)

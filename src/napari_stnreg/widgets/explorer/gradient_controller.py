@@ -10,7 +10,7 @@ from qtpy.QtCore import QTimer
 from napari_stnreg.widgets.explorer.source import picture_of
 
 if TYPE_CHECKING:
-    from napari_stnreg.teaching import Descent
+    from napari_stnreg.teaching import GradientDescent
     from napari_stnreg.widgets.explorer.panel import ExplorerPanel
 
 
@@ -27,7 +27,7 @@ class Downhill:
 
     def __init__(self, panel: ExplorerPanel, viewer: Any) -> None:
         self._panel, self._viewer, self.tab = panel, viewer, panel.gradient_tab
-        self._descent: Descent | None = None
+        self._descent: GradientDescent | None = None
         self._runs = QTimer(panel)
         self._runs.setInterval(80)
         self._runs.timeout.connect(self._on_run)
@@ -76,13 +76,13 @@ class Downhill:
         self.tab.run.setChecked(False)
         self._panel.changed()
 
-    def descent(self) -> Descent:
+    def descent(self) -> GradientDescent:
         """The descent that the buttons step; made again when goal or smoothing change."""
-        from napari_stnreg.teaching import Descent
+        from napari_stnreg.teaching import GradientDescent
 
         assert self._panel.scene is not None
         if self._descent is None:
-            self._descent = Descent(self._panel.scene, self.goal(), self.tab.smoothing.value())
+            self._descent = GradientDescent(self._panel.scene, self.goal(), self.tab.smoothing.value())
         return self._descent
 
     def show(self) -> None:
@@ -115,9 +115,9 @@ class Downhill:
             self.tab.words.setText(self.tab.words.text() + " No step of this direction lowers it.")
         return moved > 0
 
-    def back(self) -> None:
+    def undo(self) -> None:
         """Undo one gradient step."""
-        if self._panel.scene is not None and self.descent().back():
+        if self._panel.scene is not None and self.descent().undo():
             self._panel.show_now()
 
     def _on_run_toggled(self, on: bool) -> None:
@@ -134,15 +134,15 @@ class Downhill:
     def _on_lose(self) -> None:
         if self._panel.scene is None:
             return
-        from napari_stnreg.teaching import Parts, Theta
+        from napari_stnreg.teaching import AffineParameters, Theta
 
         rng = np.random.default_rng()
         size = max(self._panel.scene.grid.shape)
         if self._panel.scene.state.family == "affine":
             turn, x, y = rng.uniform(-20, 20), *rng.uniform(-0.07, 0.07, 2) * size
             scale = np.exp(rng.uniform(-0.2, 0.2, 2))
-            self._panel.scene.theta = Theta.from_parts(Parts(turn, scale[0], scale[1], rng.uniform(-0.15, 0.15), x, y))
+            self._panel.scene.theta = Theta.from_parameters(AffineParameters(turn, scale[0], scale[1], rng.uniform(-0.15, 0.15), x, y))
         else:
             spread = 0.15 * size / self._panel.scene.state.lattice
-            self._panel.scene.bends = rng.normal(0, spread, self._panel.scene.bends.shape)
+            self._panel.scene.displacements = rng.normal(0, spread, self._panel.scene.displacements.shape)
         self._panel.by_hand()

@@ -88,7 +88,7 @@ class Pointer:
                 self._panel.scene.theta, self._panel.scene.grid.shape, name, place, keep_shape=keep
             )
         else:
-            bends = self._panel.scene.bends.copy()
-            bends[name] = place - self._panel.scene.control_points[name]
-            self._panel.scene.bends = bends
+            displacements = self._panel.scene.displacements.copy()
+            displacements[name] = place - self._panel.scene.control_points[name]
+            self._panel.scene.displacements = displacements
         self._panel.by_hand()

@@ -179,7 +179,7 @@ class ExplorerPanel(ExplorerLayout):
         if self.scene.state.family == "affine":
             self.scene.theta = Theta.identity()
         else:
-            self.scene.bends = np.zeros_like(self.scene.bends)
+            self.scene.displacements = np.zeros_like(self.scene.displacements)
         self.by_hand()
 
     def by_hand(self) -> None:
@@ -192,7 +192,7 @@ class ExplorerPanel(ExplorerLayout):
             return
         tab, state = self.sampler_tab, self.scene.state
         shape = (tab.height_box.value(), tab.width_box.value())
-        self.scene.state = state.but(
+        self.scene.state = state.replace(
             family=self.family_box.currentData(),
             lattice=self.lattice_box.value(),
             kernel=tab.kernel.currentData(),
@@ -204,7 +204,7 @@ class ExplorerPanel(ExplorerLayout):
     def _set_output(self, share: int) -> None:
         if self.scene is not None:
             shape = tuple(max(round(n / share), 2) for n in self.scene.grid.shape)
-            self.scene.state = self.scene.state.but(output_shape=None if share == 1 else shape)
+            self.scene.state = self.scene.state.replace(output_shape=None if share == 1 else shape)
             self.show_form()
             self.changed()
 
@@ -246,7 +246,7 @@ class ExplorerPanel(ExplorerLayout):
         self.show_form()
         canvas.show_output(scene.output())
         bent = scene.state.family != "affine"
-        regular, mapped = scene.nodes(self.grid_tab.count.value() * (2 if bent else 1) - bent)
+        regular, mapped = scene.grid_points(self.grid_tab.count.value() * (2 if bent else 1) - bent)
         canvas.show_grid(regular, mapped, links=self.grid_tab.links.isChecked() and self.tab == "Grid")
         self._show_handles()
         self._show_look()
@@ -256,17 +256,17 @@ class ExplorerPanel(ExplorerLayout):
             self._beside_soon.start()
 
     def _show_handles(self) -> None:
-        from napari_stnreg.teaching.frame_handles import NAMES, places
+        from napari_stnreg.teaching.frame_handles import NAMES, handle_positions
 
         assert self.scene is not None
         assert self.canvas is not None
         scene = self.scene
         if scene.state.family == "affine":
-            where = places(scene.theta, scene.grid.shape)
+            where = handle_positions(scene.theta, scene.grid.shape)
             symbols = ["square"] * 4 + ["diamond"] * 4 + ["disc", "cross"]
             self.canvas.show_handles([("frame", name) for name in NAMES], where, symbols)
             return
-        where = scene.control_points + scene.bends
+        where = scene.control_points + scene.displacements
         names: list[tuple[str, Any]] = [("point", i) for i in range(len(where))]
         self.canvas.show_handles(names, where, ["disc"] * len(where))
 
@@ -290,7 +290,7 @@ class ExplorerPanel(ExplorerLayout):
                 values = pushed.picture
                 most = int(pushed.arrivals.max())
                 self.direction_tab.words.setText(
-                    f"Holes: {int(pushed.holes.sum())} pixels, {100 * pushed.hole_share:.1f} % of those that look "
+                    f"Holes: {int(pushed.holes.sum())} pixels, {100 * pushed.hole_fraction:.1f} % of those that look "
                     f"inside the input. The fullest pixel got {most}."
                 )
             elif self.tab == "Sampler":
@@ -320,7 +320,7 @@ class ExplorerPanel(ExplorerLayout):
         if self._pixel is None or (np.array(self._pixel) >= self.scene.output_grid.shape).any():
             self.canvas.show_look(None, None, None)
             return
-        look, kernel = self.scene.look(self._pixel), self.scene.state.kernel
+        look, kernel = self.scene.stencil_at(self._pixel), self.scene.state.kernel
         self.canvas.show_look(np.array(self._pixel), self.scene.output_grid.shape, look)
         self.grid_tab.view.show_look(look, kernel, self._limits)
         self.grid_tab.words.setText(described(look, self._pixel, kernel))

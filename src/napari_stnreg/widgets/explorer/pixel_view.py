@@ -11,14 +11,14 @@ from qtpy.QtGui import QColor, QPainter, QPen
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
 if TYPE_CHECKING:
-    from napari_stnreg.teaching import Footprint
+    from napari_stnreg.teaching import InterpolationStencil
 
 _COLORS = ("#e83f6f", "#ff9f1c", "#2ec4f3", "#7bd389")
 """One for each of the four neighbors, and for the rectangle whose area is its weight."""
 
 
 class PixelView(QWidget):
-    """Draws a :class:`~napari_stnreg.teaching.Footprint`.
+    """Draws a :class:`~napari_stnreg.teaching.InterpolationStencil`.
 
     Pixels are squares filled with what they hold, with their centers marked. The place that is sampled cuts the square
     between the four centers into four rectangles: the area of each is the weight of the neighbor *opposite* to it.
@@ -27,7 +27,7 @@ class PixelView(QWidget):
     def __init__(self, viewer: Any) -> None:
         super().__init__()
         self._viewer = viewer
-        self._look: Footprint | None = None
+        self._look: InterpolationStencil | None = None
         self._kernel = "linear"
         self._limits = (0.0, 1.0)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
@@ -38,8 +38,8 @@ class PixelView(QWidget):
         """A square that grows with the text."""
         return QSize(200, round(13.5 * self.fontMetrics().height()))
 
-    def show_look(self, look: Footprint | None, kernel: str, limits: tuple[float, float]) -> None:
-        """Draw this footprint; brightness runs between the limits."""
+    def show_look(self, look: InterpolationStencil | None, kernel: str, limits: tuple[float, float]) -> None:
+        """Draw this interpolation_stencil; brightness runs between the limits."""
         self._look, self._kernel, self._limits = look, kernel, limits
         self.update()
 
@@ -131,7 +131,7 @@ class PixelView(QWidget):
             painter.drawText(label, int(Qt.AlignmentFlag.AlignCenter), digits)
 
 
-def described(look: Footprint, pixel: tuple[int, int], kernel: str) -> str:
+def described(look: InterpolationStencil, pixel: tuple[int, int], kernel: str) -> str:
     """The same in words and numbers."""
     y, x = look.position
     value = ", ".join(f"{v:.4g}" for v in look.value)

@@ -159,7 +159,7 @@ class ThetaForm(QWidget):
         for key, side in (("shift_x", self._shape[1]), ("shift_y", self._shape[0])):
             self.turners[key].reach(-side, side)
         try:
-            parts = theta.parts()
+            parts = theta.parameters()
         except ValueError:  # a grid without width has no parts; the six numbers still hold
             parts = None
         for key, turner in self.turners.items():
@@ -194,8 +194,8 @@ class ThetaForm(QWidget):
         if self._theta is None:
             return
         sender = self.sender()
-        parts = self._theta.parts()
+        parts = self._theta.parameters()
         for key, turner in self.turners.items():
             if turner is sender:
                 parts = replace(parts, **{key: turner.value})
-        self.changed.emit(Theta.from_parts(parts))
+        self.changed.emit(Theta.from_parameters(parts))

@@ -45,7 +45,7 @@ def replay_of(trained: Trained, unit: str, _control: TaskControl) -> Generator[T
         raise InputError("The training kept no pictures; give it more than 0 snapshots (under Advanced).")
     from napari_stnreg.teaching.replay import Replay  # imports torch, which opening the panel must not
 
-    replay = Replay.of_model(model, grid)
+    replay = Replay.from_model(model, grid)
     record = {"stnreg_training": training_record(trained)}
     fixed = np.asarray(example.fixed, dtype=np.float32)
     look = {"name": f"{model.name}: fixed image of the pair", "colormap": "green", "contrast_limits": limits_of(fixed)}
