@@ -115,7 +115,7 @@ class Downhill:
             self.tab.words.setText(self.tab.words.text() + " No step of this direction lowers it.")
         return moved > 0
 
-    def undo(self) -> None:
+    def back(self) -> None:
         """Undo one gradient step."""
         if self._panel.scene is not None and self.descent().undo():
             self._panel.show_now()
