@@ -97,7 +97,7 @@ def test_evaluate_prints_and_writes_the_scorecard(folder, capsys):
     content = json.loads(Path("scores.json").read_text())
     assert content["info"]["fixed"] == "fixed"
     assert main([*words, "-o", "scores.csv"]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists. Choose another name" in capsys.readouterr().err
     assert main(["evaluate", "fixed.png", "moving.png", "-o", "a.xml"]) == 2
     assert main(["apply", "shift.safetensors", "moving.png", "-r", "fixed.png", "-o", "warped.png"]) == 0
     assert main(["evaluate", "fixed.png", "moving.png", "--result", "warped.png", "-o", "b.json"]) == 0

@@ -4,9 +4,9 @@ import shlex
 
 import numpy as np
 import pytest
+from napari_stnreg.cli.setting_options import written_settings
 
 from napari_stnreg.cli.options import make_parser
-from napari_stnreg.cli.setting_options import written_settings
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.points import read_landmarks
 from napari_stnreg.registration.settings import RegistrationSettings

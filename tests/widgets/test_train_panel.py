@@ -9,12 +9,12 @@ import weakref
 import imageio.v3 as iio
 import numpy as np
 import pytest
+from napari_stnreg.cli.train_options import training_settings
 from qtpy.QtWidgets import QApplication
 
 import napari_stnreg as sr
 from napari_stnreg.cli.options import make_parser
 from napari_stnreg.cli.train import _data
-from napari_stnreg.cli.train_options import training_settings
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.widgets.models.session import SESSION
 from tests.widgets.conftest import blobs, drifting

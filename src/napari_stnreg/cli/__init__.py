@@ -1,9 +1,9 @@
-"""The command ``stnreg``: register, apply, evaluate, convert and info, for who has no screen or many files.
+"""The command ``stnreg``. Each module holds one command; :mod:`~napari_stnreg.cli.app` joins them.
 
-Nothing here computes. The options are those of :class:`~napari_stnreg.registration.settings.RegistrationSettings`, and torch is
-imported only once the arguments are known to be good.
+Commands compute nothing themselves. Their options come from function signatures and from the settings models, and
+torch is imported only after the arguments have been parsed.
 """
 
-from napari_stnreg.cli.entry import main
+from napari_stnreg.cli.app import main
 
 __all__ = ["main"]

@@ -1,7 +1,7 @@
-"""``python -m napari_stnreg.cli`` is ``stnreg``."""
+"""``python -m napari_stnreg.cli`` runs ``stnreg``."""
 
 import sys
 
-from napari_stnreg.cli.entry import main
+from napari_stnreg.cli.app import main
 
 sys.exit(main())

@@ -2,97 +2,192 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy.typing as npt
+from cyclopts import Parameter, Token
 
-from napari_stnreg.cli.running import Interrupt, progress_bar, show
-from napari_stnreg.cli.setting_options import written_settings
+from napari_stnreg.cli.options import AsSettings, Config, merge_config
+from napari_stnreg.cli.progress import PROGRESS, Interrupt, ProgressDisplay, logger
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.progress import ReturnType, run_to_completion
-from napari_stnreg.io.points import read_table
-from napari_stnreg.stacks.api import align_stack_steps
-from napari_stnreg.stacks.runtime.progress import StackProgress, StackResult, write_report
 from napari_stnreg.stacks.settings import StackSettings
-from napari_stnreg.stacks.sources.base import open_stack
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from napari_stnreg.stacks.runtime.progress import StackProgress, StackResult
 
 _COLUMNS = ("section_a", "y_a", "x_a", "section_b", "y_b", "x_b")
+_BYTES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
-def run(options: argparse.Namespace) -> None:
-    """Do what was asked; see ``stnreg align --help``.
+def _memory(kind: Any, tokens: Sequence[Token]) -> float:
+    """Convert ``4GB``, ``800 MB`` or a number of bytes."""
+    text = tokens[0].value
+    word = text.strip().lower().replace(" ", "").removesuffix("b").removesuffix("i")
+    unit = word[-1:] if word[-1:] in "kmgt" else ""
+    amount = float(word.removesuffix(unit)) * _BYTES[unit]
+    if not 0 < amount < float("inf"):
+        raise ValueError(f"Invalid amount of memory '{text}'.")
+    return amount
 
-    Raises
-    ------
-    InputError
-        If something given cannot be used.
+
+def _section_numbers(kind: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
+    """Convert ``3,7,12``."""
+    return tuple(int(word) for word in tokens[0].value.split(","))
+
+
+def _section_range(kind: Any, tokens: Sequence[Token]) -> tuple[int, int]:
+    """Convert ``10:14``; both ends are included."""
+    first, last = tokens[0].value.split(":")
+    return int(first), int(last)
+
+
+def _one_word(converter: Any, group: str) -> Parameter:
+    return Parameter(converter=converter, n_tokens=1, group=group)
+
+
+Level = Annotated[int, Parameter(group="Reading", help="Resolution level of an OME-Zarr; 0 is the finest.")]
+Channel = Annotated[int | None, Parameter(group="Reading", help="Channel, counted from 0, if there are several.")]
+Scheduler = Annotated[
+    str,
+    Parameter(
+        group="Execution",
+        help="'threads' of this computer, or the address of a Dask cluster that sees the same files.",
+    ),
+]
+Workers = Annotated[int | None, Parameter(group="Execution", help="Tasks at a time; all cores if not given.")]
+
+
+def align(
+    stack: Path,
+    output: Path,
+    /,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    config: Config = None,
+    settings: Annotated[StackSettings, AsSettings] = StackSettings(),  # noqa: B008
+    masks: Annotated[Path | None, Parameter(group="Masks and landmarks")] = None,
+    exclude: Annotated[tuple[int, ...], _one_word(_section_numbers, "Masks and landmarks")] = (),
+    landmarks: Annotated[Path | None, Parameter(group="Masks and landmarks")] = None,
+    section_range: Annotated[tuple[int, int] | None, _one_word(_section_range, "Execution")] = None,
+    level: Level = 0,
+    channel: Channel = None,
+    scheduler: Scheduler = "threads",
+    workers: Workers = None,
+    memory: Annotated[float | None, _one_word(_memory, "Execution")] = None,
+    keep_work: Annotated[bool, Parameter(group="Execution")] = False,
+) -> int:
+    """Align a stack of serial sections.
+
+    STACK is an OME-Zarr image, a multi-page TIFF file, a .npy file, or a folder with one image per section. The
+    output then holds the aligned stack as OME-Zarr with its pyramid, and the array 'displacement' that made it; next
+    to it are OUTPUT.report.json and OUTPUT.quality.csv. Every finished section is kept in OUTPUT.work until the end:
+    after Ctrl+C, a kill or a power cut, the same command with --resume continues with a bit-identical result.
+    Sections must be whole; stitch tiles first.
+
+    Parameters
+    ----------
+    stack
+        The sections.
+    output
+        The OME-Zarr folder to write, such as OUT.zarr.
+    resume
+        Continue a stopped or killed run.
+    overwrite
+        Replace the output if it exists.
+    config
+        JSON file of settings. Flags win.
+    masks
+        A stack that is not zero on cracks, folds and dirt.
+    exclude
+        Sections that are not matched, such as 3,7,12.
+    landmarks
+        CSV file of points that correspond, with the columns section_a,y_a,x_a,section_b,y_b,x_b in pixels of the raw
+        sections.
+    section_range
+        Align sections A:B (both included) again and leave all others where the output, made with --keep-work, has
+        them.
+    memory
+        Memory that all tasks together may use, such as 4GB. It lowers the number of workers.
+    keep_work
+        Keep OUTPUT.work, which --section-range needs.
     """
-    settings = written_settings(StackSettings, options)
-    source = open_stack(options.stack, level=options.level, channel=options.channel)
+    settings = merge_config(settings, config)
+    from napari_stnreg.stacks.api import align_stack_steps
+    from napari_stnreg.stacks.runtime.progress import write_report
+    from napari_stnreg.stacks.sources.base import open_stack
+
+    source = open_stack(stack, level=level, channel=channel)
     if source.sentence:
-        print(f"stnreg align: {source.sentence}", file=sys.stderr)
+        logger.log(PROGRESS, "%s", source.sentence)
     steps = align_stack_steps(
         source,
-        options.output,
+        output,
         settings,
-        masks=options.masks,
-        landmarks=None if options.landmarks is None else read_section_landmarks(options.landmarks),
-        exclude=options.exclude,
-        only=options.only,
-        scheduler=options.scheduler,
-        workers=options.workers,
-        memory=options.memory,
-        resume=options.resume,
-        overwrite=options.overwrite,
-        keep_work=options.keep_work,
+        masks=masks,
+        landmarks=None if landmarks is None else read_section_landmarks(landmarks),
+        exclude=exclude,
+        only=section_range,
+        scheduler=scheduler,
+        workers=workers,
+        memory=memory,
+        resume=resume,
+        overwrite=overwrite,
+        keep_work=keep_work,
     )
-    with Interrupt("Stopping after the sections at hand; --resume goes on. Ctrl+C again aborts.") as interrupt:
-        result = drive(steps, interrupt, "align")
+    answer = "Stopping after the current sections; --resume continues. Press Ctrl+C again to abort."
+    with Interrupt(answer) as interrupt:
+        result = run_with_progress(steps, interrupt, "align")
     if result.stop_reason == "stopped":
-        print("stnreg align: stopped; the same command with --resume goes on.", file=sys.stderr)
-        raise KeyboardInterrupt
+        logger.log(PROGRESS, "Stopped. The same command with --resume continues.")
+        return 130
     write_report(result)
-    _tell(result)
+    _print(result)
+    return 0
 
 
-def drive(steps: Generator[StackProgress, str | None, ReturnType], interrupt: Interrupt, name: str) -> ReturnType:
-    """Run a generator of stack progress to its end with a progress bar, if there is a terminal to show it on."""
-    with progress_bar(1.0, name) as bar:
-        return run_to_completion(steps, partial(_show, bar), lambda: interrupt.asked)
+def run_with_progress(
+    steps: Generator[StackProgress, str | None, ReturnType], interrupt: Interrupt, name: str
+) -> ReturnType:
+    """Run a generator of stack progress to its end and show the progress."""
+    with ProgressDisplay(1.0, name) as display:
+        return run_to_completion(steps, partial(_show, display), lambda: interrupt.requested)
 
 
-def _show(bar: Any, progress: StackProgress) -> None:
-    show(bar, progress.fraction, 1.0, f"{progress.message} {progress.done}/{progress.total}")
+def _show(display: ProgressDisplay, progress: StackProgress) -> None:
+    display.update(progress.fraction, 1.0, f"{progress.message} {progress.done}/{progress.total}")
 
 
 def read_section_landmarks(path: Path) -> dict[tuple[int, int], tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-    """Pairs of points between sections from a CSV file.
+    """Read pairs of points between sections from a CSV file.
 
     Raises
     ------
     InputError
-        If the file has not the six columns.
+        If the file does not have the six columns.
     """
+    from napari_stnreg.io.points import read_table
+
     table = read_table(path)
     if table.header and not set(_COLUMNS) <= set(table.header):
         raise InputError(f"'{path.name}' needs the columns {','.join(_COLUMNS)}.")
     columns = [table.header.index(name) for name in _COLUMNS] if table.header else list(range(6))
     if table.values.shape[1] < 6:
-        raise InputError(f"'{path.name}' has {table.values.shape[1]} columns; it needs {','.join(_COLUMNS)}.")
+        raise InputError(f"'{path.name}' has {table.values.shape[1]} columns. It needs {','.join(_COLUMNS)}.")
     values = table.values[:, columns]
-    found = {}
+    landmarks = {}
     for a, b in {(int(row[0]), int(row[3])) for row in values}:
         rows = values[(values[:, 0] == a) & (values[:, 3] == b)]
-        found[a, b] = (rows[:, 1:3], rows[:, 4:6])
-    return found
+        landmarks[a, b] = (rows[:, 1:3], rows[:, 4:6])
+    return landmarks
 
 
-def _tell(result: StackResult) -> None:
+def _print(result: StackResult) -> None:
     for line in result.summary:
         print(line)
     print(f"{result.seconds:.0f} s")
@@ -101,4 +196,4 @@ def _tell(result: StackResult) -> None:
             print(f"section {one.section}: {one.verdict}, {one.reason}")
     print(result.path)
     for sentence in result.warnings:
-        print(f"stnreg align: {sentence}", file=sys.stderr)
+        logger.log(PROGRESS, "%s", sentence)

@@ -1,48 +1,85 @@
-"""``stnreg apply-stack``: warp another stack, or points, as a stack was aligned."""
+"""``stnreg apply-stack``: apply an alignment to another stack or to points."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
+from pathlib import Path
+from typing import Literal
 
-from napari_stnreg.cli.align import drive
-from napari_stnreg.cli.outputs import check_new
-from napari_stnreg.cli.running import Interrupt
-from napari_stnreg.io.points import read_table, write_table
-from napari_stnreg.stacks.output.apply import apply_points, apply_stack_steps
-from napari_stnreg.stacks.output.ome_zarr import AlignedStack
-from napari_stnreg.stacks.sources.base import open_stack
+from napari_stnreg.cli.align import Channel, Level, Scheduler, Workers, run_with_progress
+from napari_stnreg.cli.options import Output
+from napari_stnreg.cli.progress import Interrupt
+from napari_stnreg.core.output_guard import check_output
 
 
-def run(options: argparse.Namespace) -> None:
-    """Do what was asked; see ``stnreg apply-stack --help``.
+def apply_stack(
+    alignment: Path,
+    input: Path,
+    /,
+    *,
+    output: Output,
+    interpolation: Literal["linear", "nearest", "cubic"] = "linear",
+    fill: float = 0.0,
+    inverse: bool = False,
+    overwrite: bool = False,
+    level: Level = 0,
+    channel: Channel = None,
+    scheduler: Scheduler = "threads",
+    workers: Workers = None,
+) -> int:
+    """Apply an alignment to another stack or to points.
 
-    Raises
-    ------
-    InputError
-        If something given cannot be used.
+    INPUT is another stack of the same sections: another channel, labels (--interpolation nearest), or the
+    full-resolution stack when a smaller one was aligned. It may be a .csv file of points instead, with the columns
+    z,y,x in pixels of the raw stack; they are mapped to pixels of the aligned stack.
+
+    Parameters
+    ----------
+    alignment
+        The OME-Zarr folder that 'align' wrote.
+    input
+        A stack of the same sections, or a .csv file of points.
+    output
+        A .zarr folder, or a .csv file.
+    interpolation
+        Use nearest for labels.
+    fill
+        Value outside the sections.
+    inverse
+        Map points from the aligned stack to the raw one.
+    overwrite
+        Replace the output if it exists.
     """
-    aligned = AlignedStack(options.alignment)
-    if options.thing.suffix.lower() == ".csv":
-        check_new(options.output, [options.thing], overwrite=options.overwrite)
-        table = read_table(options.thing)
+    from napari_stnreg.stacks.output.ome_zarr import AlignedStack
+
+    aligned = AlignedStack(alignment)
+    if input.suffix.lower() == ".csv":
+        from napari_stnreg.io.points import read_table, write_table
+        from napari_stnreg.stacks.output.apply import apply_points
+
+        check_output(output, [input, alignment], overwrite=overwrite)
+        table = read_table(input)
         columns = table.points(3)
         values = table.values.copy()
-        values[:, columns] = apply_points(aligned, values[:, columns], inverse=options.inverse)
-        write_table(options.output, dataclasses.replace(table, values=values))
+        values[:, columns] = apply_points(aligned, values[:, columns], inverse=inverse)
+        write_table(output, dataclasses.replace(table, values=values))
     else:
+        from napari_stnreg.stacks.output.apply import apply_stack_steps
+        from napari_stnreg.stacks.sources.base import open_stack
+
         steps = apply_stack_steps(
             aligned,
-            open_stack(options.thing, level=options.level, channel=options.channel),
-            options.output,
-            interpolation=options.interpolation,
-            fill=options.fill,
-            scheduler=options.scheduler,
-            workers=options.workers,
-            overwrite=options.overwrite,
+            open_stack(input, level=level, channel=channel),
+            output,
+            interpolation=interpolation,
+            fill=fill,
+            scheduler=scheduler,
+            workers=workers,
+            overwrite=overwrite,
         )
-        with Interrupt("Stopping; the sections done so far are kept. Ctrl+C again aborts.") as interrupt:
-            drive(steps, interrupt, "apply-stack")
-        if interrupt.asked:
-            raise KeyboardInterrupt
-    print(options.output)
+        with Interrupt("Stopping; finished sections are kept. Press Ctrl+C again to abort.") as interrupt:
+            run_with_progress(steps, interrupt, "apply-stack")
+        if interrupt.requested:
+            return 130
+    print(output)
+    return 0

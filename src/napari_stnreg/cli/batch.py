@@ -1,50 +1,70 @@
-"""``stnreg batch``: many pairs from a list."""
+"""``stnreg batch``: register many pairs."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from tqdm import tqdm
-
-from napari_stnreg.batch import BatchProgress, batch_steps, read_jobs
-from napari_stnreg.cli.running import Interrupt, progress_bar
-from napari_stnreg.cli.setting_options import written_settings
+from napari_stnreg.cli.options import AsSettings, Config, Output, merge_config
+from napari_stnreg.cli.progress import PROGRESS, Interrupt, ProgressDisplay, logger
 from napari_stnreg.core.errors import FitError
 from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.registration.settings import RegistrationSettings
 
+if TYPE_CHECKING:
+    from napari_stnreg.batch import BatchProgress
 
-def run(options: argparse.Namespace) -> None:
-    """Do what was asked; see ``stnreg batch --help``.
 
-    Raises
-    ------
-    InputError
-        If the list, the folder or a setting cannot be used.
-    FitError
-        If rows failed; all others are done.
+def batch(
+    jobs: Path,
+    /,
+    *,
+    output: Output,
+    restart: bool = False,
+    config: Config = None,
+    settings: Annotated[RegistrationSettings, AsSettings] = RegistrationSettings(),  # noqa: B008
+) -> int:
+    """Register many pairs of images.
+
+    JOBS is a CSV file with the columns fixed and moving and, as needed, name, fixed_mask, moving_mask, fixed_labels,
+    moving_labels, landmarks, fixed_landmarks, moving_landmarks, start_transform, and any setting for its row alone.
+    Paths are relative to the file's folder. The output folder then holds scores.csv, summary.html and a folder for
+    each pair. A pair that fails does not end the batch. The same command again keeps what is done and continues.
+
+    Parameters
+    ----------
+    jobs
+        CSV file with one pair in each row.
+    output
+        Folder for the results.
+    restart
+        Run every row again, also those that are done.
+    config
+        JSON file of settings for all pairs. Flags win.
     """
-    jobs = read_jobs(options.jobs)
-    steps = batch_steps(jobs, options.output, written_settings(RegistrationSettings, options), restart=options.restart)
-    answer = "Stopping: what is done is kept, and the same command goes on from there. Ctrl+C again aborts."
-    with Interrupt(answer) as interrupt, progress_bar(len(jobs), layout=None, unit="pair") as bar:
-        result = run_to_completion(steps, partial(_show, bar), lambda: interrupt.asked)
+    from napari_stnreg.batch import batch_steps, read_jobs
+
+    pairs = read_jobs(jobs)
+    steps = batch_steps(pairs, output, merge_config(settings, config), restart=restart)
+    answer = "Stopping; finished pairs are kept, and the same command continues. Press Ctrl+C again to abort."
+    with Interrupt(answer) as interrupt, ProgressDisplay(len(pairs), unit="pair") as display:
+        result = run_to_completion(steps, partial(_show, display), lambda: interrupt.requested)
     print(result.scores)
     print(result.page)
-    if result.stop_reason == "stopped":
-        print(f"stnreg batch: stopped after {len(result.rows)} of {len(jobs)} pairs.", file=sys.stderr)
     if result.failed:
         names = ", ".join(str(row["name"]) for row in result.failed)
-        raise FitError(f"{len(result.failed)} of {len(jobs)} pairs failed: {names}.")
+        raise FitError(f"{len(result.failed)} of {len(pairs)} pairs failed: {names}.")
+    if result.stop_reason == "stopped":
+        logger.log(PROGRESS, "Stopped after %d of %d pairs.", len(result.rows), len(pairs))
+        return 130
+    return 0
 
 
-def _show(bar: tqdm[None], step: BatchProgress) -> None:
+def _show(display: ProgressDisplay, step: BatchProgress) -> None:
     if step.fit is not None:
-        bar.set_description(step.name, refresh=False)
-        bar.set_postfix_str(step.fit.message, refresh=True)
+        display.update(display.position, display.total, step.name, step.fit.message)
     elif step.row is not None:
-        bar.update(1)
-        word = {"done": "done", "kept": "done before"}.get(step.state, f"failed: {step.row['error']}")
-        bar.write(f"{step.name}: {word}", file=sys.stdout)
+        display.update(display.position + 1, display.total, step.name)
+        state = {"done": "done", "kept": "done before"}.get(step.state, f"failed: {step.row['error']}")
+        display.write(f"{step.name}: {state}")

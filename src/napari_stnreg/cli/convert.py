@@ -2,42 +2,73 @@
 
 from __future__ import annotations
 
-import argparse
+from pathlib import Path
+from typing import Literal
 
-from napari_stnreg.cli.outputs import check_new
-from napari_stnreg.io.image import read_content
-from napari_stnreg.io.transform_file import load_transform_file
-from napari_stnreg.io.transforms import load_transform, save, transform_ending
-from napari_stnreg.transforms import with_unit
+from napari_stnreg.core.output_guard import check_output
 
 
-def run(options: argparse.Namespace) -> None:
-    """Do what was asked; see ``stnreg convert --help``.
+def convert(
+    input: Path,
+    output: Path,
+    /,
+    *,
+    fixed: Path | None = None,
+    moving: Path | None = None,
+    space: Literal["scanner", "world"] | None = None,
+    unit: str | None = None,
+    inverse: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Convert a transform to the file format of another program.
 
-    Raises
-    ------
-    InputError
-        If something given cannot be used.
+    The file names decide the formats. Between images from NIfTI files, the transform is written in scanner space
+    (LPS, millimeters); between all others as x, y, z without a flip. The options fixed and moving tell which, or
+    space does.
+
+    Parameters
+    ----------
+    input
+        A transform: .safetensors, .tfm, .txt (ITK or elastix), .h5, .mat, .nii, .nii.gz or .zarr.
+    output
+        .safetensors, .tfm, .txt, .h5, .nii, .nii.gz or .zarr.
+    fixed
+        The fixed image. It tells its coordinate system, and the voxels of displacement fields.
+    moving
+        The moving image. It tells its coordinate system.
+    space
+        Coordinate system of both images: scanner for images from NIfTI files, world for all others.
+    unit
+        Unit of a world without scanner coordinates: pixel, um, mm, ...
+    inverse
+        Write the inverse. It is sampled on the voxels of the moving image.
+    overwrite
+        Replace the output if it exists.
     """
-    check_new(options.output, [options.input, options.fixed, options.moving], overwrite=options.overwrite)
-    fixed, moving = (None if path is None else read_content(path) for path in (options.fixed, options.moving))
-    info = None
-    if transform_ending(options.input) == ".safetensors":
-        transform, info = load_transform_file(options.input)
-        sides = [options.space or (image.coordinate_system if image else kept)
-                 for image, kept in zip((fixed, moving), transform.coordinate_systems, strict=True)]  # fmt: skip
-        transform = transform.with_coordinate_systems(*sides)
-        if options.unit is not None:
-            transform = with_unit(transform, options.unit)
-    else:
-        transform = load_transform(options.input, fixed=fixed, moving=moving, space=options.space, unit=options.unit)
-    grid = None if fixed is None else fixed.grid
-    if options.inverse:
-        transform, grid, info = transform.inverse(), None if moving is None else moving.grid, None
-    if transform_ending(options.output) == ".safetensors" and info:
-        from napari_stnreg.io.transform_file import save_transform_file
+    check_output(output, (input, fixed, moving), overwrite=overwrite)
+    from napari_stnreg.io.image import read_content
+    from napari_stnreg.io.transform_file import load_transform_file, save_transform_file
+    from napari_stnreg.io.transforms import load_transform, save, transform_ending
+    from napari_stnreg.transforms import with_unit
 
-        save_transform_file(transform, options.output, info)
+    fixed_image, moving_image = (None if path is None else read_content(path) for path in (fixed, moving))
+    info = None
+    if transform_ending(input) == ".safetensors":
+        transform, info = load_transform_file(input)
+        systems = [
+            space or (image.coordinate_system if image else kept)
+            for image, kept in zip((fixed_image, moving_image), transform.coordinate_systems, strict=True)
+        ]
+        transform = transform.with_coordinate_systems(*systems)
+        if unit is not None:
+            transform = with_unit(transform, unit)
     else:
-        save(transform, options.output, grid=grid)
-    print(options.output)
+        transform = load_transform(input, fixed=fixed_image, moving=moving_image, space=space, unit=unit)
+    grid = None if fixed_image is None else fixed_image.grid
+    if inverse:
+        transform, grid, info = transform.inverse(), None if moving_image is None else moving_image.grid, None
+    if transform_ending(output) == ".safetensors" and info:
+        save_transform_file(transform, output, info)
+    else:
+        save(transform, output, grid=grid)
+    print(output)

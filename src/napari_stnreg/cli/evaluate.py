@@ -2,59 +2,109 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
+from pathlib import Path
+from typing import Annotated
 
-from napari_stnreg.cli.outputs import check_new, write_text
+from cyclopts import Parameter
+
+from napari_stnreg.cli.options import Annotations, AsOptions, Frame, Placement
+from napari_stnreg.cli.progress import PROGRESS, logger
+from napari_stnreg.core.atomic_io import write_text
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.evaluation.scorecard import evaluate
-from napari_stnreg.io.conversion import override_geometry
-from napari_stnreg.io.image import read_image
-from napari_stnreg.io.inputs import labels_for, read_one
-from napari_stnreg.io.points import read_landmarks
-from napari_stnreg.io.transforms import load_transform
-from napari_stnreg.resampling.masks import read_mask
+from napari_stnreg.core.output_guard import check_output
 
 
-def run(options: argparse.Namespace) -> None:
-    """Do what was asked; see ``stnreg evaluate --help``.
+def evaluate(
+    fixed: Path,
+    moving: Path,
+    /,
+    *,
+    transform: Annotated[Path | None, Parameter(alias="-t")] = None,
+    reverse: Path | None = None,
+    result: Path | None = None,
+    fixed_labels: Path | None = None,
+    moving_labels: Path | None = None,
+    result_labels: Path | None = None,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    overwrite: bool = False,
+    annotations: Annotated[Annotations, AsOptions] = Annotations(),  # noqa: B008
+    frame: Frame = None,
+    fixed_frame: Frame = None,
+    placement: Annotated[Placement, AsOptions] = Placement(),  # noqa: B008
+) -> None:
+    """Score a registration before and after.
 
-    Raises
-    ------
-    InputError
-        If something given cannot be used.
+    Scores: image similarity, overlap and surface distance of labels, landmark errors, change of volume, folding and
+    inverse consistency. Give the transform, or the warped image of any program.
+
+    Parameters
+    ----------
+    fixed
+        The fixed image.
+    moving
+        The moving image.
+    transform
+        The transform that was found.
+    reverse
+        Transform of the registration of FIXED to MOVING, for the inverse consistency.
+    result
+        The warped image of any program.
+    fixed_labels
+        Label image of FIXED.
+    moving_labels
+        Label image of MOVING.
+    result_labels
+        Label image of MOVING, warped.
+    output
+        Write the scores to this .csv or .json file.
+    overwrite
+        Replace the output if it exists.
+    frame
+        Frame of MOVING, counted from 0.
+    fixed_frame
+        Frame of FIXED, counted from 0.
     """
-    if options.output is not None:
-        check_new(options.output, overwrite=options.overwrite)
-        if options.output.suffix.lower() not in (".csv", ".json"):
-            raise InputError(f"'{options.output.name}' must end in .csv or .json.")
-    fixed = read_one(options.fixed, options.fixed_frame, "--fixed-frame")
-    fixed = override_geometry(fixed, options.fixed_spacing, options.fixed_unit)
-    moving = read_one(options.moving, options.frame, "--frame")
-    moving = override_geometry(moving, options.moving_spacing, options.moving_unit)
-    if options.fixed_mask is not None:
-        fixed = fixed.replace(mask=read_mask(options.fixed_mask, fixed, options.fixed_frame or 0))
-    if options.moving_mask is not None:
-        moving = moving.replace(mask=read_mask(options.moving_mask, moving, options.frame or 0))
-    transform = None if options.transform is None else load_transform(options.transform, fixed=fixed, moving=moving)
-    reverse = None if options.reverse is None else load_transform(options.reverse, fixed=moving, moving=fixed)
-    landmarks = read_landmarks(options.landmarks, options.fixed_landmarks, options.moving_landmarks, fixed.ndim)
-    if transform is None and options.result is None and options.result_labels is None:
-        print("stnreg evaluate: there is no --transform and no --result, so this is only the state before.",
-              file=sys.stderr)  # fmt: skip
-    card = evaluate(
-        fixed,
-        moving,
-        transform,
-        result=None if options.result is None else read_image(options.result),
-        fixed_labels=labels_for(options.fixed_labels, fixed),
-        moving_labels=labels_for(options.moving_labels, moving),
-        result_labels=labels_for(options.result_labels, fixed),
+    if output is not None:
+        inputs = (fixed, moving, transform, reverse, result, fixed_labels, moving_labels, result_labels)
+        check_output(output, (*inputs, *vars(annotations).values()), overwrite=overwrite)
+        if output.suffix.lower() not in (".csv", ".json"):
+            raise InputError(f"'{output.name}' must end in .csv or .json.")
+    from napari_stnreg.evaluation import scorecard
+    from napari_stnreg.io.conversion import override_geometry
+    from napari_stnreg.io.image import read_image
+    from napari_stnreg.io.inputs import labels_for, read_one
+    from napari_stnreg.io.points import read_landmarks
+    from napari_stnreg.io.transforms import load_transform
+    from napari_stnreg.resampling.masks import read_mask
+
+    fixed_image = override_geometry(
+        read_one(fixed, fixed_frame, "--fixed-frame"), placement.fixed_spacing, placement.fixed_unit
+    )
+    moving_image = override_geometry(
+        read_one(moving, frame, "--frame"), placement.moving_spacing, placement.moving_unit
+    )
+    if annotations.fixed_mask is not None:
+        fixed_image = fixed_image.replace(mask=read_mask(annotations.fixed_mask, fixed_image, fixed_frame or 0))
+    if annotations.moving_mask is not None:
+        moving_image = moving_image.replace(mask=read_mask(annotations.moving_mask, moving_image, frame or 0))
+    landmarks = read_landmarks(
+        annotations.landmarks, annotations.fixed_landmarks, annotations.moving_landmarks, fixed_image.ndim
+    )
+    if transform is None and result is None and result_labels is None:
+        logger.log(PROGRESS, "Neither --transform nor --result is given; only the state before is scored.")
+    card = scorecard.evaluate(
+        fixed_image,
+        moving_image,
+        None if transform is None else load_transform(transform, fixed=fixed_image, moving=moving_image),
+        result=None if result is None else read_image(result),
+        fixed_labels=labels_for(fixed_labels, fixed_image),
+        moving_labels=labels_for(moving_labels, moving_image),
+        result_labels=labels_for(result_labels, fixed_image),
         fixed_landmarks=landmarks[0],
         moving_landmarks=landmarks[1],
-        reverse=reverse,
+        reverse=None if reverse is None else load_transform(reverse, fixed=moving_image, moving=fixed_image),
     )
     print(card.to_text())
-    if options.output is not None:
-        write_text(options.output, card.to_csv() if options.output.suffix.lower() == ".csv" else card.to_json())
-        print(options.output)
+    if output is not None:
+        write_text(output, card.to_csv() if output.suffix.lower() == ".csv" else card.to_json())
+        print(output)

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
-
-from napari_stnreg.stacks.output.apply import export_field
+from pathlib import Path
 
 
-def run(options: argparse.Namespace) -> None:
-    """Do what was asked; see ``stnreg export-field --help``."""
-    print(export_field(options.alignment, options.output, overwrite=options.overwrite))
+def export_field(alignment: Path, output: Path, /, *, overwrite: bool = False) -> None:
+    """Write the displacement of every pixel of an aligned stack.
+
+    The array has the shape (z, 2, y, x), on the canvas of the input, in pixels:
+    aligned[z, y, x] = raw[z, y + d[0], x + d[1]].
+
+    Parameters
+    ----------
+    alignment
+        The OME-Zarr folder that 'align' wrote.
+    output
+        The .npy file to write.
+    overwrite
+        Replace the output if it exists.
+    """
+    from napari_stnreg.stacks.output import apply
+
+    print(apply.export_field(alignment, output, overwrite=overwrite))

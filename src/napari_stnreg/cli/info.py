@@ -1,8 +1,7 @@
-"""``stnreg info``: what a file is."""
+"""``stnreg info``: describe a file."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +12,34 @@ from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.image import read_content, usable
 
 
-def run(options: argparse.Namespace) -> None:
-    """Print a few lines about an image or a transform.
+def info(file: Path, /) -> None:
+    """Describe an image, transform or model file.
 
-    Raises
-    ------
-    InputError
-        If the file cannot be read.
+    Parameters
+    ----------
+    file
+        An image, a transform or a model.
     """
-    path: Path = options.file
-    lines = _model(path) or (_transform(path) if _is_transform(path) else _image(path))
+    lines = _model(file) or (_transform(file) if _is_transform(file) else _image(file))
     width = max(len(title) for title, _ in lines)
     for title, text in lines:
         print(f"{title:<{width}}  {text}")
 
 
 def _is_transform(path: Path) -> bool:
-    """By the ending; a NIfTI file holds an image or a displacement field, and its header says which."""
+    """Tell by the suffix, and for a NIfTI file by its header whether it holds a displacement field."""
     name = path.name.lower()
     if name.endswith((".nii", ".nii.gz")) and path.is_file():
         try:
             header: Any = nib.load(path).header
         except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError):
-            return False  # reading it as an image says what is wrong
+            return False  # reading it as an image reports what is wrong
         return int(header["intent_code"]) in (1006, 1007) and len(header.get_data_shape()) == 5
     return name.endswith((".safetensors", ".tfm", ".txt", ".h5", ".hdf5", ".mat", ".zarr"))
 
 
 def _model(path: Path) -> list[tuple[str, str]]:
-    """What is told of a model; nothing if the file is none."""
+    """Describe a model; return no lines if the file is not one."""
     if path.suffix.lower() != ".safetensors":
         return []
     from napari_stnreg.io import container
@@ -97,7 +95,7 @@ def _transform(path: Path) -> list[tuple[str, str]]:
         ("kind", f"{transform.ndim}D transform, fixed world to moving world"),
         ("family", str(info.get("settings", {}).get("family", transform.family))),
         ("unit", transform.unit),
-        ("coordinate_systems", " to ".join(transform.coordinate_systems)),
+        ("coordinate systems", " to ".join(transform.coordinate_systems)),
         ("parameters", str(sum(tensor.numel() for tensor in transform.tensors().values()))),
     ]
     for part in parts:

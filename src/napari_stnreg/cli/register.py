@@ -1,125 +1,184 @@
-"""``stnreg register``: fit a transform and write what was found."""
+"""``stnreg register``: fit a transform and write the result."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from napari_stnreg.cli.outputs import Folder, write_json
-from napari_stnreg.cli.running import Interrupt, progress_bar, show
-from napari_stnreg.cli.setting_options import written_settings
+from cyclopts import Parameter
+
+from napari_stnreg.cli.options import Annotations, AsOptions, AsSettings, Config, Frame, Output, Placement, merge_config
+from napari_stnreg.cli.progress import PROGRESS, Interrupt, ProgressDisplay, logger
+from napari_stnreg.core.atomic_io import write_json
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.image import Image
 from napari_stnreg.core.progress import run_to_completion
-from napari_stnreg.io.conversion import override_geometry
-from napari_stnreg.io.image import read_content, suffix_of
-from napari_stnreg.io.inputs import read_one, read_some
-from napari_stnreg.io.points import read_landmarks
-from napari_stnreg.io.series import placed_as, write_or_tiff
-from napari_stnreg.io.transforms import load_transform, save
-from napari_stnreg.registration.api import register_steps
-from napari_stnreg.registration.result import Progress, Result
 from napari_stnreg.registration.settings import RegistrationSettings
-from napari_stnreg.resampling.masks import read_mask
-from napari_stnreg.resampling.warp import warp
-from napari_stnreg.transforms import with_unit
 
-_FILES = ("fixed", "moving", "fixed_mask", "moving_mask", "landmarks", "fixed_landmarks", "moving_landmarks",
-          "start_transform")  # fmt: skip
-_CHOICES = ("frame", "all_frames", "fixed_frame", "fixed_spacing", "fixed_unit", "moving_spacing", "moving_unit")
+if TYPE_CHECKING:
+    from napari_stnreg.cli.outputs import ResultFolder
+    from napari_stnreg.core.image import Image
+    from napari_stnreg.registration.result import Progress, Result
 
 
-def run(options: argparse.Namespace) -> None:
-    """Do what was asked; see ``stnreg register --help``.
+def register(
+    fixed: Path,
+    moving: Path,
+    /,
+    *,
+    output: Output,
+    overwrite: bool = False,
+    config: Config = None,
+    settings: Annotated[RegistrationSettings, AsSettings] = RegistrationSettings(),  # noqa: B008
+    annotations: Annotated[Annotations, AsOptions] = Annotations(),  # noqa: B008
+    start_transform: Path | None = None,
+    frame: Frame = None,
+    all_frames: Annotated[bool, Parameter(group="Reading")] = False,
+    fixed_frame: Frame = None,
+    placement: Annotated[Placement, AsOptions] = Placement(),  # noqa: B008
+) -> int:
+    """Register one image to another.
 
-    Raises
-    ------
-    InputError
-        If something given cannot be used.
+    Find the transform that takes MOVING to FIXED. The output folder then holds the warped image in the format of
+    MOVING on the grid of FIXED, transform.safetensors and report.json. Ctrl+C ends the fit and keeps the best result
+    so far; a second Ctrl+C aborts.
+
+    Parameters
+    ----------
+    fixed
+        The image that stays where it is.
+    moving
+        The image that is warped.
+    output
+        Folder for the results.
+    overwrite
+        Write into the output folder even if it holds files.
+    config
+        JSON file of settings, or a report.json whose settings are used again. Flags win.
+    start_transform
+        Start at this transform, ours or another program's.
+    frame
+        Frame of a moving time series, counted from 0.
+    all_frames
+        Register every frame of the moving series.
+    fixed_frame
+        Frame of a fixed time series.
     """
-    settings = written_settings(RegistrationSettings, options)
-    inputs = [path for name in _FILES if (path := getattr(options, name)) is not None]
-    folder = Folder(options.output, inputs, overwrite=options.overwrite)
-    fixed, frames = _images(options)
-    landmarks = read_landmarks(options.landmarks, options.fixed_landmarks, options.moving_landmarks, fixed.ndim)
+    from napari_stnreg.cli.outputs import ResultFolder
+    from napari_stnreg.io.image import suffix_of
+    from napari_stnreg.io.points import read_landmarks
+
+    settings = merge_config(settings, config)
+    if frame is not None and all_frames:
+        raise InputError("Give --frame or --all-frames, not both.")
+    files = {"fixed": fixed, "moving": moving, **vars(annotations), "start_transform": start_transform}
+    files = {name: path for name, path in files.items() if path is not None}
+    folder = ResultFolder(output, list(files.values()), overwrite=overwrite)
+    fixed_image, frames = _read_images(fixed, moving, annotations, placement, frame, all_frames, fixed_frame)
+    landmarks = read_landmarks(
+        annotations.landmarks, annotations.fixed_landmarks, annotations.moving_landmarks, fixed_image.ndim
+    )
+    from napari_stnreg.io.transforms import load_transform
+    from napari_stnreg.registration.api import register_steps
+    from napari_stnreg.transforms import with_unit
+
     start = None
-    if options.start_transform is not None:
-        start = with_unit(load_transform(options.start_transform, fixed=fixed, moving=frames[0]), fixed.grid.unit)
+    if start_transform is not None:
+        start = load_transform(start_transform, fixed=fixed_image, moving=frames[0])
+        start = with_unit(start, fixed_image.grid.unit)
     with Interrupt() as interrupt, folder:
-        _plan(folder, options)
+        # A name that clashes with an input must be reported before the fit, not after it.
+        for name in ("warped" + suffix_of(moving), "transform.safetensors", "report.json"):
+            folder.file(name)
         results: list[Result] = []
-        for number, moving in enumerate(frames):
-            if interrupt.asked:
+        for number, moving_image in enumerate(frames):
+            if interrupt.requested:
                 break
             steps = register_steps(
-                fixed,
-                moving,
+                fixed_image,
+                moving_image,
                 settings,
                 fixed_landmarks=landmarks[0],
                 moving_landmarks=landmarks[1],
                 start_transform=start,
             )
             part = f"frame {number} of 0 to {len(frames) - 1}, " if len(frames) > 1 else ""
-            with progress_bar(1, part + "start") as bar:
-                results.append(run_to_completion(steps, partial(_show, bar, part), lambda: interrupt.asked))
+            with ProgressDisplay(1, part + "start") as display:
+                results.append(run_to_completion(steps, partial(_show, display, part), lambda: interrupt.requested))
                 if results[-1].stop_reason != "stopped":
-                    bar.update(bar.total - bar.n)
+                    display.complete()
         notes = []
         if len(results) < len(frames):
             notes = [f"Stopped: only the first {len(results)} of {len(frames)} frames were registered."]
-        written = _write(folder, options, settings, fixed, frames, results, notes)
-    _tell(results, notes, written)
+        choices = {
+            "frame": frame, "all_frames": all_frames, "fixed_frame": fixed_frame, **vars(placement),
+        }  # fmt: skip
+        inputs = {name: str(path) for name, path in files.items()}
+        inputs |= {name: value for name, value in choices.items() if value not in (None, False)}
+        written = _write(folder, suffix_of(moving), all_frames, inputs, settings, fixed_image, frames, results, notes)
+    _print(results, notes, written)
+    return 130 if interrupt.requested else 0
 
 
-def _images(options: argparse.Namespace) -> tuple[Image, list[Image]]:
-    """The fixed image and the frames to be registered to it, where they lie and with their masks."""
-    content = read_content(options.moving)
-    if content.frames > 1 and options.frame is None and not options.all_frames:
+def _read_images(
+    fixed: Path,
+    moving: Path,
+    annotations: Annotations,
+    placement: Placement,
+    frame: int | None,
+    all_frames: bool,
+    fixed_frame: int | None,
+) -> tuple[Image, list[Image]]:
+    """Read the fixed image and the moving frames, with their placement and masks."""
+    from napari_stnreg.io.conversion import override_geometry
+    from napari_stnreg.io.image import read_content
+    from napari_stnreg.io.inputs import read_one, read_some
+    from napari_stnreg.resampling.masks import read_mask
+
+    content = read_content(moving)
+    if content.frames > 1 and frame is None and not all_frames:
         raise InputError(
-            f"'{options.moving.name}' holds {content.frames} frames in time: choose one with --frame 0 to "
-            f"--frame {content.frames - 1}, or take --all-frames."
+            f"'{moving.name}' holds {content.frames} time frames. Choose one with --frame 0 to "
+            f"--frame {content.frames - 1}, or give --all-frames."
         )
-    if options.moving.resolve() == options.fixed.resolve() and (content.frames == 1 or options.fixed_frame is None):
-        raise InputError("FIXED and MOVING are the same file; name two different images.")
-    fixed = read_one(options.fixed, options.fixed_frame, "--fixed-frame")
-    fixed = override_geometry(fixed, options.fixed_spacing, options.fixed_unit)
-    if options.fixed_mask is not None:
-        fixed = fixed.replace(mask=read_mask(options.fixed_mask, fixed, options.fixed_frame or 0))
+    if moving.resolve() == fixed.resolve() and (content.frames == 1 or fixed_frame is None):
+        raise InputError("FIXED and MOVING are the same file. Choose two different images.")
+    fixed_image = override_geometry(
+        read_one(fixed, fixed_frame, "--fixed-frame"), placement.fixed_spacing, placement.fixed_unit
+    )
+    if annotations.fixed_mask is not None:
+        fixed_image = fixed_image.replace(mask=read_mask(annotations.fixed_mask, fixed_image, fixed_frame or 0))
     frames = []
-    for number, image in enumerate(read_some(options.moving, content, options.frame)):
-        image = override_geometry(image, options.moving_spacing, options.moving_unit)
-        if options.moving_mask is not None:
-            image = image.replace(mask=read_mask(options.moving_mask, image, options.frame or number))
+    for number, image in enumerate(read_some(moving, content, frame)):
+        image = override_geometry(image, placement.moving_spacing, placement.moving_unit)
+        if annotations.moving_mask is not None:
+            image = image.replace(mask=read_mask(annotations.moving_mask, image, frame or number))
         frames.append(image)
-    return fixed, frames
+    return fixed_image, frames
 
 
-def _plan(folder: Folder, options: argparse.Namespace) -> None:
-    """Ask for every name beforehand: a clash with an input must show before the fit, not after."""
-    for name in ("warped" + suffix_of(options.moving), "transform.safetensors", "report.json"):
-        folder.file(name)
-
-
-def _show(bar: Any, part: str, progress: Progress) -> None:
-    show(bar, progress.step, progress.total, part + (progress.message or progress.stage), f"loss {progress.loss:.4g}")
+def _show(display: ProgressDisplay, part: str, progress: Progress) -> None:
+    text = part + (progress.message or progress.stage)
+    display.update(progress.step, progress.total, text, f"loss {progress.loss:.4g}")
 
 
 def _write(
-    folder: Folder,
-    options: argparse.Namespace,
+    folder: ResultFolder,
+    suffix: str,
+    all_frames: bool,
+    inputs: dict[str, Any],
     settings: RegistrationSettings,
     fixed: Image,
     frames: Sequence[Image],
     results: Sequence[Result],
     notes: list[str],
 ) -> list[Path]:
-    """Write the results, what cannot be made again first; an image that its format cannot hold becomes a TIFF."""
-    ending = suffix_of(options.moving)
-    series = options.all_frames and len(frames) > 1
+    """Write the results. The transforms come first, since they cannot be made again from the rest."""
+    from napari_stnreg.io.series import placed_as, write_or_tiff
+    from napari_stnreg.io.transforms import save
+
+    series = all_frames and len(frames) > 1
     folder.clear("warped", ("transform.safetensors", "transform_*.safetensors", "report.json"))
     transforms = []
     for number, result in enumerate(results):
@@ -127,13 +186,10 @@ def _write(
         transforms.append(save(result, folder.file(name)))
     images = [placed_as(image, fixed.metadata) for image in _on_one_grid(frames, results, settings)]
     folder.file("warped.tif")
-    warped, note = write_or_tiff(folder.file("warped" + ending), images)
+    warped, note = write_or_tiff(folder.file("warped" + suffix), images)
     notes += [] if note is None else [note]
     report: dict[str, Any] = {"frames": [one.report() for one in results]} if series else results[0].report()
-    report["inputs"] = {
-        **{name: str(path) for name in _FILES if (path := getattr(options, name)) is not None},
-        **{name: value for name in _CHOICES if (value := getattr(options, name)) not in (None, False)},
-    }
+    report["inputs"] = inputs
     report["outputs"] = {"warped": warped.name, "transforms": [path.name for path in transforms]}
     report["grid"] = images[0].grid.to_dict()
     report["warnings"] = list(dict.fromkeys([*report.get("warnings", []), *notes]))
@@ -142,7 +198,9 @@ def _write(
 
 
 def _on_one_grid(frames: Sequence[Image], results: Sequence[Result], settings: RegistrationSettings) -> list[Image]:
-    """The warped images; frames whose extents differ are warped once more, onto a grid that holds them all."""
+    """Return the warped images on a grid that holds them all; frames of another extent are warped once more."""
+    from napari_stnreg.resampling.warp import warp
+
     grid = results[0].grid
     for result in results[1:]:
         grid = grid.extended_to(result.grid.corners())
@@ -153,7 +211,7 @@ def _on_one_grid(frames: Sequence[Image], results: Sequence[Result], settings: R
     ]
 
 
-def _tell(results: Sequence[Result], notes: Sequence[str], written: Sequence[Path]) -> None:
+def _print(results: Sequence[Result], notes: Sequence[str], written: Sequence[Path]) -> None:
     for number, result in enumerate(results):
         before, after = result.scores.get("before", {}), result.scores.get("after", {})
         scores = [
@@ -167,4 +225,4 @@ def _tell(results: Sequence[Result], notes: Sequence[str], written: Sequence[Pat
     for path in written:
         print(path)
     for sentence in dict.fromkeys([*(one for result in results for one in result.warnings), *notes]):
-        print(f"stnreg register: {sentence}", file=sys.stderr)
+        logger.log(PROGRESS, "%s", sentence)

@@ -2,94 +2,195 @@
 
 from __future__ import annotations
 
-import argparse
+import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
+from cyclopts import Parameter
 
-from napari_stnreg.cli.options import numbers
-from napari_stnreg.cli.outputs import check_new
-from napari_stnreg.cli.running import Interrupt, progress_bar, show
-from napari_stnreg.cli.train_options import training_settings
+from napari_stnreg.cli.options import AsSettings, Config, Output, merge_config
+from napari_stnreg.cli.progress import PROGRESS, Interrupt, ProgressDisplay, logger
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.output_guard import check_output
 from napari_stnreg.core.progress import run_to_completion
-from napari_stnreg.models.model import Model
-from napari_stnreg.training.api import train_steps
-from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
-from napari_stnreg.training.data.batch import TrainingData
-from napari_stnreg.training.data.datasets import open_training_data
-from napari_stnreg.training.data.paired_images import Augmentation, augmentation_preset
-from napari_stnreg.training.progress import TrainingProgress
-from napari_stnreg.training.working_grid import working_grid
+from napari_stnreg.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from napari_stnreg.models.model import Model
+    from napari_stnreg.training.data.batch import TrainingData
+    from napari_stnreg.training.progress import TrainingProgress
+
+_Data = Parameter(group="Data")
 
 
-def run(options: argparse.Namespace) -> None:
-    """Do what was asked; see ``stnreg train --help``.
+def train(
+    data: Path,
+    /,
+    *,
+    output: Output,
+    resume: bool = False,
+    overwrite: bool = False,
+    moving: Annotated[Path | None, _Data] = None,
+    pairing: Annotated[Literal["random", "group", "template", "neighbors", "matched"], _Data] = "random",
+    template: Annotated[str | None, _Data] = None,
+    pairs: Annotated[int | None, _Data] = None,
+    validation_fraction: Annotated[float, _Data] = 0.15,
+    labels: Annotated[str | None, _Data] = None,
+    image: Annotated[str, _Data] = "image",
+    moving_image: Annotated[str | None, _Data] = None,
+    group: Annotated[str | None, _Data] = None,
+    spacing: Annotated[str | None, _Data] = None,
+    unit: Annotated[str, _Data] = "pixel",
+    sections: Annotated[bool, _Data] = False,
+    size: Annotated[int | Literal["auto"] | None, _Data] = None,
+    augment: Annotated[Literal["none", "light", "strong"], _Data] = "none",
+    known_transforms: Annotated[bool, _Data] = False,
+    config: Config = None,
+    settings: Annotated[TrainingSettings, AsSettings] = TrainingSettings(),  # noqa: B008
+) -> int:
+    """Train a network that registers in one pass.
 
-    Raises
-    ------
-    InputError
-        If something given cannot be used.
+    DATA is a folder of images, an .npz file of arrays, a stack, or a CSV file with the columns fixed and moving. The
+    model with the best validation loss is written. A checkpoint is kept beside it after every epoch; --resume
+    continues from it. Ctrl+C ends the training and keeps the best model so far; a second Ctrl+C aborts. Afterward:
+    stnreg register FIXED MOVING -o DIR --model MODEL [--refine N].
+
+    Parameters
+    ----------
+    data
+        Images to train on.
+    output
+        The .safetensors file to write.
+    resume
+        Continue from the checkpoint of the output, if there is one.
+    overwrite
+        Replace the output if it exists.
+    moving
+        The moving images, if they are a separate set.
+    pairing
+        How images are paired.
+    template
+        Name or number of the image to which all others are registered.
+    pairs
+        Random pairs in an epoch.
+    validation_fraction
+        Fraction of the subjects that is kept for validation.
+    labels
+        Folder of label maps, or the name of an array of the .npz file.
+    image
+        Array of an .npz file.
+    moving_image
+        Array of an .npz file that is paired one to one with the images.
+    group
+        Subject of an image: a regular expression, or an array of the .npz file.
+    spacing
+        Voxel size of the images of an .npz file (z,y,x), or the array that holds it.
+    unit
+        Unit of the spacing.
+    sections
+        Use the sections of a volume as 2D images.
+    size
+        Downsample images that are longer than this, in pixels; auto: 256 in 2D, 96 in 3D.
+    augment
+        Augment pairs at random.
+    known_transforms
+        Register each image to itself, moved by up to 20 degrees, 15 % and a tenth of its size, so that
+        --truth-weight has a known transform to compare with.
+    config
+        JSON file of settings. Flags win.
     """
-    settings = training_settings(options)
-    if options.output.suffix.lower() != ".safetensors":
-        raise InputError(f"Models are kept in files that end in .safetensors; '{options.output.name}' does not.")
-    if not options.output.parent.is_dir():
-        raise InputError(f"There is no folder '{options.output.parent}' to write the model into.")
-    check_new(options.output, overwrite=options.overwrite or options.resume)
-    data = _data(options, settings.seed)
-    steps = train_steps(data, settings, output=options.output, resume=options.resume)
-    with Interrupt() as interrupt, progress_bar(1) as bar:
-        model = run_to_completion(steps, partial(_show, bar), lambda: interrupt.asked)
-    _tell(model, data)
-    print(options.output)
+    settings = merge_config(settings, config)
+    settings = type(settings).merge(settings, {"network_options": parse_values(settings.network_options)})
+    if output.suffix.lower() != ".safetensors":
+        raise InputError(f"Models are saved as .safetensors files; '{output.name}' has another extension.")
+    if not output.parent.is_dir():
+        raise InputError(f"The folder '{output.parent}' does not exist.")
+    check_output(output, [data, moving], overwrite=overwrite or resume)
 
+    from napari_stnreg.training.api import train_steps
+    from napari_stnreg.training.data.datasets import open_training_data
 
-def _data(options: argparse.Namespace, seed: int) -> TrainingData:
-    given = partial(
+    open_data = partial(
         open_training_data,
-        options.data,
-        options.moving,
-        pairing=options.pairing,
-        template=options.template,
-        pairs=options.pairs,
-        validation_fraction=options.validation_fraction,
-        labels=options.labels,
-        group=options.group,
-        image=options.image,
-        moving_image=options.moving_image,
-        spacing=_spacing(options.spacing),
-        unit=options.unit,
-        sections=options.sections,
-        seed=seed,
+        data,
+        moving,
+        pairing=pairing,
+        template=template,
+        pairs=pairs,
+        validation_fraction=validation_fraction,
+        labels=labels,
+        group=group,
+        image=image,
+        moving_image=moving_image,
+        spacing=parse_spacing(spacing),
+        unit=unit,
+        sections=sections,
+        seed=settings.seed,
     )
-    data = given()
-    if options.size is not None:
-        data.grid = working_grid(data.grid, options.size or None)
-    augmentation = augmentation_preset(options.augment, data.grid) or Augmentation()
-    if options.known_transforms:
+    training_data = augmented(open_data, size, augment, known_transforms)
+    steps = train_steps(training_data, settings, output=output, resume=resume)
+    with Interrupt() as interrupt, ProgressDisplay(1) as display:
+        model = run_to_completion(steps, partial(_show, display), lambda: interrupt.requested)
+    _print(model, training_data)
+    print(output)
+    return 130 if interrupt.requested else 0
+
+
+def augmented(open_data: Callable[..., Any], size: int | str | None, augment: str, known_transforms: bool) -> Any:
+    """Open the data and set its working size and augmentation."""
+    import numpy as np
+
+    from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
+    from napari_stnreg.training.data.paired_images import Augmentation, augmentation_preset
+    from napari_stnreg.training.working_grid import working_grid
+
+    if isinstance(size, int) and size < 1:
+        raise InputError(f"--size {size} must be at least 1.")
+    data = open_data()
+    if size is not None:
+        data.grid = working_grid(data.grid, None if size == "auto" else int(size))
+    augmentation = augmentation_preset(augment, data.grid) or Augmentation()
+    if known_transforms:
         longest = float((np.asarray(data.grid.shape) * data.grid.spacing).max())
-        independent = SpatialAugmentation(rotation=20, scale=0.15, shift=0.1 * longest)
-        return given(augmentation=replace(augmentation, independent=independent), same_image=True, grid=data.grid)
+        known = SpatialAugmentation(rotation=20, scale=0.15, shift=0.1 * longest)
+        return open_data(augmentation=replace(augmentation, independent=known), same_image=True, grid=data.grid)
     data.augmentation = augmentation
     return data
 
 
-def _spacing(text: str | None) -> str | tuple[float, ...] | None:
-    """Sizes, or the name of the array that holds them."""
+def parse_spacing(text: str | None) -> str | tuple[float, ...] | None:
+    """Convert ``2,0.5,0.5`` to voxel sizes; any other text is the name of an array."""
+    if text is None:
+        return None
     try:
-        return None if text is None else numbers(text)
+        return tuple(float(word) for word in text.split(","))
     except ValueError:
         return text
 
 
-def _show(bar: Any, progress: TrainingProgress) -> None:
-    """On the bar if there is a terminal to show it on, else as a line an epoch."""
-    show(bar, progress.step, progress.steps, progress.message, _figures(progress))
-    if bar.disable and progress.state == "validated":
+def parse_values(options: dict[str, Any]) -> dict[str, Any]:
+    """Convert texts such as ``64`` and ``[16,32]`` in nested options to JSON values; other texts stay."""
+
+    def parse(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: parse(part) for name, part in value.items()}
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except ValueError:
+            return value
+
+    return {name: parse(value) for name, value in options.items()}
+
+
+def _show(display: ProgressDisplay, progress: TrainingProgress) -> None:
+    """Show a bar on a terminal, else one line for each epoch."""
+    if display.is_terminal:
+        display.update(progress.step, progress.steps, progress.message, _figures(progress))
+    elif progress.state == "validated" and logger.isEnabledFor(PROGRESS):
         print(f"epoch {progress.epoch} of {progress.epochs}: {_figures(progress)}", file=sys.stderr, flush=True)
 
 
@@ -99,7 +200,7 @@ def _figures(progress: TrainingProgress) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in parts if value is not None)
 
 
-def _tell(model: Model, data: TrainingData) -> None:
+def _print(model: Model, data: TrainingData) -> None:
     best = model.summary["best"]
     figures = ", ".join(f"{name} {value:.4g}" for name, value in best["scores"].items())
     print(

@@ -32,10 +32,7 @@ class Settings(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"]) or "settings"
-            text = str(first["msg"]).removeprefix("Value error, ")
-            raise InputError(f"Setting '{name}': {text}.") from error
+            raise InputError(validation_message(error)) from error
 
     @classmethod
     def merge(cls, settings: Self | None, options: dict[str, Any]) -> Self:
@@ -49,3 +46,11 @@ class Settings(BaseModel):
         if settings is None:
             return cls.parse(**options)
         return cls.parse(**{**settings.model_dump(exclude_unset=True), **options}) if options else settings
+
+
+def validation_message(error: ValidationError) -> str:
+    """Return the first problem of a validation error as one sentence."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"]) or "settings"
+    text = str(first["msg"]).removeprefix("Value error, ")
+    return f"Setting '{name}': {text}."

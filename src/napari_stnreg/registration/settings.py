@@ -86,30 +86,42 @@ class RegistrationSettings(Settings):
         "extent": {"fixed": "the fixed image", "moving": "the moving image", "union": "both together"},
     }
 
-    family: str = Field("affine+diffeomorphic", description="Transform family, or several joined by '+'.")
+    family: str = Field(default="affine+diffeomorphic", description="Transform family, or several joined by '+'.")
     similarity: str = Field(
-        "lncc", description="What makes two images alike: mse, ncc, lncc, mi, mind, or an auto-encoder's file."
+        default="lncc", description="What makes two images alike: mse, ncc, lncc, mi, mind, or an auto-encoder's file."
     )
-    preset: PresetName = Field("balanced", description="How much time to spend.")
-    start: Initialization = Field("auto", description="Where to begin.")
-    mirror: bool = Field(False, description="Let the search try mirror images too.")
-    fixed_channel: int | None = Field(None, ge=0, description="Channel of the fixed image; luminance if not given.")
-    moving_channel: int | None = Field(None, ge=0, description="Channel of the moving image; luminance if not given.")
-    window: int | None = Field(None, ge=1, le=31, description="Radius of local NCC's window, in voxels.")
-    smoothness: float = Field(1.0, gt=0, le=10, description="Stiffness of a deformation; more is stiffer.")
-    control_spacing: float | None = Field(None, gt=0, description="Distance of control points, in fixed voxels.")
-    diffusion: float = Field(0.0, ge=0, description="Extra weight of the diffusion regularizer.")
-    bending: float = Field(0.0, ge=0, description="Extra weight of the bending energy.")
-    folding: float = Field(0.0, ge=0, description="Extra weight of the folding penalty.")
-    landmark_weight: float = Field(1.0, ge=0, description="How strongly landmarks pull once the fit runs.")
-    levels: int | None = Field(None, ge=1, le=8, description="Pyramid levels; chosen from the size if not given.")
-    iterations: int | None = Field(None, ge=1, le=10000, description="Steps a level; the preset's if not given.")
-    extent: Extent = Field("fixed", description="What the warped image covers.")
-    fill: float | None = Field(None, description="Value outside the moving image; chosen from its border if not given.")
-    model: str | None = Field(None, description="Trained model that registers in one pass, instead of a fit.")
-    refine: int = Field(0, ge=0, le=10000, description="Steps of optimization after a model's pass.")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps.")
-    seed: int = Field(0, ge=0, description="Seed of everything random.")
+    preset: PresetName = Field(default="balanced", description="How much time to spend.")
+    start: Initialization = Field(default="auto", description="Where to begin.")
+    mirror: bool = Field(default=False, description="Let the search try mirror images too.")
+    fixed_channel: int | None = Field(
+        default=None, ge=0, description="Channel of the fixed image; luminance if not given."
+    )
+    moving_channel: int | None = Field(
+        default=None, ge=0, description="Channel of the moving image; luminance if not given."
+    )
+    window: int | None = Field(default=None, ge=1, le=31, description="Radius of local NCC's window, in voxels.")
+    smoothness: float = Field(default=1.0, gt=0, le=10, description="Stiffness of a deformation; more is stiffer.")
+    control_spacing: float | None = Field(
+        default=None, gt=0, description="Distance of control points, in fixed voxels."
+    )
+    diffusion: float = Field(default=0.0, ge=0, description="Extra weight of the diffusion regularizer.")
+    bending: float = Field(default=0.0, ge=0, description="Extra weight of the bending energy.")
+    folding: float = Field(default=0.0, ge=0, description="Extra weight of the folding penalty.")
+    landmark_weight: float = Field(default=1.0, ge=0, description="How strongly landmarks pull once the fit runs.")
+    levels: int | None = Field(
+        default=None, ge=1, le=8, description="Pyramid levels; chosen from the size if not given."
+    )
+    iterations: int | None = Field(
+        default=None, ge=1, le=10000, description="Steps a level; the preset's if not given."
+    )
+    extent: Extent = Field(default="fixed", description="What the warped image covers.")
+    fill: float | None = Field(
+        default=None, description="Value outside the moving image; chosen from its border if not given."
+    )
+    model: str | None = Field(default=None, description="Trained model that registers in one pass, instead of a fit.")
+    refine: int = Field(default=0, ge=0, le=10000, description="Steps of optimization after a model's pass.")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1 or mps.")
+    seed: int = Field(default=0, ge=0, description="Seed of everything random.")
 
     @field_validator("family")
     @classmethod

@@ -33,39 +33,49 @@ class TrainingSettings(Settings):
         From :meth:`parse`, with one sentence, if a value is not allowed.
     """
 
-    network: str = Field("voxelmorph", description="What is trained; several are joined by '+'.")
-    family: str | None = Field(None, description="Transform family, where the network has a choice.")
+    network: str = Field(default="voxelmorph", description="What is trained; several are joined by '+'.")
+    family: str | None = Field(default=None, description="Transform family, where the network has a choice.")
     network_options: dict[str, Any] = Field(default_factory=dict, description="Sizes of the network, by name.")
     similarity: str | None = Field(
-        None, description="mse, ncc, lncc, mi, mind, or an auto-encoder's file; by the network if not given."
+        default=None, description="mse, ncc, lncc, mi, mind, or an auto-encoder's file; by the network if not given."
     )
-    similarity_weight: float = Field(1.0, ge=0, description="Weight of the similarity; 0 leaves it out.")
-    window: int | None = Field(None, ge=1, le=31, description="Radius of local NCC's window, in voxels.")
-    diffusion: float | None = Field(None, ge=0, description="Weight of the diffusion regularizer.")
-    bending: float = Field(0.0, ge=0, description="Weight of the bending energy.")
-    folding: float = Field(0.0, ge=0, description="Weight of the folding penalty.")
-    label_weight: float = Field(0.0, ge=0, description="Weight of the labels' overlap (soft Dice).")
-    truth_weight: float = Field(0.0, ge=0, description="Weight of the distance to a known transform, at its corners.")
-    warm_start: str | None = Field(None, description="Trained model to continue from: its network and weights.")
+    similarity_weight: float = Field(default=1.0, ge=0, description="Weight of the similarity; 0 leaves it out.")
+    window: int | None = Field(default=None, ge=1, le=31, description="Radius of local NCC's window, in voxels.")
+    diffusion: float | None = Field(default=None, ge=0, description="Weight of the diffusion regularizer.")
+    bending: float = Field(default=0.0, ge=0, description="Weight of the bending energy.")
+    folding: float = Field(default=0.0, ge=0, description="Weight of the folding penalty.")
+    label_weight: float = Field(default=0.0, ge=0, description="Weight of the labels' overlap (soft Dice).")
+    truth_weight: float = Field(
+        default=0.0, ge=0, description="Weight of the distance to a known transform, at its corners."
+    )
+    warm_start: str | None = Field(default=None, description="Trained model to continue from: its network and weights.")
     strategy: Literal["joint", "sequential"] = Field(
-        "joint", description="Train several networks jointly, or one after the other with the earlier ones frozen."
+        default="joint",
+        description="Train several networks jointly, or one after the other with the earlier ones frozen.",
     )
-    epochs: int = Field(100, ge=1, le=100_000, description="Passes over the training pairs.")
-    batch_size: int = Field(8, ge=1, le=4096, description="Pairs that are taken at once.")
-    gradient_accumulation: int = Field(1, ge=1, le=1024, description="Batches whose gradients make one step.")
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="Length of a step.")
-    schedule: Schedule = Field("cosine", description="How the learning rate falls.")
-    warmup: float = Field(0.02, ge=0, lt=1, description="Share of the training over which the learning rate rises.")
-    weight_decay: float = Field(0.0, ge=0, le=1, description="Pull of the weights toward zero.")
-    gradient_clip: float = Field(1.0, ge=0, description="Longest gradient; 0 for any length.")
-    patience: int | None = Field(None, ge=1, description="Epochs without a better validation before it ends.")
+    epochs: int = Field(default=100, ge=1, le=100_000, description="Passes over the training pairs.")
+    batch_size: int = Field(default=8, ge=1, le=4096, description="Pairs that are taken at once.")
+    gradient_accumulation: int = Field(default=1, ge=1, le=1024, description="Batches whose gradients make one step.")
+    learning_rate: float = Field(default=1e-3, gt=0, le=1, description="Length of a step.")
+    schedule: Schedule = Field(default="cosine", description="How the learning rate falls.")
+    warmup: float = Field(
+        default=0.02, ge=0, lt=1, description="Share of the training over which the learning rate rises."
+    )
+    weight_decay: float = Field(default=0.0, ge=0, le=1, description="Pull of the weights toward zero.")
+    gradient_clip: float = Field(default=1.0, ge=0, description="Longest gradient; 0 for any length.")
+    patience: int | None = Field(default=None, ge=1, description="Epochs without a better validation before it ends.")
     size_mode: Literal["auto", "spacing", "extent"] = Field(
-        "auto", description="Whether voxel sizes matter (spacing) or images fill the network's lattice (extent)."
+        default="auto",
+        description="Whether voxel sizes matter (spacing) or images fill the network's lattice (extent).",
     )
-    mixed_precision: Literal["auto", "on", "off"] = Field("auto", description="Half precision for layers, on a GPU.")
-    snapshots: int = Field(32, ge=0, le=500, description="Pictures of the validation pair that are kept for a replay.")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps.")
-    seed: int = Field(0, ge=0, description="Seed of everything random.")
+    mixed_precision: Literal["auto", "on", "off"] = Field(
+        default="auto", description="Half precision for layers, on a GPU."
+    )
+    snapshots: int = Field(
+        default=32, ge=0, le=500, description="Pictures of the validation pair that are kept for a replay."
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1 or mps.")
+    seed: int = Field(default=0, ge=0, description="Seed of everything random.")
 
     @field_validator("network")
     @classmethod

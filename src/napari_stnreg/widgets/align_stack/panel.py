@@ -349,4 +349,3 @@ class AlignStackPanel(TaskPanel):
         """End the run and let go of the viewer."""
         super().close_down()
         self._viewer.bind_key(FLICKER, None, overwrite=True)
-

@@ -10,9 +10,7 @@ from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.widgets.common.layer_io import LayerSource
 
 
-def memory_question(
-    fixed: LayerSource, moving: LayerSource, settings: RegistrationSettings, device: str
-) -> str | None:
+def memory_question(fixed: LayerSource, moving: LayerSource, settings: RegistrationSettings, device: str) -> str | None:
     """The question to ask if a registration exceeds the free memory of a device, or ``None`` if it fits.
 
     Raises

@@ -49,7 +49,9 @@ class Pair:
     grid: Grid
 
 
-def prepare(first: LayerSource, second: LayerSource, control: TaskControl) -> Generator[TaskProgress, None, Pair | None]:
+def prepare(
+    first: LayerSource, second: LayerSource, control: TaskControl
+) -> Generator[TaskProgress, None, Pair | None]:
     """Bring the second image onto the first one's voxels; for use in the worker."""
     from napari_stnreg.resampling.warp import warp
 

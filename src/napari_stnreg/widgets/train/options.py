@@ -248,7 +248,9 @@ class TrainingOptions(QWidget):
         """Show the devices that were found, as ``(name, description)``."""
         best = next((text for name, text in devices if name != "cpu"), devices[0][1] if devices else "")
         wanted = self.device_box.currentData()
-        self.device_box.set_items([(f"auto ({best})" if best else "auto", "auto"), *((t, n) for n, t in devices)], wanted)
+        self.device_box.set_items(
+            [(f"auto ({best})" if best else "auto", "auto"), *((t, n) for n, t in devices)], wanted
+        )
 
     def state(self) -> dict[str, Any]:
         """What is remembered between sessions."""

@@ -24,7 +24,9 @@ def training_record(trained: Trained) -> dict[str, Any]:
     return {"model": trained.model.name, **{name: summary[name] for name in names if name in summary}}
 
 
-def replay_of(trained: Trained, unit: str, _control: TaskControl) -> Generator[TaskProgress, None, tuple[Replay, list[LayerData]]]:
+def replay_of(
+    trained: Trained, unit: str, _control: TaskControl
+) -> Generator[TaskProgress, None, tuple[Replay, list[LayerData]]]:
     """The replay of a training and its layers, fixed image first; for use in the worker.
 
     Parameters

@@ -89,7 +89,9 @@ class Choice(QWidget):
         content.setLayout(rows)
         rows.add("Fixed", self.fixed_box)
         rows.add("Moving", self.moving_box)
-        self.foreign = collapsible("Loading from other programs", content, "Say between which images a file's transform is.")
+        self.foreign = collapsible(
+            "Loading from other programs", content, "Say between which images a file's transform is."
+        )
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(4)

@@ -125,7 +125,9 @@ class TransformsPanel(TaskPanel):
     def _fill_list(self, choose: TransformEntry | None = None) -> None:
         entries = self._store.entries(self._viewer)
         self.choice.list.show_transforms(entries, choose or self.chosen)
-        self.combining.then_box.set_items([(entry.name, entry) for entry in entries], self.combining.then_box.currentData())
+        self.combining.then_box.set_items(
+            [(entry.name, entry) for entry in entries], self.combining.then_box.currentData()
+        )
         self._on_chosen()
 
     def _fill_onto(self) -> None:

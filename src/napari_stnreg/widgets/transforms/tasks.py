@@ -118,7 +118,9 @@ class Inverted:
     inversion: Inversion
 
 
-def inverse(entry: TransformEntry, fallback: Grid | None, control: TaskControl) -> Generator[TaskProgress, None, Inverted | None]:
+def inverse(
+    entry: TransformEntry, fallback: Grid | None, control: TaskControl
+) -> Generator[TaskProgress, None, Inverted | None]:
     """Turn a transform round and measure the round trip over the moving side."""
     from napari_stnreg.transforms.inversion import invert
 
