@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import html
 import re
 from pathlib import Path
@@ -34,24 +33,9 @@ def _formulas(text: str) -> str:
 
 
 def _commands(_: str) -> str:
-    from napari_stnreg.cli.options import make_parser
+    from napari_stnreg.cli.app import app
 
-    parser = make_parser()
-    choices = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
-    parts = []
-    for name, command in choices.items():
-        parts += [f"## stnreg {name}", "", html.escape(command.description or "", quote=False), ""]
-        parts += ["```text", command.format_usage().strip(), "```", ""]
-        parts += ["| option | what it does |", "|---|---|"]
-        for action in command._actions:
-            if isinstance(action, argparse._HelpAction):
-                continue
-            words = ", ".join(action.option_strings) or str(action.metavar or action.dest)
-            help_text = (action.help or "") % {"default": action.default} if action.help else ""
-            chosen = f" One of {', '.join(map(str, action.choices))}." if action.choices else ""
-            parts.append(f"| `{words}` | {_cell(help_text + chosen)} |")
-        parts.append("")
-    return "\n".join(parts)
+    return app.generate_docs(heading_level=2)
 
 
 def _settings(name: str) -> str:

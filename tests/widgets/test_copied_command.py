@@ -4,15 +4,14 @@ import shlex
 
 import numpy as np
 import pytest
-from napari_stnreg.cli.setting_options import written_settings
 
-from napari_stnreg.cli.options import make_parser
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.points import read_landmarks
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.widgets.common.layer_io import LayerSource, MaskSource
 from napari_stnreg.widgets.register.code_export import command_line
 from napari_stnreg.widgets.register.run import RegistrationJob
+from tests.helpers.command_line import parse_command
 
 
 def source(name, mask=None):
@@ -42,12 +41,12 @@ def test_a_copied_command_means_the_same_run(words, tmp_path):
     points = np.array([[1.5, 2.0], [-3.0, 4.25]])
     job = RegistrationJob(source("fixed"), source("moving", mask), settings, points, points + 1)
     *comments, line = command_line(job).splitlines()
-    options = make_parser().parse_args(shlex.split(line)[1:])
-    assert written_settings(RegistrationSettings, options) == settings
-    assert (str(options.fixed), str(options.moving)) == ("some folder/fixed.tif", "some folder/moving.tif")
-    assert str(options.moving_mask) == "the mask.nii.gz"
+    arguments = parse_command(shlex.split(line)[1:])
+    assert arguments["settings"] == settings
+    assert (str(arguments["fixed"]), str(arguments["moving"])) == ("some folder/fixed.tif", "some folder/moving.tif")
+    assert str(arguments["annotations"].moving_mask) == "the mask.nii.gz"
     rows = [comment.removeprefix("#   ") for comment in comments if comment.startswith("#   ")]
-    (tmp_path / options.landmarks).write_text("\n".join(rows))
-    fixed, moving = read_landmarks(tmp_path / options.landmarks, None, None, 2)
+    (tmp_path / arguments["annotations"].landmarks).write_text("\n".join(rows))
+    fixed, moving = read_landmarks(tmp_path / arguments["annotations"].landmarks, None, None, 2)
     np.testing.assert_allclose(fixed, points)
     np.testing.assert_allclose(moving, points + 1)

@@ -82,10 +82,7 @@ def test_the_run_is_copied_as_a_command(panel, viewer, engine, run):
 
     import shlex
 
-    from napari_stnreg.cli.setting_options import written_settings
+    from tests.helpers.command_line import parse_command
 
-    from napari_stnreg.cli.options import make_parser
-    from napari_stnreg.registration.settings import RegistrationSettings
-
-    options = make_parser().parse_args(shlex.split(text.splitlines()[-1])[1:])
-    assert written_settings(RegistrationSettings, options) == engine.calls[0][2]
+    arguments = parse_command(shlex.split(text.splitlines()[-1])[1:])
+    assert arguments["settings"] == engine.calls[0][2]

@@ -9,12 +9,10 @@ import weakref
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from napari_stnreg.cli.train_options import training_settings
 from qtpy.QtWidgets import QApplication
 
 import napari_stnreg as sr
-from napari_stnreg.cli.options import make_parser
-from napari_stnreg.cli.train import _data
+from napari_stnreg.cli import main
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.widgets.models.session import SESSION
 from tests.widgets.conftest import blobs, drifting
@@ -303,7 +301,8 @@ def test_the_script_repeats_the_training(train, viewer, run, tmp_path, monkeypat
         assert again["validation_loss"] == pytest.approx(before["validation_loss"], rel=1e-5)
 
 
-def test_a_copied_command_means_the_same_training(viewer, open_train, tmp_path):
+def test_a_copied_command_means_the_same_training(viewer, open_train, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for picture in range(4):
         sr.write_image(tmp_path / f"p{picture}.tif", sr.Image.from_array(blobs((40, 48), seed=picture)))
     train = open_train(network="affine+voxelmorph", family="rigid+displacement", learning_rate=0.01)
@@ -313,9 +312,17 @@ def test_a_copied_command_means_the_same_training(viewer, open_train, tmp_path):
     train.images.template_box.setText("p2")
     train.options.augmentation_box.set_current("strong")
     train.copy_command.trigger()
-    options = make_parser().parse_args(shlex.split(QApplication.clipboard().text())[1:])
-    assert training_settings(options) == sr.TrainingSettings.parse(**train.options.values())
-    assert _data(options, training_settings(options).seed).summary() == train.job().images.open().summary()
+    opened = []
+
+    def train_steps(data, settings, **_):
+        opened.append((data, settings))
+        raise sr.InputError("Not trained here.")
+
+    monkeypatch.setattr("napari_stnreg.training.api.train_steps", train_steps)
+    assert main(shlex.split(QApplication.clipboard().text())[1:]) == 2
+    ((data, settings),) = opened
+    assert settings == sr.TrainingSettings.parse(**train.options.values())
+    assert data.summary() == train.job().images.open().summary()
 
 
 def test_every_choice_of_the_form_is_one_of_the_settings(viewer, open_train):

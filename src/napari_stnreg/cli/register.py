@@ -66,7 +66,6 @@ def register(
         Frame of a fixed time series.
     """
     from napari_stnreg.cli.outputs import ResultFolder
-    from napari_stnreg.io.image import suffix_of
     from napari_stnreg.io.points import read_landmarks
 
     settings = merge_config(settings, config)
@@ -89,7 +88,7 @@ def register(
         start = with_unit(start, fixed_image.grid.unit)
     with Interrupt() as interrupt, folder:
         # A name that clashes with an input must be reported before the fit, not after it.
-        for name in ("warped" + suffix_of(moving), "transform.safetensors", "report.json"):
+        for name in ("warped" + _output_suffix(moving), "transform.safetensors", "report.json"):
             folder.file(name)
         results: list[Result] = []
         for number, moving_image in enumerate(frames):
@@ -116,7 +115,9 @@ def register(
         }  # fmt: skip
         inputs = {name: str(path) for name, path in files.items()}
         inputs |= {name: value for name, value in choices.items() if value not in (None, False)}
-        written = _write(folder, suffix_of(moving), all_frames, inputs, settings, fixed_image, frames, results, notes)
+        written = _write(
+            folder, _output_suffix(moving), all_frames, inputs, settings, fixed_image, frames, results, notes
+        )
     _print(results, notes, written)
     return 130 if interrupt.requested else 0
 
@@ -156,6 +157,13 @@ def _read_images(
             image = image.replace(mask=read_mask(annotations.moving_mask, image, frame or number))
         frames.append(image)
     return fixed_image, frames
+
+
+def _output_suffix(moving: Path) -> str:
+    """The warped image is written in the format of the moving image."""
+    from napari_stnreg.io.image import suffix_of
+
+    return suffix_of(moving)
 
 
 def _show(display: ProgressDisplay, part: str, progress: Progress) -> None:

@@ -109,7 +109,9 @@ def train(
         raise InputError(f"Models are saved as .safetensors files; '{output.name}' has another extension.")
     if not output.parent.is_dir():
         raise InputError(f"The folder '{output.parent}' does not exist.")
-    check_output(output, [data, moving], overwrite=overwrite or resume)
+    # A model may lie in the folder of its images; it never has the name of one.
+    files = [path for path in (data, moving) if path is not None and path.is_file()]
+    check_output(output, files, overwrite=overwrite or resume)
 
     from napari_stnreg.training.api import train_steps
     from napari_stnreg.training.data.datasets import open_training_data
