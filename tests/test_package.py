@@ -1,5 +1,7 @@
 """The package as others meet it: its manifest, what a wheel holds, and what an import costs."""
 
+import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -8,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from npe2 import PluginManifest
+
+import napari_stnreg as sr
 
 ROOT = Path(__file__).parents[1]
 MANIFEST = ROOT / "src" / "napari_stnreg" / "napari.yaml"
@@ -42,7 +46,8 @@ def test_the_wheel_holds_manifest_marker_and_sample_data(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         entries = archive.read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
-    for name in ("napari.yaml", "py.typed", "_version.py", "sample_data/head_fixed.nii.gz"):
+    files = ("napari.yaml", "py.typed", "__init__.pyi", "batch/summary.html.jinja", "sample_data/head_fixed.nii.gz")
+    for name in (*files, "_version.py"):
         assert f"napari_stnreg/{name}" in names
     assert not any(name.startswith(("tests", "benchmark")) for name in names)
     assert "[napari.manifest]" in entries
@@ -65,3 +70,42 @@ def test_these_rooms_need_neither_qt_nor_napari_nor_torch(module):
     code = f"import sys, napari_stnreg.{module}; print(*{{n.split('.')[0] for n in sys.modules}})"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert not {"qtpy", "PyQt6", "PySide6", "napari", "torch", "magicgui"} & set(loaded)
+
+
+def test_importing_the_package_is_fast_and_loads_nothing_heavy():
+    code = (
+        "import sys, time; start = time.perf_counter(); import napari_stnreg; "
+        "print(time.perf_counter() - start, *{n.split('.')[0] for n in sys.modules})"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+        for _ in range(3)
+    ]
+    assert min(float(words[0]) for words in runs) < 0.1
+    assert not {"numpy", "torch", "napari", "qtpy", "pydantic"} & set(runs[0])
+
+
+def test_every_public_name_exists_and_is_listed_once():
+    stub = (ROOT / "src" / "napari_stnreg" / "__init__.pyi").read_text(encoding="utf-8")
+    names = re.findall(r"import (\w+) as (\w+)$", stub, re.MULTILINE)
+    assert all(name == alias for name, alias in names)
+    assert sorted({name for name, _ in names}) == sorted(sr.__all__)
+    assert len(names) == len(sr.__all__)
+    for name in sr.__all__:
+        assert getattr(sr, name) is not None
+
+
+@pytest.mark.slow
+def test_a_script_of_a_user_passes_strict_type_checks(tmp_path):
+    pytest.importorskip("mypy")
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--config-file=", "--cache-dir"]
+    command += [str(tmp_path), str(ROOT / "tests" / "user_script.py")]
+    ran = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
