@@ -49,7 +49,7 @@ def test_a_file_of_the_same_ending_that_holds_something_else_is_left_to_others(t
 
 
 def test_a_model_file_is_told_from_a_transform(tmp_path, monkeypatch):
-    from napari_stnreg.io import container
+    from napari_stnreg.core import container
     from napari_stnreg.models import model_file
     from napari_stnreg.napari_plugin import transform_files as module
 

@@ -42,7 +42,7 @@ def _model(path: Path) -> list[tuple[str, str]]:
     """Describe a model; return no lines if the file is not one."""
     if path.suffix.lower() != ".safetensors":
         return []
-    from napari_stnreg.io import container
+    from napari_stnreg.core import container
     from napari_stnreg.models import model_file
 
     header, tensors = container.read(path)

@@ -8,7 +8,7 @@ axis order.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -191,6 +191,19 @@ class Grid:
         shift = np.eye(self.ndim + 1)
         shift[:-1, -1] = start
         return Grid(tuple(int(b - a) for a, b in zip(start, stop, strict=True)), self.matrix @ shift, self.unit)
+
+    def slabs(self, max_points: int) -> Iterator[tuple[slice, Grid]]:
+        """Split the lattice along its first axis into parts of at most ``max_points`` voxels, or of a single row.
+
+        Yields
+        ------
+        slice, Grid
+            Voxels along the first axis, and their lattice.
+        """
+        rows = max(max_points // max(int(np.prod(self.shape[1:])), 1), 1)
+        for start in range(0, self.shape[0], rows):
+            stop = min(start + rows, self.shape[0])
+            yield slice(start, stop), self.cropped((start, *[0] * (self.ndim - 1)), (stop, *self.shape[1:]))
 
     def orthogonal(self) -> Grid:
         """Return the grid if its axes are perpendicular, else an axis-aligned cover at its finest spacing."""

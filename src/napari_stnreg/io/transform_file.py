@@ -16,7 +16,7 @@ import torch
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import CoordinateSystem
-from napari_stnreg.io import container
+from napari_stnreg.core import container
 from napari_stnreg.transforms import Transform, transform_class
 
 FORMAT = "napari-stnreg transform"

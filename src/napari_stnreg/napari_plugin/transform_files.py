@@ -68,7 +68,7 @@ def model_sentence(path: str) -> str | None:
     """What a model file holds, for a person; ``None`` if the file is no model."""
     if not path.lower().endswith(".safetensors"):
         return None
-    from napari_stnreg.io import container
+    from napari_stnreg.core import container
     from napari_stnreg.models import model_file
 
     header, _ = container.read(Path(path))

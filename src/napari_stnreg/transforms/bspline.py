@@ -1,4 +1,4 @@
-"""Cubic B-spline free-form deformation: smooth bending by a lattice of control points.
+"""Cubic B-spline free-form deformation: the transform, and the family that builds it from control points.
 
 References
 ----------
@@ -18,14 +18,19 @@ from typing_extensions import override
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.ops.bspline import cubic_bspline_matrix, cubic_bspline_weights
-from napari_stnreg.transforms.base import Transform, affine_points, lattice_points
-from napari_stnreg.transforms.dense import apply_matrix, parallel
-from napari_stnreg.transforms.families.base import TransformFamily
+from napari_stnreg.ops.lattice import affine_points, apply_matrix, is_axis_parallel, lattice_points
+from napari_stnreg.transforms.base import Transform
+from napari_stnreg.transforms.family import TransformFamily
+from napari_stnreg.transforms.inverse import InverseTransform
 
-NO_FOLDING = 0.4
-"""Coefficients below this share of the control spacing cannot fold (Choi and Lee 2000; 0.40 in 3D, 0.48 in 2D)."""
+NO_FOLDING_LIMIT = 0.4
+"""Coefficients below this fraction of the control spacing cannot fold (Choi and Lee 2000; 0.40 in 3D, 0.48 in 2D)."""
+DEFAULT_CONTROL_SPACING = 4.0
+"""Smallest control spacing that a registration chooses by itself, in voxels."""
+CONTROL_CELLS = 24
+"""Cells of the control lattice along the longest side that a registration chooses by itself."""
 
-_CHUNK = 2**16
+_CHUNK_POINTS = 2**16
 
 
 class BSplineTransform(Transform):
@@ -36,12 +41,11 @@ class BSplineTransform(Transform):
     coefficients
         ``(B, D, *control_grid.shape)``, world units, (z, y, x) order.
     control_grid
-        Where the control points lie in the fixed world, at least 4 along each axis; its unit is the transform's.
+        Control points in the fixed world, at least 4 along each axis; its unit is that of the transform.
 
     Notes
     -----
-    The splines are complete from the second control point to the last but one; beyond, the displacement stays what it
-    is there.
+    The splines are complete from the second control point to the last but one; the displacement is constant beyond.
     """
 
     family = "bspline"
@@ -56,22 +60,22 @@ class BSplineTransform(Transform):
             raise InputError("A cubic B-spline needs four control points along every axis.")
         self.coefficients, self.control_grid = coefficients, control_grid
         self.ndim, self.unit = ndim, control_grid.unit
-        self.length = float(control_grid.spacing.min())
+        self.length_scale = float(control_grid.spacing.min())
 
     @override
     def __call__(self, points: Tensor) -> Tensor:
         batch = max(points.shape[0], self.coefficients.shape[0])
         flat = points.reshape(points.shape[0], -1, self.ndim)
         table = self.coefficients.flatten(2).transpose(1, 2).to(points.dtype)
-        moved = torch.stack([self._read(table[b % len(table)], flat[b % len(flat)]) for b in range(batch)])
+        moved = torch.stack([self._displacement(table[b % len(table)], flat[b % len(flat)]) for b in range(batch)])
         return points + moved.reshape(batch, *points.shape[1:])
 
-    def _read(self, table: Tensor, points: Tensor) -> Tensor:
-        """Displacements ``(P, D)`` of points ``(P, D)`` from coefficients ``(control points, D)``."""
+    def _displacement(self, table: Tensor, points: Tensor) -> Tensor:
+        """Return displacements ``(P, D)`` of points ``(P, D)`` from coefficients ``(control points, D)``."""
         matrix = torch.tensor(np.linalg.inv(self.control_grid.matrix), dtype=points.dtype, device=points.device)
         size = torch.tensor(self.control_grid.shape, dtype=points.dtype, device=points.device)
         pieces = []
-        for part in torch.split(points, _CHUNK):
+        for part in torch.split(points, _CHUNK_POINTS):
             where = torch.minimum(affine_points(part, matrix[None]).clamp_min(1.0), size - 2)
             cell = torch.minimum(where.detach().floor(), size - 3)
             weights = cubic_bspline_weights(where - cell)
@@ -84,7 +88,7 @@ class BSplineTransform(Transform):
         matrix = torch.tensor(grid.matrix, dtype=dtype or self.coefficients.dtype, device=self.coefficients.device)
         points = lattice_points(matrix[None], grid.shape)
         to_index = np.linalg.inv(self.control_grid.matrix) @ grid.matrix
-        if not parallel(to_index, grid.shape):
+        if not is_axis_parallel(to_index, grid.shape):
             return self(points)
         field = self.coefficients.to(matrix.dtype)
         for axis, (count, size) in enumerate(zip(grid.shape, self.control_grid.shape, strict=True)):
@@ -96,13 +100,19 @@ class BSplineTransform(Transform):
 
     @override
     def inverse(self) -> Transform:
-        from napari_stnreg.transforms.inverse import InverseTransform  # it knows every transform
-
         return InverseTransform(self)
 
     @override
-    def translated_frame(self, by: FloatArray) -> BSplineTransform:
-        return BSplineTransform(self.coefficients, self.control_grid.translated(by))
+    def native_grid(self) -> Grid:
+        # The cells between the second control point and the last but one, whose faces lie on control points, with eight
+        # samples a cell.
+        cells = self.control_grid.cropped([1] * self.ndim, [n - 2 for n in self.control_grid.shape])
+        return cells.translated(cells.linear @ np.full(self.ndim, 0.5)).resized([8 * n for n in cells.shape])
+
+    @override
+    def _change_coordinates(self, matrix: FloatArray, unit: str) -> BSplineTransform:
+        grid = Grid(self.control_grid.shape, matrix @ self.control_grid.matrix, unit)
+        return BSplineTransform(apply_matrix(matrix[:-1, :-1], self.coefficients), grid)
 
     @override
     def tensors(self) -> dict[str, Tensor]:
@@ -130,11 +140,12 @@ class BSplineFamily(TransformFamily):
         Grid whose voxels ``spacing`` counts: the control lattice then stays the same on every level of a pyramid.
         Without it each domain counts its own voxels, so that the lattice gets finer with the levels.
     limit
-        Keep every displacement coefficient below this share of the control spacing; :data:`NO_FOLDING` rules out folds.
+        Keep every coefficient below this fraction of the control spacing; :data:`NO_FOLDING_LIMIT` rules out folds.
         ``None`` leaves them free.
     """
 
     name = "bspline"
+    composes_levels = True
 
     def __init__(
         self, spacing: float | Sequence[float] = 8.0, finest: Grid | None = None, limit: float | None = None
@@ -146,8 +157,15 @@ class BSplineFamily(TransformFamily):
             raise InputError(f"The limit of the coefficients must be positive, not {limit}.")
         self.spacing, self.finest, self.limit = values, finest, limit
 
+    @classmethod
+    @override
+    def for_registration(cls, domain: Grid, control_spacing: float | None = None, coarsening: float = 1.0) -> Self:
+        longest = float((np.asarray(domain.shape) * domain.spacing).max() / domain.spacing.min())
+        spacing = control_spacing or max(longest / CONTROL_CELLS, DEFAULT_CONTROL_SPACING)
+        return cls(coarsening * spacing, domain, NO_FOLDING_LIMIT)
+
     def cells(self, domain: Grid) -> tuple[int, ...]:
-        """How many cells of the control lattice span the domain along each axis."""
+        """Return how many cells of the control lattice span the domain along each axis."""
         voxels = (self.finest or domain).with_unit(domain.unit)
         steps: FloatArray = self.spacing
         if len(steps) == 1:
@@ -157,7 +175,7 @@ class BSplineFamily(TransformFamily):
         return tuple(max(round(n / s), 1) for n, s in zip(voxels.shape, steps, strict=True))
 
     def control_grid(self, domain: Grid) -> Grid:
-        """The control lattice: whole cells from face to face of the domain, and one point more at each side."""
+        """Return the control lattice: whole cells from face to face of the domain, and one more point at each side."""
         cells = np.asarray(self.cells(domain))
         step = np.asarray(domain.shape) / cells
         place = np.eye(domain.ndim + 1)
@@ -206,7 +224,7 @@ class BSplineFamily(TransformFamily):
 
 
 def _tensor_product(table: Tensor, first: Tensor, weights: Tensor, shape: Sequence[int]) -> Tensor:
-    """Sum over the ``4**D`` control points round each point: rows of the table times the product of their weights."""
+    """Sum over the ``4**D`` control points around each point: rows of the table times the product of their weights."""
     taps = torch.arange(4, device=first.device)
     row, product = first[:, :1] + taps, weights[:, 0]
     for axis in range(1, len(shape)):

@@ -1,44 +1,63 @@
-"""Several transforms, one after the other, kept apart until an image is sampled once."""
+"""Composition: several transforms applied one after the other, so that an image is sampled only once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
-from napari_stnreg.transforms.base import Transform
+from napari_stnreg.transforms.base import InversionMethod, Transform
 from napari_stnreg.transforms.linear import AffineTransform
+from napari_stnreg.transforms.registry import transform_class
+
+_METHODS: tuple[InversionMethod, ...] = ("exact", "velocity", "iterative")
 
 
 class ChainTransform(Transform):
     """``x -> last(... second(first(x)))``: the parts are applied to a point of the fixed world in the order given.
 
-    Neighboring affine parts are multiplied into one and nested chains are flattened; nothing is ever resampled.
+    Neighboring affine parts are multiplied and nested chains are flattened; nothing is ever resampled.
+
+    Parameters
+    ----------
+    parts
+        At least one transform; all have the same number of axes and the same unit.
     """
 
     family = "chain"
 
     def __init__(self, parts: Sequence[Transform]) -> None:
-        if len({(part.ndim, part.unit) for part in parts}) > 1:  # asked before anything is multiplied
+        if len({(part.ndim, part.unit) for part in parts}) > 1:
             raise InputError("Transforms can be chained when they have the same dimensions and the same unit.")
-        flat: list[Transform] = []
-        self.parts = flat
+        self._parts: list[Transform] = []
         for part in parts:
-            for piece in part.parts if isinstance(part, ChainTransform) else [part]:
-                if flat and isinstance(piece, AffineTransform) and isinstance(flat[-1], AffineTransform):
-                    flat[-1] = piece.after(flat[-1])
+            for piece in part.parts:
+                last = self._parts[-1] if self._parts else None
+                if isinstance(piece, AffineTransform) and isinstance(last, AffineTransform):
+                    self._parts[-1] = piece.after(last)
                 else:
-                    flat.append(piece)
-        if not flat:
+                    self._parts.append(piece)
+        if not self._parts:
             raise InputError("A chain needs at least one transform.")
-        self.ndim, self.unit = flat[0].ndim, flat[0].unit
-        self.length = min((p.length for p in flat if not isinstance(p, AffineTransform)), default=flat[0].length)
+        first = self._parts[0]
+        self.ndim, self.unit = first.ndim, first.unit
+        self.length_scale = min((p.length_scale for p in self._parts if p.matrix is None), default=first.length_scale)
         self.coordinate_systems = (parts[0].coordinate_systems[0], parts[-1].coordinate_systems[1])
+        self.domain = parts[0].domain
+
+    @property
+    @override
+    def parts(self) -> Sequence[Transform]:
+        return self._parts
+
+    def __repr__(self) -> str:
+        return f"<ChainTransform: {self.ndim}D, {', then '.join(p.family for p in self.parts)}, unit {self.unit}>"
 
     @override
     def __call__(self, points: Tensor) -> Tensor:
@@ -48,34 +67,73 @@ class ChainTransform(Transform):
 
     @override
     def on_grid(self, grid: Grid, dtype: torch.dtype | None = None) -> Tensor:
-        """Map every voxel center of a grid; the first part may take its shortcut over the lattice."""
         points = self.parts[0].on_grid(grid, dtype or self.dtype)
         for part in self.parts[1:]:
             points = part(points)
         return points
 
-    @override
     @property
+    @override
     def dtype(self) -> torch.dtype:
-        """Precision of the deformable parts if there are any (a double affine among them stays exact), else of all."""
-        kinds = [part.dtype for part in self.parts]
-        fields = [kind for part, kind in zip(self.parts, kinds, strict=True) if not isinstance(part, AffineTransform)]
-        return fields[0] if fields else kinds[0]
+        # A double-precision affine part among deformations in single precision stays exact.
+        return next((part.dtype for part in self.parts if part.matrix is None), self.parts[0].dtype)
 
     @override
     def to(self, device: torch.device | str) -> Self:
-        # Part by part: what an inverse among them counts (see its warning) is then counted for the original too.
-        return type(self)([part.to(device) for part in self.parts]).with_coordinate_systems(*self.coordinate_systems)
+        # Part by part, so that inverses among them keep counting unsolved points for the original too.
+        return type(self)([part.to(device) for part in self.parts]).like(self)
 
     @override
     def inverse(self) -> ChainTransform:
-        return ChainTransform([part.inverse() for part in reversed(self.parts)]).with_coordinate_systems(
-            *reversed(self.coordinate_systems)
-        )
+        return self._reversed([part.inverse() for part in reversed(self.parts)])
 
     @override
-    def translated_frame(self, by: FloatArray) -> ChainTransform:
-        return ChainTransform([part.translated_frame(by) for part in self.parts])
+    def solved_inverse(self) -> ChainTransform:
+        return self._reversed([part.solved_inverse() for part in reversed(self.parts)])
+
+    def _reversed(self, parts: Sequence[Transform]) -> ChainTransform:
+        fixed, moving = self.coordinate_systems
+        return ChainTransform(parts).with_coordinate_systems(moving, fixed)
+
+    @property
+    @override
+    def inversion_method(self) -> InversionMethod:
+        return max((part.inversion_method for part in self.parts), key=_METHODS.index)
+
+    @property
+    @override
+    def warning(self) -> str | None:
+        return next((part.warning for part in self.parts if part.warning is not None), None)
+
+    @override
+    def as_matrix(self) -> FloatArray | None:
+        product = np.eye(self.ndim + 1)
+        for part in self.parts:
+            matrix = part.as_matrix()
+            if matrix is None:
+                return None
+            product = matrix @ product
+        return product
+
+    @override
+    def linear_part(self) -> Tensor:
+        product = super().linear_part()
+        for part in self.parts:
+            product = part.linear_part() @ product
+        return product
+
+    @override
+    def native_grid(self) -> Grid | None:
+        grids = [grid for part in self.parts if (grid := part.native_grid()) is not None]
+        return min(grids, key=lambda grid: float(np.prod(grid.spacing)), default=None)
+
+    @override
+    def _change_coordinates(self, matrix: FloatArray, unit: str) -> ChainTransform:
+        return ChainTransform([part._change_coordinates(matrix, unit) for part in self.parts])
+
+    @override
+    def _translated_frame(self, offset: FloatArray) -> ChainTransform:
+        return ChainTransform([part._translated_frame(offset) for part in self.parts])
 
     @override
     def tensors(self) -> dict[str, Tensor]:
@@ -85,19 +143,33 @@ class ChainTransform(Transform):
     def settings(self) -> dict[str, Any]:
         return {"parts": [{"family": part.family, **part.settings()} for part in self.parts]}
 
-    @override
     @classmethod
+    @override
     def from_state(cls, tensors: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        from napari_stnreg.transforms import transform_class  # the registry lists this class too
-
         parts = []
         for i, part in enumerate(settings["parts"]):
-            mine = {name.split(".", 1)[1]: t for name, t in tensors.items() if name.split(".", 1)[0] == str(i)}
-            parts.append(transform_class(part["family"]).from_state(mine, part))
+            own = {name.split(".", 1)[1]: t for name, t in tensors.items() if name.split(".", 1)[0] == str(i)}
+            parts.append(transform_class(part["family"]).from_state(own, part))
         return cls(parts)
 
 
 def chain(*parts: Transform) -> Transform:
-    """Apply the parts in the order given; a single (or merged) part comes back as itself."""
+    """Apply the parts in the order given; a single part, or parts that merge into one, are returned as that part."""
     joined = ChainTransform(parts)
-    return joined.parts[0].with_coordinate_systems(*joined.coordinate_systems) if len(joined.parts) == 1 else joined
+    return joined.parts[0].like(joined) if len(joined.parts) == 1 else joined
+
+
+def compose(*parts: Transform) -> Transform:
+    """Apply the parts in the order given and convert their units to that of the first.
+
+    ``compose(first, second)`` is ``second @ first``, ``x -> second(first(x))``: with ``first`` from A to B and
+    ``second`` from B to C it maps points of A to C, and a warp by it brings C's image onto A in a single sampling.
+
+    Raises
+    ------
+    InputError
+        If there is no part, or dimensions or units do not match.
+    """
+    if not parts:
+        raise InputError("A chain needs at least one transform.")
+    return chain(*(part.with_unit(parts[0].unit) for part in parts))

@@ -1,9 +1,8 @@
-"""Displacement fields, and stationary velocity fields whose flow is a diffeomorphism."""
+"""Dense transforms and their families: displacement fields, and flows of stationary velocity fields."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Self
 
@@ -14,68 +13,11 @@ from typing_extensions import override
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
-from napari_stnreg.ops.interpolation import sample, self_composed
-from napari_stnreg.transforms.base import Transform, affine_points, lattice_points
-
-
-def apply_matrix(matrix: FloatArray, field: Tensor) -> Tensor:
-    """Apply a ``(D, D)`` matrix to the vectors of a field ``(B, D, *shape)``."""
-    values = torch.tensor(matrix, dtype=field.dtype, device=field.device)
-    if np.array_equal(matrix, np.diag(np.diag(matrix))):
-        return field * values.diagonal().reshape(-1, *[1] * len(matrix))
-    return torch.einsum("ij,bj...->bi...", values, field)
-
-
-def parallel(to_index: FloatArray, shape: Sequence[int]) -> bool:
-    """Whether a lattice runs along another's axes, so that they can be taken one after the other."""
-    linear = to_index[:-1, :-1]
-    return bool(np.abs((linear - np.diag(np.diag(linear))) @ np.asarray(shape)).max(initial=0.0) < 1e-6)
-
-
-def field_on_lattice(field: Tensor, to_index: FloatArray, shape: Sequence[int]) -> Tensor:
-    """Read a field on another lattice, linear between its voxels and constant beyond its border.
-
-    Parameters
-    ----------
-    field
-        ``(B, D, *size)``.
-    to_index
-        Homogeneous matrix from the other lattice's voxel indices to the field's.
-    shape
-        Shape of the other lattice.
-
-    Returns
-    -------
-    Tensor
-        ``(B, D, *shape)``. Where the two lattices are parallel no point is made: one axis is read after the other, and
-        whole-voxel shifts only choose voxels.
-    """
-    if not parallel(to_index, shape):
-        matrix = torch.tensor(to_index, dtype=torch.promote_types(field.dtype, torch.float32), device=field.device)
-        points = lattice_points(matrix[None], shape).expand(field.shape[0], *shape, len(shape))
-        return sample(field, points, padding="border")
-    for axis, count in enumerate(shape):
-        where = to_index[axis, -1] + to_index[axis, axis] * np.arange(count)
-        field = _read_axis(field, axis + 2, where)
-    return field
-
-
-def _read_axis(field: Tensor, axis: int, where: FloatArray) -> Tensor:
-    size = field.shape[axis]
-    near = np.rint(where)
-    where = np.clip(np.where(np.abs(where - near) < 1e-6, near, where), 0, size - 1)
-    low = np.floor(where).astype(np.int64)
-    weight = where - low
-    if not weight.any():
-        if np.array_equal(low, np.arange(low[0], low[0] + len(low))):
-            return field.narrow(axis, int(low[0]), len(low))
-        return field.index_select(axis, torch.from_numpy(low).to(field.device))
-    high = torch.from_numpy(np.minimum(low + 1, size - 1)).to(field.device)
-    along = [1] * field.ndim
-    along[axis] = -1
-    share = torch.tensor(weight, dtype=field.dtype, device=field.device).reshape(along)
-    before = field.index_select(axis, torch.from_numpy(low).to(field.device))
-    return torch.lerp(before, field.index_select(axis, high), share)
+from napari_stnreg.ops.interpolation import resize, sample, self_composed
+from napari_stnreg.ops.lattice import affine_points, apply_matrix, field_on_lattice, lattice_points
+from napari_stnreg.transforms.base import InversionMethod, Transform
+from napari_stnreg.transforms.family import TransformFamily
+from napari_stnreg.transforms.inverse import InverseTransform
 
 
 class DisplacementTransform(Transform):
@@ -86,11 +28,7 @@ class DisplacementTransform(Transform):
     field
         ``(B, D, *grid.shape)``, world units, (z, y, x) order.
     grid
-        Where the field's voxels lie in the fixed world; its unit is the transform's.
-
-    Notes
-    -----
-    The inverse is found point by point (:mod:`napari_stnreg.transforms.inverse`).
+        Voxels of the field in the fixed world; its unit is that of the transform.
     """
 
     family = "displacement"
@@ -100,7 +38,7 @@ class DisplacementTransform(Transform):
         if tuple(field.shape[1:]) != (grid.ndim, *grid.shape):
             raise InputError(f"A field of shape {tuple(field.shape)} does not fit a grid of shape {grid.shape}.")
         self.field, self.grid = field, grid
-        self.ndim, self.unit, self.length = grid.ndim, grid.unit, float(grid.spacing.min())
+        self.ndim, self.unit, self.length_scale = grid.ndim, grid.unit, float(grid.spacing.min())
 
     @override
     def __call__(self, points: Tensor) -> Tensor:
@@ -111,25 +49,36 @@ class DisplacementTransform(Transform):
 
     @override
     def on_grid(self, grid: Grid, dtype: torch.dtype | None = None) -> Tensor:
-        """Map every voxel center of a grid; on the field's own grid, or a part of it, nothing is interpolated."""
+        # On the grid of the field, or a part of it, nothing is interpolated.
         grid = self.check_grid(grid)
         matrix = torch.tensor(grid.matrix, dtype=dtype or self.field.dtype, device=self.field.device)
         moved = self.field_at(grid)
         return lattice_points(matrix[None], grid.shape) + moved.movedim(1, -1).to(matrix.dtype)
 
     def field_at(self, grid: Grid) -> Tensor:
-        """The displacement on another grid in the same unit, ``(B, D, *grid.shape)``."""
+        """Return the displacement on another grid in the same unit, ``(B, D, *grid.shape)``."""
         return field_on_lattice(self.field, np.linalg.inv(self.grid.matrix) @ grid.matrix, grid.shape)
 
     @override
     def inverse(self) -> Transform:
-        from napari_stnreg.transforms.inverse import InverseTransform
-
         return InverseTransform(self)
 
     @override
-    def translated_frame(self, by: FloatArray) -> DisplacementTransform:
-        return DisplacementTransform(self.field, self.grid.translated(by))
+    def native_grid(self) -> Grid:
+        return self.grid
+
+    @override
+    def displacement_field(self) -> DisplacementTransform:
+        return self
+
+    @override
+    def parameter_field(self) -> tuple[Tensor, Grid]:
+        return self.field, self.grid
+
+    @override
+    def _change_coordinates(self, matrix: FloatArray, unit: str) -> DisplacementTransform:
+        grid = Grid(self.grid.shape, matrix @ self.grid.matrix, unit)
+        return DisplacementTransform(apply_matrix(matrix[:-1, :-1], self.field), grid)
 
     @override
     def tensors(self) -> dict[str, Tensor]:
@@ -146,14 +95,14 @@ class DisplacementTransform(Transform):
 
 
 def exponential(velocity: Tensor, steps: int | None = None) -> Tensor:
-    """Flow along a stationary velocity for unit time, by scaling and squaring.
+    """Integrate a stationary velocity field over unit time by scaling and squaring.
 
     Parameters
     ----------
     velocity
         ``(B, D, *shape)`` in voxels of its own grid.
     steps
-        Number of squarings; ``None`` takes as many as bring the first step below half a voxel.
+        Number of squarings; ``None`` chooses it so that the first step is below half a voxel.
 
     Returns
     -------
@@ -171,44 +120,66 @@ def exponential(velocity: Tensor, steps: int | None = None) -> Tensor:
 
 
 class VelocityTransform(Transform):
-    """The flow of a stationary velocity field: smooth, one to one, and inverted by running it backwards.
+    """The flow of a stationary velocity field: a diffeomorphism, inverted by integrating the negative field.
 
     Parameters
     ----------
     velocity
         ``(B, D, *grid.shape)``, world units for unit time, (z, y, x) order.
     grid
-        Where its voxels lie in the fixed world.
+        Voxels of the velocity in the fixed world; its unit is that of the transform.
     """
 
     family = "diffeomorphic"
 
     def __init__(self, velocity: Tensor, grid: Grid) -> None:
         self.velocity = DisplacementTransform(velocity, grid).field  # the same shapes are allowed
-        self.grid, self.ndim, self.unit, self.length = grid, grid.ndim, grid.unit, float(grid.spacing.min())
+        self.grid, self.ndim, self.unit, self.length_scale = grid, grid.ndim, grid.unit, float(grid.spacing.min())
 
     @cached_property
-    def as_displacement(self) -> DisplacementTransform:
-        """The same map as a displacement field on the velocity's grid."""
+    def _flow(self) -> DisplacementTransform:
         voxels = exponential(apply_matrix(np.asarray(np.linalg.inv(self.grid.linear)), self.velocity))
         return DisplacementTransform(apply_matrix(self.grid.linear, voxels), self.grid)
 
     @override
     def __call__(self, points: Tensor) -> Tensor:
-        return self.as_displacement(points)
+        return self._flow(points)
 
     @override
     def on_grid(self, grid: Grid, dtype: torch.dtype | None = None) -> Tensor:
-        """Map every voxel center of a grid (see :meth:`DisplacementTransform.on_grid`)."""
-        return self.as_displacement.on_grid(grid, dtype)
+        return self._flow.on_grid(grid, dtype)
+
+    @override
+    def native_grid(self) -> Grid:
+        return self.grid
+
+    @override
+    def displacement_field(self) -> DisplacementTransform:
+        return self._flow
+
+    @override
+    def parameter_field(self) -> tuple[Tensor, Grid]:
+        return self.velocity, self.grid
+
+    @property
+    @override
+    def inversion_method(self) -> InversionMethod:
+        return "velocity"
+
+    @override
+    def solved_inverse(self) -> Transform:
+        # The flow run backward undoes a smooth velocity, but its sampled field only as well as that is smooth: a
+        # velocity that changes much from voxel to voxel can miss by a voxel.
+        return InverseTransform(self)
 
     @override
     def inverse(self) -> VelocityTransform:
         return VelocityTransform(-self.velocity, self.grid).with_coordinate_systems(*reversed(self.coordinate_systems))
 
     @override
-    def translated_frame(self, by: FloatArray) -> VelocityTransform:
-        return VelocityTransform(self.velocity, self.grid.translated(by))
+    def _change_coordinates(self, matrix: FloatArray, unit: str) -> VelocityTransform:
+        grid = Grid(self.grid.shape, matrix @ self.grid.matrix, unit)
+        return VelocityTransform(apply_matrix(matrix[:-1, :-1], self.velocity), grid)
 
     @override
     def tensors(self) -> dict[str, Tensor]:
@@ -222,3 +193,50 @@ class VelocityTransform(Transform):
     @classmethod
     def from_state(cls, tensors: dict[str, Tensor], settings: dict[str, Any]) -> Self:
         return cls(tensors["velocity"], Grid.from_dict(settings["grid"]))
+
+
+class DenseFamily(TransformFamily):
+    """One vector for every voxel, ``(D, *shape)``, in voxels along the domain's own axes."""
+
+    fit_method = "dense"
+
+    @override
+    def parameter_shape(self, domain: Grid) -> tuple[int, ...]:
+        return (domain.ndim, *domain.shape)
+
+    @override
+    def resample(self, theta: Tensor, old: Grid, new: Grid) -> Tensor:
+        return resample_field(theta, old, new)
+
+
+class DisplacementFamily(DenseFamily):
+    """``T(x) = x + u(x)``; parameters are the displacements ``u``."""
+
+    name = "displacement"
+
+    @override
+    def __call__(self, theta: Tensor, domain: Grid) -> DisplacementTransform:
+        return DisplacementTransform(apply_matrix(domain.linear, theta), domain)
+
+
+class DiffeomorphicFamily(DenseFamily):
+    """Flows of stationary velocity fields; parameters are the velocities."""
+
+    name = "diffeomorphic"
+
+    @override
+    def __call__(self, theta: Tensor, domain: Grid) -> VelocityTransform:
+        return VelocityTransform(apply_matrix(domain.linear, theta), domain)
+
+
+def resample_field(theta: Tensor, old: Grid, new: Grid) -> Tensor:
+    """Convert a field in voxels of one grid to a field in voxels of another, ``(B, D, *new.shape)``."""
+    new = new.with_unit(old.unit)
+    if new.same_lattice(old):
+        return theta.clone()
+    if new.same_lattice(old.resized(new.shape)):
+        field = resize(theta, new.shape)
+    else:
+        field = DisplacementTransform(theta, old).field_at(new)
+    change: FloatArray = np.linalg.inv(new.linear) @ old.linear
+    return apply_matrix(change, field)

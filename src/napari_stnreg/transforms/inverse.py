@@ -1,4 +1,4 @@
-"""The inverse of any transform, solved point by point."""
+"""Inverse transforms: the point-wise solver, and inversion with its round-trip error."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from torch import Tensor
 from typing_extensions import override
 
 from napari_stnreg.core.grid import FloatArray, Grid
-from napari_stnreg.transforms.base import Transform
-from napari_stnreg.transforms.chain import ChainTransform
-from napari_stnreg.transforms.linear import AffineTransform
+from napari_stnreg.ops.lattice import affine_points
+from napari_stnreg.transforms.base import SLAB_POINTS, InversionMethod, Transform
+from napari_stnreg.transforms.registry import transform_class
 
-_CHUNK = 2**17
-_CHEAP_STEPS = 12
+MAX_ROUND_TRIP_VOXELS = 0.1
+"""Round-trip errors above this many voxels are reported."""
+_ROUND_TRIP_POINTS = 200_000
+_CHUNK_POINTS = 2**17
+_FIXED_POINT_STEPS = 12
 _NEWTON_STEPS = 25
 
 
@@ -28,37 +31,37 @@ class InverseTransform(Transform):
     forward
         The transform to invert.
     tolerance
-        How far ``forward(y)`` may be from ``x``, as a share of the transform's :attr:`~Transform.length` (the voxel
-        size of a field).
+        Largest distance of ``forward(y)`` from ``x``, as a fraction of :attr:`~Transform.length_scale` (the voxel size
+        of a field).
 
     Notes
     -----
-    A few fixed-point steps, preconditioned with the transform's affine parts, settle most points; the rest are solved
-    by Newton's method with halved steps where it overshoots. Results carry no graph. Where the forward transform folds
-    there is no inverse: the best point found is returned, and :attr:`warning` has a sentence about it.
+    Fixed-point steps, preconditioned with the affine part of the transform, solve most points; the others are solved
+    by damped Newton steps. Results carry no graph. Where the forward transform folds there is no inverse: the best
+    point found is returned, and :attr:`warning` reports it.
     """
 
     family = "inverse"
 
     def __init__(self, forward: Transform, tolerance: float = 1e-4) -> None:
         self.forward, self.tolerance = forward, tolerance
-        self.ndim, self.unit, self.length = forward.ndim, forward.unit, forward.length
+        self.ndim, self.unit, self.length_scale = forward.ndim, forward.unit, forward.length_scale
         self.coordinate_systems = (forward.coordinate_systems[1], forward.coordinate_systems[0])
-        self._tally = _Tally()
+        self._count = _PointCount()
 
     @property
     def unsolved(self) -> int:
-        """Number of points of all calls so far that no solution was found for, copies on other devices included."""
-        return self._tally.unsolved
+        """Number of points without a solution in all calls so far, copies on other devices included."""
+        return self._count.unsolved
 
     @property
+    @override
     def warning(self) -> str | None:
-        """What a person should know about the calls so far; ``None`` if every point was solved."""
         if not self.unsolved:
-            return None
-        share = 100 * self.unsolved / max(self._tally.asked, 1)
+            return self.forward.warning
+        percent = 100 * self.unsolved / max(self._count.total, 1)
         return (
-            f"The transform has no exact inverse at {share:.2g} % of the points, probably because it folds there; "
+            f"The transform has no exact inverse at {percent:.2g} % of the points, probably because it folds there; "
             "a stiffer or a diffeomorphic transform has one."
         )
 
@@ -67,87 +70,85 @@ class InverseTransform(Transform):
     def __call__(self, points: Tensor) -> Tensor:
         wide = torch.float32 if points.device.type == "mps" else torch.float64
         flat = points.detach().reshape(points.shape[0], -1, self.ndim).to(wide)
-        pieces = [self._solve(part) for part in torch.split(flat, _CHUNK, dim=1)]
+        pieces = [self._solve(part) for part in torch.split(flat, _CHUNK_POINTS, dim=1)]
         solved = torch.cat(pieces, dim=1) if pieces else flat
         return solved.reshape(solved.shape[0], *points.shape[1:]).to(points.dtype)
 
     def _solve(self, goal: Tensor) -> Tensor:
-        slope = _mean_linear(self.forward)
-        guess = slope.inverse()(goal)
+        linear = self.forward.linear_part()
+        guess = affine_points(goal, torch.linalg.inv(linear).to(goal.dtype))
         miss = self.forward(guess) - goal
         batch = miss.shape[0]
         goal, guess = goal.expand(miss.shape), guess.expand(miss.shape)
-        if batch > 1:  # pair by pair: each has points of its own that are still open
+        if batch > 1:  # each pair has its own unsolved points
             return torch.cat(
-                [self._settle(_Pair(self.forward, b), goal[b], guess[b], miss[b], slope)[None] for b in range(batch)]
+                [self._settle(_Pair(self.forward, b), goal[b], guess[b], miss[b], linear)[None] for b in range(batch)]
             )
-        return self._settle(_Pair(self.forward, None), goal[0], guess[0], miss[0], slope)[None]
+        return self._settle(_Pair(self.forward, 0), goal[0], guess[0], miss[0], linear)[None]
 
-    def _settle(self, pair: _Pair, goal: Tensor, guess: Tensor, miss: Tensor, slope: AffineTransform) -> Tensor:
-        """Lower the misses of points ``(P, D)`` until they are within the tolerance."""
-        enough = self.tolerance * self.length
-        back = torch.linalg.inv(slope.matrix[pair.index(len(slope.matrix)), :-1, :-1].to(goal))
+    def _settle(self, pair: _Pair, goal: Tensor, guess: Tensor, miss: Tensor, linear: Tensor) -> Tensor:
+        """Reduce the residuals of points ``(P, D)`` until they are within the tolerance."""
+        enough = self.tolerance * self.length_scale
+        back = torch.linalg.inv(linear[pair.number % len(linear), :-1, :-1].to(goal))
         guess, size = guess.clone(), miss.norm(dim=-1)
         miss = miss.clone()
         damping = torch.ones_like(size)
-        for step in range(_CHEAP_STEPS + _NEWTON_STEPS):
-            open_points = (size > enough).nonzero()[:, 0]
-            if not len(open_points):
+        for step in range(_FIXED_POINT_STEPS + _NEWTON_STEPS):
+            unsolved = (size > enough).nonzero()[:, 0]
+            if not len(unsolved):
                 break
-            here, off = guess[open_points], miss[open_points]
-            if step < _CHEAP_STEPS:
+            here, off = guess[unsolved], miss[unsolved]
+            if step < _FIXED_POINT_STEPS:
                 move = off @ back.T
             else:
-                move = self._newton(pair, here, off + goal[open_points], off)
-            trial = here - damping[open_points, None] * move
-            trial_miss = pair(trial) - goal[open_points]
+                move = self._newton(pair, here, off + goal[unsolved], off)
+            trial = here - damping[unsolved, None] * move
+            trial_miss = pair(trial) - goal[unsolved]
             trial_size = trial_miss.norm(dim=-1)
-            better = trial_size < size[open_points]
+            better = trial_size < size[unsolved]
             better &= torch.isfinite(trial_size)
-            chosen = open_points[better]
+            chosen = unsolved[better]
             guess[chosen], miss[chosen], size[chosen] = trial[better], trial_miss[better], trial_size[better]
-            damping[open_points] = torch.where(
-                better, (2 * damping[open_points]).clamp_max(1), damping[open_points] / 2
+            damping[unsolved] = torch.where(
+                better, (2 * damping[unsolved]).clamp_max(1), damping[unsolved] / 2
             )
-            if step == _CHEAP_STEPS - 1:
+            if step == _FIXED_POINT_STEPS - 1:
                 damping.fill_(1.0)
-        self._tally.asked += len(size)
-        self._tally.unsolved += int((size > enough).sum())
+        self._count.total += len(size)
+        self._count.unsolved += int((size > enough).sum())
         return guess
 
     def _newton(self, pair: _Pair, here: Tensor, value: Tensor, off: Tensor) -> Tensor:
-        step = 1e-3 * self.length
+        step = 1e-3 * self.length_scale
         columns = []
         for axis in range(self.ndim):
             ahead = here.clone()
             ahead[:, axis] += step
             columns.append((pair(ahead) - value) / step)
         jacobian = torch.stack(columns, dim=-1)
-        # Never divided by nearly nothing: on a fold the step is long, and halved until it helps.
+        # Regularized where it is nearly singular: on a fold the step is long, and halved until it helps.
         flat = torch.linalg.det(jacobian).abs() < 1e-6
         jacobian[flat] += 1e-2 * torch.eye(self.ndim, dtype=here.dtype, device=here.device)
         move: Tensor = torch.linalg.solve_ex(jacobian, off[..., None])[0][..., 0]
         return move
 
     def residual(self, grid: Grid) -> tuple[float, float]:
-        """Mean and largest distance between ``x`` and ``forward(inverse(x))`` over a grid, in world units."""
+        """Return the mean and the largest distance between ``x`` and ``forward(inverse(x))`` over a grid, in world units."""
         total, largest, count = 0.0, 0.0, 0
-        in_unit = self.check_grid(grid)
-        for part, mapped in self.slab_points(grid):
-            start = (part.start, *[0] * (grid.ndim - 1))
-            here = in_unit.cropped(start, (part.stop, *in_unit.shape[1:])).points()
+        slabs = self.check_grid(grid).slabs(SLAB_POINTS)
+        for (_, mapped), (_, part) in zip(self.slab_points(grid), slabs, strict=True):
             with torch.no_grad():
                 again = self.forward(mapped[None])[0].cpu().numpy()
-            distance = np.linalg.norm(again - here, axis=-1)
+            distance = np.linalg.norm(again - part.points(), axis=-1)
             total, count = total + float(distance.sum()), count + distance.size
             largest = max(largest, float(distance.max()))
         return total / max(count, 1), largest
 
     @override
     def to(self, device: torch.device | str) -> Self:
-        """A copy on another device; what it cannot solve is counted here too, so that the warning is not lost."""
-        moved = type(self)(self.forward.to(device), self.tolerance).with_coordinate_systems(*self.coordinate_systems)
-        moved._tally = self._tally
+        # The copy counts its unsolved points here too, so that the warning is not lost.
+        moved = type(self)(self.forward.to(device), self.tolerance).like(self)
+        moved._count = self._count
         return moved
 
     @override
@@ -155,8 +156,30 @@ class InverseTransform(Transform):
         return self.forward.with_coordinate_systems(*reversed(self.coordinate_systems))
 
     @override
-    def translated_frame(self, by: FloatArray) -> InverseTransform:
-        return InverseTransform(self.forward.translated_frame(by), self.tolerance)
+    def as_matrix(self) -> FloatArray | None:
+        forward = self.forward.as_matrix()
+        return None if forward is None else np.asarray(np.linalg.inv(forward))
+
+    @override
+    def linear_part(self) -> Tensor:
+        return torch.linalg.inv(self.forward.linear_part())
+
+    @override
+    def native_grid(self) -> Grid | None:
+        return self.forward.native_grid()
+
+    @property
+    @override
+    def inversion_method(self) -> InversionMethod:
+        return "exact"
+
+    @override
+    def _change_coordinates(self, matrix: FloatArray, unit: str) -> InverseTransform:
+        return InverseTransform(self.forward._change_coordinates(matrix, unit), self.tolerance)
+
+    @override
+    def _translated_frame(self, offset: FloatArray) -> InverseTransform:
+        return InverseTransform(self.forward._translated_frame(offset), self.tolerance)
 
     @override
     def tensors(self) -> dict[str, Tensor]:
@@ -169,49 +192,107 @@ class InverseTransform(Transform):
     @classmethod
     @override
     def from_state(cls, tensors: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        from napari_stnreg.transforms import transform_class  # the registry lists this class too
-
         inner = {name.removeprefix("forward."): tensor for name, tensor in tensors.items()}
         forward = transform_class(settings["forward"]["family"]).from_state(inner, settings["forward"])
         return cls(forward, float(settings["tolerance"]))
 
 
 @dataclass
-class _Tally:
-    """How many points were asked for and how many of them had no solution, shared by a transform and its copies."""
+class _PointCount:
+    """Numbers of points of all calls and of those without a solution, shared by a transform and its copies."""
 
-    asked: int = 0
+    total: int = 0
     unsolved: int = 0
 
 
 class _Pair:
-    """One pair's transform out of a batch, on points ``(P, D)``."""
+    """The transform of one pair of a batch, on points ``(P, D)``."""
 
-    def __init__(self, forward: Transform, which: int | None) -> None:
-        self.forward, self.which = forward, which
+    def __init__(self, forward: Transform, number: int) -> None:
+        self.forward, self.number = forward, number
 
     def __call__(self, points: Tensor) -> Tensor:
-        return self.forward(points[None])[self.which or 0]
-
-    def index(self, size: int) -> int:
-        return (self.which or 0) % size
+        return self.forward(points[None])[self.number]
 
 
-def solver_warning(transform: Transform) -> str | None:
-    """The warning of the first iterative inverse within a transform that has one, after it was used."""
-    if isinstance(transform, InverseTransform):
-        return transform.warning or solver_warning(transform.forward)
-    if isinstance(transform, ChainTransform):
-        return next((text for part in transform.parts if (text := solver_warning(part)) is not None), None)
-    return None
+@dataclass(frozen=True)
+class Inversion:
+    """An inverse and its round-trip error.
+
+    Parameters
+    ----------
+    transform
+        Moving world to fixed world.
+    method
+        ``"exact"`` for linear maps, ``"velocity"`` for the flow of the negative velocity (exact up to interpolation),
+        ``"iterative"`` where every point is solved for.
+    mean_error, max_error
+        Distance between a voxel center ``y`` of the grid and ``forward(inverse(y))``, in world units.
+    max_voxels
+        The largest error over the smallest voxel size.
+    unsolved_fraction
+        Fraction of the voxels with a round-trip error above :data:`MAX_ROUND_TRIP_VOXELS`.
+    warning
+        Message for the user if the inverse fails somewhere.
+    """
+
+    transform: Transform
+    method: InversionMethod
+    mean_error: float
+    max_error: float
+    max_voxels: float
+    unsolved_fraction: float
+    warning: str | None
+
+    @property
+    def summary(self) -> str:
+        """One line about the method and the error, for the user."""
+        if self.method == "exact":
+            return "Inverted exactly."
+        how = "by running the flow backward" if self.method == "velocity" else "point by point"
+        return f"Inverted {how}; the round-trip error is at most {self.max_voxels:.2g} voxels."
 
 
-def _mean_linear(forward: Transform) -> AffineTransform:
-    """The product of the affine parts: deformations are small beside them."""
-    slope = AffineTransform(torch.eye(forward.ndim + 1, dtype=torch.float64, device=forward.device), forward.unit)
-    for part in forward.parts if isinstance(forward, ChainTransform) else [forward]:
-        if isinstance(part, AffineTransform):
-            slope = part.after(slope)
-        elif isinstance(part, InverseTransform):
-            slope = _mean_linear(part.forward).inverse().after(slope)
-    return slope
+def invert(transform: Transform, grid: Grid) -> Inversion:
+    """Invert a transform and report the round-trip error.
+
+    The flow of a velocity is run backward if the error stays below a tenth of a voxel, else points are solved for.
+
+    Parameters
+    ----------
+    transform
+        Any family: fixed world to moving world.
+    grid
+        Where to measure, in the *moving* world, from which the inverse starts: usually the grid of the moving image.
+
+    Returns
+    -------
+    Inversion
+        The inverse transform and its round-trip errors over at most about 200,000 of the grid's voxels.
+    """
+    back = transform.inverse()
+    found = _round_trip(transform, back, grid, transform.inversion_method)
+    if found.method == "velocity" and found.max_voxels > MAX_ROUND_TRIP_VOXELS:
+        solved = _round_trip(transform, transform.solved_inverse(), grid, "iterative")
+        found = min(found, solved, key=lambda one: one.mean_error)
+    return found
+
+
+def _round_trip(transform: Transform, back: Transform, grid: Grid, method: InversionMethod) -> Inversion:
+    in_unit = transform.check_grid(grid)
+    thin = max(int(np.ceil((grid.size / _ROUND_TRIP_POINTS) ** (1 / grid.ndim))), 1)
+    axes = [np.arange((n - 1) % thin // 2, n, thin) for n in grid.shape]
+    index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, grid.ndim)
+    points = in_unit.to_world(index)
+    again = transform.map_points(back.map_points(points))
+    errors = np.linalg.norm(again - points, axis=1)
+    voxel = float(in_unit.spacing.min())
+    largest = float(errors.max(initial=0.0))
+    unsolved = float((errors > MAX_ROUND_TRIP_VOXELS * voxel).mean())
+    warning = None
+    if method != "exact" and unsolved:
+        warning = back.warning or (
+            f"The round-trip error of the inverse exceeds {MAX_ROUND_TRIP_VOXELS} voxels at {100 * unsolved:.2g} % of "
+            "the points; do not rely on the inverse there."
+        )
+    return Inversion(back, method, float(errors.mean()), largest, largest / voxel, unsolved, warning)

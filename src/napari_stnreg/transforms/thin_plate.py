@@ -1,4 +1,4 @@
-"""Thin-plate splines: the smoothest bending that takes some points where they belong.
+"""Thin-plate splines: the transform with the least bending through control points, and its family.
 
 References
 ----------
@@ -21,24 +21,31 @@ from typing_extensions import override
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
-from napari_stnreg.transforms.base import Transform, lattice_points
-from napari_stnreg.transforms.dense import apply_matrix
-from napari_stnreg.transforms.families.base import TransformFamily
+from napari_stnreg.ops.lattice import apply_matrix, lattice_points
+from napari_stnreg.transforms.base import Transform
+from napari_stnreg.transforms.family import TransformFamily
+from napari_stnreg.transforms.inverse import InverseTransform
+
+MAX_FIT_WORK = 3e7
+"""Voxels times control points up to which a pyramid level is fitted: each voxel depends on every control point, and a
+few control points need no finer image."""
+MAX_CONTROL_POINTS = {2: 9, 3: 6}
+"""Control points along the longest side that a registration chooses by itself, by dimension."""
 
 _CHUNK_ENTRIES = 2**18
-_KEPT_ENTRIES = 2**26  # 256 MiB in single precision: a level of 64 voxels cubed with 5 points an axis
+_CACHED_ENTRIES = 2**26  # 256 MiB in single precision: a level of 64 voxels cubed with 5 points an axis
 
 
 class ThinPlateBasis:
-    """What depends on the control points alone: how displacements there spread to everywhere.
+    """The part of a thin-plate spline that depends on the control points alone: kernels and the factorized system.
 
     Parameters
     ----------
     control_points
         ``(N, D)`` in the fixed world.
     stiffness
-        0 passes through the targets; more gives way for less bending (lengths are counted in root-mean-square radii of
-        the control points).
+        0 interpolates the targets; larger values trade accuracy for less bending (lengths are relative to the
+        root-mean-square radius of the control points).
 
     Raises
     ------
@@ -50,7 +57,7 @@ class ThinPlateBasis:
         points = np.asarray(control_points, dtype=np.float64)
         count, ndim = points.shape
         if not np.isfinite(points).all():
-            raise InputError("The control points hold values that are not finite numbers.")
+            raise InputError("The control points contain NaN or infinite values.")
         if count < ndim + 1:
             raise InputError(f"A thin-plate spline in {ndim}D needs at least {ndim + 1} points; there are {count}.")
         self.points, self.stiffness, self.ndim = points, float(stiffness), ndim
@@ -69,42 +76,42 @@ class ThinPlateBasis:
         system[count:, :count] = system[:count, count:].T
         # (N + D + 1, N): displacements of the control points to the weights of kernels, slopes and shift.
         self._solve = torch.from_numpy(np.linalg.inv(system)[:, :count].copy())
-        self._kept: tuple[tuple[Grid, torch.dtype, torch.device], Tensor] | None = None
+        self._cached: tuple[tuple[Grid, torch.dtype, torch.device], Tensor] | None = None
 
     def weights(self, displacements: Tensor) -> Tensor:
-        """Weights ``(B, N + D + 1, D)`` for displacements ``(B, N, D)`` of the control points."""
+        """Return weights ``(B, N + D + 1, D)`` for displacements ``(B, N, D)`` of the control points."""
         wide = displacements.dtype if displacements.device.type == "mps" else torch.float64
         solve = self._solve.to(displacements.device, wide)
         return (solve @ displacements.to(wide)).to(displacements.dtype)
 
-    def spread(self, points: Tensor, weights: Tensor) -> Tensor:
-        """Displacements ``(B, P, D)`` at points ``(B or 1, P, D)``; large sets are taken piece by piece."""
+    def displacements(self, points: Tensor, weights: Tensor) -> Tensor:
+        """Return displacements ``(B, P, D)`` at points ``(B or 1, P, D)``; large sets are processed in chunks."""
         rows = max(_CHUNK_ENTRIES // len(self.points), 1)
         pieces = [
-            # Recomputed in the backward pass: kept, the kernels would be the largest thing in memory by far.
-            checkpoint(self._spread_piece, part, weights, use_reentrant=False)
+            # Recomputed in the backward pass: stored, the kernels would dominate the memory.
+            checkpoint(self._displacements_chunk, part, weights, use_reentrant=False)
             if torch.is_grad_enabled() and points.shape[1] > rows
-            else self._spread_piece(part, weights)
+            else self._displacements_chunk(part, weights)
             for part in torch.split(points, rows, dim=1)
         ]
         return torch.cat(pieces, dim=1)
 
-    def spread_on_grid(self, grid: Grid, weights: Tensor) -> Tensor:
-        """Displacements ``(B, *grid.shape, D)``; in a fit the kernels of a small grid are kept for the next step."""
+    def displacements_on_grid(self, grid: Grid, weights: Tensor) -> Tensor:
+        """Return displacements ``(B, *grid.shape, D)``; in a fit the kernels of a small grid are cached."""
         key = (grid, weights.dtype, weights.device)
         matrix = torch.tensor(grid.matrix, dtype=weights.dtype, device=weights.device)[None]
-        if not torch.is_grad_enabled() or grid.size * len(self.points) > _KEPT_ENTRIES:
+        if not torch.is_grad_enabled() or grid.size * len(self.points) > _CACHED_ENTRIES:
             points = lattice_points(matrix, grid.shape).reshape(1, -1, self.ndim)
-            flat = self.spread(points, weights)
+            flat = self.displacements(points, weights)
         else:
-            if self._kept is None or self._kept[0] != key:
+            if self._cached is None or self._cached[0] != key:
                 with torch.no_grad():
                     points = lattice_points(matrix, grid.shape).reshape(1, -1, self.ndim)
-                    self._kept = (key, self._features(points)[0])
-            flat = self._kept[1] @ weights
+                    self._cached = (key, self._features(points)[0])
+            flat = self._cached[1] @ weights
         return flat.reshape(-1, *grid.shape, self.ndim)
 
-    def _spread_piece(self, points: Tensor, weights: Tensor) -> Tensor:
+    def _displacements_chunk(self, points: Tensor, weights: Tensor) -> Tensor:
         return self._features(points) @ weights
 
     def _features(self, points: Tensor) -> Tensor:
@@ -115,7 +122,7 @@ class ThinPlateBasis:
         return torch.cat([kernels, scaled, torch.ones_like(scaled[..., :1])], dim=-1)
 
     def _kernel(self, a: Tensor, b: Tensor) -> Tensor:
-        """The fundamental solution: ``r**2 log r`` in 2D, ``-r`` in 3D (this sign lets a stiffness be added)."""
+        """Return the fundamental solution: ``r**2 log r`` in 2D, ``-r`` in 3D (with this sign the stiffness adds)."""
         if self.ndim == 3:
             return -torch.cdist(a, b.expand(*a.shape[:-2], *b.shape), compute_mode="donot_use_mm_for_euclid_dist")
         square = sum(((a[..., i, None] - b[:, i]) ** 2 for i in range(self.ndim)), torch.zeros((), dtype=a.dtype))
@@ -124,7 +131,7 @@ class ThinPlateBasis:
 
 
 class ThinPlateTransform(Transform):
-    """The thin-plate spline that takes control points of the fixed world to targets in the moving world.
+    """The thin-plate spline that maps control points of the fixed world to targets in the moving world.
 
     Parameters
     ----------
@@ -133,16 +140,16 @@ class ThinPlateTransform(Transform):
     targets
         ``(B, N, D)`` or ``(N, D)`` in the moving world.
     stiffness
-        0 passes through every target; more bends less.
+        0 interpolates every target; larger values bend less.
     unit
         Unit of both worlds.
     basis
-        A basis made from the same control points and stiffness, to save making it again.
+        Basis of the same control points and stiffness, to reuse it.
 
     Raises
     ------
     InputError
-        If the counts differ or the points do not fix a spline (see :class:`ThinPlateBasis`).
+        If the counts differ or the points do not determine a spline (see :class:`ThinPlateBasis`).
     """
 
     family = "tps"
@@ -163,7 +170,7 @@ class ThinPlateTransform(Transform):
             raise InputError(f"Control points of shape {points.shape} and targets {tuple(targets.shape)} do not pair.")
         self.basis = basis or ThinPlateBasis(points, stiffness)
         self.targets, self.unit, self.ndim = targets, unit, points.shape[1]
-        self.length = self.basis.scale / len(points) ** (1 / self.ndim)
+        self.length_scale = self.basis.scale / len(points) ** (1 / self.ndim)
 
     def _weights(self, dtype: torch.dtype) -> Tensor:
         wide = self.targets.dtype if self.targets.device.type == "mps" else torch.float64
@@ -173,7 +180,7 @@ class ThinPlateTransform(Transform):
     @override
     def __call__(self, points: Tensor) -> Tensor:
         flat = points.reshape(points.shape[0], -1, self.ndim)
-        moved = self.basis.spread(flat, self._weights(points.dtype))
+        moved = self.basis.displacements(flat, self._weights(points.dtype))
         return points + moved.reshape(moved.shape[0], *points.shape[1:])
 
     @override
@@ -181,19 +188,23 @@ class ThinPlateTransform(Transform):
         grid = self.check_grid(grid)
         weights = self._weights(dtype or self.targets.dtype)
         matrix = torch.tensor(grid.matrix, dtype=weights.dtype, device=weights.device)[None]
-        return lattice_points(matrix, grid.shape) + self.basis.spread_on_grid(grid, weights)
+        return lattice_points(matrix, grid.shape) + self.basis.displacements_on_grid(grid, weights)
 
     @override
     def inverse(self) -> Transform:
-        from napari_stnreg.transforms.inverse import InverseTransform  # it knows every transform
-
         return InverseTransform(self)
 
     @override
-    def translated_frame(self, by: FloatArray) -> ThinPlateTransform:
-        shift = torch.as_tensor(np.array(by), dtype=torch.float64, device=self.targets.device)
-        points = self.basis.points + np.asarray(by)
-        return ThinPlateTransform(points, self.targets.double() + shift, self.basis.stiffness, self.unit)
+    def native_grid(self) -> Grid:
+        points = self.basis.points
+        return Grid.covering(points, np.maximum(np.ptp(points, axis=0), 1e-9) / 64, unit=self.unit)
+
+    @override
+    def _change_coordinates(self, matrix: FloatArray, unit: str) -> ThinPlateTransform:
+        outward = torch.from_numpy(matrix).to(self.device)
+        targets = self.targets.double() @ outward[:-1, :-1].T + outward[:-1, -1]
+        points = self.basis.points @ matrix[:-1, :-1].T + matrix[:-1, -1]
+        return ThinPlateTransform(points, targets, self.basis.stiffness, unit)
 
     @override
     def tensors(self) -> dict[str, Tensor]:
@@ -230,13 +241,25 @@ class ThinPlateFamily(TransformFamily):
             raise InputError("A thin-plate lattice needs at least 2 control points along every axis.")
         self._last: tuple[Grid, ThinPlateBasis] | None = None
 
+    @classmethod
+    @override
+    def for_registration(cls, domain: Grid, control_spacing: float | None = None, coarsening: float = 1.0) -> Self:
+        sizes = np.asarray(domain.shape) * domain.spacing / domain.spacing.min()
+        most = MAX_CONTROL_POINTS[domain.ndim]
+        spacing = control_spacing or float(sizes.max()) / (most - 1)
+        return cls([int(np.clip(round(n / spacing) + 1, 2, 2 * most)) for n in sizes])
+
+    @override
+    def max_voxels(self, domain: Grid) -> float:
+        return MAX_FIT_WORK / float(np.prod(self._counts(domain)))
+
     def _counts(self, domain: Grid) -> tuple[int, ...]:
         if len(self.points) not in (1, domain.ndim):
             raise InputError(f"{len(self.points)} numbers of control points were given for {domain.ndim} axes.")
         return tuple(int(n) for n in np.broadcast_to(self.points, (domain.ndim,)))
 
     def control_points(self, domain: Grid) -> FloatArray:
-        """World positions ``(N, D)``; those of a pyramid's levels are the same."""
+        """Return world positions ``(N, D)``, equal on all levels of a pyramid."""
         axes = [np.linspace(-0.5, n - 0.5, k) for n, k in zip(domain.shape, self._counts(domain), strict=True)]
         return domain.to_world(np.array(list(itertools.product(*axes))))
 

@@ -1,1 +1,0 @@
-"""Transform families: from parameters to a transform, the grid generator of a spatial transformer."""
