@@ -44,5 +44,5 @@ from .training.data.datasets import open_training_data as open_training_data
 from .training.progress import TrainingProgress as TrainingProgress
 from .training.settings import TrainingSettings as TrainingSettings
 from .transforms.base import Transform as Transform
-from .transforms.conversion import compose as compose
-from .transforms.inversion import invert as invert
+from .transforms.chain import compose as compose
+from .transforms.inverse import invert as invert

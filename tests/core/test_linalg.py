@@ -15,7 +15,7 @@ from napari_stnreg.core.linalg import (
     rotation_from_quaternion,
     rotation_from_vector,
 )
-from napari_stnreg.transforms.families.linear import rotation
+from napari_stnreg.transforms.linear import rotation
 
 
 def mapped(matrix, points):

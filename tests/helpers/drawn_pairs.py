@@ -34,7 +34,16 @@ class DrawnPairs:
     normalization = "none"
 
     def __init__(
-        self, count=48, validation_count=12, size=32, ndim=2, kind="shift", unit="pixel", truth=False, labels=False, scenes=1
+        self,
+        count=48,
+        validation_count=12,
+        size=32,
+        ndim=2,
+        kind="shift",
+        unit="pixel",
+        truth=False,
+        labels=False,
+        scenes=1,
     ):
         self.grid: Grid = grid(size, ndim, unit=unit)
         self.labels = (1,) if labels else ()

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.io.transform_file import load_transform_file, save_transform_file
+from napari_stnreg.io.transform_file import load_transform_file
 from napari_stnreg.transforms import AffineTransform, ChainTransform, InverseTransform, chain, make_family
 
 GRID = Grid.from_spacing((6, 5, 7), (2.0, 0.1, 1 / 3), (1e5, -7, 0.1), unit="um")
@@ -36,7 +36,7 @@ def kinds():
 
 @pytest.mark.parametrize("transform", list(kinds()))
 def test_what_is_read_is_exactly_what_was_written(transform, tmp_path):
-    path = save_transform_file(transform, tmp_path / "mine", {"seed": 3, "scores": {"ncc": 0.5}})
+    path = transform.save(tmp_path / "mine", {"seed": 3, "scores": {"ncc": 0.5}})
     assert path.name == "mine.safetensors"
     again, info = load_transform_file(path)
     assert info == {"seed": 3, "scores": {"ncc": 0.5}}
@@ -52,20 +52,20 @@ def test_what_is_read_is_exactly_what_was_written(transform, tmp_path):
 
 def test_an_inverse_is_kept_as_its_forward_part(tmp_path):
     forward = some("bspline")
-    again, _ = load_transform_file(save_transform_file(forward.inverse(), tmp_path / "back.safetensors"))
+    again, _ = load_transform_file(forward.inverse().save(tmp_path / "back.safetensors"))
     assert isinstance(again, InverseTransform)
     assert torch.equal(again.inverse().tensors()["coefficients"], forward.coefficients)
 
 
 def test_parameters_that_are_still_being_fitted_can_be_saved(tmp_path):
     theta = torch.zeros(1, 6, requires_grad=True)
-    again, _ = load_transform_file(save_transform_file(make_family("rigid")(theta, GRID), tmp_path / "a.safetensors"))
+    again, _ = load_transform_file(make_family("rigid")(theta, GRID).save(tmp_path / "a.safetensors"))
     assert not again.tensors()["matrix"].requires_grad
 
 
 @pytest.fixture
 def good(tmp_path):
-    return save_transform_file(chain(some("affine"), some("displacement")), tmp_path / "good.safetensors")
+    return chain(some("affine"), some("displacement")).save(tmp_path / "good.safetensors")
 
 
 def rewritten(path, change):
@@ -164,7 +164,7 @@ def test_a_newer_file_asks_for_an_update(good):
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
-    path = save_transform_file(AffineTransform.identity(2), tmp_path / "kept.safetensors")
+    path = AffineTransform.identity(2).save(tmp_path / "kept.safetensors")
     before = path.read_bytes()
 
     def fail(source, target):
@@ -172,23 +172,23 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(InputError, match="No space left"):
-        save_transform_file(AffineTransform.identity(3), path)
+        AffineTransform.identity(3).save(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_notes_that_json_cannot_hold_and_places_that_do_not_exist_are_refused(tmp_path):
     with pytest.raises(InputError, match="JSON"):
-        save_transform_file(AffineTransform.identity(2), tmp_path / "a", {"array": np.zeros(3)})
+        AffineTransform.identity(2).save(tmp_path / "a", {"array": np.zeros(3)})
     with pytest.raises(InputError, match="cannot be written"):
-        save_transform_file(AffineTransform.identity(2), tmp_path / "none" / "a")
+        AffineTransform.identity(2).save(tmp_path / "none" / "a")
 
 
 def test_chains_keep_the_order_of_more_than_ten_parts(tmp_path):
     parts = [p for i in range(6) for p in (shifted(i), some("displacement"))]
     transform = ChainTransform(parts)
     assert len(transform.parts) == 12
-    again, _ = load_transform_file(save_transform_file(transform, tmp_path / "long"))
+    again, _ = load_transform_file(transform.save(tmp_path / "long"))
     np.testing.assert_array_equal(again.map_points(GRID.corners()), transform.map_points(GRID.corners()))
 
 

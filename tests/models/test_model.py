@@ -13,11 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import napari_stnreg as sr
+from napari_stnreg.core import container
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.linalg import rotation_2d
-from napari_stnreg.core import container
 from napari_stnreg.models.input_spec import InputSpec, resample_to_lattice
 from napari_stnreg.models.model import Model
 from napari_stnreg.networks import new_network

@@ -125,10 +125,10 @@ def test_named_starts_do_just_what_they_say():
     assert np.allclose(begin(images, start="none")[0].numpy(), np.eye(3))
     center = begin(images, start="center")[0]
     assert np.allclose(center.map_points([images.fixed.grid.center]), [images.moving.grid.center])
-    assert np.allclose(center.numpy()[:2, :2], np.eye(2))
+    assert np.allclose(center.as_matrix()[:2, :2], np.eye(2))
     for kind in ("moments", "phase"):
         found = begin(images, start=kind)[0]
-        assert np.allclose(found.numpy()[:2, :2], np.eye(2))
+        assert np.allclose(found.as_matrix()[:2, :2], np.eye(2))
         assert images.error(found) < 1.5
     assert start_error(images, start="search") < 1.5
 

@@ -15,7 +15,7 @@ from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.resampling.warp import border_value, warp
 from napari_stnreg.transforms import AffineTransform, base, chain, make_family
-from napari_stnreg.transforms.families.linear import rotation
+from napari_stnreg.transforms.linear import rotation
 
 sitk = pytest.importorskip("SimpleITK")
 

@@ -89,7 +89,9 @@ def test_a_lost_section_is_crossed_and_not_scored():
 
 def test_nothing_done_leaves_a_crack_open():
     """Half the opening on each side, against both neighbors."""
-    made = SerialSections(SHAPE, seed=2, faults={4: "crack"}, bend=0, drift=0, shift=0, rotation=0, stretch=0, crack_width=12)
+    made = SerialSections(
+        SHAPE, seed=2, faults={4: "crack"}, bend=0, drift=0, shift=0, rotation=0, stretch=0, crack_width=12
+    )
     found = score_truth(made, [lambda p: p] * 8)
     assert 4.5 < found.at_crack < 6.2
     assert found.adjacent < found.at_crack
@@ -97,7 +99,9 @@ def test_nothing_done_leaves_a_crack_open():
 
 def test_what_counts_as_at_a_crack_is_what_its_tissue_lies_near():
     """An error that grows with the distance from the crack, which is traced here from the picture's two rims."""
-    made = SerialSections((8, 256, 256), seed=1, faults={4: "crack"}, crack_width=12, rotation=12.0, shift=30.0, slope=0.2)
+    made = SerialSections(
+        (8, 256, 256), seed=1, faults={4: "crack"}, crack_width=12, rotation=12.0, shift=30.0, slope=0.2
+    )
     deformation = made.deformation(4)
     along = np.linspace(-200, 200, 2000)
     tear = deformation.tear

@@ -315,7 +315,10 @@ def test_a_saved_state_is_the_same_when_loaded(tmp_path):
         ("{", "not a JSON file"),
         ("{}", "not a state"),
         (json.dumps({"format": "napari-stnreg explorer", "version": 2}), "newer version"),
-        (json.dumps({"format": "napari-stnreg explorer", "version": 1, "state": {"color": 1}}), "unknown fields: color"),
+        (
+            json.dumps({"format": "napari-stnreg explorer", "version": 1, "state": {"color": 1}}),
+            "unknown fields: color",
+        ),
         (json.dumps({"format": "napari-stnreg explorer", "version": 1, "state": {"theta": [1, 2]}}), "Theta"),
         (json.dumps({"format": "napari-stnreg explorer", "version": 1, "state": {"kernel": "sinc"}}), "no kernel"),
         (json.dumps({"format": "napari-stnreg explorer", "version": 1, "state": {"lattice": "x"}}), "cannot be read"),

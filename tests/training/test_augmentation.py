@@ -82,8 +82,8 @@ def test_a_shift_has_the_sign_and_the_length_that_the_transform_says():
     rows, columns = np.indices(seen.shape)
     middle = np.array([(seen * rows).sum(), (seen * columns).sum()]) / seen.sum()
     # x -> I(x + t): what lay at p is seen at p - t, and a millimeter is half a row
-    np.testing.assert_allclose(middle, 16 - shift.numpy()[:2, 2] / (2.0, 1.0), atol=1e-4)
-    assert np.abs(shift.numpy()[:2, 2]).max() <= 8
+    np.testing.assert_allclose(middle, 16 - shift.as_matrix()[:2, 2] / (2.0, 1.0), atol=1e-4)
+    assert np.abs(shift.as_matrix()[:2, 2]).max() <= 8
 
 
 def test_draws_stay_within_their_sizes_and_fill_them():

@@ -32,7 +32,7 @@ def test_there_and_back_is_the_identity(name, ndim):
     transform = some(name, grid, 0.05 if name == "displacement" else 0.15)  # noise any larger would fold
     points = grid.points().reshape(-1, ndim)
     back = transform.inverse()
-    tolerance = 1.01e-4 * transform.length
+    tolerance = 1.01e-4 * transform.length_scale
     assert np.linalg.norm(transform.map_points(back.map_points(points)) - points, axis=1).max() < tolerance
     assert np.linalg.norm(back.map_points(transform.map_points(points)) - points, axis=1).max() < 5 * tolerance
 
@@ -73,7 +73,7 @@ def test_points_without_a_solution_are_counted_and_reported(monkeypatch):
     wave = 9 * torch.sin(torch.arange(32.0, dtype=torch.float64))  # folds all over
     folded = InverseTransform(DisplacementTransform(wave.expand(1, 2, 8, 32), grid))
     assert np.isfinite(folded.map_points(grid.points())).all()
-    monkeypatch.setattr(inverse_module, "_CHEAP_STEPS", 1)
+    monkeypatch.setattr(inverse_module, "_FIXED_POINT_STEPS", 1)
     monkeypatch.setattr(inverse_module, "_NEWTON_STEPS", 0)
     folded = InverseTransform(DisplacementTransform(wave.expand(1, 2, 8, 32), grid))
     assert folded.warning is None
@@ -86,5 +86,5 @@ def test_the_residual_is_a_distance_in_the_world():
     grid = domain(3)
     inverse = some("bspline", grid).inverse()
     mean, worst = inverse.residual(grid.with_unit("um"))
-    assert 0 <= mean <= worst < 1.01e-4 * inverse.length
+    assert 0 <= mean <= worst < 1.01e-4 * inverse.length_scale
     assert inverse.inverse() is inverse.forward

@@ -63,7 +63,7 @@ def test_refining_starts_at_the_model_and_ends_at_the_truth(panel, run):
     run(panel)
     assert panel.result is not None, panel.status.text()
     assert 0 < len(panel.result.losses) <= 62
-    np.testing.assert_allclose(panel.result.transform.numpy()[:-1, -1], (2, -3), atol=0.15)
+    np.testing.assert_allclose(panel.result.transform.as_matrix()[:-1, -1], (2, -3), atol=0.15)
 
 
 def test_a_model_is_loaded_from_its_file(panel, qtbot, tmp_path):

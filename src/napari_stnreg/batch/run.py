@@ -30,7 +30,6 @@ from napari_stnreg.registration.api import register_steps
 from napari_stnreg.registration.result import Progress, Result
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.resampling.masks import read_mask
-from napari_stnreg.transforms import with_unit
 
 if TYPE_CHECKING:
     from napari_stnreg.models.model import Model
@@ -270,7 +269,7 @@ def _inputs(job: Job) -> tuple[Image, Image, Mapping[str, dict[str, Any]]]:
     )
     landmarks = dict(zip(("fixed_landmarks", "moving_landmarks"), points, strict=True))
     start = job.file("start_transform")
-    first = None if start is None else with_unit(load_transform(start, fixed=fixed, moving=moving), fixed.grid.unit)
+    first = None if start is None else load_transform(start, fixed=fixed, moving=moving).with_unit(fixed.grid.unit)
     labels = {
         name: labels_for(job.file(name), images[name.split("_")[0]]) for name in ("fixed_labels", "moving_labels")
     }

@@ -68,9 +68,8 @@ def apply(
             transform, moving, reference, output, interpolation, fill, inverse, frame, placement
         )  # fmt: skip
     print(output)
-    from napari_stnreg.transforms import solver_warning
 
-    if (warning := solver_warning(through)) is not None:
+    if (warning := through.warning) is not None:
         logger.log(PROGRESS, "%s", warning)
 
 
@@ -130,6 +129,6 @@ def _apply_to_points(path: Path, points: Path, reference: Path | None, output: P
     columns = table.points(transform.ndim)
     transformer = GeometryTransformer(transform, "fixed" if inverse else "moving")
     values = table.values.copy()
-    values[:, columns] = transformer.points(values[:, columns])
+    values[:, columns] = transformer.transform_points(values[:, columns])
     write_table(output, dataclasses.replace(table, values=values))
-    return transformer.through
+    return transformer.point_transform

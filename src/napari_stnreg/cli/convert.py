@@ -47,9 +47,8 @@ def convert(
     """
     check_output(output, (input, fixed, moving), overwrite=overwrite)
     from napari_stnreg.io.image import read_content
-    from napari_stnreg.io.transform_file import load_transform_file, save_transform_file
+    from napari_stnreg.io.transform_file import load_transform_file
     from napari_stnreg.io.transforms import load_transform, save, transform_ending
-    from napari_stnreg.transforms import with_unit
 
     fixed_image, moving_image = (None if path is None else read_content(path) for path in (fixed, moving))
     info = None
@@ -61,14 +60,14 @@ def convert(
         ]
         transform = transform.with_coordinate_systems(*systems)
         if unit is not None:
-            transform = with_unit(transform, unit)
+            transform = transform.with_unit(unit)
     else:
         transform = load_transform(input, fixed=fixed_image, moving=moving_image, space=space, unit=unit)
     grid = None if fixed_image is None else fixed_image.grid
     if inverse:
         transform, grid, info = transform.inverse(), None if moving_image is None else moving_image.grid, None
     if transform_ending(output) == ".safetensors" and info:
-        save_transform_file(transform, output, info)
+        transform.save(output, info)
     else:
         save(transform, output, grid=grid)
     print(output)

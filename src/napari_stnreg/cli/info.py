@@ -83,14 +83,13 @@ def _image(path: Path) -> list[tuple[str, str]]:
 def _transform(path: Path) -> list[tuple[str, str]]:
     from napari_stnreg.io.transform_file import load_transform_file
     from napari_stnreg.io.transforms import load_transform  # brings torch
-    from napari_stnreg.transforms import AffineTransform, ChainTransform
 
     info: dict[str, Any] = {}
     if path.suffix.lower() == ".safetensors":
         transform, info = load_transform_file(path)
     else:
         transform = load_transform(path)
-    parts = transform.parts if isinstance(transform, ChainTransform) else [transform]
+    parts = transform.parts
     lines = [
         ("kind", f"{transform.ndim}D transform, fixed world to moving world"),
         ("family", str(info.get("settings", {}).get("family", transform.family))),
@@ -100,8 +99,9 @@ def _transform(path: Path) -> list[tuple[str, str]]:
     ]
     for part in parts:
         text = part.family
-        if isinstance(part, AffineTransform):
-            text += " " + " ".join("[" + ", ".join(f"{v:.6g}" for v in row) + "]" for row in part.numpy()[:-1])
+        matrix = part.as_matrix()
+        if matrix is not None:
+            text += " " + " ".join("[" + ", ".join(f"{v:.6g}" for v in row) + "]" for row in matrix[:-1])
         lines.append(("part" if len(parts) > 1 else "form", text))
     if "folding_fraction" in info:
         lines.append(("folded", f"{100 * float(info['folding_fraction']):.2g} %"))

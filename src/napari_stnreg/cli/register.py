@@ -80,7 +80,6 @@ def register(
     )
     from napari_stnreg.io.transforms import load_transform
     from napari_stnreg.registration.api import register_steps
-    from napari_stnreg.transforms import with_unit
 
     start = None
     if start_transform is not None:

@@ -17,7 +17,7 @@ from napari_stnreg.evaluation.report import Better, Score, Scorecard
 from napari_stnreg.io.conversion import ImageLike, as_image, as_image_pair
 from napari_stnreg.ops.jacobian import folding_fraction
 from napari_stnreg.resampling.warp import HasTransform, warp
-from napari_stnreg.transforms import Transform, invert, solver_warning
+from napari_stnreg.transforms import Transform, invert
 
 SCORED_VOXELS = 4_000_000
 """Larger images are scored on every n-th voxel along each axis."""
@@ -331,7 +331,7 @@ def _consistency_scores(
         mean, largest = found.mean_error, found.max_error
     else:
         mean, largest = (float(v) for v in _round_trip_error(fixed, transform, reverse))
-        if (message := solver_warning(reverse)) is not None:
+        if (message := reverse.warning) is not None:
             warnings.append(message)
     return [
         Score("deformation", "inverse_consistency", item, after=value * factor, unit=unit)

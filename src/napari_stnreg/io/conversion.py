@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 class SupportsItkImage(Protocol):
     """A SimpleITK image."""
 
-    def GetSpacing(self) -> Any: ...  # noqa: N802, D102
-    def GetOrigin(self) -> Any: ...  # noqa: N802, D102
-    def GetDirection(self) -> Any: ...  # noqa: N802, D102
+    def GetSpacing(self) -> Any: ...  # noqa: D102
+    def GetOrigin(self) -> Any: ...  # noqa: D102
+    def GetDirection(self) -> Any: ...  # noqa: D102
 
 
 class SupportsNibabelImage(Protocol):

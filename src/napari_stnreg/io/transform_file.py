@@ -14,54 +14,15 @@ from typing import Any, cast, get_args
 
 import torch
 
-from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.grid import CoordinateSystem
 from napari_stnreg.core import container
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.grid import CoordinateSystem, Grid
 from napari_stnreg.transforms import Transform, transform_class
-
-FORMAT = "napari-stnreg transform"
-VERSION = 1
-
-
-def save_transform_file(
-    transform: Transform, path: str | os.PathLike[str], info: Mapping[str, Any] | None = None
-) -> Path:
-    """Write a transform; the file appears whole or not at all.
-
-    Parameters
-    ----------
-    transform
-        Any family, a chain, or an inverse (which is kept as its forward transform).
-    path
-        Where; the ending ``.safetensors`` is added if there is none.
-    info
-        Anything JSON can hold that should travel along, such as settings, scores and versions of a run.
-
-    Returns
-    -------
-    Path
-        The file that was written.
-
-    Raises
-    ------
-    InputError
-        If ``info`` cannot be written as JSON or the file cannot be written.
-    """
-    header = {
-        "format": FORMAT,
-        "version": VERSION,
-        "family": transform.family,
-        "ndim": transform.ndim,
-        "unit": transform.unit,
-        "coordinate_systems": list(transform.coordinate_systems),
-        "settings": transform.settings(),
-        "info": dict(info or {}),
-    }
-    return container.write(Path(path), header, transform.tensors())
+from napari_stnreg.transforms.base import FILE_FORMAT, FILE_VERSION
 
 
 def load_transform_file(path: str | os.PathLike[str]) -> tuple[Transform, dict[str, Any]]:
-    """Read what :func:`save_transform_file` wrote.
+    """Read what :meth:`Transform.save <napari_stnreg.transforms.base.Transform.save>` wrote.
 
     Returns
     -------
@@ -82,7 +43,7 @@ def transform_from(
     header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], source: Path
 ) -> tuple[Transform, dict[str, Any]]:
     """The transform in a file that has been read already; see :func:`load_transform_file`."""
-    container.expect(header, FORMAT, VERSION, source)
+    container.expect(header, FILE_FORMAT, FILE_VERSION, source)
     damaged = f"'{source.name}' is damaged: its header and its parameters do not fit together"
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
@@ -91,6 +52,8 @@ def transform_from(
         transform = transform_class(header["family"]).from_state(dict(tensors), header["settings"])
         fixed, moving = (_space(name) for name in header.get("coordinate_systems", ("world", "world")))
         transform = transform.with_coordinate_systems(fixed, moving)
+        if header.get("domain") is not None:
+            transform = transform.with_domain(Grid.from_dict(header["domain"]))
         info = dict(header.get("info") or {})
     except InputError as error:
         raise InputError(f"{damaged} ({error})") from error

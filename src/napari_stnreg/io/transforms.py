@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from napari_stnreg.core.atomic_io import atomic_path
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.io.transform_file import load_transform_file, save_transform_file
+from napari_stnreg.io.transform_file import load_transform_file
 from napari_stnreg.transforms import Transform
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def save(what: Transform | TransformResult | Model, path: str | os.PathLike[str]
         transform, report, grid = result.transform, result.report(), result.grid if grid is None else grid
     assert isinstance(transform, Transform)
     if ending == ENDING:
-        return save_transform_file(transform, target, report)
+        return transform.save(target, report)
     return _export(transform, target, ending, None if grid is None else grid.with_unit(transform.unit))
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from napari_stnreg.core import container
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import CoordinateSystem, HasGrid
-from napari_stnreg.core import container
 from napari_stnreg.io.transform_file import transform_from
 from napari_stnreg.io.transforms import ENDING, load_transform, transform_ending
 from napari_stnreg.models.input_spec import InputSpec

@@ -16,7 +16,7 @@ from napari_stnreg.core.grid import Grid
 from napari_stnreg.networks.base import LocalizationNetwork, padded_grid
 from napari_stnreg.networks.blocks import average_pool, convolution, group_norm, leaky_relu, zero_initialized
 from napari_stnreg.transforms import BSplineFamily
-from napari_stnreg.transforms.bspline import NO_FOLDING
+from napari_stnreg.transforms.bspline import NO_FOLDING_LIMIT
 
 
 class DIRNet(LocalizationNetwork):
@@ -63,7 +63,7 @@ class DIRNet(LocalizationNetwork):
         spacing: int | Sequence[int] = 8,
         features: int = 32,
         depth: int = 3,
-        limit: float | None = NO_FOLDING,
+        limit: float | None = NO_FOLDING_LIMIT,
         shrink: int = 1,
     ) -> None:
         super().__init__(ndim, channels)

@@ -8,14 +8,8 @@ from torch import Tensor
 
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.ops.interpolation import Kernel, Padding, sample_normalized, sampler_matrix
-from napari_stnreg.transforms import (
-    AffineTransform,
-    ChainTransform,
-    DisplacementTransform,
-    Transform,
-    VelocityTransform,
-)
-from napari_stnreg.transforms.base import affine_points, lattice_points
+from napari_stnreg.ops.lattice import affine_points, lattice_points
+from napari_stnreg.transforms import ChainTransform, DisplacementTransform, Transform
 
 
 def sampling_grid(transform: Transform, onto: Grid, image_grid: Grid) -> Tensor:
@@ -38,25 +32,25 @@ def sampling_grid(transform: Transform, onto: Grid, image_grid: Grid) -> Tensor:
     unit = transform.unit
     onto, image_grid = onto.with_unit(unit), image_grid.with_unit(unit)
     matrix = sampler_matrix(image_grid.shape, np.asarray(np.linalg.inv(image_grid.matrix), dtype=np.float64))
-    parts = transform.parts if isinstance(transform, ChainTransform) else [transform]
+    parts = transform.parts
     last = torch.as_tensor(matrix, dtype=torch.float64, device=transform.device)[None]
     if transform.device.type == "mps":
         last = last.float()
-    if isinstance(parts[-1], AffineTransform):  # a matrix product instead of another pass over the points
+    if parts[-1].matrix is not None:  # a matrix product instead of another pass over the points
         last = last @ parts[-1].matrix.to(last.dtype)
         parts = parts[:-1]
     place = torch.as_tensor(onto.matrix.copy(), dtype=last.dtype, device=last.device)
     if not parts:
         return lattice_points((last @ place).float(), onto.shape)
-    if len(parts) == 1 and isinstance(parts[0], DisplacementTransform | VelocityTransform):
-        return _dense(parts[0], onto, last, place)
+    field = parts[0].displacement_field() if len(parts) == 1 else None
+    if field is not None:
+        return _dense(field, onto, last, place)
     points = ChainTransform(parts).on_grid(onto)
     return affine_points(points, last.to(points.dtype))
 
 
-def _dense(part: DisplacementTransform | VelocityTransform, onto: Grid, last: Tensor, place: Tensor) -> Tensor:
+def _dense(displacement: DisplacementTransform, onto: Grid, last: Tensor, place: Tensor) -> Tensor:
     """Add the displacement, converted to the sampler's coordinates, to the base grid, without computing world points."""
-    displacement = part.as_displacement if isinstance(part, VelocityTransform) else part
     field = displacement.field_at(onto).movedim(1, -1)
     base = lattice_points((last @ place).float(), onto.shape)
     linear = last[:, :-1, :-1].float()

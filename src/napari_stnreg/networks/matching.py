@@ -17,7 +17,7 @@ from napari_stnreg.networks.base import crop_or_pad
 from napari_stnreg.networks.blocks import average_pool, convolution, group_norm, leaky_relu
 from napari_stnreg.networks.global_regression import FixedSizeNetwork
 from napari_stnreg.transforms import Transform, make_family
-from napari_stnreg.transforms.families.linear import radius
+from napari_stnreg.transforms.linear import radius
 
 
 @dataclass(frozen=True)

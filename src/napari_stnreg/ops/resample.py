@@ -91,7 +91,10 @@ def _identity_indices(grid: Grid, moving: Grid, device: torch.device | str) -> I
     dtype = torch.float32 if device.type == "mps" else torch.float64
     to_index = np.linalg.inv(moving.with_unit(grid.unit).matrix)
     for rows, part in grid.slabs(_SLAB_POINTS):
-        yield rows, lattice_points(torch.tensor(to_index @ part.matrix, dtype=dtype, device=device)[None], part.shape)[0]
+        yield (
+            rows,
+            lattice_points(torch.tensor(to_index @ part.matrix, dtype=dtype, device=device)[None], part.shape)[0],
+        )
 
 
 def _linear(flat: Array, device: torch.device) -> _Sampler:
@@ -191,5 +194,7 @@ def _fill_values(image: Image, fill: float | Sequence[float] | None) -> Array:
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         if not ((values >= limits.min) & (values <= limits.max)).all():
-            raise InputError(f"'{image.name}' is of type {dtype}, which cannot hold the fill value {fill}; choose another.")
+            raise InputError(
+                f"'{image.name}' is of type {dtype}, which cannot hold the fill value {fill}; choose another."
+            )
     return np.broadcast_to(values, (channels,)).astype(dtype)

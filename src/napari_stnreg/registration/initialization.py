@@ -17,13 +17,13 @@ from torch import Tensor
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.losses import Similarity, make_similarity
+from napari_stnreg.ops.lattice import lattice_points
 from napari_stnreg.registration.optimizers.parametric import Adam
 from napari_stnreg.registration.preprocessing import Problem
 from napari_stnreg.registration.pyramid import Level, Pyramid
 from napari_stnreg.registration.settings import LINEAR_FAMILIES, RegistrationSettings
 from napari_stnreg.registration.translation_search import best_translations, phase_shift
-from napari_stnreg.transforms import AffineTransform, from_landmarks, make_family
-from napari_stnreg.transforms.base import lattice_points
+from napari_stnreg.transforms import from_landmarks, make_family
 
 SIDE = {2: 40, 3: 24}
 """Voxels along the longest side of the level on which candidates are compared."""
@@ -140,8 +140,9 @@ def landmark_start(fixed: FloatArray, moving: FloatArray, family: str, mirror: b
             if name == allowed[0]:
                 raise
             continue  # points on one line or plane fix a simpler family
-        assert isinstance(transform, AffineTransform)
-        return transform.numpy()
+        matrix = transform.as_matrix()
+        assert matrix is not None
+        return matrix
     return np.eye(ndim + 1)
 
 
@@ -308,7 +309,7 @@ def refine(level: Level, similarity: Similarity, family: str | None, candidates:
     for k in range(REFINING_STEPS):
         with torch.enable_grad():
             moved = maker(theta, grid)
-            assert isinstance(moved, AffineTransform)
+            assert moved.matrix is not None
             coordinates = lattice_points(after @ moved.matrix @ to_world, grid.shape)
             loss = similarity(*level.sample_moving(coordinates, masked=True))
             if not loss.requires_grad:
@@ -317,5 +318,5 @@ def refine(level: Level, similarity: Similarity, family: str | None, candidates:
         pace = 0.005 + 0.0125 * (1 + math.cos(math.pi * k / (REFINING_STEPS - 1)))
         theta = optimizer.step(theta, slope, pace).requires_grad_()
     moved = maker(theta.detach().nan_to_num().double().cpu(), grid)
-    assert isinstance(moved, AffineTransform)
+    assert moved.matrix is not None
     return [begin @ matrix for begin, matrix in zip(candidates, moved.matrix.numpy(), strict=True)]

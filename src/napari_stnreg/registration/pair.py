@@ -74,9 +74,8 @@ def _stages(problem: Problem, settings: RegistrationSettings, start: Transform |
         if start.unit != problem.unit or start.ndim != len(problem.center):
             raise InputError("The transform to start from has another unit or number of axes than the fixed image.")
         local = start.translated_frame(-problem.center).to(problem.pyramid.device)
-        if isinstance(local, AffineTransform):
-            begin = local.numpy()
-        else:
+        begin = local.as_matrix()
+        if begin is None:
             problem, outer, begin = problem.through(local), local, np.eye(len(problem.center) + 1)
     losses: LossHistory = []
     stop_reason: StopReason = "finished"

@@ -27,6 +27,7 @@ from napari_stnreg.losses import (
     make_similarity,
 )
 from napari_stnreg.models.similarity import load_similarity
+from napari_stnreg.ops.lattice import apply_matrix
 from napari_stnreg.registration.optimizers.dense import DenseState, fit_dense
 from napari_stnreg.registration.optimizers.parametric import AdamOptions, ParametricState, Penalty, fit_parametric
 from napari_stnreg.registration.preprocessing import Problem
@@ -34,8 +35,8 @@ from napari_stnreg.registration.presets import Schedule, dense_options, whole_im
 from napari_stnreg.registration.pyramid import Level, shrink_factors
 from napari_stnreg.registration.settings import LINEAR_FAMILIES, RegistrationSettings
 from napari_stnreg.transforms import AffineTransform, Transform, TransformFamily, chain, make_family
-from napari_stnreg.transforms.dense import DisplacementTransform, VelocityTransform, apply_matrix
-from napari_stnreg.transforms.families.linear import radius
+from napari_stnreg.transforms.dense import DisplacementTransform, VelocityTransform
+from napari_stnreg.transforms.linear import radius
 
 TPS_WORK = 3e7
 """Voxels times control points up to which a level is fitted by thin plates: each feels every other, and so few points
@@ -143,8 +144,9 @@ def run_linear(
 
     def matrix(theta: Tensor) -> FloatArray:
         transform = family(theta.detach().double().cpu(), grid)
-        assert isinstance(transform, AffineTransform)
-        return begin @ transform.numpy()
+        local = transform.as_matrix()
+        assert local is not None
+        return begin @ local
 
     def snapshot(theta: Tensor) -> Transform:
         return AffineTransform(matrix(theta), problem.unit)

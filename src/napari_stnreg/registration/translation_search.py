@@ -12,8 +12,8 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from napari_stnreg.core.grid import FloatArray
+from napari_stnreg.ops.lattice import lattice_points
 from napari_stnreg.registration.pyramid import Level
-from napari_stnreg.transforms.base import lattice_points
 
 BATCH_VOXELS = 2_000_000
 """Padded voxels that are transformed in one batch."""

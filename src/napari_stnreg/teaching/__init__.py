@@ -10,12 +10,12 @@ from napari_stnreg.teaching.state import ExplorerState, load_state, save_state
 from napari_stnreg.teaching.theta import AffineParameters, Theta
 
 __all__ = [
-    "GradientDescent",
-    "ExplorerState",
-    "InterpolationStencil",
-    "Gradient",
-    "Neighbor",
     "AffineParameters",
+    "ExplorerState",
+    "Gradient",
+    "GradientDescent",
+    "InterpolationStencil",
+    "Neighbor",
     "Scene",
     "Theta",
     "interpolation_stencil",

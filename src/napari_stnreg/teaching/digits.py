@@ -15,7 +15,7 @@ from torch import Tensor
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.ops.interpolation import resize, sample
-from napari_stnreg.transforms.families.linear import SimilarityFamily, radius
+from napari_stnreg.transforms.linear import SimilarityFamily, radius
 
 _IDX_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 _DRAWN = 20

@@ -18,8 +18,8 @@ from napari_stnreg.teaching.state import ExplorerState
 from napari_stnreg.teaching.theta import Theta
 from napari_stnreg.transforms.base import Transform
 from napari_stnreg.transforms.bspline import BSplineFamily
-from napari_stnreg.transforms.families.base import TransformFamily
-from napari_stnreg.transforms.families.linear import AffineFamily, radius
+from napari_stnreg.transforms.family import TransformFamily
+from napari_stnreg.transforms.linear import AffineFamily, radius
 from napari_stnreg.transforms.thin_plate import ThinPlateFamily
 
 MAX_SUBPIXELS = 2**21

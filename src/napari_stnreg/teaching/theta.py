@@ -139,7 +139,7 @@ class Theta:
     @classmethod
     def from_transform(cls, transform: AffineTransform, grid: Grid) -> Theta:
         """Return theta of an affine transform over an image with pixel coordinates."""
-        full = transform.numpy()
+        full = transform.as_matrix()
         linear = full[:2, :2]
         shift = linear @ grid.center + full[:2, 2] - grid.center
         return cls(np.column_stack([linear[::-1, ::-1], shift[::-1]]))

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_stnreg.core.errors import InputError
 from napari_stnreg.core import container
+from napari_stnreg.core.errors import InputError
 from napari_stnreg.models.model_file import network_from
 from napari_stnreg.networks import Network
 from napari_stnreg.training.progress import EpochRecord

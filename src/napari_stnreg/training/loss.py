@@ -23,17 +23,13 @@ from napari_stnreg.losses import (
 from napari_stnreg.models.similarity import load_similarity
 from napari_stnreg.networks import AutoEncoder, LocalizationNetwork, sampling_grid
 from napari_stnreg.ops.interpolation import sample_normalized
+from napari_stnreg.ops.lattice import lattice_points
 from napari_stnreg.training.data.batch import Batch
 from napari_stnreg.training.settings import TrainingSettings
 from napari_stnreg.transforms import (
-    AffineTransform,
-    ChainTransform,
-    DisplacementTransform,
     Transform,
-    VelocityTransform,
 )
-from napari_stnreg.transforms.base import lattice_points
-from napari_stnreg.transforms.families.linear import radius
+from napari_stnreg.transforms.linear import radius
 
 MOST_LABELS = 24
 """Labels that take part in one step; of more, so many are drawn for each step."""
@@ -122,8 +118,7 @@ class RegistrationLoss:
         """Of what bends; of several parts each on its own. An affine transform is as regular as can be."""
         settings = self.settings
         wanted = {"diffusion": settings.diffusion_weight, "bending": settings.bending, "folding": settings.folding}
-        parts = transform.parts if isinstance(transform, ChainTransform) else [transform]
-        bent = [part for part in parts if not isinstance(part, AffineTransform)]
+        bent = [part for part in transform.parts if not part.is_linear]
         found: dict[str, tuple[float, Tensor]] = {}
         for name, weight in wanted.items():
             if weight <= 0 or not bent:
@@ -182,9 +177,9 @@ def _similarity(settings: TrainingSettings) -> Similarity:
 
 def _penalty(name: str, part: Transform, grid: Grid) -> Tensor:
     """A regularizer of one deformation; velocities are charged as they are, as in VoxelMorph, but for folds."""
-    if name != "folding" and isinstance(part, DisplacementTransform | VelocityTransform):
-        field = part.velocity if isinstance(part, VelocityTransform) else part.field
-        where = part.grid
+    parameters = part.parameter_field() if name != "folding" else None
+    if parameters is not None:
+        field, where = parameters
     else:
         matrix = torch.tensor(grid.matrix, dtype=part.dtype, device=part.device)[None]
         field = (part.on_grid(grid) - lattice_points(matrix, grid.shape)).movedim(-1, 1)
@@ -210,7 +205,7 @@ def transform_distance(found: Transform, truth: Transform, grid: Grid) -> Tensor
     grid
         The lattice.
     """
-    linear = isinstance(found, AffineTransform) and isinstance(truth, AffineTransform)
+    linear = found.is_linear and truth.is_linear
     most = 24 if grid.ndim == 2 else 8
     places: FloatArray = grid.corners() if linear else grid.resized([min(n, most) for n in grid.shape]).points()
     points = torch.tensor(places.reshape(1, -1, grid.ndim), dtype=torch.float32, device=found.device)

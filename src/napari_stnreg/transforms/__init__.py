@@ -11,7 +11,7 @@ from pkgutil import iter_modules
 from napari_stnreg.transforms.base import Transform
 from napari_stnreg.transforms.bspline import BSplineFamily, BSplineTransform
 from napari_stnreg.transforms.chain import ChainTransform, chain, compose
-from napari_stnreg.transforms.conversion import as_displacement, collate
+from napari_stnreg.transforms.conversion import as_displacement, collate_transforms
 from napari_stnreg.transforms.dense import (
     DiffeomorphicFamily,
     DisplacementFamily,
@@ -55,7 +55,7 @@ __all__ = [
     "VelocityTransform",
     "as_displacement",
     "chain",
-    "collate",
+    "collate_transforms",
     "compose",
     "family_class",
     "from_landmarks",

@@ -11,7 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,9 @@ from napari_stnreg.ops.jacobian import folding_fraction, jacobian_determinant_ar
 from napari_stnreg.ops.lattice import lattice_points
 from napari_stnreg.ops.resample import Interpolation, resample
 from napari_stnreg.transforms.registry import TRANSFORMS, transform_class
+
+if TYPE_CHECKING:
+    from napari_stnreg.transforms.dense import DisplacementTransform
 
 SLAB_POINTS = 2**18
 """Grids are mapped in slabs of about this many points, which bounds memory and stays in the processor's cache."""
@@ -127,7 +130,7 @@ class Transform(ABC):
         """Return a grid of the fixed world that resolves the transform's parameters, or ``None`` without such."""
         return None
 
-    def displacement_field(self) -> Transform | None:
+    def displacement_field(self) -> DisplacementTransform | None:
         """Return the same map as a :class:`DisplacementTransform`, if it is one on a grid of its own; else ``None``."""
         return None
 
@@ -382,7 +385,9 @@ class Transform(ABC):
         for rows, mapped in self.slab_points(grid):
             yield rows, np.asarray(mapped.cpu().numpy(), dtype=np.float64)
 
-    def voxel_indices(self, grid: Grid, moving: Grid, device: torch.device | str = "cpu") -> Iterator[tuple[slice, Tensor]]:
+    def voxel_indices(
+        self, grid: Grid, moving: Grid, device: torch.device | str = "cpu"
+    ) -> Iterator[tuple[slice, Tensor]]:
         """Map a whole grid as :meth:`slab_points` does, to fractional voxel indices of a moving grid.
 
         The world-to-index matrix is merged with the last affine part, so that no point is mapped twice.
@@ -394,9 +399,7 @@ class Transform(ABC):
     def displacement(self, grid: Grid) -> npt.NDArray[np.float32]:
         """Return ``T(x) - x`` on a grid of the fixed world, ``(D, *grid.shape)``, in world units and axis order."""
         out = np.empty((self.ndim, *grid.shape), dtype=np.float32)
-        for (rows, mapped), (_, part) in zip(
-            self.slabs(grid), self.check_grid(grid).slabs(SLAB_POINTS), strict=True
-        ):
+        for (rows, mapped), (_, part) in zip(self.slabs(grid), self.check_grid(grid).slabs(SLAB_POINTS), strict=True):
             out[:, rows] = np.moveaxis(mapped - part.points(), -1, 0)
         return out
 

@@ -36,7 +36,7 @@ def as_displacement(transform: Transform, grid: Grid) -> DisplacementTransform:
     return DisplacementTransform(torch.from_numpy(field), in_unit).like(transform)
 
 
-def collate(transforms: Sequence[Transform]) -> Transform:
+def collate_transforms(transforms: Sequence[Transform]) -> Transform:
     """Combine transforms of one kind into one with a batch axis.
 
     Raises
@@ -50,8 +50,12 @@ def collate(transforms: Sequence[Transform]) -> Transform:
     lengths = {len(one.parts) for one in transforms}
     if lengths != {1}:
         if len(lengths) == 1:
-            return ChainTransform([collate(parts) for parts in zip(*(one.parts for one in transforms), strict=True)])
+            return ChainTransform(
+                [collate_transforms(parts) for parts in zip(*(one.parts for one in transforms), strict=True)]
+            )
     elif all(type(one) is type(first) and one.settings() == first.settings() for one in transforms):
         tensors = [one.tensors() for one in transforms]
-        return type(first).from_state({name: torch.cat([t[name] for t in tensors]) for name in tensors[0]}, first.settings())
+        return type(first).from_state(
+            {name: torch.cat([t[name] for t in tensors]) for name in tensors[0]}, first.settings()
+        )
     raise InputError("Transforms of different kinds cannot be combined into one batch.")

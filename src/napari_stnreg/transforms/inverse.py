@@ -109,9 +109,7 @@ class InverseTransform(Transform):
             better &= torch.isfinite(trial_size)
             chosen = unsolved[better]
             guess[chosen], miss[chosen], size[chosen] = trial[better], trial_miss[better], trial_size[better]
-            damping[unsolved] = torch.where(
-                better, (2 * damping[unsolved]).clamp_max(1), damping[unsolved] / 2
-            )
+            damping[unsolved] = torch.where(better, (2 * damping[unsolved]).clamp_max(1), damping[unsolved] / 2)
             if step == _FIXED_POINT_STEPS - 1:
                 damping.fill_(1.0)
         self._count.total += len(size)
@@ -162,7 +160,8 @@ class InverseTransform(Transform):
 
     @override
     def linear_part(self) -> Tensor:
-        return torch.linalg.inv(self.forward.linear_part())
+        inverse: Tensor = torch.linalg.inv(self.forward.linear_part())
+        return inverse
 
     @override
     def native_grid(self) -> Grid | None:

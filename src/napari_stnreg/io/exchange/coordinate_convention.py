@@ -17,7 +17,6 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import CoordinateSystem, FloatArray, Grid, HasGrid
 from napari_stnreg.core.units import canonical, conversion_factor
 from napari_stnreg.transforms import AffineTransform, Transform, chain
-from napari_stnreg.transforms.conversion import change_coordinates
 
 _NOTE = re.compile(r"napari-stnreg unit=(\S+) fixed=(\S+) moving=(\S+)")
 
@@ -129,7 +128,7 @@ class CoordinateConvention:
 
 def _between(transform: Transform, fixed: FloatArray, moving: FloatArray, unit: str) -> Transform:
     """``moving o T o fixed^-1``."""
-    changed = change_coordinates(transform, fixed, unit)
+    changed = transform.change_coordinates(fixed, unit)
     step = moving @ np.linalg.inv(fixed)
     if np.allclose(step, np.eye(len(step)), atol=1e-12):
         return changed

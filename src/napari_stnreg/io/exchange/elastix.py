@@ -54,7 +54,7 @@ def read_elastix(path: Path, depth: int = 0) -> Transform:
     how = keys.get("HowToCombineTransforms", ["Compose"])[0]
     if how == "Compose":
         return chain(first, own)
-    if isinstance(first, AffineTransform) and isinstance(own, AffineTransform):
+    if first.matrix is not None and own.matrix is not None:
         # Their displacements are added.
         return AffineTransform(first.matrix + own.matrix - torch.eye(own.ndim + 1, dtype=torch.float64), FILE_UNIT)
     raise InputError(f"'{path.name}' adds two deformations ('{how}'); only those that are composed can be read.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import singledispatch
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,15 +16,11 @@ from napari_stnreg.io.exchange.optional import needs
 from napari_stnreg.transforms import (
     AffineTransform,
     BSplineTransform,
-    ChainTransform,
     DisplacementTransform,
     Transform,
-    VelocityTransform,
     as_displacement,
     chain,
-    linear_matrix,
 )
-from napari_stnreg.transforms.conversion import native_grid
 
 FILE_UNIT = "file"
 _EDGE = 0.5
@@ -98,11 +95,10 @@ def to_itk(transform: Transform, domain: Grid | None = None) -> Any:
     grids, thin-plate splines and inverses are sampled on the domain. A field ends at its border in ITK while ours runs
     on, so fields are extended to wherever the domain's points come.
     """
-    domain = domain or native_grid(transform)
-    parts = transform.parts if isinstance(transform, ChainTransform) else [transform]
+    domain = domain or transform.native_grid()
     reach = None if domain is None else _outline(domain)
     theirs = []
-    for part in parts:
+    for part in transform.parts:
         theirs.append(_part_to_itk(part, domain, reach))
         if reach is not None:
             reach = part.map_points(reach)
@@ -115,25 +111,29 @@ def to_itk(transform: Transform, domain: Grid | None = None) -> Any:
     return composite
 
 
+@singledispatch
 def _part_to_itk(part: Transform, domain: Grid | None, reach: FloatArray | None) -> Any:
-    matrix = linear_matrix(part)
+    """Convert one part of a chain; families that ITK has are registered below, others are sampled."""
+    matrix = part.as_matrix()
     if matrix is not None:
         return _affine_to_itk(matrix)
-    if isinstance(part, VelocityTransform):
-        part = part.as_displacement
-    if isinstance(part, BSplineTransform) and part.control_grid.is_orthogonal() and _within_spline(part, reach):
-        return _bspline_to_itk(part)
-    if isinstance(part, DisplacementTransform) and part.field.shape[0] == 1:
-        grid = part.grid if reach is None else _extended(part.grid, reach)
-        if grid.same_lattice(part.grid):
-            return _field_to_itk(part)
-        return _field_to_itk(as_displacement(part, grid))
-    own = domain if domain is not None else native_grid(part)
+    field = part.displacement_field()
+    if field is not None and field.field.shape[0] == 1:
+        grid = field.grid if reach is None else _extended(field.grid, reach)
+        return _field_to_itk(field if grid.same_lattice(field.grid) else as_displacement(field, grid))
+    own = domain if domain is not None else part.native_grid()
     if own is None:  # pragma: no cover (each family that bends has a grid of its own)
         raise InputError(f"A transform of family '{part.family}' needs a grid to be sampled on; give one.")
     if reach is not None:
         own = _extended(own, reach)
     return _field_to_itk(as_displacement(part, own))
+
+
+@_part_to_itk.register
+def _bspline_part_to_itk(part: BSplineTransform, domain: Grid | None, reach: FloatArray | None) -> Any:
+    if part.control_grid.is_orthogonal() and _within_spline(part, reach):
+        return _bspline_to_itk(part)
+    return _part_to_itk.dispatch(Transform)(part, domain, reach)
 
 
 def _affine_to_itk(matrix: FloatArray) -> Any:

@@ -24,15 +24,11 @@ from napari_stnreg.core.units import canonical
 from napari_stnreg.io.exchange.optional import needs
 from napari_stnreg.transforms import (
     AffineTransform,
-    ChainTransform,
     DisplacementTransform,
     Transform,
-    VelocityTransform,
     as_displacement,
     chain,
-    linear_matrix,
 )
-from napari_stnreg.transforms.conversion import native_grid
 
 VERSION = "0.6"
 _AXES = ("z", "y", "x")
@@ -62,7 +58,7 @@ def write_ngff(transform: Transform, path: Path, domain: Grid | None = None) -> 
     with atomic_folder(path) as part:
         root = zarr.open_group(str(part), mode="w", zarr_format=3)
         steps: list[dict[str, Any]] = []
-        for one in transform.parts if isinstance(transform, ChainTransform) else [transform]:
+        for one in transform.parts:
             steps += _steps(one, domain, root, len(steps))
         whole = steps[0] if len(steps) == 1 else {"type": "sequence", "transformations": steps}
         whole = {**whole, "input": {"name": FIXED}, "output": {"name": MOVING}, "name": "fixed to moving"}
@@ -78,12 +74,12 @@ def _axes(ndim: int, unit: str) -> list[dict[str, Any]]:
 
 
 def _steps(part: Transform, domain: Grid | None, root: Any, number: int) -> list[dict[str, Any]]:
-    matrix = linear_matrix(part)
+    matrix = part.as_matrix()
     if matrix is not None:
         return [_linear(matrix)]
-    field = part.as_displacement if isinstance(part, VelocityTransform) else part
-    if not isinstance(field, DisplacementTransform):
-        grid = domain or native_grid(part)
+    field = part.displacement_field()
+    if field is None:
+        grid = domain or part.native_grid()
         if grid is None:  # pragma: no cover (each family that bends has a grid of its own)
             raise InputError(f"A transform of family '{part.family}' needs a grid to be sampled on; give one.")
         field = as_displacement(part, grid)

@@ -11,8 +11,7 @@ import torch
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.exchange.itk import FILE_UNIT
-from napari_stnreg.transforms import DisplacementTransform, Transform, VelocityTransform, as_displacement
-from napari_stnreg.transforms.conversion import native_grid
+from napari_stnreg.transforms import DisplacementTransform, Transform, as_displacement
 
 _VECTOR, _DISPLACEMENT = 1007, 1006
 _SCALE_OF_UNIT = {"meter": 1e3, "micron": 1e-3}
@@ -80,18 +79,18 @@ def write_field(transform: Transform, path: Path, note: str, domain: Grid | None
     """
     grid = domain
     if grid is None:
-        grid = native_grid(transform)
+        grid = transform.native_grid()
         if grid is None:
             raise InputError(
                 "A linear transform has no voxels of its own, which a displacement field needs; give the fixed image's "
                 "grid, or write a .tfm or .h5 file."
             )
     grid = grid.orthogonal()  # ITK's images have no shear
-    plain = transform.as_displacement if isinstance(transform, VelocityTransform) else transform
-    if isinstance(plain, DisplacementTransform) and plain.grid.same_lattice(grid):
+    plain = transform.displacement_field()
+    if plain is not None and plain.grid.same_lattice(grid):
         field = plain.field[0].double().numpy()
     else:
-        field = as_displacement(plain, grid).field[0].numpy()
+        field = as_displacement(transform, grid).field[0].numpy()
     ndim = grid.ndim
     vectors = field.transpose(*range(1, ndim + 1)[::-1], 0).astype(np.float32)
     matrix = grid.matrix[:, [*range(ndim)[::-1], ndim]]

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.losses import Similarity
+from napari_stnreg.ops.lattice import lattice_points
 from napari_stnreg.registration.pyramid import Level
-from napari_stnreg.transforms.base import Transform, lattice_points
-from napari_stnreg.transforms.families.base import TransformFamily
-from napari_stnreg.transforms.linear import AffineTransform
+from napari_stnreg.transforms.base import Transform
+from napari_stnreg.transforms.family import TransformFamily
 
 Penalty = Callable[[Transform, Tensor | None], Tensor]
 """What is added to the similarity: given the transform and, for bending families, its displacement on the level."""
@@ -139,7 +139,7 @@ def _coordinates(
 ) -> tuple[Tensor, Transform, Tensor | None]:
     """Where the level's voxels land in the moving image (normalized), the transform, its displacement if it bends."""
     transform = family(theta, domain)
-    if isinstance(transform, AffineTransform):
+    if transform.matrix is not None:
         to_normalized = level.normalizing_matrix(after)
         grid = torch.as_tensor(level.fixed_grid.matrix.copy(), dtype=torch.float32, device=theta.device)
         return lattice_points(to_normalized @ transform.matrix @ grid, level.fixed_grid.shape), transform, None

@@ -11,8 +11,8 @@ import torch
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.transforms import AffineTransform, BSplineTransform, DisplacementTransform, Transform, chain
-from napari_stnreg.transforms.bspline import NO_FOLDING, BSplineFamily
-from napari_stnreg.transforms.families.linear import rotation
+from napari_stnreg.transforms.bspline import NO_FOLDING_LIMIT, BSplineFamily
+from napari_stnreg.transforms.linear import rotation
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class SpatialAugmentation:
             return affine
         family = BSplineFamily(np.maximum(self.bend_spacing / grid.spacing, 1.0).tolist())
         control = family.control_grid(grid)
-        limit = np.minimum(self.bend, 0.99 * NO_FOLDING * control.spacing)
+        limit = np.minimum(self.bend, 0.99 * NO_FOLDING_LIMIT * control.spacing)
         strength = random.uniform(0.0, 1.0)
         directions = random.uniform(-1.0, 1.0, (grid.ndim, *control.shape))
         values = strength * limit.reshape(-1, *[1] * grid.ndim) * directions

@@ -14,7 +14,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.models.input_spec import Normalization
 from napari_stnreg.training.data.batch import Batch
-from napari_stnreg.transforms import ChainTransform, Transform
+from napari_stnreg.transforms import collate_transforms
 
 Split = Literal["train", "validation"]
 
@@ -81,27 +81,6 @@ def collate(parts: Sequence[Batch]) -> Batch:
 def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
     held = [x for x in tensors if x is not None]
     return torch.cat(held) if len(held) == len(tensors) else None
-
-
-def collate_transforms(transforms: Sequence[Transform]) -> Transform:
-    """Transforms of one kind as one with a batch axis.
-
-    Raises
-    ------
-    InputError
-        If they are of different kinds.
-    """
-    first = transforms[0]
-    if len(transforms) == 1:
-        return first
-    chains = [t.parts for t in transforms if isinstance(t, ChainTransform)]
-    if len(chains) == len(transforms) and len({len(parts) for parts in chains}) == 1:
-        return ChainTransform([collate_transforms(parts) for parts in zip(*chains, strict=True)])
-    settings = first.settings()
-    if not chains and all(type(t) is type(first) and t.settings() == settings for t in transforms):
-        tensors = [t.tensors() for t in transforms]
-        return type(first).from_state({name: torch.cat([t[name] for t in tensors]) for name in tensors[0]}, settings)
-    raise InputError("Transforms of different kinds cannot be put into one batch.")
 
 
 def seeded_rng(*place: int) -> np.random.Generator:

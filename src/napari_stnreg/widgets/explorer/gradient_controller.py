@@ -141,7 +141,9 @@ class Downhill:
         if self._panel.scene.state.family == "affine":
             turn, x, y = rng.uniform(-20, 20), *rng.uniform(-0.07, 0.07, 2) * size
             scale = np.exp(rng.uniform(-0.2, 0.2, 2))
-            self._panel.scene.theta = Theta.from_parameters(AffineParameters(turn, scale[0], scale[1], rng.uniform(-0.15, 0.15), x, y))
+            self._panel.scene.theta = Theta.from_parameters(
+                AffineParameters(turn, scale[0], scale[1], rng.uniform(-0.15, 0.15), x, y)
+            )
         else:
             spread = 0.15 * size / self._panel.scene.state.lattice
             self._panel.scene.displacements = rng.normal(0, spread, self._panel.scene.displacements.shape)

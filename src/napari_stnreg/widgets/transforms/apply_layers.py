@@ -181,18 +181,18 @@ def _list(job: CarryJob, taken: LayerSnapshot, warnings: list[str]) -> LayerData
         return world @ back[:-1, :-1].T + back[:-1, -1]
 
     if taken.kind == "points":
-        data: Any = home(carrier.points(taken.data))
+        data: Any = home(carrier.transform_points(taken.data))
     elif taken.kind == "tracks":
-        rows = carrier.tracks(taken.data)
+        rows = carrier.transform_tracks(taken.data)
         data = np.concatenate([rows[:, :1], home(rows[:, 1:])], axis=1)
     elif taken.kind == "vectors":
-        arrows = carrier.vectors(taken.data)
+        arrows = carrier.transform_vectors(taken.data)
         data = np.stack([home(arrows[:, 0]), arrows[:, 1] @ back[:-1, :-1].T], axis=1)
     elif taken.kind == "surface":
         vertices, faces, *rest = taken.data
-        data = (home(carrier.surface(vertices)), faces[:, ::-1] if carrier.mirrors else faces, *rest)
+        data = (home(carrier.transform_points(vertices)), faces[:, ::-1] if carrier.is_reflection else faces, *rest)
     else:
-        made = carrier.shapes(taken.data, keywords["shape_type"])
+        made = carrier.transform_shapes(taken.data, keywords["shape_type"])
         data = [home(vertices) for vertices, _ in made]
         keywords["shape_type"] = [kind for _, kind in made]
     if carrier.warning is not None:
@@ -242,7 +242,11 @@ def _warp(
             return None
         rest = [0] * (grid.ndim - 1)
         slab = grid.cropped((start, *rest), (stop, *grid.shape[1:]))
-        made = warp(image, None, slab, interpolation) if carrier is None else carrier.image(image, slab, interpolation)
+        made = (
+            warp(image, None, slab, interpolation)
+            if carrier is None
+            else carrier.warp_image(image, slab, interpolation)
+        )
         parts.append(made.data)
     if carrier is not None and carrier.warning is not None:
         warnings.append(carrier.warning)
@@ -259,4 +263,4 @@ def _fitting_grid(job: CarryJob, taken: LayerSnapshot, own: Grid) -> Grid:
     # Points on the outline, not the corners alone: a bending map may bulge between them.
     ticks = [np.linspace(-0.5, n - 0.5, 9) for n in shape]
     index = np.stack(np.meshgrid(*ticks, indexing="ij"), axis=-1).reshape(-1, own.ndim)
-    return Grid.covering(carrier.points(index), own.spacing, unit=own.unit)
+    return Grid.covering(carrier.transform_points(index), own.spacing, unit=own.unit)

@@ -192,9 +192,8 @@ class TransformsPanel(TaskPanel):
 
     @staticmethod
     def _matrix(entry: TransformEntry) -> Any:
-        from napari_stnreg.transforms.conversion import linear_matrix
 
-        return linear_matrix(entry.transform)
+        return entry.transform.as_matrix()
 
     # -- apply
 
@@ -314,7 +313,7 @@ class TransformsPanel(TaskPanel):
         self._add(made.entry)
         inversion = made.inversion
         unit = made.entry.transform.unit
-        text = inversion.sentence
+        text = inversion.summary
         if inversion.method != "exact":
             text += f" Mean {inversion.mean_error:.2g}, largest {inversion.max_error:.2g} {unit}."
         self.combining.round_trip.setText(text)

@@ -23,7 +23,7 @@ from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress
 from napari_stnreg.widgets.common.transform_store import TransformEntry
 
 if TYPE_CHECKING:
-    from napari_stnreg.transforms.inversion import Inversion
+    from napari_stnreg.transforms.inverse import Inversion
 
 PICTURES = {
     "grid": ("Grid", "A regular grid over the moving image, bent as the image is."),
@@ -52,13 +52,11 @@ def side_grid(entry: TransformEntry, side: str, fallback: Grid | None = None) ->
     InputError
         If none is known.
     """
-    from napari_stnreg.transforms.conversion import native_grid
-
     known = entry.grid if side == "fixed" else entry.moving_grid
     if known is not None:
         return known.with_unit(entry.transform.unit)
     if side == "fixed":
-        known = native_grid(entry.transform) or fallback
+        known = entry.transform.native_grid() or fallback
         if known is None:
             raise InputError(
                 f"'{entry.name}' does not say over which space it lies: open the fixed image, so that its grid is known."
@@ -122,7 +120,7 @@ def inverse(
     entry: TransformEntry, fallback: Grid | None, control: TaskControl
 ) -> Generator[TaskProgress, None, Inverted | None]:
     """Turn a transform round and measure the round trip over the moving side."""
-    from napari_stnreg.transforms.inversion import invert
+    from napari_stnreg.transforms.inverse import invert
 
     yield TaskProgress(0.1, f"Inverting {entry.name}")
     inversion = invert(entry.transform, side_grid(entry, "moving", fallback))
@@ -148,7 +146,7 @@ def chained(first: TransformEntry, second: TransformEntry) -> TransformEntry:
     InputError
         If their dimensions or units do not fit together.
     """
-    from napari_stnreg.transforms.conversion import compose
+    from napari_stnreg.transforms import compose
 
     if first.transform.ndim != second.transform.ndim:
         raise InputError(f"'{first.name}' is {first.transform.ndim}D and '{second.name}' {second.transform.ndim}D.")
@@ -246,7 +244,6 @@ def write_entry(entry: TransformEntry, path: str) -> Path:
     InputError
         If the ending is unknown, the format cannot hold it, or the file cannot be written.
     """
-    from napari_stnreg.io.transform_file import save_transform_file
     from napari_stnreg.io.transforms import ENDING, SAVE_ENDINGS, save, transform_ending
 
     if transform_ending(path, SAVE_ENDINGS) != ENDING:
@@ -254,4 +251,4 @@ def write_entry(entry: TransformEntry, path: str) -> Path:
     record = entry.record("file")
     for name in ("transform", "what", "run", "source", "start"):
         record.pop(name, None)
-    return save_transform_file(entry.transform, path, record)
+    return entry.transform.save(path, record)
