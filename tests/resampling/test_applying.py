@@ -145,7 +145,7 @@ def test_what_does_not_fit_is_refused():
         GeometryTransformer(transform).transform_points(np.zeros((4, 2)))
     with pytest.raises(InputError, match="cannot be converted"):
         GeometryTransformer(transform, unit="um")
-    with pytest.raises(InputError, match="neither"):
+    with pytest.raises(InputError, match="not on .left."):
         GeometryTransformer(transform, "left")
     with pytest.raises(InputError, match="start and direction"):
         GeometryTransformer(transform).transform_vectors(np.zeros((4, 3)))

@@ -84,7 +84,7 @@ def register(
     start = None
     if start_transform is not None:
         start = load_transform(start_transform, fixed=fixed_image, moving=frames[0])
-        start = with_unit(start, fixed_image.grid.unit)
+        start = start.with_unit(fixed_image.grid.unit)
     with Interrupt() as interrupt, folder:
         # A name that clashes with an input must be reported before the fit, not after it.
         for name in ("warped" + _output_suffix(moving), "transform.safetensors", "report.json"):
