@@ -77,7 +77,7 @@ def test_theta_survives_the_engine_and_the_family_parameters():
     scene = scene_of(theta)
     assert np.allclose(Theta.from_transform(scene.transform, scene.grid).matrix, theta.matrix)
     made = scene.family(scene.parameters, scene.grid)
-    assert np.allclose(made.numpy(), scene.transform.numpy(), atol=1e-9)
+    assert np.allclose(made.as_matrix(), scene.transform.as_matrix(), atol=1e-9)
     scene.theta = Theta.identity()
     scene.parameters = Scene(picture(), scene.state).parameters  # zero
     assert np.allclose(scene.theta.matrix, np.eye(2, 3), atol=1e-9)
