@@ -15,7 +15,7 @@ from napari_stnreg.training.data.datasets import open_training_data
 from napari_stnreg.training.data.image_sets import ImageSet
 from napari_stnreg.training.data.pair_sampler import MixedSource
 from napari_stnreg.training.data.paired_images import Augmentation, PairedImages, augmentation_preset
-from napari_stnreg.training.data.pairing import FixedPairs, RandomPairs, neighbors, read_pairs, split
+from napari_stnreg.training.data.pairing import FixedPairs, RandomPairs, neighbors, read_pairs, split_groups
 
 
 def blob(y, x, size=(24, 20), spacing=1.0, name="blob"):
@@ -92,11 +92,11 @@ def test_an_npz_file_gives_images_labels_subjects_and_spacing(tmp_path):
 
 def test_no_subject_is_in_both_training_and_validation():
     groups = [f"p{i // 5}" for i in range(60)]
-    train, held = split(groups, 0.25, seed=3)
+    train, held = split_groups(groups, 0.25, seed=3)
     assert sorted(train + held) == list(range(60))
     assert not {groups[i] for i in train} & {groups[i] for i in held}
     assert len({groups[i] for i in held}) == 3
-    assert split(groups, 0.25, seed=4)[1] != held
+    assert split_groups(groups, 0.25, seed=4)[1] != held
 
 
 def test_random_pairs_differ_between_epochs_and_not_between_runs():
@@ -252,19 +252,19 @@ def test_mixed_sources_give_pairs_of_each_and_hold_back_those_of_the_first():
     ("call", "sentence"),
     [
         (lambda p: open_training_data(p / "nowhere"), "does not exist|no ending"),
-        (lambda p: open_training_data(p / "empty"), "holds no image"),
+        (lambda p: open_training_data(p / "empty"), "has no image"),
         (lambda p: open_training_data(p / "set.npz", image="img"), "has no array 'img'; it holds image"),
-        (lambda p: open_training_data(p / "broken.npz"), "not an npz file"),
+        (lambda p: open_training_data(p / "broken.npz"), "not a readable npz file"),
         (lambda p: open_training_data(p / "one.tif"), "a single image; training needs several"),
         (lambda p: open_training_data(p / "set.npz", group="patient"), "has no array 'patient'"),
         (lambda p: open_training_data(p / "bad.csv"), "columns 'fixed' and 'moving'"),
-        (lambda p: open_training_data(p / "gone.csv"), "names 'x.tif', which is not there"),
+        (lambda p: open_training_data(p / "gone.csv"), "names 'x.tif', which does not exist"),
         (lambda p: open_training_data(p / "set.npz", pairing="pals"), "no pairing 'pals'"),
         (lambda p: open_training_data(p / "set.npz", pairing="template", template="zz"), "no image 'zz'"),
         (lambda p: open_training_data(p / "set.npz", validation_fraction=1.5), "between 0 and 1"),
-        (lambda p: ImageSet.from_folder(p, group="(S"), "no regular expression"),
+        (lambda p: ImageSet.from_folder(p, group="(S"), "not a regular expression"),
         (lambda p: ImageSet.from_folder(p, pattern="one*", group="Z"), "finds no subject in 'one'"),
-        (lambda p: ImageSet.from_folder(p, pattern="one*", labels=p / "set"), "no folder"),
+        (lambda p: ImageSet.from_folder(p, pattern="one*", labels=p / "set"), "is not a folder"),
         (lambda p: SpatialAugmentation(rotation=-1), "rotation must be 0 or more"),
         (lambda p: SpatialAugmentation(bend=3), "Give bend_spacing"),
     ],

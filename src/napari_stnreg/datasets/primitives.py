@@ -98,6 +98,6 @@ def blend(image: FloatArray, mask: FloatArray, value: npt.ArrayLike) -> FloatArr
 
 
 def nearest_seeds(points: FloatArray, seeds: FloatArray) -> tuple[npt.NDArray[np.intp], FloatArray, FloatArray]:
-    """Return the index of the seed ``(K, D)`` nearest to each point ``(N, D)``, and the distances to the two nearest."""
+    """Return the seed ``(K, D)`` nearest to each point ``(N, D)``, and the distances to the two nearest seeds."""
     distance, index = cKDTree(seeds).query(points, k=2)
     return index[:, 0], distance[:, 0], distance[:, 1]

@@ -373,8 +373,8 @@ def section_stack(seed: int = 51) -> Sample:
     SerialSections : stacks of any size, with faults.
     """
     made = SerialSections(
-        (12, 128, 128), seed, bend=1.8, drift=0.3, shift=4.0, rotation=2.0, contrast=0.7, noise=4.0, slope=1.0, spread=0.8,
-        cell=26.0, spacing=(50.0, 10.0, 10.0),
+        (12, 128, 128), seed, bend=1.8, drift=0.3, shift=4.0, rotation=2.0, contrast=0.7, noise=4.0, slope=1.0,
+        spread=0.8, cell=26.0, spacing=(50.0, 10.0, 10.0),
     )  # fmt: skip
     grid = Grid.from_spacing(made.shape, made.spacing, unit="nm")
     thickness, pixel = made.spacing[0], np.asarray(made.spacing[1:])

@@ -60,8 +60,8 @@ class Similarity(ABC):
         warped
             The moving image resampled on the fixed grid, ``(B, C, *shape)``.
         weight
-            ``(B, 1, *shape)``, where the warped image is defined; ``None`` for everywhere. It is a constant: no gradient
-            flows into it.
+            ``(B, 1, *shape)``, where the warped image is defined; ``None`` for everywhere. A constant for the
+            gradient.
 
         Returns
         -------

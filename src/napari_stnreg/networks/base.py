@@ -89,7 +89,7 @@ class Network(nn.Module, ABC):
         self.autocast = dtype
 
     def domain(self, grid: Grid) -> Grid:
-        """Return the grid that the layers see when the images are on ``grid``, a whole number of voxels larger or smaller."""
+        """Return the grid that the layers see: ``grid`` cropped or extended by whole voxels."""
         return grid
 
 
@@ -241,7 +241,7 @@ def padded_grid(grid: Grid, multiple: int) -> Grid:
 
 
 def crop_or_pad(image: Tensor, grid: Grid, domain: Grid) -> Tensor:
-    """Crop or pad an image ``(B, C, *grid.shape)`` to a :func:`centered_grid` of its own; padding repeats the border."""
+    """Crop or pad an image ``(B, C, *grid.shape)`` to a :func:`centered_grid`; padding repeats the border."""
     if image.shape[2:] == domain.shape:
         return image
     pads: list[int] = []

@@ -50,7 +50,7 @@ def sampling_grid(transform: Transform, onto: Grid, image_grid: Grid) -> Tensor:
 
 
 def _dense(displacement: DisplacementTransform, onto: Grid, last: Tensor, place: Tensor) -> Tensor:
-    """Add the displacement, converted to the sampler's coordinates, to the base grid, without computing world points."""
+    """Add the displacement in the sampler's coordinates to the base grid, without computing world points."""
     field = displacement.field_at(onto).movedim(1, -1)
     base = lattice_points((last @ place).float(), onto.shape)
     linear = last[:, :-1, :-1].float()

@@ -73,7 +73,8 @@ class DigitData:
         labels = np.asarray(classes, dtype=np.int64)
         if array.ndim != 3 or len(array) != len(labels) or len(array) < 40:
             raise InputError(
-                f"The data need at least 40 digits (N, height, width) and one class for each, not {array.shape} and {len(labels)}."
+                f"The data need at least 40 digits (N, height, width) and one class for each, not {array.shape} and "
+                f"{len(labels)}."
             )
         if not 24 <= size <= 128:
             raise InputError(f"The side of the images is 24 to 128 pixels, not {size}.")

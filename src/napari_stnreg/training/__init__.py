@@ -1,1 +1,1 @@
-"""Training networks, what a trained model is, and its file."""
+"""Training of networks."""

@@ -1,4 +1,4 @@
-"""What trains a network: in one call, or as a generator that is watched, paused, stopped and resumed by its driver."""
+"""Train a network, in one call or as a generator that can be paused, stopped and resumed."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def train(
     Parameters
     ----------
     data
-        Pairs of images, such as :func:`napari_stnreg.open_training_data` makes of a folder or of images in memory; or
-        simply a list of images, to be paired at random.
+        Pairs of images, such as :func:`napari_stnreg.open_training_data` opens; or a list of images, which are paired
+        at random.
     settings
-        See :class:`~napari_stnreg.training.settings.TrainingSettings`; or give its fields by name in ``options``.
+        See :class:`~napari_stnreg.training.settings.TrainingSettings`; or pass its fields as keyword arguments.
     output
-        Where the model will be saved. A checkpoint is kept beside it after every epoch.
+        File for the model. A checkpoint is saved beside it after every epoch.
     resume
-        Go on from that checkpoint, if there is one.
+        Continue from that checkpoint, if there is one.
     warm_start
         A trained model, its file, or the name of a bundled model to continue from: its network and weights. The model
         itself is not changed.
@@ -54,12 +54,12 @@ def train(
     Returns
     -------
     Model
-        With the weights of the best validation.
+        The model with the weights of the best validation.
 
     Raises
     ------
     InputError
-        If the data or settings cannot be used; one sentence says why.
+        If the data or settings cannot be used.
     """
     return run_to_completion(
         train_steps(data, settings, output=output, resume=resume, warm_start=warm_start, **options), progress
@@ -75,10 +75,10 @@ def train_steps(
     warm_start: WarmStart | None = None,
     **options: Any,
 ) -> TrainingSteps:
-    """:func:`train` as a generator.
+    """Generator form of :func:`train`, for progress reporting, pausing and cancellation.
 
     Yields :class:`TrainingProgress` and returns the :class:`Model`. Send ``"pause"``, ``"resume"``, or ``"stop"``,
-    which keeps the best so far; closing the generator drops everything but the last checkpoint.
+    which keeps the best so far. Closing the generator discards everything but the last checkpoint.
     """
     settings = TrainingSettings.merge(settings, options)
     pairs: TrainingData = open_training_data(data) if isinstance(data, Sequence) else data

@@ -1,4 +1,4 @@
-"""The checkpoint of a training: everything that makes it go on as if it had never been broken off."""
+"""Training checkpoints, from which a training resumes with bit-identical results."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ VERSION = 1
 
 @dataclass
 class TrainingState:
-    """What changes from epoch to epoch, besides the network and its optimizer.
+    """State of a training besides the network and its optimizer.
 
     Parameters
     ----------
     epoch
-        Epochs done.
+        Completed epochs.
     curve
-        One record for each, and one from before the training.
+        One record before training and one for each epoch.
     best_epoch, best_value, best_weights
-        The best validation so far (lower is better), and its weights on the CPU.
+        The best validation so far (lower is better), with its weights on the CPU.
     scale
-        Of the losses in half precision; 0 if none is used.
+        Loss scale in half precision; 0 if not used.
     seconds
-        Spent.
+        Elapsed time.
     replay, replay_epochs
-        Pictures of the validation pair.
+        Images of the validation pair and their epochs.
     random, random_cuda
-        States of torch's random numbers.
+        States of torch's random generators.
     """
 
     epoch: int = 0
@@ -58,7 +58,7 @@ class TrainingState:
 
 
 def checkpoint_path(output: Path) -> Path:
-    """Where the checkpoint of a model's training lies: beside the model."""
+    """Return the checkpoint path of a model file, beside the model."""
     return output.with_name(output.name.removesuffix(".safetensors") + ".checkpoint.safetensors")
 
 
@@ -69,14 +69,14 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     identity: Mapping[str, Any],
 ) -> None:
-    """Write a checkpoint, whole or not at all.
+    """Save a checkpoint atomically.
 
     Parameters
     ----------
     path, state, network, optimizer
-        What and where.
+        File, state, network and optimizer.
     identity
-        Settings and data, to be compared when it is resumed.
+        Settings and data, compared on resuming.
     """
     tensors = {f"network.{name}": t for name, t in network.state_dict().items()}
     tensors |= {f"best.{name}": t for name, t in state.best_weights.items()}
@@ -107,7 +107,7 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, network: Network, optimizer: torch.optim.Optimizer, identity: Mapping[str, Any]
 ) -> TrainingState:
-    """Bring a network and its optimizer to where a training was.
+    """Restore a network and its optimizer from a checkpoint.
 
     Raises
     ------
@@ -122,14 +122,14 @@ def load_checkpoint(
             raise InputError(f"'{path.name}' belongs to another network; train into a new file.")
         loaded = network_from(header["network"], _named(tensors, "network"))
         best = _named(tensors, "best")
-        network_from(header["network"], best)  # for its checks alone
+        network_from(header["network"], best)  # validates the weights
         network.load_state_dict(loaded.state_dict())
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _named(tensors, "optimizer").items():
             number, key = name.split(".", 1)
             moments.setdefault(int(number), {})[key] = tensor
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-        pictures = tensors.get("replay")
+        replay = tensors.get("replay")
         return TrainingState(
             int(header["epoch"]),
             [EpochRecord(**one) for one in header["curve"]],
@@ -138,7 +138,7 @@ def load_checkpoint(
             best,
             float(header["scale"]),
             float(header["seconds"]),
-            [] if pictures is None else list(pictures.numpy()),
+            [] if replay is None else list(replay.numpy()),
             [int(e) for e in header["replay_epochs"]],
             tensors.get("random.cpu"),
             tensors.get("random.cuda"),
@@ -146,7 +146,7 @@ def load_checkpoint(
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"'{path.name}' is damaged: it does not hold what a checkpoint holds.") from error
+        raise InputError(f"'{path.name}' is damaged: its content is not that of a checkpoint.") from error
 
 
 def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What a training lowers: similarity, regularity, overlap of labels, distance to a known transform."""
+"""Training losses: similarity, regularization, label overlap, distance to a known transform."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ from napari_stnreg.transforms import (
 )
 from napari_stnreg.transforms.linear import radius
 
-MOST_LABELS = 24
-"""Labels that take part in one step; of more, so many are drawn for each step."""
+MAX_LABELS = 24
+"""Labels per step; if there are more, this many are drawn at random for each step."""
 
 
 @dataclass
 class BatchResult:
-    """What came of one batch.
+    """Result of one batch.
 
     Parameters
     ----------
     loss
-        Scalar.
+        The loss, a scalar.
     terms
-        Its parts before they are weighted, by name.
+        Unweighted terms by name.
     warped
-        The moving images through the transforms, ``(B, C, *shape)``, detached.
+        Warped moving images, ``(B, C, *shape)``, detached.
     transform
-        The transforms, or ``None`` for an auto-encoder.
+        The predicted transforms; ``None`` for an auto-encoder.
     """
 
     loss: Tensor
@@ -58,29 +58,29 @@ class BatchResult:
 
 
 class RegistrationLoss:
-    """The loss and the score of a network that registers.
+    """Loss and validation scores of a registration network.
 
     Parameters
     ----------
     settings
-        Which terms, and their weights.
+        Terms and their weights.
     grid
-        The working lattice.
+        Grid of the training data.
     labels
-        The values that labels may have.
+        Label values.
     """
 
     def __init__(self, settings: TrainingSettings, grid: Grid, labels: Sequence[int]) -> None:
         self.settings, self.grid, self.labels = settings, grid, tuple(labels)
         self.similarity = _similarity(settings)
         if settings.label_weight > 0 and not labels:
-            raise InputError("The overlap of labels is to count, but the training data have no labels.")
+            raise InputError("label_weight is above 0, but the training data have no labels.")
         weights = (settings.similarity_weight, settings.label_weight, settings.truth_weight)
         if not any(weights):
-            raise InputError("Nothing is left to be learned: similarity, labels and truth all have no weight.")
+            raise InputError("The loss is empty: similarity_weight, label_weight and truth_weight are all 0.")
 
     def __call__(self, network: LocalizationNetwork, batch: Batch) -> BatchResult:
-        """The loss of a batch; differentiable in the network's weights."""
+        """Compute the loss of a batch; differentiable with respect to the weights."""
         settings, grid = self.settings, batch.grid or self.grid
         transform = network.transform(batch.fixed, batch.moving, grid)
         coordinates = sampling_grid(transform, grid, grid)
@@ -95,11 +95,11 @@ class RegistrationLoss:
         if settings.label_weight > 0 and batch.fixed_labels is not None and batch.moving_labels is not None:
             terms["labels"] = (settings.label_weight, self._overlap(batch, coordinates))
         if settings.truth_weight > 0 and batch.truth is not None:
-            apart = transform_distance(transform, batch.truth, grid) / radius(grid)
-            terms["truth"] = (settings.truth_weight, apart)
-        terms |= self._regularity(transform, grid)
+            distance = transform_distance(transform, batch.truth, grid) / radius(grid)
+            terms["truth"] = (settings.truth_weight, distance)
+        terms |= self._regularization(transform, grid)
         if not terms:
-            raise InputError("The training data have nothing of what the loss asks for (labels, or known transforms).")
+            raise InputError("The training data have neither labels nor known transforms, which the loss needs.")
         loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
         return BatchResult(
             loss, {name: float(v.detach()) for name, (_, v) in terms.items()}, warped.detach(), transform
@@ -109,63 +109,63 @@ class RegistrationLoss:
         assert batch.fixed_labels is not None
         assert batch.moving_labels is not None
         values = list(self.labels)
-        if len(values) > MOST_LABELS:
-            values = [values[i] for i in torch.randperm(len(values))[:MOST_LABELS].tolist()]
+        if len(values) > MAX_LABELS:
+            values = [values[i] for i in torch.randperm(len(values))[:MAX_LABELS].tolist()]
         moved = sample_normalized(one_hot(batch.moving_labels, values), coordinates)
         return LabelOverlap(one_hot(batch.fixed_labels, values))(moved)
 
-    def _regularity(self, transform: Transform, grid: Grid) -> dict[str, tuple[float, Tensor]]:
-        """Of what bends; of several parts each on its own. An affine transform is as regular as can be."""
+    def _regularization(self, transform: Transform, grid: Grid) -> dict[str, tuple[float, Tensor]]:
+        """Return the regularization terms of the non-affine parts, each part separately."""
         settings = self.settings
-        wanted = {"diffusion": settings.diffusion_weight, "bending": settings.bending, "folding": settings.folding}
-        bent = [part for part in transform.parts if not part.is_linear]
+        weights = {"diffusion": settings.diffusion_weight, "bending": settings.bending, "folding": settings.folding}
+        deformable = [part for part in transform.parts if not part.is_linear]
         found: dict[str, tuple[float, Tensor]] = {}
-        for name, weight in wanted.items():
-            if weight <= 0 or not bent:
+        for name, weight in weights.items():
+            if weight <= 0 or not deformable:
                 continue
-            total = torch.stack([_penalty(name, part, grid) for part in bent]).sum()
+            total = torch.stack([_penalty(name, part, grid) for part in deformable]).sum()
             found[name] = (weight, total)
         return found
 
     def score(self, network: LocalizationNetwork, batch: Batch) -> tuple[BatchResult, dict[str, float]]:
-        """Loss and figures of a validation batch."""
+        """Return loss and scores of a validation batch."""
         with torch.no_grad():
-            outcome = self(network, batch)
+            result = self(network, batch)
             grid = batch.grid or self.grid
-            assert outcome.transform is not None
-            figures = {"similarity": self._similarity_score(batch, outcome, grid)}
+            assert result.transform is not None
+            scores = {"similarity": self._similarity_score(batch, result, grid)}
             if batch.fixed_labels is not None and batch.moving_labels is not None:
-                where = sampling_grid(outcome.transform, grid, grid)
+                where = sampling_grid(result.transform, grid, grid)
                 moved = sample_normalized(batch.moving_labels.float(), where, padding="zeros", mode="nearest")
-                figures["dice"] = mean_dice(batch.fixed_labels, moved.round().to(batch.fixed_labels.dtype), self.labels)
+                scores["dice"] = mean_dice(batch.fixed_labels, moved.round().to(batch.fixed_labels.dtype), self.labels)
             if batch.truth is not None:
-                figures["error"] = float(transform_distance(outcome.transform, batch.truth, grid))
-        return outcome, figures
+                scores["error"] = float(transform_distance(result.transform, batch.truth, grid))
+        return result, scores
 
-    def _similarity_score(self, batch: Batch, outcome: BatchResult, grid: Grid) -> float:
+    def _similarity_score(self, batch: Batch, result: BatchResult, grid: Grid) -> float:
         self.similarity.prepare(batch.fixed, batch.fixed_mask)
         weight = None
         if batch.moving_mask is not None:
-            assert outcome.transform is not None
-            weight = sample_normalized(batch.moving_mask, sampling_grid(outcome.transform, grid, grid))
-        return self.similarity.score(outcome.warped, weight)
+            assert result.transform is not None
+            weight = sample_normalized(batch.moving_mask, sampling_grid(result.transform, grid, grid))
+        return self.similarity.score(result.warped, weight)
 
 
 class ReconstructionLoss:
-    """The loss of an auto-encoder: how far the drawn image is from the one it saw, squared."""
+    """Mean squared reconstruction error of an auto-encoder."""
 
     def __call__(self, network: AutoEncoder, batch: Batch) -> BatchResult:
-        """The loss of a batch; its fixed and moving images are single examples."""
+        """Compute the loss of a batch; fixed and moving images are independent examples."""
         images = torch.cat([batch.fixed, batch.moving])
-        drawn = network(images).float()
-        loss = (drawn - images).square().mean()
-        return BatchResult(loss, {"reconstruction": float(loss.detach())}, drawn.detach()[batch.size :], None)
+        reconstructed = network(images).float()
+        loss = (reconstructed - images).square().mean()
+        return BatchResult(loss, {"reconstruction": float(loss.detach())}, reconstructed.detach()[batch.size :], None)
 
     def score(self, network: AutoEncoder, batch: Batch) -> tuple[BatchResult, dict[str, float]]:
-        """Loss and figures of a validation batch."""
+        """Return loss and scores of a validation batch."""
         with torch.no_grad():
-            outcome = self(network, batch)
-        return outcome, {"reconstruction": float(outcome.loss)}
+            result = self(network, batch)
+        return result, {"reconstruction": float(result.loss)}
 
 
 def _similarity(settings: TrainingSettings) -> Similarity:
@@ -176,7 +176,7 @@ def _similarity(settings: TrainingSettings) -> Similarity:
 
 
 def _penalty(name: str, part: Transform, grid: Grid) -> Tensor:
-    """A regularizer of one deformation; velocities are charged as they are, as in VoxelMorph, but for folds."""
+    """Evaluate a regularizer on one deformation; on the velocity itself except for folding, as in VoxelMorph."""
     parameters = part.parameter_field() if name != "folding" else None
     if parameters is not None:
         field, where = parameters
@@ -193,28 +193,28 @@ def _penalty(name: str, part: Transform, grid: Grid) -> Tensor:
 
 
 def transform_distance(found: Transform, truth: Transform, grid: Grid) -> Tensor:
-    """Mean distance in the world between where two transforms send a lattice's points, a scalar.
+    """Return the mean distance in the world between the points to which two transforms map a grid, a scalar.
 
-    Of affine transforms the corners tell all; of others 24 points along each axis are asked, in 3D 8. Unlike the
-    entries of a matrix this does not depend on unit or origin, and a degree counts as much as what it moves.
+    The corners suffice for affine transforms; otherwise 24 points along each axis are used (8 in 3D). Unlike a
+    difference of matrices this does not depend on unit and origin, and rotations count by the distances they cause.
 
     Parameters
     ----------
     found, truth
         ``B`` transforms each.
     grid
-        The lattice.
+        The grid.
     """
     linear = found.is_linear and truth.is_linear
     most = 24 if grid.ndim == 2 else 8
     places: FloatArray = grid.corners() if linear else grid.resized([min(n, most) for n in grid.shape]).points()
     points = torch.tensor(places.reshape(1, -1, grid.ndim), dtype=torch.float32, device=found.device)
-    apart = found(points) - truth(points)
-    return (apart.square().sum(-1) + 1e-12).sqrt().mean()
+    difference = found(points) - truth(points)
+    return (difference.square().sum(-1) + 1e-12).sqrt().mean()
 
 
 def mean_dice(fixed: Tensor, moved: Tensor, labels: Sequence[int]) -> float:
-    """Dice of label maps ``(B, 1, *shape)``, averaged over the labels that a pair has, then over the pairs."""
+    """Return the Dice overlap of label maps ``(B, 1, *shape)``, averaged over the labels of a pair, then over pairs."""
     size = max((*labels, 0)) + 1
     found = []
     for one, other in zip(fixed, moved, strict=True):

@@ -1,4 +1,4 @@
-"""In which precision a network is trained."""
+"""Precision of the training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from napari_stnreg.training.settings import TrainingSettings
 
 
 def half_precision(settings: TrainingSettings, device: torch.device) -> torch.dtype | None:
-    """The half precision that is used on a device, or ``None`` for float32 throughout."""
+    """Return the half precision type for a device, or ``None`` for float32."""
     if settings.mixed_precision == "off" or (settings.mixed_precision == "auto" and device.type != "cuda"):
         return None
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():

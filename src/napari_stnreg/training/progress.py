@@ -1,4 +1,4 @@
-"""What a running training tells about itself."""
+"""Progress of a training."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy.typing as npt
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.transforms import Transform
 
-State = Literal["running", "paused", "validated"]
+TrainingStatus = Literal["running", "paused", "validated"]
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch of the curves.
+    """One epoch of the training curves.
 
     Parameters
     ----------
     epoch
-        Epochs done, from 0 (before training; it has no training loss).
+        Completed epochs, from 0 (before training, without a training loss).
     loss, terms
-        Mean training loss, and its parts before they are weighted.
+        Mean training loss and its unweighted terms.
     validation_loss, scores
-        Mean over the validation pairs; figures by name: similarity, dice, error (in world units), reconstruction.
+        Mean validation loss, and mean scores by name: similarity, dice, error (in world units), reconstruction.
     learning_rate, seconds
-        At its end, and how long it took.
+        Learning rate at the end, and duration.
     """
 
     epoch: int
@@ -40,19 +40,19 @@ class EpochRecord:
 
 
 @dataclass(frozen=True)
-class Example:
-    """The fixed validation pair as the network registers it now.
+class ValidationExample:
+    """A fixed validation pair, registered by the current network.
 
     Parameters
     ----------
     epoch
-        Epochs done.
+        Completed epochs.
     fixed, moving, warped
-        ``(*grid.shape)`` float32, the first channel. For an auto-encoder, ``warped`` is the moving image as drawn.
+        ``(*grid.shape)`` float32, the first channel. For an auto-encoder, ``warped`` is the reconstruction.
     grid
-        The working lattice.
+        Their grid.
     transform
-        On the CPU; ``None`` for an auto-encoder.
+        The predicted transform on the CPU; ``None`` for an auto-encoder.
     """
 
     epoch: int
@@ -65,33 +65,33 @@ class Example:
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """One step of a running training.
+    """Progress of a running training.
 
     Parameters
     ----------
     state
-        ``"running"`` after a step, ``"validated"`` after an epoch and its validation, ``"paused"`` while it waits.
+        ``"running"`` after a step, ``"validated"`` after the validation of an epoch, ``"paused"`` while paused.
     epoch, epochs
-        Epochs done and planned.
+        Completed and planned epochs.
     step, steps
-        Batches done and planned over the whole training; ``step / steps`` fills a progress bar.
+        Completed and planned batches of the whole training.
     loss, terms
-        Mean training loss of the epoch so far, and its parts.
+        Mean training loss of the epoch so far, and its terms.
     validation_loss, scores
-        Of the last validation.
+        Loss and scores of the last validation.
     best
         Epoch of the best weights so far.
     seconds, seconds_left
-        Spent (over all resumptions), and an estimate of what is left; ``None`` until it can be made.
+        Elapsed time (over all resumptions) and estimated remaining time, ``None`` until known.
     curve
         All epochs so far.
     example
-        The fixed validation pair as it was registered after the last epoch.
+        A fixed validation pair, registered after the last epoch.
     message
-        A few words for a person.
+        Short description for the user.
     """
 
-    state: State
+    state: TrainingStatus
     epoch: int
     epochs: int
     step: int
@@ -104,10 +104,10 @@ class TrainingProgress:
     seconds: float
     seconds_left: float | None
     curve: tuple[EpochRecord, ...]
-    example: Example | None = None
+    example: ValidationExample | None = None
     message: str = field(default="")
 
     @property
     def fraction(self) -> float:
-        """Share of the planned steps that is done, 0 to 1."""
+        """Completed fraction of the planned steps, 0 to 1."""
         return min(self.step / max(self.steps, 1), 1.0)

@@ -1,4 +1,4 @@
-"""When which network is trained, and how fast."""
+"""Learning-rate schedule, and the phases of sequential training."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from napari_stnreg.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """The epochs of a training, divided among the networks that are trained in turn.
+class LearningRateSchedule:
+    """Learning rates and training phases.
 
     Parameters
     ----------
@@ -19,7 +19,7 @@ class Schedule:
     steps
         Batches in an epoch.
     phases
-        How many networks are trained one after the other; 1 if all are trained together.
+        Number of networks that are trained sequentially; 1 for joint training.
     """
 
     settings: TrainingSettings
@@ -27,17 +27,17 @@ class Schedule:
     phases: int
 
     def phase(self, epoch: int) -> int:
-        """Which network is trained, when they are trained in turn."""
+        """Return the index of the network that is trained in an epoch."""
         return min(epoch * self.phases // self.settings.epochs, self.phases - 1)
 
-    def ends(self, phase: int) -> tuple[int, int]:
-        """First epoch of a phase, and the first after it."""
+    def epochs_of(self, phase: int) -> tuple[int, int]:
+        """Return the first epoch of a phase and the first after it."""
         first = [math.ceil(self.settings.epochs * p / self.phases) for p in (phase, phase + 1)]
         return first[0], first[1]
 
-    def rate(self, epoch: int, step: int) -> float:
-        """The rate of one batch; every phase has a whole schedule of its own."""
-        first, end = self.ends(self.phase(epoch))
+    def learning_rate(self, epoch: int, step: int) -> float:
+        """Return the learning rate of one batch; every phase has its own schedule."""
+        first, end = self.epochs_of(self.phase(epoch))
         done = (epoch - first + step / self.steps) / (end - first)
         settings = self.settings
         rate = settings.learning_rate

@@ -1,4 +1,4 @@
-"""What a person can choose about a training, in one model that the widget, a script and the command line share."""
+"""Settings of a training, shared by panel, script and command line."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from pydantic import Field, field_validator
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.settings import Settings
-from napari_stnreg.registration.settings import LINEAR_FAMILIES
 
 NETWORK_HELP = {
-    "affine": "Shift, rotation, scales and shear, by a convolutional network that sees both images.",
-    "matching": "An affine transform from places that a network knows again in the other image; for large turns.",
-    "tps": "Smooth bending by thin-plate control points.",
-    "dirnet": "Smooth bending by a B-spline control grid (DIRNet).",
-    "voxelmorph": "A free deformation for every voxel (VoxelMorph).",
-    "affine+voxelmorph": "Affine, then a free deformation, in one model.",
-    "auto-encoder": "No registration: features of images, to be used as a similarity.",
+    "affine": "Affine transform, regressed by a convolutional network.",
+    "matching": "Affine transform from learned matches between the images; for large rotations.",
+    "tps": "Smooth deformation by thin-plate control points.",
+    "dirnet": "Smooth deformation by a B-spline control grid (DIRNet).",
+    "voxelmorph": "Dense deformation field (VoxelMorph).",
+    "affine+voxelmorph": "Affine transform, then a dense deformation field, in one model.",
+    "auto-encoder": "Image features for use as a similarity; does not register.",
 }
-"""One line for a person choosing a network."""
+"""When to choose which network, in one line. Listed here because panels show it before torch is imported."""
 
-Schedule = Literal["cosine", "constant", "step"]
+ScheduleName = Literal["cosine", "constant", "step"]
 
 
 class TrainingSettings(Settings):
@@ -30,57 +29,58 @@ class TrainingSettings(Settings):
     Raises
     ------
     InputError
-        From :meth:`parse`, with one sentence, if a value is not allowed.
+        From :meth:`parse`, if a value is not allowed.
     """
 
-    network: str = Field(default="voxelmorph", description="What is trained; several are joined by '+'.")
-    family: str | None = Field(default=None, description="Transform family, where the network has a choice.")
-    network_options: dict[str, Any] = Field(default_factory=dict, description="Sizes of the network, by name.")
+    network: str = Field(default="voxelmorph", description="Network; several are joined by '+'.")
+    family: str | None = Field(default=None, description="Transform family, for networks with a choice.")
+    network_options: dict[str, Any] = Field(default_factory=dict, description="Options of the network, by name.")
     similarity: str | None = Field(
-        default=None, description="mse, ncc, lncc, mi, mind, or an auto-encoder's file; by the network if not given."
+        default=None,
+        description="mse, ncc, lncc, mi, mind, or an auto-encoder's file; depends on the network by default.",
     )
-    similarity_weight: float = Field(default=1.0, ge=0, description="Weight of the similarity; 0 leaves it out.")
+    similarity_weight: float = Field(default=1.0, ge=0, description="Weight of the similarity; 0 disables it.")
     window: int | None = Field(default=None, ge=1, le=31, description="Radius of local NCC's window, in voxels.")
     diffusion: float | None = Field(default=None, ge=0, description="Weight of the diffusion regularizer.")
     bending: float = Field(default=0.0, ge=0, description="Weight of the bending energy.")
     folding: float = Field(default=0.0, ge=0, description="Weight of the folding penalty.")
-    label_weight: float = Field(default=0.0, ge=0, description="Weight of the labels' overlap (soft Dice).")
-    truth_weight: float = Field(
-        default=0.0, ge=0, description="Weight of the distance to a known transform, at its corners."
-    )
+    label_weight: float = Field(default=0.0, ge=0, description="Weight of the label overlap (soft Dice).")
+    truth_weight: float = Field(default=0.0, ge=0, description="Weight of the distance to a known transform.")
     warm_start: str | None = Field(default=None, description="Trained model to continue from: its network and weights.")
     strategy: Literal["joint", "sequential"] = Field(
         default="joint",
         description="Train several networks jointly, or one after the other with the earlier ones frozen.",
     )
     epochs: int = Field(default=100, ge=1, le=100_000, description="Passes over the training pairs.")
-    batch_size: int = Field(default=8, ge=1, le=4096, description="Pairs that are taken at once.")
-    gradient_accumulation: int = Field(default=1, ge=1, le=1024, description="Batches whose gradients make one step.")
-    learning_rate: float = Field(default=1e-3, gt=0, le=1, description="Length of a step.")
-    schedule: Schedule = Field(default="cosine", description="How the learning rate falls.")
+    batch_size: int = Field(default=8, ge=1, le=4096, description="Pairs per batch.")
+    gradient_accumulation: int = Field(default=1, ge=1, le=1024, description="Batches accumulated for one step.")
+    learning_rate: float = Field(default=1e-3, gt=0, le=1, description="Learning rate.")
+    schedule: ScheduleName = Field(default="cosine", description="Learning-rate schedule.")
     warmup: float = Field(
-        default=0.02, ge=0, lt=1, description="Share of the training over which the learning rate rises."
+        default=0.02, ge=0, lt=1, description="Fraction of the training over which the learning rate rises."
     )
-    weight_decay: float = Field(default=0.0, ge=0, le=1, description="Pull of the weights toward zero.")
-    gradient_clip: float = Field(default=1.0, ge=0, description="Longest gradient; 0 for any length.")
-    patience: int | None = Field(default=None, ge=1, description="Epochs without a better validation before it ends.")
+    weight_decay: float = Field(default=0.0, ge=0, le=1, description="Weight decay.")
+    gradient_clip: float = Field(default=1.0, ge=0, description="Largest gradient norm; 0 for no limit.")
+    patience: int | None = Field(
+        default=None, ge=1, description="Epochs without improvement before the training stops."
+    )
     size_mode: Literal["auto", "spacing", "extent"] = Field(
         default="auto",
-        description="Whether voxel sizes matter (spacing) or images fill the network's lattice (extent).",
+        description="Keep the voxel size of the training data (spacing), or scale images to its size (extent).",
     )
     mixed_precision: Literal["auto", "on", "off"] = Field(
-        default="auto", description="Half precision for layers, on a GPU."
+        default="auto", description="Half precision; auto uses it on a GPU."
     )
     snapshots: int = Field(
-        default=32, ge=0, le=500, description="Pictures of the validation pair that are kept for a replay."
+        default=32, ge=0, le=500, description="Images of the validation pair that are kept for a replay."
     )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1 or mps.")
-    seed: int = Field(default=0, ge=0, description="Seed of everything random.")
+    seed: int = Field(default=0, ge=0, description="Seed of all random numbers.")
 
     @field_validator("network")
     @classmethod
     def _known_networks(cls, value: str) -> str:
-        from napari_stnreg.networks.registry import network_names  # brings torch
+        from napari_stnreg.networks.registry import network_names  # imports torch
 
         try:
             return "+".join(network_names(value))
@@ -89,19 +89,19 @@ class TrainingSettings(Settings):
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """The networks in their order."""
+        """Names of the networks, in order."""
         return tuple(self.network.split("+"))
 
     @property
     def similarity_name(self) -> str:
-        """The similarity that was chosen, or the network's usual one."""
+        """The similarity, or the default of the network."""
         if self.similarity is not None:
             return self.similarity
         return "lncc" if "voxelmorph" in self.networks else "ncc"
 
     @property
     def diffusion_weight(self) -> float:
-        """The weight that was chosen, or the usual one."""
+        """The weight of the diffusion regularizer, or the default of the network."""
         if self.diffusion is not None:
             return self.diffusion
         if not {"voxelmorph", "tps"} & set(self.networks):
@@ -109,19 +109,28 @@ class TrainingSettings(Settings):
         return 0.1 if self.similarity_name == "lncc" else 0.02
 
     def options_of_networks(self) -> dict[str, Any]:
-        """The networks' options, with the family given to the network that has it."""
-        options: dict[str, Any] = {name: dict(value) if isinstance(value, dict) else value
-                                   for name, value in self.network_options.items()}  # fmt: skip
+        """Return the network options, with the family passed to the network that has a choice.
+
+        Raises
+        ------
+        InputError
+            If no network has the family.
+        """
+        from napari_stnreg.networks import NETWORKS  # imports torch
+
+        options: dict[str, Any] = {
+            name: dict(value) if isinstance(value, dict) else value for name, value in self.network_options.items()
+        }
         for family in (self.family or "").split("+"):
             if not family:
                 continue
-            wanted = "affine" if family in LINEAR_FAMILIES else "voxelmorph"
-            if wanted not in self.networks:
-                if (family, self.network) in {("bspline", "dirnet"), ("tps", "tps"), ("affine", "matching")}:
-                    continue
+            network = next((name for name in self.networks if family in NETWORKS[name].families), None)
+            if network is None:
                 raise InputError(f"The network '{self.network}' has no family '{family}'.")
+            if len(NETWORKS[network].families) == 1:
+                continue
             if len(self.networks) > 1:
-                options[wanted] = {**options.get(wanted, {}), "family": family}
+                options[network] = {**options.get(network, {}), "family": family}
             else:
                 options["family"] = family
         return options

@@ -1,4 +1,4 @@
-"""The training loop, with all its state."""
+"""Training loop."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from napari_stnreg.training.data.batch import Batch, TrainingData, steps_of
 from napari_stnreg.training.loss import BatchResult, ReconstructionLoss, RegistrationLoss
 from napari_stnreg.training.memory import check_step, step_bytes
 from napari_stnreg.training.precision import half_precision
-from napari_stnreg.training.progress import EpochRecord, Example, State, TrainingProgress
+from napari_stnreg.training.progress import EpochRecord, TrainingProgress, TrainingStatus, ValidationExample
 from napari_stnreg.training.random_state import RandomState
-from napari_stnreg.training.schedule import Schedule
+from napari_stnreg.training.schedule import LearningRateSchedule
 from napari_stnreg.training.settings import TrainingSettings
 from napari_stnreg.training.summary import input_spec_of, training_summary
 from napari_stnreg.training.warm_start import WarmStart, initial_network
 
 TrainingSteps = Generator[TrainingProgress, "str | None", Model]
 
-REPLAY_BYTES = 256 * 2**20
-"""Pictures for the replay take no more than this."""
-PAUSE_SECONDS = 0.05
-"""How long a paused training sleeps between two looks at what it is told."""
+MAX_REPLAY_BYTES = 256 * 2**20
+"""Largest size of the replay images."""
+PAUSE_INTERVAL_S = 0.05
+"""Polling interval while paused."""
 
 
 class Trainer:
-    """One training, with all its state.
+    """One training and its state.
 
     Parameters
     ----------
     data, settings
         See :func:`~napari_stnreg.training.api.train`.
     checkpoint
-        Where its state is written after every epoch; ``None`` for nowhere.
+        File that is saved after every epoch; ``None`` for none.
     resume
-        Go on from there.
+        Continue from it.
     warm_start
         See :func:`~napari_stnreg.training.warm_start.initial_network`.
     """
@@ -64,7 +64,7 @@ class Trainer:
         self.data, self.checkpoint = data, checkpoint
         self.device = pick_device(settings.device)
         if data.count("train") < 1:
-            raise InputError("There is no pair to train on.")
+            raise InputError("The training data have no pairs.")
         if data.grid.ndim not in (2, 3):
             raise InputError(f"Networks are for 2D and 3D images, not {data.grid.ndim}D.")
         self.random = RandomState(settings.seed, self.device)
@@ -89,17 +89,17 @@ class Trainer:
             len(network.stages) if settings.strategy == "sequential" and isinstance(network, SequentialNetwork) else 1
         )
         if settings.epochs < self.phases:
-            raise InputError(f"Training {self.phases} networks in turn takes at least {self.phases} epochs.")
-        self.schedule = Schedule(settings, self.steps, self.phases)
+            raise InputError(f"Sequential training of {self.phases} networks needs at least {self.phases} epochs.")
+        self.schedule = LearningRateSchedule(settings, self.steps, self.phases)
         half = half_precision(settings, self.device)
         needed = step_bytes(network, data.grid, data.channels, settings.batch_size, half=half is not None)
         check_step(needed, settings.batch_size, self.device)
         network.set_autocast(half)
-        # bfloat16 has the range of float32; only float16 needs its losses scaled
+        # bfloat16 has the range of float32; only float16 needs a loss scale
         self.scaler = torch.amp.GradScaler(enabled=half == torch.float16)
         self.state = TrainingState(best_weights=self._weights())
         self.start_time = time.perf_counter()
-        self.example: Example | None = None
+        self.example: ValidationExample | None = None
         self.shown: Batch | None = None
         found = resume and checkpoint is not None and checkpoint.exists()
         if found:
@@ -112,16 +112,16 @@ class Trainer:
 
     def run(self) -> TrainingSteps:
         """Train; see :func:`~napari_stnreg.training.api.train_steps`."""
-        told: str | None = None
+        command: str | None = None
         if not self.resumed:
             with self.random:
                 self._validate(None, {}, 0.0)
         else:
-            self._take_example()
-        told = yield self._progress("validated", 0, None, {})
-        while self.state.epoch < self.settings.epochs and not self._patience_is_over():
-            told = yield from self._wait(told, 0)
-            if told == "stop":
+            self._restore_example()
+        command = yield self._progress("validated", 0, None, {})
+        while self.state.epoch < self.settings.epochs and not self._is_out_of_patience():
+            command = yield from self._wait(command, 0)
+            if command == "stop":
                 break
             self._begin_epoch()
             start_time, total, sums, seen = time.perf_counter(), 0.0, dict[str, float](), 0
@@ -132,34 +132,34 @@ class Trainer:
                     )
                 )
             idle = 0.0
-            for step, batch in enumerate(self._guarded(batches)):
+            for step, batch in enumerate(self._batches(batches)):
                 with self.random:
-                    outcome = self._step(batch, step)
-                value = float(outcome.loss.detach())
+                    result = self._step(batch, step)
+                value = float(result.loss.detach())
                 total += value * batch.size
-                for name, term in outcome.terms.items():
+                for name, term in result.terms.items():
                     sums[name] = sums.get(name, 0.0) + term * batch.size
                 seen += batch.size
                 terms = {name: term / seen for name, term in sums.items()}
-                told = yield self._progress("running", step + 1, total / seen, terms)
+                command = yield self._progress("running", step + 1, total / seen, terms)
                 paused = time.perf_counter()
-                told = yield from self._wait(told, step + 1)
+                command = yield from self._wait(command, step + 1)
                 idle += time.perf_counter() - paused
-                if told == "stop":
+                if command == "stop":
                     break
-            if told == "stop":
+            if command == "stop":
                 break
             if not seen:
-                raise InputError("The training data gave no batch for this epoch.")
+                raise InputError("The training data returned no batch for this epoch.")
             with self.random:
                 seconds = time.perf_counter() - start_time - idle
                 self._validate(total / seen, {name: term / seen for name, term in sums.items()}, seconds)
             self._save()
-            told = yield self._progress("validated", 0, total / seen, {name: t / seen for name, t in sums.items()})
-        return self._model("stopped" if told == "stop" else "finished")
+            command = yield self._progress("validated", 0, total / seen, {name: t / seen for name, t in sums.items()})
+        return self._model("stopped" if command == "stop" else "finished")
 
-    def _guarded(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches, each made with this training's random numbers."""
+    def _batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Iterate over batches, each drawn with this training's random state."""
         while True:
             with self.random:
                 batch = next(batches, None)
@@ -167,70 +167,70 @@ class Trainer:
                 return
             yield batch.to(self.device)
 
-    def _wait(self, told: str | None, step: int) -> Generator[TrainingProgress, str | None, str | None]:
-        """Stay here while paused; gives back the last word."""
-        if told != "pause":
-            return told
+    def _wait(self, command: str | None, step: int) -> Generator[TrainingProgress, str | None, str | None]:
+        """Wait while paused and return the last command."""
+        if command != "pause":
+            return command
         paused = time.perf_counter()
-        while told not in ("resume", "stop"):
-            time.sleep(PAUSE_SECONDS)
-            told = yield self._progress("paused", step, None, {})
+        while command not in ("resume", "stop"):
+            time.sleep(PAUSE_INTERVAL_S)
+            command = yield self._progress("paused", step, None, {})
         self.start_time += time.perf_counter() - paused
-        return told
+        return command
 
     def _begin_epoch(self) -> None:
         if self.phases > 1:
             assert isinstance(self.network, SequentialNetwork)
             phase = self.schedule.phase(self.state.epoch)
-            if self.state.epoch == self.schedule.ends(phase)[0] and phase > 0:
-                # The next network builds on the best of those before it.
+            if self.state.epoch == self.schedule.epochs_of(phase)[0] and phase > 0:
+                # The next network builds on the best weights of those before it.
                 self.network.load_state_dict(self.state.best_weights)
                 self.state.best_value = math.inf
             self.network.set_trainable_stage(phase)
         self.network.train()
 
     def learning_rate(self, epoch: int, step: int) -> float:
-        """The rate of one batch."""
-        return self.schedule.rate(epoch, step)
+        """Return the learning rate of one batch."""
+        return self.schedule.learning_rate(epoch, step)
 
     def _step(self, batch: Batch, step: int) -> BatchResult:
-        # the last batches of an epoch may be fewer than are accumulated
+        # The last group of an epoch may have fewer batches than are accumulated.
         first = step - step % self.settings.gradient_accumulation
-        together = min(self.settings.gradient_accumulation, self.steps - first)
+        group_size = min(self.settings.gradient_accumulation, self.steps - first)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.state.epoch, first)
-        outcome: BatchResult = self.objective(self.network, batch)
-        if not bool(torch.isfinite(outcome.loss.detach())):
+        result: BatchResult = self.objective(self.network, batch)
+        if not bool(torch.isfinite(result.loss.detach())):
             raise FitError(
-                "The training ran into values that are not finite; lower the learning rate. The checkpoint of the "
-                "last epoch is good."
+                "The training loss became non-finite; lower the learning rate. The checkpoint of the last epoch is "
+                "valid."
             )
-        self.scaler.scale(outcome.loss / together).backward()
-        if step + 1 == first + together:
+        self.scaler.scale(result.loss / group_size).backward()
+        if step + 1 == first + group_size:
             if self.settings.gradient_clip > 0:
                 self.scaler.unscale_(self.optimizer)
                 torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_clip)
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
-        return outcome
+        return result
 
     def _validate(self, loss: float | None, terms: dict[str, float], seconds: float) -> None:
-        """Judge the network, add an epoch to the curve, and keep its weights if they are the best."""
+        """Validate the network, add an epoch to the curve, and keep its weights if they are the best."""
         state, settings = self.state, self.settings
         self.network.eval()
         total, count, scores = 0.0, 0, dict[str, list[tuple[float, int]]]()
-        split = self._judging_split()
+        split = self._validation_split()
         for batch in self.data.batches(split, epoch=0, batch_size=settings.batch_size, seed=settings.seed):
             batch = batch.to(self.device)
-            outcome, figures = self.objective.score(self.network, batch)
+            result, batch_scores = self.objective.score(self.network, batch)
             if not count:
-                self._show(batch, outcome, state.epoch + (loss is not None))
+                self._set_example(batch, result, state.epoch + (loss is not None))
             if split == "train":
-                break  # there is nothing to validate on: the picture alone
-            total += float(outcome.loss) * batch.size
+                break  # without validation pairs only the example is needed
+            total += float(result.loss) * batch.size
             count += batch.size
-            for name, value in figures.items():
+            for name, value in batch_scores.items():
                 scores.setdefault(name, []).append((value, batch.size))
         means = {name: sum(v * n for v, n in found) / sum(n for _, n in found) for name, found in scores.items()}
         validation = total / count if count else None
@@ -238,48 +238,48 @@ class Trainer:
             state.epoch += 1
         rate = self.learning_rate(state.epoch - 1, self.steps - 1) if loss is not None else 0.0
         state.curve.append(EpochRecord(state.epoch, loss, terms, validation, means, rate, seconds))
-        value = self._worth(loss, validation, means)
+        value = self._criterion(loss, validation, means)
         if value is not None and (value < state.best_value or (self.phases > 1 and state.best_value == math.inf)):
             state.best_epoch, state.best_value, state.best_weights = state.epoch, value, self._weights()
-        self._keep_picture()
+        self._record_replay()
 
-    def _judging_split(self) -> Any:
+    def _validation_split(self) -> Any:
         return "validation" if self.data.count("validation") else "train"
 
-    def _worth(self, loss: float | None, validation: float | None, scores: dict[str, float]) -> float | None:
-        """By what the best weights are chosen, lower is better: labels, then known truth, then the loss."""
+    def _criterion(self, loss: float | None, validation: float | None, scores: dict[str, float]) -> float | None:
+        """Return the criterion of the best weights, lower is better: Dice, error to the known transform, or loss."""
         if "dice" in scores and math.isfinite(scores["dice"]):
             return -scores["dice"]
         if "error" in scores and self.settings.truth_weight > 0:
             return scores["error"]
         return loss if validation is None else validation
 
-    def _show(self, batch: Batch, outcome: BatchResult, epoch: int) -> None:
+    def _set_example(self, batch: Batch, result: BatchResult, epoch: int) -> None:
         grid = batch.grid or self.data.grid
-        arrays = [x[0, 0].detach().float().cpu().numpy() for x in (batch.fixed, batch.moving, outcome.warped)]
-        transform = outcome.transform
+        arrays = [x[0, 0].detach().float().cpu().numpy() for x in (batch.fixed, batch.moving, result.warped)]
+        transform = result.transform
         first = None if transform is None else _first_of(transform)
-        self.example = Example(epoch, arrays[0], arrays[1], arrays[2], grid, first)
+        self.example = ValidationExample(epoch, arrays[0], arrays[1], arrays[2], grid, first)
 
-    def _take_example(self) -> None:
-        """The picture of a resumed training, which no epoch has made yet."""
+    def _restore_example(self) -> None:
+        """Register the validation example of a resumed training."""
         self.network.eval()
         with self.random:
             for batch in self.data.batches(
-                self._judging_split(), epoch=0, batch_size=self.settings.batch_size, seed=self.settings.seed
+                self._validation_split(), epoch=0, batch_size=self.settings.batch_size, seed=self.settings.seed
             ):
                 batch = batch.to(self.device)
                 with torch.random.fork_rng(devices=[]):
-                    outcome, _ = self.objective.score(self.network, batch)
-                self._show(batch, outcome, self.state.epoch)
+                    result, _ = self.objective.score(self.network, batch)
+                self._set_example(batch, result, self.state.epoch)
                 break
 
-    def _keep_picture(self) -> None:
+    def _record_replay(self) -> None:
         state, settings = self.state, self.settings
         if self.example is None or settings.snapshots < 1:
             return
         size = self.example.warped.size * 2
-        most = max(min(settings.snapshots, REPLAY_BYTES // max(size, 1)), 1)
+        most = max(min(settings.snapshots, MAX_REPLAY_BYTES // max(size, 1)), 1)
         wanted = set(np.linspace(0, settings.epochs, most).round().astype(int).tolist())
         if state.epoch in wanted:
             state.replay.append(self.example.warped.astype(np.float16))
@@ -288,7 +288,7 @@ class Trainer:
     def _weights(self) -> dict[str, Tensor]:
         return {name: t.detach().cpu().clone() for name, t in self.network.state_dict().items()}
 
-    def _patience_is_over(self) -> bool:
+    def _is_out_of_patience(self) -> bool:
         patience = self.settings.patience
         return patience is not None and self.state.epoch - self.state.best_epoch >= patience
 
@@ -303,9 +303,9 @@ class Trainer:
         self.state.seconds = spent
 
     def _identity(self) -> dict[str, Any]:
-        """What must be the same for a training to be resumed; where it runs and what is kept of it may change."""
-        left_out = {"device", "snapshots", "patience"}
-        settings = self.settings.model_dump(mode="json", exclude=left_out)
+        """Return what must be equal for a training to be resumed; the device and what is recorded may change."""
+        excluded = {"device", "snapshots", "patience"}
+        settings = self.settings.model_dump(mode="json", exclude=excluded)
         identity = {"settings": settings, "data": self.data.summary(), "input_spec": self.input_spec.to_dict()}
         read_back: dict[str, Any] = json.loads(json.dumps(identity))  # tuples become lists, as in the file
         return read_back
@@ -313,23 +313,25 @@ class Trainer:
     def _seconds(self) -> float:
         return self.state.seconds + time.perf_counter() - self.start_time
 
-    def _progress(self, kind: State, step: int, loss: float | None, terms: dict[str, float]) -> TrainingProgress:
+    def _progress(
+        self, status: TrainingStatus, step: int, loss: float | None, terms: dict[str, float]
+    ) -> TrainingProgress:
         state, epochs = self.state, self.settings.epochs
         last = state.curve[-1]
         done, total = state.epoch * self.steps + step, epochs * self.steps
         spent = self._seconds()
         left = spent / done * (total - done) if done else None
-        if kind == "paused":
+        if status == "paused":
             left = None
         message = f"epoch {min(state.epoch + 1, epochs)} of {epochs}"
         if self.phases > 1:
             assert isinstance(self.network, SequentialNetwork)
             name = self.network.networks()[self.schedule.phase(min(state.epoch, epochs - 1))].name
             message += f", {name}"
-        if kind == "paused":
+        if status == "paused":
             message += ", paused"
         return TrainingProgress(
-            kind, state.epoch, epochs, done, total, last.loss if loss is None else loss, terms or last.terms,
+            status, state.epoch, epochs, done, total, last.loss if loss is None else loss, terms or last.terms,
             last.validation_loss, last.scores, state.best_epoch, spent, left, tuple(state.curve), self.example, message,
         )  # fmt: skip
 
@@ -346,7 +348,7 @@ class Trainer:
         return Model(self.network.to("cpu"), self.input_spec, summary, self.settings.network, replay)
 
     def release(self) -> None:
-        """Let go of everything that lies on the device."""
+        """Release all memory on the device."""
         self.optimizer.state.clear()
         self.optimizer.zero_grad(set_to_none=True)
         self.network.to("cpu")
@@ -354,8 +356,8 @@ class Trainer:
 
 
 def _first_of(transform: Any) -> Any:
-    """The first of a batch of transforms, on the CPU."""
-    shared = {"control_points"}  # of thin plates: the same for every pair
+    """Return the first of a batch of transforms, on the CPU."""
+    shared = {"control_points"}  # of thin plates, the same for every pair
     mine = {
         name: t.detach().cpu() if name.rsplit(".", 1)[-1] in shared else t[:1].detach().cpu()
         for name, t in transform.tensors().items()

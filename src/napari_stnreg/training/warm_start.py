@@ -1,4 +1,4 @@
-"""Where a training begins: at random weights, or at those of a model that was trained before."""
+"""Initial network of a training: random weights, or those of a trained model."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ WarmStart = Model | str | os.PathLike[str]
 def initial_network(
     data: TrainingData, settings: TrainingSettings, warm_start: WarmStart | None = None
 ) -> tuple[Network, TrainingSettings]:
-    """The network that is to be trained, and the settings as they then are.
+    """Return the network to train, and the settings completed by a warm start.
 
     Parameters
     ----------
     data, settings
-        Of the training.
-    start
-        A trained model whose weights are the beginning, its file, or the name of a bundled model. It brings its network
-        with its sizes. Without it, :attr:`TrainingSettings.start` counts; without that the weights are random.
+        Data and settings of the training.
+    warm_start
+        A trained model to continue from, its file, or the name of a bundled model; it defines the network and its
+        sizes. By default :attr:`TrainingSettings.warm_start`; without that the weights are random.
 
     Raises
     ------
     InputError
-        If the model is for other images than the data have, or the settings ask for another network.
+        If the model does not fit the data, or the settings name another network.
     """
     initial = settings.warm_start if warm_start is None else warm_start
     if initial is None:
@@ -40,28 +40,28 @@ def initial_network(
         )
         return network, settings
     model = as_model(initial)
-    mine = f"'{model.name}', with which the training is to begin,"
+    label = f"The warm-start model '{model.name}'"
     if (model.ndim, model.input_spec.channels) != (data.grid.ndim, data.channels):
         raise InputError(
-            f"{mine} is for {model.ndim}D images of {_channels(model.input_spec.channels)}; the training data are "
+            f"{label} is for {model.ndim}D images of {_channels(model.input_spec.channels)}; the training data are "
             f"{data.grid.ndim}D images of {_channels(data.channels)}."
         )
     if (model.input_spec.unit == "pixel") != (data.grid.unit == "pixel"):
-        raise InputError(f"{mine} knows lengths in {model.input_spec.unit}, the training data have {data.grid.unit}.")
+        raise InputError(f"{label} has lengths in {model.input_spec.unit}, the training data in {data.grid.unit}.")
     name = model.describe()["network"]
     given = settings.model_fields_set
     if "network" in given and settings.network != name:
-        raise InputError(f"{mine} is the network '{name}', not '{settings.network}'.")
+        raise InputError(f"{label} is the network '{name}', not '{settings.network}'.")
     if settings.family is not None and (not model.registers or settings.family not in model.family.split("+")):
-        raise InputError(f"{mine} has no family '{settings.family}'.")
+        raise InputError(f"{label} has no family '{settings.family}'.")
     settings = settings.model_copy(update={"network": name, "warm_start": model.name})
-    network = copy.deepcopy(model.network)  # training must not change the model that was given
+    network = copy.deepcopy(model.network)  # the given model is not changed
     if settings.network_options:
         fresh = new_network(
             name, data.grid.ndim, data.channels, data.grid.shape, settings.options_of_networks()
         ).config()
         if fresh != network.config():
-            raise InputError(f"{mine} has other sizes than the settings ask for; leave the network's options out.")
+            raise InputError(f"{label} has other sizes than the network options. Leave the options out.")
     return network.requires_grad_(True).train(), settings
 
 

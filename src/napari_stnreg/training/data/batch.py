@@ -1,4 +1,4 @@
-"""The data contract of training: what a batch of pairs holds, and what gives them."""
+"""Batches of image pairs, and the interface of training data."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ Split = Literal["train", "validation"]
 
 @dataclass
 class Batch:
-    """Some pairs on one lattice.
+    """A batch of pairs on one grid.
 
     Parameters
     ----------
     fixed, moving
         ``(B, C, *shape)`` float32, normalized.
     fixed_mask, moving_mask
-        ``(B, 1, *shape)`` from 0 to 1, where the images count; ``None`` for everywhere.
+        Masks ``(B, 1, *shape)`` from 0 to 1; ``None`` for everywhere.
     fixed_labels, moving_labels
-        ``(B, 1, *shape)`` whole numbers; ``None`` where there are none.
+        Label maps ``(B, 1, *shape)`` of integers, or ``None``.
     truth
-        The transforms that are right, ``B`` of them, fixed world to moving world of the lattice; ``None`` if unknown.
+        ``B`` true transforms, fixed world to moving world of the grid; ``None`` if unknown.
     grid
-        The lattice, if it is not the data's own.
+        The grid, if it differs from that of the data.
     """
 
     fixed: Tensor
@@ -50,7 +50,7 @@ class Batch:
         return self.fixed.shape[0]
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same on another device."""
+        """Return the batch on another device."""
         moved: dict[str, Any] = {
             one.name: value.to(device)
             for one in fields(self)
@@ -60,18 +60,18 @@ class Batch:
 
 
 class TrainingData(Protocol):
-    """What a training reads. Anything with these members will do.
+    """Interface of training data; any object with these members is accepted.
 
     Attributes
     ----------
     grid
-        The working lattice: upright, centered on the world's origin.
+        Grid of every batch: axis-aligned, centered on the world's origin.
     channels
-        Of each image.
+        Channels of each image.
     normalization
-        What has been done to the intensities and must be done to a new image.
+        Intensity normalization, applied to new images too.
     labels
-        The label values that batches may hold; empty without labels.
+        Label values; empty without labels.
     """
 
     grid: Grid
@@ -80,18 +80,18 @@ class TrainingData(Protocol):
     labels: tuple[int, ...]
 
     def count(self, split: Split) -> int:
-        """Pairs in an epoch of a split; 0 if it has none."""
+        """Return the number of pairs in an epoch of a split."""
         ...
 
     def batches(self, split: Split, *, epoch: int, batch_size: int, seed: int) -> Iterator[Batch]:
-        """An epoch's batches: the same for the same arguments, to the last bit; validation does not ask the epoch."""
+        """Iterate over the batches of an epoch, bit-identical for equal arguments; validation ignores the epoch."""
         ...
 
     def summary(self) -> dict[str, Any]:
-        """What it is, JSON-ready; a training is only resumed with data of the same summary."""
+        """Describe the data, JSON-ready; a training resumes only with data of the same summary."""
         ...
 
 
 def steps_of(data: TrainingData, split: Split, batch_size: int) -> int:
-    """Batches in an epoch of a split."""
+    """Return the number of batches in an epoch of a split."""
     return math.ceil(data.count(split) / batch_size)

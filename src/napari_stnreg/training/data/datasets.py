@@ -1,4 +1,4 @@
-"""One call from what a person has (a file, a folder, a list, layers) to pairs to train on."""
+"""Open training data from files, a folder, a list of pairs or images in memory."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from napari_stnreg.training.data.pairing import (
     neighbors,
     read_list,
     read_pairs,
-    split,
+    split_groups,
     template_pairs,
 )
 
 Source = str | Path | Sequence[Image] | ImageSet
 
 PairingName = Literal["random", "group", "template", "neighbors", "matched"]
-"""How images are paired: any two; any two of one subject; each with a template; sections with their neighbors; the
-images of a fixed and a moving set one to one."""
+"""How images are paired: any two; any two of one group; each with a template; sections with their neighbors; the images
+of a fixed and a moving set one to one."""
 
 
 def open_training_data(
@@ -54,80 +54,82 @@ def open_training_data(
     grid: Grid | None = None,
     seed: int = 0,
 ) -> PairedImages:
-    """Pairs to train on, from files, a folder or images in memory.
+    """Open image pairs to train on.
 
     Parameters
     ----------
     source
         A folder of image files; an ``.npz`` file of arrays ``(N, *shape)``; a file that holds a stack or a time series;
-        a CSV list whose columns ``fixed`` and ``moving`` name files beside it (and ``split`` those held back, by any
-        word that begins with ``val`` or ``test``); images; or a set.
+        a CSV list with the file names in the columns ``fixed`` and ``moving``, relative to the list (and optionally
+        ``split``, where ``val...`` and ``test...`` mark validation pairs); images; or an image set.
     moving
-        The same for the moving images, where they are a set of their own; or the CSV list that pairs the images of
-        ``source`` by their names.
+        The same for a separate set of moving images; or a CSV list that pairs the images of ``source`` by name.
     pairing
         See :data:`PairingName`.
     template
-        Name or number of the fixed image of every pair; the first one if not given.
+        Name or number of the fixed image of every pair; by default the first.
     pairs
-        Pairs in an epoch of random ones.
+        Random pairs in an epoch.
     max_distance
-        How far away neighbors may be.
+        Largest distance of neighbors, in sections.
     validation_fraction
         Fraction of the subjects kept for validation.
     labels, moving_labels
-        A folder of label maps under the images' names, or the name of an array of the npz file.
+        Folder of label maps with the images' names, or the name of an array of the npz file.
     group
-        Which subject an image is of: a regular expression for file names, or the name of an array of the npz file.
+        Subject of an image: a regular expression for file names, or the name of an array of the npz file.
     image, moving_image
-        Arrays of the npz file; with ``moving_image`` the two are paired one to one.
+        Names of arrays of the npz file; with ``moving_image`` the two are paired one to one.
     spacing, unit
         Voxel size of an npz file's images, see :meth:`ImageSet.from_npz`.
     sections
-        Take a volume's sections as 2D images.
+        Use a volume's sections as 2D images.
     augmentation, same_image, grid
         See :class:`PairedImages`.
     seed
-        Of the choice of those held back.
+        Seed of the validation split.
 
     Raises
     ------
     InputError
-        If something is missing or does not fit; one sentence says what.
+        If an input is missing or inconsistent.
     """
     if pairing not in get_args(PairingName):
         raise InputError(f"There is no pairing '{pairing}'; choose {', '.join(get_args(PairingName))}.")
 
-    def paired(fixed: ImageSet, other: ImageSet, train: Pairing, held: Sequence[Pair]) -> PairedImages:
-        return PairedImages(fixed, other, train, held, augmentation=augmentation, same_image=same_image, grid=grid)
+    def make(fixed: ImageSet, other: ImageSet, train: Pairing, validation: Sequence[Pair]) -> PairedImages:
+        return PairedImages(
+            fixed, other, train, validation, augmentation=augmentation, same_image=same_image, grid=grid
+        )
 
-    def opened(what: Source, array: str, truth: str | Path | None) -> ImageSet:
+    def open_one(what: Source, array: str, truth: str | Path | None) -> ImageSet:
         return _open_set(what, array, truth, group, spacing, unit, sections or pairing == "neighbors")
 
     list_of_files, list_of_names = _list_path(source), _list_path(moving)
     if list_of_files is not None:
         first, second, rows = _from_list(list_of_files)
-        train, held = _by_column(rows, first, validation_fraction, seed)
-        return paired(first, second, FixedPairs(train), held)
-    fixed_set = opened(source, image, labels)
+        train, validation = _by_column(rows, first, validation_fraction, seed)
+        return make(first, second, FixedPairs(train), validation)
+    fixed_set = open_one(source, image, labels)
     if list_of_names is not None:
-        train, held = _by_column(read_pairs(list_of_names, fixed_set, fixed_set), fixed_set, validation_fraction, seed)
-        return paired(fixed_set, fixed_set, FixedPairs(train), held)
+        rows = read_pairs(list_of_names, fixed_set, fixed_set)
+        train, validation = _by_column(rows, fixed_set, validation_fraction, seed)
+        return make(fixed_set, fixed_set, FixedPairs(train), validation)
     if moving is not None or moving_image is not None:
-        moving_set = opened(source if moving is None else moving, moving_image or image, moving_labels)
-        train, held = _split_pairs(match_by_name(fixed_set, moving_set), fixed_set, validation_fraction, seed)
-        return paired(fixed_set, moving_set, FixedPairs(train), held)
+        moving_set = open_one(source if moving is None else moving, moving_image or image, moving_labels)
+        train, validation = _split_pairs(match_by_name(fixed_set, moving_set), fixed_set, validation_fraction, seed)
+        return make(fixed_set, moving_set, FixedPairs(train), validation)
     if pairing == "matched":
-        raise InputError("Images are matched one to one with moving images; give those too.")
-    return paired(
+        raise InputError("The pairing 'matched' needs moving images.")
+    return make(
         fixed_set,
         fixed_set,
-        *_among(fixed_set, pairing, template, pairs, max_distance, validation_fraction, seed, same_image),
+        *_pairs_within(fixed_set, pairing, template, pairs, max_distance, validation_fraction, seed, same_image),
     )
 
 
 def _list_path(source: Source | None) -> Path | None:
-    """The path, if it is that of a list of pairs."""
+    """Return the path if it is a CSV list of pairs."""
     if isinstance(source, str | Path) and Path(source).suffix.lower() == ".csv":
         return Path(source)
     return None
@@ -160,12 +162,12 @@ def _open_set(
         truth = None if labels is None else read_series(labels)
         return ImageSet.from_images(read_series(path), truth)
     if content.grid.ndim != 3:
-        raise InputError(f"'{path.name}' holds a single image; training needs several.")
+        raise InputError(f"'{path.name}' has a single image; training needs several.")
     return ImageSet.from_stack(read_image(path), None if labels is None else read_image(labels))
 
 
 def _from_list(path: Path) -> tuple[ImageSet, ImageSet, list[tuple[Pair, str]]]:
-    """The images that a list names, and its rows."""
+    """Open the images of a list, and return its pairs."""
     rows = read_list(path)
 
     def entries(column: str) -> ImageSet:
@@ -174,7 +176,7 @@ def _from_list(path: Path) -> tuple[ImageSet, ImageSet, list[tuple[Pair, str]]]:
         for name in names:
             file = path.parent / name
             if not file.is_file():
-                raise InputError(f"'{path.name}' names '{name}', which is not there.")
+                raise InputError(f"'{path.name}' names '{name}', which does not exist.")
             subject = next((row.get("subject") or name for row in rows if row[column] == name), name)
             found.append(Entry(name, subject, file_loader(file, None)))
         return ImageSet(found)
@@ -184,50 +186,52 @@ def _from_list(path: Path) -> tuple[ImageSet, ImageSet, list[tuple[Pair, str]]]:
 
 
 def _by_column(
-    rows: Sequence[tuple[Pair, str]], images: ImageSet, share: float, seed: int
+    rows: Sequence[tuple[Pair, str]], images: ImageSet, validation_fraction: float, seed: int
 ) -> tuple[list[Pair], list[Pair]]:
-    """As the column ``split`` says; without it by subject."""
+    """Split by the column ``split``; without it by subject."""
     if any(word for _, word in rows):
-        held = [pair for pair, word in rows if word.lower().startswith(("val", "test"))]
-        return [pair for pair, word in rows if not word.lower().startswith(("val", "test"))], held
-    return _split_pairs([pair for pair, _ in rows], images, share, seed)
+        validation = [pair for pair, word in rows if word.lower().startswith(("val", "test"))]
+        return [pair for pair, word in rows if not word.lower().startswith(("val", "test"))], validation
+    return _split_pairs([pair for pair, _ in rows], images, validation_fraction, seed)
 
 
-def _split_pairs(pairs: Sequence[Pair], images: ImageSet, share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """By the subject of the fixed image."""
-    train, held = split([images.groups[a] for a, _ in pairs], share, seed)
-    return [pairs[i] for i in train], [pairs[i] for i in held]
+def _split_pairs(
+    pairs: Sequence[Pair], images: ImageSet, validation_fraction: float, seed: int
+) -> tuple[list[Pair], list[Pair]]:
+    """Split pairs by the subject of the fixed image."""
+    train, validation = split_groups([images.groups[a] for a, _ in pairs], validation_fraction, seed)
+    return [pairs[i] for i in train], [pairs[i] for i in validation]
 
 
-def _among(
+def _pairs_within(
     images: ImageSet,
     pairing: str,
     template: str | int | None,
     pairs: int | None,
     max_distance: int,
-    share: float,
+    validation_fraction: float,
     seed: int,
     same_image: bool,
 ) -> tuple[Pairing, list[Pair]]:
     if pairing == "neighbors":
-        # Sections of one stack: the held-back ones are its last part, since neighbors are nearly the same image.
-        cut = len(images) - round(share * len(images))
-        held_places = range(cut, len(images))
-        held = neighbors(held_places).pairs if len(held_places) > 1 else []
-        return neighbors(range(cut), max_distance), held
-    train, kept = split(images.groups, share, seed)
+        # The last part of the stack is for validation, since neighbors are nearly the same image.
+        cut = len(images) - round(validation_fraction * len(images))
+        validation_range = range(cut, len(images))
+        validation = neighbors(validation_range).pairs if len(validation_range) > 1 else []
+        return neighbors(range(cut), max_distance), validation
+    train, rest = split_groups(images.groups, validation_fraction, seed)
     if pairing == "template":
-        place = 0 if template is None else images.index(str(template))
-        everyone = template_pairs(range(len(images)), place).pairs
-        held = [pair for pair in everyone if pair[1] in set(kept)]
-        return FixedPairs([pair for pair in everyone if pair[1] not in set(kept)]), held
+        index = 0 if template is None else images.index(str(template))
+        all_pairs = template_pairs(range(len(images)), index).pairs
+        validation = [pair for pair in all_pairs if pair[1] in set(rest)]
+        return FixedPairs([pair for pair in all_pairs if pair[1] not in set(rest)]), validation
     if same_image:
-        return FixedPairs([(i, i) for i in train]), [(i, i) for i in kept]
+        return FixedPairs([(i, i) for i in train]), [(i, i) for i in rest]
     groups = images.groups if pairing == "group" else None
-    if len(kept) < 2:
-        ring: list[Pair] = [(train[0], kept[0])] if kept else []
+    if len(rest) < 2:
+        ring: list[Pair] = [(train[0], rest[0])] if rest else []
     else:
-        ring = list(zip(kept, [*kept[1:], kept[0]], strict=True))
+        ring = list(zip(rest, [*rest[1:], rest[0]], strict=True))
     if groups is not None:
         ring = [(a, b) for a, b in ring if groups[a] == groups[b] and a != b]
     return RandomPairs(train, pairs, groups), ring

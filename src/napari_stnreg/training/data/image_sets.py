@@ -1,7 +1,6 @@
-"""Sets of images to train on: a stack, several images, a folder of files, or the arrays of an npz file.
+"""Image sets for training: a stack, several images, a folder of files, or the arrays of an npz file.
 
-A set knows how many images it has, what they are called and which subject each belongs to; voxels are read when they
-are asked for and kept within a limit of memory.
+A set knows number, names and subjects of its images. Voxels are read on access and cached up to a memory limit.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from napari_stnreg.core.image import Image
 from napari_stnreg.io.image import SUPPORTED_SUFFIXES, read_content, read_image, suffix_of
 
 CACHE_BYTES = 2**30
-"""Voxels of a set that are kept in memory, at most."""
+"""Largest size of a set's cache."""
 
 Loader = Callable[[], Image]
 
@@ -35,9 +34,9 @@ class Entry:
     Parameters
     ----------
     name
-        By which lists of pairs and messages know it.
+        Name in lists of pairs and messages.
     group
-        The subject (patient, specimen, case) it is of; training and validation never share one.
+        Subject (patient, specimen, case); training and validation never share one.
     load
         Reads the image.
     load_labels
@@ -51,29 +50,29 @@ class Entry:
 
 
 class ImageSet:
-    """Images that are read when they are needed.
+    """Images that are read on access.
 
     Parameters
     ----------
     entries
-        What there is.
+        The images.
     cache_bytes
-        How much of it is kept in memory.
+        Size of the cache.
 
     Raises
     ------
     InputError
-        If there is no image, or two have one name.
+        If there is no image, or two have the same name.
     """
 
     def __init__(self, entries: Sequence[Entry], cache_bytes: int = CACHE_BYTES) -> None:
         if not entries:
-            raise InputError("There is no image to train on.")
+            raise InputError("The image set is empty.")
         self.entries = list(entries)
         self._places = {entry.name: i for i, entry in enumerate(self.entries)}
         if len(self._places) < len(self.entries):
             twice = next(e.name for i, e in enumerate(self.entries) if self._places[e.name] != i)
-            raise InputError(f"Two images are called '{twice}'; give them names of their own.")
+            raise InputError(f"Two images are named '{twice}'. Rename one.")
         self._cache: OrderedDict[tuple[int, bool], Image] = OrderedDict()
         self._limit, self._held = cache_bytes, 0
 
@@ -82,12 +81,12 @@ class ImageSet:
 
     @property
     def names(self) -> list[str]:
-        """What the images are called."""
+        """Names of the images."""
         return [entry.name for entry in self.entries]
 
     @property
     def groups(self) -> list[str]:
-        """The subject of each image."""
+        """Subject of each image."""
         return [entry.group for entry in self.entries]
 
     @property
@@ -96,12 +95,12 @@ class ImageSet:
         return all(entry.load_labels is not None for entry in self.entries)
 
     def index(self, name: str) -> int:
-        """The place of an image, by its name or its number counted from 0.
+        """Return the index of an image, by its name or its number from 0.
 
         Raises
         ------
         InputError
-            If there is none of that name.
+            If there is no such image.
         """
         if name in self._places:
             return self._places[name]
@@ -114,11 +113,11 @@ class ImageSet:
         raise InputError(f"There is no image '{name}'; there are {', '.join(self.names[:4])} and so on.")
 
     def image(self, index: int) -> Image:
-        """One image."""
+        """Return one image."""
         return self._loaded(index, False)
 
     def labels(self, index: int) -> Image | None:
-        """Its label map, on the same grid."""
+        """Return the label map of an image, or ``None``."""
         return None if self.entries[index].load_labels is None else self._loaded(index, True)
 
     def _loaded(self, index: int, labels: bool) -> Image:
@@ -140,14 +139,14 @@ class ImageSet:
         return image
 
     def subset(self, indices: Sequence[int]) -> ImageSet:
-        """A set of some of the images."""
+        """Return a set of some of the images."""
         return ImageSet([self.entries[i] for i in indices], self._limit)
 
     @classmethod
     def from_images(
         cls, images: Sequence[Image], labels: Sequence[Image] | None = None, groups: Sequence[str] | None = None
     ) -> ImageSet:
-        """Images that are in memory already, each a subject of its own unless ``groups`` says otherwise.
+        """Build a set from images in memory; each is a subject of its own unless ``groups`` is given.
 
         Raises
         ------
@@ -157,7 +156,7 @@ class ImageSet:
         for what, given in (("label maps", labels), ("groups", groups)):
             if given is not None and len(given) != len(images):
                 raise InputError(f"There are {len(images)} images and {len(given)} {what}; give one for each image.")
-        names = _distinct([image.name for image in images])
+        names = _unique_names([image.name for image in images])
         entries = []
         for i, (name, image) in enumerate(zip(names, images, strict=True)):
             label = None if labels is None else constant_loader(labels[i])
@@ -166,7 +165,7 @@ class ImageSet:
 
     @classmethod
     def from_stack(cls, stack: Image, labels: Image | None = None) -> ImageSet:
-        """The sections of a volume along its first axis, each a 2D image.
+        """Build a set from the sections of a volume along its first axis.
 
         Raises
         ------
@@ -198,19 +197,19 @@ class ImageSet:
         pattern: str = "*",
         group: str | None = None,
     ) -> ImageSet:
-        r"""The image files of a folder, by name; a file of several frames gives one image each.
+        r"""Build a set from the image files of a folder, in order of name; each frame of a file is one image.
 
         Parameters
         ----------
         folder
-            With TIFF, PNG, JPEG, NIfTI or NumPy files.
+            Folder of TIFF, PNG, JPEG, NIfTI or NumPy files.
         labels
-            A folder with a label map for each image, under the same name (the ending may differ).
+            Folder with a label map for each image under the same name; the extension may differ.
         pattern
-            Which files, such as ``*_T1.nii.gz``.
+            Glob pattern of the files, such as ``*_T1.nii.gz``.
         group
-            A regular expression that finds the subject in a file's name, its first group or all that it matches:
-            ``(IXI\d+)``. Without it each file is a subject of its own.
+            Regular expression for the subject in a file name, its first group or the whole match: ``(IXI\d+)``. By
+            default each file is a subject of its own.
 
         Raises
         ------
@@ -248,7 +247,7 @@ class ImageSet:
         spacing: str | Sequence[float] | None = None,
         unit: str = "pixel",
     ) -> ImageSet:
-        """The entries along the first axis of an array in an npz file.
+        """Build a set from the entries along the first axis of an array in an npz file.
 
         Parameters
         ----------
@@ -257,16 +256,16 @@ class ImageSet:
         image, labels
             Names of arrays ``(N, *shape)``.
         group
-            Name of an array ``(N,)`` that says which subject each image is of; else each is its own.
+            Name of an array ``(N,)`` of subjects; by default each image is its own.
         spacing
-            Voxel size along each axis, or the name of an array that holds it; 1 if not given.
+            Voxel size along each axis, or the name of an array with it; 1 by default.
         unit
-            Of the spacing.
+            Unit of the spacing.
 
         Raises
         ------
         InputError
-            If the file is missing or broken, or has no such array, or the arrays do not fit each other.
+            If the file is missing or damaged, an array is missing, or the shapes differ.
         """
         path = Path(path)
         arrays = read_arrays(path, [n for n in (image, labels, group) if n is not None])
@@ -293,12 +292,12 @@ class ImageSet:
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> Mapping[str, npt.NDArray[Any]]:
-    """Arrays of an npz file by name.
+    """Read arrays of an npz file by name.
 
     Raises
     ------
     InputError
-        If the file cannot be read or has none of that name.
+        If the file cannot be read or an array is missing.
     """
     if not path.exists():
         raise InputError(f"'{path}' does not exist.")
@@ -313,12 +312,12 @@ def read_arrays(path: Path, names: Sequence[str]) -> Mapping[str, npt.NDArray[An
     except InputError:
         raise
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"'{path.name}' is not an npz file that can be read.") from error
+        raise InputError(f"'{path.name}' is not a readable npz file.") from error
 
 
 def _image_files(folder: Path, pattern: str) -> list[Path]:
     if not folder.is_dir():
-        raise InputError(f"There is no folder '{folder}'.")
+        raise InputError(f"'{folder}' is not a folder.")
     files = []
     for path in sorted(folder.glob(pattern)):
         try:
@@ -328,8 +327,8 @@ def _image_files(folder: Path, pattern: str) -> list[Path]:
         if path.is_file():
             files.append(path)
     if not files:
-        which = "" if pattern == "*" else f" that fits '{pattern}'"
-        raise InputError(f"'{folder}' holds no image{which}; it may hold {', '.join(SUPPORTED_SUFFIXES)}.")
+        which = "" if pattern == "*" else f" that matches '{pattern}'"
+        raise InputError(f"'{folder}' has no image{which}; supported: {', '.join(SUPPORTED_SUFFIXES)}.")
     return files
 
 
@@ -343,23 +342,24 @@ def _group_of(name: str, expression: str | None) -> str:
     try:
         found = re.search(expression, name)
     except re.error as error:
-        raise InputError(f"'{expression}' is no regular expression: {error}.") from error
+        raise InputError(f"'{expression}' is not a regular expression: {error}.") from error
     if found is None:
         raise InputError(f"The expression '{expression}' finds no subject in '{name}'.")
     return found.group(1) if found.re.groups else found.group(0)
 
 
 def constant_loader(image: Image) -> Loader:
+    """Return a loader of an image in memory."""
     return lambda: image
 
 
 def file_loader(path: Path, frame: int | None) -> Loader:
-    """A loader of one image of a file."""
+    """Return a loader of one image of a file."""
     return lambda: read_image(path, frame)
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, with a number behind those that occur more than once."""
+def _unique_names(names: Sequence[str]) -> list[str]:
+    """Return the names, with a number appended to those that occur more than once."""
     return [name if names.count(name) == 1 else f"{name} {i}" for i, name in enumerate(names)]
 
 

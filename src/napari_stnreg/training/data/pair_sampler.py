@@ -1,4 +1,4 @@
-"""Sources of training pairs whose every pair has a seed of its own."""
+"""Sources of training pairs; each pair is drawn from its own seed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Split = Literal["train", "validation"]
 
 
 class PairSource(ABC):
-    """Pairs one by one, put together to batches; an implementation of :class:`~.data.TrainingData`.
+    """Base class: draw pairs one by one and collate them; implements :class:`~.batch.TrainingData`.
 
-    Each pair is drawn from a seed that names it (seed, epoch, place), never from a running generator, so that a resumed
-    training sees exactly what it would have seen.
+    Each pair is drawn from its own seed (seed, epoch, index), never from a running generator, so that a resumed
+    training sees the same pairs.
 
     Parameters
     ----------
     grid
-        Of every batch; its middle becomes the world's origin.
+        Grid of every batch; its center becomes the world's origin.
     """
 
     channels = 1
@@ -41,18 +41,18 @@ class PairSource(ABC):
 
     @abstractmethod
     def count(self, split: str) -> int:
-        """Pairs in an epoch of ``"train"`` or ``"validation"``."""
+        """Return the number of pairs in an epoch of ``"train"`` or ``"validation"``."""
 
     @abstractmethod
-    def example(self, split: str, epoch: int, place: int, seed: int) -> Batch:
-        """One pair, a batch of one; the same for the same arguments."""
+    def example(self, split: str, epoch: int, index: int, seed: int) -> Batch:
+        """Return one pair as a batch of one; a pure function of the arguments."""
 
     @abstractmethod
     def summary(self) -> dict[str, Any]:
-        """What the data are, JSON-ready."""
+        """Describe the data, JSON-ready."""
 
     def batches(self, split: str, *, epoch: int, batch_size: int, seed: int) -> Iterator[Batch]:
-        """The batches of an epoch, a pure function of the arguments; validation is the same in every epoch."""
+        """Iterate over the batches of an epoch, a pure function of the arguments; validation ignores the epoch."""
         held = split == "validation"
         epoch = 0 if held else epoch
         count = self.count(split)
@@ -62,7 +62,7 @@ class PairSource(ABC):
 
 
 def collate(parts: Sequence[Batch]) -> Batch:
-    """Several batches on one grid as one."""
+    """Concatenate batches on one grid."""
     first = parts[0]
     if len(parts) == 1:
         return first
@@ -83,42 +83,42 @@ def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
     return torch.cat(held) if len(held) == len(tensors) else None
 
 
-def seeded_rng(*place: int) -> np.random.Generator:
-    """A random generator for one place in a training, named by whole numbers such as seed, epoch and pair."""
-    return np.random.default_rng([int(number) & 0xFFFFFFFF for number in place])
+def seeded_rng(*key: int) -> np.random.Generator:
+    """Return a random generator for integers such as seed, epoch and index."""
+    return np.random.default_rng([int(number) & 0xFFFFFFFF for number in key])
 
 
 class MixedSource(PairSource):
-    """Several sources together, such as real heads and generated ones; held back are pairs of the first.
+    """Several sources, such as acquired and generated images; validation pairs come from the first.
 
     Raises
     ------
     InputError
-        If they are not on one grid, or none is given.
+        If their grids differ, or no source is given.
     """
 
     def __init__(self, *sources: PairSource) -> None:
         if not sources:
-            raise InputError("There is nothing to mix.")
+            raise InputError("MixedSource needs at least one source.")
         if len({source.grid for source in sources}) > 1:
-            raise InputError("Sources that are mixed must have one grid.")
+            raise InputError("Mixed sources need the same grid.")
         super().__init__(sources[0].grid)
         self.sources = sources
 
     def count(self, split: str) -> int:
         """See :meth:`PairSource.count`."""
-        return sum(source.count(split) for source in self._taken(split))
+        return sum(source.count(split) for source in self._sources_of(split))
 
-    def _taken(self, split: str) -> Sequence[PairSource]:
+    def _sources_of(self, split: str) -> Sequence[PairSource]:
         return self.sources[:1] if split == "validation" else self.sources
 
-    def example(self, split: str, epoch: int, place: int, seed: int) -> Batch:
+    def example(self, split: str, epoch: int, index: int, seed: int) -> Batch:
         """See :meth:`PairSource.example`."""
-        for number, source in enumerate(self._taken(split)):
-            if place < source.count(split):
-                return source.example(split, epoch, place, seed + 1000 * number)
-            place -= source.count(split)
-        raise IndexError(place)
+        for number, source in enumerate(self._sources_of(split)):
+            if index < source.count(split):
+                return source.example(split, epoch, index, seed + 1000 * number)
+            index -= source.count(split)
+        raise IndexError(index)
 
     def summary(self) -> dict[str, Any]:
         """See :meth:`PairSource.summary`."""

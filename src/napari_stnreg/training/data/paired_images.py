@@ -1,4 +1,4 @@
-"""Batches of pairs of real images: read, put on one grid, normalized and augmented."""
+"""Training pairs of acquired images: read, resampled to one grid, normalized and augmented."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from napari_stnreg.transforms import AffineTransform, Transform, chain
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to a pair before the network sees it.
+    """Augmentation of a pair.
 
     Parameters
     ----------
@@ -51,29 +51,29 @@ class Augmentation:
 
 
 class PairedImages(PairSource):
-    """Pairs of images of one set, or of a fixed and a moving set.
+    """Pairs of images from one set, or from a fixed and a moving set.
 
     Parameters
     ----------
     fixed, moving
-        The sets; the same object where images are paired among themselves.
+        The sets; the same object if images are paired among themselves.
     pairing
         The pairs of an epoch.
     validation_pairs
-        Pairs for validation; they are never augmented, save for a drawn difference if ``same_image``.
+        Pairs for validation. They are not augmented, except by ``augmentation.independent`` with ``same_image``.
     augmentation
         See :class:`Augmentation`.
     grid
-        The grid of every batch; without it that of the first fixed image. The middle of each pair's fixed image comes
-        to its middle, and the moving image is seen from there: where it lies in the world beside the fixed one, as a
-        model sees it in use, or center on center if the two do not meet in the world.
+        Grid of every batch; by default that of the first fixed image. Its center is the center of the fixed image of
+        each pair. The moving image keeps its position relative to the fixed one, exactly as at inference; images that
+        do not overlap in the world are aligned by their centers.
     same_image
-        Take the fixed image of each pair for both, so that ``augmentation.independent`` is the true transform.
+        Use the fixed image of each pair for both, so that ``augmentation.independent`` is the true transform.
 
     Raises
     ------
     InputError
-        If ``same_image`` is asked for without a difference to draw.
+        If ``same_image`` is used without ``augmentation.independent``.
     """
 
     def __init__(
@@ -97,11 +97,11 @@ class PairedImages(PairSource):
 
     @property
     def has_labels(self) -> bool:
-        """Whether batches hold label maps."""
+        """Whether batches have label maps."""
         return self.fixed.has_labels and (self.same_image or self.moving.has_labels)
 
     def _label_values(self) -> tuple[int, ...]:
-        """Labels of the first images, background left out; a set of many is taken to be alike."""
+        """Return the label values of the first eight images without background."""
         values: set[int] = set()
         for i in range(min(len(self.fixed), 8)):
             labels = self.fixed.labels(i)
@@ -113,32 +113,33 @@ class PairedImages(PairSource):
         """See :meth:`PairSource.count`."""
         return len(self.validation_pairs) if split == "validation" else len(self.pairing)
 
-    def example(self, split: str, epoch: int, place: int, seed: int) -> Batch:
+    def example(self, split: str, epoch: int, index: int, seed: int) -> Batch:
         """See :meth:`PairSource.example`."""
         if split == "validation":
-            kept = Augmentation(independent=self.augmentation.independent if self.same_image else None)
-            return self._pair(self.validation_pairs[place], kept, seeded_rng(seed, 2**31, place))
-        pair = self.pairing.pair(seed, epoch, place)
-        return self._pair(pair, self.augmentation, seeded_rng(seed, epoch, place))
+            validation = Augmentation(independent=self.augmentation.independent if self.same_image else None)
+            return self._pair(self.validation_pairs[index], validation, seeded_rng(seed, 2**31, index))
+        pair = self.pairing.pair(seed, epoch, index)
+        return self._pair(pair, self.augmentation, seeded_rng(seed, epoch, index))
 
     def summary(self) -> dict[str, Any]:
         """See :meth:`PairSource.summary`."""
         subjects = len(set(self.fixed.groups) | set(self.moving.groups))
         return {"kind": "images", "images": len({*self.fixed.names, *self.moving.names}), "subjects": subjects,
-                "pairs": len(self.pairing), "validation_pairs": len(self.validation_pairs), "shape": list(self.grid.shape),
-                "same_image": self.same_image, "augmentation": self.augmentation.describe()}  # fmt: skip
+                "pairs": len(self.pairing), "validation_pairs": len(self.validation_pairs),
+                "shape": list(self.grid.shape), "same_image": self.same_image,
+                "augmentation": self.augmentation.describe()}  # fmt: skip
 
     def _pair(self, pair: Pair, augmentation: Augmentation, random: np.random.Generator) -> Batch:
         first, second = pair
         moving_set, second = (self.fixed, first) if self.same_image else (self.moving, second)
         both = None if augmentation.joint is None else augmentation.joint.draw(random, self.grid)
         independent = None if augmentation.independent is None else augmentation.independent.draw(random, self.grid)
-        # The moving image is seen through G and the fixed one through G after T, so that T takes fixed points to
-        # moving ones; nothing has to be inverted.
+        # The moving image is warped by G and the fixed one by G after T, so that T maps fixed points to moving points
+        # and nothing has to be inverted.
         maps = [part for part in (independent, both) if part is not None]
         through = chain(*maps) if maps else None
-        fixed, fixed_labels, here = self._seen(self.fixed, first, through)
-        moving, moving_labels, _ = self._seen(moving_set, second, both, here)
+        fixed, fixed_labels, here = self._warped(self.fixed, first, through)
+        moving, moving_labels, _ = self._warped(moving_set, second, both, here)
         if augmentation.intensity is not None:
             fixed, moving = augmentation.intensity(fixed, random), augmentation.intensity(moving, random)
         labeled = self.has_labels
@@ -151,12 +152,12 @@ class PairedImages(PairSource):
             truth=truth,
         )
 
-    def _seen(
+    def _warped(
         self, images: ImageSet, index: int, through: Transform | None, beside: Grid | None = None
     ) -> tuple[Tensor, Tensor | None, Grid]:
-        """An image and its labels on the working grid, through a transform of its world; and where it lies.
+        """Return an image and its labels on the grid, warped by a transform, and its own grid.
 
-        ``beside`` is where the fixed image lies, whose middle is the working grid's.
+        ``beside`` is the grid of the pair's fixed image, whose center becomes the origin.
         """
         tensor, table, own = self._prepared(images, index)
         grid = own.translated(-(own if beside is None or not grids_overlap(beside, own) else beside).center)
@@ -164,11 +165,11 @@ class PairedImages(PairSource):
         if through is None and grid.shape == self.grid.shape and np.allclose(step, np.eye(self.grid.ndim + 1)):
             return tensor, table, own
         through = AffineTransform.identity(self.grid.ndim, self.grid.unit) if through is None else through
-        seen = warp_batch(tensor, through, self.grid, grid)
-        return seen, None if table is None else warp_batch(table, through, self.grid, grid), own
+        image = warp_batch(tensor, through, self.grid, grid)
+        return image, None if table is None else warp_batch(table, through, self.grid, grid), own
 
     def _prepared(self, images: ImageSet, index: int) -> tuple[Tensor, Tensor | None, Grid]:
-        """An image normalized, smoothed for the working grid where that is coarser, and where it lies in the world."""
+        """Return an image normalized and smoothed for a coarser grid, its labels, and its grid."""
         key = (id(images), index)
         if key in self._cache:
             self._cache.move_to_end(key)
@@ -190,20 +191,20 @@ class PairedImages(PairSource):
 
 
 AUGMENTATION_HELP = {
-    "none": "Every pair as it is.",
-    "light": "Slightly turned, enlarged and shaded: for hundreds of pairs.",
-    "strong": "Turned, mirrored, bent and in other contrast: for a few pairs.",
+    "none": "No augmentation.",
+    "light": "Small rotations, scales and intensity changes: for hundreds of pairs.",
+    "strong": "Rotations, flips, deformations and other contrast: for a few pairs.",
 }
-"""One line for a person choosing an augmentation."""
+"""When to choose which augmentation, in one line."""
 
 
 def augmentation_preset(name: str, grid: Grid) -> Augmentation | None:
-    """An augmentation of :data:`AUGMENTATION_HELP`, in lengths that suit a grid.
+    """Return an augmentation of :data:`AUGMENTATION_HELP` with lengths relative to a grid.
 
     Raises
     ------
     InputError
-        If there is none of that name.
+        If there is no such augmentation.
     """
     if name not in AUGMENTATION_HELP:
         raise InputError(f"There is no augmentation '{name}'; choose one of {', '.join(AUGMENTATION_HELP)}.")
@@ -211,9 +212,9 @@ def augmentation_preset(name: str, grid: Grid) -> Augmentation | None:
         return None
     longest = float(np.max(np.asarray(grid.shape) * grid.spacing))
     if name == "light":
-        moved = SpatialAugmentation(rotation=10, scale=0.08, shift=0.04 * longest)
-        return Augmentation(joint=moved, intensity=IntensityAugmentation(gamma=0.2, bias=0.1, noise=0.02))
-    moved = SpatialAugmentation(rotation=30, scale=0.15, stretch=0.1, shift=0.06 * longest, bend=0.04 * longest,
+        transforms = SpatialAugmentation(rotation=10, scale=0.08, shift=0.04 * longest)
+        return Augmentation(joint=transforms, intensity=IntensityAugmentation(gamma=0.2, bias=0.1, noise=0.02))
+    transforms = SpatialAugmentation(rotation=30, scale=0.15, stretch=0.1, shift=0.06 * longest, bend=0.04 * longest,
                                 bend_spacing=0.25 * longest, flip=True)  # fmt: skip
-    looks = IntensityAugmentation(gamma=0.5, bias=0.3, noise=0.04, blur=0.8)
-    return Augmentation(joint=moved, intensity=looks)
+    intensity = IntensityAugmentation(gamma=0.5, bias=0.3, noise=0.04, blur=0.8)
+    return Augmentation(joint=transforms, intensity=intensity)

@@ -1,4 +1,4 @@
-"""Which images are paired with which, and which subjects are held back."""
+"""Pairing of images, and the split of subjects into training and validation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from napari_stnreg.training.data.image_sets import ImageSet
 from napari_stnreg.training.data.pair_sampler import seeded_rng
 
 Pair = tuple[int, int]
-"""Places of the fixed and the moving image in their sets."""
+"""Indices of the fixed and the moving image in their sets."""
 
 
 class Pairing(ABC):
@@ -22,25 +22,25 @@ class Pairing(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many."""
+        """Return the number of pairs."""
 
     @abstractmethod
     def pair(self, seed: int, epoch: int, index: int) -> Pair:
-        """One of them; the same for the same arguments."""
+        """Return one pair; a pure function of the arguments."""
 
 
 class FixedPairs(Pairing):
-    """A list that is the same in every epoch.
+    """The same pairs in every epoch.
 
     Raises
     ------
     InputError
-        If it is empty.
+        If there are none.
     """
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         if not pairs:
-            raise InputError("There is no pair of images to train on.")
+            raise InputError("There are no pairs to train on.")
         self.pairs = [(int(a), int(b)) for a, b in pairs]
 
     def __len__(self) -> int:
@@ -52,21 +52,21 @@ class FixedPairs(Pairing):
 
 
 class RandomPairs(Pairing):
-    """Pairs of different images, drawn anew in every epoch.
+    """Random pairs of different images, other ones in every epoch.
 
     Parameters
     ----------
     indices
-        Places of the images.
+        Indices of the images.
     count
-        Pairs in an epoch; as many as there are images unless told otherwise.
+        Pairs in an epoch; by default the number of images.
     groups
-        If given, pairs are drawn within a group only (frames of one patient, sections of one specimen).
+        If given, both images of a pair are of one group (frames of a patient, sections of a specimen).
 
     Raises
     ------
     InputError
-        If there are not two images to pair.
+        If there are fewer than two images.
     """
 
     def __init__(self, indices: Sequence[int], count: int | None = None, groups: Sequence[str] | None = None) -> None:
@@ -92,20 +92,20 @@ class RandomPairs(Pairing):
 
 
 def template_pairs(indices: Sequence[int], template: int) -> FixedPairs:
-    """Every image as the moving one to a template."""
+    """Pair a template, as the fixed image, with every other image."""
     return FixedPairs([(template, i) for i in indices if i != template])
 
 
 def neighbors(indices: Sequence[int], max_distance: int = 1) -> FixedPairs:
-    """Each section with those up to ``max_distance`` places away, in both directions.
+    """Pair each section with those up to ``max_distance`` sections away, in both directions.
 
     Raises
     ------
     InputError
-        If ``max_distance`` is below 1 or no two sections are that near.
+        If ``max_distance`` is below 1 or no two sections are close enough.
     """
     if max_distance < 1:
-        raise InputError(f"Neighbors lie at least 1 section away, not {max_distance}.")
+        raise InputError(f"max_distance must be at least 1 section, not {max_distance}.")
     chosen = set(indices)
     return FixedPairs(
         [(i, i + d) for i in indices for d in range(-max_distance, max_distance + 1) if d and i + d in chosen]
@@ -113,12 +113,12 @@ def neighbors(indices: Sequence[int], max_distance: int = 1) -> FixedPairs:
 
 
 def match_by_name(fixed: ImageSet, moving: ImageSet) -> list[Pair]:
-    """Images of two sets that have one name, as two folders of files do; with no name in common, by their order.
+    """Pair the images of two sets by name; without common names, by order.
 
     Raises
     ------
     InputError
-        If they match neither by name nor in number.
+        If there are no common names and the numbers differ.
     """
     places = {name: i for i, name in enumerate(moving.names)}
     both = [(i, places[name]) for i, name in enumerate(fixed.names) if name in places]
@@ -132,15 +132,15 @@ def match_by_name(fixed: ImageSet, moving: ImageSet) -> list[Pair]:
 
 
 def read_list(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file with at least the columns ``fixed`` and ``moving``.
+    """Read the rows of a CSV file with the columns ``fixed`` and ``moving``.
 
     Raises
     ------
     InputError
-        If the file is missing, no CSV file, or lacks a column.
+        If the file is missing, is not a CSV file, or a column is missing.
     """
     if not path.is_file():
-        raise InputError(f"There is no list of pairs '{path}'.")
+        raise InputError(f"'{path}' does not exist.")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [{k: (v or "").strip() for k, v in row.items() if k} for row in csv.DictReader(file)]
@@ -152,17 +152,17 @@ def read_list(path: Path) -> list[dict[str, str]]:
 
 
 def read_pairs(path: str | Path, fixed: ImageSet, moving: ImageSet) -> list[tuple[Pair, str]]:
-    """Pairs from a CSV file with columns ``fixed`` and ``moving`` (names or numbers) and perhaps ``split``.
+    """Read pairs from a CSV file with the columns ``fixed``, ``moving`` (names or numbers) and optionally ``split``.
 
     Returns
     -------
     list
-        Each pair and what its row says in the column ``split`` (nothing if there is none).
+        Each pair and its entry in the column ``split``, empty by default.
 
     Raises
     ------
     InputError
-        If the file is missing or lacks a column, or a name is not known.
+        If the file or a column is missing, or a name is unknown.
     """
     path = Path(path)
     pairs = []
@@ -175,31 +175,31 @@ def read_pairs(path: str | Path, fixed: ImageSet, moving: ImageSet) -> list[tupl
     return pairs
 
 
-def split(groups: Sequence[str], share: float = 0.15, seed: int = 0) -> tuple[list[int], list[int]]:
-    """Places of images for training and for validation; a group is wholly in one of them.
+def split_groups(groups: Sequence[str], fraction: float = 0.15, seed: int = 0) -> tuple[list[int], list[int]]:
+    """Split images into training and validation by group.
 
     Parameters
     ----------
     groups
         The subject of each image.
-    share
-        Of the groups that are held back, at least one unless it is 0.
+    fraction
+        Fraction of the groups for validation, at least one group unless it is 0.
     seed
-        Which ones.
+        Seed of the choice.
 
     Raises
     ------
     InputError
-        If the share is not between 0 and 1, or there are not enough groups to hold one back.
+        If the fraction is not between 0 and 1, or there is only one group.
     """
-    if not 0 <= share < 1:
-        raise InputError(f"The share held back for validation lies between 0 and 1, not {share}.")
+    if not 0 <= fraction < 1:
+        raise InputError(f"The validation fraction must be between 0 and 1, not {fraction}.")
     names = sorted(set(groups))
-    if share == 0:
+    if fraction == 0:
         return list(range(len(groups))), []
     if len(names) < 2:
-        raise InputError("All images are of one subject, so none can be held back; set the validation share to 0.")
-    count = min(max(round(share * len(names)), 1), len(names) - 1)
+        raise InputError("All images are of one subject. Set the validation fraction to 0, or give subjects.")
+    count = min(max(round(fraction * len(names)), 1), len(names) - 1)
     held = {names[i] for i in seeded_rng(seed, 79).permutation(len(names))[:count]}
     return (
         [i for i, g in enumerate(groups) if g not in held],

@@ -19,7 +19,7 @@ from napari_stnreg.widgets.train.data_snapshot import TrainingImages
 
 if TYPE_CHECKING:
     from napari_stnreg.models.model import Model
-    from napari_stnreg.training.progress import Example, TrainingProgress
+    from napari_stnreg.training.progress import TrainingProgress, ValidationExample
 
 
 _FINE = 256
@@ -77,7 +77,7 @@ class Trained:
 
     job: TrainJob
     model: Model
-    example: Example | None
+    example: ValidationExample | None
     grid: Grid | None
 
 
@@ -114,7 +114,7 @@ class Watcher:
 
     def __init__(self, job: TrainJob) -> None:
         self.job = job
-        self.example: Example | None = None
+        self.example: ValidationExample | None = None
         self.grid: Grid | None = None
         """Where the pair lies in the viewer, at the resolution that the network sees."""
         self._fine: Grid | None = None
@@ -143,7 +143,7 @@ class Watcher:
         self._drawn = example.epoch
         return self._maker.render(example.transform)
 
-    def _make(self, example: Example) -> PreviewRenderer:
+    def _make(self, example: ValidationExample) -> PreviewRenderer:
         from napari_stnreg.resampling.warp import warp
 
         fixed = warp(Image(np.array(example.fixed), example.grid, name="fixed"), None, fine_grid(example.grid))
