@@ -8,7 +8,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QLineEdit, QSpinBox, QVBoxLayout, QWidget
 
 from napari_stnreg.registration.settings import LINEAR_FAMILIES, SIMILARITY_TITLES
-from napari_stnreg.training.settings import NETWORK_HELP, Schedule, TrainingSettings
+from napari_stnreg.training.settings import NETWORK_HELP, ScheduleName, TrainingSettings
 from napari_stnreg.widgets.common.forms import Combo, FormLayout, OptionalNumber, collapsible, help_label
 from napari_stnreg.widgets.models.combo import ModelList
 from napari_stnreg.widgets.models.session import KnownModel
@@ -96,7 +96,7 @@ class TrainingOptions(QWidget):
         )  # fmt: skip
         self.rate_box = OptionalNumber("Length of a step.", "learning rate", 1e-6, 1, empty="0.001")
         self.schedule_box = Combo("How the learning rate falls.", "schedule")
-        self.schedule_box.set_items([(name, name) for name in get_args(Schedule)], "cosine")
+        self.schedule_box.set_items([(name, name) for name in get_args(ScheduleName)], "cosine")
         self.turn_box = QCheckBox("One network after the other")
         self.turn_box.setToolTip("First the affine network, then the deformable one, instead of both together.")
         self.window_box = OptionalNumber(
