@@ -12,7 +12,16 @@ from npe2 import PluginManifest
 from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QTimer, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QAbstractButton, QApplication, QComboBox, QDialogButtonBox, QLabel, QRadioButton, QWidget
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QApplication,
+    QComboBox,
+    QDialogButtonBox,
+    QLabel,
+    QRadioButton,
+    QScrollArea,
+    QWidget,
+)
 
 PLUGIN = "napari-stnreg"
 MANIFEST = PluginManifest.from_file(files("napari_stnreg") / "napari.yaml")
@@ -138,9 +147,22 @@ class PanelUser:
     def click(self, text):
         """Press a button with the mouse."""
         button = self.button(text)
+        self._scroll_to(button)
         assert button.isVisible(), f"{text!r} is not visible"
         assert button.isEnabled(), f"{text!r} is disabled: {self.status}"
-        self.qtbot.mouseClick(button, LEFT, pos=_spot(button))
+        spot = _spot(button)
+        under = button.window().childAt(button.mapTo(button.window(), spot))
+        assert under is button or button.isAncestorOf(under), f"{under} covers {text!r}"
+        self.qtbot.mouseClick(button, LEFT, pos=spot)
+
+    def _scroll_to(self, part):
+        QApplication.processEvents()  # a section that was unfolded just now takes its place
+        parent = part.parentWidget()
+        while parent is not None and parent is not self.widget:
+            if isinstance(parent, QScrollArea):
+                parent.ensureWidgetVisible(part)
+            parent = parent.parentWidget()
+        QApplication.processEvents()
 
     def check(self, text, checked=True):
         """Check or uncheck a box."""
@@ -148,20 +170,26 @@ class PanelUser:
             self.click(text)
         assert self.button(text).isChecked() == checked
 
+    def entries(self, name):
+        """Return the entries of a combo box."""
+        box = self.find(QComboBox, name)
+        return [box.itemText(i) for i in range(box.count())]
+
     def choose(self, name, text):
         """Choose an entry of a combo box by its text."""
-        box = self.find(QComboBox, name)
-        entries = [box.itemText(i) for i in range(box.count())]
+        box, entries = self.find(QComboBox, name), self.entries(name)
         assert text in entries, f"no {text!r} in {entries}"
         box.setCurrentIndex(entries.index(text))
 
     def type(self, name, text):
-        """Type into a line edit or a spin box, and press Tab."""
+        """Type into a line edit or a spin box, and press Return."""
         field = self._field(name)
         field.setFocus()
         field.selectAll()
         QTest.keyClicks(field, str(text))
-        QTest.keyClick(field, Qt.Key.Key_Tab)
+        QTest.keyClick(field, Qt.Key.Key_Return)
+        shown = field.value() if hasattr(field, "value") else field.text()
+        assert str(shown) == str(text) or float(shown) == float(text), f"{name!r} shows {shown!r}"
 
     def _field(self, name):
         found = [
