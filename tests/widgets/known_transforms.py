@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from napari_stnreg.core.grid import Grid
+from napari_stnreg.napari_plugin.transform_entry import TransformEntry
 from napari_stnreg.transforms import AffineTransform, VelocityTransform
-from napari_stnreg.widgets.common.transform_store import TransformEntry
 
 SHAPE = (48, 64)
 

@@ -52,7 +52,7 @@ def test_a_run_ends_with_its_layers_and_changes_nothing_else(full, viewer, engin
 
 
 def test_the_transform_can_be_had_back_from_a_layer(panel, viewer, engine, run):
-    from napari_stnreg.widgets.common.result_layers import transform_from
+    from napari_stnreg.napari_plugin.transform_entry import transform_from
 
     panel.start()
     run(panel)

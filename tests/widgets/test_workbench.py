@@ -7,8 +7,8 @@ import pytest
 
 import napari_stnreg as sr
 from napari_stnreg.core.grid import Grid
+from napari_stnreg.napari_plugin.transform_entry import TransformEntry
 from napari_stnreg.transforms import AffineTransform
-from napari_stnreg.widgets.common.transform_store import TransformEntry
 from tests.widgets.conftest import blobs
 from tests.widgets.known_transforms import SHAPE, bend, choose, make_entry, solved, turn
 

@@ -11,8 +11,8 @@ from napari.layers import Layer
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.units import conversion_factor
+from napari_stnreg.napari_plugin.transform_entry import TransformEntry
 from napari_stnreg.widgets.common.layer_io import axis_units
-from napari_stnreg.widgets.common.transform_store import TransformEntry
 from napari_stnreg.widgets.transforms.apply_layers import spatial_matrix
 
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Layer
-from napari.utils.colormaps import Colormap
 
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.io.napari_layers import AXIS_LABELS, LayerData, placement
+from napari_stnreg.io.napari_layers import placement
+from napari_stnreg.napari_plugin.deformation_layers import grid_layer
 from napari_stnreg.visualization.overlays import grid_lines, lattice_lines, limits_of, overlay
 
 if TYPE_CHECKING:
@@ -28,19 +28,6 @@ if TYPE_CHECKING:
 _MAX_SIZE = {2: 512, 3: 112}
 _MAX_TIME_FRACTION = 0.15
 """Largest fraction of the worker's time that is spent on previews."""
-
-GRID_COLORMAP = Colormap(
-    [[1.0, 0.62, 0.0, 0.0], [1.0, 0.62, 0.0, 1.0]], name="stnreg grid", display_name="deformed grid"
-)
-"""From transparent to orange, which is visible on black, on white and on the overlay's colors."""
-
-GRID_LOOK: dict[str, Any] = {
-    "colormap": GRID_COLORMAP,
-    "contrast_limits": (0, 255),
-    "blending": "translucent_no_depth",
-    "interpolation2d": "linear",
-    "opacity": 0.8,
-}
 
 
 @dataclass(frozen=True)
@@ -63,31 +50,6 @@ def preview_grid(fixed: Grid) -> Grid:
     """The fixed grid, coarsened so that it can be warped and drawn several times per second."""
     factor = max(max(fixed.shape) / _MAX_SIZE[fixed.ndim], 1.0)
     return fixed if factor == 1 else fixed.resized([max(round(n / factor), 1) for n in fixed.shape])
-
-
-def grid_layer(lines: np.ndarray, grid: Grid, **keywords: Any) -> LayerData:
-    """The deformed grid as a layer: an image on a grid, or line segments in the grid's world."""
-    if lines.ndim == 3 and lines.shape[1] == 2 and lines.dtype == np.float32:
-        look = {
-            "vector_style": "line",
-            "edge_width": float(grid.spacing.min()) * 0.4,
-            "edge_color": GRID_COLORMAP.colors[-1],
-            "opacity": 0.8,
-            "blending": "translucent_no_depth",
-            "units": (grid.unit,) * grid.ndim,
-            "axis_labels": AXIS_LABELS[-grid.ndim :],
-        }
-        return lines, {**look, **keywords}, "vectors"
-    look = dict(GRID_LOOK)
-    if grid.ndim == 3:
-        # The lines of all slices would hide everything: the 3D view shows those of the middle slice.
-        middle = tuple(n / 2 for n in grid.shape)
-        look |= {
-            "depiction": "plane",
-            "plane": {"position": middle, "normal": (1, 0, 0), "thickness": 1},
-            "opacity": 0.6,
-        }
-    return lines, {**placement(grid), **look, **keywords}, "image"
 
 
 class PreviewRenderer:

@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Layer
-from napari.utils.colormaps import Colormap
 
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.io.napari_layers import LayerData, placement
-from napari_stnreg.visualization.deformation import arrows, deformed_grid
-from napari_stnreg.visualization.overlays import checkerboard, lattice_lines, overlay, rescaled
-from napari_stnreg.widgets.common.preview import grid_layer
+from napari_stnreg.napari_plugin.deformation_layers import (
+    JACOBIAN_COLORMAP,
+    deformed_grid_layer,
+    jacobian_layer,
+    vectors_layer,
+)
+from napari_stnreg.napari_plugin.transform_entry import transform_state
+from napari_stnreg.visualization.overlays import checkerboard, overlay, rescaled
 
 if TYPE_CHECKING:
     from napari_stnreg.registration.result import Result
-    from napari_stnreg.transforms.base import Transform
     from napari_stnreg.widgets.common.layer_io import LayerSource
 
 KINDS = {
@@ -34,11 +37,6 @@ KINDS = {
 """Result layers by key: what the panel calls them, and one line that says what they show."""
 
 DEFAULT_KINDS = ("warped", "overlay", "grid", "vectors", "jacobian", "difference")
-
-JACOBIAN_COLORMAP = Colormap(
-    [[0.02, 0.19, 0.38], [0.26, 0.58, 0.76], [0.97, 0.97, 0.97], [0.84, 0.38, 0.30], [0.40, 0.0, 0.12]],
-    name="stnreg diverging", display_name="blue to red",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,27 +53,6 @@ class RunName:
     def layer(self, what: str) -> str:
         """The name of one result layer."""
         return f"{self}: {what}"
-
-
-def transform_state(transform: Transform) -> dict[str, Any]:
-    """A transform as plain values and arrays, for a layer's metadata; :func:`transform_from` reads it back."""
-    return {
-        "family": transform.family,
-        "coordinate_systems": list(transform.coordinate_systems),
-        "settings": transform.settings(),
-        "tensors": {name: tensor.detach().cpu().numpy() for name, tensor in transform.tensors().items()},
-    }
-
-
-def transform_from(state: dict[str, Any]) -> Transform:
-    """The transform that :func:`transform_state` described."""
-    import torch
-
-    from napari_stnreg.transforms import transform_class
-
-    tensors = {name: torch.from_numpy(np.array(array)) for name, array in state["tensors"].items()}
-    transform = transform_class(state["family"]).from_state(tensors, state["settings"])
-    return transform.with_coordinate_systems(*state.get("coordinate_systems", transform.coordinate_systems))
 
 
 def run_record(result: Result, name: RunName, run: str, moving: Grid) -> dict[str, Any]:
@@ -165,39 +142,6 @@ def _comparisons(result: Result, fixed: Image, kinds: frozenset[str]) -> dict[st
         look = {"contrast_limits": (0, 1), "colormap": "gray", "visible": False}
         made["checkerboard"] = (checkerboard(a, b), {**where, **look}, "image")
     return made
-
-
-def jacobian_layer(determinant: np.ndarray, grid: Grid) -> LayerData:
-    """The Jacobian determinant as a layer, white where volume is kept."""
-    reach = float(np.percentile(np.abs(determinant - 1), 99)) if determinant.size else 1.0
-    reach = min(max(reach, 0.05), 1.0)
-    look = {"colormap": JACOBIAN_COLORMAP, "contrast_limits": (1 - reach, 1 + reach), "visible": False}
-    return determinant, {**placement(grid), **look}, "image"
-
-
-def vectors_layer(transform: Transform, grid: Grid) -> LayerData:
-    """Displacement arrows as a layer, colored by their length."""
-    drawn = arrows(transform, grid)
-    step, length = drawn.step, drawn.length
-    longest = float(np.percentile(length, 99)) if length.size else 1.0
-    look = {
-        "vector_style": "arrow",
-        "edge_width": step * (0.12 if grid.ndim == 2 else 0.08),
-        "features": {"length": length},
-        "edge_color": "length",
-        "edge_colormap": "viridis",
-        "edge_contrast_limits": (0.0, max(longest, 1e-9)),
-        "visible": False,
-    }
-    return drawn.index, {**placement(grid), **look}, "vectors"
-
-
-def deformed_grid_layer(transform: Transform, grid: Grid, moving: Grid, *, volume: bool) -> LayerData:
-    """The deformed grid as a layer: a net in each slice, or a lattice for the 3D view."""
-    if volume:
-        return grid_layer(lattice_lines(transform.inverse(), moving), grid.with_unit(transform.unit), visible=True)
-    lines, fine = deformed_grid(transform, grid, moving)
-    return grid_layer(lines, fine, visible=True)
 
 
 def _with_axis(

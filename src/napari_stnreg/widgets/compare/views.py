@@ -18,9 +18,9 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.napari_layers import placement
+from napari_stnreg.napari_plugin.deformation_layers import JACOBIAN_COLORMAP
 from napari_stnreg.visualization.overlays import checkerboard, rescaled
 from napari_stnreg.widgets.common.layer_io import LayerSource
-from napari_stnreg.widgets.common.result_layers import JACOBIAN_COLORMAP
 from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress
 
 VIEWS = {

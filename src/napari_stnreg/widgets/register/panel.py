@@ -11,6 +11,7 @@ from qtpy.QtGui import QAction
 from qtpy.QtWidgets import QApplication, QMenu
 
 from napari_stnreg.core.errors import InputError, RegistrationError
+from napari_stnreg.napari_plugin.transform_entry import transform_from
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.widgets.common import preferences
 from napari_stnreg.widgets.common.device_combo import DeviceSearch
@@ -19,7 +20,6 @@ from napari_stnreg.widgets.common.layer_io import LayerSource, landmark_points
 from napari_stnreg.widgets.common.memory_dialog import accepts_lower_resolution, memory_question
 from napari_stnreg.widgets.common.open_panel import open_panel
 from napari_stnreg.widgets.common.plot import LossPlot
-from napari_stnreg.widgets.common.result_layers import transform_from
 from napari_stnreg.widgets.common.run_layers import RunLayers
 from napari_stnreg.widgets.common.task_panel import TaskPanel
 from napari_stnreg.widgets.models.session import SESSION

@@ -13,13 +13,14 @@ from napari.layers import Labels, Layer, Points
 from qtpy.QtWidgets import QApplication, QFileDialog, QHBoxLayout, QSizePolicy, QWidget
 
 from napari_stnreg.core.errors import InputError, RegistrationError
+from napari_stnreg.napari_plugin.transform_entry import TransformEntry
 from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, collapsible, emphasize, help_label
 from napari_stnreg.widgets.common.layer_io import LayerSource, landmark_points, layer_source
 from napari_stnreg.widgets.common.navigation import center_on
 from napari_stnreg.widgets.common.open_panel import open_panel
 from napari_stnreg.widgets.common.task_panel import TaskPanel
 from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress
-from napari_stnreg.widgets.common.transform_store import TransformEntry, store_for
+from napari_stnreg.widgets.common.transform_store import store_for
 from napari_stnreg.widgets.compare.panel import ComparePanel
 from napari_stnreg.widgets.scorecard.table import ScoreTable, theme_kind
 

@@ -16,10 +16,10 @@ from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.napari_layers import LayerData
+from napari_stnreg.napari_plugin.transform_entry import TransformEntry
 from napari_stnreg.widgets.common.layer_io import LayerSource, axis_units, layer_matrix, layer_source
 from napari_stnreg.widgets.common.result_layers import image_layer, stack_frames
 from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress
-from napari_stnreg.widgets.common.transform_store import TransformEntry
 
 if TYPE_CHECKING:
     from napari_stnreg.resampling.geometry import GeometryTransformer

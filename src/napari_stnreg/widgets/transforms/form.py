@@ -13,6 +13,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_stnreg.napari_plugin.transform_entry import TransformEntry
 from napari_stnreg.widgets.common.forms import (
     Combo,
     FormLayout,
@@ -23,7 +24,6 @@ from napari_stnreg.widgets.common.forms import (
     heading,
     help_label,
 )
-from napari_stnreg.widgets.common.transform_store import TransformEntry
 from napari_stnreg.widgets.transforms.tasks import PICTURES
 
 

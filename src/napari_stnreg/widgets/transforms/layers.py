@@ -10,11 +10,10 @@ from napari.layers import Labels, Layer
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
+from napari_stnreg.napari_plugin.transform_entry import Place, TransformEntry
 from napari_stnreg.widgets.common.layer_io import layer_source
 from napari_stnreg.widgets.common.result_layers import make_layer
-from napari_stnreg.widgets.common.transform_store import TransformEntry
 from napari_stnreg.widgets.transforms.apply_layers import LISTS, Carried, same_place
-from napari_stnreg.widgets.transforms.tasks import Place
 
 ALSO = {"place": "all in the same place", "linked": "linked layers", "chosen": "selected layers"}
 """What may be carried along with a layer."""

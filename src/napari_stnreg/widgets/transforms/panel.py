@@ -9,11 +9,12 @@ from napari.layers import Labels, Layer
 
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.core.grid import Grid
+from napari_stnreg.napari_plugin.transform_entry import TransformEntry
 from napari_stnreg.widgets.common.forms import separator
 from napari_stnreg.widgets.common.layer_affines import LayerAffines, is_oblique
 from napari_stnreg.widgets.common.layer_io import guess_layout
 from napari_stnreg.widgets.common.task_panel import TaskPanel
-from napari_stnreg.widgets.common.transform_store import TransformEntry, store_for
+from napari_stnreg.widgets.common.transform_store import store_for
 from napari_stnreg.widgets.transforms.apply_layers import Carried, CarryJob, carry, snapshot_layer
 from napari_stnreg.widgets.transforms.dialogs import file_to_load, file_to_save
 from napari_stnreg.widgets.transforms.form import ApplyForm, Choice, CombineForm, ShowForm

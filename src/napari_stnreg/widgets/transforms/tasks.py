@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.grid import CoordinateSystem, Grid
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.napari_layers import LayerData, placement
-from napari_stnreg.widgets.common.result_layers import (
+from napari_stnreg.napari_plugin.deformation_layers import (
     JACOBIAN_COLORMAP,
     deformed_grid_layer,
-    folding_text,
     jacobian_layer,
     vectors_layer,
 )
+from napari_stnreg.napari_plugin.transform_entry import Place, TransformEntry, read_entry, side_grid, write_entry
+from napari_stnreg.widgets.common.result_layers import folding_text
 from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress
-from napari_stnreg.widgets.common.transform_store import TransformEntry
 
 if TYPE_CHECKING:
     from napari_stnreg.transforms.inverse import Inversion
@@ -33,41 +33,6 @@ PICTURES = {
     "log_jacobian": ("Log-Jacobian", "Logarithm of the change of volume: 0 keeps it; folds are left empty."),
 }
 """What can be shown of a transform: the button's text, and one line that says what it is."""
-
-
-def side_grid(entry: TransformEntry, side: str, fallback: Grid | None = None) -> Grid:
-    """The grid of one side of a transform.
-
-    Parameters
-    ----------
-    entry
-        The transform.
-    side
-        ``"fixed"`` or ``"moving"``.
-    fallback
-        A grid to take when the transform says nothing of where it belongs (an affine read from a file).
-
-    Raises
-    ------
-    InputError
-        If none is known.
-    """
-    known = entry.grid if side == "fixed" else entry.moving_grid
-    if known is not None:
-        return known.with_unit(entry.transform.unit)
-    if side == "fixed":
-        known = entry.transform.native_grid() or fallback
-        if known is None:
-            raise InputError(
-                f"'{entry.name}' does not say over which space it lies: open the fixed image, so that its grid is known."
-            )
-        return known.with_unit(entry.transform.unit)
-    # Where the fixed side's outline lands, with voxels of the same size.
-    fixed = side_grid(entry, "fixed", fallback)
-    ticks = [np.linspace(-0.5, n - 0.5, 9) for n in fixed.shape]
-    outline = np.stack(np.meshgrid(*ticks, indexing="ij"), axis=-1).reshape(-1, fixed.ndim)
-    landed = entry.transform.map_points(fixed.to_world(outline))
-    return Grid.covering(landed, fixed.spacing, unit=entry.transform.unit)
 
 
 def show(
@@ -172,15 +137,6 @@ def chain_sentence(first: TransformEntry, second: TransformEntry) -> str:
     return text
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where one of the images lies that a file of another program belongs to."""
-
-    name: str
-    grid: Grid
-    space: CoordinateSystem
-
-
 def load_file(
     path: str, fixed: Place | None, moving: Place | None, control: TaskControl
 ) -> Generator[TaskProgress, None, TransformEntry | None]:
@@ -190,65 +146,7 @@ def load_file(
     return None if control.cancel.is_set() else entry
 
 
-def read_entry(path: str, fixed: Place | None = None, moving: Place | None = None) -> TransformEntry:
-    """A transform of a file, with what the file (or the person) says about its two sides.
-
-    Parameters
-    ----------
-    path
-        The file; its ending says in which format.
-    fixed, moving
-        The images that it belongs to, which a file of another program does not know.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read, or holds something else.
-    """
-    from napari_stnreg.io.transform_file import load_transform_file
-    from napari_stnreg.io.transforms import ENDING, load_transform, transform_ending
-
-    info: dict[str, Any] = {}
-    if transform_ending(path) == ENDING:
-        transform, info = load_transform_file(path)
-    else:
-        transform = load_transform(path, fixed=fixed, moving=moving)
-    stem = Path(path).name
-    grids = {name: Grid.from_dict(info.pop(name)) if name in info else None for name in ("grid", "moving_grid")}
-    sides = {name: info.pop(name, None) or f"{name} side of {stem}" for name in ("fixed", "moving")}
-    for name, key, place in (("fixed", "grid", fixed), ("moving", "moving_grid", moving)):
-        if place is not None:
-            sides[name], grids[key] = place.name, place.grid
-    return TransformEntry.of(
-        transform,
-        sides["fixed"],
-        sides["moving"],
-        info.pop("family", None) or (info.get("settings") or {}).get("family") or transform.family,
-        source="file",
-        info=info,
-        **grids,
-    )
-
-
 def save_file(entry: TransformEntry, path: str, control: TaskControl) -> Generator[TaskProgress, None, str | None]:
     """Write a transform in the format that the file's ending names."""
     yield TaskProgress(0.1, f"Writing {Path(path).name}")
     return str(write_entry(entry, path))
-
-
-def write_entry(entry: TransformEntry, path: str) -> Path:
-    """Write a transform; our own file also keeps its names, its grids and the record of its run.
-
-    Raises
-    ------
-    InputError
-        If the ending is unknown, the format cannot hold it, or the file cannot be written.
-    """
-    from napari_stnreg.io.transforms import ENDING, SAVE_ENDINGS, save, transform_ending
-
-    if transform_ending(path, SAVE_ENDINGS) != ENDING:
-        return save(entry.transform, path, grid=entry.grid)
-    record = entry.record("file")
-    for name in ("transform", "what", "run", "source", "start"):
-        record.pop(name, None)
-    return entry.transform.save(path, record)
