@@ -17,7 +17,8 @@ from napari_stnreg.datasets.section_deformation import Tear
 from napari_stnreg.datasets.serial_sections import SerialSections
 from napari_stnreg.stacks.preprocessing.features import prepare
 from napari_stnreg.stacks.settings import StackSettings
-from napari_stnreg.stacks.sources.base import open_stack, reduced
+from napari_stnreg.stacks.sources.base import reduce_section
+from napari_stnreg.stacks.sources.open import open_stack
 
 WIDTHS, GRAYS = (8, 12, 16, 24), (235, 170, 30)
 EACH = 4
@@ -38,7 +39,7 @@ def n_fragments(section: np.ndarray) -> int:
     """Into how many pieces a section is cut."""
     settings = StackSettings()
     factor = settings.factor(section.shape)
-    small = reduced(section.astype(np.float64), factor)
+    small = reduce_section(section.astype(np.float64), factor)
     return prepare(small, settings, shape=section.shape, factor=factor).n_fragments
 
 

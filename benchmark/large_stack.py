@@ -101,7 +101,7 @@ def jump(made: SerialSections, output: Path | None) -> float:
         for z in (int(first), int(first) + 1):
             raw = made.to_section(z, places)
             rows = np.column_stack([np.full(len(raw), z), raw])
-            pair.append(raw if output is None else sr.apply_points(output, rows)[:, 1:])
+            pair.append(raw if output is None else sr.AlignedStack(output).map_points(rows)[:, 1:])
         found += [np.linalg.norm(b - a, axis=1) for a, b in pairwise(pair)]
     return float(np.median(found))
 

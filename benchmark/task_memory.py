@@ -49,7 +49,7 @@ def prepared(folder: Path, side: int, features: str) -> dict[str, tuple]:
     from napari_stnreg.stacks.runtime.checkpoint import WorkFolder
     from napari_stnreg.stacks.section_transform import Lattice, SectionTransform
     from napari_stnreg.stacks.settings import StackSettings
-    from napari_stnreg.stacks.sources.base import open_stack
+    from napari_stnreg.stacks.sources.open import open_stack
 
     made, images = SerialSections((2, side, side), seed=5), folder / "sections"
     images.mkdir(parents=True)

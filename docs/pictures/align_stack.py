@@ -30,7 +30,7 @@ def scene(name: str, folder: Path, written: argparse.Namespace) -> None:
 
     from napari_stnreg.datasets import SerialSections
     from napari_stnreg.datasets.serial_sections import section_stack
-    from napari_stnreg.stacks.sources.base import open_stack
+    from napari_stnreg.stacks.sources.open import open_stack
     from napari_stnreg.widgets.align_stack.panel import AlignStackPanel
 
     theme, width, unfolded, scale = SCENES[name]

@@ -30,14 +30,11 @@ from .registration.result import Progress as Progress
 from .registration.result import Result as Result
 from .registration.settings import RegistrationSettings as RegistrationSettings
 from .resampling.warp import warp as warp
+from .stacks.aligned_stack import AlignedStack as AlignedStack
 from .stacks.api import align_stack as align_stack
 from .stacks.api import align_stack_steps as align_stack_steps
-from .stacks.output.apply import apply_points as apply_points
-from .stacks.output.apply import apply_stack as apply_stack
-from .stacks.output.apply import export_field as export_field
-from .stacks.output.ome_zarr import AlignedStack as AlignedStack
 from .stacks.settings import StackSettings as StackSettings
-from .stacks.sources.base import open_stack as open_stack
+from .stacks.sources.open import open_stack as open_stack
 from .training.api import train as train
 from .training.api import train_steps as train_steps
 from .training.data.datasets import open_training_data as open_training_data

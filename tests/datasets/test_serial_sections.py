@@ -177,7 +177,7 @@ def test_a_large_section_costs_a_fraction_of_a_second():
 
 
 def test_it_goes_into_an_alignment_as_it_is(stack):
-    from napari_stnreg.stacks.sources.base import open_stack
+    from napari_stnreg.stacks.sources.open import open_stack
 
     source = open_stack(stack)
     assert source.shape == stack.shape

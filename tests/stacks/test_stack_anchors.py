@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from napari_stnreg import align_stack
 from napari_stnreg.stacks.matching.fine import FineMatch, fine_match, initial_transforms
-from napari_stnreg.stacks.matching.pair_selection import anchor_pairs, fine_pairs
+from napari_stnreg.stacks.matching.pair_selection import fine_pairs, long_range_pairs
 from napari_stnreg.stacks.preprocessing.features import prepare
 from napari_stnreg.stacks.section_transform import Lattice, SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
@@ -37,14 +37,14 @@ def matched(a, b, **how):
 def test_a_section_has_one_anchor_beyond_its_window():
     sections = [0, 1, 2, 3, 5, 6, 7, 8]
     settings = StackSettings(long_range_stride=5)
-    assert anchor_pairs(sections, settings) == [(0, 5), (1, 6), (2, 7), (3, 8)]
-    assert anchor_pairs(sections, StackSettings()) == []
+    assert long_range_pairs(sections, settings) == [(0, 5), (1, 6), (2, 7), (3, 8)]
+    assert long_range_pairs(sections, StackSettings()) == []
     near = StackSettings(neighbors=2, long_range_stride=3)
     # 3 to 6 has a hole between, so that the window reaches it: one match is enough
     assert (3, 6) in fine_pairs(sections, near)
-    assert (3, 6) not in anchor_pairs(sections, near)
-    assert (2, 5) not in anchor_pairs(sections, near)
-    assert (0, 3) in anchor_pairs(sections, near)
+    assert (3, 6) not in long_range_pairs(sections, near)
+    assert (2, 5) not in long_range_pairs(sections, near)
+    assert (0, 3) in long_range_pairs(sections, near)
 
 
 @pytest.mark.parametrize("again", [0, 1])

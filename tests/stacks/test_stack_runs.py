@@ -103,7 +103,10 @@ def test_two_sections_are_enough_for_an_auto_encoder(stack, tmp_path):
     assert [one.verdict for one in result.verdicts] == ["aligned", "aligned"]
     y, x = np.meshgrid(np.arange(20, 93, 6.0), np.arange(20, 93, 6.0), indexing="ij")
     raw = [to_raw(z, np.column_stack([y.ravel(), x.ravel()])) for z in (0, 1)]
-    here = [sr.apply_points(result.path, np.column_stack([np.full(len(p), z), p]))[:, 1:] for z, p in enumerate(raw)]
+    here = [
+        sr.AlignedStack(result.path).map_points(np.column_stack([np.full(len(p), z), p]))[:, 1:]
+        for z, p in enumerate(raw)
+    ]
     assert np.median(np.linalg.norm(raw[1] - raw[0], axis=1)) > 5
     assert np.median(np.linalg.norm(here[1] - here[0], axis=1)) < 1.6
 
@@ -124,7 +127,7 @@ def test_the_same_tissue_lies_in_the_same_place_in_neighbors(whole):
     raw, aligned = [], []
     for z in (0, 1, 2, 4, 5):
         raw.append(to_raw(z, tissue))
-        aligned.append(sr.apply_points(whole.path, np.column_stack([np.full(y.size, z), raw[-1]]))[:, 1:])
+        aligned.append(sr.AlignedStack(whole.path).map_points(np.column_stack([np.full(y.size, z), raw[-1]]))[:, 1:])
 
     def jump(places):
         return np.median([np.linalg.norm(b - a, axis=1) for a, b in pairwise(places)])
@@ -143,7 +146,8 @@ def test_landmarks_bend_the_sections_they_join(stack, whole, tmp_path):
 
     def apart(path):
         places = [
-            sr.apply_points(path, np.column_stack([np.full(len(p), z), p])) for z, p in zip((1, 2), marks, strict=True)
+            sr.AlignedStack(path).map_points(np.column_stack([np.full(len(p), z), p]))
+            for z, p in zip((1, 2), marks, strict=True)
         ]
         return np.linalg.norm(places[1][:, 1:] - places[0][:, 1:], axis=1).mean()
 
@@ -212,7 +216,7 @@ def test_a_resumed_run_must_be_the_same_run(stack, tmp_path):
     steps = sr.align_stack_steps(stack, output, **QUICK)
     next(steps)
     steps.close()
-    with pytest.raises(sr.InputError, match="add --resume"):
+    with pytest.raises(sr.InputError, match="Continue it with --resume"):
         sr.align_stack(stack, output, **QUICK)
     with pytest.raises(sr.InputError, match="neighbors differ"):
         sr.align_stack(stack, output, resume=True, neighbors=1, **QUICK)
@@ -223,7 +227,7 @@ def test_a_resumed_run_must_be_the_same_run(stack, tmp_path):
 def test_a_range_is_aligned_again_and_nothing_else_moves(stack, whole, tmp_path):
     beside(whole, tmp_path)
     before = contents(tmp_path / "a.zarr")
-    result = sr.align_stack(stack, tmp_path / "a.zarr", only=(4, 5), exclude=[4], **QUICK)
+    result = sr.align_stack(stack, tmp_path / "a.zarr", section_range=(4, 5), exclude=[4], **QUICK)
     after = contents(tmp_path / "a.zarr")
     for z in range(4):
         np.testing.assert_array_equal(before["0"][z], after["0"][z])
@@ -252,7 +256,7 @@ def killed(stack, output, stage, **choices):
 @pytest.mark.parametrize("stage", ["fine 1", "fine 2", "quality", "render"])
 def test_a_range_that_was_killed_goes_on_where_it_was(stack, whole, tmp_path, stage):
     (tmp_path / "once").mkdir()
-    again = {"only": (1, 2), "exclude": [1]}
+    again = {"section_range": (1, 2), "exclude": [1]}
     once, output = beside(whole, tmp_path / "once"), beside(whole, tmp_path)
     undisturbed = list(sr.align_stack_steps(stack, once, workers=1, **again, **QUICK))
     killed(stack, output, stage, **again)
@@ -262,20 +266,20 @@ def test_a_range_that_was_killed_goes_on_where_it_was(stack, whole, tmp_path, st
         assert sum(step.stage == "fine 1" for step in rest) < 2
     same_result(output, once)
     # and it is over: another range begins at once
-    sr.align_stack(stack, output, only=(4, 4), **QUICK)
+    sr.align_stack(stack, output, section_range=(4, 4), **QUICK)
 
 
 def test_a_range_that_was_killed_is_gone_on_with_or_given_up(stack, whole, tmp_path):
     (tmp_path / "once").mkdir()
     once, output = beside(whole, tmp_path / "once"), beside(whole, tmp_path)
-    killed(stack, output, "render", only=(1, 2), exclude=[1])
+    killed(stack, output, "render", section_range=(1, 2), exclude=[1])
     assert (contents(output)["displacement"] != contents(whole.path)["displacement"]).any()
     with pytest.raises(InputError, match=r"1 to 2 .* --resume"):
-        sr.align_stack(stack, output, only=(4, 4), exclude=[4], **QUICK)
-    with pytest.raises(InputError, match="exclude, only differ"):
-        sr.align_stack(stack, output, only=(4, 4), resume=True, **QUICK)
-    sr.align_stack(stack, output, only=(4, 4), exclude=[4], overwrite=True, **QUICK)
-    sr.align_stack(stack, once, only=(4, 4), exclude=[4], **QUICK)
+        sr.align_stack(stack, output, section_range=(4, 4), exclude=[4], **QUICK)
+    with pytest.raises(InputError, match="exclude, section_range differ"):
+        sr.align_stack(stack, output, section_range=(4, 4), resume=True, **QUICK)
+    sr.align_stack(stack, output, section_range=(4, 4), exclude=[4], overwrite=True, **QUICK)
+    sr.align_stack(stack, once, section_range=(4, 4), exclude=[4], **QUICK)
     same_result(output, once)
 
 
@@ -305,13 +309,13 @@ def test_a_scheduler_that_is_not_there_is_said_in_one_sentence(stack, tmp_path):
 
 
 def test_memory_decides_how_many_tasks_run_at_a_time(stack, tmp_path):
-    from napari_stnreg.stacks.runtime.memory import task_bytes, workers_within
-    from napari_stnreg.stacks.sources.base import open_stack
+    from napari_stnreg.stacks.runtime.memory import limit_workers, task_bytes
+    from napari_stnreg.stacks.sources.open import open_stack
 
     source, settings = open_stack(stack), sr.StackSettings.parse(**QUICK)
     each = task_bytes(source, settings)
-    assert workers_within(3.5 * each, source, settings, 8) == 3
-    assert workers_within(30 * each, source, settings, 8) == 8
+    assert limit_workers(3.5 * each, source, settings, 8) == 3
+    assert limit_workers(30 * each, source, settings, 8) == 8
     with pytest.raises(sr.InputError, match="smaller working size"):
         sr.align_stack(stack, tmp_path / "a.zarr", memory=0.5 * each, **QUICK)
 
@@ -341,7 +345,7 @@ def test_the_command_line_aligns_applies_and_exports(stack, whole, tmp_path, cap
     (tmp_path / "p.csv").write_text("z,y,x\n0,40,50\n5,64,64\n")
     assert main(["apply-stack", str(out), str(tmp_path / "p.csv"), "-o", str(tmp_path / "q.csv")]) == 0
     moved = np.loadtxt(tmp_path / "q.csv", delimiter=",", skiprows=1)
-    np.testing.assert_allclose(moved, sr.apply_points(out, [[0, 40, 50], [5, 64, 64]]), atol=1e-4)
+    np.testing.assert_allclose(moved, sr.AlignedStack(out).map_points([[0, 40, 50], [5, 64, 64]]), atol=1e-4)
     assert main(["export-field", str(out), str(tmp_path / "f.npy")]) == 0
     assert np.load(tmp_path / "f.npy").shape == (6, 2, 112, 112)
 
@@ -354,7 +358,7 @@ def test_the_command_line_aligns_applies_and_exports(stack, whole, tmp_path, cap
         (["s.npy", "o.zarr", "--neighbors", "99"], "'neighbors'"),
         (["s.npy", "o.zarr", "--exclude", "17"], "no 17"),
         (["s.npy", "o.zarr", "--reference", "6"], "no 6"),
-        (["s.npy", "o.zarr", "--only", "1:2"], "does not exist"),
+        (["s.npy", "o.zarr", "--section-range", "1:2"], "does not exist"),
         (["s.npy", "o.zarr", "--scheduler", "tcp://127.0.0.1:9"], "No Dask scheduler"),
         (["s.npy", "o.zarr", "--memory", "1"], "smaller working size"),
         (["flat.npy", "o.zarr"], "2 axes"),
@@ -362,7 +366,7 @@ def test_the_command_line_aligns_applies_and_exports(stack, whole, tmp_path, cap
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(words, sentence, stack, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("napari_stnreg.stacks.runtime.executor.PATIENCE", 1)
+    monkeypatch.setattr("napari_stnreg.stacks.runtime.executor.SCHEDULER_TIMEOUT_S", 1)
     np.save("s.npy", stack)
     np.save("flat.npy", stack[0])
     assert main(["align", *words]) == 2

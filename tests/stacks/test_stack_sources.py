@@ -11,7 +11,8 @@ from imageio.v3 import imwrite
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Image
-from napari_stnreg.stacks.sources.base import PartOfStack, SectionError, open_stack
+from napari_stnreg.stacks.sources.base import SectionError, SubStack
+from napari_stnreg.stacks.sources.open import open_stack
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def test_a_folder_in_the_order_of_its_numbers_with_gaps_as_missing_sections(tmp_
     np.testing.assert_array_equal(source.read(4), stack[3])
     with pytest.raises(SectionError, match=r"Section 3 is missing: no file follows 'cut10\.png'"):
         source.read(3)
-    assert "1 of 6 sections" in source.sentence
+    assert "1 of 6 sections" in source.warning
 
 
 def test_every_eighth_slice_has_no_gaps(tmp_path, stack):
@@ -186,12 +187,12 @@ def test_shrinking_is_the_mean_of_blocks_also_strip_by_strip(monkeypatch):
     stack = np.random.default_rng(2).normal(size=(2, 37, 50)).astype(np.float32)
     expected = np.array([[stack[1, y : y + 4, x : x + 4].mean() for x in range(0, 50, 4)] for y in range(0, 37, 4)])
     np.testing.assert_allclose(open_stack(stack).read_reduced(1, 4), expected, rtol=1e-5, atol=1e-6)
-    monkeypatch.setattr("napari_stnreg.stacks.sources.base._STRIP_BYTES", 50 * 4 * 4 * 2)
+    monkeypatch.setattr("napari_stnreg.stacks.sources.base.STRIP_BYTES", 50 * 4 * 4 * 2)
     np.testing.assert_allclose(open_stack(stack).read_reduced(1, 4), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_some_sections_of_a_stack_are_a_stack(stack):
-    part = PartOfStack((2, 24, 31), np.dtype(np.uint8), whole=open_stack(stack), sections=(4, 1))
+    part = SubStack((2, 24, 31), np.dtype(np.uint8), whole=open_stack(stack), sections=(4, 1))
     np.testing.assert_array_equal(part.read(0), stack[4])
 
 
@@ -225,7 +226,7 @@ def test_paths_that_hold_no_stack_are_refused_in_one_sentence(tmp_path, stack):
         ("empty", "0 image files"),
         ("a.tif", "not a TIFF"),
         ("a.npy", r"not a \.npy"),
-        ("a.doc", "no stack that can be read"),
+        ("a.doc", "not a supported stack"),
         ("g.zarr", "without the description"),
     ]:
         with pytest.raises(InputError, match=sentence):

@@ -6,12 +6,12 @@ import zarr
 from scipy.ndimage import map_coordinates
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.stacks.output.apply import apply_points, apply_stack, export_field
+from napari_stnreg.stacks.aligned_stack import AlignedStack
 from napari_stnreg.stacks.output.canvas import OutputCanvas, displacement_transform
-from napari_stnreg.stacks.output.ome_zarr import AlignedStack, create
+from napari_stnreg.stacks.output.ome_zarr import create
 from napari_stnreg.stacks.output.render import relative_scale, render_bands
 from napari_stnreg.stacks.section_transform import Lattice, SectionTransform
-from napari_stnreg.stacks.sources.base import open_stack
+from napari_stnreg.stacks.sources.open import open_stack
 
 HEIGHT, WIDTH = 90, 110
 CANVAS = OutputCanvas((-13, 7), (120, 131), (HEIGHT, WIDTH), 4)
@@ -62,7 +62,7 @@ def test_rendered_pixels_are_the_raw_ones_at_the_true_places(aligned, smooth):
 
 
 def test_the_exported_field_read_literally_gives_the_aligned_stack(aligned, smooth, tmp_path):
-    field = np.load(export_field(aligned, tmp_path / "f.npy"))
+    field = np.load(aligned.export_displacement(tmp_path / "f.npy"))
     assert field.shape == (3, 2, HEIGHT, WIDTH)
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     top, left = CANVAS.origin
@@ -80,13 +80,13 @@ def test_the_exported_field_read_literally_gives_the_aligned_stack(aligned, smoo
 def test_points_follow_their_sections_and_come_back(aligned):
     rng = np.random.default_rng(3)
     points = np.column_stack([rng.integers(0, 3, 40), rng.uniform(5, 80, 40), rng.uniform(5, 100, 40)])
-    moved = apply_points(aligned, points)
+    moved = aligned.map_points(points)
     for (z, y, x), (_, v, u) in zip(points, moved, strict=True):
         there = turned(np.array([v, u]) + CANVAS.origin, ANGLES[int(z)])
         np.testing.assert_allclose(there, (y, x), atol=0.03)  # the nodes are 4 pixels apart
-    np.testing.assert_allclose(apply_points(aligned, moved, inverse=True), points, atol=1e-3)
+    np.testing.assert_allclose(aligned.map_points(moved, inverse=True), points, atol=1e-3)
     with pytest.raises(InputError, match="sections 0 to 2"):
-        apply_points(aligned, [[3, 1, 1]])
+        aligned.map_points([[3, 1, 1]])
 
 
 def test_the_image_is_ome_zarr_with_pyramid_axes_and_scale(aligned):
@@ -129,7 +129,7 @@ def test_a_larger_image_has_levels_that_are_means(tmp_path):
 
 def test_labels_stay_what_they_are_and_lie_where_the_image_does(aligned, smooth, tmp_path):
     labels = np.where(smooth > 110, 7_000_001, 3).astype(np.uint32)
-    apply_stack(aligned, labels, tmp_path / "labels.zarr", interpolation="nearest")
+    aligned.apply(labels, tmp_path / "labels.zarr", interpolation="nearest")
     found = np.asarray(zarr.open_array(str(tmp_path / "labels.zarr" / "0"), mode="r"))
     assert set(np.unique(found)) == {0, 3, 7_000_001}
     image = np.asarray(aligned.levels[0])
@@ -141,7 +141,7 @@ def test_labels_stay_what_they_are_and_lie_where_the_image_does(aligned, smooth,
 def test_a_finer_scan_of_the_same_sections_lies_in_the_same_place(aligned, tmp_path, factor):
     y, x = ((np.arange(n * factor) + 0.5) / factor - 0.5 for n in (HEIGHT, WIDTH))
     fine = np.stack([100 + 50 * np.sin(y[:, None] / 9 + z) + 40 * np.cos(x[None] / 7 - z) for z in range(3)])
-    apply_stack(aligned, fine.astype(np.float32), tmp_path / "fine.zarr")
+    aligned.apply(fine.astype(np.float32), tmp_path / "fine.zarr")
     found = np.asarray(zarr.open_array(str(tmp_path / "fine.zarr" / "0"), mode="r"))
     means = found.reshape(3, CANVAS.shape[0], factor, CANVAS.shape[1], factor).mean(axis=(2, 4))
     image = np.asarray(aligned.levels[0])
@@ -162,11 +162,11 @@ def test_scales_of_stacks_that_lost_a_rest_of_pixels_are_whole():
 
 def test_what_cannot_be_applied_is_refused_in_one_sentence(aligned, smooth, tmp_path):
     with pytest.raises(InputError, match="2 sections and the alignment 3"):
-        apply_stack(aligned, smooth[:2], tmp_path / "a.zarr")
+        aligned.apply(smooth[:2], tmp_path / "a.zarr")
     with pytest.raises(InputError, match=r"ends in \.zarr"):
-        apply_stack(aligned, smooth, tmp_path / "a.tif")
+        aligned.apply(smooth, tmp_path / "a.tif")
     with pytest.raises(InputError, match=r"ends in \.npy"):
-        export_field(aligned, tmp_path / "a.tif")
+        aligned.export_displacement(tmp_path / "a.tif")
     zarr.open_group(str(tmp_path / "other.zarr"), mode="w")
     with pytest.raises(InputError, match="not an alignment"):
         AlignedStack(tmp_path / "other.zarr")

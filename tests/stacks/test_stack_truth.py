@@ -173,7 +173,7 @@ def test_an_alignment_on_disk_is_scored_like_its_maps(tmp_path):
     direct = score_truth(made, kept_maps(result.path, len(made)))
     assert stored.mean == pytest.approx(direct.mean, abs=0.05)
     assert stored.adjacent == pytest.approx(direct.adjacent, abs=0.05)
-    assert set(result.report()["slant"]) == {"kept", "recorded", "error"}
+    assert set(result.report()["slope"]) == {"kept", "recorded", "error"}
 
 
 # -- the coarse pass, error in pixels

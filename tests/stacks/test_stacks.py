@@ -17,7 +17,8 @@ from napari_stnreg.stacks.quality.sections import chunk_correlation, write_table
 from napari_stnreg.stacks.section_transform import Lattice, SectionTransform, union_canvas
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solver.elastic import solve_elastic
-from napari_stnreg.stacks.sources.base import open_stack, reduced
+from napari_stnreg.stacks.sources.base import reduce_section
+from napari_stnreg.stacks.sources.open import open_stack
 from tests.helpers.aligned import align
 
 SIDE = 160
@@ -277,7 +278,7 @@ def test_the_map_pulls_back():
     assert np.allclose(rendered(raw, bent), expected, atol=0.01)
     points = inner()
     assert np.allclose(bent.inverse(bent(points)), points, atol=1e-6)
-    again = SectionTransform.from_arrays(bent.arrays())
+    again = SectionTransform.from_arrays(bent.to_arrays())
     assert np.array_equal(again(points), bent(points))
     (top, left), (height, width) = union_canvas([there])
     assert (top, left, height, width) == (-3, 7, SIDE, SIDE)
@@ -293,7 +294,7 @@ def rendered(raw, there):
 
 def test_a_reduced_section_keeps_its_place():
     image = texture(2, (203, 161))
-    small = reduced(image, 4)
+    small = reduce_section(image, 4)
     assert small.shape == (51, 41)
     assert small[0, 0] == pytest.approx(image[:4, :4].mean())
     assert small[-1, -1] == pytest.approx(image[200:, 160:].mean())
@@ -352,7 +353,7 @@ def test_cracks_of_any_width_and_direction_cut(degrees, gray, width):
 
 def test_tissue_alone_is_not_cut():
     made = SerialSections((12, 512, 512), seed=3)
-    assert {prepare(reduced(made[z], 2), settings()).n_fragments for z in range(0, 12, 2)} == {1}
+    assert {prepare(reduce_section(made[z], 2), settings()).n_fragments for z in range(0, 12, 2)} == {1}
     assert {
         prepare(texture(seed, (200, 260), grain), settings()).n_fragments for seed in range(6) for grain in (2, 4)
     } == {1}
@@ -360,7 +361,7 @@ def test_tissue_alone_is_not_cut():
 
 def test_a_crack_no_brighter_than_the_brightest_tissue_is_found_whole():
     made = SerialSections((20, 512, 512), seed=0, faults={10: "crack"})
-    found = prepare(reduced(made[10], 2), settings())
+    found = prepare(reduce_section(made[10], 2), settings())
     y, x = np.indices((256, 256)) * 2 + 0.5
     gap = np.abs(made.deformation(10).tear.across(np.stack([y, x], axis=-1))) < 6  # it is 16 pixels wide
     assert found.n_fragments == 2

@@ -59,11 +59,11 @@ def test_the_share_that_is_kept_is_that_of_the_truth(course):
 def test_only_straightening_is_said_to_be_straightening():
     found, _, _ = matches_of(2.5)
     natural, straight = (estimate_slopes(aligned(found, course), found) for course in ("keep", "remove"))
-    assert natural.sentence("keep") == ""
+    assert natural.warning("keep") == ""
     assert straight.share < 0.5 < natural.share
-    assert f"{100 * straight.share:.0f} %" in straight.sentence("remove")
-    assert "straightened. trend='keep' keeps more." in straight.sentence("remove")
-    assert "A larger position_weight keeps more." in straight.sentence("keep")
+    assert f"{100 * straight.share:.0f} %" in straight.warning("remove")
+    assert "straightened. trend='keep' keeps more." in straight.warning("remove")
+    assert "A larger position_weight keeps more." in straight.warning("keep")
     assert straight.report()["kept"] == pytest.approx(straight.share, abs=1e-3)
 
 
@@ -72,7 +72,7 @@ def test_shaking_is_no_slant():
     for seed in (0, 1, 2):
         found, _, _ = matches_of(0.0, shake=5.0, seed=seed)
         told = estimate_slopes(aligned(found, "remove"), found)
-        assert told.sentence("remove") == ""
+        assert told.warning("remove") == ""
         assert told.report()["kept"] is None
 
 
@@ -88,7 +88,7 @@ def test_a_missing_section_does_not_hide_the_slant():
 def test_of_a_few_sections_nothing_is_said():
     found, _, _ = matches_of(2.5, count=6)
     told = estimate_slopes(aligned(found, "remove", count=6), found)
-    assert told.sentence("remove") == ""
+    assert told.warning("remove") == ""
     assert len(told.recorded) == 0
     assert summarize(told.report()) == "too few sections in a row to tell slants"
 

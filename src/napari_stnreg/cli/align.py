@@ -12,13 +12,15 @@ from cyclopts import Parameter, Token
 from napari_stnreg.cli.options import AsSettings, Config, merge_config
 from napari_stnreg.cli.progress import PROGRESS, Interrupt, ProgressDisplay, logger
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.output_guard import check_output
 from napari_stnreg.core.progress import ReturnType, run_to_completion
 from napari_stnreg.stacks.settings import StackSettings
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from napari_stnreg.stacks.runtime.progress import StackProgress, StackResult
+    from napari_stnreg.stacks.result import StackResult
+    from napari_stnreg.stacks.runtime.progress import StackProgress
 
 _COLUMNS = ("section_a", "y_a", "x_a", "section_b", "y_b", "x_b")
 _BYTES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -118,13 +120,16 @@ def align(
         Keep OUTPUT.work, which --section-range needs.
     """
     settings = merge_config(settings, config)
-    from napari_stnreg.stacks.api import align_stack_steps
-    from napari_stnreg.stacks.runtime.progress import write_report
-    from napari_stnreg.stacks.sources.base import open_stack
+    from napari_stnreg.stacks.api import align_stack_steps, work_folder
+    from napari_stnreg.stacks.runtime.job import report_paths
+    from napari_stnreg.stacks.sources.open import open_stack
+
+    for path in (output, work_folder(output).path, *report_paths(output)):
+        check_output(path, [landmarks], overwrite=True, folder=path.suffix in (".zarr", ".work"), is_ours=bool)
 
     source = open_stack(stack, level=level, channel=channel)
-    if source.sentence:
-        logger.log(PROGRESS, "%s", source.sentence)
+    if source.warning:
+        logger.log(PROGRESS, "%s", source.warning)
     steps = align_stack_steps(
         source,
         output,
@@ -132,7 +137,7 @@ def align(
         masks=masks,
         landmarks=None if landmarks is None else read_section_landmarks(landmarks),
         exclude=exclude,
-        only=section_range,
+        section_range=section_range,
         scheduler=scheduler,
         workers=workers,
         memory=memory,
@@ -146,7 +151,6 @@ def align(
     if result.stop_reason == "stopped":
         logger.log(PROGRESS, "Stopped. The same command with --resume continues.")
         return 130
-    write_report(result)
     _print(result)
     return 0
 

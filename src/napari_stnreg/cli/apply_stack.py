@@ -50,25 +50,22 @@ def apply_stack(
     overwrite
         Replace the output if it exists.
     """
-    from napari_stnreg.stacks.output.ome_zarr import AlignedStack
+    from napari_stnreg.stacks.aligned_stack import AlignedStack
 
     aligned = AlignedStack(alignment)
     if input.suffix.lower() == ".csv":
         from napari_stnreg.io.points import read_table, write_table
-        from napari_stnreg.stacks.output.apply import apply_points
 
         check_output(output, [input, alignment], overwrite=overwrite)
         table = read_table(input)
         columns = table.points(3)
         values = table.values.copy()
-        values[:, columns] = apply_points(aligned, values[:, columns], inverse=inverse)
+        values[:, columns] = aligned.map_points(values[:, columns], inverse=inverse)
         write_table(output, dataclasses.replace(table, values=values))
     else:
-        from napari_stnreg.stacks.output.apply import apply_stack_steps
-        from napari_stnreg.stacks.sources.base import open_stack
+        from napari_stnreg.stacks.sources.open import open_stack
 
-        steps = apply_stack_steps(
-            aligned,
+        steps = aligned.apply_steps(
             open_stack(input, level=level, channel=channel),
             output,
             interpolation=interpolation,

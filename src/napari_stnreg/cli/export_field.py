@@ -20,6 +20,6 @@ def export_field(alignment: Path, output: Path, /, *, overwrite: bool = False) -
     overwrite
         Replace the output if it exists.
     """
-    from napari_stnreg.stacks.output import apply
+    from napari_stnreg.stacks.aligned_stack import AlignedStack
 
-    print(apply.export_field(alignment, output, overwrite=overwrite))
+    print(AlignedStack(alignment).export_displacement(output, overwrite=overwrite))

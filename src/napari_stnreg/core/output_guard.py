@@ -208,7 +208,7 @@ def _may_run(holder: dict[str, Any]) -> bool:
     import psutil
 
     try:
-        return abs(psutil.Process(holder["pid"]).create_time() - holder["started"]) < 1.0
+        return bool(abs(psutil.Process(holder["pid"]).create_time() - holder["started"]) < 1.0)
     except psutil.NoSuchProcess:
         return False
     except psutil.Error:

@@ -1,4 +1,4 @@
-"""Align a stack of any size, from a script: step by step, resumed, or a range of it again."""
+"""Align a stack of serial sections of any size from Python."""
 
 from __future__ import annotations
 
@@ -6,33 +6,79 @@ import tempfile
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from typing_extensions import Unpack
+
+from napari_stnreg.core.output_guard import OutputLock
 from napari_stnreg.core.progress import run_to_completion
-from napari_stnreg.stacks.output.ome_zarr import AlignedStack
+from napari_stnreg.stacks.result import StackResult
 from napari_stnreg.stacks.runtime.checkpoint import WorkFolder
 from napari_stnreg.stacks.runtime.executor import make_executor
-from napari_stnreg.stacks.runtime.job import Landmarks, Request, check_output
-from napari_stnreg.stacks.runtime.memory import workers_within
-from napari_stnreg.stacks.runtime.pipeline import StackRun, Stopped
-from napari_stnreg.stacks.runtime.progress import StackProgress, StackResult
-from napari_stnreg.stacks.settings import StackSettings
-from napari_stnreg.stacks.sources.base import StackSource, open_stack
+from napari_stnreg.stacks.runtime.job import AlignmentJob, Landmarks
+from napari_stnreg.stacks.runtime.memory import limit_workers
+from napari_stnreg.stacks.runtime.pipeline import AlignmentPipeline, Stopped
+from napari_stnreg.stacks.runtime.progress import StackProgress
+from napari_stnreg.stacks.settings import CanvasExtent, Features, Motion, StackSettings, Trend
+from napari_stnreg.stacks.sources.open import open_stack
 
 Steps = Generator[StackProgress, str | None, StackResult]
 
 
+class StackOptions(TypedDict, total=False):
+    """Fields of :class:`~napari_stnreg.StackSettings` as keyword arguments."""
+
+    motion: Motion
+    deform: bool
+    features: Features
+    encoder: str | None
+    neighbors: int
+    long_range_stride: int
+    trend: Trend
+    reference: int | None
+    mirror: bool
+    search_rotations: bool
+    split_at_cracks: bool
+    grid_cells: int | None
+    iterations: int
+    smoothness: float
+    position_weight: float
+    trim_fraction: float
+    working_size: int | None
+    canvas: CanvasExtent
+
+
 def work_folder(output: Path | str) -> WorkFolder:
-    """Where the alignment written to ``output`` keeps what it has done so far."""
+    """Folder of the intermediate results of the alignment ``OUT.zarr``: ``OUT.work`` beside it."""
     output = Path(output).absolute()
     return WorkFolder(output.with_name(output.name.removesuffix(".zarr") + ".work"))
 
 
-def align_stack(stack: Any, output: Path | str | None = None, settings: StackSettings | None = None, **how: Any) -> (
-    StackResult
-):  # fmt: skip
+def align_stack(
+    stack: Any,
+    output: Path | str | None = None,
+    settings: StackSettings | None = None,
+    *,
+    masks: Any = None,
+    landmarks: Landmarks | None = None,
+    exclude: Sequence[int] = (),
+    section_range: tuple[int, int] | None = None,
+    scheduler: str = "threads",
+    workers: int | None = None,
+    memory: float | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    keep_work: bool = False,
+    **options: Unpack[StackOptions],
+) -> StackResult:
     """Align a stack of serial sections; :func:`align_stack_steps` run to its end, with the same parameters."""
-    return run_to_completion(align_stack_steps(stack, output, settings, **how))
+    return run_to_completion(
+        align_stack_steps(
+            stack, output, settings, masks=masks, landmarks=landmarks, exclude=exclude, section_range=section_range,
+            scheduler=scheduler, workers=workers, memory=memory, resume=resume, overwrite=overwrite,
+            keep_work=keep_work, **options,
+        )
+    )  # fmt: skip
 
 
 def align_stack_steps(
@@ -43,92 +89,98 @@ def align_stack_steps(
     masks: Any = None,
     landmarks: Landmarks | None = None,
     exclude: Sequence[int] = (),
-    only: tuple[int, int] | None = None,
+    section_range: tuple[int, int] | None = None,
     scheduler: str = "threads",
     workers: int | None = None,
     memory: float | None = None,
     resume: bool = False,
     overwrite: bool = False,
     keep_work: bool = False,
-    **options: Any,
+    **options: Unpack[StackOptions],
 ) -> Steps:
-    """Align a stack of serial sections step by step.
+    """Align a stack of serial sections step by step, for progress reporting and cancellation.
 
     Parameters
     ----------
     stack
-        Whatever :func:`~napari_stnreg.stacks.sources.base.open_stack` opens: an array ``(z, y, x)`` in memory or lazy, an
-        OME-Zarr, a TIFF, a folder of images. It is never changed.
+        An array ``(z, y, x)`` in memory or lazy, an image, or a path: OME-Zarr, TIFF, ``.npy`` or a folder of images;
+        anything that :func:`~napari_stnreg.open_stack` opens. It is never changed.
     output
-        The OME-Zarr folder to write, ``OUT.zarr``; a temporary one that goes with the result if not given.
+        The OME-Zarr folder to write, ``OUT.zarr``; ``OUT.report.json`` and ``OUT.quality.csv`` appear beside it. If
+        not given, a temporary folder that is deleted with the result.
     settings
-        What to do; or give the fields by name in ``options``.
+        Settings of the alignment; single fields may be given by name in ``options``.
     masks
-        A stack of the same shape, non-zero where pixels are to be left out: cracks, folds, dirt.
+        A stack of the same shape, non-zero at pixels to ignore: cracks, folds, dirt.
     landmarks
-        By section numbers ``(a, b)``: two arrays ``(N, 2)`` of pixels (y, x) in the raw sections that belong together.
+        By section numbers ``(a, b)``: two arrays ``(N, 2)`` of corresponding pixels (y, x) in the raw sections.
     exclude
-        Sections that no other is matched with; they are laid between their neighbors.
-    only
-        First and last section of a range to align again, while all others keep their place. ``output`` is then an
-        alignment that was made with ``keep_work``, and is changed.
+        Sections that are not matched; they are interpolated between their neighbors.
+    section_range
+        First and last section of a range to align again while all others stay. ``output`` must then be an alignment
+        that was made with ``keep_work``; it is changed in place.
     scheduler
         ``"threads"``, or the address of a ``dask.distributed`` cluster that sees the same files.
     workers
-        Tasks at a time; all cores if not given.
+        Number of concurrent tasks; all cores if not given.
     memory
-        Bytes that the tasks together may take; it lowers the number of workers.
+        Bytes that all tasks together may use; limits the number of workers.
     resume
-        Go on with what a stopped or killed run left, of the whole stack or of ``only`` a range; the result is the same
-        to the last bit.
+        Continue a stopped or killed run, of the whole stack or of ``section_range``; the result is bit-identical to
+        that of an uninterrupted run.
     overwrite
-        Replace ``output``; with ``only``, give up a range that was begun.
+        Replace ``output`` if this program wrote it; with ``section_range``, abandon an interrupted range.
     keep_work
-        Keep what ``only`` needs in ``OUT.work`` beside the output.
+        Keep the intermediate results in ``OUT.work``, which ``section_range`` needs.
+    **options
+        Fields of :class:`~napari_stnreg.StackSettings`.
 
     Yields
     ------
     StackProgress
-        After every task. ``send("stop")`` ends the run; what is done stays on disk.
+        After every task. ``send("stop")`` ends the run; finished tasks stay on disk.
+
+    Returns
+    -------
+    StackResult
+        Verdicts, quality figures and warnings; ``result.aligned`` is the alignment on disk.
 
     Raises
     ------
     InputError
-        If something given cannot be used, before anything is written.
+        If an input or the output cannot be used; raised before anything is written.
+    FitError
+        If fewer than two sections can be used.
     """
-    settings = StackSettings.merge(settings, options)
+    settings = StackSettings.merge(settings, dict(options))
     source = open_stack(stack)
+    job = AlignmentJob(source, settings, masks, landmarks, exclude, section_range)
     holder = tempfile.TemporaryDirectory(prefix="stnreg-") if output is None else None
     path = Path(output).absolute() if output is not None else Path(holder.name if holder else "") / "aligned.zarr"
-    request = Request(source, settings, masks, landmarks, exclude, only)
-    check_output(path, source, again=only is not None, replace=resume or overwrite)
-    if resume and only is None and _is_finished(path, source):
-        return StackResult(path, "finished", settings, warnings=[f"'{path.name}' was finished already."])
+    work = work_folder(path)
+    if job.check_output(path, work, resume=resume, overwrite=overwrite or output is None):
+        return StackResult(path, "finished", settings, warnings=[f"'{path.name}' was already finished."])
     executor = make_executor(scheduler, workers)
     try:
-        executor.workers = workers_within(memory, source, settings, executor.workers)
-        run = StackRun(request, path, work_folder(path), executor)
-        began = time.perf_counter()
-        try:
-            if only is None:
-                run.work.begin(request.identity(), resume=resume, overwrite=overwrite or output is None)
-                verdicts, gaps, warnings = yield from run.whole(resume=resume)
-            else:
-                verdicts, gaps, warnings = yield from run.part(resume=resume, overwrite=overwrite)
-        except Stopped:
-            return StackResult(path, "stopped", settings, seconds=time.perf_counter() - began, owner=holder)
-        if not keep_work and only is None:
-            run.work.remove()
-        seconds = time.perf_counter() - began
-        slant = run.estimate_slopes.report() if run.estimate_slopes is not None else {}
-        return StackResult(path, "finished", settings, verdicts, gaps, seconds, warnings, holder, slant)
+        executor.workers = limit_workers(memory, source, settings, executor.workers)
+        start = time.perf_counter()
+        with OutputLock(path):
+            pipeline = AlignmentPipeline(job, path, work, executor)
+            try:
+                if section_range is None:
+                    work.begin(job.identity(), resume=resume, overwrite=overwrite or output is None)
+                    verdicts, gaps, warnings = yield from pipeline.align_all(resume=resume)
+                else:
+                    verdicts, gaps, warnings = yield from pipeline.align_range(resume=resume, overwrite=overwrite)
+            except Stopped:
+                seconds = time.perf_counter() - start
+                return StackResult(path, "stopped", settings, seconds=seconds, owner=holder)
+            slope = pipeline.slopes.report() if pipeline.slopes is not None else {}
+            seconds = time.perf_counter() - start
+            result = StackResult(path, "finished", settings, verdicts, gaps, seconds, warnings, holder, slope)
+            result.write_report()
+            if not keep_work and section_range is None:
+                work.remove()
+            return result
     finally:
         executor.close()
-
-
-def _is_finished(path: Path, source: StackSource) -> bool:
-    """Whether there is nothing to go on with: the output is whole, and its work was taken away."""
-    if not path.exists() or work_folder(path).path.exists():
-        return False
-    aligned = AlignedStack(path)
-    return aligned.finished and aligned.attributes.get("stack") == source.identity()

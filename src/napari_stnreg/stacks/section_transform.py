@@ -173,7 +173,7 @@ class SectionTransform:
             result[own] = guess
         return result
 
-    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+    def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """What there is to keep of it, by name."""
         found: dict[str, npt.NDArray[np.generic]] = {
             "affines": self.affines,
@@ -187,7 +187,7 @@ class SectionTransform:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, npt.NDArray[np.generic]]) -> SectionTransform:
-        """The map that :meth:`arrays` was taken of."""
+        """The map that :meth:`to_arrays` was taken of."""
         origin, spacing, cells = np.asarray(arrays["lattice"], dtype=np.float64).tolist()
         height, width, factor = (int(n) for n in np.asarray(arrays["shape"]))
         lattice = Lattice((origin[0], origin[1]), (spacing[0], spacing[1]), (int(cells[0]), int(cells[1])))

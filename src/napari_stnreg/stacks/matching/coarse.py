@@ -56,13 +56,13 @@ class CoarseMatch:
     overlap: float
     mirrored: bool
 
-    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+    def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """What there is to keep of it, by name."""
         return {"matrix": self.matrix, "figures": np.array([self.confidence, self.overlap, float(self.mirrored)])}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, npt.NDArray[np.generic]]) -> CoarseMatch:
-        """The match that :meth:`arrays` was taken of."""
+        """The match that :meth:`to_arrays` was taken of."""
         confidence, overlap, mirrored = (float(f) for f in np.asarray(arrays["figures"]))
         return cls(np.asarray(arrays["matrix"], dtype=np.float64), confidence, overlap, bool(mirrored))
 

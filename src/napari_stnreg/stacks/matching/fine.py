@@ -49,13 +49,13 @@ class FineMatch:
     score: FloatArray
     overlap: FloatArray
 
-    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+    def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """What there is to keep of it, by name."""
         return {"shift": self.shift, "weight": self.weight, "score": self.score, "overlap": self.overlap}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, npt.NDArray[np.generic]]) -> FineMatch:
-        """The match that :meth:`arrays` was taken of."""
+        """The match that :meth:`to_arrays` was taken of."""
         return cls(*(np.asarray(arrays[name], dtype=np.float64) for name in ("shift", "weight", "score", "overlap")))
 
 

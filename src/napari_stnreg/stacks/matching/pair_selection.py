@@ -17,7 +17,7 @@ def usable(faults: Sequence[str]) -> list[int]:
     return [z for z, fault in enumerate(faults) if not fault]
 
 
-def coarse_pairs(sections: Sequence[int], settings: StackSettings) -> list[Pair]:
+def neighbor_pairs(sections: Sequence[int]) -> list[Pair]:
     """Each usable section with the next one."""
     return _pairs(sections, 1)
 
@@ -41,7 +41,7 @@ def fine_pairs(sections: Sequence[int], settings: StackSettings) -> list[Pair]:
     return _pairs(sections, settings.neighbors)
 
 
-def anchor_pairs(sections: Sequence[int], settings: StackSettings) -> list[Pair]:
+def long_range_pairs(sections: Sequence[int], settings: StackSettings) -> list[Pair]:
     """Each usable section with the one ``settings.long_range_stride`` farther, where the window does not reach as far."""
     near, chosen, reach = set(fine_pairs(sections, settings)), set(sections), settings.long_range_stride
     return [(z, z + reach) for z in sections if reach and z + reach in chosen and (z, z + reach) not in near]

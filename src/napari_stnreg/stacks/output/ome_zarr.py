@@ -1,34 +1,36 @@
-"""OUT.zarr: an OME-Zarr image with its pyramid, and beside it the displacement that made it.
+"""Write aligned sections as an OME-Zarr image with a pyramid, beside the displacement that made it.
 
-The image follows OME-Zarr 0.5, which is Zarr format 3 and what viewers read today. The array ``displacement`` has the
-shape ``(z, 2, y, x)``: ``raw = p + displacement[z, :, node]`` in pixels of the input, order (y, x), where ``p`` is the
-node's place in the input's own frame, ``origin + node * scale``.
+The image follows OME-Zarr 0.5 (Zarr format 3). The array ``displacement`` has the shape ``(z, 2, y, x)``:
+``raw = p + displacement[z, :, node]`` in pixels of the input, order (y, x), where ``p = origin + node * scale`` is the
+position of the node in the frame of the input.
 """
 
 from __future__ import annotations
 
-import shutil
+import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_stnreg._version import __version__
+from napari_stnreg.core.atomic_io import write_text
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.output_guard import remove_folder, sync_tree
 from napari_stnreg.core.units import canonical
-from napari_stnreg.stacks.output.canvas import OutputCanvas, displacement_transform
-from napari_stnreg.stacks.output.render import halved
+from napari_stnreg.stacks.output.canvas import OutputCanvas
+from napari_stnreg.stacks.output.render import halve
 from napari_stnreg.stacks.sources.base import StackSource
 
-if TYPE_CHECKING:
-    from napari_stnreg.transforms.base import Transform
-
 Array = npt.NDArray[Any]
+
 CHUNK = 512
-_SMALLEST = 128
-"""The pyramid ends with a level whose longer side is at most twice this."""
+"""Side of the chunks of the image, pixels."""
+SMALLEST_LEVEL = 128
+"""The pyramid ends with a level whose longer side is at most twice this, pixels."""
 
 _OME_UNITS = {
     "m": "meter",
@@ -50,31 +52,39 @@ class SectionWriter:
     path
         The group.
     labels
-        Whether the values are labels, which are picked rather than averaged for the pyramid.
+        Whether the values are labels, which are subsampled rather than averaged for the pyramid.
     """
 
     def __init__(self, path: Path | str, *, labels: bool = False) -> None:
         self.path, self.labels = Path(path), labels
 
     def write(self, z: int, bands: Iterable[tuple[slice, Array]]) -> None:
-        """Write a section from its bands, whose heights are even but for the last; makes the coarser levels."""
+        """Write a section from bands of rows, whose heights are even except for the last, and its coarser levels."""
         levels = _levels(self.path)
         half: Array | None = None
         for rows, data in bands:
             levels[0][z, rows] = data
             if len(levels) > 1:
-                smaller = halved(data, labels=self.labels)
+                smaller = halve(data, labels=self.labels)
                 if half is None:
                     half = np.empty(levels[1].shape[1:], dtype=data.dtype)
                 half[rows.start // 2 : rows.start // 2 + len(smaller)] = smaller
         for level in levels[1:]:
             assert half is not None
             level[z] = half
-            half = halved(half, labels=self.labels)
+            half = halve(half, labels=self.labels)
 
     def write_displacement(self, z: int, displacement: Array) -> None:
-        """Write a section's displacement ``(2, y, x)``."""
-        _node(self.path, "displacement")[z] = displacement
+        """Write the displacement ``(2, y, x)`` of a section."""
+        import zarr
+
+        group: Any = zarr.open_group(str(self.path), mode="r+")
+        group["displacement"][z] = displacement
+
+    def sync(self, z: int) -> None:
+        """Force the chunks of a section to disk, before it is recorded as done."""
+        for chunks in self.path.glob(f"*/c/{z}"):
+            sync_tree(chunks)
 
 
 def create(
@@ -89,26 +99,26 @@ def create(
     fill: float = 0.0,
     labels: bool = False,
 ) -> SectionWriter:
-    """Make an empty OME-Zarr image for the aligned sections of a stack; what is there is removed.
+    """Create an empty OME-Zarr image for the aligned sections of a stack; an existing folder is deleted.
 
     Parameters
     ----------
     path
-        Folder of the group.
+        Folder of the group. The caller has checked it with :func:`~napari_stnreg.core.output_guard.check_output`.
     source
-        The stack that is rendered: number of sections, type, pixel size, unit, name.
+        The stack that is rendered; it determines number of sections, type, pixel size, unit and name.
     canvas
-        Where the sections come to lie.
+        Extent of the aligned stack.
     shape
-        Canvas ``(y, x)`` in the source's own pixels.
+        Canvas ``(y, x)`` in pixels of the source.
     scale
         Input pixels in one pixel of the source.
     attributes
-        What else to keep under ``stnreg``.
+        Further entries under ``stnreg``.
     displacement
-        Whether to make the array of displacements.
+        Whether to create the array of displacements.
     fill
-        Value where nothing was written.
+        Value where nothing is written.
     labels
         Whether the values are labels.
 
@@ -119,16 +129,21 @@ def create(
     """
     import zarr
 
+    remove_folder(path)
+    shapes = [shape]
+    while max(shapes[-1]) > 2 * SMALLEST_LEVEL:
+        shapes.append(((shapes[-1][0] + 1) // 2, (shapes[-1][1] + 1) // 2))
+    count = source.shape[0]
     try:
-        if path.exists():
-            shutil.rmtree(path)
-        group = zarr.open_group(str(path), mode="w", zarr_format=3)
-        count = source.shape[0]
-        size, level = shape, 0
-        datasets: list[Any] = []
-        z, y, x = source.spacing
-        corner = [(o - 0.5 + scale / 2) / scale for o in canvas.origin]  # of the first pixel, in the source's pixels
-        while True:
+        group = zarr.create_group(
+            str(path),
+            zarr_format=3,
+            attributes={
+                "ome": _metadata(source, canvas, len(shapes), scale, labels=labels),
+                "stnreg": {"version": __version__, **canvas.to_dict(), **(attributes or {})},
+            },
+        )
+        for level, size in enumerate(shapes):
             group.create_array(
                 str(level),
                 shape=(count, *size),
@@ -137,31 +152,6 @@ def create(
                 fill_value=np.asarray(fill).astype(source.dtype).item(),
                 dimension_names=("z", "y", "x"),
             )
-            factor = 2**level
-            # Labels are picked from the upper left of each block, gray values averaged over it.
-            middle = 0.0 if labels else (factor - 1) / 2
-            datasets.append({
-                "path": str(level),
-                "coordinateTransformations": [
-                    {"type": "scale", "scale": [z, y * factor, x * factor]},
-                    {"type": "translation", "translation": [0.0, (corner[0] + middle) * y, (corner[1] + middle) * x]},
-                ],
-            })  # fmt: skip
-            if max(size) <= 2 * _SMALLEST:
-                break
-            size, level = ((size[0] + 1) // 2, (size[1] + 1) // 2), level + 1
-        unit = _OME_UNITS.get(canonical(source.unit))
-        space = {"type": "space"} | ({"unit": unit} if unit else {})
-        group.attrs["ome"] = {
-            "version": "0.5",
-            "multiscales": [{
-                "name": source.name,
-                "axes": [{"name": name, **space} for name in "zyx"],
-                "datasets": datasets,
-                "type": "pick" if labels else "mean",
-            }],
-        }  # fmt: skip
-        group.attrs["stnreg"] = {"version": __version__, **canvas.to_dict(), **(attributes or {})}
         if displacement:
             rows, columns = canvas.field_shape
             array = group.create_array(
@@ -178,69 +168,71 @@ def create(
                 "direction": "pull-back: aligned(p) = raw(p + displacement(p))",
                 "unit": "pixel of the input",
             })  # fmt: skip
+        sync_tree(path)
     except OSError as error:
         raise InputError(f"'{path}' cannot be written: {error.strerror or error}.") from error
     return SectionWriter(path, labels=labels)
 
 
-class AlignedStack:
-    """An alignment on disk: its image, its displacement and what they mean.
+def _metadata(source: StackSource, canvas: OutputCanvas, levels: int, scale: float, *, labels: bool) -> dict[str, Any]:
+    """The validated OME-Zarr metadata of the image."""
+    from ome_zarr_models.v05.axes import Axis
+    from ome_zarr_models.v05.image import ImageAttrs
+    from ome_zarr_models.v05.multiscales import Dataset, Multiscale
 
-    Parameters
-    ----------
-    path
-        The folder that :func:`napari_stnreg.align_stack` wrote.
+    z, y, x = source.spacing
+    corner = [(o - 0.5 + scale / 2) / scale for o in canvas.origin]  # center of the first pixel, in source pixels
+    datasets = []
+    for level in range(levels):
+        factor = 2**level
+        # Labels are taken from the upper left of each block, intensities are averaged over it.
+        middle = 0.0 if labels else (factor - 1) / 2
+        datasets.append(
+            Dataset.build(
+                path=str(level),
+                scale=[z, y * factor, x * factor],
+                translation=[0.0, (corner[0] + middle) * y, (corner[1] + middle) * x],
+            )
+        )
+    unit = _OME_UNITS.get(canonical(source.unit))
+    axes = [Axis(name=name, type="space", **({"unit": unit} if unit else {})) for name in "zyx"]
+    multiscale = Multiscale(
+        axes=axes, datasets=tuple(datasets), name=source.name, type="subsample" if labels else "mean"
+    )
+    found: dict[str, Any] = ImageAttrs(version="0.5", multiscales=[multiscale]).model_dump(
+        mode="json", exclude_none=True
+    )
+    return found
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """The entries under ``stnreg`` of a folder that this module wrote.
 
     Raises
     ------
     InputError
-        If there is none.
+        If there are none.
     """
+    try:
+        found = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]["stnreg"]
+        return dict(found)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"'{path.name}' is not an alignment that this program wrote.") from error
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path).absolute()
-        if not self.path.is_dir():
-            raise InputError(f"'{path}' does not exist, or is no folder; name an aligned OUT.zarr.")
-        import zarr
 
-        try:
-            group = zarr.open_group(str(self.path), mode="r")
-            described: Any = group.attrs["stnreg"]
-            self.canvas = OutputCanvas.from_dict(described)
-            self._displacement: Any = group["displacement"]
-            ome: Any = group.attrs["ome"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"'{self.path.name}' is not an alignment that this program wrote.") from error
-        self.attributes: dict[str, Any] = dict(described)
-        self.levels: list[Any] = [group[one["path"]] for one in ome["multiscales"][0]["datasets"]]
-        self._group = group
-
-    @property
-    def sections(self) -> int:
-        """Number of sections."""
-        return int(self._displacement.shape[0])
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run that made it came to its end."""
-        return bool(self.attributes.get("finished", False))
-
-    def displacement(self, z: int) -> npt.NDArray[np.float32]:
-        """One section's displacement ``(2, y, x)`` at its nodes, in pixels of the input."""
-        return np.asarray(self._displacement[z], dtype=np.float32)
-
-    def transform(self, z: int) -> Transform:
-        """One section's pull-back, canvas to raw section, in pixels of the input."""
-        return displacement_transform(self.displacement(z), self.canvas)
+def is_aligned_stack(path: Path) -> bool:
+    """Whether a folder was written by this module: an alignment, or a stack that was warped by one."""
+    with suppress(InputError):
+        return bool(read_attributes(path))
+    return False
 
 
 def update_attributes(path: Path, **changes: Any) -> None:
-    """Change what is kept under ``stnreg``."""
-    import zarr
-
-    group = zarr.open_group(str(path), mode="r+")
-    kept: Any = group.attrs["stnreg"]
-    group.attrs["stnreg"] = {**kept, **changes}
+    """Change entries under ``stnreg``, in one atomic write."""
+    note = path / "zarr.json"
+    found = json.loads(note.read_text(encoding="utf-8"))
+    found["attributes"]["stnreg"].update(changes)
+    write_text(note, json.dumps(found, indent=2))
 
 
 def _levels(path: Path) -> list[Any]:
@@ -249,9 +241,3 @@ def _levels(path: Path) -> list[Any]:
     group = zarr.open_group(str(path), mode="r+")
     ome: Any = group.attrs["ome"]
     return [group[one["path"]] for one in ome["multiscales"][0]["datasets"]]
-
-
-def _node(path: Path, name: str) -> Any:
-    import zarr
-
-    return zarr.open_group(str(path), mode="r+")[name]

@@ -135,7 +135,7 @@ def _window(
     return slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
 
 
-def halved(data: Array, *, labels: bool = False) -> Array:
+def halve(data: Array, *, labels: bool = False) -> Array:
     """An image at half the resolution: means of 2x2 blocks, or one pixel of each for labels."""
     if labels:
         return np.ascontiguousarray(data[::2, ::2])

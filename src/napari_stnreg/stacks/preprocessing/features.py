@@ -65,7 +65,7 @@ class PreparedSection:
         """Into how many pieces the section fell."""
         return int(self.fragment_labels.max()) + 1
 
-    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+    def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """What there is to keep of it, by name; figures and fault are not among them."""
         found: dict[str, npt.NDArray[np.generic]] = {
             "image": self.image,
@@ -80,7 +80,7 @@ class PreparedSection:
     def from_arrays(
         cls, arrays: dict[str, npt.NDArray[np.generic]], fault: str, figures: dict[str, float]
     ) -> PreparedSection:
-        """The section that :meth:`arrays` was taken of."""
+        """The section that :meth:`to_arrays` was taken of."""
         height, width, factor = (int(n) for n in np.asarray(arrays["shape"]))
         count = sum(name.startswith("level") for name in arrays)
         levels = tuple(np.asarray(arrays[f"level{k}"], dtype=np.float32) for k in range(count))

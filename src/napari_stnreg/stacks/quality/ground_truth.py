@@ -23,7 +23,7 @@ from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.stacks.quality.sections import PairQuality, chunk_correlation, straightened
 
 if TYPE_CHECKING:
-    from napari_stnreg.stacks.output.ome_zarr import AlignedStack
+    from napari_stnreg.stacks.aligned_stack import AlignedStack
     from napari_stnreg.transforms.base import Transform
 
 Map = Callable[[FloatArray], FloatArray]
@@ -349,7 +349,7 @@ def _mean(parts: Sequence[npt.ArrayLike]) -> float:
 def maps_of(aligned: AlignedStack) -> list[Map]:
     """The maps of an alignment on disk, canvas to raw section, as :func:`score_truth` asks for them."""
     transform = lru_cache(maxsize=2)(aligned.transform)  # a section is asked for many points in a row
-    return [partial(_mapped, transform, z) for z in range(aligned.sections)]
+    return [partial(_mapped, transform, z) for z in range(aligned.n_sections)]
 
 
 def _mapped(transform: Callable[[int], Transform], z: int, points: FloatArray) -> FloatArray:

@@ -68,11 +68,11 @@ class SlopeEstimates:
             return float("nan")
         return float((self.recorded * self.kept).sum() / (self.recorded**2).sum())
 
-    def sentence(self, course: str) -> str:
+    def warning(self, trend: str) -> str:
         """What a person should know who aligned with a course; empty if nothing speaks for straightening."""
         if not self.share < STRAIGHTENED:  # not said when it is not known, either
             return ""
-        more = "A larger position_weight keeps more." if course == "keep" else "trend='keep' keeps more."
+        more = "A larger position_weight keeps more." if trend == "keep" else "trend='keep' keeps more."
         return (
             f"What runs obliquely keeps only {100 * self.share:.0f} % of the slant that the sections show: "
             f"neurites may have been straightened. {more}"

@@ -1,6 +1,7 @@
-"""What a run has done so far: one small file for each result, which is there whole or not at all.
+"""Intermediate results of an alignment on disk: one small file for each, complete or absent.
 
-A run that is killed leaves the files of the tasks that ended. Going on means to leave out tasks whose files are there.
+A run that is killed leaves the files of the tasks that ended. Resuming skips tasks whose files exist. A file that a
+power failure emptied or truncated counts as absent.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +19,22 @@ import numpy.typing as npt
 
 from napari_stnreg.core.atomic_io import TEMPORARY_PREFIX, atomic_path, write_bytes
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.output_guard import remove_folder
 
 Arrays = dict[str, npt.NDArray[Any]]
 _FACTS = "__facts__"
-_PART = "part.json"
-"""Notes that a range is being aligned again."""
+_MARKER = "napari-stnreg work folder"
+_RUN = "run.json"
+_RANGE = "range.json"
 
 
 class WorkFolder:
-    """A folder of results, each known by a kind and a name; can be pickled.
+    """A folder of results, each identified by a kind and a name; can be pickled.
 
     Parameters
     ----------
     path
-        Where; made by :meth:`begin`.
+        The folder; :meth:`begin` creates it.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -42,110 +46,153 @@ class WorkFolder:
     def __hash__(self) -> int:
         return hash(self.path)
 
-    def begin(self, identity: Mapping[str, Any], *, resume: bool, overwrite: bool = False) -> bool:
-        """Make the folder, or take up the one that is there; true when there is something to go on with.
+    # -- the run that the folder belongs to
 
-        Parameters
-        ----------
-        identity
-            What makes this the same run: the stack, the settings. JSON-ready.
-        resume
-            Go on if the folder is that of the same run.
-        overwrite
-            Remove a folder that is there.
+    @property
+    def is_ours(self) -> bool:
+        """Whether the folder was created by this class, as its marker file says."""
+        return self._note() is not None
+
+    @property
+    def may_replace_output(self) -> bool:
+        """Whether the run was started with the permission to overwrite its output."""
+        return bool((self._note() or {}).get("overwrite", False))
+
+    def _note(self) -> dict[str, Any] | None:
+        with suppress(OSError, ValueError):
+            found = json.loads((self.path / _RUN).read_text(encoding="utf-8"))
+            if isinstance(found, dict) and found.get("folder") == _MARKER:
+                return found
+        return None
+
+    def check(self, identity: Mapping[str, Any], *, resume: bool, overwrite: bool = False) -> bool:
+        """Check whether :meth:`begin` would succeed; true if there is a run to resume. Nothing is written.
 
         Raises
         ------
         InputError
-            If the folder is there and neither was asked for, or it is that of another run.
+            If the folder exists and neither ``resume`` nor ``overwrite`` is set, belongs to another run, or was not
+            created by this program.
         """
-        note = self.path / "run.json"
-        text = json.dumps(identity, sort_keys=True, indent=1)
-        if note.exists() and resume:
-            if note.read_text(encoding="utf-8") != text:
-                changed = _differing(json.loads(note.read_text(encoding="utf-8")), json.loads(text))
+        note = self._note()
+        if note is None:
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
                 raise InputError(
-                    f"'{self.path.name}' is of another run ({changed} differ): resume with the same stack and choices, "
-                    "or begin anew with --overwrite."
+                    f"'{self.path}' would hold intermediate results but was not written by this program. "
+                    "Rename it, or choose another output."
                 )
-            self._sweep()
+            return False
+        if resume:
+            wanted = json.loads(json.dumps(identity))
+            if note["run"] != wanted:
+                raise InputError(
+                    f"'{self.path.name}' belongs to another run ({differing_keys(note['run'], wanted)} differ). "
+                    "Resume with the same stack and settings, or start again with --overwrite."
+                )
             return True
-        if note.exists() and not overwrite:
+        if not overwrite:
             raise InputError(
-                f"'{self.path.name}' holds a run that did not end; add --resume to go on, or --overwrite to begin anew."
+                f"'{self.path.name}' holds an unfinished run. Continue it with --resume, or start again with "
+                "--overwrite."
             )
-        if self.path.exists():
-            shutil.rmtree(self.path)
-        try:
-            self.path.mkdir(parents=True)
-            write_bytes(note, text.encode())
-        except OSError as error:
-            raise InputError(f"'{self.path}' cannot be made: {error.strerror or error}.") from error
         return False
 
-    def part_begun(
-        self, identity: Mapping[str, Any], *, resume: bool, overwrite: bool = False
-    ) -> tuple[bool, set[int]]:
-        """Whether a range that is aligned again was begun, and the sections of ranges given up, now half done.
+    def begin(self, identity: Mapping[str, Any], *, resume: bool, overwrite: bool = False) -> bool:
+        """Create the folder, or reopen the existing one; true if there is a run to resume.
 
         Parameters
         ----------
         identity
-            What makes this the same: the stack, the choices, and ``only``, the first and last section. JSON-ready.
+            What makes this the same run: stack, settings, landmarks. JSON-ready.
         resume
-            Go on with a range that was begun.
+            Continue if the folder belongs to the same run.
         overwrite
-            Give up a range that was begun.
+            Replace the folder of an unfinished run.
 
         Raises
         ------
         InputError
-            If a range was begun and neither was asked for, or it was begun with other choices.
+            As :meth:`check`, or if the system refuses.
         """
-        note = self.path / _PART
+        if self.check(identity, resume=resume, overwrite=overwrite):
+            self._remove_broken()
+            return True
+        remove_folder(self.path)
+        try:
+            self.path.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"'{self.path}' cannot be created: {error.strerror or error}.") from error
+        note = {"folder": _MARKER, "overwrite": overwrite, "run": identity}
+        write_bytes(self.path / _RUN, json.dumps(note, indent=1).encode())
+        return False
+
+    # -- a range that is aligned again
+
+    def check_range(
+        self, identity: Mapping[str, Any], *, resume: bool, overwrite: bool = False
+    ) -> tuple[bool, set[int]]:
+        """Whether aligning a range again was interrupted, and the sections that abandoned ranges left half done.
+
+        Parameters
+        ----------
+        identity
+            What makes this the same range: stack, settings, and ``section_range``. JSON-ready.
+        resume
+            Continue an interrupted range.
+        overwrite
+            Abandon an interrupted range.
+
+        Raises
+        ------
+        InputError
+            If a range was interrupted and neither ``resume`` nor ``overwrite`` is set, or it had other settings.
+        """
+        note = self.path / _RANGE
         if not note.exists():
             return False, set()
         begun = json.loads(note.read_text(encoding="utf-8"))
-        stale, (first, last) = set(begun.pop("stale")), begun["only"]
+        stale, (first, last) = set(begun.pop("stale")), begun["section_range"]
         if resume:
             wanted = json.loads(json.dumps(identity))
             if begun != wanted:
                 raise InputError(
-                    f"Sections {first} to {last} were being aligned again with other choices "
-                    f"({_differing(begun, wanted)} differ): resume with the same, or give that up with --overwrite."
+                    f"Aligning sections {first} to {last} again was interrupted and had other settings "
+                    f"({differing_keys(begun, wanted)} differ). Resume with the same, or abandon it with --overwrite."
                 )
-            self._sweep()
+            self._remove_broken()
             return True, stale
         if not overwrite:
             raise InputError(
-                f"Sections {first} to {last} were being aligned again, and that did not end; add --resume to go on, "
-                "or --overwrite to give it up."
+                f"Aligning sections {first} to {last} again was interrupted. Continue it with --resume, or abandon it "
+                "with --overwrite."
             )
         return False, stale | set(range(first, last + 1))
 
-    def begin_part(self, identity: Mapping[str, Any], stale: set[int]) -> None:
-        """Note down that a range is aligned again, until :meth:`end_part`."""
-        write_bytes(self.path / _PART, json.dumps({**identity, "stale": sorted(stale)}, indent=1).encode())
+    def begin_range(self, identity: Mapping[str, Any], stale: set[int]) -> None:
+        """Record that a range is being aligned again, until :meth:`end_range`."""
+        write_bytes(self.path / _RANGE, json.dumps({**identity, "stale": sorted(stale)}, indent=1).encode())
 
-    def end_part(self) -> None:
-        """The range that was begun is done."""
-        (self.path / _PART).unlink(missing_ok=True)
+    def end_range(self) -> None:
+        """Record that the range is done."""
+        (self.path / _RANGE).unlink(missing_ok=True)
+
+    # -- results
 
     def file(self, kind: str, name: int | str) -> Path:
-        """The file of a result; sections are numbered so that names sort."""
+        """Path of a result; section numbers are padded so that names sort."""
         return self.path / kind / (f"{name:06d}.npz" if isinstance(name, int) else f"{name}.npz")
 
     def has(self, kind: str, name: int | str) -> bool:
-        """Whether the result is there."""
-        return self.file(kind, name).exists()
+        """Whether a complete result exists."""
+        return zipfile.is_zipfile(self.file(kind, name))
 
     def put(self, kind: str, name: int | str, arrays: Mapping[str, Any] = {}, **facts: Any) -> None:
-        """Keep arrays and JSON-ready facts; an earlier result of that name is replaced.
+        """Store arrays and JSON-ready facts; an earlier result of that name is replaced.
 
         Raises
         ------
         InputError
-            If the system refuses: no room, no permission.
+            If the system refuses (no space, no permission).
         """
         path = self.file(kind, name)
         try:
@@ -161,27 +208,31 @@ class WorkFolder:
         Raises
         ------
         InputError
-            If it is not there, or broken.
+            If it does not exist or is damaged.
         """
-        arrays = self.some(kind, name)
+        arrays = self.get_arrays(kind, name)
         return arrays, json.loads(str(arrays.pop(_FACTS)))
 
     def facts(self, kind: str, name: int | str) -> dict[str, Any]:
         """Facts of a result, without reading its arrays."""
-        kept: dict[str, Any] = json.loads(str(self.some(kind, name, [_FACTS])[_FACTS]))
-        return kept
+        found: dict[str, Any] = json.loads(str(self.get_arrays(kind, name, [_FACTS])[_FACTS]))
+        return found
 
-    def some(self, kind: str, name: int | str, wanted: Sequence[str] | None = None) -> Arrays:
-        """Some of the arrays of a result, or all."""
+    def get_arrays(self, kind: str, name: int | str, wanted: Sequence[str] | None = None) -> Arrays:
+        """Some arrays of a result, or all of them."""
         path = self.file(kind, name)
         try:
             with np.load(path, allow_pickle=False) as stored:
                 return {key: stored[key] for key in (stored.files if wanted is None else wanted)}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"'{path}' is missing or broken; begin the alignment anew.") from error
+            raise InputError(f"'{path}' is missing or damaged. Start the alignment again with --overwrite.") from error
 
-    def forget(self, kind: str, names: Any = None) -> None:
-        """Remove results of a kind: all, or those named."""
+    def names(self, kind: str) -> list[str]:
+        """Names of all results of a kind."""
+        return [file.stem for file in self.path.glob(f"{kind}/*.npz")]
+
+    def forget(self, kind: str, names: Iterable[int | str] | None = None) -> None:
+        """Delete results of a kind: all, or those named."""
         if names is None:
             shutil.rmtree(self.path / kind, ignore_errors=True)
             return
@@ -189,18 +240,20 @@ class WorkFolder:
             self.file(kind, name).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove the folder and everything in it."""
+        """Delete the folder with everything in it."""
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def _sweep(self) -> None:
-        """Take away the halves of files that a killed run left."""
-        for part in self.path.glob(f"*/{TEMPORARY_PREFIX}*"):
+    def _remove_broken(self) -> None:
+        """Delete temporary and incomplete files that a killed run or a power failure left."""
+        for part in self.path.glob(f"**/{TEMPORARY_PREFIX}*"):
             part.unlink(missing_ok=True)
+        for file in self.path.glob("*/*.npz"):
+            if not zipfile.is_zipfile(file):
+                file.unlink()
 
 
-def _differing(a: Any, b: Any, name: str = "") -> str:
-    """The names under which two descriptions differ."""
+def differing_keys(a: Any, b: Any, name: str = "") -> str:
+    """Names under which two JSON-ready descriptions differ, joined by commas."""
     if isinstance(a, dict) and isinstance(b, dict):
-        found = [_differing(a.get(k), b.get(k), k) for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
-        return ", ".join(found)
+        return ", ".join(differing_keys(a.get(k), b.get(k), k) for k in sorted({*a, *b}) if a.get(k) != b.get(k))
     return name

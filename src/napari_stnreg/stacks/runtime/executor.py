@@ -1,8 +1,8 @@
-"""Run a plan of tasks on Dask: threads of this process, or a cluster by its address.
+"""Run tasks with Dask: in threads of this process, or on a cluster.
 
-A task is a call whose result is small, because what it makes it writes to disk (see
-:mod:`~napari_stnreg.stacks.runtime.checkpoint`). So memory does not grow with the number of tasks, whatever is done can be done
-again without harm, and a task that was lost with its worker is simply given to another.
+A task returns little, because it writes its result to disk (see :mod:`~napari_stnreg.stacks.runtime.checkpoint`).
+Memory therefore does not grow with the number of tasks, tasks can be repeated without harm, and a task that was lost
+with its worker is given to another.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any, Protocol
 
 from napari_stnreg.core.errors import FitError, InputError
 
-PATIENCE = 20
-"""Seconds to wait for a scheduler's answer."""
-_BATCH = 16
-"""Tasks of a batch for each thread; between two batches the threads wait for the last of the first."""
+SCHEDULER_TIMEOUT_S = 20
+"""Seconds to wait for the answer of a scheduler."""
+BATCH_PER_WORKER = 16
+"""Tasks of a batch for each thread; a batch starts when the one before has ended."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A call with a name; the tasks of one plan do not need each other, so that any may be made first."""
+    """A call with a name; the tasks of one plan are independent of each other."""
 
     name: str
     function: Callable[..., Any]
@@ -33,52 +33,52 @@ class Task:
 
 
 class Executor(Protocol):
-    """Runs plans."""
+    """Runs plans of tasks."""
 
     workers: int
 
     def run(self, tasks: Iterable[Task]) -> Iterator[tuple[str, Any]]:
-        """Make the calls of a plan, about in its order; yields names and results as they end.
+        """Run the tasks of a plan, about in its order; yields names and results as they end.
 
-        The plan is read no further than is needed to keep the workers busy. Closing the iterator drops what was not
-        begun; threads are waited for.
+        The plan is read only as far as needed to keep the workers busy. Closing the iterator drops tasks that did not
+        start and waits for running threads.
         """
 
     def close(self) -> None:
-        """Let go of the workers."""
+        """Release the workers."""
 
 
 def make_executor(scheduler: str = "threads", workers: int | None = None) -> Executor:
-    """The executor that ``--scheduler`` names.
+    """Create the executor for a scheduler.
 
     Parameters
     ----------
     scheduler
         ``"threads"``, or the address of a ``dask.distributed`` scheduler, such as ``tcp://10.0.0.1:8786``.
     workers
-        At most this many tasks at a time; all that the machine or the cluster has, if not given.
+        Number of concurrent tasks; all cores of the machine or the cluster if not given.
 
     Raises
     ------
     InputError
-        If there is no such scheduler, or ``distributed`` is not installed.
+        If the scheduler does not answer, or ``distributed`` is not installed.
     """
     if workers is not None and workers < 1:
-        raise InputError(f"{workers} workers can do nothing; give at least 1.")
+        raise InputError(f"The number of workers is {workers}; it must be at least 1.")
     if scheduler in ("", "threads"):
         return Threads(workers or available_cores())
     if "://" not in scheduler:
-        raise InputError(f"There is no scheduler '{scheduler}'; give 'threads' or an address such as tcp://host:8786.")
+        raise InputError(f"Scheduler '{scheduler}' is unknown. Give 'threads' or an address such as tcp://host:8786.")
     return Cluster(scheduler, workers)
 
 
 def available_cores() -> int:
-    """Cores this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Threads:
-    """Dask's threaded scheduler, a batch of the plan at a time."""
+    """Threads of this process, one batch of the plan at a time."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -89,20 +89,20 @@ class Threads:
 
         before, plan = torch.get_num_threads(), iter(tasks)
         try:
-            while batch := list(islice(plan, _BATCH * self.workers)):
+            while batch := list(islice(plan, BATCH_PER_WORKER * self.workers)):
                 yield from self._run_batch(batch)
         finally:
             torch.set_num_threads(before)
 
     def close(self) -> None:
-        """Nothing is kept between two runs."""
+        """Do nothing; threads end with their batch."""
 
     def _run_batch(self, batch: list[Task]) -> Iterator[tuple[str, Any]]:
         ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        dropped = threading.Event()
+        is_closed = threading.Event()
 
         def report(task: Task) -> None:
-            if not dropped.is_set():
+            if not is_closed.is_set():
                 ended.put((task.name, single_threaded(task.function, *task.arguments)))
 
         def compute() -> None:
@@ -124,28 +124,28 @@ class Threads:
                     raise one
                 yield one
         finally:
-            dropped.set()
+            is_closed.set()
             helper.join()
 
 
 class Cluster:
-    """A ``dask.distributed`` cluster, which must see the same files under the same names as this process."""
+    """A ``dask.distributed`` cluster that sees the same files under the same paths as this process."""
 
     def __init__(self, address: str, workers: int | None = None) -> None:
         try:
             import distributed
         except ImportError as error:
             raise InputError(
-                "A cluster needs the package 'distributed'; install napari-stnreg[cluster], or use threads."
+                "A cluster needs the package 'distributed'. Install napari-stnreg[cluster], or use threads."
             ) from error
         try:
-            self._client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
+            self._client = distributed.Client(address, timeout=SCHEDULER_TIMEOUT_S, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
-            raise InputError(f"No Dask scheduler answers at '{address}'; start one, or use threads.") from error
+            raise InputError(f"No Dask scheduler answers at '{address}'. Start one, or use threads.") from error
         threads = sum(self._client.nthreads().values())
         if not threads:
             self._client.close()
-            raise InputError(f"The Dask scheduler at '{address}' has no workers; start some, or use threads.")
+            raise InputError(f"The Dask scheduler at '{address}' has no workers. Start some, or use threads.")
         self.workers = min(workers or threads, threads)
 
     def run(self, tasks: Iterable[Task]) -> Iterator[tuple[str, Any]]:
@@ -157,7 +157,7 @@ class Cluster:
         ended = distributed.as_completed(loop=self._client.loop)
         try:
             while True:
-                # Twice as many as there are threads: a worker has the next task at hand when it ends one.
+                # Two tasks for each thread, so that a worker never waits for the next one.
                 for task in islice(plan, max(2 * self.workers - len(running), 0)):
                     key = f"{task.name}-{os.urandom(6).hex()}"
                     call = (single_threaded, task.function, *task.arguments)
@@ -180,21 +180,18 @@ class Cluster:
             return future.result()
         except distributed.KilledWorker as error:
             raise FitError(
-                f"The workers of the cluster died at '{name}', one after the other; they may have too little memory."
+                f"Several workers of the cluster died at task '{name}'; they may have too little memory."
             ) from error
         finally:
             future.release()
 
     def close(self) -> None:
-        """Leave the cluster; it goes on."""
+        """Disconnect from the cluster, which keeps running."""
         self._client.close()
 
 
 def single_threaded(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function with torch kept to one thread.
-
-    There are as many tasks at a time as cores, and sums come out the same to the last bit however many that is.
-    """
+    """Call a function with torch limited to one thread, so that results do not depend on the number of threads."""
     import torch
 
     if torch.get_num_threads() != 1:

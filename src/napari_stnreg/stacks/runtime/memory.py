@@ -1,6 +1,8 @@
-"""How many tasks may run at a time within a given memory."""
+"""Limit the number of concurrent tasks by memory."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from napari_stnreg.core.device import free_memory
 from napari_stnreg.core.errors import InputError
@@ -8,57 +10,76 @@ from napari_stnreg.stacks.output.ome_zarr import CHUNK
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.sources.base import StackSource
 
-_WORKING = 300
-"""Bytes that matching takes for each pixel of the working image, two sections together and two held besides."""
-_CHANNEL = 100
-"""The same for each channel of an auto-encoder's features beyond the first."""
-_CHANNELS = 48
-"""Channels that are compared of the auto-encoder that is trained on a stack."""
-_RENDERED = 60
-"""Bytes for each pixel of a band that is rendered."""
-_MAPPED = 110
-"""Bytes besides for each pixel that is mapped at a time; transforms take large bands in pieces."""
-_READ = 8
-"""Bytes for each pixel of a section that is read as a whole: once as numbers to compute with, and its sums."""
+
+@dataclass(frozen=True)
+class TaskMemory:
+    """Peak memory of tasks, measured by ``benchmark.task_memory`` and rounded up.
+
+    Parameters
+    ----------
+    matching
+        Bytes of a matching task for each pixel of the working image: two sections, and two more in the cache.
+    channel
+        Additional bytes of a matching task for each pixel and each feature channel of an auto-encoder after the first.
+    channels
+        Feature channels of an auto-encoder that is trained on a stack.
+    rendering
+        Bytes for each pixel of a band that is rendered.
+    mapping
+        Additional bytes for each pixel that is mapped at a time; transforms map large bands in slabs.
+    reading
+        Bytes for each pixel of a section that is read as a whole.
+    """
+
+    matching: int = 300
+    channel: int = 100
+    channels: int = 48
+    rendering: int = 60
+    mapping: int = 110
+    reading: int = 8
+
+
+TASK_MEMORY = TaskMemory()
 
 
 def task_bytes(source: StackSource, settings: StackSettings) -> int:
-    """About how much one task takes at its peak, in bytes: measured by ``benchmark.task_memory``, and some more."""
-    from napari_stnreg.transforms.base import SLAB_POINTS  # it knows torch
+    """Estimate the peak memory of one task, bytes."""
+    from napari_stnreg.transforms.base import SLAB_POINTS  # imports torch
 
     height, width = source.shape[1:]
     factor = settings.factor((height, width))
-    each = _WORKING + (_CHANNEL * (_CHANNELS - 1) if settings.features == "auto-encoder" else 0)
+    cost = TASK_MEMORY
+    each = cost.matching + (cost.channel * (cost.channels - 1) if settings.features == "auto-encoder" else 0)
     matching = each * -(-height // factor) * -(-width // factor)
-    reading = source.section_bytes + _READ * height * width
+    reading = source.section_bytes + cost.reading * height * width
     band = min(CHUNK, height) * width
-    rendering = _RENDERED * band + _MAPPED * min(band, 2 * SLAB_POINTS) + source.section_bytes
+    rendering = cost.rendering * band + cost.mapping * min(band, 2 * SLAB_POINTS) + source.section_bytes
     return int(max(matching, reading, rendering))
 
 
-def workers_within(memory: float | None, source: StackSource, settings: StackSettings, workers: int) -> int:
-    """How many tasks may run at a time.
+def limit_workers(memory: float | None, source: StackSource, settings: StackSettings, workers: int) -> int:
+    """Return how many tasks may run at a time.
 
     Parameters
     ----------
     memory
-        Bytes that all tasks together may take; as much as there is, if not given.
+        Bytes that all tasks together may use; the free memory if not given.
     source, settings
-        What they work on.
+        Stack and settings of the run.
     workers
-        At most so many.
+        Upper limit.
 
     Raises
     ------
     InputError
-        If not even one task fits.
+        If one task needs more than that.
     """
     each = task_bytes(source, settings)
     if memory is None:
         memory = 0.7 * free_memory("cpu")
     if memory < each:
         raise InputError(
-            f"One section needs about {each / 2**20:.0f} MB and {memory / 2**20:.0f} MB may be used; allow more "
+            f"One section needs about {each / 2**20:.0f} MB, but only {memory / 2**20:.0f} MB may be used. Allow more "
             "memory, or choose a smaller working size."
         )
     return max(min(workers, int(memory // each)), 1)

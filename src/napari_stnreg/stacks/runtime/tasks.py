@@ -1,4 +1,4 @@
-"""What an alignment does with one section or one pair: read, compute, write; nothing large goes in or comes back."""
+"""Tasks of an alignment: read, compute and write one section or one pair; arguments and results are small."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.sources.base import SectionError, StackSource
 
 PREPARED, COARSE, TRANSFORMS, QUALITY, RENDERED = "prepared", "coarse", "transforms", "quality", "rendered"
+"""Kinds of results in the work folder."""
 
 
-def pair_name(pair: tuple[int, int]) -> str:
-    """The name under which the results of a pair are kept."""
+def pair_name(pair: Pair) -> str:
+    """Name of the results of a pair."""
     return f"{pair[0]:06d}-{pair[1]:06d}"
 
 
-def pair_of(name: str) -> tuple[int, int]:
-    """The pair of a name."""
+def pair_of(name: str) -> Pair:
+    """Pair of a name that :func:`pair_name` made."""
     a, b = name.split("-")
     return int(a), int(b)
 
@@ -46,16 +47,16 @@ def prepare_section(
     settings: StackSettings,
     encoder: Path | None = None,
 ) -> str:
-    """Read a section, shrink it and keep what matching needs of it; gives its fault.
+    """Read and reduce a section and store what matching needs; returns its fault.
 
-    The auto-encoder's features are made with the model in the file ``encoder``.
+    ``encoder`` is the model file for the features of an auto-encoder.
     """
     image, mask, reason = _read(source, masks, z, settings)
     shape = (source.shape[1], source.shape[2])
     extractor = None if encoder is None else _extractor(encoder, encoder.stat().st_mtime_ns)
     found = prepare(image, settings, shape=shape, factor=settings.factor(shape), mask=mask, extractor=extractor)
     fault = "unreadable" if reason else found.fault
-    work.put(PREPARED, z, found.arrays(), fault=fault, reason=reason, figures=found.figures)
+    work.put(PREPARED, z, found.to_arrays(), fault=fault, reason=reason, figures=found.figures)
     return fault
 
 
@@ -69,7 +70,7 @@ def _extractor(path: Path, _written: int) -> Extractor:
 def training_section(
     source: StackSource, masks: StackSource | None, z: int, settings: StackSettings
 ) -> npt.NDArray[np.float32] | None:
-    """A section as an auto-encoder sees it, to train one on; ``None`` where there is little to see."""
+    """Read a section to train an auto-encoder on; ``None`` if it cannot be used."""
     image, mask, reason = _read(source, masks, z, settings)
     plain = settings.model_copy(update={"features": "intensity"})
     shape = (source.shape[1], source.shape[2])
@@ -96,7 +97,7 @@ def _read(
 
 @dataclass(frozen=True)
 class Outline:
-    """What a map needs to know of a section: its shape, its pieces, and how far it was shrunk."""
+    """Shape, fragments and reduction factor of a prepared section."""
 
     shape: tuple[int, int]
     fragment_labels: npt.NDArray[np.uint8] | None
@@ -104,16 +105,16 @@ class Outline:
 
 
 def outline(work: WorkFolder, z: int) -> tuple[str, Outline]:
-    """Fault and outline of a prepared section, without its features."""
+    """Fault and outline of a prepared section, without reading its features."""
     facts = work.facts(PREPARED, z)
     several = facts["figures"]["fragments"] > 1
-    arrays = work.some(PREPARED, z, ["fragment_labels", "shape"] if several else ["shape"])
+    arrays = work.get_arrays(PREPARED, z, ["fragment_labels", "shape"] if several else ["shape"])
     height, width, factor = (int(n) for n in arrays["shape"])
     return facts["fault"], Outline((height, width), arrays["fragment_labels"] if several else None, factor)
 
 
 def load_prepared(work: WorkFolder, z: int) -> PreparedSection:
-    """What :func:`prepare_section` kept; pairs follow each other, so the last few sections are held."""
+    """Load what :func:`prepare_section` stored; the last few sections are cached."""
     file = work.file(PREPARED, z)
     return _prepared(work, z, file.stat().st_mtime_ns if file.exists() else 0)
 
@@ -124,35 +125,35 @@ def _prepared(work: WorkFolder, z: int, _written: int) -> PreparedSection:
     return PreparedSection.from_arrays(arrays, facts["fault"], facts["figures"])
 
 
-def match_coarse(work: WorkFolder, pair: tuple[int, int], settings: StackSettings) -> None:
-    """Find how the second section of a pair lies to the first."""
+def match_coarse(work: WorkFolder, pair: Pair, settings: StackSettings) -> None:
+    """Match two sections coarsely and store the match."""
     a, b = (load_prepared(work, z) for z in pair)
-    work.put(COARSE, pair_name(pair), coarse_match(a, b, settings).arrays())
+    work.put(COARSE, pair_name(pair), coarse_match(a, b, settings).to_arrays())
 
 
 def match_fine(
     work: WorkFolder,
     kind: str,
-    pair: tuple[int, int],
+    pair: Pair,
     transforms: tuple[SectionTransform, SectionTransform],
     settings: StackSettings,
-    again: int,
+    iteration: int,
     outline: bool,
 ) -> None:
-    """Find how the vectors of a pair's sections should differ."""
+    """Match two sections finely and store the match under ``kind``."""
     a, b = (load_prepared(work, z) for z in pair)
-    work.put(kind, pair_name(pair), fine_match(a, b, *transforms, settings, again, outline=outline).arrays())
+    work.put(kind, pair_name(pair), fine_match(a, b, *transforms, settings, iteration, outline=outline).to_arrays())
 
 
-class KeptMatches(Mapping[Pair, FineMatch]):
-    """The matches of one round, each read from its file when it is asked for: all of them would not fit into memory.
+class StoredMatches(Mapping[Pair, FineMatch]):
+    """Fine matches of one iteration, each read from its file on access, because all of them may not fit into memory.
 
     Parameters
     ----------
     work, kind
-        Where :func:`match_fine` left them.
+        Where :func:`match_fine` stored them.
     pairs
-        Which.
+        Pairs of section numbers.
     """
 
     def __init__(self, work: WorkFolder, kind: str, pairs: Iterable[Pair]) -> None:
@@ -170,10 +171,8 @@ class KeptMatches(Mapping[Pair, FineMatch]):
         return len(self._pairs)
 
 
-def measure_pair(
-    work: WorkFolder, pair: tuple[int, int], transforms: tuple[SectionTransform, SectionTransform]
-) -> None:
-    """Find how well two neighbors fit, before and after."""
+def measure_pair(work: WorkFolder, pair: Pair, transforms: tuple[SectionTransform, SectionTransform]) -> None:
+    """Measure how well two neighbors match before and after the alignment, and store both."""
     a, b = (load_prepared(work, z) for z in pair)
     before, after = measure(a, b, *transforms)
     work.put(QUALITY, pair_name(pair), before=asdict(before), after=asdict(after))
@@ -184,19 +183,21 @@ def render_section(
     source: StackSource,
     writer: SectionWriter,
     z: int,
-    section_map: SectionTransform,
+    transform: SectionTransform,
     canvas: OutputCanvas,
     rows: int,
     empty: bool,
 ) -> None:
-    """Write a section's displacement, and its pixels unless there are none."""
-    field = sample_displacement(section_map, canvas)
+    """Write the displacement of a section, and its pixels unless it is empty; then record it as done."""
+    field = sample_displacement(transform, canvas)
     writer.write_displacement(z, field)
     if not empty:
-        transform = displacement_transform(field, canvas)
+        pull_back = displacement_transform(field, canvas)
         try:
-            writer.write(z, render_bands(source, z, transform, canvas.grid, rows, step=canvas.step))
+            writer.write(z, render_bands(source, z, pull_back, canvas.grid, rows, step=canvas.step))
         except SectionError:
-            # It could be read before and cannot be now: the person must know, as it was matched.
-            raise InputError(f"Section {z} of '{source.name}' can no longer be read; resume when it can.") from None
+            raise InputError(
+                f"Section {z} of '{source.name}' was matched but can no longer be read. Resume when it can."
+            ) from None
+    writer.sync(z)
     work.put(RENDERED, z)

@@ -59,7 +59,7 @@ def solve_elastic(
     transforms: list[SectionTransform],
     matches: Mapping[Pair, FineMatch],
     settings: StackSettings,
-    held: Mapping[int, SectionTransform] | None = None,
+    fixed: Mapping[int, SectionTransform] | None = None,
     landmarks: Landmarks | None = None,
     rest: FloatArray | None = None,
 ) -> list[SectionTransform]:
@@ -73,7 +73,7 @@ def solve_elastic(
         By section numbers ``(a, b)``, ``a < b``.
     settings
         Tether, stiffness, course, and the section that is pinned.
-    held
+    fixed
         Sections whose maps stay as they are: those outside a range that is aligned again, or the pinned one.
     landmarks
         By section numbers, two arrays ``(N, 2)`` of raw pixels that belong together; they outweigh comparisons.
@@ -83,11 +83,11 @@ def solve_elastic(
     """
     shape = transforms[0].lattice.shape
     first = np.concatenate([[0], np.cumsum([m.n_fragments for m in transforms])]).astype(int)
-    fixed = np.zeros(first[-1], dtype=bool)
+    is_fixed = np.zeros(first[-1], dtype=bool)
     vectors = np.zeros((first[-1], 2, *shape))
-    keep = kept(transforms, settings, held)
+    keep = kept(transforms, settings, fixed)
     for z, there in keep.items():
-        fixed[first[z] : first[z + 1]] = True
+        is_fixed[first[z] : first[z + 1]] = True
         vectors[first[z] : first[z + 1]] = there.vectors
     if rest is None and not keep:
         rest = np.zeros((2, *shape))
@@ -103,11 +103,11 @@ def solve_elastic(
     linked[links.a], linked[links.b] = True, True
     for a, b in landmarks or {}:
         linked[first[a] : first[a + 1]] = linked[first[b] : first[b + 1]] = True
-    fixed |= ~linked
+    is_fixed |= ~linked
     prior = _prior(links, transforms, first, settings, floating=rest is None)
     ties = replace(ties, shift=ties.shift + ties.gaps(base))
     state = np.concatenate([vectors + base, np.zeros((len(transforms) - 1, 2, *shape))])
-    free = np.concatenate([~fixed, np.ones(len(transforms) - 1, dtype=bool)])
+    free = np.concatenate([~is_fixed, np.ones(len(transforms) - 1, dtype=bool)])
     # Loose at first: what the links say of each other decides which of them to believe, not the tether's tension.
     hold = np.full((first[-1], 1, 1, 1), LOOSE)
     for _ in range(REWEIGHTINGS):
@@ -125,10 +125,10 @@ def solve_elastic(
 
 
 def kept(
-    transforms: list[SectionTransform], settings: StackSettings, held: Mapping[int, SectionTransform] | None
+    transforms: list[SectionTransform], settings: StackSettings, fixed: Mapping[int, SectionTransform] | None
 ) -> dict[int, SectionTransform]:
     """All sections that stay where they are: those held, and the one that is pinned."""
-    keep = dict(held or {})
+    keep = dict(fixed or {})
     if settings.reference is not None and settings.reference < len(transforms):
         pinned = transforms[settings.reference]
         keep.setdefault(settings.reference, pinned.with_vectors(0 * pinned.vectors))

@@ -27,7 +27,7 @@ def solve_poses(
     matches: Mapping[Pair, CoarseMatch],
     shapes: Sequence[tuple[int, int]],
     settings: StackSettings,
-    held: Mapping[int, FloatArray] | None = None,
+    fixed: Mapping[int, FloatArray] | None = None,
 ) -> list[FloatArray]:
     """Canvas to section ``(3, 3)`` for every section.
 
@@ -41,7 +41,7 @@ def solve_poses(
         Of the sections, full-resolution pixels.
     settings
         What a whole section may do, tether, course and reference.
-    held
+    fixed
         Sections that stay where they are, canvas to section.
 
     Notes
@@ -53,7 +53,7 @@ def solve_poses(
     if not count:
         raise InputError("The stack holds no sections.")
     believed = {pair: m for pair, m in matches.items() if m.confidence >= CONFIDENT}
-    keep = dict(held or {})
+    keep = dict(fixed or {})
     root = _root(count, believed, settings.reference, keep)
     if settings.reference is not None and settings.reference < count:
         keep.setdefault(settings.reference, np.eye(3))
@@ -69,18 +69,18 @@ def solve_poses(
 
 
 def _root(
-    count: int, matches: Mapping[Pair, CoarseMatch], reference: int | None, held: Mapping[int, FloatArray]
+    count: int, matches: Mapping[Pair, CoarseMatch], reference: int | None, fixed: Mapping[int, FloatArray]
 ) -> int:
     if reference is not None and reference < count:
         return reference
-    if held:
-        return min(held)
+    if fixed:
+        return min(fixed)
     linked = {z for pair in matches for z in pair}
     return min(linked, key=lambda z: abs(z - (count - 1) / 2)) if linked else count // 2
 
 
 def _chained(
-    count: int, matches: Mapping[Pair, CoarseMatch], root: int, start: FloatArray, held: Mapping[int, FloatArray]
+    count: int, matches: Mapping[Pair, CoarseMatch], root: int, start: FloatArray, fixed: Mapping[int, FloatArray]
 ) -> tuple[list[FloatArray], set[int]]:
     """Poses along the trees of the best matches, and which sections they reach; far pairs only where near ones fail.
 
@@ -109,8 +109,8 @@ def _chained(
         if not left:
             return poses, known
         begin, near = min(((z, k) for z in left for k in known), key=lambda pair: (abs(pair[0] - pair[1]), pair))
-        begin = min((z for z in left if z in held), default=begin)
-        poses[begin] = held[begin].copy() if begin in held else poses[near].copy()
+        begin = min((z for z in left if z in fixed), default=begin)
+        poses[begin] = fixed[begin].copy() if begin in fixed else poses[near].copy()
 
 
 def _as_most_lie(
@@ -186,7 +186,7 @@ def _balanced(
     poses: list[FloatArray],
     known: set[int],
     matches: Mapping[Pair, CoarseMatch],
-    held: Mapping[int, FloatArray],
+    fixed: Mapping[int, FloatArray],
     motion: str,
     tether: float,
     middle: FloatArray,
@@ -206,7 +206,7 @@ def _balanced(
         # where the section was recorded, and its own shape; upside down there is no such wish
         home = np.asarray(np.linalg.inv(poses[z]))
         rest[z] = _parameters(home, middle, radius) if np.linalg.det(home[:2, :2]) > 0 else 0
-    if held:  # all of them may have been turned round against the one that stays: by half a turn, this way or that
+    if fixed:  # all of them may have been turned round against the one that stays: by half a turn, this way or that
         turns = np.exp(1j * rest[:, 2] / radius)
         common = np.exp(1j * np.angle(turns[sorted(known)].mean()))
         rest[:, 2] = radius * (np.angle(common) + np.angle(turns / common))
@@ -218,7 +218,7 @@ def _balanced(
     near = trust[[b - a == 1 for a, b in pairs]] if pairs else trust
     trust = trust / max(float(np.median(near)), 1e-6) if len(near) else trust
     result = np.zeros((count, 6))
-    free = np.array([z in known and z not in held for z in range(count)])
+    free = np.array([z in known and z not in fixed for z in range(count)])
     at_home = np.array([z in known for z in range(count)], dtype=float)
     robust = np.ones(len(pairs))
     # what the matches say of each other decides which of them to believe, not the pull's tension: it comes last
@@ -227,7 +227,7 @@ def _balanced(
             if k >= {"translation": 2, "rigid": 3, "affine": 6}[motion]:
                 break
             result[:, k] = _chain(
-                count, pairs, trust * robust, wanted[:, k], firm * pull * at_home, rest[:, k], free, bool(held)
+                count, pairs, trust * robust, wanted[:, k], firm * pull * at_home, rest[:, k], free, bool(fixed)
             )
         if pairs:
             ends = np.array(pairs)
@@ -235,7 +235,7 @@ def _balanced(
             scale = 2 * (float(np.median(off)) + 1e-3 * radius)
             robust = 1 / (1 + (off / scale) ** 2)
     return [
-        held[z] if z in held else pose @ _affine(result[z], middle, radius) if free[z] else pose
+        fixed[z] if z in fixed else pose @ _affine(result[z], middle, radius) if free[z] else pose
         for z, pose in enumerate(poses)
     ]
 

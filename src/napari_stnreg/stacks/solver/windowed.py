@@ -30,7 +30,7 @@ def solve_stack(
     transforms: list[SectionTransform],
     matches: Mapping[Pair, FineMatch],
     settings: StackSettings,
-    held: Mapping[int, SectionTransform] | None = None,
+    fixed: Mapping[int, SectionTransform] | None = None,
     landmarks: Landmarks | None = None,
 ) -> list[SectionTransform]:
     """Vectors for every section; parameters as of :func:`~napari_stnreg.stacks.solver.elastic.solve_elastic`.
@@ -38,17 +38,17 @@ def solve_stack(
     ``matches`` are read a stretch at a time, so they may lie on disk.
     """
     if len(transforms) <= LONGEST:
-        return solve_elastic(transforms, dict(matches), settings, held, landmarks)
-    keep, marks = kept(transforms, settings, held), dict(landmarks or {})
+        return solve_elastic(transforms, dict(matches), settings, fixed, landmarks)
+    keep, marks = kept(transforms, settings, fixed), dict(landmarks or {})
     free, around = settings.model_copy(update={"reference": None}), max(AROUND, 2 * settings.long_range_stride)
     rest = None if keep else np.zeros_like(transforms[0].vectors[0])
     found, done = [keep.get(z, one) for z, one in enumerate(transforms)], set(keep)
     for stretch in _in_order(len(transforms), done):
         low, high = max(stretch[0] - around, 0), min(stretch[-1] + 1 + around, len(transforms))
-        fixed = {z - low: found[z] for z in range(low, high) if z in done}
+        near_fixed = {z - low: found[z] for z in range(low, high) if z in done}
         near = {(a - low, b - low): matches[a, b] for a, b in matches if low <= a and b < high}
         ties = {(a - low, b - low): sides for (a, b), sides in marks.items() if low <= a and b < high}
-        solved = solve_elastic(transforms[low:high], near, free, fixed, ties, rest)
+        solved = solve_elastic(transforms[low:high], near, free, near_fixed, ties, rest)
         if rest is None:  # one that is held takes its stretch along, and this one all others
             rest = _rest(solved)
         for z in stretch:

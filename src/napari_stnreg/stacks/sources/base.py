@@ -1,28 +1,27 @@
-"""A stack of serial sections, read one section (or a part of one) at a time, wherever it lies."""
+"""Stacks of serial sections that are read lazily, one section or a part of one at a time."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.intensity import luminance
 from napari_stnreg.core.units import canonical
 
 Array = npt.NDArray[Any]
 Window = tuple[slice, slice]
 
-_STRIP_BYTES = 64 * 2**20
-"""A section is read and shrunk in strips of about this many bytes."""
+STRIP_BYTES = 64 * 2**20
+"""Approximate size of the strips in which a section is read and reduced."""
 
 
 class SectionError(InputError):
-    """One section cannot be read; the others can. Whoever aligns bridges it and says so."""
+    """One section cannot be read, others can; an alignment bridges it and reports it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +35,13 @@ class StackSource:
     dtype
         Type of the pixels.
     spacing
-        Distance of sections and pixel size, ``(z, y, x)``, in ``unit``.
+        Section distance and pixel size ``(z, y, x)``, in ``unit``.
     unit
         Unit of the spacing.
     name
-        What to call the stack.
+        Name of the stack.
     faults
-        Sections that are known to be missing or unreadable before any is read, with one sentence each.
+        Sections known to be missing or unreadable, with one sentence each.
     location
         Absolute path of the file or folder, or empty for a stack in memory.
     """
@@ -56,7 +55,7 @@ class StackSource:
     location: str = ""
 
     def read(self, z: int, window: Window | None = None) -> Array:
-        """Pixels of one section, ``(y, x)`` or the part of it in ``window``, in the stack's type.
+        """Read one section ``(y, x)``, or the part of it in ``window``, in the type of the stack.
 
         Raises
         ------
@@ -64,7 +63,7 @@ class StackSource:
             If the section is missing or cannot be read.
         """
         if not 0 <= z < self.shape[0]:
-            raise InputError(f"'{self.name}' has {self.shape[0]} sections, counted from 0; there is no section {z}.")
+            raise InputError(f"'{self.name}' has sections 0 to {self.shape[0] - 1}; there is no section {z}.")
         if z in self.faults:
             raise SectionError(self.faults[z])
         where = window or (slice(0, self.shape[1]), slice(0, self.shape[2]))
@@ -72,7 +71,7 @@ class StackSource:
             data = self._load(z, where)
         except SectionError:
             raise
-        except Exception as error:  # a codec, a network mount, a dask graph: whatever a section's file can do to us
+        except Exception as error:  # codecs, network mounts and dask graphs raise anything
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
             raise SectionError(f"Section {z} of '{self.name}' cannot be read ({reason}).") from error
         return np.ascontiguousarray(data, dtype=self.dtype)
@@ -81,36 +80,41 @@ class StackSource:
         raise NotImplementedError
 
     def read_reduced(self, z: int, factor: int, *, nonzero: bool = False) -> npt.NDArray[np.float32]:
-        """A section shrunk by a whole factor, float32; see :func:`reduced`.
+        """Read a section reduced by an integer factor, float32; see :func:`reduce_section`.
 
-        It is read in strips, so that a section larger than memory can be shrunk. With ``nonzero`` the result is the
-        share of pixels in each block that are not zero.
+        The section is read in strips, so it may be larger than memory. With ``nonzero``, the result is the fraction of
+        non-zero pixels in each block.
         """
         height, width = (-(-n // factor) for n in self.shape[1:])
-        rows = max(_STRIP_BYTES // (self.shape[2] * max(self.dtype.itemsize, 4) * factor), 1)
+        rows = max(STRIP_BYTES // (self.shape[2] * max(self.dtype.itemsize, 4) * factor), 1)
         out = np.empty((height, width), dtype=np.float32)
         for top in range(0, height, rows):
             lines = slice(top * factor, min((top + rows) * factor, self.shape[1]))
             strip = self.read(z, (lines, slice(0, self.shape[2])))
-            out[top : top + rows] = reduced(strip != 0 if nonzero else strip, factor)
+            out[top : top + rows] = reduce_section(strip != 0 if nonzero else strip, factor)
         return out
 
     @property
     def section_bytes(self) -> int:
-        """Bytes of one section."""
+        """Size of one section in bytes."""
         return int(self.shape[1] * self.shape[2] * self.dtype.itemsize)
 
     @property
-    def sentence(self) -> str:
-        """What is known to be wrong with it, in one sentence; empty when nothing is."""
+    def paths(self) -> tuple[str, ...]:
+        """Absolute paths of all files and folders that are read; empty for a stack in memory."""
+        return (self.location,) if self.location else ()
+
+    @property
+    def warning(self) -> str:
+        """One sentence about sections that cannot be used; empty if there are none."""
         if not self.faults:
             return ""
         which = ", ".join(str(z) for z in sorted(self.faults)[:8]) + (", ..." if len(self.faults) > 8 else "")
         first = self.faults[min(self.faults)]
-        return f"{len(self.faults)} of {self.shape[0]} sections cannot be used and are bridged ({which}): {first}"
+        return f"{len(self.faults)} of {self.shape[0]} sections cannot be used and will be bridged ({which}): {first}"
 
     def identity(self) -> dict[str, Any]:
-        """What makes this stack the same one when a run goes on."""
+        """What identifies the stack when a run is resumed, JSON-ready."""
         return {
             "location": self.location,
             "shape": list(self.shape),
@@ -123,18 +127,18 @@ class StackSource:
 
 @dataclass(frozen=True, eq=False)
 class ArraySource(StackSource):
-    """A stack in an array ``(z, y, x)``: NumPy, Dask, or whatever else is sliced in the same way."""
+    """A stack in an array ``(z, y, x)``: NumPy, Dask, Zarr, or anything that is sliced alike."""
 
     array: Any = None
 
     def _load(self, z: int, window: Window) -> Array:
         part = self.array[(z, *window)]
-        if hasattr(part, "compute"):  # a chunk of Dask; in this very thread, as we are one task of many already
+        if hasattr(part, "compute"):  # a Dask chunk; this call is already one of many parallel tasks
             part = part.compute(scheduler="synchronous")
         return np.asarray(part)
 
     def identity(self) -> dict[str, Any]:
-        """Shape and type, and a sum over a few sections, since an array has no name."""
+        """Shape, type, and sums of a few sections, since an array has no path."""
         middle = self.shape[0] // 2
         sums = [float(np.asarray(self.array[z], dtype=np.float64).sum()) for z in {0, middle, self.shape[0] - 1}]
         return {**super().identity(), "sums": sums}
@@ -142,7 +146,7 @@ class ArraySource(StackSource):
 
 @dataclass(frozen=True, eq=False)
 class FunctionSource(StackSource):
-    """A stack whose sections are made by a function ``section(z) -> (y, x)``, as generated ones are."""
+    """A stack whose sections are generated by a function ``section(z) -> (y, x)``."""
 
     section: Callable[[int], Array] | None = None
 
@@ -152,21 +156,26 @@ class FunctionSource(StackSource):
 
 
 @dataclass(frozen=True, eq=False)
-class PartOfStack(StackSource):
-    """Some sections of another stack, in their order."""
+class SubStack(StackSource):
+    """Some sections of another stack."""
 
     whole: StackSource | None = None
     sections: tuple[int, ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Paths of the whole stack."""
+        return self.whole.paths if self.whole is not None else ()
 
     def _load(self, z: int, window: Window) -> Array:
         assert self.whole is not None
         return self.whole.read(self.sections[z], window)
 
 
-def reduced(section: Array, factor: int) -> npt.NDArray[np.float32]:
-    """Means over blocks of ``factor`` pixels a side; an incomplete last block is the mean of what there is.
+def reduce_section(section: Array, factor: int) -> npt.NDArray[np.float32]:
+    """Average blocks of ``factor`` x ``factor`` pixels; incomplete blocks at the end are averaged over what they hold.
 
-    Pixel ``i`` of the result lies at ``(i + 0.5) * factor - 0.5`` in pixels of the section.
+    Pixel ``i`` of the result is at ``(i + 0.5) * factor - 0.5`` in pixels of the section.
     """
     image = np.asarray(section, dtype=np.float32)
     if factor == 1:
@@ -180,12 +189,12 @@ def reduced(section: Array, factor: int) -> npt.NDArray[np.float32]:
 def from_array(
     array: Any, spacing: float | Sequence[float] = 1.0, unit: str = "pixel", name: str = "stack"
 ) -> ArraySource:
-    """Wrap an array ``(z, y, x)`` that is in memory or lazily computed.
+    """Wrap an array ``(z, y, x)`` in memory or lazy.
 
     Raises
     ------
     InputError
-        If it has other axes, fewer than two sections, or values that are no gray values.
+        If it has other axes, fewer than two sections, or complex values.
     """
     if not hasattr(array, "shape") or not hasattr(array, "dtype"):
         array = np.asarray(array)
@@ -203,119 +212,64 @@ def from_array(
     )
 
 
-def open_stack(
-    stack: Any,
-    *,
-    level: int = 0,
-    channel: int | None = None,
-    spacing: float | Sequence[float] | None = None,
-    unit: str | None = None,
-) -> StackSource:
-    """Open a stack without reading its pixels.
-
-    Parameters
-    ----------
-    stack
-        An array ``(z, y, x)`` (NumPy, Dask, Zarr), an :class:`~napari_stnreg.Image` in 3D, a source, or a path: an
-        OME-Zarr or Zarr folder, a multi-page or OME TIFF, a ``.npy`` file, or a folder of images, one a section.
-    level
-        Which resolution of a multiscale image; 0 is the finest.
-    channel
-        Which channel, where there are several.
-    spacing, unit
-        Instead of what the file says.
-
-    Raises
-    ------
-    InputError
-        If there is no such stack or it is none; the sentence says why.
-    """
-    from napari_stnreg.core.image import Image
-
-    source: StackSource
-    if isinstance(stack, StackSource):
-        source = stack
-    elif isinstance(stack, str | os.PathLike):
-        from napari_stnreg.stacks.sources import open as open_files
-
-        source = open_files.open_path(Path(stack), level=level, channel=channel)
-    elif isinstance(stack, Image):
-        data = stack.intensity(channel) if stack.has_channel_axis else stack.data
-        source = from_array(data, tuple(stack.grid.spacing), stack.grid.unit, stack.name)
-    else:
-        source = from_array(stack)
-    if spacing is not None or unit is not None:
-        sizes = np.broadcast_to(np.asarray(source.spacing if spacing is None else spacing, dtype=np.float64), (3,))
-        check_spacing(sizes, source.name)
-        source = replaced(source, spacing=tuple(float(s) for s in sizes), unit=canonical(unit or source.unit))
-    return source
-
-
-def replaced(source: StackSource, **changes: Any) -> StackSource:
-    """A copy with some fields exchanged."""
-    import dataclasses
-
-    return dataclasses.replace(source, **changes)
-
-
 def check_stack(shape: Sequence[int], dtype: np.dtype[Any], name: str) -> None:
-    """Refuse what is no stack of gray sections.
+    """Check that a shape and type are those of a stack of gray sections.
 
     Raises
     ------
     InputError
-        With the reason.
+        If not, with the reason.
     """
     if len(shape) != 3:
-        raise InputError(f"'{name}' has {len(shape)} axes; a stack of sections has three, (z, y, x).")
+        raise InputError(f"'{name}' has {len(shape)} axes; a stack has three, (z, y, x).")
     if shape[0] < 2:
-        raise InputError(f"'{name}' has {shape[0]} section; a stack to be aligned has at least two.")
+        raise InputError(f"'{name}' has {shape[0]} section; a stack has at least two.")
     if min(shape[1:]) < 16:
         raise InputError(f"The sections of '{name}' are {shape[1]}x{shape[2]} pixels; at least 16x16 are needed.")
     if dtype.kind not in "buif":
-        raise InputError(f"'{name}' holds values of type {dtype}; sections are of whole or real numbers.")
+        raise InputError(f"'{name}' has values of type {dtype}; integers and real numbers are supported.")
 
 
 def check_spacing(sizes: npt.NDArray[np.float64], name: str) -> None:
-    """Refuse a pixel size that is none, or pixels that are not square.
+    """Check that pixel sizes are positive and pixels are square.
 
     Raises
     ------
     InputError
-        With the reason.
+        If not, with the reason.
     """
     if not np.isfinite(sizes).all() or (sizes <= 0).any():
         raise InputError(f"The pixel size of '{name}' is {tuple(sizes.tolist())}; it must be positive.")
     if abs(sizes[1] / sizes[2] - 1) > 0.01:
         raise InputError(
-            f"The pixels of '{name}' are {sizes[1]:g} by {sizes[2]:g}, not square; resample the sections first."
+            f"The pixels of '{name}' are {sizes[1]:g} by {sizes[2]:g}, not square. Resample the sections first."
         )
 
 
-def chosen_channel(chosen: int | None, count: int, name: str, axis: str) -> int:
-    """Which entry of an axis beside z, y, x to read.
+def select_channel(chosen: int | None, count: int, name: str, axis: str) -> int:
+    """Select the entry of an axis other than z, y, x.
 
     Raises
     ------
     InputError
-        If that is not clear, or there is no such channel.
+        If there are several and none is chosen, or there is no such channel.
     """
     if count == 1:
         return 0
     if axis != "c":
-        raise InputError(f"'{name}' has {count} entries along '{axis}'; a stack of sections has z, y and x alone.")
+        raise InputError(f"'{name}' has {count} entries along '{axis}'; a stack has only z, y and x.")
     if chosen is None:
-        raise InputError(f"'{name}' has {count} channels; choose one with channel 0 to {count - 1}.")
+        raise InputError(f"'{name}' has {count} channels. Choose one, 0 to {count - 1}.")
     if not 0 <= chosen < count:
         raise InputError(f"'{name}' has {count} channels, counted from 0; there is no channel {chosen}.")
     return chosen
 
 
-def gray(data: Array, dtype: np.dtype[Any]) -> Array:
-    """Red, green, blue to luminance, in the type that the pixels had."""
+def to_gray(data: Array, dtype: np.dtype[Any]) -> Array:
+    """Convert red, green, blue (and alpha), or gray and alpha, to gray, in the type of the pixels."""
     if data.ndim == 2:
         return data
     if data.ndim == 3 and data.shape[-1] in (2, 3, 4):
-        values = data[..., 0] if data.shape[-1] == 2 else data[..., :3] @ np.array([0.2125, 0.7154, 0.0721])
+        values = data[..., 0] if data.shape[-1] == 2 else luminance(data)
         return np.rint(values).astype(dtype) if dtype.kind in "ui" else values.astype(dtype)
     raise SectionError(f"a section has two axes, not {data.ndim}")

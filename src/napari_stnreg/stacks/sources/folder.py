@@ -15,18 +15,23 @@ import tifffile
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.io.image import SUPPORTED_SUFFIXES, read_image
-from napari_stnreg.stacks.sources.base import Array, StackSource, Window, check_stack, gray
+from napari_stnreg.stacks.sources.base import Array, StackSource, Window, check_stack, to_gray
 
 
 @dataclass(frozen=True, eq=False)
 class FolderSource(StackSource):
-    """One image file a section; a smaller image lies at the upper left of its section, the rest is zero."""
+    """One image file for each section; a smaller image is padded with zeros at its lower right."""
 
     files: tuple[str, ...] = ()
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The folder and its files, which may be links."""
+        return (self.location, *(str(Path(self.location) / name) for name in self.files if name))
+
     def _load(self, z: int, window: Window) -> Array:
         image = read_image(Path(self.location) / self.files[z])
-        data = gray(np.asarray(image.data), self.dtype)
+        data = to_gray(np.asarray(image.data), self.dtype)
         if data.shape != self.shape[1:]:
             whole = np.zeros(self.shape[1:], dtype=data.dtype)
             whole[: data.shape[0], : data.shape[1]] = data

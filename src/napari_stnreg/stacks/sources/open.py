@@ -1,29 +1,72 @@
-"""Stacks on disk, whatever their format."""
+"""Open a stack: an array, an image, or a path in any supported format."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.image import Image
+from napari_stnreg.core.units import canonical
 from napari_stnreg.io.image import SUPPORTED_SUFFIXES, read_image
-from napari_stnreg.stacks.sources.base import Array, StackSource, Window, check_stack
+from napari_stnreg.stacks.sources.base import Array, StackSource, Window, check_spacing, check_stack, from_array
 from napari_stnreg.stacks.sources.folder import open_folder
 from napari_stnreg.stacks.sources.tiff import open_tiff
 from napari_stnreg.stacks.sources.zarr import open_zarr
 
 
-def open_path(path: Path, *, level: int = 0, channel: int | None = None) -> StackSource:
-    """Open a stack on disk, whatever it is; see :func:`napari_stnreg.stacks.sources.base.open_stack`.
+def open_stack(
+    stack: Any,
+    *,
+    level: int = 0,
+    channel: int | None = None,
+    spacing: float | Sequence[float] | None = None,
+    unit: str | None = None,
+) -> StackSource:
+    """Open a stack without reading its pixels.
+
+    Parameters
+    ----------
+    stack
+        An array ``(z, y, x)`` (NumPy, Dask, Zarr), a 3D :class:`~napari_stnreg.Image`, a source, or a path: an OME-Zarr
+        or Zarr folder, a multi-page or OME TIFF, a ``.npy`` file, or a folder with one image for each section.
+    level
+        Resolution level of a multiscale image; 0 is the finest.
+    channel
+        Channel, if there are several.
+    spacing, unit
+        Replace the values of the file.
 
     Raises
     ------
     InputError
-        If it is missing or no stack.
+        If the stack does not exist or cannot be read.
     """
-    path = Path(path).absolute()
+    source: StackSource
+    if isinstance(stack, StackSource):
+        source = stack
+    elif isinstance(stack, str | os.PathLike):
+        source = _open_path(Path(stack).absolute(), level=level, channel=channel)
+    elif isinstance(stack, Image):
+        data = stack.intensity(channel) if stack.has_channel_axis else stack.data
+        source = from_array(data, tuple(stack.grid.spacing), stack.grid.unit, stack.name)
+    else:
+        source = from_array(stack)
+    if spacing is not None or unit is not None:
+        sizes = np.broadcast_to(np.asarray(source.spacing if spacing is None else spacing, dtype=np.float64), (3,))
+        check_spacing(sizes, source.name)
+        source = dataclasses.replace(
+            source, spacing=(float(sizes[0]), float(sizes[1]), float(sizes[2])), unit=canonical(unit or source.unit)
+        )
+    return source
+
+
+def _open_path(path: Path, *, level: int = 0, channel: int | None = None) -> StackSource:
     if not path.exists():
         raise InputError(f"'{path}' does not exist.")
     if path.is_dir():
@@ -36,15 +79,13 @@ def open_path(path: Path, *, level: int = 0, channel: int | None = None) -> Stac
     if name.endswith(".npy"):
         return open_npy(path)
     if name.endswith(SUPPORTED_SUFFIXES):
-        from napari_stnreg.stacks.sources.base import open_stack
-
-        return open_stack(read_image(path), channel=channel)
-    raise InputError(f"'{path.name}' is no stack that can be read: give OME-Zarr, TIFF, .npy or a folder of images.")
+        return dataclasses.replace(open_stack(read_image(path), channel=channel), location=str(path))
+    raise InputError(f"'{path.name}' is not a supported stack. Give an OME-Zarr, TIFF, .npy or a folder of images.")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class NpySource(StackSource):
-    """A ``.npy`` file, read through the file system's own cache."""
+    """A ``.npy`` file, read through a memory map."""
 
     def _load(self, z: int, window: Window) -> Array:
         return np.asarray(np.load(self.location, mmap_mode="r")[(z, *window)])
@@ -56,7 +97,7 @@ def open_npy(path: Path) -> NpySource:
     Raises
     ------
     InputError
-        If it is broken or no stack.
+        If it is damaged or not a stack.
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -16,8 +16,8 @@ from napari_stnreg.stacks.sources.base import (
     Window,
     check_spacing,
     check_stack,
-    chosen_channel,
-    gray,
+    select_channel,
+    to_gray,
 )
 
 
@@ -30,15 +30,20 @@ class TiffSource(StackSource):
     stored: str = ""
     page_shape: tuple[int, ...] = ()
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The file, and further files of a multi-file OME-TIFF."""
+        return (self.location, *sorted({path for path, _ in self.pages} - {self.location}))
+
     def _load(self, z: int, window: Window) -> Array:
         path, number = self.pages[z]
         if self.offset is not None:
             size = int(np.prod(self.page_shape)) * np.dtype(self.stored).itemsize
             start = self.offset + number * size
             page = np.memmap(path, dtype=np.dtype(self.stored), mode="r", offset=start, shape=self.page_shape)
-            return gray(page[window], self.dtype)
+            return to_gray(page[window], self.dtype)
         with tifffile.TiffFile(path) as tif:
-            return gray(tif.pages[number].asarray().reshape(self.page_shape)[window], self.dtype)
+            return to_gray(tif.pages[number].asarray().reshape(self.page_shape)[window], self.dtype)
 
 
 def open_tiff(path: Path, *, channel: int | None = None) -> TiffSource:
@@ -105,5 +110,5 @@ def _sections_of(series: tifffile.TiffPageSeries, name: str, channel: int | None
     if sorted(outer) not in (["Z"], ["C", "Z"]) or inner not in ("YX", "YXS"):
         raise InputError(f"'{name}' has the axes {series.axes}; a stack of sections has z, y, x and channels.")
     steps = {axis: int(np.prod(shape[i + 1 : split])) for i, axis in enumerate(outer)}
-    first = chosen_channel(channel, shape[outer.index("C")], name, "c") * steps["C"] if "C" in outer else 0
+    first = select_channel(channel, shape[outer.index("C")], name, "c") * steps["C"] if "C" in outer else 0
     return [first + z * steps["Z"] for z in range(shape[outer.index("Z")])], tuple(shape[split:])

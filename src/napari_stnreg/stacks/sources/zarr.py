@@ -12,7 +12,7 @@ import numpy as np
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.units import canonical, conversion_factor
-from napari_stnreg.stacks.sources.base import Array, StackSource, Window, check_spacing, check_stack, chosen_channel
+from napari_stnreg.stacks.sources.base import Array, StackSource, Window, check_spacing, check_stack, select_channel
 
 _opened = threading.local()
 """Arrays that this thread has opened; they cannot all be sent to another process."""
@@ -73,7 +73,7 @@ def open_zarr(path: Path, *, level: int = 0, channel: int | None = None) -> Zarr
     if names[-3:] != ["z", "y", "x"] or len(names) != node.ndim:
         raise InputError(f"'{path.name}' has the axes {', '.join(names) or 'none'}; a stack of sections has z, y, x.")
     index: list[int | None] = [
-        chosen_channel(channel, int(node.shape[i]), path.name, name) for i, name in enumerate(names[:-3])
+        select_channel(channel, int(node.shape[i]), path.name, name) for i, name in enumerate(names[:-3])
     ]
     units = [canonical(str(axis.get("unit") or "pixel")) for axis in axes[-3:]]
     unit = units[-1]

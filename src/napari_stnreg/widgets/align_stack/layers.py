@@ -35,7 +35,7 @@ def aligned_layer(output: Path, raw: Image) -> Layer:
 
     It shows the arrays on disk themselves, without a cache between, so that it fills in as sections are rendered.
     """
-    from napari_stnreg.stacks.output.ome_zarr import AlignedStack
+    from napari_stnreg.stacks.aligned_stack import AlignedStack
 
     aligned = AlignedStack(output)
     levels = aligned.levels

@@ -165,7 +165,7 @@ class AlignStackPanel(TaskPanel):
 
     def on_progress(self, output: Path) -> None:
         """Show the aligned stack as soon as there is one, and what was added to it since."""
-        if self._job is None or self._job.only is not None or self._work is None:
+        if self._job is None or self._job.section_range is not None or self._work is None:
             return
         if not self._work.aligned_from(output):
             self._show_aligned(output)
@@ -190,7 +190,7 @@ class AlignStackPanel(TaskPanel):
         work.take(job, result)
         if result.stop_reason == "stopped":
             self.bar.setValue(0)
-            again = "Align" if job.only is None else "Align these again"
+            again = "Align" if job.section_range is None else "Align these again"
             self.show_status(f"Stopped. What is done is kept: {again} goes on from there.")
             return
         if not work.aligned_from(result.path) or not work.has(work.aligned):
@@ -241,11 +241,8 @@ class AlignStackPanel(TaskPanel):
         work = self._work
         if work is None or work.result is None:
             return False
-        aligned = work.result.aligned
         place = pixels_of(work.raw, self._viewer)[1:]
-        return self.begin(
-            tasks.reslice, raw_data(work.raw), aligned.levels[0], aligned.canvas.origin, place, done=self._on_cut
-        )
+        return self.begin(tasks.reslice, raw_data(work.raw), work.result.path, place, done=self._on_cut)
 
     def _on_cut(self, cuts: Any) -> None:
         from napari_stnreg.widgets.align_stack.reslice_view import ResliceView

@@ -40,11 +40,11 @@ class StackWork:
             self.unfinished = job
             return
         self.unfinished = None
-        if job.only is not None and self.result is not None and result.slant.get("kept") is None:
+        if job.section_range is not None and self.result is not None and result.slope.get("kept") is None:
             # A few sections tell nothing of slants; what was said of the whole stack still holds.
             before = self.result
             told = [*result.warnings, *(one for one in before.warnings if one not in result.warnings)]
-            result = replace(result, slant=before.slant, warnings=told)
+            result = replace(result, slope=before.slope, warnings=told)
         self.result = result
 
     # -- jobs

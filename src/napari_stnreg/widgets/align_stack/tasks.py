@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from napari_stnreg.core.errors import InputError
 from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress, relay_progress
 
 MOST_ROWS = 400
@@ -26,7 +24,7 @@ class AlignJob:
     settings: Any
     exclude: tuple[int, ...] = ()
     landmarks: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
-    only: tuple[int, int] | None = None
+    section_range: tuple[int, int] | None = None
     resume: bool = False
     workers: int | None = None
     memory: float | None = None
@@ -36,7 +34,7 @@ class AlignJob:
         return (
             self.settings == begun.settings
             and self.exclude == begun.exclude
-            and self.only == begun.only
+            and self.section_range == begun.section_range
             and not (self.landmarks or begun.landmarks)
             and getattr(self.stack, "array", None) is getattr(begun.stack, "array", None)
         )
@@ -53,7 +51,7 @@ def align(job: AlignJob, control: TaskControl) -> Generator[TaskProgress, None, 
         job.settings,
         exclude=job.exclude,
         landmarks=job.landmarks,
-        only=job.only,
+        section_range=job.section_range,
         workers=job.workers,
         memory=job.memory,
         resume=job.resume,
@@ -70,7 +68,7 @@ def align(job: AlignJob, control: TaskControl) -> Generator[TaskProgress, None, 
 
 @dataclass(frozen=True)
 class Reslices:
-    """Cuts across the sections, before and after, each ``(z, n)``."""
+    """Cuts across the sections, raw and aligned, each ``(z, n)``."""
 
     xz: tuple[np.ndarray, np.ndarray]
     yz: tuple[np.ndarray, np.ndarray]
@@ -78,67 +76,51 @@ class Reslices:
 
 
 def reslice(
-    before: Any, after: Any, origin: tuple[int, int], place: tuple[int, int], control: TaskControl
+    raw: Any, output: Path, place: tuple[int, int], control: TaskControl
 ) -> Generator[TaskProgress, None, Reslices | None]:
-    """Cut both stacks at row and column ``place`` (of the raw stack).
+    """Cut the raw and the aligned stack at a row and column.
 
     Parameters
     ----------
-    before, after
-        Arrays ``(z, y, x)``, in memory or lazy.
-    origin
-        Where the second begins in pixels of the first.
+    raw
+        Array ``(z, y, x)``, in memory or lazy.
+    output
+        The aligned stack.
     place
-        Row and column of the first.
+        Row and column of the raw stack.
     """
-    count = before.shape[0]
-    chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_ROWS)).astype(int))
-    row, column = (int(np.clip(p, 0, n - 1)) for p, n in zip(place, before.shape[1:], strict=True))
-    height, width = before.shape[1:]
+    from napari_stnreg.stacks.aligned_stack import AlignedStack
+
+    aligned = AlignedStack(output)
+    count = raw.shape[0]
+    chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_ROWS)).astype(int)).tolist()
+    row, column = (int(np.clip(p, 0, n - 1)) for p, n in zip(place, raw.shape[1:], strict=True))
     cuts: list[list[np.ndarray]] = [[], [], [], []]
     for number, z in enumerate(chosen):
         if control.cancel.is_set() or control.stop.is_set():
             return None
-        first = np.asarray(before[int(z)])
-        second = _on_canvas(after, int(z), origin, (height, width))
-        for cut, values in zip(cuts, (first[row], second[row], first[:, column], second[:, column]), strict=True):
-            cut.append(np.asarray(values))
-        if number % 20 == 0 and control.update_shown.is_set():
-            control.update_shown.clear()
+        section = np.asarray(raw[z])
+        profiles = section[row], aligned.profile(z, "y", row), section[:, column], aligned.profile(z, "x", column)
+        for cut, values in zip(cuts, profiles, strict=True):
+            cut.append(values)
+        if number % 20 == 0 and control.shown.is_set():
+            control.shown.clear()
             yield TaskProgress(number / len(chosen), f"Cutting section {z} of {count} …")
     a, b, c, d = (np.stack(cut) for cut in cuts)
     return Reslices((a, b), (c, d), (row, column))
 
 
-def _on_canvas(after: Any, z: int, origin: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
-    """A section of the aligned stack on the raw one's canvas."""
-    section = np.asarray(after[z])
-    out = np.zeros(shape, dtype=section.dtype)
-    from_y, from_x = max(-origin[0], 0), max(-origin[1], 0)
-    to_y, to_x = max(origin[0], 0), max(origin[1], 0)
-    part = section[from_y : from_y + shape[0] - to_y, from_x : from_x + shape[1] - to_x]
-    out[to_y : to_y + part.shape[0], to_x : to_x + part.shape[1]] = part
-    return out
-
-
 def save(path: Path, target: Path, result: Any, control: TaskControl) -> Generator[TaskProgress, None, Path | None]:
-    """Copy an alignment to where the person wants it, with its report."""
-    if target.exists():
-        if not (target / "zarr.json").exists():
-            raise InputError(f"'{target.name}' is there already and is no Zarr folder; choose another name.")
-        shutil.rmtree(target)
-    files = [file for file in path.rglob("*") if file.is_file()]
-    for number, file in enumerate(files):
-        if control.cancel.is_set() or control.stop.is_set():
-            shutil.rmtree(target, ignore_errors=True)
-            return None
-        to = target / file.relative_to(path)
-        to.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, to)
-        if number % 50 == 0 and control.update_shown.is_set():
-            control.update_shown.clear()
-            yield TaskProgress(number / len(files), f"Writing {number} of {len(files)} files …")
-    from napari_stnreg.stacks.runtime.progress import write_report
+    """Copy an alignment with its report to the folder that the user chose."""
+    from napari_stnreg.stacks.aligned_stack import AlignedStack
 
-    write_report(result, target)
-    return target
+    steps = AlignedStack(path).save_steps(target, overwrite=True)
+
+    def progress(now: Any) -> TaskProgress:
+        return TaskProgress(now.fraction, f"Writing {now.done} of {now.total} files …")
+
+    saved = yield from relay_progress(steps, control, progress)
+    if control.cancel.is_set() or control.stop.is_set():
+        return None
+    result.write_report(saved)
+    return saved

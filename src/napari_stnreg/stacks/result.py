@@ -1,0 +1,111 @@
+"""Result of an alignment: verdicts, quality figures and warnings."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from napari_stnreg._version import __version__
+from napari_stnreg.core.atomic_io import write_json
+from napari_stnreg.stacks.aligned_stack import AlignedStack
+from napari_stnreg.stacks.quality.sections import SectionQuality, write_table
+from napari_stnreg.stacks.quality.slope_preservation import summarize
+from napari_stnreg.stacks.runtime.job import report_paths
+from napari_stnreg.stacks.settings import StackSettings
+
+
+@dataclass(frozen=True)
+class StackResult:
+    """Result of :func:`~napari_stnreg.align_stack`.
+
+    Parameters
+    ----------
+    path
+        The OME-Zarr folder with image and displacement.
+    stop_reason
+        ``"finished"``, or ``"stopped"`` if the run was stopped; the same call with ``resume=True`` continues it.
+    settings
+        The settings of the run.
+    verdicts
+        A verdict on each section, with its reason and figures.
+    gaps
+        Correlations before and after for each pair of neighbors that was compared.
+    seconds
+        Wall-clock time of this call.
+    warnings
+        Sentences for the user.
+    owner
+        Keeps a temporary ``path`` alive as long as the result.
+    slope
+        Slope of the tissue as recorded, pixels per section, its standard error, and the fraction that the alignment
+        kept; see :mod:`~napari_stnreg.stacks.quality.slope_preservation`.
+    """
+
+    path: Path
+    stop_reason: str
+    settings: StackSettings
+    verdicts: list[SectionQuality] = field(default_factory=list)
+    gaps: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+    owner: Any = field(default=None, repr=False)
+    slope: dict[str, float | None] = field(default_factory=dict)
+
+    @property
+    def aligned(self) -> AlignedStack:
+        """The alignment on disk: image, displacement, and what can be done with them."""
+        return AlignedStack(self.path)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of sections for each verdict."""
+        counts: dict[str, int] = {}
+        for one in self.verdicts:
+            counts[one.verdict] = counts.get(one.verdict, 0) + 1
+        return counts
+
+    @property
+    def summary(self) -> list[str]:
+        """One or two lines: number of sections for each verdict, and the slope that was kept."""
+        verdicts = ", ".join(f"{number} {verdict}" for verdict, number in self.counts.items())
+        return [line for line in (verdicts, summarize(self.slope)) if line]
+
+    def report(self) -> dict[str, Any]:
+        """All of the above as JSON-ready values."""
+        return {
+            "version": __version__,
+            "output": self.path.name,
+            "stop_reason": self.stop_reason,
+            "settings": self.settings.model_dump(),
+            "seconds": round(self.seconds, 2),
+            "summary": self.summary,
+            "verdicts": self.counts,
+            "sections": [asdict(one) for one in self.verdicts],
+            "gaps": self.gaps,
+            "slope": self.slope,
+            "warnings": self.warnings,
+        }
+
+    def write_report(self, output: Path | None = None) -> tuple[Path, Path]:
+        """Write ``OUT.report.json`` and ``OUT.quality.csv`` (one row per section) beside the result.
+
+        Parameters
+        ----------
+        output
+            Another ``OUT.zarr`` to write them beside.
+
+        Returns
+        -------
+        tuple of Path
+            Report and table.
+
+        Raises
+        ------
+        InputError
+            If the system refuses.
+        """
+        report, table = report_paths(output or self.path)
+        write_json(report, self.report())
+        write_table(self.verdicts, table)
+        return report, table
