@@ -81,7 +81,7 @@ def scene(name: str, folder: Path, written: argparse.Namespace) -> None:
     press(panel.mending.exclude_button)
     press(panel.mending.again_button)
     finished()
-    panel.scroll.verticalScrollBar().setValue(panel.scroll.verticalScrollBar().maximum())
+    panel.scroll_area.verticalScrollBar().setValue(panel.scroll_area.verticalScrollBar().maximum())
     stage.picture("6_mended")
     panel.save_to(folder / f"{name}.zarr")
     finished()

@@ -86,7 +86,7 @@ def workbench(stage: Stage) -> None:
     bench.invert()
     pump(60, lambda: not bench.running)
     pump(0.5)
-    bar = bench.scroll.verticalScrollBar()
+    bar = bench.scroll_area.verticalScrollBar()
     bar.setValue(bar.maximum())
     stage.picture("inverted")
 

@@ -83,7 +83,7 @@ def scene(name: str, folder: Path, _: argparse.Namespace) -> None:
     panel.replay_bar.slider.setValue(panel.replay_bar.slider.maximum() // 3)
     stage.picture("replay")
     panel.options.start_box.take(SESSION.entries[-1])
-    panel.scroll.verticalScrollBar().setValue(0)
+    panel.scroll_area.verticalScrollBar().setValue(0)
     stage.picture("begin_at")
     viewer.window.remove_dock_widget(panel)
     viewer.layers.clear()

@@ -97,7 +97,7 @@ def plain(panel):
 @pytest.fixture
 def full(panel):
     """The same panel as a person finds it: preview and the usual result layers."""
-    from napari_stnreg.widgets.common.result_layers import DEFAULT_KINDS
+    from napari_stnreg.visualization.layers import DEFAULT_KINDS
 
     panel.options.rate_box.setValue(20)
     for key, box in panel.options.kind_boxes.items():

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.napari_plugin.transform_entry import TransformEntry
+from napari_stnreg.io.transform_entry import TransformEntry
 from napari_stnreg.transforms import AffineTransform, VelocityTransform
 
 SHAPE = (48, 64)

@@ -292,6 +292,6 @@ def test_a_stopped_range_goes_on(aligned, qtbot, run):
 def test_nothing_is_cut_off_in_a_narrow_dock(panel):
     for part in (panel.inputs.more, panel.mend):
         part.expand(animate=False)
-    form = panel.scroll.widget()
-    bar = panel.scroll.verticalScrollBar().sizeHint().width()
-    assert form.minimumSizeHint().width() + bar <= panel.scroll.minimumSizeHint().width() <= 260
+    form = panel.scroll_area.widget()
+    bar = panel.scroll_area.verticalScrollBar().sizeHint().width()
+    assert form.minimumSizeHint().width() + bar <= panel.scroll_area.minimumSizeHint().width() <= 260

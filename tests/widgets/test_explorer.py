@@ -263,6 +263,6 @@ def test_an_update_of_a_picture_of_512_pixels_takes_little(open_explorer):
 
 
 def test_the_numbers_of_theta_fit_a_narrow_dock(explorer):
-    form = explorer.scroll.widget()
-    bar = explorer.scroll.verticalScrollBar().sizeHint().width()
+    form = explorer.scroll_area.widget()
+    bar = explorer.scroll_area.verticalScrollBar().sizeHint().width()
     assert form.minimumSizeHint().width() + bar <= 300

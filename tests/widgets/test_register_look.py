@@ -33,7 +33,7 @@ def test_the_panel_fits_a_narrow_dock(panel, viewer, qtbot):
         section.expand(animate=False)
     qtbot.wait(50)
     assert panel.minimumSizeHint().width() <= 300
-    form = panel.scroll.widget()
+    form = panel.scroll_area.widget()
     assert form.minimumSizeHint().width() <= 300, [
         (w, w.minimumSizeHint().width()) for w in form.findChildren(QLabel) if w.minimumSizeHint().width() > 280
     ]

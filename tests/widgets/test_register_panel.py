@@ -52,11 +52,11 @@ def test_a_run_ends_with_its_layers_and_changes_nothing_else(full, viewer, engin
 
 
 def test_the_transform_can_be_had_back_from_a_layer(panel, viewer, engine, run):
-    from napari_stnreg.napari_plugin.transform_entry import transform_from
+    from napari_stnreg.io.napari_layers import transform_from_metadata
 
     panel.start()
     run(panel)
-    back = transform_from(viewer.layers[-1].metadata["stnreg"]["transform"])
+    back = transform_from_metadata(viewer.layers[-1].metadata["stnreg"]["transform"])
     points = np.array([[3.0, 4.0], [30.0, 20.0]])
     np.testing.assert_allclose(back.map_points(points), panel.result.transform.map_points(points))
 

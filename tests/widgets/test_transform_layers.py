@@ -10,7 +10,7 @@ import pytest
 import napari_stnreg as sr
 from napari_stnreg.core.errors import RegistrationError
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.napari_plugin.transform_entry import entry_from_record
+from napari_stnreg.io.transform_entry import entry_from_record
 from napari_stnreg.napari_plugin.transform_files import napari_transform_reader, transform_layers, write_transform
 from napari_stnreg.transforms import AffineTransform
 from napari_stnreg.widgets.common.transform_store import store_for

@@ -7,7 +7,7 @@ import pytest
 
 import napari_stnreg as sr
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.napari_plugin.transform_entry import TransformEntry
+from napari_stnreg.io.transform_entry import TransformEntry
 from napari_stnreg.transforms import AffineTransform
 from tests.widgets.conftest import blobs
 from tests.widgets.known_transforms import SHAPE, bend, choose, make_entry, solved, turn

@@ -7,13 +7,16 @@ so that they can be imported, tested and used where napari is not installed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import canonical, conversion_factor
+
+if TYPE_CHECKING:
+    from napari_stnreg.transforms.base import Transform
 
 LayerData = tuple[Any, dict[str, Any], str]
 AXIS_LABELS = ("z", "y", "x")
@@ -136,3 +139,24 @@ def _from_angles(degrees: FloatArray) -> FloatArray:
     pitch = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
     roll = np.array([[1, 0, 0], [0, np.cos(c), -np.sin(c)], [0, np.sin(c), np.cos(c)]])
     return np.asarray(yaw @ pitch @ roll)
+
+
+def transform_to_metadata(transform: Transform) -> dict[str, Any]:
+    """A transform as plain values and arrays, for a layer's metadata; :func:`transform_from_metadata` reads it back."""
+    return {
+        "family": transform.family,
+        "coordinate_systems": list(transform.coordinate_systems),
+        "settings": transform.settings(),
+        "tensors": {name: tensor.detach().cpu().numpy() for name, tensor in transform.tensors().items()},
+    }
+
+
+def transform_from_metadata(state: dict[str, Any]) -> Transform:
+    """The transform that :func:`transform_to_metadata` described."""
+    import torch
+
+    from napari_stnreg.transforms import transform_class
+
+    tensors = {name: torch.from_numpy(np.array(array)) for name, array in state["tensors"].items()}
+    transform = transform_class(state["family"]).from_state(tensors, state["settings"])
+    return transform.with_coordinate_systems(*state.get("coordinate_systems", transform.coordinate_systems))

@@ -16,14 +16,8 @@ from napari.utils.notifications import show_info
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.napari_layers import LayerData
+from napari_stnreg.io.transform_entry import TransformEntry, entry_from_record, read_entry, side_grid, write_entry
 from napari_stnreg.napari_plugin.readers import visible_errors
-from napari_stnreg.napari_plugin.transform_entry import (
-    TransformEntry,
-    entry_from_record,
-    read_entry,
-    side_grid,
-    write_entry,
-)
 
 _BOX = 100
 """Voxels along each side of the box over which a transform is drawn that does not say where it belongs."""
@@ -87,7 +81,7 @@ def model_sentence(path: str) -> str | None:
 
 def transform_layers(entry: TransformEntry, path: str = "") -> list[LayerData]:
     """Grid and arrows of a transform as layers that carry it."""
-    from napari_stnreg.napari_plugin.deformation_layers import deformed_grid_layer, vectors_layer
+    from napari_stnreg.visualization.layers import deformed_grid_layer, vectors_layer
 
     if path:  # opened twice it is still one transform
         entry.key = hashlib.sha1(str(Path(path).resolve()).encode(), usedforsecurity=False).hexdigest()[:8]

@@ -13,7 +13,7 @@ A transform ``T`` maps points of the fixed world to points of the moving world. 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,8 @@ ELLIPSE_VERTICES = 64
 """Vertices of the polygon that replaces an ellipse."""
 EDGE_PIECES = 32
 """Pieces of the longest edge of a shape that bends."""
+OUTLINE_POINTS = 9
+"""Points along each axis of an image that are mapped to find its outline on the other side."""
 
 
 class GeometryTransformer:
@@ -182,6 +184,65 @@ class GeometryTransformer:
         back = self.transform if self.side == "moving" else self.transform.inverse()
         self._image_transform = back
         return warp(image, back, grid, interpolation, fill)
+
+    def layer_data(
+        self, layer_type: str, data: Any, shape_types: Sequence[str] = ()
+    ) -> tuple[Any, list[str]]:
+        """Transform the data of a napari layer and return it in the layer's own data coordinates.
+
+        The scale and unit of the layer, and with them the sizes of points and the widths of lines, thus stay valid.
+
+        Parameters
+        ----------
+        layer_type
+            ``"points"``, ``"tracks"``, ``"vectors"``, ``"surface"`` or ``"shapes"``.
+        data
+            The data of such a layer.
+        shape_types
+            Types of the shapes of a Shapes layer.
+
+        Returns
+        -------
+        object, list of str
+            The new data and, for shapes, their new types.
+        """
+        matrix = np.eye(self.transform.ndim + 1) if self.matrix is None else self.matrix
+        back = np.linalg.inv(matrix)
+
+        def to_data(world: FloatArray) -> FloatArray:
+            return np.asarray(world @ back[:-1, :-1].T + back[:-1, -1])
+
+        if layer_type == "points":
+            return to_data(self.transform_points(data)), []
+        if layer_type == "tracks":
+            rows = self.transform_tracks(data)
+            return np.concatenate([rows[:, :1], to_data(rows[:, 1:])], axis=1), []
+        if layer_type == "vectors":
+            vectors = self.transform_vectors(data)
+            return np.stack([to_data(vectors[:, 0]), vectors[:, 1] @ back[:-1, :-1].T], axis=1), []
+        if layer_type == "surface":
+            vertices, faces, *rest = data
+            return (to_data(self.transform_points(vertices)), faces[:, ::-1] if self.is_reflection else faces, *rest), []
+        if layer_type == "shapes":
+            shapes = self.transform_shapes(data, shape_types)
+            return [to_data(vertices) for vertices, _ in shapes], [shape_type for _, shape_type in shapes]
+        raise InputError(f"Layers of type '{layer_type}' cannot be transformed as coordinates.")
+
+    def covering_grid(self, grid: Grid) -> Grid:
+        """The smallest axis-parallel grid on the other side that covers an image, with voxels of the same size.
+
+        Parameters
+        ----------
+        grid
+            Grid of the image.
+        """
+        other = GeometryTransformer(
+            self.transform, self.side, matrix=grid.matrix, unit=grid.unit, target_unit=grid.unit
+        )
+        # Points on the outline, not the corners alone: a deformed image may bulge between them.
+        ticks = [np.linspace(-0.5, n - 0.5, OUTLINE_POINTS) for n in grid.shape]
+        index = np.stack(np.meshgrid(*ticks, indexing="ij"), axis=-1).reshape(-1, grid.ndim)
+        return Grid.covering(other.transform_points(index), grid.spacing, unit=grid.unit)
 
     def layer_affine(self, matrix: npt.ArrayLike | None = None) -> FloatArray:
         """Return the data-to-world matrix ``(K + 1, K + 1)`` that moves a layer to the other side without resampling.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image
 from qtpy.QtWidgets import QCheckBox, QSpinBox, QVBoxLayout, QWidget
 
 from napari_stnreg.stacks.settings import TREND_HELP
 from napari_stnreg.widgets.common.forms import Combo, FormLayout, OptionalNumber, collapsible, help_label
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
 
 MOTIONS = [("Shift and turn", "rigid"), ("Shift only", "translation"), ("Shift, turn and stretch", "affine")]
 FEATURES = [
@@ -28,7 +31,7 @@ class AlignForm(QWidget):
         The napari viewer whose layers are offered.
     """
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Viewer) -> None:
         super().__init__()
         self._viewer = viewer
         self.stack = Combo("Sections along the first axis (z, y, x), in memory or lazily loaded.", "stack")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import Qt, Signal
 
 from napari_stnreg.widgets.common.plot import ThemedPlot
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
 
 
 class GapPlot(ThemedPlot):
@@ -21,7 +24,7 @@ class GapPlot(ThemedPlot):
 
     picked = Signal(int)
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Viewer) -> None:
         tip = (
             "How well each section fits the next, before and after; points mark gaps beside weak and failed sections. "
             "Click to go there."

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image, Layer, Points
 
 from napari_stnreg.core.errors import InputError
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
 
 
 def raw_data(layer: Image) -> Any:
@@ -56,7 +59,7 @@ def aligned_layer(output: Path, raw: Image) -> Layer:
     return Image(levels if len(levels) > 1 else levels[0], multiscale=len(levels) > 1, **keywords)
 
 
-def pixels_of(layer: Image, viewer: Any) -> tuple[int, int, int]:
+def pixels_of(layer: Image, viewer: Viewer) -> tuple[int, int, int]:
     """Section, row and column of a stack layer at the slider and the middle of the view."""
     world = np.array(viewer.dims.point, dtype=float)[-3:]
     center = np.array(viewer.scene.camera.center, dtype=float)  # (z, y, x), or fewer while the view changes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import QTimer
@@ -19,6 +19,9 @@ from napari_stnreg.widgets.align_stack.quality_view import Findings
 from napari_stnreg.widgets.align_stack.session import StackWork
 from napari_stnreg.widgets.common.forms import button, button_row, collapsible, emphasize, separator
 from napari_stnreg.widgets.common.task_panel import TaskPanel
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
 
 FLICKER = "Alt-B"
 
@@ -38,7 +41,7 @@ class AlignStackPanel(TaskPanel):
     sections and landmarks; choosing another stack shows what is known of that one.
     """
 
-    def __init__(self, napari_viewer: Any) -> None:
+    def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer, "Choose a stack and press Align.")
         self._works: list[StackWork] = []
         self._work: StackWork | None = None
@@ -214,9 +217,9 @@ class AlignStackPanel(TaskPanel):
 
     def _scroll_to_findings(self) -> None:
         # From the top on: the words come first.
-        self.scroll.ensureWidgetVisible(self.findings, 0, 0)
-        self.scroll.ensureWidgetVisible(self.findings.summary, 0, 0)
-        self.scroll.ensureWidgetVisible(self.findings.warning, 0, 0)
+        self.scroll_area.ensureWidgetVisible(self.findings, 0, 0)
+        self.scroll_area.ensureWidgetVisible(self.findings.summary, 0, 0)
+        self.scroll_area.ensureWidgetVisible(self.findings.warning, 0, 0)
 
     def go_to_section(self, section: int) -> None:
         """Show a section of the stack."""
@@ -233,7 +236,7 @@ class AlignStackPanel(TaskPanel):
         if self._work is not None:
             self._work.flicker()
 
-    def _on_flicker_key(self, _viewer: Any) -> None:
+    def _on_flicker_key(self, _viewer: Viewer) -> None:
         self.flicker()
 
     def cut(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtWidgets import (
@@ -17,6 +17,9 @@ from qtpy.QtWidgets import (
 )
 
 from napari_stnreg.widgets.align_stack.gap_plot import GapPlot
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
 
 
 class Findings(QWidget):
@@ -35,7 +38,7 @@ class Findings(QWidget):
 
     picked = Signal(int)
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Viewer) -> None:
         super().__init__()
         self.summary, self.warning = QLabel(), QLabel()
         for label, name in ((self.summary, "summary"), (self.warning, "warning")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image, Layer, Points
@@ -13,6 +13,9 @@ from napari.layers import Image, Layer, Points
 from napari_stnreg.widgets.align_stack.layers import aligned_layer, pixels_of, raw_data, section_landmarks, source_of
 from napari_stnreg.widgets.align_stack.tasks import AlignJob
 from napari_stnreg.widgets.common.navigation import world_point
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
 
 _KEPT: dict[str, tempfile.TemporaryDirectory[str]] = {}
 """Where results lie until they are saved, by the path of the output: at the longest as long as this program runs, since
@@ -23,7 +26,7 @@ layers read from there."""
 class StackWork:
     """A stack's layer and all that belongs to it."""
 
-    viewer: Any
+    viewer: Viewer
     raw: Image
     aligned: Layer | None = None
     points: Points | None = None

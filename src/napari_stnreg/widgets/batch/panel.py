@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, QUrl
 from qtpy.QtGui import QBrush, QColor, QDesktopServices
@@ -29,6 +29,9 @@ from napari_stnreg.widgets.common.task_panel import TaskPanel
 from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress, relay_progress
 from napari_stnreg.widgets.register.options import OptionsForm
 from napari_stnreg.widgets.scorecard.table import COLORS, theme_kind
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
 
 STATES = {"": "", "fitting": "…", "done": "✓", "kept": "✓", "failed": "✗"}
 _TIPS = {
@@ -165,7 +168,7 @@ class BatchPanel(TaskPanel):
     From code: :meth:`load_jobs`, :meth:`list_pairs`, :meth:`run`, :meth:`stop`, :attr:`jobs`, :attr:`result`.
     """
 
-    def __init__(self, napari_viewer: Any) -> None:
+    def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer, "Choose a list of pairs, or folders, and a folder for the results.")
         self.jobs: list[Any] = []
         self.result: Any = None

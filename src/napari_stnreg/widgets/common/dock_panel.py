@@ -32,7 +32,7 @@ class DockPanel(QWidget):
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__()
         # A proxy wraps each layer in a new object, so that `is`, weak references and dict keys fail: use the viewer.
-        self._viewer: Viewer = inspect.unwrap(napari_viewer)  # type: ignore[arg-type]
+        self._viewer: Viewer = inspect.unwrap(napari_viewer)
         self._connected = False
         self._window: QMainWindow | None = None
         self._refresh_timer = self._timer(self.refresh)

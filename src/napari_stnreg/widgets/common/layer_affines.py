@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 import numpy as np
@@ -11,12 +11,17 @@ from napari.layers import Layer
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.units import conversion_factor
-from napari_stnreg.napari_plugin.transform_entry import TransformEntry
+from napari_stnreg.io.transform_entry import TransformEntry
 from napari_stnreg.widgets.common.layer_io import axis_units
 from napari_stnreg.widgets.transforms.apply_layers import spatial_matrix
 
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
 
-def transformed_affine(layer: Layer, entry: TransformEntry, side: str) -> Any:
+    from napari_stnreg.resampling.geometry import Side
+
+
+def transformed_affine(layer: Layer, entry: TransformEntry, side: Side) -> Any:
     """The affine that puts a layer on the other side; its scale, rotation and translation stay as they are.
 
     Raises
@@ -45,11 +50,11 @@ def is_oblique(matrix: Any) -> bool:
 class LayerAffines:
     """Layers that were moved by their affine, and where they lay before."""
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Viewer) -> None:
         self._viewer = viewer
         self._before: list[tuple[Any, Any]] = []
 
-    def move(self, layers: Sequence[Layer], entry: TransformEntry, side: str) -> None:
+    def move(self, layers: Sequence[Layer], entry: TransformEntry, side: Side) -> None:
         """Put layers on the other side: all, or none.
 
         Raises

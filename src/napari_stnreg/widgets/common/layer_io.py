@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
@@ -20,6 +20,9 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import canonical, conversion_factor
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
 
 LAYOUTS = {
     2: ("yx",),
@@ -95,7 +98,7 @@ def auto_level(layer: Layer, layout: str) -> int:
     return len(shapes) - 1
 
 
-def current_frame(layer: Layer, layout: str, viewer: Any) -> int:
+def current_frame(layer: Layer, layout: str, viewer: Viewer) -> int:
     """Which frame of a time series is on screen."""
     if "t" not in layout:
         return 0
@@ -144,7 +147,7 @@ class MaskSource:
         matrix[:-1] = self.matrix[-n - 1 : -1, [*range(len(self.matrix) - 1 - n, len(self.matrix) - 1), -1]]
         for axis, unit in enumerate(self.units[-n:]):
             matrix[axis] *= conversion_factor(unit, grid.unit)
-        return np.linalg.inv(grid.matrix) @ matrix
+        return np.asarray(np.linalg.inv(grid.matrix) @ matrix)
 
     def _labels_on(self, grid: Grid, frame: int) -> np.ndarray:
         extra = self.labels.ndim - grid.ndim
@@ -154,13 +157,14 @@ class MaskSource:
         data = np.asarray(data) != 0
         matrix = self._to_index(grid)
         if data.shape == grid.shape and np.allclose(matrix, np.eye(len(matrix)), atol=1e-6):
-            return data
-        # A rim of nothing, so that the outer voxels reach as far as their faces.
+            return np.asarray(data)
+        # A border of zeros, so that the outer voxels extend to their faces.
         data = np.pad(data, 1)
         back = np.linalg.inv(matrix)
-        return ndimage.affine_transform(
+        mask = ndimage.affine_transform(
             data.astype(np.uint8), back[:-1, :-1], back[:-1, -1] + 1, output_shape=grid.shape, order=0
-        ).astype(bool)
+        )
+        return np.asarray(mask, dtype=bool)
 
     def _shapes_on(self, grid: Grid) -> np.ndarray:
         # A shape is drawn in the plane on screen; in a volume or a series it counts at every depth and time.
@@ -176,7 +180,7 @@ class MaskSource:
         if not outlines:
             raise InputError(f"The mask '{self.name}' has no shapes; draw one over the image, or choose none.")
         drawn = Shapes(outlines, shape_type=list(self.kinds)).to_masks(mask_shape=grid.shape[-2:]).any(axis=0)
-        return np.broadcast_to(drawn, grid.shape).copy()
+        return np.array(np.broadcast_to(drawn, grid.shape))
 
 
 def mask_source(layer: Layer) -> MaskSource:
@@ -236,7 +240,7 @@ class LayerSource:
 
 def layer_source(
     layer: ImageLayer | Labels,
-    viewer: Any,
+    viewer: Viewer,
     *,
     layout: str | None = None,
     level: int | None = None,
@@ -323,4 +327,4 @@ def landmark_points(layer: Points, grid: Grid) -> np.ndarray:
     matrix = layer_matrix(layer)
     world = np.asarray(layer.data, dtype=np.float64) @ matrix[:-1, :-1].T + matrix[:-1, -1]
     factors = [conversion_factor(unit, grid.unit) for unit in axis_units(layer)[-n:]]
-    return world[:, -n:] * factors
+    return np.asarray(world[:, -n:] * factors)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Layer
 
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
 
-def world_point(layer: Layer, index: Any, viewer: Any) -> np.ndarray:
+
+def world_point(layer: Layer, index: Any, viewer: Viewer) -> np.ndarray:
     """Where data coordinates of a layer lie in the viewer's world, ``(layer.ndim,)``, in the viewer's units."""
     world = np.array(layer.data_to_world(np.asarray(index, dtype=float)), dtype=float)
     units = getattr(viewer.layers.extent, "units", None)
@@ -21,7 +24,7 @@ def world_point(layer: Layer, index: Any, viewer: Any) -> np.ndarray:
     return world
 
 
-def center_on(viewer: Any, layer: Layer, index: Any) -> None:
+def center_on(viewer: Viewer, layer: Layer, index: Any) -> None:
     """Show a point of a layer: its slice, in 2D, and the camera on it, in 2D and 3D; the zoom stays."""
     point = world_point(layer, index, viewer)
     ndim = viewer.dims.ndim

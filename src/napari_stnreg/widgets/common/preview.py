@@ -17,7 +17,7 @@ from napari.layers import Layer
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.io.napari_layers import placement
-from napari_stnreg.napari_plugin.deformation_layers import grid_layer
+from napari_stnreg.visualization.layers import grid_layer
 from napari_stnreg.visualization.overlays import grid_lines, lattice_lines, limits_of, overlay
 
 if TYPE_CHECKING:

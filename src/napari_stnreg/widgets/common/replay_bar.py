@@ -17,6 +17,8 @@ from napari_stnreg.widgets.common.forms import button
 from napari_stnreg.widgets.common.plot import CurvesPlot
 
 if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
     from napari_stnreg.io.napari_layers import LayerData
     from napari_stnreg.teaching.replay import Replay
 
@@ -39,7 +41,7 @@ class ReplayBar(QWidget):
         A plot that the panel has already, with the curves in it: the bar then only marks there where it stands.
     """
 
-    def __init__(self, viewer: Any, plot: Marked | None = None) -> None:
+    def __init__(self, viewer: Viewer, plot: Marked | None = None) -> None:
         super().__init__()
         self._viewer = viewer
         self.replay: Replay | None = None

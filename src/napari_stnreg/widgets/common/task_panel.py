@@ -60,7 +60,7 @@ class TaskPanel(DockPanel):
         self.form = QVBoxLayout(content)
         self.form.setContentsMargins(8, 8, 8, 4)
         self.form.setSpacing(8)
-        self.scroll = FormScrollArea(content)
+        self.scroll_area = FormScrollArea(content)
         self.stop_button = button("Stop", "End the running task (Esc).")
         self.stop_button.clicked.connect(self.stop)
         self.bar = QProgressBar()
@@ -91,7 +91,7 @@ class TaskPanel(DockPanel):
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(0)
-        box.addWidget(self.scroll, 1)
+        box.addWidget(self.scroll_area, 1)
         box.addWidget(separator())
         box.addWidget(controls)
 
@@ -143,7 +143,7 @@ class TaskPanel(DockPanel):
         self._scroll_timer.start()
 
     def _scroll_down(self) -> None:
-        bar = self.scroll.verticalScrollBar()
+        bar = self.scroll_area.verticalScrollBar()
         if bar is not None:
             bar.setValue(bar.maximum())
 
@@ -250,7 +250,7 @@ class TaskPanel(DockPanel):
 
     def _on_canceled(self) -> None:
         self._end(0)
-        self.status.setText("Canceled; nothing was changed.")
+        self.status.setText("Stopped; nothing was changed.")
         self.show_state()
 
     def _end(self, value: int) -> Callable[[Any], None] | None:

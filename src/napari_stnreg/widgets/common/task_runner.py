@@ -29,7 +29,7 @@ class WorkerError(Exception):
     """A RuntimeError of the task under another type, because superqt swallows RuntimeErrors."""
 
 
-class ClosingWorker(GeneratorWorker):
+class ClosingWorker(GeneratorWorker[Any, Any, Any]):
     """A generator worker that closes its generator in its own thread and reports every error."""
 
     def work(self) -> Any:
@@ -38,7 +38,7 @@ class ClosingWorker(GeneratorWorker):
             result = super().work()
         finally:
             self._gen.close()
-            self._gen = None
+            self._gen = None  # type: ignore[assignment]  # frees what the generator holds
         if isinstance(result, RuntimeError):
             raise WorkerError(str(result)) from result
         return result
@@ -179,7 +179,8 @@ class TaskRunner(QObject):
         worker.yielded.connect(self._on_yielded)
         worker.returned.connect(self._on_returned)
         worker.errored.connect(self._on_errored)
-        worker.finished.connect(self._on_ended)
+        worker.finished.connect(self._on_ended)  # type: ignore[arg-type]
+        assert isinstance(worker, ClosingWorker)
         self._worker = worker
         worker.start()
 

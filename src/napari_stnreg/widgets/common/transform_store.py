@@ -1,24 +1,29 @@
-"""The transforms that a viewer knows: those its layers carry, and those that were loaded or made in the workbench."""
+"""The transforms that a viewer knows: those of its layers, and those that were loaded or made in the workbench."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from napari_stnreg.napari_plugin.transform_entry import TransformEntry, entry_from_record
+from napari.layers import Layer
+
+from napari_stnreg.io.transform_entry import TransformEntry, entry_from_record
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
 
 
 class TransformStore:
-    """What was loaded or made in one viewer, beside what its layers carry."""
+    """The transforms of one viewer: those of its layers, and those that were loaded or made."""
 
     def __init__(self) -> None:
         self.extra: list[TransformEntry] = []
         self._seen: dict[str, TransformEntry] = {}
 
-    def entries(self, viewer: Any) -> list[TransformEntry]:
-        """All transforms of the viewer, those of its layers first; one of a run however many layers it has."""
+    def entries(self, viewer: Viewer) -> list[TransformEntry]:
+        """All transforms of the viewer, those of its layers first; each run is listed once."""
         found: dict[str, TransformEntry] = {}
         for layer in viewer.layers:
             for entry in _entries_of_layer(layer, self._seen):
@@ -29,16 +34,16 @@ class TransformStore:
         return list(found.values())
 
 
-_STORES: WeakKeyDictionary[Any, TransformStore] = WeakKeyDictionary()
+_STORES: WeakKeyDictionary[Viewer, TransformStore] = WeakKeyDictionary()
 
 
-def store_for(viewer: Any) -> TransformStore:
-    """The shelf of a viewer: it outlives the workbench's dock, not the viewer."""
-    # napari hands a proxy of its viewer to plugins; the shelf belongs to the viewer behind it.
+def store_for(viewer: Viewer) -> TransformStore:
+    """The store of a viewer; it outlives the workbench, not the viewer."""
+    # napari passes a proxy of its viewer to plugins; the store belongs to the viewer behind it.
     return _STORES.setdefault(inspect.unwrap(viewer), TransformStore())
 
 
-def _entries_of_layer(layer: Any, seen: dict[str, TransformEntry]) -> Iterator[TransformEntry]:
+def _entries_of_layer(layer: Layer, seen: dict[str, TransformEntry]) -> Iterator[TransformEntry]:
     record = layer.metadata.get("stnreg")
     if not isinstance(record, dict) or "transform" not in record:
         return

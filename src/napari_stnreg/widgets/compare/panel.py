@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Layer
@@ -14,6 +14,9 @@ from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, help_l
 from napari_stnreg.widgets.common.layer_io import layer_source
 from napari_stnreg.widgets.common.task_panel import TaskPanel
 from napari_stnreg.widgets.compare.views import COLORS, VIEWS, CompareViews, Pair, prepare
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
 
 KEY = "Shift-F"
 """Turns to the other image, in the viewer; a letter alone would be taken by the tools of Labels and Shapes layers."""
@@ -32,7 +35,7 @@ class ComparePanel(TaskPanel):
     From code: :meth:`set_layers`, :meth:`show_view`, :meth:`leave`.
     """
 
-    def __init__(self, napari_viewer: Any) -> None:
+    def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer, "Choose two images, and how to look at them.")
         self.views = CompareViews(self._viewer, self)
         self.views.changed.connect(self._on_view)
@@ -184,6 +187,7 @@ class ComparePanel(TaskPanel):
         self._show_pair(view, first, second)
 
     def _show_pair(self, view: str, first: Layer, second: Layer) -> None:
+        assert self._pair is not None
         pair = self._pair[1]
         if view == "checkerboard":
             self.views.checkerboard(first, second, pair, self.squares_slider.value())
@@ -207,7 +211,7 @@ class ComparePanel(TaskPanel):
         except RegistrationError as error:
             self.show_error(error)
 
-    def _on_key(self, _viewer: Any) -> None:
+    def _on_key(self, _viewer: Viewer) -> None:
         self.turn()
 
     def _on_button(self) -> None:
@@ -245,7 +249,7 @@ class ComparePanel(TaskPanel):
             made.setChecked(key == view)
         self.off_button.setEnabled(view is not None)
         text = ""
-        if view == "flicker":
+        if view == "flicker" and self.views.layers is not None:
             which = ("First", "Second")[self.views.shown]
             text = f"{which}: {self.views.layers[self.views.shown].name}"
         elif view is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
@@ -18,10 +18,13 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.napari_layers import placement
-from napari_stnreg.napari_plugin.deformation_layers import JACOBIAN_COLORMAP
+from napari_stnreg.visualization.layers import DIVERGING_COLORMAP
 from napari_stnreg.visualization.overlays import checkerboard, rescaled
 from napari_stnreg.widgets.common.layer_io import LayerSource
 from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
 
 VIEWS = {
     "flicker": ("Flicker", "Show the one and the other in turn."),
@@ -84,7 +87,7 @@ class CompareViews(QObject):
 
     changed = Signal()
 
-    def __init__(self, viewer: Any, parent: QObject | None = None) -> None:
+    def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._viewer = viewer
         self.view: str | None = None
@@ -128,7 +131,7 @@ class CompareViews(QObject):
 
     def swap(self) -> None:
         """Show the other of the two images of a flicker."""
-        if self.view != "flicker":
+        if self.view != "flicker" or self.layers is None:
             return
         self.shown = 1 - self.shown
         # First the one, then the other: never a moment with nothing.
@@ -164,7 +167,7 @@ class CompareViews(QObject):
         """Show second minus first."""
         self._enter("difference", first, second)
         self._pair = pair
-        look = {"contrast_limits": (-1, 1), "colormap": JACOBIAN_COLORMAP}
+        look = {"contrast_limits": (-1, 1), "colormap": DIVERGING_COLORMAP}
         self._add([(pair.second - pair.first, "difference", look)])
 
     def blend(self, first: Layer, second: Layer, pair: Pair, colors: str = "green and magenta") -> None:

@@ -12,6 +12,8 @@ from napari.layers import Points, Vectors
 from napari_stnreg.widgets.explorer.source import Picture
 
 if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
     from napari_stnreg.teaching import Gradient, InterpolationStencil
 
 PREFIX = "explorer: "
@@ -34,7 +36,7 @@ class Canvas:
         What is explored.
     """
 
-    def __init__(self, viewer: Any, picture: Picture) -> None:
+    def __init__(self, viewer: Viewer, picture: Picture) -> None:
         self._viewer = viewer
         self.shape = np.asarray(picture.values.shape[:2])
         self._scale, self._translate, self._units = picture.scale, picture.translate, picture.units

@@ -19,6 +19,8 @@ from napari_stnreg.widgets.explorer.tabs import Count
 from napari_stnreg.widgets.explorer.theta_form import Number
 
 if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
     from napari_stnreg.teaching.classifier import ClassifierProgress, ClassifierResult
 
 
@@ -48,7 +50,7 @@ class ClassifierPanel(TaskPanel):
         The napari viewer.
     """
 
-    def __init__(self, napari_viewer: Any) -> None:
+    def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer, "Press Train: it takes some minutes on two cores.")
         self._folder: str | None = None
         self._points: dict[str, list[tuple[float, float]]] = {}

@@ -10,6 +10,8 @@ from qtpy.QtCore import QTimer
 from napari_stnreg.widgets.explorer.source import picture_of
 
 if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
     from napari_stnreg.teaching import GradientDescent
     from napari_stnreg.widgets.explorer.panel import ExplorerPanel
 
@@ -25,7 +27,7 @@ class Downhill:
         Whose layers can be the goal.
     """
 
-    def __init__(self, panel: ExplorerPanel, viewer: Any) -> None:
+    def __init__(self, panel: ExplorerPanel, viewer: Viewer) -> None:
         self._panel, self._viewer, self.tab = panel, viewer, panel.gradient_tab
         self._descent: GradientDescent | None = None
         self._runs = QTimer(panel)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import QFrame, QGridLayout, QLabel, QScrollArea, QSizePolicy, QTabWidget, QVBoxLayout, QWidget
@@ -12,6 +12,9 @@ from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, help_l
 from napari_stnreg.widgets.explorer.tabs import Count, DirectionTab, GradientTab, GridTab, SamplerTab
 from napari_stnreg.widgets.explorer.theta_form import ThetaForm
 
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
 TEXT_SIZES = {"Normal": 0, "Large": 15, "Projector": 20}
 """Points; 0 leaves napari's own size."""
 
@@ -19,7 +22,7 @@ TEXT_SIZES = {"Normal": 0, "Large": 15, "Projector": 20}
 class ExplorerLayout(DockPanel):
     """The parts of the explorer and their places."""
 
-    def __init__(self, napari_viewer: Any) -> None:
+    def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer)
         self.layer_box = Combo("The image layer to explore; of more than two axes, the slice on screen.", "image")
         self.family_box = Combo("What kind of grid the parameters make.", "transform family")
@@ -50,11 +53,11 @@ class ExplorerLayout(DockPanel):
         for part in (separator(), self.theta_form, self.hold, self.tabs):
             column.addWidget(part)
         column.addStretch(1)
-        self.scroll = QScrollArea()
-        self.scroll.setWidget(form)
-        self.scroll.setWidgetResizable(True)
-        self.scroll.setFrameShape(QFrame.Shape.NoFrame)
-        self.scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
+        self.scroll_area = QScrollArea()
+        self.scroll_area.setWidget(form)
+        self.scroll_area.setWidgetResizable(True)
+        self.scroll_area.setFrameShape(QFrame.Shape.NoFrame)
+        self.scroll_area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
 
         self.reset_button = button("Reset", "Back to the identity.")
         self.save_button = button("Save …", "Save everything set here to a file, to hand out.")
@@ -79,7 +82,7 @@ class ExplorerLayout(DockPanel):
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(0)
-        box.addWidget(self.scroll, 1)
+        box.addWidget(self.scroll_area, 1)
         box.addWidget(separator())
         box.addWidget(controls)
         self.setMinimumWidth(260)

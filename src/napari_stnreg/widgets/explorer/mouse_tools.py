@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
     from napari_stnreg.widgets.explorer.panel import ExplorerPanel
 
 
@@ -21,7 +23,7 @@ class Pointer:
         Where the mouse moves.
     """
 
-    def __init__(self, panel: ExplorerPanel, viewer: Any) -> None:
+    def __init__(self, panel: ExplorerPanel, viewer: Viewer) -> None:
         self._panel, self._viewer = panel, viewer
         self.held: int | None = None
         """Number of the handle in hand."""
@@ -41,7 +43,7 @@ class Pointer:
             if mine in callbacks:
                 callbacks.remove(mine)
 
-    def on_move(self, _viewer: Any, event: Any) -> None:
+    def on_move(self, _viewer: Viewer, event: Any) -> None:
         """Look at the pixel under the pointer; over a handle, keep the camera still."""
         if self._panel.canvas is None or self._panel.scene is None or self.held is not None:
             return
@@ -55,7 +57,7 @@ class Pointer:
         if (pixel >= 0).all() and (pixel < self._panel.scene.output_grid.shape).all():
             self._panel.hover((int(pixel[0]), int(pixel[1])))
 
-    def on_drag(self, _viewer: Any, event: Any) -> Any:
+    def on_drag(self, _viewer: Viewer, event: Any) -> Any:
         """Pull the handle that was pressed on; a generator, as napari wants it."""
         if self._panel.canvas is None or self._panel.scene is None or event.button != 1:
             return

@@ -21,6 +21,8 @@ from napari_stnreg.widgets.explorer.pixel_view import described
 from napari_stnreg.widgets.explorer.source import Picture, picture_of
 
 if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
     from napari_stnreg.teaching import Scene, Theta
 
 _HANDS = {
@@ -46,7 +48,7 @@ class ExplorerPanel(ExplorerLayout):
     :meth:`save_to`, :meth:`load_from`.
     """
 
-    def __init__(self, napari_viewer: Any) -> None:
+    def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer)
         self.scene: Scene | None = None
         self.canvas: Canvas | None = None

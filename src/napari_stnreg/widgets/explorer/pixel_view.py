@@ -11,6 +11,8 @@ from qtpy.QtGui import QColor, QPainter, QPen
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
 if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
     from napari_stnreg.teaching import InterpolationStencil
 
 _COLORS = ("#e83f6f", "#ff9f1c", "#2ec4f3", "#7bd389")
@@ -24,7 +26,7 @@ class PixelView(QWidget):
     between the four centers into four rectangles: the area of each is the weight of the neighbor *opposite* to it.
     """
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Viewer) -> None:
         super().__init__()
         self._viewer = viewer
         self._look: InterpolationStencil | None = None

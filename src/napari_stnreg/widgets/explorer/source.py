@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
 
 from napari_stnreg.core.errors import InputError
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
 
 LONGEST = 1024
 
@@ -39,7 +42,7 @@ class Picture:
     shrunk: int
 
 
-def picture_of(layer: ImageLayer, viewer: Any) -> Picture:
+def picture_of(layer: ImageLayer, viewer: Viewer) -> Picture:
     """Take the slice that the viewer shows of an image layer; every layer of two or more axes has one.
 
     Raises

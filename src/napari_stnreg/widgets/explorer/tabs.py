@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QGridLayout, QSizePolicy, QSpinBox, QVBoxLayout, QWidget
@@ -11,6 +11,9 @@ from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, help_l
 from napari_stnreg.widgets.common.plot import LossPlot
 from napari_stnreg.widgets.explorer.pixel_view import PixelView
 from napari_stnreg.widgets.explorer.theta_form import Number
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
 
 
 class Count(QSpinBox):
@@ -59,7 +62,7 @@ class GridTab(Tab):
 
     title = "Grid"
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Viewer) -> None:
         super().__init__()
         rows = FormLayout()
         self.count = Count("Grid points along the longer side.", "grid points", 2, 33, 9)
@@ -146,7 +149,7 @@ class GradientTab(Tab):
 
     title = "Gradient"
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Viewer) -> None:
         super().__init__()
         self.goal = Combo("What the output should look like.", "goal")
         self.smoothing = Number(

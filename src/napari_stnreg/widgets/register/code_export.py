@@ -31,7 +31,7 @@ def python_script(job: RegistrationJob) -> str:
     if masks:
         lines.append("from napari_stnreg.widgets.common.layer_io import mask_source")
     if job.start is not None:
-        lines.append("from napari_stnreg.napari_plugin.transform_entry import transform_from")
+        lines.append("from napari_stnreg.io.napari_layers import transform_from_metadata")
     if not all(_has_file(source) for source in (job.fixed, job.moving)) or masks or job.start is not None:
         lines += ["", "# 'viewer' is napari's viewer with the layers of the run, as in its console."]
     lines += ["", *_image_lines("fixed", job.fixed, str(job.fixed.frame))]
@@ -46,7 +46,7 @@ def python_script(job: RegistrationJob) -> str:
             words.append(f"{side}_landmarks={side}_landmarks")
     if job.start is not None:
         layer = job.name.layer("warped image")
-        lines.append(f"start = transform_from(viewer.layers[{layer!r}].metadata['stnreg']['start'])")
+        lines.append(f"start = transform_from_metadata(viewer.layers[{layer!r}].metadata['stnreg']['start'])")
         words.append("start_transform=start")
     arguments = ", ".join(["fixed", "moving(frame)" if series else "moving", *words])
     if series:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points, Shapes
@@ -21,6 +21,9 @@ from napari_stnreg.widgets.common.layer_io import (
     level_shapes,
 )
 
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
 _SHOWN_PAIRS = 4
 
 
@@ -29,7 +32,7 @@ class ImageSelector(QWidget):
 
     changed = Signal()
 
-    def __init__(self, viewer: Any, role: str) -> None:
+    def __init__(self, viewer: Viewer, role: str) -> None:
         super().__init__()
         self._viewer = viewer
         still = role == "fixed"
@@ -67,7 +70,8 @@ class ImageSelector(QWidget):
     @property
     def layout_choice(self) -> str | None:
         """The chosen meaning of the axes."""
-        return self.layout_box.currentData()
+        data = self.layout_box.currentData()
+        return None if data is None else str(data)
 
     @property
     def channel(self) -> int | None:
@@ -159,7 +163,7 @@ class InputForm(QWidget):
 
     changed = Signal()
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Viewer) -> None:
         super().__init__()
         self._viewer = viewer
         self.fixed = ImageSelector(viewer, "fixed")

@@ -14,9 +14,9 @@ from napari_stnreg.registration.settings import (
     LINEAR_FAMILIES,
     RegistrationSettings,
 )
+from napari_stnreg.visualization.layers import DEFAULT_KINDS, KINDS
 from napari_stnreg.widgets.common.device_combo import DeviceCombo
 from napari_stnreg.widgets.common.forms import Combo, FormLayout, collapsible, help_label
-from napari_stnreg.widgets.common.result_layers import DEFAULT_KINDS, KINDS
 from napari_stnreg.widgets.common.settings_form import FieldStyle, SettingsForm
 from napari_stnreg.widgets.models.form import ModelChoice
 
@@ -149,7 +149,7 @@ class OptionsForm(QWidget):
 
     def set_values(self, values: dict[str, Any]) -> None:
         """Set all options: those that are not given to their defaults; values that cannot be shown are ignored."""
-        stages = str(values.get("family", RegistrationSettings().family)).split("+")
+        stages = str(values.get("family", RegistrationSettings.model_fields["family"].default)).split("+")
         self.linear_box.set_current(next((s for s in stages if s in LINEAR_FAMILIES), ""))
         self.deformable_box.set_current(next((s for s in stages if s in DEFORMABLE_FAMILIES), ""))
         self.settings.set_values(values)

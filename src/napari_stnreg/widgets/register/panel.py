@@ -11,7 +11,7 @@ from qtpy.QtGui import QAction
 from qtpy.QtWidgets import QApplication, QMenu
 
 from napari_stnreg.core.errors import InputError, RegistrationError
-from napari_stnreg.napari_plugin.transform_entry import transform_from
+from napari_stnreg.io.napari_layers import transform_from_metadata
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.widgets.common import preferences
 from napari_stnreg.widgets.common.device_combo import DeviceSearch
@@ -193,7 +193,7 @@ class RegisterPanel(TaskPanel):
         self.scores.clear()
         self.plot.clear()
         self.plot.show()
-        self.scroll.ensureWidgetVisible(self.plot)
+        self.scroll_area.ensureWidgetVisible(self.plot)
         self.show_state()
         return True
 
@@ -246,7 +246,7 @@ class RegisterPanel(TaskPanel):
         active = self._viewer.layers.selection.active
         record = active.metadata.get("stnreg") if active is not None else None
         if record:
-            return transform_from(record["transform"])
+            return transform_from_metadata(record["transform"])
         if self._run is None:
             raise InputError("There is no result to start at. Register first, or select a layer of an earlier run.")
         return self._run.result.transform

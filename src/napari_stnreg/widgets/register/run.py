@@ -16,16 +16,10 @@ from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.napari_layers import LayerData
 from napari_stnreg.registration.settings import RegistrationSettings
+from napari_stnreg.visualization.layers import result_layers, stack_frames
 from napari_stnreg.widgets.common.layer_io import LayerSource
 from napari_stnreg.widgets.common.preview import PreviewFrame, PreviewRenderer
-from napari_stnreg.widgets.common.result_layers import (
-    RunName,
-    make_layer,
-    name_layers,
-    result_layers,
-    run_record,
-    stack_frames,
-)
+from napari_stnreg.widgets.common.result_layers import RunName, make_layer, name_layers, run_record
 from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress, relay_progress
 from napari_stnreg.widgets.models.session import KnownModel
 
@@ -153,7 +147,7 @@ def run_registration(
         reference = fixed
         if job.fixed.level and finest.warped is not result.warped:
             reference = job.fixed.image(full=True, masked=False)
-        layers.append(result_layers(finest, reference, moving, job.moving, job.kinds, volume=job.volume))
+        layers.append(result_layers(finest, reference, moving, job.moving.display, job.kinds, volume=job.volume))
         results.append(finest)
         if control.cancel.is_set():
             return None

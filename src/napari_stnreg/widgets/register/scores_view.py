@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QGridLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
+from napari_stnreg.visualization.layers import folding_text
 from napari_stnreg.widgets.common.forms import button, button_row, emphasize
-from napari_stnreg.widgets.common.result_layers import folding_text
 
 if TYPE_CHECKING:
     from napari_stnreg.registration.result import Result

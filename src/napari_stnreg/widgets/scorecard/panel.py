@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
@@ -13,7 +13,8 @@ from napari.layers import Labels, Layer, Points
 from qtpy.QtWidgets import QApplication, QFileDialog, QHBoxLayout, QSizePolicy, QWidget
 
 from napari_stnreg.core.errors import InputError, RegistrationError
-from napari_stnreg.napari_plugin.transform_entry import TransformEntry
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.io.transform_entry import TransformEntry
 from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, collapsible, emphasize, help_label
 from napari_stnreg.widgets.common.layer_io import LayerSource, landmark_points, layer_source
 from napari_stnreg.widgets.common.navigation import center_on
@@ -23,6 +24,9 @@ from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress
 from napari_stnreg.widgets.common.transform_store import store_for
 from napari_stnreg.widgets.compare.panel import ComparePanel
 from napari_stnreg.widgets.scorecard.table import ScoreTable, theme_kind
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class ScorecardPanel(TaskPanel):
     From code: the boxes' ``choose``, :meth:`score`, :attr:`card`, :meth:`go_to_pair`.
     """
 
-    def __init__(self, napari_viewer: Any) -> None:
+    def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer, "Choose the two images and the result, and press Score.")
         self.card: Any = None
         self._pair_layers: tuple[Points | None, Points | None] = (None, None)
@@ -217,17 +221,27 @@ class ScorecardPanel(TaskPanel):
         if fixed is moving:
             raise InputError("Fixed and moving are the same layer; choose a different one for one of them.")
         entry = self.transform_box.currentData()
-        sources = [None if layer is None else layer_source(layer, self._viewer) for layer in (fixed, moving, result)]
-        labels = tuple(
-            None if box.currentData() is None else layer_source(box.currentData(), self._viewer, level=0)
-            for box in self.labels_boxes
+        fixed_source, moving_source = layer_source(fixed, self._viewer), layer_source(moving, self._viewer)
+        result_source = None if result is None else layer_source(result, self._viewer)
+
+        def labels(side: int) -> LayerSource | None:
+            layer = self.labels_boxes[side].currentData()
+            return None if layer is None else layer_source(layer, self._viewer, level=0)
+
+        def points(side: int, grid: Grid) -> np.ndarray | None:
+            layer = self.points_boxes[side].currentData()
+            return None if layer is None else landmark_points(layer, grid)
+
+        grids = fixed_source.grid, moving_source.grid
+        return ScoreJob(
+            fixed=fixed_source,
+            moving=moving_source,
+            entry=entry,
+            reverse=self.reverse_box.currentData(),
+            result=result_source,
+            labels=(labels(0), labels(1), labels(2)),
+            points=(points(0, grids[0]), points(1, grids[1]), points(2, grids[0])),
         )
-        grids = (sources[0].grid, sources[1].grid, sources[0].grid)
-        points = tuple(
-            None if box.currentData() is None else landmark_points(box.currentData(), grid)
-            for box, grid in zip(self.points_boxes, grids, strict=True)
-        )
-        return ScoreJob(sources[0], sources[1], entry, self.reverse_box.currentData(), sources[2], labels, points)
 
     def score(self) -> bool:
         """Score the chosen layers; false, with a sentence, when that cannot be."""
@@ -285,7 +299,7 @@ class ScorecardPanel(TaskPanel):
 
     def compare(self) -> ComparePanel:
         """Open the views on fixed and result (or moving, where there is no result layer)."""
-        panel = open_panel(self._viewer, "compare")
+        panel: ComparePanel = open_panel(self._viewer, "compare")
         second = self._result_layer() or self.moving_box.currentData()
         if self.fixed_box.currentData() is not second:
             panel.set_layers(self.fixed_box.currentData(), second)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari.utils.theme import get_theme
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QBrush, QColor, QFont
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
 
 GROUPS = {
     "image": "Agreement of the images",
@@ -23,7 +26,7 @@ COLORS = {"dark": {"good": "#5fd38d", "bad": "#ff8a80"}, "light": {"good": "#116
 _HIGHER = {"higher": "Higher is better.", "lower": "Lower is better.", "zero": "Should be 0.", "": ""}
 
 
-def theme_kind(viewer: Any) -> str:
+def theme_kind(viewer: Viewer) -> str:
     """``"dark"`` or ``"light"``, by how bright the theme's background is."""
     color = QColor(get_theme(viewer.theme).background.as_hex())
     return "light" if color.lightnessF() > 0.5 else "dark"

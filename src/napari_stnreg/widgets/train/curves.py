@@ -10,6 +10,8 @@ import numpy as np
 from napari_stnreg.widgets.common.plot import ThemedPlot
 
 if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
     from napari_stnreg.training.progress import EpochRecord
 
 _ROOM = 0.05
@@ -18,7 +20,7 @@ _ROOM = 0.05
 class EpochPlot(ThemedPlot):
     """Two curves, and a dotted line at the epoch whose weights are kept."""
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Viewer) -> None:
         tip = (
             "Mean loss of each epoch, lower is better: of the pairs that are trained on, and of those held back. "
             "The dotted line marks the best epoch so far, which is the one that is kept."
@@ -46,7 +48,7 @@ class EpochPlot(ThemedPlot):
         best
             The epoch to mark.
         """
-        training = [(one.epoch, one.loss) for one in curve if one.loss is not None]
+        training: list[tuple[float, float]] = [(one.epoch, one.loss) for one in curve if one.loss is not None]
         if running is not None and np.isfinite(running[1]):
             training.append(running)
         validation = [(one.epoch, one.validation_loss) for one in curve if one.validation_loss is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QLineEdit, QSpinBox, QVBoxLayout, QWidget
@@ -11,6 +11,9 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.widgets.common.forms import Combo, FormLayout, help_label
 from napari_stnreg.widgets.train.data_snapshot import TrainingImages
 from napari_stnreg.widgets.train.pickers import FilesPicker, LayersPicker, StackPicker, image_layers
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
 
 KINDS = {
     "layer": "Stack or time series",
@@ -30,7 +33,7 @@ class ImageChoice(QWidget):
 
     changed = Signal()
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Viewer) -> None:
         super().__init__()
         self._viewer = viewer
         self.kind_box = Combo("Where the images come from.", "kind of images")

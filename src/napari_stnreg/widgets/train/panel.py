@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtGui import QAction
 from qtpy.QtWidgets import QApplication, QFileDialog, QMenu
@@ -24,6 +24,9 @@ from napari_stnreg.widgets.train.job import Trained, TrainJob, View, finished, t
 from napari_stnreg.widgets.train.options import TrainingOptions
 from napari_stnreg.widgets.train.replay import replay_of
 
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
 _PANEL = "train"
 
 
@@ -41,7 +44,7 @@ class TrainPanel(TaskPanel):
     :attr:`running`, :attr:`model`.
     """
 
-    def __init__(self, napari_viewer: Any) -> None:
+    def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer, "Choose images and a network, and press Train.")
         self._job: TrainJob | None = None
         self._trained: Trained | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
@@ -17,11 +17,14 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.widgets.common.forms import Combo, FormLayout, button
 from napari_stnreg.widgets.common.layer_io import LAYOUTS, LayerSource, guess_layout, layer_source, layout_name
 
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
 _FILTER = "Images and lists (*.npz *.tif *.tiff *.nii *.nii.gz *.npy *.csv);;All files (*)"
 _ROWS = 5
 
 
-def image_layers(viewer: Any) -> list[ImageLayer]:
+def image_layers(viewer: Viewer) -> list[ImageLayer]:
     """The image layers that a training could read; what runs have added is left out."""
     return [
         layer
@@ -38,7 +41,7 @@ class StackPicker(QWidget):
 
     changed = Signal()
 
-    def __init__(self, viewer: Any, role: str) -> None:
+    def __init__(self, viewer: Viewer, role: str) -> None:
         super().__init__()
         self._viewer, self._role = viewer, role
         self.layer_box = Combo("A time series or a stack: each frame or section is one image.", f"{role} stack")
@@ -94,7 +97,7 @@ class LayersPicker(QListWidget):
 
     changed = Signal()
 
-    def __init__(self, viewer: Any, role: str) -> None:
+    def __init__(self, viewer: Viewer, role: str) -> None:
         super().__init__()
         self._viewer, self._role = viewer, role
         self.setToolTip("Tick the layers; each is one image (of a time series, the frame on screen).")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from napari.layers import Image as ImageLayer
@@ -16,13 +16,15 @@ from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.napari_layers import LayerData
-from napari_stnreg.napari_plugin.transform_entry import TransformEntry
+from napari_stnreg.io.transform_entry import TransformEntry
+from napari_stnreg.visualization.layers import image_layer, stack_frames
 from napari_stnreg.widgets.common.layer_io import LayerSource, axis_units, layer_matrix, layer_source
-from napari_stnreg.widgets.common.result_layers import image_layer, stack_frames
 from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress
 
 if TYPE_CHECKING:
-    from napari_stnreg.resampling.geometry import GeometryTransformer
+    from napari.viewer import Viewer
+
+    from napari_stnreg.resampling.geometry import GeometryTransformer, Side
 
 _SLAB_VOXELS = 2_000_000
 """Images are carried in pieces of about this many voxels, so that the bar moves and Stop is heard."""
@@ -43,7 +45,7 @@ class LayerSnapshot:
     unit: str = "pixel"
 
 
-def snapshot_layer(layer: Layer, viewer: Any, ndim: int) -> LayerSnapshot:
+def snapshot_layer(layer: Layer, viewer: Viewer, ndim: int) -> LayerSnapshot:
     """Take down a layer of any kind for a transform of ``ndim`` axes.
 
     Raises
@@ -105,7 +107,7 @@ class CarryJob:
 
     entry: TransformEntry | None
     taken: tuple[LayerSnapshot, ...]
-    side: str = "moving"
+    side: Side = "moving"
     grid: Grid | None = None
     upright: bool = False
     """Whether a resampled image gets upright voxels where no grid is given, instead of its own lattice."""
@@ -143,7 +145,7 @@ def _one(
     if taken.source is not None:
         made = yield from _image(job, taken, part, control, warnings)
     else:
-        made = _list(job, taken, warnings)
+        made = _coordinates(job, taken, warnings)
     if made is None:
         return None
     data, keywords, kind = made
@@ -159,7 +161,7 @@ def other_side(job: CarryJob) -> str:
     return job.entry.fixed if job.side == "moving" else job.entry.moving
 
 
-def _carrier(job: CarryJob, taken: LayerSnapshot) -> GeometryTransformer:
+def _transformer(job: CarryJob, taken: LayerSnapshot) -> GeometryTransformer:
     from napari_stnreg.resampling.geometry import GeometryTransformer
 
     # Coordinates come back in the layer's own unit.
@@ -168,35 +170,15 @@ def _carrier(job: CarryJob, taken: LayerSnapshot) -> GeometryTransformer:
     )
 
 
-def _list(job: CarryJob, taken: LayerSnapshot, warnings: list[str]) -> LayerData:
-    """Coordinates are carried in the world and put back into the layer's own frame.
-
-    Its scale and units, and with them the sizes of points and the widths of lines, then stay what they were.
-    """
-    carrier = _carrier(job, taken)
-    back = np.linalg.inv(taken.matrix)
-    keywords = dict(taken.keywords)
-
-    def home(world: np.ndarray) -> np.ndarray:
-        return world @ back[:-1, :-1].T + back[:-1, -1]
-
-    if taken.kind == "points":
-        data: Any = home(carrier.transform_points(taken.data))
-    elif taken.kind == "tracks":
-        rows = carrier.transform_tracks(taken.data)
-        data = np.concatenate([rows[:, :1], home(rows[:, 1:])], axis=1)
-    elif taken.kind == "vectors":
-        arrows = carrier.transform_vectors(taken.data)
-        data = np.stack([home(arrows[:, 0]), arrows[:, 1] @ back[:-1, :-1].T], axis=1)
-    elif taken.kind == "surface":
-        vertices, faces, *rest = taken.data
-        data = (home(carrier.transform_points(vertices)), faces[:, ::-1] if carrier.is_reflection else faces, *rest)
-    else:
-        made = carrier.transform_shapes(taken.data, keywords["shape_type"])
-        data = [home(vertices) for vertices, _ in made]
-        keywords["shape_type"] = [kind for _, kind in made]
-    if carrier.warning is not None:
-        warnings.append(carrier.warning)
+def _coordinates(job: CarryJob, taken: LayerSnapshot, warnings: list[str]) -> LayerData:
+    """A layer of coordinates on the other side, in its own data coordinates."""
+    transformer = _transformer(job, taken)
+    keywords = dict(taken.keywords or {})
+    data, shape_types = transformer.layer_data(taken.kind, taken.data, keywords.get("shape_type", ()))
+    if shape_types:
+        keywords["shape_type"] = shape_types
+    if transformer.warning is not None:
+        warnings.append(transformer.warning)
     return data, keywords, taken.kind
 
 
@@ -214,7 +196,7 @@ def _image(
         warped = yield from _warp(job, taken, image, grid, share, control, warnings)
         if warped is None:
             return None
-        frames.append(image_layer(warped, source, labels=taken.kind == "labels"))
+        frames.append(image_layer(warped, source.display, labels=taken.kind == "labels"))
     if source.frames == 1:
         made = frames[0]
     else:
@@ -230,26 +212,25 @@ def _warp(
     """Warp in slabs along the first axis."""
     from napari_stnreg.resampling.warp import warp
 
-    interpolation = "nearest" if taken.kind == "labels" else "linear"
+    interpolation: Literal["nearest", "linear"] = "nearest" if taken.kind == "labels" else "linear"
     # A slab costs a copy of the image in single precision, so there are few.
     count = int(np.clip(grid.size // _SLAB_VOXELS, 1, min(12, grid.shape[0])))
     ends = np.linspace(0, grid.shape[0], count + 1).astype(int)
     parts = []
-    carrier = None if job.entry is None else _carrier(job, taken)
+    transformer = None if job.entry is None else _transformer(job, taken)
     for number, (start, stop) in enumerate(itertools.pairwise(ends)):
         yield TaskProgress(share[0] + share[1] * number / count, f"{taken.name}: sampling")
         if control.stop.is_set():
             return None
         rest = [0] * (grid.ndim - 1)
         slab = grid.cropped((start, *rest), (stop, *grid.shape[1:]))
-        made = (
-            warp(image, None, slab, interpolation)
-            if carrier is None
-            else carrier.warp_image(image, slab, interpolation)
-        )
+        if transformer is None:
+            made = warp(image, None, slab, interpolation)
+        else:
+            made = transformer.warp_image(image, slab, interpolation)
         parts.append(made.data)
-    if carrier is not None and carrier.warning is not None:
-        warnings.append(carrier.warning)
+    if transformer is not None and transformer.warning is not None:
+        warnings.append(transformer.warning)
     data = parts[0] if count == 1 else np.concatenate(parts)
     return image.replace(data=data, grid=grid, mask=None)
 
@@ -258,9 +239,4 @@ def _fitting_grid(job: CarryJob, taken: LayerSnapshot, own: Grid) -> Grid:
     """Where to sample when no grid is given: the image's own lattice upright, or what covers its carried outline."""
     if job.entry is None:
         return Grid.covering(own.corners(), own.spacing, unit=own.unit)
-    carrier = _carrier(job, LayerSnapshot(taken.name, "points", matrix=own.matrix, unit=own.unit))
-    shape = np.asarray(own.shape)
-    # Points on the outline, not the corners alone: a bending map may bulge between them.
-    ticks = [np.linspace(-0.5, n - 0.5, 9) for n in shape]
-    index = np.stack(np.meshgrid(*ticks, indexing="ij"), axis=-1).reshape(-1, own.ndim)
-    return Grid.covering(carrier.transform_points(index), own.spacing, unit=own.unit)
+    return _transformer(job, taken).covering_grid(own)

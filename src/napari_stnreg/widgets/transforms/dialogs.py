@@ -6,7 +6,7 @@ from pathlib import Path
 
 from qtpy.QtWidgets import QFileDialog, QWidget
 
-from napari_stnreg.napari_plugin.transform_entry import TransformEntry
+from napari_stnreg.io.transform_entry import TransformEntry
 
 
 def file_to_load(parent: QWidget) -> str | None:

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.grid import Grid
-from napari_stnreg.napari_plugin.transform_entry import Place, TransformEntry
+from napari_stnreg.core.grid import CoordinateSystem, Grid
+from napari_stnreg.io.transform_entry import Place, TransformEntry
 from napari_stnreg.widgets.common.layer_io import layer_source
 from napari_stnreg.widgets.common.result_layers import make_layer
 from napari_stnreg.widgets.transforms.apply_layers import LISTS, Carried, same_place
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+    from napari_stnreg.resampling.geometry import Side
 
 ALSO = {"place": "all in the same place", "linked": "linked layers", "chosen": "selected layers"}
 """What may be carried along with a layer."""
 
 
-def workable(viewer: Any) -> list[Layer]:
+def workable(viewer: Viewer) -> list[Layer]:
     """The layers that a transform can be applied to."""
     return [layer for layer in viewer.layers if isinstance(layer, (ImageLayer, Labels, *LISTS))]
 
 
-def companions(layer: Layer, key: str, viewer: Any) -> list[Layer]:
+def companions(layer: Layer, key: str, viewer: Viewer) -> list[Layer]:
     """The layers that go along with one, by a key of :data:`ALSO`; none for another key."""
     layers = workable(viewer)
     if key == "place":
@@ -45,12 +50,12 @@ def linked_layers(layer: Layer) -> set[Layer]:
     return set(get_linked_layers(layer))
 
 
-def voxels_of(layer: Layer, viewer: Any) -> Grid:
+def voxels_of(layer: Layer, viewer: Viewer) -> Grid:
     """The voxels of an image or labels layer, at the finest level."""
     return layer_source(layer, viewer, level=0).grid
 
 
-def fallback_grid(viewer: Any, ndim: int, unit: str, first: Any = None) -> Grid | None:
+def fallback_grid(viewer: Viewer, ndim: int, unit: str, first: Any = None) -> Grid | None:
     """The voxels of an image of the same dimensions, for a transform that does not say where it belongs.
 
     Parameters
@@ -72,15 +77,15 @@ def fallback_grid(viewer: Any, ndim: int, unit: str, first: Any = None) -> Grid 
     return None
 
 
-def place_of(layer: Layer | None, viewer: Any) -> Place | None:
+def place_of(layer: Layer | None, viewer: Viewer) -> Place | None:
     """Where a layer lies, for a file that does not say which images it is of."""
     if layer is None:
         return None
-    space = "scanner" if "nifti" in layer.metadata else "world"
+    space: CoordinateSystem = "scanner" if "nifti" in layer.metadata else "world"
     return Place(layer.name, voxels_of(layer, viewer), space)
 
 
-def what_apply_does(entry: TransformEntry | None, layer: Layer | None, side: str) -> str:
+def what_apply_does(entry: TransformEntry | None, layer: Layer | None, side: Side) -> str:
     """A sentence about where a layer would go, and by which direction of the transform."""
     if entry is None or layer is None:
         return ""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
 
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.napari_plugin.transform_entry import TransformEntry
+from napari_stnreg.io.transform_entry import TransformEntry, chain_sentence, chained
 from napari_stnreg.widgets.common.forms import separator
 from napari_stnreg.widgets.common.layer_affines import LayerAffines, is_oblique
 from napari_stnreg.widgets.common.layer_io import guess_layout
@@ -28,15 +28,12 @@ from napari_stnreg.widgets.transforms.layers import (
     with_layers,
     workable,
 )
-from napari_stnreg.widgets.transforms.tasks import (
-    Inverted,
-    chain_sentence,
-    chained,
-    inverse,
-    load_file,
-    save_file,
-    show,
-)
+from napari_stnreg.widgets.transforms.tasks import Inverted, inverse, load_file, save_file, show
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+    from napari_stnreg.resampling.geometry import Side
 
 _AUTOMATIC = "automatic"
 
@@ -55,7 +52,7 @@ class TransformsPanel(TaskPanel):
     :meth:`load`, :meth:`save`, :meth:`set_as_layer_transform`, :meth:`undo`, :meth:`resample`, :attr:`running`.
     """
 
-    def __init__(self, napari_viewer: Any) -> None:
+    def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer, "Choose a transform, and what to do with it.")
         self._store = store_for(self._viewer)
         self._moves = LayerAffines(self._viewer)
@@ -165,8 +162,8 @@ class TransformsPanel(TaskPanel):
 
     def _on_then(self, _index: int = 0) -> None:
         first, second = self.chosen, self.combining.then_box.currentData()
-        both = first is not None and second is not None
-        self.combining.sentence.setText(chain_sentence(first, second) if both else "")
+        text = "" if first is None or second is None else chain_sentence(first, second)
+        self.combining.sentence.setText(text)
 
     def show_state(self, _index: int = 0) -> None:
         """Enable what can be done, and say what Apply would do."""
@@ -222,7 +219,7 @@ class TransformsPanel(TaskPanel):
                 ndim = sum(letter in "zyx" for letter in guess_layout(layer))
             layers = self._together(layer)
             taken = tuple(snapshot_layer(one, self._viewer, ndim) for one in layers)
-            side = self.applying.side_box.currentData() or "moving"
+            side: Side = "fixed" if self.applying.side_box.currentData() == "fixed" else "moving"
             job = CarryJob(entry, taken, side, self._onto(entry, layer, side))
         except RegistrationError as error:
             self.show_error(error)

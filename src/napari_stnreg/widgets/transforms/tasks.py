@@ -1,4 +1,4 @@
-"""What the workbench does with a transform beside carrying layers: show, invert, chain, load, save. In the worker."""
+"""Tasks of the transform workbench: show, invert, load and save a transform."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.napari_layers import LayerData, placement
-from napari_stnreg.napari_plugin.deformation_layers import (
-    JACOBIAN_COLORMAP,
+from napari_stnreg.io.transform_entry import Place, TransformEntry, read_entry, side_grid, write_entry
+from napari_stnreg.visualization.layers import (
+    DIVERGING_COLORMAP,
     deformed_grid_layer,
     jacobian_layer,
     vectors_layer,
 )
-from napari_stnreg.napari_plugin.transform_entry import Place, TransformEntry, read_entry, side_grid, write_entry
 from napari_stnreg.widgets.common.result_layers import folding_text
 from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress
 
@@ -61,7 +60,7 @@ def show(
         values = deformation.log_jacobian(transform, grid)
         reach = float(np.nanpercentile(np.abs(values), 99)) if np.isfinite(values).any() else 1.0
         reach = max(reach, 0.05)
-        made = values, {**placement(grid), "colormap": JACOBIAN_COLORMAP, "contrast_limits": (-reach, reach)}, "image"
+        made = values, {**placement(grid), "colormap": DIVERGING_COLORMAP, "contrast_limits": (-reach, reach)}, "image"
     else:
         values = deformation.magnitude(transform, grid)
         top = max(float(values.max(initial=0.0)), 1e-9)
@@ -101,40 +100,6 @@ def inverse(
         moving_grid=entry.grid,
     )
     return Inverted(back, inversion)
-
-
-def chained(first: TransformEntry, second: TransformEntry) -> TransformEntry:
-    """First the one, then the other: ``x -> second(first(x))``.
-
-    Raises
-    ------
-    InputError
-        If their dimensions or units do not fit together.
-    """
-    from napari_stnreg.transforms import compose
-
-    if first.transform.ndim != second.transform.ndim:
-        raise InputError(f"'{first.name}' is {first.transform.ndim}D and '{second.name}' {second.transform.ndim}D.")
-    return TransformEntry.of(
-        compose(first.transform, second.transform),
-        first.fixed,
-        second.moving,
-        f"{first.family}, then {second.family}",
-        source="made",
-        grid=first.grid,
-        moving_grid=second.moving_grid,
-    )
-
-
-def chain_sentence(first: TransformEntry, second: TransformEntry) -> str:
-    """The order of a chain in a person's words, with a doubt where its ends do not meet."""
-    text = (
-        f"First '{first.name}', then '{second.name}': points of '{first.fixed}' go to '{first.moving}' and on to "
-        f"'{second.moving}'; the image '{second.moving}' is carried onto '{first.fixed}' in one sampling."
-    )
-    if first.moving != second.fixed:
-        text += f" ⚠ The first ends in '{first.moving}' but the second begins in '{second.fixed}': check the order."
-    return text
 
 
 def load_file(

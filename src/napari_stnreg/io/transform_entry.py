@@ -1,4 +1,4 @@
-"""A transform as napari layers and files carry it: with the names and grids of its two sides."""
+"""A transform with what is known of its two images: names, grids and the record of its run."""
 
 from __future__ import annotations
 
@@ -12,31 +12,10 @@ import numpy as np
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import CoordinateSystem, Grid
+from napari_stnreg.io.napari_layers import transform_from_metadata, transform_to_metadata
 
 if TYPE_CHECKING:
     from napari_stnreg.transforms.base import Transform
-
-
-def transform_state(transform: Transform) -> dict[str, Any]:
-    """A transform as plain values and arrays, for a layer's metadata; :func:`transform_from` reads it back."""
-    return {
-        "family": transform.family,
-        "coordinate_systems": list(transform.coordinate_systems),
-        "settings": transform.settings(),
-        "tensors": {name: tensor.detach().cpu().numpy() for name, tensor in transform.tensors().items()},
-    }
-
-
-def transform_from(state: dict[str, Any]) -> Transform:
-    """The transform that :func:`transform_state` described."""
-    import torch
-
-    from napari_stnreg.transforms import transform_class
-
-    tensors = {name: torch.from_numpy(np.array(array)) for name, array in state["tensors"].items()}
-    transform = transform_class(state["family"]).from_state(tensors, state["settings"])
-    return transform.with_coordinate_systems(*state.get("coordinate_systems", transform.coordinate_systems))
-
 
 SOURCES = {"result": "of this session", "file": "from a file", "made": "made here"}
 
@@ -83,7 +62,7 @@ class TransformEntry:
     @cached_property
     def transform(self) -> Transform:
         """Fixed world to moving world."""
-        return transform_from(self.state)
+        return transform_from_metadata(self.state or {})
 
     @property
     def name(self) -> str:
@@ -106,15 +85,13 @@ class TransformEntry:
 
     def record(self, what: str) -> dict[str, Any]:
         """What a layer made with this transform carries in its metadata under ``"stnreg"``."""
-        from napari_stnreg.napari_plugin.transform_entry import transform_state
-
         known = {
             "run": self.key,
             "fixed": self.fixed,
             "moving": self.moving,
             "family": self.family,
             "source": self.source,
-            "transform": self.state or transform_state(self.transform),
+            "transform": self.state or transform_to_metadata(self.transform),
             "what": what,
         }
         if self.grid is not None:
@@ -175,6 +152,40 @@ def side_grid(entry: TransformEntry, side: str, fallback: Grid | None = None) ->
     outline = np.stack(np.meshgrid(*ticks, indexing="ij"), axis=-1).reshape(-1, fixed.ndim)
     landed = entry.transform.map_points(fixed.to_world(outline))
     return Grid.covering(landed, fixed.spacing, unit=entry.transform.unit)
+
+
+def chained(first: TransformEntry, second: TransformEntry) -> TransformEntry:
+    """First the one, then the other: ``x -> second(first(x))``.
+
+    Raises
+    ------
+    InputError
+        If their dimensions or units do not fit together.
+    """
+    from napari_stnreg.transforms import compose
+
+    if first.transform.ndim != second.transform.ndim:
+        raise InputError(f"'{first.name}' is {first.transform.ndim}D and '{second.name}' {second.transform.ndim}D.")
+    return TransformEntry.of(
+        compose(first.transform, second.transform),
+        first.fixed,
+        second.moving,
+        f"{first.family}, then {second.family}",
+        source="made",
+        grid=first.grid,
+        moving_grid=second.moving_grid,
+    )
+
+
+def chain_sentence(first: TransformEntry, second: TransformEntry) -> str:
+    """The order of a chain in a person's words, with a doubt where its ends do not meet."""
+    text = (
+        f"First '{first.name}', then '{second.name}': points of '{first.fixed}' go to '{first.moving}' and on to "
+        f"'{second.moving}'; the image '{second.moving}' is carried onto '{first.fixed}' in one sampling."
+    )
+    if first.moving != second.fixed:
+        text += f" ⚠ The first ends in '{first.moving}' but the second begins in '{second.fixed}': check the order."
+    return text
 
 
 @dataclass(frozen=True)
