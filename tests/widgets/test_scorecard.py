@@ -152,7 +152,7 @@ def test_half_of_a_pair_is_said_in_a_sentence(card, scene, run):
     card.points_boxes[0].set_current(scene[3][0])
     card.score()
     run(card)
-    assert "both are needed" in card.status.text()
+    assert "Give both" in card.status.text()
     assert card.card is None
 
 

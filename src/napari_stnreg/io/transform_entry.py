@@ -142,9 +142,7 @@ def side_grid(entry: TransformEntry, side: str, fallback: Grid | None = None) ->
     if side == "fixed":
         known = entry.transform.native_grid() or fallback
         if known is None:
-            raise InputError(
-                f"'{entry.name}' does not say over which space it lies: open the fixed image, so that its grid is known."
-            )
+            raise InputError(f"'{entry.name}' has no known grid. Open the fixed image, so that its grid can be used.")
         return known.with_unit(entry.transform.unit)
     # Where the fixed side's outline lands, with voxels of the same size.
     fixed = side_grid(entry, "fixed", fallback)

@@ -50,7 +50,7 @@ class Combo(QComboBox):
             event.ignore()
 
     def set_items(self, items: Iterable[tuple[str, Any]], current: Any = None) -> None:
-        """Replace the items ``(text, data)`` without a signal; select the one with the data ``current``, or the first."""
+        """Replace the items ``(text, data)`` without a signal and select that of the data ``current``, or the first."""
         items = list(items)
         self.blockSignals(True)
         self.clear()

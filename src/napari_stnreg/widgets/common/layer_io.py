@@ -1,7 +1,7 @@
 """Between napari's layers and :class:`~napari_stnreg.core.image.Image`.
 
-What a run needs of a layer is taken down on the GUI thread as a :class:`LayerSource`, which holds references and numbers
-only. The worker turns it into an image (Dask and multiscale data are computed there), so a layer that is renamed,
+The GUI thread collects what a run needs of a layer in a :class:`LayerSource`, which holds only references and numbers.
+The worker turns it into an image (Dask and multiscale data are computed there), so a layer that is renamed,
 moved or deleted during a run changes nothing for the run.
 """
 

@@ -214,7 +214,10 @@ def _warp_finest_level(job: RegistrationJob, result: Result, frame: int) -> Resu
     # Input, output, and one vector per voxel of a slab; the result layers need a few times more.
     needed = job.moving.full_grid.size * itemsize + grid.size * (itemsize + 16 * grid.ndim)
     if needed > free_memory("cpu") / 2:
-        warning = f"The finest level would need {needed / 2**30:.1f} GB. The image was warped at the registered level instead."
+        warning = (
+            f"The finest level would need {needed / 2**30:.1f} GB. "
+            "The image was warped at the registered level instead."
+        )
         return dataclasses.replace(result, warnings=[*result.warnings, warning])
     moving = job.moving.image(frame, full=True, masked=False).with_unit(grid.unit)
     warped = sr.warp(moving, result.transform, grid, fill=job.settings.fill)

@@ -93,7 +93,8 @@ def what_apply_does(entry: TransformEntry | None, layer: Layer | None, side: Sid
     if isinstance(layer, LISTS):
         from napari_stnreg.resampling.geometry import GeometryTransformer  # brings torch
 
-        return f"'{layer.name}' goes from '{here}' to '{there}'. {GeometryTransformer(entry.transform, side).direction_text}"
+        direction = GeometryTransformer(entry.transform, side).direction_text
+        return f"'{layer.name}' goes from '{here}' to '{there}'. {direction}"
     by = "the transform" if side == "moving" else "the inverse of the transform"
     how = "its nearest label" if isinstance(layer, Labels) else "its values"
     return f"'{layer.name}' goes from '{here}' to '{there}': each new voxel looks up {how} through {by}."
