@@ -68,11 +68,7 @@ def test_a_bending_transform_cannot_be_a_layers_own(viewer, open_workbench):
     choose(bench, layer)
     assert not bench.applying.set_button.isEnabled()
     assert not bench.set_as_layer_transform()
-<<<<<<< HEAD
     assert "is not linear" in bench.status.text()
-=======
-    assert "not linear" in bench.status.text()
->>>>>>> 1db6218 (Panels: messages and line lengths)
     np.testing.assert_array_equal(layer.affine.affine_matrix, np.eye(3))
 
 
