@@ -1,4 +1,4 @@
-"""How far mapped landmarks lie from where they belong."""
+"""Landmark distance as a loss."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from napari_stnreg.core.errors import InputError
 
 
 class LandmarkDistance:
-    """Squared distance between landmark pairs, in units of their uncertainty.
+    """Squared distance between landmark pairs, in units of their standard deviation.
 
-    A transform takes points of the fixed world to the moving world, so it is the *fixed* landmarks that are mapped:
+    A transform maps the fixed world to the moving world, so the fixed landmarks are mapped:
     ``loss = distance(transform(distance.fixed_points))``.
 
     Parameters
@@ -19,17 +19,16 @@ class LandmarkDistance:
     fixed_points, moving_points
         World coordinates ``(N, D)`` in axis order, paired by row.
     sigma
-        How well the landmarks are known, in world units, one value or ``(N,)``: a distance of ``sigma`` costs about 1.
+        Standard deviation of the landmarks in world units, one value or ``(N,)``; the loss of ``sigma`` is about 1.
     robust
-        Let the cost grow only linearly for pairs farther apart than ``threshold * sigma`` (pseudo-Huber), so that a
-        mistaken pair does not pull the whole transform.
+        Use a pseudo-Huber loss, linear beyond ``threshold * sigma``, which limits the influence of outliers.
     threshold
-        Where that sets in.
+        Start of the linear part, in units of ``sigma``.
 
     Raises
     ------
     InputError
-        If the points do not pair up or ``sigma`` is not positive.
+        If the shapes differ or ``sigma`` is not positive.
     """
 
     def __init__(
@@ -46,16 +45,16 @@ class LandmarkDistance:
                 f"Landmarks are paired by order: {len(fixed_points)} on the fixed and {len(moving_points)} on the "
                 "moving side cannot be."
             )
-        spread = torch.as_tensor(sigma, dtype=fixed_points.dtype, device=fixed_points.device)
-        if not bool((spread > 0).all()) or not threshold > 0:
-            raise InputError("The uncertainty of landmarks must be greater than zero.")
+        deviation = torch.as_tensor(sigma, dtype=fixed_points.dtype, device=fixed_points.device)
+        if not bool((deviation > 0).all()) or not threshold > 0:
+            raise InputError("sigma and threshold of landmarks must be greater than zero.")
         self.fixed_points = fixed_points
         self.moving_points = moving_points
-        self._inverse_square = 1 / spread.square()
+        self._inverse_square = 1 / deviation.square()
         self._limit = threshold**2 if robust else None
 
     def __call__(self, mapped: Tensor) -> Tensor:
-        """The loss for the fixed landmarks mapped into the moving world, ``(N, D)``; a scalar, 0 without landmarks."""
+        """Return the loss of the mapped fixed landmarks ``(N, D)``, a scalar; 0 without landmarks."""
         if not len(mapped):
             return mapped.sum()
         squares = (mapped - self.moving_points).square().sum(-1) * self._inverse_square
@@ -64,6 +63,6 @@ class LandmarkDistance:
         return squares.mean()
 
     def distances(self, mapped: Tensor) -> Tensor:
-        """Distance of each mapped fixed landmark from its partner in world units, ``(N,)``."""
+        """Return the distance of each mapped fixed landmark from its partner in world units, ``(N,)``."""
         distances: Tensor = torch.linalg.vector_norm(mapped.detach() - self.moving_points, dim=-1)
         return distances

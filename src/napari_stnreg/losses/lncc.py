@@ -1,4 +1,4 @@
-"""Normalized cross-correlation in a window around every voxel."""
+"""Local normalized cross-correlation (LNCC)."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from napari_stnreg.ops.filters import box_sum
 
 @dataclass
 class _Windows:
-    """What the windows know of the fixed image alone."""
+    """Window statistics that depend on the fixed image alone."""
 
-    known: Tensor | None
+    mask: Tensor | None
     inverse_count: Tensor
     mean: Tensor
     inverse_variance: Tensor
-    share: Tensor
+    voxel_weight: Tensor
 
 
 class LocalNCC(Similarity):
-    """Squared correlation in a box around each voxel, averaged; the loss is 1 minus it.
+    """Squared correlation in a cubic window around each voxel, averaged; the loss is 1 minus it.
 
     Parameters
     ----------
     radius
         Half width of the window in voxels; 2 is a window of 5.
     epsilon
-        Added to the fixed image's window variances, so that flat background counts for nothing; images are expected
-        to span about 0 to 1. The warped image's variances get a tenth of it: as much again would reward a deformation
-        for making faint slopes steeper.
+        Added to the window variances of the fixed image, so that flat background has no influence; intensities are
+        expected from about 0 to 1. A tenth of it is added to those of the warped image: the same value would reward
+        deformations that steepen weak gradients.
 
     Notes
     -----
     With window means ``m`` and weights ``s`` the gradient with respect to the warped image ``J`` at ``y`` is
     ``sum over windows x that hold y of s(x) [a(x) (I(y) - m_I(x)) - b(x) (J(y) - m_J(x))]``, three more box filters.
-    Working it out by hand takes six box filters an evaluation where autograd would take eleven.
+    This takes six box filters per evaluation; autograd would take eleven.
 
     References
     ----------
@@ -53,7 +53,7 @@ class LocalNCC(Similarity):
     """
 
     name = "lncc"
-    description = "Correlation in a small window: for the same modality with uneven brightness; the usual choice."
+    description = "Correlation in a small window: for the same modality with uneven brightness; the default."
 
     def __init__(self, radius: int = 2, epsilon: float = 1e-5) -> None:
         self.radius = radius
@@ -62,21 +62,21 @@ class LocalNCC(Similarity):
     def prepare(self, fixed: Tensor, weight: Tensor | None = None) -> None:
         """See :meth:`Similarity.prepare`."""
         self._weight = None if weight is None else weight.detach()
-        # Not centered on purpose: a background of zeros must stay exactly zero, or rounding gives it a direction.
+        # Not centered: a zero background must stay exactly zero, or rounding errors would correlate.
         self._fixed = fill_masked(fixed.detach(), self._weight)
-        self._windows = self._windows_of(self._weight)
+        self._windows = self._window_statistics(self._weight)
 
-    def _windows_of(self, known: Tensor | None) -> _Windows:
+    def _window_statistics(self, mask: Tensor | None) -> _Windows:
         fixed, radius = self._fixed, self.radius
-        ones = torch.ones_like(fixed[:1, :1]) if known is None else known.to(fixed.dtype)
+        ones = torch.ones_like(fixed[:1, :1]) if mask is None else mask.to(fixed.dtype)
         inverse_count = box_sum(ones, radius).clamp_min_(1e-6).reciprocal_()
-        held = fixed if known is None else fill_masked(fixed, known) * ones
-        mean = box_sum(held, radius).mul_(inverse_count)
-        variance = box_sum(held * fixed, radius).mul_(inverse_count).sub_(mean.square()).clamp_min_(0)
-        share = ones / spatial_sum(ones).clamp_min(1e-6).reshape(-1, *([1] * (ones.ndim - 1)))
-        share = share / (fixed.shape[1] * fixed.shape[0])
+        masked = fixed if mask is None else fill_masked(fixed, mask) * ones
+        mean = box_sum(masked, radius).mul_(inverse_count)
+        variance = box_sum(masked * fixed, radius).mul_(inverse_count).sub_(mean.square()).clamp_min_(0)
+        voxel_weight = ones / spatial_sum(ones).clamp_min(1e-6).reshape(-1, *([1] * (ones.ndim - 1)))
+        voxel_weight = voxel_weight / (fixed.shape[1] * fixed.shape[0])
         return _Windows(
-            None if known is None else ones, inverse_count, mean, (variance + self.epsilon).reciprocal_(), share
+            None if mask is None else ones, inverse_count, mean, (variance + self.epsilon).reciprocal_(), voxel_weight
         )
 
     def __call__(self, warped: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -88,32 +88,32 @@ class LocalNCC(Similarity):
 
     def _evaluate(self, warped: Tensor, weight: Tensor | None, differentiate: bool) -> tuple[Tensor, Tensor | None]:
         fixed, radius = self._fixed, self.radius
-        windows = self._windows if weight is None else self._windows_of(combine_weights(self._weight, weight))
-        known, inverse_count = windows.known, windows.inverse_count
-        if known is None:
-            held = warped
+        windows = self._windows if weight is None else self._window_statistics(combine_weights(self._weight, weight))
+        mask, inverse_count = windows.mask, windows.inverse_count
+        if mask is None:
+            masked = warped
         else:
-            warped = fill_masked(warped, known)
-            held = warped * known
-        mean = box_sum(held, radius).mul_(inverse_count)
-        variance = box_sum(held * warped, radius).mul_(inverse_count).sub_(mean.square()).clamp_min_(0)
-        cross = box_sum(held * fixed, radius).mul_(inverse_count).sub_(mean * windows.mean)
+            warped = fill_masked(warped, mask)
+            masked = warped * mask
+        mean = box_sum(masked, radius).mul_(inverse_count)
+        variance = box_sum(masked * warped, radius).mul_(inverse_count).sub_(mean.square()).clamp_min_(0)
+        cross = box_sum(masked * fixed, radius).mul_(inverse_count).sub_(mean * windows.mean)
         inverse_variance = variance.add_(0.1 * self.epsilon).reciprocal_()
         a = cross * windows.inverse_variance * inverse_variance
-        local = cross.mul_(a).mul_(windows.share)
+        local = cross.mul_(a).mul_(windows.voxel_weight)
         value = 1 - local.sum()
         if not differentiate:
             return value, None
-        a.mul_(windows.share).mul_(inverse_count)
+        a.mul_(windows.voxel_weight).mul_(inverse_count)
         b = local.mul_(inverse_variance).mul_(inverse_count)
         offset = (b * mean).sub_(a * windows.mean)
         gradient = box_sum(a, radius).mul_(fixed).sub_(box_sum(b, radius).mul_(warped)).add_(box_sum(offset, radius))
         gradient.mul_(-2)
-        if known is not None:
-            gradient.mul_(known)
+        if mask is not None:
+            gradient.mul_(mask)
         return value, gradient
 
     def score(self, warped: Tensor, weight: Tensor | None = None) -> float:
-        """The mean squared local correlation, between 0 and 1."""
+        """Return the mean squared local correlation, between 0 and 1."""
         with torch.no_grad():
             return 1 - float(self(warped, weight))

@@ -1,4 +1,4 @@
-"""Similarities that compare intensities directly: mean squares and global normalized cross-correlation."""
+"""Mean squared difference and global normalized cross-correlation."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from napari_stnreg.losses.similarity import (
 
 
 def _reciprocal(x: Tensor) -> Tensor:
-    """``1 / x``, and 0 where ``x`` is 0."""
+    """Return ``1 / x``, and 0 where ``x`` is 0."""
     return torch.where(x > 0, 1 / x.clamp_min(torch.finfo(x.dtype).tiny), 0.0)
 
 
 class MeanSquares(Similarity):
-    """Mean of the squared differences, weighted; 0 where nothing overlaps."""
+    """Weighted mean squared difference; 0 without overlap."""
 
     name = "mse"
-    description = "Mean squared difference: for images whose intensities mean the same, from the same device or stain."
+    description = "Mean squared difference: for equal intensities, from the same device or stain."
 
     def prepare(self, fixed: Tensor, weight: Tensor | None = None) -> None:
         """See :meth:`Similarity.prepare`."""
@@ -37,39 +37,39 @@ class MeanSquares(Similarity):
             total = combine_weights(self._weight, weight)
             difference = fill_masked(warped, total) - self._fixed
             if total is None:
-                share = warped.new_tensor(1.0 / (warped.numel()))
+                voxel_weight = warped.new_tensor(1.0 / (warped.numel()))
                 weighted = difference
             else:
-                share = _reciprocal(spatial_sum(total)) / (warped.shape[0] * warped.shape[1])
-                share = expand(share, warped)
+                voxel_weight = _reciprocal(spatial_sum(total)) / (warped.shape[0] * warped.shape[1])
+                voxel_weight = expand(voxel_weight, warped)
                 weighted = difference * total
-            value = (spatial_sum(weighted * difference) * share.reshape(-1, 1)).sum()
-            return value, weighted.mul_(2 * share) if gradient else None
+            value = (spatial_sum(weighted * difference) * voxel_weight.reshape(-1, 1)).sum()
+            return value, weighted.mul_(2 * voxel_weight) if gradient else None
 
     def __call__(self, warped: Tensor, weight: Tensor | None = None) -> Tensor:
         """See :meth:`Similarity.__call__`."""
         return attach_gradient(warped, *self._evaluate(warped, weight, wants_gradient(warped)))
 
     def score(self, warped: Tensor, weight: Tensor | None = None) -> float:
-        """The mean squared difference."""
+        """Return the mean squared difference."""
         return float(self._evaluate(warped, weight, False)[0])
 
 
 class NormalizedCrossCorrelation(Similarity):
-    """Pearson correlation over the whole image, each channel on its own; the loss is 1 minus it.
+    """Pearson correlation over the whole image, per channel; the loss is 1 minus it.
 
     Parameters
     ----------
     squared
-        Take the square, so that a reversed contrast counts as just as good a match.
+        Square the correlation, so that inverted contrast is an equally good match.
 
     Notes
     -----
-    A constant image correlates with nothing: its correlation is 0.
+    The correlation of a constant image is 0.
     """
 
     name = "ncc"
-    description = "Correlation over the whole image: for the same contrast at a different brightness or gain."
+    description = "Correlation over the whole image: for the same contrast with another gain and offset."
 
     def __init__(self, squared: bool = False) -> None:
         self.squared = squared
@@ -82,9 +82,9 @@ class NormalizedCrossCorrelation(Similarity):
 
     @staticmethod
     def _standardize(image: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The centered image over its deviation, times the weight's share; the centered image; one over the deviation.
+        """Return the weighted standardized image, the centered image and one over the standard deviation.
 
-        The mean is subtracted before anything is squared: moments of the raw values would cancel in float32.
+        The mean is subtracted before squaring, since raw moments would cancel in float32.
         """
         centered = fill_masked(image, weight)
         if weight is None:
@@ -92,19 +92,19 @@ class NormalizedCrossCorrelation(Similarity):
             centered = centered - expand(mean, image)
             weighted = centered / image[0, 0].numel()
         else:
-            share = weight * expand(_reciprocal(spatial_sum(weight)), image)
-            mean = spatial_sum(centered * share)
+            normalized = weight * expand(_reciprocal(spatial_sum(weight)), image)
+            mean = spatial_sum(centered * normalized)
             centered = centered - expand(mean, image)
-            weighted = centered * share
+            weighted = centered * normalized
         variance = spatial_sum(weighted * centered)
         info = torch.finfo(image.dtype)
-        # What rounding leaves of a constant image is not contrast.
+        # Rounding errors of a constant image are not contrast.
         flat = variance <= (16 * info.eps * mean) ** 2 + 1e-30
         inverse = torch.where(flat, 0.0, variance.clamp_min(1e-30).rsqrt())
         return weighted.mul_(expand(inverse, image)), centered, inverse
 
     def _evaluate(self, warped: Tensor, weight: Tensor | None, gradient: bool) -> tuple[Tensor, Tensor | None]:
-        """The correlation per batch and channel, and the gradient of the loss."""
+        """Return the correlation per batch and channel, and the gradient of the loss."""
         with torch.no_grad():
             total = combine_weights(self._weight, weight)
             fixed = self._standardized if weight is None else self._standardize(self._fixed, total)[0]
@@ -112,9 +112,9 @@ class NormalizedCrossCorrelation(Similarity):
             ncc = spatial_sum(fixed * centered) * inverse
             if not gradient:
                 return ncc, None
-            slope = -(2 * ncc if self.squared else torch.ones_like(ncc)) * inverse / ncc.numel()
-            # The gradient of the correlation is the part of the fixed image at right angles to the warped one.
-            return ncc, weighted.mul_(expand(-ncc, warped)).add_(fixed).mul_(expand(slope, warped))
+            factor = -(2 * ncc if self.squared else torch.ones_like(ncc)) * inverse / ncc.numel()
+            # The gradient of the correlation is the component of the fixed image orthogonal to the warped one.
+            return ncc, weighted.mul_(expand(-ncc, warped)).add_(fixed).mul_(expand(factor, warped))
 
     def __call__(self, warped: Tensor, weight: Tensor | None = None) -> Tensor:
         """See :meth:`Similarity.__call__`."""
@@ -123,5 +123,5 @@ class NormalizedCrossCorrelation(Similarity):
         return attach_gradient(warped, value, gradient)
 
     def score(self, warped: Tensor, weight: Tensor | None = None) -> float:
-        """The correlation, between -1 and 1."""
+        """Return the correlation, between -1 and 1."""
         return float(self._evaluate(warped, weight, False)[0].mean())

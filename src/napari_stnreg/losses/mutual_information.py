@@ -1,4 +1,4 @@
-"""Mutual information with Parzen windows, at the price of one histogram."""
+"""Mutual information with Parzen windows."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ _STEPS = 16
 
 
 class MutualInformation(Similarity):
-    """How much the intensity of one image tells about the other's, whatever the relation between them.
+    """Mutual information of the intensities (Mattes et al. 2003).
 
     Parameters
     ----------
     bins
-        Histogram bins of either image.
+        Histogram bins of each image.
     normalized
         Use ``(H(f) + H(m)) / H(f, m)``, which depends less on how much the images overlap (Studholme 1999); the loss
         is then 2 minus it, between 0 and 1. Otherwise the loss is minus the mutual information in nats.
     samples
-        How many voxels to look at, drawn at random in :meth:`prepare`; ``None`` for all of them.
+        Number of voxels, drawn at random in :meth:`prepare`; ``None`` for all.
     seed
-        Of that draw.
+        Seed of the sampling.
 
     Notes
     -----
-    As in Mattes et al. 2003 the window is a box for the fixed image and a cubic B-spline for the moving one. The
-    spline is not spread voxel by voxel. Samples go into a histogram of 16 times finer bins, shared linearly between
-    neighbors, and that table is multiplied with the tabulated spline. The gradient of a voxel is then the difference
-    of two neighbors in the table of derivatives: one look-up, and exactly the slope of the value returned.
+    As in Mattes et al. 2003 the window is a box for the fixed image and a cubic B-spline for the moving one. Samples are
+    added to a histogram of 16 times finer bins by linear interpolation, and that table is multiplied with the
+    tabulated spline. The gradient of a voxel is the difference of two neighbors in the table of derivatives: one look-up, and
+    exactly the derivative of the returned value.
 
-    The warped image's range is taken from the calls since :meth:`prepare` and only ever grows, so that the loss stays
+    The range of the warped image is that of the calls since :meth:`prepare` and only grows, so that the loss remains
     the same function from step to step.
     """
 
@@ -46,9 +46,9 @@ class MutualInformation(Similarity):
 
     def __init__(self, bins: int = 32, normalized: bool = False, samples: int | None = None, seed: int = 0) -> None:
         if bins < 2 * _MARGIN + 4:
-            raise InputError(f"Mutual information needs at least {2 * _MARGIN + 4} bins; {bins} were asked for.")
+            raise InputError(f"Mutual information needs at least {2 * _MARGIN + 4} bins, not {bins}.")
         if samples is not None and samples < 1:
-            raise InputError("Mutual information needs at least one sample; leave the number out to use every voxel.")
+            raise InputError(f"Mutual information needs at least one sample, not {samples}; None uses every voxel.")
         self.bins = bins
         self.normalized = normalized
         self.samples = samples
@@ -67,7 +67,7 @@ class MutualInformation(Similarity):
             self._rows = values.shape[0] * values.shape[1]
             row = torch.arange(self._rows, device=fixed.device).reshape(*values.shape[:2], 1)
             self._offset = (row * self.bins + bins) * fine
-            # Apple's GPUs know no double precision; everywhere else sums of a million counts deserve it.
+            # MPS has no double precision; elsewhere sums of a million counts need it.
             self._table = torch.float32 if fixed.device.type == "mps" else torch.float64
             place = torch.arange(fine, dtype=self._table, device=fixed.device)[:, None] / _STEPS
             self._kernel = cubic_bspline(place - torch.arange(self.bins, dtype=self._table, device=fixed.device))
@@ -85,7 +85,7 @@ class MutualInformation(Similarity):
         return flat if self._subset is None else flat.index_select(-1, self._subset)
 
     def _scale(self, values: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Lowest value and fine bins per unit of intensity, each ``(B, C, 1)``, after widening the known range."""
+        """Extend the range, and return its lowest value and the fine bins per unit of intensity, each ``(B, C, 1)``."""
         low, high = _value_range(values, weight)
         if self._range is not None:
             low, high = torch.minimum(low, self._range[0]), torch.maximum(high, self._range[1])
@@ -94,7 +94,7 @@ class MutualInformation(Similarity):
         return low, (self.bins - 1 - 2 * _MARGIN) * _STEPS * _inverse(high - low)
 
     def _histogram(self, index: Tensor, part: Tensor, weight: Tensor | None) -> Tensor:
-        """Weights shared between each fine bin and the next by ``part``, ``(rows, bins, fine)``."""
+        """Return the histogram ``(rows, bins, fine)``; ``part`` is the linear weight of the next fine bin."""
         size = self._rows * self.bins * self._kernel.shape[0]
         flat = index.reshape(-1)
         part = part.to(self._table)
@@ -111,13 +111,13 @@ class MutualInformation(Similarity):
         return total.reshape(self._rows, self.bins, -1)
 
     def _entropies(self, joint: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Entropies in nats of the fixed image, the warped one and both together."""
+        """Return the entropies in nats of the fixed image, the warped image and both jointly."""
         return _entropy(joint.sum(2)), _entropy(joint.sum(1)), _entropy(joint.flatten(1))
 
     def _evaluate(
         self, warped: Tensor, weight: Tensor | None, normalized: bool, gradient: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """The information per batch and channel, and the gradient of its mean."""
+        """Return the mean information over batch and channels, and its gradient."""
         with torch.no_grad():
             values = self._pick(warped.detach())
             total = combine_weights(self._weight, None if weight is None else self._pick(weight.detach()))
@@ -125,7 +125,7 @@ class MutualInformation(Similarity):
             position = (values - low).mul_(scale).add_(_MARGIN * _STEPS)
             if total is not None:
                 position = torch.where(total > 0, position, 0.0)
-            # Clamped, so that a value that is not finite makes the loss so, instead of an address out of bounds.
+            # Clamped, so that a non-finite value makes the loss non-finite instead of an index out of bounds.
             cell = position.to(torch.int32).clamp_(0, self._kernel.shape[0] - 2)
             index = self._offset + cell
             histogram = self._histogram(index, position.sub_(cell), total)
@@ -135,25 +135,25 @@ class MutualInformation(Similarity):
             joint *= per_count
             of_fixed, of_warped, of_both = self._entropies(joint)
             # Derivatives of the entropies; terms that are constant along the warped axis drop out.
-            both_slope, warped_slope = -_log(joint), -_log(joint.sum(1, keepdim=True))
+            joint_gradient, warped_gradient = -_log(joint), -_log(joint.sum(1, keepdim=True))
             if normalized:
                 known = of_both > 1e-9
                 ratio = torch.where(known, (of_fixed + of_warped) / of_both.clamp_min(1e-9), 1.0)
                 ratio = torch.where(torch.isnan(of_both), of_both, ratio)
                 inverse = torch.where(known, 1 / of_both.clamp_min(1e-9), 0.0)[:, None, None]
-                value, slope = ratio, (warped_slope - ratio[:, None, None] * both_slope) * inverse
+                value, entropy_gradient = ratio, (warped_gradient - ratio[:, None, None] * joint_gradient) * inverse
             else:
-                value, slope = of_fixed + of_warped - of_both, warped_slope - both_slope
+                value, entropy_gradient = of_fixed + of_warped - of_both, warped_gradient - joint_gradient
             value = value.mean().to(warped.dtype)
             if not gradient:
                 return value, None
-            table = (slope * (per_count / self._rows)) @ self._kernel.T
+            table = (entropy_gradient * (per_count / self._rows)) @ self._kernel.T
             table = torch.diff(table, dim=-1, append=table[..., -1:]).to(warped.dtype)
             found = table.reshape(-1).index_select(0, index.reshape(-1)).reshape(values.shape).mul_(scale)
             return value, self._put(found if total is None else found.mul_(total), warped)
 
     def _put(self, gradient: Tensor, warped: Tensor) -> Tensor:
-        """The gradient at the samples, put back where they came from."""
+        """Scatter the gradient at the samples to their voxels."""
         if self._subset is not None:
             whole = gradient.new_zeros(*gradient.shape[:2], warped[0, 0].numel())
             gradient = whole.index_copy_(-1, self._subset, gradient)
@@ -166,12 +166,12 @@ class MutualInformation(Similarity):
         return attach_gradient(warped, loss, None if gradient is None else gradient.neg_())
 
     def score(self, warped: Tensor, weight: Tensor | None = None) -> float:
-        """The mutual information in nats, or its normalized form between 1 and 2."""
+        """Return the mutual information in nats, or its normalized form between 1 and 2."""
         return float(self._evaluate(warped, weight, self.normalized, False)[0])
 
 
 def _value_range(values: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Lowest and highest value where the weight is not 0, each ``(B, C, 1)``; (0, 0) if it is 0 everywhere."""
+    """Return the range of values of nonzero weight, each ``(B, C, 1)``; (0, 0) if there are none."""
     if weight is None:
         low, high = torch.aminmax(values, dim=-1, keepdim=True)
         return low, high
@@ -183,7 +183,7 @@ def _value_range(values: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]
 
 
 def _inverse(x: Tensor) -> Tensor:
-    """``1 / x``; 0 where ``x`` is 0 or too small to tell from it; NaN stays."""
+    """Return ``1 / x``; 0 where ``x`` is 0 or tiny; NaN is kept."""
     tiny = 1e-30
     return torch.where(x.abs() <= tiny, 0.0, 1 / torch.where(x.abs() <= tiny, 1.0, x))
 

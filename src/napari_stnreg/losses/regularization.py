@@ -1,8 +1,8 @@
-"""What a plausible deformation looks like: penalties on a displacement field.
+"""Regularizers of a displacement field: diffusion, bending energy, folding penalty.
 
-A field ``u`` is ``(B, D, *shape)``: at each voxel the displacement in world units along the grid's own axes, in axis
-order, of ``x -> x + u(x)``. ``spacing`` is the voxel size along each axis in the same units. All derivatives are taken
-by world lengths, so a penalty does not change when the same field is sampled more finely.
+A field ``u`` is ``(B, D, *shape)``: the displacement of ``x -> x + u(x)`` at each voxel, in world units along the
+grid's axes, in axis order. ``spacing`` is the voxel size along each axis in the same unit. Derivatives are with respect to
+world lengths, so a penalty does not depend on the sampling of the field.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from napari_stnreg.ops.jacobian import Spacing, jacobian_determinant
 
 
 def diffusion(u: Tensor, spacing: Spacing) -> Tensor:
-    """Mean over the voxels of the sum of all squared first derivatives; 0 for a translation, without a unit.
+    """Return the mean sum of squared first derivatives, dimensionless; 0 for translations.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def diffusion(u: Tensor, spacing: Spacing) -> Tensor:
 
 
 def bending_energy(u: Tensor, spacing: Spacing) -> Tensor:
-    """Mean over the voxels of the sum of all squared second derivatives, in 1 / length squared; 0 for affine fields.
+    """Return the mean sum of squared second derivatives, in 1 / length squared; 0 for affine fields.
 
     The energy of a thin metal plate (Rueckert et al. 1999), mixed derivatives counted in both orders.
 
@@ -60,7 +60,7 @@ def bending_energy(u: Tensor, spacing: Spacing) -> Tensor:
 
 
 def folding_penalty(u: Tensor, spacing: Spacing, margin: float = 0.0) -> Tensor:
-    """Mean over the voxels of how far the Jacobian determinant lies below ``margin``; 0 where nothing folds.
+    """Return the mean amount by which the Jacobian determinant is below ``margin``; 0 without folding.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def folding_penalty(u: Tensor, spacing: Spacing, margin: float = 0.0) -> Tensor:
     spacing
         Voxel size along each axis, in the same units.
     margin
-        The determinant from which on nothing is charged. Slightly above 0 keeps a distance from folding.
+        Determinant above which there is no penalty; slightly above 0 keeps a distance from folding.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def folding_penalty(u: Tensor, spacing: Spacing, margin: float = 0.0) -> Tensor:
 
 
 def _sum_of_squares(u: Tensor, terms: Sequence[tuple[Sequence[int], float]]) -> Tensor:
-    """Mean squares of differences along some axes in turn, each times a scale, added; with the gradient by ``u``."""
+    """Sum the mean squares of scaled differences along axes; the gradient with respect to ``u`` is attached."""
     field = u.detach()
     with torch.no_grad():
         value, gradient = u.new_zeros(()), torch.zeros_like(field)
@@ -94,9 +94,9 @@ def _add_squares(value: Tensor, gradient: Tensor, field: Tensor, axes: Sequence[
 
     The mean is over batch and the places where the difference exists, the sum over components.
     """
-    # One component at a time stays in the processor's cache.
+    # One component at a time fits into the cache.
     for component in range(field.shape[1]):
-        difference, slope = field.narrow(1, component, 1), gradient.narrow(1, component, 1)
+        difference, target = field.narrow(1, component, 1), gradient.narrow(1, component, 1)
         for axis in axes:
             if difference.shape[axis] < 2:
                 return
@@ -108,8 +108,8 @@ def _add_squares(value: Tensor, gradient: Tensor, field: Tensor, axes: Sequence[
         for axis in reversed(axes[1:]):
             difference = _adjoint_difference(difference, axis)
         count = difference.shape[axes[0]]
-        slope.narrow(axes[0], 1, count).add_(difference)
-        slope.narrow(axes[0], 0, count).sub_(difference)
+        target.narrow(axes[0], 1, count).add_(difference)
+        target.narrow(axes[0], 0, count).sub_(difference)
 
 
 def _adjoint_difference(difference: Tensor, axis: int) -> Tensor:

@@ -125,7 +125,7 @@ def test_a_robust_landmark_cost_pulls_with_a_bounded_force_and_is_smooth():
 def test_landmarks_that_do_not_pair_are_refused_and_none_cost_nothing():
     with pytest.raises(InputError, match="3 on the fixed and 2 on the moving"):
         LandmarkDistance(torch.zeros(3, 2), torch.zeros(2, 2))
-    with pytest.raises(InputError, match="uncertainty"):
+    with pytest.raises(InputError, match="sigma and threshold"):
         LandmarkDistance(torch.zeros(3, 2), torch.zeros(3, 2), sigma=0.0)
     assert float(LandmarkDistance(torch.zeros(0, 2), torch.zeros(0, 2))(torch.zeros(0, 2))) == 0
 
