@@ -192,7 +192,7 @@ class TestResult:
         with pytest.raises(StopIteration) as end:
             steps.send("stop")
         assert end.value.value.stop_reason == "stopped"
-        assert np.allclose(end.value.value.transform.numpy(), first.preview().numpy())
+        assert np.allclose(end.value.value.transform.as_matrix(), first.preview().as_matrix())
 
     def test_inputs_are_never_changed(self, shaken):
         one = scene_pair(unit_grid(32))

@@ -89,7 +89,7 @@ def test_a_shift_has_the_sign_and_the_length_that_the_transform_says():
 def test_draws_stay_within_their_sizes_and_fill_them():
     grid = Grid.from_spacing((20, 20, 20), 2.0, unit="mm")
     augmentation = SpatialAugmentation(rotation=20, scale=0.15, shift=20)
-    matrices = [augmentation.draw_affine(np.random.default_rng(i), grid).numpy() for i in range(200)]
+    matrices = [augmentation.draw_affine(np.random.default_rng(i), grid).as_matrix() for i in range(200)]
     scales = np.array([np.cbrt(np.linalg.det(m[:3, :3])) for m in matrices])
     angles = np.array(
         [np.degrees(np.arccos((np.trace(m[:3, :3] / s) - 1) / 2)) for m, s in zip(matrices, scales, strict=True)]

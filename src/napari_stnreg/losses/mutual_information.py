@@ -32,10 +32,10 @@ class MutualInformation(Similarity):
 
     Notes
     -----
-    As in Mattes et al. 2003 the window is a box for the fixed image and a cubic B-spline for the moving one. Samples are
-    added to a histogram of 16 times finer bins by linear interpolation, and that table is multiplied with the
-    tabulated spline. The gradient of a voxel is the difference of two neighbors in the table of derivatives: one look-up, and
-    exactly the derivative of the returned value.
+    As in Mattes et al. 2003 the window is a box for the fixed image and a cubic B-spline for the moving one. Samples
+    are added to a histogram of 16 times finer bins by linear interpolation, and that table is multiplied with the
+    tabulated spline. The gradient of a voxel is the difference of two neighbors in the table of derivatives: one
+    look-up, and exactly the derivative of the returned value.
 
     The range of the warped image is that of the calls since :meth:`prepare` and only grows, so that the loss remains
     the same function from step to step.

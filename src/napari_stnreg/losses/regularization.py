@@ -1,8 +1,8 @@
 """Regularizers of a displacement field: diffusion, bending energy, folding penalty.
 
 A field ``u`` is ``(B, D, *shape)``: the displacement of ``x -> x + u(x)`` at each voxel, in world units along the
-grid's axes, in axis order. ``spacing`` is the voxel size along each axis in the same unit. Derivatives are with respect to
-world lengths, so a penalty does not depend on the sampling of the field.
+grid's axes, in axis order. ``spacing`` is the voxel size along each axis in the same unit. Derivatives are with respect
+to world lengths, so a penalty does not depend on the sampling of the field.
 """
 
 from __future__ import annotations

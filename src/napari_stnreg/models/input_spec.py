@@ -1,8 +1,8 @@
-"""What a model expects of its images, and how any pair of images is brought to it: the working lattice.
+"""Images that a model expects, and resampling of any pair of images to them.
 
-A network sees arrays. Between the world and the array stands a *lattice*: upright in the world, at the voxel size the
-network was trained at, around the fixed image. Both images are read on it, so that neither's own scale, rotation,
-flip or shape reaches the network, and what the network answers is about the world.
+Both images are resampled to one axis-aligned grid, the *lattice*, around the fixed image, at the voxel size of the
+training. The network therefore does not depend on the images' own spacing, rotation, flips and shape, and predicts a
+transform of the world.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ SizeMode = Literal["spacing", "extent"]
 Normalization = Literal["percentiles", "none"]
 
 SAME_SPACING = 0.02
-"""Voxel sizes that differ by less than this share are taken for the same, so that nothing is interpolated."""
+"""Relative difference below which voxel sizes are treated as equal, so that nothing is interpolated."""
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a network was trained on.
+    """The images that a network was trained on.
 
     Parameters
     ----------
     ndim, channels
-        Axes of space, and channels of each image.
+        Spatial axes, and channels of each image.
     shape, spacing, unit
-        The lattice of the training. In pixels, ``spacing`` counts the fixed image's own (finest) voxels.
+        Grid of the training. With the unit pixel, ``spacing`` is in voxels of the fixed image along its finest axis.
     size_mode
-        ``"spacing"``: voxels have this size in the world, and the lattice is as large as the image. ``"extent"``: size
-        in the world means nothing; the image is enlarged or shrunk until it fills the training's lattice.
+        ``"spacing"``: the lattice has the training's voxel size and the image's extent. ``"extent"``: physical size is
+        ignored; the image is scaled to the size of the training grid.
     normalization
         ``"percentiles"`` (robust, to about 0 to 1) or ``"none"``.
     """
@@ -60,32 +60,32 @@ class InputSpec:
     def __post_init__(self) -> None:
         sizes = (*self.shape, *self.spacing)
         if self.ndim not in (2, 3) or len(self.shape) != self.ndim or len(self.spacing) != self.ndim:
-            raise InputError("A model's lattice has as many sizes as the model has axes, 2 or 3.")
+            raise InputError("The shape and spacing of a model need one value for each of its 2 or 3 axes.")
         if not all(np.isfinite(s) and s > 0 for s in sizes) or self.channels < 1:
-            raise InputError("A model's lattice has sizes greater than zero.")
+            raise InputError("The shape, spacing and channels of a model must be greater than zero.")
         if self.size_mode not in get_args(SizeMode) or self.normalization not in get_args(Normalization):
             raise InputError(f"There is no size mode '{self.size_mode}' or normalization '{self.normalization}'.")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return a JSON-ready description."""
         state = asdict(self)
         return {**state, "shape": list(self.shape), "spacing": list(self.spacing)}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> InputSpec:
-        """What :meth:`to_dict` described."""
+        """Build an input specification from :meth:`to_dict`."""
         values = dict(state)
         values["shape"] = tuple(int(n) for n in values["shape"])
         values["spacing"] = tuple(float(s) for s in values["spacing"])
         return cls(**values)
 
     def check(self, image: Image) -> None:
-        """Refuse an image that the network cannot be shown.
+        """Check the axes and channels of an image.
 
         Raises
         ------
         InputError
-            If it has another number of axes or channels.
+            If they differ from the model's.
         """
         if image.ndim != self.ndim:
             raise InputError(f"The model was trained on {self.ndim}D images; '{image.name}' is {image.ndim}D.")
@@ -95,21 +95,21 @@ class InputSpec:
             )
 
     def lattice(self, fixed: Grid, warnings: list[str] | None = None, coarser: float = 1.0) -> Grid:
-        """The upright lattice around a fixed image, in its unit.
+        """Return the axis-aligned lattice around a fixed image, in its unit.
 
         Parameters
         ----------
         fixed
             The fixed image's grid.
         warnings
-            Sentences for a person are added here.
+            Warnings are appended here.
         coarser
-            Take voxels this many times as large.
+            Factor of the voxel size.
         """
         corners = fixed.corners()
         extent = corners.max(axis=0) - corners.min(axis=0)
         spacing = self._spacing(fixed, extent, warnings) * coarser
-        own = _upright_spacing(fixed)
+        own = _aligned_spacing(fixed)
         if own is not None and np.allclose(own, spacing, rtol=SAME_SPACING):
             spacing = own
         return Grid.covering(corners, spacing, unit=fixed.unit)
@@ -123,15 +123,15 @@ class InputSpec:
         if fixed.unit == "pixel":
             if warnings is not None:
                 warnings.append(
-                    f"The model was trained on images in {self.unit}, and the fixed image has no unit of length: its "
-                    f"coordinates were taken for {self.unit}."
+                    f"The model was trained on images in {self.unit}, but the fixed image has no physical unit. Its "
+                    f"coordinates are interpreted as {self.unit}."
                 )
             return spacing
         return np.asarray(spacing * conversion_factor(self.unit, fixed.unit))
 
 
-def _upright_spacing(grid: Grid) -> FloatArray | None:
-    """Voxel size along the world's axes, if the grid runs along them in whatever order and direction."""
+def _aligned_spacing(grid: Grid) -> FloatArray | None:
+    """Return the voxel size along the world's axes if the grid is axis-aligned, up to permutation and flips."""
     size = np.abs(grid.linear)
     largest = size.max(axis=1)
     if not np.allclose(size.sum(axis=1), largest, rtol=1e-6):
@@ -140,9 +140,9 @@ def _upright_spacing(grid: Grid) -> FloatArray | None:
 
 
 def grids_overlap(one: Grid, other: Grid) -> bool:
-    """Whether two images share a place in the world: a good part of either lies in the other's box.
+    """Return whether two grids overlap in the world: at least 5 % of one is inside the other.
 
-    Those that do are read where they lie, in training as in use; others are put center on center.
+    Images that overlap keep their positions, in training and at inference; others are aligned by their centers.
     """
     other = other.with_unit(one.unit)
     for here, there in ((one, other), (other, one)):
@@ -154,7 +154,7 @@ def grids_overlap(one: Grid, other: Grid) -> bool:
 
 
 def intensities(image: Image, input_spec: InputSpec, channel: int | None = None) -> npt.NDArray[np.float32]:
-    """The values a network is shown, ``(C, *shape)`` float32, normalized within the image's mask.
+    """Return the network input ``(C, *shape)``, float32, normalized within the image's mask.
 
     Raises
     ------
@@ -182,24 +182,24 @@ def resample_to_lattice(
     zero_outside: bool = False,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Values of an image on a lattice, ``(1, C, *lattice.shape)`` float32.
+    """Resample an image to a lattice, ``(1, C, *lattice.shape)`` float32.
 
     Parameters
     ----------
     values, grid
-        ``(C, *grid.shape)``, and where they lie.
+        Values ``(C, *grid.shape)`` and their grid.
     lattice
-        Where they are wanted.
+        Grid of the result.
     transform
-        From the lattice's world to the image's; ``None`` where they are the same.
+        From the lattice's world to the image's; ``None`` for the identity.
     labels
-        Take the nearest voxel, and smooth nothing.
+        Nearest-neighbor interpolation without smoothing.
     zero_outside
-        Zero beyond the image, instead of its border's value.
+        Zero outside the image, instead of the border value.
     device
-        Where to.
+        Device of the result.
     """
-    # copied: torch would share memory with, or warn of, an array that is somebody else's
+    # Copied, since torch would share the memory of the caller's array.
     array = torch.tensor(np.ascontiguousarray(values), dtype=torch.float32, device=device)[None]
     unit = lattice.unit
     grid = grid.with_unit(unit)
@@ -212,25 +212,25 @@ def resample_to_lattice(
         ratios = np.linalg.norm(np.linalg.inv(grid.linear) @ lattice.linear, axis=1)
         array = smoothed_for(array, ratios.tolist())
     through = AffineTransform.identity(lattice.ndim, unit).to(device) if transform is None else transform
-    where = sampling_grid(through, lattice, grid).float()
+    coordinates = sampling_grid(through, lattice, grid).float()
     padding: Literal["zeros", "border"] = "zeros" if zero_outside else "border"
-    return sample_normalized(array, where, padding=padding, mode="nearest" if labels else "linear")
+    return sample_normalized(array, coordinates, padding=padding, mode="nearest" if labels else "linear")
 
 
 def _flipped(array: Tensor, grid: Grid, lattice: Grid) -> Tensor | None:
-    """The array with axes exchanged and turned round, if that is all that lies between two lattices."""
+    """Return the array with permuted and flipped axes if the grids differ by nothing else; otherwise ``None``."""
     step = np.linalg.inv(grid.matrix) @ lattice.matrix
     linear = step[:-1, :-1]
-    order = np.abs(linear).argmax(axis=0)  # which of the image's axes runs along each of the lattice's
+    order = np.abs(linear).argmax(axis=0)  # image axis along each lattice axis
     whole = np.zeros_like(linear)
     whole[order, np.arange(len(order))] = np.sign(linear[order, np.arange(len(order))])
     if sorted(order) != list(range(len(order))) or not np.allclose(linear, whole, atol=1e-6):
         return None
-    turned = [axis for axis in range(len(order)) if whole[order[axis], axis] < 0]
+    flipped = [axis for axis in range(len(order)) if whole[order[axis], axis] < 0]
     first = step[:-1, -1]
-    wanted = [grid.shape[order[a]] - 1.0 if a in turned else 0.0 for a in range(len(order))]
-    begins = [first[order[a]] for a in range(len(order))]
-    if not np.allclose(begins, wanted, atol=1e-4) or tuple(grid.shape[o] for o in order) != lattice.shape:
+    expected = [grid.shape[order[a]] - 1.0 if a in flipped else 0.0 for a in range(len(order))]
+    origins = [first[order[a]] for a in range(len(order))]
+    if not np.allclose(origins, expected, atol=1e-4) or tuple(grid.shape[o] for o in order) != lattice.shape:
         return None
-    moved = array.permute(0, 1, *(int(o) + 2 for o in order))
-    return (moved.flip([a + 2 for a in turned]) if turned else moved).contiguous()
+    permuted = array.permute(0, 1, *(int(o) + 2 for o in order))
+    return (permuted.flip([a + 2 for a in flipped]) if flipped else permuted).contiguous()

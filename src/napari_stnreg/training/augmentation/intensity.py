@@ -1,4 +1,4 @@
-"""Random changes of brightness: what another scanner, stain or day does to the same object."""
+"""Random intensity changes, as between scanners, stains and sessions."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from napari_stnreg.ops.interpolation import resize
 class IntensityAugmentation:
     """Random gamma, bias field, blur, noise and contrast inversion, for images of about 0 to 1.
 
-    Every size is the largest that is drawn; 0 leaves that part out.
+    Parameters are the largest values that are drawn; 0 disables a part.
 
     Parameters
     ----------
     gamma
-        Largest exponent as a natural logarithm: 0.4 draws exponents from 0.67 to 1.5.
+        Largest natural logarithm of the exponent: 0.4 draws exponents from 0.67 to 1.5.
     bias
-        Largest relative change by a field that varies over the image, 0.3 for factors from 0.7 to 1.3.
+        Largest relative change by a smooth bias field: 0.3 for factors from 0.7 to 1.3.
     bias_cells
-        How many times such a field may rise and fall along an axis.
+        Control points of the bias field along an axis.
     blur
-        Standard deviation in voxels.
+        Standard deviation of a Gaussian filter, voxels.
     noise
-        Standard deviation, of an image from 0 to 1.
+        Standard deviation of Gaussian noise, for intensities from 0 to 1.
     invert
-        Probability that dark and bright change places.
+        Probability of contrast inversion.
 
     Raises
     ------
     InputError
-        If a size is negative or not finite, or the probability above 1.
+        If a value is negative or not finite, or the probability above 1.
     """
 
     gamma: float = 0.0
@@ -56,18 +56,18 @@ class IntensityAugmentation:
             raise InputError(f"The augmentation's invert is a probability of at most 1, not {self.invert}.")
 
     def __call__(self, image: Tensor, random: np.random.Generator) -> Tensor:
-        """The image ``(1, 1, *shape)``, changed; the same numbers are drawn whatever the sizes are."""
+        """Return the changed image ``(1, 1, *shape)``; the number of random draws does not depend on the parameters."""
         shape = tuple(image.shape[2:])
         exponent = float(np.exp(self.gamma * random.uniform(-1, 1)))
         cells = [max(min(self.bias_cells, n), 1) for n in shape]
         field = random.uniform(-1, 1, cells).astype(np.float32)
         sigma, spread = self.blur * random.uniform(), self.noise * random.uniform()
-        turned = random.uniform() < self.invert
+        inverted = random.uniform() < self.invert
         grain = np.random.default_rng(random.integers(2**63))
-        if turned:
+        if inverted:
             image = 1 - image
         if self.gamma:
-            # Values may lie a little outside 0 to 1; the power is taken of the size, the sign kept.
+            # Values may be slightly outside 0 to 1: the power of the magnitude, with the sign.
             image = image.sign() * image.abs().clamp_min(1e-6) ** exponent
         if self.bias:
             image = image * (1 + self.bias * resize(torch.from_numpy(field)[None, None], shape, antialias=False))
@@ -79,6 +79,6 @@ class IntensityAugmentation:
         return image
 
     def describe(self) -> dict[str, Any]:
-        """What is drawn, JSON-ready."""
-        known = {name: value for name, value in asdict(self).items() if value}
-        return known if "bias" in known else {k: v for k, v in known.items() if k != "bias_cells"}
+        """Return the ranges that are drawn from, JSON-ready."""
+        ranges = {name: value for name, value in asdict(self).items() if value}
+        return ranges if "bias" in ranges else {k: v for k, v in ranges.items() if k != "bias_cells"}

@@ -1,4 +1,4 @@
-"""Random poses and bends of images, as transforms that are known."""
+"""Random affine transforms and smooth deformations with known parameters."""
 
 from __future__ import annotations
 
@@ -17,35 +17,34 @@ from napari_stnreg.transforms.linear import rotation
 
 @dataclass(frozen=True)
 class SpatialAugmentation:
-    """Random affine maps about an image's middle and smooth bends, all in the world.
+    """Random affine transforms about the image center and smooth deformations, in world units.
 
-    Every size is the largest that is drawn; 0 leaves that part out.
+    Parameters are the largest values that are drawn; 0 disables a part.
 
     Parameters
     ----------
     rotation
-        Degrees, about any axis.
+        Degrees, about a random axis.
     scale
-        Largest relative change of size: 0.15 draws factors from 0.85 to 1.15, one for all axes.
+        Largest relative change of an isotropic scale: 0.15 draws factors from 0.85 to 1.15.
     stretch
-        The same for each axis on its own, on top.
+        The same for each axis separately, in addition.
     shear
         Off-diagonal entries of the matrix.
     shift
         World units along each axis.
     bend
-        World units: the largest displacement of a control point of a cubic B-spline. It is held below the share of the
-        control spacing at which folding would be possible.
+        Largest displacement of a control point of a cubic B-spline, world units; clamped below the fraction of the
+        control spacing at which folding is possible.
     bend_spacing
-        World units between the control points.
+        Control point spacing, world units.
     flip
-        Whether axes may be mirrored. A mirrored *difference* between two images is no registration anyone wants, so
-        this is for what both images of a pair go through.
+        Whether axes may be mirrored. Only for transforms of both images of a pair.
 
     Raises
     ------
     InputError
-        If a size is negative or not finite.
+        If a value is negative or not finite.
     """
 
     rotation: float = 0.0
@@ -64,13 +63,13 @@ class SpatialAugmentation:
         if self.scale >= 1 or self.stretch >= 1:
             raise InputError("The augmentation's scale and stretch are relative changes below 1, such as 0.15.")
         if self.bend > 0 and self.bend_spacing <= 0:
-            raise InputError("Give bend_spacing, the distance of control points, together with bend.")
+            raise InputError("Give bend_spacing, the control point spacing, together with bend.")
 
     def draw(self, random: np.random.Generator, grid: Grid) -> Transform:
-        """A transform of the grid's world, by which an image ``I`` becomes ``x -> I(T(x))``.
+        """Draw a transform ``T`` of the grid's world, by which an image ``I`` becomes ``x -> I(T(x))``.
 
-        The same numbers are drawn from the generator whatever the sizes are, and the same kinds of parts are made, so
-        that transforms from one augmentation can be put into one batch.
+        The number of random draws and the classes of the parts do not depend on the values, so that transforms of one
+        augmentation can be collated.
         """
         affine = self.draw_affine(random, grid)
         if self.bend <= 0:
@@ -81,17 +80,17 @@ class SpatialAugmentation:
         strength = random.uniform(0.0, 1.0)
         directions = random.uniform(-1.0, 1.0, (grid.ndim, *control.shape))
         values = strength * limit.reshape(-1, *[1] * grid.ndim) * directions
-        # Bent along the grid's own axes, as the limit is told along them.
-        turned = np.einsum("ij,j...->i...", grid.linear / grid.spacing, values)
-        spline = BSplineTransform(torch.from_numpy(turned.astype(np.float32))[None], control)
-        # Kept as a field: it is read at scattered points, where evaluating splines takes twenty times as long. Four
-        # voxels to a control spacing lose nothing that matters, and what is drawn is the truth by definition.
+        # The limit is along the grid's axes; rotate the displacements into the world.
+        displacements = np.einsum("ij,j...->i...", grid.linear / grid.spacing, values)
+        spline = BSplineTransform(torch.from_numpy(displacements.astype(np.float32))[None], control)
+        # Converted to a field, which is twenty times faster at scattered points. Four voxels per control spacing are
+        # enough, and the field is the true transform by definition.
         cells = np.asarray(family.cells(grid))
         fine = grid.resized([min(n, 4 * c) for n, c in zip(grid.shape, cells, strict=True)])
         return chain(DisplacementTransform(torch.from_numpy(spline.displacement(fine))[None], fine), affine)
 
     def draw_affine(self, random: np.random.Generator, grid: Grid) -> AffineTransform:
-        """The affine part alone."""
+        """Draw the affine part alone."""
         ndim = grid.ndim
         axis = random.normal(size=1 if ndim == 2 else 3)
         axis /= max(float(np.linalg.norm(axis)), 1e-9)
@@ -111,5 +110,5 @@ class SpatialAugmentation:
         return AffineTransform(matrix, grid.unit)
 
     def describe(self) -> dict[str, Any]:
-        """What is drawn, JSON-ready."""
+        """Return the ranges that are drawn from, JSON-ready."""
         return {name: value for name, value in asdict(self).items() if value}

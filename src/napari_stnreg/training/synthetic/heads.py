@@ -1,4 +1,4 @@
-"""Made-up heads: the sample's head in other shapes and contrasts, for networks that must learn of few people."""
+"""Synthetic heads: the head phantom with random shape and contrast, to extend small training sets."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _BONE = ("skull",)
 
 
 def generated_head(grid: Grid, random: np.random.Generator, *, stripped: bool = False) -> tuple[Image, Image]:
-    """A head of random proportions, shape and contrast, and its label map.
+    """Generate a head of random proportions, shape and contrast, and its label map.
 
     Parameters
     ----------
     grid
-        Where to draw it, in mm, 3D; the head lies in its middle.
+        3D grid in mm; the head is in its center.
     random
-        Where its looks come from.
+        Random generator.
     stripped
-        Leave out all that is not brain, as after a brain mask.
+        Brain only, as after skull stripping.
     """
     size = np.diag(random.uniform(0.88, 1.12, 3) * random.uniform(0.92, 1.08))
     proportions = affine_about(size, MIDDLE, np.zeros(3))
@@ -37,9 +37,9 @@ def generated_head(grid: Grid, random: np.random.Generator, *, stripped: bool = 
     t1 = random.uniform() < 0.5
     tissue = {}
     for name, (usual, other) in TISSUES.items():
-        # Half look like T1 with some play, half like no scan there is; bone stays dark, as it is in most.
-        guess = usual + random.normal(0, 0.08) if t1 else random.uniform(0, 1)
-        tissue[name] = float(np.clip(min(guess, 0.2 + other) if name in _BONE else guess, 0.02, 1))
+        # Half are similar to T1, half have random contrast; bone is always dark.
+        intensity = usual + random.normal(0, 0.08) if t1 else random.uniform(0, 1)
+        tissue[name] = float(np.clip(min(intensity, 0.2 + other) if name in _BONE else intensity, 0.02, 1))
     values, labels = head_scene(points, tissue)
     if stripped:
         values = np.where((labels > 0) & (labels < 7), values, 0.0)
@@ -48,20 +48,20 @@ def generated_head(grid: Grid, random: np.random.Generator, *, stripped: bool = 
 
 
 def generated_heads(grid: Grid, count: int, *, stripped: float = 0.0, labeled: bool = True, seed: int = 0) -> ImageSet:
-    """Made-up heads as a set of images, drawn when they are asked for.
+    """Return synthetic heads as an image set, generated on access.
 
     Parameters
     ----------
     grid
         See :func:`generated_head`.
     count
-        How many.
+        Number of heads.
     stripped
-        Share of those without skull and skin.
+        Fraction without skull and skin.
     labeled
-        Whether they come with their label maps.
+        Whether to include label maps.
     seed
-        Which ones.
+        Random seed.
     """
 
     def head(number: int, part: int) -> Image:

@@ -1,6 +1,6 @@
-"""Pairs that are made up: bodies of random shape in random contrast, and how one became the other.
+"""Synthetic pairs: random shapes with random contrast and known transform.
 
-A network that has only ever seen such pairs has no idea of hearts or brains, and for that reason registers either.
+A network trained on such pairs is not specific to an organ or modality.
 
 References
 ----------
@@ -35,30 +35,30 @@ Single = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ShapeSettings:
-    """What generated pairs look like. Lengths are shares of the longest side, so that they suit any grid.
+    """Parameters of generated pairs. Lengths are fractions of the longest side.
 
     Parameters
     ----------
     bodies
-        Fewest and most bodies in a scene.
+        Range of the number of shapes.
     cells
-        Fewest and most bumps along the longest side of the noise that shapes them.
+        Range of the number of control points, along the longest side, of the noise that defines the shapes.
     bend
-        Largest root-mean-square length of each image's own deformation.
+        Largest root mean square of each image's deformation.
     bend_cells
-        Fewest and most bumps along the longest side of that deformation.
+        Range of the number of control points, along the longest side, of the deformation.
     rotation, scale, shift
-        Largest difference of pose: degrees, relative size, share of the longest side.
+        Largest difference of pose: degrees, relative size, fraction of the longest side.
     far
-        Probability that the pose may differ by up to four times as much.
+        Probability of a difference of pose up to four times as large.
     other_contrast
-        Probability that each body has another brightness in the moving image, as with another modality.
+        Probability that shapes have other intensities in the moving image, as with another modality.
     alone
-        Probability that the scene lies before an empty background, as a head or a cell does; half of these are black.
+        Probability of an empty background around the scene; half of these are black.
     texture
-        Largest amplitude of the fine pattern inside bodies.
+        Largest amplitude of the texture inside shapes.
     intensity
-        What happens to each image by itself at the end.
+        Intensity augmentation of each image.
     """
 
     bodies: tuple[int, int] = (6, 20)
@@ -79,7 +79,7 @@ class ShapeSettings:
 
 @dataclass(frozen=True)
 class _Scene:
-    """Two views of the same bodies, before they have any brightness."""
+    """Label maps and textures of a pair, without intensities."""
 
     labels: tuple[Tensor, Tensor]
     patterns: tuple[Tensor, Tensor]
@@ -89,26 +89,26 @@ class _Scene:
 
 
 class GeneratedShapes(PairSource):
-    """A supply of made-up pairs with label maps and true transforms.
+    """Synthetic pairs of random shapes with label maps and true transforms.
 
     Parameters
     ----------
     grid
-        The grid of every image, 2D or 3D.
+        Grid of every image, 2D or 3D.
     settings
-        What they look like.
+        Parameters of the pairs.
     count
         Pairs in an epoch.
     validation_count
         Pairs for validation.
     keep
-        Draw new scenes in the first epoch only and show them in new brightness in later ones, which is several times
-        quicker; otherwise each epoch has scenes of its own.
+        Generate scenes in the first epoch only and draw new intensities in later ones, which is several times faster;
+        otherwise each epoch has new scenes.
 
     Raises
     ------
     InputError
-        If the grid is too small for bodies to be told apart.
+        If the grid is too small.
     """
 
     def __init__(
@@ -121,28 +121,28 @@ class GeneratedShapes(PairSource):
         keep: bool = False,
     ) -> None:
         if min(grid.shape) < 16:
-            raise InputError(f"Shapes are generated on grids of at least 16 voxels a side, not {grid.shape}.")
+            raise InputError(f"Shapes need a grid of at least 16 voxels along each axis, not {grid.shape}.")
         super().__init__(grid)
         self.settings = settings or ShapeSettings()
         self.keep = keep
         self.labels = tuple(range(1, self.settings.bodies[1] + 1))
         self._counts = {"train": count, "validation": validation_count}
-        self._kept: dict[tuple[int, int, int], _Scene] = {}
+        self._scenes: dict[tuple[int, int, int], _Scene] = {}
 
     def count(self, split: str) -> int:
         """See :meth:`PairSource.count`."""
         return self._counts[split]
 
-    def example(self, split: str, epoch: int, place: int, seed: int) -> Batch:
+    def example(self, split: str, epoch: int, index: int, seed: int) -> Batch:
         """See :meth:`PairSource.example`."""
         held = int(split == "validation")
         if not self.keep:
-            random = seeded_rng(seed, epoch, place, held)
-            return self._shown(self._scene(random), random)
-        key = (seed, place, held)
-        if key not in self._kept:
-            self._kept[key] = self._scene(seeded_rng(*key, 1))
-        return self._shown(self._kept[key], seeded_rng(seed, epoch, place, held))
+            random = seeded_rng(seed, epoch, index, held)
+            return self._render(self._scene(random), random)
+        key = (seed, index, held)
+        if key not in self._scenes:
+            self._scenes[key] = self._scene(seeded_rng(*key, 1))
+        return self._render(self._scenes[key], seeded_rng(seed, epoch, index, held))
 
     def summary(self) -> dict[str, Any]:
         """See :meth:`PairSource.summary`."""
@@ -150,7 +150,7 @@ class GeneratedShapes(PairSource):
                 "settings": asdict(self.settings)}  # fmt: skip
 
     def _scene(self, random: np.random.Generator) -> _Scene:
-        """Bodies, seen by both images."""
+        """Generate shapes, and warp them for both images."""
         settings, grid = self.settings, self.grid
         claims, pattern, alone = self._bodies(random)
         own = [self._bend(random) for _ in range(2)]
@@ -160,21 +160,21 @@ class GeneratedShapes(PairSource):
             scale=min(reach * settings.scale, 0.5),
             shift=reach * settings.shift * _longest(grid),
         ).draw_affine(random, grid)
-        # Both look at one scene, the fixed image through A and the moving one through B; inverse(B) after A is what
-        # takes a fixed point to the moving image.
+        # The fixed image is the scene warped by A and the moving one by B, so inverse(B) after A maps fixed points to
+        # moving points.
         views = [
             warp_batch(torch.cat([claims, pattern], 1), through, grid) for through in (own[0], chain(own[1], pose))
         ]
         exact = chain(own[0], pose.inverse(), own[1].inverse())
-        # Kept as a field at half the resolution, which loses nothing of bends this smooth.
+        # A field at half the resolution is enough for deformations this smooth.
         coarse = grid.resized([max(n // 2, 8) for n in grid.shape])
         field = torch.from_numpy(exact.displacement(coarse))[None]
-        labels = tuple(_owner(view[:, :-1]).to(torch.uint8) for view in views)
+        labels = tuple(_argmax(view[:, :-1]).to(torch.uint8) for view in views)
         patterns = tuple(view[:, -1:] for view in views)
         return _Scene(labels, patterns, DisplacementTransform(field, coarse), claims.shape[1], alone)  # type: ignore[arg-type]
 
-    def _shown(self, scene: _Scene, random: np.random.Generator) -> Batch:
-        """The scene in random brightness."""
+    def _render(self, scene: _Scene, random: np.random.Generator) -> Batch:
+        """Render a scene with random intensities."""
         settings, count = self.settings, scene.count
         brightness = random.uniform(0, 1, (2, count))
         rough = settings.texture * random.uniform(0, 1) * random.uniform(-1, 1, (2, count))
@@ -184,8 +184,8 @@ class GeneratedShapes(PairSource):
         images = []
         for labels, pattern, level, depth in zip(scene.labels, scene.patterns, brightness, rough, strict=True):
             index = labels.to(torch.int64)
-            shown = _looked_up(level, index) + _looked_up(depth, index) * pattern
-            # A voxel at an edge holds some of both bodies.
+            shown = _values_of(level, index) + _values_of(depth, index) * pattern
+            # Partial volume at edges.
             shown = settings.intensity(_normalized(gaussian(shown, 0.6, edge="nearest")), random)
             if black:
                 shown = _normalized(shown) * gaussian((index > 0).float(), 0.6, edge="nearest")
@@ -194,11 +194,11 @@ class GeneratedShapes(PairSource):
         return Batch(images[0], images[1], fixed_labels=fixed_labels, moving_labels=moving_labels, truth=scene.truth)
 
     def _bodies(self, random: np.random.Generator) -> tuple[Tensor, Tensor, bool]:
-        """How much each body claims each place ``(1, bodies, *shape)``, a fine pattern, and whether body 0 is empty."""
+        """Return a score map of each shape ``(1, n, *shape)``, a texture, and whether shape 0 is empty background."""
         settings, shape = self.settings, self.grid.shape
         count = int(random.integers(settings.bodies[0], settings.bodies[1] + 1))
         cells = random.uniform(*settings.cells)
-        # Bodies of two sizes, the smaller ones scattered among the larger ones.
+        # Shapes of two sizes.
         small = int(random.integers(0, count // 2 + 1))
         parts = [smooth_noise(random, count - small, cells, shape)]
         if small:
@@ -212,23 +212,23 @@ class GeneratedShapes(PairSource):
         return claims, fine, alone
 
     def _around(self, random: np.random.Generator) -> Single:
-        """The claim of an empty background round a lumpy body, ``(1, *shape)``."""
+        """Return the score map of an empty background around an irregular region, ``(1, *shape)``."""
         shape = self.grid.shape
         axes = [np.linspace(-1, 1, n, dtype=np.float32) for n in shape]
         place = np.stack(np.meshgrid(*axes, indexing="ij"))
         radii = random.uniform(0.55, 0.95, (len(shape), *[1] * len(shape)))
-        lumps = 0.15 * smooth_noise(random, 1, 5.0, shape)
+        irregularity = 0.15 * smooth_noise(random, 1, 5.0, shape)
         return np.asarray(
-            12.0 * (np.sqrt(((place / radii) ** 2).sum(0, keepdims=True)) - 1 + lumps) + 1.5, dtype=np.float32
+            12.0 * (np.sqrt(((place / radii) ** 2).sum(0, keepdims=True)) - 1 + irregularity) + 1.5, dtype=np.float32
         )
 
     def _bend(self, random: np.random.Generator) -> Transform:
-        """A diffeomorphism of the grid, large bends and small ones."""
+        """Draw a diffeomorphism of random amplitude and wavelength."""
         settings, grid = self.settings, self.grid
         length = settings.bend * random.uniform(0.1, 1.0) * _longest(grid)
         low, high = settings.bend_cells
         cells = float(np.exp(random.uniform(np.log(low), np.log(high))))
-        # Shorter waves must be lower, or the flow gets steeper than any real tissue's.
+        # Shorter wavelengths get smaller amplitudes, which limits the gradient of the flow.
         length = min(length, 0.10 * _longest(grid) * 2 / cells)
         noise = smooth_noise(random, grid.ndim, cells, grid.shape)
         rms = float(np.sqrt((noise**2).sum(0).mean()))
@@ -237,18 +237,18 @@ class GeneratedShapes(PairSource):
 
 
 def smooth_noise(random: np.random.Generator, count: int, cells: float, shape: Sequence[int]) -> Single:
-    """Smooth random functions of unit variance, ``(count, *shape)``: cubic B-splines with random coefficients.
+    """Return smooth random functions of unit variance, ``(count, *shape)``: B-splines with random coefficients.
 
     Parameters
     ----------
     random
-        Where the coefficients come from.
+        Random generator.
     count
-        How many.
+        Number of functions.
     cells
-        Distance of coefficients: so many of them lie along the longest side.
+        Coefficients along the longest side.
     shape
-        Of the grid.
+        Shape of the grid.
     """
     step = max(shape) / cells
     sizes = [max(int(np.ceil(n / step)), 1) + 4 for n in shape]
@@ -265,13 +265,13 @@ def _longest(grid: Grid) -> float:
     return float(np.max(np.asarray(grid.shape) * grid.spacing))
 
 
-def _looked_up(values: FloatArray, labels: Tensor) -> Tensor:
-    """Each body's value where it is."""
+def _values_of(values: FloatArray, labels: Tensor) -> Tensor:
+    """Return the value of each voxel's label."""
     return torch.from_numpy(values.astype(np.float32))[labels]
 
 
-def _owner(claims: Tensor) -> Tensor:
-    """Which body claims a place most, ``(1, 1, *shape)``; many times quicker than ``argmax`` over so few channels."""
+def _argmax(claims: Tensor) -> Tensor:
+    """Return the index of the largest score, ``(1, 1, *shape)``; much faster than ``argmax`` over few channels."""
     best, owner = claims[:, :1].clone(), torch.zeros_like(claims[:, :1], dtype=torch.int64)
     for number in range(1, claims.shape[1]):
         claim = claims[:, number : number + 1]
