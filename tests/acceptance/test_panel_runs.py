@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from qtpy.QtWidgets import QFileDialog, QTableWidget
 from scipy import ndimage
+from scipy.interpolate import LinearNDInterpolator
 
 import napari_stnreg as sr
 from napari_stnreg import datasets
@@ -141,26 +142,29 @@ def test_align_the_sections(viewer, open_panel, open_sample, tmp_path, monkeypat
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_args, **_more: (str(path), ""))
     panel.run("Save …")
     aligned = sr.AlignedStack(path)
-    pixels = np.stack(np.meshgrid(np.arange(30, 100, 10.0), np.arange(30, 100, 10.0), indexing="ij"), -1).reshape(-1, 2)
+    pixels = lattice(30, 100, 10)
     raw, here = [], []
-    for z in range(12):
-        to_slide = aligned.transform(z)
-        on_slide = to_slide.map_points(pixels)
-        here.append(tissue_place(truth, z, on_slide))
-        raw.append(tissue_place(truth, z, pixels))
+    for z in range(aligned.sections):
+        to_tissue = tissue_of_slide(truth, z)
+        raw.append(to_tissue(pixels))
+        here.append(to_tissue(aligned.transform(z).map_points(pixels)))
     before = np.linalg.norm(np.diff(raw, axis=0), axis=-1).mean()
     after = np.linalg.norm(np.diff(here, axis=0), axis=-1).mean()
-    assert before > 6  # pixels
+    assert before > 6  # pixels between the tissue at one place of neighboring sections
     assert after < 3
 
 
-def tissue_place(truth, section, pixels):
-    """Return the places in the tissue of pixels of a section on its slide, by fixed-point steps."""
-    guess = pixels.copy()
-    for _ in range(100):
-        world = np.concatenate([np.full((len(guess), 1), 50.0 * section), 10 * guess], axis=1)
-        guess = guess + pixels - truth.true_map(world)[:, 1:] / 10
-    return guess
+def lattice(first, last, step):
+    """Return the points (y, x) of a square lattice, ``(N, 2)``."""
+    ticks = np.arange(first, last, float(step))
+    return np.stack(np.meshgrid(ticks, ticks, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def tissue_of_slide(truth, section):
+    """Return the map from pixels of a section on its slide to pixels of the tissue: the true map, inverted."""
+    tissue = lattice(-20, 150, 3)
+    world = np.concatenate([np.full((len(tissue), 1), 50.0 * section), 10 * tissue], axis=1)
+    return LinearNDInterpolator(truth.true_map(world)[:, 1:] / 10, tissue)
 
 
 MATRIX = np.array([[0.96, -0.28, 30.0], [0.28, 0.96, -12.0], [0, 0, 1]])
@@ -200,7 +204,7 @@ def test_apply_a_dropped_transform(viewer, open_panel, open_sample, transform_fi
     panel.run("Apply")
     warped = viewer.layers[-1].data
     moving = datasets.digit_pair().moving.data
-    pixels = np.stack(np.meshgrid(np.arange(40, 90, 7), np.arange(40, 90, 7), indexing="ij"), -1).reshape(-1, 2)
+    pixels = lattice(40, 90, 7).astype(int)
     expected = ndimage.map_coordinates(moving.astype(float), known_map(pixels).T, order=1)
     assert np.ptp(expected) > 100
     np.testing.assert_allclose(warped[tuple(pixels.T)], expected, atol=1)

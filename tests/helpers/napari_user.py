@@ -147,22 +147,24 @@ class PanelUser:
     def click(self, text):
         """Press a button with the mouse."""
         button = self.button(text)
-        self._scroll_to(button)
-        assert button.isVisible(), f"{text!r} is not visible"
+        self.qtbot.waitUntil(button.isVisible, timeout=2000)
         assert button.isEnabled(), f"{text!r} is disabled: {self.status}"
         spot = _spot(button)
-        under = button.window().childAt(button.mapTo(button.window(), spot))
-        assert under is button or button.isAncestorOf(under), f"{under} covers {text!r}"
+
+        def is_under_pointer():
+            self._scroll_to(button)  # a section that was unfolded just now takes its place
+            under = button.window().childAt(button.mapTo(button.window(), spot))
+            return under is button or button.isAncestorOf(under)
+
+        self.qtbot.waitUntil(is_under_pointer, timeout=2000)
         self.qtbot.mouseClick(button, LEFT, pos=spot)
 
     def _scroll_to(self, part):
-        QApplication.processEvents()  # a section that was unfolded just now takes its place
         parent = part.parentWidget()
         while parent is not None and parent is not self.widget:
             if isinstance(parent, QScrollArea):
                 parent.ensureWidgetVisible(part)
             parent = parent.parentWidget()
-        QApplication.processEvents()
 
     def check(self, text, checked=True):
         """Check or uncheck a box."""
