@@ -20,11 +20,12 @@ XRUN := $(if $(DISPLAY)$(WAYLAND_DISPLAY),,xvfb-run -a -s "-screen 0 1600x1200x2
 # Preferences of the person's own napari are neither read nor written.
 PRIVATE := NAPARI_CONFIG=$(CURDIR)/$(VENV)/napari-settings.yaml
 
-.PHONY: help demo test lint format docs pictures samples benchmark benchmark-stacks latency clean
+.PHONY: help demo test test-wheel lint format docs pictures samples benchmark benchmark-stacks latency clean
 
 help:
 	@echo "make demo              open napari on the sample pair and register it"
 	@echo "make test              run the whole test suite (ARGS=... goes to pytest, JOBS=1 for one process)"
+	@echo "make test-wheel        build the wheel and check it in a fresh environment"
 	@echo "make lint              linters, type checker, manifest"
 	@echo "make format            let ruff rewrite the files"
 	@echo "make docs              build the site into build/site; a broken link fails"
@@ -45,6 +46,9 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	$(PRIVATE) $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+test-wheel: $(VENV)/.ready
+	scripts/test_wheel.sh $(PY)
 
 lint: $(VENV)/.ready
 	$(PY) -m ruff check .
