@@ -123,7 +123,7 @@ def test_a_robust_landmark_cost_pulls_with_a_bounded_force_and_is_smooth():
 
 
 def test_landmarks_that_do_not_pair_are_refused_and_none_cost_nothing():
-    with pytest.raises(InputError, match="3 on the fixed and 2 on the moving"):
+    with pytest.raises(InputError, match="3 fixed and 2 moving landmarks"):
         LandmarkDistance(torch.zeros(3, 2), torch.zeros(2, 2))
     with pytest.raises(InputError, match="sigma and threshold"):
         LandmarkDistance(torch.zeros(3, 2), torch.zeros(3, 2), sigma=0.0)

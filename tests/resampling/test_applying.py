@@ -145,11 +145,11 @@ def test_what_does_not_fit_is_refused():
         GeometryTransformer(transform).transform_points(np.zeros((4, 2)))
     with pytest.raises(InputError, match="cannot be converted"):
         GeometryTransformer(transform, unit="um")
-    with pytest.raises(InputError, match="not on .left."):
+    with pytest.raises(InputError, match="moving or the fixed side"):
         GeometryTransformer(transform, "left")
     with pytest.raises(InputError, match="start and direction"):
         GeometryTransformer(transform).transform_vectors(np.zeros((4, 3)))
-    with pytest.raises(InputError, match="2 kinds"):
+    with pytest.raises(InputError, match="2 shape types"):
         GeometryTransformer(transform).transform_shapes([np.zeros((4, 3))], ["path", "path"])
     assert GeometryTransformer(transform).transform_points(np.zeros((0, 3))).shape == (0, 3)
 

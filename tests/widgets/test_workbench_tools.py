@@ -80,7 +80,7 @@ def test_inverting_adds_the_inverse_and_shows_the_round_trip(viewer, open_workbe
     assert bench.chosen.name == "fixed -> moving (inverse of diffeomorphic)".replace("diffeomorphic", transform.family)
     points = np.random.default_rng(0).uniform(5, 40, (20, 2))
     np.testing.assert_allclose(bench.chosen.transform.map_points(transform.map_points(points)), points, atol=0.05)
-    assert "misses by" in bench.combining.round_trip.text()
+    assert "round-trip error" in bench.combining.round_trip.text()
     assert "'moving' go to 'fixed'" in bench.choice.maps.text()
     bench.select(bench.transforms[0])
     bench.remove()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.landmarks import check_landmarks
 from napari_stnreg.evaluation.validation import FloatArray
 
 
@@ -51,7 +51,5 @@ def landmark_error(mapped: npt.ArrayLike, target: npt.ArrayLike, diagonal: float
 
     The transform maps fixed landmarks to the moving side, its inverse maps moving landmarks to the fixed side.
     """
-    a, b = np.asarray(mapped, dtype=np.float64), np.asarray(target, dtype=np.float64)
-    if a.ndim != 2 or a.shape != b.shape or not len(a):
-        raise InputError(f"Landmarks are paired by order, but their shapes are {a.shape} and {b.shape}.")
+    a, b = check_landmarks(mapped, target)
     return LandmarkError(np.linalg.norm(a - b, axis=1), diagonal)

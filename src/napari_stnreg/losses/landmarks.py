@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.landmarks import check_landmarks
 
 
 class LandmarkDistance:
@@ -40,11 +41,7 @@ class LandmarkDistance:
         robust: bool = True,
         threshold: float = 3.0,
     ) -> None:
-        if fixed_points.ndim != 2 or fixed_points.shape != moving_points.shape:
-            raise InputError(
-                f"Landmarks are paired by order: {len(fixed_points)} on the fixed and {len(moving_points)} on the "
-                "moving side cannot be."
-            )
+        check_landmarks(fixed_points.detach().cpu(), moving_points.detach().cpu(), allow_empty=True)
         deviation = torch.as_tensor(sigma, dtype=fixed_points.dtype, device=fixed_points.device)
         if not bool((deviation > 0).all()) or not threshold > 0:
             raise InputError("sigma and threshold of landmarks must be greater than zero.")

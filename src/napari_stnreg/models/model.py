@@ -160,6 +160,7 @@ class Model:
             whole.to("cpu")
             .translated_frame(origin)
             .with_coordinate_systems(fixed.coordinate_system, moving.coordinate_system)
+            .with_domain(fixed.grid)
         )
 
     def _lattice(self, fixed: Grid, device: torch.device, messages: list[str]) -> Grid:

@@ -268,6 +268,7 @@ def _fit_with_fallback(
         transform.to("cpu")
         .translated_frame(problem.center)
         .with_coordinate_systems(fixed.coordinate_system, moving.coordinate_system)
+        .with_domain(fixed.grid)
     )
     return transform, losses, stop_reason
 

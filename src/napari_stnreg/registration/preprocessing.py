@@ -13,6 +13,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.intensity import normalize
+from napari_stnreg.core.landmarks import check_landmarks
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.registration.memory import affordable_shrink
 from napari_stnreg.registration.pyramid import Pyramid
@@ -130,8 +131,11 @@ def prepare(
             f"'{fixed.name}' and '{moving.name}' do not overlap in the world; "
             "let the registration find the start, or move one of them."
         )
-    points = _landmarks(fixed_landmarks, moving_landmarks, fixed.ndim)
-    both = None if points is None else (points[0] - center, points[1] * factor - center)
+    landmarks: tuple[FloatArray | None, FloatArray | None] = (None, None)
+    if fixed_landmarks is not None or moving_landmarks is not None:
+        a, b = check_landmarks(fixed_landmarks, moving_landmarks, fixed.ndim, allow_empty=True)
+        if len(a):
+            landmarks = (a - center, b * factor - center)
     values, mask, grid = _scalar(fixed, settings.fixed_channel)
     grid_orthogonal = grid.orthogonal()
     if grid_orthogonal is not grid:
@@ -148,9 +152,7 @@ def prepare(
         moving_grid.translated(-center),
         device,
     )
-    return Problem(
-        pyramid, center, unit, None if both is None else both[0], None if both is None else both[1], shrink, warnings
-    )
+    return Problem(pyramid, center, unit, *landmarks, shrink, warnings)
 
 
 def _scalar(image: Image, channel: int | None) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None, Grid]:
@@ -164,24 +166,3 @@ def _overlap(fixed: Grid, moving: Grid) -> bool:
         if ((index >= -0.5) & (index <= np.asarray(other.shape) - 0.5)).all(axis=-1).any():
             return True
     return False
-
-
-def _landmarks(
-    fixed: npt.ArrayLike | None, moving: npt.ArrayLike | None, ndim: int
-) -> tuple[FloatArray, FloatArray] | None:
-    if fixed is None and moving is None:
-        return None
-    if fixed is None or moving is None:
-        raise InputError("Landmarks are needed on both images, paired by order.")
-    a, b = np.asarray(fixed, dtype=np.float64), np.asarray(moving, dtype=np.float64)
-    for points in (a, b):
-        if points.ndim != 2 or points.shape[1] != ndim:
-            raise InputError(f"Landmarks must be a list of {ndim}D points, not an array of shape {points.shape}.")
-        if not np.isfinite(points).all():
-            raise InputError("Some landmarks are NaN or infinite; remove them.")
-    if len(a) != len(b):
-        raise InputError(
-            f"There are {len(a)} landmarks on the fixed and {len(b)} on the moving image; "
-            "they are paired by order, so add or remove some until the counts agree."
-        )
-    return (a, b) if len(a) else None

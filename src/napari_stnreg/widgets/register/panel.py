@@ -11,6 +11,7 @@ from qtpy.QtGui import QAction
 from qtpy.QtWidgets import QApplication, QMenu
 
 from napari_stnreg.core.errors import InputError, RegistrationError
+from napari_stnreg.core.landmarks import check_landmarks
 from napari_stnreg.io.napari_layers import transform_from_metadata
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.widgets.common import preferences
@@ -233,14 +234,11 @@ class RegisterPanel(TaskPanel):
         a, b = self.inputs.fixed.points, self.inputs.moving.points
         if a is None and b is None:
             return None, None
-        if a is None or b is None:
-            raise InputError("Landmarks are chosen on one side only. Choose points for both sides, or none.")
-        if len(a.data) != len(b.data) or not len(a.data):
-            raise InputError(
-                f"There are {len(a.data)} fixed and {len(b.data)} moving landmarks. Landmarks are pairs: "
-                "add or remove points until the counts match."
-            )
-        return landmark_points(a, fixed.grid), landmark_points(b, moving.grid)
+        points = (
+            None if layer is None else landmark_points(layer, source.grid)
+            for layer, source in ((a, fixed), (b, moving))
+        )
+        return check_landmarks(*points)
 
     def _earlier_transform(self) -> Transform:
         active = self._viewer.layers.selection.active
