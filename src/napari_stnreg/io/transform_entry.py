@@ -192,7 +192,7 @@ class Place:
 
     name: str
     grid: Grid
-    space: CoordinateSystem
+    coordinate_system: CoordinateSystem
 
 
 def read_entry(path: str, fixed: Place | None = None, moving: Place | None = None) -> TransformEntry:
