@@ -23,18 +23,13 @@ def headless() -> bool:
 
 
 def open_pair() -> tuple[Any, Any]:
-    """A viewer with the sample pair and the panel docked; the panel comes second."""
+    """Open a viewer with the sample pair and the registration panel; return both."""
     import napari
 
-    from napari_stnreg.napari_plugin.sample_data import napari_sample_shapes
-    from napari_stnreg.widgets.register.panel import RegisterPanel
-
     viewer = napari.Viewer(title="napari-stnreg")
-    for data, keywords, kind in napari_sample_shapes():
-        viewer.add_layer(napari.layers.Layer.create(data, keywords, kind))
+    viewer.open_sample("napari-stnreg", "shapes")
     viewer.layers.selection = set(viewer.layers)
-    panel = RegisterPanel(viewer)
-    viewer.window.add_dock_widget(panel, name="STN registration")
+    _, panel = viewer.window.add_plugin_dock_widget("napari-stnreg", "STN registration")
     viewer.window.resize(1400, 900)
     return viewer, panel
 

@@ -20,9 +20,8 @@ from tests.helpers.napari_user import (
     MANIFEST,
     PanelUser,
     choose_entry,
-    docked,
     drop,
-    menu_paths,
+    open_from_menu,
 )
 
 TESTED = {}
@@ -47,11 +46,8 @@ def test_every_panel_has_a_test():
 def open_panel(viewer, qtbot):
     """Open a panel from the Layers menu."""
 
-    def make(command):
-        path = next(path for path in menu_paths(command) if path[0] == "Layers")
-        choose_entry(viewer, *path)
-        display_name = next(one.display_name for one in CONTRIBUTIONS.widgets if one.command == command)
-        (widget,) = docked(viewer, display_name)
+    def make(name):
+        widget = open_from_menu(viewer, name)
         qtbot.waitUntil(widget.isVisible)
         return PanelUser(widget, qtbot)
 
@@ -88,7 +84,7 @@ def saved_transform(layer, path):
 def test_register_the_cells(viewer, open_panel, open_sample, tmp_path):
     truth = datasets.shapes_pair()
     open_sample("shapes")
-    panel = open_panel("napari-stnreg.register")
+    panel = open_panel("register")
     panel.choose("preset", "fast")
     status = panel.run("Register")
     assert status.startswith("Done"), status
@@ -106,7 +102,7 @@ def test_train_on_the_sections(open_panel, open_sample, tmp_path, monkeypatch):
     """A few epochs bring neighboring sections closer to where they belong, by their true places on the slides."""
     truth = datasets.section_stack()
     open_sample("sections")
-    panel = open_panel("napari-stnreg.train")
+    panel = open_panel("train")
     panel.choose("network", "Affine by matching")
     panel.choose("pairing", "Neighbors in the stack")
     panel.choose("augmentation", "none")
@@ -133,7 +129,7 @@ def test_train_on_the_sections(open_panel, open_sample, tmp_path, monkeypatch):
 def test_align_the_sections(viewer, open_panel, open_sample, tmp_path, monkeypatch, qtbot):
     truth = datasets.section_stack()
     open_sample("sections")
-    panel = open_panel("napari-stnreg.align")
+    panel = open_panel("align")
     status = panel.run("Align")
     assert status.startswith("Done"), status
     assert viewer.layers["sections aligned"].visible
@@ -193,7 +189,7 @@ def test_apply_a_dropped_transform(viewer, open_panel, open_sample, transform_fi
     open_sample("digit")
     fixed_points = np.array([[40.0, 50.0], [60.0, 30.0], [80.0, 90.0]])
     viewer.add_points(known_map(fixed_points), name="seeds")
-    panel = open_panel("napari-stnreg.workbench")
+    panel = open_panel("workbench")
     drop(viewer, transform_file)
     panel.choose("layer to carry", "seeds")
     status = panel.run("Apply")
@@ -219,7 +215,7 @@ def test_score_landmarks_of_known_error(viewer, open_panel, open_sample, transfo
     viewer.add_points(fixed_points, name="fixed points")
     viewer.add_points(moving_points, name="moving points")
     drop(viewer, transform_file)
-    panel = open_panel("napari-stnreg.scorecard")
+    panel = open_panel("scorecard")
     panel.choose("fixed image", "digit_fixed")
     panel.choose("moving image", "digit_moving")
     panel.choose("transform", panel.entries("transform")[-1])
@@ -243,7 +239,7 @@ def test_compare_the_cells(viewer, open_panel, open_sample, qtbot):
     truth = datasets.shapes_pair()
     first, second = (image.data.astype(float) for image in (truth.fixed, truth.moving))
     open_sample("shapes")
-    panel = open_panel("napari-stnreg.compare")
+    panel = open_panel("compare")
     before = [(layer.name, layer.visible, layer.colormap.name, layer.blending) for layer in viewer.layers]
 
     def view(name):
@@ -270,7 +266,7 @@ def test_register_folders(viewer, open_panel, open_sample, tmp_path):
     for side in ("fixed", "moving"):
         (tmp_path / side).mkdir()
         viewer.layers[f"cells_{side}"].save(str(tmp_path / side / "cells.nii.gz"))
-    panel = open_panel("napari-stnreg.batch")
+    panel = open_panel("batch")
     panel.click("Pairs from folders")
     panel.type("fixed path", tmp_path / "fixed")
     panel.type("moving path", tmp_path / "moving")
@@ -293,7 +289,7 @@ def test_turn_the_digit(viewer, open_panel, open_sample, qtbot):
     """A sampling grid that is turned clockwise by 90 degrees shows the picture turned counterclockwise, exactly."""
     digit = datasets.digit_pair().moving.data
     open_sample("digit")
-    panel = open_panel("napari-stnreg.explore")
+    panel = open_panel("explore")
     qtbot.waitUntil(lambda: "explorer: output" in viewer.layers, timeout=30_000)
     np.testing.assert_allclose(viewer.layers["explorer: output"].data, digit, atol=1e-3)
     panel.type("rotation, as a number", 90)
@@ -305,7 +301,7 @@ def test_turn_the_digit(viewer, open_panel, open_sample, qtbot):
 @panel_test("napari-stnreg.classifier")
 def test_classify_digits(viewer, open_panel):
     """Undistorted digits are easy: after 100 steps far more than a tenth of those never seen is right."""
-    panel = open_panel("napari-stnreg.classifier")
+    panel = open_panel("classifier")
     for name, value in (("rotation", 0), ("scale", 0), ("clutter", 0), ("steps", 100)):
         panel.type(name, value)
     status = panel.run("Train", timeout=300_000)

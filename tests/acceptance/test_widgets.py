@@ -6,9 +6,20 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from tests.helpers.napari_user import CONTRIBUTIONS, PLUGIN, action_at, choose_entry, docked, execute, menu_paths
+from tests.helpers.napari_user import (
+    CONTRIBUTIONS,
+    PLUGIN,
+    PanelUser,
+    action_at,
+    choose_entry,
+    docked,
+    execute,
+    menu_paths,
+    open_from_menu,
+)
 
 each_widget = pytest.mark.parametrize("widget", CONTRIBUTIONS.widgets, ids=lambda widget: widget.command)
 
@@ -60,6 +71,19 @@ def test_add_plugin_dock_widget_opens_the_panel(viewer, widget, qtbot):
     assert again == (dock, panel)
 
 
+def test_a_panel_opened_from_another_is_that_of_the_menu(viewer, qtbot):
+    rng = np.random.default_rng(0)
+    for name in ("fixed", "moving"):
+        viewer.add_image(rng.random((20, 20)), name=name)
+    scorecard = PanelUser(open_from_menu(viewer, "scorecard"), qtbot)
+    scorecard.click("Compare")
+    (compare,) = docked(viewer, "Compare views")
+    qtbot.waitUntil(compare.isVisible)
+    choose_entry(viewer, *menu_paths("napari-stnreg.compare")[0])
+    assert docked(viewer, "Compare views") == [compare]
+    qtbot.waitUntil(lambda: not compare.isVisible())
+
+
 SCRIPT = """
 import sys, threading
 import napari
@@ -68,9 +92,9 @@ from tests.helpers.napari_user import CONTRIBUTIONS, docked, execute
 
 class Watch:
     def find_spec(self, name, path=None, target=None):
-        # A background thread may import torch later, to list the devices.
-        if name == "torch" and threading.current_thread() is threading.main_thread():
-            raise AssertionError("torch is imported while a panel opens")
+        # A background thread may import them later, when the program is idle.
+        if name in ("torch", "pyqtgraph") and threading.current_thread() is threading.main_thread():
+            raise AssertionError(f"{name} is imported while a panel opens")
 
 
 sys.meta_path.insert(0, Watch())
@@ -82,7 +106,7 @@ viewer.close()
 """
 
 
-def test_opening_every_panel_imports_no_torch(tmp_path):
+def test_opening_every_panel_imports_neither_torch_nor_a_plot_library(tmp_path):
     """In a process of its own, since other tests import torch."""
     environment = {**os.environ, "NAPARI_CONFIG": str(tmp_path / "napari.yaml")}
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=120)

@@ -66,12 +66,36 @@ def menu_title(display_name):
 
 def menu_paths(command):
     """Return the places of a widget in the menu bar."""
-    title = menu_title(next(one.display_name for one in CONTRIBUTIONS.widgets if one.command == command))
+    title = menu_title(display_name_of(command))
     paths = [("Plugins", MANIFEST.display_name, title)]
     for menu, entries in CONTRIBUTIONS.menus.items():
         if any(getattr(entry, "command", None) == command for entry in entries):
             paths.append((*(part.capitalize() for part in menu.split("/")[1:]), title))
     return paths
+
+
+def open_from_menu(viewer, name):
+    """Open a panel from the Layers menu and return it; ``name`` is that of its command without the plugin's."""
+    command = f"{PLUGIN}.{name}"
+    choose_entry(viewer, *next(path for path in menu_paths(command) if path[0] == "Layers"))
+    return _only_docked(viewer, command)
+
+
+def open_by_call(viewer, name):
+    """Open a panel with ``add_plugin_dock_widget``, which hands it a proxy of the viewer, and return it."""
+    command = f"{PLUGIN}.{name}"
+    viewer.window.add_plugin_dock_widget(PLUGIN, display_name_of(command))
+    return _only_docked(viewer, command)
+
+
+def display_name_of(command):
+    """Return what the manifest calls the widget of a command."""
+    return next(one.display_name for one in CONTRIBUTIONS.widgets if one.command == command)
+
+
+def _only_docked(viewer, command):
+    (panel,) = docked(viewer, display_name_of(command))
+    return panel
 
 
 # -- files

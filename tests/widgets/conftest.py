@@ -12,6 +12,7 @@ pytest.importorskip("napari")
 from qtpy.QtCore import QThreadPool
 from superqt.utils import WorkerBase
 
+from tests.helpers.napari_user import open_from_menu
 from tests.widgets.fake_engine import FakeEngine
 
 NAME = "moving -> fixed (affine+diffeomorphic)"
@@ -64,15 +65,8 @@ def viewer(make_napari_viewer):
 
 @pytest.fixture
 def open_panel(viewer, qtbot):
-    """Open the panel in a dock, as the menu does."""
-    from napari_stnreg.widgets.register.panel import RegisterPanel
-
-    def make():
-        panel = RegisterPanel(viewer)
-        viewer.window.add_dock_widget(panel, name="STN registration")
-        return panel
-
-    return make
+    """Open the panel from the menu."""
+    return lambda: open_from_menu(viewer, "register")
 
 
 @pytest.fixture
@@ -145,15 +139,12 @@ def names(viewer):
 
 @pytest.fixture
 def open_workbench(viewer, qtbot):
-    """Open the workbench in a dock, with transforms in its list."""
+    """Open the workbench from the menu, with transforms in its list."""
     from napari_stnreg.widgets.common.transform_store import store_for
-    from napari_stnreg.widgets.transforms.panel import TransformsPanel
 
     def make(*transforms):
         store_for(viewer).extra.extend(transforms)
-        bench = TransformsPanel(viewer)
-        viewer.window.add_dock_widget(bench, name="Transform workbench")
-        return bench
+        return open_from_menu(viewer, "workbench")
 
     return make
 
@@ -177,12 +168,10 @@ def drifting(count=6, shape=(32, 32)):
 
 @pytest.fixture
 def open_train(viewer):
-    """Open the panel in a dock, as the menu does."""
-    from napari_stnreg.widgets.train.panel import TrainPanel
+    """Open the panel from the menu, and set it up for quick trainings."""
 
     def make(**settings):
-        panel = TrainPanel(viewer)
-        viewer.window.add_dock_widget(panel, name="Train STN model")
+        panel = open_from_menu(viewer, "train")
         panel.options.set_values({"network": "affine", "epochs": 3, "batch_size": 3, "device": "cpu", **settings})
         panel.options.augmentation_box.set_current("none")
         panel.options.size_box.value = 32

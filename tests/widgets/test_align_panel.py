@@ -7,7 +7,7 @@ import pytest
 import zarr
 from qtpy.QtCore import Qt
 
-from napari_stnreg.widgets.align_stack.panel import AlignStackPanel
+from tests.helpers.napari_user import open_from_menu
 from tests.widgets.conftest import blobs
 
 SLANT = {"kept": 0.28, "recorded": 1.45, "error": 0.28}
@@ -26,8 +26,7 @@ def raw():
 @pytest.fixture
 def panel(viewer, raw):
     viewer.add_image(raw, name="stack", scale=(50, 8, 8), units=("nm",) * 3, axis_labels=("z", "y", "x"))
-    panel = AlignStackPanel(viewer)
-    viewer.window.add_dock_widget(panel, name="Align section stack")
+    panel = open_from_menu(viewer, "align")
     panel.inputs.deform.setChecked(False)
     panel.inputs.search_rotations.setChecked(False)
     panel.inputs.motion.set_current("translation")
@@ -192,7 +191,7 @@ def test_layers_deleted_in_the_middle_do_no_harm(panel, viewer, qtbot, run):
 
 
 def test_without_a_stack_the_panel_says_what_to_do(viewer):
-    panel = AlignStackPanel(viewer)
+    panel = open_from_menu(viewer, "align")
     assert not panel.align_button.isEnabled()
     viewer.add_image(np.zeros((40, 40)), name="flat")
     panel.refresh()

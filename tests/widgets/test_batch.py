@@ -10,6 +10,7 @@ import pytest
 
 from napari_stnreg.batch.pairing import pairs_of
 from napari_stnreg.core.errors import InputError
+from tests.helpers.napari_user import open_from_menu
 from tests.widgets.conftest import blobs
 
 SHAPE = (32, 40)
@@ -33,11 +34,9 @@ def folder(tmp_path):
 @pytest.fixture
 def batch(viewer, folder, engine, monkeypatch):
     from napari_stnreg.batch import run
-    from napari_stnreg.widgets.batch.panel import BatchPanel
 
     monkeypatch.setattr(run, "register_steps", engine.register_steps)
-    panel = BatchPanel(viewer)
-    viewer.window.add_dock_widget(panel, name="Batch")
+    panel = open_from_menu(viewer, "batch")
     panel.output_edit.setText(str(folder / "results"))
     return panel
 

@@ -4,15 +4,14 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
+from tests.helpers.napari_user import open_from_menu
+
 pytest.importorskip("sklearn")
 
 
 @pytest.fixture
 def panel(viewer):
-    from napari_stnreg.widgets.explorer.classifier import ClassifierPanel
-
-    made = ClassifierPanel(viewer)
-    viewer.window.add_dock_widget(made, name="Classifier")
+    made = open_from_menu(viewer, "classifier")
     made.steps.setValue(20)
     return made
 

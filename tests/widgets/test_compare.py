@@ -8,6 +8,7 @@ from qtpy.QtCore import Qt
 
 from napari_stnreg.visualization.overlays import checkerboard, rescaled
 from napari_stnreg.widgets.compare.views import VIEWS
+from tests.helpers.napari_user import open_by_call
 from tests.widgets.conftest import blobs
 
 SHAPE = (40, 60)
@@ -25,10 +26,7 @@ def pair(viewer):
 
 @pytest.fixture
 def compare(viewer, pair):
-    from napari_stnreg.widgets.compare.panel import ComparePanel
-
-    panel = ComparePanel(viewer)
-    viewer.window.add_dock_widget(panel, name="Compare views")
+    panel = open_by_call(viewer, "compare")
     panel.set_layers(*pair)
     panel.rate_box.setValue(0)
     return panel

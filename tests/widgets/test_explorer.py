@@ -7,17 +7,15 @@ import numpy as np
 import pytest
 
 from napari_stnreg.core.errors import InputError
+from tests.helpers.napari_user import open_by_call
 from tests.widgets.conftest import blobs
 
 
 @pytest.fixture
 def open_explorer(viewer, qtbot):
-    from napari_stnreg.widgets.explorer.panel import ExplorerPanel
-
     def make(image=None, **layer):
         added = viewer.add_image(blobs((40, 56)) if image is None else image, name="cells", **layer)
-        panel = ExplorerPanel(viewer)
-        viewer.window.add_dock_widget(panel, name="Spatial transformer explorer")
+        panel = open_by_call(viewer, "explore")
         qtbot.waitUntil(lambda: panel.canvas is not None, timeout=20_000)
         assert panel.layer is added
         return panel

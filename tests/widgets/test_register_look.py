@@ -1,9 +1,6 @@
-"""How the registration panel looks and opens: theme, tooltips, a narrow dock, no torch."""
+"""How the registration panel looks: theme, tooltips, a narrow dock."""
 
 from __future__ import annotations
-
-import subprocess
-import sys
 
 from qtpy.QtWidgets import QLabel, QPushButton
 
@@ -37,20 +34,6 @@ def test_the_panel_fits_a_narrow_dock(panel, viewer, qtbot):
     assert form.minimumSizeHint().width() <= 300, [
         (w, w.minimumSizeHint().width()) for w in form.findChildren(QLabel) if w.minimumSizeHint().width() > 280
     ]
-
-
-def test_opening_the_panel_imports_no_torch():
-    code = (
-        "import sys, napari\n"
-        "from napari.components import ViewerModel\n"
-        "from qtpy.QtWidgets import QApplication\n"
-        "app = QApplication([])\n"
-        "from napari_stnreg.widgets.register.panel import RegisterPanel\n"
-        "panel = RegisterPanel(ViewerModel())\n"
-        "panel.show(); app.processEvents()\n"
-        "assert 'torch' not in sys.modules and 'pyqtgraph' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_devices_are_found_in_the_background(panel, engine, qtbot):

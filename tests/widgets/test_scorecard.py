@@ -11,6 +11,7 @@ import napari_stnreg as sr
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.widgets.common.transform_store import store_for
+from tests.helpers.napari_user import open_by_call
 from tests.widgets.conftest import blobs
 from tests.widgets.known_transforms import SHAPE, bend, make_entry
 
@@ -40,11 +41,7 @@ def scene(viewer):
 
 @pytest.fixture
 def card(viewer, scene):
-    from napari_stnreg.widgets.scorecard.panel import ScorecardPanel
-
-    panel = ScorecardPanel(viewer)
-    viewer.window.add_dock_widget(panel, name="Registration scorecard")
-    return panel
+    return open_by_call(viewer, "scorecard")
 
 
 def fill(card, scene):

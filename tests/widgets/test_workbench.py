@@ -9,6 +9,7 @@ import napari_stnreg as sr
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.transform_entry import TransformEntry
 from napari_stnreg.transforms import AffineTransform
+from tests.helpers.napari_user import open_from_menu
 from tests.widgets.conftest import blobs
 from tests.widgets.known_transforms import SHAPE, bend, choose, make_entry, solved, turn
 
@@ -23,10 +24,7 @@ def test_without_a_transform_it_says_how_to_get_one(viewer, open_workbench):
 
 
 def test_results_are_listed_once_and_go_with_their_layers(viewer, panel, engine, run, qtbot):
-    from napari_stnreg.widgets.transforms.panel import TransformsPanel
-
-    bench = TransformsPanel(viewer)
-    viewer.window.add_dock_widget(bench)
+    bench = open_from_menu(viewer, "workbench")
     for key, box in panel.options.kind_boxes.items():
         box.setChecked(key in ("warped", "jacobian"))
     panel.start()

@@ -7,6 +7,7 @@ import numpy as np
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.transform_entry import TransformEntry
 from napari_stnreg.transforms import AffineTransform
+from tests.helpers.napari_user import docked
 from tests.widgets.conftest import blobs
 from tests.widgets.known_transforms import SHAPE, bend, choose, make_entry
 
@@ -73,11 +74,13 @@ def test_the_registration_leads_on_to_views_scorecard_and_workbench(viewer, pane
     for text in ("Compare", "Scorecard", "Workbench"):
         assert buttons[text].isVisibleTo(panel)
         buttons[text].click()
-    docks = viewer.window.dock_widgets
-    assert docks["Compare views"].first_box.currentData() is fixed
-    assert docks["Compare views"].second_box.currentData() is warped
-    assert docks["Registration scorecard"].transform_box.currentData().moving == "moving"
-    assert docks["Transform workbench"].chosen.fixed == "fixed"
-    count = len(docks)
+    (compare,), (card,), (bench,) = (
+        docked(viewer, name) for name in ("Compare views", "Registration scorecard", "Transform workbench")
+    )
+    assert compare.first_box.currentData() is fixed
+    assert compare.second_box.currentData() is warped
+    assert card.transform_box.currentData().moving == "moving"
+    assert bench.chosen.fixed == "fixed"
+    count = len(viewer.window.dock_widgets)
     buttons["Compare"].click()
     assert len(viewer.window.dock_widgets) == count

@@ -17,6 +17,9 @@ PANELS = {
 }
 """Module, class and title of the panels that other panels open."""
 
+MENU_TITLE = "{} (STN registration)"
+"""The name that napari gives the dock of a panel that is opened from a menu."""
+
 
 def open_panel(viewer: Viewer, name: str) -> Any:
     """Open a panel of :data:`PANELS` in a dock, or raise its open dock.
@@ -35,7 +38,7 @@ def open_panel(viewer: Viewer, name: str) -> Any:
     """
     module, class_name, title = PANELS[name]
     panel_class = getattr(import_module(f"napari_stnreg.widgets.{module}"), class_name)
-    # A panel that was opened from the menu has another dock name, so that its class is what counts.
+    # Docks opened from a menu and with `add_plugin_dock_widget` have different names; the class is the same.
     for panel in viewer.window.dock_widgets.values():
         if isinstance(panel, panel_class):
             dock = panel.parentWidget()
@@ -45,5 +48,5 @@ def open_panel(viewer: Viewer, name: str) -> Any:
             return panel
     panel = panel_class(viewer)
     assert isinstance(panel, QWidget)
-    viewer.window.add_dock_widget(panel, name=title)
+    viewer.window.add_dock_widget(panel, name=MENU_TITLE.format(title))
     return panel
