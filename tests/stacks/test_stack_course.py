@@ -10,14 +10,15 @@ from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solver.elastic import solve_elastic
 from napari_stnreg.stacks.solver.pose_graph import solve_poses
 from napari_stnreg.stacks.solver.variance_components import (
-    PERSISTENCE,
-    Waves,
+    PARAMETERS,
+    CosineBands,
+    ar1_precision,
     estimate_variance_components,
-    persistent,
     segments,
 )
 
 SHAPE = (200, 200)
+PERSISTENCE = PARAMETERS.trend_correlation
 
 
 def differences(own, course, rest, gaps, numbers, seed=0):
@@ -34,9 +35,9 @@ def differences(own, course, rest, gaps, numbers, seed=0):
 def test_the_three_sources_of_differences_are_told_apart(own, course, rest):
     seen = differences(own, course, rest, gaps=40, numbers=60)
     found = estimate_variance_components([(seen @ seen.T, 60)], 0.0)
-    assert found.own == pytest.approx(own, rel=0.2)  # the prior's pull, where the course is six times as large
-    assert 0.4 * rest < found.rest < 1.6 * rest
-    assert found.course == pytest.approx(course, rel=0.3) if course > 0.1 else found.course < 0.1 * own
+    assert found.jitter == pytest.approx(own, rel=0.2)  # the prior's pull, where the course is six times as large
+    assert 0.4 * rest < found.residual < 1.6 * rest
+    assert found.trend == pytest.approx(course, rel=0.3) if course > 0.1 else found.trend < 0.1 * own
 
 
 def test_runs_with_holes_tell_the_same_as_one():
@@ -45,23 +46,23 @@ def test_runs_with_holes_tell_the_same_as_one():
     runs = [np.stack(run) for run in segments(chain)]
     assert [len(run) for run in runs] == [16, 22, 18]
     found = estimate_variance_components([(run @ run.T, 40) for run in runs], 0.0)
-    assert found.own == pytest.approx(4.0, rel=0.15)
+    assert found.jitter == pytest.approx(4.0, rel=0.15)
 
 
 def test_tissue_that_only_changes_is_not_put_down_to_the_sections():
     seen = differences(0.0, 0.5, 3.0, gaps=19, numbers=8)
     found = estimate_variance_components([(seen @ seen.T, 8)], 0.0)
-    assert found.own < 0.15 * (found.course + found.rest)
+    assert found.jitter < 0.15 * (found.trend + found.residual)
 
 
 def test_nothing_known_is_answered_all_the_same():
     found = estimate_variance_components([], 0.25)
-    assert found.own > 0
-    assert found.rest > 0
+    assert found.jitter > 0
+    assert found.residual > 0
 
 
 def test_waves_are_orthonormal_and_poses_are_in_the_first_three():
-    waves = Waves((9, 11), 8.0)
+    waves = CosineBands((9, 11), 8.0)
     np.testing.assert_allclose(waves.basis.T @ waves.basis, np.eye(99), atol=1e-12)
     y, x = np.indices((9, 11))
     amplitudes = waves.forward(3.0 - 0.4 * y + 0.7 * x)
@@ -72,7 +73,7 @@ def test_waves_are_orthonormal_and_poses_are_in_the_first_three():
 
 def test_the_pull_of_the_course_is_the_inverse_of_its_correlation():
     correlation = PERSISTENCE ** np.abs(np.subtract.outer(np.arange(7), np.arange(7)))
-    np.testing.assert_allclose(persistent(np.eye(7)), np.linalg.inv(correlation), atol=1e-9)
+    np.testing.assert_allclose(ar1_precision(np.eye(7)), np.linalg.inv(correlation), atol=1e-9)
 
 
 def shaken(count, seed, steady, rest=0.3):
@@ -80,7 +81,7 @@ def shaken(count, seed, steady, rest=0.3):
     lattice = Lattice.covering((-0.5, -0.5), (199.5, 199.5), 40)
     transforms = [SectionTransform.from_affine(np.eye(3), lattice, SHAPE) for _ in range(count)]
     rng = np.random.default_rng(seed)
-    waves = Waves(lattice.shape, 5.0)
+    waves = CosineBands(lattice.shape, 5.0)
     long = (waves.band <= 2).astype(float)
     own = waves.back(long * rng.normal(0, 12, (count, 2, waves.band.size)), (count, 2, *lattice.shape))
     path = np.arange(count)[:, None, None, None] * np.asarray(steady)[:, None, None]

@@ -51,8 +51,8 @@ def matches():
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(windowed, "LONGEST", 30)
-    monkeypatch.setattr(windowed, "AROUND", 20)
+    monkeypatch.setattr(windowed, "MAX_WINDOW", 30)
+    monkeypatch.setattr(windowed, "OVERLAP", 20)
 
 
 def off(whole, fragment_labels):

@@ -1,9 +1,9 @@
-"""All vectors of a stack at once: neighbors' wishes against staying put and staying smooth.
+"""Joint least-squares solve of all sections: matches against position and smoothness priors.
 
-Unknown are the vectors ``u`` of every section, counted from where it was recorded, and the tissue's course ``c`` from
-each section to the next. The energy is the sum over matched pairs of ``w |u_b - u_a + c_a + ... + c_(b-1) - m|^2``
-(robust), and pulls of ``u`` and ``c`` to none, wave by wave, as strong as their variances say (``course``): what
-steps there and back from section to section is let go, what goes on for several is left to the tissue.
+The unknowns are the vectors ``u`` of every section, relative to its recorded position, and the trend ``c`` of the tissue
+from each section to the next. The energy is the robust sum over matched pairs of
+``w |u_b - u_a + c_a + ... + c_(b-1) - m|^2`` plus quadratic priors on ``u`` and ``c``, wave by wave, with weights from
+their variance components: jitter of single sections is removed, a trend over several sections is kept.
 """
 
 from __future__ import annotations
@@ -22,37 +22,70 @@ from napari_stnreg.stacks.section_transform import SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solver.landmark_constraints import LandmarkConstraints, Landmarks
 from napari_stnreg.stacks.solver.variance_components import (
-    INNER,
-    Variances,
-    Waves,
+    AR1_DIAGONAL,
+    CosineBands,
+    VarianceComponents,
+    ar1_precision,
     estimate_variance_components,
-    persistent,
 )
 
 Pair = tuple[int, int]
 Index = npt.NDArray[np.intp]
 TREND_WEIGHT = {"keep": 1.0, "reduce": 0.2, "remove": 0.02}
-"""What each course multiplies the tether with."""
-SMOOTH = 0.03
-"""Stiffness of a section's own vectors at ``smoothness=1``."""
-TOGETHER = 0.01
-"""How firmly the pieces of a torn section hold together."""
-FAITH = 0.2
-"""Share of the pulls that variances ask for: a section is held by several links, which one of them knows nothing of."""
-LEAST_COURSE = 0.001
-"""Variance of the tissue's course that is always allowed for, as a share of the rest."""
-LEAST_CHANGE = 0.001
-"""By how much, as a share of the section's side, tissue always changes from section to section."""
-SEEN = 0.4
-"""Share of the best vector's weight above which a vector counts among those that say what a stack is like."""
-LOOSE = 0.01
-"""Share of the tether with which links are first judged."""
-LEAST_SCALE = 0.004
-"""Disagreement of links, as a share of the section's side, that never speaks against one of them."""
-ELSEWHERE = 0.1
-"""Share of a section's side: where it was recorded, if farther off than this, says nothing of where it belongs."""
-REWEIGHTINGS = 3
-STEPS = 150
+"""Factor of the position weight for each trend setting."""
+
+
+@dataclass(frozen=True)
+class SolverParameters:
+    """Tuning constants of the elastic solver and the pose graph.
+
+    All were tuned on FIB-SEM stacks warped by known fields (``benchmark.stacks``, seeds 0 to 2), which are among the
+    stacks of the reported results.
+
+    Parameters
+    ----------
+    stiffness
+        Bending stiffness of the displacement of a section at ``smoothness=1``.
+    fragment_coupling
+        Weight that couples neighboring fragments of one section.
+    prior_fraction
+        Fraction of the prior weight that follows from the variances. Less than 1, because each section is held by
+        several matches and the variances describe a single one.
+    min_trend_fraction
+        Lower limit of the variance of the trend, relative to that of the residual.
+    min_change_fraction
+        Lower limit of the change of tissue between neighbors, relative to the side of a section.
+    min_weight_fraction
+        Control points count for the variances if their weight exceeds this fraction of the largest weight.
+    initial_prior_fraction
+        Fraction of the prior weight in the first iterations, while outlier matches are down-weighted.
+    min_residual_fraction
+        Residual of a match that never counts as an outlier, relative to the side of a section.
+    max_offset_fraction
+        A section recorded farther off than this, relative to its side, has no position prior.
+    reweightings
+        Iterations of iteratively reweighted least squares.
+    cg_iterations
+        Largest number of conjugate-gradient iterations.
+    cg_tolerance
+        Relative residual at which conjugate gradients stop.
+    """
+
+    stiffness: float = 0.03
+    fragment_coupling: float = 0.01
+    prior_fraction: float = 0.2
+    min_trend_fraction: float = 0.001
+    min_change_fraction: float = 0.001
+    min_weight_fraction: float = 0.4
+    initial_prior_fraction: float = 0.01
+    min_residual_fraction: float = 0.004
+    max_offset_fraction: float = 0.1
+    reweightings: int = 3
+    cg_iterations: int = 150
+    cg_tolerance: float = 1e-5
+
+
+PARAMETERS = SolverParameters()
 
 
 def solve_elastic(
@@ -61,58 +94,60 @@ def solve_elastic(
     settings: StackSettings,
     fixed: Mapping[int, SectionTransform] | None = None,
     landmarks: Landmarks | None = None,
-    rest: FloatArray | None = None,
+    reference_offset: FloatArray | None = None,
 ) -> list[SectionTransform]:
-    """Vectors for every section.
+    """Solve for the vectors of all sections.
 
     Parameters
     ----------
     maps
-        One a section, on one lattice; their vectors only matter for sections that are held or matched with nothing.
+        One for each section, on one lattice; their vectors matter only for fixed and unmatched sections.
     matches
         By section numbers ``(a, b)``, ``a < b``.
     settings
-        Tether, stiffness, course, and the section that is pinned.
+        Position weight, smoothness, trend and reference section.
     fixed
-        Sections whose maps stay as they are: those outside a range that is aligned again, or the pinned one.
+        Sections whose transforms stay: those outside a range that is aligned again.
     landmarks
-        By section numbers, two arrays ``(N, 2)`` of raw pixels that belong together; they outweigh comparisons.
-    rest
-        ``(2, gy, gx)`` how far from where it was recorded a section lies to which nothing is done. If not given, it is
-        the sections' mean where one of them is held, which takes the whole stack along, and none otherwise.
+        By section numbers, two arrays ``(N, 2)`` of corresponding raw pixels; they outweigh image matches.
+    reference_offset
+        ``(2, gy, gx)`` offset of the position prior from the recorded position. By default the mean of all sections if
+        one is fixed, so that it takes the whole stack along, and zero otherwise.
     """
     shape = transforms[0].lattice.shape
     first = np.concatenate([[0], np.cumsum([m.n_fragments for m in transforms])]).astype(int)
     is_fixed = np.zeros(first[-1], dtype=bool)
     vectors = np.zeros((first[-1], 2, *shape))
-    keep = kept(transforms, settings, fixed)
+    keep = fixed_sections(transforms, settings, fixed)
     for z, there in keep.items():
         is_fixed[first[z] : first[z + 1]] = True
         vectors[first[z] : first[z + 1]] = there.vectors
-    if rest is None and not keep:
-        rest = np.zeros((2, *shape))
-    base = _at_rest(transforms, rest)
+    if reference_offset is None and not keep:
+        reference_offset = np.zeros((2, *shape))
+    base = _reference_displacement(transforms, reference_offset)
     linked = np.zeros(first[-1], dtype=bool)
     links = _links(matches, first, shape)
-    ties = LandmarkConstraints.of(landmarks or {}, transforms, first)
-    if not len(links.a) and not len(ties):
+    constraints = LandmarkConstraints.from_landmarks(landmarks or {}, transforms, first)
+    if not len(links.a) and not len(constraints):
         return [m.with_vectors(vectors[first[z] : first[z + 1]]) for z, m in enumerate(transforms)]
     robust = np.ones(links.shift[:, :1].shape)
-    least = LEAST_SCALE * max(transforms[0].shape)
+    least = PARAMETERS.min_residual_fraction * max(transforms[0].shape)
     links = replace(links, shift=links.shift + base[links.b] - base[links.a])
     linked[links.a], linked[links.b] = True, True
     for a, b in landmarks or {}:
         linked[first[a] : first[a + 1]] = linked[first[b] : first[b + 1]] = True
     is_fixed |= ~linked
-    prior = _prior(links, transforms, first, settings, floating=rest is None)
-    ties = replace(ties, shift=ties.shift + ties.gaps(base))
+    prior = _prior(links, transforms, first, settings, floating=reference_offset is None)
+    constraints = replace(constraints, shift=constraints.shift + constraints.residuals(base))
     state = np.concatenate([vectors + base, np.zeros((len(transforms) - 1, 2, *shape))])
     free = np.concatenate([~is_fixed, np.ones(len(transforms) - 1, dtype=bool)])
-    # Loose at first: what the links say of each other decides which of them to believe, not the tether's tension.
-    hold = np.full((first[-1], 1, 1, 1), LOOSE)
-    for _ in range(REWEIGHTINGS):
-        state = _conjugate_gradients(state, free, replace(links, weight=links.weight * robust), ties, prior, hold)
-        # a section that lies off by much more than most is not held back: it is to be mended
+    # The prior is weak at first, so that matches are judged by each other and not by the tension of the prior.
+    hold = np.full((first[-1], 1, 1, 1), PARAMETERS.initial_prior_fraction)
+    for _ in range(PARAMETERS.reweightings):
+        state = _conjugate_gradients(
+            state, free, replace(links, weight=links.weight * robust), constraints, prior, hold
+        )
+        # a section that is off by much more than most has a weaker prior
         vectors = state[: first[-1]]
         size = np.sqrt(((vectors - prior.home(vectors, hold)) ** 2).mean(axis=(1, 2, 3), keepdims=True))
         hold = 1.0 / (1.0 + (size / (3.0 * float(np.median(size)) + 1e-6)) ** 2)
@@ -124,10 +159,10 @@ def solve_elastic(
     return [m.with_vectors(vectors[first[z] : first[z + 1]]) for z, m in enumerate(transforms)]
 
 
-def kept(
+def fixed_sections(
     transforms: list[SectionTransform], settings: StackSettings, fixed: Mapping[int, SectionTransform] | None
 ) -> dict[int, SectionTransform]:
-    """All sections that stay where they are: those held, and the one that is pinned."""
+    """Return all sections that stay: the fixed ones and the reference section."""
     keep = dict(fixed or {})
     if settings.reference is not None and settings.reference < len(transforms):
         pinned = transforms[settings.reference]
@@ -135,38 +170,40 @@ def kept(
     return keep
 
 
-def recorded(there: SectionTransform) -> FloatArray:
-    """How far ``(P, 2, gy, gx)`` the poses of a section's pieces take it from where it was recorded."""
+def recorded_displacement(there: SectionTransform) -> FloatArray:
+    """Displacement ``(P, 2, gy, gx)`` of the fragments of a section by their poses, relative to the recorded position."""
     nodes = there.lattice.points()
     back = np.linalg.inv(there.affines)
     return np.stack([(nodes - nodes @ m[:2, :2].T - m[:2, 2]).transpose(2, 0, 1) for m in back])
 
 
-def _at_rest(transforms: list[SectionTransform], rest: FloatArray | None) -> FloatArray:
-    """As :func:`recorded`, for all pieces; those that lay quite elsewhere as if they lay where most do.
+def _reference_displacement(transforms: list[SectionTransform], reference_offset: FloatArray | None) -> FloatArray:
+    """Return :func:`recorded_displacement` of all fragments, relative to ``reference_offset`` or else to the median.
 
-    Counted from ``rest``; without it, the stack may lie anywhere as a whole.
+    Outliers are reset to zero, the median offset.
     """
-    base = np.concatenate([recorded(m) for m in transforms])
-    base = base - (np.median(base, axis=0) if rest is None else rest)
-    base[np.sqrt((base**2).mean(axis=(1, 2, 3))) > ELSEWHERE * max(transforms[0].shape)] = 0.0
+    base = np.concatenate([recorded_displacement(m) for m in transforms])
+    base = base - (np.median(base, axis=0) if reference_offset is None else reference_offset)
+    base[np.sqrt((base**2).mean(axis=(1, 2, 3))) > PARAMETERS.max_offset_fraction * max(transforms[0].shape)] = 0.0
     return base
 
 
 @dataclass(frozen=True)
 class _Links:
-    """Pieces matched. The unknowns they speak of are the vectors of all pieces, then the course in all gaps.
+    """Matches between fragments. The unknowns are the vectors of all fragments, then the trend in all gaps.
 
     Parameters
     ----------
     a, b
-        ``(K,)`` pieces.
+        ``(K,)`` fragments.
     gap
-        ``(K,)`` the gap behind the first one's section, and ``lag`` how many gaps lie between the two.
+        ``(K,)`` gap after the section of the first fragment.
+    lag
+        ``(K,)`` number of gaps between the two sections.
     shift, weight
         ``(K, 2, gy, gx)`` and ``(K, 3, gy, gx)``.
     matrix
-        ``(K, unknowns)`` by how much pieces differ: by their own vectors, and by the course in the gaps between.
+        ``(K, unknowns)``: difference of the fragments by their vectors and by the trend in the gaps between them.
     """
 
     a: Index
@@ -178,7 +215,7 @@ class _Links:
     matrix: csr_matrix
 
     def seen(self, state: FloatArray) -> FloatArray:
-        """By how much ``(K, 2, gy, gx)`` the pieces differ for unknowns ``(N, 2, gy, gx)``."""
+        """Differences ``(K, 2, gy, gx)`` of the fragments for unknowns ``(N, 2, gy, gx)``."""
         return np.asarray(self.matrix @ state.reshape(len(state), -1)).reshape(self.shift.shape)
 
     def forces(self, gaps: FloatArray) -> FloatArray:
@@ -211,7 +248,7 @@ def _links(matches: Mapping[Pair, FineMatch], first: Index, shape: tuple[int, in
     near = trust[lag == lag.min()]
     trust = np.minimum(trust / float(np.median(near)), 2.0)
     weight = np.stack([r[5] for r in rows]) * trust[:, None, None, None]
-    # more than a well-textured place's share is not better known: its error is the tissue's, not the camera's
+    # strong texture adds no weight: there, the error is that of the tissue and not that of the image
     size = 0.5 * (weight[:, :1] + weight[:, 2:])
     weight = weight / np.maximum(size, 1.0) / lag[:, None, None, None]
     between = [first[-1] + np.arange(g, g + n) for g, n in zip(gap, lag, strict=True)]
@@ -224,118 +261,135 @@ def _links(matches: Mapping[Pair, FineMatch], first: Index, shape: tuple[int, in
 
 @dataclass(frozen=True)
 class _Prior:
-    """What holds the unknowns where nothing is seen.
+    """Position and smoothness priors of the unknowns.
 
     Parameters
     ----------
     waves
-        Of the lattice.
-    own, course
-        ``(gy, gx)`` pull of every wave of a section's vectors, and of the course, to none.
+        Cosine waves of the lattice.
+    jitter, trend
+        ``(gy * gx,)`` prior weight of every wave of a section's vectors, and of the trend.
     stiffness
         ``(gy * gx, gy * gx)`` of a section's vectors.
     siblings
-        ``(T, 2)`` pieces of one section.
+        ``(T, 2)`` neighboring fragments of one section.
     pieces
-        How many there are in all.
+        Number of fragments of all sections.
     floating
-        Whether rest is where the sections are in the mean: one that is pinned takes the whole stack along.
+        Whether the prior is relative to the mean of the sections: a fixed section then takes the whole stack along.
     """
 
-    waves: Waves
-    own: FloatArray
-    course: FloatArray
+    waves: CosineBands
+    jitter: FloatArray
+    trend: FloatArray
     stiffness: FloatArray
     siblings: Index
     n_fragments: int
     floating: bool
 
     def home(self, own: FloatArray, hold: FloatArray) -> FloatArray | float:
-        """Where sections are drawn, ``(2, gy, gx)``, given their vectors."""
+        """Center of the position prior, ``(2, gy, gx)``, for the vectors of the sections."""
         return (hold * own).sum(axis=0) / hold.sum() if self.floating else 0.0
 
     def forces(self, state: FloatArray, hold: FloatArray) -> FloatArray:
-        """Pulls on all unknowns; ``hold`` ``(pieces, 1, 1, 1)`` multiplies those to rest."""
+        """Gradient of the priors; ``hold`` ``(fragments, 1, 1, 1)`` scales the position prior."""
         out = np.empty_like(state)
         u, c = state[: self.n_fragments], state[self.n_fragments :]
-        out[: self.n_fragments] = hold * self.waves.back(self.own * self.waves.forward(u - self.home(u, hold)), u.shape)
+        out[: self.n_fragments] = hold * self.waves.back(
+            self.jitter * self.waves.forward(u - self.home(u, hold)), u.shape
+        )
         flat = u.reshape(*u.shape[:2], -1)
         out[: self.n_fragments] += (flat @ self.stiffness).reshape(u.shape)
         if len(self.siblings):
             left, right = self.siblings.T
-            apart = TOGETHER * (u[right] - u[left])
+            apart = PARAMETERS.fragment_coupling * (u[right] - u[left])
             np.add.at(out, right, apart)
             np.subtract.at(out, left, apart)
-        out[self.n_fragments :] = self.waves.back(self.course * self.waves.forward(persistent(c)), c.shape)
+        out[self.n_fragments :] = self.waves.back(self.trend * self.waves.forward(ar1_precision(c)), c.shape)
         return out
 
     def diagonal(self, size: int, hold: FloatArray) -> FloatArray:
-        """About the diagonal of :meth:`forces`, ``(size, 1, 1, 1)``."""
-        own = hold * float(self.own.mean()) + float(np.diag(self.stiffness).mean())
-        return np.concatenate([own, np.full((size - self.n_fragments, 1, 1, 1), float(self.course.mean()) * INNER)])
+        """Approximate diagonal of :meth:`forces`, ``(size, 1, 1, 1)``."""
+        own = hold * float(self.jitter.mean()) + float(np.diag(self.stiffness).mean())
+        return np.concatenate(
+            [own, np.full((size - self.n_fragments, 1, 1, 1), float(self.trend.mean()) * AR1_DIAGONAL)]
+        )
 
 
 def _prior(
     links: _Links, transforms: list[SectionTransform], first: Index, settings: StackSettings, *, floating: bool
 ) -> _Prior:
-    """Pulls as variances say: that of what is another in every gap over that of the unknown."""
+    """Derive the priors from the variances: that of the residual over that of the unknown."""
     lattice = transforms[0].lattice
-    waves = Waves(lattice.shape, max(transforms[0].shape) / lattice.spacing[0])
+    waves = CosineBands(lattice.shape, max(transforms[0].shape) / lattice.spacing[0])
     found = _variances(links, transforms, waves)
     loose = TREND_WEIGHT[settings.trend]
-    own = np.array([v.rest / v.own for v in found])[waves.band] * FAITH * settings.position_weight * loose
-    course = np.array([v.rest / max(v.course, LEAST_COURSE * v.rest) for v in found])[waves.band] / loose
-    stiffness = smoothness_matrix(lattice.shape) * SMOOTH * settings.smoothness
+    jitter = (
+        np.array([v.residual / v.jitter for v in found])[waves.band]
+        * PARAMETERS.prior_fraction
+        * settings.position_weight
+        * loose
+    )
+    trend = (
+        np.array([v.residual / max(v.trend, PARAMETERS.min_trend_fraction * v.residual) for v in found])[waves.band]
+        / loose
+    )
+    stiffness = smoothness_matrix(lattice.shape) * PARAMETERS.stiffness * settings.smoothness
     pairs = [(k, k + 1) for z in range(len(transforms)) for k in range(first[z], first[z + 1] - 1)]
     siblings = np.array(pairs, dtype=np.intp).reshape(-1, 2)
-    return _Prior(waves, own, course, stiffness, siblings, int(first[-1]), floating)
+    return _Prior(waves, jitter, trend, stiffness, siblings, int(first[-1]), floating)
 
 
-def _variances(links: _Links, transforms: list[SectionTransform], waves: Waves) -> list[Variances]:
-    """What the differences of neighbors consist of, for each band of the whole lattice."""
-    spread = (LEAST_CHANGE * max(transforms[0].shape)) ** 2
+def _variances(links: _Links, transforms: list[SectionTransform], waves: CosineBands) -> list[VarianceComponents]:
+    """Estimate the variance components of the differences between neighbors, for each band of waves."""
+    spread = (PARAMETERS.min_change_fraction * max(transforms[0].shape)) ** 2
     seen = 0.5 * (links.weight[:, 0] + links.weight[:, 2]).sum(axis=0)
-    # the margins, which hardly any section reaches, only go on as the middle does
-    rows, columns = (np.flatnonzero(seen.max(axis=k) > SEEN * seen.max()) for k in (1, 0))
+    # the margins, which few sections reach, follow the middle
+    rows, columns = (np.flatnonzero(seen.max(axis=k) > PARAMETERS.min_weight_fraction * seen.max()) for k in (1, 0))
     if len(rows) < 2 or len(columns) < 2:
         return [estimate_variance_components([], spread)] * waves.count
     inside = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     chain: list[FloatArray | None] = [None] * (len(transforms) - 1)
     for k in np.flatnonzero(links.lag == 1):
         chain[int(links.gap[k])] = links.shift[k][:, *inside]
-    found = Waves(seen[inside].shape, waves.side).variances(chain, spread)
+    found = CosineBands(seen[inside].shape, waves.side).variances(chain, spread)
     return found + [found[-1]] * (waves.count - len(found))
 
 
 def _conjugate_gradients(
-    state: FloatArray, free: FloatArray, links: _Links, ties: LandmarkConstraints, prior: _Prior, hold: FloatArray
+    state: FloatArray,
+    free: FloatArray,
+    links: _Links,
+    constraints: LandmarkConstraints,
+    prior: _Prior,
+    hold: FloatArray,
 ) -> FloatArray:
     count = len(hold)
     shape = (count, *state.shape[1:])
 
     def landmarks(gaps: FloatArray) -> FloatArray:
         out = np.zeros_like(state)
-        out[:count] = ties.forces(gaps, shape)
+        out[:count] = constraints.forces(gaps, shape)
         return out
 
     def apply(u: FloatArray) -> FloatArray:
         found = links.forces(links.seen(u)) + prior.forces(u, hold)
-        return found + landmarks(ties.gaps(u[:count])) if len(ties) else found
+        return found + landmarks(constraints.residuals(u[:count])) if len(constraints) else found
 
     mask = free[:, None, None, None]
     diagonal = links.diagonal() + prior.diagonal(len(state), hold)
-    diagonal[:count] += ties.diagonal(shape)
-    residual = np.where(mask, links.forces(links.shift) + landmarks(ties.shift) - apply(state), 0)
-    goal = 1e-5 * float(np.sqrt((residual**2).sum())) + 1e-9
+    diagonal[:count] += constraints.diagonal(shape)
+    residual = np.where(mask, links.forces(links.shift) + landmarks(constraints.shift) - apply(state), 0)
+    goal = PARAMETERS.cg_tolerance * float(np.sqrt((residual**2).sum())) + 1e-9
     ahead = residual / diagonal
     direction, product = ahead.copy(), float((residual * ahead).sum())
-    for _ in range(STEPS):
+    for _ in range(PARAMETERS.cg_iterations):
         if float(np.sqrt((residual**2).sum())) <= goal:
             break
         pushed = np.where(mask, apply(direction), 0)
-        pace = product / max(float((direction * pushed).sum()), 1e-30)
-        state = state + pace * direction
-        residual = residual - pace * pushed
+        step_size = product / max(float((direction * pushed).sum()), 1e-30)
+        state = state + step_size * direction
+        residual = residual - step_size * pushed
         ahead = residual / diagonal
         product, before = float((residual * ahead).sum()), product
         direction = ahead + (product / before) * direction

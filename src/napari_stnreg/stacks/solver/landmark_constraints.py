@@ -1,4 +1,4 @@
-"""Points that a person says belong together, as wishes on the vectors of the fine pass."""
+"""Landmarks as linear constraints on the vectors of the elastic solver."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.stacks.section_transform import SectionTransform
 
 LANDMARK_WEIGHT = 300.0
-"""Weight of one pair of points, where a well-textured vector of a comparison has about 1.
+"""Weight of a pair of landmarks, relative to about 1 for a well-textured vector of an image match.
 
-A point is shared by sixteen vectors, each held by several comparisons; with this weight about a twentieth of what these
-have wrong is left at the point.
+A point depends on sixteen vectors, each held by several matches; with this weight about a twentieth of their error
+remains at the point.
 """
 Index = npt.NDArray[np.intp]
 Landmarks = Mapping[tuple[int, int], tuple[FloatArray, FloatArray]]
@@ -24,12 +24,12 @@ Landmarks = Mapping[tuple[int, int], tuple[FloatArray, FloatArray]]
 
 @dataclass(frozen=True)
 class LandmarkConstraints:
-    """What ``T`` pairs of landmarks ask of the vectors of all pieces: ``matrix @ u = shift``.
+    """Constraints ``matrix @ u = shift`` of ``T`` pairs of landmarks on the vectors of all fragments.
 
     Parameters
     ----------
     matrix
-        ``(T, pieces * gy * gx)`` splines of the second side at the place where both meet, less those of the first.
+        ``(T, fragments * gy * gx)`` B-splines of the second section where both points meet, minus those of the first.
     shift
         ``(T, 2)`` canvas pixels by which the vectors should differ.
     """
@@ -38,10 +38,10 @@ class LandmarkConstraints:
     shift: FloatArray
 
     @classmethod
-    def of(
+    def from_landmarks(
         cls, landmarks: Landmarks, transforms: Sequence[SectionTransform], offsets: Sequence[int] | Index
     ) -> LandmarkConstraints:
-        """The wishes of landmarks by section numbers, ``(N, 2)`` raw pixels of both sides.
+        """Convert landmarks, by section numbers ``(N, 2)`` raw pixels of both sections, to constraints.
 
         A point ``p`` of a section lies at ``x`` where ``x + u(x) = q``, the place to which the section's affine map
         alone takes it. Two points lie on each other if ``u_b - u_a = q_b - q_a`` where they meet. Where that is follows
@@ -50,9 +50,9 @@ class LandmarkConstraints:
         Parameters
         ----------
         landmarks, maps
-            What belongs together, and where the sections lie so far.
+            Corresponding points, and the current transforms of the sections.
         offsets
-            Number of each section's first piece, and at the end how many there are.
+            Index of the first fragment of each section, and the number of fragments at the end.
         """
         size = int(np.prod(transforms[0].lattice.shape))
         columns, values, shift = [], [], []
@@ -77,17 +77,17 @@ class LandmarkConstraints:
     def __len__(self) -> int:
         return len(self.shift)
 
-    def gaps(self, vectors: FloatArray) -> FloatArray:
-        """By how much ``(T, 2)`` the vectors ``(pieces, 2, gy, gx)`` of both sides differ at the places."""
+    def residuals(self, vectors: FloatArray) -> FloatArray:
+        """Differences ``(T, 2)`` of the vectors ``(fragments, 2, gy, gx)`` of both sides at the landmarks."""
         return np.asarray(self.matrix @ vectors.reshape(*vectors.shape[:2], -1).swapaxes(1, 2).reshape(-1, 2))
 
     def forces(self, gaps: FloatArray, shape: tuple[int, ...]) -> FloatArray:
-        """The adjoint of :meth:`gaps`, weighted: pulls on the vectors of ``shape``."""
+        """The adjoint of :meth:`residuals`, weighted: pulls on the vectors of ``shape``."""
         flat = np.asarray(LANDMARK_WEIGHT * (self.matrix.T @ gaps))
         return flat.reshape(shape[0], -1, 2).swapaxes(1, 2).reshape(shape)
 
     def diagonal(self, shape: tuple[int, ...]) -> FloatArray:
-        """The diagonal of ``forces(gaps(.))``, ``(pieces, 1, gy, gx)``, for preconditioning."""
+        """The diagonal of ``forces(residuals(.))``, ``(pieces, 1, gy, gx)``, for preconditioning."""
         squares = np.asarray(self.matrix.multiply(self.matrix).sum(axis=0))
         return LANDMARK_WEIGHT * squares.reshape(shape[0], 1, *shape[2:])
 

@@ -1,4 +1,4 @@
-"""From how neighbors lie to each other to where each section lies on the canvas."""
+"""Solve the pose graph: from matches between neighbors to the pose of every section on the canvas."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.stacks.matching.coarse import CONFIDENT, CoarseMatch
 from napari_stnreg.stacks.settings import StackSettings
-from napari_stnreg.stacks.solver.elastic import ELSEWHERE, LEAST_CHANGE, LOOSE, TREND_WEIGHT, Pair
-from napari_stnreg.stacks.solver.variance_components import WHOLE, estimate_variance_components, segments
+from napari_stnreg.stacks.solver.elastic import PARAMETERS, TREND_WEIGHT, Pair
+from napari_stnreg.stacks.solver.variance_components import PARAMETERS as VARIANCE_PARAMETERS
+from napari_stnreg.stacks.solver.variance_components import estimate_variance_components, segments
 
-ROUNDS = 4
-FRAMES = 15
-"""Sections that are asked how most of them lie to it."""
+GAUSS_NEWTON_ITERATIONS = 4
+CANDIDATE_FRAMES = 15
+"""Sections that are tried as the frame in which most sections are near their recorded pose."""
 
 
 def solve_poses(
@@ -29,26 +30,26 @@ def solve_poses(
     settings: StackSettings,
     fixed: Mapping[int, FloatArray] | None = None,
 ) -> list[FloatArray]:
-    """Canvas to section ``(3, 3)`` for every section.
+    """Solve for the pose ``(3, 3)``, canvas to section, of every section.
 
     Parameters
     ----------
     count
         Sections of the stack.
     matches
-        By section numbers ``(a, b)``; those below :data:`~napari_stnreg.stacks.matching.coarse.CONFIDENT` are not believed.
+        By section numbers ``(a, b)``; those below :data:`~napari_stnreg.stacks.matching.coarse.CONFIDENT` are ignored.
     shapes
         Of the sections, full-resolution pixels.
     settings
-        What a whole section may do, tether, course and reference.
+        Motion, position weight, trend and reference section.
     fixed
-        Sections that stay where they are, canvas to section.
+        Poses of sections that stay, canvas to section.
 
     Notes
     -----
-    The best matches give a first chain from section to section. All of them are then balanced (robustly) against a weak
-    pull of each section to where it was recorded and to its own size and shape, so that neither errors nor the
-    tissue's slant add up over the stack. Sections without a believable match lie between their neighbors.
+    A spanning tree of the best matches gives initial poses. All matches are then balanced by robust least squares
+    against a weak prior on the recorded position, size and shape of each section, so that neither errors nor the slope
+    of the tissue accumulate. Sections without a match are interpolated between their neighbors.
     """
     if not count:
         raise InputError("The stack holds no sections.")
@@ -62,9 +63,11 @@ def solve_poses(
     radius = float(np.hypot(*shapes[root])) / 4
     if not keep:
         poses = _as_most_lie(poses, sorted(known), root, middle, radius)
-    tether = settings.position_weight * TREND_WEIGHT[settings.trend] * _tether(believed, shapes, radius)
-    for _ in range(ROUNDS):
-        poses = _balanced(poses, known, believed, keep, settings.motion, tether, middle, radius)
+    position_weight = (
+        settings.position_weight * TREND_WEIGHT[settings.trend] * _position_weight(believed, shapes, radius)
+    )
+    for _ in range(GAUSS_NEWTON_ITERATIONS):
+        poses = _balanced(poses, known, believed, keep, settings.motion, position_weight, middle, radius)
     return _bridged(poses, known | set(keep))
 
 
@@ -122,7 +125,7 @@ def _as_most_lie(
         back = np.linalg.inv(poses[frame])
         return float(np.median([_from_home(pose @ back, middle, radius) for pose in map(poses.__getitem__, known)]))
 
-    chosen = np.unique(np.linspace(0, len(known) - 1, min(len(known), FRAMES)).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(known) - 1, min(len(known), CANDIDATE_FRAMES)).round().astype(int))
     best = min((known[k] for k in chosen), key=off)
     if off(best) > 0.5 * off(root):
         return poses
@@ -137,7 +140,7 @@ def _from_home(pose: FloatArray, middle: FloatArray, radius: float) -> float:
     return float(np.linalg.norm(_parameters(pose, middle, radius)[:3]))
 
 
-def _tether(matches: Mapping[Pair, CoarseMatch], shapes: Sequence[tuple[int, int]], radius: float) -> float:
+def _position_weight(matches: Mapping[Pair, CoarseMatch], shapes: Sequence[tuple[int, int]], radius: float) -> float:
     moved: dict[int, tuple[int, FloatArray]] = {}
     for (a, b), match in sorted(matches.items(), reverse=True):
         middle = np.array([*(np.asarray(shapes[a], dtype=np.float64) - 1) / 2, 1.0])
@@ -151,13 +154,15 @@ def _tether(matches: Mapping[Pair, CoarseMatch], shapes: Sequence[tuple[int, int
     chain: list[FloatArray | None] = []
     for a in range(max(moved) + 1):
         b, shift = moved.get(a, (-1, np.zeros(3)))
-        near = b == a + 1 and np.abs(shift).max() < ELSEWHERE * max(shapes[a])
+        near = b == a + 1 and np.abs(shift).max() < PARAMETERS.max_offset_fraction * max(shapes[a])
         chain.append(np.clip(shift, -limit, limit) if near else None)
     runs = [np.stack(run) for run in segments(chain)]
     found = estimate_variance_components(
-        [(run @ run.T, 3) for run in runs], (LEAST_CHANGE * max(shapes[0])) ** 2, WHOLE
+        [(run @ run.T, 3) for run in runs],
+        (PARAMETERS.min_change_fraction * max(shapes[0])) ** 2,
+        VARIANCE_PARAMETERS.expected_shift,
     )
-    return (found.course + found.rest) / found.own
+    return (found.trend + found.residual) / found.jitter
 
 
 def _parameters(matrix: FloatArray, middle: FloatArray, radius: float) -> FloatArray:
@@ -188,7 +193,7 @@ def _balanced(
     matches: Mapping[Pair, CoarseMatch],
     fixed: Mapping[int, FloatArray],
     motion: str,
-    tether: float,
+    position_weight: float,
     middle: FloatArray,
     radius: float,
 ) -> list[FloatArray]:
@@ -212,8 +217,8 @@ def _balanced(
         rest[:, 2] = radius * (np.angle(common) + np.angle(turns / common))
     home_size = np.linalg.norm(rest[:, :3], axis=1)
     reach = 3 * float(np.median(home_size[sorted(known)])) + 1e-6
-    pull = np.where(home_size > reach, reach / np.maximum(home_size, 1e-12), 1.0) * tether
-    pull[home_size > ELSEWHERE * 2 * float(middle.max())] = 0.0
+    pull = np.where(home_size > reach, reach / np.maximum(home_size, 1e-12), 1.0) * position_weight
+    pull[home_size > PARAMETERS.max_offset_fraction * 2 * float(middle.max())] = 0.0
     trust = np.array([matches[p].confidence / (p[1] - p[0]) for p in pairs])
     near = trust[[b - a == 1 for a, b in pairs]] if pairs else trust
     trust = trust / max(float(np.median(near)), 1e-6) if len(near) else trust
@@ -222,7 +227,7 @@ def _balanced(
     at_home = np.array([z in known for z in range(count)], dtype=float)
     robust = np.ones(len(pairs))
     # what the matches say of each other decides which of them to believe, not the pull's tension: it comes last
-    for firm in (LOOSE, LOOSE, 1.0):
+    for firm in (PARAMETERS.initial_prior_fraction, PARAMETERS.initial_prior_fraction, 1.0):
         for k in range(6):
             if k >= {"translation": 2, "rigid": 3, "affine": 6}[motion]:
                 break

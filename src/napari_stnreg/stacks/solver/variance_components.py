@@ -1,12 +1,12 @@
-"""What of the differences between neighbors is a section's own, and what is the tissue's course.
+"""Variance components of the differences between neighbors: jitter, trend and residual.
 
-A difference of neighbors, ``u_b - u_a + c + e``, has three sources. A section's own displacement ``u`` (cutting,
-handling) is another in every section, so that it steps there *and back*. The tissue's course ``c`` (what runs
-obliquely) goes on for several sections. The rest ``e`` (change of the tissue, errors of matching) is another in every
-gap. Their variances follow from how the differences along the stack go together.
+A difference of neighbors, ``u_b - u_a + c + e``, has three sources. The jitter ``u`` (cutting, handling) is independent
+in every section, so that it steps back in the next gap. The trend ``c`` (oblique structures) is correlated over several
+sections. The residual ``e`` (change of the tissue, matching errors) is independent in every gap. Their variances follow
+from the covariance of the differences along the stack.
 
-Long waves over the section and short ones do not have the same shares: tissue slopes over a wide area, neighbors fit
-by chance over a small one. So the lattice's vectors are split into bands of cosine waves, and each is asked by itself.
+Long waves across a section have other variances than short ones. The vectors of the lattice are therefore split into
+bands of cosine waves, and the variances are estimated for each band.
 """
 
 from __future__ import annotations
@@ -21,65 +21,84 @@ from scipy.optimize import minimize
 
 from napari_stnreg.core.grid import FloatArray
 
-PERSISTENCE = 0.9
-"""Correlation of the tissue's course in one gap with that in the next: it turns within about ten sections."""
-INNER = (1 + PERSISTENCE**2) / (1 - PERSISTENCE**2)
-"""The diagonal of that correlation's inverse, away from the ends."""
-EXPECTED = (0.3, 0.05, 0.15)
-"""Shares of the differences' variance that are expected of a stack that nothing is known of: own, course, rest."""
-WHOLE = (0.44, 0.05, 0.05)
-"""The same of where whole sections lie: these are matched to a pixel, and lie off by many."""
-WIDTH = 1.5
-"""How little is known of them: standard deviation of their logarithms."""
-LEAST_OWN = 1e-3
-"""Variance of the sections' own displacement that is always allowed for, as a share of the rest."""
-LONGEST = 48
-"""Gaps that are looked at together; longer stacks are cut into runs."""
-EDGES = (1.5, 2.5, 3.5, 5.5, 8.5)
-"""Half waves along a section's longer side at which one band of waves ends and the next begins."""
+
+@dataclass(frozen=True)
+class VarianceParameters:
+    """Prior of the variance components, tuned on FIB-SEM stacks warped by known fields (seeds 0 to 2).
+
+    Parameters
+    ----------
+    trend_correlation
+        Correlation of the trend in one gap with that in the next; 0.9 corresponds to about ten sections.
+    expected
+        Expected fractions of the variance of the differences: jitter, trend, residual.
+    expected_shift
+        The same for whole sections, which are matched to a pixel and are off by many.
+    log_sd
+        Standard deviation of the logarithms of the variances.
+    min_jitter_fraction
+        Lower limit of the variance of the jitter, relative to that of the residual.
+    max_segment
+        Largest number of gaps that are estimated together; longer stacks are cut into segments.
+    band_edges
+        Half waves along the longer side of a section at which bands of waves begin.
+    """
+
+    trend_correlation: float = 0.9
+    expected: tuple[float, float, float] = (0.3, 0.05, 0.15)
+    expected_shift: tuple[float, float, float] = (0.44, 0.05, 0.05)
+    log_sd: float = 1.5
+    min_jitter_fraction: float = 1e-3
+    max_segment: int = 48
+    band_edges: tuple[float, ...] = (1.5, 2.5, 3.5, 5.5, 8.5)
+
+
+PARAMETERS = VarianceParameters()
+AR1_DIAGONAL = (1 + PARAMETERS.trend_correlation**2) / (1 - PARAMETERS.trend_correlation**2)
+"""Diagonal of the inverse of the correlation matrix of the trend, away from the ends."""
 
 
 @dataclass(frozen=True)
-class Variances:
-    """Square pixels: of the sections' own displacement, the tissue's course, and what is another in every gap."""
+class VarianceComponents:
+    """Variances of jitter, trend and residual, square pixels."""
 
-    own: float
-    course: float
-    rest: float
+    jitter: float
+    trend: float
+    residual: float
 
 
 def estimate_variance_components(
-    runs: Sequence[tuple[FloatArray, int]], spread: float, expected: tuple[float, float, float] = EXPECTED
-) -> Variances:
-    """The likeliest variances, given the differences of neighbors.
+    runs: Sequence[tuple[FloatArray, int]], spread: float, expected: tuple[float, float, float] = PARAMETERS.expected
+) -> VarianceComponents:
+    """Estimate the variances by maximum a posteriori from the differences between neighbors.
 
     Parameters
     ----------
     runs
-        For each run of gaps without a hole, ``(G, G)`` sums of products of the differences in its gaps, and of how many
-        numbers (waves, directions) they are sums.
+        For each segment of ``G`` gaps, the ``(G, G)`` sums of products of the differences in its gaps, and the number of
+        values (waves, directions) that were summed.
     spread
-        Variance that is always put down to the rest, square pixels.
+        Lower limit of the variance of the residual, square pixels.
     expected
-        Shares of the differences' variance: own, course, rest.
+        Expected fractions of the variance: jitter, trend, residual.
 
     Notes
     -----
     The differences are normal with the covariance ``S A + C R + E I``: ``A`` has 2 on its diagonal and -1 beside it,
-    ``R`` has ``r^|i - j|``. A weak prior (``expected``) decides where a short stack tells nothing.
+    ``R`` has ``r^|i - j|``. A weak prior (``expected``) decides where a short stack does not.
     """
     total = sum(float(np.trace(products)) for products, _ in runs)
     count = sum(len(products) * number for products, number in runs)
     if total <= 0 or not count:
-        return Variances(expected[0], 0.0, expected[2] + spread)
+        return VarianceComponents(expected[0], 0.0, expected[2] + spread)
     mean = total / count
     parts = [np.stack(_covariances(len(products))) for products, _ in runs]
 
     def cost(logs: FloatArray) -> float:
-        own, course, rest = np.exp(logs) * mean
-        value = float((((logs - np.log(expected)) / WIDTH) ** 2).sum())
+        jitter, trend, residual = np.exp(logs) * mean
+        value = float((((logs - np.log(expected)) / PARAMETERS.log_sd) ** 2).sum())
         for (products, number), part in zip(runs, parts, strict=True):
-            covariance = np.tensordot([own, course, rest + spread], part, axes=1)
+            covariance = np.tensordot([jitter, trend, residual + spread], part, axes=1)
             lower = np.linalg.cholesky(covariance)
             half = solve_triangular(lower, products, lower=True, check_finite=False)
             white = solve_triangular(lower, half.T, lower=True, check_finite=False)
@@ -87,32 +106,34 @@ def estimate_variance_components(
         return value
 
     best = minimize(cost, np.log(expected), method="L-BFGS-B", bounds=[(-12.0, 2.0)] * 3)
-    own, course, rest = np.exp(best.x) * mean
-    rest += spread
-    return Variances(max(float(own), LEAST_OWN * float(rest)), float(course), float(rest))
+    jitter, trend, residual = np.exp(best.x) * mean
+    residual += spread
+    return VarianceComponents(
+        max(float(jitter), PARAMETERS.min_jitter_fraction * float(residual)), float(trend), float(residual)
+    )
 
 
 def _covariances(gaps: int) -> tuple[FloatArray, FloatArray, FloatArray]:
     apart = np.abs(np.subtract.outer(np.arange(gaps), np.arange(gaps)))
     return (
         2.0 * (apart == 0) - (apart == 1),
-        np.asarray(PERSISTENCE**apart, dtype=np.float64),
+        np.asarray(PARAMETERS.trend_correlation**apart, dtype=np.float64),
         (apart == 0).astype(float),
     )
 
 
-def persistent(course: FloatArray) -> FloatArray:
-    """The inverse of the course's correlation along the stack, times ``(gaps, ...)``: an autoregression of order 1."""
-    r = PERSISTENCE
-    out = INNER * course
-    out[[0, -1]] -= r**2 / (1 - r**2) * course[[0, -1]]
-    out[1:] -= r / (1 - r**2) * course[:-1]
-    out[:-1] -= r / (1 - r**2) * course[1:]
-    return np.asarray(out) if len(course) > 1 else course.copy()
+def ar1_precision(trend: FloatArray) -> FloatArray:
+    """Multiply ``(gaps, ...)`` by the precision matrix of an autoregression of order 1 along the stack."""
+    r = PARAMETERS.trend_correlation
+    out = AR1_DIAGONAL * trend
+    out[[0, -1]] -= r**2 / (1 - r**2) * trend[[0, -1]]
+    out[1:] -= r / (1 - r**2) * trend[:-1]
+    out[:-1] -= r / (1 - r**2) * trend[1:]
+    return np.asarray(out) if len(trend) > 1 else trend.copy()
 
 
-class Waves:
-    """What lattices of vectors consist of: a shift, a linear part, and cosine waves in bands from long to short.
+class CosineBands:
+    """Orthonormal basis of lattices of vectors: a shift, a linear part, and cosine waves in bands from long to short.
 
     Parameters
     ----------
@@ -128,11 +149,11 @@ class Waves:
         half_waves = np.hypot(*np.meshgrid(*(np.arange(n) * side / n for n in shape), indexing="ij")).ravel()
         linear = [np.broadcast_to(c, shape).ravel() for c in np.meshgrid(*map(_ramp, shape), indexing="ij")]
         affine = [np.full(len(waves), len(waves) ** -0.5), *(c / np.linalg.norm(c) for c in linear)]
-        taken = [0, 1, shape[1]]  # the longest cosines, for which the linear part stands in
+        taken = [0, 1, shape[1]]  # the longest cosines, replaced by the linear part
         order = [k for k in np.argsort(half_waves, kind="stable") if k not in taken]
-        # poses of whole sections are in the first three alone, however far they go
+        # the first three span all poses of whole sections
         self.basis = np.linalg.qr(np.stack([*affine, *waves[order]], axis=1))[0]
-        self.band = np.concatenate([[0, 1, 1], 2 + np.digitize(half_waves[order], EDGES)])
+        self.band = np.concatenate([[0, 1, 1], 2 + np.digitize(half_waves[order], PARAMETERS.band_edges)])
         self.count, self.side = int(self.band.max()) + 1, side
 
     def forward(self, vectors: FloatArray) -> FloatArray:
@@ -143,15 +164,15 @@ class Waves:
         """The inverse, and the adjoint, of :meth:`forward`, for vectors of a shape."""
         return np.asarray((amplitudes @ self.basis.T).reshape(shape))
 
-    def variances(self, chain: Sequence[FloatArray | None], spread: float) -> list[Variances]:
-        """What each band's differences consist of, per wave.
+    def variances(self, chain: Sequence[FloatArray | None], spread: float) -> list[VarianceComponents]:
+        """Estimate the variance components of each band, per wave.
 
         Parameters
         ----------
         chain
-            For each section in turn by how much the vectors of the next one differ, ``(2, gy, gx)``, or ``None``.
+            For each section, the difference of the vectors of the next one, ``(2, gy, gx)``, or ``None``.
         spread
-            Variance of a vector that is always put down to the rest, square pixels.
+            Lower limit of the variance of the residual, square pixels.
         """
         runs = [self.forward(np.stack(run)) for run in segments(chain)]
         found = []
@@ -159,17 +180,19 @@ class Waves:
             chosen = [run[..., self.band == k].reshape(len(run), -1) for run in runs]
             found.append(
                 estimate_variance_components(
-                    [(one @ one.T, one.shape[1]) for one in chosen], spread, WHOLE if k == 0 else EXPECTED
+                    [(one @ one.T, one.shape[1]) for one in chosen],
+                    spread,
+                    PARAMETERS.expected_shift if k == 0 else PARAMETERS.expected,
                 )
             )
         return found
 
 
 def segments(chain: Sequence[FloatArray | None]) -> list[list[FloatArray]]:
-    """The stretches of a chain without a hole, none longer than :data:`LONGEST`."""
+    """Split a chain at its holes, and into segments of at most ``max_segment`` gaps."""
     runs: list[list[FloatArray]] = [[]]
     for one in chain:
-        if one is None or len(runs[-1]) == LONGEST:
+        if one is None or len(runs[-1]) == PARAMETERS.max_segment:
             runs.append([])
         if one is not None:
             runs[-1].append(one)

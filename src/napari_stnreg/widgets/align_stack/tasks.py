@@ -103,8 +103,8 @@ def reslice(
         profiles = section[row], aligned.profile(z, "y", row), section[:, column], aligned.profile(z, "x", column)
         for cut, values in zip(cuts, profiles, strict=True):
             cut.append(values)
-        if number % 20 == 0 and control.shown.is_set():
-            control.shown.clear()
+        if number % 20 == 0 and control.update_shown.is_set():
+            control.update_shown.clear()
             yield TaskProgress(number / len(chosen), f"Cutting section {z} of {count} …")
     a, b, c, d = (np.stack(cut) for cut in cuts)
     return Reslices((a, b), (c, d), (row, column))
