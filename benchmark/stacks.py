@@ -3,7 +3,7 @@
 Run ``python -m benchmark.stacks [--data DIR]``. The sections come from the package's generator, or, where the data are,
 from a volume that is continuous by nature (FIB-SEM). Every section is warped by a smooth field of its own and by a
 deformation that accumulates along z, is shifted, turned and given another contrast. How that is scored is in
-:mod:`napari_stnreg.stacks.quality.ground_truth`; what is asked of an alignment is a map for each section, canvas to section.
+:mod:`napari_stnreg.stacks.quality.ground_truth`; an alignment gives a map for each section, canvas to section.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ CASCADE = {"network": "voxelmorph+voxelmorph", "network_options": {"voxelmorph":
 
 def training_data(folder: Path) -> PairedImages:
     """Random pairs of the training cases; two rings of those for validation."""
-    images = ImageSet.from_npz(folder / FILES["hippocampus"], labels="label", group="case", spacing="voxel_mm", unit="mm")
+    source = folder / FILES["hippocampus"]
+    images = ImageSet.from_npz(source, labels="label", group="case", spacing="voxel_mm", unit="mm")
     kind = groups_of("hippocampus")
     train, held = ([i for i, g in enumerate(images.groups) if kind[g] == k] for k in ("train", "validation"))
     rings = [(one, held[(place + step) % len(held)]) for step in (1, 3) for place, one in enumerate(held)]

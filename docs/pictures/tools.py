@@ -153,7 +153,7 @@ def batch(stage: Stage) -> None:
         panel.list_pairs(folder / "fixed", folder / "moving")
         stage.picture("listed")
         panel.run()
-        pump(120, lambda: panel.table.state(2) == "fitting")
+        pump(120, lambda: panel.table.row_state(2) == "fitting")
         stage.picture("running")
         pump(300, lambda: not panel.running)
         stage.picture("done")

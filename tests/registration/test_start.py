@@ -100,7 +100,9 @@ def test_a_deformation_alone_still_finds_an_image_far_away():
     images = moved_away(pair(affine_map(2), grid(96, 2)), (700.0, 0.0))
     assert start_error(images, family="diffeomorphic") < 1.0
     near = pair(affine_map(2, shift=3.0), grid(96, 2))
-    assert np.allclose(begin(near, family="diffeomorphic")[0].as_matrix(), np.eye(3))  # nothing but the deformation moves
+    assert np.allclose(
+        begin(near, family="diffeomorphic")[0].as_matrix(), np.eye(3)
+    )  # nothing but the deformation moves
 
 
 @pytest.mark.parametrize(("axis", "degrees"), [(0, 90), (1, 90), (2, -90), (0, 180), (1, 40)])

@@ -42,7 +42,7 @@ def batch(viewer, folder, engine, monkeypatch):
 
 
 def states(panel):
-    return [panel.table.state(number) for number in range(panel.table.rowCount())]
+    return [panel.table.row_state(number) for number in range(panel.table.rowCount())]
 
 
 def test_rows_fill_and_a_failed_one_says_why_while_the_run_goes_on(batch, folder, engine, run):

@@ -56,7 +56,7 @@ def read_jobs(path: str | Path) -> list[Job]:
     ----------
     path
         A CSV file with the columns ``fixed`` and ``moving``, and as wanted ``name``, those of :data:`FILES`, and any
-        field of :class:`~napari_stnreg.registration.settings.RegistrationSettings`, which then holds for its row alone. Paths that
+        field of :class:`~napari_stnreg.registration.settings.RegistrationSettings`, for its row alone. Paths that
         are not absolute start at the file's folder.
 
     Raises

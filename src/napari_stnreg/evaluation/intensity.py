@@ -20,7 +20,7 @@ def mse(fixed: npt.ArrayLike, moved: npt.ArrayLike, mask: npt.ArrayLike | None =
 def psnr(
     fixed: npt.ArrayLike, moved: npt.ArrayLike, mask: npt.ArrayLike | None = None, data_range: float | None = None
 ) -> float:
-    """Return the peak signal-to-noise ratio in decibels; the peak is ``data_range``, by default the fixed image's range."""
+    """Return the peak signal-to-noise ratio in decibels; the peak is ``data_range``, by default that of the fixed image."""
     a, b = masked_values(fixed, moved, mask)
     if not a.size:
         return float("nan")
@@ -70,7 +70,7 @@ def mutual_information(
     bins: int = 32,
     normalized: bool = False,
 ) -> float:
-    """Return the mutual information in nats from a joint histogram, or ``(H(a) + H(b)) / H(a, b)`` if ``normalized``."""
+    """Return the mutual information in nats of a joint histogram, or ``(H(a) + H(b)) / H(a, b)`` if ``normalized``."""
     a, b = masked_values(fixed, moved, mask)
     if not a.size:
         return float("nan")

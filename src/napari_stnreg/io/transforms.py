@@ -77,7 +77,8 @@ def save(what: Transform | TransformResult | Model, path: str | os.PathLike[str]
     Notes
     -----
     A transform between images that were read from NIfTI is written for other programs in the scanner's space (LPS,
-    millimeters), every other one as x, y, z with no flip, in its own unit: :attr:`Transform.coordinate_systems` says which.
+    millimeters), every other one as x, y, z with no flip, in its own unit; :attr:`Transform.coordinate_systems`
+    says which.
     """
     target = Path(path)
     ending = transform_ending(target, SAVE_ENDINGS)
@@ -86,7 +87,7 @@ def save(what: Transform | TransformResult | Model, path: str | os.PathLike[str]
         if not hasattr(what, "transform"):
             if ending != ENDING:
                 raise InputError(f"Models are kept in files that end in {ENDING}; '{target.name}' does not.")
-            return cast("Model", what).save(path)
+            return what.save(path)
         result = cast(TransformResult, what)
         transform, report, grid = result.transform, result.report(), result.grid if grid is None else grid
     assert isinstance(transform, Transform)

@@ -91,11 +91,12 @@ def transform_layers(entry: TransformEntry, path: str = "") -> list[LayerData]:
         "vectors": vectors_layer(entry.transform, grid),
         "grid": deformed_grid_layer(entry.transform, grid, side_grid(entry, "moving", box), volume=False),
     }
-    return [
-        (data, {**keywords, "visible": True, "name": f"{entry.name}: {what}", "metadata": {"stnreg": entry.record(what)}},
-         kind)
-        for what, (data, keywords, kind) in pictures.items()
-    ]  # fmt: skip
+    layers = []
+    for what, (data, keywords, kind) in pictures.items():
+        metadata = {"stnreg": entry.record(what)}
+        look = {**keywords, "visible": True, "name": f"{entry.name}: {what}", "metadata": metadata}
+        layers.append((data, look, kind))
+    return layers
 
 
 @visible_errors()

@@ -185,9 +185,7 @@ class GeometryTransformer:
         self._image_transform = back
         return warp(image, back, grid, interpolation, fill)
 
-    def layer_data(
-        self, layer_type: str, data: Any, shape_types: Sequence[str] = ()
-    ) -> tuple[Any, list[str]]:
+    def layer_data(self, layer_type: str, data: Any, shape_types: Sequence[str] = ()) -> tuple[Any, list[str]]:
         """Transform the data of a napari layer and return it in the layer's own data coordinates.
 
         The scale and unit of the layer, and with them the sizes of points and the widths of lines, thus stay valid.
@@ -222,7 +220,8 @@ class GeometryTransformer:
             return np.stack([to_data(vectors[:, 0]), vectors[:, 1] @ back[:-1, :-1].T], axis=1), []
         if layer_type == "surface":
             vertices, faces, *rest = data
-            return (to_data(self.transform_points(vertices)), faces[:, ::-1] if self.is_reflection else faces, *rest), []
+            faces = faces[:, ::-1] if self.is_reflection else faces
+            return (to_data(self.transform_points(vertices)), faces, *rest), []
         if layer_type == "shapes":
             shapes = self.transform_shapes(data, shape_types)
             return [to_data(vertices) for vertices, _ in shapes], [shape_type for _, shape_type in shapes]
@@ -268,8 +267,8 @@ class GeometryTransformer:
         ndim = self.transform.ndim
         if linear is None:
             raise InputError(
-                f"A transform of family '{self.transform.family}' is not linear. Resample the layer instead of changing "
-                "its matrix."
+                f"A transform of family '{self.transform.family}' is not linear. Resample the layer instead of "
+                "changing its matrix."
             )
         given = np.eye(ndim + 1) if given is None else given
         if len(given) <= ndim:

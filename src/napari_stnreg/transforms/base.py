@@ -135,7 +135,7 @@ class Transform(ABC):
         return None
 
     def parameter_field(self) -> tuple[Tensor, Grid] | None:
-        """Return the vector field ``(B, D, *shape)``, world units, that is the parameter, and its grid, if it is one."""
+        """Return the vector field ``(B, D, *shape)``, world units, that is the parameter, and its grid, if any."""
         return None
 
     @property

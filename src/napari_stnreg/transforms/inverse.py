@@ -131,7 +131,7 @@ class InverseTransform(Transform):
         return move
 
     def residual(self, grid: Grid) -> tuple[float, float]:
-        """Return the mean and the largest distance between ``x`` and ``forward(inverse(x))`` over a grid, in world units."""
+        """Return the mean and maximum distance of ``x`` and ``forward(inverse(x))`` over a grid, in world units."""
         total, largest, count = 0.0, 0.0, 0
         slabs = self.check_grid(grid).slabs(SLAB_POINTS)
         for (_, mapped), (_, part) in zip(self.slab_points(grid), slabs, strict=True):

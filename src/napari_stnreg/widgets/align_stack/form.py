@@ -62,10 +62,12 @@ class AlignForm(QWidget):
         self.split_at_cracks = self._box("Split at cracks", "Detect cracks and move the fragments independently.", True)
         self.reference = OptionalNumber("A section that stays where it is.", "fixed section", 0, 10**6, whole=True,
                                         empty="none")  # fmt: skip
-        self.size = OptionalNumber("Longest side, in pixels, at which sections are compared.", "working size", 64,
+        self.working_size = OptionalNumber(
+            "Longest side, in pixels, at which sections are compared.", "working size", 64,
                                    8192, whole=True)  # fmt: skip
-        self.position_weight = OptionalNumber("Weight of the recorded positions; more moves less and keeps more of the slope.",
-                                     "position weight", 0, 100, empty="1")  # fmt: skip
+        self.position_weight = OptionalNumber(
+            "Weight of the recorded positions; more moves less and keeps more of the slope.", "position weight",
+            0, 100, empty="1")  # fmt: skip
         self.smoothness = OptionalNumber("Stiffness of the bending; more is stiffer.", "smoothness", 0.01, 100,
                                          empty="1")  # fmt: skip
         self.threads = OptionalNumber("Sections worked on at a time.", "threads", 1, 256, whole=True, empty="all cores")
@@ -88,16 +90,16 @@ class AlignForm(QWidget):
         inner.add("Fixed section", self.reference)
         inner.add("Position weight", self.position_weight)
         inner.add("Smoothness", self.smoothness)
-        inner.add("Working size", self.size)
+        inner.add("Working size", self.working_size)
         inner.add("Threads", self.threads)
         inner.add("Memory, GB", self.memory)
         more.setLayout(inner)
         self.more = collapsible("More choices", more, "What is rarely changed.")
-        box = QVBoxLayout(self)
-        box.setContentsMargins(0, 0, 0, 0)
-        box.setSpacing(6)
-        box.addLayout(rows)
-        box.addWidget(self.more)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(6)
+        column.addLayout(rows)
+        column.addWidget(self.more)
         self.stack.currentIndexChanged.connect(self._describe)
         self.trend.currentIndexChanged.connect(self._explain)
         self._explain()
@@ -157,5 +159,9 @@ class AlignForm(QWidget):
             "split_at_cracks": self.split_at_cracks.isChecked(),
             "reference": self.reference.value,
         }
-        numbers = {"working_size": self.size, "position_weight": self.position_weight, "smoothness": self.smoothness}
-        return values | {name: box.value for name, box in numbers.items() if box.value is not None}
+        numbers = {
+            "working_size": self.working_size,
+            "position_weight": self.position_weight,
+            "smoothness": self.smoothness,
+        }
+        return values | {name: number.value for name, number in numbers.items() if number.value is not None}

@@ -163,8 +163,8 @@ class AlignStackPanel(TaskPanel):
 
     def _means(self) -> tuple[int | None, float | None]:
         """Threads, and bytes that they may take."""
-        gigabytes = self.inputs.memory.value
-        return self.inputs.threads.value, None if gigabytes is None else gigabytes * 2**30
+        gigabytes, threads = self.inputs.memory.value, self.inputs.threads.value
+        return None if threads is None else int(threads), None if gigabytes is None else gigabytes * 2**30
 
     def on_progress(self, output: Path) -> None:
         """Show the aligned stack as soon as there is one, and what was added to it since."""

@@ -108,7 +108,7 @@ class StackWork:
         """The section that is shown."""
         if not self.has(self.raw) or self.viewer.dims.ndim < 3:
             return 0
-        return min(max(pixels_of(self.raw, self.viewer)[0], 0), raw_data(self.raw).shape[0] - 1)
+        return int(min(max(pixels_of(self.raw, self.viewer)[0], 0), raw_data(self.raw).shape[0] - 1))
 
     def go_to_section(self, section: int) -> None:
         """Show a section."""

@@ -117,7 +117,7 @@ class JobTable(QTableWidget):
             self.resizeRowToContents(number)
 
     def _color(self, number: int, theme: str) -> None:
-        kind = {"failed": "bad", "done": "good", "kept": "good"}.get(self.state(number))
+        kind = {"failed": "bad", "done": "good", "kept": "good"}.get(self.row_state(number))
         brush = QBrush(QColor(COLORS[theme][kind])) if kind else QBrush()
         self.item(number, 1).setForeground(brush)
         if kind != "good":
@@ -128,9 +128,9 @@ class JobTable(QTableWidget):
         for row in range(self.rowCount()):
             self._color(row, theme)
 
-    def state(self, number: int) -> str:
+    def row_state(self, number: int) -> str:
         """How a pair went, a key of :data:`STATES`."""
-        return self.item(number, 1).data(Qt.ItemDataRole.UserRole) or ""
+        return str(self.item(number, 1).data(Qt.ItemDataRole.UserRole) or "")
 
 
 def summary(row: dict[str, Any]) -> str:
@@ -344,7 +344,7 @@ class BatchPanel(TaskPanel):
     def _on_done(self, result: Any) -> None:
         self.result = result
         names = [job.name for job in self.jobs]
-        states = [self.table.state(number) for number in range(len(names))]
+        states = [self.table.row_state(number) for number in range(len(names))]
         theme = theme_kind(self._viewer)
         for row in result.rows:
             number = names.index(row["name"])

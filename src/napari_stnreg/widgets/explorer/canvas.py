@@ -63,11 +63,11 @@ class Canvas:
 
     def place_over_input(self, world: Any) -> np.ndarray:
         """The place in pixels of the input, which may lie beyond it."""
-        return (np.asarray(world, dtype=np.float64)[-2:] - self._translate) / self._scale
+        return np.asarray((np.asarray(world, dtype=np.float64)[-2:] - self._translate) / self._scale)
 
     def world(self, slot: int, place: Any) -> np.ndarray:
         """The world's last two coordinates of a place in one of the pictures."""
-        return (np.asarray(place) + self._corners[slot]) * self._scale + self._translate
+        return np.asarray((np.asarray(place) + self._corners[slot]) * self._scale + self._translate)
 
     def handle_at(self, world: Any) -> int | None:
         """The handle under a hand over the input, by its position in :attr:`handles`."""

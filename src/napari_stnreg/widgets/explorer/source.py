@@ -72,7 +72,7 @@ def picture_of(layer: ImageLayer, viewer: Viewer) -> Picture:
         cut = values[: high * shrunk, : wide * shrunk]
         values = cut.reshape(high, shrunk, wide, shrunk, *values.shape[2:]).mean(axis=(1, 3))
     if layer.rgb and np.asarray(data).dtype.kind == "u":
-        values = values / np.iinfo(np.asarray(data).dtype).max
+        values = np.asarray(values / np.iinfo(np.asarray(data).dtype).max)
     scale = np.abs(np.asarray(layer.scale, dtype=np.float64)[-2:]) * shrunk * step
     translate = np.asarray(layer.translate, dtype=np.float64)[-2:]
     look = {} if layer.rgb else {"colormap": layer.colormap, "contrast_limits": tuple(layer.contrast_limits)}

@@ -140,8 +140,8 @@ class SamplerTab(Tab):
         self.column.addStretch(1)
         for box in (self.kernel, self.padding):
             box.currentIndexChanged.connect(self.changed)
-        for box in (self.height_box, self.width_box):
-            box.valueChanged.connect(self.changed)
+        for count in (self.height_box, self.width_box):
+            count.valueChanged.connect(self.changed)
 
 
 class GradientTab(Tab):

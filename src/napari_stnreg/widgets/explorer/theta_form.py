@@ -183,8 +183,8 @@ class ThetaForm(QWidget):
         for i, number in enumerate(self.numbers):
             if abs(number.value() - values[i]) > 0.5 * 10 ** -number.decimals():
                 values[i] = number.value()
-        values = values.reshape(2, 3)
-        self.changed.emit(Theta(values) if pixels else Theta.from_normalized(values, self._shape))
+        matrix = values.reshape(2, 3)
+        self.changed.emit(Theta(matrix) if pixels else Theta.from_normalized(matrix, self._shape))
 
     def _on_turner(self) -> None:
         from dataclasses import replace

@@ -234,11 +234,9 @@ class RegisterPanel(TaskPanel):
         a, b = self.inputs.fixed.points, self.inputs.moving.points
         if a is None and b is None:
             return None, None
-        points = (
-            None if layer is None else landmark_points(layer, source.grid)
-            for layer, source in ((a, fixed), (b, moving))
-        )
-        return check_landmarks(*points)
+        fixed_points = None if a is None else landmark_points(a, fixed.grid)
+        moving_points = None if b is None else landmark_points(b, moving.grid)
+        return check_landmarks(fixed_points, moving_points)
 
     def _earlier_transform(self) -> Transform:
         active = self._viewer.layers.selection.active

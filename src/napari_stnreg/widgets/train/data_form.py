@@ -28,6 +28,10 @@ PAIRINGS = {
 }
 
 
+def _pickers(viewer: Any, role: str) -> dict[str, Any]:
+    return {"layer": StackPicker(viewer, role), "layers": LayersPicker(viewer, role), "files": FilesPicker(role)}
+
+
 class ImageChoice(QWidget):
     """The form of :class:`~napari_stnreg.widgets.train.data_snapshot.TrainingImages`."""
 
@@ -49,16 +53,13 @@ class ImageChoice(QWidget):
         self.held_box = QSpinBox()
         self.held_box.setRange(0, 50)
         self.held_box.setValue(15)
-        self.held_box.setSuffix(" % held back")
+        self.held_box.setSuffix(" % validation")
         self.held_box.setToolTip(
-            "Share of the images that the network never learns from: they make the validation curve, and choose the "
+            "Percentage of the images that are kept for validation: they make the validation curve and select the "
             "best epoch."
         )
-        self.held_box.setAccessibleName("validation share")
-        self.fixed = {"layer": StackPicker(viewer, "training"), "layers": LayersPicker(viewer, "training"),
-                      "files": FilesPicker("training")}  # fmt: skip
-        self.moving = {"layer": StackPicker(viewer, "moving"), "layers": LayersPicker(viewer, "moving"),
-                       "files": FilesPicker("moving")}  # fmt: skip
+        self.held_box.setAccessibleName("validation fraction")
+        self.fixed, self.moving = (_pickers(viewer, role) for role in ("training", "moving"))
 
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
@@ -105,7 +106,7 @@ class ImageChoice(QWidget):
         if self.kind == "layers":
             chosen = self.fixed["layers"].chosen
             return f"{len(chosen)} layers" if chosen else ""
-        path = self.fixed["files"].path.replace("\\", "/").rstrip("/").split("/")[-1]
+        path: str = self.fixed["files"].path.replace("\\", "/").rstrip("/").split("/")[-1]
         return path.split(".")[0]
 
     def prefill(self) -> None:

@@ -170,7 +170,7 @@ class TrainingOptions(QWidget):
         return str(self.augmentation_box.currentData())
 
     @property
-    def size(self) -> int | None:
+    def working_size(self) -> int | None:
         """The working size, if one is given."""
         value = self.size_box.value
         return None if value is None else int(value)

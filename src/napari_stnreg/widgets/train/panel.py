@@ -143,7 +143,7 @@ class TrainPanel(TaskPanel):
         """
         options = self.options
         images = self.images.images(
-            size=options.size,
+            size=options.working_size,
             augmentation=options.augmentation,
             subject=options.subject_box.text().strip() or None,
             seed=options.seed_box.value(),

@@ -15,10 +15,10 @@ from napari_stnreg.io.transform_entry import Place, TransformEntry, read_entry, 
 from napari_stnreg.visualization.layers import (
     DIVERGING_COLORMAP,
     deformed_grid_layer,
+    folding_text,
     jacobian_layer,
     vectors_layer,
 )
-from napari_stnreg.widgets.common.result_layers import folding_text
 from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress
 
 if TYPE_CHECKING:
