@@ -20,7 +20,7 @@ def mse(fixed: npt.ArrayLike, moved: npt.ArrayLike, mask: npt.ArrayLike | None =
 def psnr(
     fixed: npt.ArrayLike, moved: npt.ArrayLike, mask: npt.ArrayLike | None = None, data_range: float | None = None
 ) -> float:
-    """Return the peak signal-to-noise ratio in decibels; the peak is ``data_range``, by default that of the fixed image."""
+    """Return the peak signal-to-noise ratio in decibels; the peak is ``data_range``, by default that of the image."""
     a, b = masked_values(fixed, moved, mask)
     if not a.size:
         return float("nan")
