@@ -52,7 +52,7 @@ def test_memory_that_runs_out_on_the_way_is_a_sentence(error, monkeypatch):
         raise error
 
     monkeypatch.setattr(stages, "run_dense", fail)
-    with pytest.raises(OutOfMemoryError, match="memory was not enough to register 'fixed' and 'moving'"):
+    with pytest.raises(OutOfMemoryError, match="Not enough memory to register 'fixed' and 'moving'"):
         registered(images)
 
 
@@ -69,7 +69,7 @@ def test_a_gpu_that_runs_out_hands_over_to_the_cpu(monkeypatch):
 
     monkeypatch.setattr(api, "prepare", prepare)
     result = registered(images, iterations=3)
-    assert "memory of cuda was not enough" in result.warnings[0]
+    assert "memory of cuda was not sufficient" in result.warnings[0]
 
 
 MEASURE = """

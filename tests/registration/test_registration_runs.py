@@ -104,7 +104,7 @@ def test_stopping_takes_the_best_step_not_the_last(monkeypatch):
             calls.append(1)
             return super().__call__(warped, weight) + max(len(calls) - 10, 0)
 
-    monkeypatch.setattr(stages, "dense_similarity", lambda settings, ndim: Worsening())
+    monkeypatch.setattr(stages, "deformable_similarity", lambda settings, ndim: Worsening())
     for family in ("displacement", "diffeomorphic", "bspline", "tps"):
         calls.clear()
         steps = sr.register_steps(
@@ -152,7 +152,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_best_so_far(family, mon
             loss = super().__call__(warped, weight)
             return loss * float("nan") if len(calls) > 12 else loss
 
-    for name in ("dense_similarity", "linear_similarity"):
+    for name in ("deformable_similarity", "linear_similarity"):
         monkeypatch.setattr(stages, name, lambda *args: Breaking())
     result = registered(images, family=family, start="none", levels=1, iterations=50)
     assert result.stop_reason == "diverged"
