@@ -77,8 +77,17 @@ def menu_paths(command):
 def open_from_menu(viewer, name):
     """Open a panel from the Layers menu and return it; ``name`` is that of its command without the plugin's."""
     command = f"{PLUGIN}.{name}"
+    assert not docked(viewer, display_name_of(command)), "it is open: its menu entry would hide it"
     choose_entry(viewer, *next(path for path in menu_paths(command) if path[0] == "Layers"))
     return _only_docked(viewer, command)
+
+
+def reopen_from_menu(viewer, name):
+    """Close a panel if it is open, and open a new one from the Layers menu."""
+    for panel in docked(viewer, display_name_of(f"{PLUGIN}.{name}")):
+        viewer.window.remove_dock_widget(panel)
+        panel.deleteLater()
+    return open_from_menu(viewer, name)
 
 
 def open_by_call(viewer, name):

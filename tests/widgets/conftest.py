@@ -12,7 +12,7 @@ pytest.importorskip("napari")
 from qtpy.QtCore import QThreadPool
 from superqt.utils import WorkerBase
 
-from tests.helpers.napari_user import open_from_menu
+from tests.helpers.napari_user import open_from_menu, reopen_from_menu
 from tests.widgets.fake_engine import FakeEngine
 
 NAME = "moving -> fixed (affine+diffeomorphic)"
@@ -65,8 +65,8 @@ def viewer(make_napari_viewer):
 
 @pytest.fixture
 def open_panel(viewer, qtbot):
-    """Open the panel from the menu."""
-    return lambda: open_from_menu(viewer, "register")
+    """Open the panel from the menu; one that is open is closed before."""
+    return lambda: reopen_from_menu(viewer, "register")
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def open_train(viewer):
     """Open the panel from the menu, and set it up for quick trainings."""
 
     def make(**settings):
-        panel = open_from_menu(viewer, "train")
+        panel = reopen_from_menu(viewer, "train")
         panel.options.set_values({"network": "affine", "epochs": 3, "batch_size": 3, "device": "cpu", **settings})
         panel.options.augmentation_box.set_current("none")
         panel.options.size_box.value = 32

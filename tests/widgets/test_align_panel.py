@@ -10,7 +10,7 @@ from qtpy.QtCore import Qt
 from tests.helpers.napari_user import open_from_menu
 from tests.widgets.conftest import blobs
 
-SLANT = {"kept": 0.28, "recorded": 1.45, "error": 0.28}
+SLOPE = {"kept": 0.28, "recorded": 1.45, "error": 0.28}
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def test_what_a_person_must_know_stays_in_the_panel(aligned, viewer, qtbot, run)
     """A warning is no line of the status that the next sentence wipes out; a range aligned again does not lose it."""
     findings = aligned.findings
     assert not findings.warning.isVisibleTo(aligned)
-    told = replace(aligned.result, warnings=["Neurites may have been straightened."], slope=SLANT)
+    told = replace(aligned.result, warnings=["Neurites may have been straightened."], slope=SLOPE)
     aligned._work.result = told
     findings.show_result(told)
     qtbot.mouseClick(aligned.reslice_button, Qt.MouseButton.LeftButton)

@@ -38,7 +38,7 @@ def test_a_folder_without_digits_is_answered_by_a_sentence(panel, qtbot, tmp_pat
     panel.set_folder(tmp_path)
     panel.train()
     qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
-    assert "holds neither" in panel.status.text()
+    assert "has neither" in panel.status.text()
     assert panel.train_button.isEnabled()
 
 

@@ -15,7 +15,7 @@ import napari_stnreg as sr
 from napari_stnreg.cli import main
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.widgets.models.session import SESSION
-from tests.helpers.napari_user import open_from_menu
+from tests.helpers.napari_user import reopen_from_menu
 from tests.widgets.conftest import blobs, drifting
 
 pytestmark = pytest.mark.usefixtures("fresh_session")
@@ -347,9 +347,7 @@ def test_the_form_is_remembered(viewer, open_train, run):
     train.train()
     run(train)
     assert train.model is not None, train.status.text()
-    viewer.window.remove_dock_widget(train)
-    again = open_from_menu(viewer, "train")
+    again = reopen_from_menu(viewer, "train")
     assert again.options.network == "dirnet"
     assert again.options.values()["bending"] == 0.5
     assert again.images.pairing == "neighbors"
-    train.deleteLater()

@@ -73,7 +73,7 @@ def test_a_model_of_other_images_is_no_beginning(viewer, open_train, run, qtbot,
     train.train()
     run(train)
     assert train.model is None
-    assert "'of volumes', with which the training is to begin, is for 3D images" in train.status.text()
+    assert "'of volumes' is for 3D images" in train.status.text()
     path = tmp_path / "odd.safetensors"
     path.write_bytes(b"nothing")
     train.options.start_box.load(str(path))
@@ -95,7 +95,7 @@ def test_the_beginning_is_remembered_and_copied(viewer, open_train, run, tmp_pat
     assert train.model is not None, train.status.text()
     train.copy_command.trigger()
     words = shlex.split(QApplication.clipboard().text(), comments=True)
-    assert words[words.index("--start") + 1] == str(path)
+    assert words[words.index("--warm-start") + 1] == str(path)
     assert "--network" not in words
     train.copy_python.trigger()
     space = {"viewer": viewer}
