@@ -43,7 +43,7 @@ def prepared(folder: Path, side: int, features: str) -> dict[str, tuple]:
     import tifffile
 
     from napari_stnreg.datasets import SerialSections
-    from napari_stnreg.stacks.output.canvas import Canvas
+    from napari_stnreg.stacks.output.canvas import OutputCanvas
     from napari_stnreg.stacks.output.ome_zarr import CHUNK, create
     from napari_stnreg.stacks.runtime import tasks
     from napari_stnreg.stacks.runtime.checkpoint import WorkFolder
@@ -62,7 +62,7 @@ def prepared(folder: Path, side: int, features: str) -> dict[str, tuple]:
     lattice = Lattice.covering((0, 0), (side, side), side / settings.cells((side, side)))
     there = SectionTransform.from_affine(np.eye(3), lattice, (side, side), None, factor)
     there = there.with_vectors(np.random.default_rng(0).normal(0, 1, there.vectors.shape))
-    canvas = Canvas((-20, -20), (side + 40, side + 40), (side, side), max(4, factor))
+    canvas = OutputCanvas((-20, -20), (side + 40, side + 40), (side, side), max(4, factor))
     writer = create(folder / "out.zarr", source, canvas, canvas.shape)
     encoder = None
     if features == "auto-encoder":

@@ -1,8 +1,11 @@
-"""Serial sections: what each shows, how neighbors lie to each other, and where every section belongs.
+"""Align serial sections: preprocess each section, match pairs, solve for all sections jointly, and measure quality.
 
-The pieces are pure functions of small arrays, so that they run in a loop, in threads or on a cluster alike:
-:func:`~napari_stnreg.stacks.preprocessing.features.prepare` a section, match pairs of them
-(:func:`~napari_stnreg.stacks.matching.coarse.coarse_match`, :func:`~napari_stnreg.stacks.matching.fine.fine_match`), solve for the whole
-stack (:func:`~napari_stnreg.stacks.solver.pose_graph.solve_poses`, :func:`~napari_stnreg.stacks.solver.elastic.solve_elastic`), and measure
-what came of it (:mod:`~napari_stnreg.stacks.quality.sections`).
+The steps are pure functions of small arrays, so they run in a loop, in threads or on a cluster:
+
+- preprocess a section: :func:`~napari_stnreg.stacks.preprocessing.features.prepare`
+- match a pair: :func:`~napari_stnreg.stacks.matching.coarse.coarse_match` and
+  :func:`~napari_stnreg.stacks.matching.fine.fine_match`
+- solve for the stack: :func:`~napari_stnreg.stacks.solver.pose_graph.solve_poses` and
+  :func:`~napari_stnreg.stacks.solver.elastic.solve_elastic`
+- measure the result: :mod:`~napari_stnreg.stacks.quality.sections`
 """

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
 
 Labels = npt.NDArray[np.uint8]
@@ -221,6 +222,26 @@ def evaluate_spline_on_axes(vectors: FloatArray, lattice: Lattice, y: FloatArray
         for axis, values in enumerate((y, x))
     )
     return np.ascontiguousarray(np.moveaxis(down @ vectors @ across.T, 0, -1))
+
+
+def fit_affine_matrix(points: FloatArray, mapped: FloatArray) -> FloatArray:
+    """Fit the ``(3, 3)`` affine matrix that takes ``(N, 2)`` points to their images, by least squares.
+
+    Raises
+    ------
+    InputError
+        If the fitted map is singular.
+    """
+    center = points.mean(axis=0)
+    rows = np.column_stack([points - center, np.ones(len(points))])
+    solved, *_ = np.linalg.lstsq(rows, mapped, rcond=None)
+    linear = solved[:2].T
+    if abs(np.linalg.det(linear)) < 1e-6:
+        raise InputError("The points of a section are mapped onto one line. Check its displacement or its landmarks.")
+    matrix = np.eye(3)
+    matrix[:2, :2] = linear
+    matrix[:2, 2] = solved[2] - linear @ center
+    return matrix
 
 
 def corners(shape: tuple[int, int]) -> FloatArray:

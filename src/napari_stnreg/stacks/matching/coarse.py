@@ -68,11 +68,11 @@ class CoarseMatch:
 
 
 def coarse_match(a: PreparedSection, b: PreparedSection, settings: StackSettings) -> CoarseMatch:
-    """Find how ``b`` lies to ``a``.
+    """Estimate the affine transform from section ``a`` to section ``b``.
 
-    Shifts are searched by correlating whole images, first for small turns; if nothing convincing is found and
-    ``settings.search_rotations``, for turns all around, and for sections lying upside down with ``settings.mirror``. The best few
-    are then refined by Gauss-Newton from coarse to fine.
+    Translations are searched by cross-correlation of whole images, first at small rotations. If no candidate is
+    convincing, the search covers all rotations (``settings.search_rotations``) and mirror images
+    (``settings.mirror``). The best few candidates are refined by Gauss-Newton from coarse to fine.
     """
     begin = _search_level(a)
     translation = settings.motion == "translation"

@@ -42,7 +42,7 @@ def fine_pairs(sections: Sequence[int], settings: StackSettings) -> list[Pair]:
 
 
 def long_range_pairs(sections: Sequence[int], settings: StackSettings) -> list[Pair]:
-    """Each usable section with the one ``settings.long_range_stride`` farther, where the window does not reach as far."""
+    """Pair each usable section with the one ``settings.long_range_stride`` after it, beyond ``settings.neighbors``."""
     near, chosen, reach = set(fine_pairs(sections, settings)), set(sections), settings.long_range_stride
     return [(z, z + reach) for z in sections if reach and z + reach in chosen and (z, z + reach) not in near]
 

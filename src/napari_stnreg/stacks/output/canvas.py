@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.stacks.section_transform import fit_affine_matrix
 
 if TYPE_CHECKING:
     from napari_stnreg.stacks.section_transform import SectionTransform
@@ -110,25 +110,11 @@ def displacement_transform(displacement: npt.ArrayLike, canvas: OutputCanvas) ->
     points = grid.points()
     mapped = points + np.moveaxis(field, 0, -1)
     few = (slice(None, None, max(points.shape[0] // 32, 1)), slice(None, None, max(points.shape[1] // 32, 1)))
-    matrix = best_affine(points[few].reshape(-1, 2), mapped[few].reshape(-1, 2))
+    matrix = fit_affine_matrix(points[few].reshape(-1, 2), mapped[few].reshape(-1, 2))
     back = np.linalg.inv(matrix)
     rest = mapped @ back[:2, :2].T + back[:2, 2] - points
     bend = DisplacementTransform(torch.from_numpy(np.moveaxis(rest, -1, 0).copy()), grid)
     return ChainTransform([bend, AffineTransform(matrix, "pixel")])
-
-
-def best_affine(points: FloatArray, mapped: FloatArray) -> FloatArray:
-    """The ``(3, 3)`` matrix that takes ``(N, 2)`` points closest to their images, by least squares."""
-    middle = points.mean(axis=0)
-    rows = np.column_stack([points - middle, np.ones(len(points))])
-    solved, *_ = np.linalg.lstsq(rows, mapped, rcond=None)
-    linear = solved[:2].T
-    if abs(np.linalg.det(linear)) < 1e-6:
-        raise InputError("A section's displacement sends all its points to one line; it cannot be used.")
-    matrix = np.eye(3)
-    matrix[:2, :2] = linear
-    matrix[:2, 2] = solved[2] - linear @ middle
-    return matrix
 
 
 def sample_displacement(section_map: SectionTransform, canvas: OutputCanvas) -> npt.NDArray[np.float32]:

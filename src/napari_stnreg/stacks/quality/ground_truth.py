@@ -1,9 +1,9 @@
-"""An alignment against the truth, for stacks of which it is known where every section belongs.
+"""Score an alignment against a known ground truth.
 
-Such a stack is generated (:class:`~napari_stnreg.datasets.SerialSections`), or made of a continuous volume whose slices
-were bent by known fields. What is asked of an alignment is its maps, canvas to section. A section's slide leads on from
-there to the tissue, so the error at a canvas point x is ``to_tissue(map(x)) - x``, after one rigid motion of the whole stack
-has been taken off: where the stack lies as a whole is nobody's error.
+The stack is generated (:class:`~napari_stnreg.datasets.SerialSections`), or cut from a continuous volume and warped by
+known fields. The alignment provides one transform per section, canvas to section. The deformation of the section maps
+on to the tissue, so the error at a canvas point x is ``to_tissue(transform(x)) - x``. One rigid motion of the whole
+stack is fitted and removed first, because the global pose of a stack is arbitrary.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from scipy.ndimage import gaussian_filter1d, map_coordinates
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray
+from napari_stnreg.core.linalg import fit_rigid
 from napari_stnreg.stacks.quality.sections import PairQuality, chunk_correlation, straightened
 
 if TYPE_CHECKING:
@@ -237,15 +238,9 @@ def errors(truth: StackTruth, transforms: Sequence[Map], *, margin: float = 0.2,
     if not seen.any():
         raise InputError("No section shows anything of the canvas; these maps belong to another stack.")
     p, t = np.broadcast_to(points, found.shape)[seen], found[seen]
-    turn = _rotation(p, t)
+    turn = fit_rigid(t, p)[:2, :2]  # its transpose rotates p onto t
     rest = found - t.mean(axis=0) - (points - p.mean(axis=0)) @ turn
     return Errors(points, kept, rest, turn)
-
-
-def _rotation(points: FloatArray, targets: FloatArray) -> FloatArray:
-    """The rotation ``(2, 2)`` for which ``points @ rotation`` comes nearest to the targets, middles aside (Kabsch)."""
-    u, _, v = np.linalg.svd((points - points.mean(0)).T @ (targets - targets.mean(0)))
-    return np.asarray(u @ np.diag([1, np.sign(np.linalg.det(u @ v))]) @ v)
 
 
 def recovered_slope(

@@ -1,7 +1,7 @@
 """Joint least-squares solve of all sections: matches against position and smoothness priors.
 
-The unknowns are the vectors ``u`` of every section, relative to its recorded position, and the trend ``c`` of the tissue
-from each section to the next. The energy is the robust sum over matched pairs of
+The unknowns are the vectors ``u`` of every section, relative to its recorded position, and the trend ``c`` of the
+tissue from each section to the next. The energy is the robust sum over matched pairs of
 ``w |u_b - u_a + c_a + ... + c_(b-1) - m|^2`` plus quadratic priors on ``u`` and ``c``, wave by wave, with weights from
 their variance components: jitter of single sections is removed, a trend over several sections is kept.
 """
@@ -171,7 +171,7 @@ def fixed_sections(
 
 
 def recorded_displacement(there: SectionTransform) -> FloatArray:
-    """Displacement ``(P, 2, gy, gx)`` of the fragments of a section by their poses, relative to the recorded position."""
+    """Return the displacement ``(P, 2, gy, gx)`` of the fragments from the recorded position, by their poses alone."""
     nodes = there.lattice.points()
     back = np.linalg.inv(there.affines)
     return np.stack([(nodes - nodes @ m[:2, :2].T - m[:2, 2]).transpose(2, 0, 1) for m in back])

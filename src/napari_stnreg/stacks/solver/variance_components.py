@@ -75,8 +75,8 @@ def estimate_variance_components(
     Parameters
     ----------
     runs
-        For each segment of ``G`` gaps, the ``(G, G)`` sums of products of the differences in its gaps, and the number of
-        values (waves, directions) that were summed.
+        For each segment of ``G`` gaps, the ``(G, G)`` sums of products of the differences in its gaps, and the number
+        of values (waves, directions) that were summed.
     spread
         Lower limit of the variance of the residual, square pixels.
     expected

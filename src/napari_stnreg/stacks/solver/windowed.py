@@ -33,9 +33,10 @@ def solve_stack(
     fixed: Mapping[int, SectionTransform] | None = None,
     landmarks: Landmarks | None = None,
 ) -> list[SectionTransform]:
-    """Solve for the vectors of all sections; parameters as of :func:`~napari_stnreg.stacks.solver.elastic.solve_elastic`.
+    """Solve for the vectors of all sections, one window at a time.
 
-    ``matches`` are read one window at a time, so they may be on disk.
+    The parameters are those of :func:`~napari_stnreg.stacks.solver.elastic.solve_elastic`. ``matches`` are read
+    one window at a time, so they may be on disk.
     """
     if len(transforms) <= MAX_WINDOW:
         return solve_elastic(transforms, dict(matches), settings, fixed, landmarks)
