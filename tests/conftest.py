@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items):
     pytest-qt lets Qt work after every test once there was a window, also after tests that know nothing of Qt; a process
     that did both in turn crashed there. Torch is asked for CUDA only if a test that needs it was collected.
     """
-    items.sort(key=lambda item: item.path.parent.name == "gui")
+    items.sort(key=lambda item: item.path.parent.name in ("widgets", "acceptance"))
     needing = [item for item in items if item.get_closest_marker("gpu")]
     if needing:
         import torch
