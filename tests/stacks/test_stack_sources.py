@@ -231,3 +231,18 @@ def test_paths_that_hold_no_stack_are_refused_in_one_sentence(tmp_path, stack):
     ]:
         with pytest.raises(InputError, match=sentence):
             open_stack(tmp_path / name)
+
+
+def test_images_of_other_packages_are_stacks_too():
+    import nibabel as nib
+    import SimpleITK as sitk
+
+    data = np.random.default_rng(0).integers(0, 255, (4, 20, 24)).astype(np.uint8)
+    image = sitk.GetImageFromArray(data)
+    image.SetSpacing((0.5, 0.5, 3.0))
+    source = open_stack(image)
+    assert source.shape == (4, 20, 24)
+    np.testing.assert_allclose(source.spacing, (3.0, 0.5, 0.5))
+    np.testing.assert_array_equal(source.read(2), data[2])
+    volume = nib.Nifti1Image(data.transpose(2, 1, 0), np.diag([1.0, 1.0, 5.0, 1.0]))
+    assert sorted(open_stack(volume, spacing=(7.0, 1.0, 1.0)).spacing) == [1.0, 1.0, 7.0]

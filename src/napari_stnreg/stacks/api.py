@@ -59,6 +59,8 @@ def align_stack(
     output: Path | str | None = None,
     settings: StackSettings | None = None,
     *,
+    spacing: float | Sequence[float] | None = None,
+    unit: str | None = None,
     masks: Any = None,
     landmarks: Landmarks | None = None,
     exclude: Sequence[int] = (),
@@ -74,7 +76,8 @@ def align_stack(
     """Align a stack of serial sections; :func:`align_stack_steps` run to its end, with the same parameters."""
     return run_to_completion(
         align_stack_steps(
-            stack, output, settings, masks=masks, landmarks=landmarks, exclude=exclude, section_range=section_range,
+            stack, output, settings, spacing=spacing, unit=unit, masks=masks, landmarks=landmarks,
+            exclude=exclude, section_range=section_range,
             scheduler=scheduler, workers=workers, memory=memory, resume=resume, overwrite=overwrite,
             keep_work=keep_work, **options,
         )
@@ -86,6 +89,8 @@ def align_stack_steps(
     output: Path | str | None = None,
     settings: StackSettings | None = None,
     *,
+    spacing: float | Sequence[float] | None = None,
+    unit: str | None = None,
     masks: Any = None,
     landmarks: Landmarks | None = None,
     exclude: Sequence[int] = (),
@@ -110,6 +115,8 @@ def align_stack_steps(
         not given, a temporary folder that is deleted with the result.
     settings
         Settings of the alignment; single fields may be given by name in ``options``.
+    spacing, unit
+        Voxel size (z, y, x) and unit that replace those of the stack.
     masks
         A stack of the same shape, non-zero at pixels to ignore: cracks, folds, dirt.
     landmarks
@@ -153,7 +160,7 @@ def align_stack_steps(
         If fewer than two sections can be used.
     """
     settings = StackSettings.merge(settings, dict(options))
-    source = open_stack(stack)
+    source = open_stack(stack, spacing=spacing, unit=unit)
     job = AlignmentJob(source, settings, masks, landmarks, exclude, section_range)
     holder = tempfile.TemporaryDirectory(prefix="stnreg-") if output is None else None
     path = Path(output).absolute() if output is not None else Path(holder.name if holder else "") / "aligned.zarr"

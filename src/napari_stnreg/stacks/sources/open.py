@@ -13,11 +13,15 @@ import numpy as np
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import canonical
+from napari_stnreg.io.conversion import as_image
 from napari_stnreg.io.image import SUPPORTED_SUFFIXES, read_image
 from napari_stnreg.stacks.sources.base import Array, StackSource, Window, check_spacing, check_stack, from_array
 from napari_stnreg.stacks.sources.folder import open_folder
 from napari_stnreg.stacks.sources.tiff import open_tiff
 from napari_stnreg.stacks.sources.zarr import open_zarr
+
+_FOREIGN_IMAGES = ("nibabel", "SimpleITK", "xarray", "torch", "napari")
+"""Packages whose images are converted; arrays of other packages are read section by section."""
 
 
 def open_stack(
@@ -33,8 +37,9 @@ def open_stack(
     Parameters
     ----------
     stack
-        An array ``(z, y, x)`` (NumPy, Dask, Zarr), a 3D :class:`~napari_stnreg.Image`, a source, or a path: an OME-Zarr
-        or Zarr folder, a multi-page or OME TIFF, a ``.npy`` file, or a folder with one image for each section.
+        An array ``(z, y, x)`` (NumPy, Dask, Zarr); a 3D image of any kind that :func:`~napari_stnreg.as_image` takes;
+        a source; or a path: an OME-Zarr or Zarr folder, a multi-page or OME TIFF, a ``.npy`` file, or a folder with
+        one image for each section.
     level
         Resolution level of a multiscale image; 0 is the finest.
     channel
@@ -55,6 +60,8 @@ def open_stack(
     elif isinstance(stack, Image):
         data = stack.intensity(channel) if stack.has_channel_axis else stack.data
         source = from_array(data, tuple(stack.grid.spacing), stack.grid.unit, stack.name)
+    elif type(stack).__module__.split(".")[0] in _FOREIGN_IMAGES:
+        return open_stack(as_image(stack), channel=channel, spacing=spacing, unit=unit)
     else:
         source = from_array(stack)
     if spacing is not None or unit is not None:
