@@ -88,10 +88,7 @@ def open_panel(viewer: Any, fixed: Any, moving: Any) -> Any:
 
     This and :func:`press_register` hold everything that depends on the widget's attributes.
     """
-    from napari_stnreg.widgets.register.panel import RegisterPanel
-
-    widget = RegisterPanel(viewer)
-    viewer.window.add_dock_widget(widget, name="STN registration")
+    _, widget = viewer.window.add_plugin_dock_widget("napari-stnreg", "STN registration")
     widget.set_fixed(fixed)
     widget.set_moving(moving)
     widget.options.rate_box.setValue(max(widget.options.rate_box.value(), PREVIEW_RATE))

@@ -31,7 +31,6 @@ def scene(name: str, folder: Path, written: argparse.Namespace) -> None:
     from napari_stnreg.datasets import SerialSections
     from napari_stnreg.datasets.serial_sections import section_stack
     from napari_stnreg.stacks.sources.open import open_stack
-    from napari_stnreg.widgets.align_stack.panel import AlignStackPanel
 
     theme, width, unfolded, scale = SCENES[name]
     stage = Stage(name, folder, theme, width, scale)
@@ -48,7 +47,7 @@ def scene(name: str, folder: Path, written: argparse.Namespace) -> None:
         data = np.stack([source.read(z) for z in range(source.shape[0])])
         scales, unit = source.spacing, source.unit
     viewer.add_image(data, name="sections", scale=scales, units=(unit,) * 3, axis_labels=("z", "y", "x"))
-    panel = stage.dock(AlignStackPanel(viewer), "Align section stack")
+    panel = stage.dock("Align section stack")
     if name == STRAIGHTENED:
         panel.inputs.trend.set_current("remove")
     if unfolded:

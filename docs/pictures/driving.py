@@ -58,11 +58,11 @@ class Stage:
         self._window = self.viewer.window._qt_window
         self._window.resize(round(size[0] / scale), round(size[1] / scale))
 
-    def dock(self, panel: Any, title: str) -> Any:
-        """Put a panel beside the canvas; gives the panel."""
+    def dock(self, title: str) -> Any:
+        """Open a panel by its title in the manifest, and return it."""
         from qtpy.QtCore import Qt
 
-        docked = self.viewer.window.add_dock_widget(panel, name=title)
+        docked, panel = self.viewer.window.add_plugin_dock_widget("napari-stnreg", title)
         self._window.resizeDocks([docked], [self.width], Qt.Orientation.Horizontal)
         pump(1.0)
         return panel

@@ -91,13 +91,11 @@ def begin(name: str, folder: Path) -> tuple[Stage, Any, Hand]:
     """Window, panel and hand of a scene."""
     from skimage import data
 
-    from napari_stnreg.widgets.explorer.panel import ExplorerPanel
-
     theme, width, text = SCENES[name]
     stage = Stage(f"explorer_{name}", folder, theme, width, size=(1400, 950))
     pictures = {"sampler": data.camera(), "direction": data.camera()[::4, ::4], "gradient": data.camera()[::2, ::2]}
     layer = stage.viewer.add_image(pictures.get(name, stickman()), name="camera" if name in pictures else "stickman")
-    panel = stage.dock(ExplorerPanel(stage.viewer), "Spatial transformer explorer")
+    panel = stage.dock("Spatial transformer explorer")
     panel.size_box.set_current(text)
     pump(3.0, lambda: panel.canvas is not None)
     assert panel.layer is layer
@@ -108,11 +106,9 @@ def begin(name: str, folder: Path) -> tuple[Stage, Any, Hand]:
 
 def classifier(folder: Path) -> None:
     """Train both classifiers and take a picture of the end."""
-    from napari_stnreg.widgets.explorer.classifier import ClassifierPanel
-
     theme, width, _ = SCENES["classifier"]
     stage = Stage("classifier", folder, theme, width, size=(1400, 800))
-    panel = stage.dock(ClassifierPanel(stage.viewer), "Spatial transformer in a classifier")
+    panel = stage.dock("Spatial transformer in a classifier")
     panel.steps.setValue(300)
     panel.train()
     pump(900, lambda: not panel.running)

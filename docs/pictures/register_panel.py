@@ -26,7 +26,6 @@ def scene(name: str, folder: Path, _: argparse.Namespace) -> None:
     from napari.layers import Image, Layer
 
     from napari_stnreg.napari_plugin import sample_data
-    from napari_stnreg.widgets.register.panel import RegisterPanel
 
     sample, theme, width, scale, ndisplay, unfolded = SCENES[name]
     stage = Stage(name, folder, theme, width, scale)
@@ -34,7 +33,7 @@ def scene(name: str, folder: Path, _: argparse.Namespace) -> None:
     for data in getattr(sample_data, f"napari_sample_{sample}")():
         viewer.add_layer(Layer.create(*data))
     viewer.layers.selection = {layer for layer in viewer.layers if isinstance(layer, Image)}
-    panel = stage.dock(RegisterPanel(viewer), "STN registration")
+    panel = stage.dock("STN registration")
     if sample == "head":  # many pictures of a volume take long without a graphics card
         panel.options.field("preset").set_current("fast")
         panel.options.rate_box.setValue(2)

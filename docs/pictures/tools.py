@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +33,13 @@ def registered(viewer: Any, sample: str) -> None:
 
     from napari_stnreg.datasets import shapes
     from napari_stnreg.napari_plugin import sample_data
-    from napari_stnreg.widgets.register.panel import RegisterPanel
 
     for data in sample_data.landmark_layers(shapes.shapes_pair()) if sample == "shapes" else ():
         viewer.add_layer(Layer.create(*data))
     for data in getattr(sample_data, f"napari_sample_{sample}")():
         viewer.add_layer(Layer.create(*data))
     viewer.layers.selection = {layer for layer in viewer.layers if isinstance(layer, Image)}
-    panel = RegisterPanel(viewer)
-    viewer.window.add_dock_widget(panel, name="register")
+    _, panel = viewer.window.add_plugin_dock_widget("napari-stnreg", "STN registration")
     panel.options.field("preset").set_current("fast")
     panel.options.rate_box.setValue(0)
     panel.start()
@@ -50,9 +47,9 @@ def registered(viewer: Any, sample: str) -> None:
     viewer.window.remove_dock_widget(panel)
 
 
-def docked(stage: Stage, kind: Callable[[Any], Any], title: str) -> Any:
-    """The tool's panel beside the canvas."""
-    panel = stage.dock(kind(stage.viewer), title)
+def docked(stage: Stage, title: str) -> Any:
+    """Open the tool's panel beside the canvas."""
+    panel = stage.dock(title)
     stage.viewer.reset_view()
     return panel
 
@@ -61,10 +58,8 @@ def workbench(stage: Stage) -> None:
     """Apply to labels and points, show the Jacobian, invert, chain."""
     from napari.layers import Labels
 
-    from napari_stnreg.widgets.transforms.panel import TransformsPanel
-
     viewer = stage.viewer
-    bench = docked(stage, TransformsPanel, "Transform workbench")
+    bench = docked(stage, "Transform workbench")
     stage.picture("first")
     moving = bench.chosen.moving
     points = viewer.add_points(
@@ -95,10 +90,8 @@ def scorecard(stage: Stage) -> None:
     """Score with labels and landmarks where the sample has them, and go to a pair."""
     from napari.layers import Labels, Points
 
-    from napari_stnreg.widgets.scorecard.panel import ScorecardPanel
-
     viewer = stage.viewer
-    card = docked(stage, ScorecardPanel, "Registration scorecard")
+    card = docked(stage, "Registration scorecard")
     for kind, boxes in ((Labels, card.labels_boxes), (Points, card.points_boxes)):
         layers = [layer for layer in viewer.layers if isinstance(layer, kind)][:2]
         if len(layers) == 2:
@@ -118,10 +111,9 @@ def scorecard(stage: Stage) -> None:
 
 def compare(stage: Stage) -> None:
     """Every view once."""
-    from napari_stnreg.widgets.compare.panel import ComparePanel
     from napari_stnreg.widgets.compare.views import VIEWS
 
-    panel = docked(stage, ComparePanel, "Compare views")
+    panel = docked(stage, "Compare views")
     panel.rate_box.setValue(0)
     for view in VIEWS:
         panel.show_view(view)
@@ -136,7 +128,6 @@ def batch(stage: Stage) -> None:
     import imageio.v3 as iio
 
     from napari_stnreg.datasets.shapes import shapes_pair
-    from napari_stnreg.widgets.batch.panel import BatchPanel
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -146,7 +137,7 @@ def batch(stage: Stage) -> None:
                 pair = shapes_pair(seed=seed)
                 iio.imwrite(folder / side / f"cells{seed}.tif", (pair.fixed, pair.moving)[number].data)
         (folder / "moving" / "cells1.tif").write_bytes(b"no picture")
-        panel = docked(stage, BatchPanel, "Batch registration")
+        panel = docked(stage, "Batch registration")
         panel.folders.expand(animate=False)
         panel.options.field("preset").set_current("fast")
         panel.output_edit.setText(str(folder / "results"))

@@ -50,15 +50,13 @@ def drifting(count: int = 24, size: int = 64) -> np.ndarray:
 def scene(name: str, folder: Path, _: argparse.Namespace) -> None:
     """One scene, from the empty form to a registration with the model."""
     from napari_stnreg.widgets.models.session import SESSION
-    from napari_stnreg.widgets.register.panel import RegisterPanel
-    from napari_stnreg.widgets.train.panel import TrainPanel
 
     network, theme, width, scale, unfolded = SCENES[name]
     stage = Stage(name, folder, theme, width, scale)
     viewer = stage.viewer
     frames = drifting()
     viewer.add_image(frames, name="digits", axis_labels=("image", "y", "x"))
-    panel = stage.dock(TrainPanel(viewer), "Train STN model")
+    panel = stage.dock("Train STN model")
     panel.options.set_values({"network": network, "epochs": 400, "batch_size": 8, "device": "cpu"})
     panel.keeping.name_box.setText("digits")
     if unfolded:
@@ -90,7 +88,7 @@ def scene(name: str, folder: Path, _: argparse.Namespace) -> None:
     for number in (0, 1):
         viewer.add_image(frames[number], name=f"digit {number}")
     viewer.layers.selection = set(viewer.layers)
-    registering = stage.dock(RegisterPanel(viewer), "STN registration")
+    registering = stage.dock("STN registration")
     registering.options.model.box.setCurrentText("digits")
     registering.options.model.refine_box.setChecked(True)
     registering.options.model.steps_box.setValue(20)

@@ -239,6 +239,20 @@ def test_closing_the_dock_leaves_the_viewer_as_it_was(explorer, viewer, qtbot):
     assert explorer.pointer.on_move not in viewer.mouse_move_callbacks
 
 
+def test_closing_the_dock_restores_camera_and_selection(viewer, qtbot):
+    other = viewer.add_image(blobs((20, 20)), name="other")
+    viewer.scene.camera.center, viewer.scene.camera.zoom = (0, 7, 9), 3.5
+    added = viewer.add_image(blobs((40, 56)), name="second")
+    viewer.layers.selection = {other, added}
+    before = viewer.scene.camera.center, viewer.scene.camera.zoom
+    panel = open_by_call(viewer, "explore")
+    qtbot.waitUntil(lambda: panel.canvas is not None, timeout=20_000)
+    assert viewer.scene.camera.zoom != before[1]
+    viewer.window.remove_dock_widget(panel)
+    assert (viewer.scene.camera.center, viewer.scene.camera.zoom) == before
+    assert set(viewer.layers.selection) == {other, added}
+
+
 def test_removing_the_image_ends_the_exploring(explorer, viewer, qtbot):
     viewer.layers.remove("cells")
     qtbot.waitUntil(lambda: explorer.scene is None, timeout=5000)

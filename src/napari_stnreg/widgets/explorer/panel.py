@@ -54,6 +54,7 @@ class ExplorerPanel(ExplorerLayout):
         self.canvas: Canvas | None = None
         self.layer: ImageLayer | None = None
         self._hidden: list[Any] = []
+        self._view_before: tuple[Any, float, list[Any]] | None = None
         self._limits = (0.0, 1.0)
         self._pixel: tuple[int, int] | None = None
         self._closed = False
@@ -120,6 +121,9 @@ class ExplorerPanel(ExplorerLayout):
         self.layer, self.scene = layer, scene
         self.downhill.forget()
         self._limits = self._shown_limits(picture)
+        if self._view_before is None:
+            camera = self._viewer.scene.camera
+            self._view_before = camera.center, camera.zoom, list(self._viewer.layers.selection)
         self._hidden = [other for other in self._viewer.layers if other.visible]
         for other in self._hidden:
             other.visible = False
@@ -163,6 +167,16 @@ class ExplorerPanel(ExplorerLayout):
             if layer in self._viewer.layers:
                 layer.visible = True
         self._hidden = []
+
+    def _restore_view(self) -> None:
+        """Give the camera and the selection back as they were before the explorer began."""
+        if self._view_before is None:
+            return
+        center, zoom, selected = self._view_before
+        self._view_before = None
+        self._viewer.scene.camera.center = center
+        self._viewer.scene.camera.zoom = zoom
+        self._viewer.layers.selection = {layer for layer in selected if layer in self._viewer.layers}
 
     # -- theta, and all else that can be set
 
@@ -434,6 +448,7 @@ class ExplorerPanel(ExplorerLayout):
             timer.stop()
         self.downhill.halt()
         self._take_away()
+        self._restore_view()
         self.layer = self.scene = None
         self.downhill.forget()
         self._viewer.scene.camera.mouse_pan = True
