@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 import napari_stnreg as sr
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.datasets import SerialSections
-from napari_stnreg.stacks.matching.coarse import CONFIDENT, coarse_match
+from napari_stnreg.stacks.matching.coarse import PARAMETERS, coarse_match
 from napari_stnreg.stacks.matching.fine import FineMatch
 from napari_stnreg.stacks.output.canvas import OutputCanvas, displacement_transform, sample_displacement
 from napari_stnreg.stacks.output.render import render_bands
@@ -100,14 +100,14 @@ def test_symmetric_tissue_is_not_turned_round(seed):
     b = 0.5 * a + np.sqrt(0.75) * symmetric(seed + 500)
     chosen = settings()
     found = coarse_match(prepare(a + 128, chosen), prepare(b + 128, chosen), chosen)
-    assert found.confidence > CONFIDENT
+    assert found.confidence > PARAMETERS.min_confidence
     assert found.matrix[0, 0] > 0.99
 
 
 def test_sections_that_have_nothing_in_common_are_not_believed():
     chosen = settings()
     found = coarse_match(prepare(texture(1), chosen), prepare(texture(2), chosen), chosen)
-    assert found.confidence < CONFIDENT
+    assert found.confidence < PARAMETERS.min_confidence
 
 
 def test_shifts_and_turns_of_a_stack_are_taken_off():

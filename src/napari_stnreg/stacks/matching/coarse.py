@@ -1,4 +1,4 @@
-"""The coarse pass: how a whole section lies to its neighbor, whatever shift and turn lie between."""
+"""Coarse matching: one affine transform between two sections, for any shift and rotation."""
 
 from __future__ import annotations
 
@@ -11,44 +11,71 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.core.linalg import rotation_2d
 from napari_stnreg.registration.pyramid import Level
 from napari_stnreg.registration.translation_search import best_translations
-from napari_stnreg.stacks.matching.pair_frame import LEAST_PIXELS, FeatureSampler, PairFrame, compare
+from napari_stnreg.stacks.matching.pair_frame import MIN_COMMON_PIXELS, FeatureSampler, PairFrame, compare
 from napari_stnreg.stacks.preprocessing.features import PreparedSection
 from napari_stnreg.stacks.settings import StackSettings
 
-SEARCH_SIDE = 72
-"""Pixels along the longer side, about, at which shifts and turns are searched."""
-LEAST_OVERLAP = 0.25
-"""Two sections must share this part of the smaller one: with less, something always fits by chance."""
-GOOD, FAIR = 0.5, 0.35
-"""With a correlation above the first nothing farther away is looked for; above the second it has to be far better."""
-FAR_BETTER = 1.4
-"""By what factor."""
-SURE = 0.45
-"""A pair below this is checked by way of the sections around it."""
-CONFIDENT = 0.3
-"""A pair below this is not believed."""
-MARGIN = 0.15
-"""By what share the best of all turns must be better than the next different one to be believed fully."""
-FEW = tuple(math.radians(d) for d in (0, -3, 3, -6, 6))
-ALL = tuple(math.radians(5 * k) for k in range(72))
+
+@dataclass(frozen=True)
+class CoarseParameters:
+    """Tuning constants of the coarse matching. All were set by hand; no tuning is recorded.
+
+    Parameters
+    ----------
+    search_side
+        Approximate number of pixels along the longer side at which translations and rotations are searched.
+    min_overlap
+        Smallest common tissue of two sections, relative to the smaller one. Below it, chance matches occur.
+    good_score
+        Correlation above which only small rotations are searched.
+    fair_score
+        Correlation above which a candidate at a small rotation is replaced only by a far better one.
+    far_better_factor
+        Ratio of the correlations that counts as far better.
+    sure_confidence
+        Matches below this confidence are checked by matching the sections around them.
+    min_confidence
+        Matches below this confidence are ignored.
+    min_margin
+        Fraction by which the best candidate must exceed the next different one for full confidence.
+    near_rotations_deg
+        Small rotations that are searched first.
+    rotation_step_deg
+        Step of the search over all rotations.
+    """
+
+    search_side: int = 72
+    min_overlap: float = 0.25
+    good_score: float = 0.5
+    fair_score: float = 0.35
+    far_better_factor: float = 1.4
+    sure_confidence: float = 0.45
+    min_confidence: float = 0.3
+    min_margin: float = 0.15
+    near_rotations_deg: tuple[int, ...] = (0, -3, 3, -6, 6)
+    rotation_step_deg: int = 5
+
+
+PARAMETERS = CoarseParameters()
 
 
 @dataclass(frozen=True)
 class CoarseMatch:
-    """How section ``b`` lies to section ``a``.
+    """Affine match of section ``b`` to section ``a``.
 
     Parameters
     ----------
     matrix
         ``(3, 3)`` homogeneous: full-resolution pixels of ``a`` to those of ``b``.
     confidence
-        Correlation of the features over the common tissue, times how far the best place stands out from the next.
+        Correlation of the features over the common tissue, times the margin of the best candidate over the next one.
     overlap
         Common tissue over the smaller section's tissue.
     mirrored
-        Whether one of them lies upside down.
+        Whether the transform contains a reflection.
     """
 
     matrix: FloatArray
@@ -57,12 +84,12 @@ class CoarseMatch:
     mirrored: bool
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
-        """What there is to keep of it, by name."""
+        """Return the fields as named arrays."""
         return {"matrix": self.matrix, "figures": np.array([self.confidence, self.overlap, float(self.mirrored)])}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, npt.NDArray[np.generic]]) -> CoarseMatch:
-        """The match that :meth:`to_arrays` was taken of."""
+        """Restore a match from :meth:`to_arrays`."""
         confidence, overlap, mirrored = (float(f) for f in np.asarray(arrays["figures"]))
         return cls(np.asarray(arrays["matrix"], dtype=np.float64), confidence, overlap, bool(mirrored))
 
@@ -76,48 +103,48 @@ def coarse_match(a: PreparedSection, b: PreparedSection, settings: StackSettings
     """
     begin = _search_level(a)
     translation = settings.motion == "translation"
-    some = [np.eye(2)] if translation else [_rotation(angle) for angle in FEW]
-    tried = _refined(a, b, begin, some, settings.motion, 2)
+    linears = [np.eye(2)] if translation else [_rotation(d) for d in PARAMETERS.near_rotations_deg]
+    tried = _refine_candidates(a, b, begin, linears, settings.motion, 2)
     best = max(tried, key=lambda one: one[0], default=(-1.0, np.eye(3), 0.0))
     margin = 1.0
-    if best[0] < GOOD and (settings.mirror or (settings.search_rotations and not translation)):
-        some = [_rotation(angle) for angle in ALL] if settings.search_rotations and not translation else some
+    if best[0] < PARAMETERS.good_score and (settings.mirror or (settings.search_rotations and not translation)):
+        if settings.search_rotations and not translation:
+            linears = [_rotation(d) for d in range(0, 360, PARAMETERS.rotation_step_deg)]
         if settings.mirror:
-            some = some + [linear @ np.diag([1.0, -1.0]) for linear in some]
+            linears = linears + [linear @ np.diag([1.0, -1.0]) for linear in linears]
         near = best
-        tried += _refined(a, b, begin, some, settings.motion, 4)
+        tried += _refine_candidates(a, b, begin, linears, settings.motion, 4)
         best = max(tried, key=lambda one: one[0], default=best)
-        if near[0] > FAIR and best[0] < FAR_BETTER * near[0]:
-            best = near  # a small turn is what sections have; tissue that is symmetric fits turned round as well
+        if near[0] > PARAMETERS.fair_score and best[0] < PARAMETERS.far_better_factor * near[0]:
+            best = near  # large rotations are rare, and symmetric tissue also fits when it is rotated
         else:
-            # of so many turns one always fits a little: the best one has to stand out
-            others = [one[0] for one in tried if not _same_place(one[1], best[1], a.shape)]
+            # among many rotations one fits by chance, so the best one must stand out
+            others = [one[0] for one in tried if not _is_same_pose(one[1], best[1], a.shape)]
             second = max(others, default=0.0)
-            margin = float(np.clip((best[0] - second) / (MARGIN * max(best[0], 1e-6)), 0.0, 1.0))
+            margin = float(np.clip((best[0] - second) / (PARAMETERS.min_margin * max(best[0], 1e-6)), 0.0, 1.0))
     if best[0] < 0:
         return CoarseMatch(np.eye(3), 0.0, 0.0, False)
     score, matrix, overlap = best
-    if begin > 0 and score > CONFIDENT:
-        # the finer level makes the place more precise, but is no measure of confidence: less of it is shared
-        finer, _, share = refine(a, b, matrix, settings.motion, range(begin - 1, begin - 2, -1))
-        matrix, overlap = (finer, share) if share > LEAST_OVERLAP else (matrix, overlap)
+    if begin > 0 and score > PARAMETERS.min_confidence:
+        # the finer level refines the pose, but its correlation is lower because less fine detail is shared
+        finer, _, overlap_fraction = refine(a, b, matrix, settings.motion, range(begin - 1, begin - 2, -1))
+        matrix, overlap = (finer, overlap_fraction) if overlap_fraction > PARAMETERS.min_overlap else (matrix, overlap)
     return CoarseMatch(matrix, max(score, 0.0) * margin, overlap, bool(np.linalg.det(matrix[:2, :2]) < 0))
 
 
 def _search_level(section: PreparedSection) -> int:
     sides = [max(level.shape[1:]) for level in section.levels]
-    return int(np.argmin(np.abs(np.log(np.array(sides) / SEARCH_SIDE))))
+    return int(np.argmin(np.abs(np.log(np.array(sides) / PARAMETERS.search_side))))
 
 
-def _rotation(angle: float) -> FloatArray:
-    c, s = math.cos(angle), math.sin(angle)
-    return np.array([[c, -s], [s, c]])
+def _rotation(degrees: float) -> FloatArray:
+    return rotation_2d(math.radians(degrees))
 
 
-def _searched(
+def _search_candidates(
     a: PreparedSection, b: PreparedSection, level: int, linears: list[FloatArray], keep: int
 ) -> list[FloatArray]:
-    """The most promising affine maps from ``a`` to ``b``, full-resolution pixels."""
+    """Return the best ``keep`` distinct affine maps from ``a`` to ``b``, in full-resolution pixels."""
     level = min(level, len(b.levels) - 1)
     step = a.factor * 2.0**level
 
@@ -126,7 +153,7 @@ def _searched(
 
     def grid(shape: tuple[int, ...]) -> Grid:
         place = np.diag([step, step, 1.0])
-        place[:2, 2] = (step - 1) / 2  # the middle of the first block of pixels
+        place[:2, 2] = (step - 1) / 2  # center of the first block of pixels
         return Grid(shape, place)
 
     images = [np.ascontiguousarray(s.levels[level][0]) for s in (a, b)]
@@ -138,9 +165,11 @@ def _searched(
     tried = best_translations(both, linears)
     tried.sort(key=lambda pair: -pair[0])
     chosen: list[FloatArray] = []
-    middle = np.array([*(np.array(a.shape) - 1) / 2, 1.0])
+    center = np.array([*(np.array(a.shape) - 1) / 2, 1.0])
     for _, matrix in tried:
-        near = [np.abs((matrix - other) @ middle).max() < 3 * step and _same_turn(matrix, other) for other in chosen]
+        near = [
+            np.abs((matrix - other) @ center).max() < 3 * step and _is_same_rotation(matrix, other) for other in chosen
+        ]
         if not any(near):
             chosen.append(matrix)
         if len(chosen) == keep:
@@ -148,24 +177,24 @@ def _searched(
     return chosen
 
 
-def _refined(
+def _refine_candidates(
     a: PreparedSection, b: PreparedSection, level: int, linears: list[FloatArray], motion: str, keep: int
 ) -> list[tuple[float, FloatArray, float]]:
-    """The most promising of many turns, refined: score, map, overlap; those that hardly overlap are left out."""
-    found = []
-    for start in _searched(a, b, level, linears, keep):
+    """Refine the best candidates; return score, matrix and overlap of those with enough overlap."""
+    refined = []
+    for start in _search_candidates(a, b, level, linears, keep):
         matrix, score, overlap = refine(a, b, start, motion, range(level, level - 1, -1))
-        if overlap > LEAST_OVERLAP:
-            found.append((score, matrix, overlap))
-    return found
+        if overlap > PARAMETERS.min_overlap:
+            refined.append((score, matrix, overlap))
+    return refined
 
 
-def _same_place(one: FloatArray, other: FloatArray, shape: tuple[int, int]) -> bool:
-    middle = np.array([*(np.array(shape) - 1) / 2, 1.0])
-    return bool(np.abs((one - other) @ middle).max() < 0.05 * max(shape)) and _same_turn(one, other)
+def _is_same_pose(one: FloatArray, other: FloatArray, shape: tuple[int, int]) -> bool:
+    center = np.array([*(np.array(shape) - 1) / 2, 1.0])
+    return bool(np.abs((one - other) @ center).max() < 0.05 * max(shape)) and _is_same_rotation(one, other)
 
 
-def _same_turn(a: FloatArray, b: FloatArray) -> bool:
+def _is_same_rotation(a: FloatArray, b: FloatArray) -> bool:
     relative = a[:2, :2] @ b[:2, :2].T
     return bool(np.linalg.det(relative) > 0 and relative[0, 0] > math.cos(math.radians(7)))
 
@@ -173,38 +202,38 @@ def _same_turn(a: FloatArray, b: FloatArray) -> bool:
 def refine(
     a: PreparedSection, b: PreparedSection, start: FloatArray, motion: str, levels: range, iterations: int = 8
 ) -> tuple[FloatArray, float, float]:
-    """Improve an affine map from ``a`` to ``b``; gives the map, the correlation of features and the overlap."""
+    """Refine an affine map from ``a`` to ``b`` by Gauss-Newton; return the map, the correlation and the overlap."""
     matrix, score, overlap = start, -1.0, 0.0
     for level in levels:
         level = min(level, len(a.levels) - 1, len(b.levels) - 1)
         step = a.factor * 2.0**level
         high = np.array(a.levels[level].shape[1:]) * step - 0.5
-        canvas = PairFrame.over(np.full(2, -0.5), high, step)
-        points = canvas.points()
-        first = FeatureSampler(a, level, np.eye(3)).read(points)
-        middle = (np.array(a.shape) - 1) / 2
-        modes = _modes(points - torch.as_tensor(middle, dtype=torch.float32), motion)
-        smaller = min(float(a.weights[level].sum()), float(b.weights[level].sum())) / math.prod(canvas.shape)
+        frame = PairFrame.over(np.full(2, -0.5), high, step)
+        points = frame.points()
+        first = FeatureSampler(a, level, np.eye(3)).sample_features(points)
+        center = (np.array(a.shape) - 1) / 2
+        modes = _motion_modes(points - torch.as_tensor(center, dtype=torch.float32), motion)
+        smaller = min(float(a.weights[level].sum()), float(b.weights[level].sum())) / math.prod(frame.shape)
         best = (-1.0, matrix, 0.0)
         for k in range(iterations + 1):
-            found = compare(
-                first, FeatureSampler(b, level, matrix).read(points), canvas.step, 0.3 * (1 - k / iterations)
+            comparison = compare(
+                first, FeatureSampler(b, level, matrix).sample_features(points), frame.step, 0.3 * (1 - k / iterations)
             )
-            share = found.overlap / max(smaller, 1e-6)
-            if found.score > best[0] and share > 0.5 * LEAST_OVERLAP:
-                best = (found.score, matrix, share)
-            if k == iterations or float(found.weight.sum()) < LEAST_PIXELS:
+            overlap_fraction = comparison.overlap / max(smaller, 1e-6)
+            if comparison.score > best[0] and overlap_fraction > 0.5 * PARAMETERS.min_overlap:
+                best = (comparison.score, matrix, overlap_fraction)
+            if k == iterations or float(comparison.weight.sum()) < MIN_COMMON_PIXELS:
                 break
-            # slopes along each mode: (K, C, h, w)
-            ways = torch.einsum("dchw,khwd->kchw", found.slopes, modes)
-            flat = (ways * found.weight.sqrt()).flatten(1).double()
-            rest = (found.difference * found.weight.sqrt()).flatten().double()
+            # gradients along each mode: (K, C, h, w)
+            jacobian = torch.einsum("dchw,khwd->kchw", comparison.gradients, modes)
+            flat = (jacobian * comparison.weight.sqrt()).flatten(1).double()
+            residual = (comparison.difference * comparison.weight.sqrt()).flatten().double()
             normal = flat @ flat.T
             normal += 1e-4 * torch.diag(normal.diagonal().clamp_min(1e-12))
-            change = -torch.linalg.solve(normal, flat @ rest).numpy()
-            size = _size(change, motion, middle)
+            change = -torch.linalg.solve(normal, flat @ residual).numpy()
+            size = _corner_motion(change, motion, center)
             limit = 3 * step
-            update = _update(change * min(1.0, limit / max(size, 1e-12)), motion, middle)
+            update = _update_matrix(change * min(1.0, limit / max(size, 1e-12)), motion, center)
             matrix = matrix @ update
             if size < 0.02 * step:
                 break
@@ -212,8 +241,8 @@ def refine(
     return matrix, score, overlap
 
 
-def _modes(away: Tensor, motion: str) -> Tensor:
-    """Displacements ``(K, h, w, 2)`` by unit changes of each parameter; ``away`` is counted from the middle."""
+def _motion_modes(away: Tensor, motion: str) -> Tensor:
+    """Return displacements ``(K, h, w, 2)`` of unit changes of the parameters; ``away`` is relative to the center."""
     y, x = away[..., 0], away[..., 1]
     one, zero = torch.ones_like(y), torch.zeros_like(y)
     shifts = [(one, zero), (zero, one)]
@@ -226,19 +255,19 @@ def _modes(away: Tensor, motion: str) -> Tensor:
     return torch.stack([torch.stack(pair, dim=-1) for pair in pairs])
 
 
-def _size(change: FloatArray, motion: str, middle: FloatArray) -> float:
-    """By how many pixels a change moves a corner, about."""
-    turned = change[2:] if motion != "translation" else np.zeros(1)
-    return float(np.abs(change[:2]).max() + np.abs(turned).max() * np.abs(middle).max())
+def _corner_motion(change: FloatArray, motion: str, center: FloatArray) -> float:
+    """Return the approximate motion of a corner in pixels."""
+    linear_change = change[2:] if motion != "translation" else np.zeros(1)
+    return float(np.abs(change[:2]).max() + np.abs(linear_change).max() * np.abs(center).max())
 
 
-def _update(change: FloatArray, motion: str, middle: FloatArray) -> FloatArray:
+def _update_matrix(change: FloatArray, motion: str, center: FloatArray) -> FloatArray:
     linear = np.eye(2)
     if motion == "rigid":
-        linear = _rotation(float(change[2]))
+        linear = rotation_2d(float(change[2]))
     elif motion == "affine":
         linear = linear + change[2:].reshape(2, 2)
     out = np.eye(3)
     out[:2, :2] = linear
-    out[:2, 2] = middle + change[:2] - linear @ middle
+    out[:2, 2] = center + change[:2] - linear @ center
     return out

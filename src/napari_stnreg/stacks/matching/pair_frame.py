@@ -1,4 +1,4 @@
-"""Two prepared sections laid on one canvas, and the sums that Gauss-Newton steps are made of."""
+"""Sample two sections on a common frame and compare their features, with gradients for Gauss-Newton steps."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from napari_stnreg.ops.interpolation import sample
 from napari_stnreg.stacks.preprocessing.features import PreparedSection
 from napari_stnreg.stacks.section_transform import SectionTransform, corners
 
-LEAST_PIXELS = 64
-"""With fewer common pixels nothing is said about a pair."""
+MIN_COMMON_PIXELS = 64
+"""Pairs with fewer common pixels are not compared. Set by hand; no tuning is recorded."""
 
 
 @dataclass(frozen=True)
 class PairFrame:
-    """Pixels of the canvas on which two sections are compared.
+    """Pixel grid on the canvas on which two sections are compared.
 
     Parameters
     ----------
     y, x
-        ``(h,)`` and ``(w,)`` canvas coordinates of their centers, full-resolution pixels.
+        ``(h,)`` and ``(w,)`` canvas coordinates of the pixel centers, in full-resolution pixels.
     step
-        Their distance.
+        Pixel size, in full-resolution pixels.
     """
 
     y: FloatArray
@@ -37,51 +37,53 @@ class PairFrame:
 
     @classmethod
     def over(cls, low: FloatArray, high: FloatArray, step: float) -> PairFrame:
-        """Pixels of a size from the low face to the high one."""
+        """Create the frame of pixels of size ``step`` between two corners of a box."""
         count = np.maximum(np.ceil((high - low) / step - 1e-6), 1).astype(int)
         y, x = (low[a] + step * (np.arange(count[a]) + 0.5) for a in (0, 1))
         return cls(y, x, step)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Pixels along y and x."""
+        """Number of pixels along y and x."""
         return len(self.y), len(self.x)
 
     def points(self) -> Tensor:
-        """Their centers ``(h, w, 2)``."""
+        """Return the pixel centers ``(h, w, 2)``."""
         y, x = (torch.as_tensor(a, dtype=torch.float32) for a in (self.y, self.x))
         return torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1)
 
 
 class FeatureSampler:
-    """A prepared section (or one piece of it) at one level, to be read at canvas positions."""
+    """Interpolates the features of a section, or of one fragment, at one pyramid level."""
 
-    def __init__(self, section: PreparedSection, level: int, affine: FloatArray, part: int | None = None) -> None:
+    def __init__(self, section: PreparedSection, level: int, affine: FloatArray, fragment: int | None = None) -> None:
         features, weight = section.levels[level], section.weights[level]
-        if part is not None:
-            weight = weight * part_mask(section, level, part)
+        if fragment is not None:
+            weight = weight * fragment_mask(section, level, fragment)
         self.image = torch.from_numpy(np.concatenate([features, weight[None]]))[None]
         self.step = section.factor * 2.0**level
         # canvas pixels to this level's indices: (raw + 0.5) / step - 0.5
         self.linear = torch.as_tensor(affine[:2, :2].T / self.step, dtype=torch.float32)
         self.shift = torch.as_tensor((affine[:2, 2] + 0.5) / self.step - 0.5, dtype=torch.float32)
 
-    def read(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Features ``(C, h, w)`` and whether they are tissue ``(h, w)`` at canvas positions ``(h, w, 2)``."""
+    def sample_features(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Sample features ``(C, h, w)`` and the tissue mask ``(h, w)`` at canvas positions ``(h, w, 2)``."""
         values = sample(self.image, (points @ self.linear + self.shift)[None])[0]
         return values[:-1], (values[-1] > 0.99).float()
 
 
-def part_mask(section: PreparedSection, level: int, part: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """1 where a level's pixels belong to a piece, 0 elsewhere."""
+def fragment_mask(
+    section: PreparedSection, level: int, fragment: int
+) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """Return the mask of a fragment at a pyramid level, 1 inside and 0 outside."""
     shape, stride = section.weights[level].shape, 2**level
     rows = np.minimum(np.arange(shape[0]) * stride + stride // 2, section.fragment_labels.shape[0] - 1)
     columns = np.minimum(np.arange(shape[1]) * stride + stride // 2, section.fragment_labels.shape[1] - 1)
-    return np.asarray(section.fragment_labels[np.ix_(rows, columns)] == part, dtype=np.float32)
+    return np.asarray(section.fragment_labels[np.ix_(rows, columns)] == fragment, dtype=np.float32)
 
 
 def common_box(transforms: tuple[SectionTransform, ...]) -> tuple[FloatArray, FloatArray]:
-    """The box of canvas positions that several sections reach, their vectors left aside."""
+    """Return the common bounding box of several sections on the canvas, by their affine parts alone."""
     lows, highs = [], []
     for one in transforms:
         back = np.linalg.inv(one.affines)
@@ -94,58 +96,60 @@ def common_box(transforms: tuple[SectionTransform, ...]) -> tuple[FloatArray, Fl
 
 @dataclass(frozen=True)
 class Comparison:
-    """Where two warped sections differ, and how a shift of the second one would change that.
+    """Difference of two warped sections and its gradient with respect to the second one.
 
     Parameters
     ----------
     difference
         ``(C, h, w)`` second minus first.
-    slopes
+    gradients
         ``(2, C, h, w)`` of the features along y and x, per full-resolution pixel.
     weight
-        ``(h, w)`` 1 where both are tissue and not among the worst.
+        ``(h, w)`` 1 where both are tissue and the error is not trimmed.
     score
         Correlation of the features over the common tissue, -1 to 1.
     overlap
-        Common tissue, as a share of the canvas pixels.
+        Common tissue as a fraction of the frame.
     """
 
     difference: Tensor
-    slopes: Tensor
+    gradients: Tensor
     weight: Tensor
     score: float
     overlap: float
 
 
-def compare(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], step: float, drop: float) -> Comparison:
-    """Compare two warped sections; ``drop`` is the share of the worst errors that is left out (ssEMnet's trick)."""
-    (a, held_a), (b, held_b) = first, second
-    known = held_a * held_b
+def compare(
+    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], step: float, trim_fraction: float
+) -> Comparison:
+    """Compare two warped sections; the ``trim_fraction`` largest errors get no weight (as in ssEMnet)."""
+    (a, mask_a), (b, mask_b) = first, second
+    known = mask_a * mask_b
     difference = b - a
-    mean = torch.zeros((2, *a.shape), dtype=a.dtype)
-    # mean of both slopes: the second-order step (Malis 2004), twice as far as that of one image alone
+    gradients = torch.zeros((2, *a.shape), dtype=a.dtype)
+    # mean of both gradients: efficient second-order minimization (Malis 2004)
     both = a + b
-    mean[0, :, 1:-1] = (both[:, 2:] - both[:, :-2]) * (0.25 / step)
-    mean[1, :, :, 1:-1] = (both[:, :, 2:] - both[:, :, :-2]) * (0.25 / step)
+    gradients[0, :, 1:-1] = (both[:, 2:] - both[:, :-2]) * (0.25 / step)
+    gradients[1, :, :, 1:-1] = (both[:, :, 2:] - both[:, :, :-2]) * (0.25 / step)
     inside = -F.max_pool2d(-known[None, None], 3, 1, 1)[0, 0]
     inside[[0, -1]], inside[:, [0, -1]] = 0, 0
     count = float(inside.sum())
     score = correlation(a, b, known)
     weight = inside
-    if drop > 0 and count > LEAST_PIXELS:
+    if trim_fraction > 0 and count > MIN_COMMON_PIXELS:
         error = box_sum((difference.square().sum(0) * inside)[None, None], 2)[0, 0]
-        thinned, kept = error[::2, ::2], inside[::2, ::2] > 0
-        values = thinned[kept]
-        if values.numel() > LEAST_PIXELS:
-            worst = values.kthvalue(max(int(values.numel() * (1 - drop)), 1)).values
-            weight = inside * (error <= worst)
-    return Comparison(difference, mean, weight, score, float(known.mean()))
+        subsampled, kept = error[::2, ::2], inside[::2, ::2] > 0
+        values = subsampled[kept]
+        if values.numel() > MIN_COMMON_PIXELS:
+            threshold = values.kthvalue(max(int(values.numel() * (1 - trim_fraction)), 1)).values
+            weight = inside * (error <= threshold)
+    return Comparison(difference, gradients, weight, score, float(known.mean()))
 
 
 def correlation(a: Tensor, b: Tensor, known: Tensor) -> float:
-    """Pearson's correlation of features ``(C, h, w)`` over ``known``, channel means taken off; 0 if nothing varies."""
+    """Return Pearson's correlation of features ``(C, h, w)`` over ``known``, centered per channel; 0 if constant."""
     total = float(known.sum())
-    if total < LEAST_PIXELS:
+    if total < MIN_COMMON_PIXELS:
         return 0.0
     a = (a - (a * known).sum((1, 2), keepdim=True) / total) * known
     b = (b - (b * known).sum((1, 2), keepdim=True) / total) * known

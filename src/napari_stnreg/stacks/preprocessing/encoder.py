@@ -1,4 +1,4 @@
-"""Features of an auto-encoder for the matching of sections, as ssEMnet compares them."""
+"""Auto-encoder features for section matching, as in ssEMnet."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from napari_stnreg.networks.auto_encoder import AutoEncoder
     from napari_stnreg.training.trainer import TrainingSteps
 
-DEPTHS = (0, 1)
-"""Layers whose channels are compared: those at a half and a quarter of the resolution."""
+FEATURE_LAYERS = (0, 1)
+"""Encoder layers whose channels are features: those at 1/2 and 1/4 of the resolution."""
 
 
 @dataclass(frozen=True)
 class EncoderFeatures:
-    """Makes features ``(C, h, w)`` of a normalized section ``(h, w)``; give it to ``prepare`` as the extractor.
+    """Feature extractor for :func:`~napari_stnreg.stacks.preprocessing.features.prepare`.
 
     Parameters
     ----------
@@ -39,24 +39,24 @@ class EncoderFeatures:
     network: AutoEncoder
 
     def __call__(self, image: Plane) -> Plane:
-        """Features, brought to the image's own size."""
+        """Compute features ``(C, h, w)`` of a normalized section ``(h, w)``, resized to the section."""
         with torch.no_grad():
             seen = self.network.eval().encode(torch.from_numpy(np.ascontiguousarray(image))[None, None])
             full = [
                 F.interpolate(seen[d], size=image.shape, mode="bilinear", align_corners=False)
-                for d in DEPTHS
+                for d in FEATURE_LAYERS
                 if d < len(seen)
             ]
         return np.asarray(torch.cat(full, dim=1)[0].numpy(), dtype=np.float32)
 
 
 def load_extractor(model: str | os.PathLike[str] | Model) -> EncoderFeatures:
-    """The features of a trained auto-encoder, from a model file or a model.
+    """Create the feature extractor of a trained auto-encoder, from a model file or a model.
 
     Raises
     ------
     InputError
-        If the model is no auto-encoder for 2D images of one channel.
+        If the model is not an auto-encoder for 2D images with one channel.
     """
     from napari_stnreg.models.model import Model
     from napari_stnreg.networks.auto_encoder import AutoEncoder
@@ -66,39 +66,38 @@ def load_extractor(model: str | os.PathLike[str] | Model) -> EncoderFeatures:
 
         found = load(model)
         if not isinstance(found, Model):
-            raise InputError(f"'{os.fspath(model)}' holds no trained network.")
+            raise InputError(f"'{os.fspath(model)}' does not contain a trained network.")
         model = found
     network = model.network
     if not isinstance(network, AutoEncoder) or network.ndim != 2 or network.channels != 1:
-        raise InputError(f"'{model.name}' is no auto-encoder for 2D images of one channel.")
+        raise InputError(f"'{model.name}' is not an auto-encoder for 2D images with one channel.")
     return EncoderFeatures(network.to("cpu"))
 
 
 def training_steps(sections: Sequence[Plane], *, epochs: int = 30, seed: int = 0) -> TrainingSteps:
-    """Train an auto-encoder on sections of the very stack that is to be aligned; returns the model.
+    """Train an auto-encoder on sections of the stack to align; returns the model.
 
     Parameters
     ----------
     sections
-        Some sections ``(h, w)`` at the working resolution, normalized as ``prepare`` does; at least two, a few tens are
-        plenty.
+        Sections ``(h, w)`` at the working resolution, normalized by ``prepare``. At least two; a few tens suffice.
     epochs, seed
-        Of the training.
+        Number of training epochs and random seed.
     """
     from napari_stnreg.training.api import train_steps
     from napari_stnreg.training.data.datasets import open_training_data
 
     if len(sections) < 2:
-        raise InputError("An auto-encoder is trained on two sections or more.")
+        raise InputError("Training an auto-encoder needs at least two sections.")
     images = [
         Image(np.asarray(s, dtype=np.float32), Grid(s.shape, np.eye(3)), name=f"section {k}")
         for k, s in enumerate(sections)
     ]
-    # Two are a pair, and none is left to be held back: the best weights are then those of the least training loss.
+    # Two sections leave none for validation; the best weights are then those of the lowest training loss.
     data = open_training_data(images, validation_fraction=0.0) if len(images) == 2 else open_training_data(images)
     return train_steps(data, network="auto-encoder", epochs=epochs, seed=seed, device="cpu")
 
 
 def train_extractor(sections: Sequence[Plane], *, epochs: int = 30, seed: int = 0) -> EncoderFeatures:
-    """Features of an auto-encoder trained on sections; :func:`training_steps` run to its end."""
+    """Train an auto-encoder on sections and return its features; runs :func:`training_steps` to completion."""
     return load_extractor(run_to_completion(training_steps(sections, epochs=epochs, seed=seed)))

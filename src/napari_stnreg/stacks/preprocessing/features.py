@@ -1,4 +1,4 @@
-"""A section as the matching sees it: what of it is tissue, and what is compared, from fine to coarse."""
+"""Prepare a section for matching: tissue mask, normalization and a pyramid of features."""
 
 from __future__ import annotations
 
@@ -14,41 +14,63 @@ from napari_stnreg.stacks.section_transform import Labels
 from napari_stnreg.stacks.settings import StackSettings
 
 Extractor = Callable[[Plane], Plane]
-"""Makes features ``(C, h, w)`` of a normalized image ``(h, w)``: a trained auto-encoder, for instance."""
+"""Computes features ``(C, h, w)`` of a normalized image ``(h, w)``, for example a trained auto-encoder."""
 
-COARSEST = 40
-"""A pyramid goes on until its shorter side would fall below this many pixels."""
-NEARLY_EMPTY = 0.15
-"""With less tissue than this share a section cannot be matched."""
-WINDOW = 6.0
-"""Standard deviation, in pixels of each level, of the window in which brightness is normalized."""
-GRAIN = 1.0
-"""The same of the smoothing before: the finest detail is another in every section, and only disturbs."""
+
+@dataclass(frozen=True)
+class FeatureParameters:
+    """Tuning constants of the features. All were set by hand; no tuning is recorded.
+
+    Parameters
+    ----------
+    min_side_px
+        The pyramid ends before its shorter side falls below this.
+    min_tissue_fraction
+        A section with less tissue is nearly empty and is not matched.
+    normalization_sigma_px
+        Standard deviation, in pixels of each level, of the window of the local normalization.
+    smoothing_sigma_px
+        Standard deviation of the smoothing before it. The finest detail differs between sections.
+    bandpass_sigmas_px
+        Standard deviations of the difference of Gaussians of the bandpass features.
+    variance_floor
+        Lower limit of the local variance, relative to its median.
+    """
+
+    min_side_px: int = 40
+    min_tissue_fraction: float = 0.15
+    normalization_sigma_px: float = 6.0
+    smoothing_sigma_px: float = 1.0
+    bandpass_sigmas_px: tuple[float, float] = (1.0, 8.0)
+    variance_floor: float = 0.1
+
+
+PARAMETERS = FeatureParameters()
 
 
 @dataclass(frozen=True)
 class PreparedSection:
-    """What is kept of a section for matching.
+    """A section prepared for matching.
 
     Parameters
     ----------
     image
-        ``(h, w)``, float32, brightness from about 0 to 1.
+        ``(h, w)``, float32, normalized gray values from about 0 to 1.
     levels
-        Features ``(C, h, w)``, float32, from the working resolution down by halves.
+        Features ``(C, h, w)``, float32, one entry per pyramid level, each half the size of the one before.
     weights
         ``(h, w)`` of each level: 1 on tissue, 0 on empty pixels, dirt, cracks and folds.
-    parts
-        ``(h, w)`` which piece each working pixel belongs to; all zero for a section in one piece.
+    fragment_labels
+        ``(h, w)`` fragment of each working pixel; all zero for a section without cracks.
     shape
-        Full-resolution pixels.
+        Size of the section in full-resolution pixels.
     factor
         Full-resolution pixels in a working pixel, along each axis.
     fault
-        Empty for a section that can be matched, else a few words.
+        Empty for a section that can be matched, else the reason.
     figures
-        ``tissue``, ``empty``, ``dirt`` (shares of the pixels), ``contrast`` (robust spread over the full range of what
-        was given), ``pieces``.
+        ``tissue``, ``empty`` and ``dirt`` (fractions of the pixels), ``contrast`` (1st to 99th percentile relative to
+        the full range) and ``fragments``.
     """
 
     image: Plane
@@ -62,11 +84,11 @@ class PreparedSection:
 
     @property
     def n_fragments(self) -> int:
-        """Into how many pieces the section fell."""
+        """Number of fragments."""
         return int(self.fragment_labels.max()) + 1
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
-        """What there is to keep of it, by name; figures and fault are not among them."""
+        """Return the arrays by name, without fault and figures."""
         found: dict[str, npt.NDArray[np.generic]] = {
             "image": self.image,
             "fragment_labels": self.fragment_labels,
@@ -80,7 +102,7 @@ class PreparedSection:
     def from_arrays(
         cls, arrays: dict[str, npt.NDArray[np.generic]], fault: str, figures: dict[str, float]
     ) -> PreparedSection:
-        """The section that :meth:`to_arrays` was taken of."""
+        """Restore a section from :meth:`to_arrays`."""
         height, width, factor = (int(n) for n in np.asarray(arrays["shape"]))
         count = sum(name.startswith("level") for name in arrays)
         levels = tuple(np.asarray(arrays[f"level{k}"], dtype=np.float32) for k in range(count))
@@ -99,22 +121,22 @@ def prepare(
     mask: npt.NDArray[np.generic] | None = None,
     extractor: Extractor | None = None,
 ) -> PreparedSection:
-    """Normalize a section, find what of it is tissue, and make its pyramid of features.
+    """Mask the tissue of a section, normalize its gray values, and compute its pyramid of features.
 
     Parameters
     ----------
     working
-        ``(h, w)``, the section at its working resolution; NaN counts as empty.
+        ``(h, w)`` section at the working resolution. NaN counts as empty.
     settings
-        What is compared, and whether cracks are looked for.
+        Type of features, and whether cracks are detected.
     shape
-        Of the section at full resolution; that of ``working`` times ``factor`` if not given.
+        Size at full resolution. Default: the shape of ``working`` times ``factor``.
     factor
         Full-resolution pixels in a working pixel.
     mask
-        ``(h, w)``, non-zero where a person knows better: those pixels are left out (cracks, folds, dirt).
+        ``(h, w)``, non-zero at pixels to exclude (cracks, folds, dirt).
     extractor
-        Makes the features of ``features="auto-encoder"``.
+        Computes the features of ``features="auto-encoder"``.
     """
     image = np.array(working, dtype=np.float32)
     known = np.isfinite(image)
@@ -126,10 +148,10 @@ def prepare(
     dirt, crack = detect_artifacts(image, ~empty)
     fragment_labels = np.zeros(image.shape, dtype=np.uint8)
     if settings.split_at_cracks:
-        fragment_labels, through = split_fragments(
+        fragment_labels, new_cracks = split_fragments(
             image, empty, crack if mask is None else crack | (np.asarray(mask) != 0)
         )
-        crack |= through
+        crack |= new_cracks
     tissue = ~(empty | dirt | crack)
     figures = {"tissue": float(tissue.mean()), "empty": float(empty.mean()), "dirt": float((dirt | crack).mean())}
     low, high = np.percentile(image[tissue], [1, 99]) if tissue.any() else (0.0, 0.0)
@@ -138,7 +160,7 @@ def prepare(
     fault = ""
     if not tissue.any() or high <= low:
         fault = "missing"
-    elif figures["tissue"] < NEARLY_EMPTY:
+    elif figures["tissue"] < PARAMETERS.min_tissue_fraction:
         fault = "nearly empty"
     if fault:
         fragment_labels[:] = 0
@@ -152,7 +174,7 @@ def prepare(
 
 
 def _flat_extremes(image: Plane, known: Mask) -> Mask:
-    """Pixels of the very lowest or highest value that lie together: what a scanner or a warp fills in."""
+    """Find connected areas of the lowest or highest value: fill values of a scanner or of resampling."""
     result = np.zeros(image.shape, dtype=bool)
     if not known.any():
         return result
@@ -161,7 +183,7 @@ def _flat_extremes(image: Plane, known: Mask) -> Mask:
         same = known & (image == value)
         seeds = same & flat
         if seeds.any():
-            # only what hangs together with a flat piece: single black pixels are membranes
+            # only areas connected to a flat patch: single black pixels are membranes
             result |= ndimage.binary_dilation(seeds, iterations=3, mask=same)
     return result
 
@@ -174,36 +196,37 @@ def _pyramid(
     weights: list[Plane] = []
     while True:
         use = extractor if not levels else None
-        levels.append(describe(image, weight, settings, use))
+        levels.append(compute_features(image, weight, settings, use))
         weights.append(weight)
-        if min(image.shape) < 2 * COARSEST:
+        if min(image.shape) < 2 * PARAMETERS.min_side_px:
             return levels, weights
-        mass = _halved(weight)
-        image = (_halved(image * weight) / np.maximum(mass, 1e-6)).astype(np.float32)
+        mass = _downsample(weight)
+        image = (_downsample(image * weight) / np.maximum(mass, 1e-6)).astype(np.float32)
         weight = (mass > 0.5).astype(np.float32)
 
 
-def describe(image: Plane, weight: Plane, settings: StackSettings, extractor: Extractor | None) -> Plane:
-    """The features ``(C, h, w)`` by which neighbors are compared, about zero in the mean and one in spread."""
+def compute_features(image: Plane, weight: Plane, settings: StackSettings, extractor: Extractor | None) -> Plane:
+    """Compute features ``(C, h, w)`` with a mean of about 0 and a standard deviation of about 1."""
     if settings.features == "auto-encoder" and extractor is not None:
         found = np.asarray(extractor(image), dtype=np.float32)
     elif settings.features == "intensity":
         found = image[None]
     elif settings.features == "bandpass":
-        found = (_blur(image, weight, 1.0) - _blur(image, weight, 8.0))[None]
+        fine, coarse = (_blur(image, weight, sigma) for sigma in PARAMETERS.bandpass_sigmas_px)
+        found = (fine - coarse)[None]
     else:
-        image = _blur(image, weight, GRAIN)
-        mean = _blur(image, weight, WINDOW)
-        variance = np.maximum(_blur(image * image, weight, WINDOW) - mean**2, 0)
+        image = _blur(image, weight, PARAMETERS.smoothing_sigma_px)
+        mean = _blur(image, weight, PARAMETERS.normalization_sigma_px)
+        variance = np.maximum(_blur(image * image, weight, PARAMETERS.normalization_sigma_px) - mean**2, 0)
         inside = variance[weight > 0]
-        floor = 0.1 * float(np.median(inside)) if inside.size else 1.0
+        floor = PARAMETERS.variance_floor * float(np.median(inside)) if inside.size else 1.0
         return np.asarray(((image - mean) / np.sqrt(variance + floor + 1e-8) * weight)[None], dtype=np.float32)
-    held = weight > 0
-    values = found[:, held]
-    middle = values.mean(axis=1)[:, None, None]
-    # one scale for all channels: a channel that says little must not be blown up
+    inside_mask = weight > 0
+    values = found[:, inside_mask]
+    center = values.mean(axis=1)[:, None, None]
+    # one scale for all channels, so that channels with little contrast are not amplified
     scale = float(np.sqrt(values.var(axis=1).sum())) + 1e-8
-    return np.asarray((found - middle) / scale * weight, dtype=np.float32)
+    return np.asarray((found - center) / scale * weight, dtype=np.float32)
 
 
 def _blur(values: Plane, weight: Plane, sigma: float) -> Plane:
@@ -211,8 +234,8 @@ def _blur(values: Plane, weight: Plane, sigma: float) -> Plane:
     return np.asarray(ndimage.gaussian_filter(values * weight, sigma, truncate=3.0) / np.maximum(mass, 1e-3))
 
 
-def _halved(values: Plane) -> Plane:
-    """Means of blocks of 2 x 2; a last odd row or column is averaged with itself."""
+def _downsample(values: Plane) -> Plane:
+    """Average 2 x 2 blocks; an odd last row or column is repeated."""
     height, width = values.shape
     padded = np.pad(values, ((0, height % 2), (0, width % 2)), mode="edge")
     return np.asarray(padded.reshape(padded.shape[0] // 2, 2, padded.shape[1] // 2, 2).mean(axis=(1, 3)))

@@ -12,7 +12,8 @@ from scipy.sparse.linalg import spsolve
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray
-from napari_stnreg.stacks.matching.coarse import CONFIDENT, CoarseMatch
+from napari_stnreg.stacks.matching.coarse import PARAMETERS as COARSE_PARAMETERS
+from napari_stnreg.stacks.matching.coarse import CoarseMatch
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solver.elastic import PARAMETERS, TREND_WEIGHT, Pair
 from napari_stnreg.stacks.solver.variance_components import PARAMETERS as VARIANCE_PARAMETERS
@@ -37,7 +38,8 @@ def solve_poses(
     count
         Sections of the stack.
     matches
-        By section numbers ``(a, b)``; those below :data:`~napari_stnreg.stacks.matching.coarse.CONFIDENT` are ignored.
+        By section numbers ``(a, b)``; those below :attr:`CoarseParameters.min_confidence
+        <napari_stnreg.stacks.matching.coarse.CoarseParameters>` are ignored.
     shapes
         Of the sections, full-resolution pixels.
     settings
@@ -53,7 +55,7 @@ def solve_poses(
     """
     if not count:
         raise InputError("The stack holds no sections.")
-    believed = {pair: m for pair, m in matches.items() if m.confidence >= CONFIDENT}
+    believed = {pair: m for pair, m in matches.items() if m.confidence >= COARSE_PARAMETERS.min_confidence}
     keep = dict(fixed or {})
     root = _root(count, believed, settings.reference, keep)
     if settings.reference is not None and settings.reference < count:
