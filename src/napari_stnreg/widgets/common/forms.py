@@ -132,7 +132,7 @@ class FormLayout(QGridLayout):
         label = QLabel(text)
         label.setToolTip(widget.toolTip())
         label.setBuddy(widget)
-        label.setMinimumWidth(72)
+        label.setMinimumWidth(86)
         self._labels[widget] = label
         self.addWidget(label, row, 0)
         self.addWidget(widget, row, 1)
