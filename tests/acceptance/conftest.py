@@ -25,6 +25,18 @@ def workers_end():
     assert QThreadPool.globalInstance().waitForDone(60_000)
 
 
+@pytest.fixture(autouse=True)
+def settings_file(tmp_path, monkeypatch):
+    """Panels remember their settings in a file, as they do outside tests; here in the test's own folder."""
+    from qtpy.QtCore import QSettings
+
+    from napari_stnreg.widgets.common import preferences
+
+    path = str(tmp_path / "napari-stnreg.ini")
+    monkeypatch.setattr(preferences, "_store", lambda: QSettings(path, QSettings.Format.IniFormat))
+    return path
+
+
 @pytest.fixture
 def viewer(make_napari_viewer):
     return make_napari_viewer(show=True)

@@ -259,7 +259,7 @@ class TrainingOptions(QWidget):
         return {
             "settings": values,
             "augmentation": self.augmentation,
-            "size": self.size,
+            "size": self.working_size,
             "start": self.start_box.path,
         }
 
