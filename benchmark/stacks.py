@@ -189,13 +189,13 @@ def nothing(case: Case) -> Found:
 def line(name: str, scores: TruthScores, found: Found) -> str:
     """A row of the table for people."""
     row = scores.row()
-    sentence = row.pop("straightened", "")
+    sentence = row.pop("over_straightened", "")
     text = "  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
     if found.seconds is not None:
         text += f"  s/section {found.seconds / len(found.transforms):.3f}"
     if found.training is not None:
         text += f"  training {found.training:.1f} s"
-    return f"{name:34s}{text}" + ("  STRAIGHTENED" if sentence else "")
+    return f"{name:34s}{text}" + ("  OVER-STRAIGHTENED" if sentence else "")
 
 
 def main() -> None:

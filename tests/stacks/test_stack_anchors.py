@@ -47,12 +47,12 @@ def test_a_section_has_one_anchor_beyond_its_window():
     assert (0, 3) in long_range_pairs(sections, near)
 
 
-@pytest.mark.parametrize("again", [0, 1])
-def test_shared_outlines_are_matched_under_detail_that_is_not_shared(again):
+@pytest.mark.parametrize("iteration", [0, 1])
+def test_shared_outlines_are_matched_under_detail_that_is_not_shared(iteration):
     shifts = {}
     for outline in (True, False):
         found = [
-            matched(section(10 + k, k), section(30 + k, k, shift=(4, -3)), again=again, outline=outline)
+            matched(section(10 + k, k), section(30 + k, k, shift=(4, -3)), iteration=iteration, outline=outline)
             for k in range(5)
         ]
         assert (min(match.score[0, 0] for match, _ in found) > 0.4) == outline

@@ -326,7 +326,7 @@ def test_the_command_line_aligns_applies_and_exports(stack, whole, tmp_path, cap
     words = ["--no-search-rotations", "--iterations", "2", "--grid-cells", "3"]
     assert main(["align", str(tmp_path / "s.npy"), str(out), "--memory", "2GB", *words]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("5 aligned, 1 bridged\ntoo few sections in a row to tell slants\n")
+    assert printed.startswith("5 aligned, 1 bridged\ntoo few consecutive sections to estimate slopes\n")
     assert "section 3: bridged" in printed
     same_result(out, whole.path)
     report = json.loads((tmp_path / "o.report.json").read_text())

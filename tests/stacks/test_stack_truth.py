@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 import napari_stnreg as sr
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.datasets import SerialSections
-from napari_stnreg.stacks.quality.ground_truth import NEAR, errors, maps_of, recovered_slope, score_truth
+from napari_stnreg.stacks.quality.ground_truth import PARAMETERS, maps_of, measure_errors, recovered_slope, score_truth
 from napari_stnreg.stacks.settings import StackSettings
 from tests.helpers.aligned import align, kept_maps
 
@@ -36,7 +36,7 @@ def test_the_truth_scores_perfectly(faults):
     assert found.neurites > 10
     assert found.folded < 0.02
     assert found.correlation == found.true_correlation > 0.4
-    assert not found.straightened
+    assert not found.over_straightened
     assert np.isfinite(found.at_fold) == ("fold" in faults.values())
 
 
@@ -72,7 +72,7 @@ def test_a_slope_that_is_taken_out_is_missed(made, share):
         for place, h in zip(true_maps(made), height, strict=True)
     ]
     assert np.linalg.norm(mean) > 1
-    slope, neurites = recovered_slope(made, transforms, errors(made, transforms))
+    slope, neurites = recovered_slope(made, transforms, measure_errors(made, transforms))
     assert neurites == len(slopes)
     assert slope == pytest.approx(1 - share, abs=0.1)
 
@@ -112,7 +112,7 @@ def test_what_counts_as_at_a_crack_is_what_its_tissue_lies_near():
     np.testing.assert_allclose(*rims, atol=1e-3)  # the crack closes to one line of the tissue
     distance = cKDTree(rims[0]).query
     # the picture was laid elsewhere: a distance that is taken there is another one
-    points = errors(made, true_maps(made)).points
+    points = measure_errors(made, true_maps(made)).points
     apart = distance(points)[0]
     assert np.abs(np.abs(tear.across(points)) - apart).mean() > 15
     np.testing.assert_allclose(deformation.from_tear(points), apart, atol=3, rtol=0.05)
@@ -120,7 +120,7 @@ def test_what_counts_as_at_a_crack_is_what_its_tissue_lies_near():
     transforms = true_maps(made)
     transforms[4] = lambda p: deformation.to_section(p + np.stack([0.1 * distance(p)[0], 0 * p[..., 0]], axis=-1))
     found = score_truth(made, transforms)
-    near = apart < NEAR
+    near = apart < PARAMETERS.tear_distance_px
     assert 0.2 < near.mean() < 0.7
     assert found.at_crack == pytest.approx(0.1 * apart[near].mean(), abs=0.1)
     assert found.adjacent == pytest.approx(2 / 7 * 0.1 * apart.mean(), abs=0.25)  # two of seven gaps
@@ -153,13 +153,13 @@ class Doubted:
 def test_more_alike_than_the_tissue_is_said_to_be_straightened(made):
     found = score_truth(Doubted(made), true_maps(made))
     assert found.correlation > found.true_correlation + 0.1
-    assert "straightened" in found.straightened
-    assert f"{found.true_correlation:.2f}" in found.straightened
-    assert found.row()["straightened"] == found.straightened
+    assert "over-straightened" in found.over_straightened
+    assert f"{found.true_correlation:.2f}" in found.over_straightened
+    assert found.row()["over_straightened"] == found.over_straightened
 
 
 def test_maps_that_do_not_belong_to_the_stack_are_refused(made):
-    with pytest.raises(InputError, match="3 maps for a stack of 8"):
+    with pytest.raises(InputError, match="3 transforms for a stack of 8"):
         score_truth(made, true_maps(made)[:3])
     with pytest.raises(InputError, match="another stack"):
         score_truth(made, [lambda p: p + 9999] * 8)

@@ -53,18 +53,20 @@ def true_share(transforms, off, lean):
 def test_the_share_that_is_kept_is_that_of_the_truth(course):
     found, off, lean = matches_of(2.5)
     transforms = aligned(found, course)
-    assert estimate_slopes(transforms, found).share == pytest.approx(true_share(transforms, off, lean), abs=0.12)
+    assert estimate_slopes(transforms, found).kept_fraction == pytest.approx(
+        true_share(transforms, off, lean), abs=0.12
+    )
 
 
 def test_only_straightening_is_said_to_be_straightening():
     found, _, _ = matches_of(2.5)
     natural, straight = (estimate_slopes(aligned(found, course), found) for course in ("keep", "remove"))
     assert natural.warning("keep") == ""
-    assert straight.share < 0.5 < natural.share
-    assert f"{100 * straight.share:.0f} %" in straight.warning("remove")
-    assert "straightened. trend='keep' keeps more." in straight.warning("remove")
+    assert straight.kept_fraction < 0.5 < natural.kept_fraction
+    assert f"{100 * straight.kept_fraction:.0f} %" in straight.warning("remove")
+    assert "over-straightened. trend='keep' keeps more." in straight.warning("remove")
     assert "A larger position_weight keeps more." in straight.warning("keep")
-    assert straight.report()["kept"] == pytest.approx(straight.share, abs=1e-3)
+    assert straight.report()["kept"] == pytest.approx(straight.kept_fraction, abs=1e-3)
 
 
 def test_shaking_is_no_slant():
@@ -79,7 +81,7 @@ def test_shaking_is_no_slant():
 def test_a_missing_section_does_not_hide_the_slant():
     found, _, _ = matches_of(2.5, lost=(7, 8))
     whole, _, _ = matches_of(2.5)
-    assert estimate_slopes(aligned(found, "remove"), found).share < 0.5
+    assert estimate_slopes(aligned(found, "remove"), found).kept_fraction < 0.5
     assert estimate_slopes(aligned(found, "remove"), found).size == pytest.approx(
         estimate_slopes(aligned(whole, "remove"), whole).size, rel=0.1
     )
@@ -90,7 +92,7 @@ def test_of_a_few_sections_nothing_is_said():
     told = estimate_slopes(aligned(found, "remove", count=6), found)
     assert told.warning("remove") == ""
     assert len(told.recorded) == 0
-    assert summarize(told.report()) == "too few sections in a row to tell slants"
+    assert summarize(told.report()) == "too few consecutive sections to estimate slopes"
 
 
 @pytest.mark.parametrize(
@@ -107,4 +109,4 @@ def test_a_section_that_lay_quite_differently_does_not_hide_the_slant(pose):
     told = estimate_slopes(transforms, found).report()
     assert told["kept"] == pytest.approx(usual["kept"], abs=0.05)
     assert told["recorded"] == pytest.approx(usual["recorded"], rel=0.05)
-    assert summarize(told).startswith(f"kept {told['kept']:.2f} of the slant recorded ({told['recorded']:.2f} ± ")
+    assert summarize(told).startswith(f"kept {told['kept']:.2f} of the recorded slope ({told['recorded']:.2f} ± ")

@@ -214,7 +214,7 @@ def test_what_a_person_must_know_stays_in_the_panel(aligned, viewer, qtbot, run)
     assert findings.warning.text() == "Neurites may have been straightened."
     assert (
         findings.summary.text()
-        == "5 aligned, 1 bridged. Kept 0.28 of the slant recorded (1.45 ± 0.28 pixels a section)."
+        == "5 aligned, 1 bridged. Kept 0.28 of the recorded slope (1.45 ± 0.28 pixels per section)."
     )
     aligned.align_range(1, 2)
     run(aligned)

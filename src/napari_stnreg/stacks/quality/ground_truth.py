@@ -21,7 +21,7 @@ from scipy.ndimage import gaussian_filter1d, map_coordinates
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.core.linalg import fit_rigid
-from napari_stnreg.stacks.quality.sections import PairQuality, chunk_correlation, straightened
+from napari_stnreg.stacks.quality.sections import PairQuality, chunk_correlation, over_straightening_warning
 
 if TYPE_CHECKING:
     from napari_stnreg.stacks.aligned_stack import AlignedStack
@@ -29,38 +29,56 @@ if TYPE_CHECKING:
 
 Map = Callable[[FloatArray], FloatArray]
 
-CHUNK = 64
-"""Side of the chunks that are correlated, pixels."""
-NEAR = 48.0
-"""Pixels from a crack or fold within which the error counts as being at it."""
-SLOW = 3.0
-"""Sections: width of the Gaussian that leaves the drift of an error."""
-STRETCH = 32
-"""Sections over which the slope of a neurite is measured; a longer stack is measured in stretches."""
-BUNDLE = 60.0
-"""Pixels: width of the Gaussian over which the slopes of neighboring neurites are averaged."""
-LOST = ("missing", "nearly empty", "excluded")
-"""Faults of sections whose own place is not scored."""
+
+@dataclass(frozen=True)
+class ScoreParameters:
+    """Parameters of the scores. All were set by hand; no tuning is recorded.
+
+    Parameters
+    ----------
+    chunk_px
+        Side of the chunks that are correlated.
+    tear_distance_px
+        Distance from a crack or fold within which an error counts as being at it.
+    drift_sigma
+        Standard deviation, in sections, of the Gaussian that separates the drift of an error.
+    slope_window
+        Sections over which the slope of a neurite is fitted.
+    bundle_sigma_px
+        Standard deviation of the Gaussian that averages the slopes of adjacent neurites.
+    unscored_faults
+        Faults of sections that are not scored.
+    """
+
+    chunk_px: int = 64
+    tear_distance_px: float = 48.0
+    drift_sigma: float = 3.0
+    slope_window: int = 32
+    bundle_sigma_px: float = 60.0
+    unscored_faults: tuple[str, ...] = ("missing", "nearly empty", "excluded")
 
 
-class TrueSlide(Protocol):
-    """Where the tissue of one section lies in its picture; positions ``(..., 2)``, pixels (y, x)."""
+PARAMETERS = ScoreParameters()
+
+
+class TrueDeformation(Protocol):
+    """True deformation of a section; positions ``(..., 2)`` in pixels, order (y, x)."""
 
     def to_tissue(self, points: npt.ArrayLike) -> FloatArray:
-        """Picture to tissue."""
+        """Map positions of the section to the tissue."""
 
     def to_section(self, points: npt.ArrayLike) -> FloatArray:
-        """Tissue to picture."""
+        """Map positions of the tissue to the section."""
 
     def hides(self, points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-        """Whether tissue is hidden by a fold."""
+        """Return whether a fold hides the tissue."""
 
     def from_tear(self, points: npt.ArrayLike) -> FloatArray:
-        """Distance ``(...)`` of tissue from a crack or fold, infinite where there is none."""
+        """Return the distance ``(...)`` from a crack or fold, infinite without one."""
 
 
 class StackTruth(Protocol):
-    """A stack of which everything is known, such as :class:`~napari_stnreg.datasets.SerialSections`."""
+    """A stack with known ground truth, such as :class:`~napari_stnreg.datasets.SerialSections`."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -68,50 +86,50 @@ class StackTruth(Protocol):
 
     @property
     def faults(self) -> Mapping[int, str]:
-        """What is wrong with sections, by their numbers; several joined by ``+``."""
+        """Faults by section number; several are joined by ``+``."""
 
     @property
     def heights(self) -> FloatArray:
-        """Of the middle of each section ``(z,)``, in nominal sections."""
+        """Height of the center of each section ``(z,)``, in nominal section thicknesses."""
 
     def __getitem__(self, z: int, /) -> npt.NDArray[Any]:
-        """The picture of a section ``(y, x)``, zero where there is nothing."""
+        """Return the image of a section ``(y, x)``, zero where it is empty."""
 
-    def deformation(self, z: int) -> TrueSlide:
-        """Where a section's tissue lies."""
+    def deformation(self, z: int) -> TrueDeformation:
+        """Return the true deformation of a section."""
 
     def paths(self, first: int, last: int) -> FloatArray:
-        """Center lines ``(N, Z, 2)`` of neurites in a range of sections, tissue pixels; none is ``(0, Z, 2)``."""
+        """Return center lines ``(N, Z, 2)`` of neurites in a range of sections, tissue pixels; N may be 0."""
 
 
 @dataclass(frozen=True)
 class TruthScores:
-    """How far an alignment is from the truth. Lengths are pixels; NaN where there is nothing to measure.
+    """Scores of an alignment against the ground truth. Lengths are in pixels; NaN if not measurable.
 
     Parameters
     ----------
     adjacent
-        Mean of ``|error(z) - error(z - 1)|``: how badly neighbors fit.
+        Mean of ``|error(z) - error(z - 1)|``: misalignment of neighbors.
     mean, last
-        Mean error over the stack, and that of its last section.
+        Mean error of the stack, and of its last section.
     drift
-        Mean length of the error's slow part along the stack (a Gaussian of three sections).
+        Mean length of the error smoothed along the stack (Gaussian of three sections).
     over_missing
-        As ``adjacent``, across lost sections.
+        As ``adjacent``, across unscored sections.
     at_crack, at_fold
-        As ``adjacent``, within :data:`NEAR` pixels of the tear.
+        As ``adjacent``, within :attr:`ScoreParameters.tear_distance_px` of the tear.
     slope
-        Slope of oblique neurites, as bundles, after the alignment over their true slope: 1 is right, less is
-        straightened.
+        Slope of bundles of oblique neurites after alignment, relative to the true slope: 1 is ideal, less means
+        over-straightened.
     neurites
-        How many were measured.
+        Number of measured neurites.
     folded
-        Share of the canvas where a map folds.
+        Fraction of the canvas where a transform folds.
     correlation, true_correlation
-        Chunk correlation of neighbors as aligned, and as the true maps would have them, both read from the raw
-        sections in the same way.
-    straightened
-        A sentence where the first exceeds the second by too much; else empty.
+        Chunk correlation of neighbors under the alignment and under the true transforms, with the same interpolation
+        of the raw sections.
+    over_straightened
+        Warning if the first exceeds the second by too much, else an empty string.
     """
 
     adjacent: float
@@ -126,46 +144,48 @@ class TruthScores:
     folded: float
     correlation: float
     true_correlation: float
-    straightened: str
+    over_straightened: str
 
     def row(self) -> dict[str, Any]:
-        """The scores by name, those that do not exist left out."""
+        """Return the scores by name, without NaN and empty ones."""
         return {k: v for k, v in asdict(self).items() if not (isinstance(v, float) and np.isnan(v)) and v != ""}
 
 
 def score_truth(truth: StackTruth, transforms: Sequence[Map], *, margin: float = 0.2, step: int = 8) -> TruthScores:
-    """Score an alignment of a stack whose truth is known.
+    """Score an alignment of a stack with known ground truth.
 
     Parameters
     ----------
     truth
         The stack.
-    maps
-        For each section canvas to raw section, ``(..., 2)`` pixels (y, x); those of
-        :func:`maps_of`, or any functions.
+    transforms
+        One function per section, canvas to raw section, on ``(..., 2)`` pixels (y, x), such as those of
+        :func:`maps_of`.
     margin
-        Share of the picture along each side that is left out.
+        Fraction of the image that is excluded along each side.
     step
-        Pixels between the points at which errors are taken.
+        Distance of the points at which errors are measured, pixels.
 
     Raises
     ------
     InputError
-        If there is not one map for every section.
+        If the number of transforms differs from the number of sections.
     """
     if len(transforms) != truth.shape[0]:
-        raise InputError(f"There are {len(transforms)} maps for a stack of {truth.shape[0]} sections.")
-    known = errors(truth, transforms, margin=margin, step=step)
-    kept, size = known.sections, np.linalg.norm(known.rest, axis=-1)
+        raise InputError(
+            f"Got {len(transforms)} transforms for a stack of {truth.shape[0]} sections. Pass one per section."
+        )
+    known = measure_errors(truth, transforms, margin=margin, step=step)
+    kept, size = known.sections, np.linalg.norm(known.values, axis=-1)
     jumps = {
-        (a, b): np.linalg.norm(known.rest[j] - known.rest[i], axis=-1)
+        (a, b): np.linalg.norm(known.values[j] - known.values[i], axis=-1)
         for (i, a), (j, b) in pairwise(enumerate(kept))
     }  # fmt: skip
     gaps = [jump for (a, b), jump in jumps.items() if b - a > 1]
     at = {}
     for name in ("crack", "fold"):
         found = [
-            jump[truth.deformation(z).from_tear(known.points) < NEAR]
+            jump[truth.deformation(z).from_tear(known.points) < PARAMETERS.tear_distance_px]
             for z in kept if name in truth.faults.get(z, "")
             for pair, jump in jumps.items() if z in pair
         ]  # fmt: skip
@@ -181,8 +201,8 @@ def score_truth(truth: StackTruth, transforms: Sequence[Map], *, margin: float =
     after = correlations(truth, transforms, kept, margin=margin)
     true = correlations(truth, [truth.deformation(z).to_section for z in range(len(transforms))], kept, margin=margin)
     expected = _mean([q.correlation for q in true.values()])
-    filled = np.where(np.isnan(known.rest), np.nanmean(known.rest, axis=1, keepdims=True), known.rest)
-    slow = gaussian_filter1d(filled, SLOW, axis=0, mode="nearest")
+    filled = np.where(np.isnan(known.values), np.nanmean(known.values, axis=1, keepdims=True), known.values)
+    slow = gaussian_filter1d(filled, PARAMETERS.drift_sigma, axis=0, mode="nearest")
     return TruthScores(
         adjacent=_mean([_mean([j]) for j in jumps.values()]),
         mean=_mean([size]),
@@ -196,38 +216,44 @@ def score_truth(truth: StackTruth, transforms: Sequence[Map], *, margin: float =
         folded=_mean(folds),
         correlation=_mean([q.correlation for q in after.values()]),
         true_correlation=expected,
-        straightened=straightened(after, expected),
+        over_straightened=over_straightening_warning(after, expected),
     )
 
 
 @dataclass(frozen=True)
-class Errors:
-    """The error of an alignment at canvas points.
+class AlignmentErrors:
+    """Errors of an alignment at canvas points.
 
     Parameters
     ----------
     points
         ``(n, 2)`` canvas pixels.
     sections
-        The numbers of those that are scored.
-    rest
-        ``(sections, n, 2)`` pixels; NaN where a section shows nothing of a point.
-    turn
-        ``(2, 2)``: the rigid motion that was taken off takes directions of the canvas ``d`` to ``d @ turn``.
+        Numbers of the scored sections.
+    values
+        ``(sections, n, 2)`` errors in pixels; NaN at points that a section does not contain.
+    rotation
+        ``(2, 2)`` rotation of the removed rigid motion: it maps canvas directions ``d`` to ``d @ rotation``.
     """
 
     points: FloatArray
     sections: list[int]
-    rest: FloatArray
-    turn: FloatArray
+    values: FloatArray
+    rotation: FloatArray
 
 
-def errors(truth: StackTruth, transforms: Sequence[Map], *, margin: float = 0.2, step: int = 8) -> Errors:
-    """The error of every section that is not lost, at points of the inside; one rigid motion of the stack is free."""
+def measure_errors(
+    truth: StackTruth, transforms: Sequence[Map], *, margin: float = 0.2, step: int = 8
+) -> AlignmentErrors:
+    """Measure the errors of all scored sections at points of the canvas, after removing one rigid motion."""
     shape = truth.shape[1:]
     axes = [np.arange(margin * n, (1 - margin) * n, step) for n in shape]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
-    kept = [z for z in range(len(transforms)) if not any(name in truth.faults.get(z, "") for name in LOST)]
+    kept = [
+        z
+        for z in range(len(transforms))
+        if not any(name in truth.faults.get(z, "") for name in PARAMETERS.unscored_faults)
+    ]
     found = np.empty((len(kept), len(points), 2))
     for k, z in enumerate(kept):
         raw, deformation = transforms[z](points), truth.deformation(z)
@@ -236,29 +262,29 @@ def errors(truth: StackTruth, transforms: Sequence[Map], *, margin: float = 0.2,
         found[k] = np.where(seen[:, None], tissue, np.nan)
     seen = np.isfinite(found[..., 0])
     if not seen.any():
-        raise InputError("No section shows anything of the canvas; these maps belong to another stack.")
+        raise InputError("No section overlaps the canvas. The transforms belong to another stack.")
     p, t = np.broadcast_to(points, found.shape)[seen], found[seen]
-    turn = fit_rigid(t, p)[:2, :2]  # its transpose rotates p onto t
-    rest = found - t.mean(axis=0) - (points - p.mean(axis=0)) @ turn
-    return Errors(points, kept, rest, turn)
+    rotation = fit_rigid(t, p)[:2, :2]  # its transpose rotates p onto t
+    values = found - t.mean(axis=0) - (points - p.mean(axis=0)) @ rotation
+    return AlignmentErrors(points, kept, values, rotation)
 
 
 def recovered_slope(
-    truth: StackTruth, transforms: Sequence[Map], known: Errors, *, margin: float = 0.2
+    truth: StackTruth, transforms: Sequence[Map], known: AlignmentErrors, *, margin: float = 0.2
 ) -> tuple[float, int]:
-    """Slope of oblique neurites after the alignment over their true slope, and how many neurites were measured.
+    """Return the slope of oblique neurites after alignment relative to the truth, and the number of neurites.
 
-    The center of each neurite is followed to where the alignment lays it; a line through its places against the
-    sections' heights gives its slope, and so the true places give the true one. Both are averaged over the neurites
-    around, :data:`BUNDLE` pixels wide: what a single one does beside the others no smooth map can straighten, and it
-    would only hide what happened to the bundle. The ratio is that of a least-squares fit through the origin.
+    The center line of each neurite is mapped to the canvas. A line fit against the heights of the sections gives its
+    slope; the true positions give the true slope. Both are averaged over adjacent neurites with a Gaussian of
+    :attr:`ScoreParameters.bundle_sigma_px`: a smooth transform cannot straighten a single neurite, which would only
+    add noise. The ratio is that of a least-squares fit through the origin.
     """
     low, high = margin * np.array(truth.shape[1:]), (1 - margin) * np.array(truth.shape[1:])
     kept = np.array(known.sections)
     product = square = 0.0
     neurites = 0
-    for first in range(0, truth.shape[0], STRETCH):
-        last = min(first + STRETCH, truth.shape[0]) - 1
+    for first in range(0, truth.shape[0], PARAMETERS.slope_window):
+        last = min(first + PARAMETERS.slope_window, truth.shape[0]) - 1
         chosen = kept[(kept >= first) & (kept <= last)]
         if len(chosen) < 4:
             continue
@@ -266,13 +292,13 @@ def recovered_slope(
         if not len(paths):
             continue
         paths = paths[((paths >= low) & (paths <= high)).all(axis=(1, 2))]
-        places = np.full_like(paths, np.nan)
+        positions = np.full_like(paths, np.nan)
         for k, z in enumerate(chosen):
-            found = _followed(truth.deformation(z), transforms[z], known.points, paths[:, k], truth.shape[1:])
-            places[:, k] = found @ known.turn
+            found = _invert_to_canvas(truth.deformation(z), transforms[z], known.points, paths[:, k], truth.shape[1:])
+            positions[:, k] = found @ known.rotation
         heights = truth.heights[chosen]
         slopes, middles = [], []
-        for true, found in zip(paths, places, strict=True):
+        for true, found in zip(paths, positions, strict=True):
             seen = np.isfinite(found[:, 0])
             if seen.sum() < max(4, 0.6 * len(chosen)):
                 continue
@@ -282,7 +308,7 @@ def recovered_slope(
         if not slopes:
             continue
         apart = np.linalg.norm(np.subtract.outer(middles, middles).diagonal(axis1=1, axis2=3), axis=-1)
-        near = np.exp(-0.5 * (apart / BUNDLE) ** 2)
+        near = np.exp(-0.5 * (apart / PARAMETERS.bundle_sigma_px) ** 2)
         there, here = np.moveaxis(np.tensordot(near / near.sum(axis=1, keepdims=True), slopes, axes=1), 1, 0)
         product += float((there * here).sum())
         square += float((there * there).sum())
@@ -290,11 +316,11 @@ def recovered_slope(
     return (product / square if square > 0 else float("nan")), neurites
 
 
-def _followed(
-    deformation: TrueSlide, section_map: Map, points: FloatArray, goal: FloatArray, shape: tuple[int, ...]
+def _invert_to_canvas(
+    deformation: TrueDeformation, section_map: Map, points: FloatArray, goal: FloatArray, shape: tuple[int, ...]
 ) -> FloatArray:
-    """Canvas positions ``(N, 2)`` at which the alignment shows tissue ``goal (N, 2)``; NaN where it does not."""
-    # The affine part of canvas-to-tissue in one go, the rest by taking the error off again and again.
+    """Return the canvas positions ``(N, 2)`` of tissue positions ``goal (N, 2)``; NaN where they are not visible."""
+    # Invert the affine part directly and the rest by fixed-point iteration.
     there = deformation.to_tissue(section_map(points))
     p = np.column_stack([points, np.ones(len(points))])
     affine = np.linalg.lstsq(p, there, rcond=None)[0]
@@ -314,11 +340,11 @@ def _followed(
 def correlations(
     truth: StackTruth, transforms: Sequence[Map], sections: Sequence[int], *, margin: float = 0.2
 ) -> dict[tuple[int, int], PairQuality]:
-    """Chunk correlation of sections that follow each other, where maps put them; empty pixels left out of the means."""
+    """Return the chunk correlation of consecutive sections under the transforms, over non-empty pixels."""
     low = [round(margin * n) for n in truth.shape[1:]]
     axes = [np.arange(a, n - a, dtype=np.float64) for a, n in zip(low, truth.shape[1:], strict=True)]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
-    chunks = max(max(points.shape[:2]) // CHUNK, 1)
+    chunks = max(max(points.shape[:2]) // PARAMETERS.chunk_px, 1)
     found: dict[tuple[int, int], PairQuality] = {}
     before: FloatArray | None = None
     for k, z in enumerate(sections):
@@ -335,19 +361,19 @@ def _inside(raw: FloatArray, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
 
 
 def _mean(parts: Sequence[npt.ArrayLike]) -> float:
-    """Mean of everything that is known in some arrays; NaN if that is nothing."""
+    """Return the mean of all finite values in some arrays; NaN if there are none."""
     values = np.concatenate([np.ravel(np.asarray(part, dtype=np.float64)) for part in parts]) if parts else np.zeros(0)
     values = values[np.isfinite(values)]
     return float(values.mean()) if values.size else float("nan")
 
 
 def maps_of(aligned: AlignedStack) -> list[Map]:
-    """The maps of an alignment on disk, canvas to raw section, as :func:`score_truth` asks for them."""
-    transform = lru_cache(maxsize=2)(aligned.transform)  # a section is asked for many points in a row
-    return [partial(_mapped, transform, z) for z in range(aligned.n_sections)]
+    """Return the transforms of an alignment on disk as functions, canvas to raw section, for :func:`score_truth`."""
+    transform = lru_cache(maxsize=2)(aligned.transform)  # consecutive calls use the same section
+    return [partial(_apply_transform, transform, z) for z in range(aligned.n_sections)]
 
 
-def _mapped(transform: Callable[[int], Transform], z: int, points: FloatArray) -> FloatArray:
+def _apply_transform(transform: Callable[[int], Transform], z: int, points: FloatArray) -> FloatArray:
     import torch
 
     points = np.asarray(points, dtype=np.float64)

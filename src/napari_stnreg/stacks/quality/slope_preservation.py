@@ -1,10 +1,10 @@
-"""Whether an alignment took the tissue's own course out of a stack, judged without knowing the truth.
+"""Measure whether an alignment preserves the slope of oblique structures, without ground truth.
 
-Where a section is matched with the next, a neurite is seen to step sideways. What is left of that step after the
-alignment is *kept*; with what the alignment moved the two sections apart it is the step as *recorded*. Steps that a
-section makes by itself go there and back; the slant of a neurite goes on from section to section. A line fitted through
-the steps of many sections therefore tells slants from shaking, and the slant that was kept over the slant that was
-recorded is what an alignment made of it: 1 if it is as oblique as it was, less if it was straightened.
+The match of two neighbors measures the lateral step of the tissue between them. The step after alignment is *kept*; the
+same step without the displacement of the alignment is *recorded*. Jitter of single sections steps back and forth, while
+the slope of a neurite continues over many sections. A line fit through the steps of many sections therefore separates
+slope from jitter. The ratio of the kept to the recorded slope is 1 if the slope is preserved and less if the stack is
+over-straightened.
 """
 
 from __future__ import annotations
@@ -21,98 +21,122 @@ from napari_stnreg.stacks.matching.fine import FineMatch
 from napari_stnreg.stacks.matching.pair_selection import Pair
 from napari_stnreg.stacks.section_transform import SectionTransform
 
-WINDOW = 20
-"""Sections over which slants are fitted."""
-LEAST = 8
-"""With fewer sections in a row, slants cannot be told from shaking."""
-SEEN = 0.3
-"""Weight of a match at a control point above which it counts."""
-ELSEWHERE = 6.0
-"""A section off the lines by so many times what others are is left out of them."""
-DISTINCT = 3.0
-"""Slants below so many of their standard errors are not told from sections that lie off."""
-STRAIGHTENED = 0.8
-"""Share of the slants below which an alignment is said to straighten."""
+
+@dataclass(frozen=True)
+class SlopeParameters:
+    """Tuning constants of the slope estimate.
+
+    ``warning_fraction`` was set after the measured alignments of ``docs/stacks.md``. The others were set by hand; no
+    tuning is recorded.
+
+    Parameters
+    ----------
+    window
+        Number of sections over which slopes are fitted.
+    min_sections
+        With fewer consecutive sections, slope and jitter cannot be separated.
+    min_weight
+        Weight of a match at a control point above which the point is used.
+    outlier_factor
+        A section is an outlier if its distance from the lines exceeds the median distance by this factor.
+    min_spread_px
+        Lower limit of that median distance.
+    significance
+        Slopes below this multiple of their standard error are not significant.
+    warning_fraction
+        Kept fraction of the slopes below which a warning is given.
+    """
+
+    window: int = 20
+    min_sections: int = 8
+    min_weight: float = 0.3
+    outlier_factor: float = 6.0
+    min_spread_px: float = 0.5
+    significance: float = 3.0
+    warning_fraction: float = 0.8
+
+
+PARAMETERS = SlopeParameters()
 
 
 @dataclass(frozen=True)
 class SlopeEstimates:
-    """Slants of the tissue on the lattice of control points, over windows of sections.
+    """Slopes of the tissue at control points, fitted over windows of sections.
 
     Parameters
     ----------
     recorded, kept
-        ``(N, 2)`` pixels a section, before and after the alignment; those of one place and window in the same row.
-    doubt
-        ``(N,)`` standard error of the recorded ones, from how the sections scatter about the line.
+        ``(N, 2)`` pixels per section, before and after alignment. A row is one control point in one window.
+    standard_error
+        ``(N,)`` of the recorded slopes, from the scatter of the sections around the line.
     """
 
     recorded: FloatArray
     kept: FloatArray
-    doubt: FloatArray
+    standard_error: FloatArray
 
     @property
     def size(self) -> float:
-        """Root mean square of the recorded slants, pixels a section."""
+        """Root mean square of the recorded slopes, pixels per section."""
         return float(np.sqrt((self.recorded**2).sum() / max(len(self.recorded), 1)))
 
     @property
     def error(self) -> float:
-        """The same of their standard errors."""
-        return float(np.sqrt(2 * (self.doubt**2).sum() / max(len(self.doubt), 1)))
+        """Root mean square of the standard errors, pixels per section."""
+        return float(np.sqrt(2 * (self.standard_error**2).sum() / max(len(self.standard_error), 1)))
 
     @property
-    def share(self) -> float:
-        """What was kept over what was recorded, by least squares: 1 is right. NaN where no slant can be told."""
-        if self.size <= DISTINCT * self.error or not self.recorded.any():
+    def kept_fraction(self) -> float:
+        """Ratio of kept to recorded slopes by least squares: 1 is ideal, NaN if the slopes are not significant."""
+        if self.size <= PARAMETERS.significance * self.error or not self.recorded.any():
             return float("nan")
         return float((self.recorded * self.kept).sum() / (self.recorded**2).sum())
 
     def warning(self, trend: str) -> str:
-        """What a person should know who aligned with a course; empty if nothing speaks for straightening."""
-        if not self.share < STRAIGHTENED:  # not said when it is not known, either
+        """Return a warning if the stack is over-straightened, else an empty string."""
+        if not self.kept_fraction < PARAMETERS.warning_fraction:  # also for NaN
             return ""
         more = "A larger position_weight keeps more." if trend == "keep" else "trend='keep' keeps more."
         return (
-            f"What runs obliquely keeps only {100 * self.share:.0f} % of the slant that the sections show: "
-            f"neurites may have been straightened. {more}"
+            f"Oblique structures keep only {100 * self.kept_fraction:.0f} % of their recorded slope: "
+            f"neurites may be over-straightened. {more}"
         )
 
     def report(self) -> dict[str, float | None]:
-        """Figures for a report; ``None`` where nothing can be said."""
-        share = None if np.isnan(self.share) else round(self.share, 3)
-        return {"kept": share, "recorded": round(self.size, 3), "error": round(self.error, 3)}
+        """Return the values for the report; ``kept`` is ``None`` if the slopes are not significant."""
+        kept = None if np.isnan(self.kept_fraction) else round(self.kept_fraction, 3)
+        return {"kept": kept, "recorded": round(self.size, 3), "error": round(self.error, 3)}
 
 
 def summarize(report: Mapping[str, float | None]) -> str:
-    """The figures of :meth:`SlopeEstimates.report` in a line; empty where there are none."""
+    """Summarize :meth:`SlopeEstimates.report` in one line; empty for an empty report."""
     if not report:
         return ""
     kept, recorded, error = (report.get(name) for name in ("kept", "recorded", "error"))
     if not recorded:
-        return "too few sections in a row to tell slants"
-    size = f"{recorded:.2f} ± {error:.2f} pixels a section"
+        return "too few consecutive sections to estimate slopes"
+    size = f"{recorded:.2f} ± {error:.2f} pixels per section"
     if kept is None:
-        return f"slants cannot be told from sections that lie off ({size})"
-    return f"kept {kept:.2f} of the slant recorded ({size})"
+        return f"slopes are not significant ({size})"
+    return f"kept {kept:.2f} of the recorded slope ({size})"
 
 
 def estimate_slopes(transforms: Sequence[SectionTransform], matches: Mapping[Pair, FineMatch]) -> SlopeEstimates:
-    """Slants before and after an alignment; without any if there are too few sections in a row.
+    """Estimate the slopes before and after alignment; empty if there are too few consecutive sections.
 
     Parameters
     ----------
-    maps
+    transforms
         Canvas to section, as aligned.
     matches
-        The last round of the fine pass, by section numbers.
+        Matches of the last fine iteration, by section numbers.
     """
     nodes = transforms[0].lattice.points()
-    chain = _chain(matches)
-    recorded, kept, doubt = [], [], []
+    chain = _matched_runs(matches)
+    recorded, kept, standard_error = [], [], []
     for run in chain:
         for begin in _windows(len(run)):
-            part = run[begin : begin + WINDOW]
+            part = run[begin : begin + PARAMETERS.window]
             steps, seen = zip(
                 *(_step(transforms, matches[pair], pair) for pair in itertools.pairwise(part)), strict=True
             )
@@ -120,23 +144,23 @@ def estimate_slopes(transforms: Sequence[SectionTransform], matches: Mapping[Pai
             if not good.any():
                 continue
             left = np.concatenate([np.zeros((1, *nodes.shape)), np.cumsum(steps, axis=0)])[:, good]
-            laid = np.stack([_moved(transforms[z], nodes[good]) for z in part])
-            number, path = np.array(part, dtype=np.float64), left + laid
-            told = _lying_alike(number, path)
-            if told.sum() < LEAST:
+            moved = np.stack([_displacement(transforms[z], nodes[good]) for z in part])
+            number, path = np.array(part, dtype=np.float64), left + moved
+            inlier = _inliers(number, path)
+            if inlier.sum() < PARAMETERS.min_sections:
                 continue
-            z = number[told] - number[told].mean()
-            k, (r, off) = _line(z, left[told])[0], _line(z, path[told])
+            z = number[inlier] - number[inlier].mean()
+            k, (r, off) = _fit_lines(z, left[inlier])[0], _fit_lines(z, path[inlier])
             recorded.append(r)
             kept.append(k)
-            doubt.append(np.sqrt((off**2).sum(axis=(0, 2)) / (2 * len(z) - 4) / (z @ z)))
+            standard_error.append(np.sqrt((off**2).sum(axis=(0, 2)) / (2 * len(z) - 4) / (z @ z)))
     if not recorded:
         return SlopeEstimates(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0))
-    return SlopeEstimates(np.concatenate(recorded), np.concatenate(kept), np.concatenate(doubt))
+    return SlopeEstimates(np.concatenate(recorded), np.concatenate(kept), np.concatenate(standard_error))
 
 
-def _chain(matches: Mapping[Pair, FineMatch]) -> list[list[int]]:
-    """Runs of sections each of which was matched with the next usable one."""
+def _matched_runs(matches: Mapping[Pair, FineMatch]) -> list[list[int]]:
+    """Return runs of sections in which each section is matched with the next usable one."""
     after: dict[int, int] = {}
     for a, b in matches:
         after[a] = min(b, after.get(a, b))
@@ -146,17 +170,17 @@ def _chain(matches: Mapping[Pair, FineMatch]) -> list[list[int]]:
             runs[-1].append(after[a])
         else:
             runs.append([a, after[a]])
-    return [run for run in runs if len(run) >= LEAST]
+    return [run for run in runs if len(run) >= PARAMETERS.min_sections]
 
 
 def _windows(count: int) -> list[int]:
-    if count <= WINDOW:
+    if count <= PARAMETERS.window:
         return [0]
-    return [*range(0, count - WINDOW, WINDOW // 2), count - WINDOW]
+    return [*range(0, count - PARAMETERS.window, PARAMETERS.window // 2), count - PARAMETERS.window]
 
 
 def _step(transforms: Sequence[SectionTransform], match: FineMatch, pair: Pair) -> tuple[FloatArray, FloatArray]:
-    """How far a neurite steps ``(gy, gx, 2)`` on the canvas from one section to the next, and where that is seen."""
+    """Return the lateral step ``(gy, gx, 2)`` of the tissue between two sections and the mask of valid points."""
     a, b = pair
     weight = 0.5 * (match.weight[:, :, 0] + match.weight[:, :, 2])
     flat = weight.reshape(-1, *weight.shape[2:])
@@ -166,25 +190,25 @@ def _step(transforms: Sequence[SectionTransform], match: FineMatch, pair: Pair) 
         for p in range(weight.shape[0]) for q in range(weight.shape[1])
     ])  # fmt: skip
     chosen = np.take_along_axis(steps, best[None, None], axis=0)[0]
-    return np.moveaxis(chosen, 0, -1), flat.max(axis=0) > SEEN
+    return np.moveaxis(chosen, 0, -1), flat.max(axis=0) > PARAMETERS.min_weight
 
 
-def _line(z: FloatArray, path: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Slope ``(N, 2)`` of the lines through paths ``(Z, N, 2)`` at the centered numbers ``z``, and what is off them."""
+def _fit_lines(z: FloatArray, path: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Fit lines to paths ``(Z, N, 2)`` at centered section numbers; return slopes ``(N, 2)`` and residuals."""
     slope = np.tensordot(z, path, axes=1) / (z @ z)
     return slope, path - path.mean(axis=0) - z[:, None, None] * slope
 
 
-def _lying_alike(number: FloatArray, path: FloatArray) -> npt.NDArray[np.bool_]:
-    """Which sections tell slants: not those that lay upside down, turned round or far off when they were recorded."""
-    alike = np.ones(len(number), dtype=bool)
-    for _ in range(3):  # lines are first bent by what they are to tell
-        z = number - number[alike].mean()
-        slope = np.tensordot(z[alike], path[alike], axes=1) / (z[alike] @ z[alike])
-        off = np.sqrt(((path - path[alike].mean(axis=0) - z[:, None, None] * slope) ** 2).mean(axis=(1, 2)))
-        alike = off <= ELSEWHERE * max(float(np.median(off)), 0.5)
-    return alike
+def _inliers(number: FloatArray, path: FloatArray) -> npt.NDArray[np.bool_]:
+    """Mask the inlier sections: not those recorded upside down, rotated or far off."""
+    inlier = np.ones(len(number), dtype=bool)
+    for _ in range(3):  # the first fits include the outliers
+        z = number - number[inlier].mean()
+        slope = np.tensordot(z[inlier], path[inlier], axes=1) / (z[inlier] @ z[inlier])
+        off = np.sqrt(((path - path[inlier].mean(axis=0) - z[:, None, None] * slope) ** 2).mean(axis=(1, 2)))
+        inlier = off <= PARAMETERS.outlier_factor * max(float(np.median(off)), PARAMETERS.min_spread_px)
+    return inlier
 
 
-def _moved(section_map: SectionTransform, points: FloatArray) -> FloatArray:
+def _displacement(section_map: SectionTransform, points: FloatArray) -> FloatArray:
     return np.asarray(section_map(points) - points)

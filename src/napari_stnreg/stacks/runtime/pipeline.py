@@ -26,7 +26,7 @@ from napari_stnreg.stacks.matching.pair_selection import (
 from napari_stnreg.stacks.output.canvas import OutputCanvas
 from napari_stnreg.stacks.output.ome_zarr import CHUNK, SectionWriter, create, read_attributes, update_attributes
 from napari_stnreg.stacks.preprocessing.encoder import training_steps
-from napari_stnreg.stacks.quality.sections import PairQuality, judge
+from napari_stnreg.stacks.quality.sections import PairQuality, assess_sections
 from napari_stnreg.stacks.quality.slope_preservation import SlopeEstimates, estimate_slopes
 from napari_stnreg.stacks.runtime import tasks
 from napari_stnreg.stacks.runtime.checkpoint import WorkFolder
@@ -299,7 +299,7 @@ class AlignmentPipeline:
         before, after = (
             {pair: PairQuality(**known[when]) for pair, known in facts.items()} for when in ("before", "after")
         )
-        verdicts = judge(transforms, faults, before, after, matches)
+        verdicts = assess_sections(transforms, faults, before, after, matches)
         gaps = [
             {
                 "section": a,

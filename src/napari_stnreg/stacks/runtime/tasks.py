@@ -18,7 +18,7 @@ from napari_stnreg.stacks.output.canvas import OutputCanvas, displacement_transf
 from napari_stnreg.stacks.output.ome_zarr import SectionWriter
 from napari_stnreg.stacks.output.render import render_bands
 from napari_stnreg.stacks.preprocessing.features import Extractor, PreparedSection, prepare
-from napari_stnreg.stacks.quality.sections import measure
+from napari_stnreg.stacks.quality.sections import correlate_pair
 from napari_stnreg.stacks.runtime.checkpoint import WorkFolder
 from napari_stnreg.stacks.section_transform import SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
@@ -174,7 +174,7 @@ class StoredMatches(Mapping[Pair, FineMatch]):
 def measure_pair(work: WorkFolder, pair: Pair, transforms: tuple[SectionTransform, SectionTransform]) -> None:
     """Measure how well two neighbors match before and after the alignment, and store both."""
     a, b = (load_prepared(work, z) for z in pair)
-    before, after = measure(a, b, *transforms)
+    before, after = correlate_pair(a, b, *transforms)
     work.put(QUALITY, pair_name(pair), before=asdict(before), after=asdict(after))
 
 

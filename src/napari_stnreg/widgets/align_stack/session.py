@@ -44,7 +44,7 @@ class StackWork:
             return
         self.unfinished = None
         if job.section_range is not None and self.result is not None and result.slope.get("kept") is None:
-            # A few sections tell nothing of slants; what was said of the whole stack still holds.
+            # A few sections give no slope estimate; that of the whole stack remains valid.
             before = self.result
             told = [*result.warnings, *(one for one in before.warnings if one not in result.warnings)]
             result = replace(result, slope=before.slope, warnings=told)
