@@ -20,7 +20,7 @@ import torch
 import napari_stnreg as sr
 from benchmark.data import load_pairs
 from benchmark.scoring import score
-from napari_stnreg.filters import gaussian
+from napari_stnreg.ops.filters import gaussian
 from napari_stnreg.transforms import DisplacementTransform
 
 SPACING = {"cardiac": 1.0, "brain": 2.0}
@@ -59,7 +59,9 @@ def synthetic_case(side: int, device: str) -> Case:
         noise = torch.randn(1, 1, *[cells] * 3, generator=generator).to(device)
         parts.append(torch.nn.functional.interpolate(noise, size=shape, mode="trilinear"))
     image = gaussian(parts[0] + 0.6 * parts[1], 1.5, "nearest")
-    bend = torch.nn.functional.interpolate(torch.randn(1, 3, 6, 6, 6, generator=generator), size=shape, mode="trilinear")
+    bend = torch.nn.functional.interpolate(
+        torch.randn(1, 3, 6, 6, 6, generator=generator), size=shape, mode="trilinear"
+    )
     bend = gaussian(bend.to(device), side / 16, "nearest")
     bend = bend * (side / 16) / bend.square().sum(1).sqrt().max()
     moving = sr.Image.from_array(image[0, 0].cpu().numpy(), name="moving")

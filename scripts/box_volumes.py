@@ -29,15 +29,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import napari_stnreg as sr
-from napari_stnreg.filters import gaussian
-from napari_stnreg.images import Grid
-from napari_stnreg.networks import Stages, new_network
-from napari_stnreg.networks.base import Localisation
-from napari_stnreg.samples.common import Waves, about
-from napari_stnreg.samples.head import MIDDLE, TISSUES, head_scene
-from napari_stnreg.sampling import self_composed
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.datasets.common import Waves, about
+from napari_stnreg.datasets.head import MIDDLE, TISSUES, head_scene
+from napari_stnreg.io import container
+from napari_stnreg.models.input_spec import InputSpec
+from napari_stnreg.models.model_file import FORMAT, VERSION
+from napari_stnreg.networks import SequentialNetwork, new_network
+from napari_stnreg.ops.filters import gaussian
+from napari_stnreg.ops.interpolation import self_composed
 from napari_stnreg.transforms import AffineTransform
-from napari_stnreg.transforms.linear_families import rotation
+from napari_stnreg.transforms.base import affine_points
+from napari_stnreg.transforms.families.linear import rotation
 
 SIDE = 96
 SCENE_SIDE = 112
@@ -91,7 +94,7 @@ class VolumeSettings:
         Labels that take part in one step.
     """
 
-    heads: float = 0.4
+    heads: float = 0.45
     bodies: int = 14
     small_bodies: int = 8
     rotation: float = 22.0
@@ -310,12 +313,12 @@ class VolumeGenerator:
         matrix = self._affine(size, 25, 0.0, 0.12, 0.05, 5)
         zoom = torch.where(is_head, self.uniform(0.75, 1.2, size), self.uniform(0.6, 1.1, size))
         zoom = zoom * (SIDE / self.side)
-        turned = torch.zeros(size, 3, 3, device=self.device)
-        for i in range(size):
+        turned = []
+        for _ in range(size):
             order = self.choice.permutation(3) if self.choice.random() < 0.6 else np.arange(3)
-            signs = np.where(self.choice.random(3) < 0.5, -1.0, 1.0)
-            turned[i] = torch.from_numpy(np.eye(3)[order] * signs).to(turned)
-        matrix[:, :3] = turned @ matrix[:, :3] * zoom.reshape(-1, 1, 1)
+            turned.append(np.eye(3)[order] * np.where(self.choice.random(3) < 0.5, -1.0, 1.0))
+        flips = torch.from_numpy(np.array(turned, dtype=np.float32)).to(self.device)
+        matrix[:, :3] = flips @ matrix[:, :3] * zoom.reshape(-1, 1, 1)
         return matrix
 
     def _label_ids(self, size: int, is_head: Tensor) -> Tensor:
@@ -341,7 +344,10 @@ class VolumeGenerator:
         images: list[Tensor] = []
         level = depth = torch.zeros(())
         for number, (label, pattern) in enumerate(zip(labels, patterns, strict=True)):
-            drawn = self.uniform(0, 1, size, N_LABELS), self.uniform(-0.3, 0.3, size, N_LABELS) * self.uniform(0, 1, size, 1)
+            drawn = (
+                self.uniform(0, 1, size, N_LABELS),
+                self.uniform(-0.3, 0.3, size, N_LABELS) * self.uniform(0, 1, size, 1),
+            )
             if number == 0:
                 level, depth = torch.where(usual, t1, drawn[0]), drawn[1]
             else:
@@ -383,17 +389,18 @@ def _points(side: int, spacing: float, device: torch.device) -> Tensor:
 
 def _moved(points: Tensor, matrix: Tensor) -> Tensor:
     """Apply matrices ``(B, 4, 4)`` to points ``(B or none, *shape, 3)``."""
-    if points.ndim == 4:
-        points = points[None]
-    flat = points.flatten(1, 3)
-    found = torch.baddbmm(matrix[:, None, :3, 3], flat.expand(len(matrix), -1, -1), matrix[:, :3, :3].mT)
-    return found.reshape(len(matrix), *points.shape[1:])
+    return affine_points(points if points.ndim == 5 else points[None], matrix)
 
 
 def _read_field(field: Tensor, points: Tensor, side: int, spacing: float = 1.0) -> Tensor:
     """A field ``(B, 3, *shape)`` at points about the middle, ``(B, *shape, 3)``."""
     grid = (points * (2 / (side * spacing))).flip(-1)
     return F.grid_sample(field, grid, "bilinear", "border", align_corners=False).movedim(1, -1)
+
+
+def _sampled(image: Tensor, points: Tensor, side: int, padding: str) -> Tensor:
+    """Images at points about the middle."""
+    return F.grid_sample(image, (points * (2 / side)).flip(-1), "bilinear", padding, align_corners=False)
 
 
 def _normalized(image: Tensor) -> Tensor:
@@ -417,11 +424,11 @@ class CascadeLoss:
         Weights.
     """
 
-    def __init__(self, network: Stages, generator: VolumeGenerator, settings: VolumeSettings) -> None:
+    def __init__(self, network: SequentialNetwork, generator: VolumeGenerator, settings: VolumeSettings) -> None:
         self.network, self.settings, self.side = network, settings, generator.side
         self.points, self.half_points = generator.points, generator.half_points
         grid = Grid.from_spacing((generator.side,) * 3)
-        self.grid = grid.moved(-grid.center)
+        self.grid = grid.translated(-grid.center)
 
     def __call__(self, pairs: Pairs) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
         """The loss of each stage, and its parts."""
@@ -436,31 +443,34 @@ class CascadeLoss:
         losses.append(loss)
         parts.append(part)
         matrix = matrix.detach()
-        field: Tensor | None = None
+        field: Tensor | None = None  # of the U-Nets so far, at full resolution
+        here = self.points.expand(len(matrix), *self.points.shape)
         for number, stage in enumerate(stages):
-            here = self.points.expand(len(matrix), *self.points.shape)
             with torch.no_grad():
                 at = _moved(here if field is None else here + field.movedim(1, -1), matrix)
-                seen = F.grid_sample(pairs.moving, (at * (2 / self.side)).flip(-1), "bilinear", "border", align_corners=False)
+                seen = _sampled(pairs.moving, at, self.side, "border")
             velocity = stage.theta(pairs.fixed, seen)
             coarse = self_composed(velocity / 2**7, 7)
-            ratio = self.side / coarse.shape[-1]
-            flow = ratio * F.interpolate(coarse, size=[self.side] * 3, mode="trilinear", align_corners=False)
-            whole = flow
-            if field is not None:
-                whole = flow + _read_field(field, here + flow.movedim(1, -1), self.side).movedim(-1, 1)
-            last = number + 1 == len(stages)
-            half = F.interpolate(whole, size=[self.side // 2] * 3, mode="trilinear", align_corners=False)
-            mapped = _moved(self.half_points + half.movedim(1, -1), matrix)
-            if last:
-                dense = _moved(here + whole.movedim(1, -1), matrix)
-                loss, part = self._loss(pairs, mapped, pairs.fixed_labels, pairs.moving_labels, velocity, dense)
-            else:
+            half = self._through(coarse, self.half_points, self.side // 2, field)
+            mapped = _moved(half, matrix)
+            if number + 1 < len(stages):
                 loss, part = self._loss(pairs, mapped, fixed_half, moving_half, velocity)
+                with torch.no_grad():
+                    field = (self._through(coarse, self.points, self.side, field) - here).movedim(-1, 1)
+            else:
+                dense = _moved(self._through(coarse, self.points, self.side, field), matrix)
+                loss, part = self._loss(pairs, mapped, pairs.fixed_labels, pairs.moving_labels, velocity, dense)
             losses.append(loss)
             parts.append(part)
-            field = whole.detach()
         return losses, parts
+
+    def _through(self, coarse: Tensor, points: Tensor, side: int, field: Tensor | None) -> Tensor:
+        """Points after a displacement in voxels of its own lattice, then after the field of the stages before."""
+        flow = coarse
+        if flow.shape[-1] != side:
+            flow = F.interpolate(flow, size=[side] * 3, mode="trilinear", align_corners=False)
+        moved = points + (flow * (self.side / coarse.shape[-1])).movedim(1, -1)
+        return moved if field is None else moved + _read_field(field, moved, self.side)
 
     def _loss(
         self, pairs: Pairs, mapped: Tensor, fixed: Tensor, moving: Tensor, velocity: Tensor | None,
@@ -469,8 +479,7 @@ class CascadeLoss:
         settings = self.settings
         apart = ((mapped - pairs.target).square().sum(-1) + 1e-2).sqrt()
         distance = (apart * pairs.target_weight).sum() / pairs.target_weight.sum().clamp_min(1.0)
-        at = (mapped if dense is None else dense) * (2 / self.side)
-        warped = F.grid_sample(moving, at.flip(-1), "bilinear", "zeros", align_corners=False)
+        warped = _sampled(moving, mapped if dense is None else dense, self.side, "zeros")
         both = (fixed * warped).sum((2, 3, 4))
         size = (fixed.square() + warped.square()).sum((2, 3, 4))
         known = (fixed.sum((2, 3, 4)) > 20) & (moving.sum((2, 3, 4)) > 20)
@@ -501,26 +510,21 @@ class VolumeTraining:
     """
 
     seconds: float = 1000.0
-    batch_size: int = 8
-    learning_rate: float = 8e-4
+    batch_size: int = 16
+    learning_rate: float = 1e-3
     warmup: int = 100
     average: float = 0.998
     seed: int = 0
 
 
-def model_of(network: Stages, summary: dict[str, Any]) -> sr.Model:
+def model_of(network: SequentialNetwork, summary: dict[str, Any]) -> sr.Model:
     """The model of a trained cascade."""
-    from napari_stnreg.learning.contract import InputContract
-
-    contract = InputContract(3, 1, (SIDE,) * 3, (1.0, 1.0, 1.0), "pixel", "extent")
+    contract = InputSpec(3, 1, (SIDE,) * 3, (1.0, 1.0, 1.0), "pixel", "extent")
     return sr.Model(network.float(), contract, summary, "box-3d")
 
 
 def save_half(model: sr.Model, path: Path) -> None:
     """Write a model with its weights in half precision, which the loader widens."""
-    from napari_stnreg.files import container
-    from napari_stnreg.learning.model_file import FORMAT, VERSION
-
     header = {
         "format": FORMAT, "version": VERSION, "network": model.network.config(), "contract": model.contract.to_dict(),
         "summary": model.summary, "family": model.family,
@@ -547,7 +551,7 @@ def train_volumes(
     torch.manual_seed(training.seed)
     options = NETWORK["options"]
     network = new_network(NETWORK["network"], 3, 1, (side,) * 3, options).to(device)
-    assert isinstance(network, Stages)
+    assert isinstance(network, SequentialNetwork)
     if device.type == "cuda":
         network.set_autocast(torch.bfloat16)
         network = network.to(memory_format=torch.channels_last_3d)
@@ -584,7 +588,8 @@ def train_volumes(
             pairs = generator.batch(training.batch_size)
         losses, parts = cascade(pairs)
         torch.stack(losses).sum().backward()
-        norms = [torch.nn.utils.clip_grad_norm_(s.parameters(), 1.0) for s in network.networks()]
+        for stage in network.networks():
+            torch.nn.utils.clip_grad_norm_(stage.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
@@ -595,8 +600,6 @@ def train_volumes(
                 for name, value in part.items():
                     key = f"{name}{number}"
                     sums[key] = sums.get(key, 0.0) + value
-            for number, norm in enumerate(norms):
-                sums[f"norm{number}"] = sums.get(f"norm{number}", 0.0) + norm
         count += 1
         if step % 10 == 0 and time.perf_counter() - told > every / 4:
             text = " ".join(f"{name} {float(value) / count:.3f}" for name, value in sorted(sums.items()))

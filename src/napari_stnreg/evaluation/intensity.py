@@ -71,14 +71,24 @@ def mutual_information(
     normalized: bool = False,
 ) -> float:
     """Return the mutual information in nats of a joint histogram, or ``(H(a) + H(b)) / H(a, b)`` if ``normalized``."""
+    of_a, of_b, of_both = _entropies(fixed, moved, mask, bins)
+    return _normalized_information(of_a, of_b, of_both) if normalized else of_a + of_b - of_both
+
+
+def _entropies(
+    fixed: npt.ArrayLike, moved: npt.ArrayLike, mask: npt.ArrayLike | None, bins: int = 32
+) -> tuple[float, float, float]:
+    """Return the entropies of both images and the joint entropy in nats; NaN without voxels."""
     a, b = masked_values(fixed, moved, mask)
     if not a.size:
-        return float("nan")
+        return float("nan"), float("nan"), float("nan")
     joint = np.histogram2d(a, b, bins=bins)[0] / a.size
     of_a, of_b, of_both = (float(-(p[p > 0] * np.log(p[p > 0])).sum()) for p in (joint.sum(1), joint.sum(0), joint))
-    if normalized:
-        return (of_a + of_b) / of_both if of_both > 0 else float("nan")
-    return of_a + of_b - of_both
+    return of_a, of_b, of_both
+
+
+def _normalized_information(of_a: float, of_b: float, of_both: float) -> float:
+    return (of_a + of_b) / of_both if of_both > 0 else float("nan")
 
 
 def ssim(
@@ -126,5 +136,7 @@ def compare(fixed: npt.ArrayLike, moved: npt.ArrayLike, mask: npt.ArrayLike | No
         known &= np.asarray(mask, dtype=bool)
     a, b = np.where(known, a, 0), np.where(known, b, 0)
     counts = None if known.all() else known
-    scores = {f.__name__: f(a, b, counts) for f in (mse, psnr, ncc, local_ncc, mutual_information, ssim)}
-    return scores | {"normalized_mutual_information": mutual_information(a, b, counts, normalized=True)}
+    scores = {f.__name__: f(a, b, counts) for f in (mse, psnr, ncc, local_ncc)}
+    of_a, of_b, of_both = _entropies(a, b, counts)  # one histogram for both
+    scores |= {"mutual_information": of_a + of_b - of_both, "ssim": ssim(a, b, counts)}
+    return scores | {"normalized_mutual_information": _normalized_information(of_a, of_b, of_both)}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from napari_stnreg import evaluation
 from napari_stnreg.core.errors import InputError
@@ -126,6 +128,7 @@ def image_scores(
     result: Image | None = None,
     fixed_channel: int | None = None,
     moving_channel: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> dict[str, dict[str, float]]:
     """Compute image similarity ``"before"`` and ``"after"``, where both images are defined.
 
@@ -139,6 +142,8 @@ def image_scores(
         The warped image, if it exists already.
     fixed_channel, moving_channel
         Channels to compare.
+    device
+        Device on which the moving image is warped.
 
     Returns
     -------
@@ -153,6 +158,7 @@ def image_scores(
     grid = Grid(values.shape, fixed.grid.matrix @ step, fixed.grid.unit)
     inside = np.ones(values.shape, bool) if fixed.mask is None else fixed.mask[every]
     found: dict[str, dict[str, float]] = {"before": {}, "after": {}}
+    compared: list[tuple[str, npt.NDArray[Any], npt.NDArray[np.bool_]]] = []
     inputs: list[tuple[str, Image, Transform | None]] = [("before", moving, None)]
     if result is not None:
         inputs.append(("after", result, None))
@@ -162,13 +168,16 @@ def image_scores(
         intensity = source.intensity(moving_channel)
         mask = np.ones(source.grid.shape, bool) if source.mask is None else source.mask
         plain = Image(np.where(mask, intensity, 0), source.grid, mask, source.name)
-        image = warp(plain, applied, grid)
+        image = warp(plain, applied, grid, device=device)
         both = inside if image.mask is None else inside & image.mask
         if source.mask is not None:
             coverage = plain.replace(data=mask.astype(np.float32))
-            both = both & (warp(coverage, applied, grid).data > 0.999)
+            both = both & (warp(coverage, applied, grid, device=device).data > 0.999)
         if both.sum() > 1:
-            found[when] = dict(evaluation.compare(values, image.data, both))
+            compared.append((when, image.data, both))
+    with ThreadPoolExecutor(max_workers=2) as pool:  # SciPy's filters release the interpreter lock
+        scores = pool.map(lambda one: evaluation.compare(values, one[1], one[2]), compared)
+        found |= {when: dict(each) for (when, _, _), each in zip(compared, scores, strict=True)}
     return found
 
 

@@ -33,30 +33,40 @@ def sampling_grid(transform: Transform, onto: Grid, image_grid: Grid) -> Tensor:
     onto, image_grid = onto.with_unit(unit), image_grid.with_unit(unit)
     matrix = sampler_matrix(image_grid.shape, np.asarray(np.linalg.inv(image_grid.matrix), dtype=np.float64))
     parts = transform.parts
+    rows = matrix[:-1, :-1][::-1]
+    is_axis_aligned = bool((rows == np.diag(np.diag(rows))).all())
     last = torch.as_tensor(matrix, dtype=torch.float64, device=transform.device)[None]
     if transform.device.type == "mps":
         last = last.float()
     if parts[-1].matrix is not None:  # a matrix product instead of another pass over the points
         last = last @ parts[-1].matrix.to(last.dtype)
+        is_axis_aligned = is_axis_aligned and last.device.type == "cpu"  # a GPU would have to be waited for
         parts = parts[:-1]
     place = torch.as_tensor(onto.matrix.copy(), dtype=last.dtype, device=last.device)
     if not parts:
         return lattice_points((last @ place).float(), onto.shape)
     field = parts[0].displacement_field() if len(parts) == 1 else None
     if field is not None:
-        return _dense(field, onto, last, place)
+        return _dense(field, onto, last, place, is_axis_aligned)
     points = ChainTransform(parts).on_grid(onto)
     return affine_points(points, last.to(points.dtype))
 
 
-def _dense(displacement: DisplacementTransform, onto: Grid, last: Tensor, place: Tensor) -> Tensor:
-    """Add the displacement in the sampler's coordinates to the base grid, without computing world points."""
+def _dense(
+    displacement: DisplacementTransform, onto: Grid, last: Tensor, place: Tensor, is_axis_aligned: bool
+) -> Tensor:
+    """Add the displacement in the sampler's coordinates to the base grid, without computing world points.
+
+    If ``is_axis_aligned`` is false, the matrix ``last`` is not checked for being diagonal, which would synchronize a
+    GPU.
+    """
     field = displacement.field_at(onto).movedim(1, -1)
     base = lattice_points((last @ place).float(), onto.shape)
     linear = last[:, :-1, :-1].float()
     ndim = onto.ndim
     swapped = linear.flip(1)
-    if linear.shape[0] == 1 and bool((swapped == torch.diag_embed(swapped.diagonal(dim1=1, dim2=2))).all()):
+    diagonal = torch.diag_embed(swapped.diagonal(dim1=1, dim2=2))
+    if is_axis_aligned and linear.shape[0] == 1 and bool((swapped == diagonal).all()):
         return torch.addcmul(base, field.flip(-1), swapped[0].diagonal().flip(0))
     shifted = torch.cat([linear, linear.new_zeros(linear.shape[0], ndim, 1)], dim=2)
     rows = torch.cat([shifted, shifted.new_zeros(shifted.shape[0], 1, ndim + 1)], dim=1)

@@ -32,10 +32,15 @@ def index_points(
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
 
+def constant(values: Sequence[float], like: Tensor) -> Tensor:
+    """A few numbers as a tensor of another tensor's dtype and device; the host does not wait for the copy."""
+    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
+
+
 def normalized(points: Tensor, shape: Sequence[int]) -> Tensor:
     """Voxel indices ``(..., D)`` in (z, y, x) order to ``grid_sample`` coordinates in (x, y, z) order."""
-    scale = torch.tensor([2.0 / n for n in shape], device=points.device, dtype=points.dtype)
-    shift = torch.tensor([1.0 / n - 1.0 for n in shape], device=points.device, dtype=points.dtype)
+    scale = constant([2.0 / n for n in shape], points)
+    shift = constant([1.0 / n - 1.0 for n in shape], points)
     return torch.addcmul(shift, points, scale).flip(-1)
 
 
@@ -142,7 +147,7 @@ def self_composed(flow: Tensor, times: int) -> Tensor:
     """
     shape = flow.shape[2:]
     # The loop stays in normalized (x, y, z) coordinates: nothing is turned round between two doublings.
-    scale = torch.tensor([2.0 / n for n in reversed(shape)], device=flow.device, dtype=flow.dtype)
+    scale = constant([2.0 / n for n in reversed(shape)], flow)
     scale = scale.reshape(-1, *[1] * len(shape))
     here = normalized(index_points(shape, device=flow.device, dtype=flow.dtype), shape)[None]
     moved = flow.flip(1) * scale

@@ -47,7 +47,7 @@ def affine_points(points: Tensor, matrix: Tensor) -> Tensor:
 
 def apply_matrix(matrix: FloatArray, field: Tensor) -> Tensor:
     """Multiply the vectors of a field ``(B, D, *shape)`` by a ``(D, D)`` matrix."""
-    values = torch.tensor(matrix, dtype=field.dtype, device=field.device)
+    values = torch.tensor(matrix, dtype=field.dtype).to(field.device, non_blocking=True)
     if np.array_equal(matrix, np.diag(np.diag(matrix))):
         return field * values.diagonal().reshape(-1, *[1] * len(matrix))
     return torch.einsum("ij,bj...->bi...", values, field)

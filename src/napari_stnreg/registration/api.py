@@ -20,7 +20,7 @@ from napari_stnreg.core.image import Image
 from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.io.conversion import ImageLike, as_image_pair
 from napari_stnreg.registration import stages
-from napari_stnreg.registration.pair import PairSteps, fit_pair
+from napari_stnreg.registration.pair import fit_pair
 from napari_stnreg.registration.preprocessing import check_pair, prepare
 from napari_stnreg.registration.result import LossHistory, Progress, Result, StopReason, make_result
 from napari_stnreg.registration.settings import Extent, Initialization, PresetName, RegistrationSettings
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from napari_stnreg.models.model import Model
 
 RegistrationSteps = Generator[Progress, "str | None", Result]
+_DeviceSteps = Generator[Progress, "str | None", tuple[Transform, LossHistory, StopReason, torch.device]]
 
 _logger = logging.getLogger(__name__)
 
@@ -228,14 +229,14 @@ def register_steps(
 
         trained = as_model(model)
         check_pair(fixed, moving, settings)
-        transform = _predict(trained, fixed, moving, settings, device, start_transform, warnings)
+        transform, device = _predict(trained, fixed, moving, settings, device, start_transform, warnings)
         settings, refinement = _settings_for_model(trained, settings)
         command = yield _prediction_progress(trained, transform, settings)
     else:
         refinement = settings
     if model is None or (settings.refine > 0 and command != "stop"):
         steps = _fit_with_fallback(fixed, moving, refinement, device, landmarks, transform, warnings)
-        transform, losses, stop_reason = yield from steps
+        transform, losses, stop_reason, device = yield from steps
     elif command == "stop":
         stop_reason = "stopped"
     assert transform is not None
@@ -243,7 +244,13 @@ def register_steps(
     _logger.info("Registered '%s' in %.1f s (%s)", moving.name, seconds, stop_reason)
     if stop_reason == "diverged":
         warnings.append("The loss became non-finite; the best transform so far is returned.")
-    return make_result(fixed, moving, settings, transform, losses, stop_reason, seconds, warnings, landmarks)
+    while True:
+        try:
+            return make_result(
+                fixed, moving, settings, transform, losses, stop_reason, seconds, warnings, landmarks, device
+            )
+        except (RuntimeError, MemoryError) as error:
+            device = _fallback_device(error, device, fixed, moving, warnings)
 
 
 def _fit_with_fallback(
@@ -254,8 +261,11 @@ def _fit_with_fallback(
     landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None],
     start_transform: Transform | None,
     warnings: list[str],
-) -> PairSteps:
-    """Fit on the device, or on the CPU if the device's memory is exhausted; the transform is in world coordinates."""
+) -> _DeviceSteps:
+    """Fit on the device, or on the CPU if the device's memory is exhausted; the transform is in world coordinates.
+
+    The last item of the return value is the device that the fit ended on.
+    """
     while True:
         try:
             problem = prepare(fixed, moving, settings, device, *landmarks, has_start=start_transform is not None)
@@ -270,7 +280,7 @@ def _fit_with_fallback(
         .with_coordinate_systems(fixed.coordinate_system, moving.coordinate_system)
         .with_domain(fixed.grid)
     )
-    return transform, losses, stop_reason
+    return transform, losses, stop_reason, device
 
 
 def _fallback_device(
@@ -297,11 +307,14 @@ def _predict(
     device: torch.device,
     start_transform: Transform | None,
     warnings: list[str],
-) -> Transform:
-    """Predict the transform by one pass of the network, on the CPU if the device's memory is exhausted."""
+) -> tuple[Transform, torch.device]:
+    """Predict the transform by one pass of the network, on the CPU if the device's memory is exhausted.
+
+    Returns the transform and the device that was used.
+    """
     while True:
         try:
-            return model.predict(
+            transform = model.predict(
                 fixed,
                 moving,
                 device=device,
@@ -310,6 +323,7 @@ def _predict(
                 start_transform=start_transform,
                 warnings=warnings,
             )
+            return transform, device
         except (RuntimeError, MemoryError) as error:
             device = _fallback_device(error, device, fixed, moving, warnings)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.ops.filters import gaussian
-from napari_stnreg.ops.interpolation import index_points, resize, sample_normalized, sampler_matrix
+from napari_stnreg.ops.interpolation import constant, index_points, resize, sample_normalized, sampler_matrix
 
 EDGE_SPREAD = 1.5
 """Standard deviation, in voxels, of what continues an image beyond its mask."""
@@ -200,7 +200,7 @@ def upsample(field: Tensor, shape: Sequence[int]) -> Tensor:
     """A field in voxels of its own grid, ``(B, D, *shape)``, on a grid of another shape over the same extent."""
     if tuple(field.shape[2:]) == tuple(shape):
         return field
-    ratio = torch.tensor([a / b for a, b in zip(shape, field.shape[2:], strict=True)], device=field.device)
+    ratio = constant([a / b for a, b in zip(shape, field.shape[2:], strict=True)], field)
     mode = "bilinear" if field.ndim == 4 else "trilinear"
     resized = F.interpolate(field, size=tuple(shape), mode=mode, align_corners=False)
     return resized * ratio.to(field.dtype).reshape(1, -1, *[1] * (field.ndim - 2))

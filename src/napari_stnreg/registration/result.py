@@ -14,6 +14,7 @@ from typing import Any, Literal
 import imageio.v3 as imageio
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
@@ -245,6 +246,7 @@ def make_result(
     seconds: float,
     warnings: list[str],
     landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None],
+    device: torch.device | str = "cpu",
 ) -> Result:
     """Warp the moving image and score the registration.
 
@@ -256,16 +258,19 @@ def make_result(
         Warnings so far; others may be added.
     landmarks
         Fixed and moving landmarks, or ``None``.
+    device
+        Device on which images are warped.
     """
     grid = output_grid(fixed, moving, transform, settings)
-    warped = warp(moving, transform, grid, fill=settings.fill)
+    on_device = transform.to(device)
+    warped = warp(moving, on_device, grid, fill=settings.fill, device=device)
     warped = warped.replace(name=f"{moving.name} -> {fixed.name} ({settings.family})")
-    folded = transform.folding_fraction(fixed.grid)
+    folded = on_device.folding_fraction(fixed.grid)
     if folded > 0:
         warnings.append(
             f"{100 * folded:.2f} % of the voxels are folded. Increase the smoothness or use the diffeomorphic family."
         )
-    scores = _scores(fixed, moving, settings, transform, landmarks)
+    scores = _scores(fixed, moving, settings, on_device, landmarks, device)
     return Result(
         transform,
         grid,
@@ -302,10 +307,11 @@ def _scores(
     settings: RegistrationSettings,
     transform: Transform,
     landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None],
+    device: torch.device | str,
 ) -> dict[str, dict[str, float]]:
     """Score the images before and after, where both are defined, and the landmarks."""
-    channels = settings.fixed_channel, settings.moving_channel
-    scores = image_scores(fixed, moving, transform, fixed_channel=channels[0], moving_channel=channels[1])
+    channels = {"fixed_channel": settings.fixed_channel, "moving_channel": settings.moving_channel}
+    scores = image_scores(fixed, moving, transform, device=device, **channels)
     fixed_landmarks, moving_landmarks = landmarks
     if fixed_landmarks is not None and moving_landmarks is not None and len(np.asarray(fixed_landmarks)):
         for when, applied in (("before", None), ("after", transform)):

@@ -249,8 +249,15 @@ class Transform(ABC):
         return self.change_coordinates(np.diag([factor] * self.ndim + [1.0]), unit)
 
     def to(self, device: torch.device | str) -> Self:
-        """Return a copy with its parameters on another device, detached from any graph."""
-        moved = {name: tensor.detach().to(device) for name, tensor in self.tensors().items()}
+        """Return the transform with its parameters on a device, detached from any graph.
+
+        A transform that is on the device already is returned itself, so that cached results such as the integrated
+        velocity are kept.
+        """
+        tensors = self.tensors()
+        if all(not tensor.requires_grad and tensor.to(device) is tensor for tensor in tensors.values()):
+            return self
+        moved = {name: tensor.detach().to(device) for name, tensor in tensors.items()}
         return type(self).from_state(moved, self.settings()).like(self)
 
     @property
@@ -394,7 +401,7 @@ class Transform(ABC):
         """
         affine: Any = transform_class("affine")
         to_index = affine(np.linalg.inv(moving.with_unit(self.unit).matrix), self.unit)
-        yield from (to_index @ self).to(device).slab_points(grid)
+        yield from (to_index.to(device) @ self.to(device)).slab_points(grid)
 
     def displacement(self, grid: Grid) -> npt.NDArray[np.float32]:
         """Return ``T(x) - x`` on a grid of the fixed world, ``(D, *grid.shape)``, in world units and axis order."""

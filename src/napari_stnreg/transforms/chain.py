@@ -81,7 +81,10 @@ class ChainTransform(Transform):
     @override
     def to(self, device: torch.device | str) -> Self:
         # Part by part, so that inverses among them keep counting unsolved points for the original too.
-        return type(self)([part.to(device) for part in self.parts]).like(self)
+        parts = [part.to(device) for part in self.parts]
+        if all(moved is part for moved, part in zip(parts, self.parts, strict=True)):
+            return self
+        return type(self)(parts).like(self)
 
     @override
     def inverse(self) -> ChainTransform:

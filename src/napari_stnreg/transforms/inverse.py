@@ -145,7 +145,10 @@ class InverseTransform(Transform):
     @override
     def to(self, device: torch.device | str) -> Self:
         # The copy counts its unsolved points here too, so that the warning is not lost.
-        moved = type(self)(self.forward.to(device), self.tolerance).like(self)
+        forward = self.forward.to(device)
+        if forward is self.forward:
+            return self
+        moved = type(self)(forward, self.tolerance).like(self)
         moved._count = self._count
         return moved
 
