@@ -26,11 +26,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from napari_stnreg.datasets.common import Waves, about
+from napari_stnreg.transforms.families.linear import rotation
 from torch import Tensor
 
 import napari_stnreg as sr
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.datasets.common import Waves, about
 from napari_stnreg.datasets.head import MIDDLE, TISSUES, head_scene
 from napari_stnreg.io import container
 from napari_stnreg.models.input_spec import InputSpec
@@ -40,7 +41,6 @@ from napari_stnreg.ops.filters import gaussian
 from napari_stnreg.ops.interpolation import self_composed
 from napari_stnreg.transforms import AffineTransform
 from napari_stnreg.transforms.base import affine_points
-from napari_stnreg.transforms.families.linear import rotation
 
 SIDE = 96
 SCENE_SIDE = 112

@@ -3,9 +3,9 @@
 On the CPU these are several times faster than grouped convolutions or average pooling: an addition over a slice streams
 through the cache, while a depthwise ``conv3d`` of a 7-voxel kernel costs some 7 ms an axis at 80 x 96 x 80. For the
 same reason large batches are filtered one volume at a time. Small images are the exception: there the launches cost
-more than the arithmetic, and one product with a banded matrix for each axis does the work of a dozen additions. The
-same holds on a GPU up to much larger images. All filters are linear and carry their own adjoint, because differentiating through slices would allocate a zero-filled
-volume for each of them.
+more than the arithmetic, and one product with a banded matrix for each axis does the work of a dozen additions. On a
+GPU the same holds for sides of up to 256 voxels. All filters are linear and carry their own adjoint, because
+differentiating through slices would allocate a zero-filled volume for each of them.
 """
 
 from __future__ import annotations
