@@ -47,7 +47,7 @@ def trained(name: str, recipe: Recipe, options: argparse.Namespace) -> Path:
     """The recipe's model, trained if it is not there yet; what it cost is written beside it."""
     path: Path = options.out / f"{name}.safetensors"
     if recipe.data is None:
-        return find_model(name)
+        return find_model(recipe.bundled or name)
     if path.exists() or options.judge:
         return path
     start = None if recipe.warm_start is None else trained(recipe.warm_start, all_recipes()[recipe.warm_start], options)

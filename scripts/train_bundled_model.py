@@ -1,8 +1,9 @@
-"""Train the bundled model on generated shapes: ``python scripts/train_bundled_model.py [--out FOLDER]``.
+"""Train the bundled models: ``python scripts/train_bundled_model.py --model {box-2d,box-3d} [--out FOLDER]``.
 
-Small scenes first, where a step costs a quarter; then what was learned is put behind itself at twice the resolution and
-trained on there, so that the model is two networks in a row: large moves first. Nothing but a seed goes in. An
-interrupted run goes on where it was; the model is written to ``src/napari_stnreg/models/box-2d.safetensors``.
+``box-2d`` (10 CPU minutes): first small scenes, where a step costs a quarter. Then a copy of the trained network is
+appended at twice the resolution and trained there, so that the model is two networks in sequence: large displacements
+first. ``box-3d`` (16 minutes on a GPU): see ``bundled_volumes.py``. No acquired image is used. An interrupted run is
+continued. The model is written to ``src/napari_stnreg/models/``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bundled_volumes import train_box_3d
 
 import napari_stnreg as sr
 from napari_stnreg.networks import SequentialNetwork
@@ -23,7 +25,7 @@ from napari_stnreg.training.checkpoint import checkpoint_path
 from napari_stnreg.training.synthetic.shapes import GeneratedShapes, ShapeSettings
 from napari_stnreg.training.trainer import Trainer
 
-TARGET = Path(__file__).parents[1] / "src" / "napari_stnreg" / "models" / "box-2d.safetensors"
+MODELS = Path(__file__).parents[1] / "src" / "napari_stnreg" / "models"
 SIZES = {"encoder": [12, 24, 32, 48, 48], "decoder": [48, 48, 32, 32, 24], "final": [24], "resolution": "half"}
 COARSE = {"network": "voxelmorph", "network_options": SIZES}
 BOTH = {
@@ -78,15 +80,8 @@ def begin(network: torch.nn.Module, weights: dict[str, torch.Tensor] | None, *, 
         stage.requires_grad_(False)
 
 
-def main() -> None:
+def train_box_2d(options: argparse.Namespace) -> None:
     """Train every phase that is not finished, and write the model."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("box-model"), help="folder for checkpoints")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--target", type=Path, default=TARGET)
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(options.threads)
     weights: dict[str, torch.Tensor] | None = None
     spent, model = 0.0, None
     for number, phase in enumerate(PHASES):
@@ -122,6 +117,25 @@ def main() -> None:
     model.summary["cpu_seconds"] = round(spent)
     options.target.parent.mkdir(exist_ok=True)
     model.save(options.target)
+
+
+def main() -> None:
+    """Train one of the bundled models."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=("box-2d", "box-3d"), default="box-2d")
+    parser.add_argument("--out", type=Path, default=Path("box-model"), help="folder for checkpoints")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--target", type=Path, default=None, help="file of the model")
+    parser.add_argument("--device", default="auto", help="of box-3d")
+    parser.add_argument("--seconds", type=float, default=930.0, help="length of the training of box-3d")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    options.target = options.target or MODELS / f"{options.model}.safetensors"
+    torch.set_num_threads(options.threads)
+    if options.model == "box-2d":
+        train_box_2d(options)
+    else:
+        train_box_3d(options.out, options.target, options.device, options.seconds, options.threads)
 
 
 if __name__ == "__main__":

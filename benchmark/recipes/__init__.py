@@ -33,6 +33,8 @@ class Recipe:
         What the project asks of it, in words.
     warm_start
         Name of the recipe whose model the training continues from, if any.
+    bundled
+        Name of the bundled model, for recipes that train nothing.
     """
 
     title: str
@@ -43,6 +45,7 @@ class Recipe:
     refine: int = 0
     goal: str = ""
     warm_start: str | None = None
+    bundled: str | None = None
 
 
 def all_recipes() -> dict[str, Recipe]:

@@ -20,6 +20,7 @@ from napari_stnreg.core.image import Image
 from napari_stnreg.core.linalg import rotation_2d
 from napari_stnreg.models.input_spec import InputSpec, resample_to_lattice
 from napari_stnreg.models.model import Model
+from napari_stnreg.models.model_file import save_model
 from napari_stnreg.networks import new_network
 from napari_stnreg.transforms import AffineTransform
 from tests.helpers.drawn_pairs import DrawnPairs
@@ -243,6 +244,14 @@ class TestFile:
         one = scene_pair(unit_grid(32))
         a, b = (m.predict(one.fixed, one.moving, device="cpu").map_points(one.points()) for m in (again, shaken))
         assert np.array_equal(a, b)
+
+    def test_weights_saved_in_half_precision_are_loaded_as_float32(self, good, shaken):
+        half = save_model(shaken, good.with_name("half.safetensors"), dtype=torch.float16)
+        assert half.stat().st_size < 0.7 * good.stat().st_size
+        again = sr.load(half)
+        for one, other in zip(again.network.parameters(), shaken.network.parameters(), strict=True):
+            assert one.dtype == torch.float32
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
     @pytest.mark.parametrize(
         "change",

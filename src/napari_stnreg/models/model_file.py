@@ -26,8 +26,15 @@ FORMAT = "napari-stnreg model"
 VERSION = 1
 
 
-def save_model(model: Model, path: str | os.PathLike[str]) -> Path:
+def save_model(model: Model, path: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32) -> Path:
     """Save a model; the file is written atomically.
+
+    Parameters
+    ----------
+    model, path
+        The model and its file.
+    dtype
+        Precision of the weights in the file. ``torch.float16`` halves its size; weights are always loaded as float32.
 
     Raises
     ------
@@ -43,7 +50,8 @@ def save_model(model: Model, path: str | os.PathLike[str]) -> Path:
     }
     if model.registers:
         header["family"] = model.family
-    return container.write(Path(path), header, model.network.state_dict())
+    weights = {name: tensor.to(dtype) for name, tensor in model.network.state_dict().items()}
+    return container.write(Path(path), header, weights)
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -26,27 +27,30 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from napari_stnreg.datasets.common import Waves, about
-from napari_stnreg.transforms.families.linear import rotation
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 import napari_stnreg as sr
+from napari_stnreg.core.device import pick_device
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.datasets.head import MIDDLE, TISSUES, head_scene
-from napari_stnreg.io import container
+from napari_stnreg.datasets.primitives import PlaneWaves, affine_about
 from napari_stnreg.models.input_spec import InputSpec
-from napari_stnreg.models.model_file import FORMAT, VERSION
+from napari_stnreg.models.model_file import save_model
 from napari_stnreg.networks import SequentialNetwork, new_network
 from napari_stnreg.ops.filters import gaussian
 from napari_stnreg.ops.interpolation import self_composed
+from napari_stnreg.ops.lattice import affine_points
 from napari_stnreg.transforms import AffineTransform
-from napari_stnreg.transforms.base import affine_points
+from napari_stnreg.transforms.linear import rotation
 
 SIDE = 96
 SCENE_SIDE = 112
 """Voxels of a scene along each axis; views look at parts of it."""
 HEAD_SPACING = 1.9
 """Millimeters between the voxels of a head's scene."""
+N_HEADS = 64
 N_LABELS = 32
 AIR, EYES, FLUID, SKULL, SKIN = 0, 7, 8, 9, 10
 """Labels of heads besides cortex (1), white matter, ventricles, deep gray matter, cerebellum and brain stem (6)."""
@@ -142,10 +146,11 @@ def head_labels(seed: int) -> npt.NDArray[np.uint8]:
     random = np.random.default_rng([seed, 83])
     grid = Grid.from_spacing((SCENE_SIDE,) * 3, HEAD_SPACING, unit="mm")
     size = np.diag(random.uniform(0.88, 1.12, 3) * random.uniform(0.92, 1.08))
-    height = random.uniform(2, 9)
-    shape = Waves.random(int(random.integers(2**31)), 3, wavelength=random.uniform(70, 140), height=height)
+    seed = int(random.integers(2**31))
+    wavelength, height = random.uniform(70, 140), random.uniform(2, 9)
+    shape = PlaneWaves.random(seed, 3, wavelength=wavelength, height=height)
     centered = grid.points().reshape(-1, 3) - grid.center + MIDDLE + [-12, 0, 0]
-    points = about(size, MIDDLE, np.zeros(3))(centered)
+    points = affine_about(size, MIDDLE, np.zeros(3))(centered)
     points = points + shape(points)
     dark = dict.fromkeys(TISSUES, 0.0)
     fluid, labels = head_scene(points, {**dark, "fluid": 1.0})
@@ -523,15 +528,6 @@ def model_of(network: SequentialNetwork, summary: dict[str, Any]) -> sr.Model:
     return sr.Model(network.float(), contract, summary, "box-3d")
 
 
-def save_half(model: sr.Model, path: Path) -> None:
-    """Write a model with its weights in half precision, which the loader widens."""
-    header = {
-        "format": FORMAT, "version": VERSION, "network": model.network.config(), "contract": model.contract.to_dict(),
-        "summary": model.summary, "family": model.family,
-    }  # fmt: skip
-    container.write(path, header, {name: t.half() for name, t in model.network.state_dict().items()})
-
-
 def train_volumes(
     heads: npt.NDArray[np.uint8],
     device: torch.device,
@@ -541,8 +537,8 @@ def train_volumes(
     training: VolumeTraining,
     settings: VolumeSettings,
     report: Callable[[str], None],
-    saved: Callable[[sr.Model, float], None],
-    every: float = 60.0,
+    saved: Callable[[sr.Model], None],
+    every: float = 30.0,
     side: int = SIDE,
 ) -> sr.Model:
     """Train for some seconds, from the start or from the saved state; the model is the running mean of the weights."""
@@ -557,29 +553,25 @@ def train_volumes(
         network = network.to(memory_format=torch.channels_last_3d)
     optimizer = torch.optim.AdamW(network.parameters(), training.learning_rate, weight_decay=1e-4, fused=True)
     average = copy.deepcopy(network)
-    spent, step = 0.0, 0
-    if state_path.exists():
-        state = torch.load(state_path, map_location=device, weights_only=True)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        spent, step = state["spent"], state["step"]
+    spent, step = load_state(state_path, network, average, optimizer) if state_path.exists() else (0.0, 0)
     generator = VolumeGenerator(heads, device, settings, training.seed + 7919 * (step + 1), side)
     cascade = CascadeLoss(network, generator, settings)
-    began, told, sums, count, mark = time.perf_counter(), time.perf_counter(), {}, 0, step
+    start_time = last_report = time.perf_counter()
+    sums: dict[str, Tensor] = {}
+    count, first_step = 0, step
 
     def elapsed() -> float:
-        return spent + time.perf_counter() - began
+        return spent + time.perf_counter() - start_time
 
     def finished() -> sr.Model:
         summary = {
-            "kind": "generated shapes and heads", "settings": {"similarity_used": "mi"},
+            "kind": "generated shapes and heads", "settings": {"similarity_used": "lncc"},
             "steps": step, "pairs": step * training.batch_size, "device_seconds": round(elapsed()),
             "training": asdict(training), "volumes": asdict(settings),
         }  # fmt: skip
         return model_of(copy.deepcopy(average), summary)
 
-    while time.perf_counter() - began < seconds:
+    while time.perf_counter() - start_time < seconds:
         share = min(elapsed() / training.seconds, 1.0)
         rate = training.learning_rate * min((step + 1) / training.warmup, 1.0) * (0.5 + 0.5 * math.cos(math.pi * share))
         for group in optimizer.param_groups:
@@ -599,16 +591,94 @@ def train_volumes(
             for number, part in enumerate(parts):
                 for name, value in part.items():
                     key = f"{name}{number}"
-                    sums[key] = sums.get(key, 0.0) + value
+                    sums[key] = sums[key] + value if key in sums else value
         count += 1
-        if step % 10 == 0 and time.perf_counter() - told > every / 4:
+        if step % 10 == 0 and time.perf_counter() - last_report > every:
+            rate = (step - first_step) / (time.perf_counter() - last_report)
             text = " ".join(f"{name} {float(value) / count:.3f}" for name, value in sorted(sums.items()))
-            report(f"{elapsed():.0f} s step {step} ({(step - mark) / (time.perf_counter() - told):.1f}/s) {text}")
-            told, sums, count, mark = time.perf_counter(), {}, 0, step
-            saved(finished(), elapsed())
-    state = {
-        "network": network.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(),
-        "spent": elapsed(), "step": step,
-    }  # fmt: skip
-    torch.save(state, state_path)
+            report(f"{elapsed():.0f} s, step {step}, {rate:.1f} steps/s: {text}")
+            saved(finished())
+            save_state(state_path, network, average, optimizer, elapsed(), step)
+            last_report, sums, count, first_step = time.perf_counter(), {}, 0, step
+    save_state(state_path, network, average, optimizer, elapsed(), step)
     return finished()
+
+
+def save_state(
+    path: Path,
+    network: SequentialNetwork,
+    average: SequentialNetwork,
+    optimizer: torch.optim.Optimizer,
+    spent: float,
+    step: int,
+) -> None:
+    """Write all that :func:`load_state` needs to continue a training."""
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in average.state_dict().items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    unfinished = path.with_suffix(".part")
+    save_file(content, unfinished, {"spent": str(spent), "step": str(step)})
+    unfinished.replace(path)
+
+
+def load_state(
+    path: Path, network: SequentialNetwork, average: SequentialNetwork, optimizer: torch.optim.Optimizer
+) -> tuple[float, int]:
+    """Restore what :func:`save_state` wrote; returns the seconds and steps so far."""
+    with safe_open(path, framework="pt") as stream:
+        metadata = stream.metadata()
+        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    for prefix, module in (("network.", network), ("average.", average)):
+        module.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".")
+            moments.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    return float(metadata["spent"]), int(metadata["step"])
+
+
+def spent_seconds(path: Path) -> float:
+    """Return the seconds of training that a saved state holds; 0 without one."""
+    if not path.exists():
+        return 0.0
+    with safe_open(path, framework="pt") as stream:
+        return float(stream.metadata()["spent"])
+
+
+def train_box_3d(out: Path, target: Path, device: str, seconds: float, workers: int) -> None:
+    """Train ``box-3d`` and write it, with a copy in the folder of checkpoints every 30 seconds.
+
+    Parameters
+    ----------
+    out
+        Folder for the generated heads, the state and the copies.
+    target
+        File of the model.
+    device
+        Device name; anything but a GPU takes days.
+    seconds
+        Length of the training.
+    workers
+        Processes that generate heads, which takes some 8 CPU seconds each.
+    """
+    heads = generate_heads(out / "heads.npz", N_HEADS, workers)
+    state = out / "box-3d-state.safetensors"
+
+    def save_copy(model: sr.Model) -> None:
+        save_model(model, out / "box-3d.safetensors", dtype=torch.float16)
+
+    model = train_volumes(
+        heads,
+        pick_device(device),
+        state,
+        seconds=seconds - spent_seconds(state),
+        training=VolumeTraining(seconds=seconds),
+        settings=VolumeSettings(),
+        report=lambda text: print(text, file=sys.stderr, flush=True),
+        saved=save_copy,
+    )
+    save_model(model, target, dtype=torch.float16)
