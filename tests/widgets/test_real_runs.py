@@ -91,7 +91,7 @@ def test_closing_the_dock_during_a_real_3d_fit(viewer, pair_panel, qtbot):
     panel.start()
     qtbot.waitUntil(lambda: panel.bar.value() > 0, timeout=60_000)
     viewer.window.remove_dock_widget(panel)
-    qtbot.waitUntil(lambda: not panel._runner.running, timeout=60_000)
+    qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
     assert [layer.name for layer in viewer.layers] == ["fixed", "moving"]
     panel.deleteLater()
 
@@ -134,7 +134,7 @@ def test_given_up_runs_give_their_memory_back(viewer, pair_panel, qtbot):
     def held():
         panel.start()
         qtbot.waitUntil(lambda: panel.bar.value() > 0, timeout=60_000)
-        panel._runner.cancel()
+        panel.cancel()
         qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
         gc.collect()
         return process.memory_info().rss
@@ -157,8 +157,8 @@ def test_every_frame_of_a_volume_series(viewer, open_panel, run):
     panel.inputs.frames_box.setChecked(True)
     panel.start()
     run(panel)
-    assert panel._outcome is not None, panel.status.text()
-    shifts = [r.transform.map_points([[8.0, 10.0, 12.0]])[0, 2] - 12 for r in panel._outcome.results]
+    assert panel.results, panel.status.text()
+    shifts = [r.transform.map_points([[8.0, 10.0, 12.0]])[0, 2] - 12 for r in panel.results]
     np.testing.assert_allclose(shifts, (0, 2, 3), atol=0.5)
     assert warped_layer(viewer).data.shape == series.shape
 
@@ -263,7 +263,7 @@ def test_landmarks_in_other_units(viewer, pair_panel, run):
     run(panel)
     assert panel.status.text().startswith("Done"), panel.status.text()
     assert panel.result.scores["after"]["landmark_mean"] < 1
-    np.testing.assert_allclose(panel._job.moving_landmarks, 1000 * (points + (0, 6)))
+    np.testing.assert_allclose(panel.job.moving_landmarks, 1000 * (points + (0, 6)))
 
 
 def test_the_frame_on_screen_is_registered(viewer, pair_panel, run):
@@ -292,8 +292,8 @@ def test_every_frame_to_the_reference(viewer, open_panel, run):
     panel.inputs.frames_box.setChecked(True)
     panel.start()
     run(panel)
-    assert panel._outcome is not None, panel.status.text()
-    shifts = [r.transform.map_points([[20.0, 20.0]])[0, 1] - 20 for r in panel._outcome.results]
+    assert panel.results, panel.status.text()
+    shifts = [r.transform.map_points([[20.0, 20.0]])[0, 1] - 20 for r in panel.results]
     np.testing.assert_allclose(shifts, (0, 2, 4), atol=0.5)
     warped = warped_layer(viewer)
     assert warped.data.shape == series.shape

@@ -131,6 +131,20 @@ class RegisterPanel(TaskPanel):
         return self._run.result if self._run is not None else None
 
     @property
+    def results(self) -> list[Result]:
+        """Results of the last run, one for each registered frame; empty without a run."""
+        return [] if self._run is None else self._run.results
+
+    @property
+    def job(self) -> RegistrationJob | None:
+        """What the last run was started with."""
+        return self._job
+
+    def cancel(self) -> None:
+        """Cancel the run without a result."""
+        self._runner.cancel()
+
+    @property
     def can_undo(self) -> bool:
         """Whether layers of a run are in the viewer."""
         return self._layers.can_undo
