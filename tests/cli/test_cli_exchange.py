@@ -123,7 +123,7 @@ def test_mistakes_have_code_2(folder, capsys):
         (["convert", "shift.safetensors", "a.nii.gz"], "no voxels of its own"),
         (["apply", "fixed.nii.gz", "moving.nii.gz", "-r", "fixed.nii.gz", "-o", "x.nii.gz"], "Is it an image"),
         (["evaluate", "fixed.png", "moving.nii.gz"], "2D"),
-        (["evaluate", "fixed.png", "moving.png", "--fixed-labels", "fixed.png"], "none of the moving side"),
+        (["evaluate", "fixed.png", "moving.png", "--fixed-labels", "fixed.png"], "without the moving ones"),
     ):
         assert main(words) == 2, words
         assert sentence in capsys.readouterr().err, words
