@@ -87,7 +87,7 @@ SPELLINGS = ("same", "dots", "output is a link", "input is a link", "linked pare
 
 
 @pytest.mark.parametrize("how", SPELLINGS)
-def test_aligning_never_overwrites_its_input(raw, how, capsys):
+def test_align_stack_never_overwrites_its_input(raw, how, capsys):
     source, output = spelled(raw, how)
     before = content(raw)
     for flags in ([], ["--overwrite"], ["--resume"], ["--resume", "--overwrite"]):
@@ -100,7 +100,7 @@ def test_aligning_never_overwrites_its_input(raw, how, capsys):
 
 
 @pytest.mark.parametrize("how", SPELLINGS)
-def test_applying_never_overwrites_its_input(aligned, raw, how):
+def test_apply_never_overwrites_its_input(aligned, raw, how):
     source, output = spelled(raw, how)
     before = content(raw)
     assert main(["apply-stack", str(aligned), str(source), "-o", str(output), "--overwrite"]) == 2
@@ -110,7 +110,7 @@ def test_applying_never_overwrites_its_input(aligned, raw, how):
 
 
 @pytest.mark.parametrize("how", ["same", "dots", "inside"])
-def test_the_alignment_itself_is_never_an_output(aligned, how, tmp_path):
+def test_apply_never_overwrites_the_alignment(aligned, how, tmp_path):
     (tmp_path / "sub").mkdir()
     output = {"same": aligned, "dots": tmp_path / "sub" / ".." / "out.zarr", "inside": aligned / "x.zarr"}[how]
     np.save(tmp_path / "s.npy", pixels())
@@ -188,7 +188,7 @@ def test_an_unfinished_alignment_is_not_applied(aligned, tmp_path, capsys):
         assert not Path(words[-1]).exists()
 
 
-def test_two_runs_into_one_output_are_refused(aligned, tmp_path):
+def test_concurrent_runs_into_one_output_raise(aligned, tmp_path):
     steps = sr.align_stack_steps(pixels(), tmp_path / "a.zarr", **QUICK)
     next(steps)
     with pytest.raises(InputError, match=r"is writing 'a\.zarr'"):
@@ -204,7 +204,7 @@ def test_two_runs_into_one_output_are_refused(aligned, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["emptied", "truncated"])
-def test_work_files_damaged_by_a_power_failure_are_computed_again(tmp_path, aligned_once, damage):
+def test_damaged_work_files_are_recomputed(tmp_path, aligned_once, damage):
     output = tmp_path / "a.zarr"
     steps = sr.align_stack_steps(pixels(), output, **QUICK)
     while next(steps).stage != "render":
@@ -220,7 +220,7 @@ def test_work_files_damaged_by_a_power_failure_are_computed_again(tmp_path, alig
         np.testing.assert_array_equal(once, again)
 
 
-def test_an_output_that_lost_its_metadata_in_a_power_failure_is_made_again(tmp_path, aligned_once):
+def test_output_without_metadata_is_recreated(tmp_path, aligned_once):
     output = tmp_path / "a.zarr"
     steps = sr.align_stack_steps(pixels(), output, **QUICK)
     while next(steps).stage != "render":

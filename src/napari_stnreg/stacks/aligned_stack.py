@@ -77,7 +77,7 @@ class AlignedStack:
             ome: Any = group.attrs["ome"]
             self.levels: list[Any] = [group[one["path"]] for one in ome["multiscales"][0]["datasets"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"'{self.path.name}' is not an alignment that this program wrote.") from error
+            raise InputError(f"'{self.path.name}' is not an aligned stack written by napari-stnreg.") from error
 
     def __repr__(self) -> str:
         state = "finished" if self.finished else "unfinished"

@@ -1,8 +1,8 @@
-"""Where a section belongs: an affine map, a grid of vectors, and the pieces into which a crack cut it.
+"""Transform of one section: an affine map and a B-spline displacement for each fragment.
 
-Coordinates are full-resolution pixels (y, x), a pixel's center at its integer index. Maps pull back, from the canvas
-of the aligned stack to the section as it was recorded: ``aligned(x) = raw(map(x))``. The working image of a section is
-made of means over blocks of ``factor`` pixels; its pixel ``i`` lies at ``(i + 0.5) * factor - 0.5``.
+Coordinates are full-resolution pixels (y, x), with pixel centers at integers. A transform maps the canvas of the
+aligned stack to the raw section (pull-back): ``aligned(x) = raw(transform(x))``. The working image of a section holds
+means over blocks of ``factor`` pixels; its pixel ``i`` is at ``(i + 0.5) * factor - 0.5``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Labels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Lattice:
-    """Control points of cubic B-splines over the canvas, the outermost ring lying outside.
+    """Control points of cubic B-splines over the canvas; the outermost ring is outside of it.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class Lattice:
     spacing
         Distance of control points, pixels.
     shape
-        How many along y and x, at least 4.
+        Number of control points along y and x, at least 4.
     """
 
     origin: tuple[float, float]
@@ -39,43 +39,43 @@ class Lattice:
 
     @classmethod
     def covering(cls, low: npt.ArrayLike, high: npt.ArrayLike, spacing: float) -> Lattice:
-        """The lattice of whole cells over a box of canvas positions; cells are square."""
+        """Create the lattice of square cells that covers a box of canvas positions."""
         low, size = np.asarray(low, dtype=np.float64), np.subtract(high, low)
         cells = np.maximum(np.ceil(size / spacing - 1e-6), 1).astype(int)
         origin = low + size / 2 - (cells / 2 + 1) * spacing
         return cls((float(origin[0]), float(origin[1])), (spacing, spacing), (int(cells[0]) + 3, int(cells[1]) + 3))
 
     def index(self, points: FloatArray) -> FloatArray:
-        """Canvas positions ``(..., 2)`` in units of control points."""
+        """Convert canvas positions ``(..., 2)`` to units of control points."""
         return np.asarray((points - np.asarray(self.origin)) / np.asarray(self.spacing))
 
     def axis(self, axis: int) -> FloatArray:
-        """Canvas coordinates of the control points along one axis."""
+        """Return the canvas coordinates of the control points along one axis."""
         return np.asarray(self.origin[axis] + self.spacing[axis] * np.arange(self.shape[axis]))
 
     def points(self) -> FloatArray:
-        """Canvas positions ``(gy, gx, 2)`` of all control points."""
+        """Return the canvas positions ``(gy, gx, 2)`` of all control points."""
         return np.stack(np.meshgrid(self.axis(0), self.axis(1), indexing="ij"), axis=-1)
 
 
 @dataclass(frozen=True)
 class SectionTransform:
-    """Canvas to section, ``raw = affine(x + v(x))`` with the vectors ``v`` of a cubic B-spline grid.
+    """Transform from canvas to section, ``raw = affine(x + v(x))`` with a cubic B-spline displacement ``v``.
 
     Parameters
     ----------
     affines
-        ``(P, 3, 3)`` homogeneous, canvas to section, for each of ``P`` pieces; nearly always one.
+        ``(P, 3, 3)`` homogeneous, canvas to section, for each of ``P`` fragments; usually one.
     vectors
         ``(P, 2, gy, gx)`` B-spline coefficients, canvas pixels.
     lattice
-        Where the coefficients lie.
+        Control points of the coefficients.
     shape
-        Of the section, full-resolution pixels.
-    parts
-        ``(h, w)`` which piece each pixel of the working image belongs to, or ``None`` for a section in one piece.
+        Size of the section in full-resolution pixels.
+    fragment_labels
+        ``(h, w)`` fragment of each pixel of the working image, or ``None`` for a single fragment.
     factor
-        Full-resolution pixels in a pixel of the working image.
+        Full-resolution pixels per pixel of the working image, along each axis.
     """
 
     affines: FloatArray
@@ -94,7 +94,7 @@ class SectionTransform:
         fragment_labels: Labels | None = None,
         factor: int = 1,
     ) -> SectionTransform:
-        """A map without deformation, the same for all pieces."""
+        """Create a transform without deformation, the same for all fragments."""
         count = 1 if fragment_labels is None else int(fragment_labels.max()) + 1
         zeros = np.zeros((count, 2, *lattice.shape))
         affines = np.repeat(np.asarray(affine, dtype=np.float64)[None], count, axis=0)
@@ -102,44 +102,45 @@ class SectionTransform:
 
     @property
     def n_fragments(self) -> int:
-        """Into how many pieces the section fell."""
+        """Number of fragments."""
         return len(self.affines)
 
     def with_vectors(self, vectors: FloatArray) -> SectionTransform:
-        """The same map with other coefficients."""
+        """Return a copy with other coefficients."""
         return replace(self, vectors=vectors)
 
     def __call__(self, points: npt.ArrayLike) -> FloatArray:
-        """Positions ``(..., 2)`` of the section at canvas positions ``(..., 2)``."""
+        """Map canvas positions ``(..., 2)`` to positions of the section."""
         points = np.asarray(points, dtype=np.float64)
-        return self._joined(lambda which: self.map_fragment(which, points))
+        return self._combine_fragments(lambda which: self.map_fragment(which, points))
 
     def on_axes(self, y: FloatArray, x: FloatArray) -> FloatArray:
-        """Positions ``(h, w, 2)`` of the section at all canvas positions ``y`` by ``x``; far faster than a call."""
+        """Map the grid of canvas positions ``y`` by ``x``, ``(h, w, 2)``; much faster than a call."""
         points = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)
-        return self._joined(
-            lambda which: self._placed(which, points + evaluate_spline_on_axes(self.vectors[which], self.lattice, y, x))
+        return self._combine_fragments(
+            lambda which: self._apply_affine(
+                which, points + evaluate_spline_on_axes(self.vectors[which], self.lattice, y, x)
+            )
         )
 
-    def _joined(self, map_fragment: Callable[[int], FloatArray]) -> FloatArray:
-        """The maps of the pieces put together, each where it leads into its own piece."""
+    def _combine_fragments(self, map_fragment: Callable[[int], FloatArray]) -> FloatArray:
+        """Combine the transforms of the fragments, each where it maps into its own fragment."""
         first = map_fragment(0)
         if self.fragment_labels is None:
             return first
-        # A point belongs to the piece whose own map leads into it. In what little is left between, the first piece
-        # whose map comes nearest to itself would do as well; the pieces' nearest labels decide.
-        result, settled = first.copy(), self._label(first) == 0
+        # A point belongs to the fragment whose own transform maps into it, and to the first one if none does.
+        result, assigned = first.copy(), self._label(first) == 0
         for k in range(1, self.n_fragments):
             there = map_fragment(k)
-            own = ~settled & (self._label(there) == k)
-            result[own], settled = there[own], settled | own
+            own = ~assigned & (self._label(there) == k)
+            result[own], assigned = there[own], assigned | own
         return result
 
     def map_fragment(self, which: int, points: FloatArray) -> FloatArray:
-        """The map of one piece, carried on over the whole canvas."""
-        return self._placed(which, points + spline(self.vectors[which], self.lattice, points))
+        """Map canvas positions by the transform of one fragment, extrapolated over the whole canvas."""
+        return self._apply_affine(which, points + spline(self.vectors[which], self.lattice, points))
 
-    def _placed(self, which: int, moved: FloatArray) -> FloatArray:
+    def _apply_affine(self, which: int, moved: FloatArray) -> FloatArray:
         matrix = self.affines[which]
         return np.asarray(moved @ matrix[:2, :2].T + matrix[:2, 2])
 
@@ -154,11 +155,11 @@ class SectionTransform:
         )
 
     def fragment_at(self, point: FloatArray) -> int:
-        """Which piece a position ``(2,)`` of the section belongs to."""
+        """Return the fragment at a position ``(2,)`` of the section."""
         return 0 if self.fragment_labels is None else int(self._label(np.asarray(point, dtype=np.float64)))
 
-    def inverse(self, points: npt.ArrayLike, rounds: int = 30) -> FloatArray:
-        """Canvas positions ``(..., 2)`` of positions of the section: points of the raw section follow it this way."""
+    def inverse(self, points: npt.ArrayLike, iterations: int = 30) -> FloatArray:
+        """Map positions ``(..., 2)`` of the section to the canvas, by fixed-point iteration."""
         points = np.asarray(points, dtype=np.float64)
         labels = np.zeros(points.shape[:-1], dtype=int) if self.fragment_labels is None else self._label(points)
         result = np.empty_like(points)
@@ -167,7 +168,7 @@ class SectionTransform:
             back = np.linalg.inv(self.affines[k])
             goal = points[own] @ back[:2, :2].T + back[:2, 2]
             guess = goal
-            for _ in range(rounds):
+            for _ in range(iterations):
                 before, guess = guess, goal - spline(self.vectors[k], self.lattice, guess)
                 if not own.any() or np.abs(guess - before).max() < 1e-6:
                     break
@@ -175,7 +176,7 @@ class SectionTransform:
         return result
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
-        """What there is to keep of it, by name."""
+        """Return the fields as named arrays."""
         found: dict[str, npt.NDArray[np.generic]] = {
             "affines": self.affines,
             "vectors": self.vectors,
@@ -188,7 +189,7 @@ class SectionTransform:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, npt.NDArray[np.generic]]) -> SectionTransform:
-        """The map that :meth:`to_arrays` was taken of."""
+        """Restore a transform from :meth:`to_arrays`."""
         origin, spacing, cells = np.asarray(arrays["lattice"], dtype=np.float64).tolist()
         height, width, factor = (int(n) for n in np.asarray(arrays["shape"]))
         lattice = Lattice((origin[0], origin[1]), (spacing[0], spacing[1]), (int(cells[0]), int(cells[1])))
@@ -198,8 +199,8 @@ class SectionTransform:
 
 
 def spline(vectors: FloatArray, lattice: Lattice, points: FloatArray) -> FloatArray:
-    """The vectors ``(2, gy, gx)`` of cubic B-splines at canvas positions ``(..., 2)``; constant beyond the lattice."""
-    import torch  # a map is made and kept without it
+    """Evaluate B-spline vectors ``(2, gy, gx)`` at canvas positions ``(..., 2)``; constant beyond the lattice."""
+    import torch  # only the evaluation needs torch
 
     from napari_stnreg.transforms.bspline import BSplineTransform
 
@@ -212,7 +213,7 @@ def spline(vectors: FloatArray, lattice: Lattice, points: FloatArray) -> FloatAr
 
 
 def evaluate_spline_on_axes(vectors: FloatArray, lattice: Lattice, y: FloatArray, x: FloatArray) -> FloatArray:
-    """The vectors of :func:`spline` at all canvas positions ``y`` by ``x``, ``(h, w, 2)``: two products of matrices."""
+    """Evaluate B-spline vectors on the grid ``y`` by ``x``, ``(h, w, 2)``, as two matrix products."""
     from napari_stnreg.ops.bspline import cubic_bspline_matrix
 
     if not vectors.any():
@@ -245,20 +246,20 @@ def fit_affine_matrix(points: FloatArray, mapped: FloatArray) -> FloatArray:
 
 
 def corners(shape: tuple[int, int]) -> FloatArray:
-    """Outer corners and middles of the sides of a section, ``(8, 2)``."""
+    """Return the outer corners and the centers of the sides of a section, ``(8, 2)``."""
     height, width = shape
     ys, xs = (-0.5, (height - 1) / 2, height - 0.5), (-0.5, (width - 1) / 2, width - 0.5)
     return np.array([(y, x) for y in ys for x in xs if (y, x) != (ys[1], xs[1])])
 
 
 def bounding_box(transforms: Iterable[SectionTransform]) -> tuple[FloatArray, FloatArray]:
-    """Lowest and highest canvas position that any section reaches, outer faces included."""
+    """Return the bounding box of all sections on the canvas, as lowest and highest position."""
     edges = np.concatenate([m.inverse(_border(m.shape)) for m in transforms])
     return edges.min(axis=0), edges.max(axis=0)
 
 
 def union_canvas(transforms: Iterable[SectionTransform]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Origin (whole canvas pixels) and shape of the canvas that holds all sections."""
+    """Return the origin (integer canvas pixels) and the shape of the canvas that contains all sections."""
     low, high = bounding_box(transforms)
     first = np.floor(low + 0.5 + 1e-6).astype(int)
     last = np.ceil(high - 0.5 - 1e-6).astype(int)

@@ -1,4 +1,4 @@
-"""Where the aligned sections lie: the output canvas, and the lattice that carries their displacement."""
+"""Output canvas of the aligned stack, and the grid of its displacement fields."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OutputCanvas:
-    """The pixels of the aligned stack, in the frame of the input's own pixels.
+    """Pixel grid of the aligned stack, in input pixels.
 
     Parameters
     ----------
     origin
-        The input pixel ``(y, x)`` at which the canvas begins; negative where it reaches beyond the input.
+        Input pixel ``(y, x)`` of the first canvas pixel; negative if the canvas extends beyond the input.
     shape
-        Its size ``(y, x)`` in input pixels.
+        Size ``(y, x)`` in input pixels.
     input_shape
         Size ``(y, x)`` of the input sections.
     step
-        Distance of the displacement's nodes in pixels.
+        Node spacing of the displacement in pixels.
     """
 
     origin: tuple[int, int]
@@ -40,22 +40,22 @@ class OutputCanvas:
 
     @property
     def grid(self) -> Grid:
-        """The canvas's pixels as a grid whose world is the input's pixels."""
+        """Pixels of the canvas as a grid in input pixels."""
         return Grid.from_spacing(self.shape, 1.0, [float(o) for o in self.origin])
 
     @property
     def input_grid(self) -> Grid:
-        """The input's own pixels."""
+        """Pixels of the input as a grid."""
         return Grid.from_spacing(self.input_shape)
 
     @property
     def field_origin(self) -> tuple[int, int]:
-        """The displacement's first node: the upper left of canvas and input together."""
+        """First node of the displacement: the upper left corner of canvas and input together."""
         return min(self.origin[0], 0), min(self.origin[1], 0)
 
     @property
     def field_shape(self) -> tuple[int, int]:
-        """Nodes that the displacement needs to cover canvas and input."""
+        """Number of displacement nodes that cover canvas and input."""
         nodes = []
         for axis, start in enumerate(self.field_origin):
             stop = max(self.origin[axis] + self.shape[axis], self.input_shape[axis])
@@ -64,11 +64,11 @@ class OutputCanvas:
 
     @property
     def field_grid(self) -> Grid:
-        """The displacement's nodes."""
+        """Nodes of the displacement as a grid."""
         return Grid.from_spacing(self.field_shape, float(self.step), [float(o) for o in self.field_origin])
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready description."""
+        """Return the canvas as JSON-compatible values."""
         return {
             "canvas_origin": list(self.origin),
             "canvas_shape": list(self.shape),
@@ -79,27 +79,27 @@ class OutputCanvas:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> OutputCanvas:
-        """The canvas that :meth:`to_dict` described."""
+        """Restore a canvas from :meth:`to_dict`."""
         pair = {name: (int(state[name][0]), int(state[name][1])) for name in
                 ("canvas_origin", "canvas_shape", "input_shape")}  # fmt: skip
         return cls(pair["canvas_origin"], pair["canvas_shape"], pair["input_shape"], int(state["scale"][0]))
 
 
 def displacement_transform(displacement: npt.ArrayLike, canvas: OutputCanvas) -> Transform:
-    """The pull-back of one section as a transform, canvas to raw section, in input pixels.
+    """Create the pull-back transform of one section, canvas to raw section, in input pixels.
 
     Parameters
     ----------
     displacement
         ``(2, *canvas.field_shape)``, order (y, x), ``raw = p + displacement(p)``; linear between its nodes.
     canvas
-        Where its nodes lie.
+        Canvas that defines the nodes.
 
     Returns
     -------
     Transform
-        A displacement followed by an affine: the affine that fits best is taken out, so that what lies beyond the
-        nodes goes on as it should and the inverse, which starts from the affine, is found from any rotation.
+        A displacement followed by the best-fitting affine map. The affine part extrapolates beyond the nodes and
+        initializes the inverse, which therefore converges for any rotation.
     """
     import torch
 
@@ -118,7 +118,7 @@ def displacement_transform(displacement: npt.ArrayLike, canvas: OutputCanvas) ->
 
 
 def sample_displacement(section_map: SectionTransform, canvas: OutputCanvas) -> npt.NDArray[np.float32]:
-    """A section's map as displacement on the canvas's nodes, ``(2, *field_shape)``."""
+    """Sample the transform of a section as a displacement at the nodes, ``(2, *field_shape)``."""
     y, x = (o + canvas.step * np.arange(n, dtype=np.float64) for o, n in
             zip(canvas.field_origin, canvas.field_shape, strict=True))  # fmt: skip
     moved = np.moveaxis(section_map.on_axes(y, x), -1, 0)
@@ -126,5 +126,5 @@ def sample_displacement(section_map: SectionTransform, canvas: OutputCanvas) -> 
 
 
 def dense_displacement(displacement: npt.ArrayLike, canvas: OutputCanvas) -> npt.NDArray[np.float32]:
-    """The displacement at every pixel of the input's own canvas, ``(2, y, x)`` in pixels."""
+    """Evaluate the displacement at every pixel of the input, ``(2, y, x)`` in pixels."""
     return displacement_transform(displacement, canvas).displacement(canvas.input_grid)

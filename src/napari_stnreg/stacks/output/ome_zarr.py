@@ -1,4 +1,4 @@
-"""Write aligned sections as an OME-Zarr image with a pyramid, beside the displacement that made it.
+"""Write aligned sections as an OME-Zarr pyramid, together with their displacement fields.
 
 The image follows OME-Zarr 0.5 (Zarr format 3). The array ``displacement`` has the shape ``(z, 2, y, x)``:
 ``raw = p + displacement[z, :, node]`` in pixels of the input, order (y, x), where ``p = origin + node * scale`` is the
@@ -118,14 +118,14 @@ def create(
     displacement
         Whether to create the array of displacements.
     fill
-        Value where nothing is written.
+        Value of unwritten pixels.
     labels
         Whether the values are labels.
 
     Raises
     ------
     InputError
-        If the system refuses.
+        If the folder cannot be written.
     """
     import zarr
 
@@ -175,7 +175,7 @@ def create(
 
 
 def _metadata(source: StackSource, canvas: OutputCanvas, levels: int, scale: float, *, labels: bool) -> dict[str, Any]:
-    """The validated OME-Zarr metadata of the image."""
+    """Create the validated OME-Zarr metadata of the image."""
     from ome_zarr_models.v05.axes import Axis
     from ome_zarr_models.v05.image import ImageAttrs
     from ome_zarr_models.v05.multiscales import Dataset, Multiscale
@@ -206,22 +206,22 @@ def _metadata(source: StackSource, canvas: OutputCanvas, levels: int, scale: flo
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
-    """The entries under ``stnreg`` of a folder that this module wrote.
+    """Read the entries under ``stnreg`` of an aligned stack.
 
     Raises
     ------
     InputError
-        If there are none.
+        If the folder is not an aligned stack.
     """
     try:
         found = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]["stnreg"]
         return dict(found)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"'{path.name}' is not an alignment that this program wrote.") from error
+        raise InputError(f"'{path.name}' is not an aligned stack written by napari-stnreg.") from error
 
 
 def is_aligned_stack(path: Path) -> bool:
-    """Whether a folder was written by this module: an alignment, or a stack that was warped by one."""
+    """Return whether a folder was written by this module: an aligned stack, or a stack warped by one."""
     with suppress(InputError):
         return bool(read_attributes(path))
     return False

@@ -1,4 +1,4 @@
-"""Render sections: the original is read once, through the whole map, band by band."""
+"""Render aligned sections in bands of rows, with a single interpolation of the original."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 _MARGIN = {"nearest": 2, "linear": 2, "cubic": 24}
-"""Pixels read beyond what a band needs; a cubic spline's filter has died away after two dozen."""
+"""Extra pixels read around a band; the cubic spline prefilter decays within 24 pixels."""
 
-_LOOK = 16.0
-"""A map is looked at no more densely than every so many input pixels to find what a band reads."""
+_MIN_SAMPLE_STEP_PX = 16.0
+"""Smallest spacing, in input pixels, of the points that determine which pixels a band reads."""
 
 
 def relative_scale(shape: tuple[int, ...], input_shape: tuple[int, int], name: str = "the stack") -> float:
-    """How many input pixels one pixel of another stack in the same space measures.
+    """Return the size of a pixel of another stack of the same sections, in input pixels.
 
-    Stacks that were shrunk by a whole factor lost a rest of pixels at their ends, so a whole factor (or its inverse)
-    is taken where it fits; the other stack's pixel ``i`` lies at ``(i + 0.5) * scale - 0.5``.
+    Downsampling by an integer factor drops remaining pixels at the end, so an integer factor (or its inverse) is used
+    if it fits. Pixel ``i`` of the other stack is at ``(i + 0.5) * scale - 0.5``.
 
     Raises
     ------
     InputError
-        If the two have not the same extent.
+        If the two stacks differ in extent.
     """
     height, width = (int(n) for n in shape[-2:])
     for whole in (round(input_shape[0] / height) or 1, round(input_shape[1] / width) or 1):
@@ -48,14 +48,14 @@ def relative_scale(shape: tuple[int, ...], input_shape: tuple[int, int], name: s
     down, across = input_shape[0] / height, input_shape[1] / width
     if abs(down / across - 1) > 0.01:
         raise InputError(
-            f"The sections of '{name}' are {height}x{width} pixels and those that were aligned "
-            f"{input_shape[0]}x{input_shape[1]}; they do not show the same place."
+            f"The sections of '{name}' are {height}x{width} pixels, the aligned sections "
+            f"{input_shape[0]}x{input_shape[1]}. Both must cover the same extent."
         )
     return float(np.sqrt(down * across))
 
 
 def scale_canvas(canvas: OutputCanvas, scale: float) -> Grid:
-    """The canvas with pixels ``scale`` input pixels wide, as a grid in input pixels."""
+    """Return the canvas with pixels of size ``scale`` as a grid in input pixels."""
     shape = tuple(max(int(np.ceil(n / scale - 1e-9)), 1) for n in canvas.shape)
     return Grid.from_spacing(shape, scale, [o - 0.5 + scale / 2 for o in canvas.origin])
 
@@ -87,7 +87,7 @@ def render_bands(
     scale
         Input pixels in a pixel of the source (see :func:`relative_scale`).
     step
-        How densely the transform is looked at to find what a band reads; its nodes' distance.
+        Node spacing of the transform, used to determine which pixels a band reads.
     interpolation, fill
         As in :func:`napari_stnreg.warp`.
 
@@ -114,8 +114,8 @@ def render_bands(
 def _window(
     source: StackSource, transform: Transform, band: Grid, scale: float, step: float, margin: int
 ) -> tuple[slice, slice] | None:
-    """The part of a section that a band reads; ``None`` if it lies wholly outside."""
-    spacing, step = float(band.spacing[0]), max(step, _LOOK)
+    """Return the window of a section that a band reads, or ``None`` if it is outside."""
+    spacing, step = float(band.spacing[0]), max(step, _MIN_SAMPLE_STEP_PX)
     count = [max(int(np.ceil(n * spacing / step)), 1) + 1 for n in band.shape]
     corners = band.corners()
     coarse = Grid.from_spacing(
@@ -125,7 +125,7 @@ def _window(
     )
     mapped = transform.map_points(coarse.points().reshape(-1, 2))
     index = (mapped + 0.5) / scale - 0.5
-    # Between two points that were looked at the map may bulge out by part of their distance.
+    # Between two sampled points the transform may exceed their range by a fraction of their distance.
     reach = margin + np.ceil(0.25 * step / scale)
     low = np.floor(index.min(axis=0) - reach).astype(int)
     high = np.ceil(index.max(axis=0) + reach).astype(int) + 1
@@ -136,7 +136,7 @@ def _window(
 
 
 def halve(data: Array, *, labels: bool = False) -> Array:
-    """An image at half the resolution: means of 2x2 blocks, or one pixel of each for labels."""
+    """Downsample an image by 2: means of 2x2 blocks, or one pixel of each block for labels."""
     if labels:
         return np.ascontiguousarray(data[::2, ::2])
     height, width = data.shape

@@ -1,9 +1,10 @@
-"""Solve the pose graph: from matches between neighbors to the pose of every section on the canvas."""
+"""Solve the pose graph: estimate the pose of every section from the matches of neighbors."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -15,13 +16,34 @@ from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.stacks.matching.coarse import PARAMETERS as COARSE_PARAMETERS
 from napari_stnreg.stacks.matching.coarse import CoarseMatch
 from napari_stnreg.stacks.settings import StackSettings
-from napari_stnreg.stacks.solver.elastic import PARAMETERS, TREND_WEIGHT, Pair
+from napari_stnreg.stacks.solver.elastic import PARAMETERS as SOLVER_PARAMETERS
+from napari_stnreg.stacks.solver.elastic import TREND_WEIGHT, Pair
 from napari_stnreg.stacks.solver.variance_components import PARAMETERS as VARIANCE_PARAMETERS
 from napari_stnreg.stacks.solver.variance_components import estimate_variance_components, segments
 
-GAUSS_NEWTON_ITERATIONS = 4
-CANDIDATE_FRAMES = 15
-"""Sections that are tried as the frame in which most sections are near their recorded pose."""
+
+@dataclass(frozen=True)
+class PoseGraphParameters:
+    """Tuning constants of the pose graph. All were set by hand; no tuning is recorded.
+
+    The priors use :class:`~napari_stnreg.stacks.solver.elastic.SolverParameters`.
+
+    Parameters
+    ----------
+    iterations
+        Gauss-Newton iterations.
+    candidate_frames
+        Sections that are tried as the frame in which most sections are near their recorded pose.
+    frame_improvement
+        A candidate replaces the root only if its median distance is below this fraction of that of the root.
+    """
+
+    iterations: int = 4
+    candidate_frames: int = 15
+    frame_improvement: float = 0.5
+
+
+PARAMETERS = PoseGraphParameters()
 
 
 def solve_poses(
@@ -36,41 +58,41 @@ def solve_poses(
     Parameters
     ----------
     count
-        Sections of the stack.
+        Number of sections.
     matches
         By section numbers ``(a, b)``; those below :attr:`CoarseParameters.min_confidence
         <napari_stnreg.stacks.matching.coarse.CoarseParameters>` are ignored.
     shapes
-        Of the sections, full-resolution pixels.
+        Sizes of the sections in full-resolution pixels.
     settings
         Motion, position weight, trend and reference section.
     fixed
-        Poses of sections that stay, canvas to section.
+        Poses of fixed sections, canvas to section.
 
     Notes
     -----
-    A spanning tree of the best matches gives initial poses. All matches are then balanced by robust least squares
-    against a weak prior on the recorded position, size and shape of each section, so that neither errors nor the slope
+    A minimum spanning tree of the best matches gives initial poses. Robust least squares then combines all matches
+    with a weak prior on the recorded position, size and shape of each section, so that neither errors nor the slope
     of the tissue accumulate. Sections without a match are interpolated between their neighbors.
     """
     if not count:
-        raise InputError("The stack holds no sections.")
-    believed = {pair: m for pair, m in matches.items() if m.confidence >= COARSE_PARAMETERS.min_confidence}
+        raise InputError("The stack has no sections.")
+    confident = {pair: m for pair, m in matches.items() if m.confidence >= COARSE_PARAMETERS.min_confidence}
     keep = dict(fixed or {})
-    root = _root(count, believed, settings.reference, keep)
+    root = _root(count, confident, settings.reference, keep)
     if settings.reference is not None and settings.reference < count:
         keep.setdefault(settings.reference, np.eye(3))
-    poses, known = _chained(count, believed, root, keep.get(root, np.eye(3)), keep)
-    middle = (np.asarray(shapes[root], dtype=np.float64) - 1) / 2
+    poses, known = _concatenate_poses(count, confident, root, keep.get(root, np.eye(3)), keep)
+    center = (np.asarray(shapes[root], dtype=np.float64) - 1) / 2
     radius = float(np.hypot(*shapes[root])) / 4
     if not keep:
-        poses = _as_most_lie(poses, sorted(known), root, middle, radius)
+        poses = _choose_frame(poses, sorted(known), root, center, radius)
     position_weight = (
-        settings.position_weight * TREND_WEIGHT[settings.trend] * _position_weight(believed, shapes, radius)
+        settings.position_weight * TREND_WEIGHT[settings.trend] * _position_weight(confident, shapes, radius)
     )
-    for _ in range(GAUSS_NEWTON_ITERATIONS):
-        poses = _balanced(poses, known, believed, keep, settings.motion, position_weight, middle, radius)
-    return _bridged(poses, known | set(keep))
+    for _ in range(PARAMETERS.iterations):
+        poses = _refine_poses(poses, known, confident, keep, settings.motion, position_weight, center, radius)
+    return _interpolate_missing(poses, known | set(keep))
 
 
 def _root(
@@ -84,13 +106,13 @@ def _root(
     return min(linked, key=lambda z: abs(z - (count - 1) / 2)) if linked else count // 2
 
 
-def _chained(
+def _concatenate_poses(
     count: int, matches: Mapping[Pair, CoarseMatch], root: int, start: FloatArray, fixed: Mapping[int, FloatArray]
 ) -> tuple[list[FloatArray], set[int]]:
-    """Poses along the trees of the best matches, and which sections they reach; far pairs only where near ones fail.
+    """Concatenate poses along the spanning trees of the best matches; return them and the sections reached.
 
-    Where nothing links two parts of a stack, each is a tree of its own: the farther one begins at the pose of the
-    nearest section that is placed, so that its own sections at least lie right to each other.
+    Distant pairs are used only where near ones fail. If no match links two parts of a stack, each has its own tree.
+    The second tree starts at the pose of the nearest section of the first, so its sections are aligned to each other.
     """
     poses = [start.copy() for _ in range(count)]
     if not matches:
@@ -118,162 +140,174 @@ def _chained(
         poses[begin] = fixed[begin].copy() if begin in fixed else poses[near].copy()
 
 
-def _as_most_lie(
-    poses: list[FloatArray], known: list[int], root: int, middle: FloatArray, radius: float
+def _choose_frame(
+    poses: list[FloatArray], known: list[int], root: int, center: FloatArray, radius: float
 ) -> list[FloatArray]:
-    """Poses on a canvas on which most sections lie as they were recorded: the root may be the one that was turned."""
+    """Change the frame so that most sections are near their recorded pose; the root itself may be rotated."""
 
     def off(frame: int) -> float:
         back = np.linalg.inv(poses[frame])
-        return float(np.median([_from_home(pose @ back, middle, radius) for pose in map(poses.__getitem__, known)]))
+        return float(
+            np.median([_distance_from_recorded(pose @ back, center, radius) for pose in map(poses.__getitem__, known)])
+        )
 
-    chosen = np.unique(np.linspace(0, len(known) - 1, min(len(known), CANDIDATE_FRAMES)).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(known) - 1, min(len(known), PARAMETERS.candidate_frames)).round().astype(int))
     best = min((known[k] for k in chosen), key=off)
-    if off(best) > 0.5 * off(root):
+    if off(best) > PARAMETERS.frame_improvement * off(root):
         return poses
     back = np.linalg.inv(poses[best])
     return [np.asarray(pose @ back) for pose in poses]
 
 
-def _from_home(pose: FloatArray, middle: FloatArray, radius: float) -> float:
-    """How far a pose takes a section from where it was recorded, pixels; upside down counts as far as can be."""
+def _distance_from_recorded(pose: FloatArray, center: FloatArray, radius: float) -> float:
+    """Return the distance of a pose from the recorded one in pixels; a reflection counts as the largest distance."""
     if np.linalg.det(pose[:2, :2]) < 0:
         return float(4 * radius)
-    return float(np.linalg.norm(_parameters(pose, middle, radius)[:3]))
+    return float(np.linalg.norm(_to_parameters(pose, center, radius)[:3]))
 
 
 def _position_weight(matches: Mapping[Pair, CoarseMatch], shapes: Sequence[tuple[int, int]], radius: float) -> float:
     moved: dict[int, tuple[int, FloatArray]] = {}
     for (a, b), match in sorted(matches.items(), reverse=True):
-        middle = np.array([*(np.asarray(shapes[a], dtype=np.float64) - 1) / 2, 1.0])
-        shift = match.matrix[:2] @ middle - (np.asarray(shapes[b], dtype=np.float64) - 1) / 2
-        turn = math.atan2(match.matrix[1, 0] - match.matrix[0, 1], match.matrix[0, 0] + match.matrix[1, 1])
-        moved[a] = b, np.array([*shift, turn * radius])
+        center = np.array([*(np.asarray(shapes[a], dtype=np.float64) - 1) / 2, 1.0])
+        shift = match.matrix[:2] @ center - (np.asarray(shapes[b], dtype=np.float64) - 1) / 2
+        rotation = math.atan2(match.matrix[1, 0] - match.matrix[0, 1], match.matrix[0, 0] + match.matrix[1, 1])
+        moved[a] = b, np.array([*shift, rotation * radius])
     if not moved:
         return 1.0
-    # one section far off must not loosen the whole stack
+    # one section far off must not lower the weight for the whole stack
     limit = 4 * float(np.median([np.abs(m).max() for _, m in moved.values()])) + 1e-9
     chain: list[FloatArray | None] = []
     for a in range(max(moved) + 1):
         b, shift = moved.get(a, (-1, np.zeros(3)))
-        near = b == a + 1 and np.abs(shift).max() < PARAMETERS.max_offset_fraction * max(shapes[a])
+        near = b == a + 1 and np.abs(shift).max() < SOLVER_PARAMETERS.max_offset_fraction * max(shapes[a])
         chain.append(np.clip(shift, -limit, limit) if near else None)
     runs = [np.stack(run) for run in segments(chain)]
     found = estimate_variance_components(
         [(run @ run.T, 3) for run in runs],
-        (PARAMETERS.min_change_fraction * max(shapes[0])) ** 2,
+        (SOLVER_PARAMETERS.min_change_fraction * max(shapes[0])) ** 2,
         VARIANCE_PARAMETERS.expected_shift,
     )
     return (found.trend + found.residual) / found.jitter
 
 
-def _parameters(matrix: FloatArray, middle: FloatArray, radius: float) -> FloatArray:
-    """An affine near the identity as six lengths: shift of the middle, turn, and three strains at the radius."""
-    shift = matrix[:2, :2] @ middle + matrix[:2, 2] - middle
+def _to_parameters(matrix: FloatArray, center: FloatArray, radius: float) -> FloatArray:
+    """Convert an affine matrix to six lengths: shift of the center, rotation, and three strains at the radius."""
+    shift = matrix[:2, :2] @ center + matrix[:2, 2] - center
     a = matrix[:2, :2]
-    turn = math.atan2(a[1, 0] - a[0, 1], a[0, 0] + a[1, 1])
-    c, s = math.cos(turn), math.sin(turn)
+    rotation = math.atan2(a[1, 0] - a[0, 1], a[0, 0] + a[1, 1])
+    c, s = math.cos(rotation), math.sin(rotation)
     strain = np.array([[c, s], [-s, c]]) @ a - np.eye(2)
     return np.array(
-        [*shift, *(radius * np.array([turn, strain[0, 0], strain[1, 1], (strain[0, 1] + strain[1, 0]) / 2]))]
+        [*shift, *(radius * np.array([rotation, strain[0, 0], strain[1, 1], (strain[0, 1] + strain[1, 0]) / 2]))]
     )
 
 
-def _affine(parameters: FloatArray, middle: FloatArray, radius: float) -> FloatArray:
-    turn, *strain = parameters[2:] / radius
-    c, s = math.cos(turn), math.sin(turn)
+def _to_matrix(parameters: FloatArray, center: FloatArray, radius: float) -> FloatArray:
+    rotation, *strain = parameters[2:] / radius
+    c, s = math.cos(rotation), math.sin(rotation)
     linear = np.array([[c, -s], [s, c]]) @ np.array([[1 + strain[0], strain[2]], [strain[2], 1 + strain[1]]])
     out = np.eye(3)
     out[:2, :2] = linear
-    out[:2, 2] = middle + parameters[:2] - linear @ middle
+    out[:2, 2] = center + parameters[:2] - linear @ center
     return out
 
 
-def _balanced(
+def _refine_poses(
     poses: list[FloatArray],
     known: set[int],
     matches: Mapping[Pair, CoarseMatch],
     fixed: Mapping[int, FloatArray],
     motion: str,
     position_weight: float,
-    middle: FloatArray,
+    center: FloatArray,
     radius: float,
 ) -> list[FloatArray]:
-    """One Gauss-Newton step for all poses: corrections ``D`` on the canvas side of each, ``pose @ D``."""
+    """Apply one Gauss-Newton step to all poses: corrections ``D`` on the canvas side, ``pose @ D``."""
     count = len(poses)
     pairs = [(a, b) for a, b in sorted(matches) if a in known and b in known]
-    wanted = np.array(
+    target = np.array(
         [
-            _parameters(np.asarray(np.linalg.inv(poses[b]) @ matches[a, b].matrix @ poses[a]), middle, radius)
+            _to_parameters(np.asarray(np.linalg.inv(poses[b]) @ matches[a, b].matrix @ poses[a]), center, radius)
             for a, b in pairs
         ]
     ).reshape(-1, 6)
-    rest = np.zeros((count, 6))
+    prior = np.zeros((count, 6))
     for z in known:
-        # where the section was recorded, and its own shape; upside down there is no such wish
-        home = np.asarray(np.linalg.inv(poses[z]))
-        rest[z] = _parameters(home, middle, radius) if np.linalg.det(home[:2, :2]) > 0 else 0
-    if fixed:  # all of them may have been turned round against the one that stays: by half a turn, this way or that
-        turns = np.exp(1j * rest[:, 2] / radius)
-        common = np.exp(1j * np.angle(turns[sorted(known)].mean()))
-        rest[:, 2] = radius * (np.angle(common) + np.angle(turns / common))
-    home_size = np.linalg.norm(rest[:, :3], axis=1)
-    reach = 3 * float(np.median(home_size[sorted(known)])) + 1e-6
-    pull = np.where(home_size > reach, reach / np.maximum(home_size, 1e-12), 1.0) * position_weight
-    pull[home_size > PARAMETERS.max_offset_fraction * 2 * float(middle.max())] = 0.0
-    trust = np.array([matches[p].confidence / (p[1] - p[0]) for p in pairs])
-    near = trust[[b - a == 1 for a, b in pairs]] if pairs else trust
-    trust = trust / max(float(np.median(near)), 1e-6) if len(near) else trust
+        # prior: recorded position and shape; none for a reflected section
+        recorded = np.asarray(np.linalg.inv(poses[z]))
+        prior[z] = _to_parameters(recorded, center, radius) if np.linalg.det(recorded[:2, :2]) > 0 else 0
+    if fixed:  # all sections may be rotated relative to the fixed one, by half a turn in either direction
+        rotations = np.exp(1j * prior[:, 2] / radius)
+        common = np.exp(1j * np.angle(rotations[sorted(known)].mean()))
+        prior[:, 2] = radius * (np.angle(common) + np.angle(rotations / common))
+    recorded_distance = np.linalg.norm(prior[:, :3], axis=1)
+    max_distance = 3 * float(np.median(recorded_distance[sorted(known)])) + 1e-6
+    prior_weight = (
+        np.where(recorded_distance > max_distance, max_distance / np.maximum(recorded_distance, 1e-12), 1.0)
+        * position_weight
+    )
+    prior_weight[recorded_distance > SOLVER_PARAMETERS.max_offset_fraction * 2 * float(center.max())] = 0.0
+    match_weight = np.array([matches[p].confidence / (p[1] - p[0]) for p in pairs])
+    near = match_weight[[b - a == 1 for a, b in pairs]] if pairs else match_weight
+    match_weight = match_weight / max(float(np.median(near)), 1e-6) if len(near) else match_weight
     result = np.zeros((count, 6))
     free = np.array([z in known and z not in fixed for z in range(count)])
-    at_home = np.array([z in known for z in range(count)], dtype=float)
+    has_prior = np.array([z in known for z in range(count)], dtype=float)
     robust = np.ones(len(pairs))
-    # what the matches say of each other decides which of them to believe, not the pull's tension: it comes last
-    for firm in (PARAMETERS.initial_prior_fraction, PARAMETERS.initial_prior_fraction, 1.0):
+    # outlier matches are down-weighted with a weak prior first; the full prior comes last
+    for prior_fraction in (SOLVER_PARAMETERS.initial_prior_fraction, SOLVER_PARAMETERS.initial_prior_fraction, 1.0):
         for k in range(6):
             if k >= {"translation": 2, "rigid": 3, "affine": 6}[motion]:
                 break
-            result[:, k] = _chain(
-                count, pairs, trust * robust, wanted[:, k], firm * pull * at_home, rest[:, k], free, bool(fixed)
+            result[:, k] = _solve_component(
+                count,
+                pairs,
+                match_weight * robust,
+                target[:, k],
+                prior_fraction * prior_weight * has_prior,
+                prior[:, k],
+                free,
+                bool(fixed),
             )
         if pairs:
             ends = np.array(pairs)
-            off = np.linalg.norm(result[ends[:, 1]] - result[ends[:, 0]] - wanted, axis=1)
+            off = np.linalg.norm(result[ends[:, 1]] - result[ends[:, 0]] - target, axis=1)
             scale = 2 * (float(np.median(off)) + 1e-3 * radius)
             robust = 1 / (1 + (off / scale) ** 2)
     return [
-        fixed[z] if z in fixed else pose @ _affine(result[z], middle, radius) if free[z] else pose
+        fixed[z] if z in fixed else pose @ _to_matrix(result[z], center, radius) if free[z] else pose
         for z, pose in enumerate(poses)
     ]
 
 
-def _chain(
+def _solve_component(
     count: int,
     pairs: Sequence[Pair],
-    trust: FloatArray,
-    wanted: FloatArray,
-    pull: FloatArray,
-    rest: FloatArray,
+    match_weight: FloatArray,
+    target: FloatArray,
+    prior_weight: FloatArray,
+    prior: FloatArray,
     free: FloatArray,
     floating: bool,
 ) -> FloatArray:
-    """Least squares of ``trust (x_b - x_a - wanted)^2 + pull (x - rest - m)^2``; sections that are not free stay at 0.
+    """Minimize ``weight (x_b - x_a - target)^2 + prior_weight (x - prior - m)^2``; fixed sections stay at 0.
 
-    ``m`` is 0, or free where a section is pinned, so that it takes the whole stack along to its place.
+    ``m`` is 0, or free if a section is fixed, so that the whole stack moves along with it.
     """
-    diagonal = np.append(pull + 1e-9, pull.sum() + 1e-9)
-    right = np.append(pull * rest, -(pull * rest).sum())
+    diagonal = np.append(prior_weight + 1e-9, prior_weight.sum() + 1e-9)
+    right = np.append(prior_weight * prior, -(prior_weight * prior).sum())
     every, last = np.arange(count), np.full(count, count)
     rows, columns = [np.arange(count + 1), every, last], [np.arange(count + 1), last, every]
-    values = [diagonal, -pull, -pull]
+    values = [diagonal, -prior_weight, -prior_weight]
     if pairs:
         ends = np.array(pairs)
         a, b = ends[:, 0], ends[:, 1]
         rows += [a, b, a, b]
         columns += [a, b, b, a]
-        values += [trust, trust, -trust, -trust]
-        np.add.at(right, b, trust * wanted)
-        np.subtract.at(right, a, trust * wanted)
+        values += [match_weight, match_weight, -match_weight, -match_weight]
+        np.add.at(right, b, match_weight * target)
+        np.subtract.at(right, a, match_weight * target)
     matrix = coo_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))).tocsc()
     inside = np.flatnonzero(np.append(free, floating))
     out = np.zeros(count + 1)
@@ -282,8 +316,8 @@ def _chain(
     return out[:count]
 
 
-def _bridged(poses: list[FloatArray], known: set[int]) -> list[FloatArray]:
-    """Poses of sections that no match reaches, from those before and after."""
+def _interpolate_missing(poses: list[FloatArray], known: set[int]) -> list[FloatArray]:
+    """Interpolate the poses of sections without a match from those before and after."""
     result = list(poses)
     for z in sorted(set(range(len(poses))) - known):
         before = max((k for k in known if k < z), default=-1)
@@ -292,9 +326,9 @@ def _bridged(poses: list[FloatArray], known: set[int]) -> list[FloatArray]:
             near = max(before, after)
             result[z] = poses[near].copy() if near >= 0 else np.eye(3)
             continue
-        share = (z - before) / (after - before)
+        fraction = (z - before) / (after - before)
         if np.linalg.det(poses[before][:2, :2]) * np.linalg.det(poses[after][:2, :2]) < 0:
-            result[z] = poses[before if share <= 0.5 else after].copy()
+            result[z] = poses[before if fraction <= 0.5 else after].copy()
         else:
-            result[z] = (1 - share) * poses[before] + share * poses[after]
+            result[z] = (1 - fraction) * poses[before] + fraction * poses[after]
     return result

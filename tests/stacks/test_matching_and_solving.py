@@ -1,4 +1,4 @@
-"""Serial sections against a truth that is known: small stacks, every fault once."""
+"""Matching, solving and quality on small stacks with known ground truth."""
 
 import numpy as np
 import pytest
@@ -73,7 +73,7 @@ def settings(**options):
     ("degrees", "shift", "mirror"),
     [(0, (50, -10), False), (3, (-8, 40), False), (137, (12, -9), False), (-80, (0, 25), False), (64, (10, 5), True)],
 )
-def test_the_coarse_pass_finds_any_turn_and_a_shift_of_a_third(degrees, shift, mirror):
+def test_coarse_matching_finds_any_rotation_and_large_shifts(degrees, shift, mirror):
     a, b = tissue(2, seed=3)
     motion = turn(degrees, shift, mirror)
     chosen = settings(mirror=mirror)
@@ -89,7 +89,7 @@ def test_the_coarse_pass_finds_any_turn_and_a_shift_of_a_third(degrees, shift, m
 
 
 @pytest.mark.parametrize("seed", [0, 6, 7])
-def test_symmetric_tissue_is_not_turned_round(seed):
+def test_symmetric_tissue_is_not_rotated(seed):
     """Two sections that share half of what they show: turned by 180 degrees they fit as well."""
 
     def symmetric(which):
@@ -104,13 +104,13 @@ def test_symmetric_tissue_is_not_turned_round(seed):
     assert found.matrix[0, 0] > 0.99
 
 
-def test_sections_that_have_nothing_in_common_are_not_believed():
+def test_unrelated_sections_have_low_confidence():
     chosen = settings()
     found = coarse_match(prepare(texture(1), chosen), prepare(texture(2), chosen), chosen)
     assert found.confidence < PARAMETERS.min_confidence
 
 
-def test_shifts_and_turns_of_a_stack_are_taken_off():
+def test_shifts_and_rotations_are_removed():
     truth = tissue(6, seed=5)
     motions = [
         turn(d, s) for d, s in [(0, (0, 0)), (2, (4, -6)), (-3, (-5, 3)), (1, (6, 6)), (-2, (0, -7)), (3, (-3, 2))]
@@ -126,7 +126,7 @@ def test_shifts_and_turns_of_a_stack_are_taken_off():
     assert np.array_equal(raw, before)
 
 
-def test_the_fine_pass_takes_off_a_bend_of_one_section():
+def test_fine_matching_removes_a_deformation_of_one_section():
     truth = tissue(5, change=0.2, seed=7)
     y, x = np.indices((SIDE, SIDE), dtype=float)
     bend = np.stack([4 * np.sin(2 * np.pi * x / SIDE), 3 * np.cos(2 * np.pi * y / SIDE)])
@@ -145,7 +145,7 @@ def test_the_fine_pass_takes_off_a_bend_of_one_section():
     assert mended < 0.5 * bent
 
 
-def test_a_still_stack_stays_where_it_is():
+def test_aligned_stack_stays_unchanged():
     raw = tissue(8, seed=9)
     found = align(raw, settings())
     points = inner()
@@ -154,7 +154,7 @@ def test_a_still_stack_stays_where_it_is():
 
 
 @pytest.mark.slow
-def test_oblique_neurites_keep_their_slant():
+def test_oblique_neurites_keep_their_slope():
     """Tissue that flows by 1.5 pixels a section: the recovered slope must not be straightened away."""
     wide = tissue(14, change=0.2, seed=11, shape=(SIDE, SIDE + 40))
     rng = np.random.default_rng(0)
@@ -177,7 +177,7 @@ def test_oblique_neurites_keep_their_slant():
     assert slope("remove") < slope("keep")
 
 
-def test_a_missing_section_is_bridged():
+def test_missing_section_is_interpolated():
     raw = tissue(7, seed=13)
     raw[3] = 0
     raw[4:] = np.roll(raw[4:], (5, -3), axis=(1, 2))
@@ -188,7 +188,7 @@ def test_a_missing_section_is_bridged():
     assert np.allclose((found.transforms[4](points) - found.transforms[2](points)).mean(axis=0), (5, -3), atol=0.5)
 
 
-def test_a_section_of_something_else_fails_and_does_not_take_its_neighbors_along():
+def test_unrelated_section_fails_without_moving_its_neighbors():
     raw = tissue(7, seed=15)
     raw[3] = texture(999)
     found = align(raw, settings())
@@ -197,7 +197,7 @@ def test_a_section_of_something_else_fails_and_does_not_take_its_neighbors_along
     assert np.linalg.norm(found.transforms[4](points) - found.transforms[2](points), axis=-1).mean() < 0.8
 
 
-def test_the_field_breaks_at_a_crack():
+def test_displacement_is_discontinuous_at_a_crack():
     truth = tissue(5, change=0.2, seed=17)
     raw = truth.copy()
     gap = 12
@@ -225,7 +225,7 @@ def test_the_field_breaks_at_a_crack():
     assert left(found) < 0.65 * left(smooth)
 
 
-def test_dirt_is_left_out_and_is_no_crack():
+def test_dirt_is_masked_and_is_no_crack():
     raw = tissue(5, change=0.2, seed=19)
     clean = align(raw, settings(deform=False)).transforms
     y, x = np.indices((SIDE, SIDE))
@@ -237,7 +237,7 @@ def test_dirt_is_left_out_and_is_no_crack():
     assert np.linalg.norm(found.transforms[2](points) - clean[2](points), axis=-1).max() < 1.0
 
 
-def test_contrast_does_not_matter():
+def test_result_is_independent_of_contrast():
     raw = tissue(4, seed=21)
     other = raw.copy()
     other[1], other[2] = 40 + 0.3 * other[1], 0.6 * other[2]
@@ -246,14 +246,14 @@ def test_contrast_does_not_matter():
         assert np.linalg.norm(a(points) - b(points), axis=-1).max() < 0.3
 
 
-def test_the_same_stack_gives_the_same_maps():
+def test_results_are_reproducible():
     raw = tissue(4, seed=23)
     for a, b in zip(align(raw, settings()).transforms, align(raw, settings()).transforms, strict=True):
         assert np.array_equal(a.vectors, b.vectors)
         assert np.array_equal(a.affines, b.affines)
 
 
-def test_a_pinned_section_does_not_move():
+def test_reference_section_does_not_move():
     raw = np.roll(tissue(5, seed=25), 0, axis=0)
     raw[1:] = np.roll(raw[1:], 6, axis=2)
     found = align(raw, settings(reference=4, position_weight=0.0))
@@ -262,7 +262,7 @@ def test_a_pinned_section_does_not_move():
     assert np.allclose((found.transforms[0](points) - points).mean(axis=0), (0, -6), atol=0.5)
 
 
-def test_the_map_pulls_back():
+def test_transform_is_a_pull_back():
     """``aligned[y, x] = raw[map(y, x)]``, axis 0 first."""
     lattice = Lattice.covering((0, 0), (SIDE, SIDE), 40)
     affine = np.eye(3)
@@ -292,7 +292,7 @@ def rendered(raw, there):
     return np.concatenate([band for _, band in bands])
 
 
-def test_a_reduced_section_keeps_its_place():
+def test_reduced_section_keeps_its_position():
     image = texture(2, (203, 161))
     small = reduce_section(image, 4)
     assert small.shape == (51, 41)
@@ -310,7 +310,7 @@ def test_results_do_not_depend_on_the_working_resolution():
         assert np.allclose((transforms[1](points) - transforms[0](points)).mean(axis=0), (6, -9), atol=0.4)
 
 
-def test_only_cracks_that_cut_through_make_pieces():
+def test_only_complete_cracks_split_a_section():
     crack = np.zeros((100, 100), bool)
     crack[48:52, :60] = True
     assert label_fragments(crack, ~crack & False).max() == 0
@@ -320,7 +320,7 @@ def test_only_cracks_that_cut_through_make_pieces():
     assert labels[0, 0] != labels[-1, 0]
 
 
-def test_a_crack_in_bits_still_cuts_and_dirt_in_a_row_does_not():
+def test_interrupted_crack_splits_and_aligned_dirt_does_not():
     y, x = np.indices((SIDE, SIDE), dtype=float)
     glass = 235 + np.random.default_rng(0).normal(0, 1, y.shape)
     band = np.abs(y - 80 - 0.3 * (x - 80)) < 6
@@ -338,7 +338,7 @@ def test_a_crack_in_bits_still_cuts_and_dirt_in_a_row_does_not():
 
 @pytest.mark.parametrize("degrees", [0, 35, 90, 140])
 @pytest.mark.parametrize(("gray", "width"), [(20, 5), (215, 5), (215, 9), (30, 9)])
-def test_cracks_of_any_width_and_direction_cut(degrees, gray, width):
+def test_cracks_of_any_width_and_direction_split(degrees, gray, width):
     y, x = np.indices((SIDE, SIDE), dtype=float) - SIDE / 2
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     across = c * y - s * x + 4 * np.sin((c * x + s * y) / 30)
@@ -351,7 +351,7 @@ def test_cracks_of_any_width_and_direction_cut(degrees, gray, width):
     assert prepare(shaded, settings(split_at_cracks=False)).n_fragments == 1
 
 
-def test_tissue_alone_is_not_cut():
+def test_tissue_without_cracks_is_not_split():
     made = SerialSections((12, 512, 512), seed=3)
     assert {prepare(reduce_section(made[z], 2), settings()).n_fragments for z in range(0, 12, 2)} == {1}
     assert {
@@ -359,7 +359,7 @@ def test_tissue_alone_is_not_cut():
     } == {1}
 
 
-def test_a_crack_no_brighter_than_the_brightest_tissue_is_found_whole():
+def test_crack_of_tissue_brightness_is_detected():
     made = SerialSections((20, 512, 512), seed=0, faults={10: "crack"})
     found = prepare(reduce_section(made[10], 2), settings())
     y, x = np.indices((256, 256)) * 2 + 0.5
@@ -369,7 +369,7 @@ def test_a_crack_no_brighter_than_the_brightest_tissue_is_found_whole():
     assert found.figures["dirt"] < 0.07  # the crack itself takes 0.04
 
 
-def test_masked_pixels_are_left_out_of_the_means_too():
+def test_masked_pixels_do_not_affect_the_means():
     a, b = texture(1), texture(1) * 0.5 + 20
     known = np.ones(a.shape, bool)
     known[:, :80] = False
@@ -377,7 +377,7 @@ def test_masked_pixels_are_left_out_of_the_means_too():
     assert chunk_correlation(a, b, known).correlation == pytest.approx(1.0)
 
 
-def test_the_table_has_a_row_for_every_section(tmp_path):
+def test_quality_table_has_one_row_per_section(tmp_path):
     raw = tissue(4, seed=29)
     raw[1] = 0
     found = align(raw, settings(deform=False))
@@ -388,7 +388,7 @@ def test_the_table_has_a_row_for_every_section(tmp_path):
     assert lines[2].split(",")[1] == "bridged"
 
 
-def test_what_is_no_stack_is_refused_in_one_sentence(tmp_path):
+def test_invalid_stack_raises(tmp_path):
     with pytest.raises(InputError, match="2 axes"):
         sr.align_stack(np.zeros((30, 30)), tmp_path / "out.zarr")
     with pytest.raises(InputError, match="at least two"):
@@ -398,7 +398,7 @@ def test_what_is_no_stack_is_refused_in_one_sentence(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_landmarks_mend_a_bent_section_that_was_matched_wrongly():
+def test_landmarks_correct_a_wrong_match():
     """Every comparison with the bent section says "nothing moved"; only the landmarks know better."""
     lattice = Lattice.covering((0, 0), (SIDE, SIDE), 32)
     transforms = [SectionTransform.from_affine(np.eye(3), lattice, (SIDE, SIDE)) for _ in range(5)]
@@ -431,7 +431,7 @@ def test_landmarks_mend_a_bent_section_that_was_matched_wrongly():
     assert max(np.linalg.norm(found[z](points) - points, axis=-1).mean() for z in (0, 1, 3, 4)) < 1.0
 
 
-def test_a_gap_that_nothing_bridges_leaves_both_sides_aligned():
+def test_both_sides_of_an_unmatched_gap_are_aligned():
     truth = np.concatenate([tissue(4, seed=31), tissue(4, seed=32)])  # two blocks with nothing in common
     motions = [turn(2.0 * (z % 3), (25 * (z % 2), -20 * (z % 3))) for z in range(8)]
     raw = np.stack([placed(t, m) for t, m in zip(truth, motions, strict=True)])

@@ -1,4 +1,4 @@
-"""Anchors: matches beyond the window, in outline, against errors that add up along a stack."""
+"""Long-range pairs: coarse matches that limit the accumulation of errors along a stack."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def matched(a, b, **how):
     return found, found.shift[0, 0, :, 3:-3, 3:-3].mean(axis=(1, 2))
 
 
-def test_a_section_has_one_anchor_beyond_its_window():
+def test_each_section_has_one_long_range_pair():
     sections = [0, 1, 2, 3, 5, 6, 7, 8]
     settings = StackSettings(long_range_stride=5)
     assert long_range_pairs(sections, settings) == [(0, 5), (1, 6), (2, 7), (3, 8)]
@@ -48,7 +48,7 @@ def test_a_section_has_one_anchor_beyond_its_window():
 
 
 @pytest.mark.parametrize("iteration", [0, 1])
-def test_shared_outlines_are_matched_under_detail_that_is_not_shared(iteration):
+def test_shared_outlines_match_despite_different_detail(iteration):
     shifts = {}
     for outline in (True, False):
         found = [
@@ -62,7 +62,7 @@ def test_shared_outlines_are_matched_under_detail_that_is_not_shared(iteration):
     assert error < plain
 
 
-def test_sections_without_a_shared_outline_say_nothing_of_each_other():
+def test_sections_without_shared_outline_have_zero_weight():
     found, _ = matched(section(1, 7), section(2, 8), outline=True)
     assert not found.weight.any()
     # neighbors are believed as far as they resemble each other: there is nothing better
@@ -90,12 +90,12 @@ def drift(anchors, seed, count=40):
     return np.linalg.norm(slow, axis=1).mean()
 
 
-def test_errors_of_neighbors_add_up_less_with_anchors():
+def test_long_range_pairs_reduce_accumulated_error():
     without, with_them = (np.mean([drift(anchors, seed) for seed in range(4)]) for anchors in (0, 8))
     assert with_them < 0.7 * without, (with_them, without)
 
 
-def test_a_run_matches_its_anchors(tmp_path):
+def test_align_stack_matches_long_range_pairs(tmp_path):
     raw = np.stack([section(50 + z, 3) for z in range(7)]).astype(np.uint8)
     result = align_stack(raw, tmp_path / "out.zarr", long_range_stride=4, iterations=1, keep_work=True, workers=1)
     assert {one.verdict for one in result.verdicts} <= {"aligned", "weak"}

@@ -48,7 +48,7 @@ def aligned(smooth, tmp_path_factory):
     return AlignedStack(path)
 
 
-def test_rendered_pixels_are_the_raw_ones_at_the_true_places(aligned, smooth):
+def test_rendered_pixels_equal_raw_pixels_at_true_positions(aligned, smooth):
     image = np.asarray(aligned.levels[0])
     assert image.shape == (3, *CANVAS.shape)
     for z, angle in enumerate(ANGLES):
@@ -61,7 +61,7 @@ def test_rendered_pixels_are_the_raw_ones_at_the_true_places(aligned, smooth):
         assert not image[z][outside].any()
 
 
-def test_the_exported_field_read_literally_gives_the_aligned_stack(aligned, smooth, tmp_path):
+def test_exported_field_reproduces_the_aligned_stack(aligned, smooth, tmp_path):
     field = np.load(aligned.export_displacement(tmp_path / "f.npy"))
     assert field.shape == (3, 2, HEIGHT, WIDTH)
     y, x = np.mgrid[:HEIGHT, :WIDTH]
@@ -77,7 +77,7 @@ def test_the_exported_field_read_literally_gives_the_aligned_stack(aligned, smoo
         np.testing.assert_allclose(again[inside], shown[inside], atol=2e-3)
 
 
-def test_points_follow_their_sections_and_come_back(aligned):
+def test_points_round_trip(aligned):
     rng = np.random.default_rng(3)
     points = np.column_stack([rng.integers(0, 3, 40), rng.uniform(5, 80, 40), rng.uniform(5, 100, 40)])
     moved = aligned.map_points(points)
@@ -127,7 +127,7 @@ def test_a_larger_image_has_levels_that_are_means(tmp_path):
     assert second[1]["translation"] == [0.0, 0.5, 0.5]
 
 
-def test_labels_stay_what_they_are_and_lie_where_the_image_does(aligned, smooth, tmp_path):
+def test_labels_keep_their_values_and_match_the_image(aligned, smooth, tmp_path):
     labels = np.where(smooth > 110, 7_000_001, 3).astype(np.uint32)
     aligned.apply(labels, tmp_path / "labels.zarr", interpolation="nearest")
     found = np.asarray(zarr.open_array(str(tmp_path / "labels.zarr" / "0"), mode="r"))
@@ -138,7 +138,7 @@ def test_labels_stay_what_they_are_and_lie_where_the_image_does(aligned, smooth,
 
 
 @pytest.mark.parametrize("factor", [2, 3])
-def test_a_finer_scan_of_the_same_sections_lies_in_the_same_place(aligned, tmp_path, factor):
+def test_apply_to_higher_resolution_stack(aligned, tmp_path, factor):
     y, x = ((np.arange(n * factor) + 0.5) / factor - 0.5 for n in (HEIGHT, WIDTH))
     fine = np.stack([100 + 50 * np.sin(y[:, None] / 9 + z) + 40 * np.cos(x[None] / 7 - z) for z in range(3)])
     aligned.apply(fine.astype(np.float32), tmp_path / "fine.zarr")
@@ -151,16 +151,16 @@ def test_a_finer_scan_of_the_same_sections_lies_in_the_same_place(aligned, tmp_p
     assert np.abs(means - image)[inner].max() < 1.0
 
 
-def test_scales_of_stacks_that_lost_a_rest_of_pixels_are_whole():
+def test_relative_scale_is_integer_despite_dropped_pixels():
     assert relative_scale((5, 250, 250), (1001, 1003)) == 4
     assert relative_scale((5, 2003, 3000), (1001, 1500)) == 0.5
     assert relative_scale((5, 64, 64), (64, 64)) == 1
     assert relative_scale((5, 100, 200), (150, 300)) == pytest.approx(1.5)
-    with pytest.raises(InputError, match="do not show the same place"):
+    with pytest.raises(InputError, match="must cover the same extent"):
         relative_scale((5, 100, 100), (200, 300))
 
 
-def test_what_cannot_be_applied_is_refused_in_one_sentence(aligned, smooth, tmp_path):
+def test_apply_with_invalid_input_raises(aligned, smooth, tmp_path):
     with pytest.raises(InputError, match="2 sections and the alignment 3"):
         aligned.apply(smooth[:2], tmp_path / "a.zarr")
     with pytest.raises(InputError, match=r"ends in \.zarr"):
@@ -172,7 +172,7 @@ def test_what_cannot_be_applied_is_refused_in_one_sentence(aligned, smooth, tmp_
         AlignedStack(tmp_path / "other.zarr")
 
 
-def test_a_map_over_a_lattice_is_the_map_of_its_points():
+def test_on_axes_equals_call():
     numbers = np.random.default_rng(3)
     fragment_labels = np.zeros((64, 64), np.uint8)
     fragment_labels[:, 25:] = 1

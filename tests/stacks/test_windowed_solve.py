@@ -65,7 +65,7 @@ def moved(transforms):
     return np.mean([np.linalg.norm(one.vectors[0], axis=0).mean() for one in transforms])
 
 
-def test_stretches_give_what_the_whole_gives(matches):
+def test_windowed_solve_equals_joint_solve(matches):
     whole, fragment_labels = (
         solve_elastic(PLAIN, matches, StackSettings()),
         solve_stack(PLAIN, matches, StackSettings()),
@@ -77,7 +77,7 @@ def test_stretches_give_what_the_whole_gives(matches):
 
 
 @pytest.mark.parametrize("pinned", [0, 44, 89])
-def test_a_pinned_section_stays_and_takes_all_stretches_along(matches, pinned):
+def test_all_windows_follow_the_fixed_section(matches, pinned):
     settings = StackSettings(reference=pinned)
     whole, fragment_labels = solve_elastic(PLAIN, matches, settings), solve_stack(PLAIN, matches, settings)
     assert not fragment_labels[pinned].vectors.any()
@@ -87,7 +87,7 @@ def test_a_pinned_section_stays_and_takes_all_stretches_along(matches, pinned):
     assert jumps.max() < 0.4, jumps.argmax()
 
 
-def test_of_a_range_no_more_is_read_than_lies_around_it(matches):
+def test_range_reads_only_nearby_matches(matches):
     before = solve_stack(PLAIN, matches, StackSettings())
     free = range(40, 45)
     held = {z: one for z, one in enumerate(before) if z not in free}
@@ -98,7 +98,7 @@ def test_of_a_range_no_more_is_read_than_lies_around_it(matches):
     assert max(np.abs(again[z].vectors - before[z].vectors).mean() for z in free) < 0.5
 
 
-def test_landmarks_count_in_their_stretch(matches):
+def test_landmarks_apply_in_their_window(matches):
     points = np.stack(np.meshgrid(*[np.arange(20.0, 190, 20)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
     wanted = {(70, 71): (points, points + (0, 9))}
     found = solve_stack(PLAIN, matches, StackSettings(), landmarks=wanted)
@@ -127,7 +127,7 @@ def peak(count):
         tracemalloc.stop()
 
 
-def test_memory_does_not_grow_with_the_stack():
+def test_memory_is_independent_of_stack_size():
     """Megabytes: what is left to grow are the maps themselves, which are the result."""
     short, long = peak(90), peak(270)
     assert short > 1

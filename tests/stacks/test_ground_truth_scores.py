@@ -26,7 +26,7 @@ def made():
 
 
 @pytest.mark.parametrize("faults", [{}, {2: "mirrored", 5: "reversed"}, {4: "fold"}, {4: "crack"}])
-def test_the_truth_scores_perfectly(faults):
+def test_true_transforms_score_perfectly(faults):
     made = SerialSections(SHAPE, seed=2, faults=faults)
     found = score_truth(made, true_maps(made))
     # a crack is a gap in the picture: what lies in it belongs to neither side
@@ -40,7 +40,7 @@ def test_the_truth_scores_perfectly(faults):
     assert np.isfinite(found.at_fold) == ("fold" in faults.values())
 
 
-def test_where_the_stack_lies_as_a_whole_is_no_error(made):
+def test_global_rigid_motion_is_no_error(made):
     turn = np.deg2rad(20)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     moved = [lambda p, place=place: place((p - 112) @ rotation + 112 + (4, -7)) for place in true_maps(made)]
@@ -49,7 +49,7 @@ def test_where_the_stack_lies_as_a_whole_is_no_error(made):
     assert found.slope == pytest.approx(1.0, abs=0.02)
 
 
-def test_one_section_off_by_three_pixels_costs_what_it_should(made):
+def test_one_section_shifted_by_three_pixels_has_the_expected_scores(made):
     transforms = true_maps(made)
     right = transforms[3]
     transforms[3] = lambda p: right(p + (3.0, 0.0))
@@ -60,7 +60,7 @@ def test_one_section_off_by_three_pixels_costs_what_it_should(made):
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
-def test_a_slope_that_is_taken_out_is_missed(made, share):
+def test_removed_slope_lowers_the_slope_score(made, share):
     """Sections shifted against the mean course of the neurites: by so much of it the slope is too small."""
     paths = made.paths()
     paths = paths[((paths > 45) & (paths < 179)).all(axis=(1, 2))]
@@ -77,7 +77,7 @@ def test_a_slope_that_is_taken_out_is_missed(made, share):
     assert slope == pytest.approx(1 - share, abs=0.1)
 
 
-def test_a_lost_section_is_crossed_and_not_scored():
+def test_missing_section_is_not_scored():
     made = SerialSections(SHAPE, seed=2, faults={3: "missing", 5: "nearly empty"})
     transforms = true_maps(made)
     transforms[3] = lambda p: p + 500
@@ -87,7 +87,7 @@ def test_a_lost_section_is_crossed_and_not_scored():
     assert found.adjacent == pytest.approx(6 / 5, abs=1e-6)
 
 
-def test_nothing_done_leaves_a_crack_open():
+def test_identity_transform_leaves_the_crack_open():
     """Half the opening on each side, against both neighbors."""
     made = SerialSections(
         SHAPE, seed=2, faults={4: "crack"}, bend=0, drift=0, shift=0, rotation=0, stretch=0, crack_width=12
@@ -97,7 +97,7 @@ def test_nothing_done_leaves_a_crack_open():
     assert found.adjacent < found.at_crack
 
 
-def test_what_counts_as_at_a_crack_is_what_its_tissue_lies_near():
+def test_crack_score_uses_distance_in_tissue():
     """An error that grows with the distance from the crack, which is traced here from the picture's two rims."""
     made = SerialSections(
         (8, 256, 256), seed=1, faults={4: "crack"}, crack_width=12, rotation=12.0, shift=30.0, slope=0.2
@@ -150,7 +150,7 @@ class Doubted:
         return Off()
 
 
-def test_more_alike_than_the_tissue_is_said_to_be_straightened(made):
+def test_correlation_above_truth_gives_over_straightening_warning(made):
     found = score_truth(Doubted(made), true_maps(made))
     assert found.correlation > found.true_correlation + 0.1
     assert "over-straightened" in found.over_straightened
@@ -158,14 +158,14 @@ def test_more_alike_than_the_tissue_is_said_to_be_straightened(made):
     assert found.row()["over_straightened"] == found.over_straightened
 
 
-def test_maps_that_do_not_belong_to_the_stack_are_refused(made):
+def test_transforms_of_another_stack_raise(made):
     with pytest.raises(InputError, match="3 transforms for a stack of 8"):
         score_truth(made, true_maps(made)[:3])
     with pytest.raises(InputError, match="another stack"):
         score_truth(made, [lambda p: p + 9999] * 8)
 
 
-def test_an_alignment_on_disk_is_scored_like_its_maps(tmp_path):
+def test_stored_alignment_scores_like_its_transforms(tmp_path):
     made = SerialSections((9, 128, 128), seed=5, rotation=3.0, faults={4: "missing"})
     settings = StackSettings.parse(iterations=1, search_rotations=False)
     result = sr.align_stack(made, tmp_path / "aligned.zarr", settings, keep_work=True, workers=1)
@@ -191,7 +191,7 @@ QUIET = {"slope": 0.2, "spread": 0.8, "bend": 0.0, "drift": 0.0, "stretch": 0.0}
     ],
     ids=["translation", "rigid", "mirrored", "affine"],
 )
-def test_the_coarse_pass_places_generated_sections(motion, words, faults, options):
+def test_coarse_matching_aligns_generated_sections(motion, words, faults, options):
     made = SerialSections((6, 192, 192), seed=7, faults=faults, **{**QUIET, **words})
     settings = StackSettings.parse(motion=motion, deform=False, position_weight=0.01, **options)
     aligned = align(np.stack(list(made)), settings)
@@ -204,7 +204,7 @@ def test_the_coarse_pass_places_generated_sections(motion, words, faults, option
         assert (np.linalg.det(aligned.transforms[z].affines[0, :2, :2]) < 0) == ("mirrored" in fault)
 
 
-def test_sections_upside_down_are_only_looked_for_when_asked_to():
+def test_mirrored_sections_require_the_mirror_setting():
     made = SerialSections((7, 160, 160), seed=7, faults={3: "mirrored"}, **QUIET)
     aligned = align(np.stack(list(made)), StackSettings.parse(deform=False))
     assert np.linalg.det(aligned.transforms[3].affines[0, :2, :2]) > 0
@@ -212,7 +212,7 @@ def test_sections_upside_down_are_only_looked_for_when_asked_to():
 
 
 @pytest.mark.parametrize("deform", [False, True])
-def test_a_pinned_section_stays_and_the_others_come_to_it(deform):
+def test_sections_align_to_the_reference_section(deform):
     made = SerialSections((5, 192, 192), seed=3, **{**QUIET, "rotation": 3.0, "shift": 15.0})
     aligned = align(np.stack(list(made)), StackSettings.parse(reference=3, deform=deform, position_weight=0.0))
     points = np.stack(np.meshgrid(*[np.arange(50.0, 150, 20)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
@@ -233,7 +233,7 @@ def test_a_pinned_section_stays_and_the_others_come_to_it(deform):
     ],
     ids=["some", "pinned", "all"],
 )
-def test_sections_that_lie_quite_elsewhere_are_aligned_to_the_end(faults, options):
+def test_strongly_displaced_sections_are_aligned(faults, options):
     made = SerialSections((10, 224, 224), seed=2, faults=faults)
     found = align(made, StackSettings.parse(**options))
     assert [row.verdict for row in found.rows] == ["aligned"] * 10

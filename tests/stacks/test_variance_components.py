@@ -32,7 +32,7 @@ def differences(own, course, rest, gaps, numbers, seed=0):
 
 
 @pytest.mark.parametrize(("own", "course", "rest"), [(4.0, 1.0, 0.5), (1.0, 6.0, 2.0), (9.0, 0.01, 1.0)])
-def test_the_three_sources_of_differences_are_told_apart(own, course, rest):
+def test_variance_components_are_recovered(own, course, rest):
     seen = differences(own, course, rest, gaps=40, numbers=60)
     found = estimate_variance_components([(seen @ seen.T, 60)], 0.0)
     assert found.jitter == pytest.approx(own, rel=0.2)  # the prior's pull, where the course is six times as large
@@ -40,7 +40,7 @@ def test_the_three_sources_of_differences_are_told_apart(own, course, rest):
     assert found.trend == pytest.approx(course, rel=0.3) if course > 0.1 else found.trend < 0.1 * own
 
 
-def test_runs_with_holes_tell_the_same_as_one():
+def test_segments_give_the_same_estimate_as_one_run():
     seen = differences(4.0, 1.0, 0.5, gaps=60, numbers=40)
     chain = [None if z in (0, 17, 40, 41) else one for z, one in enumerate(seen)]
     runs = [np.stack(run) for run in segments(chain)]
@@ -49,19 +49,19 @@ def test_runs_with_holes_tell_the_same_as_one():
     assert found.jitter == pytest.approx(4.0, rel=0.15)
 
 
-def test_tissue_that_only_changes_is_not_put_down_to_the_sections():
+def test_residual_change_is_not_attributed_to_jitter():
     seen = differences(0.0, 0.5, 3.0, gaps=19, numbers=8)
     found = estimate_variance_components([(seen @ seen.T, 8)], 0.0)
     assert found.jitter < 0.15 * (found.trend + found.residual)
 
 
-def test_nothing_known_is_answered_all_the_same():
+def test_estimate_without_data_is_finite():
     found = estimate_variance_components([], 0.25)
     assert found.jitter > 0
     assert found.residual > 0
 
 
-def test_waves_are_orthonormal_and_poses_are_in_the_first_three():
+def test_cosine_bands_are_orthonormal_and_contain_poses():
     waves = CosineBands((9, 11), 8.0)
     np.testing.assert_allclose(waves.basis.T @ waves.basis, np.eye(99), atol=1e-12)
     y, x = np.indices((9, 11))
@@ -71,7 +71,7 @@ def test_waves_are_orthonormal_and_poses_are_in_the_first_three():
     np.testing.assert_allclose(waves.back(waves.forward(vectors), vectors.shape), vectors, atol=1e-12)
 
 
-def test_the_pull_of_the_course_is_the_inverse_of_its_correlation():
+def test_ar1_precision_is_the_inverse_of_the_correlation():
     correlation = PERSISTENCE ** np.abs(np.subtract.outer(np.arange(7), np.arange(7)))
     np.testing.assert_allclose(ar1_precision(np.eye(7)), np.linalg.inv(correlation), atol=1e-9)
 
@@ -100,7 +100,7 @@ def rms(vectors):
     return float(np.sqrt((vectors**2).mean()))
 
 
-def test_sections_lose_their_own_displacement_and_the_course_of_the_tissue_stays():
+def test_solve_removes_jitter_and_keeps_the_trend():
     transforms, matches, own = shaken(16, seed=1, steady=(2.5, -1.5))
     found = np.stack([m.vectors[0] for m in solve_elastic(transforms, matches, StackSettings.parse())])
     error = found - own
@@ -111,7 +111,7 @@ def test_sections_lose_their_own_displacement_and_the_course_of_the_tissue_stays
     assert np.abs(np.polyfit(np.arange(16), (straight - own).mean(axis=(2, 3)), 1)[0]).max() > 1.5
 
 
-def test_a_pinned_section_takes_the_stack_along():
+def test_stack_moves_with_the_fixed_section():
     transforms, matches, own = shaken(9, seed=2, steady=(0.0, 0.0))
     own[4] += 25.0  # it lies far off
     for (a, b), match in matches.items():
@@ -122,7 +122,7 @@ def test_a_pinned_section_takes_the_stack_along():
 
 
 @pytest.mark.parametrize("reference", [None, 3])
-def test_few_sections_with_large_shifts_are_laid_on_each_other(reference):
+def test_few_sections_with_large_shifts_are_aligned(reference):
     rng = np.random.default_rng(3)
     middle = np.array([95.5, 95.5])
     poses = []

@@ -10,7 +10,7 @@ import pytest
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are counted by Linux alone")
-def test_a_task_takes_at_most_what_is_reckoned_and_no_less_than_a_third_of_it():
+def test_task_memory_is_between_a_third_and_all_of_the_estimate():
     command = [sys.executable, "-m", "benchmark.task_memory", "--here", "--sides", "768"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     found = json.loads(done.stdout)

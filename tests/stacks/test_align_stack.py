@@ -1,4 +1,4 @@
-"""A whole alignment: it finds the truth, goes on after being killed, runs on a cluster that loses a worker."""
+"""Complete alignments: accuracy, resuming, ranges, clusters and the command line."""
 
 import csv
 import json
@@ -73,7 +73,7 @@ def same_result(path, other):
 
 
 @pytest.mark.slow
-def test_the_features_of_an_auto_encoder_trained_on_the_stack_or_loaded(stack, tmp_path, whole):
+def test_auto_encoder_features_trained_or_loaded(stack, tmp_path, whole):
     steps = sr.align_stack_steps(stack, tmp_path / "own.zarr", features="auto-encoder", keep_work=True, **QUICK)
     seen = []
     result = run_to_completion(steps, seen.append)
@@ -97,7 +97,7 @@ def test_the_features_of_an_auto_encoder_trained_on_the_stack_or_loaded(stack, t
 
 
 @pytest.mark.slow
-def test_two_sections_are_enough_for_an_auto_encoder(stack, tmp_path):
+def test_auto_encoder_trains_on_two_sections(stack, tmp_path):
     """A pair to train on, and none to be held back."""
     result = sr.align_stack(stack[:2], tmp_path / "two.zarr", features="auto-encoder", workers=1, **QUICK)
     assert [one.verdict for one in result.verdicts] == ["aligned", "aligned"]
@@ -111,7 +111,7 @@ def test_two_sections_are_enough_for_an_auto_encoder(stack, tmp_path):
     assert np.median(np.linalg.norm(here[1] - here[0], axis=1)) < 1.6
 
 
-def test_a_wrong_encoder_is_said(stack, tmp_path):
+def test_invalid_encoder_raises(stack, tmp_path):
     wrong = tmp_path / "wrong.safetensors"
     wrong.write_bytes(b"no model")
     with pytest.raises(InputError, match=r"wrong\.safetensors"):
@@ -121,7 +121,7 @@ def test_a_wrong_encoder_is_said(stack, tmp_path):
     assert not (tmp_path / "out.zarr").exists()
 
 
-def test_the_same_tissue_lies_in_the_same_place_in_neighbors(whole):
+def test_neighbors_are_aligned(whole):
     y, x = np.meshgrid(np.arange(20, 93, 6.0), np.arange(20, 93, 6.0), indexing="ij")
     tissue = np.column_stack([y.ravel(), x.ravel()])
     raw, aligned = [], []
@@ -136,7 +136,7 @@ def test_the_same_tissue_lies_in_the_same_place_in_neighbors(whole):
     assert jump(aligned) < 1.6
 
 
-def test_landmarks_bend_the_sections_they_join(stack, whole, tmp_path):
+def test_landmarks_deform_their_sections(stack, whole, tmp_path):
     """What a person says against the images is believed, also where no turn or shift of a whole section could do it."""
     y, x = np.meshgrid(np.arange(20, 93, 12.0), np.arange(20, 93, 12.0), indexing="ij")
     tissue = np.column_stack([y.ravel(), x.ravel()])
@@ -155,7 +155,7 @@ def test_landmarks_bend_the_sections_they_join(stack, whole, tmp_path):
     assert apart(told.path) < 1
 
 
-def test_inputs_are_not_changed_and_the_missing_section_is_bridged(stack, whole):
+def test_inputs_are_unchanged_and_missing_section_is_interpolated(stack, whole):
     assert stack.flags.writeable
     verdicts = [one.verdict for one in whole.verdicts]
     assert verdicts[3] == "bridged"
@@ -166,7 +166,7 @@ def test_inputs_are_not_changed_and_the_missing_section_is_bridged(stack, whole)
     assert not np.asarray(whole.aligned.levels[0][3]).any()
 
 
-def test_every_section_is_told_once_it_is_done(stack, tmp_path):
+def test_progress_reports_every_finished_section(stack, tmp_path):
     steps = list(sr.align_stack_steps(stack, tmp_path / "a.zarr", deform=False, search_rotations=False))
     assert [s.section for s in steps if s.stage == "prepare" and s.section is not None]
     fractions = [s.fraction for s in steps]
@@ -178,7 +178,7 @@ def test_every_section_is_told_once_it_is_done(stack, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["prepare", "coarse", "fine 2", "render"])
-def test_stopped_anywhere_and_resumed_the_result_is_the_same(stack, whole, tmp_path, stage):
+def test_canceled_run_resumes_bit_identically(stack, whole, tmp_path, stage):
     output = tmp_path / "a.zarr"
     steps = sr.align_stack_steps(stack, output, **QUICK)
     for _ in range(3):  # what was begun when the third of its kind ended
@@ -194,7 +194,7 @@ def test_stopped_anywhere_and_resumed_the_result_is_the_same(stack, whole, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("results", [3, 9, 22, 31])
-def test_killed_at_any_point_and_resumed_the_result_is_the_same(stack, whole, tmp_path, results):
+def test_killed_run_resumes_bit_identically(stack, whole, tmp_path, results):
     np.save(tmp_path / "stack.npy", stack)
     output, work = tmp_path / "a.zarr", tmp_path / "a.work"
     words = ["align", str(tmp_path / "stack.npy"), str(output)]
@@ -211,7 +211,7 @@ def test_killed_at_any_point_and_resumed_the_result_is_the_same(stack, whole, tm
     same_result(output, whole.path)
 
 
-def test_a_resumed_run_must_be_the_same_run(stack, tmp_path):
+def test_resume_requires_the_same_stack_and_settings(stack, tmp_path):
     output = tmp_path / "a.zarr"
     steps = sr.align_stack_steps(stack, output, **QUICK)
     next(steps)
@@ -224,7 +224,7 @@ def test_a_resumed_run_must_be_the_same_run(stack, tmp_path):
         sr.align_stack(stack[::-1] + 1, output, resume=True, **QUICK)
 
 
-def test_a_range_is_aligned_again_and_nothing_else_moves(stack, whole, tmp_path):
+def test_realigning_a_range_keeps_all_other_sections(stack, whole, tmp_path):
     beside(whole, tmp_path)
     before = contents(tmp_path / "a.zarr")
     result = sr.align_stack(stack, tmp_path / "a.zarr", section_range=(4, 5), exclude=[4], **QUICK)
@@ -254,7 +254,7 @@ def killed(stack, output, stage, **choices):
 
 
 @pytest.mark.parametrize("stage", ["fine 1", "fine 2", "quality", "render"])
-def test_a_range_that_was_killed_goes_on_where_it_was(stack, whole, tmp_path, stage):
+def test_killed_range_resumes(stack, whole, tmp_path, stage):
     (tmp_path / "once").mkdir()
     again = {"section_range": (1, 2), "exclude": [1]}
     once, output = beside(whole, tmp_path / "once"), beside(whole, tmp_path)
@@ -269,7 +269,7 @@ def test_a_range_that_was_killed_goes_on_where_it_was(stack, whole, tmp_path, st
     sr.align_stack(stack, output, section_range=(4, 4), **QUICK)
 
 
-def test_a_range_that_was_killed_is_gone_on_with_or_given_up(stack, whole, tmp_path):
+def test_killed_range_must_be_resumed_or_abandoned(stack, whole, tmp_path):
     (tmp_path / "once").mkdir()
     once, output = beside(whole, tmp_path / "once"), beside(whole, tmp_path)
     killed(stack, output, "render", section_range=(1, 2), exclude=[1])
@@ -284,7 +284,7 @@ def test_a_range_that_was_killed_is_gone_on_with_or_given_up(stack, whole, tmp_p
 
 
 @pytest.mark.slow
-def test_a_cluster_that_loses_a_worker_gives_the_same_result(stack, whole, tmp_path):
+def test_cluster_with_a_lost_worker_gives_the_same_result(stack, whole, tmp_path):
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
         n_workers=3, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
@@ -303,12 +303,12 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_result(stack, whole, tmp_p
         same_result(output, whole.path)
 
 
-def test_a_scheduler_that_is_not_there_is_said_in_one_sentence(stack, tmp_path):
+def test_unreachable_scheduler_raises(stack, tmp_path):
     with pytest.raises(sr.InputError, match="threads"):
         sr.align_stack(stack, tmp_path / "a.zarr", scheduler="many machines")
 
 
-def test_memory_decides_how_many_tasks_run_at_a_time(stack, tmp_path):
+def test_memory_limits_the_number_of_concurrent_tasks(stack, tmp_path):
     from napari_stnreg.stacks.runtime.memory import limit_workers, task_bytes
     from napari_stnreg.stacks.sources.open import open_stack
 
@@ -364,7 +364,7 @@ def test_the_command_line_aligns_applies_and_exports(stack, whole, tmp_path, cap
         (["flat.npy", "o.zarr"], "2 axes"),
     ],
 )
-def test_bad_input_is_one_sentence_and_exit_code_2(words, sentence, stack, tmp_path, monkeypatch, capsys):
+def test_invalid_input_prints_one_message_and_exits_with_2(words, sentence, stack, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("napari_stnreg.stacks.runtime.executor.SCHEDULER_TIMEOUT_S", 1)
     np.save("s.npy", stack)
@@ -375,12 +375,12 @@ def test_bad_input_is_one_sentence_and_exit_code_2(words, sentence, stack, tmp_p
     assert len(told) == 1
 
 
-def test_stacks_of_nothing_end_with_a_sentence(tmp_path):
+def test_empty_stacks_raise(tmp_path):
     with pytest.raises(sr.RegistrationError, match="nothing to align"):
         sr.align_stack(np.zeros((4, 64, 64), np.uint8), tmp_path / "a.zarr", **QUICK)
 
 
-def test_a_section_that_matches_nothing_does_not_blow_the_canvas_up(tmp_path):
+def test_unmatched_section_does_not_enlarge_the_canvas(tmp_path):
     made = SerialSections((10, 224, 224), seed=1, faults={5: "mirrored"})
     result = sr.align_stack(made, tmp_path / "out.zarr", workers=1)
     assert result.verdicts[5].verdict == "failed"

@@ -43,7 +43,7 @@ def write_ome_zarr(path, stack, version="0.5", scale=(40.0, 0.008, 0.008), unit=
         group.attrs["ome"] = {"version": version, "multiscales": multiscales}
 
 
-def test_arrays_in_memory_and_lazy_ones(stack):
+def test_numpy_and_lazy_arrays(stack):
     same(open_stack(stack), stack)
     same(open_stack(da.from_array(stack, chunks=(1, 24, 31))), stack)
     image = Image.from_array(stack, spacing=(50, 8, 8), unit="nanometer")
@@ -67,7 +67,7 @@ def test_a_lazy_array_is_computed_one_section_at_a_time(stack):
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
-def test_ome_zarr_with_its_pixel_size(tmp_path, stack, version):
+def test_ome_zarr_pixel_size_is_read(tmp_path, stack, version):
     write_ome_zarr(tmp_path / "a.zarr", stack, version)
     source = open_stack(tmp_path / "a.zarr")
     same(source, stack)
@@ -75,14 +75,14 @@ def test_ome_zarr_with_its_pixel_size(tmp_path, stack, version):
     assert source.unit == "um"
 
 
-def test_ome_zarr_with_channels_wants_one_chosen(tmp_path, stack):
+def test_ome_zarr_with_channels_requires_a_channel(tmp_path, stack):
     write_ome_zarr(tmp_path / "c.zarr", np.stack([stack, 255 - stack])[None])
     with pytest.raises(InputError, match="2 channels"):
         open_stack(tmp_path / "c.zarr")
     same(open_stack(tmp_path / "c.zarr", channel=1), 255 - stack)
 
 
-def test_a_broken_chunk_is_one_unreadable_section(tmp_path, stack):
+def test_corrupt_chunk_is_one_unreadable_section(tmp_path, stack):
     write_ome_zarr(tmp_path / "b.zarr", stack)
     (chunk,) = [p for p in (tmp_path / "b.zarr" / "s0" / "c" / "2").rglob("*") if p.is_file()]
     chunk.write_bytes(chunk.read_bytes()[:10])
@@ -93,7 +93,7 @@ def test_a_broken_chunk_is_one_unreadable_section(tmp_path, stack):
 
 
 @pytest.mark.parametrize("how", [{}, {"imagej": True}, {"ome": True}, {"compression": "zlib"}])
-def test_tiff_of_many_pages(tmp_path, stack, how):
+def test_multi_page_tiff(tmp_path, stack, how):
     path = tmp_path / ("a.ome.tif" if how.get("ome") else "a.tif")
     tifffile.imwrite(path, stack, metadata={"axes": "ZYX"}, photometric="minisblack", **how)
     same(open_stack(path), stack)
@@ -105,7 +105,7 @@ def test_tiff_with_channels_reads_the_chosen_one(tmp_path, stack):
     same(open_stack(tmp_path / "c.tif", channel=1), 255 - stack)
 
 
-def test_a_page_that_is_broken_is_one_unreadable_section(tmp_path, stack):
+def test_corrupt_tiff_page_is_one_unreadable_section(tmp_path, stack):
     path = tmp_path / "t.tif"
     tifffile.imwrite(path, stack, photometric="minisblack", compression="zlib")
     with tifffile.TiffFile(path) as tif:
@@ -119,7 +119,7 @@ def test_a_page_that_is_broken_is_one_unreadable_section(tmp_path, stack):
         source.read(4)
 
 
-def test_a_tiff_that_ends_early_bridges_its_last_sections(tmp_path, stack):
+def test_truncated_tiff_has_unreadable_last_sections(tmp_path, stack):
     path = tmp_path / "t.tif"
     tifffile.imwrite(path, stack, photometric="minisblack")
     with tifffile.TiffFile(path) as tif:
@@ -132,7 +132,7 @@ def test_a_tiff_that_ends_early_bridges_its_last_sections(tmp_path, stack):
         source.read(4)
 
 
-def test_a_folder_in_the_order_of_its_numbers_with_gaps_as_missing_sections(tmp_path, stack):
+def test_folder_is_sorted_by_number_and_gaps_are_missing_sections(tmp_path, stack):
     for number, section in zip((8, 9, 10, 12, 13), stack, strict=True):
         imwrite(tmp_path / f"cut{number}.png", section)
     source = open_stack(tmp_path)
@@ -144,13 +144,13 @@ def test_a_folder_in_the_order_of_its_numbers_with_gaps_as_missing_sections(tmp_
     assert "1 of 6 sections" in source.warning
 
 
-def test_every_eighth_slice_has_no_gaps(tmp_path, stack):
+def test_constant_number_increment_is_no_gap(tmp_path, stack):
     for number, section in enumerate(stack):
         imwrite(tmp_path / f"s_{8 * number:03d}.tif", section)
     same(open_stack(tmp_path), stack)
 
 
-def test_files_that_are_broken_or_of_another_type_are_bridged_not_dropped(tmp_path, stack):
+def test_corrupt_files_are_kept_as_unreadable_sections(tmp_path, stack):
     for number, section in enumerate(stack):
         imwrite(tmp_path / f"s{number}.png", section)
     (tmp_path / "s1.png").write_bytes(b"no picture")
@@ -178,12 +178,12 @@ def test_color_sections_are_read_as_luminance(tmp_path, stack):
     same(open_stack(tmp_path), stack)
 
 
-def test_npy_is_not_loaded_as_a_whole(tmp_path, stack):
+def test_npy_is_memory_mapped(tmp_path, stack):
     np.save(tmp_path / "a.npy", stack)
     same(open_stack(tmp_path / "a.npy"), stack)
 
 
-def test_shrinking_is_the_mean_of_blocks_also_strip_by_strip(monkeypatch):
+def test_reduction_by_strips_equals_block_means(monkeypatch):
     stack = np.random.default_rng(2).normal(size=(2, 37, 50)).astype(np.float32)
     expected = np.array([[stack[1, y : y + 4, x : x + 4].mean() for x in range(0, 50, 4)] for y in range(0, 37, 4)])
     np.testing.assert_allclose(open_stack(stack).read_reduced(1, 4), expected, rtol=1e-5, atol=1e-6)
@@ -191,7 +191,7 @@ def test_shrinking_is_the_mean_of_blocks_also_strip_by_strip(monkeypatch):
     np.testing.assert_allclose(open_stack(stack).read_reduced(1, 4), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_some_sections_of_a_stack_are_a_stack(stack):
+def test_subset_of_sections_is_a_stack(stack):
     part = SubStack((2, 24, 31), np.dtype(np.uint8), whole=open_stack(stack), sections=(4, 1))
     np.testing.assert_array_equal(part.read(0), stack[4])
 
@@ -205,17 +205,17 @@ def test_some_sections_of_a_stack_are_a_stack(stack):
         (np.zeros((4, 20, 20), complex), "complex128"),
     ],
 )
-def test_what_is_no_stack_is_refused_in_one_sentence(array, sentence):
+def test_invalid_stack_raises(array, sentence):
     with pytest.raises(InputError, match=sentence):
         open_stack(array)
 
 
-def test_pixels_that_are_not_square_are_refused(stack):
+def test_non_square_pixels_raise(stack):
     with pytest.raises(InputError, match="not square"):
         open_stack(stack, spacing=(1, 1, 2))
 
 
-def test_paths_that_hold_no_stack_are_refused_in_one_sentence(tmp_path, stack):
+def test_paths_without_a_stack_raise(tmp_path, stack):
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.tif").write_bytes(b"II*\0nonsense")
     (tmp_path / "a.npy").write_bytes(b"nonsense")
