@@ -168,7 +168,7 @@ def test_apply_with_invalid_input_raises(aligned, smooth, tmp_path):
     with pytest.raises(InputError, match=r"ends in \.npy"):
         aligned.export_displacement(tmp_path / "a.tif")
     zarr.open_group(str(tmp_path / "other.zarr"), mode="w")
-    with pytest.raises(InputError, match="not an alignment"):
+    with pytest.raises(InputError, match="not an aligned stack"):
         AlignedStack(tmp_path / "other.zarr")
 
 

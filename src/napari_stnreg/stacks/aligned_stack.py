@@ -175,7 +175,7 @@ class AlignedStack:
         Raises
         ------
         InputError
-            If the alignment is unfinished, the two stacks do not show the same place, or ``output`` cannot be written.
+            If the alignment is unfinished, the two stacks differ in extent, or ``output`` cannot be written.
         """
         from napari_stnreg.resampling.warp import Interpolation
 
