@@ -81,7 +81,8 @@ def line(name: str, recipe: Recipe, figures: dict[str, float], cost: dict[str, A
         cells.append(" / ".join("-" if v is None else f"{v:.{digits}f}" for v in shown) if shown[1] is not None else "")
     cells.append(f"{figures['folded_percent']:.3g}" if "folded_percent" in figures else "")
     cells.append(f"{figures['cpu_ms']:.0f}" if "cpu_ms" in figures else "")
-    cells += [f"{cost['cpu_seconds'] / 60:.1f}", f"{size / 2**20:.2f}"]
+    minutes = cost["cpu_seconds"] / 60
+    cells += [f"{minutes:.1f}" if np.isfinite(minutes) else "-", f"{size / 2**20:.2f}"]
     return "| " + " | ".join(cells) + " |"
 
 
