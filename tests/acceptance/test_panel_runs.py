@@ -97,6 +97,7 @@ def test_register_the_cells(viewer, open_panel, open_sample, tmp_path):
     np.testing.assert_array_equal(viewer.layers["cells_moving"].data, truth.moving.data)
 
 
+@pytest.mark.slow
 @panel_test("napari-stnreg.train")
 def test_train_on_the_sections(open_panel, open_sample, tmp_path, monkeypatch):
     """A few epochs bring neighboring sections closer to where they belong, by their true places on the slides."""
@@ -125,6 +126,7 @@ def test_train_on_the_sections(open_panel, open_sample, tmp_path, monkeypatch):
     assert np.mean(after) < 0.7 * np.mean(before)
 
 
+@pytest.mark.slow
 @panel_test("napari-stnreg.align")
 def test_align_the_sections(viewer, open_panel, open_sample, tmp_path, monkeypatch, qtbot):
     truth = datasets.section_stack()
@@ -140,7 +142,7 @@ def test_align_the_sections(viewer, open_panel, open_sample, tmp_path, monkeypat
     aligned = sr.AlignedStack(path)
     pixels = lattice(30, 100, 10)
     raw, here = [], []
-    for z in range(aligned.sections):
+    for z in range(len(truth.moving.data)):
         to_tissue = tissue_of_slide(truth, z)
         raw.append(to_tissue(pixels))
         here.append(to_tissue(aligned.transform(z).map_points(pixels)))
@@ -298,6 +300,7 @@ def test_turn_the_digit(viewer, open_panel, open_sample, qtbot):
     assert not np.allclose(digit, turned, atol=1)
 
 
+@pytest.mark.slow
 @panel_test("napari-stnreg.classifier")
 def test_classify_digits(viewer, open_panel):
     """Undistorted digits are easy: after 100 steps far more than a tenth of those never seen is right."""
