@@ -191,7 +191,7 @@ class TestRegistration:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
         monkeypatch.setattr(api, "prepare", fail)
-        with pytest.raises(OutOfMemoryError, match="memory.* to register 'fixed' and 'moving'"):
+        with pytest.raises(OutOfMemoryError, match=r"memory.* to register 'fixed' and 'moving'"):
             sr.register(images.fixed, images.moving, device=CUDA)
 
 

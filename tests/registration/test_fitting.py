@@ -228,10 +228,10 @@ def test_adam_is_adam():
     optimizer = torch.optim.Adam([theirs], lr=0.1, betas=(0.9, 0.95), eps=1e-12)
     ours = theirs.detach().clone()
     mine = Adam(ours)
-    for pace in (0.1, 0.05, 0.2, 0.1):
-        slope = torch.randn(7, generator=generator)
-        optimizer.param_groups[0]["lr"] = pace
-        theirs.grad = slope
+    for step_size in (0.1, 0.05, 0.2, 0.1):
+        gradient = torch.randn(7, generator=generator)
+        optimizer.param_groups[0]["lr"] = step_size
+        theirs.grad = gradient
         optimizer.step()
-        ours = mine.step(ours, slope, pace)
+        ours = mine.step(ours, gradient, step_size)
     assert torch.allclose(ours, theirs.detach(), atol=1e-6)

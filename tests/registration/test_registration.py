@@ -111,10 +111,10 @@ def test_landmarks_of_another_unit():
         (
             np.zeros((3, 2)),
             np.zeros((2, 2)),
-            "There are 3 landmarks on the fixed and 2 on the moving image; they are pa",
+            "There are 3 fixed and 2 moving landmarks",
         ),
-        (np.zeros((3, 2)), None, "needed on both images"),
-        (np.zeros((3, 3)), np.zeros((3, 3)), "list of 2D points"),
+        (np.zeros((3, 2)), None, "given for one image only"),
+        (np.zeros((3, 3)), np.zeros((3, 3)), "array of shape \(N, 2\)"),
         (np.full((3, 2), np.nan), np.zeros((3, 2)), "NaN or infinite"),
     ],
 )
@@ -162,11 +162,11 @@ def test_extent_and_fill():
     fixed = sr.register(images.fixed, moving, **options)
     assert fixed.grid == images.fixed.grid
     assert fixed.warped.grid == fixed.grid
-    shifted = sr.register(images.fixed, moving, extent="moving", fill=-3.0, **options)
+    translated = sr.register(images.fixed, moving, extent="moving", fill=-3.0, **options)
     corners = fixed.transform.inverse().map_points(moving.grid.corners())
-    assert np.allclose(shifted.grid.spacing, images.fixed.grid.spacing)
-    assert np.abs(shifted.grid.corners().min(axis=0) - corners.min(axis=0)).max() <= 2.0
-    assert np.abs(shifted.grid.corners().max(axis=0) - corners.max(axis=0)).max() <= 2.0
+    assert np.allclose(translated.grid.spacing, images.fixed.grid.spacing)
+    assert np.abs(translated.grid.corners().min(axis=0) - corners.min(axis=0)).max() <= 2.0
+    assert np.abs(translated.grid.corners().max(axis=0) - corners.max(axis=0)).max() <= 2.0
     union = sr.register(images.fixed, moving, extent="union", fill=-3.0, **options)
     low, high = union.grid.corners().min(axis=0), union.grid.corners().max(axis=0)
     assert (low <= np.minimum(corners.min(axis=0), -50) + 1e-6).all()

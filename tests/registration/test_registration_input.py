@@ -39,10 +39,10 @@ def field(shape, **options):
     ],
 )
 def test_bad_input_is_one_sentence(fixed, moving, options, sentence):
-    with pytest.raises(InputError, match=sentence) as told:
+    with pytest.raises(InputError, match=sentence) as command:
         sr.register(fixed, moving, **options)
-    assert str(told.value).endswith(".")
-    assert "\n" not in str(told.value)
+    assert str(command.value).endswith(".")
+    assert "\n" not in str(command.value)
 
 
 def test_the_same_image_twice_is_refused_unless_two_channels_of_it_are_meant():

@@ -108,5 +108,5 @@ print((peak[0] - base) / sr.estimate_memory(*images, RegistrationSettings.parse(
 @pytest.mark.parametrize(("side", "ndim", "family"), [(72, 3, "affine+diffeomorphic"), (800, 2, "affine")])
 def test_the_estimate_is_honest(side, ndim, family):
     command = [sys.executable, "-c", MEASURE, str(side), str(ndim), family]
-    told = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert 0.5 < float(told.stdout) < 2.0
+    command = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert 0.5 < float(command.stdout) < 2.0

@@ -212,7 +212,7 @@ def test_correlation_finds_each_shift_to_half_a_voxel():
 
 def test_turns_cover_all_rotations():
     for count, reach in ((24, 63.0), (96, 46.0)):
-        chosen = np.stack(initialization._turns_3d(count))
+        chosen = np.stack(initialization._candidate_rotations_3d(count))
         assert np.allclose(np.linalg.det(chosen), 1)
         assert np.allclose(chosen[0], np.eye(3))
         any_turn = np.linalg.qr(np.random.default_rng(0).normal(size=(500, 3, 3)))[0]

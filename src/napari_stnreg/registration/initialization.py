@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -25,24 +26,47 @@ from napari_stnreg.registration.settings import LINEAR_FAMILIES, RegistrationSet
 from napari_stnreg.registration.translation_search import best_translations, phase_shift
 from napari_stnreg.transforms import from_landmarks, make_family
 
-SIDE = {2: 40, 3: 24}
-"""Voxels along the longest side of the level on which candidates are compared."""
-SEARCH_SIDE = {2: 24, 3: 14}
-"""The same for the level on which turns are searched and candidates refined."""
-LEAST_OVERLAP = 0.25
-"""A candidate must put at least this share of the smaller image onto the other one."""
-LEAST_OVERLAP_TURNED = 0.4
-"""The same for a candidate that turns, scales or mirrors: with little overlap some turn always fits by chance."""
-SCALES = (1.0, 1.25, 0.8, 1.5, 1 / 1.5)
-WORTH = 0.05
-"""By what share a turned candidate must be better than one that is not: most images are not turned."""
-GOOD = 0.03
-"""With a loss (1 - NCC) below this nothing better is looked for."""
-REFINING_STEPS = 20
-KEPT = {"auto": 3, "search": 8}
-"""Turned candidates that are refined."""
 
-Try = tuple[float, FloatArray]
+@dataclass(frozen=True)
+class InitializationParameters:
+    """Parameters of the start search; chosen on the tuning pairs of the benchmark (cardiac, histology, brain).
+
+    Parameters
+    ----------
+    start_size
+        Voxels along the longest side of the level on which candidates are compared, by number of dimensions.
+    search_size
+        The same for the level on which rotations are searched and candidates are refined.
+    min_overlap
+        Fraction of the smaller image that a candidate must place on the other image.
+    min_overlap_rotated
+        The same for a candidate that rotates, scales or mirrors: at small overlap some rotation always fits by chance.
+    scales
+        Scales that the search tries.
+    rotation_margin
+        Fraction by which a rotated candidate must be better than an unrotated one, since most images are not rotated.
+    good_loss
+        A loss (1 - NCC) below this ends the search.
+    refinement_steps
+        Gradient steps for each refined candidate.
+    n_candidates
+        Rotated candidates that are refined, by setting.
+    """
+
+    start_size: Mapping[int, int] = field(default_factory=lambda: {2: 40, 3: 24})
+    search_size: Mapping[int, int] = field(default_factory=lambda: {2: 24, 3: 14})
+    min_overlap: float = 0.25
+    min_overlap_rotated: float = 0.4
+    scales: tuple[float, ...] = (1.0, 1.25, 0.8, 1.5, 1 / 1.5)
+    rotation_margin: float = 0.05
+    good_loss: float = 0.03
+    refinement_steps: int = 20
+    n_candidates: Mapping[str, int] = field(default_factory=lambda: {"auto": 3, "search": 8})
+
+
+PARAMETERS = InitializationParameters()
+
+Candidate = tuple[float, FloatArray]
 """A loss and the affine it belongs to."""
 
 
@@ -53,7 +77,7 @@ def start_level(pyramid: Pyramid) -> Level:
         float((np.asarray(fixed.shape) * fixed.spacing).max()),
         float((np.asarray(moving.shape) * moving.spacing).max()) / 1.5,
     )
-    return pyramid.level(max(longest / fixed.spacing.min() / SIDE[fixed.ndim], 1.0))
+    return pyramid.level(max(longest / fixed.spacing.min() / PARAMETERS.start_size[fixed.ndim], 1.0))
 
 
 def start_similarity(settings: RegistrationSettings) -> Similarity:
@@ -65,7 +89,7 @@ def start_similarity(settings: RegistrationSettings) -> Similarity:
 
 def find_start(
     problem: Problem, settings: RegistrationSettings, begin: FloatArray | None
-) -> Generator[Try, None, FloatArray]:
+) -> Generator[Candidate, None, FloatArray]:
     """The affine ``(D + 1, D + 1)`` from which the first stage starts.
 
     A given transform decides if there is one; then landmarks; then what ``settings.start`` names.
@@ -95,35 +119,40 @@ def find_start(
         here = math.isfinite(score(level, similarity, nothing))
         return nothing if here else simple_candidates(level, ("center",))[0]
     if settings.start == "phase":
-        found = best_of(level, similarity, simple_candidates(level, ("phase",)))
+        found = best_candidates(level, similarity, simple_candidates(level, ("phase",)))
         return found[0][1] if found else nothing
 
-    plain = best_of(level, similarity, simple_candidates(level, ("none", "center", "moments", "phase")), keep=2)
+    plain = best_candidates(level, similarity, simple_candidates(level, ("none", "center", "moments", "phase")), keep=2)
     best = plain[0] if plain else (math.inf, simple_candidates(level, ("center",))[0])
     yield best
-    small = level.shrunk(SIDE[grid.ndim] / SEARCH_SIDE[grid.ndim])
+    small = level.shrunk(PARAMETERS.start_size[grid.ndim] / PARAMETERS.search_size[grid.ndim])
 
-    def improved(candidates: list[FloatArray], least: float) -> Try:
+    def improved(candidates: list[FloatArray], least: float) -> Candidate:
         refined = refine(small, start_similarity(settings), family, candidates)
         tried = [(score(level, similarity, m, least), m) for m in refined]
         return min(tried, key=lambda pair: pair[0], default=(math.inf, nothing))
 
-    best = min(best, improved([m for _, m in plain], LEAST_OVERLAP), key=lambda pair: pair[0])
+    best = min(best, improved([m for _, m in plain], PARAMETERS.min_overlap), key=lambda pair: pair[0])
     yield best
-    enough = settings.start == "auto" and not settings.mirror and similarity.name == "ncc" and best[0] < GOOD
+    enough = (
+        settings.start == "auto" and not settings.mirror and similarity.name == "ncc" and best[0] < PARAMETERS.good_loss
+    )
     if family == "translation" or enough:
         return best[1]
-    wide: list[Try] = []
-    for some in _in_parts(turns(grid.ndim, family, settings), 24):
+    wide: list[Candidate] = []
+    for some in _chunks(candidate_rotations(grid.ndim, family, settings), 24):
         wide += best_translations(small, some, by_edges=settings.similarity in ("mi", "mind"))
         yield best
     wide.sort(key=lambda pair: -pair[0])
-    turned = improved(_apart([m for _, m in wide], KEPT[settings.start], level), LEAST_OVERLAP_TURNED)
-    worth = 0.0 if settings.start == "search" else WORTH * max(abs(best[0]), 0.1)
+    turned = improved(
+        _are_distinct([m for _, m in wide], PARAMETERS.n_candidates[settings.start], level),
+        PARAMETERS.min_overlap_rotated,
+    )
+    worth = 0.0 if settings.start == "search" else PARAMETERS.rotation_margin * max(abs(best[0]), 0.1)
     return turned[1] if turned[0] < best[0] - worth else best[1]
 
 
-def _in_parts(items: list[FloatArray], size: int) -> Iterable[list[FloatArray]]:
+def _chunks(items: list[FloatArray], size: int) -> Iterable[list[FloatArray]]:
     return (items[i : i + size] for i in range(0, len(items), size))
 
 
@@ -146,7 +175,7 @@ def landmark_start(fixed: FloatArray, moving: FloatArray, family: str, mirror: b
     return np.eye(ndim + 1)
 
 
-def shifted(matrix: FloatArray, fixed_point: FloatArray, moving_point: FloatArray) -> FloatArray:
+def translated(matrix: FloatArray, fixed_point: FloatArray, moving_point: FloatArray) -> FloatArray:
     """The affine with a linear part that takes one point onto another, ``(D + 1, D + 1)``."""
     ndim = len(fixed_point)
     out = np.eye(ndim + 1)
@@ -180,29 +209,29 @@ def simple_candidates(level: Level, kinds: Iterable[str]) -> list[FloatArray]:
     if "none" in wanted:
         found.append(np.eye(ndim + 1))
     if "center" in wanted:
-        found.append(shifted(eye, level.fixed_grid.center, level.moving_grid.center))
+        found.append(translated(eye, level.fixed_grid.center, level.moving_grid.center))
     if "moments" in wanted:
         fixed = intensity_centroid(level.fixed, level.fixed_weight, level.fixed_grid)
         moving = intensity_centroid(level.moving, level.moving_weight, level.moving_grid)
-        found.append(shifted(eye, fixed, moving))
+        found.append(translated(eye, fixed, moving))
     if "phase" in wanted:
-        begin = found or [np.eye(ndim + 1), shifted(eye, level.fixed_grid.center, level.moving_grid.center)]
-        found += [phase_shift(level, m) for m in _apart(begin, len(begin), level)]
+        begin = found or [np.eye(ndim + 1), translated(eye, level.fixed_grid.center, level.moving_grid.center)]
+        found += [phase_shift(level, m) for m in _are_distinct(begin, len(begin), level)]
     return found
 
 
-def turns(ndim: int, family: str | None, settings: RegistrationSettings) -> list[FloatArray]:
+def candidate_rotations(ndim: int, family: str | None, settings: RegistrationSettings) -> list[FloatArray]:
     """Linear maps to try: rotations all around, with scales if the family has them, with mirror images if asked.
 
     In 2D a turn every 15 degrees. In 3D the 24 right-angled ones, and more between them for ``start="search"``.
     """
     wide = settings.start == "search"
-    around = _turns_2d() if ndim == 2 else _turns_3d(96 if wide else 24)
+    around = _candidate_rotations_2d() if ndim == 2 else _candidate_rotations_3d(96 if wide else 24)
     found = list(around)
     if family != "rigid":
         # in 3D every turn at every size takes seconds; it is done on request
         sized = around if wide or ndim == 2 else around[:1]
-        found += [r * s for s in SCALES[1:] for r in sized]
+        found += [r * s for s in PARAMETERS.scales[1:] for r in sized]
     if settings.mirror:
         flip = np.diag([-1.0] + [1.0] * (ndim - 1))
         found += [r @ flip for r in found]
@@ -210,13 +239,13 @@ def turns(ndim: int, family: str | None, settings: RegistrationSettings) -> list
 
 
 @lru_cache(maxsize=1)
-def _turns_2d() -> tuple[FloatArray, ...]:
+def _candidate_rotations_2d() -> tuple[FloatArray, ...]:
     angles = [math.radians(15 * k) for k in range(24)]
     return tuple(np.array([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]]) for a in angles)
 
 
 @lru_cache(maxsize=2)
-def _turns_3d(count: int) -> tuple[FloatArray, ...]:
+def _candidate_rotations_3d(count: int) -> tuple[FloatArray, ...]:
     """The 24 rotations of a cube, the identity first, then those farthest from all before."""
     chosen = []
     for q in itertools.product((-1, 0, 1), repeat=4):
@@ -245,7 +274,7 @@ def _quaternion_matrix(q: FloatArray) -> FloatArray:
     )
 
 
-def score(level: Level, similarity: Similarity, affine: FloatArray, least: float = LEAST_OVERLAP) -> float:
+def score(level: Level, similarity: Similarity, affine: FloatArray, least: float = PARAMETERS.min_overlap) -> float:
     """The loss of an affine map at this level; infinite where the images hardly overlap."""
     to_normalized = level.normalizing_matrix(affine @ level.fixed_grid.matrix)
     coordinates = lattice_points(to_normalized[None], level.fixed_grid.shape)
@@ -264,29 +293,31 @@ def score(level: Level, similarity: Similarity, affine: FloatArray, least: float
     return value if math.isfinite(value) else math.inf
 
 
-def best_of(level: Level, similarity: Similarity, candidates: list[FloatArray], keep: int = 1) -> list[Try]:
+def best_candidates(
+    level: Level, similarity: Similarity, candidates: list[FloatArray], keep: int = 1
+) -> list[Candidate]:
     """The candidates with the lowest loss, best first; near-copies are left out.
 
     The similarity must have been prepared with the level's fixed image.
     """
-    apart = _apart(candidates, len(candidates), level)
+    apart = _are_distinct(candidates, len(candidates), level)
     scored = sorted((score(level, similarity, c), i) for i, c in enumerate(apart))
     return [(value, apart[i]) for value, i in scored if math.isfinite(value)][:keep]
 
 
-def _apart(candidates: list[FloatArray], keep: int, level: Level) -> list[FloatArray]:
+def _are_distinct(candidates: list[FloatArray], keep: int, level: Level) -> list[FloatArray]:
     """The first candidates that differ from all before by a voxel or more."""
     corners = level.fixed_grid.corners()
     chosen: list[FloatArray] = []
     for matrix in candidates:
         if len(chosen) == keep:
             break
-        if not any(_near(matrix, other, corners, level) for other in chosen):
+        if not any(_is_near(matrix, other, corners, level) for other in chosen):
             chosen.append(matrix)
     return chosen
 
 
-def _near(a: FloatArray, b: FloatArray, points: FloatArray, level: Level) -> bool:
+def _is_near(a: FloatArray, b: FloatArray, points: FloatArray, level: Level) -> bool:
     apart = points @ (a - b)[:-1, :-1].T + (a - b)[:-1, -1]
     return bool(np.abs(apart).max() < level.fixed_grid.spacing.max())
 
@@ -306,7 +337,7 @@ def refine(level: Level, similarity: Similarity, family: str | None, candidates:
     to_world = torch.as_tensor(grid.matrix.copy(), dtype=torch.float32, device=device)
     theta = maker.identity(grid, count, device=device).requires_grad_()
     optimizer = Adam(theta)
-    for k in range(REFINING_STEPS):
+    for k in range(PARAMETERS.refinement_steps):
         with torch.enable_grad():
             moved = maker(theta, grid)
             assert moved.matrix is not None
@@ -314,9 +345,9 @@ def refine(level: Level, similarity: Similarity, family: str | None, candidates:
             loss = similarity(*level.sample_moving(coordinates, masked=True))
             if not loss.requires_grad:
                 break
-            (slope,) = torch.autograd.grad(loss, theta)
-        pace = 0.005 + 0.0125 * (1 + math.cos(math.pi * k / (REFINING_STEPS - 1)))
-        theta = optimizer.step(theta, slope, pace).requires_grad_()
+            (gradient,) = torch.autograd.grad(loss, theta)
+        step_size = 0.005 + 0.0125 * (1 + math.cos(math.pi * k / (PARAMETERS.refinement_steps - 1)))
+        theta = optimizer.step(theta, gradient, step_size).requires_grad_()
     moved = maker(theta.detach().nan_to_num().double().cpu(), grid)
     assert moved.matrix is not None
     return [begin @ matrix for begin, matrix in zip(candidates, moved.matrix.numpy(), strict=True)]

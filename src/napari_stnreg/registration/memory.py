@@ -16,7 +16,7 @@ MIND_BYTES = (30, 200)
 """What MIND's descriptors take besides."""
 
 
-class Placed(Protocol):
+class HasGrid(Protocol):
     """What is known of an image before it is read: an :class:`~napari_stnreg.core.image.Image`, or a layer's source."""
 
     @property
@@ -28,7 +28,7 @@ class Placed(Protocol):
         """Where its voxels lie."""
 
 
-def estimate_memory(fixed: Placed, moving: Placed, settings: RegistrationSettings | None = None) -> int:
+def estimate_memory(fixed: HasGrid, moving: HasGrid, settings: RegistrationSettings | None = None) -> int:
     """Bytes that a registration takes at full resolution, besides the images themselves.
 
     Parameters
@@ -47,7 +47,7 @@ def estimate_memory(fixed: Placed, moving: Placed, settings: RegistrationSetting
     return fixed.grid.size * per_voxel + moving.grid.size * 16
 
 
-def affordable_shrink(fixed: Placed, moving: Placed, settings: RegistrationSettings, free: int) -> float:
+def affordable_shrink(fixed: HasGrid, moving: HasGrid, settings: RegistrationSettings, free: int) -> float:
     """The smallest power of two by which the images must shrink to fit in memory.
 
     Raises

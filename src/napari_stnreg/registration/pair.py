@@ -15,15 +15,15 @@ from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.registration import stages
 from napari_stnreg.registration.initialization import find_start
 from napari_stnreg.registration.preprocessing import Problem
-from napari_stnreg.registration.presets import Schedule, schedule_for
+from napari_stnreg.registration.presets import Preset, preset_for
 from napari_stnreg.registration.result import LossHistory, Progress, StopReason
 from napari_stnreg.registration.settings import LINEAR_FAMILIES, RegistrationSettings
-from napari_stnreg.registration.stages import Found, Step
+from napari_stnreg.registration.stages import IterationState, StageResult
 from napari_stnreg.transforms import AffineTransform, Transform, chain
 
 PairSteps = Generator[Progress, "str | None", tuple[Transform, LossHistory, StopReason]]
 
-SMALL_VOXELS = 2**16
+SINGLE_THREAD_VOXELS = 2**16
 """Images up to this size are fitted by a single thread."""
 
 
@@ -53,21 +53,21 @@ def fit_pair(problem: Problem, settings: RegistrationSettings, start: Transform 
     tuple
         The best transform, in the problem's world; the losses; how it ended.
     """
-    told: str | None = None
+    command: str | None = None
     with closing(_stages(problem, settings, start)) as fit:
         while True:
             try:
-                with single_thread(voxels <= SMALL_VOXELS), torch.no_grad():
-                    step = fit.send(told)
+                with single_thread(voxels <= SINGLE_THREAD_VOXELS), torch.no_grad():
+                    step = fit.send(command)
             except StopIteration as end:
                 found: tuple[Transform, LossHistory, StopReason] = end.value
                 return found
-            told = yield step
+            command = yield step
 
 
 def _stages(problem: Problem, settings: RegistrationSettings, start: Transform | None) -> PairSteps:
-    schedule = schedule_for(settings)
-    total = stages.planned_steps(problem, settings, schedule)
+    preset = preset_for(settings)
+    total = stages.planned_steps(problem, settings, preset)
     outer: Transform | None = None
     begin: FloatArray | None = None
     if start is not None:
@@ -79,7 +79,7 @@ def _stages(problem: Problem, settings: RegistrationSettings, start: Transform |
             problem, outer, begin = problem.through(local), local, np.eye(len(problem.center) + 1)
     losses: LossHistory = []
     stop_reason: StopReason = "finished"
-    found = Found(np.eye(len(problem.center) + 1))
+    found = StageResult(np.eye(len(problem.center) + 1))
     search = find_start(problem, settings, begin)
     while stop_reason == "finished":
         try:
@@ -87,7 +87,7 @@ def _stages(problem: Problem, settings: RegistrationSettings, start: Transform |
         except StopIteration as end:
             found.affine = end.value
             break
-        step = Step("start", 0, 1, loss, partial(AffineTransform, found.affine.copy(), problem.unit))
+        step = IterationState("start", 0, 1, loss, partial(AffineTransform, found.affine.copy(), problem.unit))
         if (yield _progress(step, 0, total, outer, problem)) == "stop":
             stop_reason = "stopped"
     planned, done = 0, 0
@@ -98,9 +98,9 @@ def _stages(problem: Problem, settings: RegistrationSettings, start: Transform |
             inner = found.transform(problem.unit)
             problem = problem.through(inner)
             outer = inner if outer is None else chain(inner, outer)
-            found = Found(np.eye(len(problem.center) + 1))
-        levels = stages.stage_shrinks(problem, settings, schedule, position)
-        with closing(_stage(problem, settings, schedule, position, found)) as steps:
+            found = StageResult(np.eye(len(problem.center) + 1))
+        levels = stages.stage_shrinks(problem, settings, preset, position)
+        with closing(_stage(problem, settings, preset, position, found)) as steps:
             for step in steps:
                 done += 1
                 losses.append((step.stage, step.level, done, step.loss))
@@ -109,29 +109,29 @@ def _stages(problem: Problem, settings: RegistrationSettings, start: Transform |
                     break
                 # levels may settle early; the bar then jumps ahead rather than lag behind
                 ahead = planned + sum(
-                    stages.level_steps(settings, schedule, position, i, levels) for i in range(step.level)
+                    stages.level_steps(settings, preset, position, i, levels) for i in range(step.level)
                 )
                 done = max(done, ahead)
                 if (yield _progress(step, done, total, outer, problem)) == "stop":
                     stop_reason = "stopped"
                     break
-        planned += sum(stages.level_steps(settings, schedule, position, i, levels) for i in range(len(levels)))
+        planned += sum(stages.level_steps(settings, preset, position, i, levels) for i in range(len(levels)))
     transform = found.transform(problem.unit)
     return (transform if outer is None else chain(transform, outer)), losses, stop_reason
 
 
 def _stage(
-    problem: Problem, settings: RegistrationSettings, schedule: Schedule, position: int, found: Found
-) -> Generator[Step]:
+    problem: Problem, settings: RegistrationSettings, preset: Preset, position: int, found: StageResult
+) -> Generator[IterationState]:
     name = settings.stages[position]
     if name in LINEAR_FAMILIES:
-        return stages.run_linear(problem, settings, schedule, position, found)
+        return stages.run_linear(problem, settings, preset, position, found)
     if name in ("bspline", "tps"):
-        return stages.run_bending(problem, settings, schedule, position, found)
-    return stages.run_dense(problem, settings, schedule, position, found)
+        return stages.run_bending(problem, settings, preset, position, found)
+    return stages.run_dense(problem, settings, preset, position, found)
 
 
-def _progress(step: Step, done: int, total: int, outer: Transform | None, problem: Problem) -> Progress:
+def _progress(step: IterationState, done: int, total: int, outer: Transform | None, problem: Problem) -> Progress:
     def preview() -> Transform:
         inner = step.snapshot()
         return (inner if outer is None else chain(inner, outer)).to("cpu").translated_frame(problem.center)

@@ -9,7 +9,7 @@ from napari_stnreg.registration.settings import RegistrationSettings
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Preset:
     """Steps a level, from the finest level backwards (the last entry also serves all coarser ones).
 
     Parameters
@@ -34,20 +34,20 @@ class Schedule:
         return numbers[min(from_finest, len(numbers) - 1)]
 
 
-_SCHEDULES = {
-    "fast": Schedule((10, 20, 30), (20, 40, 50), (15, 40, 50), 2.0, 10_000),
-    "balanced": Schedule((10, 20, 40), (40, 60, 80), (30, 60, 80), 1.0, 20_000),
-    "thorough": Schedule((40, 80, 120), (80, 120, 150), (100, 150, 200), 1.0, 60_000),
+PRESETS = {
+    "fast": Preset((10, 20, 30), (20, 40, 50), (15, 40, 50), 2.0, 10_000),
+    "balanced": Preset((10, 20, 40), (40, 60, 80), (30, 60, 80), 1.0, 20_000),
+    "thorough": Preset((40, 80, 120), (80, 120, 150), (100, 150, 200), 1.0, 60_000),
 }
 
 
-def schedule_for(settings: RegistrationSettings) -> Schedule:
+def preset_for(settings: RegistrationSettings) -> Preset:
     """The preset's schedule, with the settings' own number of iterations if one is given."""
-    schedule = _SCHEDULES[settings.preset]
+    preset = PRESETS[settings.preset]
     if settings.iterations is None:
-        return schedule
+        return preset
     own = (settings.iterations,)
-    return Schedule(own, own, own, schedule.finest, schedule.linear_voxels)
+    return Preset(own, own, own, preset.finest, preset.linear_voxels)
 
 
 def window_radius(settings: RegistrationSettings, ndim: int) -> int:
@@ -55,7 +55,7 @@ def window_radius(settings: RegistrationSettings, ndim: int) -> int:
     return settings.window or (2 if ndim == 3 else 4)
 
 
-def whole_image_share(ndim: int) -> float:
+def global_correlation_weight(ndim: int) -> float:
     """Weight of the whole image's squared correlation beside local NCC.
 
     Windows alone do not care which of two bright places they are over. In a slice, where a contraction can close a

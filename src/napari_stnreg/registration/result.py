@@ -310,8 +310,10 @@ def _scores(
     device: torch.device | str,
 ) -> dict[str, dict[str, float]]:
     """Score the images before and after, where both are defined, and the landmarks."""
-    channels = {"fixed_channel": settings.fixed_channel, "moving_channel": settings.moving_channel}
-    scores = image_scores(fixed, moving, transform, device=device, **channels)
+    scores = image_scores(
+        fixed, moving, transform, fixed_channel=settings.fixed_channel, moving_channel=settings.moving_channel,
+        device=device,
+    )  # fmt: skip
     fixed_landmarks, moving_landmarks = landmarks
     if fixed_landmarks is not None and moving_landmarks is not None and len(np.asarray(fixed_landmarks)):
         for when, applied in (("before", None), ("after", transform)):

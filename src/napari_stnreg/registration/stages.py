@@ -31,7 +31,7 @@ from napari_stnreg.ops.lattice import apply_matrix
 from napari_stnreg.registration.optimizers.dense import DenseState, fit_dense
 from napari_stnreg.registration.optimizers.parametric import AdamOptions, ParametricState, Penalty, fit_parametric
 from napari_stnreg.registration.preprocessing import Problem
-from napari_stnreg.registration.presets import Schedule, dense_options, whole_image_share, window_radius
+from napari_stnreg.registration.presets import Preset, dense_options, global_correlation_weight, window_radius
 from napari_stnreg.registration.pyramid import Level, shrink_factors
 from napari_stnreg.registration.settings import LINEAR_FAMILIES, RegistrationSettings
 from napari_stnreg.transforms import AffineTransform, Transform, TransformFamily, chain, make_family
@@ -49,7 +49,7 @@ MI_STIFFNESS = 4.0
 
 
 @dataclass(frozen=True)
-class Step:
+class IterationState:
     """One step of a stage, before it becomes a :class:`~napari_stnreg.registration.result.Progress`."""
 
     stage: str
@@ -60,7 +60,7 @@ class Step:
 
 
 @dataclass
-class Found:
+class StageResult:
     """The transform so far: a deformation (if a stage has fitted one), then an affine."""
 
     affine: FloatArray
@@ -72,23 +72,21 @@ class Found:
         return affine if self.deformation is None else chain(self.deformation, affine)
 
 
-def planned_steps(problem: Problem, settings: RegistrationSettings, schedule: Schedule) -> int:
+def planned_steps(problem: Problem, settings: RegistrationSettings, preset: Preset) -> int:
     """About how many steps all stages will take, for a progress bar."""
     total = 0
     for position in range(len(settings.stages)):
-        levels = stage_shrinks(problem, settings, schedule, position)
-        total += sum(level_steps(settings, schedule, position, i, levels) for i in range(len(levels)))
+        levels = stage_shrinks(problem, settings, preset, position)
+        total += sum(level_steps(settings, preset, position, i, levels) for i in range(len(levels)))
     return total
 
 
-def level_steps(
-    settings: RegistrationSettings, schedule: Schedule, position: int, level: int, levels: list[float]
-) -> int:
+def level_steps(settings: RegistrationSettings, preset: Preset, position: int, level: int, levels: list[float]) -> int:
     """Steps that one level of a stage may take."""
-    steps = schedule.steps(_kind(settings.stages[position]), len(levels) - 1 - level)
+    steps = preset.steps(_kind(settings.stages[position]), len(levels) - 1 - level)
     alone = settings.stages[position] in LINEAR_FAMILIES and position + 1 == len(settings.stages)
     if settings.iterations is None and alone:  # it must come all the way at its first level, and be exact at its last
-        return 2 * (max(schedule.linear) if level == 0 else steps)
+        return 2 * (max(preset.linear) if level == 0 else steps)
     return steps
 
 
@@ -98,14 +96,14 @@ def _kind(stage: str) -> str:
     return "bending" if stage in ("bspline", "tps") else "dense"
 
 
-def stage_shrinks(problem: Problem, settings: RegistrationSettings, schedule: Schedule, position: int) -> list[float]:
+def stage_shrinks(problem: Problem, settings: RegistrationSettings, preset: Preset, position: int) -> list[float]:
     """Shrink factors of a stage's levels, coarse to fine."""
     grid = problem.pyramid.fixed_grid
-    finest = max(problem.finest, schedule.finest)
+    finest = max(problem.finest, preset.finest)
     shrinks = shrink_factors(grid, settings.levels, finest)
     if settings.stages[position] in LINEAR_FAMILIES and position + 1 < len(settings.stages):
         for i, shrink in enumerate(shrinks):
-            if np.prod(problem.pyramid.fixed_shape(shrink)) >= schedule.linear_voxels:
+            if np.prod(problem.pyramid.fixed_shape(shrink)) >= preset.linear_voxels:
                 return shrinks[: i + 1]
     if settings.stages[position] == "tps":
         points = np.prod(_control_options(settings, grid, "tps")["points"])
@@ -123,7 +121,7 @@ def deformable_similarity(settings: RegistrationSettings, ndim: int) -> Similari
     """What steers the deformable stages."""
     if settings.similarity == "lncc":
         local = make_similarity("lncc", radius=window_radius(settings, ndim))
-        share = whole_image_share(ndim)
+        share = global_correlation_weight(ndim)
         return WeightedSum([(local, 1.0), (make_similarity("ncc", squared=True), share)]) if share else local
     if settings.similarity == "mi":
         return make_similarity("mi", bins=MI_BINS)
@@ -131,15 +129,15 @@ def deformable_similarity(settings: RegistrationSettings, ndim: int) -> Similari
 
 
 def run_linear(
-    problem: Problem, settings: RegistrationSettings, schedule: Schedule, position: int, found: Found
-) -> Generator[Step]:
+    problem: Problem, settings: RegistrationSettings, preset: Preset, position: int, found: StageResult
+) -> Generator[IterationState]:
     """Fit one linear family on top of the affine found so far."""
     stage = settings.stages[position]
     grid = problem.pyramid.fixed_grid
     family = make_family(stage)
     begin = found.affine
     state = ParametricState(family.identity(grid, device=problem.pyramid.device))
-    shrinks = stage_shrinks(problem, settings, schedule, position)
+    shrinks = stage_shrinks(problem, settings, preset, position)
     penalty = _landmark_penalty(problem, settings, begin)
 
     def matrix(theta: Tensor) -> FloatArray:
@@ -153,21 +151,21 @@ def run_linear(
 
     for i, shrink in enumerate(shrinks):
         level = problem.pyramid.level(shrink)
-        steps = level_steps(settings, schedule, position, i, shrinks)
+        steps = level_steps(settings, preset, position, i, shrinks)
         options = AdamOptions(0.02 * 0.5**i, 0.02 * 0.5**i / 16)
         state.best_loss = float("inf")
         similarity = linear_similarity(settings)
         fit = fit_parametric(level, family, state, grid, begin, similarity, steps, options, penalty=penalty)
         try:
             for loss, theta in fit:
-                yield Step(stage, i, len(shrinks), loss, partial(snapshot, theta))
+                yield IterationState(stage, i, len(shrinks), loss, partial(snapshot, theta))
         finally:
             found.affine = matrix(state.theta)
 
 
 def run_bending(
-    problem: Problem, settings: RegistrationSettings, schedule: Schedule, position: int, found: Found
-) -> Generator[Step]:
+    problem: Problem, settings: RegistrationSettings, preset: Preset, position: int, found: StageResult
+) -> Generator[IterationState]:
     """Fit a B-spline or thin-plate family; it is applied before the affine found so far.
 
     Thin plates are one transform, refined from level to level. B-splines are composed: each level adds one with a
@@ -176,7 +174,7 @@ def run_bending(
     """
     stage = settings.stages[position]
     grid = problem.pyramid.fixed_grid
-    shrinks = stage_shrinks(problem, settings, schedule, position)
+    shrinks = stage_shrinks(problem, settings, preset, position)
     composed = stage == "bspline"
     seen, affine = problem, found.affine
     outer: Transform = AffineTransform(found.affine.copy(), problem.unit)
@@ -191,17 +189,17 @@ def run_bending(
             family = make_family(stage, **_control_options(settings, grid, stage, shrink / shrinks[-1]))
             state = ParametricState(family.identity(grid, device=problem.pyramid.device))
         level = seen.pyramid.level(shrink)
-        steps = schedule.steps("bending", len(shrinks) - 1 - i)
-        pace = 0.25 * shrink
+        steps = preset.steps("bending", len(shrinks) - 1 - i)
+        step_size = 0.25 * shrink
         state.best_loss = float("inf")
         penalty = _bending_penalty(seen, settings, level, affine)
         similarity = deformable_similarity(settings, grid.ndim)
-        options = AdamOptions(pace, pace / 8)
+        options = AdamOptions(step_size, step_size / 8)
         fit = fit_parametric(level, family, state, grid, affine, similarity, steps, options, penalty=penalty)
         snapshot = partial(_bent, family, grid, outer)
         try:
             for loss, theta in fit:
-                yield Step(stage, i, len(shrinks), loss, partial(snapshot, theta))
+                yield IterationState(stage, i, len(shrinks), loss, partial(snapshot, theta))
         finally:
             finer = family(state.theta, grid)
             found.deformation = finer if coarser is None else chain(finer, coarser)
@@ -224,12 +222,12 @@ def _control_options(settings: RegistrationSettings, grid: Grid, stage: str, coa
 
 
 def run_dense(
-    problem: Problem, settings: RegistrationSettings, schedule: Schedule, position: int, found: Found
-) -> Generator[Step]:
+    problem: Problem, settings: RegistrationSettings, preset: Preset, position: int, found: StageResult
+) -> Generator[IterationState]:
     """Fit a displacement or velocity field; it is applied before what was found so far."""
     stage = settings.stages[position]
     grid = problem.pyramid.fixed_grid
-    shrinks = stage_shrinks(problem, settings, schedule, position)
+    shrinks = stage_shrinks(problem, settings, preset, position)
     state: DenseState | None = None
     affine = AffineTransform(found.affine.copy(), problem.unit)
     stiffer = MI_STIFFNESS if settings.similarity == "mi" else 1.0
@@ -245,18 +243,20 @@ def run_dense(
             state = DenseState.identity(shape, problem.pyramid.device, diffeomorphic=stage == "diffeomorphic")
         else:
             state = state.resized(shape)
-        steps = schedule.steps("dense", len(shrinks) - 1 - i)
+        steps = preset.steps("dense", len(shrinks) - 1 - i)
         similarity = deformable_similarity(settings, grid.ndim)
-        penalty, pull = _dense_terms(problem, settings, level, found.affine)
+        penalty, landmark_force = _dense_terms(problem, settings, level, found.affine)
         best = state.copy()
         try:
             for loss, now in fit_dense(
-                level, found.affine, similarity, state, steps, options, penalty=penalty, pull=pull
+                level, found.affine, similarity, state, steps, options, penalty=penalty, landmark_force=landmark_force
             ):
                 # the fit makes new tensors each step, so these stay as they are
                 if loss < best.best_loss:
                     best = DenseState(now.displacement, now.velocity, loss)
-                yield Step(stage, i, len(shrinks), loss, partial(snapshot, now.displacement, level.fixed_grid))
+                yield IterationState(
+                    stage, i, len(shrinks), loss, partial(snapshot, now.displacement, level.fixed_grid)
+                )
         finally:
             found.deformation = _dense_transform(best, level.fixed_grid)
 
@@ -327,9 +327,9 @@ def _dense_terms(
     def regularity(displacement: Tensor) -> Tensor:
         return _regularity(settings, grid, displacement * spacing.reshape(1, -1, *[1] * grid.ndim), 0.0)
 
-    def pull(displacement: Tensor) -> Tensor:
+    def landmark_force(displacement: Tensor) -> Tensor:
         assert landmarks is not None
         return landmarks(DisplacementTransform(apply_matrix(grid.linear, displacement), grid), None)
 
     plain = settings.diffusion == settings.bending == settings.folding == 0
-    return None if plain else regularity, None if landmarks is None else pull
+    return None if plain else regularity, None if landmarks is None else landmark_force

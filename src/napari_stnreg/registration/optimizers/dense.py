@@ -29,11 +29,11 @@ from napari_stnreg.ops.jacobian import jacobian_determinant
 from napari_stnreg.registration.pyramid import Level, upsample
 from napari_stnreg.transforms.dense import exponential
 
-LEAST_FORCE = 1e-2
+MIN_FORCE = 1e-2
 """Slope of the loss a voxel, times the number of voxels, that counts as none; misaligned images feel about 0.1 to 1."""
 EXACT_FROM = 0.75
 """Share of a level's steps after which the velocity is integrated in full; before, :func:`quick_exponential` does."""
-LANDMARK_REACH = 3.0
+LANDMARK_SMOOTHING = 3.0
 """Standard deviation, in voxels, over which the pull of a landmark is spread; it would be smoothed away otherwise."""
 
 
@@ -128,7 +128,7 @@ def fit_dense(
     options: DenseOptions,
     *,
     penalty: Callable[[Tensor], Tensor] | None = None,
-    pull: Callable[[Tensor], Tensor] | None = None,
+    landmark_force: Callable[[Tensor], Tensor] | None = None,
     masked: bool = False,
 ) -> Iterator[tuple[float, DenseState]]:
     """Improve a deformation at one level, in place.
@@ -175,7 +175,7 @@ def fit_dense(
     def look(displacement: Tensor) -> tuple[Tensor, Tensor | None]:
         return level.sample_moving(base + displacement.movedim(1, -1) @ linear.T, masked=masked)
 
-    if penalty is None and pull is None and bool(state.displacement.any()):
+    if penalty is None and landmark_force is None and bool(state.displacement.any()):
         _forget_if_worse(state, similarity, look)
     best, losses = state.copy(), []
     for k in range(iterations):
@@ -183,12 +183,12 @@ def fit_dense(
         with torch.enable_grad():
             warped.requires_grad_()
             loss = similarity(warped, weight)
-            (slope,) = torch.autograd.grad(loss, warped, allow_unused=True)
+            (gradient,) = torch.autograd.grad(loss, warped, allow_unused=True)
         value = float(loss.detach())
         extra: Tensor | None = None
-        for term, reach in ((penalty, 0.0), (pull, LANDMARK_REACH)):
+        for term, reach in ((penalty, 0.0), (landmark_force, LANDMARK_SMOOTHING)):
             if term is not None:
-                cost, slope_of_term = _slope(term, state.displacement)
+                cost, slope_of_term = _force_gradient(term, state.displacement)
                 value += cost
                 if reach:
                     slope_of_term = gaussian(slope_of_term, reach, edge="nearest").mul_(reach ** slope_of_term.shape[1])
@@ -201,9 +201,9 @@ def fit_dense(
             best = DenseState(state.displacement, state.velocity, value)
         losses.append(value)
         yield value, state
-        if slope is None or _settled(losses, options):
+        if gradient is None or _settled(losses, options):
             break
-        force = spatial_gradient(warped.detach()).mul_(slope.detach())
+        force = spatial_gradient(warped.detach()).mul_(gradient.detach())
         if extra is not None:
             force.add_(extra)
         if not isotropic:
@@ -213,7 +213,7 @@ def fit_dense(
         square.mul_(options.memory).addcmul_(force, force, value=1 - options.memory)
         # Relative to the typical force: where there is only rounding noise, noise must not become a full step.
         # And never below what a similarity of a converged pair still feels, or a perfect start would be shaken.
-        floor = max(options.noise_floor * float(square.mean().sqrt()), LEAST_FORCE / warped.numel())
+        floor = max(options.noise_floor * float(square.mean().sqrt()), MIN_FORCE / warped.numel())
         update = square.sqrt().add_(floor).reciprocal_().mul_(mean).mul_((1 - options.memory ** (k + 1)) ** 0.5)
         update.mul_(1 / (1 - options.momentum ** (k + 1)))
         largest = float(update.square().sum(1).amax().sqrt())
@@ -260,12 +260,12 @@ def remove_folds(state: DenseState, least: float = 0.02, rounds: int = 12) -> No
             state.velocity = field
 
 
-def _slope(term: Callable[[Tensor], Tensor], displacement: Tensor) -> tuple[float, Tensor]:
+def _force_gradient(term: Callable[[Tensor], Tensor], displacement: Tensor) -> tuple[float, Tensor]:
     with torch.enable_grad():
         field = displacement.detach().requires_grad_()
         cost = term(field)
-        (slope,) = torch.autograd.grad(cost, field)
-    return float(cost.detach()), slope
+        (gradient,) = torch.autograd.grad(cost, field)
+    return float(cost.detach()), gradient
 
 
 def quick_exponential(velocity: Tensor) -> Tensor:

@@ -101,9 +101,9 @@ def fit_parametric(
         if not loss.requires_grad or _settled(losses, options):
             break
         share = k / max(iterations - 1, 1)
-        pace = options.final_step + (options.step - options.final_step) * 0.5 * (1 + math.cos(math.pi * share))
-        (slope,) = torch.autograd.grad(loss, theta)
-        theta = optimizer.step(now, slope, pace).requires_grad_()
+        step_size = options.final_step + (options.step - options.final_step) * 0.5 * (1 + math.cos(math.pi * share))
+        (gradient,) = torch.autograd.grad(loss, theta)
+        theta = optimizer.step(now, gradient, step_size).requires_grad_()
 
 
 class Adam:
@@ -125,13 +125,13 @@ class Adam:
         self._mean, self._square = torch.zeros_like(like.detach()), torch.zeros_like(like.detach())
         self._count = 0
 
-    def step(self, theta: Tensor, slope: Tensor, pace: float) -> Tensor:
+    def step(self, theta: Tensor, gradient: Tensor, step_size: float) -> Tensor:
         """The parameters after one step against the slope, as a new tensor."""
         self._count += 1
-        self._mean.lerp_(slope, 1 - self.MEAN)
-        self._square.mul_(self.SQUARE).addcmul_(slope, slope, value=1 - self.SQUARE)
+        self._mean.lerp_(gradient, 1 - self.MEAN)
+        self._square.mul_(self.SQUARE).addcmul_(gradient, gradient, value=1 - self.SQUARE)
         size = (self._square / (1 - self.SQUARE**self._count)).sqrt_().add_(self.TINY)
-        return torch.addcdiv(theta.detach(), self._mean, size, value=-pace / (1 - self.MEAN**self._count))
+        return torch.addcdiv(theta.detach(), self._mean, size, value=-step_size / (1 - self.MEAN**self._count))
 
 
 def _coordinates(
