@@ -114,7 +114,7 @@ def test_landmarks_of_another_unit():
             "There are 3 fixed and 2 moving landmarks",
         ),
         (np.zeros((3, 2)), None, "given for one image only"),
-        (np.zeros((3, 3)), np.zeros((3, 3)), "array of shape \(N, 2\)"),
+        (np.zeros((3, 3)), np.zeros((3, 3)), r"array of shape \(N, 2\)"),
         (np.full((3, 2), np.nan), np.zeros((3, 2)), "NaN or infinite"),
     ],
 )
