@@ -29,7 +29,7 @@ from napari_stnreg.transforms import from_landmarks, make_family
 
 @dataclass(frozen=True)
 class InitializationParameters:
-    """Parameters of the start search; chosen on the tuning pairs of the benchmark (cardiac, histology, brain).
+    """Parameters of the start search. Set by hand; no tuning is recorded.
 
     Parameters
     ----------

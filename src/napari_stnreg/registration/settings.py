@@ -1,4 +1,4 @@
-"""What a person can choose about a registration, in one model that the panel, a script and the command line share."""
+"""Settings of a registration, shared by panel, Python and command line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FAMILY_HELP = {
     "bspline": "Smooth bending by a cubic B-spline control grid.",
     "tps": "Smooth bending by thin-plate control points.",
     "displacement": "A free displacement field; may tear where the tissue did.",
-    "diffeomorphic": "Free and smooth, never folds, and can be inverted.",
+    "diffeomorphic": "Free and smooth, designed not to fold, invertible.",
 }
 """Transform families and when to use them."""
 
@@ -56,12 +56,12 @@ Initialization = Literal["auto", "none", "center", "moments", "phase", "search"]
 Extent = Literal["fixed", "moving", "union"]
 
 START_HELP = {
-    "auto": "Try where the images lie now, their centers and their shifts, and take the best.",
-    "none": "Begin where the images lie now.",
-    "center": "Put the middles of the two images on each other.",
-    "moments": "Put the centers of brightness on each other.",
+    "auto": "Compare the given position, the centers and the best translation, and use the best.",
+    "none": "Start at the given position.",
+    "center": "Align the centers of the two images.",
+    "moments": "Align the centers of intensity.",
     "phase": "Find the shift by phase correlation.",
-    "search": "Try rotations all around, scales and shifts (for images that lie turned).",
+    "search": "Search all rotations, scales and translations, for rotated images.",
 }
 
 
@@ -107,7 +107,7 @@ class RegistrationSettings(Settings):
     diffusion: float = Field(default=0.0, ge=0, description="Extra weight of the diffusion regularizer.")
     bending: float = Field(default=0.0, ge=0, description="Extra weight of the bending energy.")
     folding: float = Field(default=0.0, ge=0, description="Extra weight of the folding penalty.")
-    landmark_weight: float = Field(default=1.0, ge=0, description="How strongly landmarks pull once the fit runs.")
+    landmark_weight: float = Field(default=1.0, ge=0, description="Weight of the landmarks during the fit.")
     levels: int | None = Field(
         default=None, ge=1, le=8, description="Pyramid levels; chosen from the size if not given."
     )
