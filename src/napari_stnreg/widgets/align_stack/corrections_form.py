@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QSpinBox, QWidget
 from napari_stnreg.widgets.common.forms import FormLayout, button, help_label
 
 
-class Mending(QWidget):
+class CorrectionsForm(QWidget):
     """The buttons; what they do is the panel's.
 
     Signals

@@ -12,10 +12,10 @@ from qtpy.QtWidgets import QFileDialog
 
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.widgets.align_stack import tasks
-from napari_stnreg.widgets.align_stack.corrections_form import Mending
+from napari_stnreg.widgets.align_stack.corrections_form import CorrectionsForm
 from napari_stnreg.widgets.align_stack.form import AlignForm
 from napari_stnreg.widgets.align_stack.layers import pixels_of, raw_data
-from napari_stnreg.widgets.align_stack.quality_view import Findings
+from napari_stnreg.widgets.align_stack.quality_view import QualityView
 from napari_stnreg.widgets.align_stack.session import StackWork
 from napari_stnreg.widgets.common.forms import button, button_row, collapsible, emphasize, separator
 from napari_stnreg.widgets.common.task_panel import TaskPanel
@@ -48,8 +48,8 @@ class AlignStackPanel(TaskPanel):
         self._job: tasks.AlignJob | None = None
         self._reslices: Any = None
         self.inputs = AlignForm(self._viewer)
-        self.findings = Findings(self._viewer)
-        self.mending = Mending()
+        self.findings = QualityView(self._viewer)
+        self.mending = CorrectionsForm()
         self.mend = collapsible("Mend by hand", self.mending, "Exclude sections, add landmarks, align a part again.")
         self._make_buttons()
         self.form.addWidget(self.inputs)

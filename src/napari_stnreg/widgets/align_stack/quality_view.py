@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
 
-class Findings(QWidget):
+class QualityView(QWidget):
     """Shows a result; hidden until there is one.
 
     Parameters

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from napari_stnreg.widgets.explorer.panel import ExplorerPanel
 
 
-class Downhill:
+class GradientController:
     """Drives the gradient tab of the explorer.
 
     Parameters

@@ -14,7 +14,7 @@ from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.visualization.overlays import limits_of
 from napari_stnreg.widgets.explorer import session_io
 from napari_stnreg.widgets.explorer.canvas import PREFIX, Canvas
-from napari_stnreg.widgets.explorer.gradient_controller import Downhill
+from napari_stnreg.widgets.explorer.gradient_controller import GradientController
 from napari_stnreg.widgets.explorer.layout import ExplorerLayout
 from napari_stnreg.widgets.explorer.mouse_tools import Pointer
 from napari_stnreg.widgets.explorer.pixel_view import described
@@ -63,7 +63,7 @@ class ExplorerPanel(ExplorerLayout):
         self._beside_soon.setInterval(_BESIDE_LATER)
         self._slice_soon = self._timer(self._on_slice)
         self._begin_soon = self._timer(self._begin)
-        self.downhill = Downhill(self, self._viewer)
+        self.downhill = GradientController(self, self._viewer)
         self.pointer = Pointer(self, self._viewer)
         self._connect_form()
         self.connect_viewer()

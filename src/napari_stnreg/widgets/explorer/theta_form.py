@@ -47,7 +47,7 @@ class Number(QDoubleSpinBox):
         self.blockSignals(False)
 
 
-class Turner(QWidget):
+class ParameterSlider(QWidget):
     """A slider and its number."""
 
     changed = Signal()
@@ -127,14 +127,16 @@ class ThetaForm(QWidget):
                 self.numbers.append(number)
                 matrix.addWidget(number, row, column + 1)
         self.turners = {
-            "rotation": Turner("Degrees, clockwise on screen, of the sampling grid.", "rotation", -180, 180, 1, 1),
-            "scale_x": Turner(
+            "rotation": ParameterSlider(
+                "Degrees, clockwise on screen, of the sampling grid.", "rotation", -180, 180, 1, 1
+            ),
+            "scale_x": ParameterSlider(
                 "Width of the sampling grid: 0.5 shows things twice as wide.", "scale x", 0.1, 3, 0.05, 3
             ),
-            "scale_y": Turner("Height of the sampling grid; below 0 mirrors.", "scale y", -3, 3, 0.05, 3),
-            "shear": Turner("How far x is pushed for each step along y.", "shear", -2, 2, 0.05, 3),
-            "shift_x": Turner("Shift of the sampling grid, in pixels of the input.", "shift x", -1, 1, 1, 1),
-            "shift_y": Turner("Shift of the sampling grid, in pixels of the input.", "shift y", -1, 1, 1, 1),
+            "scale_y": ParameterSlider("Height of the sampling grid; below 0 mirrors.", "scale y", -3, 3, 0.05, 3),
+            "shear": ParameterSlider("How far x is pushed for each step along y.", "shear", -2, 2, 0.05, 3),
+            "shift_x": ParameterSlider("Shift of the sampling grid, in pixels of the input.", "shift x", -1, 1, 1, 1),
+            "shift_y": ParameterSlider("Shift of the sampling grid, in pixels of the input.", "shift y", -1, 1, 1, 1),
         }
         rows = FormLayout()
         rows.add("Theta in", self.frame)

@@ -14,7 +14,7 @@ from napari_stnreg.widgets.common.forms import FormLayout, button
 from napari_stnreg.widgets.train.job import checkpoint_of, resumable
 
 
-class Keeping(QWidget):
+class CheckpointForm(QWidget):
     """Name, folder for checkpoints, and whether to go on from the one that is there."""
 
     changed = Signal()

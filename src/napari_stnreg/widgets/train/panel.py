@@ -16,7 +16,7 @@ from napari_stnreg.widgets.common.replay_bar import ReplayBar
 from napari_stnreg.widgets.common.run_layers import RunLayers
 from napari_stnreg.widgets.common.task_panel import TaskPanel
 from napari_stnreg.widgets.models.session import SESSION, KnownModel
-from napari_stnreg.widgets.train.checkpoint_form import Keeping, file_name
+from napari_stnreg.widgets.train.checkpoint_form import CheckpointForm, file_name
 from napari_stnreg.widgets.train.code_export import command_line, python_script
 from napari_stnreg.widgets.train.curves import EpochPlot
 from napari_stnreg.widgets.train.data_form import ImageChoice
@@ -52,7 +52,7 @@ class TrainPanel(TaskPanel):
         self._training = False
         self.images = ImageChoice(self._viewer)
         self.options = TrainingOptions()
-        self.keeping = Keeping()
+        self.keeping = CheckpointForm()
         self.plot = EpochPlot(self._viewer)
         self.plot.hide()
         self.replay_bar = ReplayBar(self._viewer, self.plot)

@@ -102,7 +102,7 @@ def _shape(layer: ImageLayer) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class CarryJob:
+class ApplyJob:
     """Layers to be carried through one transform; without one they are only resampled."""
 
     entry: TransformEntry | None
@@ -114,14 +114,14 @@ class CarryJob:
 
 
 @dataclass(frozen=True)
-class Carried:
+class ApplyResult:
     """The new layers, and what a person should know about them."""
 
     layers: list[LayerData]
     warnings: list[str]
 
 
-def carry(job: CarryJob, control: TaskControl) -> Generator[TaskProgress, None, Carried | None]:
+def carry(job: ApplyJob, control: TaskControl) -> Generator[TaskProgress, None, ApplyResult | None]:
     """Carry the layers one by one; for use in the worker. A stop keeps those that are done."""
     layers: list[LayerData] = []
     warnings: list[str] = []
@@ -133,11 +133,11 @@ def carry(job: CarryJob, control: TaskControl) -> Generator[TaskProgress, None, 
         layers.append(made)
     if control.cancel.is_set() or not layers:
         return None
-    return Carried(layers, list(dict.fromkeys(warnings)))
+    return ApplyResult(layers, list(dict.fromkeys(warnings)))
 
 
 def _one(
-    job: CarryJob, taken: LayerSnapshot, part: tuple[int, int], control: TaskControl, warnings: list[str]
+    job: ApplyJob, taken: LayerSnapshot, part: tuple[int, int], control: TaskControl, warnings: list[str]
 ) -> Generator[TaskProgress, None, LayerData | None]:
     if control.stop.is_set():
         return None
@@ -156,12 +156,12 @@ def _one(
     return data, {**keywords, "name": f"{taken.name} {what}", "metadata": metadata}, kind
 
 
-def other_side(job: CarryJob) -> str:
+def other_side(job: ApplyJob) -> str:
     """What the side is called that the layers arrive at."""
     return job.entry.fixed if job.side == "moving" else job.entry.moving
 
 
-def _transformer(job: CarryJob, taken: LayerSnapshot) -> GeometryTransformer:
+def _transformer(job: ApplyJob, taken: LayerSnapshot) -> GeometryTransformer:
     from napari_stnreg.resampling.geometry import GeometryTransformer
 
     # Coordinates come back in the layer's own unit.
@@ -170,7 +170,7 @@ def _transformer(job: CarryJob, taken: LayerSnapshot) -> GeometryTransformer:
     )
 
 
-def _coordinates(job: CarryJob, taken: LayerSnapshot, warnings: list[str]) -> LayerData:
+def _coordinates(job: ApplyJob, taken: LayerSnapshot, warnings: list[str]) -> LayerData:
     """A layer of coordinates on the other side, in its own data coordinates."""
     transformer = _transformer(job, taken)
     keywords = dict(taken.keywords or {})
@@ -183,7 +183,7 @@ def _coordinates(job: CarryJob, taken: LayerSnapshot, warnings: list[str]) -> La
 
 
 def _image(
-    job: CarryJob, taken: LayerSnapshot, part: tuple[int, int], control: TaskControl, warnings: list[str]
+    job: ApplyJob, taken: LayerSnapshot, part: tuple[int, int], control: TaskControl, warnings: list[str]
 ) -> Generator[TaskProgress, None, LayerData | None]:
     source = taken.source
     frames = []
@@ -206,7 +206,7 @@ def _image(
 
 
 def _warp(
-    job: CarryJob, taken: LayerSnapshot, image: Image, grid: Grid, share: tuple[float, float], control: TaskControl,
+    job: ApplyJob, taken: LayerSnapshot, image: Image, grid: Grid, share: tuple[float, float], control: TaskControl,
     warnings: list[str],
 ) -> Generator[TaskProgress, None, Image | None]:  # fmt: skip
     """Warp in slabs along the first axis."""
@@ -235,7 +235,7 @@ def _warp(
     return image.replace(data=data, grid=grid, mask=None)
 
 
-def _fitting_grid(job: CarryJob, taken: LayerSnapshot, own: Grid) -> Grid:
+def _fitting_grid(job: ApplyJob, taken: LayerSnapshot, own: Grid) -> Grid:
     """Where to sample when no grid is given: the image's own lattice upright, or what covers its carried outline."""
     if job.entry is None:
         return Grid.covering(own.corners(), own.spacing, unit=own.unit)

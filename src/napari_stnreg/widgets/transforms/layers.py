@@ -13,7 +13,7 @@ from napari_stnreg.core.grid import CoordinateSystem, Grid
 from napari_stnreg.io.transform_entry import Place, TransformEntry
 from napari_stnreg.widgets.common.layer_io import layer_source
 from napari_stnreg.widgets.common.result_layers import make_layer
-from napari_stnreg.widgets.transforms.apply_layers import LISTS, Carried, same_place
+from napari_stnreg.widgets.transforms.apply_layers import LISTS, ApplyResult, same_place
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -107,7 +107,7 @@ def with_layers(task: Callable[..., Generator[Any, None, Any]]) -> Callable[...,
         outcome = yield from task(*arguments)
         if outcome is None:
             return None
-        data = outcome.layers if isinstance(outcome, Carried) else outcome
+        data = outcome.layers if isinstance(outcome, ApplyResult) else outcome
         return outcome, [make_layer(one) for one in data]
 
     return run

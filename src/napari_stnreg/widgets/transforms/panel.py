@@ -15,7 +15,7 @@ from napari_stnreg.widgets.common.layer_affines import LayerAffines, is_oblique
 from napari_stnreg.widgets.common.layer_io import guess_layout
 from napari_stnreg.widgets.common.task_panel import TaskPanel
 from napari_stnreg.widgets.common.transform_store import store_for
-from napari_stnreg.widgets.transforms.apply_layers import Carried, CarryJob, carry, snapshot_layer
+from napari_stnreg.widgets.transforms.apply_layers import ApplyJob, ApplyResult, carry, snapshot_layer
 from napari_stnreg.widgets.transforms.dialogs import file_to_load, file_to_save
 from napari_stnreg.widgets.transforms.form import ApplyForm, Choice, CombineForm, ShowForm
 from napari_stnreg.widgets.transforms.layers import (
@@ -220,7 +220,7 @@ class TransformsPanel(TaskPanel):
             layers = self._together(layer)
             taken = tuple(snapshot_layer(one, self._viewer, ndim) for one in layers)
             side: Side = "fixed" if self.applying.side_box.currentData() == "fixed" else "moving"
-            job = CarryJob(entry, taken, side, self._onto(entry, layer, side))
+            job = ApplyJob(entry, taken, side, self._onto(entry, layer, side))
         except RegistrationError as error:
             self.show_error(error)
             return False
@@ -240,7 +240,7 @@ class TransformsPanel(TaskPanel):
             return None
         return entry.grid if side == "moving" else entry.moving_grid
 
-    def _on_carried(self, made: tuple[Carried, list[Layer]]) -> None:
+    def _on_carried(self, made: tuple[ApplyResult, list[Layer]]) -> None:
         carried, layers = made
         self.add_layers(layers)
         names = ", ".join(f"'{layer.name}'" for layer in layers)
