@@ -22,7 +22,7 @@ from napari_stnreg.ops.lattice import lattice_points
 from napari_stnreg.registration.optimizers.parametric import Adam
 from napari_stnreg.registration.preprocessing import Problem
 from napari_stnreg.registration.pyramid import Level, Pyramid
-from napari_stnreg.registration.settings import LINEAR_FAMILIES, RegistrationSettings
+from napari_stnreg.registration.settings import RegistrationSettings, fit_method
 from napari_stnreg.registration.translation_search import best_translations, phase_shift
 from napari_stnreg.transforms import from_landmarks, make_family
 
@@ -102,7 +102,7 @@ def find_start(
     grid = problem.pyramid.fixed_grid
     nothing = np.eye(grid.ndim + 1)
     first = settings.stages[0]
-    family = first if first in LINEAR_FAMILIES else None
+    family = first if fit_method(first) == "linear" else None
     if begin is not None:
         return begin
     if problem.fixed_landmarks is not None and problem.moving_landmarks is not None:

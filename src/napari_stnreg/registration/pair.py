@@ -17,7 +17,7 @@ from napari_stnreg.registration.initialization import find_start
 from napari_stnreg.registration.preprocessing import Problem
 from napari_stnreg.registration.presets import Preset, preset_for
 from napari_stnreg.registration.result import LossHistory, Progress, StopReason
-from napari_stnreg.registration.settings import LINEAR_FAMILIES, RegistrationSettings
+from napari_stnreg.registration.settings import RegistrationSettings, fit_method
 from napari_stnreg.registration.stages import IterationState, StageResult
 from napari_stnreg.transforms import AffineTransform, Transform, chain
 
@@ -124,9 +124,10 @@ def _stage(
     problem: Problem, settings: RegistrationSettings, preset: Preset, position: int, found: StageResult
 ) -> Generator[IterationState]:
     name = settings.stages[position]
-    if name in LINEAR_FAMILIES:
+    method = fit_method(name)
+    if method == "linear":
         return stages.run_linear(problem, settings, preset, position, found)
-    if name in ("bspline", "tps"):
+    if method == "control-points":
         return stages.run_bending(problem, settings, preset, position, found)
     return stages.run_dense(problem, settings, preset, position, found)
 

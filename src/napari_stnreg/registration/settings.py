@@ -65,6 +65,26 @@ START_HELP = {
 }
 
 
+def fit_method(family: str) -> Literal["linear", "control-points", "dense"]:
+    """Return how a registration fits a transform family, built in or registered by a subclass of `TransformFamily`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such family.
+    """
+    if family in LINEAR_FAMILIES:
+        return "linear"
+    if family in DEFORMABLE_FAMILIES:
+        return "control-points" if family in ("bspline", "tps") else "dense"
+    # Only a name that is not built in needs the registry, which imports torch.
+    from napari_stnreg.transforms.registry import FAMILIES as REGISTERED
+
+    if family not in REGISTERED:
+        raise ValueError(f"there is no transform family '{family}'; choose from {', '.join(REGISTERED)}")
+    return REGISTERED[family].fit_method
+
+
 class RegistrationSettings(Settings):
     """Settings of one registration; every field has a default that needs no tuning.
 
@@ -127,11 +147,9 @@ class RegistrationSettings(Settings):
     @classmethod
     def _known_families(cls, value: str) -> str:
         names = [name.strip() for name in value.split("+")]
-        for name in names:
-            if name not in FAMILIES:
-                raise ValueError(f"there is no transform family '{name}'; choose from {', '.join(FAMILIES)}")
-        first = next((i for i, name in enumerate(names) if name in DEFORMABLE_FAMILIES), len(names))
-        if any(name in LINEAR_FAMILIES for name in names[first:]):
+        methods = [fit_method(name) for name in names]
+        first = next((i for i, method in enumerate(methods) if method != "linear"), len(names))
+        if "linear" in methods[first:]:
             raise ValueError(f"in '{value}' a linear family comes after a deformable one; put it first")
         return "+".join(names)
 

@@ -33,10 +33,11 @@ from napari_stnreg.registration.optimizers.parametric import AdamOptions, Parame
 from napari_stnreg.registration.preprocessing import Problem
 from napari_stnreg.registration.presets import Preset, dense_options, global_correlation_weight, window_radius
 from napari_stnreg.registration.pyramid import Level, shrink_factors
-from napari_stnreg.registration.settings import LINEAR_FAMILIES, RegistrationSettings
+from napari_stnreg.registration.settings import RegistrationSettings, fit_method
 from napari_stnreg.transforms import AffineTransform, Transform, TransformFamily, chain, make_family
 from napari_stnreg.transforms.dense import DisplacementTransform, VelocityTransform
 from napari_stnreg.transforms.linear import radius
+from napari_stnreg.transforms.registry import family_class
 
 TPS_WORK = 3e7
 """Voxels times control points up to which a level is fitted by thin plates: each feels every other, and so few points
@@ -84,16 +85,14 @@ def planned_steps(problem: Problem, settings: RegistrationSettings, preset: Pres
 def level_steps(settings: RegistrationSettings, preset: Preset, position: int, level: int, levels: list[float]) -> int:
     """Steps that one level of a stage may take."""
     steps = preset.steps(_kind(settings.stages[position]), len(levels) - 1 - level)
-    alone = settings.stages[position] in LINEAR_FAMILIES and position + 1 == len(settings.stages)
+    alone = fit_method(settings.stages[position]) == "linear" and position + 1 == len(settings.stages)
     if settings.iterations is None and alone:  # it must come all the way at its first level, and be exact at its last
         return 2 * (max(preset.linear) if level == 0 else steps)
     return steps
 
 
 def _kind(stage: str) -> str:
-    if stage in LINEAR_FAMILIES:
-        return "linear"
-    return "bending" if stage in ("bspline", "tps") else "dense"
+    return {"linear": "linear", "control-points": "bending", "dense": "dense"}[fit_method(stage)]
 
 
 def stage_shrinks(problem: Problem, settings: RegistrationSettings, preset: Preset, position: int) -> list[float]:
@@ -101,7 +100,7 @@ def stage_shrinks(problem: Problem, settings: RegistrationSettings, preset: Pres
     grid = problem.pyramid.fixed_grid
     finest = max(problem.finest, preset.finest)
     shrinks = shrink_factors(grid, settings.levels, finest)
-    if settings.stages[position] in LINEAR_FAMILIES and position + 1 < len(settings.stages):
+    if fit_method(settings.stages[position]) == "linear" and position + 1 < len(settings.stages):
         for i, shrink in enumerate(shrinks):
             if np.prod(problem.pyramid.fixed_shape(shrink)) >= preset.linear_voxels:
                 return shrinks[: i + 1]
@@ -175,7 +174,7 @@ def run_bending(
     stage = settings.stages[position]
     grid = problem.pyramid.fixed_grid
     shrinks = stage_shrinks(problem, settings, preset, position)
-    composed = stage == "bspline"
+    composed = family_class(stage).composes_levels
     seen, affine = problem, found.affine
     outer: Transform = AffineTransform(found.affine.copy(), problem.unit)
     state: ParametricState | None = None
@@ -213,7 +212,7 @@ def _control_options(settings: RegistrationSettings, grid: Grid, stage: str, coa
     """What a family is made with; ``coarser`` widens the spacing of B-spline control points."""
     longest = float((np.asarray(grid.shape) * grid.spacing).max() / grid.spacing.min())
     spacing = settings.control_spacing or max(longest / 24, 4.0)
-    if stage == "bspline":
+    if family_class(stage).composes_levels:
         return {"spacing": coarser * spacing, "finest": grid, "limit": 0.4}
     sizes = np.asarray(grid.shape) * grid.spacing / grid.spacing.min()
     most = 9 if grid.ndim == 2 else 6
