@@ -97,7 +97,7 @@ def measure(side: int, tasks: Sequence[str], features: str = "lncc") -> dict[str
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         small, large = (prepared(Path(folder) / str(n), n, features) for n in (160, side))
-        serial_sections._kept.cache_clear()
+        serial_sections._cached_section.cache_clear()
         for task in tasks:
             for calls in (small, large):
                 gc.collect()

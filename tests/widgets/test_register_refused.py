@@ -48,7 +48,7 @@ def test_landmarks_that_do_not_pair_are_said(panel, viewer, qtbot):
     qtbot.waitUntil(lambda: panel.inputs.fixed.points_box.count() == 3)
     panel.inputs.fixed.points_box.set_current(a)
     assert "both sides" in panel.inputs.pairs.text()
-    expect_sentence(panel, "one side only")
+    expect_sentence(panel, "one image only")
     panel.inputs.moving.points_box.set_current(b)
     assert "2 fixed, 1 moving" in panel.inputs.pairs.text()
     expect_sentence(panel, "2 fixed and 1 moving")
