@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter, Token
 
+from napari_stnreg.cli.exit_code import ExitCode
 from napari_stnreg.cli.options import AsSettings, Config, merge_config
 from napari_stnreg.cli.progress import PROGRESS, Interrupt, ProgressDisplay, logger
 from napari_stnreg.core.errors import InputError
@@ -150,9 +151,9 @@ def align(
         result = run_with_progress(steps, interrupt, "align")
     if result.stop_reason == "stopped":
         logger.log(PROGRESS, "Stopped. The same command with --resume continues.")
-        return 130
+        return ExitCode.INTERRUPTED
     _print(result)
-    return 0
+    return ExitCode.SUCCESS
 
 
 def run_with_progress(

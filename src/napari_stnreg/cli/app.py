@@ -8,30 +8,17 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from enum import IntEnum
 from typing import Annotated
 
 import pydantic
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from napari_stnreg import __version__
+from napari_stnreg.cli.exit_code import ExitCode
 from napari_stnreg.cli.progress import PROGRESS
 from napari_stnreg.core.errors import FitError, RegistrationError, RegistrationWarning
 from napari_stnreg.core.settings import validation_message
 from napari_stnreg.registration.settings import FAMILY_HELP, START_HELP
-
-
-class ExitCode(IntEnum):
-    """Exit codes of ``stnreg``."""
-
-    SUCCESS = 0
-    ERROR = 1
-    """The work failed."""
-    BAD_INPUT = 2
-    """An argument, a file or a setting cannot be used. Nothing was written."""
-    INTERRUPTED = 130
-    """Ctrl+C. What was finished before is kept."""
-
 
 COMMANDS = {
     "register": "Register one image to another.",

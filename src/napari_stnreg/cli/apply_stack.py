@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from napari_stnreg.cli.align import Channel, Level, Scheduler, Workers, run_with_progress
+from napari_stnreg.cli.exit_code import ExitCode
 from napari_stnreg.cli.options import Output
 from napari_stnreg.cli.progress import Interrupt
 from napari_stnreg.core.output_guard import check_output
@@ -77,6 +78,6 @@ def apply_stack(
         with Interrupt("Stopping; finished sections are kept. Press Ctrl+C again to abort.") as interrupt:
             run_with_progress(steps, interrupt, "apply-stack")
         if interrupt.requested:
-            return 130
+            return ExitCode.INTERRUPTED
     print(output)
-    return 0
+    return ExitCode.SUCCESS

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from napari_stnreg.cli.exit_code import ExitCode
 from napari_stnreg.cli.options import AsSettings, Config, Output, merge_config
 from napari_stnreg.cli.progress import PROGRESS, Interrupt, ProgressDisplay, logger
 from napari_stnreg.core.errors import FitError
@@ -57,8 +58,8 @@ def batch(
         raise FitError(f"{len(result.failed)} of {len(pairs)} pairs failed: {names}.")
     if result.stop_reason == "stopped":
         logger.log(PROGRESS, "Stopped after %d of %d pairs.", len(result.rows), len(pairs))
-        return 130
-    return 0
+        return ExitCode.INTERRUPTED
+    return ExitCode.SUCCESS
 
 
 def _show(display: ProgressDisplay, step: BatchProgress) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from napari_stnreg.cli.exit_code import ExitCode
 from napari_stnreg.cli.options import Annotations, AsOptions, AsSettings, Config, Frame, Output, Placement, merge_config
 from napari_stnreg.cli.progress import PROGRESS, Interrupt, ProgressDisplay, logger
 from napari_stnreg.core.atomic_io import write_json
@@ -118,7 +119,7 @@ def register(
             folder, _output_suffix(moving), all_frames, inputs, settings, fixed_image, frames, results, notes
         )
     _print(results, notes, written)
-    return 130 if interrupt.requested else 0
+    return ExitCode.INTERRUPTED if interrupt.requested else ExitCode.SUCCESS
 
 
 def _read_images(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from napari_stnreg.cli.exit_code import ExitCode
 from napari_stnreg.cli.options import AsSettings, Config, Output, merge_config
 from napari_stnreg.cli.progress import PROGRESS, Interrupt, ProgressDisplay, logger
 from napari_stnreg.core.errors import InputError
@@ -139,7 +140,7 @@ def train(
         model = run_to_completion(steps, partial(_show, display), lambda: interrupt.requested)
     _print(model, training_data)
     print(output)
-    return 130 if interrupt.requested else 0
+    return ExitCode.INTERRUPTED if interrupt.requested else ExitCode.SUCCESS
 
 
 def augmented(open_data: Callable[..., Any], size: int | str | None, augment: str, known_transforms: bool) -> Any:

@@ -11,7 +11,6 @@ from napari_stnreg.core.settings import Settings
 
 LINEAR_FAMILIES = ("translation", "rigid", "similarity", "affine")
 DEFORMABLE_FAMILIES = ("bspline", "tps", "displacement", "diffeomorphic")
-FAMILIES = LINEAR_FAMILIES + DEFORMABLE_FAMILIES
 
 FAMILY_HELP = {
     "translation": "Shift only.",
@@ -78,11 +77,11 @@ def fit_method(family: str) -> Literal["linear", "control-points", "dense"]:
     if family in DEFORMABLE_FAMILIES:
         return "control-points" if family in ("bspline", "tps") else "dense"
     # Only a name that is not built in needs the registry, which imports torch.
-    from napari_stnreg.transforms.registry import FAMILIES as REGISTERED
+    from napari_stnreg.transforms.registry import FAMILIES
 
-    if family not in REGISTERED:
-        raise ValueError(f"there is no transform family '{family}'; choose from {', '.join(REGISTERED)}")
-    return REGISTERED[family].fit_method
+    if family not in FAMILIES:
+        raise ValueError(f"there is no transform family '{family}'; choose from {', '.join(FAMILIES)}")
+    return FAMILIES[family].fit_method
 
 
 class RegistrationSettings(Settings):
