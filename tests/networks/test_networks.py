@@ -277,7 +277,7 @@ class TestSpatialTransformer:
         ours = (0.2 * torch.randn(2, 6)).requires_grad_()
         theirs = ours.detach().clone().requires_grad_()
         layer = SpatialTransformer(family="affine", padding="zeros")
-        result = layer(features, ours)
+        result = layer(features, parameters=ours)
         radius = np.sqrt((height**2 + width**2) / 12)
         ty, tx = theirs[:, 0] * radius, theirs[:, 1] * radius
         yy, yx, xy, xx = theirs[:, 2] + 1, theirs[:, 3], theirs[:, 4], theirs[:, 5] + 1
@@ -292,22 +292,50 @@ class TestSpatialTransformer:
         (wanted * weight).sum().backward()
         assert torch.allclose(ours.grad, theirs.grad, rtol=1e-3, atol=1e-2)
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("shape", [(18, 26), (9, 12, 10)])
+    @pytest.mark.parametrize("output_scale", [1.0, 0.5, 1.7])
+    def test_theta_is_the_matrix_of_the_paper(self, shape, dtype, output_scale):
+        ndim = len(shape)
+        output = [int(n * output_scale) for n in shape]
+        features = torch.rand(3, 2, *shape, dtype=dtype)
+        theta = torch.eye(ndim, ndim + 1, dtype=dtype) + 0.3 * torch.randn(3, ndim, ndim + 1, dtype=dtype)
+        layer = SpatialTransformer(output_shape=output, antialias=False)
+        wanted = F.grid_sample(
+            features, F.affine_grid(theta, [3, 2, *output], align_corners=False), align_corners=False
+        )
+        result = layer(features, theta)
+        assert result.dtype == dtype
+        torch.testing.assert_close(result, wanted, rtol=0, atol=1e-12 if dtype == torch.float64 else 1e-4)
+        torch.testing.assert_close(layer(features, theta[:1])[:1], result[:1])
+        torch.testing.assert_close(layer(features[:1], theta)[0], result[0])
+
+    def test_a_localization_may_predict_theta(self):
+        class Mirror(torch.nn.Module):
+            def forward(self, features):
+                return torch.tensor([[-1.0, 0, 0], [0, 1, 0]]).expand(len(features), 2, 3)
+
+        features = torch.rand(2, 3, 5, 7)
+        torch.testing.assert_close(SpatialTransformer(Mirror())(features), features.flip(-1), rtol=0, atol=1e-5)
+
     def test_the_gradient_reaches_the_feature_maps_too(self):
         features = torch.rand(1, 3, 12, 12, requires_grad=True)
-        SpatialTransformer(family="rigid")(features, torch.tensor([[0.1, 0.2, 0.3]])).sum().backward()
+        SpatialTransformer(family="rigid")(features, parameters=torch.tensor([[0.1, 0.2, 0.3]])).sum().backward()
         assert features.grad.abs().max() > 0
 
     def test_nearest_has_no_gradient_with_respect_to_the_parameters(self):
         features = torch.rand(1, 2, 16, 16)
         for kernel, has in (("nearest", False), ("linear", True), ("cubic", True)):
             theta = torch.tensor([[0.05, -0.1]], requires_grad=True)
-            result = SpatialTransformer(family="translation", kernel=kernel)(features, theta)
+            result = SpatialTransformer(family="translation", kernel=kernel)(features, parameters=theta)
             gradient = torch.autograd.grad(result.square().sum(), theta, allow_unused=True)[0]
             assert (gradient is not None and bool((gradient != 0).any())) == has
 
     def test_labels_stay_labels_under_nearest(self):
         labels = torch.randint(0, 9, (1, 1, 20, 20)).float()
-        result = SpatialTransformer(family="rigid", kernel="nearest")(labels, torch.tensor([[0.1, 0.0, 0.4]]))
+        result = SpatialTransformer(family="rigid", kernel="nearest")(
+            labels, parameters=torch.tensor([[0.1, 0.0, 0.4]])
+        )
         assert set(result.unique().tolist()) <= set(range(9))
 
     def test_a_coarser_output_of_fine_stripes_is_gray(self):
@@ -316,8 +344,8 @@ class TestSpatialTransformer:
         theta = torch.tensor([[0.0, 0.3]])  # shifted so that point sampling would meet the stripes unevenly
         inner = (slice(None), slice(None), slice(6, -6), slice(6, -6))
         kind = {"family": "translation", "output_shape": (28, 28), "padding": "border"}
-        smooth = SpatialTransformer(**kind)(stripes, theta)[inner]
-        moire = SpatialTransformer(**kind, antialias=False)(stripes, theta)[inner]
+        smooth = SpatialTransformer(**kind)(stripes, parameters=theta)[inner]
+        moire = SpatialTransformer(**kind, antialias=False)(stripes, parameters=theta)[inner]
         assert float((smooth - 0.5).abs().max()) < 0.15
         assert float((moire - 0.5).abs().max()) > 0.4
 
@@ -325,7 +353,7 @@ class TestSpatialTransformer:
         y, x = np.mgrid[:20, :30]
         ramp = torch.tensor(2.0 * y - x, dtype=torch.float32)[None, None]
         fine = SpatialTransformer(family="translation", output_shape=(40, 90), padding="border")
-        result = fine(ramp, torch.zeros(1, 2))[0, 0].numpy()
+        result = fine(ramp, parameters=torch.zeros(1, 2))[0, 0].numpy()
         y, x = np.meshgrid((np.arange(40) + 0.5) / 2 - 0.5, (np.arange(90) + 0.5) / 3 - 0.5, indexing="ij")
         assert np.allclose(result[2:-2, 3:-3], (2 * y - x)[2:-2, 3:-3], atol=1e-4)
 
@@ -333,7 +361,7 @@ class TestSpatialTransformer:
     def test_what_lies_outside_is_a_choice(self, padding):
         features = torch.ones(1, 1, 10, 10)
         shift = torch.tensor([[0.0, 1.0]])
-        result = SpatialTransformer(family="translation", padding=padding)(features, shift)
+        result = SpatialTransformer(family="translation", padding=padding)(features, parameters=shift)
         assert float(result.min()) == (0.0 if padding == "zeros" else 1.0)
 
     def test_it_learns_to_look_at_what_matters_inside_a_network(self):
@@ -358,10 +386,19 @@ class TestSpatialTransformer:
     def test_what_cannot_be_is_told_in_a_sentence(self):
         with pytest.raises(InputError, match="no localization"):
             SpatialTransformer()(torch.rand(1, 1, 8, 8))
-        with pytest.raises(InputError, match="this family needs 6"):
-            SpatialTransformer()(torch.rand(1, 1, 8, 8), torch.zeros(1, 5))
+        with pytest.raises(InputError, match="this family needs"):
+            SpatialTransformer()(torch.rand(1, 1, 8, 8), parameters=torch.zeros(1, 5))
+        for theta in (torch.zeros(1, 6), torch.zeros(2, 3), torch.zeros(1, 3, 4), torch.zeros(1, 3, 2)):
+            with pytest.raises(InputError, match="theta has the shape"):
+                SpatialTransformer()(torch.rand(1, 1, 8, 8), theta)
+        with pytest.raises(InputError, match="family is rigid"):
+            SpatialTransformer(family="rigid")(torch.rand(1, 1, 8, 8), torch.eye(2, 3)[None])
+        with pytest.raises(InputError, match="2 feature maps and 3 transforms"):
+            SpatialTransformer()(torch.rand(2, 1, 8, 8), torch.zeros(3, 2, 3))
+        with pytest.raises(InputError, match="not both"):
+            SpatialTransformer()(torch.rand(1, 1, 8, 8), torch.zeros(1, 2, 3), parameters=torch.zeros(1, 6))
         with pytest.raises(InputError, match="2D only"):
-            SpatialTransformer(kernel="cubic")(torch.rand(1, 1, 8, 8, 8), torch.zeros(1, 12))
+            SpatialTransformer(kernel="cubic")(torch.rand(1, 1, 8, 8, 8), parameters=torch.zeros(1, 12))
         with pytest.raises(InputError, match="kernel is one of"):
             SpatialTransformer(kernel="sinc")
 

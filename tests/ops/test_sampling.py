@@ -44,6 +44,25 @@ def test_linear_reading_agrees_with_scipy_inside_and_outside(shape, padding, mod
     np.testing.assert_allclose(ours[0, 0].numpy(), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(5, 64), (6, 7, 301)])
+def test_the_nearest_voxel_of_a_half_is_the_upper_one_everywhere(shape, dtype, padding):
+    image = noise(1, 1, *shape).to(dtype)
+    points = index_points(shape, dtype=dtype)[None] + 0.5
+    index = np.floor(points.numpy() + 0.5).astype(int)
+    inside = (index < np.asarray(shape)).all(axis=-1)
+    index = np.minimum(index, np.asarray(shape) - 1)
+    expected = image[0, 0].numpy()[tuple(np.moveaxis(index, -1, 0))]
+    if padding == "zeros":
+        expected = expected * inside
+    for ours in (
+        sample(image, points, padding=padding, mode="nearest"),
+        sample_normalized(image, normalized(points, shape), padding=padding, mode="nearest"),
+    ):
+        np.testing.assert_array_equal(ours[0].numpy(), expected)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_one_voxel_along_an_axis_is_one_voxel_along_that_axis(axis):
     image = noise(1, 1, 4, 6, 9)

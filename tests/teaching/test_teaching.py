@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+import napari_stnreg as sr
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.ops.interpolation import sample
 from napari_stnreg.teaching import (
@@ -22,6 +23,7 @@ from napari_stnreg.teaching import (
     save_state,
 )
 from napari_stnreg.teaching.frame_handles import NAMES, drag, handle_positions
+from napari_stnreg.transforms import AffineTransform
 
 SHAPE = (40, 56)
 
@@ -145,6 +147,19 @@ def test_the_written_sum_agrees_with_scipy_inside(kernel, order):
     inside = np.random.default_rng(2).uniform([0, 0], [39, 55], (100, 2))
     scipy = ndimage.map_coordinates(image, inside.T, order=order)
     assert np.allclose([interpolation_stencil(image, place, kernel).value[0] for place in inside], scipy, atol=1e-9)
+
+
+@pytest.mark.parametrize("place", [(0.5, 2.5), (1.5, 1.5), (2.5, 0.5)])
+def test_picture_engine_and_warp_read_the_same_voxel_at_a_half(place):
+    image = np.arange(20.0).reshape(4, 5)
+    expected = image[int(place[0] + 0.5), int(place[1] + 0.5)]
+    assert interpolation_stencil(image, place, "nearest").value[0] == expected
+    engine = sample(torch.from_numpy(image)[None, None], torch.tensor([[place]]).double(), mode="nearest")
+    assert float(engine) == expected
+    moved = sr.warp(
+        image, AffineTransform(np.array([[1, 0, place[0]], [0, 1, place[1]], [0, 0, 1]])), interpolation="nearest"
+    )
+    assert np.asarray(moved.data)[0, 0] == expected
 
 
 def test_four_neighbors_and_their_areas_by_hand():

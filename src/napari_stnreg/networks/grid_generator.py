@@ -12,7 +12,7 @@ from napari_stnreg.ops.lattice import affine_points, lattice_points
 from napari_stnreg.transforms import ChainTransform, DisplacementTransform, Transform
 
 
-def sampling_grid(transform: Transform, onto: Grid, image_grid: Grid) -> Tensor:
+def sampling_grid(transform: Transform, onto: Grid, image_grid: Grid, dtype: torch.dtype = torch.float32) -> Tensor:
     """Map the voxels of a grid into an image, in the sampler's normalized coordinates.
 
     Parameters
@@ -23,6 +23,8 @@ def sampling_grid(transform: Transform, onto: Grid, image_grid: Grid) -> Tensor:
         Grid of the result, in the fixed world.
     image_grid
         Grid of the moving image.
+    dtype
+        Type of the coordinates.
 
     Returns
     -------
@@ -44,16 +46,21 @@ def sampling_grid(transform: Transform, onto: Grid, image_grid: Grid) -> Tensor:
         parts = parts[:-1]
     place = torch.as_tensor(onto.matrix.copy(), dtype=last.dtype, device=last.device)
     if not parts:
-        return lattice_points((last @ place).float(), onto.shape)
+        return lattice_points((last @ place).to(dtype), onto.shape)
     field = parts[0].displacement_field() if len(parts) == 1 else None
     if field is not None:
-        return _dense(field, onto, last, place, is_axis_aligned)
+        return _dense(field, onto, last, place, is_axis_aligned, dtype)
     points = ChainTransform(parts).on_grid(onto)
     return affine_points(points, last.to(points.dtype))
 
 
 def _dense(
-    displacement: DisplacementTransform, onto: Grid, last: Tensor, place: Tensor, is_axis_aligned: bool
+    displacement: DisplacementTransform,
+    onto: Grid,
+    last: Tensor,
+    place: Tensor,
+    is_axis_aligned: bool,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Add the displacement in the sampler's coordinates to the base grid, without computing world points.
 
@@ -61,8 +68,8 @@ def _dense(
     GPU.
     """
     field = displacement.field_at(onto).movedim(1, -1)
-    base = lattice_points((last @ place).float(), onto.shape)
-    linear = last[:, :-1, :-1].float()
+    base = lattice_points((last @ place).to(dtype), onto.shape)
+    linear = last[:, :-1, :-1].to(dtype)
     ndim = onto.ndim
     swapped = linear.flip(1)
     diagonal = torch.diag_embed(swapped.diagonal(dim1=1, dim2=2))
@@ -105,5 +112,6 @@ def warp_batch(
     if not image.is_floating_point():
         labels = warp_batch(image.float(), transform, onto, image_grid, padding="zeros", mode="nearest")
         return labels.to(image.dtype)
-    coordinates = sampling_grid(transform, onto, image_grid or onto).to(image.dtype)
+    precision = torch.float64 if image.dtype == torch.float64 else torch.float32
+    coordinates = sampling_grid(transform, onto, image_grid or onto, precision).to(image.dtype)
     return sample_normalized(image, coordinates, padding=padding, mode=mode)

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, get_args
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from napari_stnreg.core.errors import InputError
@@ -14,7 +15,7 @@ from napari_stnreg.core.grid import Grid
 from napari_stnreg.networks.blocks import GlobalRegressor
 from napari_stnreg.networks.grid_generator import warp_batch
 from napari_stnreg.ops.interpolation import Kernel, Padding, smoothed_for
-from napari_stnreg.transforms import Transform, TransformFamily, make_family
+from napari_stnreg.transforms import AffineTransform, Transform, TransformFamily, make_family
 
 
 class SpatialTransformer(nn.Module):
@@ -24,8 +25,8 @@ class SpatialTransformer(nn.Module):
     ----------
     localization
         Module that maps feature maps ``(B, C, *shape)`` to the family's parameters, ``(B, ...)`` with
-        :meth:`parameter_count` numbers for each; zero is the identity. ``None`` if parameters are always passed to the
-        call. :meth:`with_cnn` makes one.
+        :meth:`parameter_count` numbers for each (zero is the identity), or to matrices theta, see Notes. ``None`` if
+        ``theta`` or ``parameters`` are always passed to the call. :meth:`with_cnn` makes one.
     family
         Transform family or its name.
     output_shape
@@ -40,8 +41,18 @@ class SpatialTransformer(nn.Module):
 
     Notes
     -----
-    The world is that of the feature map, in voxels about its center; under the identity its outer faces stay in place
-    for any output size. Parameters describe the pull-back: a shift of +1 along an axis moves the content by -1.
+    Both forms describe the pull-back: they map coordinates of the output to coordinates of the input.
+
+    - ``theta``, ``(B, 2, 3)`` in (x, y) order or ``(B, 3, 4)`` in (x, y, z) order, is the paper's matrix (equation 1)
+      on normalized coordinates: -1 and 1 are the outer faces of the feature map, as in
+      :func:`torch.nn.functional.affine_grid` with ``align_corners=False``. A last column of 0.5 along an axis of ``n``
+      pixels moves the content by ``-n / 4`` pixels.
+    - ``parameters``, ``(B, n)`` or in the family's own shape, are those of
+      :mod:`napari_stnreg.transforms`: in (z, y, x) order, zero is the identity. For linear families the first are the
+      shift in units of :func:`~napari_stnreg.transforms.linear.radius`.
+
+    One batch entry is broadcast over the other batch. Under the identity the outer faces stay in place for any output
+    size. ``float64`` feature maps are warped in double precision.
 
     References
     ----------
@@ -53,6 +64,12 @@ class SpatialTransformer(nn.Module):
     >>> stn = sr.SpatialTransformer.with_cnn(channels=3, shape=(32, 32), family="affine", output_shape=(16, 16))
     >>> stn(torch.rand(4, 3, 32, 32)).shape
     torch.Size([4, 3, 16, 16])
+
+    Mirror pictures from left to right with the paper's theta:
+
+    >>> theta = torch.tensor([[[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
+    >>> sr.SpatialTransformer()(torch.tensor([[[[1.0, 2.0, 3.0]]]]), theta)
+    tensor([[[[3., 2., 1.]]]])
     """
 
     def __init__(
@@ -109,7 +126,9 @@ class SpatialTransformer(nn.Module):
         """Return how many parameters the localization predicts for feature maps of a shape."""
         return int(np.prod(self.family.parameter_shape(_frame(tuple(shape)))))
 
-    def transform(self, features: Tensor, theta: Tensor | None = None) -> Transform:
+    def transform(
+        self, features: Tensor, theta: Tensor | None = None, *, parameters: Tensor | None = None
+    ) -> Transform:
         """Return the transforms for feature maps, in voxels about their center.
 
         Parameters
@@ -117,35 +136,80 @@ class SpatialTransformer(nn.Module):
         features
             ``(B, C, *shape)``.
         theta
-            Parameters to use instead of the localization's.
+            The paper's matrices instead of the localization's output, ``(B, 2, 3)`` or ``(B, 3, 4)``; for the affine
+            family only.
+        parameters
+            The family's parameters instead of the localization's output.
 
         Raises
         ------
         InputError
-            If there is no localization and no ``theta``, or the number of parameters is wrong.
+            If there is no localization and neither ``theta`` nor ``parameters``, both are given, or a shape is wrong.
         """
+        ndim = features.ndim - 2
         frame = _frame(tuple(features.shape[2:]))
-        wanted = self.family.parameter_shape(frame)
-        if theta is None:
-            if self.localization is None:
-                raise InputError("This spatial transformer has no localization network; pass theta.")
-            theta = self.localization(features)
-        if theta[0].numel() != int(np.prod(wanted)):
+        if theta is not None and parameters is not None:
+            raise InputError("Pass either theta or parameters, not both.")
+        if theta is not None and tuple(theta.shape[1:]) != (ndim, ndim + 1):
             raise InputError(
-                f"The localization returned {theta[0].numel()} parameters; this family needs {int(np.prod(wanted))}."
+                f"theta has the shape (B, {ndim}, {ndim + 1}), not {tuple(theta.shape)}. Pass the parameters of a "
+                "transform family as parameters=."
             )
-        return self.family(theta.reshape(-1, *wanted).float(), frame)
+        if theta is None and parameters is None:
+            if self.localization is None:
+                raise InputError("This spatial transformer has no localization network; pass theta or parameters.")
+            predicted = self.localization(features)
+            if tuple(predicted.shape[1:]) == (ndim, ndim + 1):
+                theta = predicted
+            else:
+                parameters = predicted
+        if theta is not None:
+            if self.family.name != "affine":
+                raise InputError(
+                    f"theta is an affine matrix, and this layer's family is {self.family.name}. Pass its parameters as "
+                    "parameters=."
+                )
+            batch = theta.shape[0]
+            made: Transform = _from_theta(_precise(theta), frame)
+        else:
+            assert parameters is not None
+            wanted = self.family.parameter_shape(frame)
+            count = int(np.prod(wanted))
+            if parameters.ndim < 2 or tuple(parameters.shape[1:]) not in ((count,), tuple(wanted)):
+                raise InputError(
+                    f"The parameters have the shape {tuple(parameters.shape)}; this family needs (B, {count})."
+                )
+            batch = parameters.shape[0]
+            made = self.family(_precise(parameters).reshape(-1, *wanted), frame)
+        if 1 not in (batch, features.shape[0]) and batch != features.shape[0]:
+            raise InputError(f"There are {features.shape[0]} feature maps and {batch} transforms.")
+        return made
 
-    def forward(self, features: Tensor, theta: Tensor | None = None) -> Tensor:
-        """Warp feature maps ``(B, C, *shape)``, ``(B, C, *output_shape)``."""
+    def forward(self, features: Tensor, theta: Tensor | None = None, *, parameters: Tensor | None = None) -> Tensor:
+        """Warp feature maps ``(B, C, *shape)`` to ``(B, C, *output_shape)``; arguments as in :meth:`transform`."""
         if self.kernel == "cubic" and features.ndim == 5:
             raise InputError("The cubic kernel is 2D only; use the linear kernel for volumes.")
         frame = _frame(tuple(features.shape[2:]))
-        transform = self.transform(features, theta)
+        transform = self.transform(features, theta, parameters=parameters)
         onto = frame if self.output_shape is None else frame.resized(self.output_shape)
         if self.antialias and self.kernel != "nearest":
             features = smoothed_for(features, [a / b for a, b in zip(frame.shape, onto.shape, strict=True)])
         return warp_batch(features, transform, onto, frame, padding=self.padding, mode=self.kernel)
+
+
+def _precise(values: Tensor) -> Tensor:
+    """Return double precision unchanged, everything else in single precision."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _from_theta(theta: Tensor, frame: Grid) -> AffineTransform:
+    """Return the affine transforms of the paper's matrices ``(B, D, D + 1)``, in voxels about the center."""
+    half = torch.tensor(frame.shape, dtype=theta.dtype, device=theta.device) / 2
+    matrix = theta[:, :, :-1].flip(1, 2) * half[:, None] / half
+    shift = theta[:, :, -1].flip(1) * half
+    last = torch.zeros_like(theta[:, :1])
+    last[..., -1] = 1
+    return AffineTransform(torch.cat([torch.cat([matrix, shift[..., None]], dim=2), last], dim=1))
 
 
 @lru_cache(maxsize=64)

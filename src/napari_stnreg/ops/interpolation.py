@@ -21,7 +21,7 @@ from napari_stnreg.ops.filters import gaussian
 
 Padding = Literal["zeros", "border", "reflection"]
 Kernel = Literal["linear", "nearest", "cubic"]
-_KERNELS = {"linear": "bilinear", "nearest": "nearest", "cubic": "bicubic"}
+_KERNELS = {"linear": "bilinear", "cubic": "bicubic"}
 
 
 def index_points(
@@ -62,19 +62,20 @@ def sample(
     padding
         Outside the image: zeros, the value at the border, or the image mirrored at its outer faces.
     mode
-        Linear (bilinear or trilinear), the nearest voxel, or in 2D cubic convolution (Keys 1981, ``a = -0.75``).
+        Linear (bilinear or trilinear), the nearest voxel (the integer kernel of Jaderberg et al., see
+        :func:`nearest_index`), or in 2D cubic convolution (Keys 1981, ``a = -0.75``).
 
     Returns
     -------
     Tensor
         ``(B, C, *out)``; differentiable in the image and, except for the nearest voxel, in the points.
     """
-    grid = normalized(points, image.shape[2:]).to(image.dtype)
-    if image.shape[0] != grid.shape[0]:  # one image read at many sets of points, or many images at the same points
-        batch = max(image.shape[0], grid.shape[0])
-        image, grid = image.expand(batch, *image.shape[1:]), grid.expand(batch, *grid.shape[1:])
+    grid = points if mode == "nearest" else normalized(points, image.shape[2:]).to(image.dtype)
+    image, grid = _broadcast(image, grid)
     out_shape = points.shape[1:-1]
     ndim = points.shape[-1]
+    if mode == "nearest":
+        return _sample_nearest(image, grid, padding, 0.0)
     if len(out_shape) != ndim:  # a list of points, not a grid: give it the axes that grid_sample wants
         grid = grid.reshape(grid.shape[0], *([1] * (ndim - 1)), -1, ndim)
     result = _grid_sample(image, grid, padding, mode)
@@ -83,7 +84,34 @@ def sample(
 
 def sample_normalized(image: Tensor, grid: Tensor, *, padding: Padding = "zeros", mode: Kernel = "linear") -> Tensor:
     """Sampling at coordinates that are normalized already, ``(B, *out, D)``; for loops that keep them so."""
-    return _grid_sample(image, grid, padding, mode)
+    return _grid_sample(*_broadcast(image, grid), padding, mode)
+
+
+def _broadcast(image: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
+    """Expand one image that is read at many sets of points, or one set of points of many images."""
+    if image.shape[0] == grid.shape[0]:
+        return image, grid
+    batch = max(image.shape[0], grid.shape[0])
+    return image.expand(batch, *image.shape[1:]), grid.expand(batch, *grid.shape[1:])
+
+
+def nearest_index(points: Tensor) -> Tensor:
+    """Return the index of the nearest voxel, ``floor(x + 1/2)``: halfway between two voxels it is the upper one.
+
+    This is the integer kernel of Jaderberg et al., 2015, equation 4. Rounding halves to even, which :func:`torch.round`
+    and :func:`torch.nn.functional.grid_sample` do, would alternate from one voxel to the next.
+
+    Parameters
+    ----------
+    points
+        Voxel coordinates of any shape.
+
+    Returns
+    -------
+    Tensor
+        Indices, int64.
+    """
+    return (points + 0.5).floor().to(torch.int64)
 
 
 def sampler_matrix(shape: Sequence[int], to_index: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -110,7 +138,36 @@ def sampler_matrix(shape: Sequence[int], to_index: npt.NDArray[np.float64]) -> n
     return np.concatenate([matrix[:ndim][::-1], matrix[ndim:]])
 
 
+def _sample_nearest(image: Tensor, points: Tensor, padding: Padding, tolerance: float) -> Tensor:
+    """Read the nearest voxels at voxel coordinates ``(B, *out, D)``; a half that was missed by rounding is a half."""
+    shape = image.shape[2:]
+    flat = torch.zeros(points.shape[:-1], dtype=torch.int64, device=points.device)
+    inside = torch.ones_like(flat, dtype=torch.bool)
+    for axis, n in enumerate(shape):
+        position = points[..., axis].detach()
+        if padding == "reflection":  # mirrored at the outer faces, -1/2 and n - 1/2
+            position = (position + 0.5).remainder(2 * n)
+            position = torch.minimum(position, 2 * n - position) - 0.5
+        index = nearest_index(position + tolerance * n)
+        if padding == "zeros":
+            inside &= (index >= 0) & (index < n)
+        flat = flat * n + index.clamp_(0, n - 1)
+    batch, channels = image.shape[:2]
+    where = flat.reshape(batch, 1, -1).expand(batch, channels, -1)
+    result = image.reshape(batch, channels, -1).gather(2, where).reshape(batch, channels, *points.shape[1:-1])
+    if padding == "zeros":
+        result = result * inside[:, None]
+    if points.requires_grad:  # the gradient with respect to the points is zero, not missing
+        result = result + (points * 0).sum(dim=-1)[:, None]
+    return result
+
+
 def _grid_sample(image: Tensor, grid: Tensor, padding: Padding, mode: Kernel) -> Tensor:
+    if mode == "nearest":
+        size = constant(list(image.shape[2:]), grid)
+        points = (grid.flip(-1) + 1) * (size / 2) - 0.5
+        # Normalized coordinates miss a half by some units in the last place of the image's width.
+        return _sample_nearest(image, points, padding, 4 * torch.finfo(grid.dtype).eps)
     kernel = _KERNELS[mode]
     threads = torch.get_num_threads() if image.device.type == "cpu" else 1
     if grid.shape[0] > 1 or threads < 2 or grid.numel() < 100_000:

@@ -14,7 +14,7 @@ from torch import Tensor
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.ops.interpolation import sample
+from napari_stnreg.ops.interpolation import nearest_index, sample
 from napari_stnreg.ops.lattice import lattice_points
 
 Interpolation = Literal["linear", "nearest", "cubic"]
@@ -119,8 +119,7 @@ def _nearest(flat: Array, device: torch.device) -> _Sampler:
     def read(index: Tensor) -> Array:
         where = torch.zeros(index.shape[:-1], dtype=torch.int64, device=index.device)
         for axis, size in enumerate(shape):
-            # Halfway between two voxels the upper one, on every axis (rounding to even would alternate).
-            here = (index[..., axis] + 0.5).floor_().to(torch.int64).clamp_(0, size - 1)
+            here = nearest_index(index[..., axis]).clamp_(0, size - 1)
             where = where.mul_(size).add_(here)
         return np.asarray(rows[where.cpu().numpy()])
 

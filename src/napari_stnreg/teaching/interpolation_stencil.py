@@ -89,8 +89,7 @@ def interpolation_stencil(
     read = where
     if kernel != "cubic" and padding != "zeros":  # the position itself is padded; cubic pads each neighbor
         read = np.array([_pad_coordinate(p, n, padding) for p, n in zip(where, shape, strict=True)])
-    # Halves round to the even neighbor, as in the sampler.
-    cell = np.rint(read).astype(int) if kernel == "nearest" else np.floor(read).astype(int)
+    cell = np.floor(read + 0.5 if kernel == "nearest" else read).astype(int)
     taps = {"nearest": (0,), "linear": (0, 1), "cubic": (-1, 0, 1, 2)}[kernel]
     weights = [_weights(float(p - c), kernel) for p, c in zip(read, cell, strict=True)]
     neighbors, total = [], np.zeros(array.shape[2])

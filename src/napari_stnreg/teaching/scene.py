@@ -237,7 +237,7 @@ class Scene:
         grid = self.output_grid
         with torch.no_grad():
             arrive = self.transform.inverse().on_grid(self.grid, torch.float64)[0].numpy()
-        index = np.rint(grid.to_index(arrive)).reshape(-1, 2)
+        index = np.floor(grid.to_index(arrive) + 0.5).reshape(-1, 2)
         inside = ((index >= 0) & (index < grid.shape)).all(axis=1)
         place = np.ravel_multi_index(tuple(index[inside].astype(np.intp).T), grid.shape)
         arrivals = np.bincount(place, minlength=grid.size)
