@@ -17,8 +17,8 @@ from .io.image import read as read
 from .io.image import read_image as read_image
 from .io.image import read_series as read_series
 from .io.image import write_image as write_image
-from .io.transforms import load_transform as load_transform
-from .io.transforms import save as save
+from .io.transform_io import load_transform as load_transform
+from .io.transform_io import save as save
 from .models.model import Model as Model
 from .models.model_file import load as load
 from .models.model_file import load_model as load_model

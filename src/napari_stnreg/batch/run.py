@@ -25,7 +25,7 @@ from napari_stnreg.io.image import read_image, suffix_of
 from napari_stnreg.io.inputs import labels_for
 from napari_stnreg.io.points import read_landmarks
 from napari_stnreg.io.series import placed_as, write_or_tiff
-from napari_stnreg.io.transforms import load_transform, save
+from napari_stnreg.io.transform_io import load_transform, save
 from napari_stnreg.registration.api import register_steps
 from napari_stnreg.registration.result import Progress, Result
 from napari_stnreg.registration.settings import RegistrationSettings

@@ -88,7 +88,7 @@ def _apply_to_images(
     from napari_stnreg.io.image import read_content, suffix_of
     from napari_stnreg.io.inputs import read_some
     from napari_stnreg.io.series import placed_as, write_series
-    from napari_stnreg.io.transforms import load_transform
+    from napari_stnreg.io.transform_io import load_transform
     from napari_stnreg.resampling.warp import warp
 
     suffix_of(output)  # report an unsupported name before the work
@@ -119,7 +119,7 @@ def _apply_to_points(path: Path, points: Path, reference: Path | None, output: P
     """Map points of the moving side to the fixed side, through the inverse; ``inverse`` swaps the sides."""
     from napari_stnreg.io.image import read_content
     from napari_stnreg.io.points import read_table, write_table
-    from napari_stnreg.io.transforms import load_transform
+    from napari_stnreg.io.transform_io import load_transform
     from napari_stnreg.resampling.geometry import GeometryTransformer
 
     target = None if reference is None else read_content(reference)

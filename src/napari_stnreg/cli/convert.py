@@ -47,8 +47,8 @@ def convert(
     """
     check_output(output, (input, fixed, moving), overwrite=overwrite)
     from napari_stnreg.io.image import read_content
-    from napari_stnreg.io.transform_file import load_transform_file
-    from napari_stnreg.io.transforms import load_transform, save, transform_ending
+    from napari_stnreg.io.safetensors_format import load_transform_file
+    from napari_stnreg.io.transform_io import load_transform, save, transform_ending
 
     fixed_image, moving_image = (None if path is None else read_content(path) for path in (fixed, moving))
     info = None

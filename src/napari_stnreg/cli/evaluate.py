@@ -74,7 +74,7 @@ def evaluate(
     from napari_stnreg.io.image import read_image
     from napari_stnreg.io.inputs import labels_for, read_one
     from napari_stnreg.io.points import read_landmarks
-    from napari_stnreg.io.transforms import load_transform
+    from napari_stnreg.io.transform_io import load_transform
     from napari_stnreg.resampling.masks import read_mask
 
     fixed_image = override_geometry(

@@ -81,8 +81,8 @@ def _image(path: Path) -> list[tuple[str, str]]:
 
 
 def _transform(path: Path) -> list[tuple[str, str]]:
-    from napari_stnreg.io.transform_file import load_transform_file
-    from napari_stnreg.io.transforms import load_transform  # brings torch
+    from napari_stnreg.io.safetensors_format import load_transform_file
+    from napari_stnreg.io.transform_io import load_transform  # brings torch
 
     info: dict[str, Any] = {}
     if path.suffix.lower() == ".safetensors":

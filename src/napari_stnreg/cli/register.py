@@ -79,7 +79,7 @@ def register(
     landmarks = read_landmarks(
         annotations.landmarks, annotations.fixed_landmarks, annotations.moving_landmarks, fixed_image.ndim
     )
-    from napari_stnreg.io.transforms import load_transform
+    from napari_stnreg.io.transform_io import load_transform
     from napari_stnreg.registration.api import register_steps
 
     start = None
@@ -184,7 +184,7 @@ def _write(
 ) -> list[Path]:
     """Write the results. The transforms come first, since they cannot be made again from the rest."""
     from napari_stnreg.io.series import placed_as, write_or_tiff
-    from napari_stnreg.io.transforms import save
+    from napari_stnreg.io.transform_io import save
 
     series = all_frames and len(frames) > 1
     folder.clear("warped", ("transform.safetensors", "transform_*.safetensors", "report.json"))

@@ -210,8 +210,8 @@ def read_entry(path: str, fixed: Place | None = None, moving: Place | None = Non
     InputError
         If it cannot be read, or holds something else.
     """
-    from napari_stnreg.io.transform_file import load_transform_file
-    from napari_stnreg.io.transforms import ENDING, load_transform, transform_ending
+    from napari_stnreg.io.safetensors_format import load_transform_file
+    from napari_stnreg.io.transform_io import ENDING, load_transform, transform_ending
 
     info: dict[str, Any] = {}
     if transform_ending(path) == ENDING:
@@ -243,7 +243,7 @@ def write_entry(entry: TransformEntry, path: str) -> Path:
     InputError
         If the ending is unknown, the format cannot hold it, or the file cannot be written.
     """
-    from napari_stnreg.io.transforms import ENDING, SAVE_ENDINGS, save, transform_ending
+    from napari_stnreg.io.transform_io import ENDING, SAVE_ENDINGS, save, transform_ending
 
     if transform_ending(path, SAVE_ENDINGS) != ENDING:
         return save(entry.transform, path, grid=entry.grid)

@@ -13,8 +13,8 @@ from torch import Tensor
 from napari_stnreg.core import container
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import CoordinateSystem, HasGrid
-from napari_stnreg.io.transform_file import transform_from
-from napari_stnreg.io.transforms import ENDING, load_transform, transform_ending
+from napari_stnreg.io.safetensors_format import transform_from
+from napari_stnreg.io.transform_io import ENDING, load_transform, transform_ending
 from napari_stnreg.models.input_spec import InputSpec
 from napari_stnreg.models.model import Model
 from napari_stnreg.models.pretrained import find_model as find_model

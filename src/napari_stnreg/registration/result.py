@@ -23,7 +23,7 @@ from napari_stnreg.core.provenance import package_versions
 from napari_stnreg.evaluation.report import Scorecard
 from napari_stnreg.evaluation.scorecard import evaluate, image_scores, landmark_scores
 from napari_stnreg.io.conversion import ImageLike, as_image
-from napari_stnreg.io.transforms import save
+from napari_stnreg.io.transform_io import save
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.resampling.warp import Interpolation, warp
 from napari_stnreg.transforms import Transform

@@ -11,7 +11,7 @@ from napari_stnreg.io.transform_entry import TransformEntry
 
 def file_to_load(parent: QWidget) -> str | None:
     """The file that a person chooses to load a transform from; ``None`` if they think better of it."""
-    from napari_stnreg.io.transforms import LOAD_ENDINGS
+    from napari_stnreg.io.transform_io import LOAD_ENDINGS
 
     path, _ = QFileDialog.getOpenFileName(parent, "Load a transform", "", file_filters(LOAD_ENDINGS, all_first=True))
     return path or None
@@ -19,7 +19,7 @@ def file_to_load(parent: QWidget) -> str | None:
 
 def file_to_save(parent: QWidget, entry: TransformEntry) -> str | None:
     """The file that a person chooses to save a transform in; our own format if they name no other."""
-    from napari_stnreg.io.transforms import SAVE_ENDINGS
+    from napari_stnreg.io.transform_io import SAVE_ENDINGS
 
     name = "".join(c if c.isalnum() or c in "-_+." else "_" for c in f"{entry.moving}_to_{entry.fixed}")
     filters = file_filters(SAVE_ENDINGS)
@@ -31,7 +31,7 @@ def file_to_save(parent: QWidget, entry: TransformEntry) -> str | None:
 
 def file_filters(endings: tuple[str, ...], *, all_first: bool = False) -> str:
     """Formats of transform files, as Qt's file dialogs take them."""
-    from napari_stnreg.io.transforms import FORMATS
+    from napari_stnreg.io.transform_io import FORMATS
 
     entries = [f"{FORMATS.get(ending, 'ITK transform of ANTs')} (*{ending})" for ending in endings]
     if all_first:

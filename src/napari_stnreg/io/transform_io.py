@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from napari_stnreg.core.atomic_io import atomic_path
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.io.transform_file import load_transform_file
+from napari_stnreg.io.safetensors_format import load_transform_file
 from napari_stnreg.transforms import Transform
 
 if TYPE_CHECKING:

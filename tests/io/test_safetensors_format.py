@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.io.transform_file import load_transform_file
+from napari_stnreg.io.safetensors_format import load_transform_file
 from napari_stnreg.transforms import AffineTransform, ChainTransform, InverseTransform, chain, make_family
 
 GRID = Grid.from_spacing((6, 5, 7), (2.0, 0.1, 1 / 3), (1e5, -7, 0.1), unit="um")
