@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import napari_stnreg as sr
-from napari_stnreg.batch import batch_steps, read_jobs
+from napari_stnreg.batch import batch_steps, pair_folders, read_jobs
 from napari_stnreg.cli import main
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.progress import run_to_completion
@@ -161,6 +161,66 @@ def test_bad_lists_are_refused(tmp_path, monkeypatch, capsys, text, sentence):
     assert main(["batch", "jobs.csv", "-o", "out"]) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def two_folders(tmp_path):
+    """A folder of fixed and one of moving images, with a file that is no image."""
+    for side in ("fixed", "moving"):
+        (tmp_path / side).mkdir()
+        for name in ("s.1.png", "s.2.png", "s.3.png"):  # dots in a name do not end it
+            imageio.imwrite(tmp_path / side / name, draw((0.0, 2.0) if side == "moving" else (0.0, 0.0)))
+    (tmp_path / "moving" / "notes.md").write_text("not an image")
+    return tmp_path
+
+
+def names_of(jobs):
+    return [(job.fixed.name, job.moving.name) for job in jobs]
+
+
+def test_pair_folders_by_name_order_or_with_one_image(two_folders):
+    fixed, moving = two_folders / "fixed", two_folders / "moving"
+    assert names_of(pair_folders(fixed, moving)) == [(f"s.{n}.png",) * 2 for n in (1, 2, 3)]
+    with_one = pair_folders(fixed / "s.1.png", moving)
+    assert [job.fixed.name for job in with_one] == ["s.1.png"] * 3
+    assert len({job.name for job in with_one}) == 3
+    assert names_of(pair_folders(fixed, moving / "s.2.png")) == [(f"s.{n}.png", "s.2.png") for n in (1, 2, 3)]
+    assert len({job.name for job in pair_folders(fixed, moving / "s.2.png")}) == 3
+    for number, path in enumerate(sorted(moving.glob("*.png"))):
+        path.rename(path.with_name(f"other{number}.png"))
+    assert names_of(pair_folders(fixed, moving)) == [(f"s.{n}.png", f"other{n - 1}.png") for n in (1, 2, 3)]
+
+
+def test_pair_folders_refuses_a_moving_image_without_a_partner(two_folders):
+    fixed, moving = two_folders / "fixed", two_folders / "moving"
+    (fixed / "s.2.png").unlink()
+    with pytest.raises(sr.InputError, match=r"2 fixed and 3 moving images, and 's\.2\.png' has no fixed image"):
+        pair_folders(fixed, moving)
+    (fixed / "s.1.tif").write_bytes((fixed / "s.1.png").read_bytes())
+    (moving / "s.2.png").unlink()
+    with pytest.raises(sr.InputError, match=r"'s\.1\.png' has no fixed image of its own"):
+        pair_folders(fixed, moving)
+    (two_folders / "empty").mkdir()
+    with pytest.raises(sr.InputError, match="no images"):
+        pair_folders(fixed, two_folders / "empty")
+    with pytest.raises(sr.InputError, match="'missing' does not exist"):
+        pair_folders("missing", moving)
+
+
+def test_the_command_registers_two_folders(two_folders, monkeypatch, capsys):
+    monkeypatch.chdir(two_folders)
+    words = ["batch", "--fixed", "fixed", "--moving", "moving", "-o", "out", "--family", "translation", "--preset",
+             "fast", "--iterations", "12"]  # fmt: skip
+    assert main(words) == 0
+    rows = list(csv.DictReader((two_folders / "out" / "scores.csv").read_text().splitlines()))
+    assert [row["state"] for row in rows] == ["done"] * 3
+    transform = sr.load(two_folders / "out" / rows[0]["name"] / "transform.safetensors")
+    np.testing.assert_allclose(transform.map_points([[30, 30]])[0] - 30, (0, 2), atol=0.15)
+    capsys.readouterr()
+    for wrong in (["batch", "-o", "x"], ["batch", "--fixed", "fixed", "-o", "x"],
+                  ["batch", "a.csv", "--fixed", "fixed", "--moving", "moving", "-o", "x"]):  # fmt: skip
+        assert main(wrong) == 2
+        assert "either a list of pairs" in capsys.readouterr().err
 
 
 def test_a_folder_of_something_else_is_left_alone(folder):

@@ -8,8 +8,6 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from napari_stnreg.batch.pairing import pairs_of
-from napari_stnreg.core.errors import InputError
 from tests.helpers.napari_user import open_from_menu
 from tests.widgets.conftest import blobs
 
@@ -82,24 +80,6 @@ def test_stop_and_resume_do_no_pair_twice(batch, folder, engine, run, qtbot):
     run(batch)
     assert states(batch) == ["kept", "failed", "done"]
     assert len(engine.calls) == calls + 1
-
-
-def test_folders_are_paired_by_name_order_or_to_one_image(folder):
-    jobs = pairs_of(str(folder / "fixed"), str(folder / "moving"))
-    assert [(job.fixed.name, job.moving.name) for job in jobs] == [(f"s{n}.tif",) * 2 for n in range(3)]
-    for number, path in enumerate(sorted((folder / "moving").glob("*.tif"))):
-        path.rename(path.with_name(f"other{number}.tif"))
-    jobs = pairs_of(str(folder / "fixed"), str(folder / "moving"))
-    assert [(job.fixed.name, job.moving.name) for job in jobs] == [(f"s{n}.tif", f"other{n}.tif") for n in range(3)]
-    jobs = pairs_of(str(folder / "fixed" / "s0.tif"), str(folder / "moving"))
-    assert [job.fixed.name for job in jobs] == ["s0.tif"] * 3
-    assert len({job.name for job in jobs}) == 3
-    (folder / "moving" / "other0.tif").unlink()
-    with pytest.raises(InputError, match="3 fixed and 2 moving"):
-        pairs_of(str(folder / "fixed"), str(folder / "moving"))
-    (folder / "empty").mkdir()
-    with pytest.raises(InputError, match="no images"):
-        pairs_of(str(folder / "fixed"), str(folder / "empty"))
 
 
 def test_what_is_missing_is_said_in_a_sentence(batch, folder, viewer):

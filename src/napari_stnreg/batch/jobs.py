@@ -1,4 +1,4 @@
-"""The list of a batch: a CSV file with one pair of images in each row."""
+"""The pairs of a batch, from a CSV file with one pair in each row or from two folders."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.io.image import suffix_of
 from napari_stnreg.registration.settings import RegistrationSettings
 
 FILES = ("fixed_mask", "moving_mask", "fixed_labels", "moving_labels", "landmarks", "fixed_landmarks",
@@ -19,18 +20,18 @@ FILES = ("fixed_mask", "moving_mask", "fixed_labels", "moving_labels", "landmark
 
 @dataclass(frozen=True)
 class Job:
-    """One pair to be registered.
+    """One pair of images to register.
 
     Parameters
     ----------
     name
-        Of its folder among the results.
+        Name of the pair's folder in the output folder.
     fixed, moving
-        The images.
+        Image files.
     files
-        Further files by the names in :data:`FILES`.
+        Masks, labels, landmarks and start transform, by the names in :data:`FILES`.
     settings
-        What differs from the batch's settings, as it is written.
+        Settings of this pair alone, as text; they win over the settings of the batch.
     """
 
     name: str
@@ -40,12 +41,12 @@ class Job:
     settings: Mapping[str, str] = field(default_factory=dict)
 
     def file(self, name: str) -> Path | None:
-        """A further file, or ``None``."""
+        """Return the file of a name in :data:`FILES`, or ``None``."""
         return self.files.get(name)
 
     @property
     def paths(self) -> list[Path]:
-        """Every file that is read."""
+        """All input files of the pair."""
         return [self.fixed, self.moving, *self.files.values()]
 
 
@@ -88,7 +89,7 @@ def read_jobs(path: str | Path) -> list[Job]:
         name = row.get("name") or f"{number:04d}_{_stem(places['moving'])}_to_{_stem(places['fixed'])}"
         settings = {key: row[key] for key in RegistrationSettings.model_fields if row.get(key)}
         files = {key: place for key, place in places.items() if key in FILES}
-        jobs.append(Job(folder_name(name), places["fixed"], places["moving"], files, settings))
+        jobs.append(Job(_folder_name(name), places["fixed"], places["moving"], files, settings))
     if not jobs:
         raise InputError(f"'{path.name}' lists no pairs.")
     names = [job.name for job in jobs]
@@ -98,8 +99,71 @@ def read_jobs(path: str | Path) -> list[Job]:
     return jobs
 
 
-def folder_name(name: str) -> str:
-    """A name that every system takes as a folder's."""
+def pair_folders(fixed: str | Path, moving: str | Path) -> list[Job]:
+    """Pair the images of two folders.
+
+    Images of equal names are paired. If no names agree and both folders hold the same number of images, they are paired
+    in the order of their names. A single fixed or moving image is paired with every image of the other folder.
+
+    Parameters
+    ----------
+    fixed, moving
+        A folder, or one image.
+
+    Raises
+    ------
+    InputError
+        If a path does not exist, a folder holds no images, or a moving image has no unique fixed image.
+    """
+    fixed_images, moving_images = _list_images(fixed, "fixed"), _list_images(moving, "moving")
+    if Path(fixed).is_file() or Path(moving).is_file():
+        pairs = [(a, b) for a in fixed_images for b in moving_images if a.resolve() != b.resolve()]
+    else:
+        by_name: dict[str, list[Path]] = {}
+        for image in fixed_images:
+            by_name.setdefault(_stem(image), []).append(image)
+        unmatched = [image for image in moving_images if len(by_name.get(_stem(image), [])) != 1]
+        if not unmatched:
+            pairs = [(by_name[_stem(image)][0], image) for image in moving_images]
+        elif not any(_stem(image) in by_name for image in moving_images) and len(fixed_images) == len(moving_images):
+            pairs = list(zip(fixed_images, moving_images, strict=True))
+        else:
+            raise InputError(
+                f"The folders hold {len(fixed_images)} fixed and {len(moving_images)} moving images, and "
+                f"'{unmatched[0].name}' has no fixed image of its own name. Use equal names, equal numbers of images, "
+                "or one fixed image for all."
+            )
+    if not pairs:
+        raise InputError(f"'{moving}' holds no image other than the fixed one.")
+    several_fixed = Path(moving).is_file() and not Path(fixed).is_file()
+    names = [_folder_name(_stem(a if several_fixed else b)) for a, b in pairs]
+    unique = [n if names.count(n) == 1 else f"{number:04d}_{n}" for number, n in enumerate(names, start=1)]
+    return [Job(name, a, b) for name, (a, b) in zip(unique, pairs, strict=True)]
+
+
+def _list_images(path: str | Path, side: str) -> list[Path]:
+    """Return the image at a path, or the images in a folder in the order of their names."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"The {side} image or folder '{path}' does not exist.")
+    if path.is_file():
+        return [path]
+    found = [one for one in sorted(path.iterdir()) if one.is_file() and _suffix(one) and one.name[0] != "."]
+    if not found:
+        raise InputError(f"The {side} folder '{path}' holds no images that can be read.")
+    return found
+
+
+def _suffix(path: Path) -> str:
+    """Return the suffix of an image file, and an empty string for any other file."""
+    try:
+        return suffix_of(path)
+    except InputError:
+        return ""
+
+
+def _folder_name(name: str) -> str:
+    """Replace the characters that are not valid in folder names on every system."""
     return re.sub(r"[^\w.+-]+", "_", name).strip("._") or "pair"
 
 
@@ -118,4 +182,4 @@ def _check_columns(columns: list[str], name: str) -> None:
 
 
 def _stem(path: Path) -> str:
-    return path.name.split(".")[0]
+    return path.name[: -len(_suffix(path)) or None]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from napari_stnreg.cli.exit_code import ExitCode
 from napari_stnreg.cli.options import AsSettings, Config, Output, merge_config
 from napari_stnreg.cli.progress import PROGRESS, Interrupt, ProgressDisplay, logger
-from napari_stnreg.core.errors import FitError
+from napari_stnreg.core.errors import FitError, InputError
 from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.registration.settings import RegistrationSettings
 
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 
 def batch(
-    jobs: Path,
+    jobs: Path | None = None,
     /,
     *,
     output: Output,
+    fixed: Path | None = None,
+    moving: Path | None = None,
     restart: bool = False,
     config: Config = None,
     settings: Annotated[RegistrationSettings, AsSettings] = RegistrationSettings(),  # noqa: B008
@@ -30,7 +32,8 @@ def batch(
 
     JOBS is a CSV file with the columns fixed and moving and, as needed, name, fixed_mask, moving_mask, fixed_labels,
     moving_labels, landmarks, fixed_landmarks, moving_landmarks, start_transform, and any setting for its row alone.
-    Paths are relative to the file's folder. The output folder then holds scores.csv, summary.html and a folder for
+    Paths are relative to the file's folder. Instead of a list, --fixed and --moving name two folders whose images are
+    paired by name, or one image and a folder. The output folder then holds scores.csv, summary.html and a folder for
     each pair. A pair that fails does not end the batch. The same command again keeps what is done and continues.
 
     Parameters
@@ -39,14 +42,23 @@ def batch(
         CSV file with one pair in each row.
     output
         Folder for the results.
+    fixed
+        Folder of fixed images, or one fixed image for all, instead of a list.
+    moving
+        Folder of moving images.
     restart
         Run every row again, also those that are done.
     config
         JSON file of settings for all pairs. Flags win.
     """
-    from napari_stnreg.batch import batch_steps, read_jobs
+    from napari_stnreg.batch import batch_steps, pair_folders, read_jobs
 
-    pairs = read_jobs(jobs)
+    if jobs is not None and fixed is None and moving is None:
+        pairs = read_jobs(jobs)
+    elif jobs is None and fixed is not None and moving is not None:
+        pairs = pair_folders(fixed, moving)
+    else:
+        raise InputError("Give either a list of pairs (JOBS), or both --fixed and --moving.")
     steps = batch_steps(pairs, output, merge_config(settings, config), restart=restart)
     answer = "Stopping; finished pairs are kept, and the same command continues. Press Ctrl+C again to abort."
     with Interrupt(answer) as interrupt, ProgressDisplay(len(pairs), unit="pair") as display:

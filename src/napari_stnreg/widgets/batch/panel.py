@@ -283,11 +283,11 @@ class BatchPanel(TaskPanel):
 
     def list_pairs(self, fixed: str, moving: str) -> bool:
         """Take the pairs from folders."""
-        from napari_stnreg.batch.pairing import pairs_of  # imports torch, which opening the panel must not
+        from napari_stnreg.batch import pair_folders  # imports torch, which opening the panel must not
 
         self.fixed_edit.setText(str(fixed))
         self.moving_edit.setText(str(moving))
-        return self._take(pairs_of, str(fixed), str(moving))
+        return self._take(pair_folders, str(fixed), str(moving))
 
     def _take(self, find: Any, *arguments: Any) -> bool:
         try:
