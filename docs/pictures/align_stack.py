@@ -49,9 +49,9 @@ def scene(name: str, folder: Path, written: argparse.Namespace) -> None:
     viewer.add_image(data, name="sections", scale=scales, units=(unit,) * 3, axis_labels=("z", "y", "x"))
     panel = stage.dock("Align section stack")
     if name == STRAIGHTENED:
-        panel.inputs.trend.set_current("remove")
+        panel.inputs.field("trend").set_current("remove")
     if unfolded:
-        stage.remove_folds((panel.inputs.more, panel.mend))
+        stage.remove_folds((panel.inputs.advanced, panel.mend))
     pump(1.0)
     viewer.reset_view()
 

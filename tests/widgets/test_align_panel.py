@@ -27,9 +27,9 @@ def raw():
 def panel(viewer, raw):
     viewer.add_image(raw, name="stack", scale=(50, 8, 8), units=("nm",) * 3, axis_labels=("z", "y", "x"))
     panel = open_from_menu(viewer, "align")
-    panel.inputs.deform.setChecked(False)
-    panel.inputs.search_rotations.setChecked(False)
-    panel.inputs.motion.set_current("translation")
+    panel.inputs.field("deform").setChecked(False)
+    panel.inputs.field("search_rotations").setChecked(False)
+    panel.inputs.field("motion").set_current("translation")
     return panel
 
 
@@ -154,7 +154,7 @@ def test_saving_writes_ome_zarr_with_displacement_and_report(aligned, tmp_path, 
 
 
 def test_stopped_and_started_again_it_goes_on(panel, qtbot, run):
-    panel.inputs.deform.setChecked(True)
+    panel.inputs.field("deform").setChecked(True)
     panel.start()
     qtbot.waitUntil(lambda: panel.bar.value() > 100 or not panel.running, timeout=60_000)
     qtbot.mouseClick(panel.stop_button, Qt.MouseButton.LeftButton)
@@ -169,7 +169,7 @@ def test_stopped_and_started_again_it_goes_on(panel, qtbot, run):
 
 
 def test_closing_the_dock_in_the_middle_ends_the_run(panel, viewer, qtbot):
-    panel.inputs.deform.setChecked(True)
+    panel.inputs.field("deform").setChecked(True)
     panel.start()
     qtbot.waitUntil(lambda: panel.bar.value() > 50, timeout=60_000)
     viewer.window.remove_dock_widget(panel)
@@ -289,7 +289,7 @@ def test_a_stopped_range_goes_on(aligned, qtbot, run):
 
 
 def test_nothing_is_cut_off_in_a_narrow_dock(panel):
-    for part in (panel.inputs.more, panel.mend):
+    for part in (panel.inputs.advanced, panel.mend):
         part.expand(animate=False)
     form = panel.scroll_area.widget()
     bar = panel.scroll_area.verticalScrollBar().sizeHint().width()

@@ -142,7 +142,7 @@ def test_a_training_is_resumed_from_its_folder(train, viewer, run, tmp_path):
     run(train)
     assert train.status.text().startswith("Trained"), train.status.text()
     assert train.model.summary["epochs"] == 3
-    train.options.rate_box.value = 0.5
+    train.options.field("learning_rate").value = 0.5
     train.train()
     run(train)
     assert "learning rate" in train.status.text()
@@ -328,16 +328,16 @@ def test_a_copied_command_means_the_same_training(viewer, open_train, tmp_path, 
 
 def test_every_choice_of_the_form_is_one_of_the_settings(viewer, open_train):
     train = open_train(network="affine+voxelmorph")
-    train.options.turn_box.setChecked(True)
+    train.options.field("strategy").set_current("sequential")
     settings = sr.TrainingSettings.parse(**train.options.values())
     assert settings.strategy == "sequential"
     for name in ("affine", "tps", "dirnet", "voxelmorph", "affine+voxelmorph"):
-        train.options.network_box.set_current(name)
+        train.options.field("network").set_current(name)
         settings = sr.TrainingSettings.parse(**train.options.values())
         assert settings.network == name
         settings.options_of_networks()
     train.options.set_values(settings.model_dump())
-    assert train.options.turn_box.isChecked()
+    assert train.options.field("strategy").currentData() == "sequential"
 
 
 def test_the_form_is_remembered(viewer, open_train, run):

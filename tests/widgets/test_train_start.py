@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("fresh_session")
 def test_every_network_that_registers_can_be_chosen(train):
     from napari_stnreg.training.settings import NETWORK_HELP
 
-    box = train.options.network_box
+    box = train.options.field("network")
     assert {box.itemData(i) for i in range(box.count())} == set(NETWORK_HELP) - {"auto-encoder"}
 
 
@@ -47,10 +47,10 @@ def test_a_training_goes_on_from_a_trained_model(viewer, open_train, run, tmp_pa
     (known,) = SESSION.entries
     box = train.options.start_box
     assert "affine on stack" in [box.itemText(i) for i in range(box.count())]
-    train.options.network_box.set_current("dirnet")
+    train.options.field("network").set_current("dirnet")
     box.take(known)
     assert "2D" in box.about.text()
-    for part in (train.options.network_box, train.options.network_hint, train.options.linear_box):
+    for part in (train.options.field("network"), train.options.network_form, train.options.linear_box):
         assert not part.isVisibleTo(train)
     assert not {"network", "family"} & set(train.options.values())
     assert train.keeping.name == "affine on stack on stack"
@@ -84,7 +84,7 @@ def test_a_model_of_other_images_is_no_beginning(viewer, open_train, run, qtbot,
 def test_the_beginning_is_remembered_and_copied(viewer, open_train, run, tmp_path, monkeypatch):
     viewer.add_image(drifting(), name="stack")
     train = open_train(epochs=1)
-    train.options.network_box.set_current("dirnet")
+    train.options.field("network").set_current("dirnet")
     train.options.start_box.take(SESSION.add(model_of()))
     train.copy_command.trigger()
     assert "# Save the model 'mine' as mine.safetensors first" in QApplication.clipboard().text()

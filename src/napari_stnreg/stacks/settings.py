@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -37,6 +38,17 @@ class StackSettings(Settings):
     InputError
         From :meth:`parse`, if a value is not allowed.
     """
+
+    choice_help: ClassVar[Mapping[str, Mapping[str, str]]] = {"trend": TREND_HELP, "features": FEATURES_HELP}
+    choice_titles: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "motion": {"translation": "shift", "rigid": "shift and rotation", "affine": "affine"},
+        "features": {
+            "lncc": "local contrast",
+            "bandpass": "intensity without shading",
+            "intensity": "intensity",
+            "auto-encoder": "trained auto-encoder",
+        },
+    }
 
     motion: Motion = Field(default="rigid", description="Transform of a whole section in the coarse pass.")
     deform: bool = Field(default=True, description="Run the fine pass, a B-spline deformation of each section.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.settings import Settings
+from napari_stnreg.registration.settings import SIMILARITY_TITLES
 
 NETWORK_HELP = {
     "affine": "Affine transform, regressed by a convolutional network.",
@@ -20,6 +22,16 @@ NETWORK_HELP = {
 }
 """When to choose which network, in one line. Listed here because panels show it before torch is imported."""
 
+NETWORK_TITLES = {
+    "affine": "Affine",
+    "matching": "Affine by matching",
+    "tps": "Thin-plate spline",
+    "dirnet": "B-spline grid (DIRNet)",
+    "voxelmorph": "Free deformation (VoxelMorph)",
+    "affine+voxelmorph": "Affine + deformable",
+}
+"""Display names of the networks that register."""
+
 ScheduleName = Literal["cosine", "constant", "step"]
 
 
@@ -31,6 +43,13 @@ class TrainingSettings(Settings):
     InputError
         From :meth:`parse`, if a value is not allowed.
     """
+
+    choice_help: ClassVar[Mapping[str, Mapping[str, str]]] = {"network": NETWORK_HELP}
+    choice_titles: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "network": NETWORK_TITLES,
+        "similarity": SIMILARITY_TITLES,
+        "strategy": {"joint": "all together", "sequential": "one after the other"},
+    }
 
     network: str = Field(default="voxelmorph", description="Network; several are joined by '+'.")
     family: str | None = Field(default=None, description="Transform family, for networks with a choice.")

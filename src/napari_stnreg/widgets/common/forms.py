@@ -145,8 +145,9 @@ class FormLayout(QGridLayout):
 
     def set_row_visible(self, widget: QWidget, visible: bool) -> None:
         """Show or hide the row of a field."""
-        self._labels[widget].setVisible(visible)
-        widget.setVisible(visible)
+        for part in (self._labels.get(widget), widget):
+            if part is not None:
+                part.setVisible(visible)
 
 
 class FormScrollArea(QScrollArea):

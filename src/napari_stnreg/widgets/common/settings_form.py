@@ -104,7 +104,7 @@ class SettingsForm(QWidget):
         self._widgets[name], self._rows[name] = widget, rows
         if isinstance(widget, QCheckBox):
             widget.setText(label)
-            rows.add("", widget)
+            rows.add_full_width(widget)
         else:
             rows.add(label, widget)
         if style.show_help:

@@ -146,7 +146,7 @@ class TrainPanel(TaskPanel):
             size=options.working_size,
             augmentation=options.augmentation,
             subject=options.subject_box.text().strip() or None,
-            seed=options.seed_box.value(),
+            seed=options.field("seed").value(),
         )
         return TrainJob(
             images=images,
