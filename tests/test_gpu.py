@@ -379,7 +379,9 @@ class TestNetworks:
         theta = 0.05 * torch.randn(3, count)
         expected = layer(images, parameters=theta)
         layer = layer.to(CUDA)
-        torch.testing.assert_close(layer(images.to(CUDA), parameters=theta.to(CUDA)).cpu(), expected, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            layer(images.to(CUDA), parameters=theta.to(CUDA)).cpu(), expected, rtol=1e-3, atol=1e-3
+        )
         layer(images.to(CUDA)).square().mean().backward()
         assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in layer.parameters())
 

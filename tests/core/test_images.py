@@ -200,3 +200,17 @@ def test_images_that_cannot_be_are_refused_in_a_sentence():
         Image.from_array(np.zeros((2, 2, 2, 2)))
     with pytest.raises(InputError, match="complex"):
         Image.from_array(np.ones((3, 4), dtype=complex)).intensity()
+
+
+@pytest.mark.parametrize("digits", [3, 4, 5])
+def test_axes_off_a_right_angle_by_rounding_keep_their_lattice(digits):
+    turn = np.round(Rotation.from_euler("xyz", (0.4, 0.2, -0.3)).as_matrix(), digits)
+    grid = Grid.from_spacing((6, 40, 40), (5.0, 0.5, 0.5), (3.0, -20.0, 7.0), turn, unit="mm")
+    straight = grid.orthogonal()
+    assert straight.is_orthogonal()
+    assert straight.shape == grid.shape
+    np.testing.assert_allclose(straight.spacing, grid.spacing)
+    np.testing.assert_allclose(straight.points(), grid.points(), atol=0.1)
+    sheared = grid.matrix.copy()
+    sheared[:-1, 0] += 0.01 * 5.0 * grid.linear[:, 1] / 0.5
+    assert Grid(grid.shape, sheared, "mm").orthogonal().shape != grid.shape

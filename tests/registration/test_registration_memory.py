@@ -4,12 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import napari_stnreg as sr
 from napari_stnreg.core.errors import OutOfMemoryError
-from napari_stnreg.registration import api, preprocessing, stages
+from napari_stnreg.registration import api, preprocessing, result, stages
 from napari_stnreg.registration.settings import RegistrationSettings
 from tests.helpers.scenes import bent_pair, registered
 
@@ -110,3 +111,30 @@ def test_the_estimate_is_honest(side, ndim, family):
     command = [sys.executable, "-c", MEASURE, str(side), str(ndim), family]
     command = subprocess.run(command, capture_output=True, text=True, check=True)
     assert 0.5 < float(command.stdout) < 2.0
+
+
+def test_the_memory_of_a_sheared_grid_is_that_of_the_upright_one_it_is_fitted_on(monkeypatch):
+    """Thick slices with a real shear: the upright grid has many times the voxels, and that is what must fit."""
+    matrix = np.diag([8.0, 1.0, 1.0, 1.0])
+    matrix[1, 0] = 2.0
+    values = np.random.default_rng(0).random((6, 24, 24)).astype(np.float32)
+    fixed, moving = (sr.Image(values + i, sr.Grid(values.shape, matrix), name=n) for i, n in enumerate("ab"))
+    settings = RegistrationSettings.parse(family="affine+displacement")
+    need = sr.estimate_memory(fixed, moving, settings)
+    monkeypatch.setattr(preprocessing, "free_memory", lambda device: int(5 * need))
+    problem = preprocessing.prepare(fixed, moving, settings, torch.device("cpu"))
+    assert problem.finest > 1
+    assert problem.pyramid.fixed_grid.size > 4 * fixed.grid.size
+    rounded = matrix.copy()
+    rounded[1, 0] = 1e-3 * 8
+    fixed, moving = (image.replace(grid=sr.Grid(values.shape, rounded)) for image in (fixed, moving))
+    problem = preprocessing.prepare(fixed, moving, settings, torch.device("cpu"))
+    assert problem.finest == 1
+    assert problem.pyramid.fixed_grid.shape == values.shape
+
+
+def test_an_output_grid_that_does_not_fit_is_a_sentence_before_it_is_allocated(monkeypatch):
+    images = bent_pair(size=32)
+    monkeypatch.setattr(result, "free_memory", lambda device: 1000)
+    with pytest.raises(OutOfMemoryError, match=r"Warping 'moving' onto a grid of .* needs"):
+        registered(images, family="translation", extent="union")

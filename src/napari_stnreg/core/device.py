@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.memory import free_system_memory
 
 if TYPE_CHECKING:
     import torch
@@ -59,14 +60,15 @@ def available_devices() -> list[tuple[str, str]]:
 
 
 def free_memory(device: str) -> int:
-    """Return the free memory in bytes of a device such as ``"cpu"`` or ``"cuda:0"``; the CPU needs no torch."""
+    """Return the free memory in bytes of a device such as ``"cpu"`` or ``"cuda:0"``; the CPU needs no torch.
+
+    For the CPU the limits of an enclosing container count.
+    """
     if device.startswith("cuda"):
         import torch
 
         return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    return int(psutil.virtual_memory().available)
+    return free_system_memory()
 
 
 def is_out_of_memory(error: Exception) -> bool:

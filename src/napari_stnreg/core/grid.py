@@ -36,6 +36,11 @@ class HasGrid(Protocol):
         """Meaning of the world coordinates for other programs."""
 
 
+ROUNDED_AXES = 2e-3
+"""Cosine between two axes up to which a lattice counts as orthogonal for fits and distances: direction cosines rounded
+to 3 digits, and 0.1 degrees of shear."""
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
     """A regular lattice of voxel centers in the world.
@@ -153,10 +158,17 @@ class Grid:
         ends = [(-0.5, n - 0.5) for n in self.shape]
         return self.to_world(np.array(list(itertools.product(*ends))))
 
-    def is_orthogonal(self) -> bool:
-        """Return whether the voxel axes are perpendicular in the world (no shear)."""
+    def is_orthogonal(self, tolerance: float = 1e-6) -> bool:
+        """Return whether the voxel axes are perpendicular in the world (no shear).
+
+        Parameters
+        ----------
+        tolerance
+            Largest cosine of the angle between two axes. :data:`ROUNDED_AXES` accepts axes that only rounding has
+            made oblique.
+        """
         axes = self.linear / self.spacing
-        return bool(np.allclose(axes.T @ axes, np.eye(self.ndim), atol=1e-6))
+        return bool(np.allclose(axes.T @ axes, np.eye(self.ndim), atol=tolerance))
 
     def translated(self, offset: npt.ArrayLike) -> Grid:
         """Return the lattice shifted in the world by ``offset``, ``(D,)``."""
@@ -206,9 +218,20 @@ class Grid:
             yield slice(start, stop), self.cropped((start, *[0] * (self.ndim - 1)), (stop, *self.shape[1:]))
 
     def orthogonal(self) -> Grid:
-        """Return the grid if its axes are perpendicular, else an axis-aligned cover at its finest spacing."""
+        """Return a grid with perpendicular axes over the same place.
+
+        It is the grid itself if its axes are perpendicular. Axes that are nearly so (:data:`ROUNDED_AXES`) are replaced
+        by the nearest perpendicular ones about the center; shape and spacing stay. Any other grid gets an axis-aligned
+        cover at its finest spacing.
+        """
         if self.is_orthogonal():
             return self
+        if self.is_orthogonal(ROUNDED_AXES):
+            left, _, right = np.linalg.svd(self.linear / self.spacing)
+            matrix = self.matrix.copy()
+            matrix[:-1, :-1] = (left @ right) * self.spacing
+            matrix[:-1, -1] = self.center - matrix[:-1, :-1] @ ((np.asarray(self.shape) - 1) / 2)
+            return Grid(self.shape, matrix, self.unit)
         return Grid.covering(self.corners(), np.full(self.ndim, self.spacing.min()), unit=self.unit)
 
     @classmethod

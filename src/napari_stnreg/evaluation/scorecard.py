@@ -12,7 +12,7 @@ import torch
 
 from napari_stnreg import evaluation
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.core.grid import ROUNDED_AXES, FloatArray, Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.evaluation.report import Better, Score, Scorecard
@@ -232,7 +232,8 @@ def _label_scores(
     fixed_labels, moving_labels, result_labels = sides
     assert fixed_labels is not None
     # distances need orthogonal axes: a sheared grid is resampled by nearest neighbor
-    grid = fixed_labels.grid.with_unit(fixed.grid.unit).orthogonal()
+    grid = fixed_labels.grid.with_unit(fixed.grid.unit)
+    grid = grid if grid.is_orthogonal(ROUNDED_AXES) else grid.orthogonal()
     reference = _resample_labels(fixed_labels, None, grid)
     compared: dict[str, npt.NDArray[Any]] = {}
     if moving_labels is not None:

@@ -16,6 +16,28 @@ MIND_BYTES = (30, 200)
 """What MIND's descriptors take besides."""
 
 
+def require_memory(needed: int, free: int, activity: str) -> None:
+    """Refuse what does not fit in memory, before it is tried.
+
+    Parameters
+    ----------
+    needed, free
+        Bytes.
+    activity
+        What needs them, as the subject of the sentence: ``"Warping 'a'"``.
+
+    Raises
+    ------
+    OutOfMemoryError
+        If more than the free memory is needed.
+    """
+    if needed > free:
+        raise OutOfMemoryError(
+            f"{activity} needs {needed / 2**30:.1f} GiB and only {free / 2**30:.1f} GiB are free; "
+            "crop or shrink the images first."
+        )
+
+
 class HasGrid(Protocol):
     """What is known of an image before it is read: an :class:`~napari_stnreg.core.image.Image`, or a layer's source."""
 

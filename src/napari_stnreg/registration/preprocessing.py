@@ -10,12 +10,12 @@ import torch
 
 from napari_stnreg.core.device import free_memory
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.core.grid import ROUNDED_AXES, FloatArray, Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.intensity import normalize
 from napari_stnreg.core.landmarks import check_landmarks
 from napari_stnreg.core.units import conversion_factor
-from napari_stnreg.registration.memory import affordable_shrink
+from napari_stnreg.registration.memory import affordable_shrink, require_memory
 from napari_stnreg.registration.pyramid import Pyramid
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.resampling.warp import warp
@@ -60,6 +60,7 @@ class Problem:
         around = pyramid.fixed_grid.cropped(
             [-m for m in margin], [n + m for n, m in zip(pyramid.fixed_grid.shape, margin, strict=True)]
         )
+        require_memory(16 * around.size, free_memory("cpu"), "Warping the moving image for the next deformation")
         values, mask = pyramid.moving_arrays()
         known = np.ones(pyramid.moving_grid.shape, bool) if mask is None else mask
         seen = warp(Image(values, pyramid.moving_grid, known), transform.to("cpu"), around, fill=None)
@@ -67,6 +68,14 @@ class Problem:
         if points is not None:
             points = transform.to("cpu").inverse().map_points(points)
         return replace(self, pyramid=pyramid.with_moving(seen.data, seen.mask, around), moving_landmarks=points)
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A name and a grid, for the estimate of memory."""
+
+    name: str
+    grid: Grid
 
 
 def check_pair(fixed: Image, moving: Image, settings: RegistrationSettings) -> None:
@@ -119,7 +128,9 @@ def prepare(
     factor = conversion_factor(moving.grid.unit, unit)
     moving = moving.with_unit(unit)
     center = fixed.grid.center
-    shrink = affordable_shrink(fixed, moving, settings, free_memory(str(device)))
+    # A sheared lattice has no single step per axis; the fit runs on an upright one over the same place.
+    fit_grid = fixed.grid if fixed.grid.is_orthogonal(ROUNDED_AXES) else fixed.grid.orthogonal()
+    shrink = affordable_shrink(_Placed(fixed.name, fit_grid), moving, settings, free_memory(str(device)))
     if shrink > 1:
         warnings.append(
             f"There is not enough memory for full resolution, so the fit stopped at 1/{shrink:.0f} of it; "
@@ -137,11 +148,9 @@ def prepare(
         if len(a):
             landmarks = (a - center, b * factor - center)
     values, mask, grid = _scalar(fixed, settings.fixed_channel)
-    grid_orthogonal = grid.orthogonal()
-    if grid_orthogonal is not grid:
-        # A sheared lattice has no single step per axis; the fit runs on an upright one over the same place.
-        upright = warp(Image(values, grid, np.ones(grid.shape, bool) if mask is None else mask), None, grid_orthogonal)
-        values, mask, grid = upright.data, upright.mask, grid_orthogonal
+    if fit_grid is not grid:
+        upright = warp(Image(values, grid, np.ones(grid.shape, bool) if mask is None else mask), None, fit_grid)
+        values, mask, grid = upright.data, upright.mask, fit_grid
     moving_values, moving_mask, moving_grid = _scalar(moving, settings.moving_channel)
     pyramid = Pyramid(
         normalize(values, mask, fixed.name),

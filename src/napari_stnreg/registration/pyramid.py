@@ -18,6 +18,8 @@ from napari_stnreg.ops.interpolation import constant, index_points, resize, samp
 
 EDGE_SPREAD = 1.5
 """Standard deviation, in voxels, of what continues an image beyond its mask."""
+HALVE_ABOVE = 2**21
+"""Voxels above which an image is halved step by step; below it one smoothing is as fast."""
 SMALLEST_SIDE = 16
 """A pyramid stops before a side gets shorter than this many voxels."""
 
@@ -74,8 +76,8 @@ class Level:
             tuple(max(round(n / factor), min(n, 8)) for n in g.shape) for g in (self.fixed_grid, self.moving_grid)
         ]
         return Level(
-            *_at(self.fixed, self.fixed_weight, self.fixed_grid, shapes[0]),
-            *_at(self.moving, self.moving_weight, self.moving_grid, shapes[1]),
+            *_resized(self.fixed, self.fixed_weight, self.fixed_grid, shapes[0]),
+            *_resized(self.moving, self.moving_weight, self.moving_grid, shapes[1]),
         )
 
     def sample_moving(self, coordinates: Tensor, *, masked: bool) -> tuple[Tensor, Tensor | None]:
@@ -144,25 +146,25 @@ class Pyramid:
         device: torch.device,
     ) -> None:
         self.fixed_grid, self.moving_grid, self.device = fixed_grid, moving_grid, device
-        self._fixed, self._fixed_mask = self._tensor(fixed), self._tensor(fixed_mask)
-        self._moving, self._moving_mask = self._tensor(moving), self._tensor(moving_mask)
+        self._fixed = self._halved(fixed, fixed_mask, fixed_grid)
+        self._moving = self._halved(moving, moving_mask, moving_grid)
 
-    def _tensor(self, values: npt.NDArray[np.generic] | None) -> Tensor | None:
-        if values is None:
-            return None
+    def _halved(self, values: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_] | None, grid: Grid) -> _HalvedImage:
+        return _HalvedImage(self._tensor(values), None if mask is None else self._tensor(mask), grid)
+
+    def _tensor(self, values: npt.NDArray[np.generic]) -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(values, dtype=np.float32), device=self.device)[None, None]
 
     def moving_arrays(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]:
         """The normalized moving image and its mask, as arrays."""
-        assert self._moving is not None
-        mask = None if self._moving_mask is None else self._moving_mask[0, 0].cpu().numpy() > 0.5
-        return self._moving[0, 0].cpu().numpy(), mask
+        mask = None if self._moving.mask is None else self._moving.mask[0, 0].cpu().numpy() > 0.5
+        return self._moving.values[0, 0].cpu().numpy(), mask
 
     def with_moving(self, moving: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_] | None, grid: Grid) -> Pyramid:
         """The same fixed image with another moving one."""
         other = copy(self)
         other.moving_grid = grid
-        other._moving, other._moving_mask = self._tensor(moving), self._tensor(mask)
+        other._moving = self._halved(moving, mask, grid)
         return other
 
     def fixed_shape(self, shrink: float) -> tuple[int, ...]:
@@ -171,29 +173,66 @@ class Pyramid:
 
     def level(self, shrink: float) -> Level:
         """Both images with voxels ``shrink`` times the fixed image's finest spacing, smoothed before thinning."""
-        fixed_shape = level_shapes(self.fixed_grid, shrink)
-        spacing = self.fixed_grid.spacing.min() * shrink
-        moving_shape = level_shapes(self.moving_grid, spacing / self.moving_grid.spacing.min())
         return Level(
-            *_at(self._fixed, self._fixed_mask, self.fixed_grid, fixed_shape),
-            *_at(self._moving, self._moving_mask, self.moving_grid, moving_shape),
+            *self._fixed.at(shrink), *self._moving.at(shrink * self.fixed_grid.spacing.min() / self._moving.finest)
         )
 
 
-def _at(
-    values: Tensor | None, mask: Tensor | None, grid: Grid, shape: Sequence[int]
+class _HalvedImage:
+    """An image and its mask, halved by averaging until it is small; coarse levels are made from a halved copy.
+
+    Variances add up: the smoothing of a level makes up for what the averaging did already, so that every level is
+    smoothed as if it were made at once.
+    """
+
+    def __init__(self, values: Tensor, mask: Tensor | None, grid: Grid) -> None:
+        self.values, self.mask, self.grid = values, mask, grid
+        self.finest = float(grid.spacing.min())
+        self._halved = [(values if mask is None else values * mask, mask, np.zeros(grid.ndim))]
+
+    def at(self, shrink: float) -> tuple[Tensor, Tensor | None, Grid]:
+        """The image, its mask and its grid with voxels ``shrink`` times the finest spacing."""
+        k = 0
+        while 2 ** (k + 2) <= shrink and self._halved[k][0].numel() > HALVE_ABOVE:
+            k += 1
+            if k == len(self._halved):
+                self._halve(level_shapes(self.grid, 2**k))
+        inside, weight, variance = self._halved[k]
+        shape = level_shapes(self.grid, shrink)
+        ratios = np.asarray(inside.shape[2:]) / shape
+        sigmas = np.sqrt(np.maximum(0.25 * (ratios**2 - 1) - variance, 0)).tolist()
+
+        def smaller(x: Tensor) -> Tensor:
+            return resize(gaussian(x, sigmas, edge="nearest"), shape, antialias=False)
+
+        return _finish(smaller(inside), None if weight is None else smaller(weight), self.grid.resized(shape))
+
+    def _halve(self, shape: Sequence[int]) -> None:
+        inside, weight, variance = self._halved[-1]
+        ratios = np.asarray(inside.shape[2:]) / shape
+        # linear interpolation halfway between two voxels averages them: a variance of 1/4
+        variance = (variance + np.where(ratios > 1, 0.25, 0.0)) / ratios**2
+        half = None if weight is None else resize(weight, shape, antialias=False)
+        self._halved.append((resize(inside, shape, antialias=False), half, variance))
+
+
+def _resized(
+    values: Tensor, mask: Tensor | None, grid: Grid, shape: Sequence[int]
 ) -> tuple[Tensor, Tensor | None, Grid]:
-    assert values is not None
     if mask is None:
         return resize(values, shape), None, grid.resized(shape)
+    return _finish(resize(values * mask, shape), resize(mask, shape), grid.resized(shape))
+
+
+def _finish(inside: Tensor, weight: Tensor | None, grid: Grid) -> tuple[Tensor, Tensor | None, Grid]:
+    if weight is None:
+        return inside, None, grid
     # Smooth what the mask holds only, so that nothing from outside bleeds in, and let what is inside run on a few
     # voxels beyond the mask, so that neither sampling nor a gradient sees an edge there.
-    weight = resize(mask, shape)
-    inside = resize(values * mask, shape)
-    known = (weight > 0.5).to(values.dtype)
+    known = (weight > 0.5).to(inside.dtype)
     near = gaussian(weight, EDGE_SPREAD, edge="nearest")
     spread = gaussian(inside, EDGE_SPREAD, edge="nearest") / near.clamp_min(1e-3)
-    return torch.where(known > 0, inside / weight.clamp_min(1e-3), spread), known, grid.resized(shape)
+    return torch.where(known > 0, inside / weight.clamp_min(1e-3), spread), known, grid
 
 
 def upsample(field: Tensor, shape: Sequence[int]) -> Tensor:

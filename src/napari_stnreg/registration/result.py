@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from napari_stnreg.core.device import free_memory
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
@@ -24,6 +25,7 @@ from napari_stnreg.evaluation.report import Scorecard
 from napari_stnreg.evaluation.scorecard import evaluate, image_scores, landmark_scores
 from napari_stnreg.io.conversion import ImageLike, as_image
 from napari_stnreg.io.transform_io import save
+from napari_stnreg.registration.memory import require_memory
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.resampling.warp import Interpolation, warp
 from napari_stnreg.transforms import Transform
@@ -262,6 +264,9 @@ def make_result(
         Device on which images are warped.
     """
     grid = output_grid(fixed, moving, transform, settings)
+    if grid is not fixed.grid:
+        voxel = np.asarray(moving.data).dtype.itemsize * moving.channels + 2
+        require_memory(grid.size * voxel, free_memory("cpu"), f"Warping '{moving.name}' onto a grid of {grid.shape}")
     on_device = transform.to(device)
     warped = warp(moving, on_device, grid, fill=settings.fill, device=device)
     warped = warped.replace(name=f"{moving.name} -> {fixed.name} ({settings.family})")

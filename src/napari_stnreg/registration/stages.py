@@ -42,6 +42,8 @@ from napari_stnreg.transforms.registry import family_class
 TPS_WORK = 3e7
 """Voxels times control points up to which a level is fitted by thin plates: each feels every other, and so few points
 need no finer image."""
+LINEAR_VOXELS = 2**22
+"""Voxels up to which a level is fitted by a linear family: its few parameters gain nothing from more."""
 MI_BINS = 64
 """Bins of mutual information in the deformable stages: within a bin of the fixed image a free field draws the moving
 one together into steps, so the bins must be narrow."""
@@ -104,6 +106,8 @@ def stage_shrinks(problem: Problem, settings: RegistrationSettings, preset: Pres
         for i, shrink in enumerate(shrinks):
             if np.prod(problem.pyramid.fixed_shape(shrink)) >= preset.linear_voxels:
                 return shrinks[: i + 1]
+    if fit_method(settings.stages[position]) == "linear":
+        return [s for s in shrinks if np.prod(problem.pyramid.fixed_shape(s)) <= LINEAR_VOXELS] or shrinks[:1]
     if settings.stages[position] == "tps":
         points = np.prod(_control_options(settings, grid, "tps")["points"])
         quick = [s for s in shrinks if np.prod(problem.pyramid.fixed_shape(s)) * points <= TPS_WORK]
