@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.losses.similarity import Similarity, combine_weights, fill_masked
+from napari_stnreg.losses.base import Similarity, combine_weights, fill_masked
 
 
 class FeatureDistance(Similarity, selectable=False):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from napari_stnreg.losses.similarity import (
+from napari_stnreg.losses.base import (
     Similarity,
     attach_gradient,
     combine_weights,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.losses.similarity import (
+from napari_stnreg.losses.base import (
     Similarity,
     attach_gradient,
     combine_weights,

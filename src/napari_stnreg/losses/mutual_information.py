@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.losses.similarity import Similarity, attach_gradient, combine_weights, wants_gradient
+from napari_stnreg.losses.base import Similarity, attach_gradient, combine_weights, wants_gradient
 from napari_stnreg.ops.bspline import cubic_bspline
 
 # A cubic B-spline reaches two bins to either side, so two bins at either end stay free of samples.

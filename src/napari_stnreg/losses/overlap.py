@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from napari_stnreg.losses.similarity import fill_masked, spatial_sum
+from napari_stnreg.losses.base import fill_masked, spatial_sum
 
 
 def one_hot(labels: Tensor, values: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:

@@ -1,17 +1,19 @@
-"""Similarities by name. Every module of this package is imported here, so that its similarities are registered."""
+"""Registry of similarities by name.
+
+A similarity registers itself when its class is defined, and every module of this package is imported with it.
+"""
 
 from __future__ import annotations
 
-import pkgutil
-from importlib import import_module
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.losses.similarity import SIMILARITIES, Similarity
 
-for _module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-    import_module(f"napari_stnreg.losses.{_module.name}")
+if TYPE_CHECKING:
+    from napari_stnreg.losses.base import Similarity
+
+SIMILARITIES: dict[str, type[Similarity]] = {}
+"""Every similarity that can be chosen by name."""
 
 
 def make_similarity(name: str, **options: Any) -> Similarity:
@@ -20,7 +22,7 @@ def make_similarity(name: str, **options: Any) -> Similarity:
     Parameters
     ----------
     name
-        A key of :data:`~napari_stnreg.losses.similarity.SIMILARITIES`.
+        A key of :data:`~napari_stnreg.losses.registry.SIMILARITIES`.
     **options
         Passed to its constructor.
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from napari_stnreg.losses.similarity import attach_gradient, wants_gradient
+from napari_stnreg.losses.base import attach_gradient, wants_gradient
 from napari_stnreg.ops.filters import per_axis
 from napari_stnreg.ops.jacobian import Spacing, jacobian_determinant
 

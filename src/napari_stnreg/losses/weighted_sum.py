@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from napari_stnreg.losses.similarity import Similarity
+from napari_stnreg.losses.base import Similarity
 
 
 class WeightedSum(Similarity, selectable=False):

@@ -1,4 +1,4 @@
-"""Base class and registry of similarities, and the helpers they share.
+"""Base class of image similarities, and the helpers they share.
 
 A similarity is added by adding one module to this package: subclass :class:`Similarity`, give it a ``name`` and a
 ``description``, and it can be chosen by that name.
@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-SIMILARITIES: dict[str, type[Similarity]] = {}
-"""Every similarity that can be chosen by name. Subclasses of :class:`Similarity` register themselves."""
+from napari_stnreg.losses.registry import SIMILARITIES
 
 
 class Similarity(ABC):
@@ -120,6 +119,11 @@ def fill_masked(image: Tensor, weight: Tensor | None) -> Tensor:
 def spatial_sum(x: Tensor) -> Tensor:
     """Sum over all voxels, ``(B, C, *shape)`` to ``(B, C)``; pairwise, which keeps float32 precision."""
     return x.flatten(2).sum(-1)
+
+
+def reciprocal(x: Tensor) -> Tensor:
+    """Return ``1 / x``, and 0 where ``x`` is 0."""
+    return torch.where(x > 0, 1 / x.clamp_min(torch.finfo(x.dtype).tiny), 0.0)
 
 
 def expand(x: Tensor, like: Tensor) -> Tensor:
