@@ -21,7 +21,6 @@ from benchmark.threads import environment
 DEFAULT_PAIRS = {"cardiac": 16, "hippocampus": 8, "brain": 4, "histology": 4, "fibsem": 4, "gpu": 1}
 MODULES = {"ours": "napari_stnreg", "elastix": "itk", "ants-syn": "ants", "ants-syn-cc": "ants", "dipy": "dipy"}
 PACKAGES = ("napari-stnreg", "torch", "numpy", "scipy", "itk-elastix", "antspyx", "dipy")
-WORKER_HOURS = 3
 HEADER = """Made by `{command}` with {threads} threads for each method, {cpu}.
 Seconds are those of the registration alone, in its own process, after one untimed call on a small made pair; reading,
 the dense field and scoring are not in them. Pairs: the `{split}` lists in `benchmark/pairs`."""

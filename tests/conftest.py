@@ -1,10 +1,11 @@
-"""What every test shares."""
+"""Settings and marks of all tests."""
 
 import os
 
 import pytest
 from hypothesis import settings
 
+GUI_FOLDERS = ("widgets", "acceptance")
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 if WORKER is not None:
     # Processes side by side: each computes on one core and has preferences of its own. Before torch is imported.
@@ -18,12 +19,15 @@ settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(items):
-    """What opens windows comes last, and what needs a CUDA device is skipped where there is none.
+    """Run tests with windows last, and skip tests that need a CUDA device where there is none.
 
-    pytest-qt lets Qt work after every test once there was a window, also after tests that know nothing of Qt; a process
-    that did both in turn crashed there. Torch is asked for CUDA only if a test that needs it was collected.
+    Once a window was opened, pytest-qt processes Qt events after every test, also after tests without Qt; a process
+    that alternated between both kinds crashed there. Torch is imported only if a test that needs CUDA was collected.
     """
-    items.sort(key=lambda item: item.path.parent.name in ("widgets", "acceptance"))
+    for item in items:
+        if item.path.parent.name in GUI_FOLDERS:
+            item.add_marker("gui")
+    items.sort(key=lambda item: item.path.parent.name in GUI_FOLDERS)
     needing = [item for item in items if item.get_closest_marker("gpu")]
     if needing:
         import torch

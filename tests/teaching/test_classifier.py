@@ -126,12 +126,10 @@ def test_the_time_layer_holds_the_whole_replay():
     assert kind == "image"
     assert data.shape == (5, 12, 20)
     assert keywords["axis_labels"] == ("t", "y", "x")
-    again = Replay.from_layer(data, keywords["metadata"], keywords["name"])
-    assert np.array_equal(again.times, replay().times)
-    assert np.array_equal(again.curves["loss"], replay().curves["loss"])
-    assert again.name == "training"
-    with pytest.raises(InputError, match="not the replay"):
-        Replay.from_layer(data, {}, "cells")
+    record = keywords["metadata"]["stnreg_replay"]
+    assert record["times"] == replay().times.tolist()
+    assert record["curves"]["loss"] == replay().curves["loss"].tolist()
+    assert keywords["name"] == "training (replay)"
 
 
 def test_a_gif_holds_every_picture_and_the_moving_dot(tmp_path):

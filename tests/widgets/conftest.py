@@ -1,4 +1,4 @@
-"""A viewer, the panel in it, and a fit that is either real or a few lines long."""
+"""Fixtures of the panel tests: a viewer, a docked panel, and an engine that is real or a fast fake."""
 
 from __future__ import annotations
 
@@ -9,40 +9,12 @@ from scipy import ndimage
 pytest.importorskip("qtpy")
 pytest.importorskip("napari")
 
-from qtpy.QtCore import QThreadPool
-from superqt.utils import WorkerBase
-
+from tests.helpers.gui_fixtures import settings_file, workers_end  # noqa: F401 - autouse fixtures
 from tests.helpers.napari_user import open_from_menu, reopen_from_menu
 from tests.widgets.fake_engine import FakeEngine
 
 NAME = "moving -> fixed (affine+diffeomorphic)"
 """How the results of the panel's first run are called."""
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if "/widgets/" in str(item.path).replace("\\", "/"):
-            item.add_marker("gui")
-
-
-@pytest.fixture(autouse=True)
-def workers_end():
-    """No test leaves a thread behind."""
-    yield
-    WorkerBase.await_workers(60_000)
-    assert QThreadPool.globalInstance().waitForDone(60_000)
-
-
-@pytest.fixture(autouse=True)
-def settings_file(tmp_path, monkeypatch):
-    """What the panel remembers goes into the test's own folder."""
-    from qtpy.QtCore import QSettings
-
-    from napari_stnreg.widgets.common import preferences
-
-    path = str(tmp_path / "napari-stnreg.ini")
-    monkeypatch.setattr(preferences, "_store", lambda: QSettings(path, QSettings.Format.IniFormat))
-    return path
 
 
 @pytest.fixture
@@ -90,7 +62,7 @@ def plain(panel):
 
 @pytest.fixture
 def full(panel):
-    """The same panel as a person finds it: preview and the usual result layers."""
+    """The same panel with its default settings: preview and the default result layers."""
     from napari_stnreg.visualization.layers import DEFAULT_KINDS
 
     panel.options.rate_box.setValue(20)

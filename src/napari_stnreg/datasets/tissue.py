@@ -22,7 +22,6 @@ from napari_stnreg.datasets.primitives import PlaneWaves
 
 Values = npt.NDArray[np.float32]
 Index = npt.NDArray[np.intp]
-Both = tuple[FloatArray, FloatArray]
 PointMap = Callable[[FloatArray], FloatArray]
 
 LOOKED_UP = 16

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_stnreg.core.grid import FloatArray
+from napari_stnreg.core.linalg import rotation_2d
 from napari_stnreg.teaching.theta import Theta
 
 CORNERS = ("corner 0", "corner 1", "corner 2", "corner 3")
@@ -58,8 +59,7 @@ def drag(theta: Theta, shape: tuple[int, ...], handle: str, to: npt.ArrayLike, *
         if np.hypot(*after) < 1e-6 or np.hypot(*before) < 1e-12:
             return theta
         angle = np.arctan2(after[1], after[0]) - np.arctan2(before[1], before[0])
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        return Theta(np.column_stack([turn @ linear, shift]))
+        return Theta(np.column_stack([rotation_2d(angle) @ linear, shift]))
     sign = np.array(_SIGNS[handle])
     fixed = theta(-sign * half)
     if handle in EDGES:

@@ -160,22 +160,6 @@ class Replay:
         frames = np.asarray(self.frames, dtype=np.float32)
         return frames, keywords | {"contrast_limits": limits_of(frames)}, "image"
 
-    @classmethod
-    def from_layer(cls, data: npt.ArrayLike, metadata: Mapping[str, Any], name: str) -> Replay:
-        """Build the replay of a layer made by :meth:`layer`.
-
-        Raises
-        ------
-        InputError
-            If the layer is not a replay.
-        """
-        record = metadata.get("stnreg_replay")
-        if record is None:
-            raise InputError(f"'{name}' is not the replay of a training.")
-        curves = {key: np.asarray(points, dtype=np.float64) for key, points in record["curves"].items()}
-        times = np.asarray(record["times"], dtype=np.float64)
-        return cls(np.asarray(data), times, curves, name.removesuffix(" (replay)"), unit=record["unit"])
-
     # -- film
 
     def render(self, width: int = 480) -> npt.NDArray[np.uint8]:

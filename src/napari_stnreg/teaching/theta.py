@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.core.linalg import rotation_2d
 from napari_stnreg.transforms.linear import AffineTransform
 
 
@@ -94,9 +95,11 @@ class Theta:
     @classmethod
     def from_parameters(cls, parts: AffineParameters) -> Theta:
         """Build theta from rotation, scale, shear and shift."""
-        angle = np.deg2rad(parts.rotation)
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        linear = turn @ np.diag([parts.scale_x, parts.scale_y]) @ np.array([[1.0, parts.shear], [0.0, 1.0]])
+        linear = (
+            rotation_2d(np.deg2rad(parts.rotation))
+            @ np.diag([parts.scale_x, parts.scale_y])
+            @ np.array([[1.0, parts.shear], [0.0, 1.0]])
+        )
         return cls(np.column_stack([linear, [parts.shift_x, parts.shift_y]]))
 
     def parameters(self) -> AffineParameters:
@@ -135,14 +138,6 @@ class Theta:
         full[:2, :2] = linear
         full[:2, 2] = grid.center - linear @ grid.center + shift
         return AffineTransform(full, grid.unit)
-
-    @classmethod
-    def from_transform(cls, transform: AffineTransform, grid: Grid) -> Theta:
-        """Return theta of an affine transform over an image with pixel coordinates."""
-        full = transform.as_matrix()
-        linear = full[:2, :2]
-        shift = linear @ grid.center + full[:2, 2] - grid.center
-        return cls(np.column_stack([linear[::-1, ::-1], shift[::-1]]))
 
     def __call__(self, points: npt.ArrayLike) -> FloatArray:
         """Map (x, y) points about the center of the output, ``(..., 2)``, to the input."""

@@ -40,7 +40,6 @@ class Canvas:
         self._viewer = viewer
         self.shape = np.asarray(picture.values.shape[:2])
         self._scale, self._translate, self._units = picture.scale, picture.translate, picture.units
-        self._rgb = picture.values.ndim == 3
         self._look = picture.look
         # Input and output side by side, and what is compared with the output below it.
         step = self.shape + max(round(_GAP * float(self.shape.max())), 2)
@@ -48,7 +47,6 @@ class Canvas:
         self._text = 12
         self.layers: dict[str, Any] = {}
         self._image("input", picture.values)
-        self._links_shown = True
         self.handles: list[tuple[str, Any]] = []
         self._places = np.zeros((0, 2))
 

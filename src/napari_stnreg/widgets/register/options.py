@@ -38,6 +38,7 @@ class OptionsForm(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.model = ModelChoice()
+        self.models = self.model.box
         self.linear_box = Combo("The part of the transform that keeps straight lines straight.", "linear transform")
         self.linear_box.set_items([("none", ""), *((name, name) for name in LINEAR_FAMILIES)], "affine")
         self.deformable_box = Combo("The part that deforms, fitted after the linear one.", "deformable transform")

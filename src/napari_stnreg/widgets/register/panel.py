@@ -7,23 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Layer
-from qtpy.QtGui import QAction
-from qtpy.QtWidgets import QApplication, QMenu
 
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.core.landmarks import check_landmarks
 from napari_stnreg.io.napari_layers import transform_from_metadata
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.widgets.common import preferences
-from napari_stnreg.widgets.common.device_combo import DeviceSearch
+from napari_stnreg.widgets.common.fit_panel import FitPanel
 from napari_stnreg.widgets.common.forms import button, separator
 from napari_stnreg.widgets.common.layer_io import LayerSource, landmark_points
 from napari_stnreg.widgets.common.memory_dialog import accepts_lower_resolution, memory_question
 from napari_stnreg.widgets.common.open_panel import open_panel
 from napari_stnreg.widgets.common.plot import LossPlot
-from napari_stnreg.widgets.common.run_layers import RunLayers
-from napari_stnreg.widgets.common.task_panel import TaskPanel
-from napari_stnreg.widgets.models.session import SESSION
 from napari_stnreg.widgets.register.code_export import command_line, python_script
 from napari_stnreg.widgets.register.inputs import ImageSelector, InputForm
 from napari_stnreg.widgets.register.options import OptionsForm
@@ -42,7 +37,7 @@ if TYPE_CHECKING:
     from napari_stnreg.transforms.base import Transform
 
 
-class RegisterPanel(TaskPanel):
+class RegisterPanel(FitPanel):
     """Register two image layers of a viewer.
 
     Parameters
@@ -56,15 +51,15 @@ class RegisterPanel(TaskPanel):
     :attr:`state`, :attr:`result`.
     """
 
+    options: OptionsForm
+    plot: LossPlot
+    exports = (python_script, command_line)
+
     def __init__(self, napari_viewer: Viewer) -> None:
-        super().__init__(napari_viewer, "Choose two images and press Register.")
+        super().__init__(napari_viewer, "Choose two images and press Register.", OptionsForm(), LossPlot)
         self._job: RegistrationJob | None = None
         self._run: RegistrationRun | None = None
-        self._layers = RunLayers(self._viewer, self)
         self.inputs = InputForm(self._viewer)
-        self.options = OptionsForm()
-        self.plot = LossPlot(self._viewer)
-        self.plot.hide()
         self.scores = ScoresView()
         for part in (self.inputs, separator(), self.options, self.plot, self.scores):
             self.form.addWidget(part)
@@ -73,22 +68,14 @@ class RegisterPanel(TaskPanel):
         self.options.restore(self._preferences())
         self.options.restore(preferences.load_state())
         self._connect()
-        self._devices = DeviceSearch(self, lambda: self.running)
-        self._devices.found.connect(self._on_devices)
         self.inputs.prefill()
         self.show_state()
 
     def _make_controls(self) -> None:
         self.register_button = button("Register", "Warp the moving image onto the fixed one (Ctrl+Enter).")
-        self.stop_button.setToolTip("End now and keep the best so far (Esc).")
         self.bar.setToolTip("Fraction of the planned steps; a run that converges ends earlier.")
         self.undo_button = button("Undo run", "Remove the layers of the last run.")
         self.again_button = button("Run again", "Register once more, starting at the result (of the selected layer).")
-        self.copy_button = button("Copy", "Copy the last run, as Python or as a command.")
-        menu = QMenu(self.copy_button)
-        self.copy_python, self.copy_command = QAction("Copy as Python", menu), QAction("Copy as command", menu)
-        menu.addActions([self.copy_python, self.copy_command])
-        self.copy_button.setMenu(menu)
         self.set_run_buttons(self.register_button)
         self.set_action_buttons(self.undo_button, self.again_button, self.copy_button)
 
@@ -97,9 +84,6 @@ class RegisterPanel(TaskPanel):
         self.run_shortcut(self.start)
         self.undo_button.clicked.connect(self.undo)
         self.again_button.clicked.connect(self.again)
-        self.copy_python.triggered.connect(self._copy_python)
-        self.copy_command.triggered.connect(self._copy_command)
-        self.options.model.failed.connect(self._on_model_failed)
         self.scores.open_requested.connect(self._open_panel)
         self._layers.idle.connect(self.show_state)
 
@@ -314,41 +298,21 @@ class RegisterPanel(TaskPanel):
         active = self._viewer.layers.selection.active
         return active is not None and "stnreg" in active.metadata
 
-    def _copy(self, make: Callable[[RegistrationJob], str], what: str) -> None:
-        clipboard = QApplication.clipboard()
-        if self._job is not None and clipboard is not None:
-            clipboard.setText(make(self._job))
-            self.status.setText(f"Copied as {what}.")
-
-    def _copy_python(self) -> None:
-        self._copy(python_script, "Python")
-
-    def _copy_command(self) -> None:
-        self._copy(command_line, "a command")
+    def job_to_copy(self) -> RegistrationJob:
+        """Return the job of the last run."""
+        if self._job is None:
+            raise InputError("There is no run to copy.")
+        return self._job
 
     def _open_panel(self, name: str) -> None:
         """Open a panel for the next step; it fills itself with the last run."""
         open_panel(self._viewer, name)
 
-    def _on_model_failed(self, text: str) -> None:
-        self.show_error(InputError(text))
-
     # -- the viewer
 
     def viewer_events(self) -> list[tuple[Any, Callable[..., Any]]]:
         """The layers, the active layer, the theme, and the models of the session."""
-        return [
-            *super().viewer_events(),
-            (self._viewer.layers.selection.events.active, self._on_active_layer),
-            (self._viewer.events.theme, self._on_theme),
-            (SESSION.changed, self._on_models),
-        ]
-
-    def _on_models(self) -> None:
-        try:
-            self.options.model.refresh()
-        except RuntimeError:  # the window was destroyed without closing
-            SESSION.changed.disconnect(self._on_models)
+        return [*super().viewer_events(), (self._viewer.layers.selection.events.active, self._on_active_layer)]
 
     def _on_active_layer(self, _event: Any = None) -> None:
         if not self.running:
@@ -360,16 +324,7 @@ class RegisterPanel(TaskPanel):
         if not self.running:
             self.show_state()
 
-    def _on_theme(self, _event: Any = None) -> None:
-        self.plot.restyle()
-
-    def _on_devices(self, devices: list[tuple[str, str]]) -> None:
-        self.options.set_devices(devices)
-        self.plot.prepare()
-
     def close_down(self) -> None:
         """Cancel the run, remove the preview and release the viewer."""
-        self._devices.stop()
         super().close_down()
-        self._layers.drop()
         self.inputs.release()

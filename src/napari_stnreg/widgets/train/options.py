@@ -41,6 +41,7 @@ class TrainingOptions(QWidget):
             "Continue from a trained model, with its network and weights. Otherwise the weights are random.",
             "start model", "random weights",
         )  # fmt: skip
+        self.models = self.start_box
         network_box = Combo("The network to train.", "network")
         network_box.set_items([(title, name) for name, title in NETWORK_TITLES.items()], "affine")
         self.network_form = SettingsForm(TrainingSettings, {"network": FieldStyle(widget=network_box, show_help=True)})

@@ -5,16 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtGui import QAction
-from qtpy.QtWidgets import QApplication, QFileDialog, QMenu
+from qtpy.QtWidgets import QFileDialog
 
-from napari_stnreg.core.errors import InputError, RegistrationError
+from napari_stnreg.core.errors import RegistrationError
 from napari_stnreg.widgets.common import preferences
-from napari_stnreg.widgets.common.device_combo import DeviceSearch
+from napari_stnreg.widgets.common.fit_panel import FitPanel
 from napari_stnreg.widgets.common.forms import button, separator
 from napari_stnreg.widgets.common.replay_bar import ReplayBar
-from napari_stnreg.widgets.common.run_layers import RunLayers
-from napari_stnreg.widgets.common.task_panel import TaskPanel
 from napari_stnreg.widgets.models.session import SESSION, KnownModel
 from napari_stnreg.widgets.train.checkpoint_form import CheckpointForm, file_name
 from napari_stnreg.widgets.train.code_export import command_line, python_script
@@ -30,8 +27,8 @@ if TYPE_CHECKING:
 _PANEL = "train"
 
 
-class TrainPanel(TaskPanel):
-    """Trains a network that registers images in one pass.
+class TrainPanel(FitPanel):
+    """Train a network that registers images in one pass.
 
     Parameters
     ----------
@@ -40,47 +37,39 @@ class TrainPanel(TaskPanel):
 
     Notes
     -----
-    It can be driven from code: :meth:`train`, :meth:`pause`, :meth:`stop`, :meth:`save`, :meth:`replay`,
+    From code: :meth:`train`, :meth:`pause`, :meth:`stop`, :meth:`save`, :meth:`replay`,
     :attr:`running`, :attr:`model`.
     """
 
+    options: TrainingOptions
+    plot: EpochPlot
+    exports = (python_script, command_line)
+
     def __init__(self, napari_viewer: Viewer) -> None:
-        super().__init__(napari_viewer, "Choose images and a network, and press Train.")
+        super().__init__(napari_viewer, "Choose images and a network, and press Train.", TrainingOptions(), EpochPlot)
         self._job: TrainJob | None = None
         self._trained: Trained | None = None
         self._known: KnownModel | None = None
         self._training = False
         self.images = ImageChoice(self._viewer)
-        self.options = TrainingOptions()
         self.keeping = CheckpointForm()
-        self.plot = EpochPlot(self._viewer)
-        self.plot.hide()
         self.replay_bar = ReplayBar(self._viewer, self.plot)
         self.replay_bar.hide()
-        self._layers = RunLayers(self._viewer, self)
         for part in (self.images, separator(), self.options, self.keeping, self.plot, self.replay_bar):
             self.form.addWidget(part)
         self.form.addStretch(1)
         self._make_controls()
         self.restore()
         self._connect()
-        self._devices = DeviceSearch(self, lambda: self.running)
-        self._devices.found.connect(self._on_devices)
         self.images.prefill()
         self._suggest()
         self.show_state()
 
     def _make_controls(self) -> None:
         self.train_button = button("Train", "Train the network (Ctrl+Enter).")
-        self.pause_button = button("Pause", "Let the training wait, and go on later.")
-        self.stop_button.setToolTip("End now and keep the best so far (Esc).")
+        self.pause_button = button("Pause", "Pause the training and resume it later.")
         self.save_button = button("Save …", "Write the model into one file.")
         self.replay_button = button("Replay", "Show how the network learned, with a slider, and save it as a film.")
-        self.copy_button = button("Copy", "Copy the training, as Python or as a command.")
-        menu = QMenu(self.copy_button)
-        self.copy_python, self.copy_command = QAction("Copy as Python", menu), QAction("Copy as command", menu)
-        menu.addActions([self.copy_python, self.copy_command])
-        self.copy_button.setMenu(menu)
         self.set_run_buttons(self.train_button, self.pause_button)
         self.set_action_buttons(self.save_button, self.replay_button, self.copy_button)
 
@@ -89,12 +78,9 @@ class TrainPanel(TaskPanel):
         self.pause_button.clicked.connect(self.pause)
         self.save_button.clicked.connect(self._ask_where)
         self.replay_button.clicked.connect(self.replay)
-        self.copy_python.triggered.connect(self._copy_python)
-        self.copy_command.triggered.connect(self._copy_command)
         self.run_shortcut(self.train)
         self.images.changed.connect(self._suggest)
         self.options.changed.connect(self._suggest)
-        self.options.start_box.failed.connect(self._on_model_failed)
 
     # -- driving it from code
 
@@ -105,13 +91,13 @@ class TrainPanel(TaskPanel):
 
     @property
     def paused(self) -> bool:
-        """Whether the training waits."""
+        """Whether the training is paused."""
         return self._runner.paused
 
     def train(self) -> bool:
-        """Train; false, with a sentence in the status line, when that cannot be."""
+        """Train; return false, with a message in the status line, if that is not possible."""
         if self.running:
-            self.show_status("Something is being computed already; stop it first.", warn=True)
+            self.show_status("A task is running already. Stop it first.", warn=True)
             return False
         try:
             self.keeping.check()
@@ -134,12 +120,12 @@ class TrainPanel(TaskPanel):
         return True
 
     def job(self) -> TrainJob:
-        """The training as the form describes it.
+        """Return the training that the form describes.
 
         Raises
         ------
         InputError
-            If something is missing; one sentence says what.
+            If an input is missing.
         """
         options = self.options
         images = self.images.images(
@@ -159,14 +145,14 @@ class TrainPanel(TaskPanel):
         )
 
     def pause(self) -> None:
-        """Let the training wait, or go on if it waits."""
+        """Pause the training, or resume it."""
         if self.running and self._training:
             self._runner.pause(not self.paused)
-            self.status.setText("Pausing …" if self.paused else "Going on …")
+            self.status.setText("Pausing …" if self.paused else "Resuming …")
             self.show_state()
 
     def save(self, path: str) -> bool:
-        """Write the model; false, with a sentence, when that cannot be."""
+        """Save the model; return false, with a message in the status line, if that is not possible."""
         if self._trained is None:
             return False
         try:
@@ -180,7 +166,7 @@ class TrainPanel(TaskPanel):
         return True
 
     def replay(self) -> bool:
-        """Show the pictures of the training, with a slider through them and a button that saves a film."""
+        """Show the images of the training as a time layer, with a slider and a button that saves a film."""
         if self._trained is None:
             return False
         ndim = self._trained.model.ndim + 1
@@ -191,7 +177,7 @@ class TrainPanel(TaskPanel):
     # -- a training
 
     def on_progress(self, what: View) -> None:
-        """Draw the curves and the picture."""
+        """Draw the curves and the preview."""
         progress = what.progress
         if not len(self.plot.shown[1]):  # the plot is made now, and takes its place
             self.scroll_to_end()
@@ -235,7 +221,7 @@ class TrainPanel(TaskPanel):
     # -- what is shown
 
     def show_state(self) -> None:
-        """Enable what can be done now."""
+        """Enable what is possible now."""
         super().show_state()
         busy = self.running
         self.train_button.setEnabled(not busy)
@@ -261,29 +247,18 @@ class TrainPanel(TaskPanel):
         if path:
             self.save(path if path.endswith(".safetensors") else path + ".safetensors")
 
-    def _copy(self, make: Any, what: str) -> None:
-        try:
-            text = make(self.job() if self._job is None else self._job)
-        except RegistrationError as error:
-            self.show_error(error)
-            return
-        QApplication.clipboard().setText(text)
-        self.show_status(f"Copied as {what}.")
-
-    def _copy_python(self) -> None:
-        self._copy(python_script, "Python")
-
-    def _copy_command(self) -> None:
-        self._copy(command_line, "a command")
+    def job_to_copy(self) -> TrainJob:
+        """Return the last training, or the one that the form describes."""
+        return self.job() if self._job is None else self._job
 
     # -- between sessions, and the viewer around it
 
     def state(self) -> dict[str, Any]:
-        """What is remembered."""
+        """The state of the form as JSON-ready values, to be kept between sessions."""
         return {"images": self.images.state(), "options": self.options.state(), "keeping": self.keeping.state()}
 
     def restore(self) -> None:
-        """Take up what was remembered; the device is the one of napari's Preferences before that."""
+        """Restore the form of the last session; before that, the device is that of napari's preferences."""
         device = preferences.plugin_preferences().get("device")
         if device:
             self.options.set_values({"device": device})
@@ -292,36 +267,6 @@ class TrainPanel(TaskPanel):
             if isinstance(kept.get(name), dict):
                 part.restore(kept[name])
 
-    def viewer_events(self) -> list[tuple[Any, Any]]:
-        """The layers, and the theme."""
-        return [
-            *super().viewer_events(),
-            (self._viewer.events.theme, self._on_theme),
-            (SESSION.changed, self._on_models),
-        ]
-
-    def _on_models(self) -> None:
-        try:
-            self.options.start_box.refresh()
-        except RuntimeError:  # the window was destroyed without a word
-            SESSION.changed.disconnect(self._on_models)
-
     def refresh(self) -> None:
-        """Take up the viewer's layers."""
+        """Update the panel from the viewer's layers."""
         self.images.refresh()
-
-    def _on_theme(self, _event: Any = None) -> None:
-        self.plot.restyle()
-
-    def _on_model_failed(self, text: str) -> None:
-        self.show_error(InputError(text))
-
-    def _on_devices(self, devices: list[tuple[str, str]]) -> None:
-        self.options.set_devices(devices)
-        self.plot.prepare()
-
-    def close_down(self) -> None:
-        """End the training, and take its pictures away."""
-        self._devices.stop()
-        super().close_down()
-        self._layers.drop()
