@@ -61,7 +61,7 @@ class Phase:
     left_after: int | None = None
 
 
-FAR = ShapeSettings(far=0.6, shift=0.03, other_contrast=0.25)
+FAR = ShapeSettings(large_pose_probability=0.6, shift=0.03, other_contrast=0.25)
 PHASES = [
     Phase(64, 1500, ShapeSettings(), {**COARSE, "epochs": 36, "batch_size": 16, "learning_rate": 2e-3}, 12),
     Phase(64, 1500, FAR, {**COARSE, "epochs": 10, "batch_size": 16, "learning_rate": 1.5e-3}, 8),

@@ -20,7 +20,9 @@ from napari_stnreg.training.data.paired_images import Augmentation, PairedImages
 from napari_stnreg.training.data.pairing import FixedPairs
 
 AUGMENTATION = Augmentation(
-    joint=SpatialAugmentation(rotation=25, scale=0.15, stretch=0.1, shift=5, bend=4, bend_spacing=32, flip=True),
+    joint=SpatialAugmentation(
+        rotation=25, scale=0.15, stretch=0.1, shift=5, deformation=4, control_spacing=32, flip=True
+    ),
     intensity=IntensityAugmentation(gamma=0.3, bias=0.15, noise=0.02),
 )
 

@@ -51,7 +51,7 @@ def scene(name: str, folder: Path, written: argparse.Namespace) -> None:
     if name == STRAIGHTENED:
         panel.inputs.field("trend").set_current("remove")
     if unfolded:
-        stage.remove_folds((panel.inputs.advanced, panel.mend))
+        stage.remove_folds((panel.inputs.advanced, panel.corrections_section))
     pump(1.0)
     viewer.reset_view()
 
@@ -75,10 +75,10 @@ def scene(name: str, folder: Path, written: argparse.Namespace) -> None:
     press(panel.reslice_button)
     finished()
     stage.picture("5_cuts")
-    panel.mend.expand(animate=False)
+    panel.corrections_section.expand(animate=False)
     pump(0.5)
-    press(panel.mending.exclude_button)
-    press(panel.mending.again_button)
+    press(panel.corrections.exclude_button)
+    press(panel.corrections.again_button)
     finished()
     panel.scroll_area.verticalScrollBar().setValue(panel.scroll_area.verticalScrollBar().maximum())
     stage.picture("6_mended")

@@ -193,11 +193,11 @@ def test_apply_a_dropped_transform(viewer, open_panel, open_sample, transform_fi
     viewer.add_points(known_map(fixed_points), name="seeds")
     panel = open_panel("workbench")
     drop(viewer, transform_file)
-    panel.choose("layer to carry", "seeds")
+    panel.choose("layer to transform", "seeds")
     status = panel.run("Apply")
     assert status.startswith("Added"), status
     np.testing.assert_allclose(viewer.layers[-1].data, fixed_points, atol=1e-3)
-    panel.choose("layer to carry", "digit_moving")
+    panel.choose("layer to transform", "digit_moving")
     panel.choose("grid of the result", "digit_fixed")
     panel.run("Apply")
     warped = viewer.layers[-1].data

@@ -124,8 +124,8 @@ def test_neurites_are_where_their_center_lines_say():
 def test_pictures_are_drawn_where_the_closed_form_says():
     """Places are worked out on nodes and interpolated; that must not cost accuracy."""
     tissue = Tissue(400, seed=1, slope=2.0)
-    drawn = np.stack(evaluate_on_pixels(lambda p: tissue.unbent(p, 7.3), (150, 90)), axis=-1)[:150, :90]
-    exact = tissue.unbent(np.stack(np.mgrid[:150.0, :90.0], axis=-1), 7.3)
+    drawn = np.stack(evaluate_on_pixels(lambda p: tissue.straightened(p, 7.3), (150, 90)), axis=-1)[:150, :90]
+    exact = tissue.straightened(np.stack(np.mgrid[:150.0, :90.0], axis=-1), 7.3)
     assert np.abs(drawn - exact).max() < 0.01
 
 
@@ -135,7 +135,7 @@ def test_walls_are_drawn_between_the_nearest_surfaces():
     from napari_stnreg.datasets.tissue import _neurites
 
     neurites, points = _neurites(tissue), np.stack(np.mgrid[:96.0, :96.0], axis=-1)
-    rest = tissue.unbent(points, 0.0)
+    rest = tissue.straightened(points, 0.0)
     away = (rest[..., None, :] - neurites.base + 150) % 300 - 150
     surface = np.sort(np.linalg.norm(away, axis=-1) - neurites.radius, axis=-1)
     gap = surface[..., 1] - surface[..., 0]

@@ -37,7 +37,7 @@ def test_it_is_small_and_its_header_says_what_it_was_made_of(model):
 
 def test_it_lowers_the_disagreement_of_generated_shapes_it_never_saw(model):
     source = GeneratedShapes(sr.Grid.from_spacing((128, 128)))
-    batch = collate([source.example("train", 0, place, seed=991) for place in range(8)])
+    batch = collate([source.draw_pair("train", 0, place, seed=991) for place in range(8)])
     before, after = [], []
     for i in range(8):
         fixed, moving = (sr.Image.from_array(x[i, 0].numpy()) for x in (batch.fixed, batch.moving))

@@ -16,7 +16,7 @@ from napari_stnreg.training.data.pairing import FixedPairs
 from napari_stnreg.training.synthetic.heads import generated_head, generated_heads
 from napari_stnreg.training.synthetic.shapes import GeneratedShapes, ShapeSettings, smooth_noise
 
-MOVES = SpatialAugmentation(rotation=15, scale=0.1, shear=0.05, shift=4, bend=3, bend_spacing=20)
+MOVES = SpatialAugmentation(rotation=15, scale=0.1, shear=0.05, shift=4, deformation=3, control_spacing=20)
 
 
 def dots(grid, places, width):
@@ -100,9 +100,11 @@ def test_draws_stay_within_their_sizes_and_fill_them():
 
 
 @pytest.mark.parametrize("shape", [(48, 40), (24, 20, 22)])
-def test_a_bend_never_folds_whatever_is_asked(shape):
+def test_augmentation_deformation_never_folds(shape):
     grid = Grid.from_spacing(shape, 1.5)
-    bends = [SpatialAugmentation(bend=100, bend_spacing=12).draw(np.random.default_rng(i), grid) for i in range(5)]
+    bends = [
+        SpatialAugmentation(deformation=100, control_spacing=12).draw(np.random.default_rng(i), grid) for i in range(5)
+    ]
     assert min(bend.jacobian_determinant(grid).min() for bend in bends) > 0
     assert max(np.abs(bend.displacement(grid)).max() for bend in bends) > 1
 
@@ -130,7 +132,7 @@ def test_brightness_changes_by_what_was_asked_and_by_nothing_else():
 def test_generated_shapes_know_their_transform(shape):
     few = ShapeSettings(bodies=(3, 7), cells=(2, 4))  # so that most voxels are not at an edge
     data = GeneratedShapes(Grid.from_spacing(shape, 1.5), few, count=6)
-    batch = collate([data.example("train", 0, i, 3) for i in range(6)])
+    batch = collate([data.draw_pair("train", 0, i, 3) for i in range(6)])
     moved = warp_batch(batch.moving_labels, batch.truth, data.grid, data.grid)
     before = float((batch.moving_labels == batch.fixed_labels).float().mean())
     after = float((moved == batch.fixed_labels).float().mean())
@@ -147,7 +149,7 @@ def test_generated_shapes_show_one_contrast_or_another():
     for data in (same, other):
         found = []
         for i in range(8):
-            pair = data.example("train", 0, i, 1)
+            pair = data.draw_pair("train", 0, i, 1)
             moved = warp_batch(pair.moving, pair.truth, data.grid, data.grid)
             found.append(np.corrcoef(pair.fixed.flatten(), moved.flatten())[0, 1])
         correlation.append(np.abs(found).mean())
@@ -157,11 +159,11 @@ def test_generated_shapes_show_one_contrast_or_another():
 
 def test_kept_scenes_come_back_in_new_brightness():
     data = GeneratedShapes(Grid.from_spacing((32, 32)), keep=True)
-    first, second, again = (data.example("train", e, 0, 0) for e in (0, 1, 0))
+    first, second, again = (data.draw_pair("train", e, 0, 0) for e in (0, 1, 0))
     assert torch.equal(first.fixed_labels, second.fixed_labels)
     assert not torch.allclose(first.fixed, second.fixed, atol=0.05)
     assert torch.equal(first.fixed, again.fixed)
-    assert not torch.equal(first.fixed_labels, data.example("validation", 0, 0, 0).fixed_labels)
+    assert not torch.equal(first.fixed_labels, data.draw_pair("validation", 0, 0, 0).fixed_labels)
 
 
 def test_smooth_noise_is_as_fine_as_asked():

@@ -171,7 +171,7 @@ def test_validation_pairs_are_of_subjects_that_training_never_shows(folder):
 
 
 def test_the_same_place_in_a_training_gives_the_same_batches(folder):
-    moved = SpatialAugmentation(rotation=10, shift=2, bend=2, bend_spacing=8)
+    moved = SpatialAugmentation(rotation=10, shift=2, deformation=2, control_spacing=8)
     data = open_training_data(folder, augmentation=Augmentation(joint=moved), validation_fraction=0.25)
     again = open_training_data(folder, augmentation=Augmentation(joint=moved), validation_fraction=0.25)
     everything(again, epoch=0)  # what went before does not matter
@@ -196,7 +196,7 @@ def test_images_of_other_size_and_spacing_lie_in_a_batch_as_they_lie_in_the_worl
     far = fine.replace(grid=fine.grid.translated(np.array([3.0, -2.0])), name="moved")
     images = ImageSet.from_images([coarse, fine, far])
     data = PairedImages(images, images, FixedPairs([(0, 1), (0, 2), (1, 2)]))
-    beside, moved, both = (data.example("train", 0, place, 0) for place in range(3))
+    beside, moved, both = (data.draw_pair("train", 0, place, 0) for place in range(3))
     assert beside.moving.shape == (1, 1, 24, 20)
     assert brightest(beside) == [pytest.approx([11.5, 9.5], abs=0.05), pytest.approx([11.75, 9.75], abs=0.05)]
     assert brightest(moved)[1] == pytest.approx([14.75, 7.75], abs=0.05)
@@ -209,7 +209,7 @@ def test_a_training_pair_lies_as_the_model_will_see_it():
     moving = blob(30, 14, (40, 30), name="moving")
     moving = moving.replace(grid=moving.grid.translated(np.array([-16.0, -5.0])))
     images = ImageSet.from_images([fixed, moving])
-    batch = PairedImages(images, images, FixedPairs([(0, 1)])).example("train", 0, 0, 0)
+    batch = PairedImages(images, images, FixedPairs([(0, 1)])).draw_pair("train", 0, 0, 0)
     input_spec = InputSpec(2, 1, fixed.grid.shape, (1.0, 1.0))
     lattice = input_spec.lattice(fixed.grid)
     seen = resample_to_lattice(intensities(moving, input_spec), moving.grid, lattice)
@@ -220,7 +220,7 @@ def test_images_that_do_not_meet_in_the_world_are_put_center_on_center():
     fixed = blob(11.5, 9.5, (24, 20), name="fixed")
     moving = blob(23.5, 19.5, (48, 40), spacing=0.5, name="moving")
     images = ImageSet.from_images([fixed, moving.replace(grid=moving.grid.translated(np.array([500.0, 80.0])))])
-    batch = PairedImages(images, images, FixedPairs([(0, 1)])).example("train", 0, 0, 0)
+    batch = PairedImages(images, images, FixedPairs([(0, 1)])).draw_pair("train", 0, 0, 0)
     assert brightest(batch)[1] == pytest.approx([11.5, 9.5], abs=0.05)
 
 
@@ -266,7 +266,7 @@ def test_mixed_sources_give_pairs_of_each_and_hold_back_those_of_the_first():
         (lambda p: ImageSet.from_folder(p, pattern="one*", group="Z"), "finds no subject in 'one'"),
         (lambda p: ImageSet.from_folder(p, pattern="one*", labels=p / "set"), "is not a folder"),
         (lambda p: SpatialAugmentation(rotation=-1), "rotation must be 0 or more"),
-        (lambda p: SpatialAugmentation(bend=3), "Give bend_spacing"),
+        (lambda p: SpatialAugmentation(deformation=3), "Give control_spacing"),
     ],
 )
 def test_what_cannot_be_used_is_told_in_one_sentence(tmp_path, call, sentence):

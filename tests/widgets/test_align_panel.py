@@ -110,12 +110,12 @@ def test_cuts_show_the_staircase_gone(aligned, qtbot, run):
 def test_a_section_is_excluded_and_its_range_aligned_again(aligned, viewer, qtbot, run):
     before = [aligned.result.aligned.displacement(z) for z in range(6)]
     aligned.go_to_section(1)
-    aligned.mend.expand(animate=False)
-    aligned.mending.exclude_button.click()
+    aligned.corrections_section.expand(animate=False)
+    aligned.corrections.exclude_button.click()
     assert aligned.excluded == {1}
-    assert "Excluded: 1" in aligned.mending.note.text()
-    aligned.mending.range_box.setValue(0)
-    aligned.mending.again_button.click()
+    assert "Excluded: 1" in aligned.corrections.note.text()
+    aligned.corrections.range_box.setValue(0)
+    aligned.corrections.again_button.click()
     run(aligned)
     after = [aligned.result.aligned.displacement(z) for z in range(6)]
     assert (before[1] != after[1]).any()
@@ -128,7 +128,7 @@ def test_a_section_is_excluded_and_its_range_aligned_again(aligned, viewer, qtbo
 
 
 def test_landmarks_between_two_sections_decide_where_they_lie(aligned, viewer, run):
-    aligned.mending.points_button.click()
+    aligned.corrections.points_button.click()
     points = viewer.layers["stack landmarks"]
     assert viewer.layers.selection.active is points
     assert points.mode == "add"
@@ -234,8 +234,8 @@ def test_arrow_keys_go_through_the_sections_to_look_at(aligned, viewer, qtbot):
 def test_a_section_is_excluded_before_the_first_run(panel, viewer, run):
     panel.go_to_section(2)
     assert panel.section == 2
-    panel.mending.exclude_button.click()
-    assert panel.mending.exclude_button.text() == "Take this section in again"
+    panel.corrections.exclude_button.click()
+    assert panel.corrections.exclude_button.text() == "Include this section again"
     panel.start()
     run(panel)
     assert [one.verdict for one in panel.result.verdicts] == [
@@ -289,7 +289,7 @@ def test_a_stopped_range_goes_on(aligned, qtbot, run):
 
 
 def test_nothing_is_cut_off_in_a_narrow_dock(panel):
-    for part in (panel.inputs.advanced, panel.mend):
+    for part in (panel.inputs.advanced, panel.corrections_section):
         part.expand(animate=False)
     form = panel.scroll_area.widget()
     bar = panel.scroll_area.verticalScrollBar().sizeHint().width()

@@ -61,8 +61,8 @@ def test_images_and_labels_are_read_through_the_right_direction(viewer, open_wor
         expected = sr.warp(sr.Image.from_array(layer.data), through, Grid.from_spacing(SHAPE), interpolation).data
         np.testing.assert_array_equal(made.data, expected)
         assert type(made) is type(layer)
-        assert made.name == f"{layer.name} carried to {'fixed' if side == 'moving' else 'moving'}"
-    assert viewer.layers["image carried to " + ("fixed" if side == "moving" else "moving")].colormap.name == "magma"
+        assert made.name == f"{layer.name} transformed to {'fixed' if side == 'moving' else 'moving'}"
+    assert viewer.layers["image transformed to " + ("fixed" if side == "moving" else "moving")].colormap.name == "magma"
     np.testing.assert_array_equal(image.data, before)
 
 
@@ -120,9 +120,9 @@ def test_points_land_where_the_warped_image_shows_them(viewer, open_workbench, r
         choose(bench, layer)
         bench.apply()
         run(bench)
-    warped = viewer.layers["spot carried to fixed"].data
+    warped = viewer.layers["spot transformed to fixed"].data
     center = np.array([(index * warped).sum() / warped.sum() for index in np.indices(SHAPE)])
-    np.testing.assert_allclose(viewer.layers["mark carried to fixed"].data[0], center, atol=0.35)
+    np.testing.assert_allclose(viewer.layers["mark transformed to fixed"].data[0], center, atol=0.35)
 
 
 def test_a_rectangle_becomes_what_the_map_makes_of_it(viewer, open_workbench, run):
@@ -149,14 +149,14 @@ def test_channels_and_linked_layers_go_along(viewer, open_workbench, run):
     assert bench.applying.also_box.set_current("place")
     assert bench.apply()
     run(bench)
-    assert [layer.name for layer in viewer.layers][3:] == ["red carried to fixed", "green carried to fixed"]
+    assert [layer.name for layer in viewer.layers][3:] == ["red transformed to fixed", "green transformed to fixed"]
     points = viewer.add_points([[5, 5]], name="p")
     link_layers([first, points])
     choose(bench, first)
     assert bench.applying.also_box.set_current("linked")
     assert bench.apply()
     run(bench)
-    assert [layer.name for layer in viewer.layers][-2:] == ["red carried to fixed [1]", "p carried to fixed"]
+    assert [layer.name for layer in viewer.layers][-2:] == ["red transformed to fixed [1]", "p transformed to fixed"]
 
 
 def test_every_frame_and_channel_of_a_series_is_carried(viewer, open_workbench, run):
@@ -191,12 +191,12 @@ def test_a_volume_with_its_own_axes_is_carried_with_its_labels_and_points(viewer
         choose(bench, layer)
         assert bench.apply()
         run(bench)
-    goal = viewer.layers["mark carried to fixed"]
+    goal = viewer.layers["mark transformed to fixed"]
     place = np.array(goal.data_to_world(goal.data[0]))
     world = np.array(points.data_to_world(points.data[0])) / 1000
     np.testing.assert_allclose(transform.map_points(place[None] / 1000)[0], world, atol=1e-6)
     # A label is copied from the nearest voxel, which may be half a voxel off.
-    for name, tolerance in (("spot carried to fixed", 0.35), ("label carried to fixed", 0.6)):
+    for name, tolerance in (("spot transformed to fixed", 0.35), ("label transformed to fixed", 0.6)):
         made = viewer.layers[name]
         index = np.array(
             made.world_to_data(place * np.array([1e-3 if str(u) == "millimeter" else 1 for u in made.units]))
@@ -204,4 +204,4 @@ def test_a_volume_with_its_own_axes_is_carried_with_its_labels_and_points(viewer
         weight = np.asarray(made.data, float)
         center = np.array([(i * weight).sum() / weight.sum() for i in np.indices(weight.shape)])
         np.testing.assert_allclose(center, index, atol=tolerance)
-    assert set(np.unique(viewer.layers["label carried to fixed"].data)) == {0, 7}
+    assert set(np.unique(viewer.layers["label transformed to fixed"].data)) == {0, 7}

@@ -20,7 +20,7 @@ def test_layers_deleted_during_the_work_change_nothing_for_it(viewer, open_workb
     viewer.layers.clear()
     assert not bench.apply()
     run(bench)
-    assert [layer.name for layer in viewer.layers] == ["image carried to fixed"]
+    assert [layer.name for layer in viewer.layers] == ["image transformed to fixed"]
 
 
 def test_stopping_leaves_the_viewer_as_it_was(viewer, open_workbench, run):

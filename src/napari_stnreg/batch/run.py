@@ -1,4 +1,4 @@
-"""Run a batch: row by row, on past what fails, and from where it was when it is begun again."""
+"""Run a batch: register pair after pair, continue past failures, and resume an earlier run."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class BatchProgress:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What a batch leaves behind.
+    """Result of a batch.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class BatchResult:
 
     @property
     def failed(self) -> list[Row]:
-        """The rows that could not be done."""
+        """The rows of failed pairs."""
         return [row for row in self.rows if row["state"] == "failed"]
 
 
@@ -132,7 +132,7 @@ def batch_steps(
         If the folder holds something else, or a setting is wrong.
     """
     base = RegistrationSettings.merge(settings, options)
-    # A wrong setting is told before anything is computed.
+    # Settings are validated before anything is computed.
     each = [RegistrationSettings.parse(**{**base.model_dump(exclude_unset=True), **job.settings}) for job in jobs]
     folder = _opened(Path(output))
     rows: list[Row] = []
@@ -168,9 +168,9 @@ def batch_steps(
 
 def _opened(folder: Path) -> Path:
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"'{folder}' is a file; name a folder for the results.")
+        raise InputError(f"'{folder}' is a file. Choose a folder for the results.")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file():
-        raise InputError(f"The folder '{folder}' holds something else than a batch; name another.")
+        raise InputError(f"The folder '{folder}' holds something else than a batch. Choose another.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -180,7 +180,7 @@ def _opened(folder: Path) -> Path:
 
 
 def _fingerprint(job: Job, settings: RegistrationSettings) -> str:
-    """What a row depends on: its settings, and the names, sizes and times of its files."""
+    """Return a hash of what a row depends on: its settings, and the names, sizes and times of its files."""
     told = settings.model_dump(exclude={"device"})
     paths = list(job.paths)
     if settings.model is not None and Path(settings.model).suffix:
@@ -214,7 +214,7 @@ def _remember(folder: Path, mark: str, row: Row) -> None:
 def _attempt(
     job: Job, settings: RegistrationSettings, folder: Path, models: dict[str, Model]
 ) -> Generator[Progress, str | None, Row | None]:
-    """One row, whatever happens; ``None`` if it was told to stop."""
+    """Return the row of a pair, failed or not; ``None`` if the batch was stopped."""
     began = time.perf_counter()
     row: Row = {"name": job.name, "state": "done", "seconds": 0.0, "error": ""}
     try:
@@ -224,7 +224,7 @@ def _attempt(
                     return None
     except StopIteration as end:
         row |= end.value
-    except Exception as error:  # whatever is wrong with this pair, the others are none the worse for it
+    except Exception as error:  # a failed pair must not end the batch
         sentence = str(error) if isinstance(error, RegistrationError) else f"{type(error).__name__}: {error}"
         row |= {"state": "failed", "error": sentence}
     return row | {"seconds": time.perf_counter() - began}

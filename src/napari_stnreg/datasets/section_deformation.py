@@ -1,4 +1,4 @@
-"""What befalls a section between the tissue and the picture of it: bent, turned, stretched, torn, photographed.
+"""Deformation of a section: the map from its image to the tissue, with affine part, smooth field, cracks and folds.
 
 Positions are pixels (y, x), those of the picture and of the tissue alike. Both directions are known without error.
 """
@@ -77,10 +77,10 @@ class Tear:
         along = away @ np.array([-np.sin(self.angle), np.cos(self.angle)])
         return np.asarray(away @ self.normal - self.height * np.sin(2 * np.pi * along / self.wavelength + self.phase))
 
-    def mend(self, points: npt.ArrayLike, side: int = 0) -> FloatArray:
-        """Where positions ``(..., 2)`` of the picture lay in the whole section; a crack closes to its line.
+    def to_intact(self, points: npt.ArrayLike, side: int = 0) -> FloatArray:
+        """Map positions ``(..., 2)`` of the image to the intact section; a crack closes to its line.
 
-        With ``side`` 1 or -1 as if everything lay on that side of the line: smooth.
+        With ``side`` 1 or -1 the map of that side of the line is used everywhere, which is smooth.
         """
         points = np.asarray(points, dtype=np.float64)
         distance = self.across(points)
@@ -89,15 +89,15 @@ class Tear:
         whole = np.sign(distance) * np.maximum(np.abs(distance) - self.opening / 2, 0)
         return np.asarray(points + self.normal * (whole - distance)[..., None])
 
-    def tear(self, points: npt.ArrayLike) -> FloatArray:
-        """The inverse of :meth:`mend`; tissue that a fold hides comes to lie on its line."""
+    def from_intact(self, points: npt.ArrayLike) -> FloatArray:
+        """Map positions of the intact section to the image; tissue that a fold hides is mapped to its line."""
         points = np.asarray(points, dtype=np.float64)
         distance = self.across(points)
         torn = np.sign(distance) * np.maximum(np.abs(distance) + self.opening / 2, 0)
         return np.asarray(points + self.normal * (torn - distance)[..., None])
 
     def hides(self, points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-        """Whether positions of the whole section are hidden by the fold; never by a crack."""
+        """Return whether positions of the intact section are hidden by the fold; a crack hides none."""
         return np.abs(self.across(points)) < -self.opening / 2
 
 
@@ -126,10 +126,10 @@ class SectionDeformation:
     tear: Tear | None = None
 
     def to_tissue(self, points: npt.ArrayLike, side: int = 0) -> FloatArray:
-        """Positions ``(..., 2)`` of the picture to those of the tissue; ``side`` as in :meth:`Tear.mend`."""
+        """Positions ``(..., 2)`` of the picture to those of the tissue; ``side`` as in :meth:`Tear.to_intact`."""
         points = np.asarray(points, dtype=np.float64)
         if self.tear is not None:
-            points = self.tear.mend(points, side)
+            points = self.tear.to_intact(points, side)
         laid = (points - self.middle) @ self.linear.T + self.middle + self.shift
         return laid + self.bend(laid)
 
@@ -138,22 +138,22 @@ class SectionDeformation:
 
         The bend is gentle (its slope stays below one half), so that taking it off again and again converges.
         """
-        whole = self._unbent(points, rounds)
-        return whole if self.tear is None else self.tear.tear(whole)
+        whole = self._undeformed(points, rounds)
+        return whole if self.tear is None else self.tear.from_intact(whole)
 
     def hides(self, points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Whether a fold hides positions ``(..., 2)`` of the tissue."""
         if self.tear is None:
             return np.zeros(np.shape(points)[:-1], dtype=bool)
-        return self.tear.hides(self._unbent(points))
+        return self.tear.hides(self._undeformed(points))
 
     def from_tear(self, points: npt.ArrayLike) -> FloatArray:
         """Distance ``(...)`` of tissue ``(..., 2)`` from the crack or fold, pixels; infinite where there is none."""
         if self.tear is None:
             return np.full(np.shape(points)[:-1], np.inf)
-        return np.abs(self.tear.across(self._unbent(points)))
+        return np.abs(self.tear.across(self._undeformed(points)))
 
-    def _unbent(self, points: npt.ArrayLike, rounds: int = 60) -> FloatArray:
+    def _undeformed(self, points: npt.ArrayLike, rounds: int = 60) -> FloatArray:
         points = np.asarray(points, dtype=np.float64)
         laid = points
         for _ in range(rounds):

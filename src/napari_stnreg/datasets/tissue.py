@@ -57,7 +57,7 @@ class Tissue:
 
     # -- where things are
 
-    def unbent(self, points: FloatArray, height: float) -> FloatArray:
+    def straightened(self, points: FloatArray, height: float) -> FloatArray:
         """Where points ``(..., 2)`` of a height would lie if all neurites in common ran straight up, ``(..., 2)``."""
         course, wrinkles = _common(self)
         solid = _with_height(points, height)
@@ -70,7 +70,7 @@ class Tissue:
         halfway = float(heights.mean())
         # every copy of the repeated tissue whose center may lie in the area
         base = neurites.base + neurites.slope * halfway
-        low = self.unbent(np.zeros(2), halfway) - self.cell
+        low = self.straightened(np.zeros(2), halfway) - self.cell
         reach = int(np.ceil(max(shape) / self.period)) + 1
         copies = [low + (base - low) % self.period + self.period * np.array([i, j])
                   for i in range(-1, reach) for j in range(-1, reach)]  # fmt: skip
@@ -83,10 +83,10 @@ class Tissue:
         return np.stack(found, axis=1) if found else np.zeros((len(number), 0, 2))
 
     def _invert(self, resting: FloatArray, height: float, rounds: int = 80) -> FloatArray:
-        """The inverse of :meth:`unbent`: it is gentle, so taking the bend off again and again converges."""
+        """The inverse of :meth:`straightened`: it is gentle, so taking the bend off again and again converges."""
         points = resting + np.asarray(_lean(self)) * height
         for _ in range(rounds):
-            change = resting - self.unbent(points, height)
+            change = resting - self.straightened(points, height)
             points = points + change
             if np.abs(change).max(initial=0) < 1e-9:
                 break
@@ -116,7 +116,7 @@ class Tissue:
         def looked_up(points: FloatArray) -> FloatArray:
             tissue = to_tissue(points)
             return np.concatenate(
-                [self.unbent(tissue, height), texture(_with_height(tissue, height))[..., :1]], axis=-1
+                [self.straightened(tissue, height), texture(_with_height(tissue, height))[..., :1]], axis=-1
             )
 
         y, x, reticulum = evaluate_on_pixels(looked_up, shape, multiple=BLOCK)

@@ -28,7 +28,7 @@ def napari_sample_head() -> list[LayerData]:
 
 
 def napari_sample_sections() -> list[LayerData]:
-    """A stack of serial sections that lie askew."""
+    """A stack of misaligned serial sections."""
     return [layer_data(section_stack().moving, contrast_limits=(0, 255))]
 
 

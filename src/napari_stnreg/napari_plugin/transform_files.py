@@ -64,7 +64,7 @@ def _open(path: Any) -> list[LayerData]:
 
 
 def model_sentence(path: str) -> str | None:
-    """What a model file holds, for a person; ``None`` if the file is no model."""
+    """Describe a model file in one sentence; return ``None`` if the file is not a model."""
     if not path.lower().endswith(".safetensors"):
         return None
     from napari_stnreg.core import container
@@ -74,8 +74,8 @@ def model_sentence(path: str) -> str | None:
     if header.get("format") != model_file.FORMAT:
         return None
     return (
-        f"'{Path(path).name}' is a trained model, not an image: choose it as the model in Layers > Register, or give "
-        "it to stnreg register --model."
+        f"'{Path(path).name}' is a trained model, not an image. Choose it as the model in Layers > Register, or "
+        "use it with stnreg register --model."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from napari_stnreg.core.grid import Grid
 
 WORKING_SIZE = {2: 256, 3: 96}
-"""Longest side unless a person says otherwise, in pixels, by dimension."""
+"""Default longest side in pixels, by dimension."""
 
 
 def working_grid(grid: Grid, size: int | None = None) -> Grid:

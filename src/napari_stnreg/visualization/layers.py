@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 KINDS = {
     "warped": ("Warped image", "The moving image on the fixed one's grid, sampled once from the original."),
     "overlay": ("Overlay", "Fixed in green and warped in magenta: gray where they agree."),
-    "grid": ("Deformed grid", "A regular grid over the moving image, bent as the image is."),
+    "grid": ("Deformed grid", "A regular grid over the moving image, deformed like the image."),
     "vectors": ("Displacement vectors", "Arrows from points of the fixed image to where their values come from."),
     "jacobian": ("Jacobian determinant", "Local change of volume: 1 keeps it, 0 or less folds."),
     "difference": ("Difference", "Warped minus fixed, each scaled to 0 to 1."),

@@ -33,10 +33,10 @@ class SpatialAugmentation:
         Off-diagonal entries of the matrix.
     shift
         World units along each axis.
-    bend
+    deformation
         Largest displacement of a control point of a cubic B-spline, world units; clamped below the fraction of the
         control spacing at which folding is possible.
-    bend_spacing
+    control_spacing
         Control point spacing, world units.
     flip
         Whether axes may be mirrored. Only for transforms of both images of a pair.
@@ -52,8 +52,8 @@ class SpatialAugmentation:
     stretch: float = 0.0
     shear: float = 0.0
     shift: float = 0.0
-    bend: float = 0.0
-    bend_spacing: float = 0.0
+    deformation: float = 0.0
+    control_spacing: float = 0.0
     flip: bool = False
 
     def __post_init__(self) -> None:
@@ -62,8 +62,8 @@ class SpatialAugmentation:
                 raise InputError(f"The augmentation's {name} must be 0 or more, not {value}.")
         if self.scale >= 1 or self.stretch >= 1:
             raise InputError("The augmentation's scale and stretch are relative changes below 1, such as 0.15.")
-        if self.bend > 0 and self.bend_spacing <= 0:
-            raise InputError("Give bend_spacing, the control point spacing, together with bend.")
+        if self.deformation > 0 and self.control_spacing <= 0:
+            raise InputError("Give control_spacing, the control point spacing, together with deformation.")
 
     def draw(self, random: np.random.Generator, grid: Grid) -> Transform:
         """Draw a transform ``T`` of the grid's world, by which an image ``I`` becomes ``x -> I(T(x))``.
@@ -72,11 +72,11 @@ class SpatialAugmentation:
         augmentation can be collated.
         """
         affine = self.draw_affine(random, grid)
-        if self.bend <= 0:
+        if self.deformation <= 0:
             return affine
-        family = BSplineFamily(np.maximum(self.bend_spacing / grid.spacing, 1.0).tolist())
+        family = BSplineFamily(np.maximum(self.control_spacing / grid.spacing, 1.0).tolist())
         control = family.control_grid(grid)
-        limit = np.minimum(self.bend, 0.99 * NO_FOLDING_LIMIT * control.spacing)
+        limit = np.minimum(self.deformation, 0.99 * NO_FOLDING_LIMIT * control.spacing)
         strength = random.uniform(0.0, 1.0)
         directions = random.uniform(-1.0, 1.0, (grid.ndim, *control.shape))
         values = strength * limit.reshape(-1, *[1] * grid.ndim) * directions

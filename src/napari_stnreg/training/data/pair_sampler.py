@@ -44,7 +44,7 @@ class PairSource(ABC):
         """Return the number of pairs in an epoch of ``"train"`` or ``"validation"``."""
 
     @abstractmethod
-    def example(self, split: str, epoch: int, index: int, seed: int) -> Batch:
+    def draw_pair(self, split: str, epoch: int, index: int, seed: int) -> Batch:
         """Return one pair as a batch of one; a pure function of the arguments."""
 
     @abstractmethod
@@ -58,7 +58,7 @@ class PairSource(ABC):
         count = self.count(split)
         order = np.arange(count) if held else seeded_rng(seed, epoch, 77).permutation(count)
         for start in range(0, count, batch_size):
-            yield collate([self.example(split, epoch, int(i), seed) for i in order[start : start + batch_size]])
+            yield collate([self.draw_pair(split, epoch, int(i), seed) for i in order[start : start + batch_size]])
 
 
 def collate(parts: Sequence[Batch]) -> Batch:
@@ -112,11 +112,11 @@ class MixedSource(PairSource):
     def _sources_of(self, split: str) -> Sequence[PairSource]:
         return self.sources[:1] if split == "validation" else self.sources
 
-    def example(self, split: str, epoch: int, index: int, seed: int) -> Batch:
+    def draw_pair(self, split: str, epoch: int, index: int, seed: int) -> Batch:
         """See :meth:`PairSource.example`."""
         for number, source in enumerate(self._sources_of(split)):
             if index < source.count(split):
-                return source.example(split, epoch, index, seed + 1000 * number)
+                return source.draw_pair(split, epoch, index, seed + 1000 * number)
             index -= source.count(split)
         raise IndexError(index)
 

@@ -113,7 +113,7 @@ class PairedImages(PairSource):
         """See :meth:`PairSource.count`."""
         return len(self.validation_pairs) if split == "validation" else len(self.pairing)
 
-    def example(self, split: str, epoch: int, index: int, seed: int) -> Batch:
+    def draw_pair(self, split: str, epoch: int, index: int, seed: int) -> Batch:
         """See :meth:`PairSource.example`."""
         if split == "validation":
             validation = Augmentation(independent=self.augmentation.independent if self.same_image else None)
@@ -214,7 +214,9 @@ def augmentation_preset(name: str, grid: Grid) -> Augmentation | None:
     if name == "light":
         transforms = SpatialAugmentation(rotation=10, scale=0.08, shift=0.04 * longest)
         return Augmentation(joint=transforms, intensity=IntensityAugmentation(gamma=0.2, bias=0.1, noise=0.02))
-    transforms = SpatialAugmentation(rotation=30, scale=0.15, stretch=0.1, shift=0.06 * longest, bend=0.04 * longest,
-                                bend_spacing=0.25 * longest, flip=True)  # fmt: skip
+    transforms = SpatialAugmentation(
+        rotation=30, scale=0.15, stretch=0.1, shift=0.06 * longest, deformation=0.04 * longest,
+        control_spacing=0.25 * longest, flip=True,
+    )  # fmt: skip
     intensity = IntensityAugmentation(gamma=0.5, bias=0.3, noise=0.04, blur=0.8)
     return Augmentation(joint=transforms, intensity=intensity)

@@ -43,17 +43,17 @@ class ShapeSettings:
         Range of the number of shapes.
     cells
         Range of the number of control points, along the longest side, of the noise that defines the shapes.
-    bend
+    deformation
         Largest root mean square of each image's deformation.
-    bend_cells
+    control_cells
         Range of the number of control points, along the longest side, of the deformation.
     rotation, scale, shift
         Largest difference of pose: degrees, relative size, fraction of the longest side.
-    far
+    large_pose_probability
         Probability of a difference of pose up to four times as large.
     other_contrast
         Probability that shapes have other intensities in the moving image, as with another modality.
-    alone
+    empty_background_probability
         Probability of an empty background around the scene; half of these are black.
     texture
         Largest amplitude of the texture inside shapes.
@@ -63,14 +63,14 @@ class ShapeSettings:
 
     bodies: tuple[int, int] = (6, 20)
     cells: tuple[int, int] = (3, 12)
-    bend: float = 0.045
-    bend_cells: tuple[int, int] = (2, 9)
+    deformation: float = 0.045
+    control_cells: tuple[int, int] = (2, 9)
     rotation: float = 6.0
     scale: float = 0.06
     shift: float = 0.02
-    far: float = 0.0
+    large_pose_probability: float = 0.0
     other_contrast: float = 0.3
-    alone: float = 0.5
+    empty_background_probability: float = 0.5
     texture: float = 0.3
     intensity: IntensityAugmentation = field(
         default_factory=lambda: IntensityAugmentation(gamma=0.4, bias=0.3, blur=0.8, noise=0.04)
@@ -85,7 +85,7 @@ class _Scene:
     patterns: tuple[Tensor, Tensor]
     truth: Transform
     count: int
-    alone: bool
+    empty_background: bool
 
 
 class GeneratedShapes(PairSource):
@@ -133,7 +133,7 @@ class GeneratedShapes(PairSource):
         """See :meth:`PairSource.count`."""
         return self._counts[split]
 
-    def example(self, split: str, epoch: int, index: int, seed: int) -> Batch:
+    def draw_pair(self, split: str, epoch: int, index: int, seed: int) -> Batch:
         """See :meth:`PairSource.example`."""
         held = int(split == "validation")
         if not self.keep:
@@ -152,9 +152,10 @@ class GeneratedShapes(PairSource):
     def _scene(self, random: np.random.Generator) -> _Scene:
         """Generate shapes, and warp them for both images."""
         settings, grid = self.settings, self.grid
-        claims, pattern, alone = self._bodies(random)
-        own = [self._bend(random) for _ in range(2)]
-        reach = random.uniform(1, 4) if settings.far and random.uniform() < settings.far else 1.0
+        claims, pattern, empty_background = self._bodies(random)
+        own = [self._deformation(random) for _ in range(2)]
+        probability = settings.large_pose_probability
+        reach = random.uniform(1, 4) if probability and random.uniform() < probability else 1.0
         pose = SpatialAugmentation(
             rotation=reach * settings.rotation,
             scale=min(reach * settings.scale, 0.5),
@@ -171,7 +172,7 @@ class GeneratedShapes(PairSource):
         field = torch.from_numpy(exact.displacement(coarse))[None]
         labels = tuple(_argmax(view[:, :-1]).to(torch.uint8) for view in views)
         patterns = tuple(view[:, -1:] for view in views)
-        return _Scene(labels, patterns, DisplacementTransform(field, coarse), claims.shape[1], alone)  # type: ignore[arg-type]
+        return _Scene(labels, patterns, DisplacementTransform(field, coarse), claims.shape[1], empty_background)  # type: ignore[arg-type]
 
     def _render(self, scene: _Scene, random: np.random.Generator) -> Batch:
         """Render a scene with random intensities."""
@@ -180,7 +181,7 @@ class GeneratedShapes(PairSource):
         rough = settings.texture * random.uniform(0, 1) * random.uniform(-1, 1, (2, count))
         if random.uniform() >= settings.other_contrast:
             brightness[1], rough[1] = brightness[0], rough[0]
-        black = scene.alone and random.uniform() < 0.5
+        black = scene.empty_background and random.uniform() < 0.5
         images = []
         for labels, pattern, level, depth in zip(scene.labels, scene.patterns, brightness, rough, strict=True):
             index = labels.to(torch.int64)
@@ -204,12 +205,12 @@ class GeneratedShapes(PairSource):
         if small:
             parts.append(smooth_noise(random, small, min(2.5 * cells, 24.0), shape) - random.uniform(0.2, 0.8))
         scores = np.concatenate(parts)
-        alone = bool(random.uniform() < settings.alone)
-        if alone:
+        empty_background = bool(random.uniform() < settings.empty_background_probability)
+        if empty_background:
             scores = np.concatenate([self._around(random), scores])
         pattern = smooth_noise(random, 1, random.uniform(16, 40), shape)
         claims, fine = (torch.from_numpy(x.astype(np.float32))[None] for x in (scores, pattern))
-        return claims, fine, alone
+        return claims, fine, empty_background
 
     def _around(self, random: np.random.Generator) -> Single:
         """Return the score map of an empty background around an irregular region, ``(1, *shape)``."""
@@ -222,11 +223,11 @@ class GeneratedShapes(PairSource):
             12.0 * (np.sqrt(((place / radii) ** 2).sum(0, keepdims=True)) - 1 + irregularity) + 1.5, dtype=np.float32
         )
 
-    def _bend(self, random: np.random.Generator) -> Transform:
+    def _deformation(self, random: np.random.Generator) -> Transform:
         """Draw a diffeomorphism of random amplitude and wavelength."""
         settings, grid = self.settings, self.grid
-        length = settings.bend * random.uniform(0.1, 1.0) * _longest(grid)
-        low, high = settings.bend_cells
+        length = settings.deformation * random.uniform(0.1, 1.0) * _longest(grid)
+        low, high = settings.control_cells
         cells = float(np.exp(random.uniform(np.log(low), np.log(high))))
         # Shorter wavelengths get smaller amplitudes, which limits the gradient of the flow.
         length = min(length, 0.10 * _longest(grid) * 2 / cells)

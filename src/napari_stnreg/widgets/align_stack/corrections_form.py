@@ -1,4 +1,4 @@
-"""Mending an alignment by hand: leave sections out, mark the same places, align a part again."""
+"""The form for manual corrections: exclude sections, add landmark pairs, realign a range."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from napari_stnreg.widgets.common.forms import FormLayout, button, help_label
 
 
 class CorrectionsForm(QWidget):
-    """The buttons; what they do is the panel's.
+    """Buttons for manual corrections.
 
     Signals
     -------
     excluding(bool), marking(), again(int)
-        Exclude the section that is shown or take it in again; add landmarks; align again, with so many sections before
-        and after the one that is shown.
+        Exclude or include the current section; add landmarks; realign, with the number of sections before and after the
+        current one.
     """
 
     excluding = Signal(bool)
@@ -27,7 +27,7 @@ class CorrectionsForm(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.note = help_label()
-        self.exclude_button = button("Exclude this section", "Match no other section with the one that is shown.")
+        self.exclude_button = button("Exclude this section", "Exclude the current section from matching.")
         self.exclude_button.setCheckable(True)
         self.points_button = button(
             "Add landmark pairs",
@@ -51,14 +51,14 @@ class CorrectionsForm(QWidget):
         self.again_button.clicked.connect(lambda: self.again.emit(self.range_box.value()))
 
     def show_section(self, section: int, excluded: Iterable[int]) -> None:
-        """Say which section is shown and what is left out."""
+        """Show the current section and the excluded ones."""
         out = sorted(excluded)
         self.exclude_button.setChecked(section in out)
-        self.exclude_button.setText("Take this section in again" if section in out else "Exclude this section")
+        self.exclude_button.setText("Include this section again" if section in out else "Exclude this section")
         self.note.setText(f"Shown: section {section}. Excluded: {', '.join(map(str, out)) or 'none'}.")
 
     def allow(self, *, stack: bool, result: bool) -> None:
-        """Enable what can be done: with a stack, and with its result."""
+        """Enable what is possible with a stack, and with its result."""
         self.exclude_button.setEnabled(stack)
         self.points_button.setEnabled(stack)
         self.again_button.setEnabled(result)

@@ -1,4 +1,4 @@
-"""The panel for stacks of serial sections: align, look along z, mend by hand, align a range again, save."""
+"""The panel for stacks of serial sections: align, inspect, correct, realign a range, save."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FLICKER = "Alt-B"
 
 
 class AlignStackPanel(TaskPanel):
-    """Aligns a stack layer and helps to find and mend what is wrong.
+    """Align a stack layer, and find and correct misaligned sections.
 
     Parameters
     ----------
@@ -49,15 +49,17 @@ class AlignStackPanel(TaskPanel):
         self._reslices: Any = None
         self.inputs = AlignForm(self._viewer)
         self.findings = QualityView(self._viewer)
-        self.mending = CorrectionsForm()
-        self.mend = collapsible("Mend by hand", self.mending, "Exclude sections, add landmarks, align a part again.")
+        self.corrections = CorrectionsForm()
+        self.corrections_section = collapsible(
+            "Manual corrections", self.corrections, "Exclude sections, add landmarks, realign a range."
+        )
         self._make_buttons()
         self.form.addWidget(self.inputs)
         self.form.addLayout(self._start_row)
         self.form.addWidget(self.findings)
         self.form.addWidget(separator())
         self.form.addLayout(self._look_row)
-        self.form.addWidget(self.mend)
+        self.form.addWidget(self.corrections_section)
         self.form.addStretch(1)
         self._to_findings = QTimer(self)
         self._to_findings.setSingleShot(True)
@@ -83,9 +85,9 @@ class AlignStackPanel(TaskPanel):
         self.flicker_button.clicked.connect(self.flicker)
         self.reslice_button.clicked.connect(self.cut)
         self.findings.picked.connect(self.go_to_section)
-        self.mending.excluding.connect(self._on_exclude)
-        self.mending.marking.connect(self.add_landmarks)
-        self.mending.again.connect(self._on_again)
+        self.corrections.excluding.connect(self._on_exclude)
+        self.corrections.marking.connect(self.add_landmarks)
+        self.corrections.again.connect(self._on_again)
         self._to_findings.timeout.connect(self._scroll_to_findings)
         self.run_shortcut(self.start)
         self._viewer.bind_key(FLICKER, self._on_flicker_key, overwrite=True)
@@ -99,17 +101,17 @@ class AlignStackPanel(TaskPanel):
 
     @property
     def excluded(self) -> set[int]:
-        """Sections of it that are left out of matching."""
+        """Sections that are excluded from matching."""
         return set() if self._work is None else self._work.excluded
 
     def _on_stack(self, _index: int = 0) -> None:
         if not self.running:
             self._turn_to(self.inputs.layer)
-            self.show_status("Press Align." if self.result is None else "This stack is aligned already; see above.")
+            self.show_status("Press Align." if self.result is None else "This stack is aligned already. See above.")
             self.show_state()
 
     def _turn_to(self, layer: Any) -> None:
-        """Work on a stack; what is known of it comes back."""
+        """Switch to a stack and restore its result, exclusions and landmarks."""
         if layer is None or (self._work is not None and self._work.raw is layer):
             return
         self._works = [one for one in self._works if one.has(one.raw) or one.has(one.aligned)]
@@ -126,20 +128,20 @@ class AlignStackPanel(TaskPanel):
     # -- aligning
 
     def start(self) -> bool:
-        """Align the chosen stack; false, with a sentence in the status line, when that cannot be."""
+        """Align the selected stack; return false, with a message in the status line, if that is not possible."""
         if self.running or not self._begin(self._whole):
             return False
         self.findings.hide()
         return True
 
     def align_range(self, first: int, last: int) -> bool:
-        """Align some sections again while all others stay where they are."""
+        """Realign a range of sections while all others stay fixed."""
         if self.running or self.result is None:
             return False
         return self._begin(lambda: self._work.part(first, last, *self._means()) if self._work else None)
 
     def _begin(self, make: Callable[[], tasks.AlignJob | None]) -> bool:
-        """Start what the form asks for, or say why that cannot be."""
+        """Start a job, or show why that is not possible."""
         try:
             job = make()
         except RegistrationError as error:
@@ -155,19 +157,19 @@ class AlignStackPanel(TaskPanel):
 
         layer = self.inputs.layer
         if layer is None:
-            raise InputError("There is no stack: open one (z, y, x) as an image layer, and choose it.")
+            raise InputError("There is no stack. Open one (z, y, x) as an image layer and select it.")
         settings = sr.StackSettings.parse(**self.inputs.values())
         self._turn_to(layer)
         assert self._work is not None
         return self._work.whole(settings, *self._means())
 
     def _means(self) -> tuple[int | None, float | None]:
-        """Threads, and bytes that they may take."""
+        """Number of threads and their memory in bytes."""
         gigabytes, threads = self.inputs.memory.value, self.inputs.threads.value
         return None if threads is None else int(threads), None if gigabytes is None else gigabytes * 2**30
 
     def on_progress(self, output: Path) -> None:
-        """Show the aligned stack as soon as there is one, and what was added to it since."""
+        """Show the aligned stack as soon as it exists, and the sections that were added since."""
         if self._job is None or self._job.section_range is not None or self._work is None:
             return
         if not self._work.aligned_from(output):
@@ -194,7 +196,7 @@ class AlignStackPanel(TaskPanel):
         if result.stop_reason == "stopped":
             self.bar.setValue(0)
             again = "Align" if job.section_range is None else "Align these again"
-            self.show_status(f"Stopped. What is done is kept: {again} goes on from there.")
+            self.show_status(f"Stopped. Finished sections are kept: {again} goes on from there.")
             return
         if not work.aligned_from(result.path) or not work.has(work.aligned):
             self._show_aligned(result.path)
@@ -240,7 +242,7 @@ class AlignStackPanel(TaskPanel):
         self.flicker()
 
     def cut(self) -> bool:
-        """Cut both stacks through the middle of the view and show the cuts side by side."""
+        """Reslice both stacks through the center of the view and show the slices side by side."""
         work = self._work
         if work is None or work.result is None:
             return False
@@ -260,10 +262,10 @@ class AlignStackPanel(TaskPanel):
         self._reslices.show_cuts(cuts, tuple(raw.contrast_limits), float(scale[0] / scale[2]))
         self.show_status(f"Cut through row {cuts.place[0]} and column {cuts.place[1]}.")
 
-    # -- mending
+    # -- manual corrections
 
     def exclude_section(self, section: int, *, exclude: bool = True) -> None:
-        """Leave a section out of matching from the next run on, or take it in again."""
+        """Exclude a section from matching in later runs, or include it again."""
         if self._work is not None:
             (self._work.excluded.add if exclude else self._work.excluded.discard)(section)
         self._on_section()
@@ -272,7 +274,7 @@ class AlignStackPanel(TaskPanel):
         self.exclude_section(self.section, exclude=checked)
 
     def add_landmarks(self) -> None:
-        """Add a points layer over the raw stack, ready to be drawn into."""
+        """Add a points layer for landmarks over the raw stack."""
         work = self._work
         if work is None or not work.has(work.raw):
             self.show_status("Choose a stack first.")
@@ -318,14 +320,14 @@ class AlignStackPanel(TaskPanel):
         return super().viewer_events() + more
 
     def refresh(self) -> None:
-        """Take up the viewer's layers."""
+        """Update the panel from the viewer's layers."""
         self.inputs.refresh({work.aligned for work in self._works})
         if not self.running and self._work is None:
             self._turn_to(self.inputs.layer)
         self.show_state()
 
     def show_state(self) -> None:
-        """Enable what can be done now."""
+        """Enable what is possible now."""
         super().show_state()
         idle, there = not self.running, self.result is not None
         self.inputs.setEnabled(idle)
@@ -334,18 +336,18 @@ class AlignStackPanel(TaskPanel):
             part.setEnabled(idle and there)
         work = self._work
         self.flicker_button.setEnabled(work is not None and work.has(work.aligned))
-        self.mending.allow(stack=idle and work is not None and work.has(work.raw), result=idle and there)
+        self.corrections.allow(stack=idle and work is not None and work.has(work.raw), result=idle and there)
         self._on_section()
 
     def _on_section(self, _event: Any = None) -> None:
         section = self.section
         self.findings.plot.set_section(section)
-        self.mending.show_section(section, self.excluded)
+        self.corrections.show_section(section, self.excluded)
 
     def _on_theme(self, _event: Any = None) -> None:
         self.findings.restyle()
 
     def close_down(self) -> None:
-        """End the run and let go of the viewer."""
+        """Cancel the run and release the viewer."""
         super().close_down()
         self._viewer.bind_key(FLICKER, None, overwrite=True)

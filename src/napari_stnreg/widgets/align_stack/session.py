@@ -1,4 +1,4 @@
-"""One stack in the viewer: its layers, what was found and mended so far, and where that lies until it is saved."""
+"""State of one stack in the viewer: its layers, result, corrections, and the folder of unsaved results."""
 
 from __future__ import annotations
 

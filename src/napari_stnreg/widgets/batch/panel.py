@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 STATES = {"": "", "fitting": "…", "done": "✓", "kept": "✓", "failed": "✗"}
 _TIPS = {
-    "": "Not begun.",
+    "": "Not started.",
     "fitting": "Being registered.",
     "done": "Done.",
     "kept": "Done by an earlier run, of the same files and settings.",
@@ -48,7 +48,7 @@ _MORE = "another file …"
 def run_batch(
     jobs: list[Any], output: str, settings: RegistrationSettings, restart: bool, control: TaskControl
 ) -> Generator[TaskProgress, None, Any]:
-    """Run the batch in the worker; every finished row is handed over, whatever the pace of the window."""
+    """Run the batch in the worker and pass on every finished row, also between two updates of the window."""
     from napari_stnreg.batch import batch_steps
 
     pending: list[tuple[int, str, dict[str, Any] | None]] = []
@@ -91,7 +91,7 @@ class JobTable(QTableWidget):
         header.setSectionResizeMode(2, QHeaderView.ResizeMode.Stretch)
 
     def show_jobs(self, jobs: list[Any]) -> None:
-        """Begin anew with these pairs."""
+        """Show new pairs."""
         self.setRowCount(len(jobs))
         for row, job in enumerate(jobs):
             for column, text in enumerate((job.name, "", "")):
@@ -156,7 +156,7 @@ def _number(value: float | None) -> str:
 
 
 class BatchPanel(TaskPanel):
-    """Registers many pairs of files into one folder.
+    """Register many pairs of image files into one folder.
 
     Parameters
     ----------
@@ -174,12 +174,12 @@ class BatchPanel(TaskPanel):
         self.result: Any = None
         self.list_button = button(
             "List of pairs …",
-            "A CSV file with the columns fixed and moving, and as wanted name, masks, labels, landmarks, any setting.",
+            "A CSV file with the columns fixed and moving, and optionally name, masks, labels, landmarks, any setting.",
         )
         self.fixed_edit, fixed_row = self._path("Fixed", "One image, or a folder of images.", folder_or_file=True)
         self.moving_edit, moving_row = self._path("Moving", "A folder of images.")
         self.output_edit, output_row = self._path("Results", "A new or empty folder, or that of an earlier batch.")
-        self.pairs_button = button("Pair the folders", "Images of one name belong together; one fixed image to all.")
+        self.pairs_button = button("Pair the folders", "Pair images of equal names, or one fixed image with all.")
         content = QWidget()
         rows = FormLayout()
         content.setLayout(rows)
@@ -189,18 +189,18 @@ class BatchPanel(TaskPanel):
         self.folders = collapsible("Pairs from folders", content, "Instead of a list.")
         self.options = OptionsForm()
         self.options.results.hide()
-        self.model_box = Combo("A trained model instead of a fit; it decides the transform.", "model")
+        self.model_box = Combo("A trained model instead of a fit. The model sets the transform.", "model")
         self._fill_models()
         options = QWidget()
         rows = FormLayout()
         options.setLayout(rows)
         rows.add("Model", self.model_box)
         rows.add_full_width(self.options)
-        self.settings = collapsible("Settings", options, "For all pairs; a column of the list goes before them.")
+        self.settings = collapsible("Settings", options, "For all pairs. Columns of the list win.")
         self.table = JobTable()
         self.restart_box = QCheckBox("Run every pair again")
         self.restart_box.setToolTip("Otherwise pairs that are done, of the same files and settings, are kept.")
-        self.run_button = button("Run", "Register all pairs; what is done already is kept (Ctrl+Enter).")
+        self.run_button = button("Run", "Register all pairs and keep those that are done (Ctrl+Enter).")
         emphasize(self.run_button)
         self.page_button = button("Open summary", "The page with scores and pictures, in the browser.")
         self.note = help_label()
@@ -312,13 +312,13 @@ class BatchPanel(TaskPanel):
     # -- the run
 
     def run(self) -> bool:
-        """Run the batch, or go on with it; false, with a sentence, when that cannot be."""
+        """Run or resume the batch; return false, with a message in the status line, if that is not possible."""
         try:
             if not self.jobs:
                 raise InputError("There are no pairs yet: choose a list, or folders.")
             output = self.output_edit.text().strip()
             if not output:
-                raise InputError("There is no folder for the results yet; choose one.")
+                raise InputError("No folder for the results is selected. Choose one.")
             model = self.model_box.currentData()
             values: dict[str, Any] = {"model": model} if model else self.options.values()
             if not model and not self.options.family:
@@ -328,14 +328,14 @@ class BatchPanel(TaskPanel):
             self.show_error(error)
             return False
         if self.running:
-            self.show_status("A batch is running already; stop it first.", warn=True)
+            self.show_status("A batch is running already. Stop it first.", warn=True)
             return False
         self.result = None
         self.table.show_jobs(self.jobs)
         return self.begin(run_batch, self.jobs, output, settings, self.restart_box.isChecked(), done=self._on_done)
 
     def on_progress(self, what: Any) -> None:
-        """Fill the rows that were finished."""
+        """Show the finished rows."""
         theme = theme_kind(self._viewer)
         for number, state, row in what:
             self.table.show_row(number, state, row, theme)
@@ -371,7 +371,7 @@ class BatchPanel(TaskPanel):
         if self.page.is_file():
             QDesktopServices.openUrl(QUrl.fromLocalFile(str(self.page.resolve())))
         else:
-            self.show_status("There is no summary yet; run the batch first.")
+            self.show_status("There is no summary yet. Run the batch first.")
 
     # -- what is shown
 
@@ -386,7 +386,7 @@ class BatchPanel(TaskPanel):
         self.show_state()
 
     def show_state(self) -> None:
-        """Enable what can be done."""
+        """Enable what is possible now."""
         super().show_state()
         idle = not self.running
         for made in (self.list_button, self.folders, self.settings, self.output_edit, self.restart_box):

@@ -37,7 +37,7 @@ _AUTO_SIZE = {2: 2048, 3: 192}
 
 
 def layout_name(layout: str) -> str:
-    """A layout in a person's words, such as ``"3D (z, y, x)"``."""
+    """Return the display name of a layout, such as ``"3D (z, y, x)"``."""
     kind = "3D" if "z" in layout else "2D"
     extra = [word for letter, word in (("t", "time series"), ("c", "channels")) if letter in layout]
     return f"{kind}{' ' if extra else ''}{' with '.join(extra)} ({', '.join(layout)})"
@@ -213,7 +213,7 @@ class LayerSource:
     path: str | None = None
 
     def image(self, frame: int | None = None, *, full: bool = False, masked: bool = True) -> Image:
-        """The image of one frame (the one on screen, unless told), read now; for use in the worker.
+        """The image of one frame (by default the current one), read now; for use in the worker.
 
         Parameters
         ----------

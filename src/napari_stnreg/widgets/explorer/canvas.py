@@ -97,7 +97,7 @@ class Canvas:
         _put(layer, values)
 
     def _add(self, key: str, layer: Any) -> None:
-        """Add a layer at its place in :data:`_ORDER`; the person's choice of a layer stays."""
+        """Add a layer at its place in :data:`_ORDER`; the user's selection stays."""
         active = self._viewer.layers.selection.active
         if not isinstance(layer, ImageLayer):
             # A thumbnail of 300 lines takes longer than the lines, and shows nothing that can be seen.

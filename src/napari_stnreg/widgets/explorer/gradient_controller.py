@@ -44,7 +44,7 @@ class GradientController:
         self._descent = None
 
     def leave(self) -> None:
-        """Theta was changed by a person: the steps of a descent lead nowhere from here."""
+        """End the descent after the user changed theta."""
         if self._descent is not None:
             self._descent.history.clear()
         self.pause()

@@ -199,7 +199,7 @@ class ExplorerPanel(ExplorerLayout):
         self.by_hand()
 
     def by_hand(self) -> None:
-        """Theta was changed by a person: the steps of a descent lead nowhere from here."""
+        """End a gradient descent after the user changed theta."""
         self.downhill.leave()
         self.changed()
 

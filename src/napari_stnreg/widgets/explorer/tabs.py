@@ -31,7 +31,7 @@ class Count(QSpinBox):
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
 
     def wheelEvent(self, event: Any) -> None:
-        """Scroll the panel unless the person has clicked into this field."""
+        """Scroll the panel unless this field has the focus."""
         if self.hasFocus():
             super().wheelEvent(event)
         else:

@@ -17,7 +17,7 @@ _STEPS = 1000
 
 
 class Number(QDoubleSpinBox):
-    """A number that may get narrow; it tells of itself only when a person changed it."""
+    """A number field that may be narrow and signals only changes by the user."""
 
     def __init__(self, tip: str, name: str, low: float, high: float, step: float, decimals: int = 3) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Number(QDoubleSpinBox):
         self.setKeyboardTracking(False)
 
     def wheelEvent(self, event: Any) -> None:
-        """Scroll the panel unless the person has clicked into this field."""
+        """Scroll the panel unless this field has the focus."""
         if self.hasFocus():
             super().wheelEvent(event)
         else:

@@ -102,7 +102,7 @@ class ModelList(Combo):
     # -- a file
 
     def ask_for_file(self) -> None:
-        """Let the person choose a file, and load it."""
+        """Ask for a file and load it."""
         path, _ = QFileDialog.getOpenFileName(self, "Load a model", "", FILES)
         if path:
             self.load(path)

@@ -27,7 +27,7 @@ class KnownModel:
     model
         The model itself, where it is in memory already.
     about
-        A line for a person.
+        One line of description.
     """
 
     name: str

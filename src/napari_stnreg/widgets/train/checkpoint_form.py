@@ -38,7 +38,7 @@ class CheckpointForm(QWidget):
         self.browse_button.setAccessibleName("look for a folder for checkpoints")
         self.browse_button.setMaximumWidth(44)
         self.resume_box = QCheckBox("Resume the training in this folder")
-        self.resume_box.setToolTip("Go on where it was broken off; images and settings must be the same.")
+        self.resume_box.setToolTip("Resume an interrupted training. Images and settings must be the same.")
         field = QWidget()
         row = QHBoxLayout(field)
         row.setContentsMargins(0, 0, 0, 0)
@@ -74,7 +74,7 @@ class CheckpointForm(QWidget):
         return self.resume_box.isChecked() and resumable(self.output)
 
     def suggest(self, name: str) -> None:
-        """What the model is called unless the person names it."""
+        """Set the default name of the model."""
         self._usual = name
         self.name_box.setPlaceholderText(name)
         self.look()

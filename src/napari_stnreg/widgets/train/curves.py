@@ -33,7 +33,7 @@ class EpochPlot(ThemedPlot):
         """What is drawn: training and validation, each ``(N, 2)`` of epoch and loss."""
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Remove all curves."""
         self.show_curve([], None, 0)
 
     def show_curve(self, curve: Sequence[EpochRecord], running: tuple[float, float] | None, best: int) -> None:

@@ -21,7 +21,7 @@ KINDS = {
     "files": "Folder or file",
 }
 PAIRINGS = {
-    "random": ("Random pairs", "Any image to any other, drawn anew in every epoch."),
+    "random": ("Random pairs", "Any image to any other, drawn in every epoch."),
     "template": ("All to one template", "Every image to one of them."),
     "neighbors": ("Neighbors in the stack", "Every image to the next and the one before."),
     "matched": ("Fixed and moving lists", "The first fixed image with the first moving one, and so on."),

@@ -1,4 +1,4 @@
-"""Layers carried from one side of a transform to the other: taken down on the GUI thread, computed in the worker."""
+"""Apply a transform to layers: snapshots are taken on the GUI thread, the transform is applied in the worker."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from napari_stnreg.resampling.geometry import GeometryTransformer, Side
 
 _SLAB_VOXELS = 2_000_000
-"""Images are carried in pieces of about this many voxels, so that the bar moves and Stop is heard."""
+"""Images are warped in slabs of about this many voxels, so that progress is shown and Stop takes effect."""
 
 LISTS = (Points, Shapes, Tracks, Vectors, Surface)
 
 
 @dataclass(frozen=True)
 class LayerSnapshot:
-    """One layer taken down to be carried: references and numbers only."""
+    """Snapshot of a layer: references and numbers only."""
 
     name: str
     kind: str
@@ -46,23 +46,23 @@ class LayerSnapshot:
 
 
 def snapshot_layer(layer: Layer, viewer: Viewer, ndim: int) -> LayerSnapshot:
-    """Take down a layer of any kind for a transform of ``ndim`` axes.
+    """Take a snapshot of a layer of any type for a transform of ``ndim`` axes.
 
     Raises
     ------
     InputError
-        If it has fewer axes than the transform, or is of a kind that cannot be carried.
+        If it has fewer axes than the transform, or a type that cannot be transformed.
     """
     if isinstance(layer, ImageLayer | Labels):
         source = layer_source(layer, viewer, level=0)
         if source.grid.ndim != ndim:
-            raise InputError(f"'{layer.name}' is {source.grid.ndim}D, the transform {ndim}D; they do not fit together.")
+            raise InputError(f"'{layer.name}' is {source.grid.ndim}D, but the transform is {ndim}D.")
         kind = "labels" if isinstance(layer, Labels) else "image"
         return LayerSnapshot(layer.name, kind, source=source, unit=source.grid.unit)
     if not isinstance(layer, LISTS):
-        raise InputError(f"'{layer.name}' is a layer of a kind that cannot be carried.")
+        raise InputError(f"'{layer.name}' is a layer of a type that cannot be transformed.")
     if layer.ndim < ndim:
-        raise InputError(f"'{layer.name}' has {layer.ndim} axes, the transform {ndim}; they do not fit together.")
+        raise InputError(f"'{layer.name}' has {layer.ndim} axes, but the transform has {ndim}.")
     data, keywords, kind = layer.as_layer_data_tuple()
     matrix, unit = spatial_matrix(layer, ndim)
     if isinstance(data, list):
@@ -73,7 +73,7 @@ def snapshot_layer(layer: Layer, viewer: Viewer, ndim: int) -> LayerSnapshot:
 
 
 def spatial_matrix(layer: Layer, ndim: int) -> tuple[np.ndarray, str]:
-    """A layer's data-to-world matrix with its last ``ndim`` axes in one unit, and that unit."""
+    """Return a layer's data-to-world matrix with its last ``ndim`` axes in one unit, and that unit."""
     matrix, units = layer_matrix(layer), axis_units(layer)
     for axis in range(layer.ndim - ndim, layer.ndim):
         matrix[axis] *= conversion_factor(units[axis], units[-1])
@@ -81,7 +81,7 @@ def spatial_matrix(layer: Layer, ndim: int) -> tuple[np.ndarray, str]:
 
 
 def same_place(layer: Layer, layers: Any) -> list[Layer]:
-    """The other image layers that lie exactly where this one does: the channels of one picture."""
+    """Return the other image layers with the same shape and position, such as the channels of one image."""
     if not isinstance(layer, ImageLayer):
         return []
     shape, matrix, units = _shape(layer), layer_matrix(layer), axis_units(layer)
@@ -103,26 +103,26 @@ def _shape(layer: ImageLayer) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class ApplyJob:
-    """Layers to be carried through one transform; without one they are only resampled."""
+    """Layers to transform; without a transform they are only resampled."""
 
     entry: TransformEntry | None
     taken: tuple[LayerSnapshot, ...]
     side: Side = "moving"
     grid: Grid | None = None
     upright: bool = False
-    """Whether a resampled image gets upright voxels where no grid is given, instead of its own lattice."""
+    """Whether a resampled image gets an axis-aligned grid where no grid is given, instead of its own grid."""
 
 
 @dataclass(frozen=True)
 class ApplyResult:
-    """The new layers, and what a person should know about them."""
+    """The new layers, with warnings."""
 
     layers: list[LayerData]
     warnings: list[str]
 
 
-def carry(job: ApplyJob, control: TaskControl) -> Generator[TaskProgress, None, ApplyResult | None]:
-    """Carry the layers one by one; for use in the worker. A stop keeps those that are done."""
+def apply_to_layers(job: ApplyJob, control: TaskControl) -> Generator[TaskProgress, None, ApplyResult | None]:
+    """Transform the layers one by one, in the worker; a stop keeps those that are done."""
     layers: list[LayerData] = []
     warnings: list[str] = []
     for number, taken in enumerate(job.taken):
@@ -149,15 +149,15 @@ def _one(
     if made is None:
         return None
     data, keywords, kind = made
-    what = "resampled" if job.entry is None else f"carried to {other_side(job)}"
+    what = "resampled" if job.entry is None else f"transformed to {other_side(job)}"
     metadata = {key: value for key, value in keywords.get("metadata", {}).items() if key != "stnreg"}
     if job.entry is not None:
-        metadata["stnreg"] = job.entry.record("carried")
+        metadata["stnreg"] = job.entry.record("transformed")
     return data, {**keywords, "name": f"{taken.name} {what}", "metadata": metadata}, kind
 
 
 def other_side(job: ApplyJob) -> str:
-    """What the side is called that the layers arrive at."""
+    """Return the name of the side to which the layers are transformed."""
     return job.entry.fixed if job.side == "moving" else job.entry.moving
 
 
@@ -171,7 +171,7 @@ def _transformer(job: ApplyJob, taken: LayerSnapshot) -> GeometryTransformer:
 
 
 def _coordinates(job: ApplyJob, taken: LayerSnapshot, warnings: list[str]) -> LayerData:
-    """A layer of coordinates on the other side, in its own data coordinates."""
+    """Transform a layer of coordinates, in its own data coordinates."""
     transformer = _transformer(job, taken)
     keywords = dict(taken.keywords or {})
     data, shape_types = transformer.layer_data(taken.kind, taken.data, keywords.get("shape_type", ()))
@@ -209,11 +209,11 @@ def _warp(
     job: ApplyJob, taken: LayerSnapshot, image: Image, grid: Grid, share: tuple[float, float], control: TaskControl,
     warnings: list[str],
 ) -> Generator[TaskProgress, None, Image | None]:  # fmt: skip
-    """Warp in slabs along the first axis."""
+    """Warp an image in slabs along the first axis."""
     from napari_stnreg.resampling.warp import warp
 
     interpolation: Literal["nearest", "linear"] = "nearest" if taken.kind == "labels" else "linear"
-    # A slab costs a copy of the image in single precision, so there are few.
+    # Each slab copies the image in single precision, so there are few.
     count = int(np.clip(grid.size // _SLAB_VOXELS, 1, min(12, grid.shape[0])))
     ends = np.linspace(0, grid.shape[0], count + 1).astype(int)
     parts = []
@@ -236,7 +236,7 @@ def _warp(
 
 
 def _fitting_grid(job: ApplyJob, taken: LayerSnapshot, own: Grid) -> Grid:
-    """Where to sample when no grid is given: the image's own lattice upright, or what covers its carried outline."""
+    """Return the grid of the result when none is given: axis-aligned, covering the image or its transformed outline."""
     if job.entry is None:
         return Grid.covering(own.corners(), own.spacing, unit=own.unit)
     return _transformer(job, taken).covering_grid(own)

@@ -1,4 +1,4 @@
-"""Asking for the file of a transform."""
+"""File dialogs of the transform workbench."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from napari_stnreg.io.transform_entry import TransformEntry
 
 
 def file_to_load(parent: QWidget) -> str | None:
-    """The file that a person chooses to load a transform from; ``None`` if they think better of it."""
+    """Ask for a transform file to load; return ``None`` if the dialog was canceled."""
     from napari_stnreg.io.transform_io import LOAD_ENDINGS
 
     path, _ = QFileDialog.getOpenFileName(parent, "Load a transform", "", file_filters(LOAD_ENDINGS, all_first=True))
@@ -18,7 +18,7 @@ def file_to_load(parent: QWidget) -> str | None:
 
 
 def file_to_save(parent: QWidget, entry: TransformEntry) -> str | None:
-    """The file that a person chooses to save a transform in; our own format if they name no other."""
+    """Ask for a file to save a transform to, in our own format by default; return ``None`` if canceled."""
     from napari_stnreg.io.transform_io import SAVE_ENDINGS
 
     name = "".join(c if c.isalnum() or c in "-_+." else "_" for c in f"{entry.moving}_to_{entry.fixed}")
@@ -30,7 +30,7 @@ def file_to_save(parent: QWidget, entry: TransformEntry) -> str | None:
 
 
 def file_filters(endings: tuple[str, ...], *, all_first: bool = False) -> str:
-    """Formats of transform files, as Qt's file dialogs take them."""
+    """Return the formats of transform files as filters of Qt's file dialogs."""
     from napari_stnreg.io.transform_io import FORMATS
 
     entries = [f"{FORMATS.get(ending, 'ITK transform of ANTs')} (*{ending})" for ending in endings]

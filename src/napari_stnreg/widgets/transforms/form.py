@@ -1,4 +1,4 @@
-"""The parts of the transform workbench and their places; knows nothing of what they do."""
+"""The form of the transform workbench."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from napari_stnreg.widgets.transforms.tasks import PICTURES
 
 
 class TransformList(QListWidget):
-    """The transforms, by name; the keyboard walks through them."""
+    """List of transforms by name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,17 +40,17 @@ class TransformList(QListWidget):
 
     @property
     def chosen(self) -> TransformEntry | None:
-        """The transform that is chosen."""
+        """The selected transform."""
         item = self.currentItem()
         return None if item is None else item.data(Qt.ItemDataRole.UserRole)
 
     @property
     def transforms(self) -> list[TransformEntry]:
-        """All of them."""
+        """All transforms in the list."""
         return [self.item(row).data(Qt.ItemDataRole.UserRole) for row in range(self.count())]
 
     def show_transforms(self, transforms: list[TransformEntry], choose: TransformEntry | None) -> None:
-        """Replace the entries, without a signal; where the chosen one is gone, the last is chosen."""
+        """Replace the entries without a signal; select the last if the selected one is gone."""
         self.blockSignals(True)
         self.clear()
         for entry in transforms:
@@ -65,13 +65,13 @@ class TransformList(QListWidget):
         self.fit()
 
     def fit(self) -> None:
-        """As high as its entries need, between two and six of them."""
+        """Set the height to that of two to six entries."""
         row = self.sizeHintForRow(0) if self.count() else self.fontMetrics().height() + 4
         self.setFixedHeight(min(max(self.count(), 2), 6) * row + 2 * self.frameWidth() + 4)
 
 
 class Choice(QWidget):
-    """The list of transforms, what the chosen one maps, and load, save and remove."""
+    """The list of transforms with load, save and remove."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,9 +79,9 @@ class Choice(QWidget):
         self.maps = help_label()
         self.maps.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.load_button = button("Load …", "Read a transform from a file (Ctrl+O in this panel).")
-        self.save_button = button("Save …", "Write the chosen transform; the file's ending says in which format.")
-        self.remove_button = button("Remove", "Take a loaded or made transform off the list (the file stays).")
-        tip = "The image that a loaded transform belongs to: files of ITK, ANTs and elastix do not say it."
+        self.save_button = button("Save …", "Save the selected transform. The file extension sets the format.")
+        self.remove_button = button("Remove", "Remove a loaded or made transform from the list (the file stays).")
+        tip = "The image of a loaded transform; files of ITK, ANTs and elastix do not name it."
         self.fixed_box = Combo(tip, "fixed image of loaded files")
         self.moving_box = Combo(tip, "moving image of loaded files")
         content = QWidget()
@@ -89,9 +89,7 @@ class Choice(QWidget):
         content.setLayout(rows)
         rows.add("Fixed", self.fixed_box)
         rows.add("Moving", self.moving_box)
-        self.foreign = collapsible(
-            "Loading from other programs", content, "Say between which images a file's transform is."
-        )
+        self.foreign = collapsible("Loading from other programs", content, "Select the images of a transform file.")
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(4)
@@ -102,35 +100,35 @@ class Choice(QWidget):
 
 
 class ApplyForm(QWidget):
-    """Which layers are carried, from which side, and onto what."""
+    """Layers to transform, their side, and the grid of the result."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer_box = Combo("The layer that is carried; it is not changed, a new one is added.", "layer to carry")
-        self.also_box = Combo("Further layers that are carried in the same way.", "which layers with it")
+        self.layer_box = Combo("The layer to transform. It is not changed; a new layer is added.", "layer to transform")
+        self.also_box = Combo("Further layers to transform in the same way.", "which layers with it")
         self.side_box = Combo(
-            "On which side the layer lies now; it is carried to the other one. For the fixed side the transform is "
-            "taken the other way round.",
+            "The side of the layer; it is transformed to the other side. For the fixed side the inverse transform is "
+            "used.",
             "side of the layer",
         )
-        self.onto_box = Combo("The voxels that a carried image or labels layer gets.", "grid of the result")
+        self.onto_box = Combo("The grid of the resulting image or labels layer.", "grid of the result")
         self.rows = FormLayout()
         self.rows.add("Layer", self.layer_box)
         self.rows.add("Also", self.also_box)
-        self.rows.add("Lies on", self.side_box)
-        self.rows.add("Voxels of", self.onto_box)
+        self.rows.add("Side", self.side_box)
+        self.rows.add("Grid of", self.onto_box)
         self.sentence = help_label()
-        self.apply_button = button("Apply", "Carry the layer to the other side, as a new layer (Ctrl+Enter).")
+        self.apply_button = button("Apply", "Transform the layer to the other side, as a new layer (Ctrl+Enter).")
         emphasize(self.apply_button)
         self.set_button = button(
             "Set as layer transform",
-            "Move the layer itself by changing its affine, without resampling; for linear transforms. Can be undone.",
+            "Change the affine of the layer, without resampling. For linear transforms. Can be undone.",
         )
-        self.undo_button = button("Undo", "Give the layer the transform back that it had before.")
+        self.undo_button = button("Undo", "Restore the earlier affine of the layer.")
         self.resample_button = button(
             "Resample",
-            "Bring the layer onto the chosen voxels where it lies now (upright ones of its own size, if none are "
-            "chosen), as a new layer: what 'Set as layer transform' left undone.",
+            "Resample the layer in place onto the selected grid, or onto an axis-aligned one, as a new layer, for "
+            "example after 'Set as layer transform'.",
         )
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
@@ -143,7 +141,7 @@ class ApplyForm(QWidget):
 
 
 class ShowForm(QWidget):
-    """One button for each picture of a transform."""
+    """One button for each view of a transform."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,14 +162,14 @@ class ShowForm(QWidget):
 
 
 class CombineForm(QWidget):
-    """Invert, and chain with a second transform."""
+    """Invert a transform, and chain it with a second one."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.invert_button = button("Invert", "Turn the transform round, and measure there-and-back over the image.")
+        self.invert_button = button("Invert", "Invert the transform and report the round-trip error over the image.")
         self.round_trip = help_label()
-        self.then_box = Combo("The transform that comes second.", "second transform of the chain")
-        self.chain_button = button("Chain", "Make one transform of the two, in the order that is written here.")
+        self.then_box = Combo("The transform that is applied second.", "second transform of the chain")
+        self.chain_button = button("Chain", "Compose the two transforms, in the order shown here.")
         self.sentence = help_label()
         rows = FormLayout()
         rows.add("Then", self.then_box)

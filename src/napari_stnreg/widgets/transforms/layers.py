@@ -1,4 +1,4 @@
-"""The workbench and the viewer's layers: which it can work on, which go along, and the voxels they lend."""
+"""Layers of the viewer for the transform workbench: supported layers, companions, and grids."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napari_stnreg.resampling.geometry import Side
 
 ALSO = {"place": "all in the same place", "linked": "linked layers", "chosen": "selected layers"}
-"""What may be carried along with a layer."""
+"""Choices of further layers to transform together with one."""
 
 
 def workable(viewer: Viewer) -> list[Layer]:
@@ -30,7 +30,7 @@ def workable(viewer: Viewer) -> list[Layer]:
 
 
 def companions(layer: Layer, key: str, viewer: Viewer) -> list[Layer]:
-    """The layers that go along with one, by a key of :data:`ALSO`; none for another key."""
+    """Return the companions of a layer by a key of :data:`ALSO`; none for another key."""
     layers = workable(viewer)
     if key == "place":
         return same_place(layer, layers)
@@ -51,12 +51,12 @@ def linked_layers(layer: Layer) -> set[Layer]:
 
 
 def voxels_of(layer: Layer, viewer: Viewer) -> Grid:
-    """The voxels of an image or labels layer, at the finest level."""
+    """Return the grid of an image or labels layer, at the finest level."""
     return layer_source(layer, viewer, level=0).grid
 
 
 def fallback_grid(viewer: Viewer, ndim: int, unit: str, first: Any = None) -> Grid | None:
-    """The voxels of an image of the same dimensions, for a transform that does not say where it belongs.
+    """Return the grid of an image of the same dimensions, for a transform without a grid of its own.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def fallback_grid(viewer: Viewer, ndim: int, unit: str, first: Any = None) -> Gr
 
 
 def place_of(layer: Layer | None, viewer: Viewer) -> Place | None:
-    """Where a layer lies, for a file that does not say which images it is of."""
+    """Return the place of a layer, for a file that does not name its images."""
     if layer is None:
         return None
     space: CoordinateSystem = "scanner" if "nifti" in layer.metadata else "world"
@@ -101,7 +101,7 @@ def what_apply_does(entry: TransformEntry | None, layer: Layer | None, side: Sid
 
 
 def with_layers(task: Callable[..., Generator[Any, None, Any]]) -> Callable[..., Generator[Any, None, Any]]:
-    """A task whose layers are made in the worker too: limits and thumbnails take longer than a person should wait."""
+    """Wrap a task so that its layers are created in the worker, since contrast limits and thumbnails take time."""
 
     def run(*arguments: Any) -> Generator[Any, None, Any]:
         outcome = yield from task(*arguments)

@@ -15,7 +15,7 @@ from napari_stnreg.widgets.common.layer_affines import LayerAffines, is_oblique
 from napari_stnreg.widgets.common.layer_io import guess_layout
 from napari_stnreg.widgets.common.task_panel import TaskPanel
 from napari_stnreg.widgets.common.transform_store import store_for
-from napari_stnreg.widgets.transforms.apply_layers import ApplyJob, ApplyResult, carry, snapshot_layer
+from napari_stnreg.widgets.transforms.apply_layers import ApplyJob, ApplyResult, apply_to_layers, snapshot_layer
 from napari_stnreg.widgets.transforms.dialogs import file_to_load, file_to_save
 from napari_stnreg.widgets.transforms.form import ApplyForm, Choice, CombineForm, ShowForm
 from napari_stnreg.widgets.transforms.layers import (
@@ -39,7 +39,7 @@ _AUTOMATIC = "automatic"
 
 
 class TransformsPanel(TaskPanel):
-    """Lists transforms, applies, inverts, chains, shows, loads and saves them.
+    """List, apply, invert, chain, show, load and save transforms.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ class TransformsPanel(TaskPanel):
         raise InputError(f"There is no transform '{entry}' in the list.")
 
     def refresh(self) -> None:
-        """Take up the viewer's layers and the transforms they carry."""
+        """Update the panel from the viewer's layers and the transforms in their metadata."""
         self._fill_list()
         applying = self.applying
         kept = applying.layer_box.currentData()
@@ -196,22 +196,22 @@ class TransformsPanel(TaskPanel):
     # -- apply
 
     def apply(self) -> bool:
-        """Carry the chosen layer, and those that go with it, to the other side; false when that cannot be."""
+        """Transform the selected layer and its companions; return false if that is not possible."""
         entry, layer = self.chosen, self.applying.layer_box.currentData()
         if entry is None or layer is None:
             self.show_status("Choose a transform and a layer first.", warn=True)
             return False
-        return self._carry(entry, layer)
+        return self._apply(entry, layer)
 
     def resample(self) -> bool:
-        """Sample the chosen image or labels where they lie, onto the chosen voxels or upright ones."""
+        """Resample the selected image or labels in place, onto the selected or an axis-aligned grid."""
         layer = self.applying.layer_box.currentData()
         if layer is None:
             self.show_status("Choose a layer first.", warn=True)
             return False
-        return self._carry(None, layer)
+        return self._apply(None, layer)
 
-    def _carry(self, entry: TransformEntry | None, layer: Layer) -> bool:
+    def _apply(self, entry: TransformEntry | None, layer: Layer) -> bool:
         try:
             if entry is not None:
                 ndim = entry.transform.ndim
@@ -224,10 +224,10 @@ class TransformsPanel(TaskPanel):
         except RegistrationError as error:
             self.show_error(error)
             return False
-        return self.begin(with_layers(carry), job, done=self._on_carried)
+        return self.begin(with_layers(apply_to_layers), job, done=self._on_applied)
 
     def _together(self, layer: Layer) -> list[Layer]:
-        """A layer and those that go along."""
+        """Return a layer and its companions."""
         return [layer, *companions(layer, self.applying.also_box.currentData(), self._viewer)]
 
     def _onto(self, entry: TransformEntry | None, layer: Layer, side: str) -> Grid | None:
@@ -240,16 +240,16 @@ class TransformsPanel(TaskPanel):
             return None
         return entry.grid if side == "moving" else entry.moving_grid
 
-    def _on_carried(self, made: tuple[ApplyResult, list[Layer]]) -> None:
-        carried, layers = made
+    def _on_applied(self, made: tuple[ApplyResult, list[Layer]]) -> None:
+        applied, layers = made
         self.add_layers(layers)
         names = ", ".join(f"'{layer.name}'" for layer in layers)
-        self.show_status(" ".join([f"Added {names}.", *carried.warnings]), warn=bool(carried.warnings))
+        self.show_status(" ".join([f"Added {names}.", *applied.warnings]), warn=bool(applied.warnings))
 
     # -- the layer's own transform
 
     def set_as_layer_transform(self) -> bool:
-        """Move the chosen layer (and those with it) by its affine; nothing is resampled."""
+        """Set the affine of the selected layer and its companions; nothing is resampled."""
         entry, layer = self.chosen, self.applying.layer_box.currentData()
         if entry is None or layer is None:
             self.show_status("Choose a transform and a layer first.", warn=True)
@@ -262,18 +262,18 @@ class TransformsPanel(TaskPanel):
             self.show_error(error)
             return False
         there = entry.fixed if side == "moving" else entry.moving
-        text = f"{', '.join(repr(one.name) for one in layers)} now lies in '{there}'; Undo puts it back."
+        text = f"{', '.join(repr(one.name) for one in layers)} moved to '{there}'. Undo moves it back."
         if entry.transform.ndim == 3 and self._viewer.dims.ndisplay == 2 and is_oblique(self._matrix(entry)):
-            text += " ⚠ It is is_oblique against the slices, which napari cannot show exactly in 2D: resample it."
+            text += " ⚠ It is oblique to the slices, which napari cannot show exactly in 2D. Resample it."
         self.show_status(text)
         self.show_state()
         return True
 
     def undo(self) -> None:
-        """Give the last layer that was moved its former affine back."""
+        """Restore the affine of the layer that was moved last."""
         layer = self._moves.undo()
         if layer is not None:
-            self.show_status(f"'{layer.name}' lies where it was before.")
+            self.show_status(f"'{layer.name}' is back in its earlier position.")
         self.show_state()
 
     # -- show, invert, chain

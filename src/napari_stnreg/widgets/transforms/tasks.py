@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from napari_stnreg.transforms.inverse import Inversion
 
 PICTURES = {
-    "grid": ("Grid", "A regular grid over the moving image, bent as the image is."),
+    "grid": ("Grid", "A regular grid over the moving image, deformed like the image."),
     "vectors": ("Vectors", "Arrows from points of the fixed image to where their values come from."),
     "magnitude": ("Magnitude", "How far each point of the fixed image is from where its value comes from."),
     "jacobian": ("Jacobian", "Local change of volume: 1 keeps it, 0 or less folds."),
     "log_jacobian": ("Log-Jacobian", "Logarithm of the change of volume: 0 keeps it; folds are left empty."),
 }
-"""What can be shown of a transform: the button's text, and one line that says what it is."""
+"""Views of a transform: text and tooltip of the button."""
 
 
 def show(
     entry: TransformEntry, what: str, fallback: Grid | None, volume: bool, control: TaskControl
 ) -> Generator[TaskProgress, None, list[LayerData] | None]:
-    """A picture of the transform as a layer; ``volume`` says whether the viewer shows three dimensions."""
+    """Return a view of a transform as a layer; ``volume`` is whether the viewer shows three dimensions."""
     from napari_stnreg.visualization import deformation
 
     yield TaskProgress(0.1, f"{PICTURES[what][0]} of {entry.name}")
@@ -74,7 +74,7 @@ def show(
 
 @dataclass(frozen=True)
 class Inverted:
-    """The inverse, and how well the round trip goes."""
+    """The inverse with its round-trip error."""
 
     entry: TransformEntry
     inversion: Inversion
@@ -83,7 +83,7 @@ class Inverted:
 def inverse(
     entry: TransformEntry, fallback: Grid | None, control: TaskControl
 ) -> Generator[TaskProgress, None, Inverted | None]:
-    """Turn a transform round and measure the round trip over the moving side."""
+    """Invert a transform and report the round-trip error over the moving side."""
     from napari_stnreg.transforms.inverse import invert
 
     yield TaskProgress(0.1, f"Inverting {entry.name}")
