@@ -52,10 +52,10 @@ def make_files(folder: Path) -> tuple[sr.Image, sr.Image]:
 def our_transforms(fixed: sr.Image) -> dict[str, Transform]:
     generator = torch.Generator().manual_seed(0)
     made: dict[str, Transform] = {}
-    for name in ("affine", "bspline", "tps", "displacement", "diffeomorphic"):
+    for name in ("affine", "bspline", "tps", "displacement", "diffeomorphic", "velocity"):
         family = make_family(name)
         theta = torch.randn(1, *family.parameter_shape(fixed.grid), generator=generator, dtype=torch.float64)
-        if name in ("displacement", "diffeomorphic"):
+        if name in ("displacement", "diffeomorphic", "velocity"):
             coarse = torch.randn(1, 3, 4, 4, 4, generator=generator, dtype=torch.float64)
             theta = 2 * torch.nn.functional.interpolate(
                 coarse, size=fixed.grid.shape, mode="trilinear", align_corners=True

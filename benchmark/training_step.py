@@ -34,7 +34,7 @@ class TheirNetwork(LocalizationNetwork):
     def __init__(self, theirs: nn.Module, ndim: int) -> None:
         super().__init__(ndim)
         self.unet, self.flow = theirs.model, theirs.flow_layer
-        self.family = make_family("diffeomorphic")
+        self.family = make_family("velocity")
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         return self.flow(self.unet(torch.cat([fixed, moving], dim=1)))

@@ -22,8 +22,8 @@ KEYS = {
 }
 """Old and new names of keys."""
 
-VALUES = {"in-turn": "sequential", "stages": "sequential", "together": "joint"}
-"""Old and new names of string values."""
+VALUES = {"diffeomorphic": "velocity", "in-turn": "sequential", "stages": "sequential", "together": "joint"}
+"""Old and new names of string values; several joined by ``+`` are renamed one by one."""
 
 
 def renamed(part: Any) -> Any:
@@ -32,7 +32,7 @@ def renamed(part: Any) -> Any:
         return {KEYS.get(key, key): renamed(value) for key, value in part.items()}
     if isinstance(part, list):
         return [renamed(value) for value in part]
-    return VALUES.get(part, part) if isinstance(part, str) else part
+    return "+".join(VALUES.get(word, word) for word in part.split("+")) if isinstance(part, str) else part
 
 
 def rewrite(path: Path) -> None:

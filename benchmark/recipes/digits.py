@@ -59,7 +59,7 @@ def judge(model: Any, folder: Path, refine: int) -> Iterator[Row]:
     images = digits(folder, DIGIT)
     fixed = sr.Image.from_array(images[0], name="template")
     family = model.family if "+" not in model.family else "affine+diffeomorphic"
-    similarity = "lncc" if "diffeomorphic" in family else "ncc"
+    similarity = "lncc" if {"diffeomorphic", "velocity"} & set(family.split("+")) else "ncc"
     for i, image in enumerate(images[-TEST:]):
         moving = sr.Image.from_array(image, name=f"test {i}")
         transform = model.predict(fixed, moving, device="cpu")

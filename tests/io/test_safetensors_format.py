@@ -26,7 +26,17 @@ def some(name: str, dtype=torch.float32):
 
 
 def kinds():
-    for name in ("translation", "rigid", "similarity", "affine", "bspline", "tps", "displacement", "diffeomorphic"):
+    for name in (
+        "translation",
+        "rigid",
+        "similarity",
+        "affine",
+        "bspline",
+        "tps",
+        "displacement",
+        "diffeomorphic",
+        "velocity",
+    ):
         for dtype in (torch.float32, torch.float64):
             yield pytest.param(some(name, dtype), id=f"{name}-{dtype}")
     yield pytest.param(chain(some("affine", torch.float64), some("diffeomorphic")), id="chain")

@@ -23,7 +23,7 @@ def test_file_is_small_and_describes_the_training(model):
     assert pretrained_models()["box-3d"].stat().st_size < 20e6
     assert model.ndim == 3
     assert model.input_spec.size_mode == "extent"
-    assert model.family == "affine+diffeomorphic+diffeomorphic+diffeomorphic"
+    assert model.family == "affine+velocity+velocity+velocity"
     assert model.summary["kind"] == "generated shapes and heads"
     assert model.summary["steps"] > 0
     assert all(p.dtype.is_floating_point and p.element_size() == 4 for p in model.network.parameters())

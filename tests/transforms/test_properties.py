@@ -24,7 +24,17 @@ from napari_stnreg.transforms import (
 )
 from tests.transforms.test_transforms import turned
 
-FAMILIES = ("translation", "rigid", "similarity", "affine", "bspline", "tps", "displacement", "diffeomorphic")
+FAMILIES = (
+    "translation",
+    "rigid",
+    "similarity",
+    "affine",
+    "bspline",
+    "tps",
+    "displacement",
+    "diffeomorphic",
+    "velocity",
+)
 LINEAR = FAMILIES[:4]
 KINDS = (*FAMILIES, "chain", "inverse")
 FEW = settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
@@ -49,7 +59,7 @@ def random_transform(kind: str, grid: Grid, seed: int) -> Transform:
         return InverseTransform(random_transform("bspline", grid, seed))
     family = make_family(kind)
     generator = torch.Generator().manual_seed(seed)
-    if kind in ("displacement", "diffeomorphic"):
+    if kind in ("displacement", "diffeomorphic", "velocity"):
         coarse = torch.rand(1, grid.ndim, *[4] * grid.ndim, generator=generator, dtype=torch.float64) * 2 - 1
         mode = "bicubic" if grid.ndim == 2 else "trilinear"
         return family(0.8 * torch.nn.functional.interpolate(coarse, grid.shape, mode=mode, align_corners=True), grid)
@@ -82,7 +92,7 @@ def test_inverse_round_trip(kind, seed, ndim):
     solved = transform.solved_inverse()
     assert np.abs(transform.map_points(solved.map_points(points)) - points).max() < limit * voxel
     assert np.abs(solved.map_points(transform.map_points(points)) - points).max() < 10 * limit * voxel
-    if kind == "diffeomorphic":
+    if kind == "velocity":
         back = transform.inverse()
         assert np.abs(back.map_points(transform.map_points(points)) - points).max() < 0.2 * voxel
         assert invert(transform, grid.cropped([2] * ndim, [n - 2 for n in grid.shape])).max_voxels < 0.1
@@ -99,7 +109,7 @@ def test_it_does_not_matter_how_a_chain_is_bracketed(seed, kinds):
         np.testing.assert_allclose(joined.map_points(points), expected, atol=2e-3 * grid.spacing.min())
 
 
-@pytest.mark.parametrize("kind", ["bspline", "tps", "displacement", "diffeomorphic"])
+@pytest.mark.parametrize("kind", ["bspline", "tps", "displacement", "diffeomorphic", "velocity"])
 @FEW
 @cases
 def test_a_chain_warps_as_the_composed_map_does(kind, seed, ndim):

@@ -18,14 +18,14 @@ class FakeEngine:
         import torch
 
         from napari_stnreg.core.grid import Grid
-        from napari_stnreg.transforms import VelocityTransform
+        from napari_stnreg.transforms import DiffeomorphicTransform
 
         small = grid.resized([max(n // 4, 2) for n in grid.shape])
         points = small.points()
         low, size = grid.corners().min(axis=0), np.ptp(grid.corners(), axis=0)
         phase = np.sin(2 * np.pi * (points - low) / size)
         field = np.moveaxis(phase[..., ::-1], -1, 0) * share * self.shift * grid.spacing.mean()
-        return VelocityTransform(
+        return DiffeomorphicTransform(
             torch.from_numpy(field.astype(np.float32)), Grid(small.shape, small.matrix, small.unit)
         )
 

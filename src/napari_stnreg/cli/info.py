@@ -105,6 +105,8 @@ def _transform(path: Path) -> list[tuple[str, str]]:
         lines.append(("part" if len(parts) > 1 else "form", text))
     if "folding_fraction" in info:
         lines.append(("folded", f"{100 * float(info['folding_fraction']):.2g} %"))
+    if inverse := info.get("inverse"):
+        lines.append(("inverse", f"{inverse['method']}, round-trip error at most {inverse['max_voxels']:.2g} voxels"))
     lines += [(name, str(info[name])) for name in ("stop_reason", "seconds") if name in info]
     versions = info.get("versions") or {}
     if versions:

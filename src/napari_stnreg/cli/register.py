@@ -229,7 +229,8 @@ def _print(results: Sequence[Result], notes: Sequence[str], written: Sequence[Pa
         ]
         frame = f"frame {number}: " if len(results) > 1 else ""
         folded = f"folded {100 * result.folding_fraction:.2g} %"
-        print(frame + ", ".join([*scores, folded, f"{result.seconds:.1f} s", result.stop_reason]))
+        inverse = f"inverse to {result.inverse['max_voxels']:.1g} voxels"
+        print(frame + ", ".join([*scores, folded, inverse, f"{result.seconds:.1f} s", result.stop_reason]))
     for path in written:
         print(path)
     for sentence in dict.fromkeys([*(one for result in results for one in result.warnings), *notes]):

@@ -26,7 +26,8 @@ class VoxelMorph(LocalizationNetwork):
     ndim, channels
         See :class:`Network`.
     family
-        ``"diffeomorphic"`` (a velocity, integrated at half the resolution) or ``"displacement"``.
+        ``"velocity"`` (integrated at half the resolution) or ``"displacement"``. ``"diffeomorphic"``, the name of the
+        velocity in models of version 0.1, is accepted too.
     encoder, decoder, final
         See :class:`UNet`. The default is VoxelMorph's own.
     resolution
@@ -43,14 +44,14 @@ class VoxelMorph(LocalizationNetwork):
     """
 
     name = "voxelmorph"
-    families = ("diffeomorphic", "displacement")
+    families = ("velocity", "displacement")
 
     def __init__(
         self,
         ndim: int,
         channels: int = 1,
         *,
-        family: str = "diffeomorphic",
+        family: str = "velocity",
         encoder: Sequence[int] = (16, 32, 32, 32),
         decoder: Sequence[int] = (32, 32, 32, 32),
         final: Sequence[int] = (32, 16, 16),
@@ -58,6 +59,7 @@ class VoxelMorph(LocalizationNetwork):
         shrink: int = 1,
     ) -> None:
         super().__init__(ndim, channels)
+        family = "velocity" if family == "diffeomorphic" else family
         if family not in self.families:
             raise InputError(f"VoxelMorph has the families {' and '.join(self.families)}, not '{family}'.")
         if resolution not in get_args(Resolution):

@@ -52,6 +52,50 @@ def jacobian_determinant(displacement: Tensor, spacing: Spacing = 1.0) -> Tensor
     return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
 
 
+def smallest_cell_determinant(displacement: Tensor) -> Tensor:
+    """Return the smallest determinant of ``x -> x + u(x)`` over the cells around each voxel.
+
+    The derivatives along each axis are one-sided, in all ``2**D`` combinations: the determinants at the corners of the
+    cells. :func:`jacobian_determinant` is their mean, so it is positive wherever they are. In 2D the determinant inside
+    a cell is a weighted mean of its corners, so that a positive result means that the interpolated map nowhere folds.
+    Beyond the border of the grid the displacement is constant along the normal, as in a displacement transform.
+
+    Parameters
+    ----------
+    displacement
+        ``(B, D, *shape)`` in voxels.
+
+    Returns
+    -------
+    Tensor
+        ``(B, *shape)``.
+    """
+    ndim = displacement.ndim - 2
+    sides: list[list[list[Tensor]]] = []
+    for axis in range(ndim):
+        still = torch.zeros_like(displacement.narrow(axis + 2, 0, 1))
+        steps = torch.cat([still, torch.diff(displacement, dim=axis + 2), still], axis + 2)
+        steps[:, axis] += 1
+        size = displacement.shape[axis + 2]
+        ahead, behind = steps.narrow(axis + 2, 1, size), steps.narrow(axis + 2, 0, size)
+        sides.append([[one[:, i] for i in range(ndim)] for one in (ahead, behind)])
+    smallest: Tensor | None = None
+    if ndim == 2:
+        for a, b in sides[0]:
+            for c, d in sides[1]:
+                value = a * d - b * c
+                smallest = value if smallest is None else torch.minimum(smallest, value, out=smallest)
+    else:
+        for a, b, c in sides[0]:
+            for d, e, f in sides[1]:
+                normal = (b * f - c * e, c * d - a * f, a * e - b * d)
+                for g, h, i in sides[2]:
+                    value = (normal[0] * g).addcmul_(normal[1], h).addcmul_(normal[2], i)
+                    smallest = value if smallest is None else torch.minimum(smallest, value, out=smallest)
+    assert smallest is not None
+    return smallest
+
+
 def jacobian_determinant_array(displacement: npt.ArrayLike, spacing: Spacing = 1.0) -> npt.NDArray[Any]:
     """:func:`jacobian_determinant` of an array ``(D, *shape)``; single or double precision is kept.
 

@@ -99,7 +99,7 @@ def register(
         Called with a :class:`~napari_stnreg.Progress` after every step.
     family
         ``"translation"``, ``"rigid"``, ``"similarity"``, ``"affine"``, ``"bspline"``, ``"tps"``, ``"displacement"``,
-        ``"diffeomorphic"``, or several joined by ``+`` that are fitted in this order. Default
+        ``"diffeomorphic"``, ``"velocity"``, or several joined by ``+`` that are fitted in this order. Default
         ``"affine+diffeomorphic"``.
     similarity
         ``"lncc"`` (default), ``"ncc"``, ``"mse"``, ``"mi"``, ``"mind"``, or the file of a trained auto-encoder.

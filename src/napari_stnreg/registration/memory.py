@@ -62,7 +62,7 @@ def estimate_memory(fixed: HasGrid, moving: HasGrid, settings: RegistrationSetti
     """
     settings = settings or RegistrationSettings.parse()
     place = fixed.grid.ndim - 2
-    kinds = {"displacement": "dense", "diffeomorphic": "dense", "bspline": "bspline", "tps": "tps"}
+    kinds = dict.fromkeys(("displacement", "diffeomorphic", "velocity"), "dense") | {"bspline": "bspline", "tps": "tps"}
     per_voxel = max(BYTES_PER_VOXEL[kinds.get(stage, "linear")][place] for stage in settings.stages)
     if settings.similarity == "mind":
         per_voxel += MIND_BYTES[place]

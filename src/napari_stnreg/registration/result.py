@@ -28,11 +28,14 @@ from napari_stnreg.io.transform_io import save
 from napari_stnreg.registration.memory import require_memory
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.resampling.warp import Interpolation, warp
-from napari_stnreg.transforms import Transform
+from napari_stnreg.transforms import Transform, invert
 from napari_stnreg.visualization.slices import registration_pictures
 
 StopReason = Literal["finished", "stopped", "diverged"]
 """Why a registration ended: all steps done, stopped by the caller, or the loss became non-finite."""
+
+INVERSE_POINTS = 4096
+"""Voxels of the moving image at which the round-trip error of the inverse is measured."""
 
 LossHistory = list[tuple[str, int, int, float]]
 """Stage, level, step and loss of every step."""
@@ -98,6 +101,9 @@ class Result:
         Wall time of the optimization, without warping and scoring.
     settings, versions, warnings
         The settings of the run; the versions of this package, torch and numpy; warnings as sentences.
+    inverse
+        Round trip through the inverse transform: ``method``, ``mean_error``, ``max_error`` (world units),
+        ``max_voxels`` and ``unsolved_fraction``, see :class:`~napari_stnreg.transforms.Inversion`.
     fixed, moving, landmarks
         The input of :func:`~napari_stnreg.register`, which :meth:`warp` and :meth:`scorecard` use; ``None`` for results
         of ``register_steps``.
@@ -114,6 +120,7 @@ class Result:
     settings: RegistrationSettings
     versions: dict[str, str]
     warnings: list[str] = field(default_factory=list)
+    inverse: dict[str, Any] = field(default_factory=dict)
     fixed: Image | None = None
     moving: Image | None = None
     landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None] = (None, None)
@@ -193,6 +200,7 @@ class Result:
             f"<Result: {self.settings.family}, {self.grid.ndim}D, {self.stop_reason} after {self.seconds:.1f} s>",
             *(f"  {name}: {before} -> {after}" for name, before, after in self._score_rows()),
             f"  folded voxels: {100 * self.folding_fraction:.2g} %",
+            *([f"  inverse: round-trip error {self.inverse['max_voxels']:.2g} voxels"] if self.inverse else []),
             *(f"  warning: {text}" for text in self.warnings),
         ]
         return "\n".join(lines)
@@ -225,6 +233,7 @@ class Result:
         return {
             "scores": self.scores,
             "folding_fraction": self.folding_fraction,
+            "inverse": self.inverse,
             "stop_reason": self.stop_reason,
             "seconds": round(self.seconds, 3),
             "settings": self.settings.model_dump(),
@@ -275,6 +284,9 @@ def make_result(
         warnings.append(
             f"{100 * folded:.2f} % of the voxels are folded. Increase the smoothness or use the diffeomorphic family."
         )
+    inverse = invert(on_device, moving.grid, max_points=INVERSE_POINTS)
+    if inverse.warning and not folded:
+        warnings.append(inverse.warning)
     scores = _scores(fixed, moving, settings, on_device, landmarks, device)
     return Result(
         transform,
@@ -288,6 +300,7 @@ def make_result(
         settings,
         package_versions(),
         list(dict.fromkeys(warnings)),
+        inverse.to_dict(),
     )
 
 

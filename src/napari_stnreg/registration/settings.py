@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from napari_stnreg.core.settings import Settings
 
 LINEAR_FAMILIES = ("translation", "rigid", "similarity", "affine")
-DEFORMABLE_FAMILIES = ("bspline", "tps", "displacement", "diffeomorphic")
+DEFORMABLE_FAMILIES = ("bspline", "tps", "displacement", "diffeomorphic", "velocity")
 
 FAMILY_HELP = {
     "translation": "Shift only.",
@@ -20,11 +20,17 @@ FAMILY_HELP = {
     "bspline": "Smooth bending by a cubic B-spline control grid.",
     "tps": "Smooth bending by thin-plate control points.",
     "displacement": "A free displacement field; may tear where the tissue did.",
-    "diffeomorphic": "Free and smooth, designed not to fold, invertible.",
+    "diffeomorphic": "Free and smooth, without folds, with a computed inverse.",
+    "velocity": "The flow of a stationary velocity: a smooth deformation with a logarithm.",
 }
 """Transform families and when to use them."""
 
-FAMILY_TITLES = {"bspline": "B-spline", "tps": "thin-plate spline", "displacement": "displacement field"}
+FAMILY_TITLES = {
+    "bspline": "B-spline",
+    "tps": "thin-plate spline",
+    "displacement": "displacement field",
+    "velocity": "stationary velocity",
+}
 
 SIMILARITY_HELP = {
     "lncc": "Same modality with uneven brightness. The usual choice.",

@@ -35,7 +35,7 @@ from napari_stnreg.registration.presets import Preset, dense_options, global_cor
 from napari_stnreg.registration.pyramid import Level, shrink_factors
 from napari_stnreg.registration.settings import RegistrationSettings, fit_method
 from napari_stnreg.transforms import AffineTransform, Transform, TransformFamily, chain, make_family
-from napari_stnreg.transforms.dense import DisplacementTransform, VelocityTransform
+from napari_stnreg.transforms.dense import DiffeomorphicTransform, DisplacementTransform, VelocityTransform
 from napari_stnreg.transforms.linear import radius
 from napari_stnreg.transforms.registry import family_class
 
@@ -243,7 +243,7 @@ def run_dense(
         level = problem.pyramid.level(shrink)
         shape = tuple(level.fixed.shape[2:])
         if state is None:
-            state = DenseState.identity(shape, problem.pyramid.device, diffeomorphic=stage == "diffeomorphic")
+            state = DenseState.identity(shape, problem.pyramid.device, velocity=stage == "velocity")
         else:
             state = state.resized(shape)
         steps = preset.steps("dense", len(shrinks) - 1 - i)
@@ -261,13 +261,16 @@ def run_dense(
                     stage, i, len(shrinks), loss, partial(snapshot, now.displacement, level.fixed_grid)
                 )
         finally:
-            found.deformation = _dense_transform(best, level.fixed_grid)
+            if stage != "displacement":
+                best = best.unfolded()
+            found.deformation = _dense_transform(stage, best, level.fixed_grid)
 
 
-def _dense_transform(state: DenseState, grid: Grid) -> Transform:
+def _dense_transform(stage: str, state: DenseState, grid: Grid) -> Transform:
     if state.velocity is not None:
         return VelocityTransform(apply_matrix(grid.linear, state.velocity), grid)
-    return DisplacementTransform(apply_matrix(grid.linear, state.displacement), grid)
+    made = DiffeomorphicTransform if stage == "diffeomorphic" else DisplacementTransform
+    return made(apply_matrix(grid.linear, state.displacement), grid)
 
 
 def _landmark_distance(problem: Problem) -> LandmarkDistance | None:

@@ -143,6 +143,7 @@ class TrainingSettings(Settings):
         for family in (self.family or "").split("+"):
             if not family:
                 continue
+            family = "velocity" if family == "diffeomorphic" else family  # its name in version 0.1
             network = next((name for name in self.networks if family in NETWORKS[name].families), None)
             if network is None:
                 raise InputError(f"The network '{self.network}' has no family '{family}'.")

@@ -14,8 +14,10 @@ from napari_stnreg.transforms.chain import ChainTransform, chain, compose
 from napari_stnreg.transforms.conversion import as_displacement, collate_transforms
 from napari_stnreg.transforms.dense import (
     DiffeomorphicFamily,
+    DiffeomorphicTransform,
     DisplacementFamily,
     DisplacementTransform,
+    VelocityFamily,
     VelocityTransform,
 )
 from napari_stnreg.transforms.family import TransformFamily
@@ -41,6 +43,7 @@ __all__ = [
     "BSplineTransform",
     "ChainTransform",
     "DiffeomorphicFamily",
+    "DiffeomorphicTransform",
     "DisplacementFamily",
     "DisplacementTransform",
     "InverseTransform",
@@ -52,6 +55,7 @@ __all__ = [
     "Transform",
     "TransformFamily",
     "TranslationFamily",
+    "VelocityFamily",
     "VelocityTransform",
     "as_displacement",
     "chain",

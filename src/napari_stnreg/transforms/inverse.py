@@ -17,7 +17,8 @@ from napari_stnreg.transforms.registry import transform_class
 
 MAX_ROUND_TRIP_VOXELS = 0.1
 """Round-trip errors above this many voxels are reported."""
-_ROUND_TRIP_POINTS = 200_000
+ROUND_TRIP_POINTS = 200_000
+"""Voxels at most at which :func:`invert` measures."""
 _CHUNK_POINTS = 2**17
 _FIXED_POINT_STEPS = 12
 _NEWTON_STEPS = 25
@@ -61,8 +62,8 @@ class InverseTransform(Transform):
             return self.forward.warning
         percent = 100 * self.unsolved / max(self._count.total, 1)
         return (
-            f"The transform has no exact inverse at {percent:.2g} % of the points, probably because it folds there; "
-            "a stiffer or a diffeomorphic transform has one."
+            f"The transform has no exact inverse at {percent:.2g} % of the points, where it folds or is close to it; "
+            "a stiffer transform has one."
         )
 
     @override
@@ -246,6 +247,11 @@ class Inversion:
     unsolved_fraction: float
     warning: str | None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return method and round-trip errors, JSON-ready."""
+        names = ("method", "mean_error", "max_error", "max_voxels", "unsolved_fraction")
+        return {name: getattr(self, name) for name in names}
+
     @property
     def summary(self) -> str:
         """One line about the method and the error, for the user."""
@@ -255,7 +261,7 @@ class Inversion:
         return f"Inverted {how}; the round-trip error is at most {self.max_voxels:.2g} voxels."
 
 
-def invert(transform: Transform, grid: Grid) -> Inversion:
+def invert(transform: Transform, grid: Grid, *, max_points: int = ROUND_TRIP_POINTS) -> Inversion:
     """Invert a transform and report the round-trip error.
 
     The flow of a velocity is run backward if the error stays below a tenth of a voxel, else points are solved for.
@@ -266,23 +272,27 @@ def invert(transform: Transform, grid: Grid) -> Inversion:
         Any family: fixed world to moving world.
     grid
         Where to measure, in the *moving* world, from which the inverse starts: usually the grid of the moving image.
+    max_points
+        Number of the grid's voxels at most at which the error is measured.
 
     Returns
     -------
     Inversion
-        The inverse transform and its round-trip errors over at most about 200,000 of the grid's voxels.
+        The inverse transform and its round-trip errors.
     """
     back = transform.inverse()
-    found = _round_trip(transform, back, grid, transform.inversion_method)
+    found = _round_trip(transform, back, grid, transform.inversion_method, max_points)
     if found.method == "velocity" and found.max_voxels > MAX_ROUND_TRIP_VOXELS:
-        solved = _round_trip(transform, transform.solved_inverse(), grid, "iterative")
+        solved = _round_trip(transform, transform.solved_inverse(), grid, "iterative", max_points)
         found = min(found, solved, key=lambda one: one.mean_error)
     return found
 
 
-def _round_trip(transform: Transform, back: Transform, grid: Grid, method: InversionMethod) -> Inversion:
+def _round_trip(
+    transform: Transform, back: Transform, grid: Grid, method: InversionMethod, max_points: int
+) -> Inversion:
     in_unit = transform.check_grid(grid)
-    thin = max(int(np.ceil((grid.size / _ROUND_TRIP_POINTS) ** (1 / grid.ndim))), 1)
+    thin = max(int(np.ceil((grid.size / max_points) ** (1 / grid.ndim))), 1)
     axes = [np.arange((n - 1) % thin // 2, n, thin) for n in grid.shape]
     index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, grid.ndim)
     points = in_unit.to_world(index)

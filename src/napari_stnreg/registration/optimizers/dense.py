@@ -3,7 +3,7 @@
 Every step asks how the warped image should flow, smooths the answer, limits it to a fraction of a voxel and composes
 it with the map so far: ``phi <- phi o (id + d)``. The derivative of ``moving(phi(x + d))`` with respect to ``d`` at 0
 is the spatial gradient of the *warped image*, so a step needs no gradient through the sampler and the loss may be any
-similarity that can differentiate with respect to an image. For the diffeomorphic family the same ``d`` is added to the
+similarity that can differentiate with respect to an image. For the velocity family the same ``d`` is added to the
 velocity (the first term of the Baker-Campbell-Hausdorff series, as in log-domain demons), whose flow is the map.
 
 References
@@ -24,8 +24,8 @@ from torch import Tensor
 
 from napari_stnreg.losses import Similarity
 from napari_stnreg.ops.filters import gaussian
+from napari_stnreg.ops.folding import remove_folds
 from napari_stnreg.ops.interpolation import sample_normalized
-from napari_stnreg.ops.jacobian import jacobian_determinant
 from napari_stnreg.registration.pyramid import Level, upsample
 from napari_stnreg.transforms.dense import exponential
 
@@ -61,7 +61,7 @@ class DenseState:
     displacement
         ``(1, D, *shape)``.
     velocity
-        The same shape for the diffeomorphic family; ``None`` for a plain displacement.
+        The same shape for the velocity family; ``None`` for the composed families.
     """
 
     displacement: Tensor
@@ -69,10 +69,10 @@ class DenseState:
     best_loss: float = field(default=float("inf"))
 
     @classmethod
-    def identity(cls, shape: tuple[int, ...], device: torch.device, *, diffeomorphic: bool) -> DenseState:
+    def identity(cls, shape: tuple[int, ...], device: torch.device, *, velocity: bool) -> DenseState:
         """No deformation."""
         zero = torch.zeros((1, len(shape), *shape), device=device)
-        return cls(zero, zero.clone() if diffeomorphic else None)
+        return cls(zero, zero.clone() if velocity else None)
 
     def resized(self, shape: tuple[int, ...]) -> DenseState:
         """The same deformation on the next level's grid."""
@@ -85,6 +85,16 @@ class DenseState:
         """A snapshot."""
         velocity = None if self.velocity is None else self.velocity.clone()
         return DenseState(self.displacement.clone(), velocity, self.best_loss)
+
+    def unfolded(self) -> DenseState:
+        """Return the deformation without folds, see :func:`~napari_stnreg.ops.folding.remove_folds`.
+
+        Small compositions of smooth steps do not fold, but their values at voxels can.
+        """
+        if self.velocity is None:
+            return DenseState(remove_folds(self.displacement), None, self.best_loss)
+        velocity = remove_folds(self.velocity, exponential)
+        return DenseState(exponential(velocity), velocity, self.best_loss)
 
 
 class _Composer:
@@ -225,7 +235,8 @@ def fit_dense(
         calm = (step / options.step) ** 0.5
         _apply(state, update, composer, [calm * s for s in sigma_field], exact=k >= EXACT_FROM * iterations)
     state.displacement, state.velocity, state.best_loss = best.displacement, best.velocity, best.best_loss
-    remove_folds(state)
+    flat = best.unfolded()
+    state.displacement, state.velocity = flat.displacement, flat.velocity
 
 
 def _forget_if_worse(
@@ -237,27 +248,6 @@ def _forget_if_worse(
         state.displacement = zero
         if state.velocity is not None:
             state.velocity = zero.clone()
-
-
-def remove_folds(state: DenseState, least: float = 0.02, rounds: int = 12) -> None:
-    """Smooth a deformation where its Jacobian determinant falls below a small positive number, until it does nowhere.
-
-    Small compositions of smooth steps do not fold, their values at voxels may by a hair. Only the surroundings of such
-    voxels are touched.
-    """
-    for _ in range(rounds):
-        if state.velocity is not None:
-            state.displacement = exponential(state.velocity)
-        bad = (jacobian_determinant(state.displacement) < least).to(state.displacement.dtype)
-        if not bool(bad.any()):
-            return
-        around = gaussian(bad.reshape(1, 1, *state.displacement.shape[2:]), 2.0, "nearest").mul_(20).clamp_max_(1)
-        field = state.displacement if state.velocity is None else state.velocity
-        field = torch.lerp(field, gaussian(field, 1.5, "nearest"), around)
-        if state.velocity is None:
-            state.displacement = field
-        else:
-            state.velocity = field
 
 
 def _force_gradient(term: Callable[[Tensor], Tensor], displacement: Tensor) -> tuple[float, Tensor]:

@@ -96,11 +96,17 @@ class ScoresView(QWidget):
                 row += 1
         folding = sum(r.folding_fraction for r in results) / len(results)
         seconds = sum(r.seconds for r in results)
+        worst = max((r.inverse.get("max_voxels", 0.0) for r in results), default=0.0)
         frames = f"{len(results)} frames, " if len(results) > 1 else ""
         reason = _STOP_REASONS.get(results[-1].stop_reason, results[-1].stop_reason)
-        summary = QLabel(f"{folding_text(folding)} · {frames}{seconds:.1f} s · {reason}")
+        summary = QLabel(
+            f"{folding_text(folding)} · inverse to {worst:.1g} voxels · {frames}{seconds:.1f} s · {reason}"
+        )
         summary.setWordWrap(True)
-        summary.setToolTip("Fraction of the voxels whose Jacobian determinant is not positive; duration of the fit.")
+        summary.setToolTip(
+            "Fraction of the voxels whose Jacobian determinant is not positive; largest round-trip error of the "
+            "inverse; duration of the fit."
+        )
         self._grid.addWidget(summary, row, 0, 1, 3)
         self._next.show()
 

@@ -15,7 +15,7 @@ from napari_stnreg.widgets.common.settings_form import FieldStyle, SettingsForm
 from napari_stnreg.widgets.models.combo import ModelList
 from napari_stnreg.widgets.models.session import KnownModel
 
-_FIELDS = {"diffeomorphic": "diffeomorphic", "displacement": "displacement field"}
+_FIELDS = {"velocity": "stationary velocity", "displacement": "displacement field"}
 # Their module imports torch, which opening the panel must not.
 AUGMENTATIONS = {
     "none": ("none", "Pairs are not changed."),
@@ -49,7 +49,7 @@ class TrainingOptions(QWidget):
         self.linear_box.set_items([(name, name) for name in LINEAR_FAMILIES], "affine")
         self.deformable_box = Combo("Diffeomorphic fields do not fold. Displacement fields are faster.",
                                     "deformable transform")  # fmt: skip
-        self.deformable_box.set_items([(title, name) for name, title in _FIELDS.items()], "diffeomorphic")
+        self.deformable_box.set_items([(title, name) for name, title in _FIELDS.items()], "velocity")
         self.augmentation_box = Combo("Random changes that make many pairs out of few.", "augmentation")
         self.augmentation_box.set_items([(title, key) for key, (title, _) in AUGMENTATIONS.items()], "light")
         self.augmentation_help = help_label()
