@@ -5,12 +5,19 @@ from __future__ import annotations
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from scipy.io import savemat
 
 import napari_stnreg as sr
 from tests.helpers.napari_user import CONTRIBUTIONS, PLUGIN, drop
 
-PATTERNS = [(reader.command, pattern) for reader in CONTRIBUTIONS.readers for pattern in reader.filename_patterns]
+MICROSCOPES = ("*.czi", "*.nd2", "*.lif")
+PATTERNS = [
+    (reader.command, pattern)
+    for reader in CONTRIBUTIONS.readers
+    for pattern in reader.filename_patterns
+    if pattern not in MICROSCOPES  # no library here writes them; see tests/io/test_image_formats.py
+]
 OPENERS = {"open": lambda viewer, path: viewer.open(path, plugin=PLUGIN), "drop": drop}
 
 # x' = 1.1 (x - 20) + 0.1 (y - 10) + 20 + 4,  y' = -0.05 (x - 20) + 0.95 (y - 10) + 10 - 3
@@ -35,13 +42,43 @@ def itk_map(points):
 # -- one example for each pattern
 
 
+def image_example(folder, ending):
+    """Write an image in the format of an extension, and return the file and the place of its brightest voxel."""
+    if ending in (".nii", ".nii.gz", ".hdr", ".img", ".img.gz", ".mgz", ".mgh"):
+        return nifti_example(folder, ending)
+    if ending in (".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".ima"):
+        data = np.random.default_rng(0).integers(0, 100, (8, 7, 6)).astype(np.int16)
+        data[3, 2, 1] = 1000
+        picture = sitk.GetImageFromArray(data)
+        picture.SetSpacing((2.0, 1.5, 3.0))
+        picture.SetOrigin((-30.0, 20.0, 5.0))
+        picture.SetDirection((0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, 1))
+        x, y, z = picture.TransformIndexToPhysicalPoint((1, 2, 3))  # to the left and to the back
+        place = (z, -y, -x)
+        path = folder / f"volume{ending}"
+        if ending in (".dcm", ".ima"):
+            sitk.WriteImage(picture[:, :, 3], str(path.with_suffix(".dcm")))
+            return path.with_suffix(".dcm").rename(path), (None, *(np.array([2, 1]) * picture.GetSpacing()[1::-1]))
+        sitk.WriteImage(picture, str(path))
+        return path, place
+    if ending in (".zarr", ".ome.tif", ".ome.tiff"):
+        data = np.random.default_rng(0).integers(0, 100, (8, 7, 6)).astype(np.int16)
+        data[3, 2, 1] = 1000
+        image = sr.Image.from_array(data, (3.0, 1.5, 2.0), (5, -20, 30), unit="mm", name="volume")
+        sr.write_image(folder / f"volume{ending}", image)
+        return folder / f"volume{ending}", image.grid.to_world(np.array([3, 2, 1]))
+    raise AssertionError(f"add an example of {ending} to this file")
+
+
 def nifti_example(folder, ending):
     """Write a volume with one bright voxel, oblique and off center, and return the file and that voxel's place."""
     data = np.random.default_rng(0).integers(0, 100, (6, 7, 8)).astype(np.int16)
     data[1, 2, 3] = 1000
     affine = np.array([[-2.0, 0.1, 0, 30], [0.1, 1.5, 0, -20], [0, 0, 3.0, 5], [0, 0, 0, 1]])
-    image = nibabel.Nifti1Image(data, affine)
-    image.header.set_xyzt_units("mm", "sec")
+    kind = nibabel.MGHImage if ending.startswith(".mg") else nibabel.Nifti1Image
+    image = (nibabel.Nifti1Pair if ending[:4] in (".hdr", ".img") else kind)(data, affine)
+    if kind is nibabel.Nifti1Image:
+        image.header.set_xyzt_units("mm", "sec")
     path = folder / f"volume{ending}"
     nibabel.save(image, path)
     return path, (affine @ [1, 2, 3, 1])[:3][::-1]  # napari's order: z, y, x
@@ -67,11 +104,12 @@ def transform_example(folder, ending):
 def check_image(viewer, place):
     (layer,) = viewer.layers
     data = np.asarray(layer.data)
-    assert data.shape == (8, 7, 6)
+    flat = place[0] is None
+    assert data.shape == ((7, 6) if flat else (8, 7, 6))
     assert data.dtype == np.int16
     index = np.unravel_index(data.argmax(), data.shape)
-    np.testing.assert_allclose(layer.data_to_world(index), place, atol=1e-4)
-    assert [str(unit) for unit in layer.units] == ["millimeter"] * 3
+    np.testing.assert_allclose(layer.data_to_world(index), place[flat:], atol=1e-4)
+    assert [str(unit) for unit in layer.units] == ["millimeter"] * data.ndim
     assert layer.name == "volume"
 
 
@@ -84,7 +122,7 @@ def check_transform(viewer, expected_map):
 
 
 EXAMPLES = {
-    "napari-stnreg.read": (nifti_example, check_image),
+    "napari-stnreg.read": (image_example, check_image),
     "napari-stnreg.read_transform": (transform_example, check_transform),
 }
 """How to make a file for a reader, with what is known of it, and how to check the layers."""

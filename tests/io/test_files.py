@@ -154,7 +154,7 @@ def test_what_cannot_be_read_is_said_in_one_sentence(tmp_path):
         "text.png": "cannot be read",
         "text.nii": "cannot be read", "text.nii.gz": "cannot be read", "text.npy": "cannot be read",
         "text.npz": "cannot be read", "names.npy": "no image", "objects.npy": "cannot be read", "line.npy": "1 axes",
-        "deep.npy": "5 axes", "folder.nii": "is a folder", "what.xyz": "use one of", "nii": "use one of",
+        "deep.npy": "5 axes", "folder.nii": "is a folder", "what.xyz": "unsupported", "nii": "unsupported",
     }  # fmt: skip
     for name, words in cases.items():
         with pytest.raises(InputError, match=words) as caught:

@@ -251,7 +251,7 @@ def test_mixed_sources_give_pairs_of_each_and_hold_back_those_of_the_first():
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda p: open_training_data(p / "nowhere"), "does not exist|no ending"),
+        (lambda p: open_training_data(p / "nowhere"), "does not exist|unsupported"),
         (lambda p: open_training_data(p / "empty"), "has no image"),
         (lambda p: open_training_data(p / "set.npz", image="img"), "has no array 'img'; it holds image"),
         (lambda p: open_training_data(p / "broken.npz"), "not a readable npz file"),

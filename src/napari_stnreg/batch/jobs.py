@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.io.formats import is_image_path, is_zarr
 from napari_stnreg.io.image import suffix_of
 from napari_stnreg.registration.settings import RegistrationSettings
 
@@ -116,7 +117,7 @@ def pair_folders(fixed: str | Path, moving: str | Path) -> list[Job]:
         If a path does not exist, a folder holds no images, or a moving image has no unique fixed image.
     """
     fixed_images, moving_images = _list_images(fixed, "fixed"), _list_images(moving, "moving")
-    if Path(fixed).is_file() or Path(moving).is_file():
+    if _is_single(fixed) or _is_single(moving):
         pairs = [(a, b) for a in fixed_images for b in moving_images if a.resolve() != b.resolve()]
     else:
         by_name: dict[str, list[Path]] = {}
@@ -135,7 +136,7 @@ def pair_folders(fixed: str | Path, moving: str | Path) -> list[Job]:
             )
     if not pairs:
         raise InputError(f"'{moving}' holds no image other than the fixed one.")
-    several_fixed = Path(moving).is_file() and not Path(fixed).is_file()
+    several_fixed = _is_single(moving) and not _is_single(fixed)
     names = [_folder_name(_stem(a if several_fixed else b)) for a, b in pairs]
     unique = [n if names.count(n) == 1 else f"{number:04d}_{n}" for number, n in enumerate(names, start=1)]
     return [Job(name, a, b) for name, (a, b) in zip(unique, pairs, strict=True)]
@@ -146,12 +147,17 @@ def _list_images(path: str | Path, side: str) -> list[Path]:
     path = Path(path)
     if not path.exists():
         raise InputError(f"The {side} image or folder '{path}' does not exist.")
-    if path.is_file():
+    if _is_single(path):
         return [path]
-    found = [one for one in sorted(path.iterdir()) if one.is_file() and _suffix(one) and one.name[0] != "."]
+    found = [one for one in sorted(path.iterdir()) if is_image_path(one)]
     if not found:
         raise InputError(f"The {side} folder '{path}' holds no images that can be read.")
     return found
+
+
+def _is_single(path: str | Path) -> bool:
+    """Return whether a path is one image: a file, or a Zarr image."""
+    return Path(path).is_file() or is_zarr(Path(path))
 
 
 def _suffix(path: Path) -> str:

@@ -21,7 +21,7 @@ from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.progress import map_progress
 from napari_stnreg.evaluation.scorecard import evaluate
-from napari_stnreg.io.image import read_image, suffix_of
+from napari_stnreg.io.image import read_image, result_suffix
 from napari_stnreg.io.inputs import labels_for
 from napari_stnreg.io.points import read_landmarks
 from napari_stnreg.io.series import placed_as, write_or_tiff
@@ -247,7 +247,7 @@ def _one(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _ROW).unlink(missing_ok=True)  # what is written from here on belongs to a row that is not done yet
     image = placed_as(result.warped, fixed.metadata)
-    warped, note = write_or_tiff(folder / ("warped" + suffix_of(job.moving)), [image])
+    warped, note = write_or_tiff(folder / ("warped" + result_suffix(job.moving)), [image])
     save(result, folder / "transform.safetensors")
     warnings = [*result.warnings, *card.warnings, *([] if note is None else [note])]
     report = {**result.report(), "scorecard": card.to_dict(), "warped": warped.name, "warnings": warnings}

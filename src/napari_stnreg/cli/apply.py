@@ -12,6 +12,7 @@ from napari_stnreg.cli.options import AsOptions, Frame, Output, Placement
 from napari_stnreg.cli.progress import PROGRESS, logger
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.output_guard import check_output
+from napari_stnreg.io.image import check_image_output
 
 if TYPE_CHECKING:
     from napari_stnreg.transforms import Transform
@@ -58,7 +59,11 @@ def apply(
     frame
         Only this frame of MOVING, counted from 0.
     """
-    check_output(output, (transform, moving, reference), overwrite=overwrite)
+    inputs = (transform, moving, reference)
+    if moving.suffix.lower() == ".csv":
+        check_output(output, inputs, overwrite=overwrite)
+    else:
+        check_image_output(output, inputs, overwrite=overwrite)
     if moving.suffix.lower() == ".csv":
         through = _apply_to_points(transform, moving, reference, output, inverse)
     else:
@@ -85,13 +90,12 @@ def _apply_to_images(
     placement: Placement,
 ) -> Transform:
     from napari_stnreg.io.conversion import override_geometry, override_grid
-    from napari_stnreg.io.image import read_content, suffix_of
+    from napari_stnreg.io.image import read_content
     from napari_stnreg.io.inputs import read_some
     from napari_stnreg.io.series import placed_as, write_series
     from napari_stnreg.io.transform_io import load_transform
     from napari_stnreg.resampling.warp import warp
 
-    suffix_of(output)  # report an unsupported name before the work
     source, target = read_content(moving), read_content(reference)
     # A file of another program does not say what its coordinates are; the images do.
     fixed, other = (source, target) if inverse else (target, source)

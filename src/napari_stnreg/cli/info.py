@@ -10,6 +10,7 @@ import numpy as np
 
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.image import read_content, usable
+from napari_stnreg.io.ome_zarr import is_scene
 
 
 def info(file: Path, /) -> None:
@@ -35,7 +36,9 @@ def _is_transform(path: Path) -> bool:
         except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError):
             return False  # reading it as an image reports what is wrong
         return int(header["intent_code"]) in (1006, 1007) and len(header.get_data_shape()) == 5
-    return name.endswith((".safetensors", ".tfm", ".txt", ".h5", ".hdf5", ".mat", ".zarr"))
+    if name.endswith(".zarr"):
+        return is_scene(path)
+    return name.endswith((".safetensors", ".tfm", ".txt", ".h5", ".hdf5", ".mat"))
 
 
 def _model(path: Path) -> list[tuple[str, str]]:

@@ -160,10 +160,10 @@ def _read_images(
 
 
 def _output_suffix(moving: Path) -> str:
-    """The warped image is written in the format of the moving image."""
-    from napari_stnreg.io.image import suffix_of
+    """The warped image is written in the format of the moving image, if that can be written."""
+    from napari_stnreg.io.image import result_suffix
 
-    return suffix_of(moving)
+    return result_suffix(moving)
 
 
 def _show(display: ProgressDisplay, part: str, progress: Progress) -> None:

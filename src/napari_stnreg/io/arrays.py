@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,17 @@ import numpy.typing as npt
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.io.content import FileContent
+from napari_stnreg.io.content import FileContent, check_memory
+
+_PILLOW_PIXELS = 80_000_000
+"""Larger pictures are decoded without Pillow, which warns of them from 89 million pixels on."""
 
 
 def open_picture(path: Path) -> FileContent:
     """Open a PNG or JPEG file: gray, or with channels; one pixel is one unit."""
-    array = np.asarray(imageio.imread(path, plugin="pillow"))
+    array = _large_png(path)
+    if array is None:
+        array = np.asarray(imageio.imread(path, plugin="pillow"))
     if array.ndim == 3 and array.shape[-1] == 2:
         array = array[..., 0]  # gray with transparency; transparency is no image
     return _plain(array, path)
@@ -77,12 +83,32 @@ def save_picture(path: Path, image: Image) -> None:
         imageio.imwrite(path, data, plugin="pillow")
 
 
-def save_numpy(path: Path, image: Image) -> None:
-    """Write the bare array as ``.npy``, or as the array ``image`` of an ``.npz``."""
+def save_numpy(path: Path, *images: Image) -> None:
+    """Write the bare array, with time in front for several frames, as ``.npy`` or as ``image`` of an ``.npz``."""
+    arrays = [np.asarray(image.data) for image in images]
+    data = arrays[0] if len(arrays) == 1 else np.stack(arrays)
     if path.suffix.lower() == ".npz":
-        np.savez_compressed(path, image=np.asarray(image.data))
+        np.savez_compressed(path, image=data)
     else:
-        np.save(path, np.asarray(image.data), allow_pickle=False)
+        np.save(path, data, allow_pickle=False)
+
+
+def _large_png(path: Path) -> npt.NDArray[Any] | None:
+    """Decode a PNG that Pillow refuses for its size or reduces from 16 to 8 bits; ``None`` for all others."""
+    with path.open("rb") as stream:
+        head = stream.read(26)
+    if len(head) < 26 or not head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return None
+    width, height, depth, color = struct.unpack(">IIBB", head[16:26])
+    if width * height <= _PILLOW_PIXELS and (depth < 16 or color == 0):
+        return None
+    check_memory(path.name, width * height * (depth // 8 or 1) * {2: 3, 4: 2, 6: 4}.get(color, 1))
+    import imagecodecs
+
+    try:
+        return np.asarray(imagecodecs.png_decode(path.read_bytes()))
+    except Exception as error:  # a decoder's own exception class
+        raise InputError(f"'{path.name}' cannot be read; it is incomplete or not a PNG file.") from error
 
 
 def _plain(array: npt.NDArray[Any], path: Path) -> FileContent:

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
+from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import CoordinateSystem, Grid
 from napari_stnreg.core.image import coordinate_system_of
 
@@ -35,6 +37,9 @@ class FileContent:
         Time between frames, as the file gives it.
     metadata
         What writing needs to restore the file's own form.
+    levels
+        Returns the voxels as Dask arrays, finest resolution first: axes (channel, time, z, y, x) as far as they exist,
+        colors last. ``None`` if the format is not read lazily.
     """
 
     load: Callable[[int], npt.NDArray[Any]]
@@ -45,6 +50,7 @@ class FileContent:
     labels: bool = False
     interval: float = 1.0
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    levels: Callable[[], list[Any]] | None = None
 
     @property
     def coordinate_system(self) -> CoordinateSystem:
@@ -56,3 +62,26 @@ class FileContent:
         """Content that is in memory already; with ``first_is_time`` the first axis counts frames."""
         frames = array if first_is_time else array[None]
         return cls(load=lambda frame: np.asarray(frames[frame]), frames=len(frames), **fields)
+
+
+def check_memory(name: str, size: int) -> None:
+    """Refuse an image that does not fit into the free memory, before it is taken.
+
+    Parameters
+    ----------
+    name
+        Name of the image in the message.
+    size
+        Bytes of one frame.
+
+    Raises
+    ------
+    InputError
+        If it does not fit.
+    """
+    free = psutil.virtual_memory().available
+    if size > free:
+        raise InputError(
+            f"'{name}' needs {size / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free. "
+            "Use a coarser resolution, or crop the image."
+        )

@@ -6,7 +6,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,34 +18,15 @@ import numpy.typing as npt
 from napari_stnreg.core.atomic_io import atomic_path
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.core.image import Image
-from napari_stnreg.io import arrays, nifti, tiff
+from napari_stnreg.core.output_guard import check_output
 from napari_stnreg.io.content import FileContent
+from napari_stnreg.io.formats import IMAGE_FORMATS, FileFormat, image_format, suffix_in
+from napari_stnreg.io.ome_zarr import is_written_image
 
-# Longest first, so that .nii.gz is not taken for .gz.
-_OPENERS: dict[str, Callable[[Path], FileContent]] = {
-    ".nii.gz": nifti.open_nifti,
-    ".nii": nifti.open_nifti,
-    ".tiff": tiff.open_tiff,
-    ".tif": tiff.open_tiff,
-    ".png": arrays.open_picture,
-    ".jpeg": arrays.open_picture,
-    ".jpg": arrays.open_picture,
-    ".npy": arrays.open_numpy,
-    ".npz": arrays.open_numpy,
-}
-_SAVERS: dict[str, Callable[[Path, Image], None]] = {
-    ".nii.gz": lambda path, image: nifti.save_nifti(path, [image]),
-    ".nii": lambda path, image: nifti.save_nifti(path, [image]),
-    ".tiff": tiff.save_tiff,
-    ".tif": tiff.save_tiff,
-    ".png": arrays.save_picture,
-    ".jpeg": arrays.save_picture,
-    ".jpg": arrays.save_picture,
-    ".npy": arrays.save_numpy,
-    ".npz": arrays.save_numpy,
-}
-SUPPORTED_SUFFIXES = tuple(_OPENERS)
-"""File name endings that can be read and written."""
+SUPPORTED_SUFFIXES = tuple(sorted((s for one in IMAGE_FORMATS for s in one.suffixes), key=len, reverse=True))
+"""Suffixes that can be read, longest first."""
+WRITABLE_SUFFIXES = tuple(sorted((s for one in IMAGE_FORMATS for s in one.written_suffixes), key=len, reverse=True))
+"""Suffixes that can be written, longest first."""
 
 # What the libraries below raise for a file that is not what its name says, or that stops half way.
 _BROKEN = (OSError, EOFError, ValueError, LookupError, TypeError, SyntaxError, struct.error, zlib.error,
@@ -53,20 +34,46 @@ _BROKEN = (OSError, EOFError, ValueError, LookupError, TypeError, SyntaxError, s
 
 
 def suffix_of(path: str | os.PathLike[str]) -> str:
-    """The ending of a file name by which its format is known, in lower case, such as ``.nii.gz``.
+    """Return the suffix by which a file's format is known, in lower case, such as ``.nii.gz``; empty for a folder.
 
     Raises
     ------
     InputError
-        If it is none of :data:`SUPPORTED_SUFFIXES`.
+        If the format is not supported.
     """
-    name = Path(path).name.lower()
-    for ending in SUPPORTED_SUFFIXES:
-        if name.endswith(ending) and name != ending:
-            return ending
-    raise InputError(
-        f"'{Path(path).name}' has no ending that is known here; use one of {', '.join(SUPPORTED_SUFFIXES)}."
-    )
+    image_format(path)
+    return suffix_in(path, SUPPORTED_SUFFIXES) or ""
+
+
+def result_suffix(path: str | os.PathLike[str]) -> str:
+    """Return the suffix for an image made from a file: its own, or one that can be written and keeps its position."""
+    one = image_format(path)
+    suffix = suffix_of(path)
+    if suffix in one.written_suffixes:
+        return suffix
+    return one.written_suffixes[0] if one.written_suffixes else one.written_as
+
+
+def writable_format(path: str | os.PathLike[str]) -> FileFormat:
+    """Return the format in which an image is written under a name.
+
+    Raises
+    ------
+    InputError
+        If the suffix is not one of :data:`WRITABLE_SUFFIXES`.
+    """
+    suffix = suffix_in(path, SUPPORTED_SUFFIXES)
+    if suffix not in WRITABLE_SUFFIXES:
+        raise InputError(f"'{Path(path).name}' cannot be written; use one of {', '.join(sorted(WRITABLE_SUFFIXES))}.")
+    return image_format(f"image{suffix}")
+
+
+def check_image_output(
+    path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str] | None] = (), *, overwrite: bool = False
+) -> Path:
+    """Check the name of an image that will be written; see :func:`~napari_stnreg.core.output_guard.check_output`."""
+    is_folder = writable_format(path).is_folder
+    return check_output(path, inputs, overwrite=overwrite, folder=is_folder, is_ours=is_written_image)
 
 
 def read_image(path: str | os.PathLike[str], frame: int | None = None) -> Image:
@@ -75,7 +82,8 @@ def read_image(path: str | os.PathLike[str], frame: int | None = None) -> Image:
     Parameters
     ----------
     path
-        A NIfTI, TIFF, PNG, JPEG or NumPy file.
+        A file or folder in one of the formats of the page "Supported files", such as NIfTI, NRRD, MHA, a folder of
+        DICOM slices, OME-Zarr (``image.zarr``, or ``image.zarr/2`` for a coarser resolution), TIFF or PNG.
     frame
         Which frame of a time series, counted from 0.
 
@@ -133,33 +141,54 @@ def read_content(path: str | os.PathLike[str]) -> FileContent:
         As :func:`read_image` does.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"'{path.name}' is a folder; name the image file itself.")
-    opener = _OPENERS[suffix_of(path)]
+    one = image_format(path)
     if not path.exists():
         raise InputError(f"'{path}' does not exist.")
     with _explained(path):
-        if path.stat().st_size == 0:
+        if path.is_file() and path.stat().st_size == 0:
             raise InputError(f"'{path.name}' is empty (0 bytes).")
-        return opener(path)
+        if one.is_folder and path.is_file():
+            raise InputError(f"'{path.name}' is a file; a {one.suffixes[0]} image is a folder.")
+        content: FileContent = one.read_function()(path)
+        return content
 
 
 def write_image(path: str | os.PathLike[str], image: Image) -> None:
-    """Write an image in the format that the name ends in.
+    """Write an image in the format that the suffix names.
 
-    NIfTI keeps its whole place in the world, and the axis order and header of the NIfTI file that it came from; TIFF
-    keeps it too, though other programs understand only voxel size and unit; PNG, JPEG and NumPy keep the values alone.
-    A file of that name is replaced once the new one is complete.
+    NIfTI, NRRD and MHA keep the position; NIfTI also keeps axis order and header of the NIfTI file that the image came
+    from. TIFF keeps the position for this package, and voxel size and unit for others. OME-Zarr keeps an upright
+    position. PNG, JPEG and NumPy keep the values alone. An existing file is replaced once the new one is complete, and
+    so is an existing OME-Zarr image that this function wrote.
 
     Raises
     ------
     InputError
         If the format is unknown or cannot hold the image, or the file cannot be written.
     """
+    write_images(path, [image])
+
+
+def write_images(path: str | os.PathLike[str], images: Sequence[Image]) -> None:
+    """Write an image, or the frames of a time series on one grid; see :func:`write_image`.
+
+    Raises
+    ------
+    InputError
+        If the format is unknown or cannot hold the images, or the file cannot be written.
+    """
     path = Path(path)
-    saver = _SAVERS[suffix_of(path)]
-    with atomic_path(path) as part:
-        saver(part, image)
+    one = writable_format(path)
+    if len(images) > 1 and not one.series:
+        raise InputError(
+            f"A {suffix_of(path)} file holds a single image, not {len(images)} frames; write a .tif or .nii.gz."
+        )
+    save = one.write_function()
+    if one.is_folder:  # writes atomically itself
+        save(path, *images)
+    else:
+        with atomic_path(path) as part:
+            save(part, *images)
 
 
 @contextmanager
@@ -179,7 +208,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _image(path: Path, content: FileContent, frame: int) -> Image:
-    name = path.name[: -len(suffix_of(path))]
+    name = path.name[: len(path.name) - len(suffix_of(path))]
     image = content_image(content, f"{name} [{frame}]" if content.frames > 1 else name, frame)
     return image.replace(metadata={"path": str(path), **image.metadata})
 

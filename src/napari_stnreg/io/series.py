@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
-import numpy as np
 
 from napari_stnreg.core.atomic_io import atomic_path
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Image
-from napari_stnreg.io import tiff
-from napari_stnreg.io.image import suffix_of, write_image
+from napari_stnreg.io.image import suffix_of, writable_format, write_images
 from napari_stnreg.io.nifti import KEY, save_nifti
 
 
@@ -36,24 +34,12 @@ def write_series(path: str | os.PathLike[str], images: Sequence[Image], *, label
         If the format cannot hold the images, or the file cannot be written.
     """
     path = Path(path)
-    ending = suffix_of(path)
-    if ending in (".nii", ".nii.gz"):
+    writable_format(path)
+    if suffix_of(path) in (".nii", ".nii.gz"):
         with atomic_path(path) as part:
             save_nifti(part, images, labels=labels)
-    elif len(images) == 1:
-        write_image(path, images[0])
-    elif ending in (".tif", ".tiff"):
-        with atomic_path(path) as part:
-            tiff.save_tiff(part, *images)
-    elif ending in (".npy", ".npz"):
-        frames = np.stack([np.asarray(image.data) for image in images])
-        with atomic_path(path) as part:
-            if ending == ".npz":
-                np.savez_compressed(part, image=frames)
-            else:
-                np.save(part, frames, allow_pickle=False)
     else:
-        raise InputError(f"A {ending} file holds a single image, not {len(images)} frames; write a .tif or .nii.gz.")
+        write_images(path, images)
 
 
 def write_or_tiff(path: Path, images: Sequence[Image]) -> tuple[Path, str | None]:

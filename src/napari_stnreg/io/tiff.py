@@ -23,6 +23,8 @@ from napari_stnreg.io.content import FileContent
 
 _GRID_KEY = "stnreg_grid"
 # What Fiji shows as calibrated; other types go into a TIFF that says its shape in a JSON description.
+_OME_TYPES = (np.uint8, np.uint16, np.uint32, np.int8, np.int16, np.int32, np.float32, np.float64)
+_OME_UNITS = {"um": "µm", "angstrom": "Å", "inch": "in"}
 _IMAGEJ_TYPES = (np.uint8, np.uint16, np.float32)
 
 
@@ -107,6 +109,44 @@ def save_tiff(path: Path, first: Image, *others: Image) -> None:
     )
 
 
+def save_ome_tiff(path: Path, first: Image, *others: Image) -> None:
+    """Write an image as OME-TIFF with its voxel size, unit and position; further images make it a time series.
+
+    Raises
+    ------
+    InputError
+        If the values are of a type that OME does not have.
+    """
+    arrays = [np.asarray(image.data) for image in (first, *others)]
+    data = np.stack(arrays) if others else arrays[0]
+    if data.dtype == np.float16:
+        data = data.astype(np.float32)
+    elif data.dtype == np.bool_:
+        data = data.astype(np.uint8)
+    if data.dtype not in _OME_TYPES:
+        raise InputError(f"'{first.name}' holds values of type {data.dtype}, which OME-TIFF does not have.")
+    axes = ("T" if others else "") + "ZYX"[-first.ndim :]
+    is_color = first.has_channel_axis and first.rgb and data.dtype == np.uint8
+    if is_color:
+        axes += "S"
+    elif first.has_channel_axis:
+        axes, data = axes[:-2] + "C" + axes[-2:], np.moveaxis(data, -1, -3)
+    unit = canonical(first.grid.unit)
+    grid = {_GRID_KEY: json.dumps(first.grid.to_dict()), "coordinate_system": first.coordinate_system}
+    metadata: dict[str, Any] = {"axes": axes, "MapAnnotation": {"Namespace": "napari-stnreg", **grid}}
+    for axis, size in zip("ZYX"[-first.ndim :], first.grid.spacing, strict=True):
+        metadata[f"PhysicalSize{axis}"] = float(size)
+        metadata[f"PhysicalSize{axis}Unit"] = _OME_UNITS.get(unit, unit)
+    tifffile.imwrite(
+        path,
+        np.ascontiguousarray(data),
+        ome=True,
+        photometric="rgb" if is_color else "minisblack",
+        metadata=metadata,
+        compression="zlib",
+    )
+
+
 def _calibration(tif: tifffile.TiffFile) -> tuple[tuple[float, float, float], str, Grid | None]:
     """Spacing (z, y, x) and unit that the file states, and the grid that this package wrote, if it did.
 
@@ -115,7 +155,7 @@ def _calibration(tif: tifffile.TiffFile) -> tuple[tuple[float, float, float], st
     """
     plain = (1.0, 1.0, 1.0)
     if tif.ome_metadata:
-        return *_ome_calibration(tif.ome_metadata), None
+        return *_ome_calibration(tif.ome_metadata), _ome_grid(tif.ome_metadata)
     described: Mapping[str, Any] = tif.imagej_metadata or (tif.shaped_metadata or ({},))[0]
     own = _native_grid(described.get(_GRID_KEY))
     if not tif.imagej_metadata:
@@ -149,6 +189,15 @@ def _native_grid(text: object) -> Grid | None:
     try:
         return Grid.from_dict(json.loads(text))
     except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _ome_grid(xml: str) -> Grid | None:
+    """The grid that :func:`save_ome_tiff` wrote into an OME description."""
+    try:
+        values = ElementTree.fromstring(xml).iterfind(".//{*}MapAnnotation/{*}Value/{*}M")
+        return next((_native_grid(one.text) for one in values if one.get("K") == _GRID_KEY), None)
+    except ElementTree.ParseError:
         return None
 
 

@@ -1,4 +1,4 @@
-"""What the manifest names: napari's reader and writers for NIfTI. They do not import napari."""
+"""Image reader and writers of the napari manifest. They do not import napari."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from napari_stnreg.core.atomic_io import atomic_path
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.core.image import Image
-from napari_stnreg.io.image import read_content, read_frames, suffix_of
-from napari_stnreg.io.napari_layers import AXIS_LABELS, LayerData, grid_of, layer_data
-from napari_stnreg.io.nifti import save_nifti
+from napari_stnreg.io.content import FileContent
+from napari_stnreg.io.formats import image_format, is_dicom, is_zarr
+from napari_stnreg.io.image import read_content, read_frames
+from napari_stnreg.io.napari_layers import AXIS_LABELS, LayerData, grid_of, layer_data, placement
+from napari_stnreg.io.ome_zarr import is_scene
+from napari_stnreg.io.series import write_series
 
 PathOrPaths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -47,7 +49,9 @@ def napari_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData]]
     """
     try:
         for one in _several(path):
-            suffix_of(one)
+            image_format(one)
+            if Path(one).is_dir() and not _is_image_folder(Path(one)):
+                return None
     except InputError:
         return None
     return _read_layers
@@ -55,12 +59,12 @@ def napari_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData]]
 
 @visible_errors()
 def write_image(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
-    """Write an image layer as NIfTI, where it lies and in the axis order of the file that it came from.
+    """Write an image layer with its position, in the format that the suffix names.
 
     Parameters
     ----------
     path
-        A name ending in ``.nii`` or ``.nii.gz``.
+        A name ending in ``.nii``, ``.nii.gz``, ``.nrrd``, ``.mha``, ``.ome.tif`` or ``.zarr``.
     data
         The layer's array: two or three axes, one more in front for time, one more at the end for RGB; or the levels
         of a multiscale layer, of which the finest is written.
@@ -75,14 +79,14 @@ def write_image(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
     Raises
     ------
     RegistrationError
-        If the layer cannot be a NIfTI file, or the file cannot be written.
+        If the format cannot hold the layer, or the file cannot be written.
     """
     return _write(path, data, meta, labels=False)
 
 
 @visible_errors()
 def write_labels(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
-    """Write a labels layer as NIfTI and mark it as labels; else as :func:`write_image`."""
+    """Write a labels layer as :func:`write_image` does, marked as labels where the format can."""
     return _write(path, data, meta, labels=True)
 
 
@@ -94,14 +98,41 @@ def _read_layers(path: PathOrPaths) -> list[LayerData]:
     return [_read_layer(one) for one in _several(path)]
 
 
+def _is_image_folder(path: Path) -> bool:
+    """Whether a folder holds an OME-Zarr image or DICOM slices; other folders are left to other readers."""
+    if is_zarr(path):
+        return not is_scene(path)
+    return is_dicom(path)
+
+
+def _lazy_layer(path: Path, content: FileContent, levels: list[Any]) -> LayerData:
+    keywords: dict[str, Any] = {"name": path.name.split(".")[0], **placement(content.grid)}
+    keywords["metadata"] = {"path": str(path), **content.metadata}
+    if content.channels:
+        keywords |= {"rgb": True} if content.rgb else {"channel_axis": 0}
+    if content.frames > 1:
+        keywords = _with_time(keywords, content)
+    kind = "labels" if content.labels and np.issubdtype(levels[0].dtype, np.integer) else "image"
+    return (levels if len(levels) > 1 else levels[0]), keywords, kind
+
+
 def _read_layer(path: str | os.PathLike[str]) -> LayerData:
     content = read_content(path)
+    if content.levels is not None:
+        return _lazy_layer(Path(path), content, content.levels())
     frames = read_frames(path, content)
     kind = "labels" if content.labels and np.issubdtype(frames[0].data.dtype, np.integer) else "image"
     data, keywords, kind = layer_data(frames[0], kind)
     if len(frames) == 1:
         return data, keywords, kind
-    # A time axis in front, in seconds.
+    keywords["name"] = frames[0].name.removesuffix(" [0]")
+    if "channel_axis" in keywords:
+        keywords["channel_axis"] += 1
+    return np.stack([frame.data for frame in frames]), _with_time(keywords, content), kind
+
+
+def _with_time(keywords: dict[str, Any], content: FileContent) -> dict[str, Any]:
+    """Layer keywords with a time axis in front, in seconds."""
     ndim = content.grid.ndim
     for name, step in (("scale", content.interval), ("translate", 0.0)):
         if name in keywords:
@@ -111,10 +142,9 @@ def _read_layer(path: str | os.PathLike[str]) -> LayerData:
         affine[0, 0] = content.interval
         affine[1:, 1:] = keywords["affine"]
         keywords["affine"] = affine
-    keywords["name"] = frames[0].name.removesuffix(" [0]")
     keywords["units"] = ("second", *keywords["units"])
     keywords["axis_labels"] = ("t", *AXIS_LABELS[-ndim:])
-    return np.stack([frame.data for frame in frames]), keywords, kind
+    return keywords
 
 
 def _write(path: str, data: Any, meta: Mapping[str, Any], *, labels: bool) -> list[str]:
@@ -123,13 +153,12 @@ def _write(path: str, data: Any, meta: Mapping[str, Any], *, labels: bool) -> li
     colors = 1 if meta.get("rgb") else 0
     axes = array.ndim - colors
     if not 2 <= axes <= 4:
-        raise InputError(f"'{name}' has {axes} axes; NIfTI is written with two or three, and one more for time.")
+        raise InputError(f"'{name}' has {axes} axes; images are written with two or three, and one more for time.")
     timed = axes == 4
     shape = array.shape[1:4] if timed else array.shape[:axes]
     grid = grid_of(meta, shape)
     metadata = dict(meta.get("metadata") or {})
     frames = array if timed else array[None]
     images = [Image(frame, grid, name=name, rgb=bool(colors), metadata=metadata) for frame in frames]
-    with atomic_path(Path(path)) as part:
-        save_nifti(part, images, labels=labels)
+    write_series(path, images, labels=labels)
     return [path]

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
+from napari_stnreg.io.formats import is_image_path
 from napari_stnreg.io.image import SUPPORTED_SUFFIXES, read_content, read_image, suffix_of
 
 CACHE_BYTES = 2**30
@@ -318,14 +319,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> Mapping[str, npt.NDArray[An
 def _image_files(folder: Path, pattern: str) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"'{folder}' is not a folder.")
-    files = []
-    for path in sorted(folder.glob(pattern)):
-        try:
-            suffix_of(path)
-        except InputError:
-            continue
-        if path.is_file():
-            files.append(path)
+    files = [path for path in sorted(folder.glob(pattern)) if is_image_path(path)]
     if not files:
         which = "" if pattern == "*" else f" that matches '{pattern}'"
         raise InputError(f"'{folder}' has no image{which}; supported: {', '.join(SUPPORTED_SUFFIXES)}.")

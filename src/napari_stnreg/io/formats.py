@@ -1,0 +1,217 @@
+"""The file formats of images, transforms and points: the one list from which readers and writers are dispatched.
+
+The page "Supported files" of the documentation is generated from it, and a test compares the patterns of the napari
+manifest with it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from napari_stnreg.core.errors import InputError
+
+_DICOM_PROBES = 20
+"""Files of a folder that are looked at; a folder of slices may hold a few other files."""
+Content = Literal["image", "transform", "points"]
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """One file format.
+
+    Parameters
+    ----------
+    name
+        Name of the format and the programs that use it.
+    content
+        What such a file holds.
+    suffixes
+        Ends of the file name, lower case; empty for folders that are recognized by their content.
+    reader, writer
+        ``"module:function"`` below :mod:`napari_stnreg.io`; empty if the format is not read or not written.
+    lazy
+        What is read without loading the whole file; empty if nothing is.
+    conventions
+        Coordinates, units and axes, in the words of the documentation.
+    library
+        The package that reads it.
+    extra
+        The extra of this package that installs the library; empty if it is always installed.
+    is_folder
+        Whether it is a folder.
+    written_as
+        Suffix of results made from such an image if the format is not written.
+    written
+        The suffixes that are written, if not all are.
+    series
+        Whether a time series can be written to one file.
+    opened_by_napari
+        Whether napari opens and saves it without a plugin; then the manifest does not name it.
+    """
+
+    name: str
+    content: Content
+    suffixes: tuple[str, ...]
+    reader: str = ""
+    writer: str = ""
+    lazy: str = ""
+    conventions: str = ""
+    library: str = ""
+    extra: str = ""
+    is_folder: bool = False
+    written_as: str = ".tif"
+    written: tuple[str, ...] = ()
+    series: bool = False
+    opened_by_napari: bool = False
+
+    @property
+    def written_suffixes(self) -> tuple[str, ...]:
+        """The suffixes that can be written."""
+        return (self.written or self.suffixes) if self.writer else ()
+
+    def read_function(self) -> Callable[..., Any]:
+        """Import the function that reads the format."""
+        return _function(self.reader)
+
+    def write_function(self) -> Callable[..., Any]:
+        """Import the function that writes the format."""
+        return _function(self.writer)
+
+
+_SCANNER = "3D in scanner coordinates (mm), axes turned to (z, y, x) = (superior, anterior, right); 2D in mm as stored"
+
+IMAGE_FORMATS: tuple[FileFormat, ...] = (
+    FileFormat(
+        "NIfTI", "image", (".nii", ".nii.gz"), "nifti:open_nifti", "nibabel_image:save_nifti_image", "frame by frame",
+        "scanner coordinates from sform or qform, axes turned to (z, y, x) = (superior, anterior, right); time series; "
+        "8-bit RGB; label intent", "nibabel", series=True,
+    ),
+    FileFormat(
+        "Analyze 7.5 and NIfTI pairs", "image", (".hdr", ".img", ".img.gz"), "nibabel_image:open_nibabel", "",
+        "frame by frame", "either file of the pair; as NIfTI. Analyze has no orientation: left is taken to be stored "
+        "on the right, as SPM and nibabel do; an SPM .mat beside it is used", "nibabel", written_as=".nii.gz",
+    ),
+    FileFormat(
+        "FreeSurfer MGH", "image", (".mgz", ".mgh"), "nibabel_image:open_nibabel", "", "",
+        "as NIfTI", "nibabel", written_as=".nii.gz",
+    ),
+    FileFormat(
+        "NRRD (3D Slicer)", "image", (".nrrd", ".nhdr"), "itk_image:open_itk_image", "itk_image:save_itk_image",
+        "header first, then frame by frame", _SCANNER + "; channels; time series", "SimpleITK", written=(".nrrd",),
+    ),
+    FileFormat(
+        "MetaImage (ITK, elastix)", "image", (".mha", ".mhd"), "itk_image:open_itk_image", "itk_image:save_itk_image",
+        "header first, then frame by frame", _SCANNER + "; channels; time series", "SimpleITK", written=(".mha",),
+    ),
+    FileFormat(
+        "DICOM series", "image", (), "dicom:open_dicom", "", "headers first", "a folder with the slices of one series; "
+        + _SCANNER + "; slices are ordered by position, and missing or uneven ones are refused", "SimpleITK",
+        is_folder=True, written_as=".nii.gz",
+    ),
+    FileFormat(
+        "DICOM file", "image", (".dcm", ".ima"), "dicom:open_dicom", "", "", "one slice or one multi-frame file; "
+        + _SCANNER, "SimpleITK", written_as=".nii.gz",
+    ),
+    FileFormat(
+        "OME-Zarr 0.4 to 0.6, Zarr arrays", "image", (".zarr",), "ome_zarr:open_ome_zarr", "ome_zarr:save_ome_zarr",
+        "chunk by chunk in napari and for stacks; one resolution for a pair",
+        "scale, translation and units of the axes; t, c, z, y, x in any order; the layout of bioformats2raw. A coarser "
+        "resolution is named by its path, image.zarr/2. Written as 0.5 with a pyramid; rotated grids are refused",
+        "zarr, ome-zarr-models", is_folder=True, series=True,
+    ),
+    FileFormat(
+        "OME-TIFF", "image", (".ome.tif", ".ome.tiff"), "tiff:open_tiff", "tiff:save_ome_tiff",
+        "section by section for stacks", "voxel size and unit from the OME description", "tifffile, imagecodecs",
+        series=True,
+    ),
+    FileFormat(
+        "TIFF, ImageJ", "image", (".tif", ".tiff"), "tiff:open_tiff", "tiff:save_tiff",
+        "section by section for stacks", "voxel size and unit of ImageJ; a bare resolution tag is ignored; "
+        "all usual compressions", "tifffile, imagecodecs", series=True, opened_by_napari=True,
+    ),
+    FileFormat(
+        "PNG", "image", (".png",), "arrays:open_picture", "arrays:save_picture", "", "one pixel is one unit",
+        "imageio, imagecodecs", opened_by_napari=True,
+    ),
+    FileFormat(
+        "JPEG", "image", (".jpg", ".jpeg"), "arrays:open_picture", "arrays:save_picture", "", "one pixel is one unit",
+        "imageio", opened_by_napari=True,
+    ),
+    FileFormat(
+        "NumPy", "image", (".npy", ".npz"), "arrays:open_numpy", "arrays:save_numpy", ".npy, section by section for "
+        "stacks", "(y, x), (z, y, x) or (t, z, y, x); one voxel is one unit", "numpy", series=True,
+        opened_by_napari=True,
+    ),
+    FileFormat(
+        "Zeiss CZI, Nikon ND2, Leica LIF", "image", (".czi", ".nd2", ".lif"), "bioio_image:open_bioio", "",
+        "plane by plane in napari", "voxel size in um; the first scene; channels and time", "bioio", "microscopy",
+    ),
+)  # fmt: skip
+"""Formats of images; of two suffixes that fit a name, the longer one counts."""
+
+
+def suffix_in(path: str | os.PathLike[str], suffixes: Iterable[str]) -> str | None:
+    """Return the longest suffix that ends a file name, in lower case, or ``None``."""
+    name = Path(path).name.lower()
+    fitting = [suffix for suffix in suffixes if name.endswith(suffix) and name != suffix]
+    return max(fitting, key=len, default=None)
+
+
+def image_format(path: str | os.PathLike[str]) -> FileFormat:
+    """Return the format of an image by its name, or of a folder by its content.
+
+    Raises
+    ------
+    InputError
+        If it is none of :data:`IMAGE_FORMATS`.
+    """
+    by_suffix = {suffix: one for one in IMAGE_FORMATS for suffix in one.suffixes}
+    path = Path(path)
+    suffix = suffix_in(path, by_suffix)
+    if path.is_dir():
+        if is_zarr(path):
+            return by_suffix[".zarr"]
+        if suffix != ".zarr":
+            return next(one for one in IMAGE_FORMATS if one.is_folder and not one.suffixes)
+    if suffix is None:
+        raise InputError(f"'{path.name}' has an unsupported extension; supported: {', '.join(sorted(by_suffix))}.")
+    return by_suffix[suffix]
+
+
+def is_image_path(path: Path) -> bool:
+    """Return whether a path inside a folder of images is an image: a file by its suffix, or a Zarr image."""
+    if path.name.startswith(".") or suffix_in(path, [s for one in IMAGE_FORMATS for s in one.suffixes]) is None:
+        return False
+    if path.is_dir():
+        return is_zarr(path)
+    pair = path.suffix.lower() == ".hdr" and (path.with_suffix(".img").exists() or path.with_suffix(".img.gz").exists())
+    return path.is_file() and not pair
+
+
+def is_dicom(folder: Path) -> bool:
+    """Return whether one of the first files of a folder has the mark of DICOM."""
+    for number, one in enumerate(sorted(folder.iterdir())):
+        if number >= _DICOM_PROBES:
+            return False
+        if one.is_file():
+            with suppress(OSError), one.open("rb") as stream:
+                if stream.read(132)[128:] == b"DICM":
+                    return True
+    return False
+
+
+def is_zarr(path: Path) -> bool:
+    """Return whether a folder is a Zarr group or array."""
+    return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray", ".zattrs"))
+
+
+def _function(where: str) -> Callable[..., Any]:
+    module, _, name = where.partition(":")
+    function: Callable[..., Any] = getattr(import_module(f"napari_stnreg.io.{module}"), name)
+    return function
