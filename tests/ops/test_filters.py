@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from napari_stnreg.ops.filters import box_sum, gaussian, gaussian_kernel
 @pytest.fixture(params=["additions", "matrices"])
 def way(request, monkeypatch):
     if request.param == "additions":
-        monkeypatch.setattr(filters, "_MATRIX_VOXELS", 0)
+        monkeypatch.setattr(filters, "PARAMETERS", replace(filters.PARAMETERS, matrix_voxels=0))
 
 
 def noise(*shape):

@@ -23,7 +23,7 @@ def test_training_shows_both_and_leaves_a_film(panel, viewer, qtbot, tmp_path):
     bar = panel.replay_bar
     assert bar.layer in viewer.layers
     assert len(bar.replay.frames) == len(bar.layer.data) > 3
-    assert set(panel._points) == {"without", "with a transformer"}
+    assert set(panel.accuracies) == {"without", "with a transformer"}
     bar.slider.setValue(1)
     assert viewer.dims.current_step[0] == 1
     assert bar.words.text().startswith(f"Step {bar.replay.times[1]:g}")
@@ -45,7 +45,7 @@ def test_a_folder_without_digits_is_answered_by_a_sentence(panel, qtbot, tmp_pat
 def test_stop_keeps_what_was_learned(panel, qtbot):
     panel.steps.setValue(2000)
     panel.train()
-    qtbot.waitUntil(lambda: bool(panel._points), timeout=60_000)
+    qtbot.waitUntil(lambda: bool(panel.accuracies), timeout=60_000)
     panel.stop()
     qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
     assert panel.replay_bar.replay is not None

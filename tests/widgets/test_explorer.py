@@ -3,6 +3,7 @@
 import json
 import time
 
+import napari
 import numpy as np
 import pytest
 
@@ -38,12 +39,12 @@ class Event:
 def hold(panel, name, by):
     """Press on a handle, move by so many pixels, let go; as napari runs its callbacks."""
     index = [n for _, n in panel.canvas.handles].index(name)
-    start = panel.canvas.world(0, panel.canvas._places[index])
+    start = panel.canvas.world(0, panel.canvas.handle_positions[index])
     event = Event(start)
-    steps = panel.pointer.on_drag(panel._viewer, event)
+    steps = panel.pointer.on_drag(napari.current_viewer(), event)
     next(steps)
     for share in (0.5, 1.0):
-        event.type, event.position = "mouse_move", start + share * np.asarray(by) * panel.canvas._scale
+        event.type, event.position = "mouse_move", start + share * np.asarray(by) * panel.canvas.scale
         next(steps)
     event.type = "mouse_release"
     assert next(steps, "ended") == "ended"
@@ -80,7 +81,7 @@ def test_a_dragged_frame_changes_matrix_and_picture(explorer, name, by):
     if name == "center":
         assert np.allclose(explorer.scene.theta.matrix[:, 2], [-4, 3])
     agree(explorer)
-    assert explorer._viewer.scene.camera.mouse_pan
+    assert napari.current_viewer().scene.camera.mouse_pan
 
 
 def test_typed_numbers_and_sliders_change_the_rest(explorer):
@@ -119,8 +120,8 @@ def test_control_points_are_dragged(explorer, family):
 
 def test_hovering_the_output_shows_where_it_samples(explorer):
     hold(explorer, "center", (2.5, -4.25))
-    explorer.pointer.on_move(explorer._viewer, Event(explorer.canvas.world(1, (20.2, 30.3))))
-    assert explorer._pixel == (20, 30)
+    explorer.pointer.on_move(napari.current_viewer(), Event(explorer.canvas.world(1, (20.2, 30.3))))
+    assert explorer.hovered_pixel == (20, 30)
     assert "y 22.500, x 25.750" in explorer.grid_tab.words.text()
     assert "0.500 below and 0.750 right of pixel (22, 25)" in explorer.grid_tab.words.text()
     value = explorer.scene.output()[20, 30]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -23,14 +24,24 @@ from torch.autograd.function import once_differentiable
 
 Edge = Literal["zero", "nearest"]
 
-# Below this many elements a volume stays in the cache anyway, and a loop would only add launches.
-_SPLIT_ABOVE = 65536
-_DOUBLE_ABOVE = 3
-# Longest axis, and most voxels, for which a matrix product an axis beats shifted additions on the CPU.
-_MATRIX_SIDE = 160
-_MATRIX_VOXELS = 40_000
-# The same on a GPU, where 128 x 128 x 128 voxels are filtered faster than a dozen additions are launched.
-_DEVICE_MATRIX_SIDE = 256
+
+@dataclass(frozen=True)
+class FilterParameters:
+    """Sizes at which the filters change their algorithm. They affect speed alone; found by timing on CPU and GPU."""
+
+    split_voxels: int = 65536
+    """Fewest voxels of a volume that is filtered batch entry by batch entry; smaller ones stay in the cache anyway."""
+    doubling_radius: int = 3
+    """Largest box radius that is summed offset by offset; larger ones by doubling."""
+    matrix_side: int = 160
+    """Longest axis for which a matrix product per axis is faster than shifted additions on the CPU."""
+    matrix_voxels: int = 40_000
+    """Most voxels for the same."""
+    device_matrix_side: int = 256
+    """Longest axis for the same on a GPU, where a product takes less time than launching a dozen additions."""
+
+
+PARAMETERS = FilterParameters()
 
 
 def per_axis(value: float | Sequence[float], ndim: int) -> tuple[float, ...]:
@@ -136,8 +147,8 @@ def _use_matrices(x: Tensor) -> bool:
     if x.dtype not in (torch.float32, torch.float64):
         return False
     if x.device.type != "cpu":
-        return max(x.shape[2:]) <= _DEVICE_MATRIX_SIDE
-    return max(x.shape[2:]) <= _MATRIX_SIDE and x[0, 0].numel() <= _MATRIX_VOXELS
+        return max(x.shape[2:]) <= PARAMETERS.device_matrix_side
+    return max(x.shape[2:]) <= PARAMETERS.matrix_side and x[0, 0].numel() <= PARAMETERS.matrix_voxels
 
 
 def _by_matrices(x: Tensor, matrices: Sequence[Tensor | None]) -> Tensor:
@@ -201,7 +212,7 @@ def _distances(size: int) -> npt.NDArray[np.int64]:
 def _by_volume(x: Tensor, apply: Callable[[Tensor], Tensor]) -> Tensor:
     """Filter ``(B, C, *shape)``, volume by volume where that keeps the work in the processor's cache."""
     count = x.shape[0] * x.shape[1]
-    if x.device.type != "cpu" or count <= 1 or x[0, 0].numel() < _SPLIT_ABOVE:
+    if x.device.type != "cpu" or count <= 1 or x[0, 0].numel() < PARAMETERS.split_voxels:
         return apply(x)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     for b in range(x.shape[0]):
@@ -212,7 +223,7 @@ def _by_volume(x: Tensor, apply: Callable[[Tensor], Tensor]) -> Tensor:
 
 def _box(x: Tensor, radii: Sequence[int]) -> Tensor:
     for axis, radius in enumerate(radii, start=2):
-        if radius > _DOUBLE_ABOVE:
+        if radius > PARAMETERS.doubling_radius:
             x = _box_by_doubling(x, axis, radius)
         elif radius > 0:
             x = _box_by_shifts(x, axis, radius)

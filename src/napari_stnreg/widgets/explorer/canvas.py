@@ -39,7 +39,7 @@ class Canvas:
     def __init__(self, viewer: Viewer, picture: Picture) -> None:
         self._viewer = viewer
         self.shape = np.asarray(picture.values.shape[:2])
-        self._scale, self._translate, self._units = picture.scale, picture.translate, picture.units
+        self.scale, self._translate, self._units = picture.scale, picture.translate, picture.units
         self._look = picture.look
         # Input and output side by side, and what is compared with the output below it.
         step = self.shape + max(round(_GAP * float(self.shape.max())), 2)
@@ -48,7 +48,7 @@ class Canvas:
         self.layers: dict[str, Any] = {}
         self._image("input", picture.values)
         self.handles: list[tuple[str, Any]] = []
-        self._places = np.zeros((0, 2))
+        self.handle_positions = np.zeros((0, 2))
 
     # -- where things are
 
@@ -61,24 +61,24 @@ class Canvas:
 
     def place_over_input(self, world: Any) -> np.ndarray:
         """The place in pixels of the input, which may lie beyond it."""
-        return np.asarray((np.asarray(world, dtype=np.float64)[-2:] - self._translate) / self._scale)
+        return np.asarray((np.asarray(world, dtype=np.float64)[-2:] - self._translate) / self.scale)
 
     def world(self, slot: int, place: Any) -> np.ndarray:
         """The world's last two coordinates of a place in one of the pictures."""
-        return np.asarray((np.asarray(place) + self._corners[slot]) * self._scale + self._translate)
+        return np.asarray((np.asarray(place) + self._corners[slot]) * self.scale + self._translate)
 
     def handle_at(self, world: Any) -> int | None:
         """The handle under a hand over the input, by its position in :attr:`handles`."""
-        if not len(self._places):
+        if not len(self.handle_positions):
             return None
-        distance = np.linalg.norm(self._places - self.place_over_input(world), axis=1)
+        distance = np.linalg.norm(self.handle_positions - self.place_over_input(world), axis=1)
         nearest = int(distance.argmin())
         return nearest if distance[nearest] <= max(_REACH * self.shape.max(), 1.0) else None
 
     def _about(self, slot: int, ratio: Any = (1.0, 1.0)) -> dict[str, Any]:
         ratio = np.asarray(ratio)
         corner = self.world(slot, (ratio - 1) / 2)
-        return {"scale": self._scale * ratio, "translate": corner, "units": self._units}
+        return {"scale": self.scale * ratio, "translate": corner, "units": self._units}
 
     # -- pictures
 
@@ -180,7 +180,7 @@ class Canvas:
 
     def show_handles(self, names: list[tuple[str, Any]], where: np.ndarray, symbols: list[str]) -> None:
         """What a hand can hold, over the input."""
-        self.handles, self._places = names, where
+        self.handles, self.handle_positions = names, where
         layer = self.layers.get("handles")
         if layer is not None and layer in self._viewer.layers and len(layer.data) == len(where):
             _put(layer, where)

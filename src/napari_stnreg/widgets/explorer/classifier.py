@@ -53,7 +53,7 @@ class ClassifierPanel(TaskPanel):
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer, "Press Train: it takes some minutes on two cores.")
         self._folder: str | None = None
-        self._points: dict[str, list[tuple[float, float]]] = {}
+        self.accuracies: dict[str, list[tuple[float, float]]] = {}
         self.rotation = Number("Digits are turned by up to so many degrees.", "rotation", 0, 180, 10, 0)
         self.scale = Number("Digits are enlarged or shrunk by up to 2 to this power.", "scale", 0, 1, 0.1, 1)
         self.clutter = Count("Pieces of other digits strewn over each picture.", "clutter", 0, 12, 3)
@@ -89,7 +89,7 @@ class ClassifierPanel(TaskPanel):
 
     def train(self) -> bool:
         """Start training; false when that cannot be."""
-        self._points = {}
+        self.accuracies = {}
         self.replay_bar.hide()
         self.curves.show()
         distortion = {
@@ -107,8 +107,8 @@ class ClassifierPanel(TaskPanel):
         """Show how far the two are."""
         for name, accuracy in what.accuracy.items():
             label = "with a transformer" if name == "transformer" else "without"
-            self._points.setdefault(label, []).append((what.step, accuracy))
-        self.curves.show_curves({name: np.array(points) for name, points in self._points.items()})
+            self.accuracies.setdefault(label, []).append((what.step, accuracy))
+        self.curves.show_curves({name: np.array(points) for name, points in self.accuracies.items()})
         self._show("digits", _row(what.pictures), 0)
         self._show("what the classifier sees", _row(what.transformed), 1)
 

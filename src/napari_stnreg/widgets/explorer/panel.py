@@ -56,7 +56,7 @@ class ExplorerPanel(ExplorerLayout):
         self._hidden: list[Any] = []
         self._view_before: tuple[Any, float, list[Any]] | None = None
         self._limits = (0.0, 1.0)
-        self._pixel: tuple[int, int] | None = None
+        self.hovered_pixel: tuple[int, int] | None = None
         self._closed = False
         self._show_soon = self._timer(self.show_now)
         self._beside_soon = self._timer(self.show_beside)
@@ -324,7 +324,7 @@ class ExplorerPanel(ExplorerLayout):
         if self.tab != "Gradient":
             self.canvas.show_arrows(None)
         if self.tab != "Grid":
-            self._pixel = None
+            self.hovered_pixel = None
         self.show_now()
         self._beside_soon.stop()
         self.show_beside()
@@ -333,18 +333,18 @@ class ExplorerPanel(ExplorerLayout):
     def _show_look(self) -> None:
         assert self.scene is not None
         assert self.canvas is not None
-        if self._pixel is None or (np.array(self._pixel) >= self.scene.output_grid.shape).any():
+        if self.hovered_pixel is None or (np.array(self.hovered_pixel) >= self.scene.output_grid.shape).any():
             self.canvas.show_look(None, None, None)
             return
-        look, kernel = self.scene.stencil_at(self._pixel), self.scene.state.kernel
-        self.canvas.show_look(np.array(self._pixel), self.scene.output_grid.shape, look)
+        look, kernel = self.scene.stencil_at(self.hovered_pixel), self.scene.state.kernel
+        self.canvas.show_look(np.array(self.hovered_pixel), self.scene.output_grid.shape, look)
         self.grid_tab.view.show_look(look, kernel, self._limits)
-        self.grid_tab.words.setText(described(look, self._pixel, kernel))
+        self.grid_tab.words.setText(described(look, self.hovered_pixel, kernel))
 
     def hover(self, pixel: tuple[int, int] | None) -> None:
         """Look at one output pixel, (y, x)."""
-        if self.scene is not None and pixel != self._pixel:
-            self._pixel = pixel
+        if self.scene is not None and pixel != self.hovered_pixel:
+            self.hovered_pixel = pixel
             self._show_look()
 
     # -- the viewer around it
