@@ -1,0 +1,327 @@
+"""Similarity against chance: how far an alignment stands out from the same images at wrong places."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.fft import next_fast_len
+from torch import Tensor
+
+from napari_stnreg.losses.base import fill_masked
+from napari_stnreg.ops.filters import box_sum, gaussian
+
+
+@dataclass(frozen=True)
+class ChanceParameters:
+    """Constants of the null distribution. Set by hand on generated pairs of shapes, tissue and heads.
+
+    Parameters
+    ----------
+    edge_smoothing
+        Standard deviation of the Gaussian before the gradient, in voxels of the coarse lattice.
+    edge_quantile
+        Quantile of the gradient magnitude at which the strength of an edge is half.
+    excluded_radius
+        Shifts up to this fraction of the longest side count as the same place.
+    max_shift
+        Largest shift of the null distribution, as a fraction of each side.
+    min_overlap
+        Shifts that leave less than this fraction of the edges in common are not used.
+    window
+        Radius of the window of the local correlation, in voxels.
+    bins
+        Bins of the joint histogram.
+    n_shifts
+        Shifts at which local correlation and mutual information are computed.
+    min_spread
+        Lower bound of the null distribution's standard deviation, so that constant images do not score high.
+    """
+
+    edge_smoothing: float = 0.8
+    edge_quantile: float = 0.8
+    excluded_radius: float = 0.12
+    max_shift: float = 0.5
+    min_overlap: float = 0.3
+    window: int = 3
+    bins: int = 16
+    n_shifts: int = 16
+    min_spread: float = 0.01
+
+
+PARAMETERS = ChanceParameters()
+
+
+@dataclass(frozen=True)
+class Chance:
+    """Similarity of two images on one lattice, relative to the same images at wrong places.
+
+    Parameters
+    ----------
+    edges, local_ncc, mutual_information
+        Value of each measure: agreement of edges in place and direction (-1 to 1), squared local correlation (0 to 1),
+        mutual information (nats). None depends on the sign of the contrast.
+    edges_z, local_ncc_z, mutual_information_z
+        The same in standard deviations above the mean of shifted copies.
+    mirrored_z
+        Best agreement of edges of a mirrored or turned copy at any shift, in the same standard deviations as
+        :attr:`edges_z`.
+    shifted_z
+        Best agreement of edges of a shifted copy, in the same standard deviations.
+    """
+
+    edges: float
+    local_ncc: float
+    mutual_information: float
+    edges_z: float
+    local_ncc_z: float
+    mutual_information_z: float
+    mirrored_z: float
+    shifted_z: float
+
+    @property
+    def z(self) -> float:
+        """Mean of the three scores; below 2 is chance, above 4 alignment."""
+        return (self.edges_z + self.local_ncc_z + self.mutual_information_z) / 3
+
+
+def compare_with_chance(
+    fixed: Tensor, moved: Tensor, weight: Tensor | None = None, parameters: ChanceParameters = PARAMETERS
+) -> Chance:
+    """Compare two aligned images with shifted, mirrored and turned copies of themselves.
+
+    Parameters
+    ----------
+    fixed, moved
+        Intensities ``(1, 1, *shape)`` on the same coarse lattice, 2D or 3D, of any contrast; about 64 voxels along the
+        longest side in 2D and 32 in 3D.
+    weight
+        ``(1, 1, *shape)``, where both are defined; ``None`` for everywhere.
+
+    Notes
+    -----
+    The agreement of edges is evaluated at all shifts by Fourier transform, the other measures at a fixed set of shifts.
+    """
+    weight = torch.ones_like(fixed) if weight is None else weight.to(fixed.dtype)
+    fixed, moved = (_standardized(fill_masked(image, weight), weight) for image in (fixed, moved))
+    shape = tuple(fixed.shape[2:])
+    first, second = (edge_features(image, weight, parameters) for image in (fixed, moved))
+    copies = [second, *(_flipped(second, axes) for axes in _flips(len(shape)))]
+    surface, *flipped = edge_agreement(first, torch.cat(copies), parameters)
+    distance, allowed = _shift_distance(shape, fixed), _within(shape, parameters.max_shift, fixed)
+    elsewhere = _finite(surface[allowed & (distance > parameters.excluded_radius * max(shape))])
+    mean, spread = _moments(elsewhere, parameters.min_spread)
+    edges = _largest(surface[distance <= 1.5], mean)
+    near = _within(shape, parameters.max_shift / 2, fixed)
+    mirrored = max(_largest(other[near], mean) for other in flipped)
+    values = _values_at(fixed, moved, weight, _shifts(shape, parameters), parameters)
+    z = []
+    for value in values:
+        middle, wide = _moments(value[1:], 0.1 * parameters.min_spread)
+        z.append((float(value[0]) - middle) / wide)
+    return Chance(
+        edges,
+        float(values[0][0]),
+        float(values[1][0]),
+        (edges - mean) / spread,
+        z[0],
+        z[1],
+        (mirrored - mean) / spread,
+        (_largest(elsewhere, mean) - mean) / spread,
+    )
+
+
+def edge_features(image: Tensor, weight: Tensor, parameters: ChanceParameters = PARAMETERS) -> Tensor:
+    """Return edge strength and direction without sign, ``(B, D * (D + 1) / 2, *shape)``.
+
+    The components are those of the gradient's outer product, scaled so that the inner product of two voxels is the
+    squared cosine of the angle between their edges times both strengths, minus what random directions would give.
+    """
+    ndim = image.ndim - 2
+    smooth = gaussian(image, parameters.edge_smoothing, edge="nearest")
+    gradients = torch.cat([_central_difference(smooth, axis) for axis in range(2, image.ndim)], 1)
+    inside = weight
+    for axis in range(2, image.ndim):  # a difference across the border of the mask is not an edge
+        inside = torch.minimum(inside, torch.minimum(_neighbor(weight, axis, 1), _neighbor(weight, axis, -1)))
+    magnitude = gradients.square().sum(1, keepdim=True).sqrt()
+    known = magnitude[inside > 0.5]
+    some = known[:: max(known.numel() // 100_000, 1)]
+    half = float(torch.quantile(some, parameters.edge_quantile)) if some.numel() else 0.0
+    strength = magnitude.square() / (magnitude.square() + max(half, 1e-3) ** 2) * (inside > 0.5)
+    direction = gradients / magnitude.clamp_min(1e-12)
+    parts = []
+    for i, j in itertools.combinations_with_replacement(range(ndim), 2):
+        product = direction[:, i : i + 1] * direction[:, j : j + 1]
+        parts.append((product - 1 / ndim) if i == j else math.sqrt(2) * product)
+    return torch.cat(parts, 1) * strength
+
+
+def edge_agreement(first: Tensor, second: Tensor, parameters: ChanceParameters = PARAMETERS) -> Tensor:
+    """Return the normalized agreement of feature images at every shift, ``(B, *padded)``.
+
+    Parameters
+    ----------
+    first
+        ``(1, C, *shape)``, see :func:`edge_features`.
+    second
+        ``(B, C, *shape)``.
+
+    Returns
+    -------
+    Tensor
+        Entry ``s`` is for ``second(x + s)``, negative shifts at the end as in a Fourier transform; NaN where too few
+        edges are in common. The padding keeps shifts up to half a side from wrapping around.
+    """
+    shape = tuple(first.shape[2:])
+    axes = tuple(range(2, first.ndim))
+    padded = _padded(shape)
+
+    def spectrum(x: Tensor) -> Tensor:
+        transformed: Tensor = torch.fft.rfftn(x, s=padded, dim=axes)
+        return transformed
+
+    def correlation(a: Tensor, b: Tensor) -> Tensor:
+        product: Tensor = torch.fft.irfftn((a.conj() * b).sum(1, keepdim=True), s=padded, dim=axes)
+        return product[:, 0]
+
+    squares = [x.square().sum(1, keepdim=True) for x in (first, second)]
+    total = [square.flatten(1).sum(1).clamp_min(1e-12).reshape(-1, *[1] * len(shape)) for square in squares]
+    inside = spectrum(torch.ones_like(squares[0]))
+    seen = [correlation(spectrum(squares[0]), inside), correlation(inside, spectrum(squares[1]))]
+    common = torch.minimum(seen[0] / total[0], seen[1] / total[1])
+    value = correlation(spectrum(first), spectrum(second))
+    value = value / (seen[0].clamp_min(0) * seen[1].clamp_min(0)).sqrt().clamp_min(1e-9)
+    return torch.where(common >= parameters.min_overlap, value, torch.nan)
+
+
+def _padded(shape: Sequence[int]) -> list[int]:
+    return [int(next_fast_len(n + n // 2 + 1, real=True)) for n in shape]
+
+
+def _flipped(features: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Mirror feature images along spatial axes; mixed components of the outer product change their sign."""
+    ndim = features.ndim - 2
+    pairs = itertools.combinations_with_replacement(range(ndim), 2)
+    signs = [(-1.0 if (i in axes) != (j in axes) else 1.0) for i, j in pairs]
+    factor = features.new_tensor(signs).reshape(1, -1, *[1] * ndim)
+    return features.flip([a + 2 for a in axes]) * factor
+
+
+def _flips(ndim: int) -> list[tuple[int, ...]]:
+    return [axes for n in range(1, ndim + 1) for axes in itertools.combinations(range(ndim), n)]
+
+
+def _standardized(image: Tensor, weight: Tensor) -> Tensor:
+    total = weight.sum().clamp_min(1e-6)
+    centered = (image - (image * weight).sum() / total) * weight
+    return centered / (centered.square().sum() / total).sqrt().clamp_min(1e-9)
+
+
+def _neighbor(x: Tensor, axis: int, step: int) -> Tensor:
+    """Return the values one voxel further along an axis; the outermost are repeated."""
+    n = x.shape[axis]
+    index = (torch.arange(n, device=x.device) + step).clamp(0, n - 1)
+    return x.index_select(axis, index)
+
+
+def _central_difference(x: Tensor, axis: int) -> Tensor:
+    return (_neighbor(x, axis, 1) - _neighbor(x, axis, -1)) / 2
+
+
+def _axis_shifts(shape: Sequence[int], axis: int, like: Tensor) -> Tensor:
+    """Return the shifts along an axis of an agreement surface, shaped to broadcast over it."""
+    n = _padded(shape)[axis]
+    steps: Tensor = torch.fft.fftfreq(n, 1 / n, device=like.device).to(like.dtype)
+    return steps.reshape([-1 if other == axis else 1 for other in range(len(shape))])
+
+
+def _shift_distance(shape: Sequence[int], like: Tensor) -> Tensor:
+    return sum((_axis_shifts(shape, axis, like).square() for axis in range(len(shape))), like.new_zeros(())).sqrt()
+
+
+def _within(shape: Sequence[int], fraction: float, like: Tensor) -> Tensor:
+    inside = torch.ones(_padded(shape), dtype=torch.bool, device=like.device)
+    for axis, n in enumerate(shape):
+        inside &= _axis_shifts(shape, axis, like).abs() <= max(fraction * n, 1)
+    return inside
+
+
+def _finite(values: Tensor) -> Tensor:
+    return values[values.isfinite()]
+
+
+def _largest(values: Tensor, otherwise: float) -> float:
+    values = _finite(values)
+    return float(values.max()) if values.numel() else otherwise
+
+
+def _moments(values: Tensor, least: float) -> tuple[float, float]:
+    if values.numel() < 3:
+        return 0.0, 1.0
+    return float(values.mean()), max(float(values.std()), least)
+
+
+def _shifts(shape: Sequence[int], parameters: ChanceParameters) -> list[tuple[int, ...]]:
+    """Return no shift first, then shifts spread evenly beyond the excluded radius."""
+    ndim, count = len(shape), parameters.n_shifts
+    golden = (1.32471795724, 1.2207440846)[ndim - 2]  # the R2 and R3 low-discrepancy sequences
+    found: list[tuple[int, ...]] = [(0,) * ndim]
+    number = 0
+    while len(found) <= count and number < 50 * count:
+        number += 1
+        unit = [(0.5 + number / golden ** (axis + 1)) % 1.0 for axis in range(ndim)]
+        shift = tuple(round((u - 0.5) * 2 * parameters.max_shift * n) for u, n in zip(unit, shape, strict=True))
+        if math.dist(shift, found[0]) > parameters.excluded_radius * max(shape):
+            found.append(shift)
+    return found
+
+
+def _values_at(
+    fixed: Tensor,
+    moved: Tensor,
+    weight: Tensor,
+    shifts: Sequence[tuple[int, ...]],
+    parameters: ChanceParameters,
+) -> tuple[Tensor, Tensor]:
+    """Return squared local correlation and mutual information at each shift; the moved image wraps around."""
+    axes = tuple(range(1, fixed.ndim - 1))
+    seen = torch.stack([moved[0].roll(tuple(-s for s in shift), axes) for shift in shifts])
+    both = weight * torch.stack([weight[0].roll(tuple(-s for s in shift), axes) for shift in shifts])
+    radius = parameters.window
+    count = box_sum(both, radius).clamp_min(1e-6)
+    mean = [box_sum(x * both, radius) / count for x in (fixed, seen)]
+    variance = [
+        (box_sum(x.square() * both, radius) / count - m.square()).clamp_min(0)
+        for x, m in zip((fixed, seen), mean, strict=True)
+    ]
+    cross = box_sum(fixed * seen * both, radius) / count - mean[0] * mean[1]
+    # flat windows of the standardized images say nothing
+    local = cross.square() / ((variance[0] + 0.01) * (variance[1] + 0.01))
+    matter = both * (variance[0] > 0.02)
+    correlation = (local * matter).flatten(1).sum(1) / matter.flatten(1).sum(1).clamp_min(1e-6)
+    return correlation, _information(fixed, seen, both, parameters.bins)
+
+
+def _information(fixed: Tensor, seen: Tensor, weight: Tensor, bins: int) -> Tensor:
+    """Return the mutual information of each image of a batch with the fixed one, from bins of equal counts."""
+
+    def binned(image: Tensor) -> Tensor:
+        values = image.flatten()
+        some = values[:: max(values.numel() // 20_000, 1)]
+        edges = torch.quantile(some, torch.linspace(0, 1, bins + 1, device=image.device)[1:-1].to(image.dtype))
+        return torch.bucketize(image, edges.unique())
+
+    a, b = binned(fixed).expand(seen.shape), binned(seen)
+    number = torch.arange(len(seen), device=seen.device).reshape(-1, *[1] * (seen.ndim - 1))
+    index = (number * bins + a) * bins + b
+    joint = torch.zeros(len(seen) * bins * bins, dtype=seen.dtype, device=seen.device)
+    joint = joint.index_add(0, index.flatten(), weight.flatten()).reshape(-1, bins, bins)
+    joint = joint / joint.sum((1, 2), keepdim=True).clamp_min(1e-6)
+
+    def entropy(p: Tensor) -> Tensor:
+        return -(p * p.clamp_min(1e-12).log()).flatten(1).sum(1)
+
+    return entropy(joint.sum(1)) + entropy(joint.sum(2)) - entropy(joint)
