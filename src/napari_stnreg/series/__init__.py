@@ -1,0 +1,1 @@
+"""Registration of a time series: movies and 4D scans."""
