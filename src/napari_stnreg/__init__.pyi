@@ -30,6 +30,11 @@ from .registration.result import Progress as Progress
 from .registration.result import Result as Result
 from .registration.settings import RegistrationSettings as RegistrationSettings
 from .resampling.warp import warp as warp
+from .series.api import register_series as register_series
+from .series.api import register_series_steps as register_series_steps
+from .series.result import SeriesProgress as SeriesProgress
+from .series.result import SeriesResult as SeriesResult
+from .series.sources import open_series as open_series
 from .stacks.aligned_stack import AlignedStack as AlignedStack
 from .stacks.api import align_stack as align_stack
 from .stacks.api import align_stack_steps as align_stack_steps

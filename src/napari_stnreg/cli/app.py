@@ -22,6 +22,7 @@ from napari_stnreg.registration.settings import FAMILY_HELP, START_HELP
 
 COMMANDS = {
     "register": "Register one image to another.",
+    "register-series": "Register the frames of a movie or a 4D scan.",
     "apply": "Warp an image or points by a transform.",
     "batch": "Register many pairs of images.",
     "evaluate": "Score a registration before and after.",
@@ -55,7 +56,7 @@ app = App(
 )
 for _name, _help in COMMANDS.items():
     _module = _name.replace("-", "_")
-    _epilogue = f"{_CHOICES}\n\n{EPILOGUE}" if _name in ("register", "batch") else EPILOGUE
+    _epilogue = f"{_CHOICES}\n\n{EPILOGUE}" if _name in ("register", "register-series", "batch") else EPILOGUE
     app.command(f"napari_stnreg.cli.{_module}:{_module}", name=_name, help=_help, help_epilogue=_epilogue)
 app.register_install_completion_command(name="install-completion", help="Install tab completion for your shell.")
 

@@ -109,6 +109,17 @@ def save_tiff(path: Path, first: Image, *others: Image) -> None:
     )
 
 
+def ome_metadata(axes: str, grid: Grid, coordinate_system: str) -> dict[str, Any]:
+    """Return what tifffile writes into an OME description: axes, voxel size and unit, and the whole grid."""
+    unit = canonical(grid.unit)
+    note = {_GRID_KEY: json.dumps(grid.to_dict()), "coordinate_system": coordinate_system}
+    metadata: dict[str, Any] = {"axes": axes, "MapAnnotation": {"Namespace": "napari-stnreg", **note}}
+    for axis, size in zip("ZYX"[-grid.ndim :], grid.spacing, strict=True):
+        metadata[f"PhysicalSize{axis}"] = float(size)
+        metadata[f"PhysicalSize{axis}Unit"] = _OME_UNITS.get(unit, unit)
+    return metadata
+
+
 def save_ome_tiff(path: Path, first: Image, *others: Image) -> None:
     """Write an image as OME-TIFF with its voxel size, unit and position; further images make it a time series.
 
@@ -131,12 +142,7 @@ def save_ome_tiff(path: Path, first: Image, *others: Image) -> None:
         axes += "S"
     elif first.has_channel_axis:
         axes, data = axes[:-2] + "C" + axes[-2:], np.moveaxis(data, -1, -3)
-    unit = canonical(first.grid.unit)
-    grid = {_GRID_KEY: json.dumps(first.grid.to_dict()), "coordinate_system": first.coordinate_system}
-    metadata: dict[str, Any] = {"axes": axes, "MapAnnotation": {"Namespace": "napari-stnreg", **grid}}
-    for axis, size in zip("ZYX"[-first.ndim :], first.grid.spacing, strict=True):
-        metadata[f"PhysicalSize{axis}"] = float(size)
-        metadata[f"PhysicalSize{axis}Unit"] = _OME_UNITS.get(unit, unit)
+    metadata = ome_metadata(axes, first.grid, first.coordinate_system)
     tifffile.imwrite(
         path,
         np.ascontiguousarray(data),
@@ -213,7 +219,8 @@ def _ome_calibration(xml: str) -> tuple[tuple[float, float, float], str]:
     unit = canonical(pixels.get("PhysicalSizeXUnit", "um"))
     sizes = []
     for axis in "ZYX":
-        own_unit = pixels.get(f"PhysicalSize{axis}Unit", "um")
+        # An axis without a size has no unit to convert.
+        own_unit = pixels.get(f"PhysicalSize{axis}Unit", "um") if f"PhysicalSize{axis}" in pixels.attrib else unit
         size = float(pixels.get(f"PhysicalSize{axis}", 1.0)) or 1.0
         # A size in another unit becomes one in x's; a grid does the conversion and knows the errors.
         sizes.append(float(Grid.from_spacing((1,), size, unit=own_unit).with_unit(unit).spacing[0]))

@@ -68,6 +68,8 @@ class FrameFit:
         Root-mean-square displacement over the reference, in world units.
     deformed
         Whether a deformation belongs to the frame as well.
+    reason
+        Why the frame could not be registered; empty if it was.
     """
 
     frame: int
@@ -77,16 +79,18 @@ class FrameFit:
     shift: FloatArray
     distance: float
     deformed: bool = False
+    reason: str = ""
 
 
-def describe(frame: int, ncc: float, overlap: float, matrix: FloatArray, transform: Transform, grid: Grid) -> FrameFit:
+def describe(
+    frame: int, ncc: float, overlap: float, matrix: FloatArray, transform: Transform, grid: Grid, reason: str = ""
+) -> FrameFit:
     """Summarize a fitted frame; the displacement is sampled on a small grid over the reference."""
     probe = grid.resized([min(n, 24 if grid.ndim == 2 else 12) for n in grid.shape])
     displacement = transform.displacement(probe).reshape(grid.ndim, -1).astype(np.float64)
     distance = float(np.sqrt((displacement**2).sum(axis=0).mean()))
-    return FrameFit(
-        frame, float(ncc), float(overlap), matrix, displacement.mean(axis=1), distance, transform.as_matrix() is None
-    )
+    deformed = transform.as_matrix() is None
+    return FrameFit(frame, float(ncc), float(overlap), matrix, displacement.mean(axis=1), distance, deformed, reason)
 
 
 def find_failures(fits: Sequence[FrameFit], reference: int | None) -> dict[int, str]:
@@ -108,7 +112,9 @@ def find_failures(fits: Sequence[FrameFit], reference: int | None) -> dict[int, 
     failed: dict[int, str] = {}
     for fit in others:
         stretch = np.linalg.svd(fit.matrix[:-1, :-1], compute_uv=False)
-        if fit.overlap < PARAMETERS.min_overlap:
+        if fit.reason:
+            failed[fit.frame] = fit.reason
+        elif fit.overlap < PARAMETERS.min_overlap:
             failed[fit.frame] = f"covers only {100 * fit.overlap:.0f} % of the reference"
         elif not fit.ncc >= low:
             failed[fit.frame] = f"correlation {fit.ncc:.2f}, while the median of all frames is {median:.2f}"
@@ -141,9 +147,7 @@ def smoothed_matrices(matrices: FloatArray, weights: FloatArray, sigma: float, c
     return np.asarray(back @ smooth @ to_center)
 
 
-def motion_table(
-    fits: Sequence[FrameFit], failed: dict[int, str], grid: Grid, interval: float
-) -> npt.NDArray[np.void]:
+def motion_table(fits: Sequence[FrameFit], failed: dict[int, str], grid: Grid, interval: float) -> npt.NDArray[np.void]:
     """Return the motion as a structured array with one row per frame.
 
     The columns are ``frame``, ``time``, the mean displacement (``dz``, ``dy``, ``dx``) and the root-mean-square
@@ -184,7 +188,7 @@ def _text(value: np.generic) -> str:
 
 
 def motion_svg(table: npt.NDArray[np.void], unit: str, title: str) -> str:
-    """Return a plot of the motion as SVG: displacement, rotation and correlation over time; failed frames are marked."""
+    """Return a plot of the motion as SVG: shift, rotation and correlation over time; failed frames are marked."""
     assert table.dtype.names is not None
     shifts = [name for name in table.dtype.names if name in ("dz", "dy", "dx")]
     panels: list[tuple[str, list[str]]] = [

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +16,10 @@ import tifffile
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.core.units import canonical
 from napari_stnreg.io import image as image_files
 from napari_stnreg.io import tiff
 from napari_stnreg.io.conversion import as_image, override_geometry
+from napari_stnreg.io.ome_zarr import open_node
 
 Array = npt.NDArray[Any]
 
@@ -118,7 +118,8 @@ def _of_array(
             f"'{name}' has shape {shape}. Say what its axes are with axes='tyx', 'tzyx', 'tcyx', 'tyxc' or others."
         )
     if not {"t", "y", "x"} <= set(letters):
-        raise InputError(f"The axes '{letters}' of '{name}' have no time, y or x, so there are no frames to register.")
+        missing = ", ".join({"t": "time"}.get(one, one) for one in "tyx" if one not in letters)
+        raise InputError(f"'{name}' has the axes '{letters}' and no {missing}, so it has no frames to register.")
     time_axis = letters.index("t")
     rest = letters.replace("t", "")
     order = [rest.index(letter) for letter in "zyxc" if letter in rest]
@@ -140,12 +141,12 @@ def _of_array(
 def _open_path(path: Path, axes: str | None) -> Series:
     if not path.exists():
         raise InputError(f"'{path}' does not exist.")
-    if path.is_dir():
-        return _open_zarr(path, axes)
-    if image_files.suffix_of(path) in (".tif", ".tiff"):
+    if path.is_file() and path.name.lower().endswith((".tif", ".tiff")):
         return _open_tiff(path, axes)
+    if path.is_dir() and axes is not None:
+        return _of_array(open_node(path), axes, None, path.name.removesuffix(".zarr"), path=path)
     content = image_files.read_content(path)
-    name = path.name[: -len(image_files.suffix_of(path))]
+    name = path.name.removesuffix(image_files.suffix_of(path)) if path.is_file() else path.name.removesuffix(".zarr")
     if content.frames > 1 and axes is None:
         return Series(
             lambda index: image_files.content_image(content, f"{name} [{index}]", index),
@@ -154,8 +155,9 @@ def _open_path(path: Path, axes: str | None) -> Series:
     whole = content.load(0)
     if content.frames > 1:
         whole = np.stack([content.load(index) for index in range(content.frames)])
-    if axes is None and (whole.ndim != 3 or content.channels):
-        raise InputError(f"'{path.name}' is a single image, not a time series.")
+    is_plain = path.suffix.lower() in (".npy", ".npz") and whole.ndim == 3 and not content.channels
+    if axes is None and not is_plain:
+        raise InputError(f"'{path.name}' is a single image, not a time series. If it is one, name its axes.")
     return _of_array(whole, axes, None, name, path=path)
 
 
@@ -178,10 +180,13 @@ def _open_tiff(path: Path, axes: str | None) -> Series:
         )
     import zarr
 
-    array: Any = zarr.open_array(tifffile.imread(path, aszarr=True), mode="r")
-    array = _without_single_axes(array, letters) if len(letters) == len(shape) else (array, letters)
-    values, letters = array
-    sizes = dict(zip(letters, values.shape, strict=True)) if len(letters) == len(values.shape) else {}
+    store: Any = tifffile.imread(path, aszarr=True)
+    stored: Any = zarr.open_array(store, mode="r")
+    if len(letters) != len(shape):
+        raise InputError(f"'{path.name}' has {len(shape)} axes of shape {shape}, and '{letters}' names {len(letters)}.")
+    values, letters = _without_single_axes(stored, letters)
+    weakref.finalize(values, store.close)
+    sizes = dict(zip(letters, values.shape, strict=True))
     spatial = tuple(sizes[letter] for letter in "zyx" if letter in sizes)
     grid = None
     if len(spatial) in (2, 3):
@@ -191,7 +196,7 @@ def _open_tiff(path: Path, axes: str | None) -> Series:
     return _of_array(values, letters, grid, name, interval, path, color)
 
 
-class _without_single_axes_view:
+class _SingleAxesRemoved:
     """An array with some axes of length one left out, read lazily."""
 
     def __init__(self, array: Any, kept: list[int]) -> None:
@@ -210,43 +215,4 @@ class _without_single_axes_view:
 
 def _without_single_axes(array: Any, letters: str) -> tuple[Any, str]:
     kept = [axis for axis, n in enumerate(array.shape) if n > 1 or letters[axis] in "tyx"]
-    return _without_single_axes_view(array, kept), "".join(letters[axis] for axis in kept)
-
-
-def _open_zarr(path: Path, axes: str | None) -> Series:
-    """Open an OME-Zarr image (0.4 or 0.5) at its finest level, or a plain Zarr array."""
-    import zarr
-
-    try:
-        node: Any = zarr.open(str(path), mode="r")
-    except Exception as error:
-        raise InputError(f"'{path.name}' is not a Zarr array or OME-Zarr image ({error}).") from error
-    name = path.name.removesuffix(".zarr").removesuffix(".ome")
-    if isinstance(node, zarr.Array):
-        return _of_array(node, axes, None, name, path=path)
-    attributes = json.loads(json.dumps(dict(node.attrs)))
-    multiscales = attributes.get("ome", attributes).get("multiscales")
-    if not multiscales:
-        raise InputError(f"'{path.name}' has no OME-Zarr image (no multiscales entry).")
-    first = multiscales[0]
-    array = node[first["datasets"][0]["path"]]
-    entries = [one if isinstance(one, dict) else {"name": one} for one in first.get("axes", [])]
-    letters = axes or "".join(str(one["name"]).lower() for one in entries)
-    scale, shift, unit = [1.0] * len(array.shape), [0.0] * len(array.shape), "pixel"
-    for change in [*first["datasets"][0].get("coordinateTransformations", []),
-                   *first.get("coordinateTransformations", [])]:  # fmt: skip
-        if change.get("type") == "scale":
-            scale = [a * b for a, b in zip(scale, change["scale"], strict=True)]
-            shift = [a * b for a, b in zip(shift, change["scale"], strict=True)]
-        elif change.get("type") == "translation":
-            shift = [a + b for a, b in zip(shift, change["translation"], strict=True)]
-    units = [canonical(str(one["unit"])) for one in entries if one.get("type") == "space" and one.get("unit")]
-    unit = units[-1] if units else unit
-    array, kept = _without_single_axes(array, letters)
-    pick = [letters.index(letter) for letter in "zyx" if letter in kept]
-    grid = Grid.from_spacing(
-        [array.shape[kept.index(letters[axis])] for axis in pick],
-        [scale[axis] for axis in pick], [shift[axis] for axis in pick], unit=unit,
-    )  # fmt: skip
-    interval = scale[letters.index("t")] if "t" in letters else 1.0
-    return _of_array(array, kept, grid, name, interval, path)
+    return _SingleAxesRemoved(array, kept), "".join(letters[axis] for axis in kept)

@@ -27,7 +27,6 @@ from napari_stnreg.ops.lattice import lattice_points
 from napari_stnreg.registration.pyramid import Level, level_shapes
 from napari_stnreg.registration.translation_search import phase_shift
 
-
 Array = npt.NDArray[Any]
 
 _Sampled = tuple[Tensor, Tensor | None, Grid]
@@ -256,9 +255,7 @@ class GaussNewtonFitter:
         scored = [self._compare(level, image, start)[1] for start in tried]
         return tried[int(np.argmax(scored))]
 
-    def _compare(
-        self, level: _Level, image: _Sampled, affine: FloatArray
-    ) -> tuple[Tensor, float, float]:
+    def _compare(self, level: _Level, image: _Sampled, affine: FloatArray) -> tuple[Tensor, float, float]:
         """Return the weighted residual ``a I + b - T`` with the best gain and offset, the NCC, and the overlap."""
         values, mask, grid = image
         to_sampler = sampler_matrix(grid.shape, np.linalg.inv(grid.matrix) @ affine @ level.grid.matrix)
@@ -284,6 +281,8 @@ class GaussNewtonFitter:
         still = still - (still * weight).sum() / count
         weighted = moved * weight
         variance, own = float((weighted * moved).sum()), float((still * still * weight).sum())
+        if not variance > 1e-12 * max(float((warped * warped).mean()), 1e-30):  # constant, or not finite
+            return torch.zeros_like(moved), 0.0, 0.0
         product = float((weighted * still).sum())
         ncc = product / math.sqrt(max(variance * own, 1e-30))
         gain = product / max(variance, 1e-30)

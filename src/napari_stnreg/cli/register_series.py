@@ -1,0 +1,101 @@
+"""``stnreg register-series``: register the frames of a movie or a 4D scan and write the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from napari_stnreg.cli.exit_code import ExitCode
+from napari_stnreg.cli.options import AsSettings, Config, Output, Spacing, Unit, merge_config
+from napari_stnreg.cli.progress import PROGRESS, Interrupt, ProgressDisplay, logger
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.progress import run_to_completion
+from napari_stnreg.registration.settings import RegistrationSettings
+
+
+def register_series(
+    series: Path,
+    /,
+    *,
+    output: Output,
+    overwrite: bool = False,
+    resume: bool = False,
+    reference: str = "first",
+    temporal_smoothing: float = 0.0,
+    output_format: str | None = None,
+    config: Config = None,
+    settings: Annotated[RegistrationSettings, AsSettings] = RegistrationSettings(),  # noqa: B008
+    axes: Annotated[str | None, Parameter(group="Reading")] = None,
+    spacing: Spacing = None,
+    unit: Unit = None,
+) -> int:
+    """Register the frames of a movie or a 4D scan.
+
+    The output folder then holds the registered frames (OME-Zarr or OME-TIFF), the motion as motion.csv and motion.svg,
+    the transforms, and report.json with the frames that failed. The family is rigid if none is given. Ctrl+C keeps
+    the frames that are done; run the same command with --resume to continue.
+
+    Parameters
+    ----------
+    series
+        TIFF, NIfTI, NumPy or OME-Zarr with a time axis.
+    output
+        Folder for the results.
+    overwrite
+        Replace the registered series in the output folder.
+    resume
+        Continue the unfinished run in the output folder.
+    reference
+        first, mean (two passes), previous (transforms are composed), the index of a frame, or an image file.
+    temporal_smoothing
+        Smooth the motion over time by a Gaussian of this standard deviation in frames.
+    output_format
+        zarr or tiff; TIFF for a TIFF series by default.
+    config
+        JSON file of settings, or a report.json whose settings are used again. Flags win.
+    axes
+        Letters of the axes, such as tyx, tzyx or tcyx, if the file does not say them.
+    spacing
+        Voxel size, such as 2,0.5,0.5 (z,y,x).
+    unit
+        Unit of the voxel size: pixel, um, mm, ...
+    """
+    from napari_stnreg.series.api import register_series_steps
+    from napari_stnreg.series.result import SeriesProgress
+    from napari_stnreg.series.sources import open_series
+
+    settings = merge_config(settings, config)
+    if "family" not in settings.model_fields_set:
+        settings = RegistrationSettings.merge(settings, {"family": "rigid"})
+    opened = open_series(series, axes=axes, spacing=spacing, unit=unit)
+    is_tiff = series.name.lower().endswith((".tif", ".tiff"))
+    chosen = output_format or ("tiff" if is_tiff else "zarr")
+    if chosen not in ("zarr", "tiff"):
+        raise InputError(f"There is no output format '{chosen}'. Choose zarr or tiff.")
+    steps = register_series_steps(
+        opened, settings, reference=reference, temporal_smoothing=temporal_smoothing, output=output,
+        output_format="tiff" if chosen == "tiff" else "zarr", resume=resume, overwrite=overwrite,
+    )  # fmt: skip
+    answer = "Stopping; the frames that are done are kept. Press Ctrl+C again to abort."
+    with Interrupt(answer) as interrupt, ProgressDisplay(1, "start") as display:
+
+        def show(progress: SeriesProgress) -> None:
+            display.update(progress.done, progress.total, progress.message)
+
+        result = run_to_completion(steps, show, lambda: interrupt.requested)
+        if result.complete:
+            display.complete()
+    median = result.report()["median_ncc"]
+    scored = f", median correlation {median:.3f}" if median is not None else ""
+    failed = f", {len(result.failed)} failed" if result.failed else ""
+    print(f"{len(result)} of {len(opened)} frames registered in {result.seconds:.1f} s{scored}{failed}")
+    for path in sorted(output.iterdir()):
+        print(path)
+    for sentence in result.warnings:
+        logger.log(PROGRESS, "%s", sentence)
+    if result.stop_reason == "stopped":
+        logger.log(PROGRESS, "Continue with the same command and --resume.")
+        return ExitCode.INTERRUPTED
+    return ExitCode.SUCCESS

@@ -1,0 +1,279 @@
+"""The result of a series registration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.core.image import Image
+from napari_stnreg.ops.resample import Interpolation
+from napari_stnreg.registration.settings import RegistrationSettings
+from napari_stnreg.resampling.warp import warp
+from napari_stnreg.series.motion import (
+    FrameFit,
+    find_failures,
+    motion_csv,
+    motion_svg,
+    motion_table,
+    smoothed_matrices,
+)
+from napari_stnreg.series.output import OutputFormat, SeriesFolder
+from napari_stnreg.series.sources import Series, SeriesLike, open_series
+from napari_stnreg.transforms import AffineTransform, Transform
+from napari_stnreg.transforms.dense import DisplacementTransform
+
+
+@dataclass(frozen=True)
+class SeriesProgress:
+    """One step of a series registration.
+
+    Parameters
+    ----------
+    frame
+        Index of the frame that was finished or is being registered.
+    done, total
+        Steps done and steps planned: one per frame and pass.
+    message
+        Text for a status bar.
+    fit
+        What was found, if the step finished a frame.
+    """
+
+    frame: int
+    done: float
+    total: int
+    message: str
+    fit: FrameFit | None = None
+
+    @property
+    def fraction(self) -> float:
+        """Fraction of the work that is done, 0 to 1."""
+        return min(self.done / max(self.total, 1), 1.0)
+
+
+@dataclass(repr=False)
+class SeriesResult:
+    """The transforms of a time series.
+
+    Parameters
+    ----------
+    fits
+        The frames that were registered, in order.
+    grid
+        Lattice of the reference, onto which the frames are warped.
+    series
+        The frames.
+    settings
+        Settings of the registration.
+    reference
+        What the frames were registered to: ``"first"``, ``"mean"``, ``"previous"``, an index as text, or the name of
+        an image.
+    reference_frame
+        The frame that is the reference itself, if there is one.
+    temporal_smoothing
+        Standard deviation of the smoothing of the motion, in frames.
+    stop_reason
+        ``"finished"`` or ``"stopped"``.
+    seconds
+        Wall time.
+    deformations
+        Returns the deformation of a frame that has one.
+    fill
+        Value outside a frame, one for each channel.
+    output
+        Folder of the run, if it was written while it ran.
+    """
+
+    fits: list[FrameFit]
+    grid: Grid
+    series: Series
+    settings: RegistrationSettings
+    reference: str
+    reference_frame: int | None
+    temporal_smoothing: float
+    stop_reason: Literal["finished", "stopped"]
+    seconds: float
+    deformations: Callable[[int], Transform] = field(repr=False)
+    fill: tuple[float, ...]
+    output: Path | None = None
+    _matrices: FloatArray | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._failed = find_failures(self.fits, self.reference_frame)
+        self._position = {fit.frame: i for i, fit in enumerate(self.fits)}
+
+    def __len__(self) -> int:
+        return len(self.fits)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every frame of the series was registered."""
+        return len(self.fits) == len(self.series)
+
+    @property
+    def failed(self) -> dict[int, str]:
+        """Frames whose registration failed, each with the reason."""
+        return dict(self._failed)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on what is missing or unreliable."""
+        found = []
+        if not self.complete:
+            found.append(f"Stopped: only {len(self.fits)} of {len(self.series)} frames were registered.")
+        if self._failed:
+            named = [f"frame {frame} ({reason})" for frame, reason in list(self._failed.items())[:5]]
+            rest = f" and {len(self._failed) - 5} more" if len(self._failed) > 5 else ""
+            count = len(self._failed)
+            subject = (
+                "The registration of 1 frame failed" if count == 1 else f"The registration of {count} frames failed"
+            )
+            found.append(f"{subject}: {', '.join(named)}{rest}.")
+        return found
+
+    def transform(self, frame: int) -> Transform:
+        """Return the transform of a frame, reference world to the frame's world, smoothed over time if that was set.
+
+        Raises
+        ------
+        InputError
+            If the frame was not registered.
+        """
+        if frame not in self._position:
+            raise InputError(f"Frame {frame} was not registered.")
+        fit = self.fits[self._position[frame]]
+        if self.temporal_smoothing <= 0:
+            return self._raw(fit)
+        if self._matrices is None:
+            weights = np.array([0.0 if one.frame in self._failed else 1.0 for one in self.fits])
+            matrices = np.array([one.matrix for one in self.fits])
+            self._matrices = smoothed_matrices(matrices, weights, self.temporal_smoothing, self.grid.center)
+        if not any(one.deformed for one in self.fits):
+            return AffineTransform(self._matrices[self._position[frame]], self.grid.unit)
+        return self._smoothed_field(frame)
+
+    def _raw(self, fit: FrameFit) -> Transform:
+        return self.deformations(fit.frame) if fit.deformed else AffineTransform(fit.matrix, self.grid.unit)
+
+    def _smoothed_field(self, frame: int) -> Transform:
+        import torch
+
+        here, reach = self._position[frame], int(np.ceil(3 * self.temporal_smoothing))
+        total, weight = np.zeros((self.grid.ndim, *self.grid.shape), np.float64), 0.0
+        for fit in self.fits[max(here - reach, 0) : here + reach + 1]:
+            if fit.frame not in self._failed:
+                near = float(np.exp(-0.5 * ((fit.frame - frame) / self.temporal_smoothing) ** 2))
+                total += near * self._raw(fit).displacement(self.grid)
+                weight += near
+        if weight < 1e-6:
+            return self._raw(self.fits[here])
+        return DisplacementTransform(torch.from_numpy((total / weight).astype(np.float32))[None], self.grid)
+
+    @property
+    def transforms(self) -> Sequence[Transform]:
+        """The transforms of the registered frames, in order; each is made when it is read."""
+        return _Transforms(self)
+
+    @property
+    def motion(self) -> npt.NDArray[np.void]:
+        """The motion, one row per registered frame (:func:`~napari_stnreg.series.motion.motion_table`)."""
+        return motion_table(self.fits, self._failed, self.grid, self.series.interval)
+
+    def frames(
+        self, series: SeriesLike = None, interpolation: Interpolation = "linear", fill: float | None = None
+    ) -> Iterator[Image]:
+        """Yield the registered frames one at a time.
+
+        Parameters
+        ----------
+        series
+            Another series of the same motion, such as a second channel or labels; the registered one by default.
+        interpolation, fill
+            See :func:`~napari_stnreg.warp`.
+        """
+        other = self.series if series is None else open_series(series)
+        if len(other) != len(self.series):
+            raise InputError(f"'{other.name}' has {len(other)} frames, and {len(self.series)} were registered.")
+        outside = (self.fill if series is None else 0) if fill is None else fill
+        return (warp(other[f.frame], self.transform(f.frame), self.grid, interpolation, outside) for f in self.fits)
+
+    def warp(
+        self, series: SeriesLike = None, interpolation: Interpolation = "linear", fill: float | None = None
+    ) -> npt.NDArray[Any]:
+        """Return the registered frames as one array, time first; see :meth:`frames` for one frame at a time."""
+        return np.stack([np.asarray(image.data) for image in self.frames(series, interpolation, fill)])
+
+    def save(self, folder: str | os.PathLike[str], output_format: OutputFormat = "zarr") -> Path:
+        """Write the registered frames, the transforms, the motion as a table and a picture, and the report to a folder.
+
+        Raises
+        ------
+        InputError
+            If the folder exists and holds anything.
+        """
+        target = SeriesFolder(folder, output_format)
+        target.begin(self.identity(), [p for p in (self.series.path,) if p is not None], resume=False, overwrite=False)
+        for fit, image in zip(self.fits, self.frames(), strict=True):
+            if fit is self.fits[0]:
+                target.open_frames(len(self.series), image, self.series.interval)
+            target.record(1, fit, self._raw(fit))
+            target.write_frame(fit.frame, image)
+        self.close(target)
+        return target.path
+
+    def close(self, folder: SeriesFolder) -> None:
+        """Write motion and report into the folder of the run."""
+        table = self.motion
+        plot = motion_svg(table, self.grid.unit, f"Motion of {self.series.name}")
+        folder.close(self.report() | {"output": folder.frames_path.name}, motion_csv(table), plot)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells this run from others, JSON-ready."""
+        return {
+            "series": str(self.series.path or self.series.name),
+            "frames": len(self.series),
+            "grid": self.grid.to_dict(),
+            "reference": self.reference,
+            "temporal_smoothing": self.temporal_smoothing,
+            "settings": self.settings.model_dump(exclude={"device"}),
+        }
+
+    def report(self) -> dict[str, Any]:
+        """Return a JSON-ready summary."""
+        scored = [fit.ncc for fit in self.fits if fit.frame != self.reference_frame]
+        return {
+            **self.identity(),
+            "complete": self.complete,
+            "registered_frames": len(self.fits),
+            "stop_reason": self.stop_reason,
+            "seconds": round(self.seconds, 3),
+            "median_ncc": float(np.median(scored)) if scored else None,
+            "failed_frames": {str(frame): reason for frame, reason in self._failed.items()},
+            "warnings": self.warnings,
+        }
+
+    def __repr__(self) -> str:
+        done = f"{len(self.fits)} of {len(self.series)} frames"
+        lines = [f"<SeriesResult: {self.settings.family}, {done}, {self.stop_reason} after {self.seconds:.1f} s>"]
+        return "\n".join([*lines, *(f"  warning: {text}" for text in self.warnings)])
+
+
+class _Transforms(Sequence[Transform]):
+    def __init__(self, result: SeriesResult) -> None:
+        self._result = result
+
+    def __len__(self) -> int:
+        return len(self._result.fits)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self._result.transform(self._result.fits[index].frame)

@@ -1,0 +1,234 @@
+"""Registration of movies and 4D scans against their known motion."""
+
+import json
+import warnings
+
+import nibabel as nib
+import numpy as np
+import pytest
+import tifffile
+
+import napari_stnreg as sr
+from napari_stnreg.cli import main
+from napari_stnreg.core.errors import InputError, RegistrationWarning
+from napari_stnreg.datasets.movie import make_movie
+from napari_stnreg.registration.optimizers.gauss_newton import GaussNewtonFitter
+
+
+def displacements(result):
+    spacing = result.grid.spacing.reshape(-1, *[1] * result.grid.ndim)
+    return [transform.displacement(result.grid) / spacing for transform in result.transforms]
+
+
+def errors(movie, result):
+    return movie.errors(displacements(result))
+
+
+@pytest.fixture(scope="module")
+def rigid():
+    return make_movie(8, (96, 112), "rigid", noise=0.3, seed=1)
+
+
+@pytest.mark.parametrize("family", ["translation", "rigid", "affine"])
+def test_linear_motion_is_found_to_a_small_fraction_of_a_pixel(family):
+    movie = make_movie(6, (96, 112), family, noise=0.2, seed=2)
+    result = sr.register_series(movie.frames, family=family)
+    assert errors(movie, result).max() < 0.06
+    assert movie.errors(np.zeros((6, 2, 96, 112)))[1:].min() > 0.4
+    assert result.complete
+    assert not result.failed
+
+
+@pytest.mark.parametrize("reference", ["first", "mean", "previous"])
+def test_every_reference_finds_the_motion(rigid, reference):
+    assert errors(rigid, sr.register_series(rigid.frames, reference=reference)).max() < 0.15
+
+
+def test_an_index_or_an_image_as_the_reference(rigid):
+    by_index = sr.register_series(rigid.frames, reference=3)
+    assert by_index.reference_frame == 3
+    by_image = sr.register_series(rigid.frames, reference=rigid.frames[3])
+    a, b = (np.array([t.as_matrix() for t in one.transforms]) for one in (by_index, by_image))
+    np.testing.assert_array_equal(a, b)
+    np.testing.assert_allclose(a[3], np.eye(3), atol=2e-3)
+
+
+def test_anisotropic_volumes_in_world_units():
+    movie = make_movie(4, (14, 40, 44), "rigid", noise=0.1, amplitude=2.0, seed=3)
+    result = sr.register_series(movie.frames, spacing=(2.0, 0.5, 0.5), unit="um")
+    assert result.grid.unit == "um"
+    assert errors(movie, result).max() < 0.1
+    assert movie.errors(np.zeros((4, 3, 14, 40, 44)))[1:].min() > 0.4
+
+
+def test_large_jumps_are_found_by_phase_correlation():
+    movie = make_movie(6, (128, 128), "translation", noise=0.2, amplitude=25.0, seed=4)
+    assert np.abs(movie.matrices[:, :2, 2]).max() > 15
+    assert errors(movie, sr.register_series(movie.frames, family="translation")).max() < 0.1
+
+
+def test_a_deformation_is_found_and_composed_to_one_field():
+    movie = make_movie(4, (64, 64), "elastic", noise=0.05, amplitude=2.0, seed=5)
+    unmoved = movie.errors(np.zeros((4, 2, 64, 64)))[1:].mean()
+    for reference in ("first", "previous"):
+        result = sr.register_series(
+            movie.frames, family="translation+diffeomorphic", preset="fast", reference=reference
+        )
+        assert errors(movie, result)[1:].mean() < 0.35 * unmoved
+
+
+def test_frames_that_show_something_else_are_named(rigid):
+    frames = rigid.frames.copy()
+    frames[4] = np.random.default_rng(0).normal(size=frames[4].shape)
+    frames[6] = np.nan
+    with pytest.warns(RegistrationWarning, match=r"2 frames failed: frame 4 \(.*frame 6"):
+        result = sr.register_series(frames)
+    assert sorted(result.failed) == [4, 6]
+    assert result.motion["failed"].tolist() == [i in (4, 6) for i in range(8)]
+    good = [i for i in range(8) if i not in (4, 6)]
+    assert errors(rigid, result)[good].max() < 0.1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RegistrationWarning)
+        chained = sr.register_series(frames, reference="previous")
+    assert errors(rigid, chained)[7] < 0.2  # the chain leaves out what failed
+
+
+def test_smoothing_over_time_removes_jitter_and_fills_failed_frames():
+    movie = make_movie(24, (64, 64), "translation", noise=0.1, amplitude=0.0, seed=6)
+    course = 3 * np.sin(np.arange(24) / 5)
+    frames = np.stack([np.roll(movie.frames[0], round(float(c)), 0) for c in course])
+    raw = sr.register_series(frames, family="translation")
+    smooth = sr.register_series(frames, family="translation", temporal_smoothing=2.0)
+    a, b = ([t.as_matrix()[0, 2] for t in one.transforms] for one in (raw, smooth))
+    assert np.abs(np.diff(b, 2)).max() < 0.3 * np.abs(np.diff(a, 2)).max()
+    assert np.abs(np.array(b) - course).max() < 0.6
+    rotations = sr.register_series(make_movie(6, (64, 64), "rigid", seed=7).frames, temporal_smoothing=1.0)
+    for transform in rotations.transforms:
+        linear = transform.as_matrix()[:2, :2]
+        np.testing.assert_allclose(linear @ linear.T, np.eye(2), atol=1e-9)
+
+
+def test_one_transform_moves_all_channels(rigid):
+    channels = np.stack([rigid.frames, 2 * rigid.frames + 5], axis=1)
+    result = sr.register_series(channels, axes="tcyx", channel=0)
+    warped = result.warp()
+    assert warped.shape == (8, 96, 112, 2)
+    np.testing.assert_allclose(warped[..., 1], 2 * warped[..., 0] + 5, atol=0.2)
+    labels = result.warp((rigid.frames > 0).astype(np.uint8), interpolation="nearest")
+    assert set(np.unique(labels)) <= {0, 1}
+
+
+@pytest.mark.parametrize("output_format", ["zarr", "tiff"])
+@pytest.mark.parametrize(("reference", "smoothing"), [("first", 0.0), ("mean", 0.0), ("previous", 1.0)])
+def test_a_stopped_run_is_resumed_bit_by_bit(rigid, tmp_path, output_format, reference, smoothing):
+    options = {"reference": reference, "temporal_smoothing": smoothing, "output_format": output_format}
+    steps = []
+    with pytest.warns(RegistrationWarning, match="only 4 of 8 frames|only 0 of 8 frames"):
+        part = sr.register_series(
+            rigid.frames, output=tmp_path / "out", progress=steps.append, stop=lambda: len(steps) == 4, **options
+        )
+    assert not part.complete
+    assert part.stop_reason == "stopped"
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["complete"] is False
+    assert report["registered_frames"] == len(part) < 8
+    with pytest.raises(InputError, match="--resume"):
+        sr.register_series(rigid.frames, output=tmp_path / "out", **options)
+    with pytest.raises(InputError, match=r"another run .*settings"):
+        sr.register_series(rigid.frames, output=tmp_path / "out", resume=True, family="affine", **options)
+    resumed = sr.register_series(rigid.frames, output=tmp_path / "out", resume=True, **options)
+    whole = sr.register_series(rigid.frames, output=tmp_path / "whole", **options)
+    assert resumed.complete
+    name = "registered.ome.zarr" if output_format == "zarr" else "registered.ome.tif"
+    a, b = (np.stack([f.data for f in sr.open_series(tmp_path / one / name)]) for one in ("out", "whole"))
+    np.testing.assert_array_equal(a, b)
+    np.testing.assert_allclose(a, whole.warp(), atol=1e-6)
+    assert (tmp_path / "out" / "motion.csv").read_bytes() == (tmp_path / "whole" / "motion.csv").read_bytes()
+    assert "<svg" in (tmp_path / "out" / "motion.svg").read_text()
+
+
+def test_frames_are_read_one_at_a_time(rigid):
+    class Counted:
+        shape, dtype = rigid.frames.shape, rigid.frames.dtype
+
+        def __init__(self):
+            self.read = []
+
+        def __getitem__(self, key):
+            self.read.append(key)
+            part = rigid.frames[key]
+            assert part.shape == rigid.frames.shape[1:]
+            return part
+
+    counted = Counted()
+    sr.register_series(counted)
+    assert 8 <= len(counted.read) <= 14
+
+
+def test_tiff_nifti_and_zarr_are_movies(rigid, tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "plain.tif", rigid.frames, photometric="minisblack")
+    tifffile.imwrite(
+        tmp_path / "imagej.tif", rigid.frames[:, None], imagej=True, resolution=(2, 2), compression="zlib",
+        metadata={"axes": "TZYX", "unit": "um", "finterval": 0.5},
+    )  # fmt: skip
+    scan = np.stack([rigid.frames[:3].transpose(2, 1, 0)] * 6, axis=2)  # x, y, z, t
+    nib.save(nib.Nifti1Image(np.moveaxis(scan, 3, -1), np.diag([0.5, 0.5, 2, 1])), tmp_path / "scan.nii.gz")
+    plain, imagej = sr.open_series(tmp_path / "plain.tif"), sr.open_series(tmp_path / "imagej.tif")
+    assert len(plain) == len(imagej) == 8
+    assert imagej[0].grid.unit == "um"
+    np.testing.assert_allclose(imagej[0].grid.spacing, 0.5)
+    assert imagej.interval == 0.5
+    np.testing.assert_array_equal(imagej[5].data, rigid.frames[5])
+    result = sr.register_series(tmp_path / "imagej.tif")
+    assert errors(rigid, result).max() < 0.1
+    assert result.motion["time"][2] == 1.0
+    assert len(sr.open_series(tmp_path / "scan.nii.gz")) == 3
+    nib.save(nib.Nifti1Image(scan[..., 0], np.eye(4)), tmp_path / "one.nii")
+    with pytest.raises(InputError, match="single image"):
+        sr.open_series(tmp_path / "one.nii")
+
+
+def test_the_command_writes_resumes_and_refuses(rigid, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tifffile.imwrite("movie.tif", rigid.frames, photometric="minisblack")
+    assert main(["register-series", "movie.tif", "-o", "out", "--reference", "mean"]) == 0
+    assert "8 of 8 frames registered" in capsys.readouterr().out
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"registered.ome.tif", "motion.csv", "motion.svg", "report.json"} <= names
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["settings"]["family"] == "rigid"
+    assert main(["register-series", "movie.tif", "-o", "out"]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main(["register-series", "movie.tif", "-o", "other", "--reference", "99"]) == 2
+    assert "there is no frame 99" in capsys.readouterr().err
+    tifffile.imwrite("flat.tif", rigid.frames[0])
+    assert main(["register-series", "flat.tif", "-o", "third"]) == 2
+
+
+def test_bad_input_is_a_sentence(rigid):
+    with pytest.raises(InputError, match="axes="):
+        sr.register_series(np.zeros((3, 4)))
+    with pytest.raises(InputError, match="constant"):
+        sr.register_series(np.zeros((3, 32, 32)))
+    with pytest.raises(InputError, match="temporal smoothing"):
+        sr.register_series(rigid.frames, temporal_smoothing=-1)
+    with pytest.raises(InputError, match="no reference 'lst'"):
+        sr.register_series(rigid.frames, reference="lst")
+
+
+def test_the_same_input_gives_the_same_bits(rigid):
+    a, b = (sr.register_series(rigid.frames, family="affine") for _ in range(2))
+    assert [t.as_matrix().tobytes() for t in a.transforms] == [t.as_matrix().tobytes() for t in b.transforms]
+
+
+def test_the_reference_pyramid_is_made_once(rigid, monkeypatch):
+    made = []
+    original = GaussNewtonFitter.__init__
+
+    def counting(self, *arguments, **options):
+        made.append(1)
+        original(self, *arguments, **options)
+
+    monkeypatch.setattr(GaussNewtonFitter, "__init__", counting)
+    sr.register_series(rigid.frames)
+    assert len(made) == 1
