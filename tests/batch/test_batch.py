@@ -226,7 +226,7 @@ def test_the_command_registers_two_folders(two_folders, monkeypatch, capsys):
 def test_a_folder_of_something_else_is_left_alone(folder):
     (folder / "out").mkdir()
     (folder / "out" / "thesis.txt").write_text("keep me")
-    with pytest.raises(sr.InputError, match="something else"):
+    with pytest.raises(sr.InputError, match="not written by this program"):
         run()
     assert [path.name for path in (folder / "out").iterdir()] == ["thesis.txt"]
 

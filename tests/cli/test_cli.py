@@ -247,7 +247,7 @@ def test_results_are_not_written_over_unasked(done, capsys):
     assert sorted(path.name for path in done.iterdir()) == ["report.json", "transform.safetensors", "warped.png"]
     # ... and never an input.
     assert main(["register", "fixed.png", "result/warped.png", "-o", "result", "--overwrite"]) == 2
-    assert "is an input of this run" in capsys.readouterr().err
+    assert "is inside the output" in capsys.readouterr().err
     apply = ["apply", "result/transform.safetensors", "moving.png", "-r", "fixed.png", "-o"]
     assert main([*apply, "fixed.png"]) == 2
     assert main([*apply, "fixed.png", "--overwrite"]) == 2

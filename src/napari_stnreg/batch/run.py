@@ -19,6 +19,7 @@ from napari_stnreg.batch.report import write_pictures, write_summary
 from napari_stnreg.core.atomic_io import write_json, write_text
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.core.image import Image
+from napari_stnreg.core.output_guard import check_output
 from napari_stnreg.core.progress import map_progress
 from napari_stnreg.evaluation.scorecard import evaluate
 from napari_stnreg.io.image import read_image, result_suffix
@@ -38,6 +39,7 @@ State = Literal["fitting", "done", "failed", "kept"]
 Row = dict[str, Any]
 
 MARKER = "batch.json"
+_FORMAT = "napari-stnreg batch"
 _ROW = "row.json"
 _PAGE_EVERY = 30.0
 """Seconds between two writings of the summary page, which grows with the rows."""
@@ -134,7 +136,7 @@ def batch_steps(
     base = RegistrationSettings.merge(settings, options)
     # Settings are validated before anything is computed.
     each = [RegistrationSettings.parse(**{**base.model_dump(exclude_unset=True), **job.settings}) for job in jobs]
-    folder = _opened(Path(output))
+    folder = _open_folder(output, jobs)
     rows: list[Row] = []
     models: dict[str, Model] = {}
     table, page = folder / "scores.csv", folder / "summary.html"
@@ -166,16 +168,25 @@ def batch_steps(
     return BatchResult(rows, table, page, "stopped" if stopped else "finished")
 
 
-def _opened(folder: Path) -> Path:
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"'{folder}' is a file. Choose a folder for the results.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file():
-        raise InputError(f"The folder '{folder}' holds something else than a batch. Choose another.")
+def is_batch_folder(folder: Path) -> bool:
+    """Return whether a folder holds the results of a batch."""
+    try:
+        found = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        return bool(found["format"] == _FORMAT)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _open_folder(output: str | Path, jobs: Sequence[Job]) -> Path:
+    folder = Path(output)
+    check_output(
+        folder, [path for job in jobs for path in job.paths], overwrite=True, folder=True, is_ours=is_batch_folder
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"The folder '{folder}' cannot be made: {error.strerror or error}.") from error
-    write_json(folder / MARKER, {"format": "napari-stnreg batch", "version": 1})
+        raise InputError(f"The folder '{folder}' cannot be created: {error.strerror or error}.") from error
+    write_json(folder / MARKER, {"format": _FORMAT, "version": 1})
     return folder
 
 
@@ -265,7 +276,12 @@ def _inputs(job: Job) -> tuple[Image, Image, Mapping[str, dict[str, Any]]]:
         images[side] = image if mask is None else image.replace(mask=read_mask(mask, image, 0))
     fixed, moving = images["fixed"], images["moving"]
     points = read_landmarks(
-        job.file("landmarks"), job.file("fixed_landmarks"), job.file("moving_landmarks"), fixed.ndim
+        job.file("landmarks"),
+        job.file("fixed_landmarks"),
+        job.file("moving_landmarks"),
+        fixed.ndim,
+        fixed_image=fixed,
+        moving_image=moving,
     )
     landmarks = dict(zip(("fixed_landmarks", "moving_landmarks"), points, strict=True))
     start = job.file("start_transform")

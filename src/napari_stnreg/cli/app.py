@@ -23,7 +23,8 @@ from napari_stnreg.registration.settings import FAMILY_HELP, START_HELP
 COMMANDS = {
     "register": "Register one image to another.",
     "register-series": "Register the frames of a movie or a 4D scan.",
-    "apply": "Warp an image or points by a transform.",
+    "apply": "Warp an image or points by one transform or several.",
+    "compose": "Compose several transforms to one.",
     "batch": "Register many pairs of images.",
     "evaluate": "Score a registration before and after.",
     "convert": "Convert a transform to the file format of another program.",

@@ -1,8 +1,7 @@
-"""``stnreg apply``: warp images, labels or points by a transform."""
+"""``stnreg apply``: warp images, labels or points by one transform or several."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,16 +12,16 @@ from napari_stnreg.cli.progress import PROGRESS, logger
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.output_guard import check_output
 from napari_stnreg.io.image import check_image_output
+from napari_stnreg.io.points import is_points_file
 
 if TYPE_CHECKING:
+    from napari_stnreg.io.transform_io import TransformStep
     from napari_stnreg.transforms import Transform
 
 
 def apply(
-    transform: Path,
-    moving: Path,
-    /,
-    *,
+    transform: str,
+    *paths: str,
     output: Output,
     reference: Annotated[Path | None, Parameter(alias="-r")] = None,
     interpolation: Literal["nearest", "linear", "cubic"] = "linear",
@@ -30,20 +29,23 @@ def apply(
     inverse: bool = False,
     overwrite: bool = False,
     frame: Frame = None,
+    points_image: Annotated[Path | None, Parameter(group="Reading")] = None,
     placement: Annotated[Placement, AsOptions] = Placement(),  # noqa: B008
 ) -> None:
-    """Warp an image or points by a transform.
+    """Warp an image or points by one transform or several: TRANSFORM [TRANSFORM ...] MOVING.
 
-    Images are warped onto the grid of the reference, every frame and channel. If MOVING is a .csv file of points,
-    the points of the moving side are mapped to the fixed side through the inverse of the transform, and no reference
-    is needed.
+    Images are warped onto the grid of the reference, every frame and channel. If MOVING is a file of points, the points
+    of the moving side are mapped to the fixed side through the inverse, and no reference is needed.
+
+    Several transforms are composed, and MOVING is sampled once. The order is that of antsApplyTransforms -t: the first
+    one begins at the fixed image, the last one ends at MOVING. "[FILE,1]" takes the inverse of a transform.
 
     Parameters
     ----------
     transform
-        A transform, ours or any file that 'convert' reads.
-    moving
-        The image (or .csv file of points) to warp.
+        A transform in any format that 'convert' reads.
+    paths
+        Further transforms, and last the image or the file of points to warp.
     output
         File to write.
     reference
@@ -53,25 +55,29 @@ def apply(
     fill
         Value outside MOVING (default: the value of its border as in 'register'; 0 with nearest).
     inverse
-        Apply the inverse: MOVING is then of the fixed side and the reference of the moving side.
+        Apply the inverse of the whole: MOVING is then of the fixed side and the reference of the moving side.
     overwrite
         Replace the output if it exists.
     frame
         Only this frame of MOVING, counted from 0.
+    points_image
+        Image on which the points of MOVING were placed; files of napari hold its voxels.
     """
-    inputs = (transform, moving, reference)
-    if moving.suffix.lower() == ".csv":
+    if not paths:
+        raise InputError("Give one transform or more, and last the image or the file of points to warp.")
+    from napari_stnreg.io.transform_io import TransformStep
+
+    steps = [TransformStep.parse(one) for one in (transform, *paths[:-1])]
+    moving = Path(paths[-1])
+    inputs = (*(step.path for step in steps), moving, reference, points_image)
+    if is_points_file(moving):
         check_output(output, inputs, overwrite=overwrite)
+        through = _apply_to_points(steps, moving, reference, points_image, output, inverse, placement)
     else:
         check_image_output(output, inputs, overwrite=overwrite)
-    if moving.suffix.lower() == ".csv":
-        through = _apply_to_points(transform, moving, reference, output, inverse)
-    else:
         if reference is None:
             raise InputError("Give -r FIXED, the image on whose grid the result lies.")
-        through = _apply_to_images(
-            transform, moving, reference, output, interpolation, fill, inverse, frame, placement
-        )  # fmt: skip
+        through = _apply_to_images(steps, moving, reference, output, interpolation, fill, inverse, frame, placement)
     print(output)
 
     if (warning := through.warning) is not None:
@@ -79,7 +85,7 @@ def apply(
 
 
 def _apply_to_images(
-    path: Path,
+    steps: list[TransformStep],
     moving: Path,
     reference: Path,
     output: Path,
@@ -93,13 +99,13 @@ def _apply_to_images(
     from napari_stnreg.io.image import read_content
     from napari_stnreg.io.inputs import read_some
     from napari_stnreg.io.series import placed_as, write_series
-    from napari_stnreg.io.transform_io import load_transform
+    from napari_stnreg.io.transform_io import load_composition
     from napari_stnreg.resampling.warp import warp
 
     source, target = read_content(moving), read_content(reference)
     # A file of another program does not say what its coordinates are; the images do.
     fixed, other = (source, target) if inverse else (target, source)
-    transform = load_transform(path, fixed=fixed, moving=other)
+    transform = load_composition(steps, fixed=fixed, moving=other)
     through = transform.inverse() if inverse else transform
     grid = override_grid(target.grid, reference.name, placement.fixed_spacing, placement.fixed_unit)
     if fill is None and interpolation == "nearest":
@@ -119,20 +125,36 @@ def _apply_to_images(
     return through
 
 
-def _apply_to_points(path: Path, points: Path, reference: Path | None, output: Path, inverse: bool) -> Transform:
+def _apply_to_points(
+    steps: list[TransformStep],
+    points: Path,
+    reference: Path | None,
+    points_image: Path | None,
+    output: Path,
+    inverse: bool,
+    placement: Placement,
+) -> Transform:
     """Map points of the moving side to the fixed side, through the inverse; ``inverse`` swaps the sides."""
+    from napari_stnreg.core.units import conversion_factor
     from napari_stnreg.io.image import read_content
-    from napari_stnreg.io.points import read_table, write_table
-    from napari_stnreg.io.transform_io import load_transform
+    from napari_stnreg.io.points import read_points, write_points
+    from napari_stnreg.io.transform_io import load_composition
     from napari_stnreg.resampling.geometry import GeometryTransformer
 
     target = None if reference is None else read_content(reference)
-    fixed, moving = (None, target) if inverse else (target, None)
-    transform = load_transform(path, fixed=fixed, moving=moving)
-    table = read_table(points)
-    columns = table.points(transform.ndim)
+    source = None if points_image is None else read_content(points_image)
+    fixed, moving = (source, target) if inverse else (target, source)
+    transform = load_composition(steps, fixed=fixed, moving=moving)
+    systems = transform.coordinate_systems if inverse else transform.coordinate_systems[::-1]
+    units = (placement.fixed_unit, placement.moving_unit)
+    read_unit, write_unit = units if inverse else units[::-1]
+    read_unit = read_unit or (transform.unit if source is None else source.grid.unit)
+    write_unit = write_unit or (transform.unit if target is None else target.grid.unit)
+    known = read_points(points, transform.ndim, image=source, system=systems[0], unit=read_unit)
     transformer = GeometryTransformer(transform, "fixed" if inverse else "moving")
-    values = table.values.copy()
-    values[:, columns] = transformer.transform_points(values[:, columns])
-    write_table(output, dataclasses.replace(table, values=values))
+    values = transformer.transform_points(known.points * conversion_factor(read_unit, transform.unit))
+    values = values * conversion_factor(transform.unit, write_unit)
+    if known.dialect in ("table", "ants") and source is None:
+        logger.log(PROGRESS, "Points are read in %s and written in %s.", read_unit, write_unit)
+    write_points(output, values, like=known, image=target, system=systems[1], unit=write_unit)
     return transformer.point_transform

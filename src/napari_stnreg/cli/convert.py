@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from napari_stnreg.core.output_guard import check_output
-
 
 def convert(
     input: Path,
@@ -29,9 +27,10 @@ def convert(
     Parameters
     ----------
     input
-        A transform: .safetensors, .tfm, .txt (ITK or elastix), .h5, .mat, .nii, .nii.gz or .zarr.
+        A transform: .safetensors, .tfm, .txt (ITK or elastix), .h5, .mat (ANTs or FSL), .nii.gz, .nrrd or .mha
+        (displacement fields), .lta, .xfm or .zarr.
     output
-        .safetensors, .tfm, .txt, .h5, .nii, .nii.gz or .zarr.
+        .safetensors, .tfm, .txt, .h5, .mat (ANTs), .nii.gz, .nrrd, .mha, TransformParameters*.txt (elastix) or .zarr.
     fixed
         The fixed image. It tells its coordinate system, and the voxels of displacement fields.
     moving
@@ -45,10 +44,11 @@ def convert(
     overwrite
         Replace the output if it exists.
     """
-    check_output(output, (input, fixed, moving), overwrite=overwrite)
     from napari_stnreg.io.image import read_content
     from napari_stnreg.io.safetensors_format import load_transform_file
-    from napari_stnreg.io.transform_io import load_transform, save, transform_ending
+    from napari_stnreg.io.transform_io import check_transform_output, load_transform, save, transform_ending
+
+    check_transform_output(output, (input, fixed, moving), overwrite=overwrite)
 
     fixed_image, moving_image = (None if path is None else read_content(path) for path in (fixed, moving))
     info = None

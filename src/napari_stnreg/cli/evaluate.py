@@ -88,7 +88,12 @@ def evaluate(
     if annotations.moving_mask is not None:
         moving_image = moving_image.replace(mask=read_mask(annotations.moving_mask, moving_image, frame or 0))
     landmarks = read_landmarks(
-        annotations.landmarks, annotations.fixed_landmarks, annotations.moving_landmarks, fixed_image.ndim
+        annotations.landmarks,
+        annotations.fixed_landmarks,
+        annotations.moving_landmarks,
+        fixed_image.ndim,
+        fixed_image=fixed_image,
+        moving_image=moving_image,
     )
     if transform is None and result is None and result_labels is None:
         logger.log(PROGRESS, "Neither --transform nor --result is given; only the state before is scored.")

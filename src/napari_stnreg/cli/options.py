@@ -73,11 +73,13 @@ class Annotations:
         Image that is not zero where the moving image counts.
     landmarks
         CSV file of point pairs with the columns fixed_z,fixed_y,fixed_x,moving_z,moving_y,moving_x (2D without z),
-        or without a header in this order. World coordinates, each in the unit of its image.
+        or without a header in this order, or a landmark file of BigWarp. World coordinates, each in the unit of its
+        image.
     fixed_landmarks
-        CSV file of the fixed points alone, paired by order: columns z,y,x, or a napari Points file.
+        File of the fixed points alone, paired by order: .csv with columns z,y,x (world coordinates), of napari (voxels)
+        or ANTs, .fcsv or .mrk.json of 3D Slicer.
     moving_landmarks
-        CSV file of the moving points alone.
+        File of the moving points alone.
     """
 
     fixed_mask: Annotated[Path | None, Parameter(group="Masks and landmarks")] = None

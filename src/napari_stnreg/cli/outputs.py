@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.output_guard import is_same_path
-from napari_stnreg.io.image import SUPPORTED_SUFFIXES
+from napari_stnreg.core.output_guard import check_output, is_same_path, remove_folder
+from napari_stnreg.io.image import WRITABLE_SUFFIXES
+from napari_stnreg.io.ome_zarr import is_written_image
+
+
+def is_result_folder(path: Path) -> bool:
+    """Return whether ``register`` wrote its results into a folder."""
+    try:
+        report = json.loads((path / "report.json").read_text(encoding="utf-8"))
+        return "outputs" in report and "inputs" in report
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 class ResultFolder:
@@ -35,8 +46,10 @@ class ResultFolder:
         self.path, self._is_new, self._inputs = path, not path.exists(), list(inputs)
         if not self._is_new and not path.is_dir():
             raise InputError(f"'{path}' is a file. Choose a folder for the results.")
-        if not self._is_new and any(path.iterdir()) and not overwrite:
+        is_empty = self._is_new or not any(path.iterdir())
+        if not is_empty and not overwrite:
             raise InputError(f"The folder '{path}' is not empty. Choose another folder, or add --overwrite.")
+        check_output(path, self._inputs, overwrite=True, folder=True, is_ours=is_result_folder)
 
     def __enter__(self) -> ResultFolder:
         try:
@@ -67,9 +80,11 @@ class ResultFolder:
 
     def clear(self, stem: str, patterns: Iterable[str]) -> None:
         """Remove what an earlier run left under a result's name, in any format. Inputs are never removed."""
-        for name in (*(stem + suffix for suffix in SUPPORTED_SUFFIXES), *patterns):
+        for name in (*(stem + suffix for suffix in WRITABLE_SUFFIXES), *patterns):
             for old in self.path.glob(name):
-                if not self._is_input(old):
+                if old.is_dir() and is_written_image(old):
+                    remove_folder(old)
+                elif not self._is_input(old) and not old.is_dir():
                     old.unlink(missing_ok=True)
 
     def _is_input(self, path: Path) -> bool:

@@ -77,7 +77,12 @@ def register(
     folder = ResultFolder(output, list(files.values()), overwrite=overwrite)
     fixed_image, frames = _read_images(fixed, moving, annotations, placement, frame, all_frames, fixed_frame)
     landmarks = read_landmarks(
-        annotations.landmarks, annotations.fixed_landmarks, annotations.moving_landmarks, fixed_image.ndim
+        annotations.landmarks,
+        annotations.fixed_landmarks,
+        annotations.moving_landmarks,
+        fixed_image.ndim,
+        fixed_image=fixed_image,
+        moving_image=frames[0],
     )
     from napari_stnreg.io.transform_io import load_transform
     from napari_stnreg.registration.api import register_steps

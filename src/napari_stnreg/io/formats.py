@@ -53,6 +53,8 @@ class FileFormat:
         Whether a time series can be written to one file.
     opened_by_napari
         Whether napari opens and saves it without a plugin; then the manifest does not name it.
+    detect
+        Function that recognizes the format by its content, if another one has the same suffix.
     """
 
     name: str
@@ -69,6 +71,7 @@ class FileFormat:
     written: tuple[str, ...] = ()
     series: bool = False
     opened_by_napari: bool = False
+    detect: str = ""
 
     @property
     def written_suffixes(self) -> tuple[str, ...]:
@@ -84,6 +87,8 @@ class FileFormat:
         return _function(self.writer)
 
 
+_EXACT = "LPS millimeters between scanner images, x, y, z without a flip between others; exact for linear and B-spline"
+_FIELD = "one displacement field on the grid of the fixed image, vectors and axes in LPS millimeters as ITK reads them"
 _SCANNER = "3D in scanner coordinates (mm), axes turned to (z, y, x) = (superior, anterior, right); 2D in mm as stored"
 
 IMAGE_FORMATS: tuple[FileFormat, ...] = (
@@ -215,3 +220,115 @@ def _function(where: str) -> Callable[..., Any]:
     module, _, name = where.partition(":")
     function: Callable[..., Any] = getattr(import_module(f"napari_stnreg.io.{module}"), name)
     return function
+
+
+TRANSFORM_FORMATS: tuple[FileFormat, ...] = (
+    FileFormat(
+        "napari-stnreg", "transform", (".safetensors",), "safetensors_format:load_transform_file",
+        "transform_io:save", conventions="every family, chains and inverses exactly, with the report of the run",
+        library="safetensors",
+    ),
+    FileFormat(
+        "ITK transform, HDF5 (SimpleITK, ANTs, 3D Slicer)", "transform", (".h5", ".hdf5"), "exchange.itk:read_itk",
+        "exchange.itk:write_itk", conventions=_EXACT, library="SimpleITK, h5py",
+    ),
+    FileFormat(
+        "ITK transform, text", "transform", (".tfm", ".txt"), "exchange.itk:read_itk", "exchange.itk:write_itk",
+        conventions=_EXACT, library="SimpleITK",
+    ),
+    FileFormat(
+        "ANTs affine", "transform", (".mat",), "exchange.itk:read_itk", "exchange.itk:write_itk",
+        conventions="linear transforms in LPS millimeters; deformations cannot be written", library="SimpleITK",
+    ),
+    FileFormat(
+        "elastix parameter file", "transform", (".txt",), "exchange.elastix:read_elastix",
+        "exchange.elastix:write_elastix",
+        conventions="recognized by its content, and written under the name TransformParameters*.txt with the grid of "
+        "the fixed image: affine and B-spline exactly, what it builds upon in files beside it; other families are "
+        "refused", detect="exchange.elastix:is_elastix_file",
+    ),
+    FileFormat(
+        "Displacement field in NIfTI (ANTs, ITK)", "transform", (".nii", ".nii.gz"), "exchange.nifti_field:read_field",
+        "exchange.nifti_field:write_field", conventions=_FIELD, library="nibabel",
+    ),
+    FileFormat(
+        "Grid transform (3D Slicer), deformation field (transformix)", "transform", (".nrrd", ".mha", ".mhd"),
+        "exchange.grid_image:read_grid_image", "exchange.grid_image:write_grid_image", conventions=_FIELD,
+        library="SimpleITK", written=(".nrrd", ".mha"),
+    ),
+    FileFormat(
+        "OME-Zarr 0.6 scene", "transform", (".zarr",), "exchange.ngff:read_ngff", "exchange.ngff:write_ngff",
+        conventions="axes (z, y, x) without a flip; input is the fixed system, output the moving one",
+        library="zarr", is_folder=True,
+    ),
+    FileFormat(
+        "FSL FLIRT", "transform", (".mat",), "exchange.linear_matrix:read_flirt",
+        conventions="4 x 4 numbers as text; maps scaled voxels of the moving (-in) to the fixed (-ref) image, so both "
+        "NIfTI images must be given", library="nitransforms", extra="exchange",
+        detect="exchange.linear_matrix:is_flirt",
+    ),
+    FileFormat(
+        "FreeSurfer LTA", "transform", (".lta",), "exchange.linear_matrix:read_lta",
+        conventions="source is the moving and destination the fixed image; both geometries are in the file",
+        library="nitransforms", extra="exchange",
+    ),
+    FileFormat(
+        "MINC XFM", "transform", (".xfm",), "exchange.linear_matrix:read_xfm",
+        conventions="linear parts and their concatenation; maps the moving (source) to the fixed (target) world in RAS "
+        "millimeters; grid transforms are refused",
+    ),
+)  # fmt: skip
+"""Formats of transforms; where two have a suffix, the one that detects its content is tried first."""
+
+POINT_FORMATS: tuple[FileFormat, ...] = (
+    FileFormat(
+        "CSV and TSV tables", "points", (".csv", ".tsv"), "points:read_points", "points:write_points",
+        conventions="columns z, y, x in any order (world coordinates of the image), or without a header in this order; "
+        "comma, semicolon or tab; decimal comma; names and other columns are kept. Pairs: fixed_z ... moving_x",
+    ),
+    FileFormat(
+        "napari Points", "points", (".csv",), "points:read_points", "points:write_points",
+        conventions="columns index, axis-0, axis-1, ...: the coordinates of the layer's data, so voxels of its image",
+    ),
+    FileFormat(
+        "ANTs points", "points", (".csv",), "points:read_points", "points:write_points",
+        conventions="columns x, y, z, t, ...: LPS millimeters for scanner images, x, y, z without a flip for others",
+    ),
+    FileFormat(
+        "BigWarp landmarks", "points", (".csv",), "points:read_landmark_pairs", "points:write_landmark_pairs",
+        conventions="name, active, moving x, y, z, fixed x, y, z; inactive and unset points are skipped",
+    ),
+    FileFormat(
+        "Slicer fiducials", "points", (".fcsv",), "points:read_points", "points:write_points",
+        conventions="LPS or RAS, as the file says",
+    ),
+    FileFormat(
+        "Slicer markups", "points", (".mrk.json",), "points:read_points", "points:write_points",
+        conventions="LPS or RAS and the unit, as the file says; undefined points are skipped",
+    ),
+)  # fmt: skip
+"""Formats of points and of pairs of landmarks."""
+
+FORMATS = (*IMAGE_FORMATS, *TRANSFORM_FORMATS, *POINT_FORMATS)
+
+
+def transform_format(path: str | os.PathLike[str], *, write: bool = False) -> FileFormat:
+    """Return the format of a transform by its name, and by its content where several formats have the suffix.
+
+    Raises
+    ------
+    InputError
+        If it is none of :data:`TRANSFORM_FORMATS`.
+    """
+    path = Path(path)
+    suffixes = {s for one in TRANSFORM_FORMATS for s in (one.written_suffixes if write else one.suffixes)}
+    suffix = suffix_in(path, suffixes)
+    if suffix is None:
+        raise InputError(f"'{path.name}' has no ending of a transform file; use one of {', '.join(sorted(suffixes))}.")
+    fitting = [one for one in TRANSFORM_FORMATS if suffix in (one.written_suffixes if write else one.suffixes)]
+    if write and suffix == ".txt" and path.name.lower().startswith("transformparameters"):
+        fitting = [one for one in fitting if one.detect]
+    elif not write:
+        detected = [one for one in fitting if one.detect and path.is_file() and _function(one.detect)(path)]
+        fitting = detected or fitting
+    return next((one for one in fitting if not one.detect), fitting[0]) if len(fitting) > 1 else fitting[0]

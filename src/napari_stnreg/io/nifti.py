@@ -223,8 +223,12 @@ def _remember(image: nib.Nifti1Image) -> dict[str, Any]:
 
 
 def _recall(image: Image) -> nib.Nifti1Header | None:
-    """The header of the file that an image came from, if its metadata holds a usable one."""
-    kept = image.metadata.get(KEY)
+    return header_of(image.metadata)
+
+
+def header_of(metadata: Mapping[str, Any]) -> nib.Nifti1Header | None:
+    """Return the header of the file that an image came from, if its metadata holds a usable one."""
+    kept = metadata.get(KEY)
     if not isinstance(kept, Mapping):
         return None
     kind: Any = nib.Nifti2Header if kept.get("version") == 2 else nib.Nifti1Header

@@ -289,9 +289,18 @@ def is_scene(path: Path) -> bool:
 
 def is_written_image(path: Path) -> bool:
     """Return whether :func:`save_ome_zarr` wrote a folder."""
+    return _has_note(path, "image")
+
+
+def is_written_scene(path: Path) -> bool:
+    """Return whether this package wrote the scene of a transform into a folder."""
+    return _has_note(path, "scene")
+
+
+def _has_note(path: Path, name: str) -> bool:
     try:
         found = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
-        return "image" in found["attributes"]["stnreg"]
+        return name in found["attributes"]["stnreg"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

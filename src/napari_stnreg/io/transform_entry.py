@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -193,6 +194,7 @@ class Place:
     name: str
     grid: Grid
     coordinate_system: CoordinateSystem
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_entry(path: str, fixed: Place | None = None, moving: Place | None = None) -> TransformEntry:

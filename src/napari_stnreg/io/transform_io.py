@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from napari_stnreg.core.atomic_io import atomic_path
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.output_guard import check_output
+from napari_stnreg.io.formats import TRANSFORM_FORMATS, suffix_in, transform_format
+from napari_stnreg.io.ome_zarr import is_written_scene
 from napari_stnreg.io.safetensors_format import load_transform_file
 from napari_stnreg.transforms import Transform
 
@@ -16,23 +22,16 @@ if TYPE_CHECKING:
     from napari_stnreg.models.model import Model
 
 ENDING = ".safetensors"
-ITK_ENDINGS = (".tfm", ".txt", ".h5", ".hdf5")
-FIELD_ENDINGS = (".nii.gz", ".nii")
+SAVE_ENDINGS = tuple(dict.fromkeys(s for one in TRANSFORM_FORMATS for s in one.written_suffixes))
+"""Suffixes of the files that transforms can be written to."""
+LOAD_ENDINGS = tuple(dict.fromkeys(s for one in TRANSFORM_FORMATS for s in one.suffixes))
+"""Suffixes of the files that transforms can be read from."""
+
+
 NGFF_ENDING = ".zarr"
-SAVE_ENDINGS = (ENDING, *ITK_ENDINGS, *FIELD_ENDINGS, NGFF_ENDING)
-"""Endings of the files that transforms can be written to."""
-FORMATS = {
-    ".safetensors": "napari-stnreg, every family exactly",
-    ".tfm": "ITK transform, text",
-    ".txt": "ITK transform, text",
-    ".h5": "ITK transform, HDF5",
-    ".nii.gz": "displacement field for ITK and ANTs",
-    ".nii": "displacement field for ITK and ANTs",
-    ".zarr": "OME-Zarr scene",
-}
-"""What a transform can be written as, for a file dialog: ending and what it is."""
-LOAD_ENDINGS = (*SAVE_ENDINGS, ".mat")
-"""Endings of the files that transforms can be read from; ``.txt`` may be ITK's or elastix', ``.mat`` is ANTs'."""
+FLIRT = "exchange.linear_matrix:is_flirt"
+_SCANNER_ENDINGS = (".nii", ".nii.gz", ".lta", ".xfm")
+"""Formats whose coordinates are always those of a scanner."""
 
 
 class TransformResult(Protocol):
@@ -48,9 +47,10 @@ class TransformResult(Protocol):
 def save(what: Transform | TransformResult | Model, path: str | os.PathLike[str], *, grid: Grid | None = None) -> Path:
     """Save a transform, a result's transform together with its report, or a trained model.
 
-    The ending decides: ``.safetensors`` is our own file, which holds every family exactly; ``.tfm``, ``.txt`` and
-    ``.h5`` are ITK's transform files; ``.nii`` and ``.nii.gz`` one displacement field as ITK and ANTs read it;
-    ``.zarr`` an OME-Zarr 0.6 scene.
+    The suffix decides: ``.safetensors`` is our own file, which holds every family exactly; ``.tfm``, ``.txt`` and
+    ``.h5`` are ITK's transform files, ``.mat`` the one of ANTs for linear transforms; ``.nii.gz``, ``.nrrd`` and
+    ``.mha`` hold one displacement field as ITK, ANTs and 3D Slicer read it; ``TransformParameters*.txt`` is a parameter
+    file of elastix; ``.zarr`` an OME-Zarr 0.6 scene.
 
     Parameters
     ----------
@@ -80,7 +80,10 @@ def save(what: Transform | TransformResult | Model, path: str | os.PathLike[str]
     millimeters), every other one as x, y, z with no flip, in its own unit; :attr:`Transform.coordinate_systems`
     says which.
     """
+    images = (getattr(what, "fixed", None), getattr(what, "moving", None))
+    files = [image.metadata.get("path") for image in images if image is not None]
     target = Path(path)
+    check_transform_output(target, [one for one in files if isinstance(one, str)], overwrite=True)
     ending = transform_ending(target, SAVE_ENDINGS)
     transform, report = what, None
     if not isinstance(what, Transform):
@@ -93,7 +96,7 @@ def save(what: Transform | TransformResult | Model, path: str | os.PathLike[str]
     assert isinstance(transform, Transform)
     if ending == ENDING:
         return transform.save(target, report)
-    return _export(transform, target, ending, None if grid is None else grid.with_unit(transform.unit))
+    return _export(transform, target, None if grid is None else grid.with_unit(transform.unit))
 
 
 def load_transform(
@@ -109,9 +112,9 @@ def load_transform(
     Parameters
     ----------
     path
-        Ours (``.safetensors``), ITK's (``.tfm``, ``.txt``, ``.h5``; ``.mat`` of ANTs), a displacement field
-        (``.nii``, ``.nii.gz``), a parameter file of elastix (``.txt``, with those it builds upon), or an OME-Zarr scene
-        (``.zarr``).
+        A file in one of the formats of the page "Supported files", such as ``.safetensors``, ITK's ``.h5`` and
+        ``.tfm``, the ``.mat`` of ANTs or of FSL, a displacement field (``.nii.gz``, ``.nrrd``, ``.mha``), a parameter
+        file of elastix (``.txt``), ``.lta`` of FreeSurfer, ``.xfm`` of MINC, or an OME-Zarr scene (``.zarr``).
     fixed, moving
         The images that it belongs to. A file of another program does not say what its coordinates are; the images do.
     space
@@ -140,23 +143,108 @@ def load_transform(
         return load_transform_file(source)[0]
     if not source.exists():
         raise InputError(f"'{source}' does not exist.")
-    from napari_stnreg.io.exchange import elastix, itk, ngff, nifti_field
     from napari_stnreg.io.exchange.coordinate_convention import CoordinateConvention
 
+    one = transform_format(source)
+    read = one.read_function()
     if ending == NGFF_ENDING:
-        return ngff.read_ngff(source)
-    note, default = "", cast("CoordinateSystem | None", None)
-    if ending in FIELD_ENDINGS:
-        theirs, note = nifti_field.read_field(source)
-        default = "scanner"
-    elif ending == ".txt" and elastix.is_elastix(_head(source)):
-        theirs = elastix.read_elastix(source)
-    else:
-        theirs, note = itk.read_itk(source)
-    frames = CoordinateConvention.told(
-        theirs.ndim, note, fixed=fixed, moving=moving, space=space, unit=unit, default=default
+        scene: Transform = read(source)
+        return scene
+    found = read(source, fixed, moving) if one.detect == FLIRT else read(source)
+    theirs, note = found if isinstance(found, tuple) else (found, "")
+    is_scanner = ending in _SCANNER_ENDINGS or one.detect == FLIRT
+    convention = CoordinateConvention.told(
+        theirs.ndim, note, fixed=fixed, moving=moving, space=space, unit=unit, default="scanner" if is_scanner else None
     )
-    return frames.inward(theirs)
+    return convention.inward(theirs)
+
+
+def check_transform_output(
+    path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str] | None] = (), *, overwrite: bool = False
+) -> Path:
+    """Check the name of a transform that will be written; see :func:`~napari_stnreg.core.output_guard.check_output`."""
+    is_folder = transform_format(path, write=True).is_folder
+    return check_output(path, inputs, overwrite=overwrite, folder=is_folder, is_ours=is_written_scene)
+
+
+@dataclass(frozen=True)
+class TransformStep:
+    """A transform file in a composition.
+
+    Parameters
+    ----------
+    path
+        The file.
+    inverse
+        Whether its inverse is taken.
+    """
+
+    path: Path
+    inverse: bool = False
+
+    @classmethod
+    def parse(cls, text: str | os.PathLike[str]) -> TransformStep:
+        """Read a file name, or ``[FILE,1]`` for its inverse as ANTs writes it; ``[FILE,0]`` is the file itself."""
+        match = re.fullmatch(r"\[\s*(.+?)\s*,\s*([01])\s*\]", os.fspath(text))
+        return cls(Path(match[1]), match[2] == "1") if match else cls(Path(text))
+
+
+def load_composition(
+    steps: Sequence[TransformStep | str | os.PathLike[str]],
+    *,
+    fixed: HasGrid | None = None,
+    moving: HasGrid | None = None,
+    space: CoordinateSystem | None = None,
+    unit: str | None = None,
+) -> Transform:
+    """Load several transforms and compose them.
+
+    Parameters
+    ----------
+    steps
+        Files in the order of ``antsApplyTransforms -t``: the first one begins at the fixed image, the last one ends at
+        the moving image, so points of the fixed image go through the first one first. ``"[FILE,1]"`` is the inverse.
+    fixed, moving
+        The images at the two ends.
+    space, unit
+        As in :func:`load_transform`, for every file.
+
+    Returns
+    -------
+    Transform
+        Fixed world to moving world, in the unit of the first transform.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read, or dimensions, units or coordinate systems of neighbors do not fit together.
+    """
+    from napari_stnreg.transforms import compose
+
+    parts: list[Transform] = []
+    known = [one if isinstance(one, TransformStep) else TransformStep.parse(one) for one in steps]
+    if not known:
+        raise InputError("No transform is given.")
+    for number, one in enumerate(known):
+        ends = (fixed if number == 0 else None, moving if number == len(known) - 1 else None)
+        first, second = ends[::-1] if one.inverse else ends
+        part = load_transform(one.path, fixed=first, moving=second, space=space, unit=unit)
+        part = part.inverse() if one.inverse else part
+        if parts:
+            if part.ndim != parts[0].ndim:
+                raise InputError(
+                    f"'{one.path.name}' is {part.ndim}D and '{known[0].path.name}' {parts[0].ndim}D; they cannot be "
+                    "composed."
+                )
+            part = part.with_unit(parts[0].unit)
+            if part.coordinate_systems[0] != parts[-1].coordinate_systems[1]:
+                raise InputError(
+                    f"'{known[number - 1].path.name}' ends in {parts[-1].coordinate_systems[1]} coordinates and "
+                    f"'{one.path.name}' begins in {part.coordinate_systems[0]} coordinates. Convert one of them first, "
+                    "with the option space."
+                )
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else compose(*parts)
 
 
 def transform_ending(path: str | os.PathLike[str], endings: tuple[str, ...] = LOAD_ENDINGS) -> str:
@@ -167,32 +255,27 @@ def transform_ending(path: str | os.PathLike[str], endings: tuple[str, ...] = LO
     InputError
         If it is none of them.
     """
-    name = Path(path).name.lower()
-    for ending in sorted(endings, key=len, reverse=True):
-        if name.endswith(ending) and name != ending:
-            return ending
-    raise InputError(f"'{Path(path).name}' has no ending of a transform file; use one of {', '.join(endings)}.")
+    suffix = suffix_in(path, endings)
+    if suffix is None:
+        raise InputError(f"'{Path(path).name}' has no ending of a transform file; use one of {', '.join(endings)}.")
+    return suffix
 
 
-def _export(transform: Transform, target: Path, ending: str, grid: Grid | None) -> Path:
-    from napari_stnreg.io.exchange import itk, ngff, nifti_field
+def _export(transform: Transform, target: Path, grid: Grid | None) -> Path:
     from napari_stnreg.io.exchange.coordinate_convention import CoordinateConvention
 
-    if ending == NGFF_ENDING:
-        ngff.write_ngff(transform, target, grid)
+    one = transform_format(target, write=True)
+    write = one.write_function()
+    if one.is_folder:
+        write(transform, target, grid)
         return target
-    frames = CoordinateConvention.of(transform)
-    theirs = frames.outward(transform)
-    domain = None if grid is None else frames.grid_outward(grid)
+    convention = CoordinateConvention.of(transform)
+    theirs = convention.outward(transform)
+    domain = None if grid is None else convention.grid_outward(grid)
+    if one.detect:  # elastix: several files, each written atomically
+        write(theirs, target, domain)
+        return target
+    options = {"millimeters": convention.fixed == "scanner"} if ".nii" in one.suffixes else {}
     with atomic_path(target) as part:
-        if ending in FIELD_ENDINGS:
-            scanner = frames.fixed == "scanner"
-            nifti_field.write_field(theirs, part, frames.note, domain, millimeters=scanner)
-        else:
-            itk.write_itk(theirs, part, frames.note, domain)
+        write(theirs, part, convention.note, domain, **options)
     return target
-
-
-def _head(path: Path) -> str:
-    with path.open("rb") as stream:
-        return stream.read(4000).decode("utf-8", "replace")

@@ -15,6 +15,7 @@ from napari.utils.notifications import show_info
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
+from napari_stnreg.io.formats import transform_format
 from napari_stnreg.io.napari_layers import LayerData
 from napari_stnreg.io.transform_entry import TransformEntry, entry_from_record, read_entry, side_grid, write_entry
 from napari_stnreg.napari_plugin.readers import visible_errors
@@ -48,7 +49,13 @@ def _is_ours(path: Path) -> bool:
         return b'"napari-stnreg"' in head
     if name.endswith((".tfm", ".txt")):
         return head.startswith(b"#Insight Transform File") or b'(Transform "' in head
-    return name.endswith(".mat") and b"fixed" in head and b"Transform" in head
+    if name.endswith(".lta"):
+        return b"type" in head and b"nxforms" in head
+    if name.endswith(".xfm"):
+        return head.lstrip().startswith(b"MNI Transform File")
+    return name.endswith(".mat") and (
+        (b"fixed" in head and b"Transform" in head) or bool(transform_format(path).detect)
+    )
 
 
 def _open(path: Any) -> list[LayerData]:

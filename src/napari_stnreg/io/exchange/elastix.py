@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from napari_stnreg.core.atomic_io import write_text
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.grid import FloatArray
+from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.io.exchange.itk import FILE_UNIT, lattice
 from napari_stnreg.transforms import AffineTransform, BSplineTransform, Transform, chain
 
@@ -25,6 +26,94 @@ _DEEPEST = 32
 def is_elastix(head: str) -> bool:
     """Whether a text begins as elastix' parameter files do."""
     return bool(re.search(r"^\s*\(Transform\s+\"", head, flags=re.MULTILINE))
+
+
+def is_elastix_file(path: Path) -> bool:
+    """Return whether a file begins as a parameter file of elastix does."""
+    try:
+        with path.open("rb") as stream:
+            return is_elastix(stream.read(4000).decode("utf-8", "replace"))
+    except OSError:
+        return False
+
+
+def write_elastix(transform: Transform, path: Path, domain: Grid | None) -> None:
+    """Write a chain of linear transforms and B-splines as parameter files.
+
+    Parameters
+    ----------
+    transform
+        In ITK's coordinates (x, y, z).
+    path
+        The file of the last part; the parts before it go to files beside it, whose names get a number.
+    domain
+        Voxels of the fixed image, on which transformix resamples.
+
+    Raises
+    ------
+    InputError
+        If a part is neither linear nor a B-spline, or the voxels are unknown or sheared.
+    """
+    if domain is None or not domain.is_orthogonal():
+        raise InputError("A parameter file of elastix holds the voxels of the fixed image; give it, without shear.")
+    parts = list(transform.parts)
+    for part in parts:
+        spline = isinstance(part, BSplineTransform) and part.control_grid.is_orthogonal()
+        if part.as_matrix() is None and not spline:
+            raise InputError(
+                f"elastix has no transform like '{part.family}'; linear ones and B-splines can be written. Write a "
+                "displacement field as .mha instead."
+            )
+    before = "NoInitialTransform"
+    for number, part in enumerate(parts):
+        last = number == len(parts) - 1
+        target = path if last else path.with_name(f"{path.stem}.before{number}.txt")
+        write_text(target, _text(part, before, domain))
+        before = target.name
+
+
+def _text(part: Transform, before: str, domain: Grid) -> str:
+    ndim = part.ndim
+    matrix = part.as_matrix()
+    lines: list[tuple[str, object]]
+    if matrix is not None:
+        lines = [("Transform", "AffineTransform")]
+        values = [*matrix[:-1, :-1].ravel(), *matrix[:-1, -1]]
+        own: list[tuple[str, object]] = [("CenterOfRotationPoint", [0.0] * ndim)]
+    else:
+        assert isinstance(part, BSplineTransform)
+        grid = part.control_grid
+        lines = [("Transform", "BSplineTransform")]
+        values = part.coefficients[0].double().numpy().ravel().tolist()
+        size, origin, spacing, direction = _geometry(grid)
+        own = [
+            ("GridSize", size), ("GridIndex", [0] * ndim), ("GridSpacing", spacing), ("GridOrigin", origin),
+            ("GridDirection", direction), ("BSplineTransformSplineOrder", 3), ("UseCyclicTransform", "false"),
+        ]  # fmt: skip
+    size, origin, spacing, direction = _geometry(domain)
+    lines += [
+        ("NumberOfParameters", len(values)), ("TransformParameters", [float(v) for v in values]), *own,
+        ("InitialTransformParameterFileName", before), ("HowToCombineTransforms", "Compose"),
+        ("FixedImageDimension", ndim), ("MovingImageDimension", ndim),
+        ("FixedInternalImagePixelType", "float"), ("MovingInternalImagePixelType", "float"),
+        ("Size", size), ("Index", [0] * ndim), ("Spacing", spacing), ("Origin", origin), ("Direction", direction),
+        ("UseDirectionCosines", "true"), ("ResampleInterpolator", "FinalBSplineInterpolator"),
+        ("FinalBSplineInterpolationOrder", 1), ("Resampler", "DefaultResampler"), ("DefaultPixelValue", 0),
+        ("ResultImageFormat", "mhd"), ("ResultImagePixelType", "float"), ("CompressResultImage", "false"),
+    ]  # fmt: skip
+    return "".join(f"({key} {_words(value)})\n" for key, value in lines)
+
+
+def _geometry(grid: Grid) -> tuple[list[int], list[float], list[float], list[float]]:
+    """Size, origin, spacing and direction (column by column) of a grid in (x, y, z) order."""
+    axes = grid.linear[:, ::-1] / grid.spacing[::-1]
+    return list(grid.shape[::-1]), grid.origin.tolist(), grid.spacing[::-1].tolist(), axes.T.ravel().tolist()
+
+
+def _words(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(_words(one) for one in value)
+    return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
 def read_elastix(path: Path, depth: int = 0) -> Transform:

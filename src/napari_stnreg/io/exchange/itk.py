@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import singledispatch
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
-from napari_stnreg.io.exchange.optional import needs
+from napari_stnreg.io.itk_image import simpleitk
 from napari_stnreg.transforms import (
     AffineTransform,
     BSplineTransform,
@@ -24,11 +23,6 @@ from napari_stnreg.transforms import (
 
 FILE_UNIT = "file"
 _EDGE = 0.5
-
-
-def simpleitk() -> ModuleType:
-    """The library, or a sentence that says how to get it."""
-    return needs("SimpleITK", "ITK transform files")
 
 
 def read_itk(path: Path) -> tuple[Transform, str]:
@@ -55,30 +49,36 @@ def write_itk(transform: Transform, path: Path, note: str, domain: Grid | None) 
     transform
         In (x, y, z).
     path
-        A name ending in ``.tfm``, ``.txt`` or ``.h5``.
+        A name ending in ``.tfm``, ``.txt``, ``.h5`` or ``.mat``; the last one holds linear transforms alone.
     note
         A line to be kept in the file.
     domain
         Where it will be used: what ITK has no family for is sampled on these voxels.
     """
     sitk = simpleitk()
-    theirs = to_itk(transform, domain)
+    is_matlab = path.suffix.lower() == ".mat"
+    matrix = transform.as_matrix()
+    if is_matlab and matrix is None:
+        raise InputError("A .mat file of ANTs holds a linear transform. Write .h5, or a displacement field as .nii.gz.")
+    theirs = _affine_to_itk(matrix) if is_matlab and matrix is not None else to_itk(transform, domain)
     try:
         sitk.WriteTransform(theirs, str(path))
     except RuntimeError as error:
         raise InputError(f"'{path.name}' could not be written as an ITK transform file.") from error
     if path.suffix.lower() in (".h5", ".hdf5"):
-        h5py = needs("h5py", "HDF5 transform files")
+        import h5py
+
         with h5py.File(path, "a") as stream:
             stream.attrs["napari-stnreg"] = note
-    else:
+    elif not is_matlab:
         head, rest = path.read_text(encoding="utf-8").split("\n", 1)
         path.write_text(f"{head}\n# {note}\n{rest}", encoding="utf-8")
 
 
 def _note_in(path: Path) -> str:
     if path.suffix.lower() in (".h5", ".hdf5"):
-        h5py = needs("h5py", "HDF5 transform files")
+        import h5py
+
         with h5py.File(path, "r") as stream:
             return str(stream.attrs.get("napari-stnreg", ""))
     with path.open("rb") as stream:
@@ -154,6 +154,11 @@ def _bspline_to_itk(part: BSplineTransform) -> Any:
 
 
 def _field_to_itk(part: DisplacementTransform) -> Any:
+    return simpleitk().DisplacementFieldTransform(field_to_itk(part))
+
+
+def field_to_itk(part: DisplacementTransform) -> Any:
+    """Convert a displacement field to a vector image of SimpleITK."""
     sitk = simpleitk()
     vectors = np.ascontiguousarray(np.moveaxis(part.field[0].double().numpy(), 0, -1))
     picture = sitk.GetImageFromArray(vectors, isVector=True)
@@ -161,7 +166,7 @@ def _field_to_itk(part: DisplacementTransform) -> Any:
     picture.SetOrigin(part.grid.origin.tolist())
     picture.SetSpacing(part.grid.spacing[::-1].tolist())
     picture.SetDirection((axes / part.grid.spacing[::-1]).ravel().tolist())
-    return sitk.DisplacementFieldTransform(picture)
+    return picture
 
 
 def _outline(grid: Grid) -> FloatArray:
@@ -215,7 +220,7 @@ def from_itk(theirs: Any, name: str = "the transform") -> Transform:
             raise InputError(f"'{name}' holds a B-spline of order {theirs.GetOrder()}; only cubic ones can be read.")
         return _bspline_from_itk(theirs)
     if isinstance(theirs, sitk.DisplacementFieldTransform):
-        return _field_from_itk(theirs.GetDisplacementField())
+        return field_from_itk(theirs.GetDisplacementField())
     raise InputError(
         f"'{name}' holds a transform of type {kind}, which cannot be read; turn it into a displacement field with the "
         "program that made it."
@@ -245,7 +250,8 @@ def _bspline_from_itk(theirs: Any) -> BSplineTransform:
     return BSplineTransform(torch.from_numpy(values), grid)
 
 
-def _field_from_itk(picture: Any) -> DisplacementTransform:
+def field_from_itk(picture: Any) -> DisplacementTransform:
+    """Convert a vector image of SimpleITK to a displacement field."""
     vectors = simpleitk().GetArrayFromImage(picture)
     ndim = picture.GetDimension()
     direction = np.array(picture.GetDirection()).reshape(ndim, ndim)

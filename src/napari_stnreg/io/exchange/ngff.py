@@ -11,6 +11,7 @@ on an oblique grid is therefore wrapped between two affines and lives in voxels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ import torch
 from napari_stnreg.core.atomic_io import atomic_folder
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.core.output_guard import check_output
 from napari_stnreg.core.units import canonical
-from napari_stnreg.io.exchange.optional import needs
+from napari_stnreg.io.ome_zarr import is_written_scene
 from napari_stnreg.transforms import (
     AffineTransform,
     DisplacementTransform,
@@ -52,9 +54,8 @@ def write_ngff(transform: Transform, path: Path, domain: Grid | None = None) -> 
     domain
         Voxels of the fixed world on which families without a grid are sampled.
     """
-    zarr = needs("zarr", "OME-Zarr transforms")
-    if path.exists() and not (path / "zarr.json").is_file():
-        raise InputError(f"'{path.name}' is there already and is no Zarr group; name another.")
+    zarr: Any = import_module("zarr")
+    check_output(path, overwrite=True, folder=True, is_ours=is_written_scene)
     with atomic_folder(path) as part:
         root = zarr.open_group(str(part), mode="w", zarr_format=3)
         steps: list[dict[str, Any]] = []
@@ -65,7 +66,7 @@ def write_ngff(transform: Transform, path: Path, domain: Grid | None = None) -> 
         axes = _axes(transform.ndim, transform.unit)
         systems = [{"name": name, "axes": axes} for name in (FIXED, MOVING)]
         scene = {"coordinateSystems": systems, "coordinateTransformations": [whole]}
-        root.attrs["ome"] = {"version": VERSION, "scene": scene}
+        root.attrs.update({"ome": {"version": VERSION, "scene": scene}, "stnreg": {"scene": {}}})
 
 
 def _axes(ndim: int, unit: str) -> list[dict[str, Any]]:
@@ -132,7 +133,7 @@ def read_ngff(path: Path) -> Transform:
     InputError
         If there is no such scene, it holds several transformations, or one that cannot be read.
     """
-    zarr = needs("zarr", "OME-Zarr transforms")
+    zarr: Any = import_module("zarr")
     if not path.is_dir():
         raise InputError(f"'{path}' is no folder; an OME-Zarr transform is one.")
     try:

@@ -31,9 +31,10 @@ def file_to_save(parent: QWidget, entry: TransformEntry) -> str | None:
 
 def file_filters(endings: tuple[str, ...], *, all_first: bool = False) -> str:
     """Return the formats of transform files as filters of Qt's file dialogs."""
-    from napari_stnreg.io.transform_io import FORMATS
+    from napari_stnreg.io.formats import TRANSFORM_FORMATS
 
-    entries = [f"{FORMATS.get(ending, 'ITK transform of ANTs')} (*{ending})" for ending in endings]
+    names = {suffix: one.name for one in reversed(TRANSFORM_FORMATS) for suffix in one.suffixes}
+    entries = [f"{names[ending]} (*{ending})" for ending in endings]
     if all_first:
         entries.insert(0, f"Transforms ({' '.join(f'*{ending}' for ending in endings)})")
     return ";;".join(entries)

@@ -9,7 +9,8 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.grid import CoordinateSystem, Grid
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.image import coordinate_system_of
 from napari_stnreg.io.transform_entry import Place, TransformEntry
 from napari_stnreg.widgets.common.layer_io import layer_source
 from napari_stnreg.widgets.common.result_layers import make_layer
@@ -81,8 +82,8 @@ def place_of(layer: Layer | None, viewer: Viewer) -> Place | None:
     """Return the place of a layer, for a file that does not name its images."""
     if layer is None:
         return None
-    space: CoordinateSystem = "scanner" if "nifti" in layer.metadata else "world"
-    return Place(layer.name, voxels_of(layer, viewer), space)
+    space = coordinate_system_of(layer.metadata)
+    return Place(layer.name, voxels_of(layer, viewer), space, dict(layer.metadata))
 
 
 def what_apply_does(entry: TransformEntry | None, layer: Layer | None, side: Side) -> str:
