@@ -352,7 +352,12 @@ def _variances(links: _Links, transforms: list[SectionTransform], waves: CosineB
     chain: list[FloatArray | None] = [None] * (len(transforms) - 1)
     for k in np.flatnonzero(links.lag == 1):
         chain[int(links.gap[k])] = links.shift[k][:, *inside]
-    found = CosineBands(seen[inside].shape, waves.side).variances(chain, spread)
+    closures = []
+    for k in np.flatnonzero(links.lag == 2):
+        first, second = chain[links.gap[k] : links.gap[k] + 2]
+        if first is not None and second is not None:
+            closures.append(first + second - links.shift[k][:, *inside])
+    found = CosineBands(seen[inside].shape, waves.side).variances(chain, spread, closures)
     return found + [found[-1]] * (waves.count - len(found))
 
 

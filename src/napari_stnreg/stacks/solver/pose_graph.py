@@ -18,7 +18,6 @@ from napari_stnreg.stacks.matching.coarse import CoarseMatch
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solver.elastic import PARAMETERS as SOLVER_PARAMETERS
 from napari_stnreg.stacks.solver.elastic import TREND_WEIGHT, Pair
-from napari_stnreg.stacks.solver.variance_components import PARAMETERS as VARIANCE_PARAMETERS
 from napari_stnreg.stacks.solver.variance_components import estimate_variance_components, segments
 
 
@@ -87,11 +86,11 @@ def solve_poses(
     radius = float(np.hypot(*shapes[root])) / 4
     if not keep:
         poses = _choose_frame(poses, sorted(known), root, center, radius)
-    position_weight = (
-        settings.position_weight * TREND_WEIGHT[settings.trend] * _position_weight(confident, shapes, radius)
+    position_weights = (
+        settings.position_weight * TREND_WEIGHT[settings.trend] * _position_weights(confident, shapes, radius)
     )
     for _ in range(PARAMETERS.iterations):
-        poses = _refine_poses(poses, known, confident, keep, settings.motion, position_weight, center, radius)
+        poses = _refine_poses(poses, known, confident, keep, settings.motion, position_weights, center, radius)
     return _interpolate_missing(poses, known | set(keep))
 
 
@@ -166,29 +165,37 @@ def _distance_from_recorded(pose: FloatArray, center: FloatArray, radius: float)
     return float(np.linalg.norm(_to_parameters(pose, center, radius)[:3]))
 
 
-def _position_weight(matches: Mapping[Pair, CoarseMatch], shapes: Sequence[tuple[int, int]], radius: float) -> float:
-    moved: dict[int, tuple[int, FloatArray]] = {}
-    for (a, b), match in sorted(matches.items(), reverse=True):
+def _position_weights(
+    matches: Mapping[Pair, CoarseMatch], shapes: Sequence[tuple[int, int]], radius: float
+) -> FloatArray:
+    """Return the weights ``(6,)`` of the recorded position, rotation and shape, relative to that of a match.
+
+    They are the ratios of the variances of residual and trend to that of the jitter, for shifts and for rotations.
+    """
+    chains: list[list[FloatArray | None]] = [[None] * (len(shapes) - 1), [None] * (len(shapes) - 1)]
+    for (a, b), match in matches.items():
+        if b != a + 1:
+            continue
         center = np.array([*(np.asarray(shapes[a], dtype=np.float64) - 1) / 2, 1.0])
-        shift = match.matrix[:2] @ center - (np.asarray(shapes[b], dtype=np.float64) - 1) / 2
         rotation = math.atan2(match.matrix[1, 0] - match.matrix[0, 1], match.matrix[0, 0] + match.matrix[1, 1])
-        moved[a] = b, np.array([*shift, rotation * radius])
-    if not moved:
-        return 1.0
-    # one section far off must not lower the weight for the whole stack
-    limit = 4 * float(np.median([np.abs(m).max() for _, m in moved.values()])) + 1e-9
-    chain: list[FloatArray | None] = []
-    for a in range(max(moved) + 1):
-        b, shift = moved.get(a, (-1, np.zeros(3)))
-        near = b == a + 1 and np.abs(shift).max() < SOLVER_PARAMETERS.max_offset_fraction * max(shapes[a])
-        chain.append(np.clip(shift, -limit, limit) if near else None)
-    runs = [np.stack(run) for run in segments(chain)]
-    found = estimate_variance_components(
-        [(run @ run.T, 3) for run in runs],
-        (SOLVER_PARAMETERS.min_change_fraction * max(shapes[0])) ** 2,
-        VARIANCE_PARAMETERS.expected_shift,
-    )
-    return (found.trend + found.residual) / found.jitter
+        chains[0][a] = match.matrix[:2] @ center - (np.asarray(shapes[b], dtype=np.float64) - 1) / 2
+        chains[1][a] = np.array([rotation * radius])
+    weights = []
+    for chain in chains:
+        found = [one for one in chain if one is not None]
+        if not found:
+            weights.append(1.0)
+            continue
+        # one section far off must not lower the weight for the whole stack
+        limit = 4 * float(np.median([np.abs(one).max() for one in found])) + 1e-9
+        runs = [np.stack(run) for run in segments([None if d is None else np.clip(d, -limit, limit) for d in chain])]
+        variances = estimate_variance_components(
+            [(run @ run.T, run.shape[1]) for run in runs],
+            (SOLVER_PARAMETERS.min_change_fraction * max(shapes[0])) ** 2,
+            (SOLVER_PARAMETERS.min_residual_fraction * max(shapes[0])) ** 2,
+        )
+        weights.append((variances.trend + variances.residual) / variances.jitter)
+    return np.array([weights[0]] * 2 + [weights[1]] * 4)
 
 
 def _to_parameters(matrix: FloatArray, center: FloatArray, radius: float) -> FloatArray:
@@ -219,7 +226,7 @@ def _refine_poses(
     matches: Mapping[Pair, CoarseMatch],
     fixed: Mapping[int, FloatArray],
     motion: str,
-    position_weight: float,
+    position_weights: FloatArray,
     center: FloatArray,
     radius: float,
 ) -> list[FloatArray]:
@@ -243,10 +250,7 @@ def _refine_poses(
         prior[:, 2] = radius * (np.angle(common) + np.angle(rotations / common))
     recorded_distance = np.linalg.norm(prior[:, :3], axis=1)
     max_distance = 3 * float(np.median(recorded_distance[sorted(known)])) + 1e-6
-    prior_weight = (
-        np.where(recorded_distance > max_distance, max_distance / np.maximum(recorded_distance, 1e-12), 1.0)
-        * position_weight
-    )
+    prior_weight = np.where(recorded_distance > max_distance, max_distance / np.maximum(recorded_distance, 1e-12), 1.0)
     prior_weight[recorded_distance > SOLVER_PARAMETERS.max_offset_fraction * 2 * float(center.max())] = 0.0
     match_weight = np.array([matches[p].confidence / (p[1] - p[0]) for p in pairs])
     near = match_weight[[b - a == 1 for a, b in pairs]] if pairs else match_weight
@@ -265,7 +269,7 @@ def _refine_poses(
                 pairs,
                 match_weight * robust,
                 target[:, k],
-                prior_fraction * prior_weight * has_prior,
+                prior_fraction * position_weights[k] * prior_weight * has_prior,
                 prior[:, k],
                 free,
                 bool(fixed),

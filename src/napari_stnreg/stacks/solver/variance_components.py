@@ -5,6 +5,9 @@ in every section, so that it steps back in the next gap. The trend ``c`` (obliqu
 sections. The residual ``e`` (change of the tissue, matching errors) is independent in every gap. Their variances follow
 from the covariance of the differences along the stack.
 
+The residual of a short stack does not follow from this covariance alone. Its scale comes from loop closure:
+a match over two gaps must equal the sum of the two matches over single gaps, wherever the sections were recorded.
+
 Long waves across a section have other variances than short ones. The vectors of the lattice are therefore split into
 bands of cosine waves, and the variances are estimated for each band.
 """
@@ -30,12 +33,18 @@ class VarianceParameters:
     ----------
     trend_correlation
         Correlation of the trend in one gap with that in the next; 0.9 corresponds to about ten sections.
-    expected
-        Expected fractions of the variance of the differences: jitter, trend, residual.
-    expected_shift
-        The same for whole sections, which are matched to a pixel and are off by many.
+    expected_jitter
+        Expected variance of the jitter, relative to that of the differences.
+    expected_trend
+        Expected variance of the trend, relative to the expected variance of the residual.
+    expected_residual
+        Expected variance of the residual, relative to that of the differences, where no loop closes.
     log_sd
-        Standard deviation of the logarithms of the variances.
+        Standard deviation of the logarithms of the variances of jitter and trend.
+    residual_log_sd
+        Standard deviation of the logarithm of the variance of the residual.
+    max_closure_ratio
+        A loop that closes worse than this multiple of the median counts as one that closes by this multiple.
     min_jitter_fraction
         Lower limit of the variance of the jitter, relative to that of the residual.
     max_segment
@@ -45,9 +54,12 @@ class VarianceParameters:
     """
 
     trend_correlation: float = 0.9
-    expected: tuple[float, float, float] = (0.3, 0.05, 0.15)
-    expected_shift: tuple[float, float, float] = (0.44, 0.05, 0.05)
+    expected_jitter: float = 0.3
+    expected_trend: float = 0.33
+    expected_residual: float = 0.15
     log_sd: float = 1.5
+    residual_log_sd: float = 0.7
+    max_closure_ratio: float = 4.0
     min_jitter_fraction: float = 1e-3
     max_segment: int = 48
     band_edges: tuple[float, ...] = (1.5, 2.5, 3.5, 5.5, 8.5)
@@ -68,7 +80,7 @@ class VarianceComponents:
 
 
 def estimate_variance_components(
-    runs: Sequence[tuple[FloatArray, int]], spread: float, expected: tuple[float, float, float] = PARAMETERS.expected
+    runs: Sequence[tuple[FloatArray, int]], spread: float, residual: float | None = None
 ) -> VarianceComponents:
     """Estimate the variances by maximum a posteriori from the differences between neighbors.
 
@@ -79,38 +91,52 @@ def estimate_variance_components(
         of values (waves, directions) that were summed.
     spread
         Lower limit of the variance of the residual, square pixels.
-    expected
-        Expected fractions of the variance: jitter, trend, residual.
+    residual
+        Expected variance of the residual, by :func:`residual_from_closures`; if not given, a fraction of the variance
+        of the differences.
 
     Notes
     -----
     The differences are normal with the covariance ``S A + C R + E I``: ``A`` has 2 on its diagonal and -1 beside it,
-    ``R`` has ``r^|i - j|``. A weak prior (``expected``) decides where a short stack does not.
+    ``R`` has ``r^|i - j|``. A prior on the logarithms of the variances decides where a short stack does not.
     """
     total = sum(float(np.trace(products)) for products, _ in runs)
     count = sum(len(products) * number for products, number in runs)
     if total <= 0 or not count:
-        return VarianceComponents(expected[0], 0.0, expected[2] + spread)
+        return VarianceComponents(PARAMETERS.expected_jitter, 0.0, PARAMETERS.expected_residual + spread)
     mean = total / count
+    own = max(PARAMETERS.expected_residual * mean if residual is None else residual, spread)
+    expected = np.log([PARAMETERS.expected_jitter * mean, PARAMETERS.expected_trend * own, own])
+    sd = np.array([PARAMETERS.log_sd, PARAMETERS.log_sd, PARAMETERS.residual_log_sd])
     parts = [np.stack(_covariances(len(products))) for products, _ in runs]
 
     def cost(logs: FloatArray) -> float:
-        jitter, trend, residual = np.exp(logs) * mean
-        value = float((((logs - np.log(expected)) / PARAMETERS.log_sd) ** 2).sum())
+        jitter, trend, rest = np.exp(logs)
+        value = float((((logs - expected) / sd) ** 2).sum())
         for (products, number), part in zip(runs, parts, strict=True):
-            covariance = np.tensordot([jitter, trend, residual + spread], part, axes=1)
+            covariance = np.tensordot([jitter, trend, rest + spread], part, axes=1)
             lower = np.linalg.cholesky(covariance)
             half = solve_triangular(lower, products, lower=True, check_finite=False)
             white = solve_triangular(lower, half.T, lower=True, check_finite=False)
             value += 2 * number * float(np.log(np.diag(lower)).sum()) + float(np.trace(white))
         return value
 
-    best = minimize(cost, np.log(expected), method="L-BFGS-B", bounds=[(-12.0, 2.0)] * 3)
-    jitter, trend, residual = np.exp(best.x) * mean
-    residual += spread
-    return VarianceComponents(
-        max(float(jitter), PARAMETERS.min_jitter_fraction * float(residual)), float(trend), float(residual)
-    )
+    low = np.log(1e-6 * min(mean, own))
+    best = minimize(cost, expected, method="L-BFGS-B", bounds=[(low, np.log(10 * max(mean, own)))] * 3)
+    jitter, trend, rest = np.exp(best.x)
+    rest += spread
+    return VarianceComponents(max(float(jitter), PARAMETERS.min_jitter_fraction * float(rest)), float(trend), rest)
+
+
+def residual_from_closures(closures: FloatArray) -> float:
+    """Estimate the variance of the residual of one gap from the loop closures ``(loops, values)``.
+
+    A loop is made of two matches over one gap and one over both. The latter has twice the variance of a single gap, as
+    its weight in the solve assumes, so a closure has four times that variance.
+    """
+    squares = (closures**2).mean(axis=1)
+    limit = PARAMETERS.max_closure_ratio * float(np.median(squares))
+    return float(np.minimum(squares, limit).mean()) / 4
 
 
 def _covariances(gaps: int) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -164,7 +190,9 @@ class CosineBands:
         """The inverse, and the adjoint, of :meth:`forward`, for vectors of a shape."""
         return np.asarray((amplitudes @ self.basis.T).reshape(shape))
 
-    def variances(self, chain: Sequence[FloatArray | None], spread: float) -> list[VarianceComponents]:
+    def variances(
+        self, chain: Sequence[FloatArray | None], spread: float, closures: Sequence[FloatArray] = ()
+    ) -> list[VarianceComponents]:
         """Estimate the variance components of each band, per wave.
 
         Parameters
@@ -173,17 +201,19 @@ class CosineBands:
             For each section, the difference of the vectors of the next one, ``(2, gy, gx)``, or ``None``.
         spread
             Lower limit of the variance of the residual, square pixels.
+        closures
+            Sums of two successive differences minus the match over both gaps, ``(2, gy, gx)`` each.
         """
         runs = [self.forward(np.stack(run)) for run in segments(chain)]
+        loops = self.forward(np.stack(closures)) if len(closures) else None
         found = []
         for k in range(self.count):
             chosen = [run[..., self.band == k].reshape(len(run), -1) for run in runs]
+            residual = None
+            if loops is not None and (self.band == k).any():
+                residual = residual_from_closures(loops[..., self.band == k].reshape(len(loops), -1))
             found.append(
-                estimate_variance_components(
-                    [(one @ one.T, one.shape[1]) for one in chosen],
-                    spread,
-                    PARAMETERS.expected_shift if k == 0 else PARAMETERS.expected,
-                )
+                estimate_variance_components([(one @ one.T, one.shape[1]) for one in chosen], spread, residual)
             )
         return found
 
