@@ -14,6 +14,7 @@ from napari_stnreg.stacks.solver.variance_components import (
     CosineBands,
     ar1_precision,
     estimate_variance_components,
+    residual_from_closures,
     segments,
 )
 
@@ -139,3 +140,31 @@ def test_few_sections_with_large_shifts_are_aligned(reference):
     assert jumps.max() < 6.0, jumps  # about 26 as recorded
     if reference is not None:
         np.testing.assert_allclose(found[3], np.eye(3), atol=1e-9)
+
+
+def test_residual_variance_follows_from_loop_closure():
+    rng = np.random.default_rng(4)
+    single, double = rng.normal(0, 2.0, (41, 50)), rng.normal(0, 2.0 * np.sqrt(2), (40, 50))
+    closures = single[:-1] + single[1:] - double
+    assert residual_from_closures(closures) == pytest.approx(4.0, rel=0.1)
+    closures[7] += 300.0  # one wrong match
+    assert residual_from_closures(closures) == pytest.approx(4.0, rel=0.25)
+
+
+@pytest.mark.parametrize("largest", [10, 50])
+def test_result_does_not_depend_on_how_badly_sections_lie(largest):
+    transforms, matches, own = shaken(16, seed=1, steady=(0.3, -0.2), rest=0.1)
+    shifts = np.random.default_rng(2).integers(-largest, largest + 1, (16, 2))
+    shifts = (shifts - shifts.mean(axis=0))[:, :, None, None]
+    moved = {
+        (a, b): FineMatch(one.shift + shifts[b] - shifts[a], one.weight, one.score, one.overlap)
+        for (a, b), one in matches.items()
+    }
+    plain, shifted = (
+        np.stack([one.vectors[0] for one in solve_elastic(transforms, found, StackSettings())])
+        for found in (matches, moved)
+    )
+    change = shifted - shifts - plain
+    change -= change.mean(axis=(0, 2, 3), keepdims=True)  # one motion of the whole stack
+    assert np.linalg.norm(change, axis=1).mean() < 0.3
+    assert rms(np.diff(plain - own, axis=0)) < 0.2 * rms(np.diff(own, axis=0))

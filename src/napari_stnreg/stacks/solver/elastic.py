@@ -8,12 +8,13 @@ their variance components: jitter of single sections is removed, a trend over se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_matrix
+from scipy.sparse import block_diag, csr_matrix, diags
+from scipy.sparse.linalg import splu
 
 from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.stacks.matching.fine import FineMatch
@@ -22,7 +23,6 @@ from napari_stnreg.stacks.section_transform import SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solver.landmark_constraints import LandmarkConstraints, Landmarks
 from napari_stnreg.stacks.solver.variance_components import (
-    AR1_DIAGONAL,
     CosineBands,
     VarianceComponents,
     ar1_precision,
@@ -142,15 +142,13 @@ def solve_elastic(
     state = np.concatenate([vectors + base, np.zeros((len(transforms) - 1, 2, *shape))])
     free = np.concatenate([~is_fixed, np.ones(len(transforms) - 1, dtype=bool)])
     # The prior is weak at first, so that matches are judged by each other and not by the tension of the prior.
-    hold = np.full((first[-1], 1, 1, 1), PARAMETERS.initial_prior_fraction)
+    hold = np.full((first[-1], 1, prior.waves.basis.shape[1]), PARAMETERS.initial_prior_fraction)
     for _ in range(PARAMETERS.reweightings):
         state = _conjugate_gradients(
             state, free, replace(links, weight=links.weight * robust), constraints, prior, hold
         )
-        # a section that is off by much more than most has a weaker prior
         vectors = state[: first[-1]]
-        size = np.sqrt(((vectors - prior.home(vectors, hold)) ** 2).mean(axis=(1, 2, 3), keepdims=True))
-        hold = 1.0 / (1.0 + (size / (3.0 * float(np.median(size)) + 1e-6)) ** 2)
+        hold = prior.relax(vectors, hold)
         off = np.sqrt(((links.seen(state) - links.shift) ** 2).sum(axis=1, keepdims=True))
         seen = links.weight[:, :1] + links.weight[:, 2:] > 0.5
         scale = least + (1.5 * float(np.median(off[seen])) if seen.any() else 0.0)
@@ -180,12 +178,16 @@ def recorded_displacement(there: SectionTransform) -> FloatArray:
 def _reference_displacement(transforms: list[SectionTransform], reference_offset: FloatArray | None) -> FloatArray:
     """Return :func:`recorded_displacement` of all fragments, relative to ``reference_offset`` or else to the median.
 
-    Outliers are reset to zero, the median offset.
+    Outliers are reset to zero, the median offset: their shift alone, if only that is an outlier.
     """
     base = np.concatenate([recorded_displacement(m) for m in transforms])
     base = base - (np.median(base, axis=0) if reference_offset is None else reference_offset)
-    base[np.sqrt((base**2).mean(axis=(1, 2, 3))) > PARAMETERS.max_offset_fraction * max(transforms[0].shape)] = 0.0
-    return base
+    shift = base.mean(axis=(2, 3), keepdims=True)
+    rest = base - shift
+    for part in (shift, rest):
+        size = np.sqrt((part**2).sum(axis=1).mean(axis=(1, 2)))
+        part[size > PARAMETERS.max_offset_fraction * max(transforms[0].shape)] = 0.0
+    return np.asarray(shift + rest)
 
 
 @dataclass(frozen=True)
@@ -225,10 +227,10 @@ class _Links:
         flat = np.stack([y, x], axis=1).reshape(len(gaps), -1)
         return np.asarray(self.matrix.T @ flat).reshape(-1, *gaps.shape[1:])
 
-    def diagonal(self) -> FloatArray:
-        """The diagonal of ``forces(seen(.))``, ``(N, 2, gy, gx)``."""
-        flat = self.weight[:, [0, 2]].reshape(len(self.weight), -1)
-        return np.asarray(abs(self.matrix).T @ flat).reshape(-1, *self.shift.shape[1:])
+    def mean_normal_matrix(self) -> csr_matrix:
+        """Matrix ``(unknowns, unknowns)`` of ``forces(seen(.))`` if all control points had the mean weight."""
+        weight = self.weight[:, [0, 2]].mean(axis=(1, 2, 3))
+        return csr_matrix(self.matrix.T @ self.matrix.multiply(weight[:, None]))
 
 
 def _links(matches: Mapping[Pair, FineMatch], first: Index, shape: tuple[int, int]) -> _Links:
@@ -287,16 +289,30 @@ class _Prior:
     n_fragments: int
     floating: bool
 
-    def home(self, own: FloatArray, hold: FloatArray) -> FloatArray | float:
-        """Center of the position prior, ``(2, gy, gx)``, for the vectors of the sections."""
-        return (hold * own).sum(axis=0) / hold.sum() if self.floating else 0.0
+    def home(self, amplitudes: FloatArray, hold: FloatArray) -> FloatArray | float:
+        """Center of the position prior for the amplitudes ``(fragments, 2, gy * gx)`` of the waves."""
+        return (hold * amplitudes).sum(axis=0) / hold.sum(axis=0) if self.floating else 0.0
+
+    def relax(self, vectors: FloatArray, hold: FloatArray) -> FloatArray:
+        """Return factors ``(fragments, 1, gy * gx)`` of the position prior: less for fragments off by more than most.
+
+        The shift is judged apart from the rest, so that a shifted section keeps the prior of its shape.
+        """
+        amplitudes = self.waves.forward(vectors)
+        away = (amplitudes - self.home(amplitudes, hold)) ** 2
+        relaxed = np.empty_like(hold)
+        for band in (self.waves.band == 0, self.waves.band > 0):
+            size = np.sqrt(away[..., band].sum(axis=(1, 2)) / away[0, 0].size)
+            relaxed[..., band] = (1.0 / (1.0 + (size / (3.0 * float(np.median(size)) + 1e-6)) ** 2))[:, None, None]
+        return relaxed
 
     def forces(self, state: FloatArray, hold: FloatArray) -> FloatArray:
-        """Gradient of the priors; ``hold`` ``(fragments, 1, 1, 1)`` scales the position prior."""
+        """Gradient of the priors; ``hold`` ``(fragments, 1, gy * gx)`` scales the position prior."""
         out = np.empty_like(state)
         u, c = state[: self.n_fragments], state[self.n_fragments :]
-        out[: self.n_fragments] = hold * self.waves.back(
-            self.jitter * self.waves.forward(u - self.home(u, hold)), u.shape
+        amplitudes = self.waves.forward(u)
+        out[: self.n_fragments] = self.waves.back(
+            hold * self.jitter * (amplitudes - self.home(amplitudes, hold)), u.shape
         )
         flat = u.reshape(*u.shape[:2], -1)
         out[: self.n_fragments] += (flat @ self.stiffness).reshape(u.shape)
@@ -308,12 +324,14 @@ class _Prior:
         out[self.n_fragments :] = self.waves.back(self.trend * self.waves.forward(ar1_precision(c)), c.shape)
         return out
 
-    def diagonal(self, size: int, hold: FloatArray) -> FloatArray:
-        """Approximate diagonal of :meth:`forces`, ``(size, 1, 1, 1)``."""
-        own = hold * float(self.jitter.mean()) + float(np.diag(self.stiffness).mean())
-        return np.concatenate(
-            [own, np.full((size - self.n_fragments, 1, 1, 1), float(self.trend.mean()) * AR1_DIAGONAL)]
-        )
+    def band_matrix(self, band: int, hold: FloatArray, gaps: int) -> csr_matrix:
+        """Matrix of the priors of one wave of a band, for all sections and all gaps."""
+        waves = np.flatnonzero(self.waves.band == band)
+        bending = float(np.einsum("ij,ik,kj->j", self.waves.basis[:, waves], self.stiffness,
+                                  self.waves.basis[:, waves]).mean())  # fmt: skip
+        position = hold[:, 0, waves].mean(axis=1) * self.jitter[waves[0]] + bending
+        trend = self.trend[waves[0]] * ar1_precision(np.eye(gaps)) if gaps else np.zeros((0, 0))
+        return csr_matrix(block_diag([diags(position), csr_matrix(trend)]))
 
 
 def _prior(
@@ -330,10 +348,10 @@ def _prior(
         * settings.position_weight
         * loose
     )
-    trend = (
-        np.array([v.residual / max(v.trend, PARAMETERS.min_trend_fraction * v.residual) for v in found])[waves.band]
-        / loose
-    )
+    trend = np.array([v.residual / max(v.trend, PARAMETERS.min_trend_fraction * v.residual) for v in found])[waves.band]
+    # The trend of a linear band is the slope of oblique structures: its prior is as weak as that of the position. The
+    # others keep their full weight, since waves over part of a lattice can imitate the shift of a whole section.
+    trend *= np.where(waves.band == 1, PARAMETERS.prior_fraction, 1.0) / loose
     stiffness = smoothness_matrix(lattice.shape) * PARAMETERS.stiffness * settings.smoothness
     pairs = [(k, k + 1) for z in range(len(transforms)) for k in range(first[z], first[z + 1] - 1)]
     siblings = np.array(pairs, dtype=np.intp).reshape(-1, 2)
@@ -382,11 +400,10 @@ def _conjugate_gradients(
         return found + landmarks(constraints.residuals(u[:count])) if len(constraints) else found
 
     mask = free[:, None, None, None]
-    diagonal = links.diagonal() + prior.diagonal(len(state), hold)
-    diagonal[:count] += constraints.diagonal(shape)
+    precondition = _preconditioner(free, links, constraints.diagonal(shape), prior, hold)
     residual = np.where(mask, links.forces(links.shift) + landmarks(constraints.shift) - apply(state), 0)
     goal = PARAMETERS.cg_tolerance * float(np.sqrt((residual**2).sum())) + 1e-9
-    ahead = residual / diagonal
+    ahead = precondition(residual)
     direction, product = ahead.copy(), float((residual * ahead).sum())
     for _ in range(PARAMETERS.cg_iterations):
         if float(np.sqrt((residual**2).sum())) <= goal:
@@ -395,7 +412,40 @@ def _conjugate_gradients(
         step_size = product / max(float((direction * pushed).sum()), 1e-30)
         state = state + step_size * direction
         residual = residual - step_size * pushed
-        ahead = residual / diagonal
+        ahead = precondition(residual)
         product, before = float((residual * ahead).sum()), product
         direction = ahead + (product / before) * direction
     return state
+
+
+def _preconditioner(
+    free: FloatArray, links: _Links, landmarks: FloatArray, prior: _Prior, hold: FloatArray
+) -> Callable[[FloatArray], FloatArray]:
+    """Return the solution of the system in which all control points of a section have the same weight.
+
+    Its waves are independent, and those of one band share one matrix along the stack. Slow changes along the stack,
+    which no local preconditioner reaches, then converge in a few iterations.
+    """
+    inside, count = np.flatnonzero(free), len(hold)
+    normal = links.mean_normal_matrix()
+    extra = np.zeros(len(free))
+    extra[:count] = landmarks.mean(axis=(1, 2, 3)) + 1e-9
+    bands = [np.flatnonzero(prior.waves.band == k) for k in range(prior.waves.count)]
+    solvers = []
+    for band, waves in enumerate(bands):
+        if not len(waves):
+            continue
+        matrix = normal + diags(extra) + prior.band_matrix(band, hold, len(free) - count)
+        solvers.append(splu(matrix.tocsr()[inside][:, inside].tocsc()))
+
+    def solve(values: FloatArray) -> FloatArray:
+        amplitudes = prior.waves.forward(values)
+        found = np.zeros_like(amplitudes)
+        for solver, waves in zip(solvers, [waves for waves in bands if len(waves)], strict=True):
+            part = amplitudes[inside][..., waves]
+            result = np.zeros((len(free), *part.shape[1:]))
+            result[inside] = solver.solve(part.reshape(len(inside), -1)).reshape(part.shape)
+            found[..., waves] = result
+        return prior.waves.back(found, values.shape)
+
+    return solve

@@ -193,6 +193,7 @@ def _position_weights(
             [(run @ run.T, run.shape[1]) for run in runs],
             (SOLVER_PARAMETERS.min_change_fraction * max(shapes[0])) ** 2,
             (SOLVER_PARAMETERS.min_residual_fraction * max(shapes[0])) ** 2,
+            is_shift=True,
         )
         weights.append((variances.trend + variances.residual) / variances.jitter)
     return np.array([weights[0]] * 2 + [weights[1]] * 4)

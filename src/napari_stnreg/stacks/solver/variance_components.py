@@ -27,7 +27,7 @@ from napari_stnreg.core.grid import FloatArray
 
 @dataclass(frozen=True)
 class VarianceParameters:
-    """Prior of the variance components, tuned on FIB-SEM stacks warped by known fields (seeds 0 to 2).
+    """Prior of the variance components, tuned on FIB-SEM and generated stacks warped by known fields.
 
     Parameters
     ----------
@@ -36,13 +36,16 @@ class VarianceParameters:
     expected_jitter
         Expected variance of the jitter, relative to that of the differences.
     expected_trend
-        Expected variance of the trend, relative to the expected variance of the residual.
+        Expected variance of the trend, relative to that of the differences.
+    expected_shift_trend
+        The same for shifts of whole sections, relative to the expected variance of the residual: the shifts of badly
+        placed sections say nothing about the tissue.
     expected_residual
         Expected variance of the residual, relative to that of the differences, where no loop closes.
     log_sd
         Standard deviation of the logarithms of the variances of jitter and trend.
     residual_log_sd
-        Standard deviation of the logarithm of the variance of the residual.
+        Standard deviation of the logarithm of the variance of the residual, where loops close.
     max_closure_ratio
         A loop that closes worse than this multiple of the median counts as one that closes by this multiple.
     min_jitter_fraction
@@ -55,7 +58,8 @@ class VarianceParameters:
 
     trend_correlation: float = 0.9
     expected_jitter: float = 0.3
-    expected_trend: float = 0.33
+    expected_trend: float = 0.05
+    expected_shift_trend: float = 0.2
     expected_residual: float = 0.15
     log_sd: float = 1.5
     residual_log_sd: float = 0.7
@@ -80,7 +84,7 @@ class VarianceComponents:
 
 
 def estimate_variance_components(
-    runs: Sequence[tuple[FloatArray, int]], spread: float, residual: float | None = None
+    runs: Sequence[tuple[FloatArray, int]], spread: float, residual: float | None = None, *, is_shift: bool = False
 ) -> VarianceComponents:
     """Estimate the variances by maximum a posteriori from the differences between neighbors.
 
@@ -94,6 +98,8 @@ def estimate_variance_components(
     residual
         Expected variance of the residual, by :func:`residual_from_closures`; if not given, a fraction of the variance
         of the differences.
+    is_shift
+        Whether the differences are shifts of whole sections.
 
     Notes
     -----
@@ -106,15 +112,17 @@ def estimate_variance_components(
         return VarianceComponents(PARAMETERS.expected_jitter, 0.0, PARAMETERS.expected_residual + spread)
     mean = total / count
     own = max(PARAMETERS.expected_residual * mean if residual is None else residual, spread)
-    expected = np.log([PARAMETERS.expected_jitter * mean, PARAMETERS.expected_trend * own, own])
-    sd = np.array([PARAMETERS.log_sd, PARAMETERS.log_sd, PARAMETERS.residual_log_sd])
+    trend = PARAMETERS.expected_shift_trend * own if is_shift else PARAMETERS.expected_trend * mean
+    expected = np.log([PARAMETERS.expected_jitter * mean, trend, own])
+    residual_sd = PARAMETERS.log_sd if residual is None else PARAMETERS.residual_log_sd
+    sd = np.array([PARAMETERS.log_sd, PARAMETERS.log_sd, residual_sd])
     parts = [np.stack(_covariances(len(products))) for products, _ in runs]
 
     def cost(logs: FloatArray) -> float:
-        jitter, trend, rest = np.exp(logs)
+        jitter, slope, rest = np.exp(logs)
         value = float((((logs - expected) / sd) ** 2).sum())
         for (products, number), part in zip(runs, parts, strict=True):
-            covariance = np.tensordot([jitter, trend, rest + spread], part, axes=1)
+            covariance = np.tensordot([jitter, slope, rest + spread], part, axes=1)
             lower = np.linalg.cholesky(covariance)
             half = solve_triangular(lower, products, lower=True, check_finite=False)
             white = solve_triangular(lower, half.T, lower=True, check_finite=False)
@@ -122,7 +130,10 @@ def estimate_variance_components(
         return value
 
     low = np.log(1e-6 * min(mean, own))
-    best = minimize(cost, expected, method="L-BFGS-B", bounds=[(low, np.log(10 * max(mean, own)))] * 3)
+    bounds = [(low, np.log(10 * max(mean, own)))] * 3
+    # a steady slope and independent jitter are two optima: start near both
+    starts = [expected, np.array([expected[0], np.log(PARAMETERS.expected_jitter * mean), expected[2]])]
+    best = min((minimize(cost, start, method="L-BFGS-B", bounds=bounds) for start in starts), key=lambda one: one.fun)
     jitter, trend, rest = np.exp(best.x)
     rest += spread
     return VarianceComponents(max(float(jitter), PARAMETERS.min_jitter_fraction * float(rest)), float(trend), rest)
@@ -213,7 +224,9 @@ class CosineBands:
             if loops is not None and (self.band == k).any():
                 residual = residual_from_closures(loops[..., self.band == k].reshape(len(loops), -1))
             found.append(
-                estimate_variance_components([(one @ one.T, one.shape[1]) for one in chosen], spread, residual)
+                estimate_variance_components(
+                    [(one @ one.T, one.shape[1]) for one in chosen], spread, residual, is_shift=k == 0
+                )
             )
         return found
 

@@ -22,7 +22,7 @@ from napari_stnreg.stacks.solver.landmark_constraints import Landmarks
 
 MAX_WINDOW = 400
 """Largest number of sections in a window; far more than a match reaches."""
-OVERLAP = 40
+OVERLAP = 60
 """Sections beyond each end of a window that are solved with it; more with a long-range stride."""
 
 
