@@ -304,6 +304,58 @@ def test_every_frame_to_the_reference(viewer, open_panel, run):
     assert set(vectors.data[:, 0, 0]) == {0, 1, 2}
 
 
+def open_series_panel(viewer, open_panel, n_frames=6):
+    still = blobs((48, 56))
+    series = np.stack([np.roll(still, k, 1) for k in range(n_frames)])
+    layer = viewer.add_image(series, name="series", axis_labels=("t", "y", "x"))
+    panel = open_panel()
+    quick(panel)
+    panel.set_fixed(layer)
+    panel.set_moving(layer)
+    panel.inputs.frames_box.setChecked(True)
+    return panel, series
+
+
+@pytest.mark.parametrize("reference", ["first", "mean", "previous"])
+def test_a_series_is_registered_to_its_own_frames(viewer, open_panel, run, reference):
+    panel, series = open_series_panel(viewer, open_panel)
+    assert panel.inputs.reference_box.isVisibleTo(panel)
+    assert panel.inputs.reference_box.set_current(reference)
+    panel.inputs.smoothing_box.setValue(0.5)
+    panel.start()
+    run(panel)
+    assert len(panel.results) == 6, panel.status.text()
+    shifts = [r.transform.map_points([[24.0, 24.0]])[0, 1] - 24 for r in panel.results]
+    np.testing.assert_allclose(np.diff(shifts)[1:-1], 1, atol=0.2)
+    assert panel.motion_plot.isVisibleTo(panel)
+    assert not panel.plot.isVisibleTo(panel)
+    assert list(panel.motion_plot.curves()) == ["dy", "dx"]
+    assert np.ptp(panel.motion_plot.curves()["dx"]) > 3
+    assert warped_layer(viewer).data.shape == series.shape
+    assert "6 frames" in panel.status.text()
+
+
+def test_a_series_that_is_stopped_says_how_many_frames_it_has(viewer, open_panel, run, monkeypatch):
+    from napari_stnreg.series.frame_fit import FrameFitter
+
+    panel, series = open_series_panel(viewer, open_panel)
+    original = FrameFitter.steps
+
+    def stop_after_three(self, frame, image, starts):
+        if frame == 2:
+            panel._runner.stop()
+        return original(self, frame, image, starts)
+
+    monkeypatch.setattr(FrameFitter, "steps", stop_after_three)
+    panel.start()
+    run(panel)
+    assert 0 < len(panel.results) < 6
+    assert f"only {len(panel.results)} of 6 frames" in panel.status.text()
+    assert panel.results[-1].stop_reason == "stopped"
+    assert "all steps done" not in panel.scores.text()
+    assert warped_layer(viewer).data.shape == (len(panel.results), *series.shape[1:])
+
+
 def test_color_channels_multiscale_and_dask(viewer, open_panel, run):
     dask = pytest.importorskip("dask.array")
     picture = blobs((64, 64), dtype=np.uint8)

@@ -345,7 +345,8 @@ class _SeriesRun:
         fitter: FrameFitter | None = None
         anchor: tuple[Image, Transform] | None = None
         fits: list[FrameFit] = []
-        last = np.eye(self.grid.ndim + 1)
+        begin = None if self.start is None else self.start.as_matrix()
+        last = np.eye(self.grid.ndim + 1) if begin is None else begin
         for frame in frames:
             prefix = f"pass {number} of {self.passes}, " if self.passes > 1 else ""
             message = f"{prefix}frame {frame + 1} of {count}"

@@ -83,6 +83,7 @@ class FrameFitter:
         self._deformable = "+".join(deformable)
         fast = settings.similarity in SAME_CONTRAST and model is None and not landmarks
         fast = fast and settings.start in ("auto", "none", "phase") and not settings.mirror
+        fast = fast and (start is None or start.as_matrix() is not None)
         self._linear: GaussNewtonFitter | None = None
         if fast and (linear or deformable):
             values = self.reference.intensity(settings.fixed_channel)

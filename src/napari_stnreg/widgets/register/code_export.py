@@ -11,6 +11,7 @@ from napari_stnreg.core.grid import Grid
 from napari_stnreg.widgets.common.layer_io import LayerSource, MaskSource
 from napari_stnreg.widgets.models.session import file_of
 from napari_stnreg.widgets.register.run import RegistrationJob
+from napari_stnreg.widgets.register.series_run import FIXED_IMAGE
 
 
 def python_script(job: RegistrationJob) -> str:
@@ -50,12 +51,32 @@ def python_script(job: RegistrationJob) -> str:
         words.append("start_transform=start")
     arguments = ", ".join(["fixed", "moving(frame)" if series else "moving", *words])
     if series:
-        lines += ["", f"results = [sr.register({arguments}) for frame in range({job.moving.frames})]"]
-        lines += ["for result in results:", "    print(result.scores, result.folding_fraction)"]
+        lines += ["", *_series_lines(job, words)]
     else:
         lines += ["", f"result = sr.register({arguments})", "print(result.scores, result.folding_fraction)"]
         lines.append("warped = result.warped")
     return "\n".join(lines) + "\n"
+
+
+def _series_lines(job: RegistrationJob, words: list[str]) -> list[str]:
+    """The call that repeats a run over a time series."""
+    plain = job.model is None and job.fixed_landmarks is None and job.start is None
+    if not plain:  # one by one: only pairs take models, landmarks and starts in a script
+        arguments = ", ".join(["fixed", "moving(frame)", *words])
+        return [
+            f"results = [sr.register({arguments}) for frame in range({job.moving.frames})]",
+            "for result in results:",
+            "    print(result.scores, result.folding_fraction)",
+        ]
+    reference = "fixed" if job.reference == FIXED_IMAGE else repr(job.reference)
+    smoothing = f", temporal_smoothing={job.temporal_smoothing!r}" if job.temporal_smoothing else ""
+    return [
+        f"settings = sr.RegistrationSettings({', '.join(words)})",
+        f"frames = [moving(frame) for frame in range({job.moving.frames})]",
+        f"result = sr.register_series(frames, settings, reference={reference}{smoothing})",
+        "print(result.motion, result.failed)",
+        "warped = result.warp()",
+    ]
 
 
 def command_line(job: RegistrationJob) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points, Shapes
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.widgets.common.forms import Combo, FormLayout, collapsible, help_label
@@ -20,6 +20,7 @@ from napari_stnreg.widgets.common.layer_io import (
     layout_name,
     level_shapes,
 )
+from napari_stnreg.widgets.register.series_run import FIXED_IMAGE, REFERENCES
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -172,11 +173,26 @@ class InputForm(QWidget):
         self.swap_button.setToolTip("Exchange the fixed and the moving side, with their masks and landmarks.")
         self.swap_button.setAccessibleName("swap fixed and moving")
         self.swap_button.clicked.connect(self.swap)
-        self.frames_box = QCheckBox("Every frame to the reference")
+        self.frames_box = QCheckBox("Every frame")
         self.frames_box.setToolTip(
-            "Register every frame of the moving time series to the fixed image (its frame on screen, if it is a series "
-            "too; fixed and moving may then be the same layer)."
+            "Register every frame of the moving time series. Fixed and moving may then be the same layer; of a fixed "
+            "series the frame on screen counts."
         )
+        self.reference_box = Combo("What every frame is registered to.", "reference of the series")
+        self.reference_box.set_items([(text, name) for name, text in REFERENCES.items()], FIXED_IMAGE)
+        self.smoothing_box = QDoubleSpinBox()
+        self.smoothing_box.setRange(0, 100)
+        self.smoothing_box.setSingleStep(0.5)
+        self.smoothing_box.setSuffix(" frames")
+        self.smoothing_box.setSpecialValueText("off")
+        self.smoothing_box.setToolTip("Smooth the motion over time by a Gaussian of this standard deviation.")
+        self.smoothing_box.setAccessibleName("temporal smoothing")
+        self._series = QWidget()
+        series_rows = FormLayout()
+        self._series.setLayout(series_rows)
+        series_rows.add("Register to", self.reference_box)
+        series_rows.add("Smooth motion", self.smoothing_box)
+        self.frames_box.toggled.connect(self._series.setVisible)
         self.pairs = help_label()
         more = QWidget()
         rows = FormLayout()
@@ -199,6 +215,7 @@ class InputForm(QWidget):
         box.addLayout(swap_row)
         box.addWidget(self.moving)
         box.addWidget(self.frames_box)
+        box.addWidget(self._series)
         box.addWidget(self.more)
         for side in (self.fixed, self.moving):
             side.changed.connect(self._on_changed)
@@ -244,9 +261,20 @@ class InputForm(QWidget):
         """Whether every frame of the moving series is to be registered."""
         return self.frames_box.isChecked() and not self.frames_box.isHidden()
 
+    @property
+    def reference(self) -> str:
+        """What the frames of a series are registered to."""
+        return str(self.reference_box.currentData())
+
+    @property
+    def temporal_smoothing(self) -> float:
+        """Smoothing of the motion of a series, in frames."""
+        return float(self.smoothing_box.value())
+
     def _on_changed(self) -> None:
         layout = self.moving.layout_choice
         self.frames_box.setVisible(bool(layout and "t" in layout))
+        self._series.setVisible(self.every_frame)
         self._watch([points for points in (self.fixed.points, self.moving.points) if points is not None])
         self.pairs.setText(self.pairing())
         self.pairs.setVisible(bool(self.pairs.text()))

@@ -18,7 +18,7 @@ from napari_stnreg.widgets.common.forms import button, separator
 from napari_stnreg.widgets.common.layer_io import LayerSource, landmark_points
 from napari_stnreg.widgets.common.memory_dialog import accepts_lower_resolution, memory_question
 from napari_stnreg.widgets.common.open_panel import open_panel
-from napari_stnreg.widgets.common.plot import LossPlot
+from napari_stnreg.widgets.common.plot import CurvesPlot, LossPlot
 from napari_stnreg.widgets.register.code_export import command_line, python_script
 from napari_stnreg.widgets.register.inputs import ImageSelector, InputForm
 from napari_stnreg.widgets.register.options import OptionsForm
@@ -29,6 +29,7 @@ from napari_stnreg.widgets.register.run import (
     run_registration,
 )
 from napari_stnreg.widgets.register.scores_view import ScoresView
+from napari_stnreg.widgets.register.series_run import MotionUpdate
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -61,7 +62,11 @@ class RegisterPanel(FitPanel):
         self._run: RegistrationRun | None = None
         self.inputs = InputForm(self._viewer)
         self.scores = ScoresView()
-        for part in (self.inputs, separator(), self.options, self.plot, self.scores):
+        self.motion_plot = CurvesPlot(self._viewer)
+        self.motion_plot.setAccessibleName("motion of the series")
+        self.motion_plot.setToolTip("Mean shift of each frame along each axis, in the unit of the reference.")
+        self.motion_plot.hide()
+        for part in (self.inputs, separator(), self.options, self.plot, self.motion_plot, self.scores):
             self.form.addWidget(part)
         self.form.addStretch(1)
         self._make_controls()
@@ -191,8 +196,9 @@ class RegisterPanel(FitPanel):
         self.status.setText("Starting …")
         self.scores.clear()
         self.plot.clear()
-        self.plot.show()
-        self.scroll_area.ensureWidgetVisible(self.plot)
+        self.plot.setVisible(not job.every_frame)
+        self.motion_plot.setVisible(job.every_frame)
+        self.scroll_area.ensureWidgetVisible(self.motion_plot if job.every_frame else self.plot)
         self.show_state()
         return True
 
@@ -225,6 +231,8 @@ class RegisterPanel(FitPanel):
             kinds=options.kinds,
             preview_rate=options.rate_box.value(),
             every_frame=inputs.every_frame,
+            reference=inputs.reference,
+            temporal_smoothing=inputs.temporal_smoothing,
             volume=self._viewer.dims.ndisplay == 3 and fixed.grid.ndim == 3,
         )
 
@@ -245,13 +253,14 @@ class RegisterPanel(FitPanel):
             raise InputError("There is no result to start at. Register first, or select a layer of an earlier run.")
         return self._run.result.transform
 
-    def on_progress(self, payload: RegistrationUpdate) -> None:
-        """Draw new losses and the preview."""
+    def on_progress(self, payload: RegistrationUpdate | MotionUpdate) -> None:
+        """Draw new losses and the preview, or the motion of a time series."""
         if self._job is None:
             return
+        if isinstance(payload, MotionUpdate):
+            self.motion_plot.show_curves(payload.curves)
+            return
         if payload.losses:
-            if payload.new_frame:
-                self.plot.clear()
             self.plot.add(payload.losses)
         if payload.preview is not None:
             self._layers.show_preview(payload.preview, self._job.fixed.grid, str(self._job.name))
@@ -269,7 +278,8 @@ class RegisterPanel(FitPanel):
         if run.warnings:
             self.show_status(" ".join(run.warnings), warn=True)
         else:
-            self.status.setText(f"Done: {len(run.layers)} layers added.")
+            count = f", {len(run.results)} frames" if run.series is not None else ""
+            self.status.setText(f"Done: {len(run.layers)} layers added{count}.")
 
     def _on_failed(self, error: Exception) -> None:
         self._layers.end_preview()

@@ -22,9 +22,11 @@ from napari_stnreg.widgets.common.preview import PreviewFrame, PreviewRenderer
 from napari_stnreg.widgets.common.result_layers import RunName, make_layer, name_layers, run_record
 from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress, relay_progress
 from napari_stnreg.widgets.models.session import KnownModel
+from napari_stnreg.widgets.register.series_run import FIXED_IMAGE, SeriesOutcome, run_series
 
 if TYPE_CHECKING:
     from napari_stnreg.registration.result import Progress, Result
+    from napari_stnreg.series.result import SeriesResult
     from napari_stnreg.transforms.base import Transform
 
 
@@ -50,6 +52,9 @@ class RegistrationJob:
         Previews per second; 0 for none.
     every_frame
         Whether each frame of the moving time series is registered.
+    reference, temporal_smoothing
+        What the frames are registered to (:data:`~napari_stnreg.widgets.register.series_run.REFERENCES`), and the
+        smoothing of their motion in frames.
     volume
         Whether the viewer shows three dimensions.
     run
@@ -66,6 +71,8 @@ class RegistrationJob:
     kinds: frozenset[str] = frozenset()
     preview_rate: float = 5.0
     every_frame: bool = False
+    reference: str = FIXED_IMAGE
+    temporal_smoothing: float = 0.0
     volume: bool = False
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
@@ -74,11 +81,6 @@ class RegistrationJob:
         """Names of the run and its layers."""
         method = self.settings.family if self.model is None else self.model.name
         return RunName(self.moving.name, self.fixed.name, method)
-
-    @property
-    def frames(self) -> list[int]:
-        """Frames of the moving layer that are registered."""
-        return list(range(self.moving.frames)) if self.every_frame else [self.moving.frame]
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,10 @@ class RegistrationUpdate:
         ``(stage, level, step, loss)`` since the last update.
     preview
         Arrays of the preview layers, if there is a new preview.
-    new_frame
-        Whether the losses are the first of a frame.
     """
 
     losses: list[tuple[str, int, int, float]]
     preview: PreviewFrame | None = None
-    new_frame: bool = False
 
 
 @dataclass
@@ -114,6 +113,8 @@ class RegistrationRun:
         The result layers as tuples and as layers that are in no viewer yet, by kind.
     warnings
         Messages for the user.
+    series
+        The result of a time series.
     """
 
     job: RegistrationJob
@@ -121,6 +122,7 @@ class RegistrationRun:
     layer_data: dict[str, LayerData]
     layers: dict[str, Layer]
     warnings: list[str]
+    series: SeriesResult | None = None
 
     @property
     def result(self) -> Result:
@@ -133,31 +135,27 @@ def run_registration(
 ) -> Generator[TaskProgress, None, RegistrationRun | None]:
     """Run a job as a task (see :mod:`~napari_stnreg.widgets.common.task_runner`)."""
     yield TaskProgress(0.0, "Reading the images")
+    if job.every_frame:
+        outcome = yield from run_series(job, control)
+        return None if outcome is None else _collect_series(job, outcome)
     fixed = job.fixed.image()
-    results: list[Result] = []
-    layers: list[dict[str, LayerData]] = []
-    count = len(job.frames)
-    for number, frame in enumerate(job.frames):
-        moving = job.moving.image(frame).with_unit(fixed.grid.unit)
-        result = yield from _register_frame(job, control, fixed, moving, number)
-        if result is None:
-            return None
-        yield TaskProgress((number + 0.99) / count, "Making the layers")
-        finest = _warp_finest_level(job, result, frame)
-        reference = fixed
-        if job.fixed.level and finest.warped is not result.warped:
-            reference = job.fixed.image(full=True, masked=False)
-        layers.append(result_layers(finest, reference, moving, job.moving.display, job.kinds, volume=job.volume))
-        results.append(finest)
-        if control.cancel.is_set():
-            return None
-        if control.stop.is_set():
-            break
-    return _collect(job, results, layers)
+    moving = job.moving.image().with_unit(fixed.grid.unit)
+    result = yield from _register_pair(job, control, fixed, moving)
+    if result is None:
+        return None
+    yield TaskProgress(0.99, "Making the layers")
+    finest = _warp_finest_level(job, result)
+    reference = fixed
+    if job.fixed.level and finest.warped is not result.warped:
+        reference = job.fixed.image(full=True, masked=False)
+    layers = result_layers(finest, reference, moving, job.moving.display, job.kinds, volume=job.volume)
+    if control.cancel.is_set():
+        return None
+    return _collect(job, [finest], layers, list(finest.warnings))
 
 
-def _register_frame(
-    job: RegistrationJob, control: TaskControl, fixed: Image, moving: Image, number: int
+def _register_pair(
+    job: RegistrationJob, control: TaskControl, fixed: Image, moving: Image
 ) -> Generator[TaskProgress, None, Result | None]:
     import napari_stnreg as sr
 
@@ -173,16 +171,13 @@ def _register_frame(
         start_transform=job.start,
         model=None if job.model is None else job.model.source,
     )
-    count = len(job.frames)
-    prefix = f"Frame {number + 1} of {count}: " if count > 1 else ""
     losses: list[tuple[str, int, int, float]] = []
     renderer: PreviewRenderer | None = None
-    new_frame = True
 
     def update(preview: PreviewFrame | None = None) -> RegistrationUpdate:
-        nonlocal losses, new_frame
-        made = RegistrationUpdate(losses, preview, new_frame)
-        losses, new_frame = [], False
+        nonlocal losses
+        made = RegistrationUpdate(losses, preview)
+        losses = []
         return made
 
     def on_item(progress: Progress) -> None:
@@ -194,16 +189,16 @@ def _register_frame(
             channels = job.settings.fixed_channel, job.settings.moving_channel
             renderer = PreviewRenderer(fixed, moving, channels, job.preview_rate, volume=job.volume)
         preview = renderer.render(progress.preview()) if renderer is not None and renderer.is_due() else None
-        message = prefix + (progress.message or progress.stage)
-        return TaskProgress((number + progress.fraction) / count, message[:1].upper() + message[1:], update(preview))
+        message = progress.message or progress.stage
+        return TaskProgress(progress.fraction, message[:1].upper() + message[1:], update(preview))
 
     result = yield from relay_progress(steps, control, to_progress, on_item)
     if result is not None:
-        yield TaskProgress((number + 1) / count, prefix + ("done" if prefix else "Done"), update())
+        yield TaskProgress(1.0, "Done", update())
     return result
 
 
-def _warp_finest_level(job: RegistrationJob, result: Result, frame: int) -> Result:
+def _warp_finest_level(job: RegistrationJob, result: Result) -> Result:
     """Warp the finest level of a multiscale layer if a coarser one was registered and the memory suffices."""
     if not (job.moving.level or job.fixed.level):
         return result
@@ -219,18 +214,29 @@ def _warp_finest_level(job: RegistrationJob, result: Result, frame: int) -> Resu
             "The image was warped at the registered level instead."
         )
         return dataclasses.replace(result, warnings=[*result.warnings, warning])
-    moving = job.moving.image(frame, full=True, masked=False).with_unit(grid.unit)
+    moving = job.moving.image(full=True, masked=False).with_unit(grid.unit)
     warped = sr.warp(moving, result.transform, grid, fill=job.settings.fill)
     return dataclasses.replace(result, warped=warped, grid=grid)
 
 
-def _collect(job: RegistrationJob, results: list[Result], layers: list[dict[str, LayerData]]) -> RegistrationRun:
-    combined = stack_frames(layers, results[0].warped.grid, job.moving.time) if job.every_frame else layers[0]
+def _collect_series(job: RegistrationJob, outcome: SeriesOutcome) -> RegistrationRun:
+    combined = stack_frames(outcome.layers, outcome.results[0].warped.grid, job.moving.time)
+    return _collect(job, outcome.results, combined, outcome.warnings, outcome.series)
+
+
+def _collect(
+    job: RegistrationJob,
+    results: list[Result],
+    layers: dict[str, LayerData],
+    warnings: list[str],
+    series: SeriesResult | None = None,
+) -> RegistrationRun:
     record = run_record(results[-1], job.name, job.run, job.moving.full_grid)
-    if job.every_frame:
+    if series is not None:
         record["frames"] = [run_record(result, job.name, job.run, job.moving.full_grid) for result in results]
+        record["series"] = series.report()
     folding = float(np.mean([result.folding_fraction for result in results]))
-    warnings = list(dict.fromkeys(warning for result in results for warning in result.warnings))
-    data = name_layers(combined, job.name, record, folding, job.moving.metadata)
+    data = name_layers(layers, job.name, record, folding, job.moving.metadata)
     # Created here and only inserted on the GUI thread: contrast limits, features and thumbnails take too long there.
-    return RegistrationRun(job, results, data, {key: make_layer(one) for key, one in data.items()}, warnings)
+    made = {key: make_layer(one) for key, one in data.items()}
+    return RegistrationRun(job, results, data, made, list(dict.fromkeys(warnings)), series)
