@@ -21,7 +21,13 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def _filled(match: re.Match[str]) -> str:
-    makers = {"commands": _commands, "settings": _settings, "choices": _choices, "example": _example}
+    makers = {
+        "commands": _commands,
+        "settings": _settings,
+        "choices": _choices,
+        "example": _example,
+        "formats": _formats,
+    }
     return makers[match.group(1)](match.group(2) or "")
 
 
@@ -57,6 +63,26 @@ def _choices(name: str) -> str:
     held = getattr(import_module(f"napari_stnreg.{module}"), table)
     rows = ["| name | when to choose it |", "|---|---|"]
     rows += [f"| `{key}` | {_cell(getattr(value, 'description', value))} |" for key, value in held.items()]
+    return "\n".join(rows)
+
+
+def _formats(content: str) -> str:
+    """The formats of images, transforms or points, with what is read and written of each."""
+    from napari_stnreg.io.formats import FORMATS
+
+    rows = ["| format | suffixes | read | lazily | written | conventions | library |", "|---|---|---|---|---|---|---|"]
+    for one in FORMATS:
+        if one.content != content:
+            continue
+        suffixes = ", ".join(f"`{suffix}`" for suffix in one.suffixes) or "a folder"
+        written = "no"
+        if one.written_suffixes:
+            written = (
+                "yes" if one.written_suffixes == one.suffixes else ", ".join(f"`{s}`" for s in one.written_suffixes)
+            )
+        library = one.library + (f" (extra `{one.extra}`)" if one.extra else "")
+        cells = (one.name, suffixes, "yes" if one.reader else "no", one.lazy or "no", written, one.conventions, library)
+        rows.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
     return "\n".join(rows)
 
 

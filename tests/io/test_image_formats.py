@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import types
 from pathlib import Path
@@ -17,7 +18,7 @@ import zarr
 import napari_stnreg as sr
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.io.formats import IMAGE_FORMATS, image_format
+from napari_stnreg.io.formats import FORMATS, IMAGE_FORMATS, image_format
 from napari_stnreg.io.image import WRITABLE_SUFFIXES, result_suffix
 from napari_stnreg.io.series import write_series
 from napari_stnreg.napari_plugin.readers import napari_reader
@@ -99,6 +100,22 @@ def test_results_take_a_format_that_can_be_written(tmp_path):
         ".nrrd", ".nrrd", ".nii.gz", ".tif", ".ome.tif", ".png"
     ]  # fmt: skip
     assert result_suffix(tmp_path) == ".nii.gz"
+
+
+@pytest.mark.parametrize("content", ["image", "transform", "points"])
+def test_the_page_of_supported_files_is_the_registry(content):
+    docs = Path(__file__).parents[2] / "docs"
+    spec = importlib.util.spec_from_file_location("hooks", docs / "hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    page = (docs / "reference" / "supported-files.md").read_text()
+    assert f"{{{{ formats {content} }}}}" in page
+    rows = hooks._MARK.sub(hooks._filled, page).splitlines()
+    for one in (one for one in FORMATS if one.content == content):
+        (row,) = [row for row in rows if row.startswith(f"| {one.name} |")]
+        cells = row.split(" | ")
+        assert all(f"`{suffix}`" in cells[1] for suffix in one.suffixes)
+        assert (cells[3] == "no", cells[4] == "no") == (not one.lazy, not one.writer)
 
 
 # -- positions
