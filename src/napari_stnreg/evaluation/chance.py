@@ -23,8 +23,8 @@ class ChanceParameters:
     ----------
     edge_smoothing
         Standard deviation of the Gaussian before the gradient, in voxels of the coarse lattice.
-    edge_quantile
-        Quantile of the gradient magnitude at which the strength of an edge is half.
+    edge_level
+        Multiple of the mean squared gradient at which the strength of an edge is half.
     excluded_radius
         Shifts up to this fraction of the longest side count as the same place.
     max_shift
@@ -42,7 +42,7 @@ class ChanceParameters:
     """
 
     edge_smoothing: float = 0.8
-    edge_quantile: float = 0.8
+    edge_level: float = 1.0
     excluded_radius: float = 0.12
     max_shift: float = 0.5
     min_overlap: float = 0.3
@@ -89,7 +89,12 @@ class Chance:
 
 
 def compare_with_chance(
-    fixed: Tensor, moved: Tensor, weight: Tensor | None = None, parameters: ChanceParameters = PARAMETERS
+    fixed: Tensor,
+    moved: Tensor,
+    weight: Tensor | None = None,
+    parameters: ChanceParameters = PARAMETERS,
+    *,
+    mirror: bool = True,
 ) -> Chance:
     """Compare two aligned images with shifted, mirrored and turned copies of themselves.
 
@@ -100,6 +105,8 @@ def compare_with_chance(
         longest side in 2D and 32 in 3D.
     weight
         ``(1, 1, *shape)``, where both are defined; ``None`` for everywhere.
+    mirror
+        Whether mirrored and turned copies are compared; without them :attr:`Chance.mirrored_z` is 0.
 
     Notes
     -----
@@ -109,14 +116,14 @@ def compare_with_chance(
     fixed, moved = (_standardized(fill_masked(image, weight), weight) for image in (fixed, moved))
     shape = tuple(fixed.shape[2:])
     first, second = (edge_features(image, weight, parameters) for image in (fixed, moved))
-    copies = [second, *(_flipped(second, axes) for axes in _flips(len(shape)))]
+    copies = [second, *(_flipped(second, axes) for axes in _flips(len(shape)) if mirror)]
     surface, *flipped = edge_agreement(first, torch.cat(copies), parameters)
     distance, allowed = _shift_distance(shape, fixed), _within(shape, parameters.max_shift, fixed)
     elsewhere = _finite(surface[allowed & (distance > parameters.excluded_radius * max(shape))])
     mean, spread = _moments(elsewhere, parameters.min_spread)
     edges = _largest(surface[distance <= 1.5], mean)
     near = _within(shape, parameters.max_shift / 2, fixed)
-    mirrored = max(_largest(other[near], mean) for other in flipped)
+    mirrored = max((_largest(other[near], mean) for other in flipped), default=mean)
     values = _values_at(fixed, moved, weight, _shifts(shape, parameters), parameters)
     z = []
     for value in values:
@@ -147,10 +154,11 @@ def edge_features(image: Tensor, weight: Tensor, parameters: ChanceParameters = 
     for axis in range(2, image.ndim):  # a difference across the border of the mask is not an edge
         inside = torch.minimum(inside, torch.minimum(_neighbor(weight, axis, 1), _neighbor(weight, axis, -1)))
     magnitude = gradients.square().sum(1, keepdim=True).sqrt()
-    known = magnitude[inside > 0.5]
-    some = known[:: max(known.numel() // 100_000, 1)]
-    half = float(torch.quantile(some, parameters.edge_quantile)) if some.numel() else 0.0
-    strength = magnitude.square() / (magnitude.square() + max(half, 1e-3) ** 2) * (inside > 0.5)
+    known = (inside > 0.5).to(image.dtype)
+    square = magnitude.square() * known
+    axes = tuple(range(1, image.ndim))
+    mean = square.sum(axes, keepdim=True) / known.sum(axes, keepdim=True).clamp_min(1)
+    strength = square / (square + parameters.edge_level * mean.clamp_min(1e-6))
     direction = gradients / magnitude.clamp_min(1e-12)
     parts = []
     for i, j in itertools.combinations_with_replacement(range(ndim), 2):

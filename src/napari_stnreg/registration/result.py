@@ -21,8 +21,10 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.provenance import package_versions
+from napari_stnreg.evaluation.evidence import collect_evidence
 from napari_stnreg.evaluation.report import Scorecard
 from napari_stnreg.evaluation.scorecard import evaluate, image_scores, landmark_scores
+from napari_stnreg.evaluation.verdict import UNKNOWN, Verdict, VerdictName, judge
 from napari_stnreg.io.conversion import ImageLike, as_image
 from napari_stnreg.io.transform_io import save
 from napari_stnreg.registration.memory import require_memory
@@ -104,6 +106,11 @@ class Result:
     inverse
         Round trip through the inverse transform: ``method``, ``mean_error``, ``max_error`` (world units),
         ``max_voxels`` and ``unsolved_fraction``, see :class:`~napari_stnreg.transforms.Inversion`.
+    judgment
+        Whether the result can be trusted, see :class:`~napari_stnreg.evaluation.verdict.Verdict`; :attr:`verdict`,
+        :attr:`confidence` and :attr:`reasons` are its parts.
+    evidence
+        What the judgment is based on, see :class:`~napari_stnreg.evaluation.evidence.Evidence`.
     fixed, moving, landmarks
         The input of :func:`~napari_stnreg.register`, which :meth:`warp` and :meth:`scorecard` use; ``None`` for results
         of ``register_steps``.
@@ -121,9 +128,26 @@ class Result:
     versions: dict[str, str]
     warnings: list[str] = field(default_factory=list)
     inverse: dict[str, Any] = field(default_factory=dict)
+    judgment: Verdict = UNKNOWN
+    evidence: dict[str, Any] = field(default_factory=dict)
     fixed: Image | None = None
     moving: Image | None = None
     landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None] = (None, None)
+
+    @property
+    def verdict(self) -> VerdictName:
+        """``"good"``, ``"doubtful"`` or ``"failed"``; a result that cannot be judged is doubtful."""
+        return self.judgment.verdict
+
+    @property
+    def confidence(self) -> float:
+        """Estimated probability that the alignment is right, 0 to 1."""
+        return self.judgment.confidence
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Reasons of the verdict as short sentences."""
+        return self.judgment.reasons
 
     def warp(
         self,
@@ -198,6 +222,7 @@ class Result:
     def __repr__(self) -> str:
         lines = [
             f"<Result: {self.settings.family}, {self.grid.ndim}D, {self.stop_reason} after {self.seconds:.1f} s>",
+            f"  {self.judgment}",
             *(f"  {name}: {before} -> {after}" for name, before, after in self._score_rows()),
             f"  folded voxels: {100 * self.folding_fraction:.2g} %",
             *([f"  inverse: round-trip error {self.inverse['max_voxels']:.2g} voxels"] if self.inverse else []),
@@ -219,7 +244,7 @@ class Result:
             pictures = "".join(f"<td>{_png_tag(drawn[name], name)}</td>" for name in ("before", "after"))
             pictures = f"<table><tr>{pictures}</tr></table>"
         return (
-            f"<div><b>{head}</b>{pictures}<table><tr><th></th><th>before</th><th>after</th></tr>{rows}</table>"
+            f"<div><b>{head}</b>{_verdict_html(self.judgment)}{pictures}<table><tr><th></th><th>before</th><th>after</th></tr>{rows}</table>"
             f"<p>Folded voxels: {100 * self.folding_fraction:.2g} %</p>{notes}</div>"
         )
 
@@ -229,8 +254,12 @@ class Result:
         return [(t, f"{before.get(k, math.nan):.4g}", f"{after[k]:.4g}") for k, t in shown.items() if k in after]
 
     def report(self) -> dict[str, Any]:
-        """Return a JSON-ready summary: scores, seconds, stop reason, settings, versions, warnings."""
+        """Return a JSON-ready summary: verdict, scores, seconds, stop reason, settings, versions, warnings."""
         return {
+            "verdict": self.verdict,
+            "confidence": self.confidence,
+            "reasons": list(self.reasons),
+            "evidence": self.evidence,
             "scores": self.scores,
             "folding_fraction": self.folding_fraction,
             "inverse": self.inverse,
@@ -240,6 +269,11 @@ class Result:
             "versions": self.versions,
             "warnings": self.warnings,
         }
+
+
+def _verdict_html(judgment: Verdict) -> str:
+    color = {"good": "#1a7f37", "doubtful": "#9a6700", "failed": "#cf222e"}[judgment.verdict]
+    return f"<p style='color:{color}'>{html.escape(str(judgment))}</p>"
 
 
 def _png_tag(picture: npt.NDArray[np.uint8], name: str) -> str:
@@ -288,6 +322,11 @@ def make_result(
     if inverse.warning and not folded:
         warnings.append(inverse.warning)
     scores = _scores(fixed, moving, settings, on_device, landmarks, device)
+    evidence = collect_evidence(
+        fixed, moving, transform, fixed_channel=settings.fixed_channel, moving_channel=settings.moving_channel,
+        landmark_error=scores["after"].get("landmark_median"),
+    )  # fmt: skip
+    judgment = judge(evidence, similarity=settings.similarity, mirror=settings.mirror, stop_reason=stop_reason)
     return Result(
         transform,
         grid,
@@ -301,6 +340,8 @@ def make_result(
         package_versions(),
         list(dict.fromkeys(warnings)),
         inverse.to_dict(),
+        judgment,
+        evidence.to_dict(),
     )
 
 
