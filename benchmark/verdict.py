@@ -23,6 +23,7 @@ import torch
 from scipy import ndimage
 
 import napari_stnreg as sr
+from napari_stnreg.evaluation.verdict import features_of_dict
 from napari_stnreg.transforms import AffineTransform, Transform
 
 Array = np.ndarray
@@ -34,7 +35,8 @@ FAMILIES = (
     "affine+diffeomorphic", "affine+diffeomorphic", "affine", "similarity", "affine+bspline", "affine+displacement",
     "affine+velocity", "affine+tps", "rigid",
 )  # fmt: skip
-SIMILARITIES = ("lncc", "ncc", "mi", "mind", "mse")
+KEPT = 0.5
+"""Fraction of the cases that are run for each image: more images rather than more cases of one."""
 
 
 @dataclass
@@ -64,7 +66,7 @@ class Row:
     verdict: str
     confidence: float
     seconds: float
-    features: dict[str, float]
+    evidence: dict[str, Any]
 
     @property
     def truth(self) -> str:
@@ -115,7 +117,7 @@ def images(data: Path | None, part: str, rng: np.random.Generator) -> Iterator[t
         yield "cardiac", cardiac["ed"][cardiac["patient"].tolist().index(name)], str(name)
     brains = np.load(data / "brain_2d/ants2d.npz")
     for name in ("r62", "r64", "r85") if odd else ("r16", "r27", "r30"):
-        yield "brain slice", brains[name], name
+        yield "brain slice", brains[name][::2, ::2], name
     volumes = np.load(data / "brain_t1_2mm/brain_t1_2mm.npz")
     for number in range(int(odd), 12, 2):
         yield "brain slice", volumes["image"][number, 40], f"volume {number}"
@@ -249,8 +251,6 @@ def run_pair(pair: Pair, case: str, options: dict[str, Any]) -> Row:
     def error(mapped: Array) -> float:
         return float(np.median(np.linalg.norm(mapped - pair.moving_points, axis=1)) / diagonal)
 
-    from napari_stnreg.evaluation.verdict import features_of_dict
-
     found = error(result.transform.map_points(pair.fixed_points))
     before = error(pair.fixed_points)
     if case == "unrelated":
@@ -258,7 +258,7 @@ def run_pair(pair: Pair, case: str, options: dict[str, Any]) -> Row:
     settings = result.settings
     return Row(
         pair.kind, pair.fixed.ndim, case, settings.family, settings.similarity, found, before, result.verdict,
-        result.confidence, seconds, features_of_dict(result.evidence),
+        result.confidence, seconds, result.evidence,
     )  # fmt: skip
 
 
@@ -310,10 +310,10 @@ def cases(
             yield "turned", pair(modality, angle=rng.uniform(1, 3)), options(modality)
 
 
-def run(data: Path | None, part: str, limit: int | None) -> list[Row]:
+def run(data: Path | None, part: str, limit: int | None, output: Path | None) -> list[Row]:
     """Register all cases of one part."""
     rng = np.random.default_rng(1 if part == "calibration" else 2)
-    everything = list(images(data, part, rng))
+    everything = _by_turns(list(images(data, part, rng)))
     rows: list[Row] = []
     for number, (kind, image, subject) in enumerate(everything):
         others = [
@@ -322,14 +322,50 @@ def run(data: Path | None, part: str, limit: int | None) -> list[Row]:
             and (k != kind or k in ("texture", "shapes", "electron"))
         ]  # fmt: skip
         for case, pair, options in cases(rng, kind, image, others):
+            if rng.random() > KEPT:
+                continue
             try:
                 rows.append(run_pair(pair, case, options))
             except sr.InputError as error:
                 print(f"{kind} {subject} {case}: {error}", flush=True)
+        if output is not None:
+            write_rows(output, rows)
         print(f"{number + 1} of {len(everything)}: {kind} {subject}, {len(rows)} registrations", flush=True)
         if limit is not None and len(rows) >= limit:
             break
     return rows
+
+
+def _by_turns(everything: list[tuple[str, Array, str]]) -> list[tuple[str, Array, str]]:
+    """Order images so that every kind comes early, for runs with a limit."""
+    groups: dict[tuple[str, int], list[tuple[str, Array, str]]] = {}
+    for item in everything:
+        groups.setdefault((item[0], item[1].ndim), []).append(item)
+    longest = max(len(group) for group in groups.values())
+    return [group[i] for i in range(longest) for group in groups.values() if i < len(group)]
+
+
+def write_rows(path: Path, rows: list[Row]) -> None:
+    """Write all rows with their evidence as CSV."""
+    names = [name for name in Row.__dataclass_fields__ if name != "evidence"]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*names, "truth", "evidence"])
+        for row in rows:
+            writer.writerow([*(getattr(row, name) for name in names), row.truth, json.dumps(row.evidence)])
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read rows that were written before."""
+    with path.open(newline="") as file:
+        return [
+            Row(
+                r["kind"], int(r["ndim"]), r["case"], r["family"], r["similarity"], float(r["error"]),
+                float(r["before"]), r["verdict"], float(r["confidence"]), float(r["seconds"]),
+                json.loads(r["evidence"]),
+            )
+            for r in csv.DictReader(file)
+        ]  # fmt: skip
 
 
 # -- the tables
@@ -379,8 +415,9 @@ def summary(rows: list[Row]) -> str:
 def fit(rows: list[Row], penalty: float = 0.02) -> tuple[float, dict[str, float]]:
     """Fit the logistic model to right and wrong rows, with a ridge penalty on standardized coefficients."""
     used = [row for row in rows if row.truth != "between"]
-    names = list(used[0].features)
-    x = torch.tensor([[row.features[name] for name in names] for row in used], dtype=torch.float64)
+    features = [features_of_dict(row.evidence) for row in used]
+    names = list(features[0])
+    x = torch.tensor([list(values.values()) for values in features], dtype=torch.float64)
     y = torch.tensor([float(row.truth == "right") for row in used], dtype=torch.float64)
     mean, deviation = x.mean(0), x.std(0).clamp_min(1e-6)
     weight = torch.where(y > 0, 0.5 / y.mean(), 0.5 / (1 - y.mean()))
@@ -397,7 +434,7 @@ def fit(rows: list[Row], penalty: float = 0.02) -> tuple[float, dict[str, float]
 
     solver.step(closure)
     slopes = (theta[1:] / deviation).detach()
-    intercept = float(theta[0] - (slopes * mean).sum())
+    intercept = float(theta.detach()[0] - (slopes * mean).sum())
     return intercept, {name: round(float(s), 3) for name, s in zip(names, slopes, strict=True)}
 
 
@@ -412,14 +449,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    rows = run(arguments.data, arguments.part, arguments.limit)
-    if arguments.output is not None:
-        with arguments.output.open("w", newline="") as file:
-            writer = csv.writer(file)
-            names = [name for name in Row.__dataclass_fields__ if name != "features"]
-            writer.writerow([*names, "truth", "features"])
-            for row in rows:
-                writer.writerow([*(getattr(row, name) for name in names), row.truth, json.dumps(row.features)])
+    rows = run(arguments.data, arguments.part, arguments.limit, arguments.output)
     print(summary(rows))
     if arguments.fit:
         print(*fit(rows), sep="\n")

@@ -82,7 +82,7 @@ def test_the_page_shows_every_pair_and_needs_no_other_file(folder):
     assert page.count("data:image/png;base64,") == 9
     assert "failed: 'missing.png' does not exist." in page.replace("&#39;", "'").replace(str(folder) + os.sep, "")
     assert not re.search(r"""(src|href)=["'](?!data:)""", page)
-    assert "4 pairs, 1 failed" in page
+    assert "4 pairs, 1 not registered" in page
     before, after, grid = (imageio.imread(folder / "out" / "first" / f"{n}.png") for n in ("before", "after", "grid"))
     assert before.shape == (64, 60, 3)
     apart = [np.abs(p[..., 0].astype(float) - p[..., 1])[8:-8, 8:-8].mean() for p in (before, after)]

@@ -75,6 +75,9 @@ def write_summary(
     page = environment.get_template("summary.html.jinja").render(
         counts=f"{len(rows)} of {total} pairs" if len(rows) < total else f"{total} pairs",
         failed=sum(row["state"] == "failed" for row in rows),
+        verdicts=", ".join(
+            f"{sum(row.get('verdict') == name for row in rows)} {name}" for name in ("good", "doubtful", "failed")
+        ),
         settings=json.dumps(given) if given else "",
         columns=[title for _, title, _ in shown],
         rows=[_row_cells(row, folder, shown) for row in rows],
@@ -85,6 +88,9 @@ def write_summary(
 
 def _row_cells(row: Mapping[str, Any], folder: Path, shown: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
     cells: dict[str, Any] = {"name": row["name"], "warnings": row.get("warnings"), "error": None}
+    verdict = row.get("verdict")
+    cells |= {"verdict": verdict or "-", "reasons": row.get("reasons"), "confidence": _text(_number(row, "confidence"))}
+    cells["verdict_mark"] = {"good": "good", "failed": "bad", "doubtful": "doubtful"}.get(str(verdict), "")
     if row["state"] == "failed":
         return cells | {"error": row["error"], "warnings": None}
     scores = []

@@ -43,7 +43,8 @@ _FORMAT = "napari-stnreg batch"
 _ROW = "row.json"
 _PAGE_EVERY = 30.0
 """Seconds between two writings of the summary page, which grows with the rows."""
-_FIRST = ("name", "state", "seconds", "error")
+_FIRST = ("name", "state", "verdict", "confidence", "seconds", "error")
+_LAST = ("reasons", "warnings")
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ class BatchResult:
     Parameters
     ----------
     rows
-        One for every job that was finished: ``name``, ``state``, ``seconds``, ``error``, and scores by name.
+        One for every job that was finished: ``name``, ``state``, ``seconds``, ``error``, ``verdict``, ``confidence``,
+        ``reasons``, and scores by name.
     scores, page
         The table and the page.
     stop_reason
@@ -96,6 +98,11 @@ class BatchResult:
     def failed(self) -> list[Row]:
         """The rows of failed pairs."""
         return [row for row in self.rows if row["state"] == "failed"]
+
+    @property
+    def rejected(self) -> list[Row]:
+        """The rows of pairs that were registered and whose result is judged as failed."""
+        return [row for row in self.rows if row["state"] != "failed" and row.get("verdict") == "failed"]
 
 
 BatchSteps = Generator[BatchProgress, "str | None", BatchResult]
@@ -265,7 +272,8 @@ def _one(
     report["inputs"] = {"fixed": str(job.fixed), "moving": str(job.moving)} | {k: str(v) for k, v in job.files.items()}
     write_json(folder / "report.json", report)
     write_pictures(folder, fixed, moving, result, settings)
-    return {**card.row(), "fit_seconds": result.seconds, "warnings": " ".join(dict.fromkeys(warnings))}
+    judged = {"verdict": result.verdict, "confidence": result.confidence, "reasons": " ".join(result.reasons)}
+    return {**judged, **card.row(), "fit_seconds": result.seconds, "warnings": " ".join(dict.fromkeys(warnings))}
 
 
 def _inputs(job: Job) -> tuple[Image, Image, Mapping[str, dict[str, Any]]]:
@@ -307,7 +315,7 @@ def _model(settings: RegistrationSettings, models: dict[str, Model]) -> Model | 
 
 def _table(rows: Sequence[Row]) -> str:
     columns = list(dict.fromkeys([*_FIRST, *(name for row in rows for name in row)]))
-    columns = [name for name in columns if name != "warnings"] + (["warnings"] if "warnings" in columns else [])
+    columns = [name for name in columns if name not in _LAST] + [name for name in _LAST if name in columns]
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
     writer.writeheader()

@@ -36,7 +36,9 @@ COMMANDS = {
 }
 """The commands and what each one does. A command is the function of its name in the module of its name."""
 
-EPILOGUE = "Exit codes: 0 success, 1 error, 2 input that cannot be used, 130 interrupted."
+EPILOGUE = (
+    "Exit codes: 0 success, 1 error, 2 input that cannot be used, 3 a registration judged as failed, 130 interrupted."
+)
 
 _CHOICES = "\n\n".join(
     f"--{option}: " + " ".join(f"{name}: {text}" for name, text in texts.items())

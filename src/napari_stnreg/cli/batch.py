@@ -25,6 +25,7 @@ def batch(
     fixed: Path | None = None,
     moving: Path | None = None,
     restart: bool = False,
+    accept: bool = False,
     config: Config = None,
     settings: Annotated[RegistrationSettings, AsSettings] = RegistrationSettings(),  # noqa: B008
 ) -> int:
@@ -34,7 +35,8 @@ def batch(
     moving_labels, landmarks, fixed_landmarks, moving_landmarks, start_transform, and any setting for its row alone.
     Paths are relative to the file's folder. Instead of a list, --fixed and --moving name two folders whose images are
     paired by name, or one image and a folder. The output folder then holds scores.csv, summary.html and a folder for
-    each pair. A pair that fails does not end the batch. The same command again keeps what is done and continues.
+    each pair. A pair that fails does not end the batch. The exit code is 1 if a pair could not be registered, else 3
+    if a result is judged as failed. The same command again keeps what is done and continues.
 
     Parameters
     ----------
@@ -48,6 +50,8 @@ def batch(
         Folder of moving images.
     restart
         Run every row again, also those that are done.
+    accept
+        Exit with 0 even if results are judged as failed.
     config
         JSON file of settings for all pairs. Flags win.
     """
@@ -71,6 +75,10 @@ def batch(
     if result.stop_reason == "stopped":
         logger.log(PROGRESS, "Stopped after %d of %d pairs.", len(result.rows), len(pairs))
         return ExitCode.INTERRUPTED
+    if result.rejected:
+        names = ", ".join(str(row["name"]) for row in result.rejected)
+        logger.log(PROGRESS, "%d of %d results are judged as failed: %s.", len(result.rejected), len(pairs), names)
+        return ExitCode.SUCCESS if accept else ExitCode.FAILED_VERDICT
     return ExitCode.SUCCESS
 
 
@@ -80,4 +88,5 @@ def _show(display: ProgressDisplay, step: BatchProgress) -> None:
     elif step.row is not None:
         display.update(display.position + 1, display.total, step.name)
         state = {"done": "done", "kept": "done before"}.get(step.state, f"failed: {step.row['error']}")
-        display.write(f"{step.name}: {state}")
+        verdict = step.row.get("verdict")
+        display.write(f"{step.name}: {state}" + (f", {verdict}" if verdict else ""))

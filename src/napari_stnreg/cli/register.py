@@ -30,6 +30,7 @@ def register(
     *,
     output: Output,
     overwrite: bool = False,
+    accept: bool = False,
     config: Config = None,
     settings: Annotated[RegistrationSettings, AsSettings] = RegistrationSettings(),  # noqa: B008
     annotations: Annotated[Annotations, AsOptions] = Annotations(),  # noqa: B008
@@ -43,7 +44,7 @@ def register(
 
     Find the transform that takes MOVING to FIXED. The output folder then holds the warped image in the format of
     MOVING on the grid of FIXED, transform.safetensors and report.json. Ctrl+C ends the fit and keeps the best result
-    so far; a second Ctrl+C aborts.
+    so far; a second Ctrl+C aborts. If the result is judged as failed, everything is written and the exit code is 3.
 
     Parameters
     ----------
@@ -55,6 +56,8 @@ def register(
         Folder for the results.
     overwrite
         Write into the output folder even if it holds files.
+    accept
+        Exit with 0 even if the result is judged as failed.
     config
         JSON file of settings, or a report.json whose settings are used again. Flags win.
     start_transform
@@ -124,7 +127,10 @@ def register(
             folder, _output_suffix(moving), all_frames, inputs, settings, fixed_image, frames, results, notes
         )
     _print(results, notes, written)
-    return ExitCode.INTERRUPTED if interrupt.requested else ExitCode.SUCCESS
+    if interrupt.requested:
+        return ExitCode.INTERRUPTED
+    failed = any(result.verdict == "failed" for result in results)
+    return ExitCode.FAILED_VERDICT if failed and not accept else ExitCode.SUCCESS
 
 
 def _read_images(
@@ -236,6 +242,7 @@ def _print(results: Sequence[Result], notes: Sequence[str], written: Sequence[Pa
         folded = f"folded {100 * result.folding_fraction:.2g} %"
         inverse = f"inverse to {result.inverse['max_voxels']:.1g} voxels"
         print(frame + ", ".join([*scores, folded, inverse, f"{result.seconds:.1f} s", result.stop_reason]))
+        print(f"{frame}verdict: {result.judgment}")
     for path in written:
         print(path)
     for sentence in dict.fromkeys([*(one for result in results for one in result.warnings), *notes]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -30,6 +30,10 @@ class EvidenceParameters:
         Voxels along the longest side of the lattice for similarity and matching, by number of dimensions.
     search_size
         The same for the comparison with turned and mirrored copies.
+    polish_size
+        The same for the comparison with the best turned and mirrored copy, after small turns, scales and shifts.
+    ambiguous
+        Standard deviations by which such a copy may fit worse to be compared on the finer lattice.
     reach
         Largest displacement of the local matching, in voxels of the lattice; the step is 2 voxels.
     window
@@ -44,6 +48,8 @@ class EvidenceParameters:
 
     size: Mapping[int, int] = field(default_factory=lambda: {2: 48, 3: 24})
     search_size: Mapping[int, int] = field(default_factory=lambda: {2: 32, 3: 14})
+    polish_size: Mapping[int, int] = field(default_factory=lambda: {2: 44, 3: 18})
+    ambiguous: float = 1.5
     reach: Mapping[int, int] = field(default_factory=lambda: {2: 6, 3: 4})
     window: Mapping[int, int] = field(default_factory=lambda: {2: 4, 3: 3})
     min_edge_share: float = 0.4
@@ -160,7 +166,8 @@ def collect_evidence(
                 a, weight_a, source, _apply(affine, points), lattice, moving.grid, linear_determinant, parameters
             )
         before, _, _ = _compare(a, weight_a, source, points, lattice, moving.grid, 1.0, parameters, match=False)
-        alternative, mirrored = _alternatives(target, source, _coarse_grid(box, parameters.search_size[ndim]), affine)
+        search, fine = (_coarse_grid(box, n[ndim]) for n in (parameters.search_size, parameters.polish_size))
+        alternative, mirrored = _alternatives(target, source, search, fine, affine, parameters)
     return Evidence(
         after,
         linear,
@@ -268,8 +275,8 @@ def _compare(
     weight = weight_a * weight_b
     n = float(weight.sum())
     voxel = abs(float(np.linalg.det(lattice.linear)))
-    of_moving = source.weight.mean() * moving_grid.size * abs(float(np.linalg.det(moving_grid.linear)))
-    of_moving = float(of_moving) / max(abs(determinant), 1e-9) / voxel
+    of_moving = float(source.weight.mean()) * moving_grid.size * abs(float(np.linalg.det(moving_grid.linear)))
+    of_moving = of_moving / max(abs(determinant), 1e-9) / voxel
     overlap = n / max(min(float(weight_a.sum()), of_moving), 1e-9)
     if n < parameters.min_points:
         return None, 0.0, min(overlap, 1.0)
@@ -300,8 +307,15 @@ def _matching_share(a: Tensor, b: Tensor, weight: Tensor, parameters: EvidencePa
     return float((near[best] & matters).sum() / matters.sum())
 
 
-def _alternatives(target: _CoarseImage, source: _CoarseImage, lattice: Grid, affine: FloatArray) -> tuple[float, float]:
-    """Compare turned and mirrored copies at every shift with the affine part."""
+def _alternatives(
+    target: _CoarseImage,
+    source: _CoarseImage,
+    lattice: Grid,
+    fine: Grid,
+    affine: FloatArray,
+    parameters: EvidenceParameters,
+) -> tuple[float, float]:
+    """Compare turned and mirrored copies at every shift with the affine part; ambiguous ones once more, finely."""
     ndim = lattice.ndim
     points = lattice.points().reshape(-1, ndim)
     a, weight = target.read(points, lattice)
@@ -311,14 +325,68 @@ def _alternatives(target: _CoarseImage, source: _CoarseImage, lattice: Grid, aff
     linears = affine[:-1, :-1] @ np.stack([np.eye(ndim), *turns, *mirrors])
     worlds = (points - points.mean(0)) @ linears.transpose(0, 2, 1) + center
     surfaces = edge_agreement(first, edge_features(*source.read(worlds, lattice)))
-    values = surfaces.flatten(1).nan_to_num(-1.0).max(1).values
+    values, places = surfaces.flatten(1).nan_to_num(-1.0).max(1)
     spread = surfaces[0][surfaces[0].isfinite()]
     deviation = max(float(spread.std()), 0.02) if spread.numel() > 3 else 1.0
-    zero = surfaces[0][(slice(0, 2),) * ndim]
-    zero = zero[zero.isfinite()]
-    current = float(zero.max()) if zero.numel() else -1.0
+    current = _near_zero(surfaces[:1])
     n = len(turns)
-    return (float(values[1 : n + 1].max()) - current) / deviation, (float(values[n + 1 :].max()) - current) / deviation
+    margins = []
+    for first_index, last in ((1, n + 1), (n + 1, len(values))):
+        best = first_index + int(values[first_index:last].argmax())
+        margin = (float(values[best]) - current) / deviation
+        if margin > -parameters.ambiguous:
+            shift = _shift_of(int(places[best]), surfaces.shape[1:])
+            matrix = _about(linears[best], points.mean(0), center)
+            matrix[:-1, -1] += matrix[:-1, :-1] @ (lattice.linear @ shift)
+            others = [_polished(target, source, fine, candidate) for candidate in (affine, matrix)]
+            margin = (others[1][0] - others[0][0]) / max(others[0][1], 0.02)
+        margins.append(margin)
+    return margins[0], margins[1]
+
+
+def _near_zero(surfaces: Tensor) -> float:
+    """Return the best agreement at shifts of at most one voxel."""
+    ndim = surfaces.ndim - 1
+    near = surfaces.roll((1,) * ndim, tuple(range(1, ndim + 1)))[(slice(None), *(slice(0, 3),) * ndim)]
+    near = near[near.isfinite()]
+    return float(near.max()) if near.numel() else -1.0
+
+
+def _shift_of(place: int, padded: Sequence[int]) -> FloatArray:
+    index = np.unravel_index(place, tuple(padded))
+    return np.array([i - n if i > n // 2 else i for i, n in zip(index, padded, strict=True)], dtype=np.float64)
+
+
+def _about(linear: FloatArray, fixed_center: FloatArray, moving_center: FloatArray) -> FloatArray:
+    matrix = np.eye(len(linear) + 1)
+    matrix[:-1, :-1] = linear
+    matrix[:-1, -1] = moving_center - linear @ fixed_center
+    return matrix
+
+
+def _polished(target: _CoarseImage, source: _CoarseImage, lattice: Grid, affine: FloatArray) -> tuple[float, float]:
+    """Return the best agreement of edges near an affine map, among small turns, scales and shifts, and its spread."""
+    ndim = lattice.ndim
+    points = lattice.points().reshape(-1, ndim)
+    center = points.mean(0)
+    turns = [np.eye(ndim)]
+    for i, j in itertools.combinations(range(ndim), 2):
+        for angle in (-0.13, 0.13):
+            turn = np.eye(ndim)
+            turn[i, i] = turn[j, j] = math.cos(angle)
+            turn[i, j], turn[j, i] = -math.sin(angle), math.sin(angle)
+            turns.append(turn)
+    turns += [0.93 * np.eye(ndim), 1.07 * np.eye(ndim)]
+    linears = affine[:-1, :-1] @ np.stack(turns)
+    worlds = (points - center) @ linears.transpose(0, 2, 1) + _apply(affine, center[None])
+    first = edge_features(*target.read(points, lattice))
+    surfaces = edge_agreement(first, edge_features(*source.read(worlds, lattice)))
+    finite = surfaces[0][surfaces[0].isfinite()]
+    shifts = max(2, round(max(lattice.shape) / 16))
+    sides = (2 * shifts + 1,) * ndim
+    near = surfaces.roll((shifts,) * ndim, tuple(range(1, ndim + 1)))[(slice(None), *(slice(0, n) for n in sides))]
+    near = near[near.isfinite()]
+    return float(near.max()) if near.numel() else -1.0, float(finite.std()) if finite.numel() > 3 else 1.0
 
 
 def _orientations(ndim: int) -> tuple[list[FloatArray], list[FloatArray]]:

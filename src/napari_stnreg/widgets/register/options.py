@@ -136,7 +136,7 @@ class OptionsForm(QWidget):
 
     def values(self) -> dict[str, Any]:
         """Keyword arguments of :class:`RegistrationSettings`; the model itself is :attr:`model`."""
-        values = self._all_values()
+        values = self.all_values()
         if self.model.chosen is not None:
             # The family is that of the model; without a fit so is the similarity of the scores.
             del values["family"]
@@ -145,7 +145,8 @@ class OptionsForm(QWidget):
                 del values["similarity"]
         return values
 
-    def _all_values(self) -> dict[str, Any]:
+    def all_values(self) -> dict[str, Any]:
+        """Return all settings of the form, also those that a model replaces."""
         return {"family": self.family, **self.settings.values()}
 
     def set_values(self, values: dict[str, Any]) -> None:
@@ -169,7 +170,7 @@ class OptionsForm(QWidget):
     def state(self) -> dict[str, Any]:
         """The options as JSON-ready values, to be kept between sessions."""
         return {
-            "settings": {k: v for k, v in self._all_values().items() if k not in _NOT_REMEMBERED},
+            "settings": {k: v for k, v in self.all_values().items() if k not in _NOT_REMEMBERED},
             "results": sorted(self.kinds),
             "preview_rate": self.rate_box.value(),
             "model": self.model.state(),

@@ -30,6 +30,7 @@ from napari_stnreg.widgets.register.run import (
 )
 from napari_stnreg.widgets.register.scores_view import ScoresView
 from napari_stnreg.widgets.register.series_run import MotionUpdate
+from napari_stnreg.widgets.scorecard.table import theme_kind
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -90,6 +91,7 @@ class RegisterPanel(FitPanel):
         self.undo_button.clicked.connect(self.undo)
         self.again_button.clicked.connect(self.again)
         self.scores.open_requested.connect(self._open_panel)
+        self.scores.verdict.retry_requested.connect(self.try_next)
         self._layers.idle.connect(self.show_state)
 
     @staticmethod
@@ -273,7 +275,7 @@ class RegisterPanel(FitPanel):
     def _on_added(self) -> None:
         run = self._run
         assert run is not None
-        self.scores.show_results(run.results)
+        self.scores.show_results(run.results, theme_kind(self._viewer))
         self.scroll_to_end()
         if run.warnings:
             self.show_status(" ".join(run.warnings), warn=True)
@@ -318,11 +320,28 @@ class RegisterPanel(FitPanel):
         """Open a panel for the next step; it fills itself with the last run."""
         open_panel(self._viewer, name)
 
+    def try_next(self, suggestion: str) -> None:
+        """Change the settings to what the verdict suggests and register again; landmarks must be chosen first."""
+        if suggestion == "landmarks":
+            self.scroll_area.ensureWidgetVisible(self.inputs)
+            self.inputs.moving.points_box.setFocus()
+            self.show_status("Choose a points layer on both sides, with corresponding points in the same order.")
+            return
+        search = suggestion == "search"
+        changes: dict[str, Any] = {"start": "search", "mirror": True} if search else {"similarity": "mi"}
+        self.options.model.select(None)
+        self.options.set_values({**self.options.all_values(), **changes})
+        self.start()
+
     # -- the viewer
 
     def viewer_events(self) -> list[tuple[Any, Callable[..., Any]]]:
         """The layers, the active layer, the theme, and the models of the session."""
         return [*super().viewer_events(), (self._viewer.layers.selection.events.active, self._on_active_layer)]
+
+    def _on_theme(self, _event: Any = None) -> None:
+        super()._on_theme(_event)
+        self.scores.verdict.restyle(theme_kind(self._viewer))
 
     def _on_active_layer(self, _event: Any = None) -> None:
         if not self.running:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QGridLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QGridLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_stnreg.visualization.layers import folding_text
 from napari_stnreg.widgets.common.forms import button, button_row, emphasize
@@ -37,8 +37,85 @@ NEXT_PANELS = {
 """Text and tooltip of the buttons that open another panel, by its key in ``open_panel.PANELS``."""
 
 
+SUGGESTIONS = {
+    "mutual information": ("Try mutual information", "Register again with mutual information as the similarity."),
+    "search": (
+        "Search rotations and mirror images",
+        "Register again; the start search tries all rotations, scales and mirror images.",
+    ),
+    "landmarks": ("Use landmarks", "Choose points layers with corresponding points, then press Register."),
+}
+"""Text and tooltip of the button for what to try next, by :attr:`Verdict.suggestion`."""
+
+# A contrast of 4.5 or more with the ground of the theme; the word says the same as the color.
+_COLORS = {
+    "dark": {"good": "#5fd38d", "doubtful": "#e8b34b", "failed": "#ff8a80"},
+    "light": {"good": "#11673a", "doubtful": "#7a4f00", "failed": "#b3141f"},
+}
+
+
+class VerdictLine(QWidget):
+    """The verdict of a run as a colored line, its reasons, and a button for what to try next.
+
+    Signals
+    -------
+    retry_requested(str)
+        A key of :data:`SUGGESTIONS`.
+    """
+
+    retry_requested = Signal(str)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.label = QLabel()
+        self.label.setWordWrap(True)
+        self.label.setAccessibleName("verdict")
+        self.label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.button = QPushButton()
+        self.button.setAutoDefault(False)
+        self.button.clicked.connect(self._on_button)
+        self._suggestion, self._verdict = "", ""
+        self._suggest("")
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 4, 0, 0)
+        box.setSpacing(4)
+        box.addWidget(self.label)
+        box.addWidget(self.button)
+        self.hide()
+
+    def show_results(self, results: list[Result], theme: str) -> None:
+        """Show the worst verdict of a run in the colors of a theme, ``"dark"`` or ``"light"``."""
+        order = ("failed", "doubtful", "good")
+        number = min(range(len(results)), key=lambda i: (order.index(results[i].verdict), results[i].confidence))
+        judgment = results[number].judgment
+        self._verdict = judgment.verdict
+        frame = f", frame {number}" if len(results) > 1 else ""
+        title = f"{judgment.verdict.capitalize()}{frame} (confidence {judgment.confidence:.2f})"
+        self.label.setText("\n".join([title, *judgment.reasons]))
+        self.label.setToolTip("Estimated from evidence that the registration did not optimize.")
+        self._suggest(judgment.suggestion)
+        self.restyle(theme)
+        self.show()
+
+    def _suggest(self, suggestion: str) -> None:
+        self._suggestion = suggestion
+        text, tip = SUGGESTIONS.get(suggestion, ("", "Nothing to suggest."))
+        self.button.setText(text)
+        self.button.setToolTip(tip)
+        self.button.setAccessibleName(text or "no suggestion")
+        self.button.setVisible(bool(suggestion))
+
+    def restyle(self, theme: str) -> None:
+        """Set the color for a theme, ``"dark"`` or ``"light"``."""
+        color = _COLORS[theme].get(self._verdict)
+        self.label.setStyleSheet(f"color: {color}; font-weight: bold;" if color else "")
+
+    def _on_button(self) -> None:
+        self.retry_requested.emit(self._suggestion)
+
+
 class ScoresView(QWidget):
-    """Scores before and after, folding, duration and stop reason of a run.
+    """Verdict, scores before and after, folding, duration and stop reason of a run.
 
     Signals
     -------
@@ -66,12 +143,15 @@ class ScoresView(QWidget):
         self._next.hide()
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
+        self.verdict = VerdictLine()
+        box.addWidget(self.verdict)
         box.addLayout(self._grid)
         box.addWidget(self._next)
 
     def clear(self) -> None:
         """Remove the scores."""
         self._next.hide()
+        self.verdict.hide()
         while self._grid.count():
             item = self._grid.takeAt(0)
             widget = None if item is None else item.widget()
@@ -84,9 +164,10 @@ class ScoresView(QWidget):
         labels = [item.widget() for item in items if item is not None]
         return "\n".join(label.text() for label in labels if isinstance(label, QLabel))
 
-    def show_results(self, results: list[Result]) -> None:
-        """Show the mean of the results of a run (one, or one for each frame)."""
+    def show_results(self, results: list[Result], theme: str = "dark") -> None:
+        """Show the worst verdict and the mean scores of a run (of one result, or one for each frame)."""
         self.clear()
+        self.verdict.show_results(results, theme)
         before, after = ([r.scores.get(when, {}) for r in results] for when in ("before", "after"))
         self._add_row(0, "", "before", "after", "")
         row = 1
