@@ -47,18 +47,31 @@ class VerdictParameters:
         Spread of the logarithm of the Jacobian determinant above which the deformation is implausible.
     """
 
-    intercept: float = 0.0
-    coefficients: Mapping[str, float] = field(default_factory=lambda: {"linear_z": 1.0, "linear_share": 2.0})
-    good: float = 0.7
-    failed: float = 0.15
+    intercept: float = -4.14
+    coefficients: Mapping[str, float] = field(
+        default_factory=lambda: {
+            "linear_z": 0.25,
+            "linear_edges_z": 0.39,
+            "after_z": 0.20,
+            "linear_share": 1.93,
+            "share": 1.49,
+            "deformation": -7.95,
+            "alternative": -0.19,
+            "mirrored": -0.22,
+            "log_scale": -1.24,
+            "log_shear": -2.71,
+        }
+    )
+    good: float = 0.6
+    failed: float = 0.1
     max_scale: float = 4.0
     max_shear: float = 2.0
     min_overlap: float = 0.25
     max_landmark_error: float = 0.05
     doubtful_landmark_error: float = 0.02
     max_folded: float = 0.05
-    mirror_margin: float = 2.0
-    turn_margin: float = 2.0
+    mirror_margin: float = 0.4
+    turn_margin: float = 0.5
     chance: float = 4.0
     min_share: float = 0.35
     max_log_jacobian: float = 0.7

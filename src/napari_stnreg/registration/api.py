@@ -179,9 +179,6 @@ def register(
     (result.fixed, result.moving), result.landmarks = pair, (fixed_landmarks, moving_landmarks)
     for text in result.warnings:
         python_warnings.warn(text, RegistrationWarning, stacklevel=2)
-    if result.verdict == "failed":
-        text = f"The registration failed. {' '.join(result.reasons)}"
-        python_warnings.warn(text, RegistrationWarning, stacklevel=2)
     return result
 
 

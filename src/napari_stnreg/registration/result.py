@@ -327,6 +327,8 @@ def make_result(
         landmark_error=scores["after"].get("landmark_median"),
     )  # fmt: skip
     judgment = judge(evidence, similarity=settings.similarity, mirror=settings.mirror, stop_reason=stop_reason)
+    if judgment.verdict == "failed":
+        warnings.append(f"The registration failed. {judgment.reasons[0]}")
     return Result(
         transform,
         grid,
