@@ -34,8 +34,8 @@ def register_series(
     """Register the frames of a movie or a 4D scan.
 
     The output folder then holds the registered frames (OME-Zarr or OME-TIFF), the motion as motion.csv and motion.svg,
-    the transforms, and report.json with the frames that failed. The family is rigid if none is given. Ctrl+C keeps
-    the frames that are done; run the same command with --resume to continue.
+    the transforms, and report.json with the frames that failed. Without flags: family rigid, similarity mse,
+    smoothness 4, preset fast. Ctrl+C keeps the frames that are done; run the same command with --resume to continue.
 
     Parameters
     ----------
@@ -67,8 +67,6 @@ def register_series(
     from napari_stnreg.series.sources import open_series
 
     settings = merge_config(settings, config)
-    if "family" not in settings.model_fields_set:
-        settings = RegistrationSettings.merge(settings, {"family": "rigid"})
     opened = open_series(series, axes=axes, spacing=spacing, unit=unit)
     is_tiff = series.name.lower().endswith((".tif", ".tiff"))
     chosen = output_format or ("tiff" if is_tiff else "zarr")

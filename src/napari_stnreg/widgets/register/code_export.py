@@ -70,6 +70,8 @@ def _series_lines(job: RegistrationJob, words: list[str]) -> list[str]:
         ]
     reference = "fixed" if job.reference == FIXED_IMAGE else repr(job.reference)
     smoothing = f", temporal_smoothing={job.temporal_smoothing!r}" if job.temporal_smoothing else ""
+    values = {"family": job.settings.family, **job.settings.model_dump(exclude_defaults=True)}
+    words = [f"{name}={value!r}" for name, value in values.items()]
     return [
         f"settings = sr.RegistrationSettings({', '.join(words)})",
         f"frames = [moving(frame) for frame in range({job.moving.frames})]",

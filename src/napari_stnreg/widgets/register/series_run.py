@@ -11,6 +11,7 @@ import numpy as np
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.napari_layers import LayerData
+from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.visualization.layers import result_layers
 from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress, relay_progress
 
@@ -64,12 +65,14 @@ def run_series(job: RegistrationJob, control: TaskControl) -> Generator[TaskProg
         return job.moving.image(frame).with_unit(fixed.grid.unit)
 
     fixed = fixed if job.reference == FIXED_IMAGE else load(0)
+    # a choice of the form that is the default of a pair leaves the default of a series
+    chosen = {"family": job.settings.family, **job.settings.model_dump(exclude_defaults=True)}
     points = job.moving_landmarks
     if points is not None:  # in the unit of the moving layer
         points = points * conversion_factor(job.moving.grid.unit, fixed.grid.unit)
     steps = sr.register_series_steps(
         Series(load, job.moving.frames, job.moving.name, job.moving.time[0]),
-        job.settings,
+        RegistrationSettings.parse(**chosen),
         reference=fixed if job.reference == FIXED_IMAGE else job.reference,
         temporal_smoothing=job.temporal_smoothing,
         fixed_landmarks=job.fixed_landmarks,
@@ -109,7 +112,7 @@ def run_series(job: RegistrationJob, control: TaskControl) -> Generator[TaskProg
             return None
         moving, notes = load(fit.frame), list[str]()
         result = make_result(
-            fixed, moving, job.settings, found.transform(fit.frame), [], stop_reason, found.seconds / len(found.fits),
+            fixed, moving, found.settings, found.transform(fit.frame), [], stop_reason, found.seconds / len(found.fits),
             notes, landmarks,
         )  # fmt: skip
         results.append(result)
