@@ -234,7 +234,7 @@ def run_dense(
     state: DenseState | None = None
     affine = AffineTransform(found.affine.copy(), problem.unit)
     stiffer = MI_STIFFNESS if settings.similarity == "mi" else 1.0
-    options = dense_options(settings.model_copy(update={"smoothness": stiffer * settings.smoothness}), grid.ndim)
+    stiffened = settings.model_copy(update={"smoothness": stiffer * settings.smoothness})
 
     def snapshot(displacement: Tensor, grid: Grid) -> Transform:
         return chain(DisplacementTransform(apply_matrix(grid.linear, displacement), grid), affine)
@@ -247,6 +247,7 @@ def run_dense(
         else:
             state = state.resized(shape)
         steps = preset.steps("dense", len(shrinks) - 1 - i)
+        options = dense_options(stiffened, grid.ndim, len(shrinks) - 1 - i)
         similarity = deformable_similarity(settings, grid.ndim)
         penalty, landmark_force = _dense_terms(problem, settings, level, found.affine)
         best = state.copy()
