@@ -412,7 +412,7 @@ def summary(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def fit(rows: list[Row], penalty: float = 0.02) -> tuple[float, dict[str, float]]:
+def fit(rows: list[Row], penalty: float = 0.005) -> tuple[float, dict[str, float]]:
     """Fit the logistic model to right and wrong rows, with a ridge penalty on standardized coefficients."""
     used = [row for row in rows if row.truth != "between"]
     features = [features_of_dict(row.evidence) for row in used]

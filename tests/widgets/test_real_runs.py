@@ -7,7 +7,7 @@ import gc
 import numpy as np
 import psutil
 import pytest
-from qtpy.QtCore import QThreadPool, QTimer
+from qtpy.QtCore import Qt, QThreadPool, QTimer
 from qtpy.QtWidgets import QApplication
 from scipy import ndimage
 
@@ -458,3 +458,51 @@ def test_the_demo_leaves_a_picture_and_scores(tmp_path):
     scores = json.loads((tmp_path / "demo-output" / "scores.json").read_text())["scores"]
     assert scores["after"]["ncc"] > scores["before"]["ncc"]
     assert "Screenshot:" in done.stdout
+
+
+def organ(seed=4, size=96):
+    """An object with inner parts on a dark background."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    image = 0.5 * ((y / 0.8) ** 2 + (x / 0.6) ** 2 < 1)
+    for _ in range(14):
+        (cy, cx), wide = rng.uniform(-0.45, 0.45, 2), rng.uniform(0.08, 0.25)
+        image = np.where(((y - cy) ** 2 + (x - cx) ** 2 < wide**2) & (image > 0), rng.uniform(0.2, 1), image)
+    return ndimage.gaussian_filter(image, 0.8) + 0.02 * rng.normal(size=image.shape)
+
+
+def test_the_verdict_suggests_what_to_try_and_the_button_does_it(viewer, pair_panel, run, qtbot):
+    fixed = organ()
+    panel = pair_panel(fixed, ndimage.shift(fixed, (2, 1), mode="nearest")[::-1].copy(), family="affine",
+                       similarity="lncc", iterations=None)  # fmt: skip
+    panel.start()
+    run(panel, 120_000)
+    line = panel.scores.verdict
+    assert line.isVisibleTo(panel)
+    assert panel.result.verdict != "good"
+    assert line.label.text().startswith(panel.result.verdict.capitalize())
+    assert panel.result.reasons[0] in line.label.text()
+    dark = line.label.styleSheet()
+    viewer.theme = "light"
+    assert line.label.styleSheet() != dark
+    assert line.button.text() == "Search rotations and mirror images"
+    record = warped_layer(viewer).metadata["stnreg"]
+    assert record["verdict"] == panel.result.verdict
+    qtbot.mouseClick(line.button, Qt.MouseButton.LeftButton)
+    assert panel.running
+    run(panel, 120_000)
+    assert panel.result.settings.mirror
+    assert panel.result.settings.start == "search"
+    assert panel.result.verdict == "good"
+    assert line.label.text().startswith("Good")
+    assert not line.button.isVisibleTo(panel)
+
+
+def test_other_suggestions_change_the_form(viewer, pair_panel, run):
+    panel = pair_panel(organ(), organ(5))
+    panel.try_next("landmarks")
+    assert not panel.running
+    assert "points layer" in panel.status.text()
+    panel.try_next("mutual information")
+    run(panel, 120_000)
+    assert panel.result.settings.similarity == "mi"

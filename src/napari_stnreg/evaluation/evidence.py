@@ -322,7 +322,10 @@ def _alternatives(
     center = _apply(affine, points).mean(0)
     turns, mirrors = _orientations(ndim)
     first = edge_features(a, weight)
-    linears = affine[:-1, :-1] @ np.stack([np.eye(ndim), *turns, *mirrors])
+    # a wrong fit distorts the linear part; the copies are compared without that distortion
+    left, singular, right = np.linalg.svd(affine[:-1, :-1])
+    undistorted = float(singular.prod() ** (1 / ndim)) * left @ right
+    linears = np.stack([affine[:-1, :-1], *(undistorted @ turn for turn in (*turns, *mirrors))])
     worlds = (points - points.mean(0)) @ linears.transpose(0, 2, 1) + center
     surfaces = edge_agreement(first, edge_features(*source.read(worlds, lattice)))
     values, places = surfaces.flatten(1).nan_to_num(-1.0).max(1)

@@ -47,22 +47,22 @@ class VerdictParameters:
         Spread of the logarithm of the Jacobian determinant above which the deformation is implausible.
     """
 
-    intercept: float = -4.14
+    intercept: float = -7.75
     coefficients: Mapping[str, float] = field(
         default_factory=lambda: {
-            "linear_z": 0.25,
-            "linear_edges_z": 0.39,
-            "after_z": 0.20,
-            "linear_share": 1.93,
-            "share": 1.49,
-            "deformation": -7.95,
-            "alternative": -0.19,
-            "mirrored": -0.22,
-            "log_scale": -1.24,
-            "log_shear": -2.71,
+            "linear_z": 0.26,
+            "linear_edges_z": 0.54,
+            "after_z": 0.23,
+            "linear_share": 3.69,
+            "share": 2.85,
+            "deformation": -0.63,
+            "alternative": -0.28,
+            "mirrored": -0.4,
+            "log_scale": -2.39,
+            "log_shear": -4.03,
         }
     )
-    good: float = 0.6
+    good: float = 0.7
     failed: float = 0.1
     max_scale: float = 4.0
     max_shear: float = 2.0
