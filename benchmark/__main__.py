@@ -18,9 +18,16 @@ from benchmark.peers import METHODS, make_method
 from benchmark.report import table, write_files
 from benchmark.threads import environment
 
-DEFAULT_PAIRS = {"cardiac": 16, "hippocampus": 8, "brain": 4, "histology": 4, "fibsem": 4, "gpu": 1}
-MODULES = {"ours": "napari_stnreg", "elastix": "itk", "ants-syn": "ants", "ants-syn-cc": "ants", "dipy": "dipy"}
-PACKAGES = ("napari-stnreg", "torch", "numpy", "scipy", "itk-elastix", "antspyx", "dipy")
+DEFAULT_PAIRS = {"cardiac": 16, "brain-slices": 8, "hippocampus": 8, "brain": 4, "histology": 4, "fibsem": 4, "gpu": 1}
+MODULES = {
+    "ours": "napari_stnreg",
+    "elastix": "itk",
+    "ants-syn": "ants",
+    "ants-syn-cc": "ants",
+    "dipy": "dipy",
+    "fireants": "fireants",
+}
+PACKAGES = ("napari-stnreg", "torch", "numpy", "scipy", "itk-elastix", "antspyx", "dipy", "fireants")
 HEADER = """Made by `{command}` with {threads} threads for each method, {cpu}.
 Seconds are those of the registration alone, in its own process, after one untimed call on a small made pair; reading,
 the dense field and scoring are not in them. Pairs: the `{split}` lists in `benchmark/pairs`."""

@@ -20,6 +20,7 @@ FILES = {
     "cardiac": "cardiac_cine/cardiac_cine.npz",
     "hippocampus": "hippocampus/hippocampus.npz",
     "brain": "brain_t1_2mm/brain_t1_2mm.npz",
+    "brain-slices": "brain_t1_2mm/brain_t1_2mm.npz",
     "histology": "histology_landmarks/lung-lesion_3",
     "fibsem": "fibsem/training_sample2_raw.tif",
     "gpu": "brain_t1_2mm/brain_t1_2mm.npz",
@@ -74,7 +75,7 @@ def load_arrays(path: Path) -> dict[str, Array]:
 
 def pair_rows(name: str, split: str, count: int) -> list[dict[str, str]]:
     """The first ``count`` rows of a set's committed list that belong to a split."""
-    with (PAIRS / f"{'brain' if name == 'gpu' else name}.csv").open(newline="") as file:
+    with (PAIRS / f"{'brain' if name in ('gpu', 'brain-slices') else name}.csv").open(newline="") as file:
         return [row for row in csv.DictReader(file) if row["split"] == split][:count]
 
 
@@ -84,7 +85,7 @@ def load_pairs(name: str, folder: Path, split: str, count: int) -> Iterator[Pair
     Parameters
     ----------
     name
-        One of ``cardiac``, ``hippocampus``, ``brain``, ``histology``, ``fibsem``, ``gpu``.
+        One of ``cardiac``, ``hippocampus``, ``brain``, ``brain-slices``, ``histology``, ``fibsem``, ``gpu``.
     folder
         The data folder.
     split
@@ -123,6 +124,8 @@ def _label_pair(name: str, arrays: dict[str, Array], row: dict[str, str]) -> Pai
         )
     images = arrays["image"][fixed], arrays["image"][moving]
     labels = arrays["label"][fixed], arrays["label"][moving]
+    if name == "brain-slices":  # the middle plane across the first axis
+        images, labels = (tuple(side[len(side) // 2] for side in sides) for sides in (images, labels))
     if name == "gpu":
         images = _upsampled(images[0], order=1), _upsampled(images[1], order=1)
         labels = _upsampled(labels[0], order=0), _upsampled(labels[1], order=0)

@@ -181,6 +181,59 @@ class Ours:
         return np.asarray(result.transform.displacement(grid), dtype=np.float64)
 
 
+@dataclass
+class FireAnts:
+    """FireANTs on the CPU: affine, then greedy composition with local cross-correlation."""
+
+    settings: dict[str, Any]
+    threads: int
+
+    def fit(self, fixed: Array, moving: Array) -> Any:
+        """Register with FireANTs, intensities scaled to 0..1 as its examples do."""
+        import SimpleITK as sitk
+        from fireants.io.image import BatchedImages, Image
+        from fireants.registration.affine import AffineRegistration
+        from fireants.registration.greedy import GreedyRegistration
+
+        batches = []
+        for image in (scalar(fixed), scalar(moving)):
+            low, high = float(image.min()), float(image.max())
+            scaled = (image - low) / max(high - low, 1e-6)
+            batches.append(BatchedImages([Image(sitk.GetImageFromArray(scaled), device="cpu")]))
+        matrix = None
+        if self.settings["affine"]:
+            affine = AffineRegistration(
+                fixed_images=batches[0], moving_images=batches[1], progress_bar=False, **self.settings["affine"]
+            )
+            affine.optimize()
+            matrix = affine.get_affine_matrix().detach()
+        greedy = GreedyRegistration(
+            fixed_images=batches[0],
+            moving_images=batches[1],
+            init_affine=matrix,
+            progress_bar=False,
+            **self.settings["greedy"],
+        )
+        greedy.optimize()
+        return batches, greedy
+
+    def field(self, fit: Any) -> Array:
+        """Turn its coordinates, normalized to -1..1 between the outer voxel centers and (x, y, z), into voxels."""
+        (fixed, moving), greedy = fit
+        mapped = np.asarray(greedy.get_warped_coordinates(fixed, moving).detach()[0], dtype=np.float64)[..., ::-1]
+        sizes = np.asarray(moving.shape[2:], dtype=np.float64)
+        index = (mapped + 1) / 2 * (sizes - 1)
+        return np.moveaxis(index, -1, 0) - grid_points(index.shape[:-1])
+
+
+def _fireants_settings(kind: str) -> dict[str, Any]:
+    """Settings of FireANTs: those of its own brain examples; hearts need no affine start."""
+    affine = {"scales": [4, 2, 1], "iterations": [200, 100, 50], "optimizer_lr": 3e-3, "loss_type": "cc"}
+    greedy = {"scales": [4, 2, 1], "iterations": [200, 100, 50], "optimizer_lr": 0.5, "cc_kernel_size": 7}
+    greedy |= {"loss_type": "cc", "smooth_warp_sigma": 0.5, "smooth_grad_sigma": 1.0}
+    return {"affine": None if kind in ("cardiac", "fibsem") else affine, "greedy": greedy}
+
+
 def _elastix_settings(kind: str) -> dict[str, Any]:
     """Settings of elastix.
 
@@ -254,6 +307,7 @@ METHODS: dict[str, tuple[type[Any], Callable[[str], dict[str, Any]], str]] = {
     "ants-syn": (Ants, _ants_settings, "ANTs SyN default"),
     "ants-syn-cc": (Ants, _ants_cc_settings, "ANTs SyN CC 40-20-10"),
     "dipy": (Dipy, _dipy_settings, "DIPY SyN CC"),
+    "fireants": (FireAnts, _fireants_settings, "FireANTs greedy, CPU"),
 }
 
 

@@ -95,7 +95,9 @@ else
     # What the engine and the peers need; napari itself is not part of a benchmark. The peers rule the versions of
     # numpy and scipy here, so everything is resolved in one go and the project comes last, without its own list.
     pip -c "$constraints" torch numpy scipy nibabel pydantic safetensors tifffile imageio tqdm psutil \
-        itk-elastix antspyx dipy scikit-image
+        itk-elastix antspyx dipy scikit-image SimpleITK hydra-core pandas
+    # FireANTs asks for an old SimpleITK that has no wheel for every Python; the current one does.
+    pip --no-deps fireants
     pip --no-deps -e .
 fi
 touch "$venv/.ready"

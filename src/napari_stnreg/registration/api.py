@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from napari_stnreg.core.device import is_out_of_memory, pick_device
+from napari_stnreg.core.device import is_out_of_memory, pick_device, single_thread
 from napari_stnreg.core.errors import OutOfMemoryError, RegistrationWarning
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.io.conversion import ImageLike, as_image_pair
 from napari_stnreg.registration import stages
-from napari_stnreg.registration.pair import fit_pair
+from napari_stnreg.registration.pair import SINGLE_THREAD_VOXELS, fit_pair
 from napari_stnreg.registration.preprocessing import check_pair, prepare
 from napari_stnreg.registration.result import LossHistory, Progress, Result, StopReason, make_result
 from napari_stnreg.registration.settings import Extent, Initialization, PresetName, RegistrationSettings
@@ -246,9 +246,10 @@ def register_steps(
         warnings.append("The loss became non-finite; the best transform so far is returned.")
     while True:
         try:
-            return make_result(
-                fixed, moving, settings, transform, losses, stop_reason, seconds, warnings, landmarks, device
-            )
+            with single_thread(fixed.grid.size <= SINGLE_THREAD_VOXELS):
+                return make_result(
+                    fixed, moving, settings, transform, losses, stop_reason, seconds, warnings, landmarks, device
+                )
         except (RuntimeError, MemoryError) as error:
             device = _fallback_device(error, device, fixed, moving, warnings)
 
