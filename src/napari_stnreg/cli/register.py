@@ -179,7 +179,8 @@ def _output_suffix(moving: Path) -> str:
 
 def _show(display: ProgressDisplay, part: str, progress: Progress) -> None:
     text = part + (progress.message or progress.stage)
-    display.update(progress.step, progress.total, text, f"loss {progress.loss:.4g}")
+    loss = f"loss {progress.loss:.4g}" if progress.stage not in ("prepare", "result") else ""
+    display.update(progress.step, progress.total, text, loss)
 
 
 def _write(

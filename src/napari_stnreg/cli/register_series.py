@@ -22,6 +22,7 @@ def register_series(
     output: Output,
     overwrite: bool = False,
     resume: bool = False,
+    accept: bool = False,
     reference: str = "first",
     temporal_smoothing: float = 0.0,
     output_format: str | None = None,
@@ -47,6 +48,8 @@ def register_series(
         Replace the registered series in the output folder.
     resume
         Continue the unfinished run in the output folder.
+    accept
+        Exit with 0 even if the registration of a frame failed.
     reference
         first, mean (two passes), previous (transforms are composed), the index of a frame, or an image file.
     temporal_smoothing
@@ -96,4 +99,4 @@ def register_series(
     if result.stop_reason == "stopped":
         logger.log(PROGRESS, "Continue with the same command and --resume.")
         return ExitCode.INTERRUPTED
-    return ExitCode.SUCCESS
+    return ExitCode.FAILED_VERDICT if result.failed and not accept else ExitCode.SUCCESS

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from napari_stnreg.core.progress import check_stop
+
 Edge = Literal["zero", "nearest"]
 
 
@@ -223,6 +225,7 @@ def _by_volume(x: Tensor, apply: Callable[[Tensor], Tensor]) -> Tensor:
 
 def _box(x: Tensor, radii: Sequence[int]) -> Tensor:
     for axis, radius in enumerate(radii, start=2):
+        check_stop()
         if radius > PARAMETERS.doubling_radius:
             x = _box_by_doubling(x, axis, radius)
         elif radius > 0:
@@ -281,6 +284,7 @@ def _smooth(x: Tensor, sigmas: Sequence[float], edge: Edge, truncate: float, *, 
         size = x.shape[axis]
         out = x * kernel[0]
         for k in range(1, min(len(kernel), size)):
+            check_stop()
             out.narrow(axis, k, size - k).add_(x.narrow(axis, 0, size - k), alpha=kernel[k])
             out.narrow(axis, 0, size - k).add_(x.narrow(axis, k, size - k), alpha=kernel[k])
         if edge == "nearest":

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.progress import check_stop
 from napari_stnreg.ops.filters import per_axis
 
 Spacing = float | Sequence[float]
@@ -144,6 +145,7 @@ def folding_fraction(
 
 
 def _derivative(u: Tensor, axis: int, step: float) -> Tensor:
+    check_stop()
     result: Tensor = _Derivative.apply(u, axis, step)  # type: ignore[no-untyped-call]
     return result
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
+from napari_stnreg.core.progress import check_stop
 from napari_stnreg.ops.interpolation import nearest_index, sample
 from napari_stnreg.ops.lattice import lattice_points
 
@@ -70,6 +71,7 @@ def resample(
         else transform.voxel_indices(grid, image.grid, device)
     )
     for part, index in indices:
+        check_stop()
         ends = torch.tensor(last, dtype=index.dtype, device=index.device)
         clamped = torch.minimum(index.clamp_min(0), ends)
         inside = ((index - clamped).abs_().amax(dim=-1) <= 0.5 + _FACE_TOLERANCE).cpu().numpy()

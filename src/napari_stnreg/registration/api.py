@@ -7,6 +7,7 @@ import os
 import time
 import warnings as python_warnings
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,15 +18,15 @@ from napari_stnreg.core.device import is_out_of_memory, pick_device, single_thre
 from napari_stnreg.core.errors import OutOfMemoryError, RegistrationWarning
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.core.progress import run_to_completion
+from napari_stnreg.core.progress import interruptible, run_to_completion
 from napari_stnreg.io.conversion import ImageLike, as_image_pair
 from napari_stnreg.registration import stages
 from napari_stnreg.registration.pair import SINGLE_THREAD_VOXELS, fit_pair
 from napari_stnreg.registration.preprocessing import check_pair, prepare
-from napari_stnreg.registration.result import LossHistory, Progress, Result, StopReason, make_result
+from napari_stnreg.registration.result import LossHistory, Progress, Result, StopReason, result_steps
 from napari_stnreg.registration.settings import Extent, Initialization, PresetName, RegistrationSettings
 from napari_stnreg.resampling.warp import warp
-from napari_stnreg.transforms import Transform
+from napari_stnreg.transforms import AffineTransform, Transform
 
 if TYPE_CHECKING:
     from napari_stnreg.models.model import Model
@@ -34,6 +35,10 @@ RegistrationSteps = Generator[Progress, "str | None", Result]
 _DeviceSteps = Generator[Progress, "str | None", tuple[Transform, LossHistory, StopReason, torch.device]]
 
 _logger = logging.getLogger(__name__)
+
+
+ACTIVITY_VOXELS = 2**21
+"""Voxels of both images above which reading, warping and scoring are shown as progress; below they take no time."""
 
 
 def register(
@@ -244,12 +249,23 @@ def register_steps(
     _logger.info("Registered '%s' in %.1f s (%s)", moving.name, seconds, stop_reason)
     if stop_reason == "diverged":
         warnings.append("The loss became non-finite; the best transform so far is returned.")
+    large = fixed.grid.size + moving.grid.size > ACTIVITY_VOXELS
     while True:
         try:
-            with single_thread(fixed.grid.size <= SINGLE_THREAD_VOXELS):
-                return make_result(
-                    fixed, moving, settings, transform, losses, stop_reason, seconds, warnings, landmarks, device
-                )
+            final = result_steps(
+                fixed, moving, settings, transform, losses, stop_reason, seconds, warnings, landmarks, device
+            )
+            with closing(final):
+                while True:
+                    try:
+                        with single_thread(fixed.grid.size <= SINGLE_THREAD_VOXELS):
+                            message = next(final)
+                    except StopIteration as end:
+                        result: Result = end.value
+                        return result
+                    # a stopped run ends with its answer; the second stop interrupts what is left
+                    if large and stop_reason != "stopped":
+                        yield _activity("result", message, transform)
         except (RuntimeError, MemoryError) as error:
             device = _fallback_device(error, device, fixed, moving, warnings)
 
@@ -267,9 +283,15 @@ def _fit_with_fallback(
 
     The last item of the return value is the device that the fit ended on.
     """
+    unmoved = start_transform or AffineTransform.identity(fixed.ndim, fixed.grid.unit)
     while True:
         try:
-            problem = prepare(fixed, moving, settings, device, *landmarks, has_start=start_transform is not None)
+            if fixed.grid.size + moving.grid.size > ACTIVITY_VOXELS:
+                command = yield _activity("prepare", "reading intensities", unmoved)
+                if command == "stop":
+                    return unmoved, [], "stopped", device
+            with interruptible():
+                problem = prepare(fixed, moving, settings, device, *landmarks, has_start=start_transform is not None)
             transform, losses, stop_reason = yield from fit_pair(problem, settings, start_transform, fixed.grid.size)
             break
         except (RuntimeError, MemoryError) as error:
@@ -344,6 +366,12 @@ def _settings_for_model(
 def _prediction_progress(model: Model, transform: Transform, settings: RegistrationSettings) -> Progress:
     message = f"one pass of {model.name}"
     return Progress(model.name, 0, 1, 1, 1 + settings.refine, float("nan"), lambda: transform, message)
+
+
+def _activity(stage: str, message: str, transform: Transform) -> Progress:
+    """Progress of what is no step of a fit: reading before it, warping and scoring after it."""
+    step = int(stage == "result")
+    return Progress(stage, 0, 1, step, 1, float("nan"), lambda: transform, message)
 
 
 def _check_fill(moving: Image, settings: RegistrationSettings) -> None:

@@ -12,6 +12,7 @@ import torch
 from napari_stnreg.core.device import single_thread
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray
+from napari_stnreg.core.progress import StopRequested, interruptible
 from napari_stnreg.registration import stages
 from napari_stnreg.registration.initialization import find_start
 from napari_stnreg.registration.preprocessing import Problem
@@ -59,7 +60,7 @@ def fit_pair(problem: Problem, settings: RegistrationSettings, start: Transform 
     with closing(_stages(problem, settings, start)) as fit:
         while True:
             try:
-                with single_thread(size <= SINGLE_THREAD_VOXELS), torch.no_grad():
+                with single_thread(size <= SINGLE_THREAD_VOXELS), torch.no_grad(), interruptible():
                     step = fit.send(command)
                 size = voxels / 2.0 ** (len(problem.center) * (step.levels - 1 - step.level))
             except StopIteration as end:
@@ -90,6 +91,9 @@ def _stages(problem: Problem, settings: RegistrationSettings, start: Transform |
         except StopIteration as end:
             found.affine = end.value
             break
+        except StopRequested:
+            stop_reason = "stopped"
+            break
         step = IterationState("start", 0, 1, loss, partial(AffineTransform, found.affine.copy(), problem.unit))
         if (yield _progress(step, 0, total, outer, problem)) == "stop":
             stop_reason = "stopped"
@@ -103,21 +107,24 @@ def _stages(problem: Problem, settings: RegistrationSettings, start: Transform |
             outer = inner if outer is None else chain(inner, outer)
             found = StageResult(np.eye(len(problem.center) + 1))
         levels = stages.stage_shrinks(problem, settings, preset, position)
-        with closing(_stage(problem, settings, preset, position, found)) as steps:
-            for step in steps:
-                done += 1
-                losses.append((step.stage, step.level, done, step.loss))
-                if not np.isfinite(step.loss):
-                    stop_reason = "diverged"
-                    break
-                # levels may settle early; the bar then jumps ahead rather than lag behind
-                ahead = planned + sum(
-                    stages.level_steps(settings, preset, position, i, levels) for i in range(step.level)
-                )
-                done = max(done, ahead)
-                if (yield _progress(step, done, total, outer, problem)) == "stop":
-                    stop_reason = "stopped"
-                    break
+        try:
+            with closing(_stage(problem, settings, preset, position, found)) as steps:
+                for step in steps:
+                    done += 1
+                    losses.append((step.stage, step.level, done, step.loss))
+                    if not np.isfinite(step.loss):
+                        stop_reason = "diverged"
+                        break
+                    # levels may settle early; the bar then jumps ahead rather than lag behind
+                    ahead = planned + sum(
+                        stages.level_steps(settings, preset, position, i, levels) for i in range(step.level)
+                    )
+                    done = max(done, ahead)
+                    if (yield _progress(step, done, total, outer, problem)) == "stop":
+                        stop_reason = "stopped"
+                        break
+        except StopRequested:
+            stop_reason = "stopped"
         planned += sum(stages.level_steps(settings, preset, position, i, levels) for i in range(len(levels)))
     transform = found.transform(problem.unit)
     return (transform if outer is None else chain(transform, outer)), losses, stop_reason

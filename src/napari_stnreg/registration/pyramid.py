@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.progress import check_stop
 from napari_stnreg.ops.filters import gaussian
 from napari_stnreg.ops.interpolation import constant, index_points, resize, sample_normalized, sampler_matrix
 
@@ -208,6 +209,7 @@ class _HalvedImage:
         return _finish(smaller(inside), None if weight is None else smaller(weight), self.grid.resized(shape))
 
     def _halve(self, shape: Sequence[int]) -> None:
+        check_stop()
         inside, weight, variance = self._halved[-1]
         ratios = np.asarray(inside.shape[2:]) / shape
         # linear interpolation halfway between two voxels averages them: a variance of 1/4

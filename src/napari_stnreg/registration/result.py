@@ -6,7 +6,7 @@ import base64
 import html
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from napari_stnreg.core.device import free_memory
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
+from napari_stnreg.core.progress import interruptible, run_to_completion
 from napari_stnreg.core.provenance import package_versions
 from napari_stnreg.evaluation.evidence import collect_evidence
 from napari_stnreg.evaluation.report import Scorecard
@@ -306,14 +307,37 @@ def make_result(
     device
         Device on which images are warped.
     """
+    steps = result_steps(
+        fixed, moving, settings, transform, losses, stop_reason, seconds, warnings, landmarks, device
+    )  # fmt: skip
+    return run_to_completion(steps)
+
+
+def result_steps(
+    fixed: Image,
+    moving: Image,
+    settings: RegistrationSettings,
+    transform: Transform,
+    losses: LossHistory,
+    stop_reason: StopReason,
+    seconds: float,
+    warnings: list[str],
+    landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None],
+    device: torch.device | str = "cpu",
+) -> Generator[str, None, Result]:
+    """Generator form of :func:`make_result`; yields what is done next."""
+    yield "warping"
     grid = output_grid(fixed, moving, transform, settings)
     if grid is not fixed.grid:
         voxel = np.asarray(moving.data).dtype.itemsize * moving.channels + 2
         require_memory(grid.size * voxel, free_memory("cpu"), f"Warping '{moving.name}' onto a grid of {grid.shape}")
     on_device = transform.to(device)
-    warped = warp(moving, on_device, grid, fill=settings.fill, device=device)
+    with interruptible():
+        warped = warp(moving, on_device, grid, fill=settings.fill, device=device)
     warped = warped.replace(name=f"{moving.name} -> {fixed.name} ({settings.family})")
-    folded = on_device.folding_fraction(fixed.grid)
+    yield "measuring the deformation"
+    with interruptible():
+        folded = on_device.folding_fraction(fixed.grid)
     if folded > 0:
         warnings.append(
             f"{100 * folded:.2f} % of the voxels are folded. Increase the smoothness or use the diffeomorphic family."
@@ -321,7 +345,10 @@ def make_result(
     inverse = invert(on_device, moving.grid, max_points=INVERSE_POINTS)
     if inverse.warning and not folded:
         warnings.append(inverse.warning)
-    scores = _scores(fixed, moving, settings, on_device, landmarks, device)
+    yield "scoring"
+    with interruptible():
+        scores = _scores(fixed, moving, settings, on_device, landmarks, device)
+    yield "judging"
     evidence = collect_evidence(
         fixed, moving, transform, fixed_channel=settings.fixed_channel, moving_channel=settings.moving_channel,
         landmark_error=scores["after"].get("landmark_median"),

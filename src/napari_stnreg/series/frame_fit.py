@@ -153,6 +153,8 @@ class FrameFitter:
                     return None
                 progress = next(steps)
         except StopIteration as end:
+            if end.value[2] == "stopped":
+                return None
             transform = end.value[0].to("cpu").translated_frame(problem.center).with_domain(grid)
         ncc, overlap = self._compare(image, transform)
         return describe(frame, ncc, overlap, matrix, transform, grid), transform
@@ -176,6 +178,8 @@ class FrameFitter:
                 progress = next(steps)
         except StopIteration as end:
             result = end.value
+        if result.stop_reason == "stopped":
+            return None
         ncc, overlap = self._compare(image, result.transform)
         reasons = list(getattr(result, "reasons", []) or [])
         failed = str(getattr(result, "verdict", "")) == "failed"

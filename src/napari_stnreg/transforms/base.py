@@ -23,6 +23,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import CoordinateSystem, FloatArray, Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.linalg import affine_matrix
+from napari_stnreg.core.progress import check_stop
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.ops.jacobian import folding_fraction, jacobian_determinant_array
 from napari_stnreg.ops.lattice import lattice_points
@@ -381,6 +382,7 @@ class Transform(ABC):
         # Apple's GPUs have no double precision.
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         for rows, part in self.check_grid(grid).slabs(SLAB_POINTS):
+            check_stop()
             with torch.no_grad():
                 mapped = self.on_grid(part, dtype)
             if mapped.shape[0] != 1:

@@ -195,8 +195,11 @@ class TaskPanel(DockPanel):
         return True
 
     def stop(self) -> None:
-        """Stop the task and keep what is done so far."""
-        if self._runner.running:
+        """Stop the task and keep what is done so far; a second time, give up at once."""
+        if self._runner.stopping:
+            self.status.setText("Giving up …")
+            self._runner.cancel()
+        elif self._runner.running:
             self.status.setText("Stopping …")
             self._runner.stop()
             self.show_state()
@@ -217,7 +220,8 @@ class TaskPanel(DockPanel):
 
     def show_state(self) -> None:
         """Enable what is possible now; subclasses extend it for their own buttons."""
-        self.stop_button.setEnabled(self._runner.running and not self._runner.stopping)
+        self.stop_button.setEnabled(self._runner.running)
+        self.stop_button.setText("Give up" if self._runner.stopping else "Stop")
         self._stop_shortcut.setEnabled(self.running)
 
     def on_progress(self, payload: Any) -> None:

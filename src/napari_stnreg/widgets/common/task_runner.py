@@ -17,6 +17,7 @@ from qtpy.QtCore import QObject, Signal
 from superqt.utils import GeneratorWorker, create_worker
 
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.progress import StopRequested, StopSignal, listening
 
 UPDATE_SECONDS = 0.1
 """Shortest time between two updates of a panel: each update redraws the whole window, canvas included."""
@@ -109,9 +110,11 @@ def relay_progress(
     object
         The return value of the generator, or ``None`` when canceled.
     """
-    last_update, stop_sent, paused = 0.0, False, False
+    last_update, paused = 0.0, False
+    signal = StopSignal(control.stop.is_set, control.cancel.is_set)
     try:
-        item = next(steps)
+        with listening(signal):
+            item = next(steps)
         while True:
             if control.cancel.is_set():
                 return None
@@ -122,16 +125,18 @@ def relay_progress(
                 control.update_shown.clear()
                 yield progress
                 last_update = time.perf_counter()
-            if control.stop.is_set() and not stop_sent:
-                stop_sent = True
-                item = steps.send("stop")
-            elif control.pause.is_set() != paused and not stop_sent:
+            command = None
+            if signal.take():
+                command = "stop"
+            elif control.pause.is_set() != paused and not signal.delivered:
                 paused = not paused
-                item = steps.send("pause" if paused else "resume")
-            else:
-                item = next(steps)
+                command = "pause" if paused else "resume"
+            with listening(signal):
+                item = next(steps) if command is None else steps.send(command)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
+    except StopRequested:
+        return None
     finally:
         steps.close()
 

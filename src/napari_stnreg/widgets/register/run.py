@@ -181,7 +181,8 @@ def _register_pair(
         return made
 
     def on_item(progress: Progress) -> None:
-        losses.append((progress.stage, progress.level, progress.step, progress.loss))
+        if progress.stage not in ("prepare", "result"):
+            losses.append((progress.stage, progress.level, progress.step, progress.loss))
 
     def to_progress(progress: Progress) -> TaskProgress:
         nonlocal renderer
