@@ -47,7 +47,7 @@ class TrainingOptions(QWidget):
         self.network_form = SettingsForm(TrainingSettings, {"network": FieldStyle(widget=network_box, show_help=True)})
         self.linear_box = Combo("Linear family of the network's transforms.", "linear transform")
         self.linear_box.set_items([(name, name) for name in LINEAR_FAMILIES], "affine")
-        self.deformable_box = Combo("Diffeomorphic fields do not fold. Displacement fields are faster.",
+        self.deformable_box = Combo("A velocity gives a smooth, invertible flow. Displacement fields are faster.",
                                     "deformable transform")  # fmt: skip
         self.deformable_box.set_items([(title, name) for name, title in _FIELDS.items()], "velocity")
         self.augmentation_box = Combo("Random changes that make many pairs out of few.", "augmentation")
