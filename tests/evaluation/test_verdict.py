@@ -132,7 +132,7 @@ def evidence(**changes: object) -> Evidence:
         ({"flipped": True}, "doubtful", "mirrors the image"),
         ({"min_scale": 0.2}, "doubtful", "scale"),
         ({"overlap": 0.1}, "doubtful", "overlap"),
-        ({"mirrored": 1.0}, "doubtful", "mirror image fits better"),
+        ({"mirrored": 1.0}, "doubtful", "mirror image fits"),
         ({"folded": 0.2}, "doubtful", "folded"),
         ({"after": None, "linear": None, "overlap": 0.01}, "failed", "hardly overlap"),
         ({"after": None, "linear": None, "overlap": 0.5}, "doubtful", "too few voxels"),

@@ -38,7 +38,7 @@ class VerdictParameters:
     max_folded
         Folded fraction above which a result is doubtful.
     mirror_margin, turn_margin
-        Standard deviations by which a mirrored or turned copy must fit better for the result to be doubtful.
+        Standard deviations by which a mirrored or turned copy may fit better before the result is doubtful.
     chance
         Scores against chance below this are chance.
     min_share
@@ -70,8 +70,8 @@ class VerdictParameters:
     max_landmark_error: float = 0.05
     doubtful_landmark_error: float = 0.02
     max_folded: float = 0.05
-    mirror_margin: float = 0.4
-    turn_margin: float = 0.5
+    mirror_margin: float = 0.0
+    turn_margin: float = 0.0
     chance: float = 4.0
     min_share: float = 0.35
     max_log_jacobian: float = 0.7
@@ -202,9 +202,9 @@ def _limits(
     if evidence.folded > p.max_folded:
         found.append((f"{100 * evidence.folded:.0f} % of the volume is folded.", "doubtful"))
     if evidence.mirrored > p.mirror_margin:
-        found.append(("A mirror image fits better.", "doubtful"))
+        found.append(("A mirror image fits as well or better.", "doubtful"))
     if evidence.alternative > p.turn_margin:
-        found.append(("Another rotation fits better.", "doubtful"))
+        found.append(("Another rotation fits as well or better.", "doubtful"))
     return [sentence for sentence, _ in found], [limit for _, limit in found]
 
 
