@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.progress import check_stop
 
+_SLAB_VOXELS = 2**20
 LUMINANCE_WEIGHTS = np.array([0.2125, 0.7154, 0.0721])
 """Weights of linear red, green and blue (ITU-R BT.709), as in scikit-image."""
 
 
 def luminance(rgb: npt.NDArray[Any]) -> npt.NDArray[np.floating[Any]]:
     """Return the luminance ``(*shape)`` of ``(*shape, 3 or 4)``; alpha is ignored."""
-    return np.asarray(rgb[..., :3] @ LUMINANCE_WEIGHTS)
+    out = np.empty(rgb.shape[:-1])
+    for rows in _slabs(rgb):
+        out[rows] = rgb[rows][..., :3] @ LUMINANCE_WEIGHTS
+    return out
 
 
 def normalize(
@@ -40,7 +46,7 @@ def normalize(
     inside = values if mask is None else values[mask]
     if inside.size == 0:
         raise InputError(f"The mask of '{name}' is empty, so nothing is left to register.")
-    if not np.isfinite(inside).all():
+    if not all(np.isfinite(inside[rows]).all() for rows in _slabs(inside)):
         raise InputError(f"'{name}' contains NaN or infinite values; replace them (for instance by 0) or mask them.")
     if mask is not None:
         values = np.where(mask, values, inside[0])  # values outside the mask, NaN included, must not matter
@@ -51,4 +57,15 @@ def normalize(
         low, high = float(inside.min()), float(inside.max())
         if high - low <= 1e-6 * max(abs(high), 1e-12):
             raise InputError(f"'{name}' is constant, so there is nothing to align it by.")
-    return np.asarray(np.clip((values - low) / (high - low), -0.1, 1.1), dtype=np.float32)
+    out = np.empty(values.shape, dtype=np.float32)
+    for rows in _slabs(values):
+        out[rows] = np.clip((values[rows] - low) / (high - low), -0.1, 1.1)
+    return out
+
+
+def _slabs(values: npt.NDArray[Any]) -> Iterator[slice]:
+    """Yield parts along the first axis, between which a stop is obeyed."""
+    rows = max(_SLAB_VOXELS * len(values) // max(values.size, 1), 1)
+    for start in range(0, len(values), rows):
+        check_stop()
+        yield slice(start, start + rows)
