@@ -1,4 +1,6 @@
-"""Hand transforms to antspyx and elastix and take theirs back: ``python -m benchmark.check_exchange``.
+"""Hand transforms to SimpleITK, nitransforms, antspyx and elastix, and take theirs back.
+
+Run it as ``python -m benchmark.check_exchange``.
 
 Two NIfTI files of different orientation and voxel size are made, and transforms of every kind are written by us,
 applied by ANTs to the files, and compared with our own warp; a registration by ANTs (affine and SyN) and one by elastix
@@ -106,7 +108,8 @@ def check_ants(folder: Path, fixed: sr.Image, moving: sr.Image) -> bool:
     good = True
     for name, transform in our_transforms(fixed).items():
         ours = sr.warp(moving, transform, fixed.grid, fill=-9).data
-        for ending in ("h5", "nii.gz") if name not in ("affine", "chain") else ("h5", "tfm", "nii.gz"):
+        more = {"affine": ("tfm", "mat"), "chain": ("tfm",)}.get(name, ())
+        for ending in ("h5", "nii.gz", *more):
             path = sr.save(transform, folder / f"{name}.{ending}", grid=fixed.grid)
             picture, mapped = theirs_of([str(path)])
             apart = np.linalg.norm(mapped - lps(transform.map_points(points)), axis=1)
@@ -166,16 +169,109 @@ def check_elastix(folder: Path, fixed: sr.Image, moving: sr.Image) -> bool:
     )
 
 
+def check_elastix_reads(folder: Path, fixed: sr.Image, moving: sr.Image) -> bool:
+    """Let transformix apply the parameter files that we write."""
+    import itk
+
+    other = itk.imread(str(folder / "moving.nii.gz"), itk.F)
+    points, made, good = inner(fixed), our_transforms(fixed), True
+    for name, transform in (
+        ("affine", made["affine"]), ("bspline", made["bspline"]), ("chain", chain(made["affine"], made["bspline"])),
+    ):  # fmt: skip
+        path = sr.save(transform, folder / f"TransformParameters.{name}.txt", grid=fixed.grid)
+        parameters = itk.ParameterObject.New()
+        files = sorted(folder.glob(f"{path.stem}.before*.txt")) + [path]
+        parameters.ReadParameterFiles([str(one) for one in files])
+        for i in range(len(files)):
+            parameters.SetParameter(i, "InitialTransformParameterFileName", "NoInitialTransform")
+            parameters.SetParameter(i, "DefaultPixelValue", "-9")
+        picture = itk.transformix_filter(other, parameters)
+        itk.imwrite(picture, str(folder / "theirs.nii.gz"))
+        field = itk.transformix_deformation_field(other, parameters, output_directory=str(folder))
+        itk.imwrite(field, str(folder / "field.mha"))
+        theirs, ours = sr.read(folder / "theirs.nii.gz").data, sr.warp(moving, transform, fixed.grid, fill=-9).data
+        mapped = sr.load(folder / "field.mha").map_points(points)
+        apart = np.linalg.norm(transform.map_points(points) - mapped, axis=1)
+        title = f"elastix applies our {name} parameter files"
+        good &= report(title, fixed, apart, ours, theirs, (ours > -9) & (theirs > -9))
+    return good
+
+
+def check_points(title: str, fixed: sr.Image, ours: np.ndarray, theirs: np.ndarray) -> bool:
+    error = float(np.linalg.norm(ours - theirs, axis=1).max()) / float(fixed.grid.spacing.min())
+    print(f"{title}: points {error:.1e} voxel{'' if error < LIMIT else '  <-- too much'}", flush=True)
+    return error < LIMIT
+
+
+def check_simpleitk(folder: Path, fixed: sr.Image, moving: sr.Image) -> bool:
+    """Compare points with SimpleITK, for every family and every format that it reads; and read its files back."""
+    import SimpleITK as sitk
+
+    points, good = inner(fixed), True
+    for name, transform in our_transforms(fixed).items():
+        for ending in ("h5", "tfm", "nrrd", "mha", "nii.gz", *(["mat"] if name == "affine" else [])):
+            path = str(sr.save(transform, folder / f"{name}_itk.{ending}", grid=fixed.grid))
+            is_field = ending in ("nrrd", "mha", "nii.gz")
+            theirs = (
+                sitk.DisplacementFieldTransform(sitk.ReadImage(path, sitk.sitkVectorFloat64))
+                if is_field
+                else sitk.ReadTransform(path)
+            )
+            mapped = np.array([theirs.TransformPoint(p) for p in lps(points).tolist()])
+            good &= check_points(
+                f"SimpleITK applies our {name}.{ending}", fixed, lps(transform.map_points(points)), mapped
+            )
+            if not is_field and ending != "mat":
+                again = folder / f"again.{ending}"
+                sitk.WriteTransform(theirs, str(again))
+                ours = sr.load(again).map_points(points)
+                good &= check_points(f"we apply SimpleITK's {name}.{ending}", fixed, ours, transform.map_points(points))
+    return good
+
+
+def check_nitransforms(folder: Path, fixed: sr.Image, moving: sr.Image) -> bool:
+    """Exchange linear transforms and displacement fields with nitransforms."""
+    import nitransforms as nt
+
+    reference, other = str(folder / "fixed.nii.gz"), str(folder / "moving.nii.gz")
+    points, made, good = inner(fixed), our_transforms(fixed), True
+    ras = points[:, ::-1]
+    known = np.eye(4)
+    known[:3] += np.random.default_rng(0).normal(0, 0.05, (3, 4))
+    known[:3, 3] = 3, -4, 5
+    affine = nt.linear.Affine(known, reference=reference)
+    for kind, name in (("itk", "nt.tfm"), ("fsl", "nt.mat"), ("fs", "nt.lta")):
+        affine.to_filename(str(folder / name), fmt=kind, moving=other)
+        ours = sr.load(folder / name, fixed=fixed, moving=moving).map_points(points)
+        good &= check_points(f"we apply nitransforms' affine {name}", fixed, ours[:, ::-1], affine.map(ras))
+    path = sr.save(made["affine"], folder / "ours_nt.tfm")
+    theirs = nt.linear.load(str(path), fmt="itk", reference=reference)
+    good &= check_points("nitransforms applies our affine.tfm", fixed, made["affine"].map_points(points)[:, ::-1],
+                         theirs.map(ras))  # fmt: skip
+    for name in ("bspline", "tps", "displacement", "diffeomorphic", "velocity"):
+        path = sr.save(made[name], folder / "ours_nt.nii.gz", grid=fixed.grid)
+        dense = nt.nonlinear.load(str(path), fmt="itk")
+        good &= check_points(f"nitransforms applies our {name}.nii.gz", fixed, made[name].map_points(points)[:, ::-1],
+                             dense.map(ras))  # fmt: skip
+    return good
+
+
+CHECKS = {
+    "simpleitk": check_simpleitk, "nitransforms": check_nitransforms, "ants": check_ants, "elastix": check_elastix,
+    "transformix": check_elastix_reads,
+}  # fmt: skip
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("ants", "elastix"))
+    parser.add_argument("--only", choices=tuple(CHECKS))
     only = parser.parse_args().only
     limit_threads(1)
     good = True
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         fixed, moving = make_files(folder)
-        for title, check in (("ants", check_ants), ("elastix", check_elastix)):
+        for title, check in CHECKS.items():
             if only in (None, title):
                 good &= check(folder, fixed, moving)
     print("all below" if good else "NOT all below", f"{LIMIT} voxel")

@@ -71,8 +71,9 @@ def write_itk(transform: Transform, path: Path, note: str, domain: Grid | None) 
         with h5py.File(path, "a") as stream:
             stream.attrs["napari-stnreg"] = note
     elif not is_matlab:
-        head, rest = path.read_text(encoding="utf-8").split("\n", 1)
-        path.write_text(f"{head}\n# {note}\n{rest}", encoding="utf-8")
+        # On the comment that ITK writes itself: nitransforms takes a further one for another transform.
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace("#Transform 0", f"#Transform 0 {note}", 1), encoding="utf-8")
 
 
 def _note_in(path: Path) -> str:
