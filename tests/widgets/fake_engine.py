@@ -12,7 +12,7 @@ class FakeEngine:
 
     def __init__(self, steps=30, pause=0.005, shift=3.0, error=None):
         self.steps, self.pause, self.shift, self.error = steps, pause, shift, error
-        self.calls, self.closed, self.thread = [], 0, None
+        self.calls, self.closed, self.thread, self.verdict = [], 0, None, "good"
 
     def truth(self, grid, share=1.0):
         import torch
@@ -32,6 +32,7 @@ class FakeEngine:
     def register_steps(self, fixed, moving, settings, **options):
         import threading
 
+        from napari_stnreg.evaluation.verdict import Verdict
         from napari_stnreg.registration.result import Progress, Result
         from napari_stnreg.resampling.warp import warp
 
@@ -56,9 +57,11 @@ class FakeEngine:
             transform = self.truth(fixed.grid, (step + 1) / self.steps)
             warped = warp(moving, transform, fixed.grid, fill=settings.fill)
             scores = {"before": {"ncc": 0.5, "local_ncc": 0.4}, "after": {"ncc": 0.9, "local_ncc": 0.8}}
+            judgment = Verdict(self.verdict, 0.9, ("The engine is a fake.",))
             return Result(
-                transform, fixed.grid, warped, scores, 0.0, losses, stop_reason, 1.2, settings, {"napari-stnreg": "0"}
-            )
+                transform, fixed.grid, warped, scores, 0.0, losses, stop_reason, 1.2, settings, {"napari-stnreg": "0"},
+                judgment=judgment,
+            )  # fmt: skip
         finally:
             self.closed += 1
 

@@ -64,6 +64,17 @@ def test_rows_fill_and_a_failed_one_says_why_while_the_run_goes_on(batch, folder
     assert (folder / "results" / "pair2" / "transform.safetensors").is_file()
 
 
+def test_a_result_that_is_judged_as_failed_does_not_look_like_a_success(batch, folder, engine, run):
+    engine.verdict = "failed"
+    assert batch.load_jobs(str(folder / "jobs.csv"))
+    assert batch.run()
+    run(batch)
+    assert states(batch) == ["done", "failed", "done"]
+    assert [batch.table.item(n, 1).text() for n in range(3)] == ["✗", "✗", "✗"]
+    assert batch.table.item(0, 2).text().startswith("failed: ")
+    assert "1 failed, 2 judged as failed" in batch.status.text()
+
+
 def test_stop_and_resume_do_no_pair_twice(batch, folder, engine, run, qtbot):
     engine.steps = 40
     batch.load_jobs(str(folder / "jobs.csv"))

@@ -291,9 +291,11 @@ def _matching_share(a: Tensor, b: Tensor, weight: Tensor, parameters: EvidencePa
     first, second = edge_features(a, weight), edge_features(b, weight)
     axes = tuple(range(1, ndim + 1))
     steps = list(itertools.product(range(-reach, reach + 1, 2), repeat=ndim))
-    shifted = torch.stack([second[0].roll(step, axes) for step in steps])
-    cross = box_sum((first * shifted).sum(1, keepdim=True), radius)
-    energy = box_sum(shifted.square().sum(1, keepdim=True), radius)
+    # one displacement at a time: all at once would leave the processor's cache
+    products = [(first[0] * second[0].roll(step, axes)).sum(0) for step in steps]
+    cross = box_sum(torch.stack(products)[:, None], radius)
+    energy = box_sum(second.square().sum(1, keepdim=True), radius)[0]
+    energy = torch.stack([energy.roll(step, axes) for step in steps])
     own = box_sum(first.square().sum(1, keepdim=True), radius)
     floor = 0.1 * energy.mean()
     score = cross / (energy + floor).sqrt()
@@ -334,6 +336,7 @@ def _alternatives(
     current = _near_zero(surfaces[:1])
     n = len(turns)
     margins = []
+    own: tuple[float, float] | None = None
     for first_index, last in ((1, n + 1), (n + 1, len(values))):
         best = first_index + int(values[first_index:last].argmax())
         margin = (float(values[best]) - current) / deviation
@@ -341,8 +344,8 @@ def _alternatives(
             shift = _shift_of(int(places[best]), surfaces.shape[1:])
             matrix = _about(linears[best], points.mean(0), center)
             matrix[:-1, -1] += matrix[:-1, :-1] @ (lattice.linear @ shift)
-            others = [_polished(target, source, fine, candidate) for candidate in (affine, matrix)]
-            margin = (others[1][0] - others[0][0]) / max(others[0][1], 0.02)
+            own = own or _polished(target, source, fine, affine)
+            margin = (_polished(target, source, fine, matrix)[0] - own[0]) / max(own[1], 0.02)
         margins.append(margin)
     return margins[0], margins[1]
 

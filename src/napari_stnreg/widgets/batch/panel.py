@@ -41,6 +41,8 @@ _TIPS = {
     "kept": "Done by an earlier run, of the same files and settings.",
     "failed": "Failed.",
 }
+_DISTRUSTED = {"doubtful": "doubtful", "failed": "judged as failed"}
+"""Verdicts that are shown in words, by name."""
 _SCORES = (("landmark_mean", "landmarks"), ("dice_mean", "Dice"), ("ncc", "NCC"))
 _MORE = "another file …"
 
@@ -100,14 +102,18 @@ class JobTable(QTableWidget):
 
     def show_row(self, number: int, state: str, row: dict[str, Any] | None, theme: str) -> None:
         """Show how one pair went."""
-        text, tip = "", _TIPS[state]
+        text, tip, word, verdict = "", _TIPS[state], _TIPS[state], ""
         if row is not None and state == "failed":
             text = tip = str(row["error"])
         elif row is not None:
             text, tip = summary(row), "\n".join([tip, *details(row)])
+            verdict = str(row.get("verdict") or "")
+            if verdict in _DISTRUSTED:
+                text, word = f"{verdict}: {text}", f"Registered; the result is {_DISTRUSTED[verdict]}."
         sign, score = self.item(number, 1), self.item(number, 2)
-        sign.setText(STATES[state])
-        sign.setData(Qt.ItemDataRole.AccessibleTextRole, _TIPS[state])
+        sign.setText({"failed": "✗", "doubtful": "?"}.get(verdict, STATES[state]))
+        sign.setData(Qt.ItemDataRole.AccessibleTextRole, word)
+        score.setData(Qt.ItemDataRole.UserRole, verdict)
         score.setText(text)
         for item in (sign, score):
             item.setToolTip(tip)
@@ -118,6 +124,8 @@ class JobTable(QTableWidget):
 
     def _color(self, number: int, theme: str) -> None:
         kind = {"failed": "bad", "done": "good", "kept": "good"}.get(self.row_state(number))
+        verdict = self.item(number, 2).data(Qt.ItemDataRole.UserRole)
+        kind = {"failed": "bad", "doubtful": None}.get(verdict, kind)
         brush = QBrush(QColor(COLORS[theme][kind])) if kind else QBrush()
         self.item(number, 1).setForeground(brush)
         if kind != "good":
@@ -353,13 +361,14 @@ class BatchPanel(TaskPanel):
         for number, name in enumerate(names):
             if not any(row["name"] == name for row in result.rows):
                 self.table.show_row(number, "", None, theme)
-        failed = len(result.failed)
+        failed, rejected = len(result.failed), len(result.rejected)
         text = f"{len(result.rows)} of {len(names)} pairs"
         text += f", {failed} failed" if failed else ""
+        text += f", {rejected} judged as failed" if rejected else ""
         if result.stop_reason == "stopped":
             text += "; stopped, Run goes on from here"
         self.note.setText(text + ".")
-        self.show_status(text + ".", warn=bool(failed))
+        self.show_status(text + ".", warn=bool(failed or rejected))
 
     @property
     def page(self) -> Path:
