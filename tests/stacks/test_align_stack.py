@@ -100,7 +100,7 @@ def test_auto_encoder_features_trained_or_loaded(stack, tmp_path, whole):
 def test_auto_encoder_trains_on_two_sections(stack, tmp_path):
     """A pair to train on, and none to be held back."""
     result = sr.align_stack(stack[:2], tmp_path / "two.zarr", features="auto-encoder", workers=1, **QUICK)
-    assert [one.verdict for one in result.verdicts] == ["aligned", "aligned"]
+    assert [one.status for one in result.verdicts] == ["aligned", "aligned"]
     y, x = np.meshgrid(np.arange(20, 93, 6.0), np.arange(20, 93, 6.0), indexing="ij")
     raw = [to_raw(z, np.column_stack([y.ravel(), x.ravel()])) for z in (0, 1)]
     here = [
@@ -157,7 +157,7 @@ def test_landmarks_deform_their_sections(stack, whole, tmp_path):
 
 def test_inputs_are_unchanged_and_missing_section_is_interpolated(stack, whole):
     assert stack.flags.writeable
-    verdicts = [one.verdict for one in whole.verdicts]
+    verdicts = [one.status for one in whole.verdicts]
     assert verdicts[3] == "bridged"
     assert "bridged" not in verdicts[:3]
     field = [whole.aligned.displacement(z) for z in range(6)]
@@ -233,7 +233,7 @@ def test_realigning_a_range_keeps_all_other_sections(stack, whole, tmp_path):
         np.testing.assert_array_equal(before["0"][z], after["0"][z])
         np.testing.assert_array_equal(before["displacement"][z], after["displacement"][z])
     assert (before["displacement"][4] != after["displacement"][4]).any()
-    assert result.verdicts[4].verdict == "bridged"
+    assert result.verdicts[4].status == "excluded"
     assert "excluded" in result.verdicts[4].reason
 
 

@@ -149,7 +149,7 @@ def test_saving_writes_ome_zarr_with_displacement_and_report(aligned, tmp_path, 
     group = zarr.open_group(str(tmp_path / "mine.zarr"), mode="r")
     np.testing.assert_array_equal(group["0"][:], aligned.result.aligned.levels[0][:])
     assert group["displacement"].shape[:2] == (6, 2)
-    assert (tmp_path / "mine.quality.csv").read_text().startswith("section,verdict")
+    assert (tmp_path / "mine.quality.csv").read_text().startswith("section,status,verdict")
     assert (tmp_path / "mine.report.json").exists()
 
 
@@ -238,10 +238,10 @@ def test_a_section_is_excluded_before_the_first_run(panel, viewer, run):
     assert panel.corrections.exclude_button.text() == "Include this section again"
     panel.start()
     run(panel)
-    assert [one.verdict for one in panel.result.verdicts] == [
+    assert [one.status for one in panel.result.verdicts] == [
         "aligned",
         "aligned",
-        "bridged",
+        "excluded",
         "aligned",
         "bridged",
         "aligned",

@@ -153,7 +153,7 @@ def align(
         logger.log(PROGRESS, "Stopped. The same command with --resume continues.")
         return ExitCode.INTERRUPTED
     _print(result)
-    return ExitCode.SUCCESS
+    return ExitCode.FAILED_VERDICT if result.is_broken else ExitCode.SUCCESS
 
 
 def run_with_progress(
@@ -197,8 +197,8 @@ def _print(result: StackResult) -> None:
         print(line)
     print(f"{result.seconds:.0f} s")
     for one in result.verdicts:
-        if one.verdict != "aligned":
-            print(f"section {one.section}: {one.verdict}, {one.reason}")
+        if one.verdict != "good":
+            print(f"section {one.section}: {one.status}, {one.verdict}, {one.reason}")
     print(result.path)
     for sentence in result.warnings:
         logger.log(PROGRESS, "%s", sentence)

@@ -176,15 +176,16 @@ def align_stack_steps(
             try:
                 if section_range is None:
                     work.begin(job.identity(), resume=resume, overwrite=overwrite or output is None)
-                    verdicts, gaps, warnings = yield from pipeline.align_all(resume=resume)
+                    found = yield from pipeline.align_all(resume=resume)
                 else:
-                    verdicts, gaps, warnings = yield from pipeline.align_range(resume=resume, overwrite=overwrite)
+                    found = yield from pipeline.align_range(resume=resume, overwrite=overwrite)
             except Stopped:
                 seconds = time.perf_counter() - start
                 return StackResult(path, "stopped", settings, seconds=seconds, owner=holder)
+            verdicts, gaps, warnings, segments = found
             slope = pipeline.slopes.report() if pipeline.slopes is not None else {}
             seconds = time.perf_counter() - start
-            result = StackResult(path, "finished", settings, verdicts, gaps, seconds, warnings, holder, slope)
+            result = StackResult(path, "finished", settings, verdicts, gaps, segments, seconds, warnings, holder, slope)
             result.write_report()
             if not keep_work and section_range is None:
                 work.remove()

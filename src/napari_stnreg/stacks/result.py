@@ -28,9 +28,11 @@ class StackResult:
     settings
         The settings of the run.
     verdicts
-        A verdict on each section, with its reason and figures.
+        Status and verdict of each section, with the reason and figures.
     gaps
-        Correlations before and after for each pair of neighbors that was compared.
+        Verdict and correlations before and after for each pair of neighbors that was compared.
+    segments
+        Runs of sections that fit each other. More than one: the stack is broken between them.
     seconds
         Wall-clock time of this call.
     warnings
@@ -47,6 +49,7 @@ class StackResult:
     settings: StackSettings
     verdicts: list[SectionQuality] = field(default_factory=list)
     gaps: list[dict[str, Any]] = field(default_factory=list)
+    segments: list[list[int]] = field(default_factory=list)
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
     owner: Any = field(default=None, repr=False)
@@ -59,15 +62,23 @@ class StackResult:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of sections for each verdict."""
-        counts: dict[str, int] = {}
-        for one in self.verdicts:
-            counts[one.verdict] = counts.get(one.verdict, 0) + 1
-        return counts
+        """Number of sections for each status, of aligned ones that are doubtful, and of failed ones."""
+        names: list[str] = [one.status for one in self.verdicts]
+        names += [
+            one.verdict
+            for one in self.verdicts
+            if one.verdict == "failed" or (one.verdict == "doubtful" and one.status == "aligned")
+        ]
+        return {name: names.count(name) for name in dict.fromkeys(names)}
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the stack falls into segments that do not fit each other."""
+        return len(self.segments) > 1
 
     @property
     def summary(self) -> list[str]:
-        """One or two lines: number of sections for each verdict, and the slope that was kept."""
+        """One or two lines: number of sections for each status and verdict, and the slope that was kept."""
         verdicts = ", ".join(f"{number} {verdict}" for verdict, number in self.counts.items())
         return [line for line in (verdicts, summarize(self.slope)) if line]
 
@@ -83,6 +94,7 @@ class StackResult:
             "verdicts": self.counts,
             "sections": [asdict(one) for one in self.verdicts],
             "gaps": self.gaps,
+            "segments": [[one[0], one[-1]] for one in self.segments],
             "slope": self.slope,
             "warnings": self.warnings,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -76,22 +76,27 @@ class CoarseMatch:
         Common tissue over the smaller section's tissue.
     mirrored
         Whether the transform contains a reflection.
+    inverted
+        Whether the sections match with the contrast of one of them inverted.
     """
 
     matrix: FloatArray
     confidence: float
     overlap: float
     mirrored: bool
+    inverted: bool = False
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return the fields as named arrays."""
-        return {"matrix": self.matrix, "figures": np.array([self.confidence, self.overlap, float(self.mirrored)])}
+        figures = [self.confidence, self.overlap, float(self.mirrored), float(self.inverted)]
+        return {"matrix": self.matrix, "figures": np.array(figures)}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, npt.NDArray[np.generic]]) -> CoarseMatch:
         """Restore a match from :meth:`to_arrays`."""
-        confidence, overlap, mirrored = (float(f) for f in np.asarray(arrays["figures"]))
-        return cls(np.asarray(arrays["matrix"], dtype=np.float64), confidence, overlap, bool(mirrored))
+        confidence, overlap, mirrored, inverted = (float(f) for f in np.asarray(arrays["figures"]))
+        matrix = np.asarray(arrays["matrix"], dtype=np.float64)
+        return cls(matrix, confidence, overlap, bool(mirrored), bool(inverted))
 
 
 def coarse_match(a: PreparedSection, b: PreparedSection, settings: StackSettings) -> CoarseMatch:
@@ -99,15 +104,26 @@ def coarse_match(a: PreparedSection, b: PreparedSection, settings: StackSettings
 
     Translations are searched by cross-correlation of whole images, first at small rotations. If no candidate is
     convincing, the search covers all rotations (``settings.search_rotations``) and mirror images
-    (``settings.mirror``). The best few candidates are refined by Gauss-Newton from coarse to fine.
+    (``settings.mirror``). The best few candidates are refined by Gauss-Newton from coarse to fine. If none is sure, the
+    second section is tried with inverted contrast at small rotations.
     """
+    found = _match(a, b, settings, far=True)
+    if found.confidence >= PARAMETERS.sure_confidence:
+        return found
+    inverted = _match(a, b.inverted(), settings, far=False)
+    needed = max(PARAMETERS.sure_confidence, PARAMETERS.far_better_factor * found.confidence)
+    return replace(inverted, inverted=True) if inverted.confidence > needed else found
+
+
+def _match(a: PreparedSection, b: PreparedSection, settings: StackSettings, *, far: bool) -> CoarseMatch:
+    """Match two sections of the same contrast; ``far`` allows the search over all rotations and mirror images."""
     begin = _search_level(a)
     translation = settings.motion == "translation"
     linears = [np.eye(2)] if translation else [_rotation(d) for d in PARAMETERS.near_rotations_deg]
     tried = _refine_candidates(a, b, begin, linears, settings.motion, 2)
     best = max(tried, key=lambda one: one[0], default=(-1.0, np.eye(3), 0.0))
     margin = 1.0
-    if best[0] < PARAMETERS.good_score and (settings.mirror or (settings.search_rotations and not translation)):
+    if far and best[0] < PARAMETERS.good_score and (settings.mirror or (settings.search_rotations and not translation)):
         if settings.search_rotations and not translation:
             linears = [_rotation(d) for d in range(0, 360, PARAMETERS.rotation_step_deg)]
         if settings.mirror:
@@ -122,6 +138,8 @@ def coarse_match(a: PreparedSection, b: PreparedSection, settings: StackSettings
             others = [one[0] for one in tried if not _is_same_pose(one[1], best[1], a.shape)]
             second = max(others, default=0.0)
             margin = float(np.clip((best[0] - second) / (PARAMETERS.min_margin * max(best[0], 1e-6)), 0.0, 1.0))
+            if best[0] * margin < PARAMETERS.sure_confidence and not _is_same_rotation(best[1], np.eye(3)):
+                best, margin = near, 1.0  # a far rotation needs evidence above chance
     if best[0] < 0:
         return CoarseMatch(np.eye(3), 0.0, 0.0, False)
     score, matrix, overlap = best

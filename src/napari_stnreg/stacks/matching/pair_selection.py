@@ -36,6 +36,31 @@ def bridging_pairs(sections: Sequence[int], matches: Mapping[Pair, CoarseMatch])
     return sorted(p for p in found if p not in matches and p[1] - p[0] <= MAX_GAP)
 
 
+def find_inverted(matches: Mapping[Pair, CoarseMatch]) -> set[int]:
+    """Return the sections whose contrast is inverted relative to most sections that they are linked to."""
+    links: dict[int, list[tuple[int, bool]]] = {}
+    for (a, b), match in sorted(matches.items()):
+        if match.confidence >= PARAMETERS.min_confidence:
+            links.setdefault(a, []).append((b, match.inverted))
+            links.setdefault(b, []).append((a, match.inverted))
+    found: set[int] = set()
+    inverted: dict[int, bool] = {}
+    for begin in sorted(links):
+        if begin in inverted:
+            continue
+        inverted[begin], group, queue = False, [begin], [begin]
+        while queue:
+            a = queue.pop(0)
+            for b, opposite in links[a]:
+                if b not in inverted:
+                    inverted[b] = inverted[a] != opposite
+                    group.append(b)
+                    queue.append(b)
+        ones = {z for z in group if inverted[z]}
+        found |= ones if 2 * len(ones) <= len(group) else set(group) - ones
+    return found
+
+
 def fine_pairs(sections: Sequence[int], settings: StackSettings) -> list[Pair]:
     """Pair each usable section with the next ``settings.neighbors`` ones."""
     return _pairs(sections, settings.neighbors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +70,7 @@ class PreparedSection:
         Empty for a section that can be matched, else the reason.
     figures
         ``tissue``, ``empty`` and ``dirt`` (fractions of the pixels), ``contrast`` (1st to 99th percentile relative to
-        the full range) and ``fragments``.
+        the full range), ``fragments``, and ``inverted`` (1 if the contrast was inverted to match the neighbors).
     """
 
     image: Plane
@@ -86,6 +86,11 @@ class PreparedSection:
     def n_fragments(self) -> int:
         """Number of fragments."""
         return int(self.fragment_labels.max()) + 1
+
+    def inverted(self) -> PreparedSection:
+        """Return the section with inverted contrast."""
+        figures = {**self.figures, "inverted": 1.0 - self.figures.get("inverted", 0.0)}
+        return replace(self, image=1 - self.image, levels=tuple(-level for level in self.levels), figures=figures)
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return the arrays by name, without fault and figures."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -17,8 +18,10 @@ from napari_stnreg.stacks.matching.fine import FineMatch
 from napari_stnreg.stacks.matching.pair_selection import Pair
 from napari_stnreg.stacks.preprocessing.features import PreparedSection
 from napari_stnreg.stacks.section_transform import SectionTransform, corners
+from napari_stnreg.stacks.settings import StackSettings
 
-Verdict = Literal["aligned", "weak", "bridged", "failed"]
+Status = Literal["aligned", "bridged", "excluded"]
+Verdict = Literal["good", "doubtful", "failed"]
 
 
 @dataclass(frozen=True)
@@ -31,24 +34,45 @@ class QualityParameters:
         Number of chunks along the longer side in which neighbors are correlated.
     min_chunk_fraction
         A chunk with a smaller fraction of common tissue is ignored.
-    weak_fraction
-        A section is weak if its correlation is below this fraction of the median of the stack.
+    doubtful_fraction
+        A gap is doubtful if its correlation is below this fraction of the median of the stack.
     failed_fraction
-        A section has failed if its correlation is below this fraction of the median of the stack.
+        A gap has failed if its correlation is below this fraction of the median of the stack.
+    chance_deviations
+        A gap has failed if its correlation exceeds the mean of chance by fewer standard deviations.
+    min_chance_sd
+        Lower limit of that standard deviation, which few samples estimate.
+    chance_samples
+        Number of pairs in which chance is measured.
+    chance_shift
+        Shift of the copies for which chance is measured, relative to the longer side of a section.
+    duplicate_correlation
+        Neighbors that correlate better than this as recorded are the same image.
+    swap_margin
+        Neighbors are swapped if each matches the neighbor of the other one better by this correlation.
+    magnification_change
+        Relative change of size between neighbors above which an affine motion is proposed.
     max_correlation_drop
-        A section is weak if its correlation drops by more than this.
+        A section is doubtful if its correlation drops by more than this.
     max_folding_fraction
-        A section is weak if a larger fraction of the canvas is folded.
+        A section is doubtful if a larger fraction of the canvas is folded.
     max_strain
-        A section is weak if its strain exceeds this. Cutting does not stretch tissue by as much.
+        A section is doubtful if its strain exceeds this. Cutting does not stretch tissue by as much.
     over_straightening_margin
         Neighbors that correlate better than the ground truth by more than this are over-straightened.
     """
 
     chunks: int = 8
     min_chunk_fraction: float = 0.25
-    weak_fraction: float = 0.5
+    doubtful_fraction: float = 0.5
     failed_fraction: float = 0.35
+    chance_deviations: float = 2.0
+    min_chance_sd: float = 0.02
+    chance_samples: int = 6
+    chance_shift: float = 0.2
+    duplicate_correlation: float = 0.99
+    swap_margin: float = 0.03
+    magnification_change: float = 0.07
     max_correlation_drop: float = 0.05
     max_folding_fraction: float = 0.002
     max_strain: float = 0.5
@@ -56,6 +80,8 @@ class QualityParameters:
 
 
 PARAMETERS = QualityParameters()
+UNMATCHED = "fits neither neighbor"
+"""Fault of a section whose matches are not above chance."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +172,22 @@ def correlate_pair(
     return before, warped_correlation(images, weights, (map_a, map_b))
 
 
+def correlate_shifted_copy(
+    a: PreparedSection, b: PreparedSection, map_a: SectionTransform, map_b: SectionTransform, settings: StackSettings
+) -> float:
+    """Correlate a section with a shifted copy of its neighbor that is matched in the same way: the level of chance."""
+    from napari_stnreg.stacks.matching.fine import fine_match  # imports torch
+
+    affines = map_b.affines.copy()
+    affines[:, :2, 2] += PARAMETERS.chance_shift * max(map_b.shape) / np.sqrt(2)
+    shifted = replace(map_b, affines=affines)
+    if settings.deform:
+        found = fine_match(a, b, map_a, shifted, settings)
+        shifted = shifted.with_vectors(map_a.vectors[:1] + found.shift[0])
+    images, weights = (a.image, b.image), (a.weights[0], b.weights[0])
+    return warped_correlation(images, weights, (map_a, shifted)).correlation
+
+
 def canvas_points(transforms: Sequence[SectionTransform], count: int = 15) -> FloatArray:
     """Return points ``(count, count, 2)`` of the canvas that nearly all sections cover."""
     centers = np.array([_section_center(m) for m in transforms])
@@ -169,8 +211,10 @@ class SectionQuality:
     ----------
     section
         Section number.
+    status
+        ``"aligned"`` to its neighbors, ``"bridged"`` (placed between them without a match) or ``"excluded"``.
     verdict, reason
-        Verdict and its reason.
+        ``"good"``, ``"doubtful"`` or ``"failed"``, and why.
     correlation_before, correlation_after
         Mean correlation with its neighbors over the common tissue.
     residual
@@ -188,6 +232,7 @@ class SectionQuality:
     """
 
     section: int
+    status: Status
     verdict: Verdict
     reason: str
     correlation_before: float
@@ -239,8 +284,9 @@ def assess_sections(
     before: Mapping[Pair, PairQuality],
     after: Mapping[Pair, PairQuality],
     matches: Mapping[Pair, FineMatch] | None = None,
+    chance: Sequence[float] = (),
 ) -> list[SectionQuality]:
-    """Assess every section: verdict, reason and quality measures.
+    """Assess every section: status, verdict, reason and quality measures.
 
     Parameters
     ----------
@@ -252,21 +298,23 @@ def assess_sections(
         Correlations of neighboring usable sections before and after alignment.
     matches
         Matches of the last fine iteration, for the residual.
+    chance
+        Correlations of sections with shifted copies of their neighbors.
     """
     points = canvas_points(transforms)
     moved = np.stack([_displacement(m, points) for m in transforms])
     slow = gaussian_filter1d(moved, 3.0, axis=0, mode="nearest") if len(transforms) > 1 else moved
     remaining = section_residuals(matches or {}, transforms)
-    typical = float(np.nanmedian([q.correlation for q in after.values()])) if after else float("nan")
+    gaps = judge_gaps(after, chance)
     rows = []
     for z, transform in enumerate(transforms):
         folded, strain = measure_deformation(transform, points)
         figures = (_mean(before, z), _mean(after, z))
-        verdict, reason = _verdict(faults[z], figures, typical, folded, strain)
+        status, verdict, reason = _judge_section(z, faults[z], figures, gaps, folded, strain)
         jump = float(np.linalg.norm(moved[z] - moved[z - 1], axis=-1).mean()) if z else 0.0
         rows.append(
             SectionQuality(
-                z, verdict, reason, *figures, remaining.get(z, float("nan")), jump,
+                z, status, verdict, reason, *figures, remaining.get(z, float("nan")), jump,
                 float(np.linalg.norm(moved[z], axis=-1).mean()), float(np.linalg.norm(slow[z], axis=-1).mean()),
                 folded, strain,
             )
@@ -283,25 +331,138 @@ def _mean(pairs: Mapping[Pair, PairQuality], section: int) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
-def _verdict(
-    fault: str, figures: tuple[float, float], typical: float, folded: float, strain: float
-) -> tuple[Verdict, str]:
+def judge_gaps(after: Mapping[Pair, PairQuality], chance: Sequence[float] = ()) -> dict[Pair, Verdict]:
+    """Judge every gap by its correlation: against chance, and against the median of the gaps above chance.
+
+    Parameters
+    ----------
+    after
+        Correlations of neighboring sections after alignment.
+    chance
+        Correlations of sections with shifted copies of their neighbors, matched in the same way.
+    """
+    known = {pair: q.correlation for pair, q in after.items() if np.isfinite(q.correlation)}
+    limit = chance_limit(chance)
+    above = [value for value in known.values() if value > limit]
+    typical = float(np.median(above)) if above else 0.0
+    found: dict[Pair, Verdict] = {}
+    for pair in after:
+        value = known.get(pair, float("-inf"))
+        share = 1.0 if pair[1] - pair[0] == 1 else 0.0  # across missing sections less detail is shared
+        if value <= max(limit, share * PARAMETERS.failed_fraction * typical):
+            found[pair] = "failed"
+        else:
+            found[pair] = "doubtful" if value < share * PARAMETERS.doubtful_fraction * typical else "good"
+    return found
+
+
+def chance_limit(chance: Sequence[float]) -> float:
+    """Correlation that chance rarely exceeds; 0 if chance was not measured."""
+    values = np.asarray(chance, dtype=np.float64)
+    values = values[np.isfinite(values)]
+    if len(values) < 2:
+        return 0.0
+    sd = max(float(values.std(ddof=1)), PARAMETERS.min_chance_sd)
+    return float(values.mean()) + PARAMETERS.chance_deviations * sd
+
+
+def split_into_segments(sections: Sequence[int], gaps: Mapping[Pair, Verdict]) -> list[list[int]]:
+    """Split the usable sections wherever the gap to the next one has failed."""
+    found: list[list[int]] = []
+    for a in sections:
+        if found and gaps.get((found[-1][-1], a), "failed") != "failed":
+            found[-1].append(a)
+        else:
+            found.append([a])
+    return found
+
+
+def describe_breaks(segments: Sequence[Sequence[int]], after: Mapping[Pair, PairQuality]) -> str:
+    """Describe where a stack is broken, in one sentence; empty for a single segment."""
+    if len(segments) < 2:
+        return ""
+    places = [(one[-1], other[0]) for one, other in pairwise(segments)]
+    if max(map(len, segments)) < 2:
+        return "No section fits the next one: these sections are not neighbors, or they need landmarks."
+    inside = [after[pair].correlation for one in segments for pair in pairwise(one)]
+    named = ", ".join(str(one[0]) if len(one) == 1 else f"{one[0]}-{one[-1]}" for one in segments)
+    breaks = [
+        f"{a}|{b} (correlation {after[a, b].correlation:.2f})"
+        if (a, b) in after and np.isfinite(after[a, b].correlation)
+        else f"{a}|{b} (no common tissue)"
+        for a, b in places
+    ]
+    return (
+        f"{named}: the stack is broken at {', '.join(breaks)}; other neighbors have {float(np.median(inside)):.2f}. "
+        "Set landmarks there, or align the parts separately."
+    )
+
+
+def describe_faults(
+    transforms: Sequence[SectionTransform],
+    sections: Sequence[int],
+    inverted: Sequence[int],
+    before: Mapping[Pair, PairQuality],
+    matches: Mapping[Pair, FineMatch],
+    motion: str,
+) -> str:
+    """Describe faults of the recording: inverted contrast, duplicates, swapped neighbors, changes of magnification."""
+    found = []
+    if inverted:
+        found.append(f"Inverted contrast: section {', '.join(map(str, inverted))}. Matched with the contrast inverted.")
+    for (a, b), quality in before.items():
+        if quality.correlation > PARAMETERS.duplicate_correlation:
+            found.append(f"Sections {a} and {b} are the same image. Exclude one of them.")
+    for k in range(1, len(sections) - 2):
+        p, a, b, q = sections[k - 1 : k + 3]
+        near, far = ((p, a), (b, q)), ((p, b), (a, q))
+        if all(pair in matches for pair in (*near, *far)) and all(
+            float(matches[one].score.max()) > float(matches[other].score.max()) + PARAMETERS.swap_margin
+            for one, other in zip(far, near, strict=True)
+        ):
+            found.append(f"Sections {a} and {b} seem to be swapped: each fits the neighbor of the other one better.")
+    if motion != "affine" and len(sections) > 1:
+        points = canvas_points(transforms, 2)
+        size = {z: float(np.linalg.norm(np.ptp(transforms[z](points).reshape(-1, 2), axis=0))) for z in sections}
+        for a, b in pairwise(sections):
+            change = size[b] / size[a] - 1
+            if abs(change) > PARAMETERS.magnification_change:
+                found.append(
+                    f"Magnification changes by {100 * change:.0f} % from section {a} to {b}. Use motion='affine'."
+                )
+    return " ".join(found)
+
+
+def _judge_section(
+    section: int,
+    fault: str,
+    figures: tuple[float, float],
+    gaps: Mapping[Pair, Verdict],
+    folded: float,
+    strain: float,
+) -> tuple[Status, Verdict, str]:
+    if fault == "excluded":
+        return "excluded", "doubtful", "excluded: interpolated between its neighbors"
+    if fault == UNMATCHED:
+        return "bridged", "failed", f"{fault}: interpolated between them. Exclude it or set landmarks"
     if fault:
-        return "bridged", f"{fault}: interpolated between its neighbors"
+        return "bridged", "doubtful", f"{fault}: interpolated between its neighbors"
     before, after = figures
-    if not np.isfinite(after):
-        return "failed", "too little common tissue with its neighbors"
-    if after < PARAMETERS.failed_fraction * typical or after <= 0:
-        return "failed", f"does not match its neighbors (correlation {after:.2f}, median of the stack {typical:.2f})"
-    if after < PARAMETERS.weak_fraction * typical:
-        return "weak", f"low correlation {after:.2f}, median of the stack {typical:.2f}"
+    own = {pair: verdict for pair, verdict in gaps.items() if section in pair}
+    if not own or set(own.values()) == {"failed"}:
+        return "bridged", "failed", f"{UNMATCHED} (correlation {after:.2f}). Exclude it or set landmarks"
+    if "failed" in own.values():
+        a, b = next(pair for pair, verdict in own.items() if verdict == "failed")
+        return "aligned", "doubtful", f"the stack is broken between {a} and {b}"
+    if "doubtful" in own.values():
+        return "aligned", "doubtful", f"low correlation {after:.2f} with its neighbors"
     if after < before - PARAMETERS.max_correlation_drop:
-        return "weak", f"correlation dropped from {before:.2f} to {after:.2f}"
+        return "aligned", "doubtful", f"correlation dropped from {before:.2f} to {after:.2f}"
     if folded > PARAMETERS.max_folding_fraction:
-        return "weak", f"{100 * folded:.1f} % of the section is folded"
+        return "aligned", "doubtful", f"{100 * folded:.1f} % of the section is folded"
     if strain > PARAMETERS.max_strain:
-        return "weak", f"strain of {100 * strain:.0f} %"
-    return "aligned", ""
+        return "aligned", "doubtful", f"strain of {100 * strain:.0f} %"
+    return "aligned", "good", ""
 
 
 def over_straightening_warning(after: Mapping[Pair, PairQuality], expected: float | None = None) -> str:

@@ -18,6 +18,7 @@ from napari_stnreg.stacks.matching.landmarks import landmark_match
 from napari_stnreg.stacks.matching.pair_selection import (
     Pair,
     bridging_pairs,
+    find_inverted,
     fine_pairs,
     long_range_pairs,
     neighbor_pairs,
@@ -26,7 +27,17 @@ from napari_stnreg.stacks.matching.pair_selection import (
 from napari_stnreg.stacks.output.canvas import OutputCanvas
 from napari_stnreg.stacks.output.ome_zarr import CHUNK, SectionWriter, create, read_attributes, update_attributes
 from napari_stnreg.stacks.preprocessing.encoder import training_steps
-from napari_stnreg.stacks.quality.sections import PairQuality, assess_sections
+from napari_stnreg.stacks.quality.sections import PARAMETERS as QUALITY_PARAMETERS
+from napari_stnreg.stacks.quality.sections import (
+    UNMATCHED,
+    PairQuality,
+    assess_sections,
+    chance_limit,
+    describe_breaks,
+    describe_faults,
+    judge_gaps,
+    split_into_segments,
+)
 from napari_stnreg.stacks.quality.slope_preservation import SlopeEstimates, estimate_slopes
 from napari_stnreg.stacks.runtime import tasks
 from napari_stnreg.stacks.runtime.checkpoint import WorkFolder
@@ -34,7 +45,7 @@ from napari_stnreg.stacks.runtime.executor import Cluster, Executor, Task
 from napari_stnreg.stacks.runtime.job import AlignmentJob
 from napari_stnreg.stacks.runtime.progress import StackProgress
 from napari_stnreg.stacks.section_transform import SectionTransform, union_canvas
-from napari_stnreg.stacks.solver.pose_graph import solve_poses
+from napari_stnreg.stacks.solver.pose_graph import place_between, solve_poses
 from napari_stnreg.stacks.solver.windowed import solve_stack
 from napari_stnreg.stacks.sources.base import ArraySource, StackSource
 from napari_stnreg.stacks.sources.open import open_stack
@@ -45,6 +56,8 @@ ENCODER_SECTIONS = 12
 """Number of sections, spread over the stack, on which an auto-encoder is trained."""
 STAGE_WEIGHTS = {"encoder": 4.0, "prepare": 2.0, "coarse": 2.0, "gaps": 0.0, "fine": 2.0, "quality": 1.0, "render": 3.0}
 """Rough duration of the stages relative to each other, for the progress of the whole run."""
+QUALITY_PASSES = 3
+"""Largest number of passes of the quality stage: neighbors, chance, neighbors again around unmatched sections."""
 
 
 class Stopped(Exception):
@@ -82,7 +95,7 @@ class AlignmentPipeline:
     # -- entry points
 
     def align_all(self, *, resume: bool) -> Generator[StackProgress, str | None, Any]:
-        """Align all sections; returns verdicts, gaps and warnings."""
+        """Align all sections; returns verdicts, gaps, warnings and segments."""
         faults, sections = yield from self._prepare()
         good = usable(faults)
         if len(good) < 2:
@@ -91,9 +104,9 @@ class AlignmentPipeline:
         affines = solve_poses(self.count, coarse, [self.shape] * self.count, self.settings)
         transforms = initial_transforms(affines, cast(Any, sections), self.settings)  # outlines are enough
         transforms, matches = yield from self._match_fine(transforms, good, "fine")
+        transforms, found = yield from self._judge(transforms, faults, matches)
         for z, one in enumerate(transforms):
             self.work.put(tasks.TRANSFORMS, z, one.to_arrays())
-        found = yield from self._judge(transforms, faults, matches)
         # A section that fits nowhere may be anywhere; it must not enlarge the canvas.
         failed = {one.section for one in found[0] if one.verdict == "failed"}
         canvas = self._canvas(transforms, [z for z in good if z not in failed] or good)
@@ -109,7 +122,7 @@ class AlignmentPipeline:
         return found
 
     def align_range(self, *, resume: bool, overwrite: bool) -> Generator[StackProgress, str | None, Any]:
-        """Align a range of sections again while all others stay; returns verdicts, gaps and warnings.
+        """Align a range of sections again while all others stay; returns verdicts, gaps, warnings and segments.
 
         The stored transforms change last, so that a killed run finds what it started from.
         """
@@ -131,6 +144,7 @@ class AlignmentPipeline:
                 self.work.forget(f"range {k + 1}")
             changed = [name for name in self.work.names(tasks.QUALITY) if (free | stale) & set(tasks.pair_of(name))]
             self.work.forget(tasks.QUALITY, changed)
+            self.work.forget(tasks.BRIDGED_QUALITY)
             self.work.forget(tasks.RENDERED, free | stale)
             self.work.begin_range(identity, stale)
         update_attributes(self.path, finished=False)
@@ -151,7 +165,7 @@ class AlignmentPipeline:
             for z in range(self.count)
         ]
         transforms, matches = yield from self._match_fine(transforms, good, "range", fixed)
-        found = yield from self._judge(transforms, faults, matches)
+        transforms, found = yield from self._judge(transforms, faults, matches, fixed)
         left = [z for z in sorted(free | stale) if not self.work.has(tasks.RENDERED, z)]
         yield from self._render(SectionWriter(self.path), transforms, faults, canvas, left)
         for z in free:
@@ -235,6 +249,13 @@ class AlignmentPipeline:
         if farther := involved(bridging_pairs(good, found)):
             yield from self._coarse_stage("gaps", "matching across gaps", farther)
             found |= self._coarse_matches(farther)
+        if inverted := find_inverted(found) & (set(good) if free is None else free):
+            again = [pair for pair in found if inverted & set(pair)]
+            self.work.forget(tasks.COARSE, map(tasks.pair_name, again))
+            for z in sorted(inverted):
+                tasks.invert_section(self.work, z)
+            yield from self._coarse_stage("gaps", "matching inverted sections", again)
+            found |= self._coarse_matches(again)
         if free is not None:  # the fixed sections show how well neighbors usually fit, and so the weight of a match
             others = [pair for pair in neighbor_pairs(good) if pair not in found]
             found |= self._coarse_matches([p for p in others if self.work.has(tasks.COARSE, tasks.pair_name(p))])
@@ -285,27 +306,41 @@ class AlignmentPipeline:
         return OutputCanvas(origin, shape, self.shape, step)
 
     def _judge(
-        self, transforms: list[SectionTransform], faults: list[str], matches: Mapping[Pair, FineMatch]
+        self,
+        transforms: list[SectionTransform],
+        faults: list[str],
+        matches: Mapping[Pair, FineMatch],
+        fixed: Mapping[int, SectionTransform] | None = None,
     ) -> Generator[StackProgress, str | None, Any]:
-        """Return verdicts on the sections, figures of the gaps, and warnings."""
-        good = usable(faults)
-        pairs = neighbor_pairs(good)
-        missing = [pair for pair in pairs if not self.work.has(tasks.QUALITY, tasks.pair_name(pair))]
-        yield from self._stage(
-            "quality", "measuring quality", len(pairs),
-            [(b, tasks.measure_pair, (self.work, (a, b), (transforms[a], transforms[b]))) for a, b in missing],
-        )  # fmt: skip
-        facts = {pair: self.work.facts(tasks.QUALITY, tasks.pair_name(pair)) for pair in pairs}
-        before, after = (
-            {pair: PairQuality(**known[when]) for pair, known in facts.items()} for when in ("before", "after")
-        )
-        verdicts = assess_sections(transforms, faults, before, after, matches)
+        """Return the transforms, and the verdicts on the sections, figures of the gaps, warnings and segments.
+
+        A single section that fits neither neighbor is placed between them.
+        """
+        good, done = usable(faults), self._completed + self._fractions["quality"]
+        before, after = yield from self._measure(tasks.QUALITY, transforms, good)
+        chance = yield from self._measure_chance(transforms, neighbor_pairs(good))
+        segments = split_into_segments(good, judge_gaps(after, chance))
+        single = {one[0] for one in segments if len(one) == 1} - set(fixed or {})
+        if single and len(single) < len(segments):
+            faults = [UNMATCHED if z in single else fault for z, fault in enumerate(faults)]
+            if isinstance(matches, tasks.StoredMatches):
+                matches = matches.without(single)
+                transforms = solve_stack(transforms, matches, self.settings, fixed, self.job.landmarks)
+            transforms, good = place_between(transforms, single), usable(faults)
+            before, after = yield from self._measure(tasks.BRIDGED_QUALITY, transforms, good)
+            segments = split_into_segments(good, judge_gaps(after, chance))
+        self._completed = done
+        verdicts = assess_sections(transforms, faults, before, after, matches, chance)
+        judged = judge_gaps(after, chance)
+        limit = chance_limit(chance)
         gaps = [
             {
                 "section": a,
                 "next": b,
+                "verdict": judged[a, b],
                 "correlation_before": before[a, b].correlation,
                 "correlation_after": after[a, b].correlation,
+                "chance": limit,
                 "worst_after": after[a, b].worst,
                 "overlap": after[a, b].overlap,
             }
@@ -313,8 +348,48 @@ class AlignmentPipeline:
             if (a, b) in after
         ]
         self.slopes = estimate_slopes(transforms, matches)
-        warnings = (self.source.warning, self.slopes.warning(self.settings.trend))
-        return verdicts, gaps, [sentence for sentence in warnings if sentence]
+        inverted = [z for z in good if self.work.facts(tasks.PREPARED, z)["figures"].get("inverted")]
+        warnings = (
+            describe_breaks(segments, after),
+            describe_faults(transforms, good, inverted, before, matches, self.settings.motion),
+            self.source.warning,
+            self.slopes.warning(self.settings.trend),
+        )
+        return transforms, (verdicts, gaps, [sentence for sentence in warnings if sentence], segments)
+
+    def _measure(
+        self, kind: str, transforms: list[SectionTransform], good: list[int]
+    ) -> Generator[StackProgress, str | None, tuple[dict[Pair, PairQuality], dict[Pair, PairQuality]]]:
+        """Correlations of neighboring usable sections before and after alignment."""
+        pairs = neighbor_pairs(good)
+        missing = [pair for pair in pairs if not self.work.has(kind, tasks.pair_name(pair))]
+        yield from self._stage(
+            "quality", "measuring quality", len(pairs),
+            [(b, tasks.measure_pair, (self.work, kind, (a, b), (transforms[a], transforms[b]))) for a, b in missing],
+        )  # fmt: skip
+        facts = {pair: self.work.facts(kind, tasks.pair_name(pair)) for pair in pairs}
+        before, after = (
+            {pair: PairQuality(**known[when]) for pair, known in facts.items()} for when in ("before", "after")
+        )
+        return before, after
+
+    def _measure_chance(
+        self, transforms: list[SectionTransform], pairs: list[Pair]
+    ) -> Generator[StackProgress, str | None, list[float]]:
+        """Correlations of some sections with shifted copies of their neighbors."""
+        if not pairs:
+            return []
+        count = min(len(pairs), QUALITY_PARAMETERS.chance_samples)
+        chosen = [pairs[k] for k in np.unique(np.linspace(0, len(pairs) - 1, count).round().astype(int))]
+        missing = [pair for pair in chosen if not self.work.has(tasks.CHANCE, tasks.pair_name(pair))]
+        yield from self._stage(
+            "quality", "measuring chance", len(chosen),
+            [
+                (b, tasks.measure_chance, (self.work, (a, b), (transforms[a], transforms[b]), self.settings))
+                for a, b in missing
+            ],
+        )  # fmt: skip
+        return [self.work.facts(tasks.CHANCE, tasks.pair_name(pair))["correlation"] for pair in chosen]
 
     def _render(
         self,
@@ -340,7 +415,7 @@ class AlignmentPipeline:
         self, stage: str, message: str, total: int, calls: list[tuple[int, Callable[..., Any], tuple[Any, ...]]]
     ) -> Generator[StackProgress, str | None, None]:
         """Run the missing tasks of a stage; raises Stopped if the caller stops the run."""
-        fraction = self._fractions[stage]
+        fraction = self._fractions[stage] / (QUALITY_PASSES if stage == "quality" else 1)
         done = total - len(calls)
         output = self.path if stage == "render" else None
         plan = (Task(f"{stage} {number}", function, words) for number, (_, function, words) in enumerate(calls))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,13 +18,14 @@ from napari_stnreg.stacks.output.canvas import OutputCanvas, displacement_transf
 from napari_stnreg.stacks.output.ome_zarr import SectionWriter
 from napari_stnreg.stacks.output.render import render_bands
 from napari_stnreg.stacks.preprocessing.features import Extractor, PreparedSection, prepare
-from napari_stnreg.stacks.quality.sections import correlate_pair
+from napari_stnreg.stacks.quality.sections import correlate_pair, correlate_shifted_copy
 from napari_stnreg.stacks.runtime.checkpoint import WorkFolder
 from napari_stnreg.stacks.section_transform import SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.sources.base import SectionError, StackSource
 
 PREPARED, COARSE, TRANSFORMS, QUALITY, RENDERED = "prepared", "coarse", "transforms", "quality", "rendered"
+CHANCE, BRIDGED_QUALITY = "chance", "quality bridged"
 """Kinds of results in the work folder."""
 
 
@@ -125,6 +126,13 @@ def _prepared(work: WorkFolder, z: int, _written: int) -> PreparedSection:
     return PreparedSection.from_arrays(arrays, facts["fault"], facts["figures"])
 
 
+def invert_section(work: WorkFolder, z: int) -> None:
+    """Invert the contrast of a prepared section."""
+    found = load_prepared(work, z).inverted()
+    facts = work.facts(PREPARED, z)
+    work.put(PREPARED, z, found.to_arrays(), fault=found.fault, reason=facts["reason"], figures=found.figures)
+
+
 def match_coarse(work: WorkFolder, pair: Pair, settings: StackSettings) -> None:
     """Match two sections coarsely and store the match."""
     a, b = (load_prepared(work, z) for z in pair)
@@ -159,6 +167,10 @@ class StoredMatches(Mapping[Pair, FineMatch]):
     def __init__(self, work: WorkFolder, kind: str, pairs: Iterable[Pair]) -> None:
         self._work, self._kind, self._pairs = work, kind, dict.fromkeys(pairs)
 
+    def without(self, sections: Collection[int]) -> StoredMatches:
+        """The matches that involve none of some sections."""
+        return StoredMatches(self._work, self._kind, [p for p in self._pairs if not set(p) & set(sections)])
+
     def __getitem__(self, pair: Pair) -> FineMatch:
         if pair not in self._pairs:
             raise KeyError(pair)
@@ -171,11 +183,21 @@ class StoredMatches(Mapping[Pair, FineMatch]):
         return len(self._pairs)
 
 
-def measure_pair(work: WorkFolder, pair: Pair, transforms: tuple[SectionTransform, SectionTransform]) -> None:
-    """Measure how well two neighbors match before and after the alignment, and store both."""
+def measure_chance(
+    work: WorkFolder, pair: Pair, transforms: tuple[SectionTransform, SectionTransform], settings: StackSettings
+) -> None:
+    """Measure how well a section matches a shifted copy of its neighbor, and store it."""
+    a, b = (load_prepared(work, z) for z in pair)
+    work.put(CHANCE, pair_name(pair), correlation=correlate_shifted_copy(a, b, *transforms, settings))
+
+
+def measure_pair(
+    work: WorkFolder, kind: str, pair: Pair, transforms: tuple[SectionTransform, SectionTransform]
+) -> None:
+    """Measure how well two neighbors match before and after the alignment, and store both under ``kind``."""
     a, b = (load_prepared(work, z) for z in pair)
     before, after = correlate_pair(a, b, *transforms)
-    work.put(QUALITY, pair_name(pair), before=asdict(before), after=asdict(after))
+    work.put(kind, pair_name(pair), before=asdict(before), after=asdict(after))
 
 
 def render_section(

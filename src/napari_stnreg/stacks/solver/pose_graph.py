@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -15,6 +15,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.stacks.matching.coarse import PARAMETERS as COARSE_PARAMETERS
 from napari_stnreg.stacks.matching.coarse import CoarseMatch
+from napari_stnreg.stacks.section_transform import SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solver.elastic import PARAMETERS as SOLVER_PARAMETERS
 from napari_stnreg.stacks.solver.elastic import TREND_WEIGHT, Pair
@@ -91,7 +92,7 @@ def solve_poses(
     )
     for _ in range(PARAMETERS.iterations):
         poses = _refine_poses(poses, known, confident, keep, settings.motion, position_weights, center, radius)
-    return _interpolate_missing(poses, known | set(keep))
+    return _interpolate_missing(poses, known | set(keep), center)
 
 
 def _root(
@@ -321,7 +322,7 @@ def _solve_component(
     return out[:count]
 
 
-def _interpolate_missing(poses: list[FloatArray], known: set[int]) -> list[FloatArray]:
+def _interpolate_missing(poses: list[FloatArray], known: set[int], center: FloatArray) -> list[FloatArray]:
     """Interpolate the poses of sections without a match from those before and after."""
     result = list(poses)
     for z in sorted(set(range(len(poses))) - known):
@@ -331,9 +332,35 @@ def _interpolate_missing(poses: list[FloatArray], known: set[int]) -> list[Float
             near = max(before, after)
             result[z] = poses[near].copy() if near >= 0 else np.eye(3)
             continue
-        fraction = (z - before) / (after - before)
-        if np.linalg.det(poses[before][:2, :2]) * np.linalg.det(poses[after][:2, :2]) < 0:
-            result[z] = poses[before if fraction <= 0.5 else after].copy()
-        else:
-            result[z] = (1 - fraction) * poses[before] + fraction * poses[after]
+        result[z] = interpolate_pose(poses[before], poses[after], (z - before) / (after - before), center)
+    return result
+
+
+def interpolate_pose(before: FloatArray, after: FloatArray, fraction: float, center: FloatArray) -> FloatArray:
+    """Interpolate between two poses ``(3, 3)`` on the group, so that a rotation changes the angle and not the size.
+
+    ``center`` ``(2,)`` is the point about which the rotation is taken. Between a section and a mirrored one there is no
+    path; the nearer one is returned.
+    """
+    relative = np.asarray(np.linalg.inv(before) @ after)
+    if np.linalg.det(relative[:2, :2]) < 0:
+        return (before if fraction <= 0.5 else after).copy()
+    parameters = _to_parameters(relative, center, 1.0)
+    return np.asarray(before @ _to_matrix(fraction * parameters, center, 1.0))
+
+
+def place_between(transforms: list[SectionTransform], sections: set[int]) -> list[SectionTransform]:
+    """Place sections between their neighbors: pose on the group, deformation linearly; at an end, as the next one."""
+    known = [z for z in range(len(transforms)) if z not in sections]
+    result = list(transforms)
+    for z in sorted(sections):
+        before = max((k for k in known if k < z), default=known[0])
+        after = min((k for k in known if k > z), default=known[-1])
+        fraction = 0.0 if before >= after else (z - before) / (after - before)
+        a, b = transforms[before], transforms[after]
+        center = (np.asarray(a.shape, dtype=np.float64) - 1) / 2
+        pose = interpolate_pose(a.affines[0], b.affines[0], fraction, center)
+        vectors = (1 - fraction) * a.vectors[0] + fraction * b.vectors[0]
+        one, count = transforms[z], transforms[z].n_fragments
+        result[z] = replace(one, affines=np.stack([pose] * count), vectors=np.stack([vectors] * count))
     return result

@@ -42,6 +42,8 @@ class VarianceParameters:
         placed sections say nothing about the tissue.
     expected_residual
         Expected variance of the residual, relative to that of the differences, where no loop closes.
+    expected_shift_residual
+        The same for shifts of whole sections, which are matched to a pixel and may be off by many.
     log_sd
         Standard deviation of the logarithms of the variances of jitter and trend.
     residual_log_sd
@@ -61,6 +63,7 @@ class VarianceParameters:
     expected_trend: float = 0.05
     expected_shift_trend: float = 0.2
     expected_residual: float = 0.15
+    expected_shift_residual: float = 0.02
     log_sd: float = 1.5
     residual_log_sd: float = 0.7
     max_closure_ratio: float = 4.0
@@ -111,7 +114,8 @@ def estimate_variance_components(
     if total <= 0 or not count:
         return VarianceComponents(PARAMETERS.expected_jitter, 0.0, PARAMETERS.expected_residual + spread)
     mean = total / count
-    own = max(PARAMETERS.expected_residual * mean if residual is None else residual, spread)
+    share = PARAMETERS.expected_shift_residual if is_shift else PARAMETERS.expected_residual
+    own = max(share * mean if residual is None else residual, spread)
     trend = PARAMETERS.expected_shift_trend * own if is_shift else PARAMETERS.expected_trend * mean
     expected = np.log([PARAMETERS.expected_jitter * mean, trend, own])
     residual_sd = PARAMETERS.log_sd if residual is None else PARAMETERS.residual_log_sd

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,16 +27,17 @@ class GapPlot(ThemedPlot):
 
     def __init__(self, viewer: Viewer) -> None:
         tip = (
-            "How well each section fits the next, before and after; points mark gaps beside weak and failed sections. "
+            "How well each section fits the next, before and after; points mark doubtful gaps, red bars breaks. "
             "Click to go there."
         )
         super().__init__(viewer, "section", "correlation", "quality along the stack", tip, heights=(150, 190))
         self._before: Any = None
         self._after: Any = None
-        self._weak: Any = None
+        self._doubtful: Any = None
         self._here: Any = None
+        self._breaks: list[Any] = []
 
-    def show_gaps(self, z: Any, before: Any, after: Any, weak: Any) -> None:
+    def show_gaps(self, z: Any, before: Any, after: Any, doubtful: Any, breaks: Sequence[float] = ()) -> None:
         """Draw the gaps.
 
         Parameters
@@ -44,15 +46,23 @@ class GapPlot(ThemedPlot):
             Middle of each gap, in sections.
         before, after
             Correlation; NaN where it is not known.
-        weak
+        doubtful
             Which gaps to mark.
+        breaks
+            Where the stack is broken, in sections.
         """
         self.prepare()
         z, before, after = (np.asarray(v, dtype=float) for v in (z, before, after))
-        weak = np.asarray(weak, dtype=bool)
+        doubtful = np.asarray(doubtful, dtype=bool)
         self._before.setData(z, before, connect="finite")
         self._after.setData(z, after, connect="finite")
-        self._weak.setData(z[weak], np.nan_to_num(after[weak]))
+        self._doubtful.setData(z[doubtful], np.nan_to_num(after[doubtful]))
+        for bar in self._breaks:
+            self._plot.removeItem(bar)
+        self._breaks = [self.vertical_line() for _ in breaks]
+        for bar, place in zip(self._breaks, breaks, strict=True):
+            bar.setValue(place)
+        self.style_curves()
         self._plot.enableAutoRange()
 
     def set_section(self, section: float) -> None:
@@ -63,7 +73,7 @@ class GapPlot(ThemedPlot):
     def add_curves(self) -> None:
         """Add both curves, the marks and the line at the section that is shown."""
         self._before, self._after = self._plot.plot([], [], name="before"), self._plot.plot([], [], name="after")
-        self._weak = self._plot.plot([], [], pen=None, symbol="o", symbolSize=8, name="weak")
+        self._doubtful = self._plot.plot([], [], pen=None, symbol="o", symbolSize=8, name="doubtful")
         self._here = self.vertical_line()
         self._plot.scene().sigMouseClicked.connect(self._on_click)
 
@@ -79,7 +89,9 @@ class GapPlot(ThemedPlot):
         gray = (160, 165, 172) if self.dark else (105, 105, 110)
         self._before.setPen(pyqtgraph.mkPen(gray, width=1))
         self._after.setPen(pyqtgraph.mkPen(self.accent, width=2))
-        self._weak.setSymbolBrush(red)
-        self._weak.setSymbolPen(None)
+        self._doubtful.setSymbolBrush(red)
+        self._doubtful.setSymbolPen(None)
+        for bar in self._breaks:
+            bar.setPen(pyqtgraph.mkPen(red, width=4))
         self._here.setPen(pyqtgraph.mkPen(self.color("text"), width=1, style=Qt.PenStyle.DotLine))
-        self.set_legend((gray, "before"), (self.accent, "after"), (red, "● weak or failed"))
+        self.set_legend((gray, "before"), (self.accent, "after"), (red, "● doubtful, | broken"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QSize, Qt, Signal
@@ -59,8 +60,7 @@ class QualityView(QWidget):
 
     def show_result(self, result: Any) -> None:
         """Show a :class:`~napari_stnreg.stacks.runtime.progress.StackResult`."""
-        bad = [one for one in result.verdicts if one.verdict != "aligned"]
-        weak = {one.section for one in bad if one.verdict in ("weak", "failed")}
+        bad = [one for one in result.verdicts if one.verdict != "good"]
         gaps = result.gaps
         self.warning.setText(" ".join(result.warnings))
         self.warning.setVisible(bool(result.warnings))
@@ -69,9 +69,12 @@ class QualityView(QWidget):
             [(gap["section"] + gap["next"]) / 2 for gap in gaps],
             [gap["correlation_before"] for gap in gaps],
             [gap["correlation_after"] for gap in gaps],
-            [gap["section"] in weak or gap["next"] in weak for gap in gaps],
+            [gap["verdict"] == "doubtful" for gap in gaps],
+            [(one[-1] + other[0]) / 2 for one, other in pairwise(result.segments)],
         )
-        self.table.show_sections([(one.section, one.verdict, one.reason) for one in bad])
+        self.table.show_sections(
+            [(one.section, one.verdict if one.status == "aligned" else one.status, one.reason) for one in bad]
+        )
         self.restyle()
         self.show()
 
@@ -96,7 +99,7 @@ class SectionTable(QTableWidget):
 
     def __init__(self) -> None:
         super().__init__(0, 3)
-        self.setHorizontalHeaderLabels(["Section", "Verdict", "Reason"])
+        self.setHorizontalHeaderLabels(["Section", "Status", "Reason"])
         self.verticalHeader().hide()
         self.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         for column, mode in enumerate(("ResizeToContents", "ResizeToContents", "Stretch")):
@@ -110,7 +113,7 @@ class SectionTable(QTableWidget):
         self.setMinimumHeight(40)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.setAccessibleName("sections to look at")
-        self.setToolTip("Sections that are not simply aligned; choose one to go there.")
+        self.setToolTip("Sections whose verdict is not good; choose one to go there.")
         self.verticalHeader().sectionResized.connect(self._on_rows)
         self.currentCellChanged.connect(self._on_row)
         self.cellClicked.connect(self._on_row)

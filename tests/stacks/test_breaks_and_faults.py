@@ -1,0 +1,111 @@
+"""Breaks of a stack and faults of single sections are found, named, and do not disturb the other sections."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+import napari_stnreg as sr
+from napari_stnreg.cli import main
+from napari_stnreg.datasets import SerialSections
+from napari_stnreg.stacks.quality.sections import PairQuality, judge_gaps, split_into_segments
+from napari_stnreg.stacks.solver.pose_graph import interpolate_pose
+
+SHAPE = (8, 192, 192)
+
+
+@pytest.fixture(scope="module")
+def stacks():
+    """Two stacks of different tissue."""
+    return SerialSections(SHAPE, 3)[:], SerialSections(SHAPE, 77)[:]
+
+
+def quality(value):
+    return PairQuality(value, value, 10, 1.0)
+
+
+def test_gaps_are_judged_against_chance_and_not_only_against_each_other():
+    chance = [0.08, 0.05, 0.11, 0.07]
+    unrelated = judge_gaps({(z, z + 1): quality(0.08) for z in range(7)}, chance)
+    assert set(unrelated.values()) == {"failed"}
+    related = {(z, z + 1): quality(0.4) for z in range(7)} | {(3, 4): quality(0.06), (5, 6): quality(0.19)}
+    verdicts = judge_gaps(related, chance)
+    assert [verdicts[z, z + 1] for z in (2, 3, 5)] == ["good", "failed", "doubtful"]
+    assert split_into_segments(range(8), verdicts) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_broken_stack_is_named_and_ends_with_its_exit_code(tmp_path, stacks):
+    raw, other = stacks
+    np.save(tmp_path / "raw.npy", np.concatenate([raw[:4], other[4:]]))
+    assert main(["align", str(tmp_path / "raw.npy"), str(tmp_path / "out.zarr"), "--workers", "1"]) == 3
+    report = json.loads((tmp_path / "out.report.json").read_text())
+    assert report["segments"] == [[0, 3], [4, 7]]
+    assert [gap["verdict"] for gap in report["gaps"]] == ["good"] * 3 + ["failed"] + ["good"] * 3
+    assert "0-3, 4-7: the stack is broken at 3|4" in " ".join(report["warnings"])
+    assert {row["status"] for row in report["sections"]} == {"aligned"}
+
+
+def test_unrelated_sections_are_not_aligned(tmp_path):
+    rng = np.random.default_rng(100)
+    noise = gaussian_filter(rng.normal(size=(6, 160, 160)), (0, 2.5, 2.5))
+    raw = np.uint8(np.clip(128 + 60 * noise / noise.std(), 1, 255))
+    result = sr.align_stack(raw, tmp_path / "out.zarr", workers=1)
+    assert {one.status for one in result.verdicts} == {"bridged"}
+    assert result.is_broken
+    assert "No section fits the next one" in result.warnings[0]
+
+
+@pytest.mark.parametrize("fault", ["resin", "unrelated"])
+def test_section_without_evidence_stays_between_its_neighbors(stacks, fault, tmp_path):
+    raw = stacks[0].copy()
+    if fault == "resin":
+        grain = gaussian_filter(np.random.default_rng(0).normal(0, 60, raw[0].shape), 1.0)
+        raw[3] = np.clip(160 + grain, 1, 255)
+    else:
+        raw[3] = stacks[1][3]
+    result = sr.align_stack(raw, tmp_path / "out.zarr", workers=1)
+    one = result.verdicts[3]
+    assert (one.status, one.verdict) == ("bridged", "failed")
+    assert {row.status for row in result.verdicts if row.section != 3} == {"aligned"}
+    assert not result.is_broken
+    before, own, after = (result.aligned.displacement(z) for z in (2, 3, 4))
+    assert np.abs(own - (before + after) / 2).mean() < 0.5
+
+
+def test_interpolated_pose_is_rotated_and_not_scaled():
+    half_turn = np.diag([-1.0, -1.0, 1.0])
+    half_turn[:2, 2] = 191.0
+    pose = interpolate_pose(np.eye(3), half_turn, 0.4, np.array([95.5, 95.5]))
+    np.testing.assert_allclose(np.linalg.svd(pose[:2, :2], compute_uv=False), 1.0, atol=1e-9)
+    np.testing.assert_allclose(pose @ [95.5, 95.5, 1], [95.5, 95.5, 1], atol=1e-9)
+
+
+@pytest.mark.parametrize("first", [3, 4])
+def test_inverted_contrast_is_noticed_and_aligned(stacks, first, tmp_path):
+    raw = stacks[0].copy()
+    last = 4 if first == 3 else 8  # one section, or all from one on
+    raw[first:last] = 255 - raw[first:last]
+    plain = sr.align_stack(stacks[0], tmp_path / "plain.zarr", workers=1)
+    result = sr.align_stack(raw, tmp_path / "out.zarr", workers=1)
+    assert {(one.status, one.verdict) for one in result.verdicts} == {("aligned", "good")}
+    assert f"Inverted contrast: section {first}" in result.warnings[0] or first == 4
+    assert "Inverted contrast" in result.warnings[0]
+    change = result.aligned.displacement(3) - plain.aligned.displacement(3)
+    assert np.abs(change).mean() < 0.5
+
+
+def test_swapped_and_duplicate_sections_and_magnification_are_named(stacks, tmp_path):
+    raw = stacks[0][[0, 1, 3, 2, 4, 5, 5, 6]]
+    y, x = np.indices(raw[0].shape)
+    middle = (np.array(raw[0].shape) - 1) / 2
+    where = [middle[0] + (y - middle[0]) / 1.15, middle[1] + (x - middle[1]) / 1.15]
+    text = " ".join(sr.align_stack(raw, tmp_path / "a.zarr", workers=1, trend="remove").warnings)
+    assert "Sections 2 and 3 seem to be swapped" in text
+    assert "Sections 5 and 6 are the same image" in text
+    assert "Magnification" not in text
+    larger = stacks[0].copy()
+    larger[4:] = [map_coordinates(one.astype(float), where, order=1) for one in larger[4:]]
+    text = " ".join(sr.align_stack(larger, tmp_path / "b.zarr", workers=1).warnings)
+    assert "from section 3 to 4. Use motion='affine'." in text
+    assert "swapped" not in text
