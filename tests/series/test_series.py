@@ -91,6 +91,9 @@ def test_frames_that_show_something_else_are_named(rigid):
     assert errors(rigid, result)[good].max() < 0.1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RegistrationWarning)
+        mean = sr.register_series(frames, reference="mean")
+        assert sorted(mean.failed) == [4, 6]
+        assert errors(rigid, mean)[good].max() < 0.1
         chained = sr.register_series(frames, reference="previous")
     assert errors(rigid, chained)[7] < 0.2  # the chain leaves out what failed
 
@@ -205,6 +208,21 @@ def test_the_command_writes_resumes_and_refuses(rigid, tmp_path, monkeypatch, ca
     assert "there is no frame 99" in capsys.readouterr().err
     tifffile.imwrite("flat.tif", rigid.frames[0])
     assert main(["register-series", "flat.tif", "-o", "third"]) == 2
+
+
+def test_a_failed_frame_is_named_and_exits_with_3(rigid, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    frames = rigid.frames.copy()
+    frames[5] = np.random.default_rng(1).normal(size=frames[5].shape)
+    tifffile.imwrite("movie.tif", frames, photometric="minisblack")
+    assert main(["register-series", "movie.tif", "-o", "out"]) == 3
+    assert "1 failed" in capsys.readouterr().out
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert list(report["failed_frames"]) == ["5"]
+    assert report["complete"] is True
+    assert main(["register-series", "movie.tif", "-o", "out", "--overwrite", "--accept"]) == 0
+    rows = (tmp_path / "out" / "motion.csv").read_text().splitlines()
+    assert [row.split(",")[-1] for row in rows] == ["failed", *"00000100"]
 
 
 def test_bad_input_is_a_sentence(rigid):

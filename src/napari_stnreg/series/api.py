@@ -22,7 +22,7 @@ from napari_stnreg.core.output_guard import OutputLock
 from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.io.conversion import ImageLike, as_image
 from napari_stnreg.ops.resample import border_value
-from napari_stnreg.registration.settings import PresetName, RegistrationSettings
+from napari_stnreg.registration.settings import PresetName, RegistrationSettings, fit_method
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.series.frame_fit import FrameFitter, Landmarks, linear_part
 from napari_stnreg.series.motion import FrameFit, describe, find_failures
@@ -320,9 +320,7 @@ class _SeriesRun:
         total = np.zeros(self.grid.shape, np.float64)
         weight = np.zeros(self.grid.shape, np.float64)
 
-        def add(fit: FrameFit, image: Image, transform: Transform) -> None:
-            if fit.reason:
-                return
+        def add(image: Image, transform: Transform) -> None:
             plain = Image(np.nan_to_num(image.intensity(self.settings.moving_channel)), image.grid, image.mask)
             warped = warp(plain, transform, self.grid)
             inside = 1.0 if warped.mask is None else warped.mask
@@ -343,7 +341,7 @@ class _SeriesRun:
         reference: Image,
         *,
         write: bool,
-        each: Callable[[FrameFit, Image, Transform], None] | None = None,
+        each: Callable[[Image, Transform], None] | None = None,
     ) -> Generator[SeriesProgress, str | None, list[FrameFit]]:
         """Register frames to a reference, or each to the one before; frames of a resumed run are skipped."""
         earlier = {} if self.folder is None else self.folder.fits()
@@ -352,6 +350,9 @@ class _SeriesRun:
         settings = self.settings
         if reference.name == "mean":  # one channel already
             settings = settings.model_copy(update={"fixed_channel": None})
+        linear = [name for name in settings.stages if fit_method(name) == "linear"]
+        if number < self.passes and linear:  # the mean does not need the deformation
+            settings = settings.model_copy(update={"family": "+".join(linear)})
         fitter: FrameFitter | None = None
         anchor: tuple[Image, Transform] | None = None
         fits: list[FrameFit] = []
@@ -384,11 +385,11 @@ class _SeriesRun:
                     self._write(frame, warp(image, transform, self.grid, fill=self.fill, device=self.device))
                 if self.folder is not None:
                     self.folder.record(number, fit, transform)
-            if each is not None and image is not None:
-                each(fit, image, transform)
             fits.append(fit)
-            # a frame that does not match is no place to go on from
+            # a frame that does not match is no place to go on from, and no part of the mean
             if frame not in find_failures(fits[-RECENT_FRAMES:], self.reference_frame):
+                if each is not None and image is not None:
+                    each(image, transform)
                 last = fit.matrix
                 if follows and image is not None:
                     anchor = (image, transform)
