@@ -25,6 +25,7 @@ from napari_stnreg.registration.pair import SINGLE_THREAD_VOXELS, fit_pair
 from napari_stnreg.registration.preprocessing import check_pair, prepare
 from napari_stnreg.registration.result import LossHistory, Progress, Result, StopReason, result_steps
 from napari_stnreg.registration.settings import Extent, Initialization, PresetName, RegistrationSettings
+from napari_stnreg.registration.similarity_choice import SimilarityChoice
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.transforms import AffineTransform, Transform
 
@@ -107,7 +108,8 @@ def register(
         ``"diffeomorphic"``, ``"velocity"``, or several joined by ``+`` that are fitted in this order. Default
         ``"affine+diffeomorphic"``.
     similarity
-        ``"lncc"`` (default), ``"ncc"``, ``"mse"``, ``"mi"``, ``"mind"``, or the file of a trained auto-encoder.
+        ``"auto"`` (default: looks at both images and chooses ``"lncc"`` or ``"mi"``), ``"lncc"``, ``"ncc"``, ``"mse"``,
+        ``"mi"``, ``"mind"``, or the file of a trained auto-encoder.
     preset
         ``"fast"``, ``"balanced"`` (default) or ``"thorough"``.
     start
@@ -226,6 +228,7 @@ def register_steps(
     start_time = time.perf_counter()
     landmarks = (fixed_landmarks, moving_landmarks)
     losses: LossHistory = []
+    choice: list[SimilarityChoice] = []
     stop_reason: StopReason = "finished"
     transform, command = start_transform, None
     _logger.info("Registering '%s' to '%s': %s on %s", moving.name, fixed.name, settings.family, device)
@@ -240,7 +243,7 @@ def register_steps(
     else:
         refinement = settings
     if model is None or (settings.refine > 0 and command != "stop"):
-        steps = _fit_with_fallback(fixed, moving, refinement, device, landmarks, transform, warnings)
+        steps = _fit_with_fallback(fixed, moving, refinement, device, landmarks, transform, warnings, choice)
         transform, losses, stop_reason, device = yield from steps
     elif command == "stop":
         stop_reason = "stopped"
@@ -253,8 +256,9 @@ def register_steps(
     while True:
         try:
             final = result_steps(
-                fixed, moving, settings, transform, losses, stop_reason, seconds, warnings, landmarks, device
-            )
+                fixed, moving, settings, transform, losses, stop_reason, seconds, warnings, landmarks, device,
+                choice[-1] if choice else None,
+            )  # fmt: skip
             with closing(final):
                 while True:
                     try:
@@ -278,6 +282,7 @@ def _fit_with_fallback(
     landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None],
     start_transform: Transform | None,
     warnings: list[str],
+    choice: list[SimilarityChoice],
 ) -> _DeviceSteps:
     """Fit on the device, or on the CPU if the device's memory is exhausted; the transform is in world coordinates.
 
@@ -292,11 +297,13 @@ def _fit_with_fallback(
                     return unmoved, [], "stopped", device
             with interruptible():
                 problem = prepare(fixed, moving, settings, device, *landmarks, has_start=start_transform is not None)
+            choice[:] = []
             transform, losses, stop_reason = yield from fit_pair(problem, settings, start_transform, fixed.grid.size)
             break
         except (RuntimeError, MemoryError) as error:
             device = _fallback_device(error, device, fixed, moving, warnings)
     warnings += problem.warnings
+    choice += problem.choice
     transform = (
         transform.to("cpu")
         .translated_frame(problem.center)

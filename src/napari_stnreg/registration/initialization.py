@@ -17,6 +17,7 @@ from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.evaluation.chance import compare_with_chance
 from napari_stnreg.losses import Similarity, make_similarity
 from napari_stnreg.ops.lattice import lattice_points
 from napari_stnreg.registration.optimizers.parametric import Adam
@@ -45,8 +46,10 @@ class InitializationParameters:
         Scales that the search tries.
     rotation_margin
         Fraction by which a rotated candidate must be better than an unrotated one, since most images are not rotated.
+    chance_margin
+        Standard deviations above chance by which a rotated candidate must beat an unrotated one.
     good_loss
-        A loss (1 - NCC) below this ends the search.
+        A loss of NCC below this ends the search.
     refinement_steps
         Gradient steps for each refined candidate.
     n_candidates
@@ -59,7 +62,8 @@ class InitializationParameters:
     min_overlap_rotated: float = 0.4
     scales: tuple[float, ...] = (1.0, 1.25, 0.8, 1.5, 1 / 1.5)
     rotation_margin: float = 0.05
-    good_loss: float = 0.03
+    chance_margin: float = 0.5
+    good_loss: float = 0.06
     refinement_steps: int = 20
     n_candidates: Mapping[str, int] = field(default_factory=lambda: {"auto": 3, "search": 8})
 
@@ -84,7 +88,10 @@ def start_similarity(settings: RegistrationSettings) -> Similarity:
     """What compares candidates: correlation where brightness means the same, else what was chosen."""
     if settings.similarity == "mi":
         return make_similarity("mi", bins=16)  # few voxels cannot fill more
-    return make_similarity("mind" if settings.similarity == "mind" else "ncc")
+    if settings.similarity == "mind":
+        return make_similarity("mind")
+    # inverted contrast is a match as good, unless a similarity was chosen that knows a sign
+    return make_similarity("ncc", squared=settings.similarity not in ("ncc", "mse"))
 
 
 def find_start(
@@ -148,8 +155,24 @@ def find_start(
         _are_distinct([m for _, m in wide], PARAMETERS.n_candidates[settings.start], level),
         PARAMETERS.min_overlap_rotated,
     )
-    worth = 0.0 if settings.start == "search" else PARAMETERS.rotation_margin * max(abs(best[0]), 0.1)
-    return turned[1] if turned[0] < best[0] - worth else best[1]
+    if settings.start == "search":
+        return turned[1] if turned[0] < best[0] else best[1]
+    worth = PARAMETERS.rotation_margin * max(abs(best[0]), 0.1)
+    if not turned[0] < best[0] - worth:
+        return best[1]
+    gained = above_chance(level, turned[1]) - above_chance(level, best[1])
+    return turned[1] if gained > PARAMETERS.chance_margin else best[1]
+
+
+def above_chance(level: Level, affine: FloatArray) -> float:
+    """Standard deviations by which an affine aligns better than chance, whatever was optimized."""
+    coordinates = lattice_points(
+        level.normalizing_matrix(affine @ level.fixed_grid.matrix)[None], level.fixed.shape[2:]
+    )
+    moved, weight = level.sample_moving(coordinates, masked=True)
+    if level.fixed_weight is not None:
+        weight = level.fixed_weight if weight is None else weight * level.fixed_weight
+    return compare_with_chance(level.fixed, moved, weight, mirror=False).z
 
 
 def _chunks(items: list[FloatArray], size: int) -> Iterable[list[FloatArray]]:

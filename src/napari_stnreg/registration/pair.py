@@ -14,11 +14,12 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.core.progress import StopRequested, interruptible
 from napari_stnreg.registration import stages
-from napari_stnreg.registration.initialization import find_start
+from napari_stnreg.registration.initialization import find_start, start_level
 from napari_stnreg.registration.preprocessing import Problem
 from napari_stnreg.registration.presets import Preset, preset_for
 from napari_stnreg.registration.result import LossHistory, Progress, StopReason
 from napari_stnreg.registration.settings import RegistrationSettings, fit_method
+from napari_stnreg.registration.similarity_choice import choose_similarity
 from napari_stnreg.registration.stages import IterationState, StageResult
 from napari_stnreg.transforms import AffineTransform, Transform, chain
 
@@ -97,6 +98,11 @@ def _stages(problem: Problem, settings: RegistrationSettings, start: Transform |
         step = IterationState("start", 0, 1, loss, partial(AffineTransform, found.affine.copy(), problem.unit))
         if (yield _progress(step, 0, total, outer, problem)) == "stop":
             stop_reason = "stopped"
+    if settings.similarity == "auto":
+        if not problem.choice:
+            chosen = choose_similarity(start_level(problem.pyramid), found.affine, problem.color_difference)
+            problem.choice.append(chosen)
+        settings = settings.model_copy(update={"similarity": problem.choice[-1].similarity})
     planned, done = 0, 0
     for position in range(len(settings.stages)):
         if stop_reason != "finished":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.registration.memory import affordable_shrink, require_memory
 from napari_stnreg.registration.pyramid import Pyramid
 from napari_stnreg.registration.settings import RegistrationSettings
+from napari_stnreg.registration.similarity_choice import SimilarityChoice, color_difference
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.transforms import Transform
 
@@ -40,6 +41,10 @@ class Problem:
         Shrink factor of the finest level that memory allows.
     warnings
         Sentences for the person.
+    color_difference
+        Of two RGB images, see :func:`~napari_stnreg.registration.similarity_choice.color_difference`.
+    choice
+        What the similarity ``"auto"`` has chosen, once the start is known.
     """
 
     pyramid: Pyramid
@@ -49,6 +54,8 @@ class Problem:
     moving_landmarks: FloatArray | None
     finest: float
     warnings: list[str]
+    color_difference: float | None = None
+    choice: list[SimilarityChoice] = field(default_factory=list)
 
     def through(self, transform: Transform) -> Problem:
         """The problem that is left after a transform: the moving image as it looks through it, on the fixed grid.
@@ -161,7 +168,9 @@ def prepare(
         moving_grid.translated(-center),
         device,
     )
-    return Problem(pyramid, center, unit, *landmarks, shrink, warnings)
+    same_scalars = settings.fixed_channel is None and settings.moving_channel is None
+    colors = color_difference(fixed, moving) if same_scalars else None
+    return Problem(pyramid, center, unit, *landmarks, shrink, warnings, colors)
 
 
 def _scalar(image: Image, channel: int | None) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None, Grid]:

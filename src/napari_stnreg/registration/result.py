@@ -7,7 +7,7 @@ import html
 import math
 import os
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from napari_stnreg.io.conversion import ImageLike, as_image
 from napari_stnreg.io.transform_io import save
 from napari_stnreg.registration.memory import require_memory
 from napari_stnreg.registration.settings import RegistrationSettings
+from napari_stnreg.registration.similarity_choice import SimilarityChoice
 from napari_stnreg.resampling.warp import Interpolation, warp
 from napari_stnreg.transforms import Transform, invert
 from napari_stnreg.visualization.slices import registration_pictures
@@ -112,6 +113,8 @@ class Result:
         :attr:`confidence` and :attr:`reasons` are its parts.
     evidence
         What the judgment is based on, see :class:`~napari_stnreg.evaluation.evidence.Evidence`.
+    similarity_choice
+        What the similarity ``"auto"`` chose and why, or ``None`` if it was named.
     fixed, moving, landmarks
         The input of :func:`~napari_stnreg.register`, which :meth:`warp` and :meth:`scorecard` use; ``None`` for results
         of ``register_steps``.
@@ -131,6 +134,7 @@ class Result:
     inverse: dict[str, Any] = field(default_factory=dict)
     judgment: Verdict = UNKNOWN
     evidence: dict[str, Any] = field(default_factory=dict)
+    similarity_choice: SimilarityChoice | None = None
     fixed: Image | None = None
     moving: Image | None = None
     landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None] = (None, None)
@@ -224,6 +228,7 @@ class Result:
         lines = [
             f"<Result: {self.settings.family}, {self.grid.ndim}D, {self.stop_reason} after {self.seconds:.1f} s>",
             f"  {self.judgment}",
+            *([f"  similarity: {self.similarity_choice}"] if self.similarity_choice else []),
             *(f"  {name}: {before} -> {after}" for name, before, after in self._score_rows()),
             f"  folded voxels: {100 * self.folding_fraction:.2g} %",
             *([f"  inverse: round-trip error {self.inverse['max_voxels']:.2g} voxels"] if self.inverse else []),
@@ -261,6 +266,7 @@ class Result:
             "confidence": self.confidence,
             "reasons": list(self.reasons),
             "evidence": self.evidence,
+            "similarity_choice": None if self.similarity_choice is None else asdict(self.similarity_choice),
             "scores": self.scores,
             "folding_fraction": self.folding_fraction,
             "inverse": self.inverse,
@@ -293,6 +299,7 @@ def make_result(
     warnings: list[str],
     landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None],
     device: torch.device | str = "cpu",
+    similarity_choice: SimilarityChoice | None = None,
 ) -> Result:
     """Warp the moving image and score the registration.
 
@@ -306,9 +313,12 @@ def make_result(
         Fixed and moving landmarks, or ``None``.
     device
         Device on which images are warped.
+    similarity_choice
+        What the similarity ``"auto"`` chose.
     """
     steps = result_steps(
-        fixed, moving, settings, transform, losses, stop_reason, seconds, warnings, landmarks, device
+        fixed, moving, settings, transform, losses, stop_reason, seconds, warnings, landmarks, device,
+        similarity_choice,
     )  # fmt: skip
     return run_to_completion(steps)
 
@@ -324,6 +334,7 @@ def result_steps(
     warnings: list[str],
     landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None],
     device: torch.device | str = "cpu",
+    similarity_choice: SimilarityChoice | None = None,
 ) -> Generator[str, None, Result]:
     """Generator form of :func:`make_result`; yields what is done next."""
     yield "warping"
@@ -353,7 +364,8 @@ def result_steps(
         fixed, moving, transform, fixed_channel=settings.fixed_channel, moving_channel=settings.moving_channel,
         landmark_error=scores["after"].get("landmark_median"),
     )  # fmt: skip
-    judgment = judge(evidence, similarity=settings.similarity, mirror=settings.mirror, stop_reason=stop_reason)
+    used = settings.similarity if similarity_choice is None else similarity_choice.similarity
+    judgment = judge(evidence, similarity=used, mirror=settings.mirror, stop_reason=stop_reason)
     if judgment.verdict == "failed":
         warnings.append(f"The registration failed. {judgment.reasons[0]}")
     return Result(
@@ -371,6 +383,7 @@ def result_steps(
         inverse.to_dict(),
         judgment,
         evidence.to_dict(),
+        similarity_choice,
     )
 
 

@@ -33,7 +33,8 @@ FAMILY_TITLES = {
 }
 
 SIMILARITY_HELP = {
-    "lncc": "Same modality with uneven brightness. The usual choice.",
+    "auto": "Looks at both images and chooses.",
+    "lncc": "Same modality with uneven brightness; the contrast may be inverted.",
     "ncc": "Same contrast at another brightness or gain.",
     "mse": "Same device or stain: equal values mean the same.",
     "mi": "Different modalities or stains, such as T1 and PD.",
@@ -42,6 +43,7 @@ SIMILARITY_HELP = {
 """Similarities and when to use them, without importing torch."""
 
 SIMILARITY_TITLES = {
+    "auto": "Automatic",
     "lncc": "Local correlation",
     "ncc": "Correlation",
     "mse": "Mean squares",
@@ -113,7 +115,8 @@ class RegistrationSettings(Settings):
 
     family: str = Field(default="affine+diffeomorphic", description="Transform family, or several joined by '+'.")
     similarity: str = Field(
-        default="lncc", description="What makes two images alike: mse, ncc, lncc, mi, mind, or an auto-encoder's file."
+        default="auto",
+        description="What makes two images alike: auto, mse, ncc, lncc, mi, mind, or an auto-encoder's file.",
     )
     preset: PresetName = Field(default="balanced", description="How much time to spend.")
     start: Initialization = Field(default="auto", description="Where to begin.")

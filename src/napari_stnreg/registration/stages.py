@@ -27,7 +27,7 @@ from napari_stnreg.losses import (
     make_similarity,
 )
 from napari_stnreg.models.similarity import load_similarity
-from napari_stnreg.ops.lattice import apply_matrix
+from napari_stnreg.ops.lattice import apply_matrix, lattice_points
 from napari_stnreg.registration.optimizers.dense import DenseState, fit_dense
 from napari_stnreg.registration.optimizers.parametric import AdamOptions, ParametricState, Penalty, fit_parametric
 from napari_stnreg.registration.preprocessing import Problem
@@ -116,13 +116,15 @@ def stage_shrinks(problem: Problem, settings: RegistrationSettings, preset: Pres
 
 
 def linear_similarity(settings: RegistrationSettings) -> Similarity:
-    """What steers the start and the linear stages: the chosen similarity, with local NCC as global NCC."""
-    return load_similarity("ncc" if settings.similarity == "lncc" else settings.similarity)
+    """What steers the linear stages: the chosen similarity, with the squared global NCC for local NCC."""
+    if settings.similarity in ("auto", "lncc"):
+        return make_similarity("ncc", squared=True)
+    return load_similarity(settings.similarity)
 
 
 def deformable_similarity(settings: RegistrationSettings, ndim: int) -> Similarity:
     """What steers the deformable stages."""
-    if settings.similarity == "lncc":
+    if settings.similarity in ("auto", "lncc"):
         local = make_similarity("lncc", radius=window_radius(settings, ndim))
         share = global_correlation_weight(ndim)
         return WeightedSum([(local, 1.0), (make_similarity("ncc", squared=True), share)]) if share else local
@@ -141,7 +143,7 @@ def run_linear(
     begin = found.affine
     state = ParametricState(family.identity(grid, device=problem.pyramid.device))
     shrinks = stage_shrinks(problem, settings, preset, position)
-    penalty = _landmark_penalty(problem, settings, begin)
+    penalty = _linear_penalty(stage, _landmark_penalty(problem, settings, begin))
 
     def matrix(theta: Tensor) -> FloatArray:
         transform = family(theta.detach().double().cpu(), grid)
@@ -152,6 +154,7 @@ def run_linear(
     def snapshot(theta: Tensor) -> Transform:
         return AffineTransform(matrix(theta), problem.unit)
 
+    sound = state.theta
     for i, shrink in enumerate(shrinks):
         level = problem.pyramid.level(shrink)
         steps = level_steps(settings, preset, position, i, shrinks)
@@ -163,7 +166,17 @@ def run_linear(
             for loss, theta in fit:
                 yield IterationState(stage, i, len(shrinks), loss, partial(snapshot, theta))
         finally:
-            found.affine = matrix(state.theta)
+            fitted = matrix(state.theta)
+            if _is_sound(level, begin, fitted):
+                found.affine = fitted
+            else:
+                state.theta = sound
+                problem.warnings.append(
+                    f"The {stage} fit collapsed or lost the overlap of the images, so its last sound state was kept."
+                )
+        sound = state.theta
+        if found.affine is not fitted:
+            break
 
 
 def run_bending(
@@ -282,6 +295,67 @@ def _landmark_distance(problem: Problem) -> LandmarkDistance | None:
     moving = torch.as_tensor(problem.moving_landmarks, dtype=torch.float32, device=device)
     # hand-placed points are good to about a hundredth of the image
     return LandmarkDistance(fixed, moving, 0.02 * radius(problem.pyramid.fixed_grid))
+
+
+@dataclass(frozen=True)
+class LinearPrior:
+    """What a linear fit is expected to do after the start. Set by hand.
+
+    Parameters
+    ----------
+    weight
+        Weight of the sum of squares of what the scales' logarithms exceed :attr:`free` by; a shear is two scales.
+    free
+        Logarithm of a scale that costs nothing, so that plausible fits are not biased.
+    largest_scale
+        A fit that scales an axis by more than this, or by less than one over it, has collapsed.
+    least_overlap
+        Share of the start's overlap that a fit must keep.
+    """
+
+    weight: float = 0.2
+    free: float = 0.3
+    largest_scale: float = 4.0
+    least_overlap: float = 0.5
+
+
+LINEAR_PRIOR = LinearPrior()
+
+
+def _is_sound(level: Level, begin: FloatArray, fitted: FloatArray) -> bool:
+    """Whether a linear fit has neither collapsed nor lost the overlap that it began with."""
+    if not np.isfinite(fitted).all():
+        return False
+    scales = np.linalg.svd(np.linalg.solve(begin[:-1, :-1], fitted[:-1, :-1]), compute_uv=False)
+    if scales.max() > LINEAR_PRIOR.largest_scale or scales.min() < 1 / LINEAR_PRIOR.largest_scale:
+        return False
+    before, after = _overlap(level, begin), _overlap(level, fitted)
+    return after >= LINEAR_PRIOR.least_overlap * before
+
+
+def _overlap(level: Level, affine: FloatArray) -> float:
+    coordinates = lattice_points(
+        level.normalizing_matrix(affine @ level.fixed_grid.matrix)[None], level.fixed.shape[2:]
+    )
+    weight = level.sample_moving(coordinates, masked=True)[1]
+    assert weight is not None
+    return float((weight if level.fixed_weight is None else weight * level.fixed_weight).mean())
+
+
+def _linear_penalty(stage: str, other: Penalty | None) -> Penalty | None:
+    """The prior on scale and shear of a similarity or affine fit, beside another penalty."""
+    if stage in ("translation", "rigid"):
+        return other
+
+    def penalty(transform: Transform, displacement: Tensor | None) -> Tensor:
+        assert isinstance(transform, AffineTransform)
+        assert transform.matrix is not None
+        linear = transform.matrix[..., :-1, :-1]
+        scales = torch.linalg.eigvalsh(linear.mT @ linear).clamp_min(1e-8).log() / 2
+        cost = LINEAR_PRIOR.weight * (scales.abs() - LINEAR_PRIOR.free).clamp_min(0).square().sum()
+        return cost if other is None else cost + other(transform, displacement)
+
+    return penalty
 
 
 def _landmark_penalty(problem: Problem, settings: RegistrationSettings, after: FloatArray) -> Penalty | None:

@@ -91,7 +91,9 @@ class VerdictLine(QWidget):
         self._verdict = judgment.verdict
         frame = f", frame {number}" if len(results) > 1 else ""
         title = f"{judgment.verdict.capitalize()}{frame} (confidence {judgment.confidence:.2f})"
-        self.label.setText("\n".join([title, *judgment.reasons]))
+        choice = results[number].similarity_choice
+        chosen = [] if choice is None else [f"Similarity: {choice}"]
+        self.label.setText("\n".join([title, *judgment.reasons, *chosen]))
         self.label.setToolTip("Estimated from evidence that the registration did not optimize.")
         self._suggest(judgment.suggestion)
         self.restyle(theme)

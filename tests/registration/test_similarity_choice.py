@@ -1,0 +1,76 @@
+"""The similarity `auto`, inverted contrast, and linear fits that must not collapse."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+import napari_stnreg as sr
+from napari_stnreg.registration.similarity_choice import color_difference
+from napari_stnreg.registration.stages import LINEAR_PRIOR, _is_sound
+
+
+def tissue(seed, size=120):
+    """A section with texture, light on dark."""
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    texture = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(size, size)), 3)
+    texture = (texture - texture.min()) / np.ptp(texture)
+    inside = (y / 0.38) ** 2 + (x / 0.3) ** 2 < 1 + 0.15 * np.sin(3 * np.arctan2(y, x))
+    return ndimage.gaussian_filter(np.where(inside, 0.25 + 0.7 * texture, 0.0), 1).astype(np.float32)
+
+
+POINTS = np.array([[50.0, 50], [50, 75], [80, 55], [70, 70]])
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (5, -4)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_inverted_contrast_is_not_turned_over(seed, shift):
+    image = tissue(seed)
+    moving = 1 - ndimage.shift(image, shift, order=1)
+    result = sr.register(image, moving, family="rigid", preset="fast", device="cpu")
+    error = np.linalg.norm(result.transform.map_points(POINTS) - POINTS - shift, axis=1).max()
+    assert error < 1.5
+
+
+def test_the_choice_is_reported():
+    image = tissue(2)
+    result = sr.register(image, ndimage.shift(image, (3, 2), order=1), family="translation", preset="fast")
+    assert result.settings.similarity == "auto"
+    assert result.report()["similarity_choice"]["similarity"] == "lncc"
+    assert "same contrast" in str(result.similarity_choice)
+    named = sr.register(image, image + 0.01, family="translation", preset="fast", similarity="mi")
+    assert named.similarity_choice is None
+
+
+def test_unrelated_contrasts_choose_mutual_information():
+    image = tissue(3)
+    folded = np.where(image > 0.05, np.abs(image - image[image > 0.05].mean()), 0.35).astype(np.float32)
+    result = sr.register(image, folded, family="translation", preset="fast", start="none")
+    assert result.similarity_choice.similarity == "mi"
+
+
+def test_two_stains_differ_in_color():
+    density = tissue(4)[..., None]
+    stains = [np.exp(-density * np.array(color)) for color in ((0.2, 1.0, 0.4), (0.5, 0.9, 1.4))]
+    first, second = (sr.Image.from_array((255 * s).astype(np.uint8)) for s in stains)
+    assert color_difference(first, second) > 0.12 > color_difference(first, first)
+
+
+def test_a_collapsed_fit_is_not_sound():
+    import torch
+
+    from napari_stnreg.registration.initialization import start_level
+    from napari_stnreg.registration.preprocessing import prepare
+    from napari_stnreg.registration.settings import RegistrationSettings
+
+    pair = [sr.Image.from_array(tissue(s)) for s in (5, 6)]
+    level = start_level(prepare(*pair, RegistrationSettings.parse(), torch.device("cpu")).pyramid)
+    begin = np.eye(3)
+    limit = LINEAR_PRIOR.largest_scale
+    assert _is_sound(level, begin, np.diag([1.1, 0.9, 1.0]))
+    assert not _is_sound(level, begin, np.diag([1.0, 0.9 / limit, 1.0]))
+    assert not _is_sound(level, begin, np.diag([1.1 * limit, 1.0, 1.0]))
+    away = np.eye(3)
+    away[0, 2] = 100
+    assert not _is_sound(level, begin, away)
