@@ -34,6 +34,7 @@ from napari_stnreg.registration.preprocessing import Problem
 from napari_stnreg.registration.presets import Preset, dense_options, global_correlation_weight, window_radius
 from napari_stnreg.registration.pyramid import Level, shrink_factors
 from napari_stnreg.registration.settings import RegistrationSettings, fit_method
+from napari_stnreg.registration.similarity_choice import contrast_relation
 from napari_stnreg.transforms import AffineTransform, Transform, TransformFamily, chain, make_family
 from napari_stnreg.transforms.dense import DiffeomorphicTransform, DisplacementTransform, VelocityTransform
 from napari_stnreg.transforms.linear import radius
@@ -44,6 +45,8 @@ TPS_WORK = 3e7
 need no finer image."""
 LINEAR_VOXELS = 2**22
 """Voxels up to which a level is fitted by a linear family: its few parameters gain nothing from more."""
+SAME_CONTRAST = 0.3
+"""Correlation at the start from which a linear stage takes the sign of the contrast as known."""
 MI_BINS = 64
 """Bins of mutual information in the deformable stages: within a bin of the fixed image a free field draws the moving
 one together into steps, so the bins must be narrow."""
@@ -115,10 +118,13 @@ def stage_shrinks(problem: Problem, settings: RegistrationSettings, preset: Pres
     return shrinks
 
 
-def linear_similarity(settings: RegistrationSettings) -> Similarity:
-    """What steers the linear stages: the chosen similarity, with the squared global NCC for local NCC."""
+def linear_similarity(settings: RegistrationSettings, level: Level, begin: FloatArray) -> Similarity:
+    """What steers the linear stages: the chosen similarity, with the global NCC for local NCC.
+
+    The correlation is squared, so that inverted contrast matches too, unless the images clearly correlate already.
+    """
     if settings.similarity in ("auto", "lncc"):
-        return make_similarity("ncc", squared=True)
+        return make_similarity("ncc", squared=contrast_relation(level, begin)[0] < SAME_CONTRAST)
     return load_similarity(settings.similarity)
 
 
@@ -160,7 +166,7 @@ def run_linear(
         steps = level_steps(settings, preset, position, i, shrinks)
         options = AdamOptions(0.02 * 0.5**i, 0.02 * 0.5**i / 16)
         state.best_loss = float("inf")
-        similarity = linear_similarity(settings)
+        similarity = linear_similarity(settings, level, begin)
         fit = fit_parametric(level, family, state, grid, begin, similarity, steps, options, penalty=penalty)
         try:
             for loss, theta in fit:
