@@ -24,6 +24,7 @@ from napari_stnreg.registration.optimizers.parametric import Adam
 from napari_stnreg.registration.preprocessing import Problem
 from napari_stnreg.registration.pyramid import Level, Pyramid
 from napari_stnreg.registration.settings import RegistrationSettings, fit_method
+from napari_stnreg.registration.similarity_choice import SAME_CONTRAST, contrast_relation
 from napari_stnreg.registration.translation_search import best_translations, phase_shift
 from napari_stnreg.transforms import from_landmarks, make_family
 
@@ -63,7 +64,7 @@ class InitializationParameters:
     scales: tuple[float, ...] = (1.0, 1.25, 0.8, 1.5, 1 / 1.5)
     rotation_margin: float = 0.05
     chance_margin: float = 0.5
-    good_loss: float = 0.06
+    good_loss: float = 0.03
     refinement_steps: int = 20
     n_candidates: Mapping[str, int] = field(default_factory=lambda: {"auto": 3, "search": 8})
 
@@ -131,6 +132,13 @@ def find_start(
 
     plain = best_candidates(level, similarity, simple_candidates(level, ("none", "center", "moments", "phase")), keep=2)
     best = plain[0] if plain else (math.inf, simple_candidates(level, ("center",))[0])
+    signed = settings.similarity in ("auto", "lncc") and contrast_relation(level, best[1])[0] >= SAME_CONTRAST
+    if signed:  # the contrast is known now, and what is inverted is no match
+        settings = settings.model_copy(update={"similarity": "ncc"})
+        similarity = start_similarity(settings)
+        similarity.prepare(level.fixed, level.fixed_weight)
+        plain = [(score(level, similarity, m), m) for _, m in plain]
+        best = min(plain, key=lambda pair: pair[0])
     yield best
     small = level.shrunk(PARAMETERS.start_size[grid.ndim] / PARAMETERS.search_size[grid.ndim])
 

@@ -13,10 +13,13 @@ from napari_stnreg.ops.lattice import lattice_points
 from napari_stnreg.registration.pyramid import Level
 from napari_stnreg.registration.settings import SIMILARITY_TITLES
 
+SAME_CONTRAST = 0.3
+"""Correlation from which start and linear stages take the sign of the contrast as known."""
+
 
 @dataclass(frozen=True)
 class ChoiceParameters:
-    """Constants of the choice. Set by hand on `benchmark/pairs`, where stains up to 0.09 apart need no other similarity.
+    """Constants of the choice, set by hand on `benchmark/pairs`: stains up to 0.09 apart need no other similarity.
 
     Parameters
     ----------

@@ -34,7 +34,7 @@ from napari_stnreg.registration.preprocessing import Problem
 from napari_stnreg.registration.presets import Preset, dense_options, global_correlation_weight, window_radius
 from napari_stnreg.registration.pyramid import Level, shrink_factors
 from napari_stnreg.registration.settings import RegistrationSettings, fit_method
-from napari_stnreg.registration.similarity_choice import contrast_relation
+from napari_stnreg.registration.similarity_choice import SAME_CONTRAST, contrast_relation
 from napari_stnreg.transforms import AffineTransform, Transform, TransformFamily, chain, make_family
 from napari_stnreg.transforms.dense import DiffeomorphicTransform, DisplacementTransform, VelocityTransform
 from napari_stnreg.transforms.linear import radius
@@ -45,8 +45,6 @@ TPS_WORK = 3e7
 need no finer image."""
 LINEAR_VOXELS = 2**22
 """Voxels up to which a level is fitted by a linear family: its few parameters gain nothing from more."""
-SAME_CONTRAST = 0.3
-"""Correlation at the start from which a linear stage takes the sign of the contrast as known."""
 MI_BINS = 64
 """Bins of mutual information in the deformable stages: within a bin of the fixed image a free field draws the moving
 one together into steps, so the bins must be narrow."""
@@ -359,7 +357,8 @@ def _linear_penalty(stage: str, other: Penalty | None) -> Penalty | None:
         linear = transform.matrix[..., :-1, :-1]
         scales = torch.linalg.eigvalsh(linear.mT @ linear).clamp_min(1e-8).log() / 2
         cost = LINEAR_PRIOR.weight * (scales.abs() - LINEAR_PRIOR.free).clamp_min(0).square().sum()
-        return cost if other is None else cost + other(transform, displacement)
+        total: Tensor = cost if other is None else cost + other(transform, displacement)
+        return total
 
     return penalty
 
