@@ -6,16 +6,16 @@ import argparse
 from pathlib import Path
 
 from napari_stnreg.teaching.classifier import train_classifiers
-from napari_stnreg.teaching.digits import DigitData, Distortion, load_digits
+from napari_stnreg.teaching.digits import DigitData, load_digits
 from napari_stnreg.teaching.replay import Replay
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--steps", type=int, default=1500)
+parser.add_argument("--steps", type=int, default=2500)
 parser.add_argument("--mnist", type=Path, help="a folder with the files of MNIST; scikit-learn's digits if not given")
 parser.add_argument("--film", type=Path, help="save what the transformer shows as it learns, .gif or .mp4")
 options = parser.parse_args()
 
-data = DigitData(*load_digits(options.mnist), distortion=Distortion(rotation=60, scale=0.5, shift=0.18, clutter=3))
+data = DigitData(*load_digits(options.mnist))
 training = train_classifiers(data, steps=options.steps, every=max(options.steps // 15, 1))
 print("step | without | with a transformer | processor seconds of each")
 try:

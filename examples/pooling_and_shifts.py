@@ -16,7 +16,7 @@ options = parser.parse_args()
 torch.manual_seed(0)
 
 data = DigitData(*load_digits(), distortion=Distortion(rotation=0, scale=0, shift=0, clutter=0))
-model = DigitClassifier(data.size, transformer=False)  # two layers of 2 by 2 max-pooling
+model = DigitClassifier(data.size, transformer=False, body="convolutional")  # two layers of 2 by 2 max-pooling
 optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
 for pictures, classes in data.batches(64, options.steps, seed=0):
     optimizer.zero_grad()

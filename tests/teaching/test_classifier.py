@@ -80,10 +80,10 @@ def test_the_transformer_begins_at_the_identity(digits):
     model = DigitClassifier(40, transformer=True)
     pictures, _ = DigitData(*digits).batch(2, 0)
     seen = model.transformed(pictures)
-    assert seen.shape == (2, 1, 24, 24)
+    assert seen.shape == (2, 1, 28, 28)
     from napari_stnreg.ops.interpolation import resize
 
-    assert np.allclose(seen.detach(), resize(pictures, (24, 24)), atol=0.02)
+    assert np.allclose(seen.detach(), resize(pictures, (28, 28)), atol=0.02)
     plain = DigitClassifier(40, transformer=False)
     assert plain.transformed(pictures) is pictures
 
@@ -95,12 +95,12 @@ def test_stopping_ends_with_what_there_is(digits):
     assert [item.step for item in items] == [0, 2, 4]
     assert len(result.progress) == 3
     assert set(result.accuracy) == set(NAMES)
-    assert result.frames().shape == (3, SHOWN, 24, 24)
+    assert result.frames().shape == (3, SHOWN, 28, 28)
 
 
 @pytest.mark.slow
 def test_the_classifier_learns_sooner_with_a_transformer(digits):
-    items, result = drain(train_classifiers(DigitData(*digits), steps=300, every=300))
+    items, result = drain(train_classifiers(DigitData(*digits), steps=500, every=500))
     assert result.accuracy["transformer"] > result.accuracy["plain"] + 0.1
     assert result.accuracy["transformer"] > 0.4
     assert items[-1].loss["transformer"] < items[-1].loss["plain"]

@@ -30,7 +30,7 @@ class Distortion:
     rotation
         Degrees.
     scale
-        Logarithm of the scale factor to base 2: 0.5 is from 0.7 to 1.4 times.
+        Logarithm of the scale factor to base 2: 0.3 is from 0.8 to 1.2 times.
     shift
         Fraction of the image's width.
     clutter
@@ -38,9 +38,9 @@ class Distortion:
     """
 
     rotation: float = 60.0
-    scale: float = 0.5
-    shift: float = 0.18
-    clutter: int = 3
+    scale: float = 0.3
+    shift: float = 0.12
+    clutter: int = 1
 
 
 class DigitData:

@@ -35,8 +35,9 @@ def training(
     every = min(max(steps // 30, 5), 50)
 
     def show(item: ClassifierProgress) -> TaskProgress:
-        words = f"Step {item.step} of {item.total}: {100 * item.accuracy['plain']:.0f} % without, "
-        return TaskProgress(item.step / item.total, f"{words}{100 * item.accuracy['transformer']:.0f} % with", item)
+        words = f"Step {item.step} of {item.total}: {100 * item.accuracy['plain']:.0f} % without and "
+        words += f"{100 * item.accuracy['transformer']:.0f} % with a transformer"
+        return TaskProgress(item.step / item.total, words, item)
 
     return (yield from relay_progress(train_classifiers(data, steps=steps, every=every), control, show))
 
@@ -56,10 +57,10 @@ class ClassifierPanel(TaskPanel):
         self.accuracies: dict[str, list[tuple[float, float]]] = {}
         self.rotation = Number("Digits are turned by up to so many degrees.", "rotation", 0, 180, 10, 0)
         self.scale = Number("Digits are enlarged or shrunk by up to 2 to this power.", "scale", 0, 1, 0.1, 1)
-        self.clutter = Count("Pieces of other digits strewn over each picture.", "clutter", 0, 12, 3)
-        self.steps = Count("Batches of 64 digits.", "steps", 20, 20_000, 600)
+        self.clutter = Count("Pieces of other digits strewn over each picture.", "clutter", 0, 12, 1)
+        self.steps = Count("Batches of 64 digits.", "steps", 20, 20_000, 2500)
         self.rotation.put(60)
-        self.scale.put(0.5)
+        self.scale.put(0.3)
         rows = FormLayout()
         rows.add("Rotation", self.rotation)
         rows.add("Scale", self.scale)
@@ -106,7 +107,7 @@ class ClassifierPanel(TaskPanel):
     def on_progress(self, what: ClassifierProgress) -> None:
         """Show how far the two are."""
         for name, accuracy in what.accuracy.items():
-            label = "with a transformer" if name == "transformer" else "without"
+            label = "with a transformer" if name == "transformer" else "without a transformer"
             self.accuracies.setdefault(label, []).append((what.step, accuracy))
         self.curves.show_curves({name: np.array(points) for name, points in self.accuracies.items()})
         self._show("digits", _row(what.pictures), 0)
@@ -126,11 +127,12 @@ class ClassifierPanel(TaskPanel):
 
         end = result.progress[-1]
         seconds = ", ".join(
-            f"{end.seconds[name]:.0f} s {word}" for name, word in (("plain", "without"), ("transformer", "with"))
+            f"{end.seconds[name]:.0f} s {word}"
+            for name, word in (("plain", "without"), ("transformer", "with a transformer"))
         )
         self.show_status(
-            f"After {end.step} steps the classifier names {100 * end.accuracy['plain']:.0f} % of digits it never saw, "
-            f"and {100 * end.accuracy['transformer']:.0f} % with the transformer ({seconds})."
+            f"After {end.step} steps, new digits are classified correctly: {100 * end.accuracy['plain']:.0f} % without "
+            f"a transformer, {100 * end.accuracy['transformer']:.0f} % with a transformer. Processor time: {seconds}."
         )
         self.curves.hide()
         self.replay_bar.show()
