@@ -17,6 +17,7 @@ from safetensors.torch import save
 
 from napari_stnreg.core.atomic_io import write_bytes
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.file_errors import parser_errors
 
 _KEY = "napari-stnreg"
 FORMATS = {
@@ -62,8 +63,9 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     InputError
         If the file is missing, cut short, or something else.
     """
-    header, tensors = _read(path)
-    if not isinstance(header, dict) or header.get("format") not in FORMATS:
+    with parser_errors(path, "safetensors"):
+        header, tensors = _read(path)
+    if not isinstance(header, dict) or not isinstance(header.get("format"), str) or header["format"] not in FORMATS:
         raise InputError(f"'{path.name}' is a safetensors file, but holds no transform or model of napari-stnreg.")
     return header, tensors
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import struct
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import imageio.v3 as imageio
 import numpy as np
 import numpy.typing as npt
 
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.file_errors import LARGEST_DEFLATE_RATIO, check_declared_size
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.io.content import FileContent, check_memory
@@ -41,6 +43,7 @@ def open_numpy(path: Path) -> FileContent:
     """
     # Opened here, as numpy leaves a broken archive open.
     with path.open("rb") as file:
+        _check_numpy_size(file, path)
         loaded = np.load(file, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             array = loaded
@@ -91,6 +94,27 @@ def save_numpy(path: Path, *images: Image) -> None:
         np.savez_compressed(path, image=data)
     else:
         np.save(path, data, allow_pickle=False)
+
+
+def _check_numpy_size(file: BinaryIO, path: Path) -> None:
+    """Hold the sizes that the headers declare against the bytes that are there."""
+    if path.suffix.lower() == ".npz":
+        with zipfile.ZipFile(file) as archive:
+            for one in archive.infolist():
+                check_declared_size(path.name, one.file_size, one.compress_size, ratio=LARGEST_DEFLATE_RATIO)
+                check_memory(path.name, one.file_size)
+                with archive.open(one) as member:
+                    _check_array_size(member, path.name, one.file_size)
+    else:
+        _check_array_size(file, path.name, path.stat().st_size)
+    file.seek(0)
+
+
+def _check_array_size(stream: Any, name: str, stored: int) -> None:
+    version = np.lib.format.read_magic(stream)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = header(stream)
+    check_declared_size(name, float(np.prod(shape, dtype=np.float64)) * dtype.itemsize, stored)
 
 
 def _large_png(path: Path) -> npt.NDArray[Any] | None:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import struct
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
 from napari_stnreg.core.atomic_io import atomic_path
-from napari_stnreg.core.errors import InputError, RegistrationError
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.file_errors import parser_errors
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.output_guard import check_output
 from napari_stnreg.io.content import FileContent
@@ -27,10 +23,6 @@ SUPPORTED_SUFFIXES = tuple(sorted((s for one in IMAGE_FORMATS for s in one.suffi
 """Suffixes that can be read, longest first."""
 WRITABLE_SUFFIXES = tuple(sorted((s for one in IMAGE_FORMATS for s in one.written_suffixes), key=len, reverse=True))
 """Suffixes that can be written, longest first."""
-
-# What the libraries below raise for a file that is not what its name says, or that stops half way.
-_BROKEN = (OSError, EOFError, ValueError, LookupError, TypeError, SyntaxError, struct.error, zlib.error,
-           zipfile.BadZipFile, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError)  # fmt: skip
 
 
 def suffix_of(path: str | os.PathLike[str]) -> str:
@@ -106,7 +98,7 @@ def read_image(path: str | os.PathLike[str], frame: int | None = None) -> Image:
         )
     if frame is not None and not 0 <= frame < content.frames:
         raise InputError(f"'{path.name}' has {content.frames} frame(s), counted from 0; there is no frame {frame}.")
-    with _explained(path):
+    with parser_errors(path, suffix_of(path)):
         return _image(path, content, frame or 0)
 
 
@@ -128,7 +120,7 @@ def read_series(path: str | os.PathLike[str]) -> list[Image]:
 def read_frames(path: str | os.PathLike[str], content: FileContent) -> list[Image]:
     """Load every frame of a file that :func:`read_content` opened."""
     path = Path(path)
-    with _explained(path):
+    with parser_errors(path, suffix_of(path)):
         return [_image(path, content, frame) for frame in range(content.frames)]
 
 
@@ -144,7 +136,7 @@ def read_content(path: str | os.PathLike[str]) -> FileContent:
     one = image_format(path)
     if not path.exists():
         raise InputError(f"'{path}' does not exist.")
-    with _explained(path):
+    with parser_errors(path, suffix_of(path)):
         if path.is_file() and path.stat().st_size == 0:
             raise InputError(f"'{path.name}' is empty (0 bytes).")
         if one.is_folder and path.is_file():
@@ -189,22 +181,6 @@ def write_images(path: str | os.PathLike[str], images: Sequence[Image]) -> None:
     else:
         with atomic_path(path) as part:
             save(part, *images)
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Whatever goes wrong in the block, told in one sentence."""
-    try:
-        yield
-    except RegistrationError:
-        raise
-    except PermissionError as error:
-        raise InputError(f"'{path.name}' may not be read: permission denied.") from error
-    except _BROKEN as error:
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"'{path.name}' cannot be read; it is incomplete or not a {suffix_of(path)} file ({reason})."
-        ) from error
 
 
 def _image(path: Path, content: FileContent, frame: int) -> Image:

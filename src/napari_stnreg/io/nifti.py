@@ -9,7 +9,10 @@ file's header travels in ``metadata["nifti"]``, and from it writing restores axi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import gzip
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +24,14 @@ from nibabel.nifti1 import Nifti1Extension
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.file_errors import LARGEST_DEFLATE_RATIO, check_declared_size
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import canonical
-from napari_stnreg.io.content import FileContent
+from napari_stnreg.io.content import FileContent, check_memory
 
 KEY = "nifti"
+_PIECE = 4_000_000
 _UNIT_OF_CODE = {"mm": "mm", "micron": "um", "meter": "m"}
 _CODE_OF_UNIT = {unit: code for code, unit in _UNIT_OF_CODE.items()} | {"pixel": "unknown"}
 # (right, anterior, superior) <-> (superior, anterior, right)
@@ -89,7 +94,50 @@ def open_nifti(path: Path) -> FileContent:
     image = nib.load(path)
     if not isinstance(image, nib.Nifti1Image | nib.Nifti2Image):
         raise InputError(f"'{path.name}' is not a NIfTI file.")
-    return nifti_content(image, path.name)
+    check_nifti_size(image, path)
+    content = nifti_content(image, path.name)
+    return dataclasses.replace(content, load=checked_gzip(path, content.load))
+
+
+def check_nifti_size(image: Any, path: Path) -> None:
+    """Refuse a file whose header declares more voxels than its bytes, or the memory, can hold.
+
+    Raises
+    ------
+    InputError
+        If it does.
+    """
+    shape = [int(n) for n in image.shape]
+    declared = float(np.prod(shape, dtype=np.float64)) * image.get_data_dtype().itemsize
+    ratio = LARGEST_DEFLATE_RATIO if path.name.lower().endswith((".gz", ".mgz")) else 1.0
+    check_declared_size(path.name, declared, path.stat().st_size, ratio=ratio)
+    check_memory(path.name, int(declared / max(1.0, float(np.prod(shape[3:], dtype=np.float64)))))
+
+
+def checked_gzip(path: Path, load: Callable[[int], npt.NDArray[Any]]) -> Callable[[int], npt.NDArray[Any]]:
+    """Check a compressed file's checksum before its voxels are loaded for the first time; nibabel does not.
+
+    Raises
+    ------
+    InputError
+        On loading, if the checksum is wrong.
+    """
+    if not path.name.lower().endswith(".gz"):
+        return load
+    checked: list[bool] = []
+
+    def loaded(frame: int) -> npt.NDArray[Any]:
+        if not checked:
+            try:
+                with gzip.open(path) as stream:
+                    while stream.read(_PIECE):
+                        pass
+            except (OSError, EOFError, zlib.error) as error:
+                raise InputError(f"'{path.name}' cannot be read; it is damaged ({error}).") from error
+            checked.append(True)
+        return load(frame)
+
+    return loaded
 
 
 def nifti_content(image: nib.Nifti1Image, name: str) -> FileContent:

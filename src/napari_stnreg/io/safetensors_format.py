@@ -57,7 +57,7 @@ def transform_from(
         info = dict(header.get("info") or {})
     except InputError as error:
         raise InputError(f"{damaged} ({error})") from error
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise InputError(f"{damaged}.") from error
     if (transform.ndim, transform.unit) != (header.get("ndim"), header.get("unit")):
         raise InputError(f"{damaged}.")

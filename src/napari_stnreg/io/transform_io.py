@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from napari_stnreg.core.atomic_io import atomic_path
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.file_errors import parser_errors
 from napari_stnreg.core.output_guard import check_output
 from napari_stnreg.io.formats import TRANSFORM_FORMATS, suffix_in, transform_format
 from napari_stnreg.io.ome_zarr import is_written_scene
@@ -140,23 +141,31 @@ def load_transform(
     source = Path(path)
     ending = transform_ending(source, LOAD_ENDINGS)
     if ending == ENDING:
-        return load_transform_file(source)[0]
+        with parser_errors(source, "transform"):
+            return load_transform_file(source)[0]
     if not source.exists():
         raise InputError(f"'{source}' does not exist.")
     from napari_stnreg.io.exchange.coordinate_convention import CoordinateConvention
 
-    one = transform_format(source)
-    read = one.read_function()
-    if ending == NGFF_ENDING:
-        scene: Transform = read(source)
-        return scene
-    found = read(source, fixed, moving) if one.detect == FLIRT else read(source)
-    theirs, note = found if isinstance(found, tuple) else (found, "")
-    is_scanner = ending in _SCANNER_ENDINGS or one.detect == FLIRT
-    convention = CoordinateConvention.told(
-        theirs.ndim, note, fixed=fixed, moving=moving, space=space, unit=unit, default="scanner" if is_scanner else None
-    )
-    return convention.inward(theirs)
+    with parser_errors(source, f"{ending} transform"):
+        one = transform_format(source)
+        read = one.read_function()
+        if ending == NGFF_ENDING:
+            scene: Transform = read(source)
+            return scene
+        found = read(source, fixed, moving) if one.detect == FLIRT else read(source)
+        theirs, note = found if isinstance(found, tuple) else (found, "")
+        is_scanner = ending in _SCANNER_ENDINGS or one.detect == FLIRT
+        convention = CoordinateConvention.told(
+            theirs.ndim,
+            note,
+            fixed=fixed,
+            moving=moving,
+            space=space,
+            unit=unit,
+            default="scanner" if is_scanner else None,
+        )
+        return convention.inward(theirs)
 
 
 def check_transform_output(

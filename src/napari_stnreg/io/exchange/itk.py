@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from functools import singledispatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from napari_stnreg.transforms import (
     chain,
 )
 
+if TYPE_CHECKING:
+    from napari_stnreg.io.exchange.itk_file import ItkPart
+
 FILE_UNIT = "file"
 _EDGE = 0.5
 
@@ -33,12 +37,42 @@ def read_itk(path: Path) -> tuple[Transform, str]:
     InputError
         If it cannot be read, or holds a transform of a kind that is not known here.
     """
+    from napari_stnreg.io.exchange.itk_file import read_parts
+
+    parts, note = read_parts(path)
+    if parts[0].kind == "CompositeTransform":
+        parts = parts[1:]
+    elif len(parts) > 1:
+        raise InputError(f"'{path.name}' holds {len(parts)} transforms that are not composed. Save each on its own.")
+    if not parts:
+        raise InputError(f"'{path.name}' holds an empty composite transform.")
+    # ITK applies the last one to a point first.
+    return chain(*(_from_part(one, path.name) for one in reversed(parts))), note
+
+
+def _from_part(part: ItkPart, name: str) -> Transform:
+    from napari_stnreg.io.exchange.itk_file import lattice_shape, linear_text
+
+    ndim = part.ndim
+    if part.kind in ("BSplineTransform", "DisplacementFieldTransform"):
+        shape = lattice_shape(part, name)
+        order = part.fixed[ndim : 2 * ndim], part.fixed[2 * ndim : 3 * ndim]
+        grid = lattice(shape, *order, part.fixed[3 * ndim :].reshape(ndim, ndim))
+        if part.kind == "BSplineTransform":
+            return BSplineTransform(torch.from_numpy(part.parameters.reshape(ndim, *shape).copy()), grid)
+        field = np.ascontiguousarray(np.moveaxis(part.parameters.reshape(*shape, ndim), -1, 0))
+        return DisplacementTransform(torch.from_numpy(field), grid)
+    if len(part.parameters) > 64 or len(part.fixed) > 64:
+        raise InputError(f"'{name}' holds a transform of type {part.kind}, which cannot be read.")
     sitk = simpleitk()
-    try:
-        found = sitk.ReadTransform(str(path))
-    except RuntimeError as error:
-        raise InputError(f"'{path.name}' cannot be read as an ITK transform file.") from error
-    return from_itk(found, path.name), _note_in(path)
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder, "part.tfm")
+        text.write_text(linear_text(part), encoding="utf-8")
+        try:
+            found = sitk.ReadTransform(str(text))
+        except RuntimeError as error:
+            raise InputError(f"'{name}' holds a damaged transform of type {part.kind}.") from error
+    return from_itk(found, name)
 
 
 def write_itk(transform: Transform, path: Path, note: str, domain: Grid | None) -> None:
@@ -74,16 +108,6 @@ def write_itk(transform: Transform, path: Path, note: str, domain: Grid | None) 
         # On the comment that ITK writes itself: nitransforms takes a further one for another transform.
         text = path.read_text(encoding="utf-8")
         path.write_text(text.replace("#Transform 0", f"#Transform 0 {note}", 1), encoding="utf-8")
-
-
-def _note_in(path: Path) -> str:
-    if path.suffix.lower() in (".h5", ".hdf5"):
-        import h5py
-
-        with h5py.File(path, "r") as stream:
-            return str(stream.attrs.get("napari-stnreg", ""))
-    with path.open("rb") as stream:
-        return stream.read(400).decode("utf-8", "replace")
 
 
 # -- ours to theirs ---------------------------------------------------------------------------------------------------
@@ -206,6 +230,12 @@ def from_itk(theirs: Any, name: str = "the transform") -> Transform:
     sitk = simpleitk()
     theirs = theirs.Downcast() if hasattr(theirs, "Downcast") else theirs
     kind = theirs.GetName()
+    if theirs.GetDimension() in (2, 3) and theirs.IsLinear():
+        # Before the parts of a composite: SimpleITK wraps a MatrixOffsetTransformBase into composites without end.
+        matrix = _matrix_of(theirs)
+        if not np.isfinite(matrix).all():
+            raise InputError(f"'{name}' is damaged: its parameters are not finite numbers.")
+        return AffineTransform(matrix, FILE_UNIT)
     if isinstance(theirs, sitk.CompositeTransform) or kind == "CompositeTransform":
         whole = sitk.CompositeTransform(theirs)
         count = whole.GetNumberOfTransforms()
@@ -214,8 +244,6 @@ def from_itk(theirs: Any, name: str = "the transform") -> Transform:
         return chain(*(from_itk(whole.GetNthTransform(i), name) for i in reversed(range(count))))
     if theirs.GetDimension() not in (2, 3):
         raise InputError(f"'{name}' holds a transform in {theirs.GetDimension()}D; those in 2D and 3D can be read.")
-    if theirs.IsLinear():
-        return AffineTransform(_matrix_of(theirs), FILE_UNIT)
     if isinstance(theirs, sitk.BSplineTransform):
         if theirs.GetOrder() != 3:
             raise InputError(f"'{name}' holds a B-spline of order {theirs.GetOrder()}; only cubic ones can be read.")

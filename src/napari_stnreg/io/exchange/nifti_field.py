@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.exchange.itk import FILE_UNIT
+from napari_stnreg.io.nifti import check_nifti_size, checked_gzip
 from napari_stnreg.transforms import DisplacementTransform, Transform, as_displacement
 
 _VECTOR, _DISPLACEMENT = 1007, 1006
@@ -29,9 +31,11 @@ def read_field(path: Path) -> tuple[Transform, str]:
         image = nib.load(path)
         if not isinstance(image, nib.Nifti1Image | nib.Nifti2Image):
             raise InputError(f"'{path.name}' is not a NIfTI file.")
-        vectors = np.asarray(image.dataobj, dtype=np.float64)
+        check_nifti_size(image, path)
+        vectors = checked_gzip(path, lambda _: np.asarray(image.dataobj, dtype=np.float64))(0)
     except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
         raise InputError(f"'{path.name}' cannot be read; it is incomplete or not a NIfTI file.") from error
+    _refuse_absolute(image.header, path.name)
     ndim = vectors.shape[-1] if vectors.ndim == 5 else 0
     if ndim not in (2, 3) or vectors.shape[3] != 1 or (ndim == 2 and vectors.shape[2] != 1):
         raise InputError(
@@ -54,6 +58,19 @@ def read_field(path: Path) -> tuple[Transform, str]:
     if not bool(torch.isfinite(values).all()):
         raise InputError(f"'{path.name}' holds vectors that are not finite numbers.")
     return DisplacementTransform(values, grid), bytes(header["descrip"]).rstrip(b"\0").decode("latin-1")
+
+
+def _refuse_absolute(header: nib.Nifti1Header, name: str) -> None:
+    """Refuse deformation maps that hold positions, or vectors of another direction, by their intent."""
+    intent = header.get_intent()[2].strip()
+    if intent == "Mapping":
+        raise InputError(
+            f"'{name}' is a deformation map of SPM with positions in mm. Convert it to a displacement field."
+        )
+    if intent.startswith("NREG_") and int(header["intent_p1"]) != 1:
+        raise InputError(
+            f"'{name}' is a deformation, velocity field or spline of NiftyReg. Convert it with 'reg_transform -disp'."
+        )
 
 
 def write_field(transform: Transform, path: Path, note: str, domain: Grid | None, *, millimeters: bool) -> None:
@@ -100,7 +117,9 @@ def write_field(transform: Transform, path: Path, note: str, domain: Grid | None
         solid[np.ix_([0, 1, 3], [0, 1, 3])] = matrix
         matrix = solid
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
-    image = nib.Nifti1Image(vectors[:, :, :, None], affine)
+    data = vectors[:, :, :, None]
+    kind: Any = nib.Nifti2Image if max(data.shape) > 32767 else nib.Nifti1Image
+    image = kind(data, affine)
     image.header.set_intent(_VECTOR)
     image.header.set_xyzt_units("mm" if millimeters else "unknown")
     image.header["descrip"] = note.encode("ascii", "replace")[:79]

@@ -1,0 +1,145 @@
+"""Damaged files end in one sentence, in bounded time and memory; and files that would be silently wrong are refused."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import tifffile
+
+import napari_stnreg as sr
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.grid import Grid
+from napari_stnreg.io.exchange.itk_file import read_parts
+from napari_stnreg.transforms import AffineTransform, DisplacementTransform
+
+
+def _nifti(path: Path, shape: tuple[int, ...] = (12, 14, 10)) -> None:
+    rng = np.random.default_rng(0)
+    nib.save(nib.Nifti1Image(rng.integers(0, 9, shape).astype(np.uint8), np.eye(4)), path)
+
+
+def test_wrong_checksum_of_a_compressed_file_is_an_error(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    _nifti(path)
+    content = bytearray(path.read_bytes())
+    content[-8] ^= 0x10  # first byte of the checksum
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"'a\.nii\.gz' cannot be read.*CRC"):
+        sr.read_image(path)
+
+
+def test_declared_size_beyond_the_file_is_refused_before_memory_is_taken(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    _nifti(path)
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[42:48] = np.array([1500, 1500, 1500], "<i2").tobytes()
+    path.write_bytes(gzip.compress(bytes(content)))
+    with pytest.raises(InputError, match="declares"):
+        sr.read_image(path)
+    stream = io.BytesIO()
+    header = {"descr": "<f8", "fortran_order": False, "shape": (2000, 2000, 200)}
+    np.lib.format.write_array_header_1_0(stream, header)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("image.npy", stream.getvalue())
+    with pytest.raises(InputError, match="declares"):
+        sr.read_image(tmp_path / "a.npz")
+
+
+def test_grid_without_its_parameters_and_parameters_that_are_not_finite_are_refused(tmp_path):
+    head = "#Insight Transform File V1.0\n#Transform 0\nTransform: {}_double_3_3\nParameters: {}\nFixedParameters: {}\n"
+    fixed = "3000 3000 3000 0 0 0 1 1 1 1 0 0 0 1 0 0 0 1"
+    (tmp_path / "a.tfm").write_text(head.format("DisplacementFieldTransform", "0 0 0", fixed))
+    with pytest.raises(InputError, match="3 parameters for a grid"):
+        sr.load(tmp_path / "a.tfm")
+    (tmp_path / "b.tfm").write_text(head.format("AffineTransform", "1 0 0 0 1 0 0 0 nan 0 0 0", "0 0 0"))
+    with pytest.raises(InputError, match="not finite"):
+        sr.load(tmp_path / "b.tfm")
+
+
+def test_matrix_offset_transform_base_is_an_affine(tmp_path):
+    (tmp_path / "a.txt").write_text(
+        "#Insight Transform File V1.0\n#Transform 0\nTransform: MatrixOffsetTransformBase_double_3_3\n"
+        "Parameters: 1 0 0 0 2 0 0 0 1 4 -5 6\nFixedParameters: 10 20 30\n"
+    )
+    found = sr.load(tmp_path / "a.txt", space="world", unit="mm").as_matrix()
+    np.testing.assert_allclose(found, [[1, 0, 0, 6], [0, 2, 0, -25], [0, 0, 1, 4], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("position", ["early", "spread"])
+def test_damaged_hdf5_never_reaches_this_process(tmp_path, position):
+    path = tmp_path / "a.h5"
+    field = np.random.default_rng(0).normal(size=(1, 2, 9, 8))
+    import torch
+
+    sr.save(DisplacementTransform(torch.from_numpy(field), Grid.from_spacing((9, 8))), path)
+    parts, _ = read_parts(path)
+    assert [one.kind for one in parts] == ["DisplacementFieldTransform"]
+    content = bytearray(path.read_bytes())
+    places = range(8, 400, 3) if position == "early" else range(900, len(content), 211)
+    for place in places:
+        content[place] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"'a\.h5'"):
+        sr.load(path)
+
+
+@pytest.mark.parametrize(("intent", "p1"), [("Mapping", 0), ("NREG_TRANS", 0), ("NREG_TRANS", 4)])
+def test_deformation_maps_with_positions_are_refused(tmp_path, intent, p1):
+    image = nib.Nifti1Image(np.ones((6, 5, 4, 1, 3), np.float32), np.eye(4))
+    image.header.set_intent("vector", name=intent)
+    image.header["intent_p1"] = p1
+    nib.save(image, tmp_path / "y.nii")
+    with pytest.raises(InputError, match="SPM|NiftyReg"):
+        sr.load(tmp_path / "y.nii")
+
+
+def test_a_field_wider_than_nifti_1_allows_is_nifti_2(tmp_path):
+    matrix = np.eye(3)
+    matrix[:2, 2] = 3, -4
+    sr.save(AffineTransform(matrix, "pixel"), tmp_path / "f.nii", grid=Grid.from_spacing((2, 33000)))
+    np.testing.assert_allclose(sr.load(tmp_path / "f.nii").map_points([[1.0, 20000.0]]), [[4, 19996]])
+
+
+def _samples(folder: Path) -> list[Path]:
+    rng = np.random.default_rng(1)
+    image = sr.Image(rng.integers(0, 200, (12, 14)).astype(np.uint8), Grid.from_spacing((12, 14)))
+    volume = sr.Image(rng.normal(size=(6, 8, 7)).astype(np.float32), Grid.from_spacing((6, 8, 7), unit="mm"))
+    names = ("a.png", "a.jpg", "a.tif", "a.ome.tif", "a.npy", "a.npz", "b.nii", "b.nii.gz", "b.nrrd", "b.mha")
+    for name in names:
+        sr.write_image(folder / name, image if name[0] == "a" else volume)
+    matrix = np.eye(4)
+    matrix[:3, 3] = 1, 2, 3
+    transforms = ("t.tfm", "t.txt", "t.mat", "t.safetensors")
+    for name in transforms:
+        sr.save(AffineTransform(matrix, "mm"), folder / name)
+    tifffile.imwrite(folder / "c.tif", np.asarray(image.data), compression="zlib")
+    return [folder / name for name in (*names, "c.tif", *transforms)]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mutated_files_are_read_or_refused_with_a_sentence(tmp_path):
+    rng = np.random.default_rng(2)
+    sentences: list[str] = []
+    for sample in _samples(tmp_path):
+        content = sample.read_bytes()
+        for number in range(12):
+            damaged = bytearray(content)
+            if number % 4 == 3:
+                damaged = damaged[: int(rng.integers(1, len(content)))]
+            reach = min(len(damaged), 400) if number % 2 else len(damaged)
+            for place in rng.integers(0, reach, int(rng.integers(1, 6))):
+                damaged[place] = int(rng.integers(256))
+            mutant = tmp_path / f"mutant{number}{''.join(sample.suffixes)}"
+            mutant.write_bytes(damaged)
+            try:
+                sr.load(mutant) if sample.name.startswith("t.") else sr.read_image(mutant)
+            except InputError as error:
+                sentences.append(str(error))
+    assert sentences
+    assert all("mutant" in one for one in sentences), sentences
