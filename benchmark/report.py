@@ -16,6 +16,7 @@ Row = dict[str, Any]
 
 TITLES = {
     "cardiac": "cardiac_cine, end-systole to end-diastole",
+    "brain-slices": "brain_t1_2mm, middle planes, all regions",
     "hippocampus": "hippocampus, pairs of cases",
     "brain": "brain_t1_2mm, all regions",
     "histology": "histology_landmarks, annotator PS, errors in pixels",

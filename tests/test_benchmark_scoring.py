@@ -123,3 +123,8 @@ def test_no_subject_is_in_the_tuning_and_in_the_test_list():
         assert not subjects[0] & subjects[1]
     patients = [row["fixed_subject"] for row in data.pair_rows("cardiac", "test", 16)]
     assert len(set(patients)) == 16
+
+
+def test_every_set_has_a_title_in_the_table():
+    assert set(report.TITLES) == set(data.FILES)
+    assert "middle planes" in report.table([{"set": "brain-slices", "method": "ours", "pair": "a", "seconds": 1.0}], {})
