@@ -37,6 +37,24 @@ class ArtifactParameters:
         Smallest fragment that is matched separately, relative to the section.
     max_fragments
         Largest number of fragments.
+    texture_window_px
+        Side of the window of the local mean and standard deviation.
+    smooth_fraction
+        A pixel is smooth if its local standard deviation is below this fraction of the median.
+    flat_fraction
+        A pixel is flat if its local standard deviation is below this fraction of the median.
+    smooth_deviation
+        Deviation of a smooth artifact from the median gray value, in robust standard deviations.
+    flat_deviation
+        The same of a flat artifact, and of the rim of any artifact.
+    extreme_deviation
+        The same of an artifact of any texture.
+    rim_px
+        Width over which an artifact grows into its rim.
+    min_tear_fraction
+        Smallest length of a crack or fold, relative to the shorter side of the section.
+    max_tear_fill
+        Largest area of a crack or fold, relative to the square of its length.
     """
 
     search_side: int = 256
@@ -47,6 +65,15 @@ class ArtifactParameters:
     shading_scale: float = 6.0
     min_fragment_fraction: float = 0.04
     max_fragments: int = 4
+    texture_window_px: int = 5
+    smooth_fraction: float = 0.45
+    flat_fraction: float = 0.2
+    smooth_deviation: float = 3.0
+    flat_deviation: float = 1.5
+    extreme_deviation: float = 6.0
+    rim_px: int = 4
+    min_tear_fraction: float = 0.2
+    max_tear_fill: float = 0.35
 
 
 PARAMETERS = ArtifactParameters()
@@ -63,7 +90,7 @@ def detect_artifacts(image: Plane, known: Mask) -> tuple[Mask, Mask]:
     no_pixels = np.zeros(image.shape, dtype=bool)
     if known.sum() < 64:
         return no_pixels, no_pixels
-    size = 5
+    size = PARAMETERS.texture_window_px
     fraction = np.maximum(ndimage.uniform_filter(known.astype(np.float32), size), 1e-6)
     masked = np.where(known, image, 0).astype(np.float32)
     mean = ndimage.uniform_filter(masked, size) / fraction
@@ -73,23 +100,25 @@ def detect_artifacts(image: Plane, known: Mask) -> tuple[Mask, Mask]:
     center = float(np.median(mean[known]))
     deviation = np.abs(mean - center)
     scale = 1.4826 * float(np.median(deviation[known])) + 1e-6
-    smooth, flat_texture = spread < 0.45 * typical, spread < 0.2 * typical
+    smooth, flat = spread < PARAMETERS.smooth_fraction * typical, spread < PARAMETERS.flat_fraction * typical
     core = known & (
-        (deviation > 3.0 * scale) & smooth | (deviation > 1.5 * scale) & flat_texture | (deviation > 6.0 * scale)
+        (deviation > PARAMETERS.smooth_deviation * scale) & smooth
+        | (deviation > PARAMETERS.flat_deviation * scale) & flat
+        | (deviation > PARAMETERS.extreme_deviation * scale)
     )
     core = ndimage.binary_opening(core, iterations=1)
     if not core.any():
         return no_pixels, no_pixels
     # Grow from the core over pixels of similar gray value, including the rim that the filter window blurs.
-    near = known & (np.abs(image - center) > 1.5 * scale)
-    grown = core | ndimage.binary_dilation(core, iterations=4, mask=near)
+    near = known & (np.abs(image - center) > PARAMETERS.flat_deviation * scale)
+    grown = core | ndimage.binary_dilation(core, iterations=PARAMETERS.rim_px, mask=near)
     labels, count = ndimage.label(grown, structure=np.ones((3, 3)))
     boxes = ndimage.find_objects(labels)
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     crack = np.zeros(image.shape, dtype=bool)
     for k, box in enumerate(boxes, start=1):
         extent = float(np.hypot(*(s.stop - s.start for s in box)))
-        if extent > 0.2 * min(image.shape) and areas[k] < 0.35 * extent**2:
+        if extent > PARAMETERS.min_tear_fraction * min(image.shape) and areas[k] < PARAMETERS.max_tear_fill * extent**2:
             crack[box] |= labels[box] == k
     rim = ndimage.binary_dilation(grown & ~crack, iterations=1), ndimage.binary_dilation(crack, iterations=2)
     return rim[0] & known, rim[1] & known
