@@ -231,9 +231,9 @@ def _observations(evidence: Evidence, p: VerdictParameters) -> tuple[list[str], 
 
 def _suggest(evidence: Evidence, similarity: str, mirror: bool, p: VerdictParameters) -> Suggestion:
     """Return what to try next."""
-    better = max(evidence.mirrored, evidence.alternative)
+    better = evidence.mirrored > p.mirror_margin or evidence.alternative > p.turn_margin
     aligned = evidence.linear is not None and evidence.linear.z >= p.chance
-    if better > 1.0 and not mirror:
+    if better and not mirror:
         return "search"
     if aligned and similarity not in ("mi", "auto", ""):
         return "mutual information"

@@ -368,6 +368,8 @@ def result_steps(
     judgment = judge(evidence, similarity=used, mirror=settings.mirror, stop_reason=stop_reason)
     if judgment.verdict == "failed":
         warnings.append(f"The registration failed. {judgment.reasons[0]}")
+    elif judgment.verdict == "doubtful" and judgment.suggestion == "search":
+        warnings.append(f"The result is doubtful. {judgment.reasons[0]}")
     return Result(
         transform,
         grid,

@@ -423,5 +423,5 @@ class Transform(ABC):
         """Return the fraction of a grid's voxels that fold (:func:`~napari_stnreg.ops.jacobian.folding_fraction`)."""
         matrix = self.as_matrix()
         if matrix is not None and (mask is None or np.any(mask)):  # one determinant everywhere
-            return float(np.linalg.det(matrix[:-1, :-1]) <= 0)
+            return float(np.linalg.det(matrix[:-1, :-1]) == 0)
         return folding_fraction(self.jacobian_determinant(grid), mask)
