@@ -33,6 +33,14 @@ def test_inverted_contrast_is_not_turned_over(seed, shift):
     assert error < 1.5
 
 
+@pytest.mark.parametrize("seed", [7, 8])
+def test_inverted_contrast_is_found_when_turned(seed):
+    image = tissue(seed)
+    result = sr.register(image, 1 - np.rot90(image), family="rigid", preset="fast", device="cpu")
+    truth = np.column_stack([len(image) - 1 - POINTS[:, 1], POINTS[:, 0]])
+    assert np.linalg.norm(result.transform.map_points(POINTS) - truth, axis=1).max() < 1.5
+
+
 def test_the_choice_is_reported():
     image = tissue(2)
     result = sr.register(image, ndimage.shift(image, (3, 2), order=1), family="translation", preset="fast")

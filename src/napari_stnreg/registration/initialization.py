@@ -156,7 +156,7 @@ def find_start(
         return best[1]
     wide: list[Candidate] = []
     for some in _chunks(candidate_rotations(grid.ndim, family, settings), 24):
-        wide += best_translations(small, some, by_edges=settings.similarity in ("mi", "mind"))
+        wide += best_translations(small, some, by_edges=settings.similarity not in ("ncc", "mse"))
         yield best
     wide.sort(key=lambda pair: -pair[0])
     turned = improved(
