@@ -95,7 +95,7 @@ def test_deformation_maps_with_positions_are_refused(tmp_path, intent, p1):
     image.header.set_intent("vector", name=intent)
     image.header["intent_p1"] = p1
     nib.save(image, tmp_path / "y.nii")
-    with pytest.raises(InputError, match="SPM|NiftyReg"):
+    with pytest.raises(InputError, match=r"SPM|NiftyReg"):
         sr.load(tmp_path / "y.nii")
 
 
@@ -143,3 +143,65 @@ def test_mutated_files_are_read_or_refused_with_a_sentence(tmp_path):
                 sentences.append(str(error))
     assert sentences
     assert all("mutant" in one for one in sentences), sentences
+
+
+def test_zero_is_white_palette_and_samples_that_are_not_colors(tmp_path):
+    ramp = np.arange(120, dtype=np.uint8).reshape(10, 12)
+    tifffile.imwrite(tmp_path / "a.tif", ramp, photometric="miniswhite")
+    np.testing.assert_array_equal(sr.read_image(tmp_path / "a.tif").data, 255 - ramp)
+    table = np.zeros((3, 256), np.uint16)
+    table[1] = np.arange(256) * 257
+    tifffile.imwrite(tmp_path / "b.tif", ramp, photometric="palette", colormap=table)
+    found = sr.read_image(tmp_path / "b.tif")
+    assert found.rgb
+    np.testing.assert_array_equal(found.data[..., 1], ramp)
+    four = np.stack([ramp] * 4, axis=-1).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "c.tif", four, photometric="minisblack", planarconfig="contig")
+    assert not sr.read_image(tmp_path / "c.tif").rgb
+    tifffile.imwrite(tmp_path / "d.tif", four.astype(np.uint8), photometric="separated")
+    with pytest.raises(InputError, match="CMYK"):
+        sr.read_image(tmp_path / "d.tif")
+
+
+def test_units_of_each_axis_of_imagej_and_ome(tmp_path):
+    data = np.zeros((5, 20, 20), np.uint8)
+    tifffile.imwrite(
+        tmp_path / "a.tif", data, imagej=True, resolution=(2.0, 1 / 500),
+        metadata={"unit": "micron", "yunit": "nm", "zunit": "nm", "spacing": 40.0, "axes": "ZYX"},
+    )  # fmt: skip
+    grid = sr.read_image(tmp_path / "a.tif").grid
+    np.testing.assert_allclose(grid.with_unit("um").spacing, [0.04, 0.5, 0.5], rtol=1e-5)
+    sizes = {"PhysicalSizeX": 0.1, "PhysicalSizeY": 0.1, "PhysicalSizeZ": 1, "PhysicalSizeZUnit": "pixel"}
+    tifffile.imwrite(tmp_path / "b.ome.tif", data, metadata={"axes": "ZYX", **sizes})
+    np.testing.assert_allclose(sr.read_image(tmp_path / "b.ome.tif").grid.spacing, [1, 0.1, 0.1])
+
+
+def test_photograph_is_turned_upright_and_an_animation_is_refused(tmp_path):
+    from PIL import Image as Picture
+
+    picture = Picture.fromarray(np.repeat(np.arange(16, dtype=np.uint8)[:, None] * 16, 24, axis=1))
+    exif = picture.getexif()
+    exif[274] = 6
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    assert sr.read_image(tmp_path / "a.jpg").data.shape == (24, 16)
+    picture.save(tmp_path / "b.png", save_all=True, append_images=[picture.rotate(180)])
+    with pytest.raises(InputError, match="animation"):
+        sr.read_image(tmp_path / "b.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "is_exact"),
+    [("seg_a.tif", (), True), ("a.tif", (), False), ("seg_a.tif", ("--interpolation", "linear"), False)],
+)
+def test_labels_are_warped_by_nearest_unless_told_otherwise(tmp_path, name, options, is_exact):
+    from napari_stnreg.cli.app import app
+
+    labels = np.kron(np.array([[0, 90], [200, 30]]), np.ones((8, 8))).astype(np.uint16)
+    tifffile.imwrite(tmp_path / name, labels)
+    matrix = np.eye(3)
+    matrix[:2, 2] = 0.4, -0.3
+    sr.save(AffineTransform(matrix, "pixel"), tmp_path / "t.safetensors")
+    arguments = [tmp_path / "t.safetensors", tmp_path / name, "-r", tmp_path / name, "-o", tmp_path / "o.tif", *options]
+    app(["apply", *map(str, arguments)], result_action="return_value")
+    values = set(np.unique(sr.read_image(tmp_path / "o.tif").data).tolist())
+    assert (values <= {0, 30, 90, 200}) is is_exact

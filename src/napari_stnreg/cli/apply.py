@@ -24,7 +24,7 @@ def apply(
     *paths: str,
     output: Output,
     reference: Annotated[Path | None, Parameter(alias="-r")] = None,
-    interpolation: Literal["nearest", "linear", "cubic"] = "linear",
+    interpolation: Literal["nearest", "linear", "cubic"] | None = None,
     fill: float | None = None,
     inverse: bool = False,
     overwrite: bool = False,
@@ -51,7 +51,8 @@ def apply(
     reference
         Image whose grid the result has; usually FIXED.
     interpolation
-        Use nearest for labels: it keeps their values.
+        Default: nearest for labels, which keeps their values, and linear for images. Whole numbers are labels if the
+        file says so, or its name, such as 'labels.tif' or 'scan_seg.nii.gz'.
     fill
         Value outside MOVING (default: the value of its border as in 'register'; 0 with nearest).
     inverse
@@ -89,7 +90,7 @@ def _apply_to_images(
     moving: Path,
     reference: Path,
     output: Path,
-    interpolation: Literal["nearest", "linear", "cubic"],
+    interpolation: Literal["nearest", "linear", "cubic"] | None,
     fill: float | None,
     inverse: bool,
     frame: int | None,
@@ -97,7 +98,7 @@ def _apply_to_images(
 ) -> Transform:
     from napari_stnreg.io.conversion import override_geometry, override_grid
     from napari_stnreg.io.image import read_content
-    from napari_stnreg.io.inputs import read_some
+    from napari_stnreg.io.inputs import is_named_labels, read_some
     from napari_stnreg.io.series import placed_as, write_series
     from napari_stnreg.io.transform_io import load_composition
     from napari_stnreg.resampling.warp import warp
@@ -108,6 +109,14 @@ def _apply_to_images(
     transform = load_composition(steps, fixed=fixed, moving=other)
     through = transform.inverse() if inverse else transform
     grid = override_grid(target.grid, reference.name, placement.fixed_spacing, placement.fixed_unit)
+    sources = read_some(moving, source, frame)
+    if interpolation is None:
+        interpolation = "linear"
+        if sources[0].data.dtype.kind in "iub" and not source.channels and (source.labels or is_named_labels(moving)):
+            interpolation = "nearest"
+            logger.log(
+                PROGRESS, "'%s' holds labels: nearest interpolation. Set --interpolation for another.", moving.name
+            )
     if fill is None and interpolation == "nearest":
         fill = 0.0
     images = [
@@ -118,7 +127,7 @@ def _apply_to_images(
             interpolation=interpolation,
             fill=fill,
         )
-        for image in read_some(moving, source, frame)
+        for image in sources
     ]
     labels = source.labels and interpolation == "nearest"
     write_series(output, [placed_as(image, target.metadata) for image in images], labels=labels)

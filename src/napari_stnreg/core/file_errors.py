@@ -66,6 +66,6 @@ def check_declared_size(name: str, declared: float, stored: float, *, ratio: flo
     """
     if not 0 <= declared <= stored * ratio + _SLACK:
         raise InputError(
-            f"'{name}' cannot be read; it declares {declared / 1e6:.4g} MB of data, and {stored / 1e6:.4g} MB in the file "
-            "cannot hold them."
+            f"'{name}' cannot be read; it declares {declared / 1e6:.4g} MB of data, and "
+            f"{stored / 1e6:.4g} MB in the file cannot hold them."
         )

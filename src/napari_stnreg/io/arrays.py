@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import imageio.v3 as imageio
 import numpy as np
 import numpy.typing as npt
+from PIL import Image as PillowImage
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.file_errors import LARGEST_DEFLATE_RATIO, check_declared_size
@@ -25,7 +26,13 @@ def open_picture(path: Path) -> FileContent:
     """Open a PNG or JPEG file: gray, or with channels; one pixel is one unit."""
     array = _large_png(path)
     if array is None:
-        array = np.asarray(imageio.imread(path, plugin="pillow"))
+        with PillowImage.open(path) as picture:
+            mode, frames = picture.mode, int(getattr(picture, "n_frames", 1))
+        if mode == "CMYK":
+            raise InputError(f"'{path.name}' holds CMYK colors of a printer. Convert it to RGB or gray first.")
+        if frames > 1:
+            raise InputError(f"'{path.name}' is an animation of {frames} frames. Save it as TIFF.")
+        array = np.asarray(imageio.imread(path, plugin="pillow", rotate=True))  # upright, as its EXIF data say
     if array.ndim == 3 and array.shape[-1] == 2:
         array = array[..., 0]  # gray with transparency; transparency is no image
     return _plain(array, path)

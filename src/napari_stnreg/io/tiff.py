@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tifffile
 
-from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.errors import InputError, logger
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.core.units import canonical
+from napari_stnreg.core.units import canonical, conversion_factor
 from napari_stnreg.io.content import FileContent
 
 _GRID_KEY = "stnreg_grid"
@@ -39,7 +40,13 @@ def open_tiff(path: Path) -> FileContent:
     with tifffile.TiffFile(path) as tif:
         series = tif.series[0]
         _check_complete(tif, series)
+        page: Any = series.keyframe
+        _check_kind(page, path.name)
         array, axes = series.asarray(), series.axes
+        array, axes = _as_seen(array, axes, page)
+        is_color = page.photometric.name in ("RGB", "YCBCR", "PALETTE", "CIELAB")
+        if len(tif.series) > 1:
+            logger.warning("'%s' holds %d images; the first one is read.", path.name, len(tif.series))
         spacing, unit, own = _calibration(tif)
 
     # Q and I are pages of which the file does not say what they are: as everywhere, slices along z.
@@ -63,8 +70,38 @@ def open_tiff(path: Path) -> FileContent:
         first_is_time="T" in axes,
         grid=grid,
         channels=channels,
-        rgb=color and array.shape[-1] in (3, 4),
+        rgb=color and is_color and array.shape[-1] in (3, 4),
     )
+
+
+def _check_kind(page: Any, name: str) -> None:
+    """Refuse what would be read quietly wrong."""
+    if page.photometric.name == "SEPARATED":
+        raise InputError(f"'{name}' holds CMYK colors of a printer. Convert it to RGB or gray first.")
+    tag = page.tags.get("Orientation")
+    if tag is not None and int(tag.value) not in (0, 1):
+        raise InputError(
+            f"'{name}' is stored rotated or mirrored (orientation {int(tag.value)}). Save it upright first."
+        )
+
+
+def _as_seen(array: npt.NDArray[Any], axes: str, page: Any) -> tuple[npt.NDArray[Any], str]:
+    """Values as they are meant: 0 is black, palettes are colors, and transparency of a gray image is left out."""
+    kind = page.photometric.name
+    if kind == "MINISWHITE" and array.dtype.kind in "ub":
+        white = array.dtype.type(2 ** min(int(page.bitspersample), 8 * array.dtype.itemsize) - 1)
+        array = ~array if array.dtype == np.bool_ else white - array
+    elif kind == "PALETTE" and page.colormap is not None and "S" not in axes:
+        table = (np.asarray(page.colormap).T >> 8).astype(np.uint8)
+        if (table == table[:, :1]).all():
+            array = table[:, 0][array]
+        else:
+            array, axes = table[array], axes + "S"
+    if kind in ("MINISBLACK", "MINISWHITE") and "S" in axes:
+        where = axes.index("S")
+        if array.shape[where] == 2 and any(int(one) in (1, 2) for one in page.extrasamples):
+            array, axes = array.take(0, axis=where), axes.replace("S", "")
+    return array, axes
 
 
 def save_tiff(path: Path, first: Image, *others: Image) -> None:
@@ -170,10 +207,11 @@ def _calibration(tif: tifffile.TiffFile) -> tuple[tuple[float, float, float], st
     if unit == "pixel":
         return plain, unit, own
     tags = tif.pages.first.tags
-    spacing = [float(described.get("spacing", 1.0)) or 1.0]
+    spacing = [_in_unit(float(described.get("spacing", 1.0)) or 1.0, described.get("zunit"), unit)]
     for name in ("YResolution", "XResolution"):
         count, length = tags[name].value if name in tags else (1, 1)
-        spacing.append(length / count if count and length else 1.0)
+        own_unit = described.get("yunit") if name == "YResolution" else None
+        spacing.append(_in_unit(length / count if count and length else 1.0, own_unit, unit))
     return (abs(spacing[0]), spacing[1], spacing[2]), unit, own
 
 
@@ -222,6 +260,17 @@ def _ome_calibration(xml: str) -> tuple[tuple[float, float, float], str]:
         # An axis without a size has no unit to convert.
         own_unit = pixels.get(f"PhysicalSize{axis}Unit", "um") if f"PhysicalSize{axis}" in pixels.attrib else unit
         size = float(pixels.get(f"PhysicalSize{axis}", 1.0)) or 1.0
-        # A size in another unit becomes one in x's; a grid does the conversion and knows the errors.
-        sizes.append(float(Grid.from_spacing((1,), size, unit=own_unit).with_unit(unit).spacing[0]))
+        sizes.append(_in_unit(size, own_unit, unit))
     return (sizes[0], sizes[1], sizes[2]), unit
+
+
+def _in_unit(size: float, own: object, unit: str) -> float:
+    """Convert a size to a unit; a size in pixels or in an unknown unit stays as it is, and a message says so."""
+    own = canonical(str(own).replace("\\u00B5", "µ")) if own else unit
+    if own == unit:
+        return size
+    try:
+        return size * conversion_factor(own, unit)
+    except InputError:
+        logger.warning("A voxel size is given in '%s' and another in '%s'; it is taken in '%s'.", own, unit, unit)
+        return size
