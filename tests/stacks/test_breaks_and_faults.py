@@ -97,15 +97,17 @@ def test_inverted_contrast_is_noticed_and_aligned(stacks, first, tmp_path):
 
 def test_swapped_and_duplicate_sections_and_magnification_are_named(stacks, tmp_path):
     raw = stacks[0][[0, 1, 3, 2, 4, 5, 5, 6]]
-    y, x = np.indices(raw[0].shape)
-    middle = (np.array(raw[0].shape) - 1) / 2
-    where = [middle[0] + (y - middle[0]) / 1.15, middle[1] + (x - middle[1]) / 1.15]
     text = " ".join(sr.align_stack(raw, tmp_path / "a.zarr", workers=1, trend="remove").warnings)
     assert "Sections 2 and 3 seem to be swapped" in text
     assert "Sections 5 and 6 are the same image" in text
     assert "Magnification" not in text
-    larger = stacks[0].copy()
-    larger[4:] = [map_coordinates(one.astype(float), where, order=1) for one in larger[4:]]
-    text = " ".join(sr.align_stack(larger, tmp_path / "b.zarr", workers=1).warnings)
-    assert "from section 3 to 4. Use motion='affine'." in text
+
+
+def test_change_of_magnification_proposes_affine(tmp_path):
+    raw = SerialSections((10, 256, 256), 3)[:]
+    y, x = np.indices(raw[0].shape)
+    where = [127.5 + (y - 127.5) / 1.15, 127.5 + (x - 127.5) / 1.15]
+    raw[5:] = [map_coordinates(one.astype(float), where, order=1) for one in raw[5:]]
+    text = " ".join(sr.align_stack(raw, tmp_path / "a.zarr", workers=1).warnings)
+    assert "from section 4 to 5. Use motion='affine'." in text
     assert "swapped" not in text
