@@ -174,6 +174,9 @@ def test_units_of_each_axis_of_imagej_and_ome(tmp_path):
     sizes = {"PhysicalSizeX": 0.1, "PhysicalSizeY": 0.1, "PhysicalSizeZ": 1, "PhysicalSizeZUnit": "pixel"}
     tifffile.imwrite(tmp_path / "b.ome.tif", data, metadata={"axes": "ZYX", **sizes})
     np.testing.assert_allclose(sr.read_image(tmp_path / "b.ome.tif").grid.spacing, [1, 0.1, 0.1])
+    sizes = {"PhysicalSizeX": 5, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 5}
+    tifffile.imwrite(tmp_path / "c.ome.tif", data, metadata={"axes": "ZYX", **sizes})
+    np.testing.assert_allclose(sr.read_image(tmp_path / "c.ome.tif").grid.spacing, [5, 5, 5])
 
 
 def test_photograph_is_turned_upright_and_an_animation_is_refused(tmp_path):

@@ -257,9 +257,14 @@ def _ome_calibration(xml: str) -> tuple[tuple[float, float, float], str]:
     unit = canonical(pixels.get("PhysicalSizeXUnit", "um"))
     sizes = []
     for axis in "ZYX":
-        # An axis without a size has no unit to convert.
-        own_unit = pixels.get(f"PhysicalSize{axis}Unit", "um") if f"PhysicalSize{axis}" in pixels.attrib else unit
-        size = float(pixels.get(f"PhysicalSize{axis}", 1.0)) or 1.0
+        # An axis without a unit, or without a size, has that of x.
+        own_unit = pixels.get(f"PhysicalSize{axis}Unit", unit)
+        known = f"PhysicalSize{axis}" if f"PhysicalSize{axis}" in pixels.attrib else "PhysicalSizeX"
+        if known[-1] != axis:
+            own_unit = unit
+            if int(pixels.get(f"Size{axis}", 1)) > 1:
+                logger.warning("The file does not state the voxel size along %s; that of x is taken.", axis.lower())
+        size = float(pixels.get(known, 1.0)) or 1.0
         sizes.append(_in_unit(size, own_unit, unit))
     return (sizes[0], sizes[1], sizes[2]), unit
 
