@@ -93,12 +93,27 @@ def transform_example(folder, ending):
         columns = {"AffineTransform_double_2_2": ITK_PARAMETERS, "fixed": ITK_CENTER}
         savemat(path, {name: np.array([values]).T for name, values in columns.items()}, format="4")
         return path, itk_map
-    pytest.importorskip("SimpleITK")
+    if ending in (".lta", ".xfm"):
+        return scanner_example(path)
     source = folder / "source.tfm"
     source.write_text(ITK_TEXT)
     if ending in (".tfm", ".txt"):
         return source.rename(path), itk_map
     return sr.save(sr.load(source), path), itk_map
+
+
+def scanner_example(path):
+    """Write an affine map of (right, anterior, superior) as FreeSurfer or MINC do, and return the file and its map."""
+    ras = np.array([[1.1, 0.1, 0, 4], [-0.05, 0.95, 0.02, -3], [0, 0.03, 1.05, 2], [0, 0, 0, 1.0]])
+    if path.suffix == ".xfm":  # from the moving to the fixed world
+        rows = "\n".join(" ".join(f"{value:.12f}" for value in row) for row in np.linalg.inv(ras)[:3])
+        path.write_text(f"MNI Transform File\n\nTransform_Type = Linear;\nLinear_Transform =\n{rows};\n")
+    else:
+        nitransforms = pytest.importorskip("nitransforms")
+        volume = path.with_suffix(".nii.gz")
+        nibabel.save(nibabel.Nifti1Image(np.zeros((9, 10, 11), np.uint8), np.diag([1.5, 2, 1.8, 1])), volume)
+        nitransforms.linear.Affine(ras, reference=str(volume)).to_filename(str(path), fmt="fs", moving=str(volume))
+    return path, lambda points: (np.asarray(points)[:, ::-1] @ ras[:3, :3].T + ras[:3, 3])[:, ::-1]
 
 
 def check_image(viewer, place):

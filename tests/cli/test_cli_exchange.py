@@ -73,7 +73,7 @@ def test_apply_and_register_take_itks_files(folder):
     assert both.mean() > 0.5
     assert np.abs(theirs - ours)[both].max() < 1e-3
     words = ["register", "fixed.nii.gz", "moving.nii.gz", "-o", "out", "--start-transform", "t.tfm", "--device", "cpu"]
-    assert main([*words, "--family", "translation", "--preset", "fast", "--iterations", "2"]) == 0
+    assert main([*words, "--family", "translation", "--preset", "fast", "--iterations", "2", "--accept"]) == 0
 
 
 def test_evaluate_prints_and_writes_the_scorecard(folder, capsys):
