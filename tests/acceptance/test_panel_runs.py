@@ -309,6 +309,6 @@ def test_classify_digits(viewer, open_panel):
         panel.type(name, value)
     status = panel.run("Train", timeout=300_000)
     assert "After 100 steps" in status, status
-    with_transformer = int(re.search(r"(\d+) % with the transformer", status)[1])
+    with_transformer = int(re.search(r"(\d+) % with a transformer", status)[1])
     assert with_transformer > 35, status
     assert "digits" in viewer.layers

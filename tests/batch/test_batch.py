@@ -51,7 +51,7 @@ def folder(tmp_path, monkeypatch):
 def run(jobs="jobs.csv", stop_at=None, **options):
     steps = batch_steps(read_jobs(jobs), "out", **{**QUICK, **options})
     seen = []
-    result = run_to_completion(steps, seen.append, lambda: stop_at is not None and stop_at(seen[-1]))
+    result = run_to_completion(steps, seen.append, lambda: stop_at is not None and bool(seen) and stop_at(seen[-1]))
     return result, [(s.name, s.state) for s in seen if s.row is not None]
 
 

@@ -171,3 +171,14 @@ def test_a_failed_verdict_exits_3_unless_accepted(
     assert main(["batch", "jobs.csv", "-o", "all", "--accept", *quick]) == 0
     (tmp_path / "jobs.csv").write_text("fixed,moving,name\na.png,b.png,bad\nfixed.png,missing.png,gone\n")
     assert main(["batch", "jobs.csv", "-o", "all", *quick]) == 1
+
+
+def test_a_thin_volume_that_fits_is_not_called_failed():
+    y, x = np.mgrid[:64, :60]
+    plane = np.sin(y / 5) + np.cos(x / 4) + np.exp(-((y - 30) ** 2 + (x - 25) ** 2) / 60)
+    fixed = np.stack([plane] * 9)
+    moving = np.stack([ndimage.shift(plane, (3, -4), mode="nearest")] * 9)
+    result = sr.register(fixed, moving, family="translation", preset="fast", device="cpu")
+    assert result.scores["after"]["ncc"] > 0.98
+    assert result.evidence["linear_share"] > 0.5
+    assert result.verdict != "failed"

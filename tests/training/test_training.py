@@ -92,7 +92,7 @@ class TestLearning:
             network_options={"voxelmorph": {"resolution": "half"}}, **QUICK
         )  # fmt: skip
         assert data.error(model) < 1.2
-        assert model.family == "affine+diffeomorphic"
+        assert model.family == "affine+velocity"
 
     def test_labels_alone_can_teach(self):
         data = DrawnPairs(60, 8, kind="shift", labels=True)

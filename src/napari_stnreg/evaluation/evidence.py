@@ -290,7 +290,9 @@ def _matching_share(a: Tensor, b: Tensor, weight: Tensor, parameters: EvidencePa
     reach, radius = parameters.reach[ndim], parameters.window[ndim]
     first, second = edge_features(a, weight), edge_features(b, weight)
     axes = tuple(range(1, ndim + 1))
-    steps = list(itertools.product(range(-reach, reach + 1, 2), repeat=ndim))
+    # A copy moved around a thin axis would come back to where it was. Among equal matches the nearest counts.
+    reaches = [min(reach, (n - 1) // 2) // 2 * 2 for n in a.shape[2:]]
+    steps = sorted(itertools.product(*(range(-r, r + 1, 2) for r in reaches)), key=lambda step: max(map(abs, step)))
     # one displacement at a time: all at once would leave the processor's cache
     products = [(first[0] * second[0].roll(step, axes)).sum(0) for step in steps]
     cross = box_sum(torch.stack(products)[:, None], radius)

@@ -43,6 +43,9 @@ class VerdictParameters:
         Scores against chance below this are chance.
     min_share
         Matching share below which the edges do not match.
+    near_identity
+        Correlation of the result from which it is doubtful at worst, if nothing but the model speaks against it: thin
+        or smooth images have too few edges on the coarse lattice.
     max_log_jacobian
         Spread of the logarithm of the Jacobian determinant above which the deformation is implausible.
     """
@@ -74,6 +77,7 @@ class VerdictParameters:
     turn_margin: float = 0.0
     chance: float = 4.0
     min_share: float = 0.35
+    near_identity: float = 0.95
     max_log_jacobian: float = 0.7
 
 
@@ -144,6 +148,7 @@ def judge(
     similarity: str = "",
     mirror: bool = False,
     stop_reason: str = "finished",
+    correlation: float | None = None,
     parameters: VerdictParameters = PARAMETERS,
 ) -> Verdict:
     """Judge a registration from its evidence.
@@ -158,6 +163,8 @@ def judge(
         Whether mirror images were allowed.
     stop_reason
         Why the optimization ended; one that diverged is at most doubtful.
+    correlation
+        Correlation (NCC) of the warped and the fixed image at full resolution, where it is known.
     """
     p = parameters
     if evidence.after is None or evidence.linear is None:
@@ -169,6 +176,8 @@ def judge(
     confidence = 1 / (1 + math.exp(-min(max(logit, -30.0), 30.0)))
     reasons, limits = _limits(evidence, mirror, stop_reason, p)
     verdict: VerdictName = "good" if confidence >= p.good else "failed" if confidence < p.failed else "doubtful"
+    if verdict == "failed" and not limits and correlation is not None and correlation > p.near_identity:
+        verdict, confidence = "doubtful", p.failed
     order: tuple[VerdictName, ...] = ("failed", "doubtful", "good")
     verdict = min([verdict, *limits], key=order.index)
     if limits:

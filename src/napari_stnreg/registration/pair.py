@@ -98,11 +98,14 @@ def _stages(problem: Problem, settings: RegistrationSettings, start: Transform |
         step = IterationState("start", 0, 1, loss, partial(AffineTransform, found.affine.copy(), problem.unit))
         if (yield _progress(step, 0, total, outer, problem)) == "stop":
             stop_reason = "stopped"
-    if settings.similarity == "auto":
-        if not problem.choice:
-            chosen = choose_similarity(start_level(problem.pyramid), found.affine, problem.color_difference)
-            problem.choice.append(chosen)
-        settings = settings.model_copy(update={"similarity": problem.choice[-1].similarity})
+    if settings.similarity == "auto" and stop_reason == "finished":
+        try:
+            if not problem.choice:
+                level = start_level(problem.pyramid)
+                problem.choice.append(choose_similarity(level, found.affine, problem.color_difference))
+            settings = settings.model_copy(update={"similarity": problem.choice[-1].similarity})
+        except StopRequested:
+            stop_reason = "stopped"
     planned, done = 0, 0
     for position in range(len(settings.stages)):
         if stop_reason != "finished":

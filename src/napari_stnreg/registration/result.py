@@ -365,7 +365,10 @@ def result_steps(
         landmark_error=scores["after"].get("landmark_median"),
     )  # fmt: skip
     used = settings.similarity if similarity_choice is None else similarity_choice.similarity
-    judgment = judge(evidence, similarity=used, mirror=settings.mirror, stop_reason=stop_reason)
+    judgment = judge(
+        evidence, similarity=used, mirror=settings.mirror, stop_reason=stop_reason,
+        correlation=scores["after"].get("ncc"),
+    )  # fmt: skip
     if judgment.verdict == "failed":
         warnings.append(f"The registration failed. {judgment.reasons[0]}")
     elif judgment.verdict == "doubtful" and judgment.suggestion == "search":
