@@ -78,7 +78,7 @@ def prepared(folder: Path, side: int, features: str) -> dict[str, tuple]:
         "prepare": (tasks.prepare_section, work, source, None, 0, settings, encoder),
         "coarse": (tasks.match_coarse, work, (0, 1), settings),
         "fine": (tasks.match_fine, work, "fine 1", (0, 1), (there, there), settings, 0, False),
-        "quality": (tasks.measure_pair, work, (0, 1), (there, there)),
+        "quality": (tasks.measure_pair, work, "quality", (0, 1), (there, there)),
         "render": (tasks.render_section, work, source, writer, 0, there, canvas, CHUNK, False),
         "estimate": (source, settings),
     }

@@ -478,7 +478,7 @@ def test_ctrl_c_keeps_the_best_so_far(pair):
             end = time.monotonic() + 100
             while not (pair / "result").exists() and run.poll() is None and time.monotonic() < end:
                 time.sleep(0.05)
-            time.sleep(1)
+            time.sleep(0.3)
             run.send_signal(signal.SIGINT)
             said, error = run.communicate(timeout=60)
         finally:

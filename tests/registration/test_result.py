@@ -56,7 +56,7 @@ def test_the_scorecard_of_a_result_is_that_of_its_images(images, result):
 
 def test_text_and_html_are_short(result):
     text = repr(result)
-    assert len(text.splitlines()) <= 7 + len(result.warnings)
+    assert len(text.splitlines()) <= 8 + len(result.warnings)
     assert "affine" in text
     assert "NCC" in text
     page = result._repr_html_()
