@@ -16,6 +16,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.safetensors_format import load_transform_file
 from napari_stnreg.transforms import AffineTransform, ChainTransform, InverseTransform, chain, make_family
+from tests.helpers.families import FAMILIES
 
 GRID = Grid.from_spacing((6, 5, 7), (2.0, 0.1, 1 / 3), (1e5, -7, 0.1), unit="um")
 
@@ -26,17 +27,7 @@ def some(name: str, dtype=torch.float32):
 
 
 def kinds():
-    for name in (
-        "translation",
-        "rigid",
-        "similarity",
-        "affine",
-        "bspline",
-        "tps",
-        "displacement",
-        "diffeomorphic",
-        "velocity",
-    ):
+    for name in FAMILIES:
         for dtype in (torch.float32, torch.float64):
             yield pytest.param(some(name, dtype), id=f"{name}-{dtype}")
     yield pytest.param(chain(some("affine", torch.float64), some("diffeomorphic")), id="chain")

@@ -21,18 +21,7 @@ from napari_stnreg.transforms import (
     invert,
     make_family,
 )
-
-FAMILIES = (
-    "translation",
-    "rigid",
-    "similarity",
-    "affine",
-    "bspline",
-    "tps",
-    "displacement",
-    "diffeomorphic",
-    "velocity",
-)
+from tests.helpers.families import FAMILIES
 
 
 def smooth(name: str, grid: Grid, size: float = 0.1, seed: int = 0):

@@ -22,20 +22,9 @@ from napari_stnreg.transforms import (
     invert,
     make_family,
 )
+from tests.helpers.families import FAMILIES, LINEAR
 from tests.transforms.test_transforms import turned
 
-FAMILIES = (
-    "translation",
-    "rigid",
-    "similarity",
-    "affine",
-    "bspline",
-    "tps",
-    "displacement",
-    "diffeomorphic",
-    "velocity",
-)
-LINEAR = FAMILIES[:4]
 KINDS = (*FAMILIES, "chain", "inverse")
 FEW = settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 

@@ -39,10 +39,14 @@ def parser_errors(path: Path, kind: str = "") -> Iterator[None]:
     except MemoryError as error:
         raise InputError(f"'{path.name}' cannot be read; it declares more data than fit into the memory.") from error
     except Exception as error:
-        lines = str(error).strip().splitlines()
-        reason = lines[0][:160] if lines else type(error).__name__
         what = f"incomplete or not a {kind} file" if kind else "incomplete or damaged"
-        raise InputError(f"'{path.name}' cannot be read; it is {what} ({reason}).") from error
+        raise InputError(f"'{path.name}' cannot be read; it is {what} ({reason_of(error)}).") from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its class."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__
 
 
 def check_declared_size(name: str, declared: float, stored: float, *, ratio: float = 1.0) -> None:

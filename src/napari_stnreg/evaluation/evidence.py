@@ -14,6 +14,7 @@ from torch import Tensor
 
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
+from napari_stnreg.core.linalg import affine_matrix, fit_affine, rotation_2d
 from napari_stnreg.evaluation.chance import Chance, compare_with_chance, edge_agreement, edge_features
 from napari_stnreg.ops.filters import box_sum
 from napari_stnreg.ops.interpolation import resize, sample
@@ -145,7 +146,7 @@ def collect_evidence(
     lattice = _coarse_grid(box, parameters.size[ndim])
     points = lattice.points().reshape(-1, ndim)
     mapped = transform.map_points(points)
-    affine = _nearest_affine(points, mapped)
+    affine = fit_affine(points, mapped)
     singular = np.linalg.svd(affine[:-1, :-1], compute_uv=False)
     least = float(max(singular.min(), 1e-6))
     determinant, linear_determinant = _determinants(mapped.reshape(*lattice.shape, ndim), lattice, affine)
@@ -196,17 +197,6 @@ def _coarse_grid(grid: Grid, longest: int) -> Grid:
 
 def _apply(affine: FloatArray, points: FloatArray) -> FloatArray:
     return np.asarray(points @ affine[:-1, :-1].T + affine[:-1, -1])
-
-
-def _nearest_affine(points: FloatArray, mapped: FloatArray) -> FloatArray:
-    """Return the affine map nearest to a transform at the points, by least squares, ``(D + 1, D + 1)``."""
-    center = points.mean(0)
-    design = np.hstack([points - center, np.ones((len(points), 1))])
-    solution = np.linalg.lstsq(design, mapped, rcond=None)[0]
-    matrix = np.eye(points.shape[1] + 1)
-    matrix[:-1, :-1] = solution[:-1].T
-    matrix[:-1, -1] = solution[-1] - solution[:-1].T @ center
-    return matrix
 
 
 def _determinants(mapped: FloatArray, lattice: Grid, affine: FloatArray) -> tuple[FloatArray, float]:
@@ -344,7 +334,7 @@ def _alternatives(
         margin = (float(values[best]) - current) / deviation
         if margin > -parameters.ambiguous:
             shift = _shift_of(int(places[best]), surfaces.shape[1:])
-            matrix = _about(linears[best], points.mean(0), center)
+            matrix = affine_matrix(linears[best], center - points.mean(0), points.mean(0))
             matrix[:-1, -1] += matrix[:-1, :-1] @ (lattice.linear @ shift)
             own = own or _polished(target, source, fine, affine)
             margin = (_polished(target, source, fine, matrix)[0] - own[0]) / max(own[1], 0.02)
@@ -365,13 +355,6 @@ def _shift_of(place: int, padded: Sequence[int]) -> FloatArray:
     return np.array([i - n if i > n // 2 else i for i, n in zip(index, padded, strict=True)], dtype=np.float64)
 
 
-def _about(linear: FloatArray, fixed_center: FloatArray, moving_center: FloatArray) -> FloatArray:
-    matrix = np.eye(len(linear) + 1)
-    matrix[:-1, :-1] = linear
-    matrix[:-1, -1] = moving_center - linear @ fixed_center
-    return matrix
-
-
 def _polished(target: _CoarseImage, source: _CoarseImage, lattice: Grid, affine: FloatArray) -> tuple[float, float]:
     """Return the best agreement of edges near an affine map, among small turns, scales and shifts, and its spread."""
     ndim = lattice.ndim
@@ -381,8 +364,7 @@ def _polished(target: _CoarseImage, source: _CoarseImage, lattice: Grid, affine:
     for i, j in itertools.combinations(range(ndim), 2):
         for angle in (-0.13, 0.13):
             turn = np.eye(ndim)
-            turn[i, i] = turn[j, j] = math.cos(angle)
-            turn[i, j], turn[j, i] = -math.sin(angle), math.sin(angle)
+            turn[np.ix_((i, j), (i, j))] = rotation_2d(angle)
             turns.append(turn)
     turns += [0.93 * np.eye(ndim), 1.07 * np.eye(ndim)]
     linears = affine[:-1, :-1] @ np.stack(turns)
@@ -401,8 +383,7 @@ def _orientations(ndim: int) -> tuple[list[FloatArray], list[FloatArray]]:
     """Return proper rotations without the identity, and mirror images with all rotations."""
     flip = np.diag([-1.0] + [1.0] * (ndim - 1))
     if ndim == 2:
-        angles = [math.radians(15 * k) for k in range(24)]
-        turns = [np.array([[math.cos(t), -math.sin(t)], [math.sin(t), math.cos(t)]]) for t in angles]
+        turns = [rotation_2d(math.radians(15 * k)) for k in range(24)]
         return turns[2:-1], [turn @ flip for turn in turns]
     turns = []
     for order in itertools.permutations(range(3)):

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.file_errors import reason_of
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.content import FileContent, check_memory
 
@@ -40,8 +41,7 @@ def open_bioio(path: Path) -> FileContent:
         sizes = image.physical_pixel_sizes
         interval = getattr(image, "time_interval", None)
     except Exception as error:  # each plugin raises its own exceptions
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-        raise InputError(f"'{path.name}' cannot be read with {plugin} ({reason}).") from error
+        raise InputError(f"'{path.name}' cannot be read with {plugin} ({reason_of(error)}).") from error
     if len(image.scenes) > 1:
         logger.warning(
             "'%s' holds %d scenes; the first one, '%s', is read.", path.name, len(image.scenes), image.scenes[0]

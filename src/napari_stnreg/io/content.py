@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import CoordinateSystem, Grid
 from napari_stnreg.core.image import coordinate_system_of
+from napari_stnreg.core.memory import free_system_memory
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def check_memory(name: str, size: int) -> None:
     InputError
         If it does not fit.
     """
-    free = psutil.virtual_memory().available
+    free = free_system_memory()
     if size > free:
         raise InputError(
             f"'{name}' needs {size / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free. "

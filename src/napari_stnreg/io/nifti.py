@@ -214,7 +214,7 @@ def save_nifti(path: Path, images: Sequence[Image], *, labels: bool = False) -> 
     first = images[0]
     if any(image.grid != first.grid for image in images[1:]):
         raise InputError("The frames of a time series must lie on one grid to be written into one file.")
-    header = _recall(first)
+    header = header_of(first.metadata)
     unit = canonical(first.grid.unit)
     if unit not in _CODE_OF_UNIT:
         first, unit = first.with_unit("mm"), "mm"
@@ -268,10 +268,6 @@ def _remember(image: nib.Nifti1Image) -> dict[str, Any]:
         "version": 2 if isinstance(image, nib.Nifti2Image) else 1,
         "extensions": [(int(e.get_code()), bytes(e.content)) for e in image.header.extensions],
     }
-
-
-def _recall(image: Image) -> nib.Nifti1Header | None:
-    return header_of(image.metadata)
 
 
 def header_of(metadata: Mapping[str, Any]) -> nib.Nifti1Header | None:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from napari_stnreg.core.atomic_io import atomic_folder
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.file_errors import reason_of
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.output_guard import check_output
@@ -108,8 +109,7 @@ def open_node(path: Path, inside: str = "") -> Any:
     try:
         return zarr.open(str(path), mode="r", path=inside) if inside else zarr.open(str(path), mode="r")
     except Exception as error:  # zarr and its codecs raise anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-        raise InputError(f"'{path.name}' cannot be opened as Zarr ({reason}).") from error
+        raise InputError(f"'{path.name}' cannot be opened as Zarr ({reason_of(error)}).") from error
 
 
 def read_multiscale(path: Path) -> Multiscale:
@@ -224,7 +224,6 @@ def save_ome_zarr(path: Path, first: Image, *others: Image) -> None:
         If the grid is rotated or mirrored, which the format cannot say, or the folder is something else.
     """
     import zarr
-    from ome_zarr_models.v05.axes import Axis
     from ome_zarr_models.v05.image import ImageAttrs
     from ome_zarr_models.v05.multiscales import Dataset
     from ome_zarr_models.v05.multiscales import Multiscale as MultiscaleModel
@@ -241,11 +240,7 @@ def save_ome_zarr(path: Path, first: Image, *others: Image) -> None:
     data = data.astype(np.uint8) if data.dtype == np.bool_ else data
     names = [*(["t"] if others else []), *(["c"] if first.has_channel_axis else []), *"zyx"[-grid.ndim :]]
     lead = len(names) - grid.ndim
-    unit = LONG_UNITS.get(canonical(grid.unit))
-    kinds = {"t": "time", "c": "channel"}
-    axes = [
-        Axis(name=n, type=kinds.get(n, "space"), **({"unit": unit} if unit and n not in kinds else {})) for n in names
-    ]
+    axes = ome_axes(names, grid.unit)
     with atomic_folder(path) as part:
         group = zarr.create_group(str(part), zarr_format=3)
         datasets: list[Any] = []
@@ -278,29 +273,36 @@ def save_ome_zarr(path: Path, first: Image, *others: Image) -> None:
         group.attrs.update({"ome": ome, "stnreg": {"image": note}})
 
 
+def ome_axes(names: Sequence[str], unit: str) -> list[Any]:
+    """Return the axes ``t``, ``c``, ``z``, ``y``, ``x`` as OME-Zarr describes them; the unit is that of space."""
+    from ome_zarr_models.v05.axes import Axis
+
+    known = LONG_UNITS.get(canonical(unit))
+    kinds = {"t": "time", "c": "channel"}
+    return [
+        Axis(name=n, type=kinds.get(n, "space"), **({"unit": known} if known and n not in kinds else {})) for n in names
+    ]
+
+
 def is_scene(path: Path) -> bool:
     """Return whether a Zarr folder holds the scene of a transform, not an image."""
-    try:
-        found = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
-        return "scene" in found["attributes"]["ome"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return _has_attribute(path, "ome", "scene")
 
 
 def is_written_image(path: Path) -> bool:
     """Return whether :func:`save_ome_zarr` wrote a folder."""
-    return _has_note(path, "image")
+    return _has_attribute(path, "stnreg", "image")
 
 
 def is_written_scene(path: Path) -> bool:
     """Return whether this package wrote the scene of a transform into a folder."""
-    return _has_note(path, "scene")
+    return _has_attribute(path, "stnreg", "scene")
 
 
-def _has_note(path: Path, name: str) -> bool:
+def _has_attribute(path: Path, group: str, name: str) -> bool:
     try:
         found = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
-        return name in found["attributes"]["stnreg"]
+        return name in found["attributes"][group]
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -47,7 +47,7 @@ def open_tiff(path: Path) -> FileContent:
         is_color = page.photometric.name in ("RGB", "YCBCR", "PALETTE", "CIELAB")
         if len(tif.series) > 1:
             logger.warning("'%s' holds %d images; the first one is read.", path.name, len(tif.series))
-        spacing, unit, own = _calibration(tif)
+        spacing, unit, own = calibration(tif)
 
     # Q and I are pages of which the file does not say what they are: as everywhere, slices along z.
     axes = axes.translate(str.maketrans("QI", "ZZ"))
@@ -190,7 +190,7 @@ def save_ome_tiff(path: Path, first: Image, *others: Image) -> None:
     )
 
 
-def _calibration(tif: tifffile.TiffFile) -> tuple[tuple[float, float, float], str, Grid | None]:
+def calibration(tif: tifffile.TiffFile) -> tuple[tuple[float, float, float], str, Grid | None]:
     """Spacing (z, y, x) and unit that the file states, and the grid that this package wrote, if it did.
 
     A bare resolution tag is left alone: it is nearly always for a printer, and two photographs at 72 and 300 dots an

@@ -70,12 +70,11 @@ def sample(
     Tensor
         ``(B, C, *out)``; differentiable in the image and, except for the nearest voxel, in the points.
     """
-    grid = points if mode == "nearest" else normalized(points, image.shape[2:]).to(image.dtype)
-    image, grid = _broadcast(image, grid)
+    if mode == "nearest":
+        return _sample_nearest(*_broadcast(image, points), padding, 0.0)
+    image, grid = _broadcast(image, normalized(points, image.shape[2:]).to(image.dtype))
     out_shape = points.shape[1:-1]
     ndim = points.shape[-1]
-    if mode == "nearest":
-        return _sample_nearest(image, grid, padding, 0.0)
     if len(out_shape) != ndim:  # a list of points, not a grid: give it the axes that grid_sample wants
         grid = grid.reshape(grid.shape[0], *([1] * (ndim - 1)), -1, ndim)
     result = _grid_sample(image, grid, padding, mode)

@@ -24,7 +24,7 @@ from napari_stnreg.registration.optimizers.parametric import Adam
 from napari_stnreg.registration.preprocessing import Problem
 from napari_stnreg.registration.pyramid import Level, Pyramid
 from napari_stnreg.registration.settings import RegistrationSettings, fit_method
-from napari_stnreg.registration.similarity_choice import SAME_CONTRAST, contrast_relation
+from napari_stnreg.registration.similarity_choice import SAME_CONTRAST, contrast_correlation
 from napari_stnreg.registration.translation_search import best_translations, phase_shift
 from napari_stnreg.transforms import from_landmarks, make_family
 
@@ -132,7 +132,7 @@ def find_start(
 
     plain = best_candidates(level, similarity, simple_candidates(level, ("none", "center", "moments", "phase")), keep=2)
     best = plain[0] if plain else (math.inf, simple_candidates(level, ("center",))[0])
-    signed = settings.similarity in ("auto", "lncc") and contrast_relation(level, best[1])[0] >= SAME_CONTRAST
+    signed = settings.similarity in ("auto", "lncc") and contrast_correlation(level, best[1]) >= SAME_CONTRAST
     if signed:  # the contrast is known now, and what is inverted is no match
         settings = settings.model_copy(update={"similarity": "ncc"})
         similarity = start_similarity(settings)
@@ -174,13 +174,7 @@ def find_start(
 
 def above_chance(level: Level, affine: FloatArray) -> float:
     """Standard deviations by which an affine aligns better than chance, whatever was optimized."""
-    coordinates = lattice_points(
-        level.normalizing_matrix(affine @ level.fixed_grid.matrix)[None], level.fixed.shape[2:]
-    )
-    moved, weight = level.sample_moving(coordinates, masked=True)
-    if level.fixed_weight is not None:
-        weight = level.fixed_weight if weight is None else weight * level.fixed_weight
-    return compare_with_chance(level.fixed, moved, weight, mirror=False).z
+    return compare_with_chance(level.fixed, *level.warp_moving(affine), mirror=False).z
 
 
 def _chunks(items: list[FloatArray], size: int) -> Iterable[list[FloatArray]]:

@@ -32,10 +32,14 @@ def require_memory(needed: int, free: int, activity: str) -> None:
         If more than the free memory is needed.
     """
     if needed > free:
-        raise OutOfMemoryError(
-            f"{activity} needs {needed / 2**30:.1f} GiB and only {free / 2**30:.1f} GiB are free; "
-            "crop or shrink the images first."
-        )
+        raise _too_large(needed, free, activity)
+
+
+def _too_large(needed: int, free: int, activity: str) -> OutOfMemoryError:
+    return OutOfMemoryError(
+        f"{activity} needs {needed / 2**30:.1f} GiB and only {free / 2**30:.1f} GiB are free; "
+        "crop or shrink the images first."
+    )
 
 
 class HasGrid(Protocol):
@@ -83,8 +87,5 @@ def affordable_shrink(fixed: HasGrid, moving: HasGrid, settings: RegistrationSet
     while whole + (need - whole) / shrink**fixed.grid.ndim > 0.8 * free:
         shrink *= 2
         if shrink > 64:
-            raise OutOfMemoryError(
-                f"Registering '{fixed.name}' and '{moving.name}' needs {need / 2**30:.1f} GiB and only "
-                f"{free / 2**30:.1f} GiB are free; crop or shrink the images first."
-            )
+            raise _too_large(need, free, f"Registering '{fixed.name}' and '{moving.name}'")
     return shrink

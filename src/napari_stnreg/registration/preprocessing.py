@@ -78,7 +78,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class _Placed:
+class _NamedGrid:
     """A name and a grid, for the estimate of memory."""
 
     name: str
@@ -137,7 +137,7 @@ def prepare(
     center = fixed.grid.center
     # A sheared lattice has no single step per axis; the fit runs on an upright one over the same place.
     fit_grid = fixed.grid if fixed.grid.is_orthogonal(ROUNDED_AXES) else fixed.grid.orthogonal()
-    shrink = affordable_shrink(_Placed(fixed.name, fit_grid), moving, settings, free_memory(str(device)))
+    shrink = affordable_shrink(_NamedGrid(fixed.name, fit_grid), moving, settings, free_memory(str(device)))
     if shrink > 1:
         warnings.append(
             f"There is not enough memory for full resolution, so the fit stopped at 1/{shrink:.0f} of it; "

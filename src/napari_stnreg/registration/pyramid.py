@@ -16,6 +16,7 @@ from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.progress import check_stop
 from napari_stnreg.ops.filters import gaussian
 from napari_stnreg.ops.interpolation import constant, index_points, resize, sample_normalized, sampler_matrix
+from napari_stnreg.ops.lattice import lattice_points
 
 EDGE_SPREAD = 1.5
 """Standard deviation, in voxels, of what continues an image beyond its mask."""
@@ -102,6 +103,15 @@ class Level:
         elif masked:
             weight = (coordinates.detach().abs().amax(-1) <= 1).to(warped.dtype)[:, None]
         return warped, weight
+
+    def warp_moving(self, affine: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+        """The moving image on the fixed lattice under an affine map, and the weight of what both images know there."""
+        coordinates = lattice_points(
+            self.normalizing_matrix(affine @ self.fixed_grid.matrix)[None], self.fixed.shape[2:]
+        )
+        warped, weight = self.sample_moving(coordinates, masked=True)
+        assert weight is not None
+        return warped, weight if self.fixed_weight is None else weight * self.fixed_weight
 
 
 def level_shapes(grid: Grid, shrink: float) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from napari_stnreg.core.device import free_memory
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.core.progress import interruptible, run_to_completion
+from napari_stnreg.core.progress import interruptible
 from napari_stnreg.core.provenance import package_versions
 from napari_stnreg.evaluation.evidence import collect_evidence
 from napari_stnreg.evaluation.report import Scorecard
@@ -288,7 +288,7 @@ def _png_tag(picture: npt.NDArray[np.uint8], name: str) -> str:
     return f"<img alt='{name}' src='data:image/png;base64,{data}'>"
 
 
-def make_result(
+def result_steps(
     fixed: Image,
     moving: Image,
     settings: RegistrationSettings,
@@ -300,8 +300,8 @@ def make_result(
     landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None],
     device: torch.device | str = "cpu",
     similarity_choice: SimilarityChoice | None = None,
-) -> Result:
-    """Warp the moving image and score the registration.
+) -> Generator[str, None, Result]:
+    """Warp the moving image and score the registration; a generator that yields what is done next.
 
     Parameters
     ----------
@@ -316,27 +316,6 @@ def make_result(
     similarity_choice
         What the similarity ``"auto"`` chose.
     """
-    steps = result_steps(
-        fixed, moving, settings, transform, losses, stop_reason, seconds, warnings, landmarks, device,
-        similarity_choice,
-    )  # fmt: skip
-    return run_to_completion(steps)
-
-
-def result_steps(
-    fixed: Image,
-    moving: Image,
-    settings: RegistrationSettings,
-    transform: Transform,
-    losses: LossHistory,
-    stop_reason: StopReason,
-    seconds: float,
-    warnings: list[str],
-    landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None],
-    device: torch.device | str = "cpu",
-    similarity_choice: SimilarityChoice | None = None,
-) -> Generator[str, None, Result]:
-    """Generator form of :func:`make_result`; yields what is done next."""
     yield "warping"
     grid = output_grid(fixed, moving, transform, settings)
     if grid is not fixed.grid:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.core.image import Image
-from napari_stnreg.ops.lattice import lattice_points
 from napari_stnreg.registration.pyramid import Level
 from napari_stnreg.registration.settings import SIMILARITY_TITLES
 
@@ -87,26 +87,38 @@ def choose_similarity(
     return SimilarityChoice("lncc", f"The two images have the same contrast (correlation {linear:.2f}).")
 
 
+def contrast_correlation(level: Level, affine: FloatArray) -> float:
+    """Return the correlation of the two images in common places; 0 if one is constant or too little is common."""
+    values = _common_values(level, affine, PARAMETERS.bins)
+    return 0.0 if values is None else _correlation(values)
+
+
 def contrast_relation(level: Level, affine: FloatArray, bins: int = PARAMETERS.bins) -> tuple[float, float]:
-    """Return the correlation of the two images in common places, and the correlation ratio of moving given fixed."""
-    coordinates = lattice_points(
-        level.normalizing_matrix(affine @ level.fixed_grid.matrix)[None], level.fixed.shape[2:]
-    )
-    moved, weight = level.sample_moving(coordinates, masked=True)
-    inside = torch.ones_like(moved) if weight is None else weight
-    if level.fixed_weight is not None:
-        inside = inside * level.fixed_weight
-    keep = (inside > 0.5).flatten()
-    a, b = level.fixed.flatten()[keep].double(), moved.flatten()[keep].double()
-    if a.numel() < 4 * bins or float(a.std()) < 1e-6 or float(b.std()) < 1e-6:
+    """Return :func:`contrast_correlation`, and the correlation ratio of the moving image given the fixed one."""
+    values = _common_values(level, affine, bins)
+    if values is None:
         return 0.0, 0.0
-    linear = float(torch.corrcoef(torch.stack([a, b]))[0, 1])
+    a, b = values
     group = torch.bucketize(
         a, torch.linspace(float(a.min()), float(a.max()), bins + 1, dtype=a.dtype)[1:-1].to(a.device)
     )
     count = torch.bincount(group, minlength=bins).clamp_min(1)
     mean = torch.bincount(group, weights=b, minlength=bins) / count
-    return linear, 1 - float((b - mean[group]).square().mean()) / float(b.var(correction=0))
+    return _correlation(values), 1 - float((b - mean[group]).square().mean()) / float(b.var(correction=0))
+
+
+def _common_values(level: Level, affine: FloatArray, bins: int) -> Tensor | None:
+    """Return the values of both images where both are known, ``(2, N)``; ``None`` if they cannot be compared."""
+    moved, weight = level.warp_moving(affine)
+    keep = (weight > 0.5).flatten()
+    values = torch.stack([level.fixed.flatten()[keep], moved.flatten()[keep]]).double()
+    if values.shape[1] < 4 * bins or float(values.std(dim=1).min()) < 1e-6:
+        return None
+    return values
+
+
+def _correlation(values: Tensor) -> float:
+    return float(torch.corrcoef(values)[0, 1])
 
 
 def color_difference(fixed: Image, moving: Image) -> float | None:

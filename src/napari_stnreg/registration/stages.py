@@ -27,14 +27,14 @@ from napari_stnreg.losses import (
     make_similarity,
 )
 from napari_stnreg.models.similarity import load_similarity
-from napari_stnreg.ops.lattice import apply_matrix, lattice_points
+from napari_stnreg.ops.lattice import apply_matrix
 from napari_stnreg.registration.optimizers.dense import DenseState, fit_dense
 from napari_stnreg.registration.optimizers.parametric import AdamOptions, ParametricState, Penalty, fit_parametric
 from napari_stnreg.registration.preprocessing import Problem
 from napari_stnreg.registration.presets import Preset, dense_options, global_correlation_weight, window_radius
 from napari_stnreg.registration.pyramid import Level, shrink_factors
 from napari_stnreg.registration.settings import RegistrationSettings, fit_method
-from napari_stnreg.registration.similarity_choice import SAME_CONTRAST, contrast_relation
+from napari_stnreg.registration.similarity_choice import SAME_CONTRAST, contrast_correlation
 from napari_stnreg.transforms import AffineTransform, Transform, TransformFamily, chain, make_family
 from napari_stnreg.transforms.dense import DiffeomorphicTransform, DisplacementTransform, VelocityTransform
 from napari_stnreg.transforms.linear import radius
@@ -122,7 +122,7 @@ def linear_similarity(settings: RegistrationSettings, level: Level, begin: Float
     The correlation is squared, so that inverted contrast matches too, unless the images clearly correlate already.
     """
     if settings.similarity in ("auto", "lncc"):
-        return make_similarity("ncc", squared=contrast_relation(level, begin)[0] < SAME_CONTRAST)
+        return make_similarity("ncc", squared=contrast_correlation(level, begin) < SAME_CONTRAST)
     return load_similarity(settings.similarity)
 
 
@@ -338,12 +338,7 @@ def _is_sound(level: Level, begin: FloatArray, fitted: FloatArray) -> bool:
 
 
 def _overlap(level: Level, affine: FloatArray) -> float:
-    coordinates = lattice_points(
-        level.normalizing_matrix(affine @ level.fixed_grid.matrix)[None], level.fixed.shape[2:]
-    )
-    weight = level.sample_moving(coordinates, masked=True)[1]
-    assert weight is not None
-    return float((weight if level.fixed_weight is None else weight * level.fixed_weight).mean())
+    return float(level.warp_moving(affine)[1].mean())
 
 
 def _linear_penalty(stage: str, other: Penalty | None) -> Penalty | None:

@@ -239,6 +239,7 @@ class _SeriesRun:
         self.mode, self.reference_frame, self.image = self._reference(reference)
         self.label = self.mode if self.image is None else f"image {self.image.name}"
         self.stopped = False
+        self._frames_open = False
         self.began = time.perf_counter()
         first = series[0]
         self.grid: Grid = self.image.grid if self.image is not None else first.grid
@@ -324,8 +325,8 @@ class _SeriesRun:
             plain = Image(np.nan_to_num(image.intensity(self.settings.moving_channel)), image.grid, image.mask)
             warped = warp(plain, transform, self.grid)
             inside = 1.0 if warped.mask is None else warped.mask
-            total.__iadd__(warped.data * inside)
-            weight.__iadd__(inside)
+            np.add(total, warped.data * inside, out=total)
+            np.add(weight, inside, out=weight)
 
         fits = yield from self._pass(1, frames, first, write=False, each=add)
         if self.stopped or not fits:
@@ -442,5 +443,3 @@ class _SeriesRun:
             self.folder.open_frames(len(self.series), replace(image, name=self.series.name), self.series.interval)
             self._frames_open = True
         self.folder.write_frame(frame, image)
-
-    _frames_open = False

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from napari_stnreg.core.device import single_thread
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
+from napari_stnreg.core.linalg import fit_affine
+from napari_stnreg.evaluation.intensity import ncc as correlation
 from napari_stnreg.registration.api import register_steps
 from napari_stnreg.registration.optimizers.gauss_newton import GaussNewtonFitter
 from napari_stnreg.registration.pair import fit_pair
@@ -27,6 +30,7 @@ from napari_stnreg.transforms import AffineTransform, Transform
 if TYPE_CHECKING:
     from napari_stnreg.models.model import Model
 
+Fitted = TypeVar("Fitted")
 FrameSteps = Generator[Progress, "str | None", "tuple[FrameFit, Transform] | None"]
 
 SAME_CONTRAST = frozenset({"auto", "lncc", "ncc", "mse"})
@@ -143,19 +147,10 @@ class FrameFitter:
             return describe(frame, ncc, overlap, matrix, affine, grid), affine
         settings = self.settings.model_copy(update={"family": self._deformable, "start": "none"})
         problem = prepare(self.reference, image, settings, self.device, has_start=True)
-        steps = fit_pair(problem, settings, affine, grid.size)
-        transform = None
-        try:
-            progress = next(steps)
-            while True:
-                if (yield progress) == "stop":
-                    steps.close()
-                    return None
-                progress = next(steps)
-        except StopIteration as end:
-            if end.value[2] == "stopped":
-                return None
-            transform = end.value[0].to("cpu").translated_frame(problem.center).with_domain(grid)
+        found_pair = yield from _until_stopped(fit_pair(problem, settings, affine, grid.size))
+        if found_pair is None or found_pair[2] == "stopped":
+            return None
+        transform = found_pair[0].to("cpu").translated_frame(problem.center).with_domain(grid)
         ncc, overlap = self._compare(image, transform)
         return describe(frame, ncc, overlap, matrix, transform, grid), transform
 
@@ -169,24 +164,14 @@ class FrameFitter:
             self.reference, image, self.settings, fixed_landmarks=self._landmarks.fixed,
             moving_landmarks=self._landmarks.moving, start_transform=start, model=self._model,
         )  # fmt: skip
-        try:
-            progress = next(steps)
-            while True:
-                if (yield progress) == "stop":
-                    steps.close()
-                    return None
-                progress = next(steps)
-        except StopIteration as end:
-            result = end.value
-        if result.stop_reason == "stopped":
+        result = yield from _until_stopped(steps)
+        if result is None or result.stop_reason == "stopped":
             return None
         ncc, overlap = self._compare(image, result.transform)
-        reasons = list(getattr(result, "reasons", []) or [])
-        failed = str(getattr(result, "verdict", "")) == "failed"
         if self.settings.similarity not in SAME_CONTRAST:
             ncc = abs(ncc)  # other contrasts may correlate inversely
         matrix = linear_part(result.transform, grid)
-        reason = (" ".join(reasons) or "the registration is judged as failed") if failed else ""
+        reason = " ".join(result.reasons) if result.verdict == "failed" else ""
         return describe(frame, ncc, overlap, matrix, result.transform, grid, reason), result.transform
 
     def _compare(self, image: Image, transform: Transform) -> tuple[float, float]:
@@ -203,14 +188,23 @@ class FrameFitter:
         both = np.ones(grid.shape, bool)
         for one in pair:
             both &= True if one.mask is None else one.mask
-        known = both if pair[0].mask is None else pair[0].mask
-        overlap = float(both.sum()) / max(float(np.sum(known)) if pair[0].mask is not None else both.size, 1.0)
-        if both.sum() < 8:
-            return 0.0, overlap
-        a, b = (one.data[both].astype(np.float64) for one in pair)
-        a, b = a - a.mean(), b - b.mean()
-        size = float(np.sqrt((a * a).sum() * (b * b).sum()))
-        return (float((a * b).sum()) / size if size > 0 else 0.0), overlap
+        known = both.size if pair[0].mask is None else int(pair[0].mask.sum())
+        overlap = float(both.sum()) / max(known, 1)
+        value = correlation(pair[0].data, pair[1].data, both) if both.sum() >= 8 else 0.0
+        return (value if np.isfinite(value) else 0.0), overlap
+
+
+def _until_stopped(steps: Generator[Progress, Any, Fitted]) -> Generator[Progress, str | None, Fitted | None]:
+    """Pass on the progress of a fit and return its result; ``"stop"`` closes it and returns ``None``."""
+    with closing(steps):
+        while True:
+            try:
+                progress = next(steps)
+            except StopIteration as end:
+                result: Fitted = end.value
+                return result
+            if (yield progress) == "stop":
+                return None
 
 
 def masked(image: Image) -> Image:
@@ -238,8 +232,4 @@ def linear_part(transform: Transform, grid: Grid) -> FloatArray:
     probe = grid.resized([min(n, 12) for n in grid.shape])
     points = probe.points().reshape(-1, grid.ndim)
     moved = points + transform.displacement(probe).reshape(grid.ndim, -1).T
-    rows = np.column_stack([points, np.ones(len(points))])
-    solution, *_ = np.linalg.lstsq(rows, moved, rcond=None)
-    out = np.eye(grid.ndim + 1)
-    out[:-1] = solution.T
-    return out
+    return fit_affine(points, moved)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import math
 from collections.abc import Sequence
@@ -199,7 +200,7 @@ def motion_svg(table: npt.NDArray[np.void], unit: str, title: str) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{len(panels) * (height + gap) + 44}" '
         'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>'
-        f'<text x="{left}" y="20" font-size="14">{_escaped(title)}</text>'
+        f'<text x="{left}" y="20" font-size="14">{html.escape(title, quote=False)}</text>'
     ]
     frames = table["frame"].astype(np.float64)
     first, last = (frames.min(), max(frames.max(), frames.min() + 1)) if len(frames) else (0.0, 1.0)
@@ -240,7 +241,3 @@ def motion_svg(table: npt.NDArray[np.void], unit: str, title: str) -> str:
     parts.append(f'<text x="{left}" y="{bottom}">frame {int(first)}</text>')
     parts.append(f'<text x="{width - 16}" y="{bottom}" text-anchor="end">{int(last)}</text></svg>')
     return "".join(parts)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

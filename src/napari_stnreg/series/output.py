@@ -21,8 +21,7 @@ from napari_stnreg.core.atomic_io import write_json, write_text
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.output_guard import check_output, remove_folder, sync_path
-from napari_stnreg.core.units import canonical
-from napari_stnreg.io.ome_zarr import CHUNK, LONG_UNITS
+from napari_stnreg.io.ome_zarr import CHUNK, ome_axes
 from napari_stnreg.io.tiff import ome_metadata
 from napari_stnreg.io.transform_io import load_transform, save
 from napari_stnreg.series.motion import FrameFit
@@ -176,17 +175,12 @@ def _create_zarr(
     path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], names: list[str], first: Image, interval: float
 ) -> None:
     import zarr
-    from ome_zarr_models.v05.axes import Axis
     from ome_zarr_models.v05.image import ImageAttrs
     from ome_zarr_models.v05.multiscales import Dataset, Multiscale
 
     grid = first.grid
     lead = len(names) - grid.ndim
-    unit = LONG_UNITS.get(canonical(grid.unit))
-    kinds = {"t": "time", "c": "channel"}
-    axes = [
-        Axis(name=n, type=kinds.get(n, "space"), **({"unit": unit} if unit and n not in kinds else {})) for n in names
-    ]
+    axes = ome_axes(names, grid.unit)
     group = zarr.create_group(str(path), zarr_format=3)
     chunks = (*(1,) * lead, *(min(16, n) for n in shape[lead:-2]), *(min(2 * CHUNK, n) for n in shape[-2:]))
     group.create_array("0", shape=shape, chunks=chunks, dtype=dtype, dimension_names=names)

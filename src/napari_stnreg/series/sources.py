@@ -168,7 +168,7 @@ def _open_tiff(path: Path, axes: str | None) -> Series:
         with tifffile.TiffFile(path) as file:
             pages = file.series[0]
             letters = axes or pages.axes.translate(str.maketrans("QIS", "TTC")).lower()
-            spacing, unit, own = tiff._calibration(file)
+            spacing, unit, own = tiff.calibration(file)
             interval = float((file.imagej_metadata or {}).get("finterval", 1.0) or 1.0)
             color = "S" in pages.axes
             shape = pages.shape

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.core.linalg import fit_affine
 
 Labels = npt.NDArray[np.uint8]
 
@@ -233,15 +234,9 @@ def fit_affine_matrix(points: FloatArray, mapped: FloatArray) -> FloatArray:
     InputError
         If the fitted map is singular.
     """
-    center = points.mean(axis=0)
-    rows = np.column_stack([points - center, np.ones(len(points))])
-    solved, *_ = np.linalg.lstsq(rows, mapped, rcond=None)
-    linear = solved[:2].T
-    if abs(np.linalg.det(linear)) < 1e-6:
+    matrix = fit_affine(points, mapped)
+    if abs(np.linalg.det(matrix[:2, :2])) < 1e-6:
         raise InputError("The points of a section are mapped onto one line. Check its displacement or its landmarks.")
-    matrix = np.eye(3)
-    matrix[:2, :2] = linear
-    matrix[:2, 2] = solved[2] - linear @ center
     return matrix
 
 

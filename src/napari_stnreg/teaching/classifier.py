@@ -162,7 +162,7 @@ def train_classifiers(
     ClassifierResult
     """
     result = ClassifierResult(_models(data.size, seed))
-    optimizers = {name: _optimizer(model, learning_rate) for name, model in result.models.items()}
+    optimizers = {name: torch.optim.Adam(model.parameters(), learning_rate) for name, model in result.models.items()}
     schedules = {
         name: torch.optim.lr_scheduler.CosineAnnealingLR(each, max(steps, 1), learning_rate * 0.02)
         for name, each in optimizers.items()
@@ -194,10 +194,6 @@ def _models(size: int, seed: int) -> dict[str, DigitClassifier]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return {name: DigitClassifier(size, transformer=name == "transformer") for name in NAMES}
-
-
-def _optimizer(model: DigitClassifier, rate: float) -> torch.optim.Optimizer:
-    return torch.optim.Adam(model.parameters(), rate)
 
 
 def _evaluate(

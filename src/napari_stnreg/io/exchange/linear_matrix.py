@@ -13,12 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.io.exchange.itk import FILE_UNIT
+from napari_stnreg.io.itk_image import LPS_TO_RAS
 from napari_stnreg.io.nifti import header_of
 from napari_stnreg.transforms import AffineTransform, Transform
 
-_LPS: FloatArray = np.diag([-1.0, -1.0, 1.0, 1.0])
 _XFM_PART = re.compile(r"Transform_Type\s*=\s*(\w+)\s*;(.*?)(?=Transform_Type|\Z)", re.DOTALL)
 _XFM_MATRIX = re.compile(r"Linear_Transform\s*=\s*([^;]*);", re.DOTALL)
 
@@ -134,4 +133,4 @@ def _from_ras(matrix: npt.NDArray[Any], name: str) -> Transform:
     matrix = np.asarray(matrix, dtype=np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-30:
         raise InputError(f"'{name}' holds a matrix that is singular or not finite.")
-    return AffineTransform(_LPS @ matrix @ _LPS, FILE_UNIT)
+    return AffineTransform(LPS_TO_RAS @ matrix @ LPS_TO_RAS, FILE_UNIT)

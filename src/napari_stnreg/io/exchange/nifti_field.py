@@ -12,6 +12,7 @@ import torch
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.exchange.itk import FILE_UNIT
+from napari_stnreg.io.itk_image import LPS_TO_RAS
 from napari_stnreg.io.nifti import check_nifti_size, checked_gzip
 from napari_stnreg.transforms import DisplacementTransform, Transform, as_displacement
 
@@ -43,7 +44,7 @@ def read_field(path: Path) -> tuple[Transform, str]:
             "the vectors. Is it an image?"
         )
     header = image.header
-    matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(image.affine, dtype=np.float64)
+    matrix = LPS_TO_RAS @ np.asarray(image.affine, dtype=np.float64)
     matrix[:-1] *= _SCALE_OF_UNIT.get(header.get_xyzt_units()[0], 1.0)
     field = vectors[:, :, :, 0]
     if int(header["intent_code"]) == _DISPLACEMENT:
@@ -116,7 +117,7 @@ def write_field(transform: Transform, path: Path, note: str, domain: Grid | None
         solid = np.eye(4)
         solid[np.ix_([0, 1, 3], [0, 1, 3])] = matrix
         matrix = solid
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
+    affine = LPS_TO_RAS @ matrix
     data = vectors[:, :, :, None]
     kind: Any = nib.Nifti2Image if max(data.shape) > 32767 else nib.Nifti1Image
     image = kind(data, affine)

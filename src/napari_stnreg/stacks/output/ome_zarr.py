@@ -20,7 +20,7 @@ from napari_stnreg._version import __version__
 from napari_stnreg.core.atomic_io import write_text
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.output_guard import remove_folder, sync_tree
-from napari_stnreg.core.units import canonical
+from napari_stnreg.io.ome_zarr import ome_axes
 from napari_stnreg.stacks.output.canvas import OutputCanvas
 from napari_stnreg.stacks.output.render import halve
 from napari_stnreg.stacks.sources.base import StackSource
@@ -31,17 +31,6 @@ CHUNK = 512
 """Side of the chunks of the image, pixels."""
 SMALLEST_LEVEL = 128
 """The pyramid ends with a level whose longer side is at most twice this, pixels."""
-
-_OME_UNITS = {
-    "m": "meter",
-    "cm": "centimeter",
-    "mm": "millimeter",
-    "um": "micrometer",
-    "nm": "nanometer",
-    "pm": "picometer",
-    "angstrom": "angstrom",
-    "inch": "inch",
-}
 
 
 class SectionWriter:
@@ -176,7 +165,6 @@ def create(
 
 def _metadata(source: StackSource, canvas: OutputCanvas, levels: int, scale: float, *, labels: bool) -> dict[str, Any]:
     """Create the validated OME-Zarr metadata of the image."""
-    from ome_zarr_models.v05.axes import Axis
     from ome_zarr_models.v05.image import ImageAttrs
     from ome_zarr_models.v05.multiscales import Dataset, Multiscale
 
@@ -194,10 +182,11 @@ def _metadata(source: StackSource, canvas: OutputCanvas, levels: int, scale: flo
                 translation=[0.0, (corner[0] + middle) * y, (corner[1] + middle) * x],
             )
         )
-    unit = _OME_UNITS.get(canonical(source.unit))
-    axes = [Axis(name=name, type="space", **({"unit": unit} if unit else {})) for name in "zyx"]
     multiscale = Multiscale(
-        axes=axes, datasets=tuple(datasets), name=source.name, type="subsample" if labels else "mean"
+        axes=ome_axes("zyx", source.unit),
+        datasets=tuple(datasets),
+        name=source.name,
+        type="subsample" if labels else "mean",
     )
     found: dict[str, Any] = ImageAttrs(version="0.5", multiscales=[multiscale]).model_dump(
         mode="json", exclude_none=True

@@ -283,8 +283,8 @@ def assess_sections(
     faults: Sequence[str],
     before: Mapping[Pair, PairQuality],
     after: Mapping[Pair, PairQuality],
-    matches: Mapping[Pair, FineMatch] | None = None,
-    chance: Sequence[float] = (),
+    matches: Mapping[Pair, FineMatch],
+    gaps: Mapping[Pair, Verdict],
 ) -> list[SectionQuality]:
     """Assess every section: status, verdict, reason and quality measures.
 
@@ -298,14 +298,13 @@ def assess_sections(
         Correlations of neighboring usable sections before and after alignment.
     matches
         Matches of the last fine iteration, for the residual.
-    chance
-        Correlations of sections with shifted copies of their neighbors.
+    gaps
+        Verdicts of the gaps, by :func:`judge_gaps`.
     """
     points = canvas_points(transforms)
     moved = np.stack([_displacement(m, points) for m in transforms])
     slow = gaussian_filter1d(moved, 3.0, axis=0, mode="nearest") if len(transforms) > 1 else moved
-    remaining = section_residuals(matches or {}, transforms)
-    gaps = judge_gaps(after, chance)
+    remaining = section_residuals(matches, transforms)
     rows = []
     for z, transform in enumerate(transforms):
         folded, strain = measure_deformation(transform, points)

@@ -319,7 +319,8 @@ class AlignmentPipeline:
         good, done = usable(faults), self._completed + self._fractions["quality"]
         before, after = yield from self._measure(tasks.QUALITY, transforms, good)
         chance = yield from self._measure_chance(transforms, neighbor_pairs(good))
-        segments = split_into_segments(good, judge_gaps(after, chance))
+        judged = judge_gaps(after, chance)
+        segments = split_into_segments(good, judged)
         single = {one[0] for one in segments if len(one) == 1} - set(fixed or {})
         if single and len(single) < len(segments):
             faults = [UNMATCHED if z in single else fault for z, fault in enumerate(faults)]
@@ -328,10 +329,10 @@ class AlignmentPipeline:
                 transforms = solve_stack(transforms, matches, self.settings, fixed, self.job.landmarks)
             transforms, good = place_between(transforms, single), usable(faults)
             before, after = yield from self._measure(tasks.BRIDGED_QUALITY, transforms, good)
-            segments = split_into_segments(good, judge_gaps(after, chance))
+            judged = judge_gaps(after, chance)
+            segments = split_into_segments(good, judged)
         self._completed = done
-        verdicts = assess_sections(transforms, faults, before, after, matches, chance)
-        judged = judge_gaps(after, chance)
+        verdicts = assess_sections(transforms, faults, before, after, matches, judged)
         limit = chance_limit(chance)
         gaps = [
             {

@@ -9,7 +9,7 @@ import numpy as np
 import tifffile
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.io.tiff import _calibration
+from napari_stnreg.io.tiff import calibration
 from napari_stnreg.stacks.sources.base import (
     Array,
     StackSource,
@@ -67,7 +67,7 @@ def open_tiff(path: Path, *, channel: int | None = None) -> TiffSource:
 
 def _tiff_stack(path: Path, tif: tifffile.TiffFile, channel: int | None) -> TiffSource:
     series = tif.series[0]
-    spacing, unit, own = _calibration(tif)
+    spacing, unit, own = calibration(tif)
     if own is not None and own.ndim == 3:
         spacing, unit = (float(own.spacing[0]), float(own.spacing[1]), float(own.spacing[2])), own.unit
     numbers, page_shape = _sections_of(series, path.name, channel)

@@ -113,7 +113,7 @@ class MixedSource(PairSource):
         return self.sources[:1] if split == "validation" else self.sources
 
     def draw_pair(self, split: str, epoch: int, index: int, seed: int) -> Batch:
-        """See :meth:`PairSource.example`."""
+        """See :meth:`PairSource.draw_pair`."""
         for number, source in enumerate(self._sources_of(split)):
             if index < source.count(split):
                 return source.draw_pair(split, epoch, index, seed + 1000 * number)

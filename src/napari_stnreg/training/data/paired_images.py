@@ -114,7 +114,7 @@ class PairedImages(PairSource):
         return len(self.validation_pairs) if split == "validation" else len(self.pairing)
 
     def draw_pair(self, split: str, epoch: int, index: int, seed: int) -> Batch:
-        """See :meth:`PairSource.example`."""
+        """See :meth:`PairSource.draw_pair`."""
         if split == "validation":
             validation = Augmentation(independent=self.augmentation.independent if self.same_image else None)
             return self._pair(self.validation_pairs[index], validation, seeded_rng(seed, 2**31, index))

@@ -134,7 +134,7 @@ class GeneratedShapes(PairSource):
         return self._counts[split]
 
     def draw_pair(self, split: str, epoch: int, index: int, seed: int) -> Batch:
-        """See :meth:`PairSource.example`."""
+        """See :meth:`PairSource.draw_pair`."""
         held = int(split == "validation")
         if not self.keep:
             random = seeded_rng(seed, epoch, index, held)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_stnreg.core.image import Image
+from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.napari_layers import LayerData
 from napari_stnreg.registration.settings import RegistrationSettings
@@ -56,7 +57,7 @@ class SeriesOutcome:
 def run_series(job: RegistrationJob, control: TaskControl) -> Generator[TaskProgress, None, SeriesOutcome | None]:
     """Register every frame of the moving layer; ``None`` if canceled or stopped before the first frame was done."""
     import napari_stnreg as sr
-    from napari_stnreg.registration.result import make_result
+    from napari_stnreg.registration.result import result_steps
     from napari_stnreg.series.sources import Series
 
     fixed = job.fixed.image() if job.reference == FIXED_IMAGE else job.moving.image(0)
@@ -64,7 +65,6 @@ def run_series(job: RegistrationJob, control: TaskControl) -> Generator[TaskProg
     def load(frame: int) -> Image:
         return job.moving.image(frame).with_unit(fixed.grid.unit)
 
-    fixed = fixed if job.reference == FIXED_IMAGE else load(0)
     # a choice of the form that is the default of a pair leaves the default of a series
     chosen = {"family": job.settings.family, **job.settings.model_dump(exclude_defaults=True)}
     points = job.moving_landmarks
@@ -111,10 +111,11 @@ def run_series(job: RegistrationJob, control: TaskControl) -> Generator[TaskProg
         if control.cancel.is_set():
             return None
         moving, notes = load(fit.frame), list[str]()
-        result = make_result(
+        final = result_steps(
             fixed, moving, found.settings, found.transform(fit.frame), [], stop_reason, found.seconds / len(found.fits),
             notes, landmarks,
         )  # fmt: skip
+        result = run_to_completion(final)
         results.append(result)
         warnings += result.warnings
         layers.append(result_layers(result, fixed, moving, job.moving.display, job.kinds, volume=job.volume))
