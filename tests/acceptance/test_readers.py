@@ -9,6 +9,7 @@ import SimpleITK as sitk
 from scipy.io import savemat
 
 import napari_stnreg as sr
+from tests.helpers.locales import kept_locale
 from tests.helpers.napari_user import CONTRIBUTIONS, PLUGIN, drop
 
 MICROSCOPES = ("*.czi", "*.nd2", "*.lif")
@@ -57,7 +58,8 @@ def image_example(folder, ending):
         place = (z, -y, -x)
         path = folder / f"volume{ending}"
         if ending in (".dcm", ".ima"):
-            sitk.WriteImage(picture[:, :, 3], str(path.with_suffix(".dcm")))
+            with kept_locale():
+                sitk.WriteImage(picture[:, :, 3], str(path.with_suffix(".dcm")))
             return path.with_suffix(".dcm").rename(path), (None, *(np.array([2, 1]) * picture.GetSpacing()[1::-1]))
         sitk.WriteImage(picture, str(path))
         return path, place

@@ -22,6 +22,7 @@ from napari_stnreg.io.formats import FORMATS, IMAGE_FORMATS, image_format
 from napari_stnreg.io.image import WRITABLE_SUFFIXES, result_suffix
 from napari_stnreg.io.series import write_series
 from napari_stnreg.napari_plugin.readers import napari_reader
+from tests.helpers.locales import kept_locale
 
 COS, SIN = np.cos(0.2), np.sin(0.2)
 MANIFEST = yaml.safe_load((Path(sr.__file__).parent / "napari.yaml").read_text())["contributions"]
@@ -45,6 +46,7 @@ def world_of_brightest(image):
     return image.grid.to_world(np.array(index))
 
 
+@kept_locale()
 def write_slices(folder, picture, *, uid="1.2.3", description="T1", skip=()):
     """Write the slices of a volume as DICOM files, named against their order."""
     folder.mkdir(exist_ok=True)
