@@ -106,6 +106,27 @@ def test_the_second_stop_gives_up_while_the_result_is_made(monkeypatch, second):
     assert ("scoring" in seen) == (not second)
 
 
+def test_a_stop_after_the_fit_keeps_the_result(monkeypatch):
+    """The stop comes while the result is made, between two items of the generator."""
+    from napari_stnreg.registration import result as result_module
+
+    images = bent_pair(size=48)
+    stop, warp, calls = threading.Event(), result_module.warp, []
+
+    def stopping_warp(*arguments, **keywords):
+        calls.append(1)
+        stop.set()
+        check_stop()
+        return warp(*arguments, **keywords)
+
+    monkeypatch.setattr(result_module, "warp", stopping_warp)
+    steps = sr.register_steps(images.fixed, images.moving, family="translation", preset="fast")
+    result = run_to_completion(steps, stop=stop.is_set)
+    assert len(calls) == 2
+    assert result.stop_reason == "finished"
+    assert result.warped.data.shape == (48, 48)
+
+
 def test_reading_is_interrupted(monkeypatch):
     values = np.random.default_rng(0).random((64, 64)).astype(np.float32)
     fixed, moving = sr.Image.from_array(values), sr.Image.from_array(values + 1)

@@ -39,6 +39,11 @@ def pair_panel(viewer, open_panel):
     return make
 
 
+def wait_for_fit(panel, qtbot):
+    """Wait until the status line names a stage: the images are prepared, and a stop keeps a result."""
+    qtbot.waitUntil(lambda: ", level " in panel.status.text(), timeout=120_000)
+
+
 def warped_layer(viewer):
     return next(layer for layer in viewer.layers if layer.name.endswith(": warped image"))
 
@@ -78,7 +83,7 @@ def test_stopping_a_real_3d_fit_keeps_its_best(viewer, pair_panel, run, qtbot):
     fixed = blobs((32, 32, 32))
     panel = pair_panel(fixed, np.roll(fixed, 2, 1), family="affine+diffeomorphic", iterations=10_000, preset="thorough")
     panel.start()
-    qtbot.waitUntil(lambda: panel.bar.value() > 0, timeout=60_000)
+    wait_for_fit(panel, qtbot)
     panel.stop()
     run(panel, 60_000)
     assert panel.result.stop_reason == "stopped"
@@ -89,7 +94,7 @@ def test_closing_the_dock_during_a_real_3d_fit(viewer, pair_panel, qtbot):
     fixed = blobs((32, 32, 32))
     panel = pair_panel(fixed, np.roll(fixed, 2, 1), family="diffeomorphic", iterations=10_000)
     panel.start()
-    qtbot.waitUntil(lambda: panel.bar.value() > 0, timeout=60_000)
+    wait_for_fit(panel, qtbot)
     viewer.window.remove_dock_widget(panel)
     qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
     assert [layer.name for layer in viewer.layers] == ["fixed", "moving"]
@@ -100,7 +105,7 @@ def test_closing_the_viewer_during_a_real_3d_fit(viewer, pair_panel, qtbot):
     fixed = blobs((32, 32, 32))
     panel = pair_panel(fixed, np.roll(fixed, 2, 1), family="diffeomorphic", iterations=10_000)
     panel.start()
-    qtbot.waitUntil(lambda: panel.bar.value() > 0, timeout=60_000)
+    wait_for_fit(panel, qtbot)
     viewer.close()  # the panel goes with it, so only the thread can be asked
     assert QThreadPool.globalInstance().waitForDone(30_000)
 
@@ -110,7 +115,7 @@ def test_layers_deleted_renamed_and_changed_during_a_real_3d_fit(viewer, pair_pa
     panel = pair_panel(fixed, np.roll(fixed, 3, 1), family="translation", iterations=10_000, preset="thorough")
     panel.options.set_values({"family": "affine+diffeomorphic"})
     panel.start()
-    qtbot.waitUntil(lambda: panel.bar.value() > 0, timeout=60_000)
+    wait_for_fit(panel, qtbot)
     viewer.layers["fixed"].name = "renamed"
     viewer.layers["renamed"].scale = (3, 3, 3)
     viewer.layers.remove("moving")
@@ -133,7 +138,7 @@ def test_given_up_runs_give_their_memory_back(viewer, pair_panel, qtbot):
 
     def held():
         panel.start()
-        qtbot.waitUntil(lambda: panel.bar.value() > 0, timeout=60_000)
+        wait_for_fit(panel, qtbot)
         panel.cancel()
         qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
         gc.collect()

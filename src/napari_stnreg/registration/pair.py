@@ -112,7 +112,11 @@ def _stages(problem: Problem, settings: RegistrationSettings, start: Transform |
             break
         if found.deformation is not None:  # the next deformation goes before all that was found so far
             inner = found.transform(problem.unit)
-            problem = problem.through(inner)
+            try:
+                problem = problem.through(inner)
+            except StopRequested:
+                stop_reason = "stopped"
+                break
             outer = inner if outer is None else chain(inner, outer)
             found = StageResult(np.eye(len(problem.center) + 1))
         levels = stages.stage_shrinks(problem, settings, preset, position)

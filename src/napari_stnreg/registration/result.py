@@ -20,7 +20,7 @@ from napari_stnreg.core.device import free_memory
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.core.progress import interruptible
+from napari_stnreg.core.progress import run_interruptible
 from napari_stnreg.core.provenance import package_versions
 from napari_stnreg.evaluation.evidence import collect_evidence
 from napari_stnreg.evaluation.report import Scorecard
@@ -322,12 +322,10 @@ def result_steps(
         voxel = np.asarray(moving.data).dtype.itemsize * moving.channels + 2
         require_memory(grid.size * voxel, free_memory("cpu"), f"Warping '{moving.name}' onto a grid of {grid.shape}")
     on_device = transform.to(device)
-    with interruptible():
-        warped = warp(moving, on_device, grid, fill=settings.fill, device=device)
+    warped = run_interruptible(lambda: warp(moving, on_device, grid, fill=settings.fill, device=device))
     warped = warped.replace(name=f"{moving.name} -> {fixed.name} ({settings.family})")
     yield "measuring the deformation"
-    with interruptible():
-        folded = on_device.folding_fraction(fixed.grid)
+    folded = run_interruptible(lambda: on_device.folding_fraction(fixed.grid))
     if folded > 0:
         warnings.append(
             f"{100 * folded:.2f} % of the voxels are folded. Increase the smoothness or use the diffeomorphic family."
@@ -336,8 +334,7 @@ def result_steps(
     if inverse.warning and not folded:
         warnings.append(inverse.warning)
     yield "scoring"
-    with interruptible():
-        scores = _scores(fixed, moving, settings, on_device, landmarks, device)
+    scores = run_interruptible(lambda: _scores(fixed, moving, settings, on_device, landmarks, device))
     yield "judging"
     evidence = collect_evidence(
         fixed, moving, transform, fixed_channel=settings.fixed_channel, moving_channel=settings.moving_channel,
