@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 from napari_stnreg.core.errors import InputError
@@ -14,6 +15,7 @@ from napari_stnreg.core.memory import free_system_memory
 
 if TYPE_CHECKING:
     import torch
+    from threadpoolctl import LibController
 
 
 def pick_device(name: str) -> torch.device:
@@ -81,19 +83,33 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
+@cache
+def _thread_pools() -> list[LibController]:
+    """Return the OpenMP libraries of this process; torch must have been imported."""
+    from threadpoolctl import ThreadpoolController
+
+    return [library for library in ThreadpoolController().lib_controllers if library.user_api == "openmp"]
+
+
 @contextmanager
 def single_thread(enabled: bool = True) -> Iterator[None]:
     """Limit torch to one thread inside the block and restore the previous setting.
 
     Small images are slower on several threads: waking them for each of thousands of short operations costs more than
-    it gains.
+    it gains. Only the calling thread is limited: ``torch.set_num_threads`` would also set the number with which other
+    threads of the process begin.
     """
+    if not enabled:
+        yield
+        return
     import torch
 
-    before = torch.get_num_threads()
-    if enabled:
-        torch.set_num_threads(1)
+    torch.get_num_threads()  # a thread's first call sets its number, so it must come before the limit
+    before = [(library, library.num_threads) for library in _thread_pools()]
+    for library, _ in before:
+        library.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        for library, threads in before:
+            library.set_num_threads(threads)
