@@ -3,7 +3,9 @@
 
 SHELL := /bin/bash
 VENV := .venv
-PY := $(VENV)/bin/python
+# Commands of an environment are in another folder on Windows.
+BIN := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
+PY := $(VENV)/$(BIN)/python
 # An index to take torch from instead of the pinned one, for example a CPU or CUDA build's.
 TORCH_INDEX ?=
 # Extra words for the command that a target runs, for example: make test ARGS="-k nifti"
@@ -20,13 +22,15 @@ XRUN := $(if $(DISPLAY)$(WAYLAND_DISPLAY),,xvfb-run -a -s "-screen 0 1600x1200x2
 # Preferences of the person's own napari are neither read nor written.
 PRIVATE := NAPARI_CONFIG=$(CURDIR)/$(VENV)/napari-settings.yaml
 
-.PHONY: help demo test test-wheel lint format docs pictures samples benchmark benchmark-stacks latency clean
+.PHONY: help demo test test-pyside coverage dist lint format docs pictures samples benchmark benchmark-stacks latency clean
 
 help:
 	@echo "make demo              open napari on the sample pair and register it"
 	@echo "make test              run the whole test suite (ARGS=... goes to pytest, JOBS=1 for one process)"
-	@echo "make test-wheel        build the wheel and check it in a fresh environment"
-	@echo "make lint              linters, type checker, manifest"
+	@echo "make test-pyside       test the panels with PySide6"
+	@echo "make coverage          test and write the coverage to build/coverage.xml"
+	@echo "make dist              build wheel and sdist into dist/ and check both in fresh environments"
+	@echo "make lint              linters, type checker, import contracts, spelling, manifest"
 	@echo "make format            let ruff rewrite the files"
 	@echo "make docs              build the site into build/site; a broken link fails"
 	@echo "make pictures          drive every panel, make the pictures of README and site again (DATA=sections.tif too)"
@@ -47,14 +51,25 @@ demo: $(VENV)/.ready
 test: $(VENV)/.ready
 	$(PRIVATE) $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
-test-wheel: $(VENV)/.ready
-	scripts/test_wheel.sh $(PY)
+# PySide6 6.12 aborts on Python 3.11 after many signals, hence the pin.
+test-pyside: $(VENV)/.ready
+	$(PY) -m pip install -qq "PySide6_Essentials==6.11.3"
+	QT_API=pyside6 PYTEST_QT_API=pyside6 $(MAKE) --no-print-directory test \
+		ARGS="-q --no-header -m 'not slow' tests/widgets tests/acceptance $(ARGS)"
+
+coverage: $(VENV)/.ready
+	$(PRIVATE) $(PY) -m pytest -n $(JOBS) --dist loadfile --cov --cov-report term:skip-covered \
+		--cov-report xml:build/coverage.xml $(ARGS)
+
+dist: $(VENV)/.ready
+	scripts/check_dist.sh $(PY) $(ARGS)
 
 lint: $(VENV)/.ready
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(VENV)/bin/lint-imports
+	$(VENV)/$(BIN)/lint-imports
+	$(PY) -m codespell_lib
 	$(PY) -m npe2 validate src/napari_stnreg/napari.yaml
 
 format: $(VENV)/.ready
@@ -78,13 +93,13 @@ samples: $(VENV)/.ready
 	@scripts/setup.sh .venv-benchmark benchmark
 
 benchmark: .venv-benchmark/.ready
-	.venv-benchmark/bin/python -m benchmark --data "$(DATA)" $(ARGS)
+	.venv-benchmark/$(BIN)/python -m benchmark --data "$(DATA)" $(ARGS)
 
 .venv-stacks/.ready: pyproject.toml constraints.txt scripts/setup.sh
 	@scripts/setup.sh .venv-stacks stacks
 
 benchmark-stacks: .venv-stacks/.ready
-	OMP_NUM_THREADS=1 .venv-stacks/bin/python -m benchmark.stacks --data "$(DATA)" $(ARGS)
+	OMP_NUM_THREADS=1 .venv-stacks/$(BIN)/python -m benchmark.stacks --data "$(DATA)" $(ARGS)
 
 latency: $(VENV)/.ready
 	$(PRIVATE) $(XRUN) $(PY) -m benchmark.gui_latency $(ARGS)

@@ -27,6 +27,7 @@ def _filled(match: re.Match[str]) -> str:
         "choices": _choices,
         "example": _example,
         "formats": _formats,
+        "changelog": _changelog,
     }
     return makers[match.group(1)](match.group(2) or "")
 
@@ -89,6 +90,11 @@ def _formats(content: str) -> str:
 def _example(name: str) -> str:
     """A script of ``examples/``, which the tests run."""
     return f"```python\n{(ROOT / 'examples' / name).read_text(encoding='utf-8').strip()}\n```"
+
+
+def _changelog(_: str) -> str:
+    """The changelog of the repository, with its links to pages of the site."""
+    return (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").replace("](docs/", "](")
 
 
 def _cell(text: str) -> str:

@@ -27,9 +27,9 @@ pictures, classes = data.batch(400, seed=-1, test=True)
 pooled = model.body[:6]  # both convolutions and both poolings
 with torch.no_grad():
     at_rest = pooled(pictures)
-    print("shift in pixels | digits named rightly | change of the pooled features")
+    print("shift in pixels | digits classified correctly | change of the pooled features")
     for shift in (0, 1, 2, 3, 4, 6, 8):
-        moved = torch.roll(pictures, (shift, shift), dims=(2, 3))  # the rim is empty: nothing comes round
+        moved = torch.roll(pictures, (shift, shift), dims=(2, 3))  # the rim is empty: nothing wraps around
         right = float((model(moved).argmax(1) == classes).float().mean())
         change = float((pooled(moved) - at_rest).norm() / at_rest.norm())
         print(f"{shift:15d} | {100 * right:18.1f} % | {100 * change:6.1f} %")

@@ -69,7 +69,7 @@ def check_napari() -> None:
 
 def run(*arguments: str) -> str:
     """Run the installed command and return what it prints."""
-    command = [str(FOLDER / "bin" / "stnreg"), *arguments]
+    command = [str(FOLDER / ("Scripts" if sys.platform == "win32" else "bin") / "stnreg"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=170)
     assert done.returncode == 0, f"{' '.join(arguments)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout

@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
 # Make an environment and put the project into it: scripts/setup.sh FOLDER [benchmark|stacks]
+# scripts/setup.sh --system-only installs the missing system packages and nothing else.
 # Called by the Makefile, which calls it again only when pyproject.toml, constraints.txt or this file changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$1
 kind=${2:-project}
+
+bin=bin
+[ "${OS:-}" = Windows_NT ] && bin=Scripts
 
 say() { echo "[setup] $*"; }
 
@@ -27,7 +31,7 @@ need_packages() {
 
 # 1. A Python that is new enough, and its venv.
 python=""
-for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do
     if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         python=$candidate
         break
@@ -61,14 +65,16 @@ if [ "$kind" = project ] && [ "$(uname -s)" = Linux ]; then
     [ -z "$missing" ] || need_packages $missing
 fi
 
+[ "$venv" != --system-only ] || exit 0
+
 # 3. The environment. pip is told to be silent but for errors; the one long step says so beforehand.
-if ! "$venv/bin/python" -c pass 2>/dev/null; then
+if ! "$venv/$bin/python" -c pass 2>/dev/null; then
     rm -rf "$venv"
     say "making $venv with $("$python" --version)"
     "$python" -m venv "$venv"
 fi
 export PIP_DISABLE_PIP_VERSION_CHECK=1
-pip() { "$venv/bin/python" -m pip install -qq "$@"; }
+pip() { "$venv/$bin/python" -m pip install -qq "$@"; }
 constraints="$venv/constraints.txt"
 cp constraints.txt "$constraints"
 say "installing into $venv; the first time this takes several minutes and about 2 GB"
@@ -86,8 +92,8 @@ elif [ "$kind" = stacks ]; then
     pip -c "$constraints" torch "numpy<2" "scipy>=1.12,<1.14" nibabel pydantic safetensors tifffile imageio tqdm \
         "dask[array]" zarr psutil feabas==3.0.6 "pyamg<5.3" jax==0.4.30 jaxlib==0.4.30 connectomics absl-py \
         dataclasses-json edt
-    "$venv/bin/python" -m pip download -qq --no-deps --no-binary :all: --dest "$venv/sofima" sofima==0.1
-    packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    "$venv/$bin/python" -m pip download -qq --no-deps --no-binary :all: --dest "$venv/sofima" sofima==0.1
+    packages=$("$venv/$bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     mkdir -p "$packages/sofima"
     tar -xzf "$venv"/sofima/sofima-0.1.tar.gz -C "$packages/sofima" --strip-components 1 --wildcards 'sofima-0.1/*.py'
     pip --no-deps -e .

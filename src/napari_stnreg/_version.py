@@ -1,3 +1,8 @@
-"""The version, in its one place; the build reads it from here."""
+"""The version of the installed package, which the build takes from the git tag."""
 
-__version__ = "0.1.0"
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("napari-stnreg")
+except PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "0.1.0"

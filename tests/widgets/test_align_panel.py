@@ -160,7 +160,7 @@ def test_stopped_and_started_again_it_goes_on(panel, qtbot, run):
     qtbot.mouseClick(panel.stop_button, Qt.MouseButton.LeftButton)
     run(panel)
     assert panel.result is None
-    assert "goes on from there" in panel.status.text()
+    assert "continues from there" in panel.status.text()
     output = panel._work.unfinished.output
     panel.start()
     assert panel._job.resume

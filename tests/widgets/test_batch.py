@@ -83,7 +83,7 @@ def test_stop_and_resume_do_no_pair_twice(batch, folder, engine, run, qtbot):
     batch.stop()
     run(batch)
     assert states(batch) == ["done", "failed", ""]
-    assert "goes on from here" in batch.status.text()
+    assert "continues from here" in batch.status.text()
     assert batch.run_button.text() == "Resume"
     calls = len(engine.calls)
     engine.steps = 5

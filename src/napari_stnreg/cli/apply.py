@@ -77,7 +77,7 @@ def apply(
     else:
         check_image_output(output, inputs, overwrite=overwrite)
         if reference is None:
-            raise InputError("Give -r FIXED, the image on whose grid the result lies.")
+            raise InputError("Give -r FIXED, the image whose grid the result gets.")
         through = _apply_to_images(steps, moving, reference, output, interpolation, fill, inverse, frame, placement)
     print(output)
 

@@ -28,7 +28,7 @@ def info(file: Path, /) -> None:
 
 
 def _is_transform(path: Path) -> bool:
-    """Tell by the suffix, and for a NIfTI file by its header whether it holds a displacement field."""
+    """Return whether a file holds a displacement field, from its suffix or its NIfTI header."""
     name = path.name.lower()
     if name.endswith((".nii", ".nii.gz")) and path.is_file():
         try:

@@ -1,4 +1,4 @@
-"""Where an image lies in the world: :class:`Grid`.
+"""Position of an image in the world: :class:`Grid`.
 
 Coordinates follow napari: axes are ordered (z, y, x) or (y, x), a voxel's center is at its integer index, and a
 homogeneous matrix takes voxel indices to the world. This module does not depend on torch, Qt, or another program's

@@ -101,7 +101,7 @@ def is_same_path(a: PathLike, b: PathLike) -> bool:
 
 
 def is_inside(path: PathLike, folder: PathLike) -> bool:
-    """Whether a path lies below a folder, symbolic links resolved; neither need exist."""
+    """Return whether a path is below a folder, symbolic links resolved; neither need exist."""
     outer = os.path.realpath(folder)
     return any(is_same_path(parent, outer) for parent in Path(os.path.realpath(path)).parents)
 

@@ -75,7 +75,7 @@ def interruptible() -> Iterator[None]:
 
 
 def check_stop() -> None:
-    """Raise :class:`StopRequested` if this thread was asked to stop; cheap, for loops of long operations."""
+    """Raise :class:`StopRequested` if a stop of this thread was requested; cheap, for loops of long operations."""
     if _state.allowed and _state.signal is not None:
         _state.signal.check()
 

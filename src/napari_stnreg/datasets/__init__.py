@@ -1,4 +1,4 @@
-"""Sample pairs whose true transform is known, drawn by code when asked for.
+"""Sample pairs with a known transform, generated on demand.
 
 ``python -m napari_stnreg.datasets FOLDER`` writes them to files; the repository's ``sample_data`` was made so.
 """

@@ -33,7 +33,7 @@ TISSUES = {
     "lens": (0.45, 0.20),
 }
 MIDDLE = np.array([92.0, 96.0, 80.0])
-"""The middle of the head's world, in mm; the head lies within about 110 mm of it."""
+"""Center of the head's world, in mm; the head is within about 110 mm of it."""
 _SOFT = 1.0  # mm over which tissues blend
 
 

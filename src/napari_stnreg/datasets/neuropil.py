@@ -18,7 +18,7 @@ Keys = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
 
 BLOCK = 16
-"""Neurites are looked up once for a block of so many pixels a side."""
+"""Side of the blocks, in pixels, for which neurites are looked up once."""
 MEMBRANE = 1.6
 """Half the width of a membrane that is cut straight, pixels."""
 

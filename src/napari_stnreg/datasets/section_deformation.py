@@ -103,7 +103,7 @@ class Tear:
 
 @dataclass(frozen=True, eq=False)
 class SectionDeformation:
-    """Where a section's tissue lies in its picture.
+    """Position of a section's tissue in its image.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ Suggestion = Literal["", "mutual information", "search", "landmarks"]
 
 @dataclass(frozen=True)
 class VerdictParameters:
-    """Logistic model of the evidence, its thresholds, and limits that hold whatever the model says.
+    """Logistic model of the evidence, its thresholds, and limits that hold regardless of the model.
 
     The coefficients were fitted by ``python -m benchmark.verdict --fit`` on the calibration subjects; the ROC of
     subjects that were kept out is in the documentation of the verdict.
@@ -193,7 +193,7 @@ def judge(
 def _limits(
     evidence: Evidence, mirror: bool, stop_reason: str, p: VerdictParameters
 ) -> tuple[list[str], list[VerdictName]]:
-    """Return what holds whatever the model says: sentences, and the best verdict that each allows."""
+    """Return findings that limit the verdict regardless of the model, each with the best verdict it allows."""
     found: list[tuple[str, VerdictName]] = []
     if stop_reason == "diverged":
         found.append(("The loss became non-finite.", "doubtful"))

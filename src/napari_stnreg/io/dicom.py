@@ -60,7 +60,7 @@ def open_dicom(path: Path) -> FileContent:
 
 
 class _Header:
-    """What the header of one file says."""
+    """Header of one file."""
 
     def __init__(self, file: str, name: str) -> None:
         sitk = simpleitk()
@@ -129,7 +129,7 @@ def _ordered(headers: list[_Header], name: str) -> tuple[list[_Header], float]:
     """The slices along their normal, and their distance."""
     first = headers[0]
     if not all(one.placed for one in headers):
-        raise InputError(f"Slices of '{name}' do not tell their position, so their order is unknown.")
+        raise InputError(f"Slices of '{name}' have no position, so their order is unknown.")
     for one in headers:
         if one.size != first.size or one.size[2] != 1:
             raise InputError(f"The slices of '{name}' differ in size. Put the slices of one volume into a folder.")

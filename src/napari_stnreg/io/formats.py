@@ -300,11 +300,11 @@ POINT_FORMATS: tuple[FileFormat, ...] = (
     ),
     FileFormat(
         "Slicer fiducials", "points", (".fcsv",), "points:read_points", "points:write_points",
-        conventions="LPS or RAS, as the file says",
+        conventions="LPS or RAS, as in the file",
     ),
     FileFormat(
         "Slicer markups", "points", (".mrk.json",), "points:read_points", "points:write_points",
-        conventions="LPS or RAS and the unit, as the file says; undefined points are skipped",
+        conventions="LPS or RAS and the unit, as in the file; undefined points are skipped",
     ),
 )  # fmt: skip
 """Formats of points and of pairs of landmarks."""

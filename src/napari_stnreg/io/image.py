@@ -1,4 +1,4 @@
-"""Reading and writing images, whatever the format: the ending of the name decides."""
+"""Read and write images; the suffix selects the format."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def read_frames(path: str | os.PathLike[str], content: FileContent) -> list[Imag
 
 
 def read_content(path: str | os.PathLike[str]) -> FileContent:
-    """Open a file without loading its voxels, for who must know about frames and labels beforehand.
+    """Open a file without loading its voxels, to inspect frames and labels.
 
     Raises
     ------

@@ -23,7 +23,7 @@ AXIS_LABELS = ("z", "y", "x")
 
 
 def placement(grid: Grid) -> dict[str, Any]:
-    """Layer keywords that put an array of the grid's shape where the grid lies, with unit and axis names."""
+    """Return layer keywords that place an array on a grid, with unit and axis names."""
     keywords: dict[str, Any] = {"units": (grid.unit,) * grid.ndim, "axis_labels": AXIS_LABELS[-grid.ndim :]}
     diagonal = np.diag(grid.linear)
     if np.array_equal(grid.linear, np.diag(diagonal)) and (diagonal > 0).all():

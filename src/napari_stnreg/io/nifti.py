@@ -84,7 +84,7 @@ class AxisOrientation:
 
 
 def open_nifti(path: Path) -> FileContent:
-    """Open a NIfTI file of two to four axes; voxels are loaded frame by frame when asked for.
+    """Open a NIfTI file of two to four axes; voxels are loaded frame by frame on demand.
 
     Raises
     ------
@@ -255,7 +255,7 @@ def _unit(header: nib.Nifti1Header) -> str:
 
 
 def _interval(header: nib.Nifti1Header) -> float:
-    """Seconds between frames; one where the header says nothing useful."""
+    """Return the seconds between frames; 1 if the header has no valid value."""
     seconds = {"msec": 1e-3, "usec": 1e-6}.get(header.get_xyzt_units()[1], 1.0) * float(header["pixdim"][4])
     return seconds if np.isfinite(seconds) and seconds > 0 else 1.0
 

@@ -270,7 +270,7 @@ def _ome_calibration(xml: str) -> tuple[tuple[float, float, float], str]:
 
 
 def _in_unit(size: float, own: object, unit: str) -> float:
-    """Convert a size to a unit; a size in pixels or in an unknown unit stays as it is, and a message says so."""
+    """Convert a size to a unit; a size in pixels or in an unknown unit is kept, with a message."""
     own = canonical(str(own).replace("\\u00B5", "µ")) if own else unit
     if own == unit:
         return size

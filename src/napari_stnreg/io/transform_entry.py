@@ -103,7 +103,7 @@ class TransformEntry:
 
 
 def entry_from_record(record: dict[str, Any], key: str = "", frame: int | None = None) -> TransformEntry:
-    """The transform of a layer's record; ``frame`` says which one of a series it is."""
+    """Return the transform of a layer's record; ``frame`` is its index in a series."""
     settings = record.get("settings") or {}
     moving = record.get("moving", "moving") + ("" if frame is None else f" [{frame}]")
     grids = {name: Grid.from_dict(record[name]) if name in record else None for name in ("grid", "moving_grid")}
@@ -177,7 +177,7 @@ def chained(first: TransformEntry, second: TransformEntry) -> TransformEntry:
 
 
 def chain_sentence(first: TransformEntry, second: TransformEntry) -> str:
-    """The order of a chain in a person's words, with a doubt where its ends do not meet."""
+    """Describe the order of a chain, with a warning where its ends do not match."""
     text = (
         f"First '{first.name}', then '{second.name}': points of '{first.fixed}' go to '{first.moving}' and on to "
         f"'{second.moving}'; the image '{second.moving}' is carried onto '{first.fixed}' in one sampling."
@@ -189,7 +189,7 @@ def chain_sentence(first: TransformEntry, second: TransformEntry) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """Where one of the images lies that a file of another program belongs to."""
+    """Position of an image that a transform file of another program refers to."""
 
     name: str
     grid: Grid
@@ -198,7 +198,7 @@ class Place:
 
 
 def read_entry(path: str, fixed: Place | None = None, moving: Place | None = None) -> TransformEntry:
-    """A transform of a file, with what the file (or the person) says about its two sides.
+    """A transform of a file, with the spaces of its two sides from the file or the user.
 
     Parameters
     ----------

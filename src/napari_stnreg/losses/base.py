@@ -103,7 +103,7 @@ def wants_gradient(warped: Tensor) -> bool:
 
 
 def combine_weights(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    """Multiply two weights, either of which may be ``None``."""
+    """Multiply two weights; each may be ``None``."""
     if first is None or second is None:
         return second if first is None else first
     return first * second

@@ -173,7 +173,7 @@ def find_start(
 
 
 def above_chance(level: Level, affine: FloatArray) -> float:
-    """Standard deviations by which an affine aligns better than chance, whatever was optimized."""
+    """Return the standard deviations by which an affine aligns better than chance, under any optimized similarity."""
     return compare_with_chance(level.fixed, *level.warp_moving(affine), mirror=False).z
 
 
@@ -246,7 +246,7 @@ def simple_candidates(level: Level, kinds: Iterable[str]) -> list[FloatArray]:
 
 
 def candidate_rotations(ndim: int, family: str | None, settings: RegistrationSettings) -> list[FloatArray]:
-    """Linear maps to try: rotations all around, with scales if the family has them, with mirror images if asked.
+    """Linear maps to try: rotations all around, with scales if the family has them, with mirror images on request.
 
     In 2D a turn every 15 degrees. In 3D the 24 right-angled ones, and more between them for ``start="search"``.
     """

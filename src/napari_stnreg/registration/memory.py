@@ -1,4 +1,4 @@
-"""What a registration takes, asked before it is taken. Needs no torch for the CPU, so that a window can ask too."""
+"""Estimate the memory of a registration before it starts. The estimate for the CPU needs no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what a person gave to what can be fitted: checks, one unit, scalars, a centered frame, a device, memory."""
+"""Prepare a pair for the fit: checks, one unit, scalars, a centered frame, a device, memory."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def _scalar(image: Image, channel: int | None) -> tuple[npt.NDArray[np.float32],
 
 
 def _overlap(fixed: Grid, moving: Grid) -> bool:
-    """Whether any place of one image lies in the other; boxes that stand askew are no boxes in the world."""
+    """Return whether the images overlap; oblique boxes are tested point by point."""
     for one, other in ((fixed, moving), (moving, fixed)):
         index = other.to_index(one.resized([min(n, 24) for n in one.shape]).points())
         if ((index >= -0.5) & (index <= np.asarray(other.shape) - 0.5)).all(axis=-1).any():

@@ -116,7 +116,7 @@ class RegistrationSettings(Settings):
     family: str = Field(default="affine+diffeomorphic", description="Transform family, or several joined by '+'.")
     similarity: str = Field(
         default="auto",
-        description="What makes two images alike: auto, mse, ncc, lncc, mi, mind, or an auto-encoder's file.",
+        description="Similarity of the images: auto, mse, ncc, lncc, mi, mind, or an auto-encoder's file.",
     )
     preset: PresetName = Field(default="balanced", description="How much time to spend.")
     start: Initialization = Field(default="auto", description="Where to begin.")

@@ -28,7 +28,7 @@ def edges(image: Tensor) -> Tensor:
 def best_translations(
     level: Level, linears: Sequence[FloatArray], *, by_edges: bool = False
 ) -> list[tuple[float, FloatArray]]:
-    """The best shift for each of several linear maps, by correlation; what lies outside an image counts as its mean.
+    """Return the best shift for each of several linear maps, by correlation; outside, an image has its mean.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def _through(linear: FloatArray, voxels: FloatArray, size: FloatArray, middle: F
 def _with_shift(
     lattice: FloatArray, grid: FloatArray, index: Sequence[int], padded: Sequence[int], size: FloatArray
 ) -> FloatArray:
-    """The affine by which fixed voxel ``i`` goes where the lattice's point ``i + shift`` lies."""
+    """Return the affine that maps fixed voxel ``i`` to the lattice point ``i + shift``."""
     shift = np.array([i - n if i >= s else i for i, n, s in zip(index, padded, size, strict=True)], dtype=np.float64)
     step = np.eye(len(shift) + 1)
     step[:-1, -1] = shift

@@ -95,7 +95,7 @@ def describe(
 
 
 def find_failures(fits: Sequence[FrameFit], reference: int | None) -> dict[int, str]:
-    """Return the frames whose registration failed, each with a sentence that says why.
+    """Return the frames whose registration failed, each with the reason.
 
     Parameters
     ----------

@@ -236,7 +236,7 @@ class SeriesResult:
         folder.close(self.report() | {"output": folder.frames_path.name}, motion_csv(table), plot)
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells this run from others, JSON-ready."""
+        """Return the identity of this run, JSON-ready."""
         return {
             "series": str(self.series.path or self.series.name),
             "frames": len(self.series),

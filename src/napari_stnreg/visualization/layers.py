@@ -29,7 +29,7 @@ KINDS = {
     "difference": ("Difference", "Warped minus fixed, each scaled to 0 to 1."),
     "checkerboard": ("Checkerboard", "Squares of fixed and warped in turn."),
 }
-"""Result layers by key: what the panel calls them, and one line that says what they show."""
+"""Result layers by key: title in the panel and one line of description."""
 
 DEFAULT_KINDS = ("warped", "overlay", "grid", "vectors", "jacobian", "difference")
 

@@ -54,7 +54,7 @@ class CoordinateConvention:
         unit: str | None = None,
         default: CoordinateSystem | None = None,
     ) -> CoordinateConvention:
-        """Those of a file that is read: what the caller says, else the images, else our own note in the file.
+        """Return the convention of a file: given by the caller, else by the images, else by our note in the file.
 
         A file of another program says neither; then a 3D transform is taken to be in scanner space, as nearly all of
         them are, and a 2D one in pixels.
@@ -83,7 +83,7 @@ class CoordinateConvention:
 
     @classmethod
     def from_note(cls, text: str) -> CoordinateConvention | None:
-        """What our own note in a file says."""
+        """Return the convention in our own note in a file."""
         match = _NOTE.search(text)
         if match is None or not {match[2], match[3]} <= set(get_args(CoordinateSystem)):
             return None
@@ -91,7 +91,7 @@ class CoordinateConvention:
 
     @property
     def note(self) -> str:
-        """A line for the file that says what ITK's formats have no field for."""
+        """Return a note for the file with what ITK's formats have no field for."""
         return f"napari-stnreg unit={self.unit} fixed={self.fixed} moving={self.moving}"
 
     def outward(self, transform: Transform) -> Transform:

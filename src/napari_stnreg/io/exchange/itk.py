@@ -257,7 +257,7 @@ def from_itk(theirs: Any, name: str = "the transform") -> Transform:
 
 
 def _matrix_of(theirs: Any) -> FloatArray:
-    """The matrix of any linear transform, whatever its parameters and center."""
+    """Return the matrix of any linear transform, independent of its parameters and center."""
     ndim = theirs.GetDimension()
     origin = np.array(theirs.TransformPoint([0.0] * ndim))
     matrix = np.eye(ndim + 1)

@@ -98,7 +98,7 @@ def _steps(part: Transform, domain: Grid | None, root: Any, number: int) -> list
 
 
 def _linear(matrix: FloatArray) -> dict[str, Any]:
-    """The least expressive transformation that says it, as the specification asks."""
+    """Return the least expressive transformation for a matrix, as the specification requires."""
     linear, shift = matrix[:-1, :-1], matrix[:-1, -1]
     if np.array_equal(linear, np.eye(len(linear))):
         return {"type": "translation", "translation": shift.tolist()}

@@ -26,8 +26,8 @@ from napari_stnreg.stacks.section_transform import SectionTransform
 class SlopeParameters:
     """Tuning constants of the slope estimate.
 
-    ``warning_fraction`` was set after the measured alignments of ``docs/stacks.md``. The others were set by hand; no
-    tuning is recorded.
+    ``warning_fraction`` was set after the measured alignments of ``docs/explanation/stacks.md``. The others
+    were set by hand; no tuning is recorded.
 
     Parameters
     ----------

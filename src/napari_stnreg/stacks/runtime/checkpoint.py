@@ -50,7 +50,7 @@ class WorkFolder:
 
     @property
     def is_ours(self) -> bool:
-        """Whether the folder was created by this class, as its marker file says."""
+        """Return whether the marker file shows that this class created the folder."""
         return self._note() is not None
 
     @property

@@ -127,7 +127,7 @@ class StackSource:
 
 @dataclass(frozen=True, eq=False)
 class ArraySource(StackSource):
-    """A stack in an array ``(z, y, x)``: NumPy, Dask, Zarr, or anything that is sliced alike."""
+    """A stack in an array ``(z, y, x)``: NumPy, Dask, Zarr, or any array with the same slicing."""
 
     array: Any = None
 

@@ -109,7 +109,7 @@ def _numbered(names: list[str]) -> list[str | None]:
 
 
 def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of a section's image, without its pixels where the format tells."""
+    """Return shape and type of a section's image, without reading its pixels if the format allows it."""
     name = path.name.lower()
     if name.endswith((".tif", ".tiff")):
         with tifffile.TiffFile(path) as tif:

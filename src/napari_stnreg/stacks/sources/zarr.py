@@ -19,7 +19,7 @@ _opened = threading.local()
 
 @dataclass(frozen=True, eq=False)
 class ZarrSource(StackSource):
-    """An array of a Zarr group, of which the last two axes and one more count."""
+    """An array of a Zarr group; its last two axes and one more are used."""
 
     array_path: str = ""
     index: tuple[int | None, ...] = ()

@@ -196,7 +196,7 @@ class AlignStackPanel(TaskPanel):
         if result.stop_reason == "stopped":
             self.bar.setValue(0)
             again = "Align" if job.section_range is None else "Align these again"
-            self.show_status(f"Stopped. Finished sections are kept: {again} goes on from there.")
+            self.show_status(f"Stopped. Finished sections are kept; {again} continues from there.")
             return
         if not work.aligned_from(result.path) or not work.has(work.aligned):
             self._show_aligned(result.path)

@@ -53,7 +53,7 @@ class StackWork:
     # -- jobs
 
     def whole(self, settings: Any, workers: int | None, memory: float | None) -> AlignJob:
-        """Align the whole stack; where the same was stopped, it goes on.
+        """Align the whole stack, or continue a stopped alignment with the same settings.
 
         Raises
         ------

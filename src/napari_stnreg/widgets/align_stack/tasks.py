@@ -12,7 +12,7 @@ import numpy as np
 from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress, relay_progress
 
 MOST_ROWS = 400
-"""A reslice shows at most so many sections, evenly chosen."""
+"""Largest number of sections in a reslice, evenly spaced."""
 
 
 @dataclass(frozen=True)

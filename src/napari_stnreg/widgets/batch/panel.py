@@ -72,7 +72,7 @@ def run_batch(
 
 
 class JobTable(QTableWidget):
-    """One row for each pair: name, how it went, and the score that says most, or why it failed."""
+    """One row for each pair: name, status, and the most informative score or the error."""
 
     def __init__(self) -> None:
         super().__init__(0, 3)
@@ -142,7 +142,7 @@ class JobTable(QTableWidget):
 
 
 def summary(row: dict[str, Any]) -> str:
-    """The score that says most: landmarks if there are any, else labels, else the images' agreement."""
+    """Return the most informative score: landmarks if present, else labels, else the images' similarity."""
     for name, title in _SCORES:
         after = row.get(f"{name}_after")
         if after is not None:
@@ -366,7 +366,7 @@ class BatchPanel(TaskPanel):
         text += f", {failed} failed" if failed else ""
         text += f", {rejected} judged as failed" if rejected else ""
         if result.stop_reason == "stopped":
-            text += "; stopped, Run goes on from here"
+            text += "; stopped, Run continues from here"
         self.note.setText(text + ".")
         self.show_status(text + ".", warn=bool(failed or rejected))
 

@@ -48,7 +48,7 @@ def is_oblique(matrix: Any) -> bool:
 
 
 class LayerAffines:
-    """Layers that were moved by their affine, and where they lay before."""
+    """Layers that were moved by their affine, and their earlier position."""
 
     def __init__(self, viewer: Viewer) -> None:
         self._viewer = viewer

@@ -1,4 +1,4 @@
-"""Move the viewer to a point of a layer, whatever the layer's scale, unit and number of axes."""
+"""Move the viewer to a point of a layer with any scale, unit, and number of axes."""
 
 from __future__ import annotations
 

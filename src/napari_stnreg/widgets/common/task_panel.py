@@ -156,7 +156,7 @@ class TaskPanel(DockPanel):
 
     @property
     def stopping(self) -> bool:
-        """Whether the running task was asked to stop."""
+        """Whether a stop of the running task was requested."""
         return self._runner.stopping
 
     def begin(

@@ -196,12 +196,12 @@ class TaskRunner(QObject):
 
     @property
     def stopping(self) -> bool:
-        """Whether the running task was asked to stop."""
+        """Whether a stop of the running task was requested."""
         return self.running and self._control.stop.is_set()
 
     @property
     def paused(self) -> bool:
-        """Whether the running task was asked to pause."""
+        """Whether a pause of the running task was requested."""
         return self.running and self._control.pause.is_set()
 
     def pause(self, wait: bool = True) -> None:

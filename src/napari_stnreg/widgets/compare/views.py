@@ -1,4 +1,4 @@
-"""Ways of looking at two images at once, each of which leaves the viewer's layers as it found them.
+"""Views that compare two images and leave the viewer's layers unchanged.
 
 Flicker and side by side show the layers themselves. Checkerboard, difference and blend show copies of both on the first
 one's voxels, scaled to 0 to 1, in temporary layers that are taken away again.
@@ -33,7 +33,7 @@ VIEWS = {
     "blend": ("Blend", "Each in a color of its own over the other: gray (or white) where they agree."),
     "side": ("Side by side", "Next to each other, with cameras that move together."),
 }
-"""The views: the button's text, and one line that says what is seen."""
+"""The views: the button's text and one line of description."""
 
 COLORS = {
     "green and magenta": ("green", "magenta"),
@@ -152,7 +152,7 @@ class CompareViews(QObject):
         self.changed.emit()
 
     def checkerboard(self, first: Layer, second: Layer, pair: Pair, squares: int = 8) -> None:
-        """Show squares of the two in turn, so many along the longest side."""
+        """Show alternating squares of the two images; their number counts along the longest side."""
         self._enter("checkerboard", first, second)
         self._pair = pair
         look = {"contrast_limits": (0, 1), "colormap": "gray"}

@@ -55,7 +55,7 @@ class ClassifierPanel(TaskPanel):
         super().__init__(napari_viewer, "Press Train: it takes some minutes on two cores.")
         self._folder: str | None = None
         self.accuracies: dict[str, list[tuple[float, float]]] = {}
-        self.rotation = Number("Digits are turned by up to so many degrees.", "rotation", 0, 180, 10, 0)
+        self.rotation = Number("Largest rotation of a digit in degrees.", "rotation", 0, 180, 10, 0)
         self.scale = Number("Digits are enlarged or shrunk by up to 2 to this power.", "scale", 0, 1, 0.1, 1)
         self.clutter = Count("Pieces of other digits strewn over each picture.", "clutter", 0, 12, 1)
         self.steps = Count("Batches of 64 digits.", "steps", 20, 20_000, 2500)
@@ -74,8 +74,8 @@ class ClassifierPanel(TaskPanel):
         self.replay_bar = ReplayBar(self._viewer)
         self.form.addWidget(
             help_label(
-                "Two classifiers learn the same distorted digits. One has a spatial transformer in front, which was "
-                "told nothing but the class: the layers show the digits, and what it makes of them.",
+                "Two classifiers learn the same distorted digits. One has a spatial transformer in front, which learns "
+                "from the class alone: the layers show the digits and what the transformer makes of them.",
                 small=False,
             )
         )

@@ -1,4 +1,4 @@
-"""How the explorer's panel is laid out; knows nothing of pictures."""
+"""Layout of the explorer's panel; independent of the images."""
 
 from __future__ import annotations
 

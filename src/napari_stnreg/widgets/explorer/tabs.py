@@ -88,7 +88,7 @@ class DirectionTab(Tab):
         super().__init__()
         self.column.addWidget(
             help_label(
-                "Pull-back (upper right): every output pixel asks the input, so every one gets a value.\n\n"
+                "Pull-back (upper right): every output pixel samples the input, so every one gets a value.\n\n"
                 "Push-forward (below): every input pixel is sent to the output pixel nearest to where it belongs. Some "
                 "get none, and stay holes; some get several.",
                 small=False,
@@ -109,7 +109,7 @@ class SamplerTab(Tab):
         self.kernel = Combo("How the value between pixels is made from the pixels.", "kernel")
         for text, data in (("bilinear", "linear"), ("integer (nearest)", "nearest"), ("cubic", "cubic")):
             self.kernel.addItem(text, data)
-        self.padding = Combo("What lies beyond the image.", "padding")
+        self.padding = Combo("Values outside the image.", "padding")
         for text, data in (("zeros", "zeros"), ("border value", "border"), ("mirrored", "reflection")):
             self.padding.addItem(text, data)
         self.height_box = Count("Rows of the output.", "output height", 2, 4096, 2)
@@ -129,7 +129,7 @@ class SamplerTab(Tab):
             each.setMinimumWidth(36)
             sizes.addWidget(each, 0, i)
         self.words = help_label(
-            "An output with fewer pixels reads the input at points far apart: what lies between is missed, and fine "
+            "An output with fewer pixels reads the input at points far apart: pixels between them are missed, and fine "
             "patterns turn into coarse ones that are not there (aliasing, upper right). Below it each pixel is the "
             "mean over its area.",
             small=False,

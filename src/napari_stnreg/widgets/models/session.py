@@ -93,7 +93,7 @@ def about_model(model: Model) -> str:
 
 
 def file_of(known: KnownModel, comments: list[str]) -> str:
-    """The file of a model, or its name in the box; one that was never saved is to be saved first, says a comment."""
+    """Return the file of a model or its bundled name; an unsaved model gets a comment to save it first."""
     if known.path is not None:
         return known.path
     path = f"{known.name}.safetensors"

@@ -43,7 +43,7 @@ class ImageSelector(QWidget):
         self.level_box = Combo("Level of the multiscale layer to register with.", f"level of the {role} image")
         self.channel_box = Combo("Which channel is compared; all channels are warped.", f"channel of the {role} image")
         self.mask_box = Combo(
-            f"A Labels or Shapes layer: only what lies inside it counts on the {role} side. "
+            f"A Labels or Shapes layer: only its inside counts on the {role} side. "
             "A shape drawn in a volume counts at every depth.",
             f"mask of the {role} image",
         )

@@ -117,8 +117,8 @@ class ScorecardPanel(TaskPanel):
         self.fixed_box = Combo("The image that stayed where it is.", "fixed image")
         self.moving_box = Combo("The image that was registered, as it was before.", "moving image")
         self.result_box = Combo(
-            "The warped image, scored as it is; or it is made anew by the transform, which leaves out what lies beyond "
-            "the moving image.",
+            "The warped image, scored as it is; or it is warped again by the transform, without the area "
+            "outside the moving image.",
             "result",
         )
         self.transform_box = Combo("What was found; for labels, landmarks and the deformation.", "transform")
@@ -136,8 +136,8 @@ class ScorecardPanel(TaskPanel):
             for side in ("fixed", "moving", "result")
         ]
         self.reverse_box = Combo(
-            "A transform found independently the other way round, for the inverse consistency; without one its own "
-            "inverse is measured.",
+            "A transform fitted from moving to fixed, for the inverse consistency; without one the "
+            "inverse of the transform is measured.",
             "reverse transform",
         )
         content = QWidget()
@@ -197,7 +197,7 @@ class ScorecardPanel(TaskPanel):
             self.moving_box.set_current(images[-1])
 
     def _on_result(self, _index: int = 0) -> None:
-        """A result layer of ours says by which transform it was made."""
+        """Choose the transform of a result layer from its metadata."""
         layer = self.result_box.currentData()
         record = layer.metadata.get("stnreg") if layer is not None else None
         if record:

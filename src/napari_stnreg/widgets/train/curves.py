@@ -71,7 +71,7 @@ class EpochPlot(ThemedPlot):
         self._plot.getPlotItem().getViewBox().setDefaultPadding(_ROOM)
 
     def style_curves(self) -> None:
-        """Color them; validation is blue, and has points, since color alone tells not everyone apart."""
+        """Color the curves; validation is blue and has points, for readers who do not see the colors."""
         import pyqtgraph
 
         blue = (86, 180, 233) if self.dark else (0, 94, 162)

@@ -68,7 +68,7 @@ class View:
     progress: TrainingProgress
     preview: PreviewFrame | None = None
     grid: Grid | None = None
-    """Where the picture lies."""
+    """Position of the image."""
 
 
 @dataclass
@@ -116,7 +116,7 @@ class Watcher:
         self.job = job
         self.example: ValidationExample | None = None
         self.grid: Grid | None = None
-        """Where the pair lies in the viewer, at the resolution that the network sees."""
+        """Position of the pair in the viewer, at the resolution that the network sees."""
         self._fine: Grid | None = None
         self._maker: PreviewRenderer | None = None
         self._drawn = -1
@@ -210,5 +210,5 @@ def resumable(output: str | None) -> bool:
 
 
 def checkpoint_of(output: str) -> str:
-    """Where the checkpoint of a model's training lies; the same rule as the engine's, which brings torch."""
+    """Return the path of a training's checkpoint, by the engine's rule but without importing torch."""
     return output.removesuffix(".safetensors") + ".checkpoint.safetensors"

@@ -133,7 +133,7 @@ class TransformsPanel(TaskPanel):
         grids = [layer for layer in workable(self._viewer) if isinstance(layer, ImageLayer | Labels)]
         box.set_items([("automatic", _AUTOMATIC), *((layer.name, layer) for layer in grids)], box.currentData())
         for box in (self.choice.fixed_box, self.choice.moving_box):
-            box.set_items([("as the file says", None), *((layer.name, layer) for layer in grids)], box.currentData())
+            box.set_items([("as in the file", None), *((layer.name, layer) for layer in grids)], box.currentData())
 
     def _on_chosen(self, _row: int = 0) -> None:
         entry = self.chosen
@@ -358,7 +358,7 @@ class TransformsPanel(TaskPanel):
         self.show_status(f"Loaded '{entry.name}'.")
 
     def save(self, path: str) -> bool:
-        """Write the chosen transform; the ending says in which format."""
+        """Save the chosen transform; the suffix selects the format."""
         entry = self.chosen
         if entry is None:
             self.show_status("Choose a transform first.", warn=True)
