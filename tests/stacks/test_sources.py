@@ -150,6 +150,103 @@ def test_constant_number_increment_is_no_gap(tmp_path, stack):
     same(open_stack(tmp_path), stack)
 
 
+def _folder(folder, names, stack):
+    for number, name in enumerate(names):
+        imwrite(folder / name, stack[number % len(stack)])
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("s{:03d}_DAPI.tif", "s{:03d}_GFP.tif"),
+        ("s{:03d}_c0.tif", "s{:03d}_c1.tif"),
+        ("DAPI {}.png", "Cy5 {}.png"),
+        ("x_z{:02d}_488nm.png", "x_z{:02d}_561nm.png"),
+        ("C=0 Z={}.tif", "C=1 Z={}.tif"),
+        ("cut{}.jpg", "cut{}.tif"),
+    ],
+)
+def test_channels_in_a_folder_are_asked_for(tmp_path, stack, first, second):
+    for name in (first, second):
+        _folder(tmp_path, [name.format(z) for z in range(1, 6)], stack)
+    with pytest.raises(InputError, match=r"2 files for each section .*Choose a channel, 0 to 1"):
+        open_stack(tmp_path)
+    chosen = [open_stack(tmp_path, channel=number) for number in (0, 1)]
+    assert {one.files for one in chosen} == {tuple(name.format(z) for z in range(1, 6)) for name in (first, second)}
+    assert chosen[0].identity() != chosen[1].identity()
+    with pytest.raises(InputError, match="no channel 2"):
+        open_stack(tmp_path, channel=2)
+
+
+def test_pattern_names_the_sections(tmp_path, stack):
+    _folder(tmp_path, [f"s{z}_{c}.tif" for z in (9, 10) for c in ("DAPI", "GFP")], stack)
+    assert open_stack(tmp_path, pattern="*_gfp.tif").files == ("s9_GFP.tif", "s10_GFP.tif")
+    assert open_stack(tmp_path, pattern="*").shape[0] == 4
+    with pytest.raises(InputError, match=r"0 image files that fit 'x\*'"):
+        open_stack(tmp_path, pattern="x*")
+
+
+@pytest.mark.parametrize("other", ["overview.tif", "s03_mask.tif", "s1_thumb.png", "Snapshot 7.png", "s02_scan_a.tif"])
+def test_other_pictures_in_a_folder_are_left_out_with_a_notice(tmp_path, stack, other):
+    names = [f"s{z:02d}.tif" for z in range(5)]
+    _folder(tmp_path, [*names, other], stack)
+    source = open_stack(tmp_path)
+    assert source.files == tuple(names)
+    assert source.warning == f"1 file is not used as sections: '{other}'. Name other files with a pattern."
+
+
+def test_masks_beside_sections_are_no_channel_but_a_stack_by_themselves(tmp_path, stack):
+    _folder(tmp_path, [f"s{z}.tif" for z in range(5)], stack)
+    masks = [f"s{z}_mask.tif" for z in range(5)]
+    _folder(tmp_path, masks, stack)
+    source = open_stack(tmp_path)
+    assert source.files == tuple(f"s{z}.tif" for z in range(5))
+    assert "5 files are not used" in source.warning
+    assert open_stack(tmp_path, pattern="*_mask.tif").files == tuple(masks)
+
+
+@pytest.mark.parametrize(
+    ("names", "notice"),
+    [
+        ([f"z{z}.tif" for z in (-2, -1, 0, 1, 2)], ""),
+        (["z-10 a.tif", "z-5 a.tif", "z+0 a.tif", "z+5 a.tif"], ""),
+        ([f"z_{z}um.tif" for z in ("0.25", "0.5", "0.75", "1.0")], ""),
+        (["s1.8.tif", "s1.9.tif", "s1.10.tif", "s1.11.tif", "s1.1.tif"], None),
+        ([f"2024010{9 - z}_sec{z}.tif" for z in range(1, 6)], ""),
+        ([f"sec{z}_20240101_12{z}{9 - z}30.tif" for z in range(1, 6)], ""),
+        ([f"slide{1 + z // 3}_{1 + z % 3:02d}.tif" for z in range(6)], "ordered by 2 numbers"),
+        (["s1.tif", "s2.tif", "s3_rescan.tif", "s4.tif"], "between those of"),
+        (["front.tif", "middle.tif", "rear.tif"], "no common pattern"),
+        ([f"sec-{z:03d}.tif" for z in range(3)], ""),
+        ([f"202401{day}.tif" for day in ("01", "09", "30")], "uneven"),
+    ],
+)
+def test_order_of_sections_by_their_names(tmp_path, stack, names, notice):
+    _folder(tmp_path, names, stack)
+    source = open_stack(tmp_path)
+    order = sorted(names, key=lambda n: int(n[3:-4])) if notice is None else names
+    assert [name for name in source.files if name] == order
+    if notice is not None:
+        assert notice in source.warning if notice else not source.warning
+
+
+@pytest.mark.parametrize("names", [[f"r{r}_c{c}.tif" for r in range(2) for c in range(3)],
+                                   [f"{z:03d}_{k}.tif" for z in range(4) for k in (1, 2)]])  # fmt: skip
+def test_two_numbers_that_could_both_count_sections_are_asked_for(tmp_path, stack, names):
+    _folder(tmp_path, names, stack)
+    with pytest.raises(InputError, match=r"have 2 numbers.*pattern"):
+        open_stack(tmp_path)
+    assert open_stack(tmp_path, pattern="*").shape[0] == len(names)
+
+
+def test_a_picture_of_another_size_is_no_section(tmp_path, stack):
+    _folder(tmp_path, [f"s{z}.png" for z in range(5)], stack)
+    imwrite(tmp_path / "s2.png", np.zeros((200, 300), np.uint8))
+    source = open_stack(tmp_path)
+    assert source.shape == stack.shape
+    assert "200x300" in source.faults[2]
+
+
 def test_corrupt_files_are_kept_as_unreadable_sections(tmp_path, stack):
     for number, section in enumerate(stack):
         imwrite(tmp_path / f"s{number}.png", section)

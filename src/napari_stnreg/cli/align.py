@@ -55,6 +55,10 @@ def _one_word(converter: Any, group: str) -> Parameter:
 
 Level = Annotated[int, Parameter(group="Reading", help="Resolution level of an OME-Zarr; 0 is the finest.")]
 Channel = Annotated[int | None, Parameter(group="Reading", help="Channel, counted from 0, if there are several.")]
+Pattern = Annotated[
+    str | None,
+    Parameter(group="Reading", help="Names of the files of a folder that are sections, such as '*_DAPI.tif'."),
+]
 Scheduler = Annotated[
     str,
     Parameter(
@@ -80,6 +84,7 @@ def align(
     section_range: Annotated[tuple[int, int] | None, _one_word(_section_range, "Execution")] = None,
     level: Level = 0,
     channel: Channel = None,
+    pattern: Pattern = None,
     scheduler: Scheduler = "threads",
     workers: Workers = None,
     memory: Annotated[float | None, _one_word(_memory, "Execution")] = None,
@@ -128,7 +133,7 @@ def align(
     for path in (output, work_folder(output).path, *report_paths(output)):
         check_output(path, [landmarks], overwrite=True, folder=path.suffix in (".zarr", ".work"), is_ours=bool)
 
-    source = open_stack(stack, level=level, channel=channel)
+    source = open_stack(stack, level=level, channel=channel, pattern=pattern)
     if source.warning:
         logger.log(PROGRESS, "%s", source.warning)
     steps = align_stack_steps(

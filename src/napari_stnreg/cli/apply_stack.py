@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from napari_stnreg.cli.align import Channel, Level, Scheduler, Workers, run_with_progress
+from napari_stnreg.cli.align import Channel, Level, Pattern, Scheduler, Workers, run_with_progress
 from napari_stnreg.cli.exit_code import ExitCode
 from napari_stnreg.cli.options import Output
-from napari_stnreg.cli.progress import Interrupt
+from napari_stnreg.cli.progress import PROGRESS, Interrupt, logger
 from napari_stnreg.core.output_guard import check_output
 
 
@@ -25,6 +25,7 @@ def apply_stack(
     overwrite: bool = False,
     level: Level = 0,
     channel: Channel = None,
+    pattern: Pattern = None,
     scheduler: Scheduler = "threads",
     workers: Workers = None,
 ) -> int:
@@ -66,8 +67,11 @@ def apply_stack(
     else:
         from napari_stnreg.stacks.sources.open import open_stack
 
+        source = open_stack(input, level=level, channel=channel, pattern=pattern)
+        if source.warning:
+            logger.log(PROGRESS, "%s", source.warning)
         steps = aligned.apply_steps(
-            open_stack(input, level=level, channel=channel),
+            source,
             output,
             interpolation=interpolation,
             fill=fill,

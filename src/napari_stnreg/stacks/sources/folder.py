@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import re
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
-from itertools import pairwise
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,13 @@ import numpy as np
 import tifffile
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.io.image import SUPPORTED_SUFFIXES, read_image
+from napari_stnreg.io.formats import is_image_path
+from napari_stnreg.io.image import read_image
 from napari_stnreg.stacks.sources.base import Array, StackSource, Window, check_stack, to_gray
+from napari_stnreg.stacks.sources.section_names import natural_sections, order_sections
+
+_SIZE_RATIO = 4.0
+"""Pixels of a section against the median of all; beyond this ratio a picture is not of the stack."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,11 +27,21 @@ class FolderSource(StackSource):
     """One image file for each section; a smaller image is padded with zeros at its lower right."""
 
     files: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def warning(self) -> str:
+        """Sentences about files that are not used, and about sections that cannot be used."""
+        return " ".join(one for one in (*self.notes, super().warning) if one)
 
     @property
     def paths(self) -> tuple[str, ...]:
         """The folder and its files, which may be links."""
         return (self.location, *(str(Path(self.location) / name) for name in self.files if name))
+
+    def identity(self) -> dict[str, Any]:
+        """As of other stacks, and which files are the sections."""
+        return {**super().identity(), "files": hashlib.sha256("/".join(self.files).encode()).hexdigest()}
 
     def _load(self, z: int, window: Window) -> Array:
         image = read_image(Path(self.location) / self.files[z])
@@ -39,22 +53,36 @@ class FolderSource(StackSource):
         return data[window]
 
 
-def open_folder(path: Path) -> FolderSource:
+def open_folder(path: Path, *, channel: int | None = None, pattern: str | None = None) -> FolderSource:
     """Open a folder of images as a stack, in the order of the numbers in their names.
 
-    A number that is missing in the row is a missing section. A file that cannot be read, or of another type than the
-    others, is an unreadable one.
+    A number that is missing in the row is a missing section. A file that cannot be read, or of another type or quite
+    another size than the others, is an unreadable one. See :func:`order_sections` for channels and other pictures in
+    the folder.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    channel
+        Channel, if the folder holds several files for each section.
+    pattern
+        Names of the files that are sections, such as ``"*_DAPI.tif"``; then all of them are.
 
     Raises
     ------
     InputError
-        If there are fewer than two images, or they are not gray (or red, green, blue).
+        If there are fewer than two images, they are not gray (or red, green, blue), or there are several channels and
+        none is chosen.
     """
-    names = [p.name for p in path.iterdir() if p.is_file() and p.name.lower().endswith(SUPPORTED_SUFFIXES)]
-    names = [name for name in names if not name.startswith(".")]
+    names = [one.name for one in path.iterdir() if one.is_file() and is_image_path(one)]
+    if pattern is not None:
+        names = [name for name in names if fnmatchcase(name.lower(), pattern.lower())]
     if len(names) < 2:
-        raise InputError(f"The folder '{path.name}' holds {len(names)} image files; a stack has at least two.")
-    rows = _numbered(names)
+        fitting = "" if pattern is None else f" that fit '{pattern}'"
+        raise InputError(f"The folder '{path.name}' holds {len(names)} image files{fitting}; a stack has at least two.")
+    order = order_sections(names, path.name, channel) if pattern is None else natural_sections(names)
+    rows = order.rows
     headers: dict[int, tuple[tuple[int, ...], np.dtype[Any]]] = {}
     faults: dict[int, str] = {}
     for z, name in enumerate(rows):
@@ -77,35 +105,18 @@ def open_folder(path: Path) -> FolderSource:
     good = [headers[z][0][:2] for z in headers if z not in faults]
     if len(good) < 2:
         raise InputError(f"The images in '{path.name}' have no shape and type in common.")
-    height, width = max(s[0] for s in good), max(s[1] for s in good)
+    height, width = (int(np.median([s[axis] for s in good])) for axis in range(2))
     for z, (shape, _) in headers.items():
-        if z not in faults and shape[0] * shape[1] < 0.25 * height * width:
+        ratio = shape[0] * shape[1] / (height * width)
+        if z not in faults and not 1 / _SIZE_RATIO <= ratio <= _SIZE_RATIO:
             faults[z] = f"Section {z} cannot be used: '{rows[z]}' is {shape[0]}x{shape[1]}, others {height}x{width}."
+    height, width = (max(headers[z][0][axis] for z in headers if z not in faults) for axis in range(2))
     check_stack((len(rows), height, width), dtype, path.name)
     spacing, unit = _folder_calibration(path / next(rows[z] or "" for z in headers if z not in faults))
     return FolderSource(
-        (len(rows), height, width), dtype, spacing, unit, path.name, faults, str(path), tuple(n or "" for n in rows)
-    )
-
-
-def _numbered(names: list[str]) -> list[str | None]:
-    """Names in the order of the number by which they differ, ``None`` where the row has a gap."""
-    parts = {name: [int(p) for p in re.findall(r"\d+", name.rsplit(".", 1)[0])] for name in names}
-    natural = sorted(names, key=lambda n: [(0, int(p), "") if p.isdigit() else (1, 0, p)
-                                           for p in re.split(r"(\d+)", n.lower()) if p])  # fmt: skip
-    lengths = {len(p) for p in parts.values()}
-    if len(lengths) != 1 or not lengths.copy().pop():
-        return list(natural)
-    varying = [i for i in range(lengths.pop()) if len({p[i] for p in parts.values()}) == len(names)]
-    if len(varying) != 1:
-        return list(natural)
-    by_number = {p[varying[0]]: name for name, p in parts.items()}
-    numbers = sorted(by_number)
-    step = math.gcd(*(b - a for a, b in pairwise(numbers)))
-    count = (numbers[-1] - numbers[0]) // step + 1
-    if count > 2 * len(names):  # not a row with gaps, but numbers that mean something else, such as dates
-        return [by_number[n] for n in numbers]
-    return [by_number.get(numbers[0] + i * step) for i in range(count)]
+        (len(rows), height, width), dtype, spacing, unit, path.name, faults, str(path), tuple(n or "" for n in rows),
+        order.notes,
+    )  # fmt: skip
 
 
 def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:

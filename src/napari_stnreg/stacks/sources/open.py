@@ -29,6 +29,7 @@ def open_stack(
     *,
     level: int = 0,
     channel: int | None = None,
+    pattern: str | None = None,
     spacing: float | Sequence[float] | None = None,
     unit: str | None = None,
 ) -> StackSource:
@@ -43,7 +44,11 @@ def open_stack(
     level
         Resolution level of a multiscale image; 0 is the finest.
     channel
-        Channel, if there are several.
+        Channel, if there are several; in a folder these may be files side by side, such as ``s1_DAPI.tif`` and
+        ``s1_GFP.tif``.
+    pattern
+        Names of the files of a folder that are sections, such as ``"*_DAPI.tif"``. Without it, sections are told from
+        channels, masks and overviews by their names.
     spacing, unit
         Replace the values of the file.
 
@@ -56,7 +61,7 @@ def open_stack(
     if isinstance(stack, StackSource):
         source = stack
     elif isinstance(stack, str | os.PathLike):
-        source = _open_path(Path(stack).absolute(), level=level, channel=channel)
+        source = _open_path(Path(stack).absolute(), level, channel, pattern)
     elif isinstance(stack, Image):
         data = stack.intensity(channel) if stack.has_channel_axis else stack.data
         source = from_array(data, tuple(stack.grid.spacing), stack.grid.unit, stack.name)
@@ -73,13 +78,13 @@ def open_stack(
     return source
 
 
-def _open_path(path: Path, *, level: int = 0, channel: int | None = None) -> StackSource:
+def _open_path(path: Path, level: int, channel: int | None, pattern: str | None) -> StackSource:
     if not path.exists():
         raise InputError(f"'{path}' does not exist.")
     if path.is_dir():
         if any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zarray", ".zattrs")):
             return open_zarr(path, level=level, channel=channel)
-        return open_folder(path)
+        return open_folder(path, channel=channel, pattern=pattern)
     name = path.name.lower()
     if name.endswith((".tif", ".tiff")):
         return open_tiff(path, channel=channel)
