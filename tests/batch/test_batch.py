@@ -55,7 +55,7 @@ def run(jobs="jobs.csv", stop_at=None, **options):
     return result, [(s.name, s.state) for s in seen if s.row is not None]
 
 
-def test_every_pair_gets_a_row_with_its_true_shift_and_the_broken_one_a_sentence(folder):
+def test_each_pair_has_a_row_and_a_failed_one_its_reason(folder):
     result, seen = run()
     last = "0004_c_to_fixed"
     assert seen == [("first", "done"), ("broken", "failed"), ("second", "done"), (last, "done")]
@@ -76,7 +76,7 @@ def test_every_pair_gets_a_row_with_its_true_shift_and_the_broken_one_a_sentence
     assert json.loads((folder / "out" / "first" / "report.json").read_text())["settings"]["iterations"] == 12
 
 
-def test_the_page_shows_every_pair_and_needs_no_other_file(folder):
+def test_report_page_is_self_contained_and_shows_every_pair(folder):
     result, _ = run()
     page = result.page.read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 9
@@ -90,7 +90,7 @@ def test_the_page_shows_every_pair_and_needs_no_other_file(folder):
     assert (grid == 255).mean() > 0.02
 
 
-def test_what_is_done_is_kept_and_what_changed_is_done_again(folder):
+def test_finished_pairs_are_kept_and_changed_ones_repeated(folder):
     run()
     made = (folder / "out" / "first" / "transform.safetensors").stat().st_mtime_ns
     imageio.imwrite("missing.png", draw((1, 1)))
@@ -106,7 +106,7 @@ def test_what_is_done_is_kept_and_what_changed_is_done_again(folder):
         assert run(**options)[1] == [("second", state)]
 
 
-def test_a_stop_leaves_the_pair_at_hand_for_the_next_time(folder):
+def test_stop_leaves_the_current_pair_for_the_next_run(folder):
     result, seen = run(stop_at=lambda step: step.name == "second" and step.fit is not None)
     assert seen == [("first", "done"), ("broken", "failed")]
     assert result.stop_reason == "stopped"
@@ -117,7 +117,7 @@ def test_a_stop_leaves_the_pair_at_hand_for_the_next_time(folder):
 
 
 @pytest.mark.slow
-def test_a_killed_batch_goes_on_where_it_was(folder):
+def test_killed_batch_resumes(folder):
     words = [sys.executable, "-m", "napari_stnreg.cli", "batch", "jobs.csv", "-o", "out", "--family", "translation",
              "--preset", "fast", "--device", "cpu", "--iterations", "12"]  # fmt: skip
     paths = {"PYTHONPATH": os.pathsep.join(os.path.abspath(os.path.join(START, path)) for path in sys.path)}
@@ -133,7 +133,7 @@ def test_a_killed_batch_goes_on_where_it_was(folder):
     assert len(seen) == 4
 
 
-def test_the_command_goes_past_failures_and_says_so(folder, capsys):
+def test_command_continues_after_failures_and_reports_them(folder, capsys):
     words = ["batch", "jobs.csv", "-o", "out", "--family", "translation", "--preset", "fast", "--iterations", "12"]
     assert main(words) == 1
     captured = capsys.readouterr()
@@ -223,7 +223,7 @@ def test_the_command_registers_two_folders(two_folders, monkeypatch, capsys):
         assert "either a list of pairs" in capsys.readouterr().err
 
 
-def test_a_folder_of_something_else_is_left_alone(folder):
+def test_batch_keeps_foreign_folders(folder):
     (folder / "out").mkdir()
     (folder / "out" / "thesis.txt").write_text("keep me")
     with pytest.raises(sr.InputError, match="not written by this program"):

@@ -53,14 +53,14 @@ def test_json_without_nan_or_infinity(tmp_path):
     assert "Infinity" not in (tmp_path / "a.json").read_text()
 
 
-def test_missing_folder_and_folder_in_place_are_reported(tmp_path):
+def test_missing_folder_and_existing_folder_are_reported(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         write_text(tmp_path / "missing" / "a.txt", "")
     with pytest.raises(InputError, match="is a folder"):
         write_text(tmp_path, "")
 
 
-def test_a_folder_is_replaced_as_a_whole(tmp_path):
+def test_folder_is_replaced_atomically(tmp_path):
     target = tmp_path / "field.zarr"
     for name in ("first", "second"):
         with atomic_folder(target) as part:

@@ -18,7 +18,7 @@ def two_threads():
     torch.set_num_threads(before)
 
 
-def test_only_the_calling_thread_is_limited(two_threads):
+def test_single_thread_limits_only_the_calling_thread(two_threads):
     seen = []
     with single_thread():
         assert torch.get_num_threads() == 1
@@ -29,7 +29,7 @@ def test_only_the_calling_thread_is_limited(two_threads):
     assert seen == [2], "a thread that begins while another is limited keeps its own number"
 
 
-def test_the_limit_ends_with_the_block_even_after_an_error(two_threads):
+def test_single_thread_is_restored_after_an_error(two_threads):
     with pytest.raises(RuntimeError), single_thread():
         raise RuntimeError
     assert torch.get_num_threads() == 2

@@ -27,13 +27,13 @@ def grids(draw, ndim=None, unit="mm"):
 
 
 @given(grids(), st.integers(0, 10_000))
-def test_world_and_index_are_each_others_inverse(grid, seed):
+def test_world_to_index_inverts_index_to_world(grid, seed):
     index = np.random.default_rng(seed).uniform(-20, 20, (7, grid.ndim))
     np.testing.assert_allclose(grid.to_index(grid.to_world(index)), index, atol=1e-8)
 
 
 @given(grids())
-def test_points_are_the_places_of_the_voxel_centers(grid):
+def test_points_are_the_voxel_centers(grid):
     points = grid.points()
     assert points.shape == (*grid.shape, grid.ndim)
     last = tuple(n - 1 for n in grid.shape)
@@ -44,7 +44,7 @@ def test_points_are_the_places_of_the_voxel_centers(grid):
 
 
 @given(grids())
-def test_spacing_is_the_distance_between_neighbors(grid):
+def test_spacing_is_the_distance_between_voxels(grid):
     points = grid.points()
     for axis in range(grid.ndim):
         gaps = np.linalg.norm(np.diff(points, axis=axis), axis=-1)
@@ -53,7 +53,7 @@ def test_spacing_is_the_distance_between_neighbors(grid):
 
 
 @given(grids(), st.floats(0.4, 3))
-def test_resizing_leaves_the_outer_faces_where_they_are(grid, factor):
+def test_grid_resize_keeps_the_outer_faces(grid, factor):
     other = grid.resized([max(1, round(n * factor)) for n in grid.shape])
     np.testing.assert_allclose(other.corners(), grid.corners(), atol=1e-7)
     np.testing.assert_allclose(other.center, grid.center, atol=1e-7)
@@ -61,7 +61,7 @@ def test_resizing_leaves_the_outer_faces_where_they_are(grid, factor):
 
 
 @given(grids(), st.data())
-def test_cropping_keeps_the_voxels_it_keeps(grid, data):
+def test_crop_keeps_voxel_positions(grid, data):
     start = [data.draw(st.integers(-3, n - 1)) for n in grid.shape]
     stop = [data.draw(st.integers(a + 1, n + 3)) for a, n in zip(start, grid.shape, strict=True)]
     part = grid.cropped(start, stop)
@@ -71,7 +71,7 @@ def test_cropping_keeps_the_voxels_it_keeps(grid, data):
 
 
 @given(grids(), grids())
-def test_a_union_covers_both_on_the_first_ones_lattice(a, b):
+def test_union_covers_both_on_the_lattice_of_the_first(a, b):
     if a.ndim != b.ndim:
         return
     union = a.extended_to(b.corners())
@@ -84,7 +84,7 @@ def test_a_union_covers_both_on_the_first_ones_lattice(a, b):
 
 
 @given(grids())
-def test_a_covering_grid_is_upright_and_no_larger_than_needed(grid):
+def test_covering_grid_is_axis_aligned_and_tight(grid):
     cover = Grid.covering(grid.corners(), grid.spacing, unit="mm")
     index = cover.to_index(grid.corners())
     assert (index > -0.5 - 1e-5).all()
@@ -94,7 +94,7 @@ def test_a_covering_grid_is_upright_and_no_larger_than_needed(grid):
     assert (cover.spacing * cover.shape - (high - low) < cover.spacing * (1 + 1e-5)).all()
 
 
-def test_a_sheared_grid_is_seen_as_such_and_gets_an_upright_cover():
+def test_sheared_grid_gets_an_axis_aligned_cover():
     sheared = Grid((4, 5), [[1, 0.5, 0], [0, 1, 0], [0, 0, 1]])
     assert not sheared.is_orthogonal()
     upright = sheared.orthogonal()
@@ -106,7 +106,7 @@ def test_a_sheared_grid_is_seen_as_such_and_gets_an_upright_cover():
 
 
 @given(grids(), st.sampled_from(["um", "nm", "m", "cm", "micron", "Å"]))
-def test_another_unit_moves_nothing(grid, unit):
+def test_unit_conversion_keeps_world_positions(grid, unit):
     other = grid.with_unit(unit)
     np.testing.assert_allclose(other.to_world([1] * grid.ndim) / conversion_factor("mm", unit),
                                grid.to_world([1] * grid.ndim), rtol=1e-9, atol=1e-9)  # fmt: skip
@@ -114,7 +114,7 @@ def test_another_unit_moves_nothing(grid, unit):
 
 
 @given(grids())
-def test_a_grid_survives_json(grid):
+def test_grid_json_round_trip(grid):
     import json
 
     again = Grid.from_dict(json.loads(json.dumps(grid.to_dict())))
@@ -122,7 +122,7 @@ def test_a_grid_survives_json(grid):
     assert hash(again) == hash(grid)
 
 
-def test_grids_are_equal_by_what_they_are_and_cannot_be_changed():
+def test_grids_compare_by_value_and_are_immutable():
     a, b = Grid.from_spacing((3, 4), 2, 1, unit="mm"), Grid.from_spacing((3, 4), 2, 1, unit="mm")
     assert a == b
     assert a != Grid.from_spacing((3, 4), 2, 1, unit="um")
@@ -137,7 +137,7 @@ def test_grids_are_equal_by_what_they_are_and_cannot_be_changed():
 
 
 @pytest.mark.parametrize("matrix", [np.eye(4), np.zeros((3, 3)), np.diag([1, np.nan, 1]), np.diag([1, np.inf, 1])])
-def test_a_grid_without_a_place_in_the_world_is_refused(matrix):
+def test_singular_grid_is_refused(matrix):
     with pytest.raises(InputError):
         Grid((3, 4), matrix)
 
@@ -151,19 +151,19 @@ def test_units_convert(a, b, factor):
 
 
 @pytest.mark.parametrize("pair", [("pixel", "mm"), ("furlong", "mm"), ("s", "mm")])
-def test_units_that_do_not_convert_say_so(pair):
+def test_incompatible_units_are_refused(pair):
     for a, b in itertools.permutations(pair):
         with pytest.raises(InputError, match="cannot be converted"):
             conversion_factor(a, b)
 
 
-def test_unit_names_are_known_by_many_names():
+def test_unit_aliases():
     assert {canonical(u) for u in ("µm", "μm", "micron", "Micrometer", "um", " um ")} == {"um"}
     assert canonical("") == "pixel"
     assert canonical("furlong") == "furlong"
 
 
-def test_an_image_wraps_an_array_as_it_is():
+def test_image_does_not_copy_its_array():
     array = np.arange(12, dtype=np.int16).reshape(3, 4)
     image = Image.from_array(array, spacing=(2, 3), origin=(5, 6), unit="um", name="thing")
     assert image.data is array
@@ -175,7 +175,7 @@ def test_an_image_wraps_an_array_as_it_is():
     assert image.with_unit("nm").grid.spacing == pytest.approx([2000, 3000])
 
 
-def test_intensity_of_colors_is_luminance_and_of_channels_the_mean_or_one():
+def test_intensity_is_luminance_or_a_channel_or_their_mean():
     colors = np.zeros((2, 2, 3), dtype=np.uint8)
     colors[..., 1] = 100
     assert Image.from_array(colors, channels=True).intensity() == pytest.approx(71.54, abs=0.01)
@@ -188,7 +188,7 @@ def test_intensity_of_colors_is_luminance_and_of_channels_the_mean_or_one():
             image.intensity(wrong)
 
 
-def test_images_that_cannot_be_are_refused_in_a_sentence():
+def test_invalid_images_are_refused():
     grid = Grid.from_spacing((3, 4))
     with pytest.raises(InputError, match="data of shape"):
         Image(np.zeros((4, 3)), grid)
@@ -203,7 +203,7 @@ def test_images_that_cannot_be_are_refused_in_a_sentence():
 
 
 @pytest.mark.parametrize("digits", [3, 4, 5])
-def test_axes_off_a_right_angle_by_rounding_keep_their_lattice(digits):
+def test_near_orthogonal_axes_keep_their_lattice(digits):
     turn = np.round(Rotation.from_euler("xyz", (0.4, 0.2, -0.3)).as_matrix(), digits)
     grid = Grid.from_spacing((6, 40, 40), (5.0, 0.5, 0.5), (3.0, -20.0, 7.0), turn, unit="mm")
     straight = grid.orthogonal()

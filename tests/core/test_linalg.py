@@ -35,7 +35,7 @@ def test_quaternion_and_euler_rotations_agree():
     np.testing.assert_allclose(about_first[1:, 1:], rotation_2d(2 * half), atol=1e-12)
 
 
-def test_affine_matrix_keeps_its_center_up_to_the_translation():
+def test_affine_matrix_maps_its_center_by_the_translation():
     matrix = affine_matrix(rotation_2d(0.7), [1.0, -2.0], center=[4.0, 5.0])
     np.testing.assert_allclose(mapped(matrix, np.array([[4.0, 5.0]])), [[5.0, 3.0]])
 

@@ -55,7 +55,7 @@ SPELLINGS = (
 
 @pytest.mark.parametrize("how", SPELLINGS)
 @pytest.mark.parametrize("folder", [True, False])
-def test_an_output_that_is_the_input_is_refused_in_every_spelling(raw, how, folder):
+def test_output_equal_to_input_is_refused_in_every_spelling(raw, how, folder):
     source, output = spelled(raw, how)
     with pytest.raises(InputError, match="input"):
         check_output(output, [source], overwrite=True, folder=folder, is_ours=lambda path: True)
@@ -67,7 +67,7 @@ def test_relative_paths_are_compared_from_the_working_directory(raw, monkeypatch
         check_output("../raw.zarr", ["."], overwrite=True, folder=True, is_ours=lambda path: True)
 
 
-def test_neighbors_with_similar_names_are_not_confused(raw):
+def test_paths_with_a_common_prefix_are_distinct(raw):
     assert check_output(raw.with_name("raw.zarr2"), [raw], folder=True) == raw.with_name("raw.zarr2")
     assert check_output(raw.with_name("raw"), [raw, None, ""], folder=True) == raw.with_name("raw")
 
@@ -83,7 +83,7 @@ def test_an_existing_output_is_kept_unless_overwriting_is_allowed(raw, tmp_path)
     check_output(file, overwrite=True)
 
 
-def test_a_foreign_folder_is_never_overwritten(raw, tmp_path):
+def test_foreign_folder_is_never_overwritten(raw, tmp_path):
     with pytest.raises(InputError, match="not written by this program"):
         check_output(raw, folder=True, overwrite=True)
     with pytest.raises(InputError, match="not written by this program"):
@@ -119,7 +119,7 @@ def test_a_second_run_into_the_same_output_is_refused(tmp_path):
     assert not list(tmp_path.glob(".*lock*"))
 
 
-def test_the_lock_of_a_process_that_ended_is_replaced(tmp_path):
+def test_lock_of_an_ended_process_is_replaced(tmp_path):
     script = "import os,sys; from napari_stnreg.core.output_guard import OutputLock\n"
     script += f"OutputLock({str(tmp_path / 'a.zarr')!r}).__enter__(); os._exit(1)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 1
@@ -146,7 +146,7 @@ def test_stale_locks_are_recognized_by_host_process_and_start_time(tmp_path, hol
             pass
 
 
-def test_a_folder_is_deleted_together_with_what_a_killed_deletion_left(raw):
+def test_folder_deletion_cleans_up_after_a_killed_one(raw):
     left = raw.with_name(".raw.zarr-0123.deleted")
     left.mkdir()
     (left / "chunk").write_text("old")

@@ -19,7 +19,7 @@ from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress, 
 from tests.helpers.scenes import bent_pair
 
 
-def test_a_stop_is_passed_on_once_and_a_cancel_at_every_check():
+def test_stop_is_raised_once_and_cancel_at_every_check():
     canceled = []
     signal = StopSignal(lambda: True, lambda: bool(canceled))
     with listening(signal):
@@ -35,7 +35,7 @@ def test_a_stop_is_passed_on_once_and_a_cancel_at_every_check():
     check_stop()
 
 
-def test_another_thread_is_not_interrupted():
+def test_stop_does_not_interrupt_other_threads():
     raised = []
 
     def work():
@@ -78,7 +78,7 @@ def test_a_registration_is_stopped_inside_a_step_with_the_best_so_far(monkeypatc
 
 
 @pytest.mark.parametrize("second", [False, True])
-def test_the_second_stop_gives_up_while_the_result_is_made(monkeypatch, second):
+def test_second_stop_aborts_the_result(monkeypatch, second):
     images = bent_pair(size=64)
     control = TaskControl()
     monkeypatch.setattr(api, "ACTIVITY_VOXELS", 0)
@@ -106,7 +106,7 @@ def test_the_second_stop_gives_up_while_the_result_is_made(monkeypatch, second):
     assert ("scoring" in seen) == (not second)
 
 
-def test_a_stop_after_the_fit_keeps_the_result(monkeypatch):
+def test_stop_after_the_fit_keeps_the_result(monkeypatch):
     """The stop comes while the result is made, between two items of the generator."""
     from napari_stnreg.registration import result as result_module
 
@@ -127,7 +127,7 @@ def test_a_stop_after_the_fit_keeps_the_result(monkeypatch):
     assert result.warped.data.shape == (48, 48)
 
 
-def test_reading_is_interrupted(monkeypatch):
+def test_stop_interrupts_reading(monkeypatch):
     values = np.random.default_rng(0).random((64, 64)).astype(np.float32)
     fixed, moving = sr.Image.from_array(values), sr.Image.from_array(values + 1)
 

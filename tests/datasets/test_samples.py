@@ -32,7 +32,7 @@ def pulled_back(sample, image, order=1):
 
 
 @pytest.mark.parametrize("name", ["shapes", "digit", "head"])
-def test_the_true_map_brings_moving_onto_fixed(samples, name):
+def test_true_map_aligns_the_pair(samples, name):
     sample = samples(name)
     warped, inside = pulled_back(sample, sample.moving)
     fixed = sample.fixed.data.astype(float)
@@ -42,7 +42,7 @@ def test_the_true_map_brings_moving_onto_fixed(samples, name):
     assert apart is None or error < apart / 4
 
 
-def test_the_true_map_brings_the_sections_back_though_their_contrast_differs(samples):
+def test_true_map_aligns_sections_of_different_contrast(samples):
     sample = samples("sections")
     warped, inside = pulled_back(sample, sample.moving)
     for reference_section, section, covered in zip(sample.fixed.data, warped, inside, strict=True):
@@ -50,7 +50,7 @@ def test_the_true_map_brings_the_sections_back_though_their_contrast_differs(sam
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_a_small_error_in_the_true_map_would_be_seen(samples, name):
+def test_true_map_check_detects_small_errors(samples, name):
     """Guards the two tests above: half a voxel off in each axis is worse than the truth."""
     sample = samples(name)
     right, inside = pulled_back(sample, sample.moving)
@@ -72,7 +72,7 @@ def test_the_true_map_does_not_fold(samples, name):
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_there_is_something_to_register_and_landmarks_to_measure_it_by(samples, name):
+def test_samples_are_misaligned_and_have_landmarks(samples, name):
     sample = samples(name)
     moved = np.linalg.norm(sample.moving_points - sample.fixed_points, axis=1) / sample.fixed.grid.spacing.min()
     assert np.median(moved) > 2
@@ -92,14 +92,14 @@ def test_labels_of_the_heads_agree_under_the_true_map(samples):
         assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.7, label
 
 
-def test_t2_turns_the_contrast_of_fluid_around(samples):
+def test_t2_inverts_the_contrast_of_fluid(samples):
     t1, t2 = samples("head").moving.data, head_pair("t2").moving.data
     fluid = samples("head").labels[1].data == 3
     assert t1[fluid].mean() < 80
     assert t2[fluid].mean() > 180
 
 
-def test_the_committed_files_are_what_the_code_makes(samples):
+def test_committed_files_match_the_code(samples):
     for name, ending in (("shapes", ".tif"), ("digit", ".png"), ("head", ".nii.gz"), ("sections", ".tif")):
         sample = samples(name)
         for image in (sample.fixed, sample.moving, *(sample.labels or ())):
@@ -177,7 +177,7 @@ def test_rounding_differences_do_not_change_the_samples(samples, name, other_pro
     np.testing.assert_allclose(np.hstack(other.landmarks), np.hstack(usual.landmarks), atol=1e-9)
 
 
-def test_the_head_files_lie_in_other_orders_than_the_world():
+def test_head_files_have_non_canonical_orientations():
     import nibabel as nib
 
     codes = [nib.aff2axcodes(nib.load(FOLDER / f"head_{side}.nii.gz").affine) for side in ("fixed", "moving")]
@@ -185,7 +185,7 @@ def test_the_head_files_lie_in_other_orders_than_the_world():
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_napari_makes_layers_of_the_samples(samples, name, monkeypatch):
+def test_samples_open_as_layers(samples, name, monkeypatch):
     from napari.layers import Layer
 
     # What is drawn is known by now; here only the layers are looked at.

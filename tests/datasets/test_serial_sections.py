@@ -35,7 +35,7 @@ def read(picture, points):
 
 
 @pytest.mark.parametrize("z", range(len(NAMES)), ids=lambda z: NAMES[z] or "good")
-def test_picture_to_tissue_and_back_leaves_nothing_over(stack, z):
+def test_picture_to_tissue_round_trip(stack, z):
     tissue = np.random.default_rng(z).uniform(0, SIDE - 1, (300, 2))
     hidden = stack.deformation(z).hides(tissue)
     np.testing.assert_allclose(stack.to_tissue(z, stack.to_section(z, tissue))[~hidden], tissue[~hidden], atol=1e-7)
@@ -45,7 +45,7 @@ def test_picture_to_tissue_and_back_leaves_nothing_over(stack, z):
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("missing", "nearly empty")])
-def test_every_section_shows_the_tissue_where_the_truth_says(stack, name):
+def test_sections_agree_with_the_true_positions(stack, name):
     z = NAMES.index(name)
     points = grid(margin=0.1)
     raw = stack.to_section(z, points)
@@ -64,7 +64,7 @@ def test_every_section_shows_the_tissue_where_the_truth_says(stack, name):
         assert alike(offset) < right - 0.04
 
 
-def test_the_mask_says_what_is_no_tissue(stack):
+def test_mask_excludes_what_is_not_tissue(stack):
     empty, scrap, crack, fold, dirt = (
         (stack[z], stack.mask(z))
         for z in map(NAMES.index, ("missing", "nearly empty", "crack", "fold", "dirt"))
@@ -82,7 +82,7 @@ def test_the_mask_says_what_is_no_tissue(stack):
     assert np.ptp(stack[NAMES.index("low contrast")].astype(int)) < 0.6 * np.ptp(stack[0].astype(int))
 
 
-def test_a_crack_is_as_wide_as_it_says_and_a_fold_hides_as_much(stack):
+def test_crack_width_and_fold_width_are_as_specified(stack):
     for name, width in (("crack", 12), ("fold", -14)):
         deformation = stack.deformation(NAMES.index(name))
         middle, across = deformation.to_tissue([deformation.tear.middle]), deformation.linear @ deformation.tear.normal
@@ -91,7 +91,7 @@ def test_a_crack_is_as_wide_as_it_says_and_a_fold_hides_as_much(stack):
         np.testing.assert_allclose(torn - whole, width * deformation.tear.normal, atol=1e-6)
 
 
-def test_mirrored_and_reversed_sections_are_what_they_are_called(stack):
+def test_mirrored_and_reversed_sections(stack):
     linear = {name: stack.deformation(NAMES.index(name)).linear for name in ("mirrored", "reversed")}
     assert np.linalg.det(linear["mirrored"]) < 0
     assert np.linalg.det(linear["reversed"]) > 0
@@ -100,7 +100,7 @@ def test_mirrored_and_reversed_sections_are_what_they_are_called(stack):
     assert np.linalg.norm(far) == pytest.approx(SIDE / 3, abs=12)
 
 
-def test_neurites_are_where_their_center_lines_say():
+def test_neurites_follow_their_center_lines():
     """Around a center line sections look alike; around a straight line they soon do not."""
     made = SerialSections((7, 320, 320), seed=2, slope=3.0, spread=0.5, thickness_sd=0.1)
     paths = made.paths()
@@ -121,7 +121,7 @@ def test_neurites_are_where_their_center_lines_say():
     assert along > 0.2
 
 
-def test_pictures_are_drawn_where_the_closed_form_says():
+def test_rendered_positions_agree_with_the_closed_form():
     """Places are worked out on nodes and interpolated; that must not cost accuracy."""
     tissue = Tissue(400, seed=1, slope=2.0)
     drawn = np.stack(evaluate_on_pixels(lambda p: tissue.straightened(p, 7.3), (150, 90)), axis=-1)[:150, :90]
@@ -129,7 +129,7 @@ def test_pictures_are_drawn_where_the_closed_form_says():
     assert np.abs(drawn - exact).max() < 0.01
 
 
-def test_walls_are_drawn_between_the_nearest_surfaces():
+def test_walls_are_between_the_nearest_surfaces():
     """Against every neurite of the tissue, not only those looked up for a block."""
     tissue = Tissue(300, seed=3, slope=0.0, spread=0.0, cell=30.0)
     from napari_stnreg.datasets.tissue import _neurites
@@ -144,7 +144,7 @@ def test_walls_are_drawn_between_the_nearest_surfaces():
     assert picture[gap > 14].mean() > 0.5
 
 
-def test_a_thick_section_reaches_farther_along_z_and_blurs_what_stands_obliquely():
+def test_thick_sections_blur_oblique_structures():
     made = SerialSections((40, 64, 64), seed=1, thickness_sd=0.2)
     assert made.thickness.std() > 0.1
     np.testing.assert_allclose(np.diff(made.heights), (made.thickness[1:] + made.thickness[:-1]) / 2)
@@ -157,7 +157,7 @@ def test_a_thick_section_reaches_farther_along_z_and_blurs_what_stands_obliquely
     assert sharp(0.0, 2.5) > 0.9 * sharp(0.0, 0.3)
 
 
-def test_sections_are_a_pure_function_of_seed_and_number(stack):
+def test_sections_depend_only_on_seed_and_index(stack):
     again = pickle.loads(pickle.dumps(stack))
     for z in (7, 0, 3):
         assert np.array_equal(again[z], stack[z])
@@ -176,7 +176,7 @@ def test_a_large_section_costs_a_fraction_of_a_second():
     assert time.process_time() - began < 0.7  # 0.2 on a machine of its own
 
 
-def test_it_goes_into_an_alignment_as_it_is(stack):
+def test_generated_stack_can_be_aligned(stack):
     from napari_stnreg.stacks.sources.open import open_stack
 
     source = open_stack(stack)
@@ -192,6 +192,6 @@ def test_it_goes_into_an_alignment_as_it_is(stack):
         ({"shape": (3, 64, 64), "faults": {1: "crack + fire"}}, "no fault 'fire'"),
     ],
 )
-def test_what_cannot_be_made_is_said_in_one_sentence(words, sentence):
+def test_invalid_specifications_are_refused(words, sentence):
     with pytest.raises(InputError, match=sentence):
         SerialSections(**words)

@@ -44,7 +44,7 @@ def linear_field(matrix: Tensor, shape: tuple[int, ...], spacing: tuple[float, .
 
 @pytest.mark.parametrize("name", PENALTIES)
 @pytest.mark.parametrize("shape", [(2, 2, 5, 6), (1, 3, 4, 5, 3), (1, 2, 1, 7), (1, 2, 2, 2)])
-def test_gradients_are_the_slopes(name, shape):
+def test_penalty_gradients_agree_with_finite_differences(name, shape):
     generator = torch.Generator().manual_seed(0)
     u = torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
     spacing = (0.7, 1.3, 2.0)[: len(shape) - 2]
@@ -57,7 +57,7 @@ def test_gradients_are_the_slopes(name, shape):
     spacing=st.tuples(*[st.floats(0.2, 4)] * 3),
     ndim=st.sampled_from([2, 3]),
 )
-def test_an_affine_field_has_its_own_determinant_no_bending_and_its_matrix_as_energy(values, spacing, ndim):
+def test_penalties_of_an_affine_field(values, spacing, ndim):
     matrix = torch.tensor(values, dtype=torch.float64).reshape(3, 3)[:ndim, :ndim]
     u = linear_field(matrix, (4, 5, 6)[:ndim], spacing[:ndim]) + 7.0
     expected = torch.linalg.det(torch.eye(ndim, dtype=torch.float64) + matrix)
@@ -68,7 +68,7 @@ def test_an_affine_field_has_its_own_determinant_no_bending_and_its_matrix_as_en
     assert float(folding_penalty(u, spacing[:ndim])) == pytest.approx(max(0.0, -float(expected)), abs=1e-9)
 
 
-def test_a_quadratic_field_has_its_second_derivatives_as_bending_energy():
+def test_bending_energy_of_a_quadratic_field():
     spacing = (0.5, 2.0, 1.5)
     z, y, x = world((6, 5, 7), spacing)
     u = torch.stack([3 * z * z + z * y, y * x, 0 * x])[None]
@@ -77,7 +77,7 @@ def test_a_quadratic_field_has_its_second_derivatives_as_bending_energy():
 
 
 @pytest.mark.parametrize("name", PENALTIES)
-def test_the_same_physical_field_costs_the_same_at_any_voxel_size(name):
+def test_penalties_are_independent_of_voxel_size(name):
     costs = []
     for factor in (1, 2, 4):
         shape, spacing = (32 * factor, 24 * factor), (1.5 / factor, 2.0 / factor)
@@ -89,7 +89,7 @@ def test_the_same_physical_field_costs_the_same_at_any_voxel_size(name):
     assert abs(costs[1] - costs[2]) < abs(costs[0] - costs[2])
 
 
-def test_the_determinant_is_that_of_the_evaluation():
+def test_determinant_agrees_with_evaluation():
     u = torch.randn(1, 3, 6, 5, 7, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     spacing = (2.0, 1.0, 0.5)
     np.testing.assert_allclose(
@@ -97,7 +97,7 @@ def test_the_determinant_is_that_of_the_evaluation():
     )
 
 
-def test_landmarks_cost_their_squared_distance_in_units_of_sigma():
+def test_landmark_loss_is_the_squared_distance_over_sigma():
     fixed = torch.zeros(2, 3, dtype=torch.float64)
     moving = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
     distance = LandmarkDistance(fixed, moving, sigma=2.0, robust=False)
@@ -107,7 +107,7 @@ def test_landmarks_cost_their_squared_distance_in_units_of_sigma():
     assert float(weighted(fixed)) == pytest.approx(1)
 
 
-def test_a_robust_landmark_cost_pulls_with_a_bounded_force_and_is_smooth():
+def test_robust_landmark_loss_has_a_bounded_smooth_gradient():
     targets = torch.zeros(1, 2, dtype=torch.float64)
     distance = LandmarkDistance(targets, targets, sigma=1.0, threshold=3.0)
     pulls = []
@@ -122,7 +122,7 @@ def test_a_robust_landmark_cost_pulls_with_a_bounded_force_and_is_smooth():
     assert torch.autograd.gradcheck(many, mapped)
 
 
-def test_landmarks_that_do_not_pair_are_refused_and_none_cost_nothing():
+def test_unpaired_landmarks_are_refused_and_no_landmarks_cost_zero():
     with pytest.raises(InputError, match="3 fixed and 2 moving landmarks"):
         LandmarkDistance(torch.zeros(3, 2), torch.zeros(2, 2))
     with pytest.raises(InputError, match="sigma and threshold"):
@@ -130,7 +130,7 @@ def test_landmarks_that_do_not_pair_are_refused_and_none_cost_nothing():
     assert float(LandmarkDistance(torch.zeros(0, 2), torch.zeros(0, 2))(torch.zeros(0, 2))) == 0
 
 
-def test_soft_dice_of_hard_labels_is_the_dice_of_the_evaluation():
+def test_soft_dice_of_hard_labels_agrees_with_evaluation():
     generator = torch.Generator().manual_seed(3)
     first, second = (torch.randint(0, 4, (1, 1, 9, 8), generator=generator) for _ in range(2))
     weight = torch.rand(1, 1, 9, 8, generator=generator) > 0.3
@@ -147,13 +147,13 @@ def test_soft_dice_of_hard_labels_is_the_dice_of_the_evaluation():
     np.testing.assert_allclose(found[0, :3], [masked[v] for v in (1, 2, 3)], rtol=1e-5)
 
 
-def test_soft_dice_counts_a_voxel_by_its_weight():
+def test_soft_dice_respects_weights():
     fixed, warped = torch.tensor([[[1.0, 1.0]]]), torch.tensor([[[1.0, 0.0]]])
     weight = torch.tensor([[[1.0, 0.5]]])
     assert float(soft_dice(fixed, warped, weight)) == pytest.approx(2 / (1.5 + 1))
 
 
-def test_label_overlap_falls_to_zero_and_skips_what_is_absent():
+def test_label_overlap_loss_skips_absent_labels():
     labels = torch.randint(0, 3, (2, 1, 6, 7), generator=torch.Generator().manual_seed(4))
     fixed = one_hot(labels, [1, 2, 8], torch.float64)
     loss = LabelOverlap(fixed)
@@ -173,7 +173,7 @@ def test_the_box_filter_sums_its_window(shape, radius):
     np.testing.assert_allclose(box_sum(x, radius).numpy(), expected, atol=1e-9)
 
 
-def test_a_box_may_differ_by_axis_and_large_batches_are_cut_up():
+def test_box_filter_supports_anisotropic_sizes_and_large_batches():
     x = torch.randn(2, 2, 260, 270, generator=torch.Generator().manual_seed(0))
     expected = torch.nn.functional.conv2d(x.reshape(4, 1, 260, 270), torch.ones(1, 1, 3, 11), padding=(1, 5))
     torch.testing.assert_close(box_sum(x, (1, 5)), expected.reshape(x.shape), atol=1e-4, rtol=0)
@@ -182,7 +182,7 @@ def test_a_box_may_differ_by_axis_and_large_batches_are_cut_up():
 
 @pytest.mark.parametrize("edge", ["zero", "nearest"])
 @pytest.mark.parametrize("sigma", [(0.6, 1.7), (0.0, 2.5), (4.0, 0.3)])
-def test_the_gaussian_is_that_of_scipy(edge, sigma):
+def test_gaussian_agrees_with_scipy(edge, sigma):
     x = torch.randn(2, 3, 9, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = x.numpy()
     for axis, s in enumerate(sigma, start=2):
@@ -194,7 +194,7 @@ def test_the_gaussian_is_that_of_scipy(edge, sigma):
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 6, 5), (1, 1, 3, 4, 5)])
-def test_the_filters_carry_their_adjoints(shape):
+def test_filters_provide_adjoints(shape):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
     for apply in (
         lambda v: box_sum(v, 2),

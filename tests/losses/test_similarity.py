@@ -70,7 +70,7 @@ def value_and_gradient(similarity: losses.Similarity, warped: Tensor, weight: Te
 
 @pytest.mark.parametrize(("name", "shape"), cases())
 @pytest.mark.parametrize("weighted", [(False, False), (True, True)], ids=["unweighted", "weighted"])
-def test_gradient_is_the_slope_of_the_loss(name, shape, weighted):
+def test_gradient_agrees_with_finite_differences(name, shape, weighted):
     fixed, warped, weight = pair(shape)
     at_step = weight.roll(2, -1) * (0.5 + 0.5 * fixed[:, :1]) if weighted[1] else None
     similarity = VARIANTS[name]()
@@ -105,7 +105,7 @@ def test_masked_voxels_change_nothing(name, shape):
 
 
 @pytest.mark.parametrize(("name", "shape"), cases())
-def test_a_weight_of_ones_is_no_weight(name, shape):
+def test_unit_weights_change_nothing(name, shape):
     fixed, warped, weight = pair(shape, dtype=torch.float32)
     plain, masked = VARIANTS[name](), VARIANTS[name]()
     plain.prepare(fixed)
@@ -118,7 +118,7 @@ def test_a_weight_of_ones_is_no_weight(name, shape):
 
 
 @pytest.mark.parametrize(("name", "shape"), cases())
-def test_nothing_to_compare_gives_a_defined_loss_without_gradient(name, shape):
+def test_empty_mask_gives_a_finite_loss_without_gradient(name, shape):
     fixed, warped, weight = pair(shape, dtype=torch.float32)
     similarity = VARIANTS[name]()
     similarity.prepare(fixed, torch.zeros_like(weight))
@@ -153,7 +153,7 @@ def test_the_loss_is_lowest_for_the_image_itself_and_repeatable(name, shape):
 
 
 @pytest.mark.parametrize("name", [n for n in VARIANTS if n != "features"])
-def test_the_loss_of_a_batch_is_the_mean_of_its_items(name):
+def test_batch_loss_is_the_mean(name):
     fixed, warped, weight = pair((3, 1, 9, 8), dtype=torch.float64)
     whole = VARIANTS[name]()
     whole.prepare(fixed, weight)
@@ -166,7 +166,7 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_items(name):
     assert float(whole(warped)) == pytest.approx(np.mean(singles), abs=tolerance)
 
 
-def test_a_value_that_is_not_a_number_shows_in_the_loss():
+def test_nan_propagates_to_the_loss():
     fixed, warped, _ = pair((1, 1, 9, 9), dtype=torch.float32)
     broken = warped.clone()
     broken[0, 0, 4, 4] = torch.nan
@@ -202,7 +202,7 @@ def test_correlation_keeps_its_precision_far_from_zero():
     assert similarity.score((warped + 1000).float()) == pytest.approx(expected, abs=1e-3)
 
 
-def test_squared_correlation_welcomes_a_reversed_contrast():
+def test_squared_correlation_ignores_inverted_contrast():
     fixed, _, _ = pair((1, 1, 9, 9))
     similarity = make_similarity("ncc", squared=True)
     similarity.prepare(fixed)
@@ -229,7 +229,7 @@ def test_normalized_mutual_information_lies_between_one_and_two():
     assert similarity.score(torch.rand(1, 1, 32, 32, dtype=torch.float64)) < similarity.score(-steps)
 
 
-def test_mutual_information_follows_that_of_simpleitk():
+def test_mutual_information_agrees_with_simpleitk():
     sitk = pytest.importorskip("SimpleITK")
     axis = np.linspace(-3, 3, 48)
     fixed = np.exp(-(axis[:, None] ** 2)) + 0.5 * np.exp(-((axis[None] - 1) ** 2))
@@ -248,7 +248,7 @@ def test_mutual_information_follows_that_of_simpleitk():
     np.testing.assert_allclose(ours, theirs, rtol=0.1)
 
 
-def test_a_sample_of_the_voxels_tells_nearly_as_much_and_is_drawn_from_its_seed():
+def test_sampled_mutual_information_is_close_and_seeded():
     fixed, warped, weight = pair((1, 1, 60, 60))
     warped = (fixed + 0.3 * warped).sin()
     scores = {}
@@ -296,7 +296,7 @@ def test_mind_matches_its_definition(shape):
     np.testing.assert_allclose(logs / logs.sum(0), wanted / wanted.sum(0), atol=1e-9)
 
 
-def test_mind_ignores_gain_offset_and_reversed_contrast():
+def test_mind_ignores_gain_offset_and_inverted_contrast():
     fixed, warped, weight = pair((1, 1, 12, 13))
     similarity = make_similarity("mind")
     similarity.prepare(fixed, weight)
@@ -304,14 +304,14 @@ def test_mind_ignores_gain_offset_and_reversed_contrast():
     assert similarity.score(3 - 2 * warped) == pytest.approx(similarity.score(warped), abs=1e-9)
 
 
-def test_a_mask_makes_no_difference_in_the_features_beside_it():
+def test_mind_features_do_not_depend_on_masked_voxels():
     fixed, _, weight = pair((2, 1, 8, 6))
     similarity = features()
     similarity.prepare(fixed)
     assert float(similarity(torch.where(weight > 0, fixed, 9.0), weight)) == 0
 
 
-def test_features_leave_the_network_as_it_was():
+def test_feature_loss_does_not_change_the_network():
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Dropout()).train()
     similarity = FeatureDistance(network)
     fixed, warped, _ = pair((1, 1, 8, 8), dtype=torch.float32)

@@ -9,13 +9,13 @@ from scipy.interpolate import BSpline
 from napari_stnreg.ops.bspline import cubic_bspline, cubic_bspline_matrix, cubic_bspline_weights
 
 
-def test_values_are_those_of_scipy():
+def test_values_agree_with_scipy():
     x = np.linspace(-2.5, 2.5, 101)
     expected = np.nan_to_num(BSpline.basis_element(np.arange(-2, 3), extrapolate=False)(x))
     np.testing.assert_allclose(cubic_bspline(torch.from_numpy(x)), expected, atol=1e-15)
 
 
-def test_weights_of_a_cell_are_the_same_spline():
+def test_cell_weights_agree_with_the_spline():
     fraction = torch.rand(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     distance = fraction[:, None] - torch.arange(-1, 3)
     torch.testing.assert_close(cubic_bspline_weights(fraction), cubic_bspline(distance), atol=1e-15, rtol=0)

@@ -42,7 +42,7 @@ def test_box_sums_agree_with_scipy(shape, radius, way):
     np.testing.assert_allclose(box_sum(image, radius).numpy(), expected, atol=1e-9)
 
 
-def test_gradients_are_those_of_the_filters(way):
+def test_filter_gradients_are_correct(way):
     image = noise(1, 2, 6, 7).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: box_sum(x, [1, 2]), (image,))
     assert torch.autograd.gradcheck(lambda x: gaussian(x, [0.8, 1.3], "nearest"), (image,))

@@ -29,7 +29,7 @@ def folded(displacement: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("largest", [3.0, 12.0, 30.0])
 @pytest.mark.parametrize("shape", [(48, 40), (24, 20, 28), (33, 2), (40, 1)])
-def test_large_displacements_lose_all_their_folds(shape, largest):
+def test_fold_removal_of_large_displacements(shape, largest):
     field = rough(shape, largest)
     if largest > 3 and min(shape) > 2:
         assert folded(field) > 0.01
@@ -39,7 +39,7 @@ def test_large_displacements_lose_all_their_folds(shape, largest):
     assert float(flat.abs().max()) > 0
 
 
-def test_a_field_without_folds_is_returned_unchanged_and_a_fold_is_removed_locally():
+def test_fold_removal_is_local():
     smooth = rough((64, 64), 2.0, width=6.0)
     assert remove_folds(smooth) is smooth
     spoiled = smooth.clone()
@@ -50,21 +50,21 @@ def test_a_field_without_folds_is_returned_unchanged_and_a_fold_is_removed_local
     assert torch.equal(flat[..., 40:, 40:], smooth[..., 40:, 40:])
 
 
-def test_each_pair_of_a_batch_is_treated_alone():
+def test_fold_removal_is_independent_per_batch_item():
     field = torch.cat([rough((40, 40), 1.0, 5.0), rough((40, 40), 15.0)])
     flat = remove_folds(field)
     assert torch.equal(flat[0], field[0])
     assert torch.allclose(flat[1:], remove_folds(field[1:]), atol=1e-5)
 
 
-def test_what_smoothing_cannot_repair_is_scaled_down():
+def test_fold_removal_scales_down_as_a_last_resort():
     field = rough((32, 32), 40.0, width=1.0)
     flat = remove_folds(field, options=FoldRemoval(rounds=1))
     assert folded(flat) == 0
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_the_central_determinant_is_the_mean_of_the_one_sided_ones(ndim):
+def test_central_determinant_is_the_mean_of_one_sided_ones(ndim):
     field = rough((20, 18, 16)[:ndim], 3.0).double()
     inner = (slice(1, -1),) * ndim
     central, smallest = jacobian_determinant(field)[0][inner], smallest_cell_determinant(field)[0][inner]
@@ -75,7 +75,7 @@ def test_the_central_determinant_is_the_mean_of_the_one_sided_ones(ndim):
 
 
 @pytest.mark.parametrize("shape", [(40, 44), (20, 22, 18)])
-def test_the_family_never_folds_and_its_inverse_is_measured(shape):
+def test_diffeomorphic_has_no_folds_and_reports_its_inverse_error(shape):
     grid = Grid.from_spacing(shape, 0.5, unit="um")
     transform = make_family("diffeomorphic")(rough(shape, 10.0), grid)
     assert make_family("displacement")(rough(shape, 10.0), grid).jacobian_determinant(grid).min() < 0
@@ -92,13 +92,13 @@ def test_the_family_never_folds_and_its_inverse_is_measured(shape):
     assert bool(theta.grad.abs().sum() > 0)
 
 
-def test_the_flow_of_a_velocity_can_fold_and_is_repaired_in_a_registration():
+def test_velocity_folds_are_removed_in_a_registration():
     velocity = rough((48, 48), 25.0, width=1.5)
     assert folded(exponential(velocity)) > 0.01
     assert folded(exponential(remove_folds(velocity, exponential))) == 0
 
 
-def test_an_earlier_file_keeps_its_velocity(tmp_path):
+def test_velocity_file_of_an_earlier_version_loads(tmp_path):
     grid = Grid.from_spacing((20, 24), unit="um")
     old = VelocityTransform(rough((20, 24), 3.0), grid)
     old.family = "diffeomorphic"  # as it was written until now
@@ -109,14 +109,14 @@ def test_an_earlier_file_keeps_its_velocity(tmp_path):
     assert np.array_equal(again.displacement(grid), VelocityTransform(old.velocity, grid).displacement(grid))
 
 
-def test_networks_of_earlier_versions_predict_a_velocity():
+def test_network_of_an_earlier_version_predicts_velocity():
     network = make_network({"name": "voxelmorph", "ndim": 2, "channels": 1, "family": "diffeomorphic"})
     assert network.config()["family"] == "velocity"
     settings = sr.TrainingSettings(network="voxelmorph", family="diffeomorphic")
     assert settings.options_of_networks() == {"family": "velocity"}
 
 
-def test_a_hard_pair_is_fitted_without_folds_and_the_report_says_how_exact_the_inverse_is():
+def test_large_deformation_is_fitted_without_folds_and_reports_the_inverse_error():
     y, x = np.mgrid[:72, :72].astype(np.float32)
     ring = np.abs(np.hypot(y - 36, x - 36) - 24) < 6
     fixed = sr.Image.from_array(ring.astype(np.float32))

@@ -38,7 +38,7 @@ def test_array_and_tensor_forms_agree_with_central_differences(shape):
 
 
 @pytest.mark.parametrize("shape", [(40, 36), (22, 24, 20)])
-def test_transform_evaluation_and_benchmark_count_the_same_folds(shape):
+def test_folding_agrees_in_transform_evaluation_and_benchmark(shape):
     grid, field = Grid.from_spacing(shape, 2.0, 5.0), folded_field(shape)
     transform = DisplacementTransform(torch.from_numpy(2 * field), grid)
     expected = scoring.folded_percent(field) / 100
@@ -48,7 +48,7 @@ def test_transform_evaluation_and_benchmark_count_the_same_folds(shape):
     assert scoring.BORDER == FOLDING_BORDER
 
 
-def test_an_oblique_grid_changes_no_determinant():
+def test_determinant_is_independent_of_grid_orientation():
     shape = (40, 36)
     field, turn = folded_field(shape), rotation_2d(0.5)
     upright = Grid.from_spacing(shape, (1.0, 3.0))
@@ -59,7 +59,7 @@ def test_an_oblique_grid_changes_no_determinant():
     np.testing.assert_allclose(found, straight, atol=1e-4)
 
 
-def test_a_mirrored_image_is_not_folded():
+def test_mirror_image_is_not_folded():
     grid, field = Grid.from_spacing((40, 36)), folded_field((40, 36))
     mirror = AffineTransform(affine_matrix(np.diag([-1.0, 1.0]), center=grid.center))
     bend = DisplacementTransform(torch.from_numpy(field), grid)
@@ -67,7 +67,7 @@ def test_a_mirrored_image_is_not_folded():
     assert ChainTransform([bend, mirror]).folding_fraction(grid) == pytest.approx(bend.folding_fraction(grid), abs=2e-3)
 
 
-def test_a_determinant_that_is_not_a_number_counts_as_folded():
+def test_nan_determinant_counts_as_folded():
     assert folding_fraction(np.full((20, 20), np.nan)) == 1
     values = np.ones((12, 12))
     values[5, 5] = np.nan

@@ -27,7 +27,7 @@ def noise(*shape: int) -> torch.Tensor:
 
 @given(shape=st.lists(st.integers(1, 7), min_size=2, max_size=3))
 @examples(max_examples=30, deadline=None)
-def test_reading_at_the_voxels_gives_the_voxels_for_any_shape(shape):
+def test_sampling_at_voxel_centers_returns_the_voxels(shape):
     image = noise(2, 3, *shape)
     points = index_points(shape, dtype=torch.float64).expand(2, *shape, len(shape))
     for mode in ("linear", "nearest"):
@@ -36,7 +36,7 @@ def test_reading_at_the_voxels_gives_the_voxels_for_any_shape(shape):
 
 @pytest.mark.parametrize("shape", [(5, 8), (4, 6, 7)])
 @pytest.mark.parametrize(("padding", "mode"), [("border", "nearest"), ("zeros", "grid-constant")])
-def test_linear_reading_agrees_with_scipy_inside_and_outside(shape, padding, mode):
+def test_linear_sampling_agrees_with_scipy_inside_and_outside(shape, padding, mode):
     image = noise(*shape)
     points = np.random.default_rng(0).uniform(-1.5, np.asarray(shape) + 0.5, size=(200, len(shape)))
     expected = ndimage.map_coordinates(image.numpy(), points.T, order=1, mode=mode)
@@ -47,7 +47,7 @@ def test_linear_reading_agrees_with_scipy_inside_and_outside(shape, padding, mod
 @pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(5, 64), (6, 7, 301)])
-def test_the_nearest_voxel_of_a_half_is_the_upper_one_everywhere(shape, dtype, padding):
+def test_nearest_rounds_half_up_everywhere(shape, dtype, padding):
     image = noise(1, 1, *shape).to(dtype)
     points = index_points(shape, dtype=dtype)[None] + 0.5
     index = np.floor(points.numpy() + 0.5).astype(int)
@@ -64,7 +64,7 @@ def test_the_nearest_voxel_of_a_half_is_the_upper_one_everywhere(shape, dtype, p
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_one_voxel_along_an_axis_is_one_voxel_along_that_axis(axis):
+def test_unit_shift_along_each_axis(axis):
     image = noise(1, 1, 4, 6, 9)
     points = index_points((4, 6, 9), dtype=torch.float64)[None].clone()
     points[..., axis] += 1
@@ -75,7 +75,7 @@ def test_one_voxel_along_an_axis_is_one_voxel_along_that_axis(axis):
 
 
 @pytest.mark.parametrize("shape", [(61, 57, 43), (397, 411)])
-def test_parts_read_by_several_threads_are_bit_identical(shape):
+def test_sampling_is_bit_identical_for_any_number_of_threads(shape):
     image = noise(1, 2, *shape).float()
     points = index_points(shape)[None] + 0.3
     grid = normalized(points, shape)
@@ -91,7 +91,7 @@ def test_parts_read_by_several_threads_are_bit_identical(shape):
     assert all(torch.equal(result, whole) for result in results)
 
 
-def test_one_image_can_be_read_at_many_sets_of_points_and_the_other_way_round():
+def test_sampling_broadcasts_over_images_and_points():
     images, points = noise(3, 1, 5, 6), 2 + noise(3, 20, 2)
     for b in range(3):
         alone = sample(images[:1], points[b : b + 1])
@@ -101,7 +101,7 @@ def test_one_image_can_be_read_at_many_sets_of_points_and_the_other_way_round():
 
 
 @pytest.mark.parametrize("shape", [(8, 12), (8, 6, 4)])
-def test_resizing_keeps_the_outer_faces_where_they_are(shape):
+def test_resize_keeps_the_outer_faces(shape):
     """A ramp over the extent is the same ramp in fewer or more voxels, away from the border."""
     ramp = (torch.arange(float(shape[0])) + 0.5).reshape(1, 1, -1, *[1] * (len(shape) - 1)).expand(1, 1, *shape)
     for factor in (0.5, 2):
@@ -112,7 +112,7 @@ def test_resizing_keeps_the_outer_faces_where_they_are(shape):
         torch.testing.assert_close(middle[2:-2], expected[2:-2], atol=0.02, rtol=0)
 
 
-def test_stripes_of_one_pixel_become_gray_and_no_moire():
+def test_downsampling_does_not_alias():
     stripes = torch.zeros(1, 1, 64, 64)
     stripes[..., ::2] = 1
     gray = resize(stripes, (21, 21))[0, 0, 2:-2, 2:-2]
@@ -120,7 +120,7 @@ def test_stripes_of_one_pixel_become_gray_and_no_moire():
 
 
 @pytest.mark.parametrize("shape", [(12, 14), (6, 8, 7)])
-def test_self_composition_is_the_displacement_after_itself(shape):
+def test_self_composition_agrees_with_composition(shape):
     flow = 0.5 * noise(2, len(shape), *shape)
     here = index_points(shape, dtype=torch.float64)[None]
     expected = flow

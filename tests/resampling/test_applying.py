@@ -50,7 +50,7 @@ def center_of(image: Image) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_point_of_the_moving_side_lands_where_the_warped_image_shows_it(name):
+def test_warped_points_agree_with_the_warped_image(name):
     fixed = Grid.from_spacing((60, 50), (1.0, 1.2), (5, -7), unit="um")
     moving = Grid.from_spacing((90, 70), (0.8, 1.0), (0, -9), unit="um")
     transform = smooth(name, fixed)
@@ -63,7 +63,7 @@ def test_a_point_of_the_moving_side_lands_where_the_warped_image_shows_it(name):
     np.testing.assert_allclose(back, spot, atol=0.05)
 
 
-def test_data_coordinates_time_and_units_are_carried_along():
+def test_points_keep_time_and_units():
     matrix = np.eye(3)
     matrix[:2, 2] = (10.0, -4.0)
     transform = AffineTransform(matrix, "um")
@@ -77,7 +77,7 @@ def test_data_coordinates_time_and_units_are_carried_along():
     np.testing.assert_allclose(tracks[0, 2:], placed[0, 1:])
 
 
-def test_vectors_turn_and_stretch_with_the_map():
+def test_vectors_follow_the_jacobian():
     turn = np.array([[0.0, -2, 0], [2, 0, 0], [0, 0, 1]])
     vectors = np.array([[[1.0, 2], [3, 0]], [[0, 0], [0, 1]]])
     np.testing.assert_allclose(
@@ -87,7 +87,7 @@ def test_vectors_turn_and_stretch_with_the_map():
     )
 
 
-def test_shapes_stay_what_they_are_where_they_can_and_bend_where_they_must():
+def test_shapes_keep_their_type_under_affines_and_become_polygons_else():
     box = np.array([[0.0, 0], [0, 10], [6, 10], [6, 0]])
     line = np.array([[0.0, 0], [3, 4]])
     shift = np.eye(3)
@@ -112,7 +112,7 @@ def test_shapes_stay_what_they_are_where_they_can_and_bend_where_they_must():
     np.testing.assert_allclose((outline[:, 0] / 3) ** 2 + (outline[:, 1] / 5) ** 2, 1)
 
 
-def test_a_layer_placed_by_its_matrix_lies_where_the_resampled_one_is():
+def test_layer_affine_agrees_with_resampling():
     grid = Grid.from_spacing((20, 24, 22), (2.0, 1.0, 1.5), (3, 4, 5), unit="um")
     transform = smooth("affine", grid)
     place = GeometryTransformer(transform, "moving", matrix=np.diag([3.0, 2, 2, 2, 1]), unit="um").layer_affine()
@@ -128,7 +128,7 @@ def test_a_layer_placed_by_its_matrix_lies_where_the_resampled_one_is():
     assert not GeometryTransformer(transform).is_reflection
 
 
-def test_the_direction_is_said_in_words():
+def test_direction_is_described_in_words():
     transform = AffineTransform.identity(2)
     assert (
         GeometryTransformer(transform).direction_text
@@ -138,7 +138,7 @@ def test_the_direction_is_said_in_words():
     assert "point by point" in GeometryTransformer(smooth("tps", Grid.from_spacing((9, 9)))).direction_text
 
 
-def test_what_does_not_fit_is_refused():
+def test_incompatible_geometry_is_refused():
     transform = AffineTransform.identity(3)
     with pytest.raises(InputError, match="2 axes cannot be transformed by a 3D"):
         GeometryTransformer(transform).transform_points(np.zeros((4, 2)))
@@ -165,7 +165,7 @@ def test_the_round_trip_of_an_inverse_is_measured(name):
     assert np.linalg.norm(again - points, axis=1).max() / 0.5 == pytest.approx(found.max_voxels, abs=1e-9)
 
 
-def test_a_smooth_flow_is_run_backwards_and_a_rough_one_is_solved():
+def test_smooth_flow_is_integrated_backwards_and_rough_one_solved():
     grid = Grid.from_spacing((40, 44), (1.0, 0.5), unit="um")
     velocity = smooth("velocity", grid).velocity
     gentle = invert(VelocityTransform(0.2 * velocity, grid), grid)
@@ -178,7 +178,7 @@ def test_a_smooth_flow_is_run_backwards_and_a_rough_one_is_solved():
     assert "round-trip error" in invert(rough, grid).summary
 
 
-def test_a_folded_transform_is_inverted_with_a_warning_that_survives_warping():
+def test_inverse_of_a_folded_transform_warns():
     grid = Grid.from_spacing((40, 40))
     y, x = np.meshgrid(np.arange(40.0), np.arange(40.0), indexing="ij")
     folded = DisplacementTransform(torch.from_numpy(np.stack([12 * np.sin(y / 2), np.zeros_like(x)])), grid)
@@ -194,7 +194,7 @@ def test_a_folded_transform_is_inverted_with_a_warning_that_survives_warping():
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_transform_in_another_unit_is_the_same_map(name):
+def test_unit_conversion_keeps_the_map(name):
     grid = Grid.from_spacing((20, 18, 16), (2.0, 1.0, 1.5), (3, 4, 5), unit="um")
     transform = smooth(name, grid)
     for one in (transform, transform.inverse(), chain(smooth("affine", grid), transform)):
@@ -207,13 +207,13 @@ def test_a_transform_in_another_unit_is_the_same_map(name):
     np.testing.assert_allclose(joined.map_points(points), transform.map_points(transform.map_points(points)), atol=1e-6)
 
 
-def test_a_linear_matrix_is_found_wherever_it_hides():
+def test_linear_matrix_of_any_linear_transform():
     affine = AffineTransform(np.diag([2.0, 4.0, 1.0]))
     np.testing.assert_allclose(InverseTransform(affine).as_matrix(), np.diag([0.5, 0.25, 1]))
     assert VelocityTransform(torch.zeros(2, 4, 4), Grid.from_spacing((4, 4))).as_matrix() is None
 
 
-def test_spaces_travel_with_transforms_through_inverses_chains_and_copies():
+def test_coordinate_spaces_follow_inverses_chains_and_copies():
     grid = Grid.from_spacing((8, 8))
     for name in FAMILIES:
         told = smooth(name, grid).with_coordinate_systems("scanner", "world")

@@ -48,7 +48,7 @@ def to_itk(image: Image):
 
 @pytest.mark.parametrize("interpolation", ["linear", "nearest", "cubic"])
 @pytest.mark.parametrize("shape", [(5, 8), (4, 6, 7), (1, 5, 4), (3, 1)])
-def test_no_transform_on_the_same_grid_changes_nothing(shape, interpolation):
+def test_identity_on_the_same_grid_returns_the_image(shape, interpolation):
     image = Image(noise(shape), Grid.from_spacing(shape, 0.7, 3.0), name="mine", metadata={"kept": 1})
     warped = warp(image, None, image.grid, interpolation)
     np.testing.assert_allclose(warped.data, image.data, atol=1e-4)
@@ -58,7 +58,7 @@ def test_no_transform_on_the_same_grid_changes_nothing(shape, interpolation):
 
 @pytest.mark.parametrize("interpolation", ["linear", "nearest", "cubic"])
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_shift_by_one_voxel_moves_one_axis_by_one_voxel(axis, interpolation):
+def test_unit_translation_shifts_one_axis(axis, interpolation):
     """Pull-back: the transform adds one, so that the content comes from one further and moves back."""
     image = Image.from_array(noise((4, 6, 9)), spacing=(3.0, 1.0, 0.5))
     step = np.zeros(3)
@@ -105,7 +105,7 @@ def test_values_agree_with_itk_through_a_whole_displacement_field(name, order, s
     unit=st.sampled_from(["mm", "um"]),
 )
 @examples(max_examples=30, deadline=None)
-def test_an_image_warped_onto_a_grid_moved_along_with_it_is_itself(angle, scale, spacing, shape, unit):
+def test_warp_onto_a_moved_grid_returns_the_image(angle, scale, spacing, shape, unit):
     """Rotate, scale and shift grid and content alike: the voxels stay, in whatever unit the grid is written."""
     moving = Image(noise(shape), Grid.from_spacing(shape, spacing, (3, -8), unit="mm"))
     matrix = np.eye(3)
@@ -117,7 +117,7 @@ def test_an_image_warped_onto_a_grid_moved_along_with_it_is_itself(angle, scale,
     assert warped.mask is None
 
 
-def test_the_same_place_has_the_same_value_on_a_grid_with_other_axes():
+def test_warp_is_independent_of_the_grid_axes():
     shape = (5, 7, 6)
     image = Image(noise(shape), oblique(shape))
     transform = make_family("rigid")(torch.full((1, 6), 0.05), image.grid)
@@ -127,7 +127,7 @@ def test_the_same_place_has_the_same_value_on_a_grid_with_other_axes():
     )
 
 
-def test_a_chain_is_sampled_once_like_the_composed_map():
+def test_chain_is_resampled_once():
     shape = (9, 12)
     image = Image(noise(shape), Grid.from_spacing(shape, (2, 1)))
     a = make_family("affine")(torch.full((1, 6), 0.05, dtype=torch.float64), image.grid)
@@ -141,7 +141,7 @@ def test_a_chain_is_sampled_once_like_the_composed_map():
 
 
 @pytest.mark.parametrize("interpolation", ["linear", "nearest", "cubic"])
-def test_the_image_reaches_half_a_voxel_beyond_its_outer_centers_and_no_further(interpolation):
+def test_image_extends_half_a_voxel_beyond_its_outer_centers(interpolation):
     image = Image.from_array(np.array([[10.0, 20.0, 30.0]] * 3, dtype=np.float32), spacing=2.0)
     for offset, value in ((0.98, 30), (1.0, 30), (1.02, -5)):
         warped = warp(image, shift([0.0, offset]), image.grid, interpolation, fill=-5)
@@ -155,7 +155,7 @@ def test_the_image_reaches_half_a_voxel_beyond_its_outer_centers_and_no_further(
     "dtype", ["bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float64"]
 )
 @pytest.mark.parametrize("interpolation", ["linear", "nearest", "cubic"])
-def test_every_dtype_comes_back_as_it_was(dtype, interpolation):
+def test_warp_keeps_the_dtype(dtype, interpolation):
     data = np.zeros((6, 8), dtype=dtype)
     data[2:4, 3:6] = 1 if dtype == "bool" else 100
     image = Image.from_array(data)
@@ -166,7 +166,7 @@ def test_every_dtype_comes_back_as_it_was(dtype, interpolation):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.uint64])
-def test_whole_numbers_are_rounded_and_never_wrap_round(dtype):
+def test_integers_are_rounded_and_saturate(dtype):
     top = np.iinfo(dtype).max
     data = np.full((5, 8), 0, dtype=dtype)
     data[:, 4:] = top
@@ -192,7 +192,7 @@ def test_labels_of_any_size_are_copied_exactly():
 
 
 @pytest.mark.parametrize("interpolation", ["linear", "nearest", "cubic"])
-def test_each_channel_is_warped_like_an_image_of_its_own(interpolation):
+def test_channels_are_warped_independently(interpolation):
     color = Image.from_array(noise((9, 11, 3), np.uint8), channels=True)
     transform = make_family("affine")(torch.full((1, 6), 0.06), color.grid)
     warped = warp(color, transform, color.grid, interpolation, fill=(1, 2, 3))
@@ -214,7 +214,7 @@ def test_the_fill_can_be_taken_from_the_border():
     assert (warped.data[-3:] == [240, 241, 255]).all()
 
 
-def test_the_mask_goes_along_and_is_false_outside():
+def test_mask_is_warped_and_false_outside():
     mask = np.zeros((6, 8), dtype=bool)
     mask[:, 2:] = True
     image = Image.from_array(noise((6, 8)), mask=mask)
@@ -234,7 +234,7 @@ def test_grid_transform_and_image_may_be_in_different_units():
         warp(image, shift([0.0, 1.0], "pixel"), in_mm)
 
 
-def test_slabs_do_not_show(monkeypatch):
+def test_slabs_agree_with_a_single_pass(monkeypatch):
     image = Image(noise((7, 6, 5)), oblique((7, 6, 5)))
     transform = make_family("diffeomorphic")(0.5 * torch.randn(1, 3, 7, 6, 5), image.grid)
     whole = warp(image, transform, image.grid, "cubic")
@@ -266,7 +266,7 @@ def test_the_input_is_not_changed():
         ({"fill": (1, 2)}, "2 fill values"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_a_reason(changes, sentence):
+def test_incompatible_arguments_are_refused_with_a_reason(changes, sentence):
     image = Image.from_array(noise((5, 5), np.uint8))
     arguments = {"image": image, "transform": None, "grid": image.grid, **changes}
     with pytest.raises(InputError, match=sentence):

@@ -27,7 +27,7 @@ def some(name: str, grid: Grid, size: float = 0.15, batch: int = 1):
 
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_there_and_back_is_the_identity(name, ndim):
+def test_inverse_composes_to_the_identity(name, ndim):
     grid = domain(ndim)
     transform = some(name, grid, 0.05 if name == "displacement" else 0.15)  # noise any larger would fold
     points = grid.points().reshape(-1, ndim)
@@ -37,7 +37,7 @@ def test_there_and_back_is_the_identity(name, ndim):
     assert np.linalg.norm(back.map_points(transform.map_points(points)) - points, axis=1).max() < 5 * tolerance
 
 
-def test_the_inverse_of_a_chain_is_the_chain_of_inverses_backwards():
+def test_inverse_of_a_chain_reverses_the_inverses():
     grid = domain(3)
     transform = chain(some("affine", grid), some("displacement", grid))
     points = grid.points().reshape(-1, 3)
@@ -47,7 +47,7 @@ def test_the_inverse_of_a_chain_is_the_chain_of_inverses_backwards():
     np.testing.assert_allclose(InverseTransform(transform).map_points(transform.map_points(points)), points, atol=1e-3)
 
 
-def test_each_pair_of_a_batch_is_solved_for_itself():
+def test_inversion_is_independent_per_batch_item():
     grid = domain(2)
     transform = chain(some("affine", grid, batch=3), some("bspline", grid, batch=3))
     points = torch.from_numpy(grid.points())[None]
@@ -56,7 +56,7 @@ def test_each_pair_of_a_batch_is_solved_for_itself():
     assert (transform(solved) - points).norm(dim=-1).max() < 1e-3
 
 
-def test_a_steep_but_one_to_one_field_is_inverted():
+def test_steep_invertible_field_is_inverted():
     """A slope of 0.97 makes fixed points creep; Newton's steps settle it."""
     grid = Grid.from_spacing((5, 64))
     field = torch.zeros(1, 2, 5, 64, dtype=torch.float64)
@@ -82,7 +82,7 @@ def test_points_without_a_solution_are_counted_and_reported(monkeypatch):
     assert "folds" in str(folded.warning)
 
 
-def test_the_residual_is_a_distance_in_the_world():
+def test_inversion_residual_is_in_world_units():
     grid = domain(3)
     inverse = some("bspline", grid).inverse()
     mean, worst = inverse.residual(grid.with_unit("um"))

@@ -89,7 +89,7 @@ def test_inverse_round_trip(kind, seed, ndim):
 
 @FEW
 @given(seed=st.integers(0, 10_000), kinds=st.lists(st.sampled_from(KINDS), min_size=3, max_size=3))
-def test_it_does_not_matter_how_a_chain_is_bracketed(seed, kinds):
+def test_composition_is_associative(seed, kinds):
     grid = random_grid(2, seed)
     a, b, c = (random_transform(kind, grid, seed + i) for i, kind in enumerate(kinds))
     points = inside(grid)
@@ -101,7 +101,7 @@ def test_it_does_not_matter_how_a_chain_is_bracketed(seed, kinds):
 @pytest.mark.parametrize("kind", ["bspline", "tps", "displacement", "diffeomorphic", "velocity"])
 @FEW
 @cases
-def test_a_chain_warps_as_the_composed_map_does(kind, seed, ndim):
+def test_chain_warps_like_the_composed_map(kind, seed, ndim):
     """Sampled once through the chain, or through one field that holds the composed map: the same image."""
     grid = random_grid(ndim, seed)
     whole = chain(random_transform(kind, grid, seed), random_transform("affine", grid, seed + 1))
@@ -112,7 +112,7 @@ def test_a_chain_warps_as_the_composed_map_does(kind, seed, ndim):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("ending", [".safetensors", ".h5", ".zarr"])
-def test_what_is_saved_is_what_is_loaded(kind, ending, tmp_path_factory):
+def test_save_load_round_trip(kind, ending, tmp_path_factory):
     for seed in (1, 2):
         grid = random_grid(2, seed)
         transform = random_transform(kind, grid, seed)
@@ -128,7 +128,7 @@ def test_what_is_saved_is_what_is_loaded(kind, ending, tmp_path_factory):
 @pytest.mark.parametrize("kind", KINDS)
 @FEW
 @cases
-def test_a_point_moved_by_the_inverse_is_where_the_warped_image_shows_it(kind, seed, ndim):
+def test_inverse_maps_points_to_the_warped_image(kind, seed, ndim):
     grid = random_grid(ndim, seed)
     transform = random_transform(kind, grid, seed)
     spot = transform.map_points([grid.center])[0]
@@ -146,7 +146,7 @@ def test_a_point_moved_by_the_inverse_is_where_the_warped_image_shows_it(kind, s
 @pytest.mark.parametrize("kind", KINDS)
 @FEW
 @cases
-def test_places_do_not_depend_on_the_grid_that_asks(kind, seed, ndim):
+def test_mapped_points_are_independent_of_the_grid(kind, seed, ndim):
     """The same world points land in the same places, whatever voxel size and orientation the asking grid has."""
     grid = random_grid(ndim, seed)
     transform = random_transform(kind, grid, seed)
@@ -161,7 +161,7 @@ def test_places_do_not_depend_on_the_grid_that_asks(kind, seed, ndim):
 
 @FEW
 @given(seed=st.integers(0, 10_000))
-def test_an_image_stored_in_another_orientation_is_warped_to_the_same_brightness(seed):
+def test_warp_is_independent_of_storage_orientation(seed):
     grid = random_grid(3, seed)
     transform = random_transform("chain", grid, seed)
     moving = Image(np.random.default_rng(seed).random(grid.shape), grid)

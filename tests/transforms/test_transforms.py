@@ -63,7 +63,7 @@ def xyz(points: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_zero_is_the_identity_and_has_the_announced_shape(name, ndim):
+def test_zero_parameters_are_the_identity(name, ndim):
     grid = oblique(ndim)
     family = make_family(name)
     theta = family.identity(grid, batch=2)
@@ -74,7 +74,7 @@ def test_zero_is_the_identity_and_has_the_announced_shape(name, ndim):
 
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_grid_is_mapped_like_its_points_whichever_shortcut_is_taken(name, ndim):
+def test_grid_mapping_agrees_with_point_mapping(name, ndim):
     grid = oblique(ndim)
     _, _, transform = some(name, grid)
     part = grid.cropped((1, 2, -3)[:ndim], (5, 12, 8)[:ndim])
@@ -87,7 +87,7 @@ def test_a_grid_is_mapped_like_its_points_whichever_shortcut_is_taken(name, ndim
 
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_each_pair_of_a_batch_is_what_it_would_be_alone(name, ndim):
+def test_batch_agrees_with_single_pairs(name, ndim):
     grid = oblique(ndim)
     family, theta, transform = some(name, grid, batch=3)
     points = torch.from_numpy(grid.corners())
@@ -100,7 +100,7 @@ def test_each_pair_of_a_batch_is_what_it_would_be_alone(name, ndim):
 
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_gradient_in_the_parameters_is_right(name, ndim):
+def test_parameter_gradient_is_correct(name, ndim):
     grid = Grid.from_spacing((3, 4, 3)[:ndim], (2.0, 0.5, 1.0)[:ndim], 5.0, turned(ndim))
     options = {"bspline": {"spacing": 3.0}, "tps": {"points": 2}}.get(name, {})
     family = make_family(name, **options)
@@ -115,7 +115,7 @@ def test_the_gradient_in_the_parameters_is_right(name, ndim):
 
 
 @pytest.mark.parametrize("name", LINEAR)
-def test_a_step_of_a_linear_parameter_moves_the_points_by_about_the_radius(name):
+def test_linear_parameters_are_scaled_to_the_radius(name):
     grid = oblique(3)
     family = make_family(name)
     for k in range(family.parameter_shape(grid)[0]):
@@ -128,7 +128,7 @@ def test_a_step_of_a_linear_parameter_moves_the_points_by_about_the_radius(name)
 
 @given(vector=st.lists(st.floats(-3, 3), min_size=3, max_size=3), tiny=st.sampled_from([1.0, 1e-2, 1e-3, 1e-6, 0.0]))
 @settings(max_examples=40, deadline=None)
-def test_rotations_are_the_exact_exponential(vector, tiny):
+def test_rotations_are_matrix_exponentials(vector, tiny):
     w = torch.tensor([vector], dtype=torch.float64) * tiny
     z, y, x = w[0]
     expected = expm(np.array([[0, -x, y], [x, 0, -z], [-y, z, 0]]))
@@ -137,7 +137,7 @@ def test_rotations_are_the_exact_exponential(vector, tiny):
 
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize("name", [*LINEAR, "tps", "bspline"])
-def test_parameters_for_another_level_give_the_same_transform(name, ndim):
+def test_parameters_convert_between_levels(name, ndim):
     grid = oblique(ndim)
     options = {"bspline": {"spacing": (3.0, 2.0, 4.0)[:ndim], "finest": grid.resized([2 * n for n in grid.shape])}}
     family = make_family(name, **options.get(name, {}))
@@ -148,7 +148,7 @@ def test_parameters_for_another_level_give_the_same_transform(name, ndim):
         torch.testing.assert_close(again(points), family(theta, grid)(points), atol=1e-9, rtol=0)
 
 
-def test_linear_parameters_can_move_to_a_part_of_the_domain():
+def test_linear_parameters_convert_to_a_subdomain():
     grid = oblique(3)
     family, theta, transform = some("affine", grid)
     part = grid.cropped((0, 2, 3), (4, 7, 9))
@@ -157,7 +157,7 @@ def test_linear_parameters_can_move_to_a_part_of_the_domain():
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_a_finer_control_lattice_holds_the_coarser_spline_exactly(ndim):
+def test_bspline_refinement_is_exact(ndim):
     coarse = Grid.from_spacing((8, 12, 16)[:ndim], 2.0, 3.0)
     fine = coarse.resized([2 * n for n in coarse.shape])
     family = BSplineFamily(spacing=4)
@@ -169,7 +169,7 @@ def test_a_finer_control_lattice_holds_the_coarser_spline_exactly(ndim):
 
 
 @pytest.mark.parametrize("name", ["displacement", "diffeomorphic", "velocity"])
-def test_a_smooth_field_survives_a_change_of_level(name):
+def test_smooth_field_converts_between_levels(name):
     grid = Grid.from_spacing((32, 40), (1.0, 2.0), 7.0)
     y, x = torch.meshgrid(torch.linspace(0, 3, 32), torch.linspace(0, 3, 40), indexing="ij")
     theta = torch.stack([torch.sin(x + y), torch.cos(x)])[None].double()
@@ -230,7 +230,7 @@ def test_thin_plate_spline_agrees_with_scipy(ndim, kernel, stiffness):
         np.testing.assert_allclose(ours.map_points(fixed), moving, atol=1e-8)
 
 
-def test_a_thin_plate_spline_of_an_affine_is_that_affine_everywhere():
+def test_thin_plate_spline_reproduces_an_affine():
     _, _, affine = some("affine", oblique(3), 0.3)
     fixed = np.random.default_rng(2).uniform(-10, 10, size=(9, 3))
     spline = ThinPlateTransform(fixed, torch.from_numpy(affine.map_points(fixed)), unit="mm")
@@ -238,7 +238,7 @@ def test_a_thin_plate_spline_of_an_affine_is_that_affine_everywhere():
     np.testing.assert_allclose(spline.map_points(far), affine.map_points(far), atol=1e-7)
 
 
-def test_a_large_grid_of_a_thin_plate_spline_has_the_gradient_of_a_small_one(monkeypatch):
+def test_thin_plate_spline_gradient_is_independent_of_chunking(monkeypatch):
     from napari_stnreg.transforms import thin_plate
 
     grid = oblique(2)
@@ -283,7 +283,7 @@ def test_the_flow_of_a_linear_velocity_is_a_matrix_exponential(ndim):
     assert np.abs(moved - expected).max() < 0.02 * np.abs(expected - points).max()
 
 
-def test_a_smooth_flow_does_not_fold_and_runs_backwards():
+def test_smooth_flow_does_not_fold_and_inverts():
     grid = Grid.from_spacing((40, 44), (1.0, 0.5), unit="um")
     coarse = 3 * torch.randn(1, 2, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     theta = torch.nn.functional.interpolate(coarse, size=grid.shape, mode="bicubic", align_corners=True)
@@ -310,7 +310,7 @@ def test_chains_are_associative_and_apply_their_parts_in_order(shift, ndim):
         np.testing.assert_allclose(joined.on_grid(grid)[0], chain(a, b, c)(torch.from_numpy(grid.points())[None])[0])
 
 
-def test_affine_neighbors_in_a_chain_become_one_matrix():
+def test_adjacent_affines_of_a_chain_are_merged():
     grid = oblique(3)
     a, b = some("rigid", grid)[2], some("affine", grid, 0.1)[2]
     joined = chain(a, b)
@@ -319,7 +319,7 @@ def test_affine_neighbors_in_a_chain_become_one_matrix():
 
 
 @pytest.mark.parametrize("name", BENDING)
-def test_the_same_physical_points_move_alike_whatever_grid_they_are_asked_on(name):
+def test_displacement_is_independent_of_the_sampling_grid(name):
     """A field given in millimeters does not depend on the voxels or the orientation of the grid that is asked."""
     grid = oblique(3)
     _, _, transform = some(name, grid)
@@ -329,7 +329,7 @@ def test_the_same_physical_points_move_alike_whatever_grid_they_are_asked_on(nam
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_relocated_transform_does_the_same_elsewhere(name):
+def test_relocated_transform(name):
     grid = oblique(3)
     _, _, transform = some(name, grid)
     by = np.array([1000.0, -20.0, 3.0])
@@ -340,13 +340,13 @@ def test_a_relocated_transform_does_the_same_elsewhere(name):
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_the_jacobian_of_an_affine_is_its_determinant_on_any_grid(ndim):
+def test_affine_jacobian_is_its_determinant_on_any_grid(ndim):
     _, _, transform = some("affine", oblique(ndim))
     expected = np.linalg.det(transform.as_matrix()[:-1, :-1])
     np.testing.assert_allclose(transform.jacobian_determinant(oblique(ndim)), expected, rtol=1e-4)
 
 
-def test_limited_coefficients_do_not_fold():
+def test_bounded_bspline_coefficients_do_not_fold():
     grid = Grid.from_spacing((24, 20, 22), (1.0, 2.0, 1.0))
     family = BSplineFamily(spacing=(4, 4, 4), limit=NO_FOLDING_LIMIT)
     theta = 100 * torch.randn(1, *family.parameter_shape(grid), generator=torch.Generator().manual_seed(0))
@@ -359,7 +359,7 @@ def test_limited_coefficients_do_not_fold():
 
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize("name", LINEAR)
-def test_landmarks_give_back_the_transform_that_moved_them(name, ndim):
+def test_landmark_fit_recovers_a_known_transform(name, ndim):
     _, _, truth = some(name, oblique(ndim), 0.4)
     fixed = np.random.default_rng(4).uniform(-20, 30, size=(7, ndim))
     found = from_landmarks(fixed, truth.map_points(fixed), name, unit="mm")
@@ -367,7 +367,7 @@ def test_landmarks_give_back_the_transform_that_moved_them(name, ndim):
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_landmarks_find_a_mirror_image_only_when_asked(ndim):
+def test_landmark_fit_reflects_only_if_allowed(ndim):
     fixed = np.random.default_rng(5).uniform(-20, 30, size=(8, ndim))
     mirrored = (fixed * ([-1] + [1] * (ndim - 1))) @ turned(ndim).T + 3
     with_mirror = from_landmarks(fixed, mirrored, "similarity", mirror=True)
@@ -375,7 +375,7 @@ def test_landmarks_find_a_mirror_image_only_when_asked(ndim):
     assert np.linalg.det(from_landmarks(fixed, mirrored, "rigid").as_matrix()) == pytest.approx(1)
 
 
-def test_a_least_squares_rotation_is_better_than_its_neighbors():
+def test_landmark_rotation_is_a_least_squares_minimum():
     rng = np.random.default_rng(6)
     fixed = rng.uniform(-10, 10, size=(9, 3))
     moving = fixed @ turned(3).T + rng.normal(size=fixed.shape)
@@ -407,12 +407,12 @@ def test_a_least_squares_rotation_is_better_than_its_neighbors():
         (np.eye(3), np.eye(3), "bspline", "not 'bspline'"),
     ],
 )
-def test_landmarks_that_fix_nothing_are_refused_with_a_reason(fixed, moving, family, sentence):
+def test_degenerate_landmarks_are_refused_with_a_reason(fixed, moving, family, sentence):
     with pytest.raises(InputError, match=sentence):
         from_landmarks(fixed, moving, family)
 
 
-def test_wrong_names_options_and_shapes_are_refused():
+def test_invalid_names_options_and_shapes_are_refused():
     grid = oblique(3)
     with pytest.raises(InputError, match="no transform family 'elastic'"):
         make_family("elastic")

@@ -211,7 +211,7 @@ def _fingerprint(job: Job, settings: RegistrationSettings) -> str:
 
 
 def _kept(folder: Path, mark: str) -> Row | None:
-    """The row of an earlier run, if it was done with the same files and settings."""
+    """Return the row of an earlier run if it was made with the same files and settings."""
     try:
         content = json.loads((folder / _ROW).read_text(encoding="utf-8"))
     except (OSError, ValueError):

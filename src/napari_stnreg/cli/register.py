@@ -171,7 +171,7 @@ def _read_images(
 
 
 def _output_suffix(moving: Path) -> str:
-    """The warped image is written in the format of the moving image, if that can be written."""
+    """Return the suffix of the warped image: the moving image's if that format can be written."""
     from napari_stnreg.io.image import result_suffix
 
     return result_suffix(moving)

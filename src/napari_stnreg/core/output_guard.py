@@ -90,7 +90,7 @@ def _check_apart(output: Path, source: Path) -> None:
 
 
 def is_same_path(a: PathLike, b: PathLike) -> bool:
-    """Whether two paths lead to the same file or folder, which need not exist."""
+    """Return whether two paths lead to the same file or folder; neither has to exist."""
     first, second = os.path.realpath(a), os.path.realpath(b)
     if first == second:
         return True
@@ -194,7 +194,7 @@ def _this_process() -> dict[str, Any]:
 
 
 def _parse(text: str) -> dict[str, Any] | None:
-    """The holder of a lock, or ``None`` if the file was emptied by a power cut."""
+    """Return the holder of a lock, or ``None`` if a power cut left the file empty."""
     with suppress(ValueError, KeyError, TypeError):
         found = json.loads(text)
         return {"host": str(found["host"]), "pid": int(found["pid"]), "started": float(found["started"])}
@@ -202,7 +202,7 @@ def _parse(text: str) -> dict[str, Any] | None:
 
 
 def _may_run(holder: dict[str, Any]) -> bool:
-    """Whether the process that holds a lock may still run; on another host that cannot be known."""
+    """Return whether the process that holds a lock may still run; always true for another host."""
     if holder["host"] != socket.gethostname():
         return True
     import psutil

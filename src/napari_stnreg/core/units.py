@@ -43,14 +43,14 @@ _ALIASES = {
 
 
 def canonical(unit: str) -> str:
-    """The short name of a unit: 'micrometer' and 'µm' become 'um'; unknown names are returned as they are."""
+    """Return the short name of a unit: 'micrometer' and 'µm' become 'um'; unknown names stay as they are."""
     name = str(unit).strip()
     lowered = name.lower()
     return _ALIASES.get(lowered, lowered if lowered in _METERS else name)
 
 
 def conversion_factor(source: str, target: str) -> float:
-    """How many target units make one source unit.
+    """Return the number of target units in one source unit.
 
     Pixels convert to nothing but pixels: how large a pixel is, only the person knows.
 

@@ -23,7 +23,7 @@ MARGIN = 6
 def evaluate_on_pixels(
     function: Callable[[FloatArray], FloatArray], shape: tuple[int, int], multiple: int = NODE
 ) -> list[Plane]:
-    """A smooth function of positions at all pixels, float32, one plane ``(h, w)`` for each of its values.
+    """Evaluate a smooth function at all pixels; returns float32 planes ``(h, w)``, one per value.
 
     Parameters
     ----------
@@ -64,13 +64,13 @@ def evaluate_on_pixels(
 
 
 def to_blocks(plane: npt.NDArray[Value], side: int) -> npt.NDArray[Value]:
-    """A plane whose sides are multiples of ``side`` as blocks ``(B, side * side)``."""
+    """Split a plane whose sides are multiples of ``side`` into blocks ``(B, side * side)``."""
     h, w = plane.shape
     cut = plane.reshape(h // side, side, w // side, side).transpose(0, 2, 1, 3)
     return np.ascontiguousarray(cut).reshape(-1, side * side)
 
 
 def from_blocks(blocks: npt.NDArray[Value], shape: tuple[int, int], side: int) -> npt.NDArray[Value]:
-    """The inverse of :func:`to_blocks`."""
+    """Invert :func:`to_blocks`."""
     cut = blocks.reshape(shape[0] // side, shape[1] // side, side, side).transpose(0, 2, 1, 3)
     return np.ascontiguousarray(cut).reshape(shape)

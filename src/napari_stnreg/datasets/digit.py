@@ -19,7 +19,7 @@ _STROKE = [(0.20, 0.27), (0.13, 0.46), (0.19, 0.66), (0.34, 0.66), (0.44, 0.45),
 
 
 def digit_pair(size: int = 128, seed: int = 11) -> Sample:
-    """A digit in two hands, 2D: slanted, turned, and bent by a thin-plate spline, in a world of pixels.
+    """Make a 2D pair of a digit in two hands: slanted, rotated and bent by a thin-plate spline; unit: pixels.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def digit_pair(size: int = 128, seed: int = 11) -> Sample:
 
 
 def thin_plate(knots: FloatArray, values: FloatArray) -> PointMap:
-    """The thin-plate spline that takes ``(K, D)`` values at ``(K, 2)`` knots, bending as little as it can."""
+    """Interpolate ``(K, D)`` values at ``(K, 2)`` knots by a thin-plate spline."""
     count = len(knots)
     flat = np.column_stack([np.ones(count), knots])
     system = np.block([[_kernel(knots, knots), flat], [flat.T, np.zeros((3, 3))]])
@@ -64,13 +64,13 @@ def thin_plate(knots: FloatArray, values: FloatArray) -> PointMap:
 
 
 def _kernel(points: FloatArray, knots: FloatArray) -> FloatArray:
-    """``r**2 log r`` for all distances ``(..., K)``; zero at zero."""
+    """Return ``r**2 log r`` for all distances ``(..., K)``; zero at zero."""
     squared = ((points[..., None, :] - knots) ** 2).sum(axis=-1)
     return np.asarray(0.5 * squared * np.log(np.maximum(squared, 1e-12)))
 
 
 def _curve() -> FloatArray:
-    """The stroke as 240 points ``(240, 2)`` on a smooth line."""
+    """Return the stroke as 240 points ``(240, 2)`` on a smooth curve."""
     points = np.array(_STROKE)
     along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
     return np.asarray(CubicSpline(along, points)(np.linspace(0, along[-1], 240)))

@@ -38,7 +38,7 @@ _SOFT = 1.0  # mm over which tissues blend
 
 
 def head_pair(contrast: Contrast = "t1", seed: int = 31) -> Sample:
-    """Two heads, 3D: another pose, other voxels, another size, other folds, with label maps of both.
+    """Make a 3D pair of heads that differ in pose, voxel size, size and folds, with label maps of both.
 
     The fixed one has voxels of 2.9 x 2.6 x 2.6 mm. The moving one has voxels of 2.7 x 3.2 x 2.5 mm
     and lies elsewhere and turned in the scanner, 4 % larger and smoothly different in shape.
@@ -75,7 +75,7 @@ def _draw(points: FloatArray, grid: Grid, contrast: Contrast, seed: int, name: s
 
 
 def _header(grid: Grid, codes: str) -> dict[str, object]:
-    """What a file with these axis codes would have left in the metadata, so that it is written that way."""
+    """Return the metadata that a file with these axis codes would have, so that it is written in that orientation."""
     table = nib.orientations.axcodes2ornt(codes, labels=(("I", "S"), ("P", "A"), ("L", "R"))).astype(int)
     turn = AxisOrientation(tuple(table[:, 0].tolist()), tuple(table[:, 1].tolist()))
     affine = turn.affine(grid)
@@ -100,7 +100,7 @@ def _either(*levels: FloatArray, rounding: float = 2.0) -> FloatArray:
 
 
 def _folds(directions: FloatArray) -> FloatArray:
-    """A winding pattern on the brain's surface, 1 on a gyrus and -1 in a sulcus.
+    """Return a winding pattern on the brain's surface, 1 on a gyrus and -1 in a sulcus.
 
     Waves of one length and many directions add up to the labyrinth that folded sheets show.
     """
@@ -113,7 +113,7 @@ def _folds(directions: FloatArray) -> FloatArray:
 
 
 def head_scene(points: FloatArray, tissue: Mapping[str, float]) -> tuple[FloatArray, npt.NDArray[np.uint8]]:
-    """The head at any points.
+    """Evaluate the head at any points.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def head_scene(points: FloatArray, tissue: Mapping[str, float]) -> tuple[FloatAr
 
 
 def _outside(points: FloatArray) -> FloatArray:
-    """The head's outer surface, with face, neck and nose: positive inside."""
+    """Return the signed distance to the head's outer surface (face, neck and nose included), positive inside."""
     up, front, right = (points - MIDDLE).T
     neck = np.minimum(43 - np.hypot(right / 0.95, (front + 14 - 0.1 * up) / 1.1), -up - 18)
     return _either(

@@ -47,7 +47,7 @@ class Nearby:
     thickness: float
 
     def part(self, rows: slice) -> Nearby:
-        """Those of some blocks."""
+        """Select the values of some blocks."""
         return Nearby(self.number[rows], self.center[rows], self.count[rows], self.motion[rows], self.thickness)
 
 
@@ -71,7 +71,7 @@ def draw_blocks(
     centers_y, centers_x = near.center[..., 0].ravel(), near.center[..., 1].ravel()
 
     def away(pixels: Index, choice: Index) -> tuple[Values, Values]:
-        """Of pixels from the center of one of their block's candidates."""
+        """Return the offsets of pixels from the center of one candidate of their block."""
         place = row[pixels] + choice[pixels]
         return y[pixels] - centers_y[place], x[pixels] - centers_x[place]
 
@@ -111,7 +111,7 @@ def draw_blocks(
 
 
 def _owners(near: Nearby, radius: Values, y: Values, x: Values) -> tuple[Index, Index, Values]:
-    """For each pixel which candidate's surface is nearest and which is next, and by how much farther; flat."""
+    """Find the nearest and second nearest candidate surface of each pixel and the difference of distances; flat."""
     # The candidate's number is written into the last bits of its distance, so that it comes along with the minimum:
     # a 4000th of a pixel is lost, and minimum and maximum are all that is asked of each pixel.
     far = np.float32(512.0)
@@ -142,7 +142,7 @@ def _owners(near: Nearby, radius: Values, y: Values, x: Values) -> tuple[Index, 
 
 
 def _mitochondrion(roll: Values, radius: Values, along: Values, dy: Values, dx: Values) -> tuple[Values, Values]:
-    """How much of pixels ``(dy, dx)`` from their neurite's center a mitochondrion covers, and its brightness there."""
+    """Return a mitochondrion's coverage and brightness at offsets ``(dy, dx)`` from its neurite's center."""
     turn = 2 * np.pi * roll[:, 5]
     c, s = np.cos(turn), np.sin(turn)
     size = (4.0 + 0.9 * radius) * np.sqrt(np.maximum(1 - (along / 0.3 - 1) ** 2, 0))
@@ -159,7 +159,7 @@ def _unit_vectors(y: Values, x: Values) -> tuple[Values, Values]:
 
 
 def _box_mean(distance: Values, width: Values, box: Values) -> Values:
-    """A wall ``1 / cosh^2(distance / width)`` averaged over a shift that runs through a box."""
+    """Average a wall ``1 / cosh^2(distance / width)`` over a shift that runs through a box."""
     low, high = (distance - box / 2) / width, (distance + box / 2) / width
     return np.asarray((np.tanh(high) - np.tanh(low)) * (width / box))
 

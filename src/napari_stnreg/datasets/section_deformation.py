@@ -142,7 +142,7 @@ class SectionDeformation:
         return whole if self.tear is None else self.tear.from_intact(whole)
 
     def hides(self, points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-        """Whether a fold hides positions ``(..., 2)`` of the tissue."""
+        """Return whether a fold hides positions ``(..., 2)`` of the tissue."""
         if self.tear is None:
             return np.zeros(np.shape(points)[:-1], dtype=bool)
         return self.tear.hides(self._undeformed(points))

@@ -14,7 +14,7 @@ _SIDE = 128.0  # micrometers
 
 
 def shapes_pair(size: int = 256, seed: int = 4) -> Sample:
-    """Two views of one sheet of cells, 2D: turned by 11 degrees, 7 % larger, shifted, and smoothly stretched.
+    """Make a 2D pair of cell sheets: rotated by 11 degrees, 7 % larger, shifted and smoothly stretched.
 
     Parameters
     ----------

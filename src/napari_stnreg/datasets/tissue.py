@@ -58,7 +58,7 @@ class Tissue:
     # -- where things are
 
     def straightened(self, points: FloatArray, height: float) -> FloatArray:
-        """Where points ``(..., 2)`` of a height would lie if all neurites in common ran straight up, ``(..., 2)``."""
+        """Map points ``(..., 2)`` at a height to their positions if all shared trends ran straight up, ``(..., 2)``."""
         course, wrinkles = _common(self)
         solid = _with_height(points, height)
         return points - np.asarray(_lean(self)) * height - course(solid) + wrinkles(solid)
@@ -83,7 +83,7 @@ class Tissue:
         return np.stack(found, axis=1) if found else np.zeros((len(number), 0, 2))
 
     def _invert(self, resting: FloatArray, height: float, rounds: int = 80) -> FloatArray:
-        """The inverse of :meth:`straightened`: it is gentle, so taking the bend off again and again converges."""
+        """Invert :meth:`straightened` by fixed-point iteration, which converges because the bend is gentle."""
         points = resting + np.asarray(_lean(self)) * height
         for _ in range(rounds):
             change = resting - self.straightened(points, height)
@@ -138,7 +138,7 @@ class Tissue:
         return picture
 
     def _nearby(self, y: Values, x: Values, height: float, thickness: float) -> Nearby:
-        """The neurites that may have a part in each block, nearest first."""
+        """List the neurites that may overlap each block, nearest first."""
         neurites = _neurites(self)
         centers = (neurites.base + neurites.slope * height) % self.period
         tree = cKDTree(centers, boxsize=self.period)
@@ -185,7 +185,7 @@ def _lean(tissue: Tissue) -> tuple[float, float]:
 
 @lru_cache(maxsize=8)
 def _common(tissue: Tissue) -> tuple[PlaneWaves, PlaneWaves]:
-    """What neighbors have in common: the course, and the wrinkles of their walls; waves in (height, y, x)."""
+    """Return the displacement that neighbors share (trend and wrinkles of walls) as waves in (height, y, x)."""
     rng = np.random.default_rng((tissue.seed, 3))
 
     def waves(

@@ -39,7 +39,7 @@ class LandmarkError:
         return self.each / (self.diagonal if self.diagonal else np.nan)
 
     def to_dict(self) -> dict[str, float]:
-        """The summary as numbers."""
+        """Return the summary as a dictionary of numbers."""
         summary = {"mean": self.mean, "median": self.median, "max": self.max}
         if self.diagonal:
             summary |= {f"relative_{k}": v / self.diagonal for k, v in summary.items()}

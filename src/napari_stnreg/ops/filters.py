@@ -47,7 +47,7 @@ PARAMETERS = FilterParameters()
 
 
 def per_axis(value: float | Sequence[float], ndim: int) -> tuple[float, ...]:
-    """One number for each spatial axis, from a single number or a sequence of the right length."""
+    """Expand a number, or check a sequence, to one number per spatial axis."""
     if isinstance(value, (int, float)):
         return (float(value),) * ndim
     values = tuple(float(v) for v in value)
@@ -196,7 +196,7 @@ def _box_array(size: int, radius: int) -> npt.NDArray[np.float64]:
 
 @lru_cache(maxsize=32)
 def _gaussian_array(size: int, sigma: float, edge: Edge, truncate: float) -> npt.NDArray[np.float64]:
-    """The matrix of a Gaussian along an axis; cheaper than filtering the unit matrix, for it changes at every step."""
+    """Return the matrix of a Gaussian along an axis; cheaper than filtering the unit matrix at every step."""
     kernel = np.array(gaussian_kernel(sigma, truncate))
     matrix = np.append(kernel, 0.0)[np.minimum(_distances(size), len(kernel))]
     if edge == "nearest":
@@ -234,7 +234,7 @@ def _box(x: Tensor, radii: Sequence[int]) -> Tensor:
 
 
 def _box_by_shifts(x: Tensor, axis: int, radius: int) -> Tensor:
-    """One addition for each neighbor."""
+    """Sum a box by one addition per neighbor."""
     size = x.shape[axis]
     out = x.clone(memory_format=torch.contiguous_format)
     for shift in range(1, min(radius, size - 1) + 1):

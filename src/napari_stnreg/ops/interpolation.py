@@ -33,7 +33,7 @@ def index_points(
 
 
 def constant(values: Sequence[float], like: Tensor) -> Tensor:
-    """A few numbers as a tensor of another tensor's dtype and device; the host does not wait for the copy."""
+    """Make a small tensor with the dtype and device of another; does not synchronize with the device."""
     return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
 
 
@@ -114,7 +114,7 @@ def nearest_index(points: Tensor) -> Tensor:
 
 
 def sampler_matrix(shape: Sequence[int], to_index: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """From the world to the sampler's coordinates of an image.
+    """Return the matrix from the world to the sampler's coordinates of an image.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def _grid_sample(image: Tensor, grid: Tensor, padding: Padding, mode: Kernel) ->
 
 
 def self_composed(flow: Tensor, times: int) -> Tensor:
-    """A displacement composed with itself, ``u <- u + u(x + u)``, ``times`` times over.
+    """Compose a displacement with itself ``times`` times: ``u <- u + u(x + u)``.
 
     Parameters
     ----------
@@ -227,6 +227,6 @@ def resize(image: Tensor, shape: Sequence[int], *, antialias: bool = True) -> Te
 
 
 def smoothed_for(image: Tensor, ratios: Sequence[float]) -> Tensor:
-    """The image ``(B, C, *shape)`` smoothed so that it can be read at every ``ratios`` voxels without moire."""
+    """Smooth an image ``(B, C, *shape)`` so that every ``ratios``-th voxel can be read without aliasing."""
     sigmas = [0.5 * math.sqrt(max(r * r - 1, 0.0)) for r in ratios]
     return gaussian(image, [s if s > 0.05 else 0.0 for s in sigmas], edge="nearest")

@@ -228,7 +228,7 @@ class GeometryTransformer:
         raise InputError(f"Layers of type '{layer_type}' cannot be transformed as coordinates.")
 
     def covering_grid(self, grid: Grid) -> Grid:
-        """The smallest axis-parallel grid on the other side that covers an image, with voxels of the same size.
+        """Return the smallest axis-aligned grid that covers an image on the other side, with the same voxel size.
 
         Parameters
         ----------

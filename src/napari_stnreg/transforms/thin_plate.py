@@ -115,7 +115,7 @@ class ThinPlateBasis:
         return self._features(points) @ weights
 
     def _features(self, points: Tensor) -> Tensor:
-        """``(B, P, N + D + 1)``: kernels, coordinates and one at each point."""
+        """Return ``(B, P, N + D + 1)`` features of each point: kernels, coordinates and a one."""
         center = torch.tensor(self.center, dtype=points.dtype, device=points.device)
         scaled = (points - center) / self.scale
         kernels = self._kernel(scaled, self._scaled.to(points.device, points.dtype))

@@ -59,7 +59,7 @@ GRID_LOOK: dict[str, Any] = {
 def result_layers(
     result: Result, fixed: Image, moving: Image, display: dict[str, Any], kinds: frozenset[str], *, volume: bool = False
 ) -> dict[str, LayerData]:
-    """The layers of one registered pair, without names and metadata; for use in the worker.
+    """Make the layers of one registered pair, without names and metadata; runs in the worker.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def result_layers(
 
 
 def image_layer(warped: Image, display: dict[str, Any], *, labels: bool = False) -> LayerData:
-    """A warped image as a layer that looks as its source did, with channels where the source had them in front."""
+    """Make a layer of a warped image with the appearance and channel axis of its source."""
     data, where = warped.data, placement(warped.grid)
     if labels:
         return data, {**where, **display, "visible": True}, "labels"
@@ -131,7 +131,7 @@ def _comparisons(result: Result, fixed: Image, kinds: frozenset[str]) -> dict[st
 
 
 def jacobian_layer(determinant: np.ndarray, grid: Grid) -> LayerData:
-    """The Jacobian determinant as a layer, white where volume is kept."""
+    """Make a layer of the Jacobian determinant that is white where volume is preserved."""
     reach = float(np.percentile(np.abs(determinant - 1), 99)) if determinant.size else 1.0
     reach = min(max(reach, 0.05), 1.0)
     look = {"colormap": DIVERGING_COLORMAP, "contrast_limits": (1 - reach, 1 + reach), "visible": False}
@@ -156,7 +156,7 @@ def vectors_layer(transform: Transform, grid: Grid) -> LayerData:
 
 
 def deformed_grid_layer(transform: Transform, grid: Grid, moving: Grid, *, volume: bool) -> LayerData:
-    """The deformed grid as a layer: a net in each slice, or a lattice for the 3D view."""
+    """Make a layer of the deformed grid: a net in each slice, or a lattice for the 3D view."""
     if volume:
         return grid_layer(lattice_lines(transform.inverse(), moving), grid.with_unit(transform.unit), visible=True)
     lines, fine = deformed_grid(transform, grid, moving)
@@ -184,7 +184,7 @@ def _with_axis(
 def stack_frames(
     frames: list[dict[str, LayerData]], grid: Grid, time_axis: tuple[float, float, str]
 ) -> dict[str, LayerData]:
-    """The layers of many frames, one after the other along a time axis in front."""
+    """Stack the layers of many frames along a leading time axis."""
     together: dict[str, LayerData] = {}
     axis = (*time_axis, "t")
     for key, (first, keywords, kind) in frames[0].items():
@@ -235,7 +235,7 @@ def _with_time_and_channels(
 
 
 def grid_layer(lines: np.ndarray, grid: Grid, **keywords: Any) -> LayerData:
-    """The deformed grid as a layer: an image on a grid, or line segments in the grid's world."""
+    """Make a layer of the deformed grid: an image on a grid, or line segments in the grid's world."""
     if lines.ndim == 3 and lines.shape[1] == 2 and lines.dtype == np.float32:
         look = {
             "vector_style": "line",
@@ -260,7 +260,7 @@ def grid_layer(lines: np.ndarray, grid: Grid, **keywords: Any) -> LayerData:
 
 
 def folding_text(fraction: float) -> str:
-    """The folding fraction as text, such as ``"0 % folded"``."""
+    """Format the folding fraction as text such as ``"0 % folded"``."""
     if fraction <= 0:
         return "0 % folded"
     return f"{100 * fraction:.2g} % folded" if fraction >= 1e-5 else "< 0.001 % folded"

@@ -24,13 +24,13 @@ LATTICE_CELLS = 6
 
 
 def cells_of(moving: Grid, cells: int | None = None) -> np.ndarray:
-    """How many cells the regular grid has along each axis of the moving image, so that they are nearly square."""
+    """Return the number of nearly square grid cells along each axis of the moving image."""
     extent = moving.spacing * np.asarray(moving.shape)
     return np.asarray(np.maximum(np.rint(extent / (extent.max() / (cells or GRID_CELLS[moving.ndim]))), 1))
 
 
 def lattice_lines(inverse: Transform, moving: Grid, pieces: int = 18) -> np.ndarray:
-    """The lines of a lattice over a moving volume, taken to the fixed side, for the 3D view.
+    """Map the lines of a lattice over a moving volume to the fixed side, for the 3D view.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def grid_lines(mapped: np.ndarray, moving: Grid, *, width: float = 1.0) -> np.nd
 
 
 def rescaled(values: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-    """Values between their 1st and 99.5th percentile, as float32 from 0 to 1; infinities and NaN become 0."""
+    """Rescale the 1st to 99.5th percentile to 0..1 as float32; infinities and NaN become 0."""
     values = np.asarray(values, dtype=np.float32)
     limits = limits_of(values, mask)
     scaled = (values - limits[0]) / max(limits[1] - limits[0], 1e-12)
@@ -104,7 +104,7 @@ def rescaled(values: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
 
 
 def limits_of(values: np.ndarray, mask: np.ndarray | None = None) -> tuple[float, float]:
-    """The 1st and 99.5th percentile of the finite values, from at most about 100,000 of them."""
+    """Return the 1st and 99.5th percentile of the finite values, from at most about 100,000 of them."""
     chosen = values[mask] if mask is not None and mask.any() else values.reshape(-1)
     chosen = chosen[:: max(chosen.size // 100_000, 1)]
     chosen = chosen[np.isfinite(chosen)]
