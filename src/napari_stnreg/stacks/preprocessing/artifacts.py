@@ -30,7 +30,7 @@ class ArtifactParameters:
     min_length_fraction
         Smallest length of a crack, relative to the shorter side of the section.
     max_width_px
-        Largest mean width of a crack.
+        Largest mean width of a crack or fold at the resolution of the search. Wider ones are dirt, lumina or vessels.
     shading_scale
         The shading is the section smoothed by a Gaussian of its shorter side divided by this.
     min_fragment_fraction
@@ -55,6 +55,8 @@ class ArtifactParameters:
         Smallest length of a crack or fold, relative to the shorter side of the section.
     max_tear_fill
         Largest area of a crack or fold, relative to the square of its length.
+    crack_rim_px
+        Width around a crack or fold that is masked with it.
     """
 
     search_side: int = 256
@@ -74,9 +76,12 @@ class ArtifactParameters:
     rim_px: int = 4
     min_tear_fraction: float = 0.2
     max_tear_fill: float = 0.35
+    crack_rim_px: int = 2
 
 
 PARAMETERS = ArtifactParameters()
+DIRT, CRACK, EMPTY = 1, 2, 3
+"""Classes of pixels that are not tissue, which is 0. A crack may be a fold."""
 
 
 def detect_artifacts(image: Plane, known: Mask) -> tuple[Mask, Mask]:
@@ -116,12 +121,14 @@ def detect_artifacts(image: Plane, known: Mask) -> tuple[Mask, Mask]:
     boxes = ndimage.find_objects(labels)
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     crack = np.zeros(image.shape, dtype=bool)
+    widest = PARAMETERS.max_width_px * max(min(image.shape) / PARAMETERS.search_side, 1.0)
     for k, box in enumerate(boxes, start=1):
         extent = float(np.hypot(*(s.stop - s.start for s in box)))
-        if extent > PARAMETERS.min_tear_fraction * min(image.shape) and areas[k] < PARAMETERS.max_tear_fill * extent**2:
+        largest = min(PARAMETERS.max_tear_fill * extent, widest) * extent
+        if extent > PARAMETERS.min_tear_fraction * min(image.shape) and areas[k] < largest:
             crack[box] |= labels[box] == k
-    rim = ndimage.binary_dilation(grown & ~crack, iterations=1), ndimage.binary_dilation(crack, iterations=2)
-    return rim[0] & known, rim[1] & known
+    dirt = ndimage.binary_dilation(grown & ~crack, iterations=1)
+    return dirt & known, ndimage.binary_dilation(crack, iterations=PARAMETERS.crack_rim_px) & known
 
 
 def split_fragments(image: Plane, empty: Mask, tears: Mask) -> tuple[Labels, Mask]:
@@ -172,7 +179,7 @@ def _find_lines(image: Plane, fraction: Plane) -> Iterator[Mask]:
             for k in long:
                 line = (closed > 0) & (labels == k + 1)
                 if line.sum() < PARAMETERS.max_width_px * extents[k]:
-                    yield ndimage.binary_dilation(line, iterations=2)
+                    yield ndimage.binary_dilation(line, iterations=PARAMETERS.crack_rim_px)
 
 
 def _block_means(image: Plane, step: int) -> Plane:

@@ -9,7 +9,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from napari_stnreg.stacks.preprocessing.artifacts import Mask, Plane, detect_artifacts, split_fragments
+from napari_stnreg.stacks.preprocessing.artifacts import (
+    CRACK,
+    DIRT,
+    EMPTY,
+    Mask,
+    Plane,
+    detect_artifacts,
+    split_fragments,
+)
 from napari_stnreg.stacks.section_transform import Labels
 from napari_stnreg.stacks.settings import StackSettings
 
@@ -62,6 +70,8 @@ class PreparedSection:
         ``(h, w)`` of each level: 1 on tissue, 0 on empty pixels, dirt, cracks and folds.
     fragment_labels
         ``(h, w)`` fragment of each working pixel; all zero for a section without cracks.
+    artifacts
+        ``(h, w)`` class of each working pixel by the section alone: 0 tissue, 1 dirt, 2 crack or fold, 3 empty.
     shape
         Size of the section in full-resolution pixels.
     factor
@@ -77,6 +87,7 @@ class PreparedSection:
     levels: tuple[Plane, ...]
     weights: tuple[Plane, ...]
     fragment_labels: Labels
+    artifacts: npt.NDArray[np.uint8]
     shape: tuple[int, int]
     factor: int
     fault: str = ""
@@ -97,6 +108,7 @@ class PreparedSection:
         found: dict[str, npt.NDArray[np.generic]] = {
             "image": self.image,
             "fragment_labels": self.fragment_labels,
+            "artifacts": self.artifacts,
             "shape": np.array([*self.shape, self.factor]),
         }
         for k, (level, weight) in enumerate(zip(self.levels, self.weights, strict=True)):
@@ -112,9 +124,9 @@ class PreparedSection:
         count = sum(name.startswith("level") for name in arrays)
         levels = tuple(np.asarray(arrays[f"level{k}"], dtype=np.float32) for k in range(count))
         weights = tuple(np.asarray(arrays[f"weight{k}"], dtype=np.float32) for k in range(count))
-        fragment_labels = np.asarray(arrays["fragment_labels"], dtype=np.uint8)
+        labels, artifacts = (np.asarray(arrays[name], dtype=np.uint8) for name in ("fragment_labels", "artifacts"))
         image = np.asarray(arrays["image"], dtype=np.float32)
-        return cls(image, levels, weights, fragment_labels, (height, width), factor, fault, figures)
+        return cls(image, levels, weights, labels, artifacts, (height, width), factor, fault, figures)
 
 
 def prepare(
@@ -157,7 +169,8 @@ def prepare(
             image, empty, crack if mask is None else crack | (np.asarray(mask) != 0)
         )
         crack |= new_cracks
-    tissue = ~(empty | dirt | crack)
+    artifacts = np.select([empty, crack, dirt], [EMPTY, CRACK, DIRT], 0).astype(np.uint8)
+    tissue = artifacts == 0
     figures = {"tissue": float(tissue.mean()), "empty": float(empty.mean()), "dirt": float((dirt | crack).mean())}
     low, high = np.percentile(image[tissue], [1, 99]) if tissue.any() else (0.0, 0.0)
     span = float(image[known].max() - image[known].min()) if known.any() else 0.0
@@ -172,10 +185,12 @@ def prepare(
     figures["fragments"] = float(fragment_labels.max()) + 1
     if fault:
         plain = image[None], tissue.astype(np.float32)
-        return PreparedSection(image, plain[:1], plain[1:], fragment_labels, full, factor, fault, figures)
+        return PreparedSection(image, plain[:1], plain[1:], fragment_labels, artifacts, full, factor, fault, figures)
     image = np.clip((image - low) / (high - low), -0.2, 1.2).astype(np.float32)
-    levels, weights = _pyramid(image, tissue, settings, extractor)
-    return PreparedSection(image, tuple(levels), tuple(weights), fragment_labels, full, factor, fault, figures)
+    levels, weights = compute_pyramid(image, tissue, settings, extractor)
+    return PreparedSection(
+        image, tuple(levels), tuple(weights), fragment_labels, artifacts, full, factor, fault, figures
+    )
 
 
 def _flat_extremes(image: Plane, known: Mask) -> Mask:
@@ -193,9 +208,10 @@ def _flat_extremes(image: Plane, known: Mask) -> Mask:
     return result
 
 
-def _pyramid(
+def compute_pyramid(
     image: Plane, tissue: Mask, settings: StackSettings, extractor: Extractor | None
 ) -> tuple[list[Plane], list[Plane]]:
+    """Compute the features and the tissue weights of every pyramid level."""
     weight = tissue.astype(np.float32)
     levels: list[Plane] = []
     weights: list[Plane] = []

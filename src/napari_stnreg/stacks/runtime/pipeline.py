@@ -12,6 +12,7 @@ import numpy as np
 
 from napari_stnreg.core.atomic_io import atomic_path
 from napari_stnreg.core.errors import FitError, InputError
+from napari_stnreg.stacks.matching.coarse import PARAMETERS as COARSE_PARAMETERS
 from napari_stnreg.stacks.matching.coarse import CoarseMatch
 from napari_stnreg.stacks.matching.fine import FineMatch, initial_transforms
 from napari_stnreg.stacks.matching.landmarks import landmark_match
@@ -85,6 +86,7 @@ class AlignmentPipeline:
         self.shape = (self.source.shape[1], self.source.shape[2])
         self.reader = self.source
         self.slopes: SlopeEstimates | None = None
+        self._encoder: Path | None = None
         self.iterations = self.settings.iterations if self.settings.deform else 0
         stages = ["encoder"] if self.settings.features == "auto-encoder" else []
         stages += ["prepare", "coarse", "gaps", *(f"fine {k + 1}" for k in range(self.iterations)), "quality", "render"]
@@ -96,11 +98,12 @@ class AlignmentPipeline:
 
     def align_all(self, *, resume: bool) -> Generator[StackProgress, str | None, Any]:
         """Align all sections; returns verdicts, gaps, warnings and segments."""
-        faults, sections = yield from self._prepare()
+        faults = yield from self._prepare()
         good = usable(faults)
         if len(good) < 2:
             raise FitError(f"Only {len(good)} of {self.count} sections can be used; there is nothing to align.")
         coarse = yield from self._match_coarse(good)
+        sections = yield from self._confirm_artifacts(good, coarse)
         affines = solve_poses(self.count, coarse, [self.shape] * self.count, self.settings)
         transforms = initial_transforms(affines, cast(Any, sections), self.settings)  # outlines are enough
         transforms, matches = yield from self._match_fine(transforms, good, "fine")
@@ -148,11 +151,12 @@ class AlignmentPipeline:
             self.work.forget(tasks.RENDERED, free | stale)
             self.work.begin_range(identity, stale)
         update_attributes(self.path, finished=False)
-        faults, sections = yield from self._prepare()
+        faults = yield from self._prepare()
         before = [SectionTransform.from_arrays(self.work.get(tasks.TRANSFORMS, z)[0]) for z in range(self.count)]
         fixed = {z: one for z, one in enumerate(before) if z not in free}
         good = usable(faults)
         coarse = yield from self._match_coarse(good, free)
+        sections = yield from self._confirm_artifacts(good, coarse)
         poses = {z: one.affines[0] for z, one in fixed.items()}
         affines = solve_poses(self.count, coarse, [self.shape] * self.count, self.settings, fixed=poses)
         lattice = before[0].lattice
@@ -176,23 +180,38 @@ class AlignmentPipeline:
 
     # -- stages
 
-    def _prepare(self) -> Generator[StackProgress, str | None, tuple[list[str], list[tasks.Outline]]]:
-        """Prepare the sections that are not prepared yet; returns faults and outlines of all sections."""
+    def _prepare(self) -> Generator[StackProgress, str | None, list[str]]:
+        """Prepare the sections that are not prepared yet; returns the faults of all sections."""
         if isinstance(self.executor, Cluster) and isinstance(self.source, ArraySource):
             self.reader = self._write_input(self.source)
-        encoder = yield from self._encoder_file()
+        self._encoder = yield from self._encoder_file()
         call = (self.work, self.reader, self.job.masks)
         missing = [z for z in range(self.count) if not self.work.has(tasks.PREPARED, z)]
         yield from self._stage(
             "prepare", "reading sections", self.count,
-            [(z, tasks.prepare_section, (*call, z, self.settings, encoder)) for z in missing],
+            [(z, tasks.prepare_section, (*call, z, self.settings, self._encoder)) for z in missing],
         )  # fmt: skip
-        faults, sections = [], []
-        for z in range(self.count):
-            fault, outline = tasks.outline(self.work, z)
-            faults.append("excluded" if z in self.job.exclude and not fault else fault)
-            sections.append(outline)
-        return faults, sections
+        faults = [self.work.facts(tasks.PREPARED, z)["fault"] for z in range(self.count)]
+        return ["excluded" if z in self.job.exclude and not fault else fault for z, fault in enumerate(faults)]
+
+    def _confirm_artifacts(
+        self, good: list[int], matches: Mapping[Pair, CoarseMatch]
+    ) -> Generator[StackProgress, str | None, list[tasks.Outline]]:
+        """Confirm dirt and cracks by the neighbors; returns the outlines of all sections."""
+        near: dict[int, dict[int, Any]] = {z: {} for z in good}
+        for (a, b), match in matches.items():
+            if match.confidence >= COARSE_PARAMETERS.min_confidence and a in near and b in near:
+                near[a][b], near[b][a] = match.matrix, np.linalg.inv(match.matrix)
+        calls = []
+        for z in good:
+            figures = self.work.facts(tasks.PREPARED, z)["figures"]
+            if self.work.has(tasks.CONFIRMED, z) or not (figures["dirt"] > 0 or figures["fragments"] > 1):
+                continue
+            sides = [max((k for k in near[z] if k < z), default=z), min((k for k in near[z] if k > z), default=z)]
+            chosen = [(k, near[z][k]) for k in sides if k != z]
+            calls.append((z, tasks.confirm_section, (self.work, z, chosen, self.settings, self._encoder)))
+        yield from self._stage("gaps", "comparing dirt and cracks with neighbors", len(calls), calls)
+        return [tasks.outline(self.work, z) for z in range(self.count)]
 
     def _encoder_file(self) -> Generator[StackProgress, str | None, Path | None]:
         """File of the auto-encoder whose features are compared: copied, or trained on this stack."""

@@ -17,6 +17,7 @@ from napari_stnreg.stacks.matching.pair_selection import Pair
 from napari_stnreg.stacks.output.canvas import OutputCanvas, displacement_transform, sample_displacement
 from napari_stnreg.stacks.output.ome_zarr import SectionWriter
 from napari_stnreg.stacks.output.render import render_bands
+from napari_stnreg.stacks.preprocessing.continuity import confirm_artifacts
 from napari_stnreg.stacks.preprocessing.features import Extractor, PreparedSection, prepare
 from napari_stnreg.stacks.quality.sections import correlate_pair, correlate_shifted_copy
 from napari_stnreg.stacks.runtime.checkpoint import WorkFolder
@@ -25,7 +26,7 @@ from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.sources.base import SectionError, StackSource
 
 PREPARED, COARSE, TRANSFORMS, QUALITY, RENDERED = "prepared", "coarse", "transforms", "quality", "rendered"
-CHANCE, BRIDGED_QUALITY = "chance", "quality bridged"
+CHANCE, BRIDGED_QUALITY, CONFIRMED = "chance", "quality bridged", "artifacts confirmed"
 """Kinds of results in the work folder."""
 
 
@@ -105,13 +106,13 @@ class Outline:
     factor: int
 
 
-def outline(work: WorkFolder, z: int) -> tuple[str, Outline]:
-    """Fault and outline of a prepared section, without reading its features."""
+def outline(work: WorkFolder, z: int) -> Outline:
+    """Outline of a prepared section, without reading its features."""
     facts = work.facts(PREPARED, z)
     several = facts["figures"]["fragments"] > 1
     arrays = work.get_arrays(PREPARED, z, ["fragment_labels", "shape"] if several else ["shape"])
     height, width, factor = (int(n) for n in arrays["shape"])
-    return facts["fault"], Outline((height, width), arrays["fragment_labels"] if several else None, factor)
+    return Outline((height, width), arrays["fragment_labels"] if several else None, factor)
 
 
 def load_prepared(work: WorkFolder, z: int) -> PreparedSection:
@@ -131,6 +132,27 @@ def invert_section(work: WorkFolder, z: int) -> None:
     found = load_prepared(work, z).inverted()
     facts = work.facts(PREPARED, z)
     work.put(PREPARED, z, found.to_arrays(), fault=found.fault, reason=facts["reason"], figures=found.figures)
+
+
+def confirm_section(
+    work: WorkFolder,
+    z: int,
+    neighbors: list[tuple[int, npt.NDArray[np.float64]]],
+    settings: StackSettings,
+    encoder: Path | None = None,
+) -> None:
+    """Confirm the artifacts of a prepared section by its neighbors, and store the section anew.
+
+    Repeating it changes nothing: what it reads of the neighbors and of the section itself stays as it was.
+    """
+    section = load_prepared(work, z)
+    there = [(load_prepared(work, k), matrix) for k, matrix in neighbors]
+    extractor = None if encoder is None else _extractor(encoder, encoder.stat().st_mtime_ns)
+    found = confirm_artifacts(section, there, settings, extractor)
+    if found is not section:
+        reason = work.facts(PREPARED, z)["reason"]
+        work.put(PREPARED, z, found.to_arrays(), fault=found.fault, reason=reason, figures=found.figures)
+    work.put(CONFIRMED, z)
 
 
 def match_coarse(work: WorkFolder, pair: Pair, settings: StackSettings) -> None:
