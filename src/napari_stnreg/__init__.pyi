@@ -19,6 +19,8 @@ from .io.image import read_series as read_series
 from .io.image import write_image as write_image
 from .io.transform_io import load_transform as load_transform
 from .io.transform_io import save as save
+from .landmarks.fit import LandmarkFit as LandmarkFit
+from .landmarks.fit import fit_landmarks as fit_landmarks
 from .models.model import Model as Model
 from .models.model_file import load as load
 from .models.model_file import load_model as load_model

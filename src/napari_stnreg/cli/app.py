@@ -25,6 +25,7 @@ COMMANDS = {
     "register-series": "Register the frames of a movie or a 4D scan.",
     "apply": "Warp an image or points by one transform or several.",
     "compose": "Compose several transforms to one.",
+    "fit-landmarks": "Fit a transform to landmarks and judge every pair.",
     "batch": "Register many pairs of images.",
     "evaluate": "Score a registration before and after.",
     "convert": "Convert a transform to the file format of another program.",

@@ -107,15 +107,20 @@ class ThinPlateBasis:
             if self._cached is None or self._cached[0] != key:
                 with torch.no_grad():
                     points = lattice_points(matrix, grid.shape).reshape(1, -1, self.ndim)
-                    self._cached = (key, self._features(points)[0])
+                    self._cached = (key, self.features(points)[0])
             flat = self._cached[1] @ weights
         return flat.reshape(-1, *grid.shape, self.ndim)
 
     def _displacements_chunk(self, points: Tensor, weights: Tensor) -> Tensor:
-        return self._features(points) @ weights
+        return self.features(points) @ weights
 
-    def _features(self, points: Tensor) -> Tensor:
-        """Return ``(B, P, N + D + 1)`` features of each point: kernels, coordinates and a one."""
+    @property
+    def solve_matrix(self) -> FloatArray:
+        """Displacements of the control points to the weights of kernels, slopes and shift, ``(N + D + 1, N)``."""
+        return np.asarray(self._solve.numpy())
+
+    def features(self, points: Tensor) -> Tensor:
+        """Return kernels, coordinates and one at each point ``(B, P, D)``, as ``(B, P, N + D + 1)``."""
         center = torch.tensor(self.center, dtype=points.dtype, device=points.device)
         scaled = (points - center) / self.scale
         kernels = self._kernel(scaled, self._scaled.to(points.device, points.dtype))
