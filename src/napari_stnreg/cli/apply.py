@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from napari_stnreg.cli.options import AsOptions, Frame, Output, Placement
-from napari_stnreg.cli.progress import PROGRESS, logger
+from napari_stnreg.cli.progress import PROGRESS, log_placement, logger
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.output_guard import check_output
 from napari_stnreg.io.image import check_image_output
@@ -104,6 +104,7 @@ def _apply_to_images(
     from napari_stnreg.resampling.warp import warp
 
     source, target = read_content(moving), read_content(reference)
+    log_placement(target, source)
     # A file of another program does not say what its coordinates are; the images do.
     fixed, other = (source, target) if inverse else (target, source)
     transform = load_composition(steps, fixed=fixed, moving=other)
@@ -152,6 +153,7 @@ def _apply_to_points(
 
     target = None if reference is None else read_content(reference)
     source = None if points_image is None else read_content(points_image)
+    log_placement(target, source)
     fixed, moving = (source, target) if inverse else (target, source)
     transform = load_composition(steps, fixed=fixed, moving=moving)
     systems = transform.coordinate_systems if inverse else transform.coordinate_systems[::-1]

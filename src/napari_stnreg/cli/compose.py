@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from napari_stnreg.cli.options import Output
+from napari_stnreg.cli.progress import log_placement
 from napari_stnreg.core.errors import InputError
 
 
@@ -51,6 +52,7 @@ def compose(
     steps = [TransformStep.parse(one) for one in transforms]
     check_transform_output(output, (*(step.path for step in steps), fixed, moving), overwrite=overwrite)
     images = [None if path is None else read_content(path) for path in (fixed, moving)]
+    log_placement(*images)
     transform = load_composition(steps, fixed=images[0], moving=images[1], space=space, unit=unit)
     if inverse:
         transform, images = transform.inverse(), images[::-1]

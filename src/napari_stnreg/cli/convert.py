@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from napari_stnreg.cli.progress import log_placement
+
 
 def convert(
     input: Path,
@@ -44,6 +46,7 @@ def convert(
     overwrite
         Replace the output if it exists.
     """
+    from napari_stnreg.core.image import itk_matrix_of
     from napari_stnreg.io.image import read_content
     from napari_stnreg.io.safetensors_format import load_transform_file
     from napari_stnreg.io.transform_io import check_transform_output, load_transform, save, transform_ending
@@ -51,6 +54,7 @@ def convert(
     check_transform_output(output, (input, fixed, moving), overwrite=overwrite)
 
     fixed_image, moving_image = (None if path is None else read_content(path) for path in (fixed, moving))
+    log_placement(fixed_image, moving_image)
     info = None
     if transform_ending(input) == ".safetensors":
         transform, info = load_transform_file(input)
@@ -58,7 +62,11 @@ def convert(
             space or (image.coordinate_system if image else kept)
             for image, kept in zip((fixed_image, moving_image), transform.coordinate_systems, strict=True)
         ]
-        transform = transform.with_coordinate_systems(*systems)
+        matrices = [
+            itk_matrix_of(image.metadata) if image else kept
+            for image, kept in zip((fixed_image, moving_image), transform.itk_matrices, strict=True)
+        ]
+        transform = transform.with_coordinate_systems(*systems).with_itk_matrices(*matrices)
         if unit is not None:
             transform = transform.with_unit(unit)
     else:

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 
 from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.image import placement_notes
 from napari_stnreg.io.image import read_content, usable
 from napari_stnreg.io.ome_zarr import is_scene
 
@@ -77,6 +78,7 @@ def _image(path: Path) -> list[tuple[str, str]]:
         ("spacing", f"{_times(grid.spacing)} {grid.unit}"),
         ("origin", ", ".join(f"{value:.6g}" for value in grid.origin)),
     ]
+    lines += [("position", note) for note in placement_notes(content.metadata)]
     if not _upright(grid):
         rows = ["[" + ", ".join(f"{value:.6g}" for value in row) + "]" for row in grid.linear]
         lines.append(("axes", " ".join(rows)))

@@ -12,8 +12,12 @@ import time
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from napari_stnreg.core.image import placement_notes
+
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+    from napari_stnreg.io.content import FileContent
 
 PROGRESS = 25
 """Log level of progress lines and notes, between INFO and WARNING."""
@@ -24,6 +28,13 @@ SECONDS_BETWEEN_LINES = 10.0
 _BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 logger = logging.getLogger("napari_stnreg.cli")
+
+
+def log_placement(*images: FileContent | None) -> None:
+    """Print what readers found about the position of images."""
+    for image in images:
+        for note in [] if image is None else placement_notes(image.metadata):
+            logger.log(PROGRESS, "%s", note)
 
 
 class Interrupt:

@@ -109,6 +109,11 @@ class Image:
         return coordinate_system_of(self.metadata)
 
     @property
+    def itk_matrix(self) -> Matrix | None:
+        """From scanner coordinates to where ITK puts the same voxels; ``None`` where both agree."""
+        return itk_matrix_of(self.metadata)
+
+    @property
     def has_channel_axis(self) -> bool:
         """Whether the last axis of the data contains channels."""
         return self.data.ndim > self.ndim
@@ -146,6 +151,27 @@ class Image:
     def with_unit(self, unit: str) -> Image:
         """Return the image with its grid in another unit of length."""
         return self.replace(grid=self.grid.with_unit(unit))
+
+
+Matrix = tuple[tuple[float, ...], ...]
+"""A matrix as plain numbers, so that it can be compared, copied and written."""
+
+
+def itk_matrix_of(metadata: Mapping[str, Any]) -> Matrix | None:
+    """Return the matrix ``(4, 4)`` from scanner coordinates (z, y, x) in mm to those of ITK, where a file differs.
+
+    Programs disagree on the position of NIfTI files with two of them; see :mod:`napari_stnreg.io.nifti_placement`.
+    """
+    nifti = metadata.get("nifti")
+    rows = nifti.get("itk_matrix") if isinstance(nifti, Mapping) else None
+    return None if rows is None else tuple(tuple(float(value) for value in row) for row in rows)
+
+
+def placement_notes(metadata: Mapping[str, Any]) -> list[str]:
+    """Return the sentences about the position of an image that its reader left in the metadata."""
+    nifti = metadata.get("nifti")
+    note = nifti.get("note") if isinstance(nifti, Mapping) else None
+    return [str(note)] if note else []
 
 
 def coordinate_system_of(metadata: Mapping[str, Any]) -> CoordinateSystem:

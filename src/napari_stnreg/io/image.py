@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_stnreg.core.atomic_io import atomic_path
-from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.errors import InputError, RegistrationWarning
 from napari_stnreg.core.file_errors import parser_errors
-from napari_stnreg.core.image import Image
+from napari_stnreg.core.image import Image, placement_notes
 from napari_stnreg.core.output_guard import check_output
 from napari_stnreg.io.content import FileContent
 from napari_stnreg.io.formats import IMAGE_FORMATS, FileFormat, image_format, suffix_in
@@ -98,6 +99,7 @@ def read_image(path: str | os.PathLike[str], frame: int | None = None) -> Image:
         )
     if frame is not None and not 0 <= frame < content.frames:
         raise InputError(f"'{path.name}' has {content.frames} frame(s), counted from 0; there is no frame {frame}.")
+    _warn_of_placement(content)
     with parser_errors(path, suffix_of(path)):
         return _image(path, content, frame or 0)
 
@@ -114,7 +116,9 @@ def read_series(path: str | os.PathLike[str]) -> list[Image]:
     InputError
         As :func:`read_image` does.
     """
-    return read_frames(path, read_content(path))
+    content = read_content(path)
+    _warn_of_placement(content)
+    return read_frames(path, content)
 
 
 def read_frames(path: str | os.PathLike[str], content: FileContent) -> list[Image]:
@@ -181,6 +185,11 @@ def write_images(path: str | os.PathLike[str], images: Sequence[Image]) -> None:
     else:
         with atomic_path(path) as part:
             save(part, *images)
+
+
+def _warn_of_placement(content: FileContent) -> None:
+    for note in placement_notes(content.metadata):
+        warnings.warn(note, RegistrationWarning, stacklevel=3)
 
 
 def _image(path: Path, content: FileContent, frame: int) -> Image:

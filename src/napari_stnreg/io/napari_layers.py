@@ -146,6 +146,7 @@ def transform_to_metadata(transform: Transform) -> dict[str, Any]:
     return {
         "family": transform.family,
         "coordinate_systems": list(transform.coordinate_systems),
+        "itk_matrices": list(transform.itk_matrices),
         "settings": transform.settings(),
         "tensors": {name: tensor.detach().cpu().numpy() for name, tensor in transform.tensors().items()},
     }
@@ -159,4 +160,5 @@ def transform_from_metadata(state: dict[str, Any]) -> Transform:
 
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in state["tensors"].items()}
     transform = transform_class(state["family"]).from_state(tensors, state["settings"])
-    return transform.with_coordinate_systems(*state.get("coordinate_systems", transform.coordinate_systems))
+    transform = transform.with_coordinate_systems(*state.get("coordinate_systems", transform.coordinate_systems))
+    return transform.with_itk_matrices(*state.get("itk_matrices", transform.itk_matrices))

@@ -29,6 +29,7 @@ from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import canonical
 from napari_stnreg.io.content import FileContent, check_memory
+from napari_stnreg.io.nifti_placement import itk_placement
 
 KEY = "nifti"
 _PIECE = 4_000_000
@@ -187,7 +188,7 @@ def nifti_content(image: nib.Nifti1Image, name: str) -> FileContent:
         rgb=bool(colors),
         labels=image.header.get_intent()[0] == "label",
         interval=_interval(image.header) if len(shape) > 3 else 1.0,
-        metadata={KEY: _remember(image)},
+        metadata={KEY: _remember(image) | _placement(image, affine, name)},
     )
 
 
@@ -258,6 +259,15 @@ def _interval(header: nib.Nifti1Header) -> float:
     """Return the seconds between frames; 1 if the header has no valid value."""
     seconds = {"msec": 1e-3, "usec": 1e-6}.get(header.get_xyzt_units()[1], 1.0) * float(header["pixdim"][4])
     return seconds if np.isfinite(seconds) and seconds > 0 else 1.0
+
+
+def _placement(image: nib.Nifti1Image, affine: FloatArray, name: str) -> dict[str, Any]:
+    """Where ITK puts the voxels, if elsewhere, and the sentence about it."""
+    found = itk_placement(image.header, affine, name)
+    if found is None:
+        return {}
+    turned = None if found.matrix is None else (_REVERSE @ found.matrix @ _REVERSE).tolist()
+    return {"note": found.note} | ({} if turned is None else {"itk_matrix": turned})
 
 
 def _remember(image: nib.Nifti1Image) -> dict[str, Any]:

@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
 
+import numpy as np
 import torch
 
 from napari_stnreg.core import container
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import CoordinateSystem, Grid
+from napari_stnreg.core.image import Matrix
 from napari_stnreg.transforms import Transform, transform_class
 from napari_stnreg.transforms.base import FILE_FORMAT, FILE_VERSION
 
@@ -52,6 +54,7 @@ def transform_from(
         transform = transform_class(header["family"]).from_state(dict(tensors), header["settings"])
         fixed, moving = (_space(name) for name in header.get("coordinate_systems", ("world", "world")))
         transform = transform.with_coordinate_systems(fixed, moving)
+        transform = transform.with_itk_matrices(*(_matrix(rows) for rows in header.get("itk_matrices", (None, None))))
         if header.get("domain") is not None:
             transform = transform.with_domain(Grid.from_dict(header["domain"]))
         info = dict(header.get("info") or {})
@@ -62,6 +65,15 @@ def transform_from(
     if (transform.ndim, transform.unit) != (header.get("ndim"), header.get("unit")):
         raise InputError(f"{damaged}.")
     return transform, info
+
+
+def _matrix(rows: Any) -> Matrix | None:
+    if rows is None:
+        return None
+    matrix = np.asarray(rows, dtype=np.float64)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-30:
+        raise InputError("a matrix is damaged")
+    return tuple(tuple(row) for row in matrix.tolist())
 
 
 def _space(name: str) -> CoordinateSystem:

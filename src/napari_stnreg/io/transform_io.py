@@ -33,6 +33,8 @@ NGFF_ENDING = ".zarr"
 FLIRT = "exchange.linear_matrix:is_flirt"
 _SCANNER_ENDINGS = (".nii", ".nii.gz", ".lta", ".xfm")
 """Formats whose coordinates are always those of a scanner."""
+_OTHER_PROGRAMS = (".lta", ".xfm")
+"""Formats of programs that do not take the position of an image from ITK."""
 
 
 class TransformResult(Protocol):
@@ -164,6 +166,7 @@ def load_transform(
             space=space,
             unit=unit,
             default="scanner" if is_scanner else None,
+            is_itk=ending not in _OTHER_PROGRAMS and one.detect != FLIRT,
         )
         return convention.inward(theirs)
 

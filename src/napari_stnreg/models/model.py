@@ -156,12 +156,7 @@ class Model:
         for tensor in whole.tensors().values():
             if not bool(torch.isfinite(tensor).all()):
                 raise InputError(f"'{self.name}' returned non-finite values for these images.")
-        return (
-            whole.to("cpu")
-            .translated_frame(origin)
-            .with_coordinate_systems(fixed.coordinate_system, moving.coordinate_system)
-            .with_domain(fixed.grid)
-        )
+        return whole.to("cpu").translated_frame(origin).between(fixed, moving).with_domain(fixed.grid)
 
     def _lattice(self, fixed: Grid, device: torch.device, messages: list[str]) -> Grid:
         """Return the grid that the network sees, coarser if memory is short."""

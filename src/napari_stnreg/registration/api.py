@@ -17,7 +17,7 @@ import torch
 from napari_stnreg.core.device import is_out_of_memory, pick_device, single_thread
 from napari_stnreg.core.errors import OutOfMemoryError, RegistrationWarning
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.core.image import Image
+from napari_stnreg.core.image import Image, placement_notes
 from napari_stnreg.core.progress import interruptible, run_to_completion
 from napari_stnreg.io.conversion import ImageLike, as_image_pair
 from napari_stnreg.registration import stages
@@ -224,7 +224,7 @@ def register_steps(
     device = pick_device(settings.device)
     stages.deformable_similarity(settings, fixed.ndim)  # reject an unknown name before anything is computed
     _check_fill(moving, settings)
-    warnings: list[str] = []
+    warnings = [*placement_notes(fixed.metadata), *placement_notes(moving.metadata)]
     start_time = time.perf_counter()
     landmarks = (fixed_landmarks, moving_landmarks)
     losses: LossHistory = []
@@ -304,12 +304,7 @@ def _fit_with_fallback(
             device = _fallback_device(error, device, fixed, moving, warnings)
     warnings += problem.warnings
     choice += problem.choice
-    transform = (
-        transform.to("cpu")
-        .translated_frame(problem.center)
-        .with_coordinate_systems(fixed.coordinate_system, moving.coordinate_system)
-        .with_domain(fixed.grid)
-    )
+    transform = transform.to("cpu").translated_frame(problem.center).between(fixed, moving).with_domain(fixed.grid)
     return transform, losses, stop_reason, device
 
 

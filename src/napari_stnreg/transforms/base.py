@@ -20,8 +20,8 @@ from torch import Tensor
 
 from napari_stnreg.core import container
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.grid import CoordinateSystem, FloatArray, Grid
-from napari_stnreg.core.image import Image
+from napari_stnreg.core.grid import CoordinateSystem, FloatArray, Grid, HasGrid
+from napari_stnreg.core.image import Image, Matrix, itk_matrix_of
 from napari_stnreg.core.linalg import affine_matrix
 from napari_stnreg.core.progress import check_stop
 from napari_stnreg.core.units import conversion_factor
@@ -59,6 +59,8 @@ class Transform(ABC):
     """Distance in world units over which the map changes little; tolerances are relative to it."""
     coordinate_systems: tuple[CoordinateSystem, CoordinateSystem] = ("world", "world")
     """Meaning of the fixed and the moving world for other programs; only file readers and writers use it."""
+    itk_matrices: tuple[Matrix | None, Matrix | None] = (None, None)
+    """From the scanner coordinates of the fixed and the moving side to those that ITK takes from the files."""
     domain: Grid | None = None
     """Grid of the fixed image for which the transform was fitted, where it is known."""
     matrix: Tensor | None = None
@@ -193,10 +195,34 @@ class Transform(ABC):
 
     def like(self, other: Transform) -> Self:
         """Return the transform with the coordinate systems and the domain of another one."""
-        if self.coordinate_systems == other.coordinate_systems and self.domain is other.domain:
+        systems = self.coordinate_systems, self.itk_matrices
+        if systems == (other.coordinate_systems, other.itk_matrices) and self.domain is other.domain:
             return self
         changed = copy.copy(self)
         changed.coordinate_systems, changed.domain = other.coordinate_systems, other.domain
+        changed.itk_matrices = other.itk_matrices
+        return changed
+
+    def between(self, fixed: HasGrid, moving: HasGrid) -> Self:
+        """Return the transform with the coordinate systems of two images."""
+        changed = copy.copy(self)
+        changed.coordinate_systems = (fixed.coordinate_system, moving.coordinate_system)
+        first, second = (itk_matrix_of(getattr(image, "metadata", {})) for image in (fixed, moving))
+        changed.itk_matrices = (first, second)
+        return changed
+
+    def reversed_like(self, other: Transform) -> Self:
+        """Return the transform with the coordinate systems of another one, its two sides exchanged."""
+        fixed, moving = other.coordinate_systems
+        first, second = other.itk_matrices
+        return self.with_coordinate_systems(moving, fixed).with_itk_matrices(second, first)
+
+    def with_itk_matrices(self, fixed: Matrix | None, moving: Matrix | None) -> Self:
+        """Return the transform with other :attr:`itk_matrices`."""
+        if self.itk_matrices == (fixed, moving):
+            return self
+        changed = copy.copy(self)
+        changed.itk_matrices = (fixed, moving)
         return changed
 
     def with_coordinate_systems(self, fixed: CoordinateSystem, moving: CoordinateSystem) -> Self:
@@ -353,6 +379,7 @@ class Transform(ABC):
             "ndim": self.ndim,
             "unit": self.unit,
             "coordinate_systems": list(self.coordinate_systems),
+            "itk_matrices": list(self.itk_matrices),
             "domain": None if self.domain is None else self.domain.to_dict(),
             "settings": self.settings(),
             "info": dict(info or {}),

@@ -49,6 +49,7 @@ class ChainTransform(Transform):
         self.ndim, self.unit = first.ndim, first.unit
         self.length_scale = min((p.length_scale for p in self._parts if p.matrix is None), default=first.length_scale)
         self.coordinate_systems = (parts[0].coordinate_systems[0], parts[-1].coordinate_systems[1])
+        self.itk_matrices = (parts[0].itk_matrices[0], parts[-1].itk_matrices[1])
         self.domain = parts[0].domain
 
     @property
@@ -95,8 +96,7 @@ class ChainTransform(Transform):
         return self._reversed([part.solved_inverse() for part in reversed(self.parts)])
 
     def _reversed(self, parts: Sequence[Transform]) -> ChainTransform:
-        fixed, moving = self.coordinate_systems
-        return ChainTransform(parts).with_coordinate_systems(moving, fixed)
+        return ChainTransform(parts).reversed_like(self)
 
     @property
     @override

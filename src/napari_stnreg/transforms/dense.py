@@ -203,7 +203,7 @@ class VelocityTransform(Transform):
 
     @override
     def inverse(self) -> VelocityTransform:
-        return VelocityTransform(-self.velocity, self.grid).with_coordinate_systems(*reversed(self.coordinate_systems))
+        return VelocityTransform(-self.velocity, self.grid).reversed_like(self)
 
     @override
     def _change_coordinates(self, matrix: FloatArray, unit: str) -> VelocityTransform:

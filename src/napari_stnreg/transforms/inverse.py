@@ -48,6 +48,7 @@ class InverseTransform(Transform):
         self.forward, self.tolerance = forward, tolerance
         self.ndim, self.unit, self.length_scale = forward.ndim, forward.unit, forward.length_scale
         self.coordinate_systems = (forward.coordinate_systems[1], forward.coordinate_systems[0])
+        self.itk_matrices = (forward.itk_matrices[1], forward.itk_matrices[0])
         self._count = _PointCount()
 
     @property
@@ -155,7 +156,7 @@ class InverseTransform(Transform):
 
     @override
     def inverse(self) -> Transform:
-        return self.forward.with_coordinate_systems(*reversed(self.coordinate_systems))
+        return self.forward.reversed_like(self)
 
     @override
     def as_matrix(self) -> FloatArray | None:

@@ -67,13 +67,14 @@ class AffineTransform(Transform):
     @override
     def inverse(self) -> AffineTransform:
         back = AffineTransform(torch.linalg.inv(self.matrix.double()), self.unit)
-        return back.with_coordinate_systems(*reversed(self.coordinate_systems))
+        return back.reversed_like(self)
 
     def after(self, first: AffineTransform) -> AffineTransform:
         """Return the single affine map ``x -> self(first(x))``."""
         dtype = torch.promote_types(self.matrix.dtype, first.matrix.dtype)
         product = AffineTransform(self.matrix.to(dtype) @ first.matrix.to(dtype), self.unit)
-        product = product.with_coordinate_systems(first.coordinate_systems[0], self.coordinate_systems[1])
+        product.coordinate_systems = (first.coordinate_systems[0], self.coordinate_systems[1])
+        product.itk_matrices = (first.itk_matrices[0], self.itk_matrices[1])
         return product.with_domain(first.domain)
 
     @override

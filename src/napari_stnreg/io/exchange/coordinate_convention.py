@@ -15,9 +15,11 @@ import numpy as np
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import CoordinateSystem, FloatArray, Grid, HasGrid
+from napari_stnreg.core.image import Matrix, itk_matrix_of
 from napari_stnreg.core.units import canonical, conversion_factor
 from napari_stnreg.transforms import AffineTransform, Transform, chain
 
+SIDES = ("fixed", "moving")
 _NOTE = re.compile(r"napari-stnreg unit=(\S+) fixed=(\S+) moving=(\S+)")
 
 
@@ -31,16 +33,19 @@ class CoordinateConvention:
         ``"scanner"`` for what ITK reads from NIfTI (LPS, millimeters), ``"world"`` for plain x, y, z.
     unit
         Unit of plain coordinates, and of the transform that is read.
+    itk_matrices
+        Where ITK puts the voxels of the two files, if elsewhere; see :attr:`Transform.itk_matrices`.
     """
 
     fixed: CoordinateSystem = "world"
     moving: CoordinateSystem = "world"
     unit: str = "pixel"
+    itk_matrices: tuple[Matrix | None, Matrix | None] = (None, None)
 
     @classmethod
     def of(cls, transform: Transform) -> CoordinateConvention:
         """Those of a transform that is to be written."""
-        return cls(*transform.coordinate_systems, transform.unit)
+        return cls(*transform.coordinate_systems, transform.unit, transform.itk_matrices)
 
     @classmethod
     def told(
@@ -53,6 +58,7 @@ class CoordinateConvention:
         space: CoordinateSystem | None = None,
         unit: str | None = None,
         default: CoordinateSystem | None = None,
+        is_itk: bool = True,
     ) -> CoordinateConvention:
         """Return the convention of a file: given by the caller, else by the images, else by our note in the file.
 
@@ -62,11 +68,13 @@ class CoordinateConvention:
         Raises
         ------
         InputError
-            If there is no such space.
+            If there is no such space, or the file fits ITK's position of images that are not given.
         """
         if space is not None and space not in get_args(CoordinateSystem):
             raise InputError(f"There is no space '{space}'; it is scanner (images from NIfTI) or world (all others).")
         own = cls.from_note(note)
+        moved = re.findall(r"itk=(\S+)", note)
+        moved = moved[0].split(",") if own is not None and moved else []
         usual: CoordinateSystem = default or ("scanner" if ndim == 3 else "world")
         found = own or cls(usual, usual, "")
         images = (fixed, moving)
@@ -79,7 +87,13 @@ class CoordinateConvention:
             plain = [i.grid.unit for i, s in zip(images, sides, strict=True) if i is not None and s == "world"]
             unknown = "mm" if "scanner" in sides else "pixel"
             unit = plain[0] if plain else (own.unit if own is not None else unknown)
-        return cls(sides[0], sides[1], canonical(unit))
+        matrices = [None if one is None else itk_matrix_of(getattr(one, "metadata", {})) for one in images]
+        if is_itk and any(one is None and side in moved for one, side in zip(images, SIDES, strict=True)):
+            raise InputError(
+                "The transform was written for ITK's position of images whose sform and qform differ. Give the fixed "
+                "and the moving image."
+            )
+        return cls(sides[0], sides[1], canonical(unit), (matrices[0], matrices[1]) if is_itk else (None, None))
 
     @classmethod
     def from_note(cls, text: str) -> CoordinateConvention | None:
@@ -92,25 +106,48 @@ class CoordinateConvention:
     @property
     def note(self) -> str:
         """Return a note for the file with what ITK's formats have no field for."""
-        return f"napari-stnreg unit={self.unit} fixed={self.fixed} moving={self.moving}"
+        moved = ",".join(side for side, one in zip(SIDES, self.itk_matrices, strict=True) if one is not None)
+        return f"napari-stnreg unit={self.unit} fixed={self.fixed} moving={self.moving}{moved and f' itk={moved}'}"
 
     def outward(self, transform: Transform) -> Transform:
         """A transform of ours in the file's coordinates, points in (x, y, z) order."""
         there = self._matrix("fixed", transform.unit, transform.ndim)
         other = self._matrix("moving", transform.unit, transform.ndim)
-        return _between(transform, there, other, "file")
+        before, after = self._itk_steps(transform.ndim)
+        plain = _between(transform, there, other, "file")
+        if before is not None:
+            plain = chain(AffineTransform(np.linalg.inv(before), "file"), plain)
+        return plain if after is None else chain(plain, AffineTransform(after, "file"))
 
     def grid_outward(self, grid: Grid) -> Grid:
         """A grid of the fixed world, in the transform's unit, in the file's coordinates."""
-        return Grid(grid.shape, self._matrix("fixed", grid.unit, grid.ndim) @ grid.matrix, "file")
+        matrix = self._matrix("fixed", grid.unit, grid.ndim) @ grid.matrix
+        before, _ = self._itk_steps(grid.ndim)
+        return Grid(grid.shape, matrix if before is None else before @ matrix, "file")
 
     def inward(self, transform: Transform) -> Transform:
         """A transform in the file's coordinates as one of ours, in :attr:`unit`."""
         there, other = (
-            np.asarray(np.linalg.inv(self._matrix(side, self.unit, transform.ndim)), dtype=np.float64)
-            for side in ("fixed", "moving")
+            np.asarray(np.linalg.inv(self._matrix(side, self.unit, transform.ndim)), dtype=np.float64) for side in SIDES
         )
-        return _between(transform, there, other, self.unit).with_coordinate_systems(self.fixed, self.moving)
+        before, after = self._itk_steps(transform.ndim)
+        if before is not None:
+            transform = chain(AffineTransform(before, transform.unit), transform)
+        if after is not None:
+            transform = chain(transform, AffineTransform(np.linalg.inv(after), transform.unit))
+        found = _between(transform, there, other, self.unit).with_coordinate_systems(self.fixed, self.moving)
+        return found.with_itk_matrices(*self.itk_matrices)
+
+    def _itk_steps(self, ndim: int) -> tuple[FloatArray | None, FloatArray | None]:
+        """For each side, from the file's coordinates of our position to those of ITK's position; ``None`` if equal."""
+        steps: list[FloatArray | None] = []
+        for side, space, one in zip(SIDES, (self.fixed, self.moving), self.itk_matrices, strict=True):
+            if one is None or space != "scanner" or ndim != 3:
+                steps.append(None)
+            else:
+                there = self._matrix(side, "mm", ndim)
+                steps.append(np.asarray(there @ np.asarray(one) @ np.linalg.inv(there), dtype=np.float64))
+        return steps[0], steps[1]
 
     def _matrix(self, side: str, unit: str, ndim: int) -> FloatArray:
         """From our world in a unit to the file's coordinates of a side."""
