@@ -24,6 +24,7 @@ from .landmarks.fit import fit_landmarks as fit_landmarks
 from .models.model import Model as Model
 from .models.model_file import load as load
 from .models.model_file import load_model as load_model
+from .networks.custom import register_network as register_network
 from .networks.spatial_transformer import SpatialTransformer as SpatialTransformer
 from .registration.api import register as register
 from .registration.api import register_steps as register_steps
@@ -44,6 +45,7 @@ from .stacks.settings import StackSettings as StackSettings
 from .stacks.sources.open import open_stack as open_stack
 from .training.api import train as train
 from .training.api import train_steps as train_steps
+from .training.callbacks import TrainingCallback as TrainingCallback
 from .training.data.datasets import open_training_data as open_training_data
 from .training.progress import TrainingProgress as TrainingProgress
 from .training.settings import TrainingSettings as TrainingSettings

@@ -4,6 +4,7 @@ import pkgutil
 from importlib import import_module
 
 from napari_stnreg.losses.base import Similarity
+from napari_stnreg.losses.custom import CustomSimilarity, as_similarity
 from napari_stnreg.losses.feature_distance import FeatureDistance
 from napari_stnreg.losses.landmarks import LandmarkDistance
 from napari_stnreg.losses.lncc import LocalNCC
@@ -23,6 +24,7 @@ for _module in pkgutil.iter_modules(__path__):
 __all__ = [
     "MIND",
     "SIMILARITIES",
+    "CustomSimilarity",
     "FeatureDistance",
     "LabelOverlap",
     "LandmarkDistance",
@@ -32,6 +34,7 @@ __all__ = [
     "NormalizedCrossCorrelation",
     "Similarity",
     "WeightedSum",
+    "as_similarity",
     "bending_energy",
     "diffusion",
     "folding_penalty",

@@ -17,6 +17,7 @@ from napari_stnreg.core.device import free_memory, pick_device
 from napari_stnreg.core.errors import InputError, OutOfMemoryError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
+from napari_stnreg.losses import SIMILARITIES
 from napari_stnreg.models.input_spec import InputSpec, grids_overlap, intensities, resample_to_lattice
 from napari_stnreg.networks import AutoEncoder, FrozenEncoder, LocalizationNetwork, Network
 from napari_stnreg.transforms import AffineTransform, Transform, chain
@@ -65,8 +66,9 @@ class Model:
 
     @property
     def similarity(self) -> str:
-        """Similarity that it was trained with."""
-        return str(self.summary.get("settings", {}).get("similarity_used", "lncc"))
+        """Similarity that it was trained with; local correlation if that was a loss function of the user's own."""
+        name = str(self.summary.get("settings", {}).get("similarity_used", "lncc"))
+        return name if name in SIMILARITIES or name.endswith(".safetensors") else "lncc"
 
     def _stages(self) -> list[LocalizationNetwork]:
         if isinstance(self.network, AutoEncoder):
@@ -199,7 +201,7 @@ class Model:
     def describe(self) -> Mapping[str, str]:
         """Summarize the model in a few words, by title."""
         parts = self.network.config()
-        names = [one["name"] for one in parts.get("stages", [parts])]
+        names = [one.get("network", one["name"]) for one in parts.get("stages", [parts])]
         size = " x ".join(str(n) for n in self.input_spec.shape)
         spacing = " x ".join(f"{s:.4g}" for s in self.input_spec.spacing)
         summary = {

@@ -19,7 +19,8 @@ from napari_stnreg.models.input_spec import InputSpec
 from napari_stnreg.models.model import Model
 from napari_stnreg.models.pretrained import find_model as find_model
 from napari_stnreg.models.pretrained import pretrained_models as pretrained_models
-from napari_stnreg.networks import Network, make_network
+from napari_stnreg.networks import CustomNetwork, Network, make_network
+from napari_stnreg.networks.custom import is_registered
 from napari_stnreg.transforms import Transform
 
 FORMAT = "napari-stnreg model"
@@ -50,7 +51,10 @@ def save_model(model: Model, path: str | os.PathLike[str], *, dtype: torch.dtype
     }
     if model.registers:
         header["family"] = model.family
-    weights = {name: tensor.to(dtype) for name, tensor in model.network.state_dict().items()}
+    weights = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor  # counters of normalization layers stay whole
+        for name, tensor in model.network.state_dict().items()
+    }
     return container.write(Path(path), header, weights)
 
 
@@ -116,8 +120,11 @@ def model_from(header: Mapping[str, Any], tensors: Mapping[str, Tensor], source:
     damaged = f"'{source.name}' is damaged: its header and its weights do not match"
     try:
         input_spec = InputSpec.from_dict(header["input_spec"])
+        _check_registered(header["network"], source)
         network = network_from(header["network"], tensors)
         summary = dict(header.get("summary") or {})
+    except UnregisteredNetworkError:
+        raise
     except InputError as error:
         raise InputError(f"{damaged} ({str(error).rstrip('.')}).") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -125,6 +132,19 @@ def model_from(header: Mapping[str, Any], tensors: Mapping[str, Tensor], source:
     if (network.ndim, network.channels) != (input_spec.ndim, input_spec.channels):
         raise InputError(f"{damaged}.")
     return Model(network, input_spec, summary, source.stem)
+
+
+class UnregisteredNetworkError(InputError):
+    """A file holds a network whose class was not registered."""
+
+
+def _check_registered(config: Mapping[str, Any], source: Path) -> None:
+    for one in config.get("stages", [config]):
+        if one["name"] == CustomNetwork.name and not is_registered(str(one["network"])):
+            raise UnregisteredNetworkError(
+                f"'{source.name}' holds the network '{one['network']}', which is not registered. Import its class and "
+                f"call napari_stnreg.register_network('{one['network']}', ...) first."
+            )
 
 
 def network_from(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Network:
@@ -139,13 +159,26 @@ def network_from(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Ne
     with torch.device("meta"):
         network = make_network(config)
     expected = network.state_dict()
+    check_weights(expected, tensors)
+    network.load_state_dict({name: t.to(expected[name].dtype).clone() for name, t in tensors.items()}, assign=True)
+    return network.requires_grad_(True)
+
+
+def check_weights(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Compare weights with those of a network.
+
+    Raises
+    ------
+    InputError
+        If a name, shape or type differs, or a weight is not finite.
+    """
     if set(expected) != set(tensors):
         odd = sorted(set(expected) ^ set(tensors))[0]
         raise InputError(f"'{odd}' is {'missing' if odd in expected else 'unknown'}")
     for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape or not tensor.is_floating_point():
+        if tensor.shape != expected[name].shape:
             raise InputError(f"'{name}' has shape {tuple(tensor.shape)}, not {tuple(expected[name].shape)}")
-        if not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() != expected[name].is_floating_point():
+            raise InputError(f"'{name}' holds values of type {tensor.dtype}, not {expected[name].dtype}")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError(f"'{name}' holds non-finite values")
-    network.load_state_dict({name: t.float().clone() for name, t in tensors.items()}, assign=True)
-    return network.requires_grad_(True)

@@ -9,6 +9,7 @@ from napari_stnreg.networks.base import (
     make_network,
     network_class,
 )
+from napari_stnreg.networks.custom import CustomNetwork, as_network, register_network, registered_networks
 from napari_stnreg.networks.dirnet import DIRNet
 from napari_stnreg.networks.global_regression import AffineNetwork, ThinPlateNetwork
 from napari_stnreg.networks.grid_generator import sampling_grid, warp_batch
@@ -23,6 +24,7 @@ __all__ = [
     "NETWORKS",
     "AffineNetwork",
     "AutoEncoder",
+    "CustomNetwork",
     "DIRNet",
     "FreeParameters",
     "FrozenEncoder",
@@ -34,10 +36,13 @@ __all__ = [
     "ThinPlateNetwork",
     "UNet",
     "VoxelMorph",
+    "as_network",
     "make_network",
     "network_class",
     "network_names",
     "new_network",
+    "register_network",
+    "registered_networks",
     "sampling_grid",
     "warp_batch",
 ]

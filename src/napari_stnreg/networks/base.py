@@ -88,6 +88,24 @@ class Network(nn.Module, ABC):
         """Set half precision for the layers, or float32 with ``None``."""
         self.autocast = dtype
 
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the smoothness of the transform is an input; see :meth:`set_smoothness`."""
+        return False
+
+    def set_smoothness(self, value: float) -> None:
+        """Set the smoothness of the next predictions of a conditional network; ignored by others.
+
+        Parameters
+        ----------
+        value
+            Factor of the weight of the regularization, 1 for that of the training.
+        """
+
+    def divergence(self) -> Tensor | None:
+        """Return the divergence of the last prediction from the prior, for a probabilistic network."""
+        return None
+
     def domain(self, grid: Grid) -> Grid:
         """Return the grid that the layers see: ``grid`` cropped or extended by whole voxels."""
         return grid

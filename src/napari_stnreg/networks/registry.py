@@ -11,6 +11,7 @@ from typing import Any
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.networks.auto_encoder import AutoEncoder
 from napari_stnreg.networks.base import NETWORKS, Network, make_network, network_class
+from napari_stnreg.networks.custom import CustomNetwork, build_module, module_options, registered_networks
 from napari_stnreg.networks.sequential import SequentialNetwork
 
 for _module in pkgutil.iter_modules([str(Path(__file__).parent)]):
@@ -26,7 +27,7 @@ def network_names(text: str) -> list[str]:
         If one of them does not exist, or an auto-encoder is combined with another network.
     """
     names = [name.strip() for name in text.split("+")]
-    known = [name for name in sorted(NETWORKS) if len(names) == 1 or name != AutoEncoder.name]
+    known = [name for name in sorted(NETWORKS) if len(names) == 1 or name != AutoEncoder.name] + registered_networks()
     for name in names:
         if name not in known:
             raise InputError(f"There is no network '{name}'; choose from {', '.join(known)}, or several joined by '+'.")
@@ -45,7 +46,8 @@ def new_network(
     ndim, channels, shape
         Axes, channels and size of the images.
     options
-        Sizes and family, as the constructor takes them. For several networks, a mapping from name to options; for two
+        Sizes and family, as the constructor takes them; for a registered network see
+        :class:`~napari_stnreg.networks.CustomNetwork`. For several networks, a mapping from name to options; for two
         networks of one name, a list of options.
 
     Raises
@@ -65,10 +67,14 @@ def new_network(
     for name in names:
         own = options if len(names) == 1 else options.get(name, {})
         if isinstance(own, list | tuple):
-            earlier = sum(config["name"] == name for config in configs)
+            earlier = sum(config.get("network", config["name"]) == name for config in configs)
             own = own[earlier] if earlier < len(own) else {}
         config = {"name": name, "ndim": ndim, "channels": channels, **own}
-        if network_class(name).fixed_size:
+        if name not in NETWORKS:  # registered by the user; what it is called with is its own default
+            module = build_module(name, own.get("options", {}))
+            config |= {"name": CustomNetwork.name, "network": name, "shape": list(shape)}
+            config["options"] = {**module_options(module), **own.get("options", {})}
+        elif network_class(name).fixed_size:
             config["shape"] = list(shape)
         configs.append(config)
     if len(configs) == 1:

@@ -72,6 +72,21 @@ class SequentialNetwork(LocalizationNetwork, selectable=False):
         for stage in self.networks():
             stage.set_autocast(dtype)
 
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the smoothness is an input of a stage."""
+        return any(stage.is_conditional for stage in self.networks())
+
+    def set_smoothness(self, value: float) -> None:
+        """Set the smoothness of every stage."""
+        for stage in self.networks():
+            stage.set_smoothness(value)
+
+    def divergence(self) -> Tensor | None:
+        """Return the sum of the divergences of the probabilistic stages."""
+        found = [value for stage in self.networks()[: self.active] if (value := stage.divergence()) is not None]
+        return torch.stack(found).sum() if found else None
+
     def config(self) -> dict[str, Any]:
         """See :meth:`Network.config`."""
         stages = [one.config() for one in self.networks()]

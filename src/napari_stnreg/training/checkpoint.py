@@ -14,8 +14,9 @@ from torch import Tensor
 
 from napari_stnreg.core import container
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.models.model_file import network_from
+from napari_stnreg.models.model_file import check_weights
 from napari_stnreg.networks import Network
+from napari_stnreg.training.parts import json_state
 from napari_stnreg.training.progress import EpochRecord
 
 FORMAT = "napari-stnreg checkpoint"
@@ -68,6 +69,7 @@ def save_checkpoint(
     network: Network,
     optimizer: torch.optim.Optimizer,
     identity: Mapping[str, Any],
+    scheduler: Mapping[str, Any] | None = None,
 ) -> None:
     """Save a checkpoint atomically.
 
@@ -77,11 +79,15 @@ def save_checkpoint(
         File, state, network and optimizer.
     identity
         Settings and data, compared on resuming.
+    scheduler
+        State of a scheduler of the caller, JSON-ready.
     """
     tensors = {f"network.{name}": t for name, t in network.state_dict().items()}
     tensors |= {f"best.{name}": t for name, t in state.best_weights.items()}
     for number, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{key}": torch.as_tensor(value) for key, value in values.items()}
+        tensors |= {
+            f"optimizer.{number}.{key}": torch.as_tensor(value) for key, value in values.items() if value is not None
+        }
     if state.random is not None:
         tensors["random.cpu"] = state.random
     if state.random_cuda is not None:
@@ -100,14 +106,30 @@ def save_checkpoint(
         "scale": state.scale,
         "seconds": state.seconds,
         "replay_epochs": state.replay_epochs,
+        "groups": [json_state(dict(group)) for group in optimizer.param_groups],
+        "scheduler": None if scheduler is None else dict(scheduler),
     }
     container.write(path, header, tensors)
 
 
 def load_checkpoint(
-    path: Path, network: Network, optimizer: torch.optim.Optimizer, identity: Mapping[str, Any]
+    path: Path,
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    identity: Mapping[str, Any],
+    scheduler: Any = None,
 ) -> TrainingState:
     """Restore a network and its optimizer from a checkpoint.
+
+    A training can be continued with more epochs than it was planned for; the learning-rate schedule is then that of the
+    longer training from there on.
+
+    Parameters
+    ----------
+    path, network, optimizer, identity
+        See :func:`save_checkpoint`.
+    scheduler
+        Scheduler of the caller, whose state is restored.
 
     Raises
     ------
@@ -120,15 +142,20 @@ def load_checkpoint(
         _compare(header["identity"], identity, path)
         if header["network"] != network.config():
             raise InputError(f"'{path.name}' belongs to another network; train into a new file.")
-        loaded = network_from(header["network"], _named(tensors, "network"))
-        best = _named(tensors, "best")
-        network_from(header["network"], best)  # validates the weights
-        network.load_state_dict(loaded.state_dict())
+        best, weights = _named(tensors, "best"), _named(tensors, "network")
+        expected = network.state_dict()
+        check_weights(expected, best)
+        check_weights(expected, weights)
+        network.load_state_dict(weights)
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _named(tensors, "optimizer").items():
             number, key = name.split(".", 1)
             moments.setdefault(int(number), {})[key] = tensor
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+        if scheduler is not None:
+            for group, saved in zip(optimizer.param_groups, header["groups"], strict=True):
+                group.update({name: value for name, value in saved.items() if name != "params"})
+            scheduler.load_state_dict({**scheduler.state_dict(), **(header["scheduler"] or {})})
         replay = tensors.get("replay")
         return TrainingState(
             int(header["epoch"]),
@@ -157,6 +184,8 @@ def _compare(then: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> Non
     for part in ("settings", "data", "input_spec"):
         a, b = then[part], now[part]
         for name in sorted({*a, *b}):
+            if name == "epochs" and a[name] < b[name] and a.get("strategy") != "sequential":
+                continue
             if a.get(name) != b.get(name):
                 raise InputError(
                     f"'{path.name}' belongs to another training: its {name.replace('_', ' ')} was "

@@ -1,7 +1,8 @@
-"""Training losses: similarity, regularization, label overlap, distance to a known transform."""
+"""Training losses: similarity, regularization, overlap of labels, distances of points, inverse consistency."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,12 @@ from napari_stnreg.transforms.linear import radius
 
 MAX_LABELS = 24
 """Labels per step; if there are more, this many are drawn at random for each step."""
+
+
+MAX_SURFACE_POINTS = 1024
+"""Points of a surface that are compared in a step; all pairs of them are held in memory."""
+SMOOTHNESS_RANGE = (0.1, 10.0)
+"""Smoothness that a conditional network learns, the range of the setting of a registration."""
 
 
 @dataclass
@@ -68,20 +75,29 @@ class RegistrationLoss:
         Grid of the training data.
     labels
         Label values.
+    similarity
+        A similarity instead of the one that the settings name.
     """
 
-    def __init__(self, settings: TrainingSettings, grid: Grid, labels: Sequence[int]) -> None:
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        grid: Grid,
+        labels: Sequence[int] = (),
+        similarity: Similarity | None = None,
+    ) -> None:
         self.settings, self.grid, self.labels = settings, grid, tuple(labels)
-        self.similarity = _similarity(settings)
+        self.similarity = _similarity(settings) if similarity is None else similarity
         if settings.label_weight > 0 and not labels:
             raise InputError("label_weight is above 0, but the training data have no labels.")
-        weights = (settings.similarity_weight, settings.label_weight, settings.truth_weight)
-        if not any(weights):
-            raise InputError("The loss is empty: similarity_weight, label_weight and truth_weight are all 0.")
+        names = ("similarity_weight", "label_weight", "truth_weight", "point_weight", "surface_weight")
+        if not any(getattr(settings, name) for name in names):
+            raise InputError(f"The loss is empty: {', '.join(names[:-1])} and {names[-1]} are all 0.")
 
     def __call__(self, network: LocalizationNetwork, batch: Batch) -> BatchResult:
         """Compute the loss of a batch; differentiable with respect to the weights."""
         settings, grid = self.settings, batch.grid or self.grid
+        smoothness = self._draw_smoothness(network)
         transform = network.transform(batch.fixed, batch.moving, grid)
         coordinates = sampling_grid(transform, grid, grid)
         warped = sample_normalized(batch.moving, coordinates, padding="border")
@@ -97,9 +113,14 @@ class RegistrationLoss:
         if settings.truth_weight > 0 and batch.truth is not None:
             distance = transform_distance(transform, batch.truth, grid) / radius(grid)
             terms["truth"] = (settings.truth_weight, distance)
-        terms |= self._regularization(transform, grid)
+        terms |= self._point_terms(transform, batch, grid)
         if not terms:
-            raise InputError("The training data have neither labels nor known transforms, which the loss needs.")
+            raise InputError("The training data have neither labels nor known transforms nor points, which the loss needs.")
+        terms |= self._consistency(network, transform, batch, grid)
+        divergence = network.divergence()
+        if divergence is not None and settings.kl > 0:
+            terms["kl"] = (settings.kl, divergence)
+        terms |= self._regularization(transform, grid, smoothness)
         loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
         return BatchResult(
             loss, {name: float(v.detach()) for name, (_, v) in terms.items()}, warped.detach(), transform
@@ -114,10 +135,61 @@ class RegistrationLoss:
         moved = sample_normalized(one_hot(batch.moving_labels, values), coordinates)
         return LabelOverlap(one_hot(batch.fixed_labels, values))(moved)
 
-    def _regularization(self, transform: Transform, grid: Grid) -> dict[str, tuple[float, Tensor]]:
+    def _draw_smoothness(self, network: LocalizationNetwork) -> float:
+        """Set the smoothness of a conditional network: drawn log-uniformly in training, 1 in validation."""
+        if not network.is_conditional:
+            return 1.0
+        smoothness = 1.0
+        if network.training:
+            low, high = (math.log(limit) for limit in SMOOTHNESS_RANGE)
+            smoothness = math.exp(low + (high - low) * float(torch.rand(())))
+        network.set_smoothness(smoothness)
+        return smoothness
+
+    def _point_terms(self, transform: Transform, batch: Batch, grid: Grid) -> dict[str, tuple[float, Tensor]]:
+        """Return the distances of points and of surfaces, in radii of the grid."""
+        found: dict[str, tuple[float, Tensor]] = {}
+        for name, weight, fixed, moving, measure in (
+            ("points", self.settings.point_weight, batch.fixed_points, batch.moving_points, point_distance),
+            ("surfaces", self.settings.surface_weight, batch.fixed_surface, batch.moving_surface, surface_distance),
+        ):
+            if weight > 0 and fixed is not None and moving is not None:
+                found[name] = (weight, measure(transform, fixed, moving) / radius(grid))
+        return found
+
+    def _consistency(
+        self, network: LocalizationNetwork, transform: Transform, batch: Batch, grid: Grid
+    ) -> dict[str, tuple[float, Tensor]]:
+        """Return the error of the composition with the transform of the swapped pair: itself and its gradient."""
+        settings = self.settings
+        weights = {
+            "inverse_consistency": settings.inverse_consistency,
+            "gradient_inverse_consistency": settings.gradient_inverse_consistency,
+        }
+        if not any(weights.values()):
+            return {}
+        backward = network.transform(batch.moving, batch.fixed, grid)
+        matrix = torch.tensor(grid.matrix, dtype=torch.float32, device=batch.fixed.device)[None]
+        error = (transform(backward.on_grid(grid)) - lattice_points(matrix, grid.shape)).movedim(-1, 1)
+        found = {}
+        if weights["inverse_consistency"] > 0:
+            value = error.square().sum(dim=1).mean() / radius(grid) ** 2
+            found["inverse_consistency"] = (weights["inverse_consistency"], value)
+        if weights["gradient_inverse_consistency"] > 0:
+            value = diffusion(error, tuple(float(s) for s in grid.spacing))
+            found["gradient_inverse_consistency"] = (weights["gradient_inverse_consistency"], value)
+        return found
+
+    def _regularization(
+        self, transform: Transform, grid: Grid, smoothness: float = 1.0
+    ) -> dict[str, tuple[float, Tensor]]:
         """Return the regularization terms of the non-affine parts, each part separately."""
         settings = self.settings
-        weights = {"diffusion": settings.diffusion_weight, "bending": settings.bending, "folding": settings.folding}
+        weights = {
+            "diffusion": smoothness * settings.diffusion_weight,
+            "bending": smoothness * settings.bending,
+            "folding": settings.folding,
+        }
         deformable = [part for part in transform.parts if not part.is_linear]
         found: dict[str, tuple[float, Tensor]] = {}
         for name, weight in weights.items():
@@ -138,6 +210,12 @@ class RegistrationLoss:
                 where = sampling_grid(result.transform, grid, grid)
                 moved = sample_normalized(batch.moving_labels.float(), where, padding="zeros", mode="nearest")
                 scores["dice"] = mean_dice(batch.fixed_labels, moved.round().to(batch.fixed_labels.dtype), self.labels)
+            if batch.fixed_points is not None and batch.moving_points is not None:
+                scores["points"] = float(point_distance(result.transform, batch.fixed_points, batch.moving_points))
+            if batch.fixed_surface is not None and batch.moving_surface is not None:
+                scores["surfaces"] = float(
+                    surface_distance(result.transform, batch.fixed_surface, batch.moving_surface)
+                )
             if batch.truth is not None:
                 scores["error"] = float(transform_distance(result.transform, batch.truth, grid))
         return result, scores
@@ -211,6 +289,54 @@ def transform_distance(found: Transform, truth: Transform, grid: Grid) -> Tensor
     points = torch.tensor(places.reshape(1, -1, grid.ndim), dtype=torch.float32, device=found.device)
     difference = found(points) - truth(points)
     return (difference.square().sum(-1) + 1e-12).sqrt().mean()
+
+
+def point_distance(transform: Transform, fixed: Tensor, moving: Tensor) -> Tensor:
+    """Return the mean distance between the mapped fixed points and the moving points, a scalar in world units.
+
+    Parameters
+    ----------
+    transform
+        ``B`` transforms.
+    fixed, moving
+        Corresponding points ``(B, N, D)``; NaN where a pair has fewer.
+    """
+    known = ~(torch.isnan(fixed) | torch.isnan(moving)).any(dim=-1)
+    difference = transform(fixed.nan_to_num()) - moving.nan_to_num()
+    distance = (difference.square().sum(-1) + 1e-12).sqrt()
+    return (distance * known).sum() / known.sum().clamp_min(1)
+
+
+def surface_distance(transform: Transform, fixed: Tensor, moving: Tensor) -> Tensor:
+    """Return the symmetric mean distance of each surface point to the nearest one of the other surface (chamfer).
+
+    Parameters
+    ----------
+    transform
+        ``B`` transforms.
+    fixed, moving
+        Points ``(B, N, D)`` and ``(B, M, D)``, of which at most :data:`MAX_SURFACE_POINTS` are used; NaN where a pair
+        has fewer.
+
+    Returns
+    -------
+    Tensor
+        A scalar in world units, averaged over the pairs that have both surfaces.
+    """
+    mapped = transform(_thinned(fixed).nan_to_num())
+    found = []
+    for one, other, source in zip(mapped, _thinned(moving), _thinned(fixed), strict=True):
+        a, b = one[~torch.isnan(source).any(dim=-1)], other[~torch.isnan(other).any(dim=-1)]
+        if len(a) and len(b):
+            squares = (a[:, None] - b[None]).square().sum(-1) + 1e-12
+            found.append((squares.amin(dim=1).sqrt().mean() + squares.amin(dim=0).sqrt().mean()) / 2)
+    return torch.stack(found).mean() if found else mapped.sum() * 0
+
+
+def _thinned(points: Tensor) -> Tensor:
+    """Return evenly chosen points of a longer list."""
+    step = -(-points.shape[1] // MAX_SURFACE_POINTS)
+    return points[:, ::step]
 
 
 def mean_dice(fixed: Tensor, moved: Tensor, labels: Sequence[int]) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 from napari_stnreg.core.device import free_memory
 from napari_stnreg.core.errors import OutOfMemoryError
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.networks import Network
+from napari_stnreg.networks import CustomNetwork, Network
 
 LOSS_BYTES = 260
 """Bytes per voxel of coordinates, warped image, similarity and their gradients; measured."""
@@ -42,7 +42,16 @@ def step_bytes(network: Network, grid: Grid, channels: int, batch_size: int, *, 
 
 
 def _saved_bytes(stage: Network, shape: tuple[int, ...]) -> int:
-    """Return the bytes of activations that a network saves for the backward pass."""
+    """Return the bytes of activations that a network saves for the backward pass; 0 if it cannot be run on meta."""
+    if not isinstance(stage, CustomNetwork):
+        return _measured_bytes(stage, shape)
+    try:
+        return _measured_bytes(stage, shape)
+    except Exception:  # a module of the user's own may need real values
+        return 0
+
+
+def _measured_bytes(stage: Network, shape: tuple[int, ...]) -> int:
     shadow = copy.deepcopy(stage).to("meta")
     weights = {id(p) for p in shadow.parameters()}
     saved: dict[

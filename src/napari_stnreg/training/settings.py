@@ -65,6 +65,17 @@ class TrainingSettings(Settings):
     folding: float = Field(default=0.0, ge=0, description="Weight of the folding penalty.")
     label_weight: float = Field(default=0.0, ge=0, description="Weight of the label overlap (soft Dice).")
     truth_weight: float = Field(default=0.0, ge=0, description="Weight of the distance to a known transform.")
+    point_weight: float = Field(default=0.0, ge=0, description="Weight of the distance of corresponding points.")
+    surface_weight: float = Field(default=0.0, ge=0, description="Weight of the distance of surfaces.")
+    inverse_consistency: float = Field(
+        default=0.0, ge=0, description="Weight of the inverse-consistency error (ICON); both directions are predicted."
+    )
+    gradient_inverse_consistency: float = Field(
+        default=0.0, ge=0, description="Weight of the gradient of the inverse-consistency error (GradICON)."
+    )
+    kl: float = Field(
+        default=1e-3, ge=0, description="Weight of the Kullback-Leibler divergence of a probabilistic network."
+    )
     warm_start: str | None = Field(default=None, description="Trained model to continue from: its network and weights.")
     strategy: Literal["joint", "sequential"] = Field(
         default="joint",
@@ -137,6 +148,7 @@ class TrainingSettings(Settings):
         """
         from napari_stnreg.networks import NETWORKS  # imports torch
 
+        own = [name for name in self.networks if name not in NETWORKS]
         options: dict[str, Any] = {
             name: dict(value) if isinstance(value, dict) else value for name, value in self.network_options.items()
         }
@@ -144,10 +156,11 @@ class TrainingSettings(Settings):
             if not family:
                 continue
             family = "velocity" if family == "diffeomorphic" else family  # its name in version 0.1
-            network = next((name for name in self.networks if family in NETWORKS[name].families), None)
+            fitting = [name for name in self.networks if name not in own and family in NETWORKS[name].families]
+            network = next(iter([*fitting, *own]), None)  # a network of the user's own may have any
             if network is None:
                 raise InputError(f"The network '{self.network}' has no family '{family}'.")
-            if len(NETWORKS[network].families) == 1:
+            if network not in own and len(NETWORKS[network].families) == 1:
                 continue
             if len(self.networks) > 1:
                 options[network] = {**options.get(network, {}), "family": family}

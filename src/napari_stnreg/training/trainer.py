@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -16,11 +17,14 @@ from torch import Tensor
 from napari_stnreg.core.device import pick_device
 from napari_stnreg.core.errors import FitError, InputError
 from napari_stnreg.models.model import Model
-from napari_stnreg.networks import AutoEncoder, Network, SequentialNetwork
+from napari_stnreg.networks import AutoEncoder, CustomNetwork, Network, SequentialNetwork
+from napari_stnreg.training.callbacks import Callbacks
 from napari_stnreg.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from napari_stnreg.training.data.batch import Batch, TrainingData, steps_of
+from napari_stnreg.training.distributed import join_processes, own_device, parallel
 from napari_stnreg.training.loss import BatchResult, ReconstructionLoss, RegistrationLoss
 from napari_stnreg.training.memory import check_step, step_bytes
+from napari_stnreg.training.parts import Parts, complete_settings, json_state
 from napari_stnreg.training.precision import half_precision
 from napari_stnreg.training.progress import EpochRecord, TrainingProgress, TrainingStatus, ValidationExample
 from napari_stnreg.training.random_state import RandomState
@@ -28,6 +32,7 @@ from napari_stnreg.training.schedule import LearningRateSchedule
 from napari_stnreg.training.settings import TrainingSettings
 from napari_stnreg.training.summary import input_spec_of, training_summary
 from napari_stnreg.training.warm_start import WarmStart, initial_network
+from napari_stnreg.transforms import select_transforms
 
 TrainingSteps = Generator[TrainingProgress, "str | None", Model]
 
@@ -50,6 +55,13 @@ class Trainer:
         Continue from it.
     warm_start
         See :func:`~napari_stnreg.training.warm_start.initial_network`.
+    parts
+        Network, loss, optimizer, scheduler and callbacks of the caller.
+
+    Notes
+    -----
+    In several processes (see :mod:`~napari_stnreg.training.distributed`) each trains on its share of a batch, and all
+    take the decisions of the first.
     """
 
     def __init__(
@@ -60,31 +72,38 @@ class Trainer:
         *,
         resume: bool,
         warm_start: WarmStart | None = None,
+        parts: Parts = Parts(),  # noqa: B008 (immutable)
     ) -> None:
-        self.data, self.checkpoint = data, checkpoint
-        self.device = pick_device(settings.device)
+        self.data, self.checkpoint, self.parts = data, checkpoint, parts
+        self.processes = join_processes()
+        self.device = pick_device(own_device(settings.device))
         if data.count("train") < 1:
             raise InputError("The training data have no pairs.")
         if data.grid.ndim not in (2, 3):
             raise InputError(f"Networks are for 2D and 3D images, not {data.grid.ndim}D.")
         self.random = RandomState(settings.seed, self.device)
         with self.random:
-            network, settings = initial_network(data, settings, warm_start)
+            network, settings = initial_network(data, settings, warm_start, parts.network)
+        settings = complete_settings(settings, network, parts)
+        loader_size = getattr(data, "batch_size", None)
+        if loader_size:  # a data loader decides on it
+            settings = settings.model_copy(update={"batch_size": int(loader_size)})
         self.settings = settings
         self.network: Network = network.to(self.device)
         self.input_spec = input_spec_of(data, network, settings)
         self.objective: Any = (
             ReconstructionLoss()
             if isinstance(network, AutoEncoder)
-            else RegistrationLoss(settings, data.grid, data.labels)
+            else RegistrationLoss(settings, data.grid, data.labels, parts.similarity)
         )
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            fused=self.device.type in ("cpu", "cuda"),  # one pass over the weights instead of a dozen
-        )
+        self.optimizer = self._make_optimizer()
+        self.base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.scheduler = parts.make_scheduler(self.optimizer)
+        self.callbacks = parts.callbacks if self.processes.is_first else Callbacks()
+        self._parallel: Any = None
         self.steps = steps_of(data, "train", settings.batch_size)
+        if self.processes.size > 1 and hasattr(data, "share"):
+            data.share = (self.processes.rank, self.processes.size)
         self.phases = (
             len(network.stages) if settings.strategy == "sequential" and isinstance(network, SequentialNetwork) else 1
         )
@@ -104,21 +123,32 @@ class Trainer:
         found = resume and checkpoint is not None and checkpoint.exists()
         if found:
             assert checkpoint is not None
-            self.state = load_checkpoint(checkpoint, self.network, self.optimizer, self._identity())
+            self.state = load_checkpoint(checkpoint, self.network, self.optimizer, self._identity(), self.scheduler)
             self.random.load(self.state.random, self.state.random_cuda)
             if self.scaler.is_enabled() and self.state.scale:
                 self.scaler = torch.amp.GradScaler(init_scale=self.state.scale)
         self.resumed = found
 
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        if self.parts.optimizer is not None:
+            return self.parts.make_optimizer(self.network)
+        return torch.optim.AdamW(
+            self.network.parameters(),
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),  # one pass over the weights instead of a dozen
+        )
+
     def run(self) -> TrainingSteps:
         """Train; see :func:`~napari_stnreg.training.api.train_steps`."""
         command: str | None = None
+        self.callbacks.call("on_start", self.network, self.settings)
         if not self.resumed:
             with self.random:
                 self._validate(None, {}, 0.0)
         else:
             self._restore_example()
-        command = yield self._progress("validated", 0, None, {})
+        command = yield from self._report("validated", 0, None, {})
         while self.state.epoch < self.settings.epochs and not self._is_out_of_patience():
             command = yield from self._wait(command, 0)
             if command == "stop":
@@ -141,7 +171,7 @@ class Trainer:
                     sums[name] = sums.get(name, 0.0) + term * batch.size
                 seen += batch.size
                 terms = {name: term / seen for name, term in sums.items()}
-                command = yield self._progress("running", step + 1, total / seen, terms)
+                command = yield from self._report("running", step + 1, total / seen, terms)
                 paused = time.perf_counter()
                 command = yield from self._wait(command, step + 1)
                 idle += time.perf_counter() - paused
@@ -151,12 +181,32 @@ class Trainer:
                 break
             if not seen:
                 raise InputError("The training data returned no batch for this epoch.")
+            loss, terms = self._epoch_means(total, sums, seen)
             with self.random:
-                seconds = time.perf_counter() - start_time - idle
-                self._validate(total / seen, {name: term / seen for name, term in sums.items()}, seconds)
+                self._validate(loss, terms, time.perf_counter() - start_time - idle)
             self._save()
-            command = yield self._progress("validated", 0, total / seen, {name: t / seen for name, t in sums.items()})
-        return self._model("stopped" if command == "stop" else "finished")
+            command = yield from self._report("validated", 0, loss, terms)
+        model = self._model("stopped" if command == "stop" else "finished")
+        self.callbacks.call("on_end", model)
+        return model
+
+    def _report(
+        self, status: TrainingStatus, step: int, loss: float | None, terms: dict[str, float]
+    ) -> Generator[TrainingProgress, str | None, str | None]:
+        """Yield progress, call the callbacks, and return the command, the same in all processes."""
+        progress = self._progress(status, step, loss, terms)
+        command = yield progress
+        if self.callbacks.report(progress, self.network):
+            command = "stop"
+        # A pause of the first process holds the others up where they wait for it.
+        return "stop" if self.processes.largest(float(command == "stop"), self.device) else command
+
+    def _epoch_means(self, total: float, sums: dict[str, float], seen: int) -> tuple[float, dict[str, float]]:
+        """Return the mean loss and terms of an epoch over all processes."""
+        names = sorted(sums)
+        total, count, *values = self.processes.sums([total, float(seen), *(sums[name] for name in names)], self.device)
+        means = dict(zip(names, (value / count for value in values), strict=True))
+        return total / count, {name: means[name] for name in sums}
 
     def _batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Iterate over batches, each drawn with this training's random state."""
@@ -165,6 +215,8 @@ class Trainer:
                 batch = next(batches, None)
             if batch is None:
                 return
+            if self.processes.size > 1 and getattr(self.data, "share", None) is None:
+                batch = batch.part(self.processes.rank, self.processes.size)
             yield batch.to(self.device)
 
     def _wait(self, command: str | None, step: int) -> Generator[TrainingProgress, str | None, str | None]:
@@ -186,8 +238,13 @@ class Trainer:
                 # The next network builds on the best weights of those before it.
                 self.network.load_state_dict(self.state.best_weights)
                 self.state.best_value = math.inf
+            if not self.resumed or self.state.epoch == self.schedule.epochs_of(phase)[0]:
+                self._parallel = None  # other weights are trained
             self.network.set_trainable_stage(phase)
         self.network.train()
+        if self.processes.size > 1 and self._parallel is None:
+            own = any(isinstance(one, CustomNetwork) for one in self.network.networks())
+            self._parallel = parallel(self.network, self.objective, find_unused=own)
 
     def learning_rate(self, epoch: int, step: int) -> float:
         """Return the learning rate of one batch."""
@@ -197,16 +254,25 @@ class Trainer:
         # The last group of an epoch may have fewer batches than are accumulated.
         first = step - step % self.settings.gradient_accumulation
         group_size = min(self.settings.gradient_accumulation, self.steps - first)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.state.epoch, first)
-        result: BatchResult = self.objective(self.network, batch)
-        if not bool(torch.isfinite(result.loss.detach())):
+        last = step + 1 == first + group_size
+        self._set_rates(first)
+        if self._parallel is None:
+            result: BatchResult = self.objective(self.network, batch)
+            loss = result.loss
+        else:
+            with contextlib.nullcontext() if last else self._parallel.no_sync():
+                loss, result = self._parallel(batch)
+            loss = loss * self._share(batch, step)
+        if not loss.requires_grad:
+            raise InputError("The loss does not depend on any weight of the network, so there is nothing to train.")
+        if not math.isfinite(self.processes.largest(0.0 if bool(loss.detach().isfinite()) else math.inf, self.device)):
             raise FitError(
                 "The training loss became non-finite; lower the learning rate. The checkpoint of the last epoch is "
                 "valid."
             )
-        self.scaler.scale(result.loss / group_size).backward()
-        if step + 1 == first + group_size:
+        with contextlib.nullcontext() if last or self._parallel is None else self._parallel.no_sync():
+            self.scaler.scale(loss / group_size).backward()
+        if last:
             if self.settings.gradient_clip > 0:
                 self.scaler.unscale_(self.optimizer)
                 torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_clip)
@@ -214,6 +280,21 @@ class Trainer:
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
         return result
+
+    def _set_rates(self, step: int) -> None:
+        """Set the learning rates of a step by the schedule of the settings, unless the caller has a scheduler."""
+        if self.scheduler is not None:
+            return
+        rate = self.learning_rate(self.state.epoch, step)
+        for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate if self.parts.optimizer is None else base * rate / self.settings.learning_rate
+
+    def _share(self, batch: Batch, step: int) -> float:
+        """Return the factor by which the mean over processes becomes the mean over the pairs of a batch."""
+        size, most = self.processes.size, self.settings.batch_size
+        whole = min(most, max(self.data.count("train") - step * most, 1))
+        own = len(range(self.processes.rank, whole, size))  # 0 if the process only keeps the others company
+        return own * size / whole
 
     def _validate(self, loss: float | None, terms: dict[str, float], seconds: float) -> None:
         """Validate the network, add an epoch to the curve, and keep its weights if they are the best."""
@@ -236,9 +317,14 @@ class Trainer:
         validation = total / count if count else None
         if loss is not None:
             state.epoch += 1
-        rate = self.learning_rate(state.epoch - 1, self.steps - 1) if loss is not None else 0.0
+        rate = self.optimizer.param_groups[0]["lr"] if loss is not None else 0.0
         state.curve.append(EpochRecord(state.epoch, loss, terms, validation, means, rate, seconds))
         value = self._criterion(loss, validation, means)
+        if value is not None:
+            value = self.processes.of_first(value, self.device)
+        if self.scheduler is not None and loss is not None:
+            plateau = isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+            self.scheduler.step(*[value] if plateau else [])
         if value is not None and (value < state.best_value or (self.phases > 1 and state.best_value == math.inf)):
             state.best_epoch, state.best_value, state.best_weights = state.epoch, value, self._weights()
         self._record_replay()
@@ -258,7 +344,7 @@ class Trainer:
         grid = batch.grid or self.data.grid
         arrays = [x[0, 0].detach().float().cpu().numpy() for x in (batch.fixed, batch.moving, result.warped)]
         transform = result.transform
-        first = None if transform is None else _first_of(transform)
+        first = None if transform is None else select_transforms(transform, [0]).to("cpu")
         self.example = ValidationExample(epoch, arrays[0], arrays[1], arrays[2], grid, first)
 
     def _restore_example(self) -> None:
@@ -293,19 +379,20 @@ class Trainer:
         return patience is not None and self.state.epoch - self.state.best_epoch >= patience
 
     def _save(self) -> None:
-        if self.checkpoint is None:
+        if self.checkpoint is None or not self.processes.is_first:
             return
         self.state.random, self.state.random_cuda = self.random.save()
         self.state.scale = float(self.scaler.get_scale()) if self.scaler.is_enabled() else 0.0
         spent = self.state.seconds
         self.state.seconds = self._seconds()
-        save_checkpoint(self.checkpoint, self.state, self.network, self.optimizer, self._identity())
+        scheduler = None if self.scheduler is None else json_state(self.scheduler.state_dict())
+        save_checkpoint(self.checkpoint, self.state, self.network, self.optimizer, self._identity(), scheduler)
         self.state.seconds = spent
 
     def _identity(self) -> dict[str, Any]:
         """Return what must be equal for a training to be resumed; the device and what is recorded may change."""
         excluded = {"device", "snapshots", "patience"}
-        settings = self.settings.model_dump(mode="json", exclude=excluded)
+        settings = self.settings.model_dump(mode="json", exclude=excluded) | self.parts.names()
         identity = {"settings": settings, "data": self.data.summary(), "input_spec": self.input_spec.to_dict()}
         read_back: dict[str, Any] = json.loads(json.dumps(identity))  # tuples become lists, as in the file
         return read_back
@@ -352,14 +439,4 @@ class Trainer:
         self.optimizer.state.clear()
         self.optimizer.zero_grad(set_to_none=True)
         self.network.to("cpu")
-        self.objective = None
-
-
-def _first_of(transform: Any) -> Any:
-    """Return the first of a batch of transforms, on the CPU."""
-    shared = {"control_points"}  # of thin plates, the same for every pair
-    mine = {
-        name: t.detach().cpu() if name.rsplit(".", 1)[-1] in shared else t[:1].detach().cpu()
-        for name, t in transform.tensors().items()
-    }
-    return type(transform).from_state(mine, transform.settings())
+        self.objective = self._parallel = None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import os
 
+from torch import nn
+
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.models.model import Model
 from napari_stnreg.models.model_file import as_model
-from napari_stnreg.networks import Network, new_network
+from napari_stnreg.networks import Network, as_network, new_network
 from napari_stnreg.training.data.batch import TrainingData
 from napari_stnreg.training.settings import TrainingSettings
 
@@ -16,7 +18,10 @@ WarmStart = Model | str | os.PathLike[str]
 
 
 def initial_network(
-    data: TrainingData, settings: TrainingSettings, warm_start: WarmStart | None = None
+    data: TrainingData,
+    settings: TrainingSettings,
+    warm_start: WarmStart | None = None,
+    module: nn.Module | None = None,
 ) -> tuple[Network, TrainingSettings]:
     """Return the network to train, and the settings completed by a warm start.
 
@@ -27,6 +32,8 @@ def initial_network(
     warm_start
         A trained model to continue from, its file, or the name of a bundled model; it defines the network and its
         sizes. By default :attr:`TrainingSettings.warm_start`; without that the weights are random.
+    module
+        A network of the caller instead, of which a copy is trained.
 
     Raises
     ------
@@ -34,6 +41,14 @@ def initial_network(
         If the model does not fit the data, or the settings name another network.
     """
     initial = settings.warm_start if warm_start is None else warm_start
+    if module is not None:
+        if initial is not None:
+            raise InputError("Give either a network or a model to continue from, not both.")
+        options = dict(settings.network_options)
+        if settings.family is not None:
+            options["family"] = settings.family
+        own = as_network(copy.deepcopy(module), data.grid.ndim, data.channels, data.grid.shape, options)
+        return own.requires_grad_(True).train(), settings
     if initial is None:
         network = new_network(
             settings.network, data.grid.ndim, data.channels, data.grid.shape, settings.options_of_networks()

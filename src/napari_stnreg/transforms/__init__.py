@@ -11,7 +11,7 @@ from pkgutil import iter_modules
 from napari_stnreg.transforms.base import Transform
 from napari_stnreg.transforms.bspline import BSplineFamily, BSplineTransform
 from napari_stnreg.transforms.chain import ChainTransform, chain, compose
-from napari_stnreg.transforms.conversion import as_displacement, collate_transforms
+from napari_stnreg.transforms.conversion import as_displacement, collate_transforms, select_transforms
 from napari_stnreg.transforms.dense import (
     DiffeomorphicFamily,
     DiffeomorphicTransform,
@@ -65,5 +65,6 @@ __all__ = [
     "from_landmarks",
     "invert",
     "make_family",
+    "select_transforms",
     "transform_class",
 ]

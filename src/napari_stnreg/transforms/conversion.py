@@ -59,3 +59,13 @@ def collate_transforms(transforms: Sequence[Transform]) -> Transform:
             {name: torch.cat([t[name] for t in tensors]) for name in tensors[0]}, first.settings()
         )
     raise InputError("Transforms of different kinds cannot be combined into one batch.")
+
+
+def select_transforms(transform: Transform, indices: Sequence[int]) -> Transform:
+    """Return some of a batch of transforms, detached."""
+    shared = {"control_points"}  # of thin plates, the same for every pair
+    picked = {
+        name: t.detach() if name.rsplit(".", 1)[-1] in shared or len(t) == 1 else t[list(indices)].detach()
+        for name, t in transform.tensors().items()
+    }
+    return type(transform).from_state(picked, transform.settings())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.models.input_spec import Normalization
-from napari_stnreg.transforms import Transform
+from napari_stnreg.transforms import Transform, select_transforms
 
 Split = Literal["train", "validation"]
 
@@ -31,6 +31,10 @@ class Batch:
         Label maps ``(B, 1, *shape)`` of integers, or ``None``.
     truth
         ``B`` true transforms, fixed world to moving world of the grid; ``None`` if unknown.
+    fixed_points, moving_points
+        Corresponding points ``(B, N, D)`` in the world of the grid; NaN where a pair has fewer. ``None`` without.
+    fixed_surface, moving_surface
+        Points of surfaces ``(B, N, D)``, which correspond only as a whole; NaN where a pair has fewer.
     grid
         The grid, if it differs from that of the data.
     """
@@ -42,6 +46,10 @@ class Batch:
     fixed_labels: Tensor | None = None
     moving_labels: Tensor | None = None
     truth: Transform | None = None
+    fixed_points: Tensor | None = None
+    moving_points: Tensor | None = None
+    fixed_surface: Tensor | None = None
+    moving_surface: Tensor | None = None
     grid: Grid | None = None
 
     @property
@@ -57,6 +65,16 @@ class Batch:
             if isinstance(value := getattr(self, one.name), Tensor | Transform)
         }
         return replace(self, **moved)
+
+    def part(self, rank: int, size: int) -> Batch:
+        """Return every ``size``-th pair from ``rank`` on, the share of one process; the first pair if there is none."""
+        chosen = list(range(rank, self.size, size)) or [0]
+        picked: dict[str, Any] = {
+            one.name: value[chosen] for one in fields(self) if isinstance(value := getattr(self, one.name), Tensor)
+        }
+        if self.truth is not None:
+            picked["truth"] = select_transforms(self.truth, chosen)
+        return replace(self, **picked)
 
 
 class TrainingData(Protocol):

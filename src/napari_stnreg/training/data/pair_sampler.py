@@ -34,6 +34,8 @@ class PairSource(ABC):
     channels = 1
     normalization: Normalization = "percentiles"
     labels: tuple[int, ...] = ()
+    share: tuple[int, int] | None = None
+    """Rank of this process and number of processes, each of which draws its share of the training batches."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = Grid.from_spacing(grid.shape, grid.spacing.tolist(), unit=grid.unit)
@@ -58,7 +60,11 @@ class PairSource(ABC):
         count = self.count(split)
         order = np.arange(count) if held else seeded_rng(seed, epoch, 77).permutation(count)
         for start in range(0, count, batch_size):
-            yield collate([self.draw_pair(split, epoch, int(i), seed) for i in order[start : start + batch_size]])
+            chosen = order[start : start + batch_size]
+            if not held and self.share is not None:
+                rank, size = self.share
+                chosen = chosen[rank::size] if rank < len(chosen) else chosen[:1]
+            yield collate([self.draw_pair(split, epoch, int(i), seed) for i in chosen])
 
 
 def collate(parts: Sequence[Batch]) -> Batch:
@@ -75,7 +81,22 @@ def collate(parts: Sequence[Batch]) -> Batch:
         fixed_labels=_cat([part.fixed_labels for part in parts]),
         moving_labels=_cat([part.moving_labels for part in parts]),
         truth=collate_transforms(known) if len(known) == len(parts) else None,
+        fixed_points=_cat_points([part.fixed_points for part in parts]),
+        moving_points=_cat_points([part.moving_points for part in parts]),
+        fixed_surface=_cat_points([part.fixed_surface for part in parts]),
+        moving_surface=_cat_points([part.moving_surface for part in parts]),
     )
+
+
+def _cat_points(lists: Sequence[Tensor | None]) -> Tensor | None:
+    """Concatenate lists of points, the shorter ones filled with NaN; ``None`` if no pair has points."""
+    found = [points for points in lists if points is not None]
+    if not found:
+        return None
+    most, ndim = max(points.shape[1] for points in found), found[0].shape[2]
+    nothing = found[0].new_full((1, most, ndim), torch.nan)
+    padded = [nothing if one is None else torch.cat([one, nothing[:, one.shape[1] :]], dim=1) for one in lists]
+    return torch.cat(padded)
 
 
 def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:

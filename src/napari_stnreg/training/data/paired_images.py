@@ -8,22 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.core.intensity import normalize
-from napari_stnreg.models.input_spec import grids_overlap
-from napari_stnreg.networks.grid_generator import warp_batch
-from napari_stnreg.ops.interpolation import smoothed_for
 from napari_stnreg.training.augmentation.intensity import IntensityAugmentation
 from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
 from napari_stnreg.training.data.batch import Batch
 from napari_stnreg.training.data.image_sets import CACHE_BYTES, ImageSet
 from napari_stnreg.training.data.pair_sampler import PairSource, seeded_rng
 from napari_stnreg.training.data.pairing import Pair, Pairing
-from napari_stnreg.transforms import AffineTransform, Transform, chain
+from napari_stnreg.training.data.placement import PreparedImage, place, prepare
+from napari_stnreg.transforms import chain
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,7 @@ class PairedImages(PairSource):
         self.augmentation, self.same_image = augmentation or Augmentation(), same_image
         if same_image and self.augmentation.independent is None:
             raise InputError("Pairs of one image with itself need the augmentation 'independent'.")
-        self._cache: OrderedDict[tuple[int, int], tuple[Tensor, Tensor | None, Grid]] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, int], PreparedImage] = OrderedDict()
         self.labels = self._label_values() if self.has_labels else ()
 
     @property
@@ -138,8 +133,9 @@ class PairedImages(PairSource):
         # and nothing has to be inverted.
         maps = [part for part in (independent, both) if part is not None]
         through = chain(*maps) if maps else None
-        fixed, fixed_labels, here = self._warped(self.fixed, first, through)
-        moving, moving_labels, _ = self._warped(moving_set, second, both, here)
+        one, other = self._prepared(self.fixed, first), self._prepared(moving_set, second)
+        fixed, fixed_labels = place(one, self.grid, through)
+        moving, moving_labels = place(other, self.grid, both, one.grid)
         if augmentation.intensity is not None:
             fixed, moving = augmentation.intensity(fixed, random), augmentation.intensity(moving, random)
         labeled = self.has_labels
@@ -152,42 +148,18 @@ class PairedImages(PairSource):
             truth=truth,
         )
 
-    def _warped(
-        self, images: ImageSet, index: int, through: Transform | None, beside: Grid | None = None
-    ) -> tuple[Tensor, Tensor | None, Grid]:
-        """Return an image and its labels on the grid, warped by a transform, and its own grid.
-
-        ``beside`` is the grid of the pair's fixed image, whose center becomes the origin.
-        """
-        tensor, table, own = self._prepared(images, index)
-        grid = own.translated(-(own if beside is None or not grids_overlap(beside, own) else beside).center)
-        step = np.linalg.inv(grid.matrix) @ self.grid.matrix
-        if through is None and grid.shape == self.grid.shape and np.allclose(step, np.eye(self.grid.ndim + 1)):
-            return tensor, table, own
-        through = AffineTransform.identity(self.grid.ndim, self.grid.unit) if through is None else through
-        image = warp_batch(tensor, through, self.grid, grid)
-        return image, None if table is None else warp_batch(table, through, self.grid, grid), own
-
-    def _prepared(self, images: ImageSet, index: int) -> tuple[Tensor, Tensor | None, Grid]:
-        """Return an image normalized and smoothed for a coarser grid, its labels, and its grid."""
+    def _prepared(self, images: ImageSet, index: int) -> PreparedImage:
+        """Return an image of a set, prepared for the grid; cached."""
         key = (id(images), index)
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
-        image = images.image(index)
-        if image.ndim != self.grid.ndim:
-            raise InputError(f"'{image.name}' is {image.ndim}D, the others are {self.grid.ndim}D.")
-        values = normalize(image.intensity(), image.mask, image.name)
         labels = images.labels(index)
-        grid = image.grid.with_unit(self.grid.unit)
-        ratios = np.linalg.norm(np.linalg.inv(grid.linear) @ self.grid.linear, axis=1)
-        tensor = smoothed_for(torch.from_numpy(values)[None, None], ratios.tolist())
-        table = None if labels is None else torch.from_numpy(np.asarray(labels.data).astype(np.int64))[None, None]
-        self._cache[key] = (tensor, table, grid)
-        size = tensor.nbytes + (0 if table is None else table.nbytes)
-        while len(self._cache) > max(CACHE_BYTES // size, 1):
+        found = prepare(images.image(index), None if labels is None else np.asarray(labels.data), self.grid)
+        self._cache[key] = found
+        while len(self._cache) > max(CACHE_BYTES // found.nbytes, 1):
             self._cache.popitem(last=False)
-        return self._cache[key]
+        return found
 
 
 AUGMENTATION_HELP = {
