@@ -23,8 +23,8 @@ def field(shape, **options):
         ),
         (field((1, 20, 20)), field((9, 20, 20)), {}, "axis with a single voxel"),
         (field((20, 20)), sr.Image.from_array(np.full((20, 20), 7)), {}, "'image' is constant"),
-        (field((20, 20)), sr.Image.from_array(np.where(np.eye(20) > 0, np.nan, 1.0)), {}, "NaN or infinite values"),
-        (sr.Image.from_array(np.where(np.eye(20) > 0, np.inf, 1.0)), field((20, 20)), {}, "NaN or infinite values"),
+        (field((20, 20)), sr.Image.from_array(np.full((20, 20), np.nan)), {}, "NaN or infinite values"),
+        (sr.Image.from_array(np.full((20, 20), np.inf)), field((20, 20)), {}, "NaN or infinite values"),
         (field((20, 20), mask=np.zeros((20, 20))), field((20, 20)), {}, "The mask of 'image' is empty"),
         (field((20, 20)), field((20, 20), mask=np.zeros((20, 20))), {}, "The mask of 'image' is empty"),
         (field((20, 20), unit="um"), field((20, 20), unit="pixel"), {}, "unit"),
@@ -43,6 +43,40 @@ def test_bad_input_is_one_sentence(fixed, moving, options, sentence):
         sr.register(fixed, moving, **options)
     assert str(command.value).endswith(".")
     assert "\n" not in str(command.value)
+
+
+@pytest.mark.parametrize("side", ["fixed", "moving", "both"])
+def test_a_background_of_nan_is_masked_with_a_notice(side):
+    images = bent_pair(size=64)
+    sides = {"fixed": images.fixed, "moving": images.moving}
+    for name in sides if side == "both" else [side]:
+        data = sides[name].data.astype(np.float32)
+        data[:12] = np.nan
+        data[-3:, -3:] = np.inf
+        sides[name] = sides[name].replace(data=data, name=name)
+    before = [image.data.copy() for image in sides.values()]
+    with pytest.warns(sr.RegistrationWarning, match=r"of the voxels of '\w+' are NaN or infinite; they are masked"):
+        result = sr.register(*sides.values(), family="affine", **FAST)
+    assert np.isfinite(list(result.scores["after"].values())).all()
+    assert np.isfinite(result.transform.map_points([[30.0, 30.0]])).all()
+    assert result.scores["after"]["ncc"] > result.scores["before"]["ncc"]
+    for image, data in zip(sides.values(), before, strict=True):
+        np.testing.assert_array_equal(image.data, data)
+
+
+def test_the_folding_warning_advises_what_the_settings_have_not():
+    from napari_stnreg.registration.result import _folding_warning
+
+    advice = {
+        "bspline": "Increase the smoothness or use the diffeomorphic family.",
+        "affine+diffeomorphic": "Increase the smoothness.",
+    }
+    for family, text in advice.items():
+        settings = sr.RegistrationSettings.parse(family=family)
+        assert _folding_warning(0.01, settings, has_landmarks=False) == f"1.00 % of the voxels are folded. {text}"
+    settings = sr.RegistrationSettings.parse(family="affine+diffeomorphic")
+    text = _folding_warning(1e-6, settings, has_landmarks=True)
+    assert text == "Less than 0.01 % of the voxels are folded. Increase the smoothness or lower the landmark weight."
 
 
 def test_the_same_image_twice_is_refused_unless_two_channels_of_it_are_meant():

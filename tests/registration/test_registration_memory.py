@@ -24,7 +24,7 @@ def test_too_little_memory_fits_a_smaller_level_and_says_so(monkeypatch):
     assert result.warped.data.shape == (96, 96)
     assert images.error(result.transform) < 0.8
     monkeypatch.setattr(preprocessing, "free_memory", lambda device: 1000)
-    with pytest.raises(OutOfMemoryError, match=r"needs .* GiB and only .* GiB are free; crop or shrink the images"):
+    with pytest.raises(OutOfMemoryError, match=r"needs .* GiB of memory and at most .* GiB can be used; crop or"):
         registered(images)
 
 

@@ -136,3 +136,26 @@ def test_the_settings_of_the_form_are_those_of_the_run(batch, folder, engine, ru
     assert engine.calls[0][2].family == "rigid"
     report = json.loads((folder / "results" / "pair0" / "report.json").read_text())
     assert report["settings"]["family"] == "rigid"
+
+
+def test_the_one_model_selector_decides(batch, folder, engine, run, tmp_path):
+    from qtpy.QtWidgets import QComboBox
+
+    from napari_stnreg.widgets.models.session import SESSION
+    from tests.widgets.conftest import model_of
+
+    before = SESSION.entries
+    boxes = [box for box in batch.findChildren(QComboBox) if box.accessibleName() == "model"]
+    assert len(boxes) == 1
+    assert batch.load_jobs(str(folder / "jobs.csv"))
+    unsaved = SESSION.add(model_of(name="unsaved"))
+    batch.options.model.select(unsaved)
+    assert not batch.run()
+    assert "'unsaved' is not saved yet" in batch.status.text()
+    path = str(model_of(name="saved").save(tmp_path / "saved.safetensors"))
+    batch.options.model.select(SESSION.add(None, path))
+    assert batch.run()
+    run(batch)
+    report = json.loads((folder / "results" / "pair0" / "report.json").read_text())
+    assert report["settings"]["model"] == path
+    SESSION.entries = before

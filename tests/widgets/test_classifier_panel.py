@@ -50,3 +50,24 @@ def test_stop_keeps_what_was_learned(panel, qtbot):
     qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
     assert panel.replay_bar.replay is not None
     assert np.isfinite(panel.replay_bar.replay.frames).all()
+
+
+def test_deleted_rows_stay_away_and_other_layers_are_hidden_meanwhile(panel, viewer, qtbot):
+    own = viewer.add_image(np.zeros((8, 8)), name="digits")
+    panel.steps.setValue(400)
+    panel.train()
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=60_000)
+    assert not own.visible
+    for layer in [layer for layer in viewer.layers if layer is not own]:
+        viewer.layers.remove(layer)
+    before = len(panel.accuracies["with a transformer"])
+    qtbot.waitUntil(
+        lambda: not panel.running or len(panel.accuracies["with a transformer"]) > before + 1, timeout=60_000
+    )
+    assert not panel.running or len(viewer.layers) == 1
+    np.testing.assert_array_equal(own.data, 0)
+    panel.stop()
+    qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
+    viewer.window.remove_dock_widget(panel)
+    assert own.visible
+    panel.deleteLater()

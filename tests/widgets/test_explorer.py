@@ -279,3 +279,37 @@ def test_the_numbers_of_theta_fit_a_narrow_dock(explorer):
     form = explorer.scroll_area.widget()
     bar = explorer.scroll_area.verticalScrollBar().sizeHint().width()
     assert form.minimumSizeHint().width() + bar <= 300
+
+
+@pytest.mark.parametrize("gone", ["all", "output", "cells"])
+def test_layers_deleted_during_a_descent_end_it_and_stay_away(explorer, viewer, qtbot, gone):
+    explorer.tabs.setCurrentIndex([explorer.tabs.tabText(i) for i in range(explorer.tabs.count())].index("Gradient"))
+    explorer.gradient_tab.lose.click()
+    explorer.gradient_tab.run.click()
+    qtbot.waitUntil(lambda: "after 0" not in explorer.gradient_tab.words.text(), timeout=20_000)
+    if gone == "all":
+        viewer.layers.clear()
+    else:
+        viewer.layers.remove("explorer: output" if gone == "output" else "cells")
+    qtbot.waitUntil(lambda: explorer.scene is None, timeout=5000)
+    qtbot.wait(400)  # five beats of the descent
+    assert [layer.name for layer in viewer.layers] == (["cells"] if gone == "output" else [])
+    assert not explorer.gradient_tab.run.isChecked()
+    assert "Choose an image to start again" in explorer.status.text()
+    if gone == "output":
+        assert viewer.layers["cells"].visible
+        explorer.explore("cells")
+        assert explorer.canvas.is_complete
+
+
+def test_a_deleted_part_of_the_drawing_stays_away(explorer, viewer, qtbot):
+    for name in ("grid", "handles", "titles", "nodes"):
+        viewer.layers.remove(f"explorer: {name}")
+    qtbot.wait(50)
+    explorer.family_box.set_current("tps")
+    explorer.show_now()
+    explorer.tabs.setCurrentIndex(1)
+    explorer.show_now()
+    names = {layer.name for layer in viewer.layers}
+    assert not names & {"explorer: grid", "explorer: handles", "explorer: titles", "explorer: nodes"}
+    assert explorer.scene is not None

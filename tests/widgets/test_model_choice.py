@@ -152,3 +152,46 @@ def test_listing_the_models_needs_no_torch():
     code = "import sys, napari_stnreg.models.pretrained, napari_stnreg.training.settings; print('torch' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert told.strip() == "False"
+
+
+def test_register_waits_for_a_model_that_is_loading(panel, engine, run, qtbot, tmp_path, monkeypatch):
+    import threading
+
+    from napari_stnreg.widgets.models import combo
+
+    path, go = str(model_of(name="slow").save(tmp_path / "slow.safetensors")), threading.Event()
+    load = combo.load_file
+    monkeypatch.setattr(combo, "load_file", lambda path: (go.wait(30), load(path))[1])
+    box = panel.options.model.box
+    box.load(path)
+    assert not panel.start()
+    assert "'slow.safetensors' is still loading" in panel.status.text()
+    assert not engine.calls
+    go.set()
+    qtbot.waitUntil(lambda: box.chosen is not None, timeout=20_000)
+    assert panel.start()
+    run(panel)
+    assert panel.job.model.name == "slow"
+
+
+def test_a_choice_made_while_a_model_loads_stays(panel, qtbot, tmp_path, monkeypatch):
+    import threading
+
+    from napari_stnreg.widgets.models import combo
+
+    path, go = str(model_of(name="slow").save(tmp_path / "slow.safetensors")), threading.Event()
+    load = combo.load_file
+    monkeypatch.setattr(combo, "load_file", lambda path: (go.wait(30), load(path))[1])
+    other = SESSION.add(model_of(name="other"))
+    box = panel.options.model.box
+    box.load(path)
+    box.setCurrentIndex([box.itemData(i) for i in range(box.count())].index(other))
+    go.set()
+    qtbot.waitUntil(lambda: len(SESSION.entries) == 2, timeout=20_000)
+    assert box.chosen is other
+
+
+def test_a_remembered_model_without_its_file_is_reported(panel, tmp_path):
+    panel.options.model.restore({"path": str(tmp_path / "gone.safetensors")})
+    assert panel.options.model.chosen is None
+    assert "does not exist any more" in panel.options.model.about.text()

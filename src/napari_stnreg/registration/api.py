@@ -22,7 +22,7 @@ from napari_stnreg.core.progress import interruptible, run_to_completion
 from napari_stnreg.io.conversion import ImageLike, as_image_pair
 from napari_stnreg.registration import stages
 from napari_stnreg.registration.pair import SINGLE_THREAD_VOXELS, fit_pair
-from napari_stnreg.registration.preprocessing import check_pair, prepare
+from napari_stnreg.registration.preprocessing import check_pair, mask_missing_values, prepare
 from napari_stnreg.registration.result import LossHistory, Progress, Result, StopReason, result_steps
 from napari_stnreg.registration.settings import Extent, Initialization, PresetName, RegistrationSettings
 from napari_stnreg.registration.similarity_choice import SimilarityChoice
@@ -225,6 +225,9 @@ def register_steps(
     stages.deformable_similarity(settings, fixed.ndim)  # reject an unknown name before anything is computed
     _check_fill(moving, settings)
     warnings = [*placement_notes(fixed.metadata), *placement_notes(moving.metadata)]
+    same = fixed is moving
+    fixed = mask_missing_values(fixed, warnings)
+    moving = fixed if same else mask_missing_values(moving, warnings)
     start_time = time.perf_counter()
     landmarks = (fixed_landmarks, moving_landmarks)
     losses: LossHistory = []

@@ -10,6 +10,8 @@ from napari_stnreg.registration.settings import RegistrationSettings
 
 BYTES_PER_VOXEL = {"linear": (150, 140), "tps": (280, 270), "bspline": (190, 210), "dense": (250, 260)}
 """Peak at full resolution in 2D and 3D, measured: fields, momenta, coordinates, windows of local NCC, the result."""
+USABLE_FRACTION = 0.8
+"""Fraction of the free memory that a registration may take; the rest is for other programs and for rounding."""
 WHOLE_BYTES = 70
 """The part of it that stays when the fit stops at a coarser level: the images, the warped one, its Jacobian."""
 MIND_BYTES = (30, 200)
@@ -37,7 +39,7 @@ def require_memory(needed: int, free: int, activity: str) -> None:
 
 def _too_large(needed: int, free: int, activity: str) -> OutOfMemoryError:
     return OutOfMemoryError(
-        f"{activity} needs {needed / 2**30:.1f} GiB and only {free / 2**30:.1f} GiB are free; "
+        f"{activity} needs {needed / 2**30:.1f} GiB of memory and at most {free / 2**30:.1f} GiB can be used; "
         "crop or shrink the images first."
     )
 
@@ -84,8 +86,8 @@ def affordable_shrink(fixed: HasGrid, moving: HasGrid, settings: RegistrationSet
     need = estimate_memory(fixed, moving, settings)
     whole = min(fixed.grid.size * WHOLE_BYTES + moving.grid.size * 16, need)
     shrink = 1.0
-    while whole + (need - whole) / shrink**fixed.grid.ndim > 0.8 * free:
+    while whole + (need - whole) / shrink**fixed.grid.ndim > USABLE_FRACTION * free:
         shrink *= 2
         if shrink > 64:
-            raise _too_large(need, free, f"Registering '{fixed.name}' and '{moving.name}'")
+            raise _too_large(need, int(USABLE_FRACTION * free), f"Registering '{fixed.name}' and '{moving.name}'")
     return shrink

@@ -85,6 +85,25 @@ class _NamedGrid:
     grid: Grid
 
 
+def mask_missing_values(image: Image, warnings: list[str]) -> Image:
+    """Mask voxels that are not finite, such as a NaN background, and note it; other images are returned as they are.
+
+    An image without any finite value is left to :func:`prepare`, which refuses it.
+    """
+    if not np.issubdtype(image.data.dtype, np.inexact):
+        return image
+    finite = np.isfinite(image.data)
+    if finite.ndim > image.ndim:
+        finite = finite.all(axis=-1)
+    inside = finite if image.mask is None else finite | ~image.mask
+    if inside.all() or not (finite if image.mask is None else finite & image.mask).any():
+        return image
+    share = 100 * (1 - float(finite.mean()))
+    amount = f"{share:.1f} %" if share >= 0.1 else "Less than 0.1 %"
+    warnings.append(f"{amount} of the voxels of '{image.name}' are NaN or infinite; they are masked.")
+    return image.replace(mask=finite if image.mask is None else finite & image.mask)
+
+
 def check_pair(fixed: Image, moving: Image, settings: RegistrationSettings) -> None:
     """Refuse pairs that no registration can help.
 

@@ -288,6 +288,18 @@ def _png_tag(picture: npt.NDArray[np.uint8], name: str) -> str:
     return f"<img alt='{name}' src='data:image/png;base64,{data}'>"
 
 
+def _folding_warning(fraction: float, settings: RegistrationSettings, *, has_landmarks: bool) -> str:
+    """Return the warning about folding, with advice that the settings have not followed yet."""
+    amount = f"{100 * fraction:.2f} %" if fraction >= 1e-4 else "Less than 0.01 %"
+    advice = ["increase the smoothness"]
+    if has_landmarks:
+        advice.append("lower the landmark weight")
+    if "diffeomorphic" not in settings.stages:
+        advice.append("use the diffeomorphic family")
+    text = f"{', '.join(advice[:-1])} or {advice[-1]}" if len(advice) > 1 else advice[0]
+    return f"{amount} of the voxels are folded. {text[:1].upper()}{text[1:]}."
+
+
 def result_steps(
     fixed: Image,
     moving: Image,
@@ -327,9 +339,7 @@ def result_steps(
     yield "measuring the deformation"
     folded = run_interruptible(lambda: on_device.folding_fraction(fixed.grid))
     if folded > 0:
-        warnings.append(
-            f"{100 * folded:.2f} % of the voxels are folded. Increase the smoothness or use the diffeomorphic family."
-        )
+        warnings.append(_folding_warning(folded, settings, has_landmarks=landmarks[0] is not None))
     inverse = invert(on_device, moving.grid, max_points=INVERSE_POINTS)
     if inverse.warning and not folded:
         warnings.append(inverse.warning)

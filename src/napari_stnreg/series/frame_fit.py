@@ -20,7 +20,7 @@ from napari_stnreg.evaluation.intensity import ncc as correlation
 from napari_stnreg.registration.api import register_steps
 from napari_stnreg.registration.optimizers.gauss_newton import GaussNewtonFitter
 from napari_stnreg.registration.pair import fit_pair
-from napari_stnreg.registration.preprocessing import prepare
+from napari_stnreg.registration.preprocessing import mask_missing_values, prepare
 from napari_stnreg.registration.result import Progress
 from napari_stnreg.registration.settings import RegistrationSettings, fit_method
 from napari_stnreg.resampling.warp import warp
@@ -146,7 +146,8 @@ class FrameFitter:
         if not self._deformable:
             return describe(frame, ncc, overlap, matrix, affine, grid), affine
         settings = self.settings.model_copy(update={"family": self._deformable, "start": "none"})
-        problem = prepare(self.reference, image, settings, self.device, has_start=True)
+        reference, image = (mask_missing_values(one, []) for one in (self.reference, image))
+        problem = prepare(reference, image, settings, self.device, has_start=True)
         found_pair = yield from _until_stopped(fit_pair(problem, settings, affine, grid.size))
         if found_pair is None or found_pair[2] == "stopped":
             return None

@@ -45,6 +45,8 @@ class Replay:
         Grid of the images; ``None`` for unit pixels.
     unit
         Unit of the times.
+    kept
+        Time whose weights the model has; ``None`` if that is not known.
 
     Raises
     ------
@@ -58,12 +60,19 @@ class Replay:
     name: str = "training"
     grid: Grid | None = None
     unit: str = "epoch"
+    kept: float | None = None
 
     def __post_init__(self) -> None:
         if self.frames.ndim not in (3, 4) or not len(self.frames):
             raise InputError("A replay needs at least one 2D or 3D image; this training kept none.")
         if len(self.times) != len(self.frames):
             raise InputError(f"There are {len(self.frames)} images and {len(self.times)} times.")
+
+    @property
+    def last(self) -> int:
+        """Position of the image of the kept weights, or else of the last image."""
+        matching = [] if self.kept is None else np.flatnonzero(self.times == self.kept).tolist()
+        return int(matching[-1]) if matching else len(self.times) - 1
 
     @property
     def color(self) -> bool:
@@ -97,7 +106,8 @@ class Replay:
                     curves.setdefault(key, []).append((record["epoch"], value))
         times = np.asarray(model.summary["replay_epochs"], dtype=np.float64)
         found = {key: np.array(points) for key, points in curves.items()}
-        return cls(model.replay, times, found, model.name or "training", grid)
+        kept = (model.summary.get("best") or {}).get("epoch")
+        return cls(model.replay, times, found, model.name or "training", grid, kept=kept)
 
     @classmethod
     def from_classifiers(cls, result: ClassifierResult) -> Replay:

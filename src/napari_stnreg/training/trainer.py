@@ -367,7 +367,12 @@ class Trainer:
         size = self.example.warped.size * 2
         most = max(min(settings.snapshots, MAX_REPLAY_BYTES // max(size, 1)), 1)
         wanted = set(np.linspace(0, settings.epochs, most).round().astype(int).tolist())
-        if state.epoch in wanted:
+        best = state.epoch == state.best_epoch and state.epoch > 0
+        if state.replay_epochs and state.replay_epochs[-1] not in {*wanted, state.best_epoch}:
+            # only the kept epoch is recorded beside the wanted ones; an earlier best one is not kept any more
+            state.replay.pop()
+            state.replay_epochs.pop()
+        if state.epoch in wanted or best:
             state.replay.append(self.example.warped.astype(np.float16))
             state.replay_epochs.append(state.epoch)
 

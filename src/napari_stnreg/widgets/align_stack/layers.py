@@ -78,6 +78,18 @@ def pixels_of(layer: Image, viewer: Viewer) -> tuple[int, int, int]:
     return int(index[0]), int(index[1]), int(index[2])
 
 
+def number_landmarks(layer: Points) -> None:
+    """Write beside each point its number within its section; points of one number belong together."""
+    counts: dict[int, int] = {}
+    numbers = []
+    for section in np.rint(layer.data[:, 0]).astype(int).tolist():
+        counts[section] = counts.get(section, 0) + 1
+        numbers.append(str(counts[section]))
+    with layer.events.data.blocker():
+        layer.features = {"number": np.array(numbers, dtype=object)}
+        layer.text = {"string": "{number}", "size": 14, "color": "#ff9f1c", "anchor": "upper_left"}
+
+
 def section_landmarks(layer: Points | None, raw: Image) -> dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]:
     """Points of a layer over a raw stack as pairs between two sections.
 

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Image, Layer, Points
 
-from napari_stnreg.widgets.align_stack.layers import aligned_layer, pixels_of, raw_data, section_landmarks, source_of
+from napari_stnreg.widgets.align_stack.layers import (
+    aligned_layer,
+    number_landmarks,
+    pixels_of,
+    raw_data,
+    section_landmarks,
+    source_of,
+)
 from napari_stnreg.widgets.align_stack.tasks import AlignJob
 from napari_stnreg.widgets.common.navigation import world_point
 
@@ -139,14 +146,17 @@ class StackWork:
         return self.aligned
 
     def make_points(self) -> Points:
-        """An empty layer for landmarks over the stack."""
+        """An empty layer for landmarks over the stack, numbered within each section."""
         raw = self.raw
-        self.points = Points(
+        size = max(*raw_data(raw).shape[1:]) / 40
+        points = Points(
             np.empty((0, 3)), name=f"{raw.name} landmarks", scale=raw.scale, translate=raw.translate, units=raw.units,
-            axis_labels=raw.axis_labels, size=max(raw_data(raw).shape[1] / 60, 4), face_color="transparent",
-            border_color="#ff9f1c", border_width=0.15, out_of_slice_display=False,
+            axis_labels=raw.axis_labels, size=max(size, 4), face_color="transparent", border_color="#ff9f1c",
+            border_width=0.2, out_of_slice_display=False,
         )  # fmt: skip
-        return self.points
+        points.events.data.connect(lambda _event: number_landmarks(points))
+        self.points = points
+        return points
 
     def drop_outputs(self) -> None:
         """Remove from disk what earlier runs left and no layer shows any more: a stack may be aligned many times."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +23,11 @@ from qtpy.QtWidgets import (
 
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.registration.settings import RegistrationSettings
-from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, collapsible, emphasize, help_label
+from napari_stnreg.widgets.common.device_combo import DeviceSearch
+from napari_stnreg.widgets.common.forms import FormLayout, button, collapsible, emphasize, help_label
 from napari_stnreg.widgets.common.task_panel import TaskPanel
 from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress, relay_progress
+from napari_stnreg.widgets.models.session import SESSION
 from napari_stnreg.widgets.register.options import OptionsForm
 from napari_stnreg.widgets.scorecard.table import COLORS, theme_kind
 
@@ -44,7 +45,6 @@ _TIPS = {
 _DISTRUSTED = {"doubtful": "doubtful", "failed": "judged as failed"}
 """Verdicts that are shown in words, by name."""
 _SCORES = (("landmark_mean", "landmarks"), ("dice_mean", "Dice"), ("ncc", "NCC"))
-_MORE = "another file …"
 
 
 def run_batch(
@@ -197,12 +197,9 @@ class BatchPanel(TaskPanel):
         self.folders = collapsible("Pairs from folders", content, "Instead of a list.")
         self.options = OptionsForm()
         self.options.results.hide()
-        self.model_box = Combo("A trained model instead of a fit. The model sets the transform.", "model")
-        self._fill_models()
         options = QWidget()
         rows = FormLayout()
         options.setLayout(rows)
-        rows.add("Model", self.model_box)
         rows.add_full_width(self.options)
         self.settings = collapsible("Settings", options, "For all pairs. Columns of the list win.")
         self.table = JobTable()
@@ -232,7 +229,9 @@ class BatchPanel(TaskPanel):
         self.run_button.clicked.connect(self.run)
         self.page_button.clicked.connect(self.open_summary)
         self.output_edit.textChanged.connect(self._on_output)
-        self.model_box.currentIndexChanged.connect(self._on_model)
+        self.options.models.failed.connect(self._on_model_failed)
+        self._devices = DeviceSearch(self, lambda: self.running)
+        self._devices.found.connect(self.options.set_devices)
         self.run_shortcut(self.run)
         self.show_state()
 
@@ -268,18 +267,14 @@ class BatchPanel(TaskPanel):
         if path:
             edit.setText(path)
 
-    def _fill_models(self, chosen: str = "") -> None:
-        # Looked for here, since asking the engine would import torch, which opening a panel must not.
-        folder = Path(str(files("napari_stnreg"))) / "models"
-        boxed = [(one.stem, one.stem) for one in sorted(folder.glob("*.safetensors"))] if folder.is_dir() else []
-        own = [(Path(chosen).name, chosen)] if chosen else []
-        self.model_box.set_items([("none: fit every pair", ""), *boxed, *own, (_MORE, _MORE)], chosen)
+    def _on_models(self) -> None:
+        try:
+            self.options.models.refresh()
+        except RuntimeError:  # the window was destroyed without closing
+            SESSION.changed.disconnect(self._on_models)
 
-    def _on_model(self, _index: int = 0) -> None:
-        if self.model_box.currentData() == _MORE:
-            path, _ = QFileDialog.getOpenFileName(self, "A trained model", "", "Models (*.safetensors)")
-            self._fill_models(path)
-        self.options.setEnabled(not self.model_box.currentData())
+    def _on_model_failed(self, text: str) -> None:
+        self.show_error(InputError(text))
 
     # -- the pairs
 
@@ -327,11 +322,7 @@ class BatchPanel(TaskPanel):
             output = self.output_edit.text().strip()
             if not output:
                 raise InputError("No folder for the results is selected. Choose one.")
-            model = self.model_box.currentData()
-            values: dict[str, Any] = {"model": model} if model else self.options.values()
-            if not model and not self.options.family:
-                raise InputError("No transform is chosen: choose an overall one, a bending one, or both.")
-            settings = RegistrationSettings.parse(**values)
+            settings = RegistrationSettings.parse(**self._values())
         except RegistrationError as error:
             self.show_error(error)
             return False
@@ -341,6 +332,17 @@ class BatchPanel(TaskPanel):
         self.result = None
         self.table.show_jobs(self.jobs)
         return self.begin(run_batch, self.jobs, output, settings, self.restart_box.isChecked(), done=self._on_done)
+
+    def _values(self) -> dict[str, Any]:
+        """Settings of the form, with the file of the selected model."""
+        model = self.options.models.require()
+        if model is None:
+            if not self.options.family:
+                raise InputError("No transform is selected. Choose a linear one, a deformable one, or both.")
+            return self.options.values()
+        if model.path is None:
+            raise InputError(f"The model '{model.name}' is not saved yet. Save it in the panel Train STN model first.")
+        return {**self.options.values(), "model": model.path}
 
     def on_progress(self, what: Any) -> None:
         """Show the finished rows."""
@@ -385,8 +387,8 @@ class BatchPanel(TaskPanel):
     # -- what is shown
 
     def viewer_events(self) -> list[tuple[Any, Any]]:
-        """The theme; the layers do not matter here."""
-        return [(self._viewer.events.theme, self._on_theme)]
+        """The theme and the models of the session; the layers do not matter here."""
+        return [(self._viewer.events.theme, self._on_theme), (SESSION.changed, self._on_models)]
 
     def _on_theme(self, _event: Any = None) -> None:
         self.table.restyle(theme_kind(self._viewer))
@@ -405,3 +407,8 @@ class BatchPanel(TaskPanel):
         self.run_button.setText("Resume" if begun and not self.restart_box.isChecked() else "Run")
         self.run_button.setEnabled(idle and bool(self.jobs))
         self.page_button.setEnabled(bool(output) and self.page.is_file())
+
+    def close_down(self) -> None:
+        """Cancel the batch."""
+        self._devices.stop()
+        super().close_down()

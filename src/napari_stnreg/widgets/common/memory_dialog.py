@@ -23,10 +23,11 @@ def memory_question(fixed: LayerSource, moving: LayerSource, settings: Registrat
     if shrink <= 1:
         return None
     need = memory.estimate_memory(fixed, moving, settings)
+    usable = memory.USABLE_FRACTION * free
     return (
-        f"Registering '{moving.name}' to '{fixed.name}' at full resolution needs about {need / 2**30:.1f} GiB, "
-        f"and {free / 2**30:.1f} GiB are free. Fit it at 1/{shrink:.0f} of the resolution instead? "
-        "The result is still warped at full resolution."
+        f"Registering '{moving.name}' to '{fixed.name}' at full resolution needs about {need / 2**30:.1f} GiB of "
+        f"memory, and {usable / 2**30:.1f} GiB of the {free / 2**30:.1f} GiB free can be used. "
+        f"Fit it at 1/{shrink:.0f} of the resolution instead? The result is still warped at full resolution."
     )
 
 

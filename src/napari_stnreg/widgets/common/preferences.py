@@ -1,4 +1,4 @@
-"""What the panels remember between sessions: plain values, in an INI file beside napari's own settings."""
+"""What the panels remember between sessions, in one INI file beside napari's own settings."""
 
 from __future__ import annotations
 
@@ -36,14 +36,4 @@ def load_state(panel: str = "register") -> dict[str, Any]:
         values = json.loads(str(store.value(f"{panel}/panel", "{}")))
         if isinstance(values, dict):
             return values
-    return {}
-
-
-def plugin_preferences() -> dict[str, Any]:
-    """The plugin's entries in napari's Preferences: device, preset and preview rate."""
-    with contextlib.suppress(Exception):  # the plugin is used from a source tree and not installed
-        from napari.settings import get_plugin_settings
-
-        chosen = get_plugin_settings("napari-stnreg").registration
-        return {"device": chosen.device, "preset": chosen.preset, "preview_rate": float(chosen.preview_rate)}
     return {}

@@ -89,8 +89,8 @@ class ReplayBar(QWidget):
             self._curves.show_curves(dict(replay.curves))
         self.setEnabled(True)
         self.slider.setRange(0, len(replay.frames) - 1)
-        self.slider.setValue(len(replay.frames) - 1)
-        self.go_to(len(replay.frames) - 1)
+        self.slider.setValue(replay.last)
+        self.go_to(replay.last)
 
     def go_to(self, position: int) -> None:
         """Show one picture of the training."""
@@ -98,7 +98,8 @@ class ReplayBar(QWidget):
             return
         time = float(self.replay.times[position])
         figures = ", ".join(f"{name} {value:.3f}" for name, value in self.replay.at(position).items())
-        self.words.setText(f"{self.replay.unit.capitalize()} {time:g}: {figures}")
+        kept = " (kept)" if time == self.replay.kept else ""
+        self.words.setText(f"{self.replay.unit.capitalize()} {time:g}{kept}: {figures}")
         self.plot.mark(time)
         if self.layer is not None and self.layer in self._viewer.layers:
             axis = self._viewer.dims.ndim - self.layer.ndim

@@ -46,6 +46,7 @@ class Canvas:
         self._corners = np.array([[0, 0], [0, step[1]], [step[0], step[1]]])
         self._text = 12
         self.layers: dict[str, Any] = {}
+        self._deleted: set[str] = set()
         self._image("input", picture.values)
         self.handles: list[tuple[str, Any]] = []
         self.handle_positions = np.zeros((0, 2))
@@ -80,13 +81,27 @@ class Canvas:
         corner = self.world(slot, (ratio - 1) / 2)
         return {"scale": self.scale * ratio, "translate": corner, "units": self._units}
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the viewer still shows the input and, once it was made, the output."""
+        return not any(self._is_deleted(key) for key in ("input", "output"))
+
+    def _is_deleted(self, key: str) -> bool:
+        """Whether the user has deleted a layer; it is not added again."""
+        layer = self.layers.get(key)
+        if layer is not None and layer not in self._viewer.layers:
+            self._deleted.add(key)
+        return key in self._deleted
+
     # -- pictures
 
     def _image(self, key: str, values: np.ndarray, slot: int = 0) -> None:
+        if self._is_deleted(key):
+            return
         values = np.ascontiguousarray(values)
         ratio = self.shape / np.asarray(values.shape[:2])
         layer = self.layers.get(key)
-        if layer is None or layer not in self._viewer.layers:
+        if layer is None:
             look = {"rgb": True} if values.ndim == 3 else dict(self._look)
             layer = ImageLayer(values, name=PREFIX + key, **look, **self._about(slot, ratio))
             self._add(key, layer)
@@ -108,8 +123,9 @@ class Canvas:
                  if _ORDER.index(name) > _ORDER.index(key) and other in self._viewer.layers]  # fmt: skip
         if above:
             self._viewer.layers.move(len(self._viewer.layers) - 1, min(above))
-        keep = active if active in self.layers.values() else self.layers["input"]
-        self._viewer.layers.selection.active = keep
+        keep = active if active in self.layers.values() else self.layers.get("input")
+        if keep in self._viewer.layers:
+            self._viewer.layers.selection.active = keep
 
     def show_input(self, picture: Picture) -> None:
         """Another slice of the same size."""
@@ -129,6 +145,8 @@ class Canvas:
 
     def titles(self, beside: str = "") -> None:
         """Names above the pictures."""
+        if self._is_deleted("titles"):
+            return
         names = ["input U", "output V", beside]
         count = 3 if beside else 2
         above = np.array([-0.05 * float(self.shape.max()), self.shape[1] / 2])
@@ -167,9 +185,11 @@ class Canvas:
             pieces.append(np.stack([starts, ends - starts], axis=1))
             colors += [_LINK] * len(starts)
         self._vectors("grid", np.concatenate(pieces), colors, width=0.006)
+        if self._is_deleted("nodes"):
+            return
         dots = np.concatenate([regular.reshape(-1, 2) + shift, mapped.reshape(-1, 2)])
         layer = self.layers.get("nodes")
-        if layer is not None and layer in self._viewer.layers and len(layer.data) == len(dots):
+        if layer is not None and len(layer.data) == len(dots):
             _put(layer, dots)
             return
         self.drop("nodes")
@@ -181,8 +201,11 @@ class Canvas:
     def show_handles(self, names: list[tuple[str, Any]], where: np.ndarray, symbols: list[str]) -> None:
         """What a hand can hold, over the input."""
         self.handles, self.handle_positions = names, where
+        if self._is_deleted("handles"):
+            self.handles, self.handle_positions = [], np.zeros((0, 2))
+            return
         layer = self.layers.get("handles")
-        if layer is not None and layer in self._viewer.layers and len(layer.data) == len(where):
+        if layer is not None and len(layer.data) == len(where):
             _put(layer, where)
             return
         self.drop("handles")
@@ -204,6 +227,8 @@ class Canvas:
         if pixel is None or look is None:
             self.drop("look")
             return
+        if self._is_deleted("look"):
+            return
         ratio = self.shape / np.asarray(output_shape)
         there = (np.asarray(pixel) + 0.5) * ratio - 0.5 + self._corners[1]
         near = [n.index for n in look.neighbors]
@@ -211,7 +236,7 @@ class Canvas:
         where = np.array([there, look.position, *near], dtype=np.float64)
         sizes = np.array([max(float(ratio.max()), 2 * tiny), max(0.35, tiny)] + [1.0] * len(near))
         layer = self.layers.get("look")
-        if layer is not None and layer in self._viewer.layers and len(layer.data) == len(where):
+        if layer is not None and len(layer.data) == len(where):
             _put(layer, where)
             return
         self.drop("look")
@@ -222,9 +247,11 @@ class Canvas:
         self._add("look", layer)
 
     def _vectors(self, key: str, pairs: np.ndarray, colors: list[str], width: float, style: str = "line") -> None:
+        if self._is_deleted(key):
+            return
         pairs = np.asarray(pairs, dtype=np.float32)
         layer = self.layers.get(key)
-        if layer is not None and layer in self._viewer.layers and len(layer.data) == len(pairs):
+        if layer is not None and len(layer.data) == len(pairs):
             _put(layer, pairs)
             return
         self.drop(key)
@@ -236,6 +263,8 @@ class Canvas:
 
     def drop(self, key: str) -> None:
         """Take one layer away."""
+        if self._is_deleted(key):
+            return
         layer = self.layers.pop(key, None)
         if layer is not None and layer in self._viewer.layers:
             self._viewer.layers.remove(layer)
@@ -244,6 +273,7 @@ class Canvas:
         """Take all layers away."""
         for key in list(self.layers):
             self.drop(key)
+        self.layers.clear()
 
     def fit(self, count: int) -> None:
         """Move the camera so that all pictures are seen."""

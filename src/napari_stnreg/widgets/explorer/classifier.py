@@ -54,6 +54,8 @@ class ClassifierPanel(TaskPanel):
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer, "Press Train: it takes some minutes on two cores.")
         self._folder: str | None = None
+        self._rows: dict[str, ImageLayer] = {}
+        self._hidden: list[Any] = []
         self.accuracies: dict[str, list[tuple[float, float]]] = {}
         self.rotation = Number("Largest rotation of a digit in degrees.", "rotation", 0, 180, 10, 0)
         self.scale = Number("Digits are enlarged or shrunk by up to 2 to this power.", "scale", 0, 1, 0.1, 1)
@@ -90,7 +92,10 @@ class ClassifierPanel(TaskPanel):
 
     def train(self) -> bool:
         """Start training; false when that cannot be."""
+        if self.running:
+            return False
         self.accuracies = {}
+        self._rows = {}
         self.replay_bar.hide()
         self.curves.show()
         distortion = {
@@ -114,12 +119,26 @@ class ClassifierPanel(TaskPanel):
         self._show("what the classifier sees", _row(what.transformed), 1)
 
     def _show(self, name: str, values: np.ndarray, line: int) -> None:
-        if name in self._viewer.layers and self._viewer.layers[name].data.shape == values.shape:
-            self._viewer.layers[name].data = values
-            return
-        scale = 40 * 8 / values.shape[1]
-        layer = ImageLayer(values, name=name, contrast_limits=(0, 1), scale=(scale, scale), translate=(44 * line, 0))
-        self.add_layers([layer])
+        """Show a row of digits; a layer that the user has deleted stays away until the next training."""
+        layer = self._rows.get(name)
+        if layer is None:
+            scale = 40 * 8 / values.shape[1]
+            layer = ImageLayer(
+                values, name=name, contrast_limits=(0, 1), scale=(scale, scale), translate=(44 * line, 0)
+            )
+            self._add_alone([layer])
+            self._rows[name] = layer
+        elif layer in self._viewer.layers:
+            layer.data = values
+
+    def _add_alone(self, layers: list[Any]) -> None:
+        """Add layers and hide those of others, over which they would lie."""
+        own = [*self._rows.values(), *layers]
+        others = [layer for layer in self._viewer.layers if layer.visible and layer not in own]
+        for layer in others:
+            layer.visible = False
+        self._hidden += others
+        self.add_layers(layers)
         self._viewer.reset_view()
 
     def _on_trained(self, result: ClassifierResult) -> None:
@@ -130,20 +149,30 @@ class ClassifierPanel(TaskPanel):
             f"{end.seconds[name]:.0f} s {word}"
             for name, word in (("plain", "without"), ("transformer", "with a transformer"))
         )
+        stopped = "Stopped after" if end.step < end.total else "After"
         self.show_status(
-            f"After {end.step} steps, new digits are classified correctly: {100 * end.accuracy['plain']:.0f} % without "
-            f"a transformer, {100 * end.accuracy['transformer']:.0f} % with a transformer. Processor time: {seconds}."
+            f"{stopped} {end.step} steps, new digits are classified correctly: {100 * end.accuracy['plain']:.0f} % "
+            f"without a transformer, {100 * end.accuracy['transformer']:.0f} % with a transformer. "
+            f"Processor time: {seconds}."
         )
         self.curves.hide()
         self.replay_bar.show()
-        for name in ("what the classifier sees",):
-            if name in self._viewer.layers:
-                self._viewer.layers.remove(name)
+        layer = self._rows.pop("what the classifier sees", None)
+        if layer is not None and layer in self._viewer.layers:
+            self._viewer.layers.remove(layer)
         self.replay_bar.show_replay(Replay.from_classifiers(result))
         scale = 40 * 8 / self.replay_bar.layer.data.shape[2]
         self.replay_bar.layer.scale = (1, scale, scale)
         self.replay_bar.layer.translate = (0, 44, 0)
         self._viewer.reset_view()
+
+    def close_down(self) -> None:
+        """End the training and show again what was hidden."""
+        super().close_down()
+        for layer in self._hidden:
+            if layer in self._viewer.layers:
+                layer.visible = True
+        self._hidden = []
 
     def show_state(self) -> None:
         """Train only when nothing runs."""

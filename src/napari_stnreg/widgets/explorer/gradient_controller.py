@@ -56,6 +56,7 @@ class GradientController:
     def halt(self) -> None:
         """Stop the clock of the walk."""
         self._runs.stop()
+        self.pause()
 
     def fill_goals(self) -> None:
         """List the images that can be the goal: those as large as the input."""
@@ -70,7 +71,9 @@ class GradientController:
         """What the output should look like."""
         assert self._panel.scene is not None
         layer = self.tab.goal.currentData()
-        return self._panel.scene.image if layer is None else picture_of(layer, self._viewer).values
+        if layer is None or layer not in self._viewer.layers:
+            return self._panel.scene.image
+        return picture_of(layer, self._viewer).values
 
     def on_goal(self) -> None:
         """Another goal, or another smoothing."""
@@ -109,17 +112,18 @@ class GradientController:
 
     def step(self) -> bool:
         """One gradient step; false when nothing leads further down."""
-        if self._panel.scene is None:
+        if not self._panel.has_scene():
             return False
         moved = self.descent().step(self.tab.length.value())
         self._panel.show_now()
+        assert self._panel.scene is not None
         if not moved and self._panel.scene.state.kernel != "nearest":
             self.tab.words.setText(self.tab.words.text() + " No step of this direction lowers it.")
         return moved > 0
 
     def back(self) -> None:
         """Undo one gradient step."""
-        if self._panel.scene is not None and self.descent().undo():
+        if self._panel.has_scene() and self.descent().undo():
             self._panel.show_now()
 
     def _on_run_toggled(self, on: bool) -> None:
@@ -134,8 +138,9 @@ class GradientController:
             self.tab.run.setChecked(False)
 
     def _on_lose(self) -> None:
-        if self._panel.scene is None:
+        if not self._panel.has_scene():
             return
+        assert self._panel.scene is not None
         from napari_stnreg.teaching import AffineParameters, Theta
 
         rng = np.random.default_rng()

@@ -58,6 +58,7 @@ class ExplorerPanel(ExplorerLayout):
         self._limits = (0.0, 1.0)
         self.hovered_pixel: tuple[int, int] | None = None
         self._closed = False
+        self._ended = False
         self._show_soon = self._timer(self.show_now)
         self._beside_soon = self._timer(self.show_beside)
         self._beside_soon.setInterval(_BESIDE_LATER)
@@ -103,7 +104,24 @@ class ExplorerPanel(ExplorerLayout):
         self._begin()
 
     def _on_layer(self, _index: int = 0) -> None:
+        self._ended = False
         self._begin_soon.start()
+
+    def has_scene(self) -> bool:
+        """Return whether an image is explored; end the exploration if its layers were deleted in the meantime."""
+        if self.scene is None or self.canvas is None:
+            return False
+        if self.layer in self._viewer.layers and self.canvas.is_complete:
+            return True
+        self._take_away()
+        self._restore_view()
+        self.layer = self.scene = None
+        self.downhill.forget()
+        self._ended = True
+        self.status.setText("The image or its explorer layers were removed. Choose an image to start again.")
+        self.show_form()
+        self._refresh_timer.start()
+        return False
 
     def _begin(self) -> None:
         layer = self.layer_box.currentData()
@@ -145,8 +163,10 @@ class ExplorerPanel(ExplorerLayout):
 
     def _on_slice(self) -> None:
         """Another slice of a volume is on screen."""
-        if self.scene is None or self.layer is None or self.canvas is None or self.layer.ndim == 2:
+        if not self.has_scene() or self.layer is None or self.layer.ndim == 2:
             return
+        assert self.scene is not None
+        assert self.canvas is not None
         from napari_stnreg.teaching import Scene
 
         picture = picture_of(self.layer, self._viewer)
@@ -256,8 +276,10 @@ class ExplorerPanel(ExplorerLayout):
     def show_now(self) -> None:
         """Bring form and layers in line with the scene, at once."""
         self._show_soon.stop()
-        if self.scene is None or self.canvas is None:
+        if not self.has_scene():
             return
+        assert self.scene is not None
+        assert self.canvas is not None
         scene, canvas = self.scene, self.canvas
         self.show_form()
         canvas.show_output(scene.output())
@@ -293,8 +315,10 @@ class ExplorerPanel(ExplorerLayout):
 
     def show_beside(self) -> None:
         """The third picture; it may take longer than a drag can wait for."""
-        if self.scene is None or self.canvas is None:
+        if not self.has_scene():
             return
+        assert self.scene is not None
+        assert self.canvas is not None
         title, scene = self._beside_title(), self.scene
         if title != getattr(self, "_titled", None) or "titles" not in self.canvas.layers:
             self._titled = title
@@ -318,8 +342,9 @@ class ExplorerPanel(ExplorerLayout):
         self.canvas.show_beside(values)
 
     def _on_tab(self, _index: int) -> None:
-        if self.canvas is None:
+        if not self.has_scene():
             return
+        assert self.canvas is not None
         self.downhill.pause()
         if self.tab != "Gradient":
             self.canvas.show_arrows(None)
@@ -343,7 +368,7 @@ class ExplorerPanel(ExplorerLayout):
 
     def hover(self, pixel: tuple[int, int] | None) -> None:
         """Look at one output pixel, (y, x)."""
-        if self.scene is not None and pixel != self.hovered_pixel:
+        if pixel != self.hovered_pixel and self.has_scene():
             self.hovered_pixel = pixel
             self._show_look()
 
@@ -428,16 +453,16 @@ class ExplorerPanel(ExplorerLayout):
     def refresh(self) -> None:
         """Take up the viewer's image layers, the active one first."""
         images = self.images()
-        if self.layer is not None and self.layer not in images:
-            self._take_away()
-            self.layer = self.scene = None
-            self.downhill.forget()
-            self.status.setText("The image was removed; choose another.")
+        self.has_scene()
         active = self._viewer.layers.selection.active
         keep = self.layer or (active if active in images else None)
         before = self.layer_box.currentData()
         self.layer_box.set_items([(layer.name, layer) for layer in images], keep)
-        if self.layer_box.currentData() is not before and self.layer is None:
+        if self._ended:
+            self.layer_box.blockSignals(True)
+            self.layer_box.setCurrentIndex(-1)
+            self.layer_box.blockSignals(False)
+        elif self.layer_box.currentData() is not before and self.layer is None:
             self._begin_soon.start()
         self.downhill.fill_goals()
 

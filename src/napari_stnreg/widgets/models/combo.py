@@ -9,6 +9,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog
 from superqt.utils import create_worker
 
+from napari_stnreg.core.errors import InputError
 from napari_stnreg.models.pretrained import pretrained_models
 from napari_stnreg.widgets.common.forms import Combo, help_label
 from napari_stnreg.widgets.models.session import SESSION, KnownModel
@@ -25,7 +26,6 @@ def load_file(path: str) -> tuple[str, Any]:
     InputError
         If it is no model, or one that registers nothing.
     """
-    from napari_stnreg.core.errors import InputError
     from napari_stnreg.models.model_file import load_model
 
     model = load_model(path)
@@ -57,12 +57,31 @@ class ModelList(Combo):
         self.about = help_label()
         self._nothing = nothing
         self._chosen: KnownModel | None = None
+        self._loading = ""
         self.currentIndexChanged.connect(self._on_index)
         self.refresh()
 
     @property
     def chosen(self) -> KnownModel | None:
         """The model, or ``None``."""
+        return self._chosen
+
+    @property
+    def loading(self) -> str:
+        """Path of the model that is being read and will be selected; empty without one."""
+        return self._loading
+
+    def require(self) -> KnownModel | None:
+        """Return the selected model, or ``None`` without one; for the start of a run.
+
+        Raises
+        ------
+        InputError
+            If the model is still being read.
+        """
+        if self._loading:
+            name = Path(self._loading).name
+            raise InputError(f"The model '{name}' is still loading. Wait a moment, or select another model.")
         return self._chosen
 
     def refresh(self, choose: KnownModel | None = None) -> None:
@@ -91,11 +110,13 @@ class ModelList(Combo):
             self.refresh()  # back to what was chosen until there is something else
             self.ask_for_file()
             return
+        self._loading = ""  # the user chose something else
         self._chosen = data
         self._show()
 
     def _show(self) -> None:
-        self.about.setText(self._chosen.about if self._chosen is not None else "")
+        about = self._chosen.about if self._chosen is not None else ""
+        self.about.setText(f"Loading {Path(self._loading).name} …" if self._loading else about)
         self.about.setVisible(bool(self.about.text()))
         self.changed.emit()
 
@@ -109,8 +130,8 @@ class ModelList(Combo):
 
     def load(self, path: str) -> None:
         """Load a model in the background and choose it."""
-        self.about.setText(f"Loading {Path(path).name} …")
-        self.about.show()
+        self._loading = path
+        self._show()
         worker = create_worker(load_file, path, _start_thread=False, _ignore_errors=True)
         worker.returned.connect(self._on_loaded)
         worker.errored.connect(self._on_error)
@@ -118,9 +139,15 @@ class ModelList(Combo):
 
     def _on_loaded(self, found: tuple[str, Any]) -> None:
         path, model = found
-        self.take(SESSION.add(model, path))
+        selected = path == self._loading
+        if selected:
+            self._loading = ""
+        entry = SESSION.add(model, path)
+        if selected:
+            self.take(entry)
 
     def _on_error(self, error: Exception) -> None:
+        self._loading = ""
         self._show()
         self.failed.emit(str(error) or type(error).__name__)
 
@@ -133,5 +160,10 @@ class ModelList(Combo):
 
     def restore(self, path: Any) -> None:
         """Take up what :attr:`path` gave; a file that is gone is passed over."""
-        if isinstance(path, str) and (path in pretrained_models() or Path(path).is_file()):
+        if not isinstance(path, str):
+            return
+        if path in pretrained_models() or Path(path).is_file():
             self.take(SESSION.find(path) or SESSION.add(None, path))
+        else:
+            self.about.setText(f"The model '{path}' of the last session does not exist any more; none is selected.")
+            self.about.show()

@@ -71,7 +71,6 @@ class RegisterPanel(FitPanel):
             self.form.addWidget(part)
         self.form.addStretch(1)
         self._make_controls()
-        self.options.restore(self._preferences())
         self.options.restore(preferences.load_state())
         self._connect()
         self.inputs.prefill()
@@ -93,14 +92,6 @@ class RegisterPanel(FitPanel):
         self.scores.open_requested.connect(self._open_panel)
         self.scores.verdict.retry_requested.connect(self.try_next)
         self._layers.idle.connect(self.show_state)
-
-    @staticmethod
-    def _preferences() -> dict[str, Any]:
-        values = preferences.plugin_preferences()
-        state: dict[str, Any] = {"settings": {name: values[name] for name in ("device", "preset") if name in values}}
-        if "preview_rate" in values:
-            state["preview_rate"] = values["preview_rate"]
-        return state
 
     # -- driving it from code
 
@@ -206,7 +197,8 @@ class RegisterPanel(FitPanel):
 
     def _make_job(self, *, again: bool) -> RegistrationJob:
         inputs, options = self.inputs, self.options
-        if not options.family and options.model.chosen is None:
+        model = options.models.require()
+        if not options.family and model is None:
             raise InputError("No transform is selected. Choose a linear one, a deformable one, or both.")
         fixed, moving = inputs.fixed.source(), inputs.moving.source()
         same = inputs.fixed.layer is inputs.moving.layer and inputs.fixed.channel == inputs.moving.channel
@@ -229,7 +221,7 @@ class RegisterPanel(FitPanel):
             fixed_landmarks=fixed_points,
             moving_landmarks=moving_points,
             start=self._earlier_transform() if again else None,
-            model=options.model.chosen,
+            model=model,
             kinds=options.kinds,
             preview_rate=options.rate_box.value(),
             every_frame=inputs.every_frame,

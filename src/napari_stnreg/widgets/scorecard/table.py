@@ -49,6 +49,7 @@ class ScoreTable(QTableWidget):
         self.setHorizontalHeaderLabels(["", "before", "after", ""])
         self.verticalHeader().hide()
         self.setShowGrid(False)
+        self.setTextElideMode(Qt.TextElideMode.ElideNone)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
@@ -95,6 +96,11 @@ class ScoreTable(QTableWidget):
         self.resizeRowsToContents()
         self.blockSignals(False)
         self.restyle(theme)
+
+    def resizeEvent(self, event: Any) -> None:
+        """Let long names wrap at the new width."""
+        super().resizeEvent(event)
+        self.resizeRowsToContents()
 
     @staticmethod
     def _pair(score: Any) -> int | None:

@@ -100,6 +100,7 @@ class TrainPanel(FitPanel):
             self.show_status("A task is running already. Stop it first.", warn=True)
             return False
         try:
+            self.options.models.require()
             self.keeping.check()
             job = self.job()
         except RegistrationError as error:
@@ -258,10 +259,7 @@ class TrainPanel(FitPanel):
         return {"images": self.images.state(), "options": self.options.state(), "keeping": self.keeping.state()}
 
     def restore(self) -> None:
-        """Restore the form of the last session; before that, the device is that of napari's preferences."""
-        device = preferences.plugin_preferences().get("device")
-        if device:
-            self.options.set_values({"device": device})
+        """Restore the form of the last session."""
         kept = preferences.load_state(_PANEL)
         for part, name in ((self.images, "images"), (self.options, "options"), (self.keeping, "keeping")):
             if isinstance(kept.get(name), dict):
