@@ -70,6 +70,7 @@ lint: $(VENV)/.ready
 	$(PY) -m mypy
 	$(VENV)/$(BIN)/lint-imports
 	$(PY) -m codespell_lib
+	$(PY) scripts/check_words.py
 	$(PY) -m npe2 validate src/napari_stnreg/napari.yaml
 
 format: $(VENV)/.ready

@@ -141,7 +141,7 @@ def confirm_section(
     settings: StackSettings,
     encoder: Path | None = None,
 ) -> None:
-    """Confirm the artifacts of a prepared section by its neighbors, and store the section anew.
+    """Confirm the artifacts of a prepared section by its neighbors, and store the section again.
 
     Repeating it changes nothing: what it reads of the neighbors and of the section itself stays as it was.
     """

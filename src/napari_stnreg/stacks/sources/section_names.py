@@ -40,7 +40,7 @@ _SECTION_WORDS = {
     "schnitt",
 }
 _OUTER_WORDS = {"slide", "block", "wafer", "tray", "grid", "plate", "animal", "mouse", "brain", "tape", "reel", "day"}
-"""Words before a number under which sections are counted anew."""
+"""Words before a number under which the count of sections restarts."""
 _NUMBER = re.compile(r"\d+(?:\.\d+)*")
 _SIGNS = "+-\N{MINUS SIGN}"
 _MAX_LISTED = 6

@@ -1,0 +1,95 @@
+"""The documentation: its Python runs, its commands have existing options, and its links lead somewhere."""
+
+import ast
+import re
+import runpy
+import shlex
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [page for page in PAGES if "decisions" not in page.parts]
+RUN = ("README.md", "index.md", "two-layers.md", "doubtful.md", "stains.md", "networks.md")
+"""Pages whose Python is executed, in one namespace for each page."""
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """Return the code blocks of a page in one of the languages."""
+    found = re.finditer(r"^( *)```(\w*)\n(.*?)^\1```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [textwrap.dedent(match[3]) for match in found if match[2] in languages]
+
+
+def commands() -> list[tuple[str, str]]:
+    """Return every ``stnreg`` command of the documentation with the name of its page."""
+    found = []
+    for page in PAGES:
+        for block in blocks(page, "sh", "bash", ""):
+            for line in block.replace("\\\n", " ").splitlines():
+                command = re.sub(r"\s#.*| -?>.*", "", line).strip()
+                if command.startswith("stnreg "):
+                    found.append((page.name, command))
+    return found
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
+def test_python_of_a_page_compiles(page):
+    for block in blocks(page, "python"):
+        ast.parse(block)
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_python_of_a_page_runs(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sample_data").symlink_to(ROOT / "sample_data")
+    (page,) = [page for page in PAGES if page.name == name]
+    code = blocks(page, "python")
+    assert code
+    namespace: dict[str, object] = {}
+    for block in code:
+        exec(compile(block, str(page), "exec"), namespace)
+    printed = capsys.readouterr().out
+    if "result.verdict" in "".join(code):
+        assert "good" in printed
+
+
+def test_options_of_commands_exist():
+    from napari_stnreg.cli.app import app
+
+    assert len(commands()) > 20
+    wrong = []
+    for page, command in commands():
+        words = [word for word in shlex.split(command)[1:] if word != "--help"]
+        try:
+            app.parse_args([*words], exit_on_error=False, print_error=False)
+        except Exception as error:
+            # A file that does not exist here is fine, an option that does not exist is not.
+            if type(error).__module__.startswith("cyclopts"):
+                wrong.append(f"{page}: {command}: {error}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_links_of_the_front_page_lead_to_readable_pages():
+    for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md"):
+        for link in re.findall(r"\]\(([^)#\s]+)", (ROOT / name).read_text(encoding="utf-8")):
+            if not link.startswith("http"):
+                target = ROOT / link
+                assert target.exists(), f"{name}: {link}"
+                if target.suffix == ".md":
+                    assert "{{" not in target.read_text(encoding="utf-8"), f"{name} links to {link}, which has tags"
+
+
+def test_every_network_is_drawn(tmp_path, monkeypatch):
+    from napari_stnreg.networks.registry import NETWORKS
+
+    script = ROOT / "docs" / "pictures" / "architectures.py"
+    monkeypatch.setattr("sys.argv", [str(script), "--out", str(tmp_path)])
+    runpy.run_path(str(script), run_name="__main__")
+    drawn = {path.stem.removeprefix("network_") for path in tmp_path.glob("*.svg")}
+    assert set(NETWORKS) <= drawn
+    page = (ROOT / "docs" / "explanation" / "networks.md").read_text(encoding="utf-8")
+    for name in NETWORKS:
+        assert f"network_{name}.svg" in page, f"the page on networks has no drawing of '{name}'"
+        assert (ROOT / "docs" / "images" / f"network_{name}.svg").exists()
