@@ -168,3 +168,51 @@ def test_result_does_not_depend_on_how_badly_sections_lie(largest):
     change -= change.mean(axis=(0, 2, 3), keepdims=True)  # one motion of the whole stack
     assert np.linalg.norm(change, axis=1).mean() < 0.3
     assert rms(np.diff(plain - own, axis=0)) < 0.2 * rms(np.diff(own, axis=0))
+
+
+def test_linear_part_about_the_tissue_does_not_shift_it():
+    waves = CosineBands((9, 11), 8.0, center=(2.5, 7.0))
+    y, x = np.indices((9, 11))
+    amplitudes = waves.forward(0.4 * (y - 2.5) - 0.7 * (x - 7.0))
+    assert abs(amplitudes[0]) < 1e-9
+    vectors = np.random.default_rng(0).normal(size=(4, 2, 9, 11))
+    np.testing.assert_allclose(waves.back(waves.forward(vectors), vectors.shape), vectors, atol=1e-12)
+    values = np.random.default_rng(1).normal(size=(2, 99))
+    one, other = (waves.forward(vectors[0]) * values).sum(), (vectors[0] * waves.adjoint(values, (2, 9, 11))).sum()
+    assert one == pytest.approx(other)
+
+
+def test_result_does_not_depend_on_the_extent_of_the_lattice():
+    """Neurites that spread apart steadily, on a lattice around them and on one that sticks out at one side."""
+    transforms, matches, _ = shaken(16, seed=1, steady=(0.0, 0.0), rest=0.1)
+    lattice, more = transforms[0].lattice, 5
+    y, x = np.indices(lattice.shape)
+    spread = 0.02 * np.stack([y - y.mean(), x - x.mean()]) * lattice.spacing[0]
+    larger = Lattice(lattice.origin, lattice.spacing, (lattice.shape[0] + more, lattice.shape[1]))
+    pad = [(0, 0)] * 3 + [(0, more), (0, 0)]
+    found = []
+    for one, widths in ((lattice, [(0, 0)] * 5), (larger, pad)):
+        seen = {
+            (a, b): FineMatch(
+                np.pad(m.shift + (b - a) * spread, widths, mode="edge"), np.pad(m.weight, widths), m.score, m.overlap
+            )
+            for (a, b), m in matches.items()
+        }
+        plain = [SectionTransform.from_affine(np.eye(3), one, SHAPE) for _ in transforms]
+        solved = solve_elastic(plain, seen, StackSettings())
+        found.append(np.stack([m.vectors[0][:, : lattice.shape[0]] for m in solved]))
+    change = (found[1] - found[0]).mean(axis=(2, 3))
+    change -= change.mean(axis=0)
+    assert np.linalg.norm(change, axis=1).mean() < 0.3
+
+
+def test_clear_common_slope_is_kept():
+    """A slope of the whole tissue, far above what the jitter of positions feigns."""
+    rng = np.random.default_rng(5)
+    shake = np.diff(rng.normal(0, 4, (21, 2)), axis=0)
+    found = []
+    for slope in (0.0, 1.5):
+        seen = shake + slope
+        known = estimate_variance_components([(seen @ seen.T, 2)], 0.01, 0.02, is_shift=True, linear_trend=1.0)
+        found.append(known.trend)
+    assert found[0] < 0.05 < 0.5 < found[1]

@@ -39,11 +39,22 @@ class Lattice:
     shape: tuple[int, int]
 
     @classmethod
-    def covering(cls, low: npt.ArrayLike, high: npt.ArrayLike, spacing: float) -> Lattice:
-        """Create the lattice of square cells that covers a box of canvas positions."""
-        low, size = np.asarray(low, dtype=np.float64), np.subtract(high, low)
+    def covering(
+        cls, low: npt.ArrayLike, high: npt.ArrayLike, spacing: float, center: npt.ArrayLike | None = None
+    ) -> Lattice:
+        """Create the lattice of square cells that covers a box of canvas positions.
+
+        A control point is at ``center``, by default the middle of the box.
+        """
+        low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+        size = high - low
         cells = np.maximum(np.ceil(size / spacing - 1e-6), 1).astype(int)
         origin = low + size / 2 - (cells / 2 + 1) * spacing
+        if center is not None:
+            middle = np.asarray(center, dtype=np.float64)
+            before = np.ceil((middle - low) / spacing - 1e-6).astype(int)
+            cells = before + np.maximum(np.ceil((high - middle) / spacing - 1e-6), 1).astype(int)
+            origin = middle - (before + 1) * spacing
         return cls((float(origin[0]), float(origin[1])), (spacing, spacing), (int(cells[0]) + 3, int(cells[1]) + 3))
 
     def index(self, points: FloatArray) -> FloatArray:

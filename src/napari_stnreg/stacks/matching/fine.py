@@ -109,7 +109,10 @@ def initial_transforms(
     plain = [SectionTransform.from_affine(a, single, s.shape) for a, s in zip(affines, sections, strict=True)]
     low, high = bounding_box(plain)
     spacing = max(max(s.shape) / settings.cells(s.shape) for s in sections)
-    lattice = Lattice.covering(low, high, spacing)
+    # control points at the same places of the tissue, however far single sections stick out
+    middles = [(np.asarray(s.shape, dtype=np.float64) - 1) / 2 for s in plain]
+    centers = [np.linalg.solve(s.affines[0], [*m, 1.0])[:2] for s, m in zip(plain, middles, strict=True)]
+    lattice = Lattice.covering(low, high, spacing, np.median(centers, axis=0))
     return [
         SectionTransform.from_affine(a, lattice, s.shape, s.fragment_labels, s.factor)
         for a, s in zip(affines, sections, strict=True)

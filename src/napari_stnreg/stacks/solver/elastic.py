@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import center_of_mass
 from scipy.sparse import block_diag, csr_matrix, diags
 from scipy.sparse.linalg import splu
 
@@ -311,7 +312,7 @@ class _Prior:
         out = np.empty_like(state)
         u, c = state[: self.n_fragments], state[self.n_fragments :]
         amplitudes = self.waves.forward(u)
-        out[: self.n_fragments] = self.waves.back(
+        out[: self.n_fragments] = self.waves.adjoint(
             hold * self.jitter * (amplitudes - self.home(amplitudes, hold)), u.shape
         )
         flat = u.reshape(*u.shape[:2], -1)
@@ -321,7 +322,7 @@ class _Prior:
             apart = PARAMETERS.fragment_coupling * (u[right] - u[left])
             np.add.at(out, right, apart)
             np.subtract.at(out, left, apart)
-        out[self.n_fragments :] = self.waves.back(self.trend * self.waves.forward(ar1_precision(c)), c.shape)
+        out[self.n_fragments :] = self.waves.adjoint(self.trend * self.waves.forward(ar1_precision(c)), c.shape)
         return out
 
     def band_matrix(self, band: int, hold: FloatArray, gaps: int) -> csr_matrix:
@@ -339,7 +340,9 @@ def _prior(
 ) -> _Prior:
     """Derive the priors from the variances: that of the residual over that of the unknown."""
     lattice = transforms[0].lattice
-    waves = CosineBands(lattice.shape, max(transforms[0].shape) / lattice.spacing[0])
+    seen = (links.weight[:, 0] + links.weight[:, 2]).sum(axis=0)
+    center: FloatArray | None = np.asarray(center_of_mass(seen)) if seen.any() else None
+    waves = CosineBands(lattice.shape, max(transforms[0].shape) / lattice.spacing[0], center)
     found = _variances(links, transforms, waves)
     loose = TREND_WEIGHT[settings.trend]
     jitter = (
@@ -439,7 +442,7 @@ def _preconditioner(
         solvers.append(splu(matrix.tocsr()[inside][:, inside].tocsc()))
 
     def solve(values: FloatArray) -> FloatArray:
-        amplitudes = prior.waves.forward(values)
+        amplitudes = prior.waves.back_adjoint(values)
         found = np.zeros_like(amplitudes)
         for solver, waves in zip(solvers, [waves for waves in bands if len(waves)], strict=True):
             part = amplitudes[inside][..., waves]
