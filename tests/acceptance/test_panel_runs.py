@@ -88,7 +88,7 @@ def test_register_the_cells(viewer, open_panel, open_sample, tmp_path):
     panel.choose("preset", "fast")
     status = panel.run("Register")
     assert status.startswith("Done"), status
-    warped = next(layer for layer in viewer.layers if layer.name.endswith("warped image"))
+    warped = next(layer for layer in viewer.layers if layer.name.startswith("warped · "))
     transform = saved_transform(warped, tmp_path / "cells.safetensors")
     assert distance_before(truth) > 8  # micrometers
     assert landmark_error(transform, truth) < 0.5

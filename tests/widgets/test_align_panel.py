@@ -84,7 +84,7 @@ def click_plot(plot, qtbot, x, y):
 
 
 def test_a_key_flickers_before_and_after(aligned, viewer):
-    key = next(key for key in viewer.keymap if str(key).replace("+", "-").endswith("Alt-B"))
+    key = next(key for key in viewer.keymap if str(key).replace("+", "-").endswith("Shift-B"))
     viewer.keymap[key](viewer)
     assert viewer.layers["stack"].visible
     assert not viewer.layers["stack aligned"].visible

@@ -65,7 +65,7 @@ def test_flicker_turns_by_itself_and_by_key(viewer, compare, qtbot):
     assert visible(viewer) == ["fixed"]
     qtbot.waitUntil(lambda: visible(viewer) == ["warped"], timeout=5000)
     qtbot.waitUntil(lambda: visible(viewer) == ["fixed"], timeout=5000)
-    key = next(function for binding, function in viewer.keymap.items() if str(binding) == "Shift+F")
+    key = next(function for binding, function in viewer.keymap.items() if str(binding) == "Shift+B")
     was = visible(viewer)
     key(viewer)
     assert visible(viewer) != was
@@ -160,7 +160,7 @@ def test_closing_the_dock_leaves_the_view_and_gives_the_key_back(viewer, compare
     run(compare)
     viewer.window.remove_dock_widget(compare)
     assert trace(viewer) == before
-    assert not any(str(binding) == "Shift+F" and function for binding, function in viewer.keymap.items())
+    assert not any(str(binding) == "Shift+B" and function for binding, function in viewer.keymap.items())
 
 
 def test_the_same_layer_twice_is_refused(viewer, compare, pair):

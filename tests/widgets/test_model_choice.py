@@ -49,7 +49,7 @@ def test_a_model_registers_in_one_pass(panel, viewer, run):
     assert np.abs(expected[:-1, -1]).min() > 0.1
     np.testing.assert_allclose(panel.result.transform.as_matrix(), expected, atol=1e-6)
     assert panel.result.losses == []
-    assert viewer.layers[-1].name == "moving -> fixed (mine): warped image"
+    assert viewer.layers[-1].name == "warped · moving -> fixed (mine)"
     assert viewer.layers[-1].metadata["stnreg"]["settings"]["model"] == "mine"
 
 

@@ -45,7 +45,7 @@ def wait_for_fit(panel, qtbot):
 
 
 def warped_layer(viewer):
-    return next(layer for layer in viewer.layers if layer.name.endswith(": warped image"))
+    return next(layer for layer in viewer.layers if layer.name.startswith("warped · "))
 
 
 def test_a_3d_fit_with_preview_and_all_layers(viewer, pair_panel, run):
@@ -74,9 +74,9 @@ def test_in_the_3d_view_the_grid_is_a_lattice(viewer, pair_panel, run, qtbot):
     panel.start()
     run(panel, 120_000)
     assert panel.status.text().startswith("Done"), panel.status.text()
-    lattice = next(layer for layer in viewer.layers if layer.name.endswith("deformed grid"))
+    lattice = next(layer for layer in viewer.layers if layer.name.startswith("grid · "))
     assert lattice.data.shape[1:] == (2, 3)
-    assert any(kind == "Vectors" for name, kind in seen if name.endswith("grid preview"))
+    assert any(kind == "Vectors" for name, kind in seen if name.startswith("grid preview · "))
 
 
 def test_stopping_a_real_3d_fit_keeps_its_best(viewer, pair_panel, run, qtbot):
@@ -124,7 +124,7 @@ def test_layers_deleted_renamed_and_changed_during_a_real_3d_fit(viewer, pair_pa
     qtbot.wait(200)
     panel.stop()
     run(panel, 60_000)
-    assert panel.status.text().startswith("Done"), panel.status.text()
+    assert panel.status.text().startswith("Stopped; the best so far is kept"), panel.status.text()
     warped = warped_layer(viewer)
     assert warped.name.startswith("moving -> fixed")
     np.testing.assert_allclose(warped.scale, (1, 1, 1))  # of the fixed layer as it was when the run began
@@ -304,7 +304,7 @@ def test_every_frame_to_the_reference(viewer, open_panel, run):
     assert warped.data.shape == series.shape
     np.testing.assert_allclose(warped.scale, (5, 1, 1))
     assert np.abs(warped.data[2, 5:-5, 8:-8] - still[5:-5, 8:-8]).mean() < 8
-    vectors = next(layer for layer in viewer.layers if layer.name.endswith("vectors"))
+    vectors = next(layer for layer in viewer.layers if layer.name.startswith("displacement · "))
     assert vectors.data.shape[1:] == (2, 3)
     assert set(vectors.data[:, 0, 0]) == {0, 1, 2}
 
@@ -378,7 +378,7 @@ def test_color_channels_multiscale_and_dask(viewer, open_panel, run):
         assert panel.start(), panel.status.text()
         run(panel)
         assert panel.status.text().startswith("Done"), panel.status.text()
-        warped = viewer.layers[f"{moving.name} -> {fixed.name} (translation): warped image"]
+        warped = viewer.layers[f"warped · {moving.name} -> {fixed.name} (translation)"]
         assert warped.data.shape[-2 - bool(warped.rgb) :][:2] == (64, 64)
         assert warped.rgb == moving.rgb
         assert warped.data.dtype == np.uint8

@@ -37,14 +37,14 @@ def test_a_layer_that_changes_during_the_run_does_not_reach_it(panel, viewer, en
     run(panel)
     assert panel.result is not None
     np.testing.assert_array_equal(engine.calls[0][1].data, original)
-    np.testing.assert_array_equal(viewer.layers[f"{NAME}: warped image"].scale[-2:], (1, 1))
+    np.testing.assert_array_equal(viewer.layers[f"warped · {NAME}"].scale[-2:], (1, 1))
 
 
 def test_a_deleted_preview_is_left_alone(full, viewer, engine, run, qtbot):
     started(full, engine, qtbot)
-    qtbot.waitUntil(lambda: f"{NAME}: grid preview" in names(viewer), timeout=20_000)
-    viewer.layers.remove(f"{NAME}: grid preview")
-    viewer.layers.remove(f"{NAME}: preview")
+    qtbot.waitUntil(lambda: f"grid preview · {NAME}" in names(viewer), timeout=20_000)
+    viewer.layers.remove(f"grid preview · {NAME}")
+    viewer.layers.remove(f"preview · {NAME}")
     qtbot.wait(300)
     full.stop()
     run(full)
@@ -61,7 +61,7 @@ def test_everything_deleted_during_the_run(panel, viewer, engine, run, qtbot):
 
 def test_closing_the_dock_ends_the_run_and_frees_it(full, viewer, engine, qtbot):
     started(full, engine, qtbot)
-    qtbot.waitUntil(lambda: f"{NAME}: grid preview" in names(viewer), timeout=20_000)
+    qtbot.waitUntil(lambda: f"grid preview · {NAME}" in names(viewer), timeout=20_000)
     dock = next(d for d in viewer.window._qt_window.findChildren(type(full.parent())) if d.widget() is full)
     dock.destroyOnClose()  # what its cross does
     qtbot.waitUntil(lambda: engine.closed == 1)

@@ -33,9 +33,8 @@ def test_a_run_ends_with_its_layers_and_changes_nothing_else(full, viewer, engin
     assert full.state == "idle"
     assert names(viewer)[:2] == ["fixed", "moving"]
     made = names(viewer)[2:]
-    assert [name.removeprefix(NAME + ": ") for name in made] == [
-        "warped image", "difference", "jacobian determinant, 0 % folded", "overlay", "displacement vectors",
-        "deformed grid",
+    assert [name.removesuffix(f" · {NAME}") for name in made] == [
+        "difference", "jacobian, 0 % folded", "fixed", "warped", "displacement", "grid",
     ]  # fmt: skip
     for (name, data, scale), layer in zip(before, viewer.layers, strict=False):
         assert layer.name == name
@@ -81,7 +80,9 @@ def test_stop_keeps_the_best_so_far(panel, viewer, engine, run, qtbot):
     assert panel.state == "stopping"
     run(panel)
     assert panel.result.stop_reason == "stopped"
-    assert f"{NAME}: warped image" in names(viewer)
+    assert panel.status.text().startswith("Stopped; the best so far is kept")
+    assert panel.bar.value() < 1000
+    assert f"warped · {NAME}" in names(viewer)
     assert "stopped" in panel.scores.text()
     assert engine.closed == 1
 
@@ -99,13 +100,14 @@ def test_napari_s_own_cancel_button_stops_too(panel, viewer, engine, run, qtbot)
 def test_the_preview_settles_and_its_layers_become_results(full, viewer, engine, run, qtbot):
     engine.steps, engine.pause = 400, 0.005
     full.start()
-    qtbot.waitUntil(lambda: f"{NAME}: grid preview" in names(viewer), timeout=20_000)
-    picture, grid = viewer.layers[f"{NAME}: preview"], viewer.layers[f"{NAME}: grid preview"]
+    qtbot.waitUntil(lambda: f"grid preview · {NAME}" in names(viewer), timeout=20_000)
+    picture, grid = viewer.layers[f"preview · {NAME}"], viewer.layers[f"grid preview · {NAME}"]
     first = grid.data.copy()
     qtbot.waitUntil(lambda: not np.array_equal(grid.data, first), timeout=20_000)
     run(full)
-    assert picture.name == f"{NAME}: overlay"
-    assert grid.name == f"{NAME}: deformed grid"
+    assert picture.name == f"warped · {NAME}"
+    assert f"fixed · {NAME}" in names(viewer)
+    assert grid.name == f"grid · {NAME}"
     assert not any("preview" in name for name in names(viewer))
 
 
@@ -114,7 +116,7 @@ def test_without_previews_no_preview_layers_appear(panel, viewer, engine, run):
     viewer.layers.events.inserted.connect(lambda event: seen.append(event.value.name))
     panel.start()
     run(panel)
-    assert seen == [f"{NAME}: warped image"]
+    assert seen == [f"warped · {NAME}"]
     assert not any("preview" in name for name in seen)
 
 
@@ -123,7 +125,7 @@ def test_only_the_ticked_layers_are_added(panel, viewer, engine, run):
         box.setChecked(key in ("warped", "checkerboard"))
     panel.start()
     run(panel)
-    assert names(viewer)[2:] == [f"{NAME}: warped image", f"{NAME}: checkerboard"]
+    assert names(viewer)[2:] == [f"checkerboard · {NAME}", f"warped · {NAME}"]
 
 
 def test_undo_removes_exactly_the_last_run(full, viewer, engine, run):
@@ -178,3 +180,88 @@ def test_swap_exchanges_the_sides(panel, viewer, qtbot):
     assert panel.inputs.moving.layer.name == "fixed"
     assert panel.inputs.moving.mask_box.currentData() is mask
     assert panel.inputs.fixed.mask_box.currentData() is None
+
+
+def key_press(viewer):
+    """What the canvas does when the key for before and after is pressed."""
+    next(function for key, function in viewer.keymap.items() if str(key) == "Shift+B")(viewer)
+
+
+def test_a_result_is_green_and_magenta_with_the_verdict_beside_it(full, viewer, engine, run):
+    full.start()
+    run(full)
+    shown = [layer for layer in viewer.layers[2:] if layer.visible]
+    assert [layer.name for layer in shown] == [f"fixed · {NAME}", f"warped · {NAME}", f"grid · {NAME}"]
+    assert [layer.colormap.name for layer in shown[:2]] == ["green", "magenta"]
+    assert shown[1].blending == "additive"
+    assert shown[1].data.dtype == viewer.layers["moving"].data.dtype
+    assert shown[1].contrast_limits[1] > 100
+    assert not any(layer.rgb for layer in viewer.layers if hasattr(layer, "rgb"))
+    text = viewer.canvas.overlays.text
+    assert text.visible
+    assert "good (confidence 0.90)" in text.text
+    full.undo()
+    run(full)
+    assert not text.visible
+    assert full.scores.text() == ""
+
+
+def test_the_text_of_the_user_stays(panel, viewer, engine, run):
+    text = viewer.canvas.overlays.text
+    text.text, text.visible = "mine", True
+    panel.start()
+    run(panel)
+    assert text.text == "mine"
+    panel.undo()
+    run(panel)
+    assert text.visible
+
+
+def test_one_key_shows_before_and_after(full, viewer, engine, run):
+    full.start()
+    run(full)
+    count = len(viewer.layers)
+    looks = [(layer.visible, layer.blending) for layer in viewer.layers[:2]]
+    warped = viewer.layers[f"warped · {NAME}"]
+    key_press(viewer)
+    before = viewer.layers[f"moving · {NAME}"]
+    assert (before.visible, warped.visible) == (True, False)
+    np.testing.assert_array_equal(before.data, viewer.layers["moving"].data)
+    key_press(viewer)
+    assert (before.visible, warped.visible) == (False, True)
+    assert len(viewer.layers) == count + 1
+    assert [(layer.visible, layer.blending) for layer in viewer.layers[:2]] == looks
+    full.undo()
+    run(full)
+    assert names(viewer) == ["fixed", "moving"]
+    key_press(viewer)
+    viewer.window.remove_dock_widget(full)
+    assert not any(str(key) == "Shift+B" and function for key, function in viewer.keymap.items())
+    full.deleteLater()
+
+
+def test_own_results_are_not_offered_as_inputs(full, viewer, engine, run):
+    full.start()
+    run(full)
+    full.switch()
+    full.refresh()
+    for side in (full.inputs.fixed, full.inputs.moving):
+        box = side.layer_box
+        assert [box.itemText(i) for i in range(box.count())] == ["fixed", "moving"]
+
+
+def test_old_scores_do_not_stay_beside_a_new_error(panel, viewer, engine, run):
+    panel.start()
+    run(panel)
+    assert "0.900" in panel.scores.text()
+    engine.error = ValueError("broken")
+    panel.start()
+    run(panel)
+    assert "broken" in panel.status.text()
+    assert panel.scores.text() == ""
+    engine.error = None
+    panel.start()
+    run(panel)
+    panel.set_moving("fixed")
+    assert not panel.start()
+    assert panel.scores.text() == ""

@@ -43,7 +43,7 @@ def test_the_picture_lies_over_the_stack_while_the_network_learns(viewer, open_t
     viewer.add_image(drifting(), name="stack", scale=(5, 2, 2), translate=(0, 100, -40), units=("um",) * 3)
     train = open_train(epochs=5000)
     train.train()
-    name = "affine on stack: preview"
+    name = "preview · affine on stack"
     qtbot.waitUntil(lambda: name in viewer.layers, timeout=60_000)
     picture = viewer.layers[name]
     np.testing.assert_allclose(picture.extent.world, [[99.125, -40.875], [162.875, 22.875]], atol=1e-6)

@@ -14,7 +14,7 @@ from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.io.napari_layers import AXIS_LABELS, LayerData, placement
 from napari_stnreg.visualization.deformation import arrows, deformed_grid
-from napari_stnreg.visualization.overlays import checkerboard, lattice_lines, overlay, rescaled
+from napari_stnreg.visualization.overlays import checkerboard, lattice_lines, limits_of, rescaled
 
 if TYPE_CHECKING:
     from napari_stnreg.registration.result import Result
@@ -22,14 +22,31 @@ if TYPE_CHECKING:
 
 KINDS = {
     "warped": ("Warped image", "The moving image on the fixed one's grid, sampled once from the original."),
-    "overlay": ("Overlay", "Fixed in green and warped in magenta: gray where they agree."),
+    "overlay": ("Overlay", "Fixed in green under warped in magenta: gray where they agree."),
     "grid": ("Deformed grid", "A regular grid over the moving image, deformed like the image."),
     "vectors": ("Displacement vectors", "Arrows from points of the fixed image to where their values come from."),
     "jacobian": ("Jacobian determinant", "Local change of volume: 1 keeps it, 0 or less folds."),
     "difference": ("Difference", "Warped minus fixed, each scaled to 0 to 1."),
     "checkerboard": ("Checkerboard", "Squares of fixed and warped in turn."),
 }
-"""Result layers by key: title in the panel and one line of description."""
+"""Result layers by key: what the panel calls them, and one line that says what they show."""
+
+LAYER_PREFIXES = {
+    "warped": "warped",
+    "overlay": "fixed",
+    "magenta": "warped intensity",
+    "grid": "grid",
+    "vectors": "displacement",
+    "jacobian": "jacobian",
+    "difference": "difference",
+    "checkerboard": "checkerboard",
+}
+"""First word of a layer's name by its key. An overlay is two layers: ``"overlay"``, the fixed image in green, and above
+it the warped image in magenta, or ``"magenta"`` if the warped image has channels."""
+
+FIXED_LOOK: dict[str, Any] = {"colormap": "green", "blending": "translucent_no_depth", "gamma": 1.0}
+"""The fixed image hides what is below it, so that the colors add up in 2D and 3D whatever else is visible."""
+WARPED_LOOK: dict[str, Any] = {"colormap": "magenta", "blending": "additive", "gamma": 1.0}
 
 DEFAULT_KINDS = ("warped", "overlay", "grid", "vectors", "jacobian", "difference")
 
@@ -80,8 +97,11 @@ def result_layers(
         made["warped"] = image_layer(result.warped, display)
     if kinds & {"overlay", "difference", "checkerboard"}:
         made |= _comparisons(result, fixed, kinds)
-        if volume and "overlay" in made:
-            made["overlay"][1]["visible"] = False  # napari draws no color volumes
+    if "warped" in made and "overlay" in made:
+        if "magenta" in made:
+            made["warped"][1]["visible"] = False
+        else:
+            made["warped"][1].update(WARPED_LOOK, contrast_limits=limits_of(result.warped.data, result.warped.mask))
     if "jacobian" in kinds:
         determinant = result.transform.jacobian_determinant(grid)
         made["jacobian"] = jacobian_layer(determinant, grid)
@@ -92,7 +112,7 @@ def result_layers(
             result.transform, grid, moving.grid.with_unit(result.transform.unit), volume=volume
         )
     # In the order in which they lie on each other, the grid on top of all.
-    order = ("warped", "difference", "checkerboard", "jacobian", "overlay", "vectors", "grid")
+    order = ("difference", "checkerboard", "jacobian", "overlay", "warped", "magenta", "vectors", "grid")
     return {key: made[key] for key in order if key in made}
 
 
@@ -115,12 +135,17 @@ def _comparisons(result: Result, fixed: Image, kinds: frozenset[str]) -> dict[st
     still = fixed.replace(data=fixed.intensity(settings.fixed_channel), rgb=False, mask=None)
     if not grid.same_lattice(fixed.grid):
         still = sr.warp(still, None, grid)
-    a = rescaled(still.data)
-    b = rescaled(result.warped.intensity(settings.moving_channel), result.warped.mask)
+    values = result.warped.intensity(settings.moving_channel)
     where = placement(grid)
     made: dict[str, LayerData] = {}
     if "overlay" in kinds:
-        made["overlay"] = (overlay(a, b), {**where, "rgb": True, "visible": True}, "image")
+        look = {**FIXED_LOOK, "contrast_limits": limits_of(still.data, fixed.mask), "visible": True}
+        made["overlay"] = (still.data, {**where, **look}, "image")
+        if "warped" not in kinds or result.warped.has_channel_axis:
+            look = {**WARPED_LOOK, "contrast_limits": limits_of(values, result.warped.mask), "visible": True}
+            made["magenta"] = (values, {**where, **look}, "image")
+    a = rescaled(still.data) if kinds & {"difference", "checkerboard"} else np.empty(0)
+    b = rescaled(values, result.warped.mask) if a.size else a
     if "difference" in kinds:
         look = {"colormap": DIVERGING_COLORMAP, "contrast_limits": (-1, 1), "visible": False}
         made["difference"] = (b - a, {**where, **look}, "image")

@@ -23,8 +23,6 @@ from napari_stnreg.widgets.common.task_panel import TaskPanel
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
-FLICKER = "Alt-B"
-
 
 class AlignStackPanel(TaskPanel):
     """Align a stack layer, and find and correct misaligned sections.
@@ -72,7 +70,7 @@ class AlignStackPanel(TaskPanel):
         emphasize(self.align_button)
         self.save_button = button("Save …", "Write the aligned stack and its displacement as OME-Zarr.")
         self._start_row = button_row(self.align_button, self.save_button)
-        self.flicker_button = button("Before / after", "Switch between the raw and the aligned stack (Alt+B).")
+        self.flicker_button = button("Before / after", "Switch between the raw and the aligned stack (Shift+B).")
         self.reslice_button = button(
             "Cut XZ, YZ", "Cut both stacks across the sections, through the middle of the view."
         )
@@ -90,7 +88,7 @@ class AlignStackPanel(TaskPanel):
         self.corrections.again.connect(self._on_again)
         self._to_findings.timeout.connect(self._scroll_to_findings)
         self.run_shortcut(self.start)
-        self._viewer.bind_key(FLICKER, self._on_flicker_key, overwrite=True)
+        self.claim_before_after(self.flicker)
 
     # -- the stack that is worked on
 
@@ -193,6 +191,7 @@ class AlignStackPanel(TaskPanel):
         if work is None or job is None:
             return
         work.take(job, result)
+        self.claim_before_after(self.flicker)
         if result.stop_reason == "stopped":
             self.bar.setValue(0)
             again = "Align" if job.section_range is None else "Align these again"
@@ -237,9 +236,6 @@ class AlignStackPanel(TaskPanel):
         """Switch between the raw and the aligned stack."""
         if self._work is not None:
             self._work.flicker()
-
-    def _on_flicker_key(self, _viewer: Viewer) -> None:
-        self.flicker()
 
     def cut(self) -> bool:
         """Reslice both stacks through the center of the view and show the slices side by side."""
@@ -350,4 +346,3 @@ class AlignStackPanel(TaskPanel):
     def close_down(self) -> None:
         """Cancel the run and release the viewer."""
         super().close_down()
-        self._viewer.bind_key(FLICKER, None, overwrite=True)

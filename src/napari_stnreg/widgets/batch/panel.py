@@ -351,6 +351,11 @@ class BatchPanel(TaskPanel):
             self.table.show_row(number, state, row, theme)
             self.table.scrollToItem(self.table.item(number, 0))
 
+    def show_error(self, error: Exception) -> None:
+        """Show an error; the summary of an earlier batch does not stay beside it."""
+        self.note.setText("")
+        super().show_error(error)
+
     def _on_done(self, result: Any) -> None:
         self.result = result
         names = [job.name for job in self.jobs]

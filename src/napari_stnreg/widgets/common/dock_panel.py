@@ -10,6 +10,8 @@ from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QMainWindow, QWidget
 
+from napari_stnreg.widgets.common.before_after import KEY_TEXT, claim_key, release_key
+
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
@@ -33,7 +35,7 @@ class DockPanel(QWidget):
         super().__init__()
         # A proxy wraps each layer in a new object, so that `is`, weak references and dict keys fail: use the viewer.
         self._viewer: Viewer = inspect.unwrap(napari_viewer)
-        self._connected = False
+        self._connected = self._has_switch_key = False
         self._window: QMainWindow | None = None
         self._refresh_timer = self._timer(self.refresh)
         self._close_timer = self._timer(self._on_window_closed)
@@ -72,6 +74,13 @@ class DockPanel(QWidget):
         """Start the panel's main task with Ctrl and either Enter key."""
         for keys in ("Ctrl+Return", "Ctrl+Enter"):
             self.shortcut(keys, slot)
+
+    def claim_before_after(self, switch: Callable[[], Any]) -> None:
+        """Let the key for before and after call a function, in the viewer and in the panel."""
+        claim_key(self._viewer, self, switch)
+        if not self._has_switch_key:
+            self._has_switch_key = True
+            self.shortcut(KEY_TEXT, switch)
 
     # -- connection to the viewer
 
@@ -123,5 +132,6 @@ class DockPanel(QWidget):
 
     def _close(self) -> None:
         self._refresh_timer.stop()
+        release_key(self._viewer, self)
         self.close_down()
         self.disconnect_viewer()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from napari.layers import Image as ImageLayer
@@ -17,8 +17,9 @@ from napari.layers import Layer
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.io.napari_layers import placement
-from napari_stnreg.visualization.layers import grid_layer
-from napari_stnreg.visualization.overlays import grid_lines, lattice_lines, limits_of, overlay
+from napari_stnreg.visualization.layers import FIXED_LOOK, WARPED_LOOK, grid_layer
+from napari_stnreg.visualization.overlays import grid_lines, lattice_lines, limits_of
+from napari_stnreg.widgets.common.result_layers import OWN
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -36,13 +37,14 @@ class PreviewFrame:
 
     Parameters
     ----------
-    image
-        The overlay, or for the 3D view the warped image alone.
+    fixed, warped
+        The fixed and the warped image, from 0 to 1.
     lines
         An image of the deformed grid, or for the 3D view its line segments ``(N, 2, D)`` in the fixed world.
     """
 
-    image: np.ndarray
+    fixed: np.ndarray
+    warped: np.ndarray
     lines: np.ndarray
 
 
@@ -64,8 +66,7 @@ class PreviewRenderer:
     rate
         Previews a second at most; 0 for none.
     volume
-        Whether the viewer shows three dimensions, where color images cannot be drawn: the warped image and a lattice
-        are made instead of the overlay and a net.
+        Whether the viewer shows three dimensions: the grid is then a lattice instead of a net.
     """
 
     def __init__(
@@ -107,17 +108,16 @@ class PreviewRenderer:
             index = torch.from_numpy(self._coarse.to_index(mapped).astype(np.float32))[None]
             warped = sample(torch.from_numpy(self._moving)[None, None], index)[0, 0].numpy()
         if self.volume:
-            image, lines = warped, lattice_lines(transform.inverse(), self._moving_grid)
+            lines = lattice_lines(transform.inverse(), self._moving_grid)
         else:
             lines = grid_lines(mapped, self._moving_grid, width=1.2 if self.grid.ndim == 2 else 1.0)
-            image = overlay(self._fixed, warped.clip(0, 1))
         finished = time.perf_counter()
         self._next = started + max(1 / self.rate if self.rate else 0, (finished - started) / _MAX_TIME_FRACTION)
-        return PreviewFrame(image, lines)
+        return PreviewFrame(self._fixed, warped, lines)
 
 
 class PreviewLayers:
-    """The two preview layers; lives on the GUI thread.
+    """The three preview layers; lives on the GUI thread.
 
     Parameters
     ----------
@@ -133,27 +133,28 @@ class PreviewLayers:
 
     def __init__(self, viewer: Viewer, grid: Grid, first: PreviewFrame, name: str) -> None:
         self._viewer = viewer
-        where = placement(preview_grid(grid))
-        self.color = first.image.ndim > grid.ndim
-        look: dict[str, Any] = {"rgb": True}
-        if not self.color:
-            look = {"colormap": "magenta", "contrast_limits": (0, 1), "blending": "additive"}
-        self.image = ImageLayer(first.image, name=f"{name}: preview", interpolation2d="linear", **look, **where)
-        self.lines = Layer.create(*grid_layer(first.lines, preview_grid(grid), name=f"{name}: grid preview"))
-        self._pending = [self.image, self.lines]
+        where = placement(preview_grid(grid)) | {"contrast_limits": (0, 1), "metadata": {OWN: True}}
+        self.fixed = ImageLayer(first.fixed, name=f"fixed preview · {name}", **FIXED_LOOK, **where)
+        self.warped = ImageLayer(
+            first.warped, name=f"preview · {name}", interpolation2d="linear", **WARPED_LOOK, **where
+        )
+        lines = grid_layer(first.lines, preview_grid(grid), name=f"grid preview · {name}", metadata={OWN: True})
+        self.lines = Layer.create(*lines)
+        self._pending = [self.fixed, self.warped, self.lines]
 
     def add_next(self) -> bool:
-        """Add one of the two layers; return whether one is left. One per turn keeps the window responsive."""
+        """Add the next layer; return whether one is left. One per turn keeps the window responsive."""
         if self._pending:
             self._viewer.add_layer(self._pending.pop(0))
         return bool(self._pending)
 
     def show(self, preview: PreviewFrame) -> None:
         """Show new arrays; a layer that the user has deleted or hidden is skipped."""
-        for layer, data in ((self.image, preview.image), (self.lines, preview.lines)):
+        for layer, data in ((self.warped, preview.warped), (self.lines, preview.lines)):
             if layer in self._viewer.layers and layer.visible and layer.data.shape == data.shape:
                 layer.data = data
 
-    def remaining(self) -> list[Layer]:
-        """The preview layers that are still in the viewer."""
-        return [layer for layer in (self.image, self.lines) if layer in self._viewer.layers]
+    def remaining(self) -> dict[str, Layer]:
+        """The preview layers that are still in the viewer, by the key of the result that they become."""
+        layers = {"overlay": self.fixed, "warped": self.warped, "grid": self.lines}
+        return {key: layer for key, layer in layers.items() if layer in self._viewer.layers}

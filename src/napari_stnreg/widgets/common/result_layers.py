@@ -10,10 +10,14 @@ from napari.layers import Layer
 
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.napari_layers import LayerData, transform_to_metadata
-from napari_stnreg.visualization.layers import KINDS, folding_text
+from napari_stnreg.visualization.layers import LAYER_PREFIXES, folding_text
 
 if TYPE_CHECKING:
     from napari_stnreg.registration.result import Result
+
+
+OWN = "stnreg_own"
+"""Key in the metadata of previews and views."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,9 @@ class RunName:
     def __str__(self) -> str:
         return f"{self.moving} -> {self.fixed} ({self.method})"
 
-    def layer(self, what: str) -> str:
-        """The name of one result layer."""
-        return f"{self}: {what}"
+    def layer(self, kind: str) -> str:
+        """The name of one result layer, which starts with its kind."""
+        return f"{kind} · {self}"
 
 
 def run_record(result: Result, name: RunName, run: str, moving: Grid) -> dict[str, Any]:
@@ -53,7 +57,7 @@ def name_layers(
     """The layers with their names, and the run recorded in their metadata."""
     out: dict[str, LayerData] = {}
     for key, (data, keywords, kind) in layers.items():
-        what = KINDS[key][0].lower()
+        what = LAYER_PREFIXES[key]
         if key == "jacobian":
             what += f", {folding_text(folding)}"
         # What the moving layer carried (such as the orientation of its file) goes with the warped image alone.
@@ -61,6 +65,13 @@ def name_layers(
         own["stnreg"] = {**record, "what": key}
         out[key] = (data, {**keywords, "name": name.layer(what), "metadata": own}, kind)
     return out
+
+
+def is_own_layer(layer: Layer) -> bool:
+    """Return whether a layer is a result, a preview or a view of the plugin, which is not offered as an input."""
+    record = layer.metadata.get("stnreg")
+    is_result = isinstance(record, dict) and record.get("what") in LAYER_PREFIXES
+    return is_result or bool(layer.metadata.get(OWN))
 
 
 def make_layer(layer_data: LayerData) -> Layer:
@@ -72,12 +83,12 @@ def make_layer(layer_data: LayerData) -> Layer:
 def update_layer(layer: Layer, layer_data: LayerData) -> None:
     """Turn a preview layer into a result layer, ten times as fast as removing the one and adding the other."""
     data, keywords, _ = layer_data
-    if layer.data.shape != data.shape or layer.data.dtype != data.dtype:
-        layer.data = data
-        where = {key: keywords[key] for key in ("scale", "translate", "affine", "plane") if key in keywords}
-        for key, value in where.items():
-            setattr(layer, key, value)
-    else:
-        layer.data = data
+    names: tuple[str, ...] = ("contrast_limits", "colormap", "gamma", "blending")
+    if layer.data.shape != data.shape:
+        names = ("scale", "translate", "affine", "plane", *names)
+    layer.data = data
+    for key in names:
+        if key in keywords:
+            setattr(layer, key, keywords[key])
     layer.name = keywords["name"]
     layer.metadata = keywords["metadata"]

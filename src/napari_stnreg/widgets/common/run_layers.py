@@ -90,7 +90,7 @@ class RunLayers(QObject):
         if self._preview is None:
             self._selected = list(self._viewer.layers.selection)
             self._preview = PreviewLayers(self._viewer, grid, preview, name)
-            self._enqueue(self._add_preview, self._add_preview)
+            self._enqueue(*[self._add_preview] * 3)
         else:
             self._preview.show(preview)
 
@@ -102,7 +102,7 @@ class RunLayers(QObject):
         """Remove the preview layers, one after the other."""
         if self._preview is not None:
             preview, self._preview = self._preview, None
-            self._enqueue(*(self._removal(layer) for layer in preview.remaining()))
+            self._enqueue(*(self._removal(layer) for layer in preview.remaining().values()))
             self._enqueue(lambda: self._select(self._selected))
 
     def drop(self) -> None:
@@ -110,7 +110,7 @@ class RunLayers(QObject):
         self._queue.clear()
         self._timer.stop()
         preview, self._preview = self._preview, None
-        for layer in preview.remaining() if preview is not None else ():
+        for layer in preview.remaining().values() if preview is not None else ():
             self._viewer.layers.remove(layer)
 
     def _select(self, layers: list[Layer]) -> None:
@@ -143,10 +143,9 @@ class RunLayers(QObject):
         selected = self._selected if preview is not None else list(self._viewer.layers.selection)
         self._queue.clear()
         reused: dict[str, Layer] = {}
-        for layer in preview.remaining() if preview is not None else []:
-            assert preview is not None
-            kind = "grid" if layer is preview.lines else "overlay"
-            if (kind == "grid" or preview.color) and kind in layers and reuse_preview:
+        for key, layer in (preview.remaining() if preview is not None else {}).items():
+            kind = "magenta" if key == "warped" and "magenta" in layers else key
+            if reuse_preview and kind in layers and "overlay" in layers and type(layer) is type(layers[kind]):
                 reused[kind] = layer
             else:
                 self._enqueue(self._removal(layer))
@@ -185,6 +184,16 @@ class RunLayers(QObject):
             added.append(layer)
 
         return insert
+
+    def last_by_kind(self) -> dict[str, Layer]:
+        """Return the layers of the last run that are in the viewer, by kind."""
+        self._forget_removed()
+        return {(layer.metadata.get("stnreg") or {}).get("what", ""): layer for layer in (self._runs or [[]])[-1]}
+
+    def adopt(self, layer: Layer) -> None:
+        """Count a layer among those of the last run, so that undo removes it too."""
+        if self._runs:
+            self._runs[-1].append(layer)
 
     # -- undo
 

@@ -239,7 +239,7 @@ class TaskPanel(DockPanel):
             self.on_progress(progress.payload)
 
     def _on_finished(self, result: Any) -> None:
-        done = self._end(1000)
+        done = self._end(self.bar.value() if self._runner.stop_requested else 1000)
         try:
             if done is not None:
                 done(result)

@@ -200,6 +200,11 @@ class TaskRunner(QObject):
         return self.running and self._control.stop.is_set()
 
     @property
+    def stop_requested(self) -> bool:
+        """Whether the running or the last task was asked to stop; it may be incomplete then."""
+        return self._control.stop.is_set()
+
+    @property
     def paused(self) -> bool:
         """Whether a pause of the running task was requested."""
         return self.running and self._control.pause.is_set()

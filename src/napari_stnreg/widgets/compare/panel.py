@@ -12,14 +12,12 @@ from qtpy.QtWidgets import QDoubleSpinBox, QGridLayout, QLabel, QSizePolicy, QSl
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, help_label
 from napari_stnreg.widgets.common.layer_io import layer_source
+from napari_stnreg.widgets.common.result_layers import OWN
 from napari_stnreg.widgets.common.task_panel import TaskPanel
 from napari_stnreg.widgets.compare.views import COLORS, VIEWS, CompareViews, Pair, prepare
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
-
-KEY = "Shift-F"
-"""Turns to the other image, in the viewer; a letter alone would be taken by the tools of Labels and Shapes layers."""
 
 
 class ComparePanel(TaskPanel):
@@ -68,7 +66,7 @@ class ComparePanel(TaskPanel):
         self.rate_box.setSingleStep(0.5)
         self.rate_box.setValue(2.0)
         self.rate_box.setSuffix(" / s")
-        self.rate_box.setToolTip("How often flicker turns to the other image; 0: only when Shift+F is pressed.")
+        self.rate_box.setToolTip("How often flicker turns to the other image; 0: only when Shift+B is pressed.")
         self.rate_box.setAccessibleName("rate of the flicker")
         self.squares_slider = QSlider(Qt.Orientation.Horizontal)
         self.squares_slider.setRange(2, 40)
@@ -87,7 +85,7 @@ class ComparePanel(TaskPanel):
         self.shown.setWordWrap(True)
         self.shown.setAccessibleName("image on screen")
         note = help_label()
-        note.setText("Shift+F over the image turns to the other one by hand.")
+        note.setText("Shift+B switches to the other image by hand.")
         for layout in (sides, grid, looks):
             self.form.addLayout(layout)
         self.form.addWidget(note)
@@ -103,8 +101,7 @@ class ComparePanel(TaskPanel):
         self.color_box.currentIndexChanged.connect(self._on_colors)
         for box in (self.first_box, self.second_box):
             box.currentIndexChanged.connect(self._on_choice)
-        self.shortcut("Shift+F", self.turn)
-        self._former_key = self._viewer.bind_key(KEY, self._on_key, overwrite=True)
+        self.claim_before_after(self.turn)
         self.refresh()
         self._prefill()
 
@@ -113,9 +110,7 @@ class ComparePanel(TaskPanel):
     def refresh(self) -> None:
         """Take up the viewer's layers."""
         images = [
-            layer
-            for layer in self._viewer.layers
-            if isinstance(layer, ImageLayer) and not layer.name.startswith("compare: ")
+            layer for layer in self._viewer.layers if isinstance(layer, ImageLayer) and not layer.metadata.get(OWN)
         ]
         for box in (self.first_box, self.second_box):
             box.set_items([(layer.name, layer) for layer in images], box.currentData())
@@ -156,6 +151,7 @@ class ComparePanel(TaskPanel):
 
     def show_view(self, view: str) -> bool:
         """Show one of :data:`~.views.VIEWS`; false, with a sentence, when that cannot be."""
+        self.claim_before_after(self.turn)
         try:
             first, second = self._layers()
             if view == "flicker":
@@ -210,9 +206,6 @@ class ComparePanel(TaskPanel):
             self.views.flicker(*self._layers())
         except RegistrationError as error:
             self.show_error(error)
-
-    def _on_key(self, _viewer: Viewer) -> None:
-        self.turn()
 
     def _on_button(self) -> None:
         view = self.sender().property("view")
@@ -275,7 +268,7 @@ class ComparePanel(TaskPanel):
             self._released = False
             self.views = CompareViews(self._viewer, self)
             self.views.changed.connect(self._on_view)
-            self._former_key = self._viewer.bind_key(KEY, self._on_key, overwrite=True)
+            self.claim_before_after(self.turn)
 
     def close_down(self) -> None:
         """Leave the view, give the key back and let go of the viewer."""
@@ -284,5 +277,4 @@ class ComparePanel(TaskPanel):
         if not self._released:
             self._released = True
             self.views.release()
-            self._viewer.bind_key(KEY, self._former_key, overwrite=True)
             self._pair = None

@@ -21,6 +21,7 @@ from napari_stnreg.io.napari_layers import placement
 from napari_stnreg.visualization.layers import DIVERGING_COLORMAP
 from napari_stnreg.visualization.overlays import checkerboard, rescaled
 from napari_stnreg.widgets.common.layer_io import LayerSource
+from napari_stnreg.widgets.common.result_layers import OWN
 from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress
 
 if TYPE_CHECKING:
@@ -245,7 +246,7 @@ class CompareViews(QObject):
         self._show_only([])
         selected = list(self._viewer.layers.selection)
         for data, name, look in pictures:
-            layer = ImageLayer(data, name=f"compare: {name}", **where, **look)
+            layer = ImageLayer(data, name=f"compare: {name}", metadata={OWN: True}, **where, **look)
             self._viewer.add_layer(layer)
             self._made.append(layer)
         self._viewer.layers.selection = set(selected)

@@ -9,6 +9,7 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Points, Vectors
 
+from napari_stnreg.widgets.common.result_layers import OWN
 from napari_stnreg.widgets.explorer.source import Picture
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class Canvas:
     def _add(self, key: str, layer: Any) -> None:
         """Add a layer at its place in :data:`_ORDER`; the user's selection stays."""
         active = self._viewer.layers.selection.active
+        layer.metadata[OWN] = True
         if not isinstance(layer, ImageLayer):
             # A thumbnail of 300 lines takes longer than the lines, and shows nothing that can be seen.
             layer.refresh = partial(layer.refresh, thumbnail=False)

@@ -46,7 +46,7 @@ def python_script(job: RegistrationJob) -> str:
             lines.append(f"{side}_landmarks = np.array({np.asarray(points).tolist()})")
             words.append(f"{side}_landmarks={side}_landmarks")
     if job.start is not None:
-        layer = job.name.layer("warped image")
+        layer = job.name.layer("warped")
         lines.append(f"start = transform_from_metadata(viewer.layers[{layer!r}].metadata['stnreg']['start'])")
         words.append("start_transform=start")
     arguments = ", ".join(["fixed", "moving(frame)" if series else "moving", *words])

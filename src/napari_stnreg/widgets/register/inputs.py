@@ -20,6 +20,7 @@ from napari_stnreg.widgets.common.layer_io import (
     layout_name,
     level_shapes,
 )
+from napari_stnreg.widgets.common.result_layers import is_own_layer
 from napari_stnreg.widgets.register.series_run import FIXED_IMAGE, REFERENCES
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class ImageSelector(QWidget):
     def refresh(self) -> None:
         """Take up the viewer's layers, keeping what is chosen where it is still there."""
         layers = self._viewer.layers
-        images = [layer for layer in layers if isinstance(layer, ImageLayer)]
+        images = [layer for layer in layers if isinstance(layer, ImageLayer) and not is_own_layer(layer)]
         self.layer_box.set_items([(layer.name, layer) for layer in images], self.layer)
         masks = [layer for layer in layers if isinstance(layer, Labels | Shapes)]
         self.mask_box.set_items([("none", None), *((m.name, m) for m in masks)], self.mask_box.currentData())
@@ -225,11 +226,10 @@ class InputForm(QWidget):
     def prefill(self) -> None:
         """Take fixed and moving from the selection (in the order of the layer list), else the last two images."""
         layers = self._viewer.layers
-        images = [layer for layer in layers if isinstance(layer, ImageLayer)]
+        images = [layer for layer in layers if isinstance(layer, ImageLayer) and not is_own_layer(layer)]
         chosen = [layer for layer in images if layer in layers.selection]
         if len(chosen) != 2:
-            plain = [layer for layer in images if "stnreg" not in layer.metadata and not layer.name.endswith("preview")]
-            chosen = plain[-2:] if len(plain) > 1 else images[-2:]
+            chosen = images[-2:]
         if chosen:
             self.fixed.layer_box.set_current(chosen[0])
             self.moving.layer_box.set_current(chosen[-1])

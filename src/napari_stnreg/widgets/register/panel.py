@@ -19,6 +19,7 @@ from napari_stnreg.widgets.common.layer_io import LayerSource, landmark_points
 from napari_stnreg.widgets.common.memory_dialog import accepts_lower_resolution, memory_question
 from napari_stnreg.widgets.common.open_panel import open_panel
 from napari_stnreg.widgets.common.plot import CurvesPlot, LossPlot
+from napari_stnreg.widgets.register.canvas_view import CanvasView
 from napari_stnreg.widgets.register.code_export import command_line, python_script
 from napari_stnreg.widgets.register.inputs import ImageSelector, InputForm
 from napari_stnreg.widgets.register.options import OptionsForm
@@ -28,7 +29,7 @@ from napari_stnreg.widgets.register.run import (
     RegistrationUpdate,
     run_registration,
 )
-from napari_stnreg.widgets.register.scores_view import ScoresView
+from napari_stnreg.widgets.register.scores_view import VERDICT_COLORS, ScoresView
 from napari_stnreg.widgets.register.series_run import MotionUpdate
 from napari_stnreg.widgets.scorecard.table import theme_kind
 
@@ -61,6 +62,8 @@ class RegisterPanel(FitPanel):
         super().__init__(napari_viewer, "Choose two images and press Register.", OptionsForm(), LossPlot)
         self._job: RegistrationJob | None = None
         self._run: RegistrationRun | None = None
+        self._moving_layer: Layer | None = None
+        self._canvas = CanvasView(self._viewer)
         self.inputs = InputForm(self._viewer)
         self.scores = ScoresView()
         self.motion_plot = CurvesPlot(self._viewer)
@@ -80,14 +83,17 @@ class RegisterPanel(FitPanel):
         self.register_button = button("Register", "Warp the moving image onto the fixed one (Ctrl+Enter).")
         self.bar.setToolTip("Fraction of the planned steps; a run that converges ends earlier.")
         self.undo_button = button("Undo run", "Remove the layers of the last run.")
+        self.switch_button = button("Before / after", "Show the moving image before and after registration (Shift+B).")
         self.again_button = button("Run again", "Register once more, starting at the result (of the selected layer).")
         self.set_run_buttons(self.register_button)
-        self.set_action_buttons(self.undo_button, self.again_button, self.copy_button)
+        self.set_action_buttons(self.undo_button, self.again_button)
+        self.set_action_buttons(self.switch_button, self.copy_button)
 
     def _connect(self) -> None:
         self.register_button.clicked.connect(self.start)
         self.run_shortcut(self.start)
         self.undo_button.clicked.connect(self.undo)
+        self.switch_button.clicked.connect(self.switch)
         self.again_button.clicked.connect(self.again)
         self.scores.open_requested.connect(self._open_panel)
         self.scores.verdict.retry_requested.connect(self.try_next)
@@ -143,7 +149,7 @@ class RegisterPanel(FitPanel):
         self.refresh()
         layer = self._viewer.layers[layer] if isinstance(layer, str) else layer
         if not selector.layer_box.set_current(layer):
-            raise InputError(f"'{layer.name}' is not an image layer of this viewer.")
+            raise InputError(f"'{layer.name}' cannot be registered: it is no image layer of this viewer, or a result.")
 
     def start(self) -> bool:
         """Register; return false, with a message in the status line, if that is not possible."""
@@ -162,6 +168,7 @@ class RegisterPanel(FitPanel):
     def forget(self) -> None:
         """Release the last run and its images."""
         self._job = self._run = None
+        self._canvas.clear()
         self.show_state()
 
     # -- a run
@@ -185,7 +192,8 @@ class RegisterPanel(FitPanel):
         preferences.save_state(self.options.state())
         if not self.begin(run_registration, job, done=self._on_run, activity=f"Register {job.name}"):
             return False
-        self._job = job
+        self._job, self._moving_layer = job, self.inputs.moving.layer
+        self._canvas.clear()
         self.status.setText("Starting …")
         self.scores.clear()
         self.plot.clear()
@@ -207,7 +215,8 @@ class RegisterPanel(FitPanel):
         if fixed.grid.ndim != moving.grid.ndim:
             raise InputError(
                 f"'{fixed.name}' is {fixed.grid.ndim}D and '{moving.name}' is {moving.grid.ndim}D. "
-                "Slices cannot be registered to volumes; choose two images of the same dimensions."
+                "Slices cannot be registered to volumes. If an axis is time or channels, set Axes; else choose two "
+                "images of the same dimensions."
             )
         moving.grid.with_unit(fixed.grid.unit)  # raises if the units cannot be converted
         settings = RegistrationSettings.parse(
@@ -267,13 +276,27 @@ class RegisterPanel(FitPanel):
     def _on_added(self) -> None:
         run = self._run
         assert run is not None
-        self.scores.show_results(run.results, theme_kind(self._viewer))
+        theme = theme_kind(self._viewer)
+        self.scores.show_results(run.results, theme)
+        judgment = self.scores.verdict.judgment
+        if judgment is not None:
+            text = f"{run.job.name}\n{judgment.verdict} (confidence {judgment.confidence:.2f})"
+            color = VERDICT_COLORS[theme][judgment.verdict]
+            self._canvas.show_run(text, color, self._layers.last_by_kind(), self._moving_layer)
+        self.claim_before_after(self.switch)
         self.scroll_to_end()
         if run.warnings:
             self.show_status(" ".join(run.warnings), warn=True)
         else:
             count = f", {len(run.results)} frames" if run.series is not None else ""
-            self.status.setText(f"Done: {len(run.layers)} layers added{count}.")
+            stopped = any(result.stop_reason == "stopped" for result in run.results)
+            begin = "Stopped; the best so far is kept" if stopped else "Done"
+            self.status.setText(f"{begin}: {len(run.layers)} layers added{count}.")
+
+    def show_error(self, error: Exception) -> None:
+        """Show an error; the scores of an earlier run do not stay beside it."""
+        self.scores.clear()
+        super().show_error(error)
 
     def _on_failed(self, error: Exception) -> None:
         self._layers.end_preview()
@@ -283,7 +306,18 @@ class RegisterPanel(FitPanel):
         self._layers.end_preview()
         super()._on_canceled()
 
+    def switch(self) -> None:
+        """Show the moving image before registration in the place of the warped one, or the warped one again."""
+        if self._job is None or self.running:
+            return
+        added = self._canvas.switch(f"moving · {self._job.name}")
+        if added is not None:
+            self._layers.adopt(added)
+        self.status.setText("Before registration." if self._canvas.shows_before else "After registration.")
+
     def _on_undone(self) -> None:
+        self._canvas.clear()
+        self.scores.clear()
         self.status.setText("The layers of the last run were removed.")
 
     # -- what is shown
@@ -295,6 +329,7 @@ class RegisterPanel(FitPanel):
         self.register_button.setEnabled(idle)
         self.undo_button.setEnabled(idle and self.can_undo)
         self.again_button.setEnabled(idle and (self._run is not None or self._result_selected()))
+        self.switch_button.setEnabled(idle and self._canvas.can_switch)
         self.copy_button.setEnabled(self._job is not None)
         self.inputs.setEnabled(idle)
 
@@ -348,4 +383,5 @@ class RegisterPanel(FitPanel):
     def close_down(self) -> None:
         """Cancel the run, remove the preview and release the viewer."""
         super().close_down()
+        self._canvas.clear()
         self.inputs.release()

@@ -19,6 +19,7 @@ from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, collap
 from napari_stnreg.widgets.common.layer_io import LayerSource, landmark_points, layer_source
 from napari_stnreg.widgets.common.navigation import center_on
 from napari_stnreg.widgets.common.open_panel import open_panel
+from napari_stnreg.widgets.common.result_layers import OWN
 from napari_stnreg.widgets.common.task_panel import TaskPanel
 from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress
 from napari_stnreg.widgets.common.transform_store import store_for
@@ -162,7 +163,7 @@ class ScorecardPanel(TaskPanel):
 
     def refresh(self) -> None:
         """Take up the viewer's layers and transforms."""
-        layers = [layer for layer in self._viewer.layers if not layer.name.startswith("compare: ")]
+        layers = [layer for layer in self._viewer.layers if not layer.metadata.get(OWN)]
         images = [(layer.name, layer) for layer in layers if isinstance(layer, ImageLayer)]
         labels = [("none", None), *((layer.name, layer) for layer in layers if isinstance(layer, Labels))]
         points = [("none", None), *((layer.name, layer) for layer in layers if isinstance(layer, Points))]
@@ -252,6 +253,14 @@ class ScorecardPanel(TaskPanel):
             return False
         self._asked = tuple(box.currentData() for box in self.points_boxes[:2])
         return self.begin(score, job, done=self._on_card)
+
+    def show_error(self, error: Exception) -> None:
+        """Show an error; earlier scores do not stay beside it."""
+        self.card = None
+        self.table.setRowCount(0)
+        self.note.setText("")
+        super().show_error(error)
+        self.show_state()
 
     def _on_card(self, card: Any) -> None:
         self.card = card
