@@ -68,3 +68,33 @@ def test_what_cannot_be_is_told_in_one_sentence(scans, capsys, words, told):
     assert main(["train", "scans.npz", "-o", "m.safetensors", *TINY, *words]) == 2
     assert told.lower() in capsys.readouterr().err.lower()
     assert not (scans / "m.safetensors").exists()
+
+
+def test_labels_classes_and_curves_of_a_folder(scans, capsys):
+    """A folder with images and label maps trains on the labels; the curves are beside the model."""
+    images = np.load("scans.npz")["image"]
+    (scans / "both").mkdir()
+    for i, image in enumerate(images[:6]):
+        sr.write_image(scans / "both" / f"s{i}_t1.tif", sr.Image.from_array(image))
+        sr.write_image(scans / "both" / f"s{i}_seg.tif", sr.Image.from_array((image > image.mean()).astype(np.uint8)))
+    train = ["train", "both", "-o", "m.safetensors", *SMALL, "--label-weight", "1"]
+    assert main([*train]) == 2
+    assert "--labels-pattern" in capsys.readouterr().err
+    assert main([*train, "--pattern", "*_t1.tif", "--labels-pattern", "*_seg.tif"]) == 0
+    assert "dice" in sr.load("m.safetensors").summary["best"]["scores"]
+    assert (scans / "m.curve.csv").read_text().startswith("epoch,loss,validation_loss,term_")
+
+
+def test_a_probabilistic_model_writes_its_uncertainty(scans, capsys):
+    images = np.load("scans.npz")["image"]
+    np.save("a.npy", images[0])
+    np.save("b.npy", images[1])
+    options = ["--network", "voxelmorph", "--network-options.probabilistic", "true", "--network-options.resolution",
+               "half"]  # fmt: skip
+    assert main(["train", "scans.npz", "-o", "m.safetensors", *TINY, *options]) == 0
+    assert main(["register", "a.npy", "b.npy", "-o", "out", "--model", "m.safetensors", "--accept"]) == 0
+    assert "uncertainty" in capsys.readouterr().out
+    found = next((scans / "out").glob("uncertainty*"))
+    deviation = sr.read_image(found)
+    assert deviation.grid.shape == (24, 24)
+    assert float(deviation.data.min()) > 0

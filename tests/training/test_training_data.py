@@ -7,6 +7,7 @@ import pytest
 import tifffile
 import torch
 
+import napari_stnreg as sr
 from napari_stnreg import Grid, Image, InputError
 from napari_stnreg.io import write_image
 from napari_stnreg.models.input_spec import InputSpec, intensities, resample_to_lattice
@@ -296,3 +297,71 @@ def test_augmentations_by_name_suit_any_grid(folder):
         changes.append(float(np.mean(independent)))
     assert changes[0] == 0
     assert changes[0] < changes[1] < changes[2]
+
+
+def stairs(seed, count=5, size=48):
+    """A label map: regions of equal values."""
+    rng = np.random.default_rng(seed)
+    return np.kron(rng.integers(0, count, (size // 8, size // 8)), np.ones((8, 8), int)).astype(np.uint16)
+
+
+class TestLabelFiles:
+    @pytest.fixture
+    def both(self, tmp_path):
+        """Images and label maps in one folder, as data sets are often shared."""
+        rng = np.random.default_rng(0)
+        for i in range(4):
+            sr.write_image(tmp_path / f"s{i}_T1.tif", sr.Image.from_array(rng.random((48, 48), np.float32)))
+            sr.write_image(tmp_path / f"s{i}_seg.tif", sr.Image.from_array(stairs(i)))
+        return tmp_path
+
+    def test_patterns_tell_them_apart(self, both):
+        data = open_training_data(both, pattern="*_T1.tif", labels_pattern="*_seg.tif")
+        assert data.fixed.names == [f"s{i}_T1" for i in range(4)]
+        assert data.labels == (1, 2, 3, 4)
+        assert np.array_equal(data.fixed.labels(2).data, stairs(2))
+        everything_else = open_training_data(both, labels_pattern="*_seg.tif", pattern="*_T1.tif")
+        assert len(everything_else.fixed) == 4
+
+    def test_label_maps_are_not_trained_on(self, both):
+        with pytest.raises(InputError, match=r"such as 's0_seg.tif'.*'\*_seg.tif' \(--labels-pattern\).*'\*_T1.tif'"):
+            open_training_data(both)
+        for path in both.glob("*_T1.tif"):
+            path.rename(path.with_name(path.name.replace("_T1", "")))
+        with pytest.raises(InputError, match="holds label maps beside the images"):
+            open_training_data(both)
+        assert len(open_training_data(both, labels_pattern="*_seg.tif").fixed) == 4
+
+    def test_two_contrasts_in_a_folder_are_images(self, both):
+        for path in both.glob("*_seg.tif"):
+            path.unlink()
+            image = sr.Image.from_array(np.random.default_rng(1).random((48, 48), np.float32))
+            sr.write_image(path.with_name(path.name.replace("seg", "T2")), image)
+        assert len(open_training_data(both).fixed) == 8
+
+    def test_images_are_not_labels(self, both):
+        with pytest.raises(InputError, match=r"holds fractions, as images do.*--labels-pattern"):
+            open_training_data(both, pattern="*_seg.tif", labels_pattern="*_T1.tif")
+        rng = np.random.default_rng(1)
+        for i in range(4):
+            noise = rng.integers(0, 2000, (48, 48)).astype(np.uint16)
+            sr.write_image(both / f"s{i}_seg.tif", sr.Image.from_array(noise))
+        with pytest.raises(InputError, match=r"holds [\d,]+ values, as images do"):
+            open_training_data(both, pattern="*_T1.tif", labels_pattern="*_seg.tif")
+
+    def test_a_missing_label_map_is_named(self, both):
+        (both / "s3_seg.tif").unlink()
+        with pytest.raises(InputError, match=r"'s3_T1.tif' has no label map that matches '\*_seg.tif'"):
+            open_training_data(both, pattern="*_T1.tif", labels_pattern="*_seg.tif")
+
+    def test_pairs_are_of_one_class(self, tmp_path):
+        rng = np.random.default_rng(0)
+        np.savez(tmp_path / "d.npz", x=rng.random((40, 12, 12), np.float32), y=np.arange(40)[:, None] % 4)
+        data = open_training_data(tmp_path / "d.npz", image="x", classes="y")
+        for epoch in range(3):
+            pairs = [data.pairing.pair(0, epoch, i) for i in range(data.count("train"))]
+            assert all(a % 4 == b % 4 and a != b for a, b in pairs)
+        assert len({a for a, _ in pairs}) > 10
+        assert all(a % 4 == b % 4 for a, b in data.validation_pairs)
+        with pytest.raises(InputError, match="no array 'z'"):
+            open_training_data(tmp_path / "d.npz", image="x", classes="z")

@@ -37,6 +37,9 @@ COMMANDS = {
 }
 """The commands and what each one does. A command is the function of its name in the module of its name."""
 
+invocation: list[str] = []
+"""The words of the running command, for one that starts itself again in several processes."""
+
 EPILOGUE = (
     "Exit codes: 0 success, 1 error, 2 input that cannot be used, 3 a registration judged as failed, 130 interrupted."
 )
@@ -123,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         An :class:`ExitCode`.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    invocation[:] = words
     try:
         return int(app.meta(words, exit_on_error=False, print_error=False, result_action="return_value") or 0)
     except CycloptsError as error:

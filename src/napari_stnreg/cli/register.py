@@ -200,6 +200,7 @@ def _write(
 
     series = all_frames and len(frames) > 1
     folder.clear("warped", ("transform.safetensors", "transform_*.safetensors", "report.json"))
+    folder.clear("uncertainty", ())
     transforms = []
     for number, result in enumerate(results):
         name = f"transform_{number:04d}.safetensors" if series else "transform.safetensors"
@@ -208,13 +209,19 @@ def _write(
     folder.file("warped.tif")
     warped, note = write_or_tiff(folder.file("warped" + suffix), images)
     notes += [] if note is None else [note]
+    extra: list[Path] = []
+    if not series and results[0].uncertainty is not None:
+        deviation = placed_as(results[0].uncertainty, fixed.metadata)
+        extra = [write_or_tiff(folder.file("uncertainty" + suffix), [deviation])[0]]
     report: dict[str, Any] = {"frames": [one.report() for one in results]} if series else results[0].report()
     report["inputs"] = inputs
     report["outputs"] = {"warped": warped.name, "transforms": [path.name for path in transforms]}
     report["grid"] = images[0].grid.to_dict()
     report["warnings"] = list(dict.fromkeys([*report.get("warnings", []), *notes]))
+    if extra:
+        report["outputs"]["uncertainty"] = extra[0].name
     write_json(folder.file("report.json"), report)
-    return [warped, *transforms, folder.file("report.json")]
+    return [warped, *transforms, *extra, folder.file("report.json")]
 
 
 def _on_one_grid(frames: Sequence[Image], results: Sequence[Result], settings: RegistrationSettings) -> list[Image]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,6 +43,9 @@ def train(
     pairs: Annotated[int | None, _Data] = None,
     validation_fraction: Annotated[float, _Data] = 0.15,
     labels: Annotated[str | None, _Data] = None,
+    pattern: Annotated[str, _Data] = "*",
+    labels_pattern: Annotated[str | None, _Data] = None,
+    classes: Annotated[str | None, _Data] = None,
     image: Annotated[str, _Data] = "image",
     moving_image: Annotated[str | None, _Data] = None,
     group: Annotated[str | None, _Data] = None,
@@ -50,15 +55,18 @@ def train(
     size: Annotated[int | Literal["auto"] | None, _Data] = None,
     augment: Annotated[Literal["none", "light", "strong"], _Data] = "none",
     known_transforms: Annotated[bool, _Data] = False,
+    tensorboard: Path | None = None,
+    processes: int | Literal["auto"] = 1,
     config: Config = None,
     settings: Annotated[TrainingSettings, AsSettings] = TrainingSettings(),  # noqa: B008
 ) -> int:
     """Train a network that registers in one pass.
 
     DATA is a folder of images, an .npz file of arrays, a stack, or a CSV file with the columns fixed and moving. The
-    model with the best validation loss is written. A checkpoint is kept beside it after every epoch; --resume
-    continues from it. Ctrl+C ends the training and keeps the best model so far; a second Ctrl+C aborts. Afterward:
-    stnreg register FIXED MOVING -o DIR --model MODEL [--refine N].
+    model with the best validation loss is written. A checkpoint and the curves (.curve.csv) are kept beside it after
+    every epoch; --resume continues from it, also a finished training with more --epochs. Ctrl+C ends the training and
+    keeps the best model so far; a second Ctrl+C aborts. Afterward: stnreg register FIXED MOVING -o DIR --model MODEL
+    [--refine N].
 
     Parameters
     ----------
@@ -82,6 +90,14 @@ def train(
         Fraction of the subjects that is kept for validation.
     labels
         Folder of label maps, or the name of an array of the .npz file.
+    pattern
+        Pattern of the images of a folder, such as '*_T1.nii.gz'.
+    labels_pattern
+        Pattern of the label maps, such as '*_seg.nii.gz', in the folder of the labels or that of the images. Image and
+        label map belong together if the * of both patterns stands for the same text.
+    classes
+        Class of an image: an array of the .npz file, or a regular expression for file names. Random pairs are of one
+        class.
     image
         Array of an .npz file.
     moving_image
@@ -101,6 +117,10 @@ def train(
     known_transforms
         Register each image to itself, moved by up to 20 degrees, 15 % and a tenth of its size, so that
         --truth-weight has a known transform to compare with.
+    tensorboard
+        Folder for the curves in TensorBoard's format.
+    processes
+        Processes that train together, one for each GPU; auto: as many as there are GPUs.
     config
         JSON file of settings. Flags win.
     """
@@ -112,7 +132,10 @@ def train(
         raise InputError(f"The folder '{output.parent}' does not exist.")
     # A model may lie in the folder of its images; it never has the name of one.
     files = [path for path in (data, moving) if path is not None and path.is_file()]
-    check_output(output, files, overwrite=overwrite or resume)
+    is_first = os.environ.get("RANK", "0") == "0"
+    check_output(output, files, overwrite=overwrite or resume or not is_first)
+    if "RANK" not in os.environ and processes != 1:
+        return launch(processes)
 
     from napari_stnreg.training.api import train_steps
     from napari_stnreg.training.data.datasets import open_training_data
@@ -126,7 +149,10 @@ def train(
         pairs=pairs,
         validation_fraction=validation_fraction,
         labels=labels,
+        pattern=pattern,
+        labels_pattern=labels_pattern,
         group=group,
+        classes=classes,
         image=image,
         moving_image=moving_image,
         spacing=parse_spacing(spacing),
@@ -135,12 +161,35 @@ def train(
         seed=settings.seed,
     )
     training_data = augmented(open_data, size, augment, known_transforms)
-    steps = train_steps(training_data, settings, output=output, resume=resume)
+    steps = train_steps(training_data, settings, output=output, resume=resume, tensorboard=tensorboard)
     with Interrupt() as interrupt, ProgressDisplay(1) as display:
-        model = run_to_completion(steps, partial(_show, display), lambda: interrupt.requested)
-    _print(model, training_data)
-    print(output)
+        show = partial(_show, display) if is_first else None
+        model = run_to_completion(steps, show, lambda: interrupt.requested)
+    if is_first:
+        _print(model, training_data)
+        print(output)
     return ExitCode.INTERRUPTED if interrupt.requested else ExitCode.SUCCESS
+
+
+def launch(processes: int | str) -> int:
+    """Run this command in several processes by ``torchrun``, and return its exit code.
+
+    Raises
+    ------
+    InputError
+        If the number is not positive, or larger than that of the GPUs.
+    """
+    import torch
+
+    from napari_stnreg.cli.app import invocation
+
+    gpus = torch.cuda.device_count()
+    count = max(gpus, 1) if processes == "auto" else int(processes)
+    if count < 1 or (gpus and count > gpus):
+        raise InputError(f"--processes {processes} must be between 1 and the number of GPUs ({gpus}).")
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}",
+             "-m", "napari_stnreg.cli", *invocation]  # fmt: skip
+    return subprocess.run(words, check=False).returncode
 
 
 def augmented(open_data: Callable[..., Any], size: int | str | None, augment: str, known_transforms: bool) -> Any:

@@ -102,6 +102,14 @@ class Network(nn.Module, ABC):
             Factor of the weight of the regularization, 1 for that of the training.
         """
 
+    @property
+    def is_probabilistic(self) -> bool:
+        """Whether the network predicts a distribution; see :meth:`set_sampling`."""
+        return False
+
+    def set_sampling(self, enabled: bool) -> None:
+        """Let a probabilistic network draw from its distribution outside of training; ignored by others."""
+
     def divergence(self) -> Tensor | None:
         """Return the divergence of the last prediction from the prior, for a probabilistic network."""
         return None

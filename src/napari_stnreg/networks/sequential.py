@@ -82,6 +82,16 @@ class SequentialNetwork(LocalizationNetwork, selectable=False):
         for stage in self.networks():
             stage.set_smoothness(value)
 
+    @property
+    def is_probabilistic(self) -> bool:
+        """Whether a stage predicts a distribution."""
+        return any(stage.is_probabilistic for stage in self.networks())
+
+    def set_sampling(self, enabled: bool) -> None:
+        """Let every probabilistic stage draw from its distribution."""
+        for stage in self.networks():
+            stage.set_sampling(enabled)
+
     def divergence(self) -> Tensor | None:
         """Return the sum of the divergences of the probabilistic stages."""
         found = [value for stage in self.networks()[: self.active] if (value := stage.divergence()) is not None]

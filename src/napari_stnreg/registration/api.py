@@ -234,6 +234,7 @@ def register_steps(
     choice: list[SimilarityChoice] = []
     stop_reason: StopReason = "finished"
     transform, command = start_transform, None
+    uncertainty: Image | None = None
     _logger.info("Registering '%s' to '%s': %s on %s", moving.name, fixed.name, settings.family, device)
     if model is not None:
         from napari_stnreg.models.model_file import as_model  # most registrations need no network
@@ -241,10 +242,21 @@ def register_steps(
         trained = as_model(model)
         check_pair(fixed, moving, settings)
         transform, device = _predict(trained, fixed, moving, settings, device, start_transform, warnings)
+        used = trained.summary.get("settings", {}).get("similarity_used", trained.similarity)
+        if settings.refine > 0 and used != trained.similarity and "similarity" not in settings.model_fields_set:
+            warnings.append(
+                f"'{trained.name}' was trained with the loss '{used}', which is not in its file. The refinement uses "
+                f"{trained.similarity}."
+            )
         settings, refinement = _settings_for_model(trained, settings)
         command = yield _prediction_progress(trained, transform, settings)
     else:
         refinement = settings
+    if model is not None and trained.is_probabilistic and command != "stop":
+        uncertainty = trained.uncertainty(
+            fixed, moving, device=device, fixed_channel=settings.fixed_channel, moving_channel=settings.moving_channel,
+            start_transform=start_transform, smoothness=settings.smoothness, seed=settings.seed,
+        )  # fmt: skip
     if model is None or (settings.refine > 0 and command != "stop"):
         steps = _fit_with_fallback(fixed, moving, refinement, device, landmarks, transform, warnings, choice)
         transform, losses, stop_reason, device = yield from steps
@@ -269,6 +281,7 @@ def register_steps(
                             message = next(final)
                     except StopIteration as end:
                         result: Result = end.value
+                        result.uncertainty = uncertainty
                         return result
                     # a stopped run ends with its answer; the second stop interrupts what is left
                     if large and stop_reason != "stopped":
@@ -349,6 +362,7 @@ def _predict(
                 fixed_channel=settings.fixed_channel,
                 moving_channel=settings.moving_channel,
                 start_transform=start_transform,
+                smoothness=settings.smoothness,
                 warnings=warnings,
             )
             return transform, device

@@ -118,6 +118,9 @@ class Result:
     fixed, moving, landmarks
         The input of :func:`~napari_stnreg.register`, which :meth:`warp` and :meth:`scorecard` use; ``None`` for results
         of ``register_steps``.
+    uncertainty
+        Standard deviation of the displacement at each voxel of the fixed image in its unit, as a probabilistic model
+        predicts it; ``None`` for other models and fits.
     """
 
     transform: Transform
@@ -138,6 +141,7 @@ class Result:
     fixed: Image | None = None
     moving: Image | None = None
     landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None] = (None, None)
+    uncertainty: Image | None = None
 
     @property
     def verdict(self) -> VerdictName:

@@ -115,12 +115,14 @@ class RegistrationLoss:
             terms["truth"] = (settings.truth_weight, distance)
         terms |= self._point_terms(transform, batch, grid)
         if not terms:
-            raise InputError("The training data have neither labels nor known transforms nor points, which the loss needs.")
+            raise InputError(
+                "The training data have neither labels nor known transforms nor points, which the loss needs."
+            )
         terms |= self._consistency(network, transform, batch, grid)
         divergence = network.divergence()
         if divergence is not None and settings.kl > 0:
-            terms["kl"] = (settings.kl, divergence)
-        terms |= self._regularization(transform, grid, smoothness)
+            terms["kl"] = (smoothness * settings.kl, divergence)
+        terms |= self._regularization(transform, grid, smoothness, divergence is not None)
         loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
         return BatchResult(
             loss, {name: float(v.detach()) for name, (_, v) in terms.items()}, warped.detach(), transform
@@ -181,12 +183,14 @@ class RegistrationLoss:
         return found
 
     def _regularization(
-        self, transform: Transform, grid: Grid, smoothness: float = 1.0
+        self, transform: Transform, grid: Grid, smoothness: float, has_prior: bool
     ) -> dict[str, tuple[float, Tensor]]:
         """Return the regularization terms of the non-affine parts, each part separately."""
         settings = self.settings
+        # The prior of a probabilistic network is a diffusion regularizer already.
+        diffusion_weight = settings.diffusion if has_prior else settings.diffusion_weight
         weights = {
-            "diffusion": smoothness * settings.diffusion_weight,
+            "diffusion": smoothness * (diffusion_weight or 0.0),
             "bending": smoothness * settings.bending,
             "folding": settings.folding,
         }

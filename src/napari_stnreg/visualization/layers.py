@@ -26,6 +26,7 @@ KINDS = {
     "grid": ("Deformed grid", "A regular grid over the moving image, deformed like the image."),
     "vectors": ("Displacement vectors", "Arrows from points of the fixed image to where their values come from."),
     "jacobian": ("Jacobian determinant", "Local change of volume: 1 keeps it, 0 or less folds."),
+    "uncertainty": ("Uncertainty", "Standard deviation of the displacement, for probabilistic models."),
     "difference": ("Difference", "Warped minus fixed, each scaled to 0 to 1."),
     "checkerboard": ("Checkerboard", "Squares of fixed and warped in turn."),
 }
@@ -38,6 +39,7 @@ LAYER_PREFIXES = {
     "grid": "grid",
     "vectors": "displacement",
     "jacobian": "jacobian",
+    "uncertainty": "uncertainty",
     "difference": "difference",
     "checkerboard": "checkerboard",
 }
@@ -48,7 +50,7 @@ FIXED_LOOK: dict[str, Any] = {"colormap": "green", "blending": "translucent_no_d
 """The fixed image hides what is below it, so that the colors add up in 2D and 3D whatever else is visible."""
 WARPED_LOOK: dict[str, Any] = {"colormap": "magenta", "blending": "additive", "gamma": 1.0}
 
-DEFAULT_KINDS = ("warped", "overlay", "grid", "vectors", "jacobian", "difference")
+DEFAULT_KINDS = ("warped", "overlay", "grid", "vectors", "jacobian", "uncertainty", "difference")
 
 DIVERGING_COLORMAP: dict[str, Any] = {
     "name": "stnreg diverging",
@@ -105,6 +107,11 @@ def result_layers(
     if "jacobian" in kinds:
         determinant = result.transform.jacobian_determinant(grid)
         made["jacobian"] = jacobian_layer(determinant, grid)
+    if "uncertainty" in kinds and result.uncertainty is not None:
+        deviation = result.uncertainty
+        top = max(float(np.percentile(deviation.data, 99)), 1e-9)
+        look = {"colormap": "magma", "contrast_limits": (0, top), "visible": False}
+        made["uncertainty"] = (deviation.data, {**placement(deviation.grid), **look}, "image")
     if "vectors" in kinds:
         made["vectors"] = vectors_layer(result.transform, grid)
     if "grid" in kinds:
@@ -112,7 +119,7 @@ def result_layers(
             result.transform, grid, moving.grid.with_unit(result.transform.unit), volume=volume
         )
     # In the order in which they lie on each other, the grid on top of all.
-    order = ("difference", "checkerboard", "jacobian", "overlay", "warped", "magenta", "vectors", "grid")
+    order = ("difference", "checkerboard", "jacobian", "uncertainty", "overlay", "warped", "magenta", "vectors", "grid")
     return {key: made[key] for key in order if key in made}
 
 

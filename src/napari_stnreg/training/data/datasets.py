@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -16,11 +16,13 @@ from napari_stnreg.training.data.pairing import (
     FixedPairs,
     Pair,
     Pairing,
+    PointFiles,
     RandomPairs,
     match_by_name,
     neighbors,
     read_list,
     read_pairs,
+    read_point_files,
     split_groups,
     template_pairs,
 )
@@ -43,7 +45,10 @@ def open_training_data(
     validation_fraction: float = 0.15,
     labels: str | Path | None = None,
     moving_labels: str | Path | None = None,
+    pattern: str = "*",
+    labels_pattern: str | None = None,
     group: str | None = None,
+    classes: str | None = None,
     image: str = "image",
     moving_image: str | None = None,
     spacing: str | Sequence[float] | None = None,
@@ -61,7 +66,8 @@ def open_training_data(
     source
         A folder of image files; an ``.npz`` file of arrays ``(N, *shape)``; a file that holds a stack or a time series;
         a CSV list with the file names in the columns ``fixed`` and ``moving``, relative to the list (and optionally
-        ``split``, where ``val...`` and ``test...`` mark validation pairs); images; or an image set.
+        ``split``, where ``val...`` and ``test...`` mark validation pairs, and files of points in ``fixed_points`` and
+        ``moving_points``, ``fixed_surface`` and ``moving_surface``); images; or an image set.
     moving
         The same for a separate set of moving images; or a CSV list that pairs the images of ``source`` by name.
     pairing
@@ -76,8 +82,12 @@ def open_training_data(
         Fraction of the subjects kept for validation.
     labels, moving_labels
         Folder of label maps with the images' names, or the name of an array of the npz file.
+    pattern, labels_pattern
+        Glob patterns of the images and the label maps of a folder; see :meth:`ImageSet.from_folder`.
     group
         Subject of an image: a regular expression for file names, or the name of an array of the npz file.
+    classes
+        Class of an image, given in the same way; both images of a random pair are of one class.
     image, moving_image
         Names of arrays of the npz file; with ``moving_image`` the two are paired one to one.
     spacing, unit
@@ -97,19 +107,29 @@ def open_training_data(
     if pairing not in get_args(PairingName):
         raise InputError(f"There is no pairing '{pairing}'; choose {', '.join(get_args(PairingName))}.")
 
-    def make(fixed: ImageSet, other: ImageSet, train: Pairing, validation: Sequence[Pair]) -> PairedImages:
+    def make(
+        fixed: ImageSet,
+        other: ImageSet,
+        train: Pairing,
+        validation: Sequence[Pair],
+        points: Mapping[Pair, PointFiles] | None = None,
+    ) -> PairedImages:
         return PairedImages(
-            fixed, other, train, validation, augmentation=augmentation, same_image=same_image, grid=grid
+            fixed, other, train, validation, augmentation=augmentation, same_image=same_image, grid=grid, points=points
         )
 
     def open_one(what: Source, array: str, truth: str | Path | None) -> ImageSet:
-        return _open_set(what, array, truth, group, spacing, unit, sections or pairing == "neighbors")
+        return _open_set(
+            what, array, truth, group, spacing, unit, sections or pairing == "neighbors", pattern, labels_pattern,
+            classes,
+        )  # fmt: skip
 
     list_of_files, list_of_names = _list_path(source), _list_path(moving)
     if list_of_files is not None:
         first, second, rows = _from_list(list_of_files)
+        points = read_point_files(list_of_files, first, second)
         train, validation = _by_column(rows, first, validation_fraction, seed)
-        return make(first, second, FixedPairs(train), validation)
+        return make(first, second, FixedPairs(train), validation, points)
     fixed_set = open_one(source, image, labels)
     if list_of_names is not None:
         rows = read_pairs(list_of_names, fixed_set, fixed_set)
@@ -143,7 +163,19 @@ def _open_set(
     spacing: str | Sequence[float] | None,
     unit: str,
     sections: bool,
+    pattern: str,
+    labels_pattern: str | None,
+    classes: str | None,
 ) -> ImageSet:
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        return ImageSet.from_folder(
+            source, labels=labels, pattern=pattern, labels_pattern=labels_pattern, group=group, classes=classes
+        )
+    if pattern != "*" or labels_pattern is not None:
+        raise InputError("Patterns choose files of a folder; the data are no folder.")
+    is_npz = isinstance(source, str | Path) and Path(source).suffix.lower() == ".npz"
+    if classes is not None and not is_npz:
+        raise InputError("Classes are those of the files of a folder or an array of an .npz file.")
     if isinstance(source, ImageSet):
         return source
     if not isinstance(source, (str, Path)):
@@ -152,11 +184,9 @@ def _open_set(
             return ImageSet.from_stack(images[0])
         return ImageSet.from_images(images)
     path = Path(source)
-    if path.is_dir():
-        return ImageSet.from_folder(path, labels=labels, group=group)
-    if path.suffix.lower() == ".npz":
-        return ImageSet.from_npz(path, image, None if labels is None else str(labels), group=group, spacing=spacing,
-                               unit=unit)  # fmt: skip
+    if is_npz:
+        return ImageSet.from_npz(path, image, None if labels is None else str(labels), group=group, classes=classes,
+                                 spacing=spacing, unit=unit)  # fmt: skip
     content = read_content(path)
     if content.frames > 1:
         truth = None if labels is None else read_series(labels)
@@ -228,6 +258,8 @@ def _pairs_within(
     if same_image:
         return FixedPairs([(i, i) for i in train]), [(i, i) for i in rest]
     groups = images.groups if pairing == "group" else None
+    if images.categories is not None:
+        groups = [" ".join(both) for both in zip(groups or [""] * len(images), images.categories, strict=True)]
     if len(rest) < 2:
         ring: list[Pair] = [(train[0], rest[0])] if rest else []
     else:

@@ -25,6 +25,12 @@ from napari_stnreg.io.image import SUPPORTED_SUFFIXES, read_content, read_image,
 CACHE_BYTES = 2**30
 """Largest size of a set's cache."""
 
+MANY_LABELS = 64
+"""Different values above which a label map is checked for being an image."""
+EQUAL_NEIGHBORS = 0.5
+"""Fraction of neighboring voxels with equal values, background aside, that label maps exceed: 0.72 to 0.96 were
+measured for label maps of heads, hearts and neuropil, 0.05 to 0.35 for images of 8 bits."""
+
 Loader = Callable[[], Image]
 
 
@@ -42,12 +48,15 @@ class Entry:
         Reads the image.
     load_labels
         Reads its label map, if it has one.
+    category
+        Class of the image, such as the digit it shows; random pairs are of one class.
     """
 
     name: str
     group: str
     load: Loader
     load_labels: Loader | None = None
+    category: str | None = None
 
 
 class ImageSet:
@@ -89,6 +98,12 @@ class ImageSet:
     def groups(self) -> list[str]:
         """Subject of each image."""
         return [entry.group for entry in self.entries]
+
+    @property
+    def categories(self) -> list[str] | None:
+        """Class of each image, or ``None`` without classes."""
+        found = [entry.category for entry in self.entries]
+        return None if None in found else [str(category) for category in found]
 
     @property
     def has_labels(self) -> bool:
@@ -196,7 +211,9 @@ class ImageSet:
         *,
         labels: str | Path | None = None,
         pattern: str = "*",
+        labels_pattern: str | None = None,
         group: str | None = None,
+        classes: str | None = None,
     ) -> ImageSet:
         r"""Build a set from the image files of a folder, in order of name; each frame of a file is one image.
 
@@ -207,7 +224,13 @@ class ImageSet:
         labels
             Folder with a label map for each image under the same name; the extension may differ.
         pattern
-            Glob pattern of the files, such as ``*_T1.nii.gz``.
+            Glob pattern of the images, such as ``*_T1.nii.gz``.
+        labels_pattern
+            Glob pattern of the label maps, such as ``*_seg.nii.gz``, in the folder of the labels or, without it, in
+            that of the images. An image and a label map belong together if the ``*`` of the two patterns stands for the
+            same text.
+        classes
+            Regular expression for the class in a file name, as ``group``.
         group
             Regular expression for the subject in a file name, its first group or the whole match: ``(IXI\d+)``. By
             default each file is a subject of its own.
@@ -215,26 +238,36 @@ class ImageSet:
         Raises
         ------
         InputError
-            If the folder is missing or holds no image, a label map is missing, or the expression does not match.
+            If the folder is missing or holds no image, a label map is missing, label maps are among the images, or the
+            expression does not match.
         """
         folder = Path(folder)
         files = _image_files(folder, pattern)
-        masks = None if labels is None else {_stem(p): p for p in _image_files(Path(labels), "*")}
+        masks = None
+        if labels is not None or labels_pattern is not None:
+            where = folder if labels is None else Path(labels)
+            masks = {_key(p, labels_pattern or "*"): p for p in _image_files(where, labels_pattern or "*")}
+        held = set() if masks is None else {path.resolve() for path in masks.values()}
+        files = [path for path in files if path.resolve() not in held]
+        _check_no_labels(files, folder)
         entries: list[Entry] = []
         for path in files:
             stem = _stem(path)
             subject = _group_of(stem, group)
+            category = None if classes is None else _group_of(stem, classes)
             label_path = None
             if masks is not None:
-                if stem not in masks:
-                    raise InputError(f"'{path.name}' has no label map of the same name in '{labels}'.")
-                label_path = masks[stem]
+                key = _key(path, pattern)
+                if key not in masks:
+                    which = "of the same name" if labels_pattern is None else f"that matches '{labels_pattern}'"
+                    raise InputError(f"'{path.name}' has no label map {which} in '{labels or folder}'.")
+                label_path = masks[key]
             frames = read_content(path).frames
             for frame in range(frames):
                 name = stem if frames == 1 else f"{stem} [{frame}]"
                 number = None if frames == 1 else frame
                 label = None if label_path is None else file_loader(label_path, number)
-                entries.append(Entry(name, subject, file_loader(path, number), label))
+                entries.append(Entry(name, subject, file_loader(path, number), label, category))
         return cls(entries)
 
     @classmethod
@@ -245,6 +278,7 @@ class ImageSet:
         labels: str | None = None,
         *,
         group: str | None = None,
+        classes: str | None = None,
         spacing: str | Sequence[float] | None = None,
         unit: str = "pixel",
     ) -> ImageSet:
@@ -258,6 +292,8 @@ class ImageSet:
             Names of arrays ``(N, *shape)``.
         group
             Name of an array ``(N,)`` of subjects; by default each image is its own.
+        classes
+            Name of an array ``(N,)`` of classes, such as the digits that the images show.
         spacing
             Voxel size along each axis, or the name of an array with it; 1 by default.
         unit
@@ -269,7 +305,7 @@ class ImageSet:
             If the file is missing or damaged, an array is missing, or the shapes differ.
         """
         path = Path(path)
-        arrays = read_arrays(path, [n for n in (image, labels, group) if n is not None])
+        arrays = read_arrays(path, [n for n in (image, labels, group, classes) if n is not None])
         data = arrays[image]
         if data.ndim not in (3, 4):
             raise InputError(f"'{image}' of '{path.name}' has {data.ndim} axes; a set of images has 3 or 4.")
@@ -280,13 +316,19 @@ class ImageSet:
         if isinstance(steps, str):
             steps = read_arrays(path, [steps])[steps].astype(float).tolist()
         grid = Grid.from_spacing(data.shape[1:], steps, unit=unit)
-        groups = [str(i) for i in range(len(data))] if group is None else [str(g) for g in arrays[group]]
+        for one in (group, classes):
+            if one is not None and arrays[one].size != len(data):
+                raise InputError(
+                    f"'{one}' of '{path.name}' has shape {arrays[one].shape}; it needs one value for each image."
+                )
+        groups = [str(i) for i in range(len(data))] if group is None else [str(g) for g in arrays[group].ravel()]
+        kinds: list[str | None] = [None] * len(data) if classes is None else [str(c) for c in arrays[classes].ravel()]
 
         def entry(array: npt.NDArray[Any], i: int) -> Loader:
             return lambda: Image(array[i], grid, name=f"{image} {i}")
 
         entries = [
-            Entry(str(i), groups[i], entry(data, i), None if labels is None else entry(arrays[labels], i))
+            Entry(str(i), groups[i], entry(data, i), None if labels is None else entry(arrays[labels], i), kinds[i])
             for i in range(len(data))
         ]
         return cls(entries)
@@ -326,6 +368,52 @@ def _image_files(folder: Path, pattern: str) -> list[Path]:
     return files
 
 
+def _key(path: Path, pattern: str) -> str:
+    """Return what the first ``*`` of a pattern stands for in a file name, without the extension for ``*`` alone."""
+    if pattern == "*":
+        return _stem(path)
+    parts = re.split(r"([*?])", pattern.rsplit("/", 1)[-1])
+    first = next((i for i, part in enumerate(parts) if part == "*"), None)
+    groups = [("(.*)" if i == first else ".*") if part == "*" else "." if part == "?" else re.escape(part)
+              for i, part in enumerate(parts)]  # fmt: skip
+    found = re.fullmatch("".join(groups), path.name, re.IGNORECASE)
+    return found.group(1) if found is not None and found.re.groups else _stem(path)
+
+
+def _check_no_labels(files: Sequence[Path], folder: Path) -> None:
+    """Refuse a folder in which label maps lie beside their images: files of equal names but for the ending."""
+    families: dict[str, set[str]] = {}
+    for path in files:
+        stem = _stem(path)
+        cut = max(stem.rfind(mark) for mark in "_-. ")
+        families.setdefault(stem, set()).add("")
+        if cut > 0:
+            families.setdefault(stem[:cut], set()).add(stem[cut:])
+    together = [(base, ends) for base, ends in families.items() if len(ends) > 1]
+    checked: set[str] = set()
+    for base, ends in together:
+        for end in sorted(ends - checked - {""}):
+            checked.add(end)
+            path = next(path for path in files if _stem(path) == base + end)
+            content = read_content(path)
+            if content.frames == 1 and is_label_map(np.asarray(read_image(path).data)):
+                name, suffix = path.name, suffix_of(path)
+                others = " or ".join(f"'*{other}{suffix}'" for other in sorted(ends - {end}))
+                raise InputError(
+                    f"'{folder}' holds label maps beside the images, such as '{name}'. Give the pattern of the label "
+                    f"maps, '*{end}{suffix}' (--labels-pattern), and that of the images, {others} (--pattern)."
+                )
+
+
+def is_label_map(values: npt.NDArray[Any]) -> bool:
+    """Return whether values are whole numbers that are mostly equal to their neighbor, as in label maps."""
+    if values.dtype.kind not in "buif" or (values.dtype.kind == "f" and not np.array_equal(values, np.round(values))):
+        return False
+    one, other = values[..., 1:], values[..., :-1]
+    inside = (one != 0) | (other != 0)
+    return bool(inside.any() and (one == other)[inside].mean() > EQUAL_NEIGHBORS)
+
+
 def _stem(path: Path) -> str:
     return path.name[: -len(suffix_of(path))]
 
@@ -340,6 +428,9 @@ def _group_of(name: str, expression: str | None) -> str:
     if found is None:
         raise InputError(f"The expression '{expression}' finds no subject in '{name}'.")
     return found.group(1) if found.re.groups else found.group(0)
+
+
+_CHOOSE_LABELS = "Give the pattern of the label files (--labels-pattern), such as '*_seg.nii.gz'."
 
 
 def constant_loader(image: Image) -> Loader:
@@ -362,3 +453,9 @@ def _check_labels(name: str, labels: Image, grid: Grid) -> None:
         raise InputError(f"The label map of '{name}' has shape {tuple(labels.data.shape)}, the image {grid.shape}.")
     if labels.data.dtype.kind not in "buif":
         raise InputError(f"The label map of '{name}' holds values of type {labels.data.dtype}, not whole numbers.")
+    values = np.asarray(labels.data)
+    if values.dtype.kind == "f" and not np.array_equal(values, np.round(values)):
+        raise InputError(f"The label map of '{name}' holds fractions, as images do. {_CHOOSE_LABELS}")
+    count = len(np.unique(values))
+    if count > MANY_LABELS and not is_label_map(values):
+        raise InputError(f"The label map of '{name}' holds {count:,} values, as images do. {_CHOOSE_LABELS}")

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.units import conversion_factor
+from napari_stnreg.io.points import read_points
 from napari_stnreg.training.augmentation.intensity import IntensityAugmentation
 from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
 from napari_stnreg.training.data.batch import Batch
 from napari_stnreg.training.data.image_sets import CACHE_BYTES, ImageSet
 from napari_stnreg.training.data.pair_sampler import PairSource, seeded_rng
-from napari_stnreg.training.data.pairing import Pair, Pairing
-from napari_stnreg.training.data.placement import PreparedImage, place, prepare
-from napari_stnreg.transforms import chain
+from napari_stnreg.training.data.pairing import Pair, Pairing, PointFiles
+from napari_stnreg.training.data.placement import PreparedImage, frame_center, place, prepare
+from napari_stnreg.transforms import Transform, chain
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,9 @@ class PairedImages(PairSource):
         Grid of every batch; by default that of the first fixed image. Its center is the center of the fixed image of
         each pair. The moving image keeps its position relative to the fixed one, exactly as at inference; images that
         do not overlap in the world are aligned by their centers.
+    points
+        Files of corresponding points and of surface points of some pairs, see
+        :func:`~napari_stnreg.training.data.pairing.read_point_files`.
     same_image
         Use the fixed image of each pair for both, so that ``augmentation.independent`` is the true transform.
 
@@ -81,12 +87,14 @@ class PairedImages(PairSource):
         augmentation: Augmentation | None = None,
         grid: Grid | None = None,
         same_image: bool = False,
+        points: Mapping[Pair, PointFiles] | None = None,
     ) -> None:
         super().__init__(grid or fixed.image(0).grid)
         self.fixed, self.moving, self.pairing, self.validation_pairs = fixed, moving, pairing, list(validation_pairs)
         self.augmentation, self.same_image = augmentation or Augmentation(), same_image
         if same_image and self.augmentation.independent is None:
             raise InputError("Pairs of one image with itself need the augmentation 'independent'.")
+        self.points = dict(points or {})
         self._cache: OrderedDict[tuple[int, int], PreparedImage] = OrderedDict()
         self.labels = self._label_values() if self.has_labels else ()
 
@@ -140,13 +148,30 @@ class PairedImages(PairSource):
             fixed, moving = augmentation.intensity(fixed, random), augmentation.intensity(moving, random)
         labeled = self.has_labels
         truth = independent if self.same_image else None
-        return Batch(
+        batch = Batch(
             fixed,
             moving,
             fixed_labels=fixed_labels if labeled else None,
             moving_labels=moving_labels if labeled else None,
             truth=truth,
         )
+        return replace(batch, **self._points(pair, through, both)) if self.points else batch
+
+    def _points(self, pair: Pair, through: Transform | None, both: Transform | None) -> dict[str, Any]:
+        """Read the points of a pair and move them along with the images."""
+        files = {} if self.same_image else self.points.get(pair, {})
+        images = self.fixed.image(pair[0]), self.moving.image(pair[1])
+        grids = [image.grid.with_unit(self.grid.unit) for image in images]
+        centers = frame_center(grids[0]), frame_center(grids[1], grids[0])
+        found = {}
+        for name, path in files.items():
+            side = int(name.startswith("moving"))
+            world = read_points(path, self.grid.ndim, image=images[side]).points
+            world = world * conversion_factor(images[side].grid.unit, self.grid.unit) - centers[side]
+            points = torch.tensor(world, dtype=torch.float32)[None]
+            moved_by = both if side else through  # an image that is warped by T has its points moved by the inverse
+            found[name] = points if moved_by is None else moved_by.inverse()(points)
+        return found
 
     def _prepared(self, images: ImageSet, index: int) -> PreparedImage:
         """Return an image of a set, prepared for the grid; cached."""

@@ -175,6 +175,33 @@ def read_pairs(path: str | Path, fixed: ImageSet, moving: ImageSet) -> list[tupl
     return pairs
 
 
+PointFiles = dict[str, Path]
+"""Files of the points and surfaces of a pair, by the name of their column."""
+POINT_COLUMNS = ("fixed_points", "moving_points", "fixed_surface", "moving_surface")
+
+
+def read_point_files(path: Path, fixed: ImageSet, moving: ImageSet) -> dict[Pair, PointFiles]:
+    """Read the columns of a list of pairs that name files of points, relative to the list.
+
+    Raises
+    ------
+    InputError
+        If a file does not exist, or a pair has points of one image alone.
+    """
+    found: dict[Pair, PointFiles] = {}
+    for number, row in enumerate(read_list(path), start=2):
+        files = {name: path.parent / row[name] for name in POINT_COLUMNS if row.get(name)}
+        for file in files.values():
+            if not file.is_file():
+                raise InputError(f"Line {number} of '{path.name}' names '{file.name}', which does not exist.")
+        for kind in ("points", "surface"):
+            if (f"fixed_{kind}" in files) != (f"moving_{kind}" in files):
+                raise InputError(f"Line {number} of '{path.name}' needs both fixed_{kind} and moving_{kind}.")
+        if files:
+            found[fixed.index(row["fixed"]), moving.index(row["moving"])] = files
+    return found
+
+
 def split_groups(groups: Sequence[str], fraction: float = 0.15, seed: int = 0) -> tuple[list[int], list[int]]:
     """Split images into training and validation by group.
 
