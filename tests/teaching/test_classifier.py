@@ -141,6 +141,19 @@ def test_a_gif_holds_every_picture_and_the_moving_dot(tmp_path):
     assert (np.diff(dots) > 0).all()
 
 
+def test_the_fixed_image_is_next_to_every_frame():
+    fixed = np.random.default_rng(1).random((12, 20))
+    plain, film = replay().render(), replay(fixed=fixed).render(width=640)
+    assert film.shape[2] > 2 * 20 * 15
+    left, right = film[:, 18:160, :300], film[:, 18:160, 304 + 20 : 600]
+    assert (left == left[:1]).all()
+    assert left.std() > 20
+    assert np.abs(np.diff(right.astype(int), axis=0)).mean() > 20
+    assert plain.shape[2] < film.shape[2]
+    with pytest.raises(InputError, match="shape"):
+        replay(fixed=fixed[1:])
+
+
 def test_volumes_show_their_middle_slice_and_colors_stay():
     volume = np.zeros((5, 3, 12, 20))
     volume[:, 1] = np.random.default_rng(0).random((5, 12, 20))

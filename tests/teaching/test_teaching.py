@@ -301,6 +301,17 @@ def test_arrows_of_a_shifted_picture_point_back():
     assert np.isclose(np.linalg.norm(gradient.arrows, axis=1).max(), 1)
 
 
+@pytest.mark.parametrize("family", ["affine", "tps", "bspline"])
+def test_no_arrows_at_the_minimum(family):
+    image = picture((64, 64), sigma=4.0)
+    scene = Scene(image, ExplorerState(family=family, padding="border"))
+    # Other gray levels than the input's, so that the loss and its rounded gradient are not exactly zero there.
+    target = image + np.random.default_rng(0).normal(0, 0.02 * image.std(), image.shape)
+    assert GradientDescent(scene, target).gradient().flat
+    moved = ndimage.shift(image, (0.5, 0), order=1, mode="nearest")
+    assert not GradientDescent(scene, moved).gradient().flat
+
+
 def test_the_integer_kernel_has_no_gradient():
     scene = scene_of(Theta.from_parameters(AffineParameters(shift_x=3)), picture(), kernel="nearest")
     descent = GradientDescent(scene, picture())

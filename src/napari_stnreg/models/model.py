@@ -47,6 +47,8 @@ class Model:
     replay
         The warped validation image during training, ``(T, *shape)`` float16, at the epochs of
         ``summary["replay_epochs"]``; kept in memory by a training, not saved.
+    replay_fixed
+        The fixed image of the same pair, ``shape``; not saved either.
     """
 
     network: Network
@@ -54,6 +56,7 @@ class Model:
     summary: dict[str, Any] = field(default_factory=dict)
     name: str = "model"
     replay: npt.NDArray[np.float16] | None = None
+    replay_fixed: npt.NDArray[np.float16] | None = None
 
     def __post_init__(self) -> None:
         self.network.eval()

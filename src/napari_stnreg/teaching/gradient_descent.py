@@ -17,6 +17,8 @@ from napari_stnreg.ops.interpolation import sample
 from napari_stnreg.teaching.scene import Scene
 
 _HALVINGS = 12
+MIN_SLOPE = 1e-3
+"""Decrease of the loss for a step of one pixel, in variances of the target, below which a position is a minimum."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Gradient:
         Gradient of the loss with respect to the family's parameters.
     nodes, arrows
         Points on the input, ``(N, 2)``, and their direction of descent, ``(N, 2)``, the longest scaled to 1 pixel:
-        control points if the family has them, otherwise points of the sampling grid.
+        control points if the family has them, otherwise points of the sampling grid. All zero at a minimum.
     """
 
     loss: float
@@ -41,7 +43,7 @@ class Gradient:
 
     @property
     def flat(self) -> bool:
-        """Whether the gradient is zero, as with the nearest-neighbor kernel."""
+        """Whether no direction lowers the loss noticeably: at a minimum, or with the nearest-neighbor kernel."""
         return not bool(self.arrows.any())
 
 
@@ -108,7 +110,9 @@ class GradientDescent:
             start, ends = (places.reshape(-1, 2) for places in scene.grid_points())
             arrows = self._moved(start, here - gradient) - ends
         longest = float(np.linalg.norm(arrows, axis=1).max(initial=0.0))
-        return Gradient(loss, gradient, ends, arrows / longest if longest > 1e-12 else np.zeros_like(arrows))
+        # To first order, moving the farthest point by one pixel lowers the loss by |gradient|**2 / longest.
+        slope = float(gradient.square().sum()) / longest if longest > 1e-12 else 0.0
+        return Gradient(loss, gradient, ends, arrows / longest if slope > MIN_SLOPE else np.zeros_like(arrows))
 
     def _moved(self, points: FloatArray, parameters: Tensor) -> FloatArray:
         return self.scene.family(parameters, self.scene.grid).map_points(points)

@@ -25,6 +25,8 @@ SUPPORTED_SUFFIXES = (".gif", ".mp4")
 _COLORS = ((46, 196, 243), (255, 159, 28), (232, 63, 111), (123, 211, 137))
 MIN_WIDTH_PX = 320
 """Least width of a film, so that small images are visible on a slide."""
+_BACKGROUND, _TEXT = (24, 26, 32), (235, 235, 235)
+_TITLE_HEIGHT, _GAP = 18, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +49,13 @@ class Replay:
         Unit of the times.
     kept
         Time whose weights the model has; ``None`` if that is not known.
+    fixed
+        Fixed image of a registration, with the shape of one frame; a film shows it to the left of the frames.
 
     Raises
     ------
     InputError
-        If there are no images, or not one time for each.
+        If there are no images, not one time for each, or a fixed image of another shape.
     """
 
     frames: npt.NDArray[Any]
@@ -61,12 +65,15 @@ class Replay:
     grid: Grid | None = None
     unit: str = "epoch"
     kept: float | None = None
+    fixed: npt.NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         if self.frames.ndim not in (3, 4) or not len(self.frames):
             raise InputError("A replay needs at least one 2D or 3D image; this training kept none.")
         if len(self.times) != len(self.frames):
             raise InputError(f"There are {len(self.frames)} images and {len(self.times)} times.")
+        if self.fixed is not None and self.fixed.shape != self.frames.shape[1:]:
+            raise InputError(f"The fixed image has the shape {self.fixed.shape}, the others {self.frames.shape[1:]}.")
 
     @property
     def last(self) -> int:
@@ -107,7 +114,7 @@ class Replay:
         times = np.asarray(model.summary["replay_epochs"], dtype=np.float64)
         found = {key: np.array(points) for key, points in curves.items()}
         kept = (model.summary.get("best") or {}).get("epoch")
-        return cls(model.replay, times, found, model.name or "training", grid, kept=kept)
+        return cls(model.replay, times, found, model.name or "training", grid, kept=kept, fixed=model.replay_fixed)
 
     @classmethod
     def from_classifiers(cls, result: ClassifierResult) -> Replay:
@@ -175,31 +182,32 @@ class Replay:
     def render(self, width: int = 480) -> npt.NDArray[np.uint8]:
         """Render images above the curves with a marker, ``(T, y, x, 3)``; of volumes, the middle slice.
 
+        A fixed image is shown to the left of the frames.
+
         Parameters
         ----------
         width
             Approximate width in pixels; images are enlarged by a whole factor.
         """
-        frames = self.frames if self.color else self._gray()
-        factor = max(round(max(width, MIN_WIDTH_PX) / frames.shape[2]), 1)
-        pictures = frames.repeat(factor, axis=1).repeat(factor, axis=2)
+        images = [self.frames] if self.fixed is None else [self.frames, self.fixed[None]]
+        images = images if self.color else [_gray(image) for image in images]
+        factor = max(round(max(width, MIN_WIDTH_PX) / (len(images) * images[0].shape[2])), 1)
+        pictures, *fixed = (image.repeat(factor, axis=1).repeat(factor, axis=2) for image in images)
+        if fixed:
+            gap = np.full((*pictures.shape[:2], _GAP, 3), _BACKGROUND, dtype=np.uint8)
+            both = np.concatenate([np.broadcast_to(fixed[0], pictures.shape), gap, pictures], axis=2)
+            titles = _titles(both.shape[2], ("fixed", "moving, warped"))
+            pictures = np.concatenate([np.broadcast_to(titles, (len(both), *titles.shape)), both], axis=1)
         strips = [self._strip(t, pictures.shape[2]) for t in range(len(pictures))]
         film = np.concatenate([pictures, np.array(strips)], axis=1)
         # Video formats need even sides.
         return film[:, : film.shape[1] // 2 * 2, : film.shape[2] // 2 * 2]
 
-    def _gray(self) -> npt.NDArray[np.uint8]:
-        frames = self.frames if self.frames.ndim == 3 else self.frames[:, self.frames.shape[1] // 2]
-        values = np.asarray(frames, dtype=np.float32)
-        low, high = limits_of(values)
-        gray = np.clip((values - low) / max(high - low, 1e-12) * 255, 0, 255).astype(np.uint8)
-        return np.repeat(gray[..., None], 3, axis=3)
-
     def _strip(self, position: int, width: int) -> npt.NDArray[np.uint8]:
         from PIL import Image, ImageDraw  # imageio brings it
 
         height = 120
-        picture = Image.new("RGB", (width, height), (24, 26, 32))
+        picture = Image.new("RGB", (width, height), _BACKGROUND)
         pen = ImageDraw.Draw(picture)
         points = np.concatenate([p for p in self.curves.values() if len(p)] or [np.zeros((1, 2))])
         points = points[np.isfinite(points).all(axis=1)]
@@ -212,7 +220,7 @@ class Replay:
 
         values, column = self.at(position), 10.0
         label = f"{self.unit} {self.times[position]:g}"
-        pen.text((column, 8), label, fill=(235, 235, 235))
+        pen.text((column, 8), label, fill=_TEXT)
         column += pen.textlength(label) + 18
         for i, (name, curve) in enumerate(self.curves.items()):
             color = _COLORS[i % len(_COLORS)]
@@ -261,6 +269,25 @@ class Replay:
         except ImportError as error:
             raise InputError("MP4 needs the package imageio-ffmpeg; install it, or save a GIF.") from error
         iio.imwrite(path, film, extension=".mp4", fps=1 / seconds, macro_block_size=2)
+
+
+def _gray(images: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Return gray levels ``(T, y, x, 3)`` of images; of volumes, the middle slice."""
+    values = np.asarray(images if images.ndim == 3 else images[:, images.shape[1] // 2], dtype=np.float32)
+    low, high = limits_of(values)
+    gray = np.clip((values - low) / max(high - low, 1e-12) * 255, 0, 255).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=3)
+
+
+def _titles(width: int, names: tuple[str, str]) -> npt.NDArray[np.uint8]:
+    """Return a bar with the names of two images side by side."""
+    from PIL import Image, ImageDraw  # imageio brings it
+
+    picture = Image.new("RGB", (width, _TITLE_HEIGHT), _BACKGROUND)
+    pen = ImageDraw.Draw(picture)
+    for i, name in enumerate(names):
+        pen.text((4 + i * (width + _GAP) // 2, 3), name, fill=_TEXT)
+    return np.array(picture)
 
 
 RecordedFrame = tuple[float, npt.NDArray[Any], dict[str, float]]

@@ -437,7 +437,10 @@ class Trainer:
             self.data, self.settings, state, stop_reason=stop_reason, seconds=self._seconds(), device=self.device.type
         )
         replay = np.stack(state.replay) if state.replay else None
-        return Model(self.network.to("cpu"), self.input_spec, summary, self.settings.network, replay)
+        fixed = None if replay is None or self.example is None else self.example.fixed.astype(np.float16)
+        if fixed is None or replay is None or fixed.shape != replay.shape[1:]:
+            fixed = None
+        return Model(self.network.to("cpu"), self.input_spec, summary, self.settings.network, replay, fixed)
 
     def release(self) -> None:
         """Release all memory on the device."""
