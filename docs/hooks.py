@@ -35,8 +35,16 @@ def _filled(match: re.Match[str]) -> str:
 def _formulas(text: str) -> str:
     from latex2mathml.converter import convert
 
-    text = _BLOCK.sub(lambda m: convert(" ".join(m.group(1).split()), display="block"), text)
-    return _INLINE.sub(lambda m: convert(m.group(1)), text)
+    def block(match: re.Match[str]) -> str:
+        return f'<div class="formula">{_tight(convert(" ".join(match[1].split()), display="block"))}</div>'
+
+    # A line that begins with <math> would become a paragraph of its own; one that begins with <span> does not.
+    return _INLINE.sub(lambda m: f"<span>{_tight(convert(m[1]))}</span>", _BLOCK.sub(block, text))
+
+
+def _tight(mathml: str) -> str:
+    """Remove the space around bars, which stand for absolute values here."""
+    return re.sub(r"<mo[^>]*>(&#x0007C;|\|)</mo>", r'<mo stretchy="false" lspace="0" rspace="0">&#124;</mo>', mathml)
 
 
 def _commands(_: str) -> str:
