@@ -36,6 +36,7 @@ BRITISH = re.compile(
 )
 PATTERNS = [(re.compile(rf"\b(?:{words})\b", re.IGNORECASE), advice) for words, advice in BANNED.items()]
 PATTERNS.append((BRITISH, "American spelling"))
+PATTERNS.append((re.compile(r"^(?:<{7}|>{7}) "), "a merge conflict that was not resolved"))
 
 PAGES = ["*.md", "docs/**/*.md", ".napari-hub/*.md", ".github/**/*.md", ".github/**/*.yml"]
 QUOTED = re.compile(r"^```.*?^```|`[^`\n]+`|\]\([^)]*\)|\$\$.*?\$\$|\*[A-Z][^*\n]*\*", re.MULTILINE | re.DOTALL)

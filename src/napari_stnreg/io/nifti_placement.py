@@ -41,7 +41,7 @@ class ItkPlacement:
 
 
 def itk_placement(header: nib.Nifti1Header, affine: FloatArray, name: str) -> ItkPlacement | None:
-    """Compare the position of a file's voxels with the one that ITK takes; ``None`` if nothing is to be said.
+    """Compare the position of a file's voxels with the one that ITK takes; ``None`` if there is nothing to report.
 
     Parameters
     ----------

@@ -57,7 +57,7 @@ class Processes:
         return [float(value) for value in held]
 
     def of_first(self, value: float, device: torch.device) -> float:
-        """Return the value of the first process, so that all decide alike."""
+        """Return the value of the first process, so that all decide in the same way."""
         if self.size == 1:
             return value
         held = torch.tensor([value], dtype=torch.float64, device=device)

@@ -30,7 +30,7 @@ KINDS = {
     "difference": ("Difference", "Warped minus fixed, each scaled to 0 to 1."),
     "checkerboard": ("Checkerboard", "Squares of fixed and warped in turn."),
 }
-"""Result layers by key: what the panel calls them, and one line that says what they show."""
+"""Result layers by key: title in the panel and one line of description."""
 
 LAYER_PREFIXES = {
     "warped": "warped",
@@ -47,7 +47,7 @@ LAYER_PREFIXES = {
 it the warped image in magenta, or ``"magenta"`` if the warped image has channels."""
 
 FIXED_LOOK: dict[str, Any] = {"colormap": "green", "blending": "translucent_no_depth", "gamma": 1.0}
-"""The fixed image hides what is below it, so that the colors add up in 2D and 3D whatever else is visible."""
+"""The fixed image hides what is below it, so that the colors add up in 2D and 3D regardless of other visible layers."""
 WARPED_LOOK: dict[str, Any] = {"colormap": "magenta", "blending": "additive", "gamma": 1.0}
 
 DEFAULT_KINDS = ("warped", "overlay", "grid", "vectors", "jacobian", "uncertainty", "difference")

@@ -35,7 +35,7 @@ class PairSource(ABC):
     normalization: Normalization = "percentiles"
     labels: tuple[int, ...] = ()
     share: tuple[int, int] | None = None
-    """Rank of this process and number of processes, each of which draws its share of the training batches."""
+    """Rank of this process and number of processes; each draws its share of the training batches."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = Grid.from_spacing(grid.shape, grid.spacing.tolist(), unit=grid.unit)

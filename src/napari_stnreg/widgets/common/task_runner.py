@@ -201,7 +201,7 @@ class TaskRunner(QObject):
 
     @property
     def stop_requested(self) -> bool:
-        """Whether the running or the last task was asked to stop; it may be incomplete then."""
+        """Whether the running or the last task was to stop; it may be incomplete then."""
         return self._control.stop.is_set()
 
     @property
