@@ -140,6 +140,48 @@ def _choose_reader():
         dialog.reject()
 
 
+# -- the canvas
+
+
+class CanvasUser:
+    """A user's mouse over the images, at positions of the world (the last two axes are displayed).
+
+    Parameters
+    ----------
+    viewer
+        The viewer, in the 2D display.
+    qtbot
+        The fixture of pytest-qt.
+    """
+
+    def __init__(self, viewer, qtbot):
+        self.viewer, self.qtbot = viewer, qtbot
+        self.native = viewer.window._qt_viewer.canvas.native
+
+    def spot(self, point, column=0, columns=1):
+        """Return where a point is on screen, in one of the columns of the grid."""
+        camera = self.viewer.scene.camera
+        down, right = [(float(a) - b) * camera.zoom for a, b in zip(point[-2:], camera.center[-2:], strict=True)]
+        width = self.native.width() / columns
+        return QPoint(round(width * (column + 0.5) + right), round(self.native.height() / 2 + down))
+
+    def click(self, point, column=0, columns=1):
+        """Click a point."""
+        self.drag([point], column, columns)
+
+    def drag(self, points, column=0, columns=1):
+        """Press at the first point, move over the others and release at the last."""
+        spots = [self.spot(point, column, columns) for point in points]
+        QTest.mouseMove(self.native, spots[0])
+        self.qtbot.wait(60)  # napari takes at most one move in a while
+        QTest.mousePress(self.native, LEFT, pos=spots[0])
+        for spot in spots[1:]:
+            QTest.mouseMove(self.native, spot)
+            self.qtbot.wait(60)
+        QTest.mouseRelease(self.native, LEFT, pos=spots[-1])
+        self.qtbot.wait(60)
+
+
 # -- panels
 
 

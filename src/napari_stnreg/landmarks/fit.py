@@ -24,14 +24,13 @@ import numpy.typing as npt
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import CoordinateSystem, FloatArray, Grid
 from napari_stnreg.core.landmarks import check_landmarks
+from napari_stnreg.landmarks.pairs import Side
 from napari_stnreg.transforms.base import Transform
 from napari_stnreg.transforms.landmark_fit import from_landmarks
 from napari_stnreg.transforms.thin_plate import ThinPlateTransform
 
 LANDMARK_FAMILIES = ("translation", "rigid", "similarity", "affine", "tps")
 """Families that landmarks can fit, from the fewest parameters to the most."""
-
-Side = Literal["fixed", "moving"]
 
 
 @dataclass(frozen=True)
@@ -161,6 +160,10 @@ class LandmarkFit:
         around_mean = ((self.moving - self.moving.mean(axis=0)) ** 2).sum() * (n / (n - 1)) ** 2
         return float(1 - (self.leave_one_out**2).sum() / around_mean) if around_mean > 0 else float("nan")
 
+    def _rounded(self, errors: FloatArray) -> FloatArray:
+        """Return errors with 0 for those that are negligible."""
+        return np.where(errors <= self.criteria.negligible * self._radius, 0.0, errors)
+
     @cached_property
     def folding_fraction(self) -> float:
         """Fraction of the fixed image that folds; of the region of the landmarks if there is no grid."""
@@ -208,10 +211,11 @@ class LandmarkFit:
         """Number of pairs, family and errors in one sentence."""
         unit = self.transform.unit
         text = f"{len(self)} {_plural(len(self))}, {self.family}"
-        text += f": residual median {np.median(self.residuals):.3g}, largest {self.residuals.max():.3g} {unit}"
+        residuals = self._rounded(self.residuals)
+        text += f": residual median {np.median(residuals):.3g}, largest {residuals.max():.3g} {unit}"
         known = np.isfinite(self.leave_one_out)
         if known.any():
-            errors = self.leave_one_out[known]
+            errors = self._rounded(self.leave_one_out[known])
             text += f"; leave-one-out median {np.median(errors):.3g}, largest {errors.max():.3g} {unit}"
             if self.worst is not None:
                 text += f" (pair {self.worst + 1})"

@@ -91,17 +91,20 @@ class LiveWarper:
             return tensor
         return resize(tensor, shape)
 
-    def warp(self, transform: Transform) -> list[npt.NDArray[np.generic]]:
+    def warp(self, transform: Transform, wanted: Sequence[int] | None = None) -> list[npt.NDArray[np.generic]]:
         """Warp every image; each result has the shape of :attr:`grid`, and the dtype and channels of its image.
 
         Parameters
         ----------
         transform
             Fixed world to moving world.
+        wanted
+            Positions of the images to warp; all by default.
         """
+        numbers = range(len(self._tensors)) if wanted is None else wanted
         with torch.no_grad():
             coordinates = self._coordinates(transform)
-            return [self._sample(number, coordinates) for number in range(len(self._tensors))]
+            return [self._sample(number, coordinates) for number in numbers]
 
     def _sample(self, number: int, coordinates: Tensor) -> npt.NDArray[np.generic]:
         mode: Kernel = "nearest" if self._labels[number] else "linear"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,8 @@ import numpy.typing as npt
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.core.landmarks import check_landmarks
-from napari_stnreg.landmarks.fit import Side
+
+Side = Literal["fixed", "moving"]
 
 MAX_UNDO = 200
 """Steps that can be undone."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 PANELS = {
     "compare": ("compare.panel", "ComparePanel", "Compare views"),
+    "landmarks": ("landmarks.panel", "LandmarksPanel", "Landmark registration"),
     "scorecard": ("scorecard.panel", "ScorecardPanel", "Registration scorecard"),
     "transforms": ("transforms.panel", "TransformsPanel", "Transform workbench"),
 }

@@ -347,12 +347,21 @@ class RegisterPanel(FitPanel):
         """Open a panel for the next step; it fills itself with the last run."""
         open_panel(self._viewer, name)
 
+    def _open_landmarks(self) -> None:
+        """Open the landmark panel with the pair, and with the points layers that are chosen here."""
+        panel = open_panel(self._viewer, "landmarks")
+        fixed, moving = self.inputs.fixed, self.inputs.moving
+        if fixed.layer is None or moving.layer is None:
+            return
+        panel.set_layers(fixed.layer, moving.layer)
+        if fixed.points is not None and moving.points is not None and not len(panel.pairs):
+            panel.import_layers(fixed.points, moving.points)
+        panel.place()
+
     def try_next(self, suggestion: str) -> None:
-        """Change the settings to what the verdict suggests and register again; landmarks must be chosen first."""
+        """Change the settings to what the verdict suggests and register again, or open the landmark panel."""
         if suggestion == "landmarks":
-            self.scroll_area.ensureWidgetVisible(self.inputs)
-            self.inputs.moving.points_box.setFocus()
-            self.show_status("Choose a points layer on both sides, with corresponding points in the same order.")
+            self._open_landmarks()
             return
         search = suggestion == "search"
         changes: dict[str, Any] = {"start": "search", "mirror": True} if search else {"similarity": "mi"}

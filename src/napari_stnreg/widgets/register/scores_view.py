@@ -44,7 +44,7 @@ SUGGESTIONS = {
         "Search rotations and mirror images",
         "Register again; the start search tries all rotations, scales and mirror images.",
     ),
-    "landmarks": ("Use landmarks", "Choose points layers with corresponding points, then press Register."),
+    "landmarks": ("Use landmarks", "Open the landmark panel with this pair of images."),
 }
 """Text and tooltip of the button for what to try next, by :attr:`Verdict.suggestion`."""
 

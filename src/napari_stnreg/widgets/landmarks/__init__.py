@@ -1,0 +1,1 @@
+"""The panel that registers two layers by landmarks."""

@@ -1,0 +1,110 @@
+"""The form of the landmark panel."""
+
+from __future__ import annotations
+
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QAction
+from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QMenu, QSlider, QVBoxLayout, QWidget
+
+from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, button_row, emphasize, help_label
+from napari_stnreg.widgets.landmarks.files import EXPORTS
+from napari_stnreg.widgets.landmarks.scene import VIEWS
+from napari_stnreg.widgets.landmarks.table import PairTable
+
+FAMILIES = {
+    "rigid": "Rigid",
+    "similarity": "Similarity",
+    "affine": "Affine",
+    "tps": "Thin-plate spline",
+}
+"""Families of the panel."""
+
+HINT = (
+    "1. Click a place in the fixed image: its counterpart is predicted in the moving image (blue).\n"
+    "2. Drag the counterpart to the right place, or click there.\n"
+    "3. Go on until the images match. Dragging the background moves the view."
+)
+
+
+class LandmarkForm(QWidget):
+    """Layers, transform, view, table and buttons."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fixed_box = Combo("The image that stays in place.", "fixed image")
+        self.moving_box = Combo(
+            "The image that is warped, with the layers that are linked to it or share its grid.", "moving image"
+        )
+        self.family_box = Combo(
+            "Family of the transform. While the pairs do not determine it, a simpler one is fitted.", "transform"
+        )
+        self.family_box.set_items([(text, key) for key, text in FAMILIES.items()], "affine")
+        self.stiffness_box = QDoubleSpinBox()
+        self.stiffness_box.setRange(0, 100)
+        self.stiffness_box.setDecimals(3)
+        self.stiffness_box.setSingleStep(0.01)
+        self.stiffness_box.setToolTip("0 goes through every point; larger values bend less.")
+        self.stiffness_box.setAccessibleName("stiffness")
+        self.place_button = button("Place landmarks", "Show the landmark view; press again to leave it.")
+        self.place_button.setCheckable(True)
+        emphasize(self.place_button)
+        self.view_box = Combo("How the two images are shown.", "view")
+        self.view_box.set_items([(text, key) for key, text in VIEWS.items()])
+        self.opacity_slider = QSlider(Qt.Orientation.Horizontal)
+        self.opacity_slider.setRange(0, 100)
+        self.opacity_slider.setValue(60)
+        self.opacity_slider.setToolTip("Opacity of the warped image over the fixed one.")
+        self.opacity_slider.setAccessibleName("opacity of the warped image")
+        self.follow_box = QCheckBox("Moving view follows")
+        self.follow_box.setToolTip("Show the moving image so that counterparts are at the same place in both views.")
+        self.follow_box.setAccessibleName("moving view follows")
+        self.follow_box.setChecked(True)
+        self.rows = FormLayout()
+        self.rows.add("Fixed", self.fixed_box)
+        self.rows.add("Moving", self.moving_box)
+        self.rows.add("Transform", self.family_box)
+        self.rows.add("Stiffness", self.stiffness_box)
+        self.view = QWidget()
+        view_rows = FormLayout()
+        view_rows.add("View", self.view_box)
+        view_rows.add("Warped", self.opacity_slider)
+        view_rows.add_full_width(self.follow_box)
+        self.view.setLayout(view_rows)
+        self.hint = help_label(HINT)
+        self.table = PairTable()
+        self.go_button = button("Go to", "Show the selected pair in both views (double-click in the table).")
+        self.delete_button = button("Delete", "Delete the selected pairs (Del).")
+        self.up_button = button("▲", "Move the selected pair up.")
+        self.up_button.setAccessibleName("move up")
+        self.down_button = button("▼", "Move the selected pair down.")
+        self.down_button.setAccessibleName("move down")
+        self.undo_button = button("Undo", "Take the last change of the pairs back (Ctrl+Z).")
+        self.redo_button = button("Redo", "Make the undone change again (Ctrl+Shift+Z).")
+        self.import_button = button("Import …", "Read pairs from files; files can also be dropped on this panel.")
+        self.export_button = button("Export …", "Write the pairs to files.")
+        menu = QMenu(self.import_button)
+        self.import_files = QAction("From files …", menu)
+        self.import_layers = QAction("From two selected points layers", menu)
+        menu.addActions([self.import_files, self.import_layers])
+        self.import_button.setMenu(menu)
+        menu = QMenu(self.export_button)
+        self.exports: dict[str, QAction] = {}
+        for key, (text, _suffix) in EXPORTS.items():
+            action = QAction(text, menu)
+            action.setData(key)
+            menu.addAction(action)
+            self.exports[key] = action
+        self.export_button.setMenu(menu)
+        self.summary = help_label()
+        self.summary.setAccessibleName("landmark fit")
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(5)
+        box.addLayout(self.rows)
+        box.addWidget(self.place_button)
+        box.addWidget(self.view)
+        box.addWidget(self.hint)
+        box.addWidget(self.table, 1)
+        box.addLayout(button_row(self.go_button, self.delete_button, self.up_button, self.down_button))
+        box.addLayout(button_row(self.undo_button, self.redo_button, self.import_button, self.export_button))
+        box.addWidget(self.summary)

@@ -1,0 +1,387 @@
+"""The landmark view: copies of both images side by side or over each other, with points, and the warped image.
+
+The layers of the user are hidden while the view is shown; nothing else of them is changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels, Layer, Points
+
+from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.core.units import conversion_factor
+from napari_stnreg.io.napari_layers import placement
+from napari_stnreg.landmarks.pairs import LandmarkPairs, Side
+from napari_stnreg.widgets.common.layer_io import axis_units, guess_layout
+from napari_stnreg.widgets.landmarks.live import WarpedFrame
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+TEMPORARY = "stnreg_landmark_view"
+"""Key in the metadata of the layers of the view."""
+
+VIEWS = {"side": "Side by side", "overlay": "Overlay"}
+_POINT_PIXELS = 15
+_HIT_PIXELS = 11
+_COLORS = {"placed": "#ffd54f", "predicted": "#40c4ff", "locked": "#b0bec5", "worst": "#ff5252", "selected": "#ffffff"}
+
+
+class LandmarkScene:
+    """The layers of the landmark view in a viewer.
+
+    Parameters
+    ----------
+    viewer
+        The viewer.
+    fixed, moving
+        The two layers.
+    fixed_grid, moving_grid
+        Their grids, in one unit.
+    warped
+        The layers that are warped, the moving one first.
+    """
+
+    def __init__(
+        self, viewer: Viewer, fixed: Layer, moving: Layer, fixed_grid: Grid, moving_grid: Grid, warped: Sequence[Layer]
+    ) -> None:
+        self._viewer = viewer
+        self.fixed, self.moving = fixed, moving
+        self.fixed_grid, self.moving_grid = fixed_grid, moving_grid
+        self.ndim = fixed_grid.ndim
+        self._sources = list(warped)
+        self.warped: dict[int, Layer] = {}
+        self.view = "side"
+        self.opacity = 0.6
+        self.display = _first_display(fixed_grid, moving_grid)
+        """Homogeneous matrix from the moving world to where it is shown: near its counterpart."""
+        self._before: dict[str, Any] = {}
+        self._busy = False
+        self.writing = False
+        """Whether points are being written; their events are then not those of the user."""
+        color = "green" if not getattr(fixed, "rgb", False) else None
+        self._views: dict[Side, Layer] = {
+            "fixed": _copy(fixed, "fixed", color),
+            "moving": _copy(moving, "moving", None),
+        }
+        self._base_affine = self._views["moving"].affine.affine_matrix.copy()
+        self.points: dict[Side, Points] = {"fixed": self._points_layer("fixed"), "moving": self._points_layer("moving")}
+
+    def _points_layer(self, side: Side) -> Points:
+        grid = self.fixed_grid
+        where = placement(Grid.from_spacing((1,) * self.ndim, unit=grid.unit))
+        return Points(
+            np.empty((0, self.ndim)),
+            ndim=self.ndim,
+            name=f"landmarks · {side}",
+            size=float(6 * grid.spacing.max()),
+            canvas_size_limits=(_POINT_PIXELS, _POINT_PIXELS),
+            symbol="o",
+            face_color="#00000000",
+            border_color=_COLORS["placed"],
+            border_width=0.18,
+            features={"number": np.empty(0, dtype=object)},
+            text={"string": "{number}", "size": 11, "color": _COLORS["placed"], "translation": [0.0] * self.ndim,
+                  "anchor": "upper_left"},
+            projection_mode="rescale_spherical",
+            metadata={TEMPORARY: True},
+            units=where["units"],
+            axis_labels=where["axis_labels"],
+        )  # fmt: skip
+
+    # -- entering and leaving
+
+    @property
+    def entered(self) -> bool:
+        """Whether the view is shown."""
+        return bool(self._before)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers of the view, the lowest first."""
+        return [self._views["fixed"], *self.warped.values(), self.points["fixed"], self._views["moving"],
+                self.points["moving"]]  # fmt: skip
+
+    def enter(self) -> None:
+        """Show the view and hide all other layers."""
+        grid, camera, layers = self._viewer.canvas.grid, self._viewer.scene.camera, self._viewer.layers
+        self._before = {
+            "visible": [(layer, layer.visible) for layer in layers],
+            "selection": list(layers.selection),
+            "camera": (camera.center, camera.zoom),
+            "grid": {name: getattr(grid, name) for name in ("enabled", "shape", "stride")},
+        }
+        self._busy = True
+        try:
+            for layer in layers:
+                layer.visible = False
+            for position, layer in enumerate(self.layers):
+                layers.insert(position, layer)
+        finally:
+            self._busy = False
+        self._apply_display()
+        layers.selection = {self.points["fixed"]}
+        self.set_view(self.view)
+        self._viewer.reset_view()
+
+    def leave(self) -> None:
+        """Remove the layers of the view and show those that were visible before."""
+        if not self.entered:
+            return
+        before, self._before = self._before, {}
+        layers = self._viewer.layers
+        grid = self._viewer.canvas.grid
+        for name, value in before["grid"].items():
+            setattr(grid, name, value)
+        self._busy = True
+        try:
+            for layer in self.layers:
+                if layer in layers:
+                    layers.remove(layer)
+            for layer, visible in before["visible"]:
+                if layer in layers:
+                    layer.visible = visible
+        finally:
+            self._busy = False
+        layers.selection = {layer for layer in before["selection"] if layer in layers}
+        self._viewer.scene.camera.center, self._viewer.scene.camera.zoom = before["camera"]
+
+    def needs(self, layer: Layer) -> bool:
+        """Whether the view cannot go on without a layer that was removed."""
+        own = [*self._views.values(), *self.points.values(), self.fixed, self.moving]
+        return not self._busy and any(layer is one for one in own)
+
+    def set_view(self, view: str) -> None:
+        """Show the images side by side or over each other."""
+        self.view = view
+        if not self.entered:
+            return
+        grid = self._viewer.canvas.grid
+        self._views["moving"].visible = view == "side"
+        # The lowest layers come first: fixed, warped and its points, then moving and its points.
+        grid.stride = 2 + len(self.warped)
+        grid.shape = (1, 2)
+        grid.enabled = view == "side"
+
+    # -- images
+
+    def set_opacity(self, opacity: float) -> None:
+        """Set the opacity of the warped layers."""
+        self.opacity = opacity
+        for layer in self.warped.values():
+            layer.opacity = opacity
+
+    @property
+    def wanted(self) -> list[int]:
+        """Positions of the warped layers that are visible; all before the first result."""
+        if not self.warped:
+            return list(range(len(self._sources)))
+        return [n for n, layer in self.warped.items() if layer.visible and layer in self._viewer.layers]
+
+    def show_warped(self, frame: WarpedFrame) -> None:
+        """Show warped images; the first ones add their layers."""
+        where = placement(frame.grid)
+        for number, data in frame.arrays.items():
+            layer = self.warped.get(number)
+            if layer is None:
+                self._add_warped(number, data, where)
+            elif layer in self._viewer.layers:
+                if layer.data.shape != data.shape:
+                    layer.data = data
+                    for key in ("scale", "translate", "affine"):
+                        if key in where:
+                            setattr(layer, key, where[key])
+                elif layer.data.dtype == data.dtype and not frame.exact:
+                    # In place: assigning the array would recompute extents, sliders and the thumbnail.
+                    layer.data[...] = data
+                    layer.refresh(thumbnail=False, highlight=False, extent=False)
+                else:
+                    layer.data = data
+
+    def _add_warped(self, number: int, data: np.ndarray, where: dict[str, Any]) -> None:
+        source = self._sources[number]
+        look: dict[str, Any] = {"name": f"warped · {source.name}", "metadata": {TEMPORARY: True}, **where}
+        layer: Layer
+        if isinstance(source, Labels):
+            layer = Labels(data, opacity=self.opacity, **look)
+        else:
+            assert isinstance(source, ImageLayer)
+            look["opacity"] = self.opacity
+            if source.rgb:
+                look |= {"rgb": True}
+            else:
+                look |= {"colormap": "magenta", "blending": "additive", "gamma": source.gamma,
+                         "contrast_limits": list(source.contrast_limits)}  # fmt: skip
+            layer = ImageLayer(data, **look)
+        if number and not dict(self._before["visible"]).get(source, True):
+            layer.visible = False
+        layers = self._viewer.layers
+        selected = list(layers.selection)
+        self.warped[number] = layer
+        self.warped = dict(sorted(self.warped.items()))
+        position = layers.index(self._views["fixed"]) + 1 + list(self.warped).index(number)
+        layers.insert(position, layer)
+        layers.selection = {one for one in selected if one in layers}
+        self.set_view(self.view)
+
+    def hide_warped(self) -> None:
+        """Remove the warped layers, because there is no transform."""
+        gone, self.warped = list(self.warped.values()), {}
+        for layer in gone:
+            if layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)
+        self.set_view(self.view)
+
+    # -- where the moving side is shown
+
+    def follow(self, matrix: FloatArray | None) -> None:
+        """Show the moving side near its counterparts, by a linear map of the fixed to the moving world."""
+        if matrix is None:
+            return
+        display: FloatArray = np.asarray(np.linalg.inv(matrix))
+        if self.ndim == 3 and self._viewer.dims.ndisplay == 2:
+            # napari cannot slice oblique volumes: only shift them.
+            center = self.fixed_grid.center
+            shift = center - (matrix[:-1, :-1] @ center + matrix[:-1, -1])
+            display = np.eye(4)
+            display[:-1, -1] = shift
+        if np.isfinite(display).all() and abs(np.linalg.det(display[:-1, :-1])) > 1e-6:
+            self.display = display
+            self._apply_display()
+
+    def _apply_display(self) -> None:
+        layer = self._views["moving"]
+        layer.affine = spatial_affine(layer, self.display, self.fixed_grid.unit) @ self._base_affine
+        self.points["moving"].affine = self.display
+
+    # -- points
+
+    def show_points(self, pairs: LandmarkPairs, *, worst: int | None = None, selected: Sequence[int] = ()) -> None:
+        """Show all points with their numbers and colors; ``worst`` and ``selected`` are rows."""
+        states = ["locked" if row.locked else "placed" for row in pairs.rows]
+        if worst is not None:
+            states[worst] = "worst"
+        self.writing = True
+        try:
+            for side, layer in self.points.items():
+                colors = [
+                    _COLORS["predicted" if row.predicted == side else state]
+                    for row, state in zip(pairs.rows, states, strict=True)
+                ]
+                widths = [0.32 if n in selected else 0.18 for n in range(len(pairs))]
+                layer.data = pairs.points(side)
+                layer.selected_data = set()
+                layer.features = {"number": [str(n + 1) for n in range(len(pairs))]}
+                if colors:
+                    layer.border_color = colors
+                    layer.border_width = widths
+                    layer.face_color = "#00000000"
+        finally:
+            self.writing = False
+
+    def move_points(self, pairs: LandmarkPairs) -> None:
+        """Show points that were moved; their number is the same."""
+        self.writing = True
+        try:
+            for side, layer in self.points.items():
+                points = pairs.points(side)
+                if not np.array_equal(points, layer.data):
+                    layer.data[...] = points
+                    layer.refresh(thumbnail=False, extent=False)
+        finally:
+            self.writing = False
+
+    # -- the mouse
+
+    @property
+    def _factors(self) -> FloatArray:
+        """From the viewer's units to those of the landmarks, along each axis."""
+        factors = np.ones(self.ndim)
+        units = getattr(self._viewer.layers.extent, "units", None)
+        if units is not None:
+            for axis, (seen, own) in enumerate(zip(units[-self.ndim :], self.points["fixed"].units, strict=False)):
+                with contextlib.suppress(Exception):  # mixed units: napari drops them for the whole viewer too
+                    factors[axis] = (1 * seen).to(own).magnitude
+        return factors
+
+    def side_at(self, event: Any) -> Side | None:
+        """Return the side under the pointer; ``None`` in the 3D view."""
+        if self._viewer.dims.ndisplay == 3 or event.viewbox is None:
+            return None
+        return "moving" if self.view == "side" and tuple(event.viewbox) == (0, 1) else "fixed"
+
+    def position(self, side: Side, world: Any) -> FloatArray:
+        """Return a position of the viewer's world in the world of a side."""
+        shown = np.asarray(world, dtype=np.float64)[-self.ndim :] * self._factors
+        if side == "fixed":
+            return shown
+        back = np.linalg.inv(self.display)
+        return np.asarray(back[:-1, :-1] @ shown + back[:-1, -1])
+
+    def shown_at(self, side: Side, points: FloatArray) -> FloatArray:
+        """Return where points of a side are shown, ``(N, D)``, in the unit of the landmarks."""
+        if side == "fixed":
+            return points
+        return np.asarray(points @ self.display[:-1, :-1].T + self.display[:-1, -1])
+
+    def point_at(self, event: Any, pairs: LandmarkPairs) -> tuple[int, Side] | None:
+        """Return the nearest point under the pointer, as row and side."""
+        side = self.side_at(event)
+        if side is None or not len(pairs):
+            return None
+        factors = self._factors
+        here = np.asarray(event.position, dtype=np.float64)[-self.ndim :]
+        first = self._viewer.dims.ndim - self.ndim
+        displayed = [axis - first for axis in self._viewer.dims.displayed if axis >= first]
+        hidden = [axis for axis in range(self.ndim) if axis not in displayed]
+        sides: tuple[Side, ...] = ("moving", "fixed") if self.view == "overlay" else (side,)
+        best: tuple[float, int, Side] | None = None
+        for one in sides:
+            away = (self.shown_at(one, pairs.points(one)) / factors) - here
+            pixels = np.linalg.norm(away[:, displayed], axis=1) * self._viewer.scene.camera.zoom
+            pixels[(np.abs(away[:, hidden] * factors[hidden]) > 3 * self.fixed_grid.spacing[hidden]).any(axis=1)] = (
+                np.inf
+            )
+            row = int(pixels.argmin())
+            if pixels[row] <= _HIT_PIXELS and (best is None or pixels[row] < best[0]):
+                best = (float(pixels[row]), row, one)
+        return None if best is None else best[1:]
+
+
+def _first_display(fixed: Grid, moving: Grid) -> FloatArray:
+    """Return the identity where the images overlap, else the shift that aligns their centers."""
+    display = np.eye(fixed.ndim + 1)
+    index = fixed.to_index(moving.center)
+    if not ((index > -0.5) & (index < np.asarray(fixed.shape) - 0.5)).all():
+        display[:-1, -1] = fixed.center - moving.center
+    return display
+
+
+def spatial_affine(layer: Layer, matrix: FloatArray, unit: str) -> FloatArray:
+    """Return a map of space as an affine of all axes of a layer, in the layer's units."""
+    try:
+        layout = guess_layout(layer)
+    except Exception:
+        layout = "zyx"[-layer.ndim :]
+    ndim = len(matrix) - 1
+    space = [i for i, letter in enumerate(layout) if letter in "zyx"][-ndim:]
+    factors = np.array([conversion_factor(axis_units(layer)[i], unit) for i in space])
+    full = np.eye(layer.ndim + 1)
+    full[np.ix_(space, space)] = matrix[:-1, :-1] * factors[None, :] / factors[:, None]
+    full[space, -1] = matrix[:-1, -1] / factors
+    return full
+
+
+def _copy(layer: Layer, side: str, colormap: str | None) -> Layer:
+    """Return a layer with the same array, in no viewer."""
+    data, keywords, kind = layer.as_layer_data_tuple()
+    keywords |= {"name": f"landmarks · {side} image", "visible": True, "opacity": 1.0}
+    keywords |= {"blending": "translucent_no_depth", "metadata": {TEMPORARY: True}}
+    if colormap is not None:
+        keywords["colormap"] = colormap
+    return Layer.create(data, keywords, kind)
