@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if "decisions" not in page.parts]
-RUN = ("README.md", "index.md", "two-layers.md", "doubtful.md", "stains.md", "networks.md")
+RUN = ("README.md", "index.md", "two-layers.md", "doubtful.md", "stains.md", "networks.md", "own-networks.md")
 """Pages whose Python is executed, in one namespace for each page."""
 
 

@@ -53,9 +53,8 @@ class DockPanel(QWidget):
     def viewer_events(self) -> list[tuple[Any, Callable[..., Any]]]:
         """Pairs of an event emitter and the bound method to connect to it while the panel is docked."""
         events = self._viewer.layers.events
-        # napari before 0.7 has no event "renamed".
-        names = [name for name in ("inserted", "removed", "reordered", "renamed") if name in events.emitters]
-        return [(events[name], self._on_layers) for name in names]
+        return [(event, self._on_layers) for event in (events.inserted, events.removed, events.reordered,
+                                                       events.renamed)]  # fmt: skip
 
     def refresh(self) -> None:
         """Update the panel from the viewer's layers."""
