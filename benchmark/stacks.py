@@ -26,8 +26,8 @@ import napari_stnreg as sr
 from benchmark.stack_peers import PEERS, Map, NotInstalled, align
 from napari_stnreg.datasets.section_deformation import SectionDeformation, SmoothField, Tear
 from napari_stnreg.datasets.serial_sections import SerialSections
-from napari_stnreg.stacks.api import work_folder
 from napari_stnreg.stacks.quality.ground_truth import StackTruth, TruthScores, score_truth
+from napari_stnreg.stacks.runtime.checkpoint import work_folder
 from napari_stnreg.stacks.runtime.tasks import TRANSFORMS
 from napari_stnreg.stacks.section_transform import SectionTransform
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from itertools import pairwise
 
 import numpy as np
@@ -20,7 +21,8 @@ from napari_stnreg.cli import main
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.datasets import SerialSections
-from napari_stnreg.stacks.api import work_folder
+from napari_stnreg.stacks.runtime.checkpoint import work_folder
+from napari_stnreg.stacks.sources.base import FunctionSource
 
 QUICK = {"search_rotations": False, "iterations": 2, "grid_cells": 3}
 
@@ -218,7 +220,7 @@ def test_resume_requires_the_same_stack_and_settings(stack, tmp_path):
     steps.close()
     with pytest.raises(sr.InputError, match="Continue it with --resume"):
         sr.align_stack(stack, output, **QUICK)
-    with pytest.raises(sr.InputError, match="neighbors differ"):
+    with pytest.raises(sr.InputError, match="neighbors was 2, is 1"):
         sr.align_stack(stack, output, resume=True, neighbors=1, **QUICK)
     with pytest.raises(sr.InputError, match="sums differ"):
         sr.align_stack(stack[::-1] + 1, output, resume=True, **QUICK)
@@ -276,7 +278,7 @@ def test_killed_range_must_be_resumed_or_abandoned(stack, whole, tmp_path):
     assert (contents(output)["displacement"] != contents(whole.path)["displacement"]).any()
     with pytest.raises(InputError, match=r"1 to 2 .* --resume"):
         sr.align_stack(stack, output, section_range=(4, 4), exclude=[4], **QUICK)
-    with pytest.raises(InputError, match="exclude, section_range differ"):
+    with pytest.raises(InputError, match=r"exclude was \[1\], is \[\], section_range was \[1, 2\], is \[4, 4\]"):
         sr.align_stack(stack, output, section_range=(4, 4), resume=True, **QUICK)
     sr.align_stack(stack, output, section_range=(4, 4), exclude=[4], overwrite=True, **QUICK)
     sr.align_stack(stack, once, section_range=(4, 4), exclude=[4], **QUICK)
@@ -309,15 +311,109 @@ def test_unreachable_scheduler_raises(stack, tmp_path):
 
 
 def test_memory_limits_the_number_of_concurrent_tasks(stack, tmp_path):
-    from napari_stnreg.stacks.runtime.memory import limit_workers, task_bytes
-    from napari_stnreg.stacks.sources.open import open_stack
+    from napari_stnreg.stacks.runtime.memory import limit_workers
 
-    source, settings = open_stack(stack), sr.StackSettings.parse(**QUICK)
-    each = task_bytes(source, settings)
-    assert limit_workers(3.5 * each, source, settings, 8) == 3
-    assert limit_workers(30 * each, source, settings, 8) == 8
-    with pytest.raises(sr.InputError, match="smaller working size"):
-        sr.align_stack(stack, tmp_path / "a.zarr", memory=0.5 * each, **QUICK)
+    assert limit_workers(3.5e6, 1e6, 8) == 3
+    assert limit_workers(30e6, 1e6, 8) == 8
+    assert limit_workers(30e6, 1e6, 8, own=25.5e6) == 4
+    with pytest.raises(sr.InputError, match=r"At least \d+ MB are needed.*smaller working size"):
+        sr.align_stack(stack, tmp_path / "a.zarr", memory=50e6, **QUICK)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are counted by Linux alone")
+def test_memory_is_a_ceiling_for_the_whole_process(stack, tmp_path):
+    """The minimum that a refusal names suffices, and is not exceeded."""
+    np.save(tmp_path / "s.npy", stack[:3])
+    code = (
+        "import sys; from napari_stnreg.cli import main; code = main(sys.argv[1:]); "
+        "lines = open('/proc/self/status').read().splitlines(); "
+        "print('peak', next(int(l.split()[1]) for l in lines if l.startswith('VmHWM')) // 1024); sys.exit(code)"
+    )
+
+    def run(limit):
+        words = ["align", "s.npy", "a.zarr", "--grid-cells", "3", "--memory", limit]
+        return subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True)
+
+    refused = run("100MB")
+    assert refused.returncode == 2
+    least = int(refused.stderr.split("At least ")[1].split()[0])
+    done = run(f"{least + 20}MB")  # imports take a little more or less in every process
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split("peak ")[1]) <= least + 20
+
+
+def test_tasks_use_one_thread():
+    from threadpoolctl import threadpool_info
+
+    from napari_stnreg.core.device import single_blas_thread
+    from napari_stnreg.stacks.runtime.executor import Task, Threads
+
+    def threads():
+        return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+
+    before = threads()
+    with single_blas_thread():
+        with single_blas_thread():
+            pass
+        assert threads() == {1}
+    assert threads() == before
+    assert [found for _, found in Threads(1).run([Task("a", threads)])] == [{1}]
+    assert threads() == before
+
+
+def test_applying_resumes_and_decodes_each_section_once(stack, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr("napari_stnreg.stacks.aligned_stack.CHUNK", 32)
+    decoded = Counter()
+
+    def section(z):
+        decoded.update([z])
+        return stack[z]
+
+    def source():
+        return FunctionSource(stack.shape, stack.dtype, section=section)
+
+    aligned = whole.aligned
+    once = aligned.apply(source(), tmp_path / "once.zarr", workers=1)
+    assert decoded == dict.fromkeys(range(6), 1)  # however many bands are read
+    steps = aligned.apply_steps(source(), tmp_path / "a.zarr", workers=1)
+    for _ in range(3):
+        next(steps)
+    steps.close()
+    done = len(list((tmp_path / "a.work" / "rendered").glob("*.npz")))
+    assert done >= 3
+    with pytest.raises(sr.InputError, match="--resume"):
+        aligned.apply(source(), tmp_path / "a.zarr", workers=1, overwrite=False)
+    with pytest.raises(sr.InputError, match="interpolation was linear, is nearest"):
+        aligned.apply(source(), tmp_path / "a.zarr", workers=1, interpolation="nearest", resume=True)
+    decoded.clear()
+    aligned.apply(source(), tmp_path / "a.zarr", workers=1, resume=True)
+    assert sum(decoded.values()) == 6 - done
+    same_result(once, tmp_path / "a.zarr")
+    assert not (tmp_path / "a.work").exists()
+    decoded.clear()
+    aligned.apply(source(), tmp_path / "a.zarr", workers=1, resume=True)  # finished already
+    assert not decoded
+    with pytest.raises(sr.InputError, match=r"At least \d+ MB are needed"):
+        aligned.apply(source(), tmp_path / "b.zarr", workers=1, memory=50e6)
+
+
+def test_full_disk_is_one_sentence_and_the_run_resumes(stack, whole, tmp_path, monkeypatch):
+    from napari_stnreg.stacks.output import ome_zarr
+
+    sync, left = ome_zarr.sync_tree, [4]
+
+    def full(path):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(28, "No space left on device")
+        sync(path)
+
+    monkeypatch.setattr(ome_zarr, "sync_tree", full)
+    with pytest.raises(sr.InputError, match=r"a\.zarr' cannot be written: No space left on device"):
+        sr.align_stack(stack, tmp_path / "a.zarr", workers=1, **QUICK)
+    monkeypatch.undo()
+    sr.align_stack(stack, tmp_path / "a.zarr", workers=1, resume=True, **QUICK)
+    same_result(whole.path, tmp_path / "a.zarr")
 
 
 def test_the_command_line_aligns_applies_and_exports(stack, whole, tmp_path, capsys):

@@ -66,6 +66,15 @@ Scheduler = Annotated[
         help="'threads' of this computer, or the address of a Dask cluster that sees the same files.",
     ),
 ]
+Memory = Annotated[
+    float | None,
+    Parameter(
+        converter=_memory,
+        n_tokens=1,
+        group="Execution",
+        help="Memory that the whole program may use, such as 4GB. It lowers the number of workers.",
+    ),
+]
 Workers = Annotated[int | None, Parameter(group="Execution", help="Tasks at a time; all cores if not given.")]
 
 
@@ -87,7 +96,7 @@ def align(
     pattern: Pattern = None,
     scheduler: Scheduler = "threads",
     workers: Workers = None,
-    memory: Annotated[float | None, _one_word(_memory, "Execution")] = None,
+    memory: Memory = None,
     keep_work: Annotated[bool, Parameter(group="Execution")] = False,
 ) -> int:
     """Align a stack of serial sections.
@@ -120,13 +129,12 @@ def align(
     section_range
         Align sections A:B (both included) again and leave all others where the output, made with --keep-work, has
         them.
-    memory
-        Memory that all tasks together may use, such as 4GB. It lowers the number of workers.
     keep_work
         Keep OUTPUT.work, which --section-range needs.
     """
     settings = merge_config(settings, config)
-    from napari_stnreg.stacks.api import align_stack_steps, work_folder
+    from napari_stnreg.stacks.api import align_stack_steps
+    from napari_stnreg.stacks.runtime.checkpoint import work_folder
     from napari_stnreg.stacks.runtime.job import report_paths
     from napari_stnreg.stacks.sources.open import open_stack
 

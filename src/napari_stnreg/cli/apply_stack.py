@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from napari_stnreg.cli.align import Channel, Level, Pattern, Scheduler, Workers, run_with_progress
+from napari_stnreg.cli.align import Channel, Level, Memory, Pattern, Scheduler, Workers, run_with_progress
 from napari_stnreg.cli.exit_code import ExitCode
 from napari_stnreg.cli.options import Output
 from napari_stnreg.cli.progress import PROGRESS, Interrupt, logger
@@ -22,12 +22,14 @@ def apply_stack(
     interpolation: Literal["linear", "nearest", "cubic"] = "linear",
     fill: float = 0.0,
     inverse: bool = False,
+    resume: bool = False,
     overwrite: bool = False,
     level: Level = 0,
     channel: Channel = None,
     pattern: Pattern = None,
     scheduler: Scheduler = "threads",
     workers: Workers = None,
+    memory: Memory = None,
 ) -> int:
     """Apply an alignment to another stack or to points.
 
@@ -49,6 +51,8 @@ def apply_stack(
         Value outside the sections.
     inverse
         Map points from the aligned stack to the raw one.
+    resume
+        Continue a stopped or killed run.
     overwrite
         Replace the output if it exists.
     """
@@ -77,9 +81,13 @@ def apply_stack(
             fill=fill,
             scheduler=scheduler,
             workers=workers,
+            memory=memory,
+            resume=resume,
             overwrite=overwrite,
         )
-        with Interrupt("Stopping; finished sections are kept. Press Ctrl+C again to abort.") as interrupt:
+        with Interrupt(
+            "Stopping after the current sections; --resume continues. Press Ctrl+C again to abort."
+        ) as interrupt:
             run_with_progress(steps, interrupt, "apply-stack")
         if interrupt.requested:
             return ExitCode.INTERRUPTED

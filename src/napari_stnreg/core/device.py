@@ -5,10 +5,11 @@ torch is imported inside the functions that need it, so that a panel can query t
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.memory import free_system_memory
@@ -89,6 +90,40 @@ def _thread_pools() -> list[LibController]:
     from threadpoolctl import ThreadpoolController
 
     return [library for library in ThreadpoolController().lib_controllers if library.user_api == "openmp"]
+
+
+class _BlasLimit:
+    """Number of blocks that limit BLAS, and the threads that it had before."""
+
+    lock = threading.Lock()
+    blocks = 0
+    before: ClassVar[list[tuple[LibController, int]]] = []
+
+
+@contextmanager
+def single_blas_thread() -> Iterator[None]:
+    """Limit the BLAS libraries of this process to one thread inside the block; blocks may overlap.
+
+    Products of small matrices gain nothing from more threads, but these wait for work in a busy loop. Unlike those of
+    OpenMP, the threads of BLAS belong to the whole process.
+    """
+    from threadpoolctl import ThreadpoolController
+
+    with _BlasLimit.lock:
+        if not _BlasLimit.blocks:
+            found = [one for one in ThreadpoolController().lib_controllers if one.user_api == "blas"]
+            _BlasLimit.before = [(one, one.num_threads) for one in found]
+            for library, _ in _BlasLimit.before:
+                library.set_num_threads(1)
+        _BlasLimit.blocks += 1
+    try:
+        yield
+    finally:
+        with _BlasLimit.lock:
+            _BlasLimit.blocks -= 1
+            if not _BlasLimit.blocks:
+                for library, threads in _BlasLimit.before:
+                    library.set_num_threads(threads)
 
 
 @contextmanager

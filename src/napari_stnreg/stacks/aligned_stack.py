@@ -27,8 +27,10 @@ from napari_stnreg.stacks.output.ome_zarr import (
     update_attributes,
 )
 from napari_stnreg.stacks.output.render import relative_scale, render_bands, scale_canvas
-from napari_stnreg.stacks.runtime.executor import Task, make_executor
+from napari_stnreg.stacks.runtime.checkpoint import RENDERED, WorkFolder, work_folder
+from napari_stnreg.stacks.runtime.executor import Cluster, Task, make_executor
 from napari_stnreg.stacks.runtime.job import report_paths
+from napari_stnreg.stacks.runtime.memory import limit_workers, process_bytes, rendering_bytes
 from napari_stnreg.stacks.runtime.progress import StackProgress
 from napari_stnreg.stacks.sources.base import SectionError, StackSource
 from napari_stnreg.stacks.sources.open import open_stack
@@ -128,13 +130,15 @@ class AlignedStack:
         fill: float = 0.0,
         scheduler: str = "threads",
         workers: int | None = None,
+        memory: float | None = None,
+        resume: bool = False,
         overwrite: bool = False,
     ) -> Path:
         """Warp another stack of the same sections; :meth:`apply_steps` run to its end, with the same parameters."""
         return run_to_completion(
             self.apply_steps(
                 stack, output, interpolation=interpolation, fill=fill, scheduler=scheduler, workers=workers,
-                overwrite=overwrite,
+                memory=memory, resume=resume, overwrite=overwrite,
             )
         )  # fmt: skip
 
@@ -147,6 +151,8 @@ class AlignedStack:
         fill: float = 0.0,
         scheduler: str = "threads",
         workers: int | None = None,
+        memory: float | None = None,
+        resume: bool = False,
         overwrite: bool = False,
     ) -> Generator[StackProgress, str | None, Path]:
         """Warp another stack of the same sections step by step, for progress reporting and cancellation.
@@ -162,8 +168,10 @@ class AlignedStack:
             ``"linear"``, ``"cubic"``, or ``"nearest"`` for labels.
         fill
             Value outside the sections.
-        scheduler, workers
+        scheduler, workers, memory
             As in :func:`~napari_stnreg.align_stack`.
+        resume
+            Continue a stopped or killed run; sections that are written are skipped.
         overwrite
             Replace ``output`` if this program wrote it.
 
@@ -190,34 +198,53 @@ class AlignedStack:
             )
         if not str(output).rstrip("/").endswith(".zarr"):
             raise InputError(f"'{Path(output).name}' must be an OME-Zarr folder. Choose a name that ends in .zarr.")
-        path = check_output(
-            output, [self.path, *source.paths], overwrite=overwrite, folder=True, is_ours=is_aligned_stack
-        )
         scale = relative_scale(source.shape, self.canvas.input_shape, source.name)
         grid = scale_canvas(self.canvas, scale)
-        count = source.shape[0]
-        with OutputLock(path):
-            writer = create(
-                path, source, self.canvas, (grid.shape[0], grid.shape[1]), scale=scale, displacement=False, fill=fill,
-                labels=interpolation == "nearest", attributes={"alignment": self.path.name, "finished": False},
-            )  # fmt: skip
-            executor = make_executor(scheduler, workers)
-            plan = (
-                Task(f"apply {z}", _warp_section, (self.path, source, writer, z, scale, interpolation, fill))
-                for z in range(count)
-            )
-            done = 0
-            try:
+        count, inputs = source.shape[0], [self.path, *source.paths]
+        known = {name: self.attributes.get(name) for name in ("stack", "settings", "verdicts")}
+        identity = {
+            "alignment": {"location": str(self.path), **known}, "stack": source.identity(),
+            "interpolation": interpolation, "fill": float(fill),
+        }  # fmt: skip
+        work = work_folder(output)
+        check_output(work.path, inputs, overwrite=True, folder=True, is_ours=lambda _: True)
+        is_begun = work.check(identity, resume=resume, overwrite=overwrite)
+        path = check_output(output, inputs, overwrite=overwrite or resume, folder=True, is_ours=is_aligned_stack)
+        if resume and path.exists() and not is_begun:
+            if read_attributes(path).get("applied") == json.loads(json.dumps(identity)):
+                return path
+            if not overwrite:
+                raise InputError(f"'{path.name}' is not an unfinished run of this. Replace it with --overwrite.")
+        executor = make_executor(scheduler, workers)
+        try:
+            own = process_bytes() if memory is not None and not isinstance(executor, Cluster) else 0
+            executor.workers = limit_workers(memory, rendering_bytes(source), executor.workers, own=own)
+            with OutputLock(path):
+                work.begin(identity, resume=resume, overwrite=overwrite)
+                left = [z for z in range(count) if not (path.exists() and work.has(RENDERED, z))]
+                writer = SectionWriter(path, labels=interpolation == "nearest")
+                if len(left) == count:
+                    writer = create(
+                        path, source, self.canvas, (grid.shape[0], grid.shape[1]), scale=scale, displacement=False,
+                        fill=fill, labels=interpolation == "nearest",
+                        attributes={"alignment": self.path.name, "finished": False},
+                    )  # fmt: skip
+                arguments = (scale, interpolation, fill)
+                plan = (
+                    Task(f"apply {z}", _warp_section, (self.path, source, writer, work, z, *arguments)) for z in left
+                )
+                done = count - len(left)
                 with closing(executor.run(plan)) as ended:  # type: ignore[type-var]
-                    for done, (name, _) in enumerate(ended, start=1):
-                        z = int(name.rsplit(" ", 1)[1])
+                    for name, _ in ended:
+                        done, z = done + 1, int(name.rsplit(" ", 1)[1])
                         message = "warping sections"
                         if (yield StackProgress("render", done, count, done / count, message, z, path)) == "stop":
                             break
-            finally:
-                executor.close()
-            if done == count:
-                update_attributes(path, finished=True)
+                if done == count:
+                    update_attributes(path, finished=True, applied=identity)
+                    work.remove()
+        finally:
+            executor.close()
         return path
 
     # -- points and displacement
@@ -390,8 +417,9 @@ class AlignedStack:
 
 
 def _warp_section(
-    alignment: Path, source: StackSource, writer: SectionWriter, z: int, scale: float, interpolation: Any, fill: float
-) -> None:
+    alignment: Path, source: StackSource, writer: SectionWriter, work: WorkFolder, z: int, scale: float,
+    interpolation: Any, fill: float,
+) -> None:  # fmt: skip
     aligned = AlignedStack(alignment)
     canvas = aligned.canvas
     bands = render_bands(
@@ -401,3 +429,4 @@ def _warp_section(
     with suppress(SectionError):  # a missing section stays empty, as in the alignment
         writer.write(z, bands)
     writer.sync(z)
+    work.put(RENDERED, z)

@@ -10,13 +10,14 @@ from typing import Any, TypedDict
 
 from typing_extensions import Unpack
 
+from napari_stnreg.core.device import single_blas_thread
 from napari_stnreg.core.output_guard import OutputLock
 from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.stacks.result import StackResult
-from napari_stnreg.stacks.runtime.checkpoint import WorkFolder
-from napari_stnreg.stacks.runtime.executor import make_executor
+from napari_stnreg.stacks.runtime.checkpoint import work_folder
+from napari_stnreg.stacks.runtime.executor import Cluster, make_executor
 from napari_stnreg.stacks.runtime.job import AlignmentJob, Landmarks
-from napari_stnreg.stacks.runtime.memory import limit_workers
+from napari_stnreg.stacks.runtime.memory import limit_workers, process_bytes, solver_bytes, task_bytes
 from napari_stnreg.stacks.runtime.pipeline import AlignmentPipeline, Stopped
 from napari_stnreg.stacks.runtime.progress import StackProgress
 from napari_stnreg.stacks.settings import CanvasExtent, Features, Motion, StackSettings, Trend
@@ -46,12 +47,6 @@ class StackOptions(TypedDict, total=False):
     trim_fraction: float
     working_size: int | None
     canvas: CanvasExtent
-
-
-def work_folder(output: Path | str) -> WorkFolder:
-    """Folder of the intermediate results of the alignment ``OUT.zarr``: ``OUT.work`` beside it."""
-    output = Path(output).absolute()
-    return WorkFolder(output.with_name(output.name.removesuffix(".zarr") + ".work"))
 
 
 def align_stack(
@@ -131,7 +126,7 @@ def align_stack_steps(
     workers
         Number of concurrent tasks; all cores if not given.
     memory
-        Bytes that all tasks together may use; limits the number of workers.
+        Bytes that the whole process may use; limits the number of workers. On a cluster, bytes of all tasks together.
     resume
         Continue a stopped or killed run, of the whole stack or of ``section_range``; the result is bit-identical to
         that of an uninterrupted run.
@@ -169,9 +164,11 @@ def align_stack_steps(
         return StackResult(path, "finished", settings, warnings=[f"'{path.name}' was already finished."])
     executor = make_executor(scheduler, workers)
     try:
-        executor.workers = limit_workers(memory, source, settings, executor.workers)
+        is_local = not isinstance(executor, Cluster)
+        own = process_bytes() + solver_bytes(source, settings) if is_local and memory is not None else 0
+        executor.workers = limit_workers(memory, task_bytes(source, settings), executor.workers, own=own)
         start = time.perf_counter()
-        with OutputLock(path):
+        with OutputLock(path), single_blas_thread():
             pipeline = AlignmentPipeline(job, path, work, executor)
             try:
                 if section_range is None:

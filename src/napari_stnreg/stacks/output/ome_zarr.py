@@ -8,8 +8,8 @@ position of the node in the frame of the input.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,18 @@ class SectionWriter:
         self.path, self.labels = Path(path), labels
 
     def write(self, z: int, bands: Iterable[tuple[slice, Array]]) -> None:
-        """Write a section from bands of rows, whose heights are even except for the last, and its coarser levels."""
+        """Write a section from bands of rows, whose heights are even except for the last, and its coarser levels.
+
+        Raises
+        ------
+        InputError
+            If the system refuses, for example because the disk is full.
+        """
         levels = _levels(self.path)
         half: Array | None = None
         for rows, data in bands:
-            levels[0][z, rows] = data
+            with _writing(self.path):
+                levels[0][z, rows] = data
             if len(levels) > 1:
                 smaller = halve(data, labels=self.labels)
                 if half is None:
@@ -60,7 +67,8 @@ class SectionWriter:
                 half[rows.start // 2 : rows.start // 2 + len(smaller)] = smaller
         for level in levels[1:]:
             assert half is not None
-            level[z] = half
+            with _writing(self.path):
+                level[z] = half
             half = halve(half, labels=self.labels)
 
     def write_displacement(self, z: int, displacement: Array) -> None:
@@ -68,12 +76,22 @@ class SectionWriter:
         import zarr
 
         group: Any = zarr.open_group(str(self.path), mode="r+")
-        group["displacement"][z] = displacement
+        with _writing(self.path):
+            group["displacement"][z] = displacement
 
     def sync(self, z: int) -> None:
         """Force the chunks of a section to disk, before it is recorded as done."""
-        for chunks in self.path.glob(f"*/c/{z}"):
-            sync_tree(chunks)
+        with _writing(self.path):
+            for chunks in self.path.glob(f"*/c/{z}"):
+                sync_tree(chunks)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"'{path.name}' cannot be written: {error.strerror or error}. Resume when it can.") from error
 
 
 def create(

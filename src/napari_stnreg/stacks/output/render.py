@@ -98,6 +98,7 @@ def render_bands(
     """
     from napari_stnreg.resampling.warp import warp
 
+    read = source.windows(z)
     for top in range(0, grid.shape[0], rows):
         bottom = min(top + rows, grid.shape[0])
         band = grid.cropped((top, 0), (bottom, grid.shape[1]))
@@ -105,7 +106,7 @@ def render_bands(
         if window is None:
             yield slice(top, bottom), np.full(band.shape, fill).astype(source.dtype)
             continue
-        data = source.read(z, window)
+        data = read(window)
         start = [(s.start + 0.5) * scale - 0.5 for s in window]
         image = Image(data, Grid.from_spacing(data.shape, scale, start), name=source.name)
         yield slice(top, bottom), np.asarray(warp(image, transform, band, interpolation, fill).data)

@@ -26,6 +26,8 @@ _FACTS = "__facts__"
 _MARKER = "napari-stnreg work folder"
 _RUN = "run.json"
 _RANGE = "range.json"
+RENDERED = "rendered"
+"""Kind of the marks of sections that are written to the output."""
 
 
 class WorkFolder:
@@ -86,7 +88,7 @@ class WorkFolder:
             wanted = json.loads(json.dumps(identity))
             if note["run"] != wanted:
                 raise InputError(
-                    f"'{self.path.name}' belongs to another run ({differing_keys(note['run'], wanted)} differ). "
+                    f"'{self.path.name}' belongs to another run ({describe_differences(note['run'], wanted)}). "
                     "Resume with the same stack and settings, or start again with --overwrite."
                 )
             return True
@@ -157,7 +159,7 @@ class WorkFolder:
             if begun != wanted:
                 raise InputError(
                     f"Aligning sections {first} to {last} again was interrupted and had other settings "
-                    f"({differing_keys(begun, wanted)} differ). Resume with the same, or abandon it with --overwrite."
+                    f"({describe_differences(begun, wanted)}). Resume with the same, or abandon it with --overwrite."
                 )
             self._remove_broken()
             return True, stale
@@ -252,8 +254,17 @@ class WorkFolder:
                 file.unlink()
 
 
-def differing_keys(a: Any, b: Any, name: str = "") -> str:
-    """Names under which two JSON-ready descriptions differ, joined by commas."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return ", ".join(differing_keys(a.get(k), b.get(k), k) for k in sorted({*a, *b}) if a.get(k) != b.get(k))
-    return name
+def work_folder(output: Path | str) -> WorkFolder:
+    """Folder of the intermediate results of ``OUT.zarr``: ``OUT.work`` beside it."""
+    output = Path(output).absolute()
+    return WorkFolder(output.with_name(output.name.removesuffix(".zarr") + ".work"))
+
+
+def describe_differences(stored: Any, wanted: Any, name: str = "") -> str:
+    """Describe where two JSON-ready descriptions of a run differ: the name, and both values if they are short."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        keys = [k for k in sorted({*stored, *wanted}) if stored.get(k) != wanted.get(k)]
+        return ", ".join(describe_differences(stored.get(k), wanted.get(k), k) for k in keys)
+    if name != "sums" and not isinstance(wanted, dict) and len(f"{stored}{wanted}") <= 200:
+        return f"{name} was {stored}, is {wanted}"
+    return f"{name} differ"

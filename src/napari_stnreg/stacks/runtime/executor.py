@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
+from napari_stnreg.core.device import single_blas_thread
 from napari_stnreg.core.errors import FitError, InputError
 
 SCHEDULER_TIMEOUT_S = 20
@@ -191,9 +192,10 @@ class Cluster:
 
 
 def single_threaded(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function with torch limited to one thread, so that results do not depend on the number of threads."""
+    """Call a function with torch and BLAS limited to one thread, so that results do not depend on their number."""
     import torch
 
     if torch.get_num_threads() != 1:
         torch.set_num_threads(1)
-    return function(*arguments)
+    with single_blas_thread():
+        return function(*arguments)

@@ -15,7 +15,7 @@ from napari_stnreg.core.output_guard import check_output
 from napari_stnreg.stacks.matching.pair_selection import Pair
 from napari_stnreg.stacks.output.ome_zarr import is_aligned_stack, read_attributes
 from napari_stnreg.stacks.preprocessing.encoder import load_extractor
-from napari_stnreg.stacks.runtime.checkpoint import WorkFolder, differing_keys
+from napari_stnreg.stacks.runtime.checkpoint import WorkFolder, describe_differences
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.sources.base import StackSource
 from napari_stnreg.stacks.sources.open import open_stack
@@ -131,9 +131,9 @@ class AlignmentJob:
         if resume and not overwrite and is_aligned_stack(path):
             found = read_attributes(path)
             identity = {"stack": self.source.identity(), "settings": self.settings.model_dump()}
-            if differ := differing_keys({name: found.get(name) for name in identity}, identity):
+            if differ := describe_differences({name: found.get(name) for name in identity}, identity):
                 raise InputError(
-                    f"'{path.name}' is another alignment ({differ} differ). Choose another name, or allow replacing it "
+                    f"'{path.name}' is another alignment ({differ}). Choose another name, or allow replacing it "
                     "with --overwrite."
                 )
             return bool(found.get("finished", False)) and not work.path.exists()

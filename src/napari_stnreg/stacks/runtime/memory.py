@@ -29,6 +29,10 @@ class TaskMemory:
         Additional bytes for each pixel that is mapped at a time; transforms map large bands in slabs.
     reading
         Bytes for each pixel of a section that is read as a whole.
+    solving
+        Numbers for each control point and match that the solver holds.
+    later
+        Bytes that libraries take after they are imported, and that the memory allocator does not give back.
     """
 
     matching: int = 300
@@ -37,49 +41,76 @@ class TaskMemory:
     rendering: int = 60
     mapping: int = 110
     reading: int = 8
+    solving: int = 40
+    later: int = 100 * 2**20
 
 
 TASK_MEMORY = TaskMemory()
 
 
 def task_bytes(source: StackSource, settings: StackSettings) -> int:
-    """Estimate the peak memory of one task, bytes."""
-    from napari_stnreg.transforms.base import SLAB_POINTS  # imports torch
-
+    """Estimate the peak memory of one task of an alignment, bytes."""
     height, width = source.shape[1:]
     factor = settings.factor((height, width))
     cost = TASK_MEMORY
     each = cost.matching + (cost.channel * (cost.channels - 1) if settings.features == "auto-encoder" else 0)
     matching = each * -(-height // factor) * -(-width // factor)
     reading = source.section_bytes + cost.reading * height * width
-    band = min(CHUNK, height) * width
-    rendering = cost.rendering * band + cost.mapping * min(band, 2 * SLAB_POINTS) + source.section_bytes
-    return int(max(matching, reading, rendering))
+    return int(max(matching, reading, rendering_bytes(source)))
 
 
-def limit_workers(memory: float | None, source: StackSource, settings: StackSettings, workers: int) -> int:
+def rendering_bytes(source: StackSource) -> int:
+    """Estimate the peak memory of rendering one section, bytes."""
+    from napari_stnreg.transforms.base import SLAB_POINTS  # imports torch
+
+    band = min(CHUNK, source.shape[1]) * source.shape[2]
+    return int(TASK_MEMORY.rendering * band + TASK_MEMORY.mapping * min(band, 2 * SLAB_POINTS) + source.section_bytes)
+
+
+def solver_bytes(source: StackSource, settings: StackSettings) -> int:
+    """Estimate the memory of the solve with the transforms of all sections, bytes."""
+    from napari_stnreg.stacks.solver.windowed import MAX_WINDOW, OVERLAP  # imports torch
+
+    cells = settings.cells((source.shape[1], source.shape[2])) + 4
+    matches = min(source.shape[0], MAX_WINDOW + 2 * OVERLAP) * settings.neighbors
+    return int(8 * cells**2 * (TASK_MEMORY.solving * matches + 4 * source.shape[0]))
+
+
+def process_bytes() -> int:
+    """Memory that this process holds once everything that a run needs is imported, bytes."""
+    import psutil
+
+    from napari_stnreg.stacks.runtime import pipeline  # noqa: F401  # imports torch, zarr and all stages
+
+    return int(psutil.Process().memory_info().rss) + TASK_MEMORY.later
+
+
+def limit_workers(memory: float | None, each: int, workers: int, *, own: int = 0) -> int:
     """Return how many tasks may run at a time.
 
     Parameters
     ----------
     memory
-        Bytes that all tasks together may use; the free memory if not given.
-    source, settings
-        Stack and settings of the run.
+        Bytes that the whole process may use; the free memory, for the tasks alone, if not given.
+    each
+        Peak memory of one task, bytes.
     workers
         Upper limit.
+    own
+        Memory of the process without its tasks, bytes; 0 on a cluster, where tasks run in other processes.
 
     Raises
     ------
     InputError
-        If one task needs more than that.
+        If not even one task fits.
     """
-    each = task_bytes(source, settings)
-    if memory is None:
-        memory = 0.7 * free_memory("cpu")
-    if memory < each:
+    room = 0.7 * free_memory("cpu") if memory is None else memory - own
+    if room < each:
+        needed = each if memory is None else own + each
+        given = room if memory is None else memory
         raise InputError(
-            f"One section needs about {each / 2**20:.0f} MB, but only {memory / 2**20:.0f} MB may be used. Allow more "
-            "memory, or choose a smaller working size."
+            f"At least {-(-needed // 2**20):.0f} MB are needed, but only {given / 2**20:.0f} MB may be used: "
+            f"{own / 2**20:.0f} MB for the program, {each / 2**20:.0f} MB for one section. "
+            "Allow more memory, or choose a smaller working size."
         )
-    return max(min(workers, int(memory // each)), 1)
+    return max(min(workers, int(room // each)), 1)

@@ -41,7 +41,7 @@ from napari_stnreg.stacks.quality.sections import (
 )
 from napari_stnreg.stacks.quality.slope_preservation import SlopeEstimates, estimate_slopes
 from napari_stnreg.stacks.runtime import tasks
-from napari_stnreg.stacks.runtime.checkpoint import WorkFolder
+from napari_stnreg.stacks.runtime.checkpoint import RENDERED, WorkFolder
 from napari_stnreg.stacks.runtime.executor import Cluster, Executor, Task
 from napari_stnreg.stacks.runtime.job import AlignmentJob
 from napari_stnreg.stacks.runtime.progress import StackProgress
@@ -114,11 +114,11 @@ class AlignmentPipeline:
         failed = {one.section for one in found[0] if one.verdict == "failed"}
         canvas = self._canvas(transforms, [z for z in good if z not in failed] or good)
         everything = set(range(self.count))
-        done = {z for z in everything if resume and self.work.has(tasks.RENDERED, z)}
+        done = {z for z in everything if resume and self.work.has(RENDERED, z)}
         writer = SectionWriter(self.path)
         if not done or not self.path.exists():
             done = set()
-            self.work.forget(tasks.RENDERED)
+            self.work.forget(RENDERED)
             writer = create(self.path, self.source, canvas, canvas.shape, attributes=self._attributes())
         yield from self._render(writer, transforms, faults, canvas, sorted(everything - done))
         update_attributes(self.path, finished=True, verdicts=[one.verdict for one in found[0]])
@@ -148,7 +148,7 @@ class AlignmentPipeline:
             changed = [name for name in self.work.names(tasks.QUALITY) if (free | stale) & set(tasks.pair_of(name))]
             self.work.forget(tasks.QUALITY, changed)
             self.work.forget(tasks.BRIDGED_QUALITY)
-            self.work.forget(tasks.RENDERED, free | stale)
+            self.work.forget(RENDERED, free | stale)
             self.work.begin_range(identity, stale)
         update_attributes(self.path, finished=False)
         faults = yield from self._prepare()
@@ -170,7 +170,7 @@ class AlignmentPipeline:
         ]
         transforms, matches = yield from self._match_fine(transforms, good, "range", fixed)
         transforms, found = yield from self._judge(transforms, faults, matches, fixed)
-        left = [z for z in sorted(free | stale) if not self.work.has(tasks.RENDERED, z)]
+        left = [z for z in sorted(free | stale) if not self.work.has(RENDERED, z)]
         yield from self._render(SectionWriter(self.path), transforms, faults, canvas, left)
         for z in free:
             self.work.put(tasks.TRANSFORMS, z, transforms[z].to_arrays())

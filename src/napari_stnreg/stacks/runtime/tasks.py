@@ -20,12 +20,12 @@ from napari_stnreg.stacks.output.render import render_bands
 from napari_stnreg.stacks.preprocessing.continuity import confirm_artifacts
 from napari_stnreg.stacks.preprocessing.features import Extractor, PreparedSection, prepare
 from napari_stnreg.stacks.quality.sections import correlate_pair, correlate_shifted_copy
-from napari_stnreg.stacks.runtime.checkpoint import WorkFolder
+from napari_stnreg.stacks.runtime.checkpoint import RENDERED, WorkFolder
 from napari_stnreg.stacks.section_transform import SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.sources.base import SectionError, StackSource
 
-PREPARED, COARSE, TRANSFORMS, QUALITY, RENDERED = "prepared", "coarse", "transforms", "quality", "rendered"
+PREPARED, COARSE, TRANSFORMS, QUALITY = "prepared", "coarse", "transforms", "quality"
 CHANCE, BRIDGED_QUALITY, CONFIRMED = "chance", "quality bridged", "artifacts confirmed"
 """Kinds of results in the work folder."""
 

@@ -79,6 +79,24 @@ class StackSource:
     def _load(self, z: int, window: Window) -> Array:
         raise NotImplementedError
 
+    @property
+    def decodes_whole_sections(self) -> bool:
+        """Whether reading a window decodes the whole section, so that it should be read once."""
+        return False
+
+    def windows(self, z: int) -> Callable[[Window], Array]:
+        """Return a function that reads windows of a section; the section is decoded once."""
+        if not self.decodes_whole_sections:
+            return lambda window: self.read(z, window)
+        whole: list[Array] = []
+
+        def read(window: Window) -> Array:
+            if not whole:
+                whole.append(self.read(z))
+            return whole[0][window]
+
+        return read
+
     def read_reduced(self, z: int, factor: int, *, nonzero: bool = False) -> npt.NDArray[np.float32]:
         """Read a section reduced by an integer factor, float32; see :func:`reduce_section`.
 
@@ -87,10 +105,10 @@ class StackSource:
         """
         height, width = (-(-n // factor) for n in self.shape[1:])
         rows = max(STRIP_BYTES // (self.shape[2] * max(self.dtype.itemsize, 4) * factor), 1)
-        out = np.empty((height, width), dtype=np.float32)
+        out, read = np.empty((height, width), dtype=np.float32), self.windows(z)
         for top in range(0, height, rows):
             lines = slice(top * factor, min((top + rows) * factor, self.shape[1]))
-            strip = self.read(z, (lines, slice(0, self.shape[2])))
+            strip = read((lines, slice(0, self.shape[2])))
             out[top : top + rows] = reduce_section(strip != 0 if nonzero else strip, factor)
         return out
 
@@ -150,6 +168,8 @@ class FunctionSource(StackSource):
 
     section: Callable[[int], Array] | None = None
 
+    decodes_whole_sections = True
+
     def _load(self, z: int, window: Window) -> Array:
         assert self.section is not None
         return np.asarray(self.section(z))[window]
@@ -166,6 +186,11 @@ class SubStack(StackSource):
     def paths(self) -> tuple[str, ...]:
         """Paths of the whole stack."""
         return self.whole.paths if self.whole is not None else ()
+
+    @property
+    def decodes_whole_sections(self) -> bool:
+        """As the whole stack."""
+        return self.whole is not None and self.whole.decodes_whole_sections
 
     def _load(self, z: int, window: Window) -> Array:
         assert self.whole is not None

@@ -43,6 +43,8 @@ class FolderSource(StackSource):
         """As of other stacks, and which files are the sections."""
         return {**super().identity(), "files": hashlib.sha256("/".join(self.files).encode()).hexdigest()}
 
+    decodes_whole_sections = True
+
     def _load(self, z: int, window: Window) -> Array:
         image = read_image(Path(self.location) / self.files[z])
         data = to_gray(np.asarray(image.data), self.dtype)

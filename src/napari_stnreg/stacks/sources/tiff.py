@@ -35,6 +35,11 @@ class TiffSource(StackSource):
         """The file, and further files of a multi-file OME-TIFF."""
         return (self.location, *sorted({path for path, _ in self.pages} - {self.location}))
 
+    @property
+    def decodes_whole_sections(self) -> bool:
+        """Whether pages are compressed or scattered; plain ones are mapped into memory."""
+        return self.offset is None
+
     def _load(self, z: int, window: Window) -> Array:
         path, number = self.pages[z]
         if self.offset is not None:
