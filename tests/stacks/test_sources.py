@@ -343,3 +343,25 @@ def test_images_of_other_packages_are_stacks_too():
     np.testing.assert_array_equal(source.read(2), data[2])
     volume = nib.Nifti1Image(data.transpose(2, 1, 0), np.diag([1.0, 1.0, 5.0, 1.0]))
     assert sorted(open_stack(volume, spacing=(7.0, 1.0, 1.0)).spacing) == [1.0, 1.0, 7.0]
+
+
+@pytest.mark.parametrize("names", ["zyx", "zcyx", "czyx", "yxz", "xyz", "zyxc", "tzcyx"])
+def test_axes_of_a_zarr_array_may_come_in_any_order(tmp_path, stack, names):
+    whole = np.stack([255 - stack, stack])[None]
+    kept = [0 if name not in names else slice(None) for name in "tc"]
+    kept[1] = 1 if "c" not in names else kept[1]
+    order = [name for name in "tczyx" if name in names]
+    data = whole[tuple(kept)].transpose([order.index(name) for name in names])
+    array = zarr.create_array(str(tmp_path / "a.zarr"), shape=data.shape, dtype=data.dtype, dimension_names=list(names))
+    array[...] = data
+    same(open_stack(tmp_path / "a.zarr", channel=1 if "c" in names else None), stack)
+
+
+@pytest.mark.parametrize("names", ["ZCYX", "CZYX", "ZYX", "TZCYX"])
+def test_axes_of_a_tiff_may_come_in_any_order(tmp_path, stack, names):
+    whole = np.stack([255 - stack, stack])[None]
+    kept = (slice(None) if "T" in names else 0, slice(None) if "C" in names else 1)
+    order = [name for name in "TCZYX" if name in names]
+    data = whole[kept].transpose([order.index(name) for name in names])
+    tifffile.imwrite(tmp_path / "a.ome.tif", data, metadata={"axes": names}, photometric="minisblack")
+    same(open_stack(tmp_path / "a.ome.tif", channel=1 if "C" in names else None), stack)

@@ -52,7 +52,8 @@ def apply(
         Image whose grid the result has; usually FIXED.
     interpolation
         Default: nearest for labels, which keeps their values, and linear for images. Whole numbers are labels if the
-        file says so, or its name, such as 'labels.tif' or 'scan_seg.nii.gz'.
+        file says so, or its name, such as 'labels.tif' or 'scan_seg.nii.gz', or if they have few values in connected
+        regions.
     fill
         Value outside MOVING (default: the value of its border as in 'register'; 0 with nearest).
     inverse
@@ -96,9 +97,10 @@ def _apply_to_images(
     frame: int | None,
     placement: Placement,
 ) -> Transform:
+    from napari_stnreg.core.labels import choose_interpolation
     from napari_stnreg.io.conversion import override_geometry, override_grid
     from napari_stnreg.io.image import read_content
-    from napari_stnreg.io.inputs import is_named_labels, read_some
+    from napari_stnreg.io.inputs import read_some
     from napari_stnreg.io.series import placed_as, write_series
     from napari_stnreg.io.transform_io import load_composition
     from napari_stnreg.resampling.warp import warp
@@ -112,12 +114,9 @@ def _apply_to_images(
     grid = override_grid(target.grid, reference.name, placement.fixed_spacing, placement.fixed_unit)
     sources = read_some(moving, source, frame)
     if interpolation is None:
-        interpolation = "linear"
-        if sources[0].data.dtype.kind in "iub" and not source.channels and (source.labels or is_named_labels(moving)):
-            interpolation = "nearest"
-            logger.log(
-                PROGRESS, "'%s' holds labels: nearest interpolation. Set --interpolation for another.", moving.name
-            )
+        interpolation, note = choose_interpolation(sources[0])
+        if note:
+            logger.log(PROGRESS, "%s", note)
     if fill is None and interpolation == "nearest":
         fill = 0.0
     images = [

@@ -19,7 +19,7 @@ def apply_stack(
     /,
     *,
     output: Output,
-    interpolation: Literal["linear", "nearest", "cubic"] = "linear",
+    interpolation: Literal["linear", "nearest", "cubic"] | None = None,
     fill: float = 0.0,
     inverse: bool = False,
     resume: bool = False,
@@ -33,7 +33,7 @@ def apply_stack(
 ) -> int:
     """Apply an alignment to another stack or to points.
 
-    INPUT is another stack of the same sections: another channel, labels (--interpolation nearest), or the
+    INPUT is another stack of the same sections: another channel, labels, or the
     full-resolution stack when a smaller one was aligned. It may be a .csv file of points instead, with the columns
     z,y,x in pixels of the raw stack; they are mapped to pixels of the aligned stack.
 
@@ -46,7 +46,7 @@ def apply_stack(
     output
         A .zarr folder, or a .csv file.
     interpolation
-        Use nearest for labels.
+        Default: nearest for labels, by the name or few values in connected regions, and linear for images.
     fill
         Value outside the sections.
     inverse
@@ -56,7 +56,7 @@ def apply_stack(
     overwrite
         Replace the output if it exists.
     """
-    from napari_stnreg.stacks.aligned_stack import AlignedStack
+    from napari_stnreg.stacks.aligned_stack import AlignedStack, stack_interpolation
 
     aligned = AlignedStack(alignment)
     if input.suffix.lower() == ".csv":
@@ -74,6 +74,10 @@ def apply_stack(
         source = open_stack(input, level=level, channel=channel, pattern=pattern)
         if source.warning:
             logger.log(PROGRESS, "%s", source.warning)
+        if interpolation is None:
+            interpolation, note = stack_interpolation(source)
+            if note:
+                logger.log(PROGRESS, "%s", note)
         steps = aligned.apply_steps(
             source,
             output,

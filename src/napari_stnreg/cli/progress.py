@@ -12,8 +12,6 @@ import time
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from napari_stnreg.core.image import placement_notes
-
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -32,6 +30,8 @@ logger = logging.getLogger("napari_stnreg.cli")
 
 def log_placement(*images: FileContent | None) -> None:
     """Print what readers found about the position of images."""
+    from napari_stnreg.core.image import placement_notes
+
     for image in images:
         for note in [] if image is None else placement_notes(image.metadata):
             logger.log(PROGRESS, "%s", note)

@@ -7,6 +7,7 @@ Log messages of every module go to the logger ``napari_stnreg`` or a child of it
 from __future__ import annotations
 
 import logging
+import warnings
 
 logger = logging.getLogger("napari_stnreg")
 """Logger of the package; silent until the application configures logging."""
@@ -31,3 +32,9 @@ class OutOfMemoryError(RegistrationError):
 
 class RegistrationWarning(UserWarning):
     """A result exists but may be unreliable, or the computation deviated from the request."""
+
+
+def announce(text: str, stacklevel: int = 3) -> None:
+    """Tell the user what a call decided or could not do: a line on the command line, a warning in Python."""
+    logger.warning("%s", text)
+    warnings.warn(text, RegistrationWarning, stacklevel=stacklevel)

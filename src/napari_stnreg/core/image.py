@@ -33,6 +33,8 @@ class Image:
         Whether the channels are red, green, blue (and alpha).
     metadata
         Metadata of the file or layer; copied to images made from this one.
+    is_labels
+        Whether the values are labels, as a file or layer says it; ``None`` if nothing says it.
 
     Raises
     ------
@@ -46,6 +48,7 @@ class Image:
     name: str = "image"
     rgb: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    is_labels: bool | None = None
 
     def __post_init__(self) -> None:
         ndim = self.grid.ndim
@@ -160,7 +163,8 @@ Matrix = tuple[tuple[float, ...], ...]
 def itk_matrix_of(metadata: Mapping[str, Any]) -> Matrix | None:
     """Return the matrix ``(4, 4)`` from scanner coordinates (z, y, x) in mm to those of ITK, where a file differs.
 
-    Programs disagree on the position of NIfTI files with two of them; see :mod:`napari_stnreg.io.nifti_placement`.
+    Programs disagree on the position of NIfTI files with two of them; see
+    :mod:`napari_stnreg.io.exchange.nifti_placement`.
     """
     nifti = metadata.get("nifti")
     rows = nifti.get("itk_matrix") if isinstance(nifti, Mapping) else None

@@ -168,11 +168,11 @@ def image_scores(
         intensity = source.intensity(moving_channel)
         mask = np.ones(source.grid.shape, bool) if source.mask is None else source.mask
         plain = Image(np.where(mask, intensity, 0), source.grid, mask, source.name)
-        image = warp(plain, applied, grid, device=device)
+        image = warp(plain, applied, grid, "linear", device=device)
         both = inside if image.mask is None else inside & image.mask
         if source.mask is not None:
             coverage = plain.replace(data=mask.astype(np.float32))
-            both = both & (warp(coverage, applied, grid, device=device).data > 0.999)
+            both = both & (warp(coverage, applied, grid, "linear", device=device).data > 0.999)
         if both.sum() > 1:
             compared.append((when, image.data, both))
     with ThreadPoolExecutor(max_workers=2) as pool:  # SciPy's filters release the interpreter lock

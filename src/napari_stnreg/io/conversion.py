@@ -303,7 +303,8 @@ def _from_layer(obj: Any, channels: bool | None) -> tuple[Image, bool]:
     state = {key: getattr(obj, key) for key in names if hasattr(obj, key)}
     grid = grid_of(state, data.shape[: obj.ndim])
     metadata = dict(obj.metadata)
-    return Image(data, grid, name=str(obj.name), rgb=rgb, metadata=metadata), True
+    is_labels = True if type(obj).__name__ == "Labels" else None
+    return Image(data, grid, name=str(obj.name), rgb=rgb, metadata=metadata, is_labels=is_labels), True
 
 
 _Converter = Callable[[Any, "bool | None"], "tuple[Image, bool]"]

@@ -200,7 +200,10 @@ def _image(path: Path, content: FileContent, frame: int) -> Image:
 
 def content_image(content: FileContent, name: str, frame: int = 0) -> Image:
     """Load one frame of an open file."""
-    return Image(usable(content.load(frame)), content.grid, name=name, rgb=content.rgb, metadata=content.metadata)
+    return Image(
+        usable(content.load(frame)), content.grid, name=name, rgb=content.rgb, metadata=content.metadata,
+        is_labels=content.labels or None,
+    )  # fmt: skip
 
 
 def usable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +13,6 @@ from napari_stnreg.io.image import read_content, read_frames
 
 if TYPE_CHECKING:
     from napari_stnreg.io.content import FileContent
-
-
-_LABEL_WORDS = {"label", "labels", "seg", "segmentation", "aseg", "dseg", "parc", "parcellation", "mask", "masks",
-                "annotation", "annotations"}  # fmt: skip
 
 
 def read_one(path: Path, frame: int | None, options: str) -> Image:
@@ -53,8 +48,3 @@ def read_some(path: Path, content: FileContent, frame: int | None) -> list[Image
 def labels_for(path: Path | None, image: Image) -> Image | None:
     """Read the labels of an image; labels without a position of their own (PNG, NumPy) are on its voxels."""
     return None if path is None else as_image(path, like=image)
-
-
-def is_named_labels(path: Path) -> bool:
-    """Return whether a file is named as labels: a word of its name is such as label, seg or mask."""
-    return bool(_LABEL_WORDS & set(re.split(r"[^a-z]+", path.name.lower())))

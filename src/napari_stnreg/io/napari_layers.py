@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import canonical, conversion_factor
@@ -20,6 +21,43 @@ if TYPE_CHECKING:
 
 LayerData = tuple[Any, dict[str, Any], str]
 AXIS_LABELS = ("z", "y", "x")
+LAYOUTS = {
+    2: ("yx",),
+    3: ("zyx", "tyx", "cyx", "yxc", "yxt"),
+    4: ("tzyx", "czyx", "zcyx", "ztyx", "zyxc", "zyxt", "tcyx", "ctyx", "tyxc", "cyxt", "yxtc", "yxct"),
+    5: ("tczyx", "tzcyx", "ctzyx", "cztyx", "ztcyx", "zctyx", "tzyxc", "ztyxc", "czyxt", "zcyxt", "zyxtc", "zyxct"),
+}
+"""What an array's axes can mean, by their number; the first is the usual one. t is time, c channels."""
+_LETTERS = {
+    "time": "t", "frame": "t", "frames": "t", "timepoint": "t", "channel": "c", "channels": "c", "ch": "c",
+    "wavelength": "c", "s": "c", "sample": "c", "depth": "z", "slice": "z", "plane": "z", "section": "z", "row": "y",
+    "height": "y", "column": "x", "width": "x", "q": "z", "i": "z",
+}  # fmt: skip
+
+
+def layout_name(layout: str) -> str:
+    """Return the display name of a layout, such as ``"3D (z, y, x)"``."""
+    kind = "3D" if "z" in layout else "2D"
+    extra = [word for letter, word in (("t", "time series"), ("c", "channels")) if letter in layout]
+    return f"{kind}{' ' if extra else ''}{' with '.join(extra)} ({', '.join(layout)})"
+
+
+def layout_of(labels: Sequence[str], ndim: int, name: str) -> str | None:
+    """Return what the labels of an array's axes mean, one of :data:`LAYOUTS`; ``None`` if they do not tell.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two or more than five axes, or the labels name an order that is not supported.
+    """
+    if ndim not in LAYOUTS:
+        raise InputError(f"'{name}' has {ndim} axes; layers with two to five axes can be registered.")
+    found = "".join(_LETTERS.get(str(label).lower(), str(label).lower()) for label in labels)
+    if found in LAYOUTS[ndim]:
+        return found
+    if len(found) == ndim and set(found) <= set("tczyx") and len(set(found)) == ndim:
+        raise InputError(f"'{name}' has the axes {', '.join(found)}. Transpose it so that z comes before y and x last.")
+    return None
 
 
 def placement(grid: Grid) -> dict[str, Any]:
@@ -83,8 +121,10 @@ def matrix_of(keywords: Mapping[str, Any], ndim: int) -> FloatArray:
     return np.asarray(affine @ matrix)
 
 
-def grid_of(keywords: Mapping[str, Any], shape: Sequence[int]) -> Grid:
-    """The grid of a layer whose last two or three axes have this shape; axes before them must stand apart.
+def grid_of(keywords: Mapping[str, Any], shape: Sequence[int], axes: Sequence[int] | None = None) -> Grid:
+    """The grid of a layer whose spatial axes have this shape; other axes must stand apart.
+
+    The spatial axes are the last ones, or those with the numbers in ``axes``.
 
     The unit is that of the last axis, and the others are converted to it.
 
@@ -94,11 +134,16 @@ def grid_of(keywords: Mapping[str, Any], shape: Sequence[int]) -> Grid:
         If the axes' units cannot be converted into each other, or the matrix is singular.
     """
     ndim = len(shape)
-    units = [canonical(str(unit)) for unit in (keywords.get("units") or ())][-ndim:]
+    total = _dimensions(keywords, ndim if axes is None else max(axes) + 1)
+    kept = list(range(total - ndim, total)) if axes is None else list(axes)
+    units = [canonical(str(unit)) for unit in (keywords.get("units") or ())]
+    if axes is None:
+        units = units[-ndim:]
+    else:
+        units = [units[axis] for axis in axes if axis < len(units)]
     units = units if len(units) == ndim else ["pixel"] * ndim
-    # A leading time axis takes no part: its row and column are left out.
-    total = _dimensions(keywords, ndim)
-    matrix = matrix_of(keywords, total)[total - ndim :, total - ndim :].copy()
+    # Other axes take no part: their rows and columns are left out.
+    matrix = matrix_of(keywords, total)[np.ix_([*kept, total], [*kept, total])]
     for axis, unit in enumerate(units):
         matrix[axis] *= conversion_factor(unit, units[-1])
     return Grid(tuple(shape), matrix, units[-1])

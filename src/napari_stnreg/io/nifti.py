@@ -29,7 +29,7 @@ from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import canonical
 from napari_stnreg.io.content import FileContent, check_memory
-from napari_stnreg.io.nifti_placement import itk_placement
+from napari_stnreg.io.exchange.nifti_placement import itk_placement
 
 KEY = "nifti"
 _PIECE = 4_000_000
@@ -245,7 +245,7 @@ def save_nifti(path: Path, images: Sequence[Image], *, labels: bool = False) -> 
         _place(result, affine, header)
     if header is None or header.get_xyzt_units()[0] != "unknown" or unit != "mm":
         result.header.set_xyzt_units(_CODE_OF_UNIT[unit], result.header.get_xyzt_units()[1])
-    if labels:
+    if labels or first.is_labels:
         result.header.set_intent("label")
     nib.save(result, path)
 

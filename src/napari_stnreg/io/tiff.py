@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from napari_stnreg.core.errors import InputError, logger
+from napari_stnreg.core.errors import InputError, announce
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import canonical, conversion_factor
@@ -46,7 +47,7 @@ def open_tiff(path: Path) -> FileContent:
         array, axes = _as_seen(array, axes, page)
         is_color = page.photometric.name in ("RGB", "YCBCR", "PALETTE", "CIELAB")
         if len(tif.series) > 1:
-            logger.warning("'%s' holds %d images; the first one is read.", path.name, len(tif.series))
+            announce(f"'{path.name}' holds {len(tif.series)} images; the first one is read.")
         spacing, unit, own = calibration(tif)
 
     # Q and I are pages of which the file does not say what they are: as everywhere, slices along z.
@@ -72,6 +73,30 @@ def open_tiff(path: Path) -> FileContent:
         channels=channels,
         rgb=color and is_color and array.shape[-1] in (3, 4),
     )
+
+
+def tiff_axes(path: str, shape: tuple[int, ...]) -> str:
+    """Return the letters of the axes of a TIFF file's first image, if an array of this shape was read from it."""
+    if not path.lower().endswith((".tif", ".tiff")):
+        return ""
+    try:
+        return _axes_of_file(path, Path(path).stat().st_mtime_ns, shape)
+    except OSError:
+        return ""
+
+
+@lru_cache(maxsize=64)
+def _axes_of_file(path: str, changed: int, shape: tuple[int, ...]) -> str:
+    try:
+        with tifffile.TiffFile(path) as tif:
+            series = tif.series[0]
+            axes, sizes = str(series.axes), tuple(int(n) for n in series.shape)
+    except Exception:  # a parser; whoever reads the pixels reports what is wrong
+        return ""
+    if sizes != shape:  # napari leaves out axes of length one
+        kept = [i for i, n in enumerate(sizes) if n > 1]
+        axes, sizes = "".join(axes[i] for i in kept), tuple(sizes[i] for i in kept)
+    return axes if sizes == shape else ""
 
 
 def _check_kind(page: Any, name: str) -> None:
@@ -263,7 +288,7 @@ def _ome_calibration(xml: str) -> tuple[tuple[float, float, float], str]:
         if known[-1] != axis:
             own_unit = unit
             if int(pixels.get(f"Size{axis}", 1)) > 1:
-                logger.warning("The file does not state the voxel size along %s; that of x is taken.", axis.lower())
+                announce(f"The file does not state the voxel size along {axis.lower()}; that of x is taken.")
         size = float(pixels.get(known, 1.0)) or 1.0
         sizes.append(_in_unit(size, own_unit, unit))
     return (sizes[0], sizes[1], sizes[2]), unit
@@ -277,5 +302,5 @@ def _in_unit(size: float, own: object, unit: str) -> float:
     try:
         return size * conversion_factor(own, unit)
     except InputError:
-        logger.warning("A voxel size is given in '%s' and another in '%s'; it is taken in '%s'.", own, unit, unit)
+        announce(f"A voxel size is given in '{own}' and another in '{unit}'; it is taken in '{unit}'.")
         return size

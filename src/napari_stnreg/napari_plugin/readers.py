@@ -15,7 +15,7 @@ from napari_stnreg.core.image import Image
 from napari_stnreg.io.content import FileContent
 from napari_stnreg.io.formats import image_format, is_dicom, is_zarr
 from napari_stnreg.io.image import read_content, read_frames
-from napari_stnreg.io.napari_layers import AXIS_LABELS, LayerData, grid_of, layer_data, placement
+from napari_stnreg.io.napari_layers import AXIS_LABELS, LAYOUTS, LayerData, grid_of, layer_data, layout_of, placement
 from napari_stnreg.io.ome_zarr import is_scene
 from napari_stnreg.io.series import write_series
 
@@ -66,8 +66,9 @@ def write_image(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
     path
         A name ending in ``.nii``, ``.nii.gz``, ``.nrrd``, ``.mha``, ``.ome.tif`` or ``.zarr``.
     data
-        The layer's array: two or three axes, one more in front for time, one more at the end for RGB; or the levels
-        of a multiscale layer, of which the finest is written.
+        The layer's array: two or three axes, more for time and channels if the axis labels say so (a fourth axis
+        without a label is time), one more at the end for RGB; or the levels of a multiscale layer, of which the finest
+        is written.
     meta
         The layer's state.
 
@@ -152,13 +153,17 @@ def _write(path: str, data: Any, meta: Mapping[str, Any], *, labels: bool) -> li
     array = np.asarray(data[0] if meta.get("multiscale") else data)
     colors = 1 if meta.get("rgb") else 0
     axes = array.ndim - colors
-    if not 2 <= axes <= 4:
-        raise InputError(f"'{name}' has {axes} axes; images are written with two or three, and one more for time.")
-    timed = axes == 4
-    shape = array.shape[1:4] if timed else array.shape[:axes]
-    grid = grid_of(meta, shape)
+    if not 2 <= axes <= 5:
+        raise InputError(f"'{name}' has {axes} axes; images have two or three, and two more for time and channels.")
+    layout = layout_of(meta.get("axis_labels") or (), axes, name) or LAYOUTS[axes][0]
+    space = [i for i, letter in enumerate(layout) if letter in "zyx"]
+    channels = "c" in layout
+    order = [*(i for i, letter in enumerate(layout) if letter == "t"), *space]
+    order += [layout.index("c")] if channels else []
+    array = array.transpose([*order, *range(axes, array.ndim)])
+    frames = array if "t" in layout else array[None]
+    grid = grid_of(meta, [frames.shape[1 + i] for i in range(len(space))], axes=space)
     metadata = dict(meta.get("metadata") or {})
-    frames = array if timed else array[None]
     images = [Image(frame, grid, name=name, rgb=bool(colors), metadata=metadata) for frame in frames]
     write_series(path, images, labels=labels)
     return [path]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol, get_args
 
@@ -11,9 +12,10 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.errors import InputError, RegistrationWarning
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
+from napari_stnreg.core.labels import choose_interpolation
 from napari_stnreg.core.progress import check_stop
 from napari_stnreg.ops.interpolation import nearest_index, sample
 from napari_stnreg.ops.lattice import lattice_points
@@ -44,11 +46,15 @@ def resample(
     image: Image,
     transform: VoxelMap | None,
     grid: Grid,
-    interpolation: Interpolation = "linear",
+    interpolation: Interpolation | None = None,
     fill: float | Sequence[float] | None = 0,
     device: torch.device | str = "cpu",
 ) -> Image:
     """Resample an image onto a grid, ``resampled(x) = image(transform(x))``; see :func:`napari_stnreg.warp`."""
+    if interpolation is None:
+        interpolation, note = choose_interpolation(image)
+        if note and not image.is_labels:
+            warnings.warn(note, RegistrationWarning, stacklevel=3)
     if interpolation not in get_args(Interpolation):
         raise InputError(f"There is no interpolation '{interpolation}'; choose linear, nearest or cubic.")
     ndim = image.ndim
@@ -85,6 +91,7 @@ def resample(
         data=out if image.has_channel_axis else out[..., 0],
         grid=grid,
         mask=None if image.mask is None and mask.all() else mask,
+        is_labels=image.is_labels if interpolation == "nearest" else False if image.is_labels else None,
     )
 
 

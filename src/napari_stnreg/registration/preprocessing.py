@@ -70,7 +70,7 @@ class Problem:
         require_memory(16 * around.size, free_memory("cpu"), "Warping the moving image for the next deformation")
         values, mask = pyramid.moving_arrays()
         known = np.ones(pyramid.moving_grid.shape, bool) if mask is None else mask
-        seen = warp(Image(values, pyramid.moving_grid, known), transform.to("cpu"), around, fill=None)
+        seen = warp(Image(values, pyramid.moving_grid, known), transform.to("cpu"), around, "linear", fill=None)
         points = self.moving_landmarks
         if points is not None:
             points = transform.to("cpu").inverse().map_points(points)
@@ -175,7 +175,9 @@ def prepare(
             landmarks = (a - center, b * factor - center)
     values, mask, grid = _scalar(fixed, settings.fixed_channel)
     if fit_grid is not grid:
-        upright = warp(Image(values, grid, np.ones(grid.shape, bool) if mask is None else mask), None, fit_grid)
+        upright = warp(
+            Image(values, grid, np.ones(grid.shape, bool) if mask is None else mask), None, fit_grid, "linear"
+        )
         values, mask, grid = upright.data, upright.mask, fit_grid
     moving_values, moving_mask, moving_grid = _scalar(moving, settings.moving_channel)
     pyramid = Pyramid(

@@ -20,6 +20,7 @@ from napari_stnreg.core.device import free_memory
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
+from napari_stnreg.core.labels import choose_interpolation
 from napari_stnreg.core.progress import run_interruptible
 from napari_stnreg.core.provenance import package_versions
 from napari_stnreg.evaluation.evidence import collect_evidence
@@ -161,7 +162,7 @@ class Result:
     def warp(
         self,
         image: ImageLike,
-        interpolation: Interpolation = "linear",
+        interpolation: Interpolation | None = None,
         fill: float | Sequence[float] | None = 0,
         *,
         spacing: float | Sequence[float] | None = None,
@@ -175,7 +176,7 @@ class Result:
             See :func:`~napari_stnreg.as_image`. An array without a position of its own that has the moving image's
             shape is on the moving image's voxels.
         interpolation
-            ``"linear"``, ``"cubic"``, or ``"nearest"`` for labels.
+            ``"linear"``, ``"cubic"`` or ``"nearest"``; by default nearest for labels, see :func:`~napari_stnreg.warp`.
         fill
             Value outside the image, see :func:`~napari_stnreg.warp`.
         spacing, unit
@@ -338,7 +339,9 @@ def result_steps(
         voxel = np.asarray(moving.data).dtype.itemsize * moving.channels + 2
         require_memory(grid.size * voxel, free_memory("cpu"), f"Warping '{moving.name}' onto a grid of {grid.shape}")
     on_device = transform.to(device)
-    warped = run_interruptible(lambda: warp(moving, on_device, grid, fill=settings.fill, device=device))
+    interpolation, note = choose_interpolation(moving)
+    warnings += [note] if note else []
+    warped = run_interruptible(lambda: warp(moving, on_device, grid, interpolation, settings.fill, device=device))
     warped = warped.replace(name=f"{moving.name} -> {fixed.name} ({settings.family})")
     yield "measuring the deformation"
     folded = run_interruptible(lambda: on_device.folding_fraction(fixed.grid))

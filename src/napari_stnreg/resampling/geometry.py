@@ -177,7 +177,7 @@ class GeometryTransformer:
         self,
         image: Image,
         grid: Grid,
-        interpolation: Interpolation = "linear",
+        interpolation: Interpolation | None = None,
         fill: float | Sequence[float] | None = 0,
     ) -> Image:
         """Sample an image (or labels, with ``"nearest"``) of this side once on a grid of the other side."""

@@ -25,7 +25,7 @@ def warp(
     image: ImageLike,
     transform: Transform | HasTransform | None,
     grid: Grid | ImageLike,
-    interpolation: Interpolation = "linear",
+    interpolation: Interpolation | None = None,
     fill: float | Sequence[float] | None = 0,
     *,
     spacing: float | Sequence[float] | None = None,
@@ -49,8 +49,9 @@ def warp(
         The voxels of the result in the fixed world: a :class:`~napari_stnreg.Grid`, or the fixed image. Grid, transform
         and image may be in different units of length.
     interpolation
-        ``"linear"``, ``"cubic"`` (cubic B-spline) or ``"nearest"``, which copies values exactly and is meant for
-        labels.
+        ``"linear"``, ``"cubic"`` (cubic B-spline) or ``"nearest"``, which copies values exactly. By default nearest for
+        labels and linear for all other images; whole numbers are labels if file or layer say so, by their name, or if
+        they have few values in connected regions, which a warning announces.
     fill
         Value outside the image, one number or one for each channel; ``None`` takes the median of the image's border
         (white for a brightfield slide).

@@ -18,6 +18,7 @@ from napari_stnreg.core.device import pick_device
 from napari_stnreg.core.errors import InputError, RegistrationWarning
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
+from napari_stnreg.core.labels import choose_interpolation
 from napari_stnreg.core.output_guard import OutputLock
 from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.io.conversion import ImageLike, as_image
@@ -245,6 +246,7 @@ class _SeriesRun:
         self.grid: Grid = self.image.grid if self.image is not None else first.grid
         outside = border_value(first) if settings.fill is None else np.full(first.channels, settings.fill)
         self.fill = tuple(float(value) for value in outside)
+        self.interpolation, _ = choose_interpolation(first)
         self.memory: dict[tuple[int, int], Transform] = {}
         self.done = 0.0
         self.passes = 1
@@ -323,7 +325,7 @@ class _SeriesRun:
 
         def add(image: Image, transform: Transform) -> None:
             plain = Image(np.nan_to_num(image.intensity(self.settings.moving_channel)), image.grid, image.mask)
-            warped = warp(plain, transform, self.grid)
+            warped = warp(plain, transform, self.grid, "linear")
             inside = 1.0 if warped.mask is None else warped.mask
             np.add(total, warped.data * inside, out=total)
             np.add(weight, inside, out=weight)
@@ -383,7 +385,9 @@ class _SeriesRun:
                 if fit.deformed and self.folder is None:
                     self.memory[number, frame] = transform
                 if write and self.folder is not None:
-                    self._write(frame, warp(image, transform, self.grid, fill=self.fill, device=self.device))
+                    self._write(
+                        frame, warp(image, transform, self.grid, self.interpolation, self.fill, device=self.device)
+                    )
                 if self.folder is not None:
                     self.folder.record(number, fit, transform)
             fits.append(fit)

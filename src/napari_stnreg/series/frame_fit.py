@@ -185,7 +185,7 @@ class FrameFitter:
             (image, self.settings.moving_channel, transform),
         ):
             plain = Image(np.nan_to_num(source.intensity(channel)), source.grid, source.mask, source.name)
-            pair.append(warp(plain, applied, grid))
+            pair.append(warp(plain, applied, grid, "linear"))
         both = np.ones(grid.shape, bool)
         for one in pair:
             both &= True if one.mask is None else one.mask

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
+from napari_stnreg.core.labels import choose_interpolation
 from napari_stnreg.ops.resample import Interpolation
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.resampling.warp import warp
@@ -188,7 +189,7 @@ class SeriesResult:
         return motion_table(self.fits, self._failed, self.grid, self.series.interval)
 
     def frames(
-        self, series: SeriesLike = None, interpolation: Interpolation = "linear", fill: float | None = None
+        self, series: SeriesLike = None, interpolation: Interpolation | None = None, fill: float | None = None
     ) -> Iterator[Image]:
         """Yield the registered frames one at a time.
 
@@ -197,16 +198,18 @@ class SeriesResult:
         series
             Another series of the same motion, such as a second channel or labels; the registered one by default.
         interpolation, fill
-            See :func:`~napari_stnreg.warp`.
+            See :func:`~napari_stnreg.warp`; the first frame tells whether the series holds labels.
         """
         other = self.series if series is None else open_series(series)
         if len(other) != len(self.series):
             raise InputError(f"'{other.name}' has {len(other)} frames, and {len(self.series)} were registered.")
+        if interpolation is None:  # one for all frames
+            interpolation, _ = choose_interpolation(other[0])
         outside = (self.fill if series is None else 0) if fill is None else fill
         return (warp(other[f.frame], self.transform(f.frame), self.grid, interpolation, outside) for f in self.fits)
 
     def warp(
-        self, series: SeriesLike = None, interpolation: Interpolation = "linear", fill: float | None = None
+        self, series: SeriesLike = None, interpolation: Interpolation | None = None, fill: float | None = None
     ) -> npt.NDArray[Any]:
         """Return the registered frames as one array, time first; see :meth:`frames` for one frame at a time."""
         return np.stack([np.asarray(image.data) for image in self.frames(series, interpolation, fill)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -13,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_stnreg.core.atomic_io import TEMPORARY_PREFIX, atomic_path
-from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.errors import InputError, RegistrationWarning
 from napari_stnreg.core.grid import FloatArray
+from napari_stnreg.core.image import Image
+from napari_stnreg.core.labels import choose_interpolation
 from napari_stnreg.core.output_guard import OutputLock, check_output, remove_folder, sync_tree
 from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.stacks.output.canvas import OutputCanvas, dense_displacement, displacement_transform
@@ -38,6 +41,9 @@ from napari_stnreg.stacks.sources.open import open_stack
 if TYPE_CHECKING:
     from napari_stnreg.resampling.warp import Interpolation
     from napari_stnreg.transforms.base import Transform
+
+_JUDGED_SIZE = 2048
+"""Side of the part of a section from which labels are recognized."""
 
 
 class AlignedStack:
@@ -126,7 +132,7 @@ class AlignedStack:
         stack: Any,
         output: Path | str,
         *,
-        interpolation: Interpolation = "linear",
+        interpolation: Interpolation | None = None,
         fill: float = 0.0,
         scheduler: str = "threads",
         workers: int | None = None,
@@ -147,7 +153,7 @@ class AlignedStack:
         stack: Any,
         output: Path | str,
         *,
-        interpolation: Interpolation = "linear",
+        interpolation: Interpolation | None = None,
         fill: float = 0.0,
         scheduler: str = "threads",
         workers: int | None = None,
@@ -165,7 +171,7 @@ class AlignedStack:
         output
             OME-Zarr folder to write, on the canvas of the alignment.
         interpolation
-            ``"linear"``, ``"cubic"``, or ``"nearest"`` for labels.
+            ``"linear"``, ``"cubic"`` or ``"nearest"``; by default nearest for labels, see :func:`~napari_stnreg.warp`.
         fill
             Value outside the sections.
         scheduler, workers, memory
@@ -189,6 +195,10 @@ class AlignedStack:
 
         self._require_finished()
         source = open_stack(stack)
+        if interpolation is None:
+            interpolation, note = stack_interpolation(source)
+            if note:
+                warnings.warn(note, RegistrationWarning, stacklevel=2)
         if interpolation not in get_args(Interpolation):
             raise InputError(f"There is no interpolation '{interpolation}'. Choose linear, nearest or cubic.")
         if source.shape[0] != self.n_sections:
@@ -414,6 +424,20 @@ class AlignedStack:
             raise InputError(
                 f"The alignment '{self.path.name}' is unfinished. Run 'stnreg align' again with --resume first."
             )
+
+
+def stack_interpolation(source: StackSource) -> tuple[Interpolation, str]:
+    """Return the interpolation of a stack when none is given, judged from a section in its middle, and a sentence.
+
+    See :func:`~napari_stnreg.core.labels.choose_interpolation`.
+    """
+    height, width = source.shape[1:]
+    window = tuple(slice(max((n - _JUDGED_SIZE) // 2, 0), (n + _JUDGED_SIZE) // 2) for n in (height, width))
+    for z in sorted(range(source.shape[0]), key=lambda z: abs(z - source.shape[0] // 2)):
+        with suppress(SectionError):
+            section = source.read(z, (window[0], window[1]))
+            return choose_interpolation(Image.from_array(section, name=source.name))
+    return "linear", ""
 
 
 def _warp_section(

@@ -319,7 +319,7 @@ class Transform(ABC):
         self,
         image: Image | npt.NDArray[Any],
         reference: Grid | Image | None = None,
-        interpolation: Interpolation = "linear",
+        interpolation: Interpolation | None = None,
         fill: float | Sequence[float] | None = 0,
     ) -> Image:
         """Resample the moving image onto the fixed grid, ``warped(x) = image(T(x))``.

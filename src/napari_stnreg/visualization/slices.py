@@ -67,7 +67,7 @@ def registration_pictures(
 
 def _slice(image: Image, channel: int | None, grid: Grid, transform: Transform | None) -> npt.NDArray[np.float32]:
     plain = image.replace(data=np.nan_to_num(image.intensity(channel)), rgb=False, mask=None)
-    warped = warp(plain, transform, grid)
+    warped = warp(plain, transform, grid, "linear")
     return np.asarray(rescaled(warped.data, warped.mask).reshape(grid.shape[-2:]), dtype=np.float32)
 
 

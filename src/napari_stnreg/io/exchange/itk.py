@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import singledispatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.errors import InputError, announce
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.io.itk_image import simpleitk
 from napari_stnreg.transforms import (
@@ -26,7 +29,20 @@ if TYPE_CHECKING:
     from napari_stnreg.io.exchange.itk_file import ItkPart
 
 FILE_UNIT = "file"
+ERROR_VOXELS = 0.02
+"""Error of a sampled transform, in voxels of the fixed image, above which it is sampled more finely."""
+REFINEMENTS = (1, 2, 4, 8)
+"""How much more finely a transform is sampled, one after the other."""
+MAX_SAMPLES = 3e6
+"""Samples of one field; 70 MB of vectors in 3D."""
+MAX_SOLVED_SAMPLES = 3e5
+"""Samples between those of the domain for maps that are solved point by point, such as inverses."""
+_SAMPLES_PER_CELL = 4
 _EDGE = 0.5
+_MARGIN = 2.0
+"""Samples around the image of a domain under a map that bends: its outline is known at some points only."""
+_OUTLINE_TICKS = 40
+_MEASURED_POINTS = 3000
 
 
 def read_itk(path: Path) -> tuple[Transform, str]:
@@ -87,14 +103,26 @@ def write_itk(transform: Transform, path: Path, note: str, domain: Grid | None) 
     note
         A line to be kept in the file.
     domain
-        Where it will be used: what ITK has no family for is sampled on these voxels.
+        Where it will be used: what ITK has no family for is sampled there. The error in voxels of the domain is
+        measured and kept in the note.
     """
     sitk = simpleitk()
     is_matlab = path.suffix.lower() == ".mat"
     matrix = transform.as_matrix()
     if is_matlab and matrix is None:
         raise InputError("A .mat file of ANTs holds a linear transform. Write .h5, or a displacement field as .nii.gz.")
-    theirs = _affine_to_itk(matrix) if is_matlab and matrix is not None else to_itk(transform, domain)
+    error = 0.0
+    if is_matlab and matrix is not None:
+        theirs = _affine_to_itk(matrix)
+    else:
+        theirs, error = sampled_to_itk(transform, domain)
+    if error > 0:
+        note = f"{note} error={error:.2g}"
+    if error > ERROR_VOXELS:
+        announce(
+            f"ITK has no exact form of this transform; the one in the {path.suffix} file is up to {error:.2g} voxels "
+            "away from ours in the fixed image. A displacement field, such as .nii.gz, is exact at its voxels."
+        )
     try:
         sitk.WriteTransform(theirs, str(path))
     except RuntimeError as error:
@@ -114,19 +142,49 @@ def write_itk(transform: Transform, path: Path, note: str, domain: Grid | None) 
 
 
 def to_itk(transform: Transform, domain: Grid | None = None) -> Any:
-    """A SimpleITK transform that maps points ``(x, y, z)`` as ours does.
+    """A SimpleITK transform that maps points ``(x, y, z)`` as ours does, as :func:`sampled_to_itk` makes it."""
+    return sampled_to_itk(transform, domain)[0]
+
+
+def sampled_to_itk(transform: Transform, domain: Grid | None = None) -> tuple[Any, float]:
+    """Convert a transform to one of SimpleITK, and measure the error.
 
     Linear maps and B-splines stay what they are, displacements and flows become displacement fields on their own
-    grids, thin-plate splines and inverses are sampled on the domain. A field ends at its border in ITK while ours runs
-    on, so fields are extended to wherever the domain's points come.
+    grids. Thin-plate splines, inverses, and B-splines that points of the domain leave are sampled, more finely until
+    the error is below :data:`ERROR_VOXELS`. A field ends at its border in ITK while ours runs on, so fields are
+    extended to wherever the domain's points come.
+
+    Parameters
+    ----------
+    transform
+        In ITK's coordinates.
+    domain
+        The fixed image's grid in the same coordinates.
+
+    Returns
+    -------
+    SimpleITK.Transform, float
+        The transform, and its largest distance from ours at points in the domain and on its faces, in voxels.
     """
     domain = domain or transform.native_grid()
-    reach = None if domain is None else _outline(domain)
+    is_sampled = any(_is_sampled(part) for part in transform.parts)
+    before = float("inf")
+    for refinement in REFINEMENTS:
+        theirs = _converted(transform, domain, refinement)
+        error = 0.0 if domain is None or not is_sampled else _distance(transform, theirs, domain)
+        if error <= ERROR_VOXELS or error > 0.9 * before:
+            break
+        before = error
+    return theirs, error
+
+
+def _converted(transform: Transform, domain: Grid | None, refinement: int) -> Any:
+    reach = None if domain is None else _Reach(_outline(domain), is_exact=True)
     theirs = []
     for part in transform.parts:
-        theirs.append(_part_to_itk(part, domain, reach))
+        theirs.append(_part_to_itk(part, domain, reach, refinement))
         if reach is not None:
-            reach = part.map_points(reach)
+            reach = _Reach(part.map_points(reach.points), reach.is_exact and part.as_matrix() is not None)
     if len(theirs) == 1:
         return theirs[0]
     # ITK applies what was added last to a point first.
@@ -136,8 +194,36 @@ def to_itk(transform: Transform, domain: Grid | None = None) -> Any:
     return composite
 
 
+def _is_sampled(part: Transform) -> bool:
+    """Return whether a part may become a field that is exact at its samples alone."""
+    field = part.displacement_field()
+    return part.as_matrix() is None and (field is None or field.field.shape[0] != 1)
+
+
+def _distance(transform: Transform, theirs: Any, domain: Grid) -> float:
+    """The largest distance of two maps at random points in a domain and on its faces, in voxels of the domain."""
+    rng = np.random.default_rng(0)
+    index = rng.uniform(-_EDGE, np.asarray(domain.shape) - _EDGE, (_MEASURED_POINTS, domain.ndim))
+    faces = index[: _MEASURED_POINTS // 2]
+    axis, is_upper = rng.integers(0, domain.ndim, len(faces)), rng.random(len(faces)) < 0.5
+    ends = np.where(is_upper, np.asarray(domain.shape)[axis] - 1.0, 0.0)
+    faces[np.arange(len(faces)), axis] = ends
+    points = domain.to_world(index)
+    mapped = np.array([theirs.TransformPoint(point) for point in points.tolist()])
+    apart = np.linalg.norm(mapped - transform.map_points(points), axis=1)
+    return float(apart.max() / domain.spacing.min())
+
+
+@dataclass(frozen=True)
+class _Reach:
+    """Points that show how far the domain's points come, before a part of a chain."""
+
+    points: FloatArray
+    is_exact: bool
+
+
 @singledispatch
-def _part_to_itk(part: Transform, domain: Grid | None, reach: FloatArray | None) -> Any:
+def _part_to_itk(part: Transform, domain: Grid | None, reach: _Reach | None, refinement: int) -> Any:
     """Convert one part of a chain; families that ITK has are registered below, others are sampled."""
     matrix = part.as_matrix()
     if matrix is not None:
@@ -149,16 +235,39 @@ def _part_to_itk(part: Transform, domain: Grid | None, reach: FloatArray | None)
     own = domain if domain is not None else part.native_grid()
     if own is None:  # pragma: no cover (each family that bends has a grid of its own)
         raise InputError(f"A transform of family '{part.family}' needs a grid to be sampled on; give one.")
+    # Slices may be thick: every axis is sampled as finely as the finest one.
+    finest = own.spacing.min() / refinement
+    steps = np.maximum(np.ceil(own.spacing / finest - 1e-6), 1).astype(int)
+    own = _refined(own, steps, MAX_SOLVED_SAMPLES)
     if reach is not None:
         own = _extended(own, reach)
     return _field_to_itk(as_displacement(part, own))
 
 
 @_part_to_itk.register
-def _bspline_part_to_itk(part: BSplineTransform, domain: Grid | None, reach: FloatArray | None) -> Any:
-    if part.control_grid.is_orthogonal() and _within_spline(part, reach):
+def _bspline_part_to_itk(part: BSplineTransform, domain: Grid | None, reach: _Reach | None, refinement: int) -> Any:
+    if not part.control_grid.is_orthogonal():
+        return _part_to_itk.dispatch(Transform)(part, domain, reach, refinement)
+    if _within_spline(part, reach):
         return _bspline_to_itk(part)
-    return _part_to_itk.dispatch(Transform)(part, domain, reach)
+    assert reach is not None
+    # Samples on the control points: the map has its corners, where it becomes constant, at the outermost ones.
+    cells = part.control_grid.cropped([1] * part.ndim, [n - 1 for n in part.control_grid.shape])
+    steps = [_SAMPLES_PER_CELL * refinement] * part.ndim
+    return _field_to_itk(as_displacement(part, _extended(_refined(cells, steps), reach)))
+
+
+def _refined(grid: Grid, steps: Sequence[int] | npt.NDArray[np.int_], limit: float = MAX_SAMPLES) -> Grid:
+    """Put samples between those of a lattice, fewer than wanted if they are too many."""
+    steps = np.asarray(steps)
+    while True:
+        shape = (np.asarray(grid.shape) - 1) * steps + 1
+        if float(np.prod(shape, dtype=np.float64)) <= limit or steps.max() == 1:
+            break
+        steps = np.maximum(steps - 1, 1)
+    matrix = grid.matrix.copy()
+    matrix[:-1, :-1] = grid.linear / steps
+    return Grid(tuple(int(n) for n in shape), matrix, grid.unit)
 
 
 def _affine_to_itk(matrix: FloatArray) -> Any:
@@ -196,24 +305,33 @@ def field_to_itk(part: DisplacementTransform) -> Any:
 
 def _outline(grid: Grid) -> FloatArray:
     """Points all around and within a grid, enough to know how far its image under a smooth map reaches."""
+    ticks = [np.linspace(-_EDGE, n - 1 + _EDGE, min(n + 1, _OUTLINE_TICKS)) for n in grid.shape]
+    index = np.stack(np.meshgrid(*ticks, indexing="ij"), axis=-1).reshape(-1, grid.ndim)
+    ends = (np.abs(index + _EDGE) < 1e-9) | (np.abs(index - (np.asarray(grid.shape) - 1 + _EDGE)) < 1e-9)
     inner = grid.resized([min(n, 12) for n in grid.shape]).points().reshape(-1, grid.ndim)
-    return np.concatenate([grid.corners(), inner])
+    return np.concatenate([grid.to_world(index[ends.any(axis=1)]), inner])
 
 
-def _extended(grid: Grid, reach: FloatArray) -> Grid:
+def _extended(grid: Grid, reach: _Reach) -> Grid:
     """The lattice made larger by whole voxels where the points leave it; as it is where they do not."""
-    index = grid.to_index(reach)
+    index = grid.to_index(reach.points)
     last = np.asarray(grid.shape) - 1
-    if ((index > -_EDGE - 1e-6) & (index < last + _EDGE + 1e-6)).all():
+    edge = _EDGE if reach.is_exact else -_MARGIN
+    if ((index > -edge - 1e-6) & (index < last + edge + 1e-6)).all():
         return grid
-    return grid.extended_to(np.concatenate([grid.corners(), reach]))
+    margin = 0.0 if reach.is_exact else _MARGIN
+    around = np.stack([np.minimum(index.min(axis=0) - margin, 0), np.maximum(index.max(axis=0) + margin, last)])
+    corners = np.stack(np.meshgrid(*around.T, indexing="ij"), axis=-1).reshape(-1, grid.ndim)
+    return grid.extended_to(grid.to_world(corners))
 
 
-def _within_spline(part: BSplineTransform, reach: FloatArray | None) -> bool:
+def _within_spline(part: BSplineTransform, reach: _Reach | None) -> bool:
     if reach is None:
         return True
-    index = part.control_grid.to_index(reach)
-    return bool(((index >= 1 - 1e-6) & (index <= np.asarray(part.control_grid.shape) - 2 + 1e-6)).all())
+    index = part.control_grid.to_index(reach.points)
+    margin = 1e-6 if reach.is_exact else -0.05
+    last = np.asarray(part.control_grid.shape) - 2
+    return bool(((index >= 1 - margin) & (index <= last + margin)).all())
 
 
 # -- theirs to ours ---------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -29,6 +30,10 @@ class TiffSource(StackSource):
     offset: int | None = None
     stored: str = ""
     page_shape: tuple[int, ...] = ()
+
+    def identity(self) -> dict[str, Any]:
+        """As of other stacks, and the first page, which tells the channel."""
+        return {**super().identity(), "page": self.pages[0][1]}
 
     @property
     def paths(self) -> tuple[str, ...]:

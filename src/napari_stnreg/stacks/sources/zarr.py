@@ -19,15 +19,20 @@ _opened = threading.local()
 
 @dataclass(frozen=True, eq=False)
 class ZarrSource(StackSource):
-    """An array of a Zarr group; its last two axes and one more are used."""
+    """An array of a Zarr group; ``index`` holds for each axis the name z, y or x, or the entry of another axis."""
 
     array_path: str = ""
-    index: tuple[int | None, ...] = ()
+    index: tuple[int | str, ...] = ()
 
     def _load(self, z: int, window: Window) -> Array:
         array = self._array()
-        where = [z if n is None else n for n in self.index]
-        return np.asarray(array[(*where, *window)])
+        where: dict[int | str, int | slice] = {"z": z, "y": window[0], "x": window[1]}
+        data = np.asarray(array[tuple(where.get(n, n) for n in self.index)])
+        return data if self.index.index("y") < self.index.index("x") else data.T
+
+    def identity(self) -> dict[str, Any]:
+        """As of other stacks, and which array and channel it is."""
+        return {**super().identity(), "array": self.array_path, "index": list(self.index)}
 
     def _array(self) -> Any:
         cache = _opened.__dict__.setdefault("zarr", {})
@@ -54,13 +59,14 @@ def open_zarr(path: Path, *, level: int = 0, channel: int | None = None) -> Zarr
         )
     node = image.array(level)
     names = image.axes
-    if names[-3:] != ("z", "y", "x") or len(names) != node.ndim:
+    if not {"z", "y", "x"} <= set(names) or len(names) != node.ndim:
         raise InputError(f"'{path.name}' has the axes {', '.join(names) or 'none'}; a stack of sections has z, y, x.")
-    index: list[int | None] = [
-        select_channel(channel, int(node.shape[i]), path.name, name) for i, name in enumerate(names[:-3])
+    index: list[int | str] = [
+        name if name in ("z", "y", "x") else select_channel(channel, int(node.shape[i]), path.name, name)
+        for i, name in enumerate(names)
     ]
     spacing, _, unit = image.spatial(level, ("z", "y", "x"))
-    shape = tuple(int(n) for n in node.shape[-3:])
+    shape = tuple(int(node.shape[names.index(name)]) for name in "zyx")
     check_stack(shape, np.dtype(node.dtype), path.name)
     check_spacing(np.asarray(spacing), path.name)
     return ZarrSource(
@@ -72,5 +78,5 @@ def open_zarr(path: Path, *, level: int = 0, channel: int | None = None) -> Zarr
         {},
         str(image.location),
         image.resolutions[level].path,
-        (*index, None),
+        tuple(index),
     )

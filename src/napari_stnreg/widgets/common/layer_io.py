@@ -20,49 +20,33 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import canonical, conversion_factor
+from napari_stnreg.io.napari_layers import LAYOUTS, layout_of
+from napari_stnreg.io.tiff import tiff_axes
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
-LAYOUTS = {
-    2: ("yx",),
-    3: ("zyx", "tyx", "cyx", "yxc"),
-    4: ("tzyx", "czyx", "tcyx", "tyxc", "zyxc"),
-    5: ("tczyx", "ctzyx", "tzyxc"),
-}
-"""What a layer's axes can mean, by their number; the first is the usual one. t is time, c channels."""
-
-_WORDS = {"time": "t", "frame": "t", "frames": "t", "channel": "c", "channels": "c", "ch": "c"}
 _AUTO_SIZE = {2: 2048, 3: 192}
 
 
-def layout_name(layout: str) -> str:
-    """Return the display name of a layout, such as ``"3D (z, y, x)"``."""
-    kind = "3D" if "z" in layout else "2D"
-    extra = [word for letter, word in (("t", "time series"), ("c", "channels")) if letter in layout]
-    return f"{kind}{' ' if extra else ''}{' with '.join(extra)} ({', '.join(layout)})"
-
-
 def guess_layout(layer: Layer) -> str:
-    """The meaning of a layer's axes: from their labels where these say so, else the usual one for their number.
+    """The meaning of a layer's axes: from their labels or its file where these say so, else the usual one.
 
     Raises
     ------
     InputError
-        If the layer has fewer than two or more than five axes.
+        If the layer has fewer than two or more than five axes, or labels of axes in an order that is not supported.
     """
-    ndim = layer.ndim
-    if ndim not in LAYOUTS:
-        raise InputError(f"'{layer.name}' has {ndim} axes; layers with two to five axes can be registered.")
-    letters = [_WORDS.get(str(label).lower(), str(label).lower()) for label in layer.axis_labels]
-    labeled = "".join(letters)
-    if labeled in LAYOUTS[ndim]:
-        return labeled
+    found = layout_of(layer.axis_labels, layer.ndim, layer.name)
+    if found is None and layer.source.path is not None and not layer.multiscale:
+        found = layout_of(tiff_axes(str(layer.source.path), tuple(layer.data.shape)), layer.ndim, layer.name)
+    if found is not None:
+        return found
     # Labels were not set, or only some of them: a unit of time still tells.
     times = [str(unit) in ("second", "millisecond", "minute", "hour", "day") for unit in layer.units]
-    if times[0]:
-        return next(layout for layout in LAYOUTS[ndim] if layout[0] == "t") if ndim > 2 else "yx"
-    return LAYOUTS[ndim][0]
+    if any(times) and layer.ndim > 2:
+        return next(layout for layout in LAYOUTS[layer.ndim] if layout[times.index(True)] == "t")
+    return LAYOUTS[layer.ndim][0]
 
 
 def layer_matrix(layer: Layer) -> np.ndarray:
@@ -211,6 +195,7 @@ class LayerSource:
     display: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     path: str | None = None
+    is_labels: bool | None = None
 
     def image(self, frame: int | None = None, *, full: bool = False, masked: bool = True) -> Image:
         """The image of one frame (by default the current one), read now; for use in the worker.
@@ -235,7 +220,7 @@ class LayerSource:
             array = np.ascontiguousarray(np.moveaxis(array, rest.index("c"), -1))
         mask = self.mask.on(grid, frame) if self.mask is not None and masked else None
         name = f"{self.name} [{frame}]" if self.frames > 1 else self.name
-        return Image(array, grid, mask, name, self.rgb, dict(self.metadata))
+        return Image(array, grid, mask, name, self.rgb, dict(self.metadata), self.is_labels)
 
 
 def layer_source(
@@ -310,6 +295,7 @@ def layer_source(
         display=display,
         metadata={key: value for key, value in layer.metadata.items() if key != "stnreg"},
         path=None if layer.source.path is None else str(layer.source.path),
+        is_labels=True if isinstance(layer, Labels) else None,
     )
 
 

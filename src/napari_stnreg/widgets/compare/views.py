@@ -68,7 +68,7 @@ def prepare(
     mask = None
     if not other.grid.same_lattice(still.grid):
         yield TaskProgress(0.4, f"Sampling {second.name}")
-        plain = warp(plain, None, still.grid)
+        plain = warp(plain, None, still.grid, "linear")
         mask = plain.mask
         if mask is not None and not mask.any():
             raise InputError(f"'{first.name}' and '{second.name}' do not lie over each other anywhere.")

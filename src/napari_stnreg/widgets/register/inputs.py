@@ -10,14 +10,13 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.io.napari_layers import LAYOUTS, layout_name
 from napari_stnreg.widgets.common.forms import Combo, FormLayout, collapsible, help_label
 from napari_stnreg.widgets.common.layer_io import (
-    LAYOUTS,
     LayerSource,
     auto_level,
     guess_layout,
     layer_source,
-    layout_name,
     level_shapes,
 )
 from napari_stnreg.widgets.common.result_layers import is_own_layer

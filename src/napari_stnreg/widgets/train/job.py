@@ -146,7 +146,9 @@ class Watcher:
     def _make(self, example: ValidationExample) -> PreviewRenderer:
         from napari_stnreg.resampling.warp import warp
 
-        fixed = warp(Image(np.array(example.fixed), example.grid, name="fixed"), None, fine_grid(example.grid))
+        fixed = warp(
+            Image(np.array(example.fixed), example.grid, name="fixed"), None, fine_grid(example.grid), "linear"
+        )
         moving = Image(np.array(example.moving), example.grid, name="moving")
         return PreviewRenderer(fixed, moving, (None, None), rate=4.0, volume=self.job.volume)
 

@@ -14,8 +14,9 @@ from qtpy.QtGui import QAction
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QListWidget, QListWidgetItem, QMenu, QWidget
 
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.io.napari_layers import LAYOUTS, layout_name
 from napari_stnreg.widgets.common.forms import Combo, FormLayout, button
-from napari_stnreg.widgets.common.layer_io import LAYOUTS, LayerSource, guess_layout, layer_source, layout_name
+from napari_stnreg.widgets.common.layer_io import LayerSource, guess_layout, layer_source
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer

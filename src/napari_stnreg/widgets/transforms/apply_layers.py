@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
@@ -14,6 +14,7 @@ from napari.layers import Labels, Layer, Points, Shapes, Surface, Tracks, Vector
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
+from napari_stnreg.core.labels import choose_interpolation
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.napari_layers import LayerData
 from napari_stnreg.io.transform_entry import TransformEntry
@@ -212,7 +213,9 @@ def _warp(
     """Warp an image in slabs along the first axis."""
     from napari_stnreg.resampling.warp import warp
 
-    interpolation: Literal["nearest", "linear"] = "nearest" if taken.kind == "labels" else "linear"
+    interpolation, note = choose_interpolation(image)
+    if note and not image.is_labels and note not in warnings:
+        warnings.append(note)
     # Each slab copies the image in single precision, so there are few.
     count = int(np.clip(grid.size // _SLAB_VOXELS, 1, min(12, grid.shape[0])))
     ends = np.linspace(0, grid.shape[0], count + 1).astype(int)

@@ -1,0 +1,87 @@
+"""Axes are taken for what labels or the file say, in every order, in panels and when layers are written."""
+
+import numpy as np
+import pytest
+import tifffile
+from napari.components import ViewerModel
+from napari.layers._source import layer_source as opened_from
+from napari_builtins.io import imread
+
+import napari_stnreg as sr
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.io.napari_layers import LAYOUTS, layout_of
+from napari_stnreg.napari_plugin.readers import write_image
+
+SIZES = {"t": 3, "c": 2, "z": 5, "y": 12, "x": 14}
+ALL = [layout for layouts in LAYOUTS.values() for layout in layouts]
+
+
+def _array(layout):
+    """Every value tells its index: 1000 t + 500 c + 10 z + y / 10 in float."""
+    whole = sum(
+        np.arange(SIZES[name]).reshape([-1 if name == other else 1 for other in "tczyx"]) * step
+        for name, step in zip("tczyx", (1000, 500, 30, 2, 0.1), strict=True)
+    )
+    taken = whole[tuple(slice(None) if name in layout else 1 for name in "tczyx")]
+    order = [name for name in "tczyx" if name in layout]
+    return taken.transpose([order.index(name) for name in layout]).astype(np.float32)
+
+
+def _expected(layout, frame):
+    """Frame of the layout as (z, y, x) and channels last."""
+    order = [name for name in "zyxc" if name in layout]
+    data = _array(layout)
+    data = data.take(frame, axis=layout.index("t")) if "t" in layout else data
+    rest = layout.replace("t", "")
+    return data.transpose([rest.index(name) for name in order])
+
+
+@pytest.mark.parametrize("layout", ALL)
+@pytest.mark.parametrize("upper", [True, False])
+def test_labeled_layers_are_read_in_every_order(layout, upper):
+    from napari_stnreg.widgets.common.layer_io import guess_layout, layer_source
+
+    viewer = ViewerModel()
+    scale = [{"t": 2.0, "c": 1.0, "z": 5.0, "y": 0.5, "x": 0.25}[name] for name in layout]
+    labels = [name.upper() if upper else {"t": "time", "c": "channel"}.get(name, name) for name in layout]
+    layer = viewer.add_image(_array(layout), axis_labels=labels, scale=scale)
+    assert guess_layout(layer) == layout
+    source = layer_source(layer, viewer)
+    assert source.frames == (3 if "t" in layout else 1)
+    np.testing.assert_allclose(source.grid.spacing, [5.0, 0.5, 0.25][-source.grid.ndim :])
+    np.testing.assert_array_equal(source.image(source.frames - 1).data, _expected(layout, source.frames - 1))
+
+
+@pytest.mark.parametrize("labels", ["yxz", "xyz", "tyxz", "xyzt", "czxy"])
+def test_an_order_that_no_image_has_is_refused(labels):
+    with pytest.raises(InputError, match="Transpose"):
+        layout_of(labels, len(labels), "a")
+
+
+@pytest.mark.parametrize(
+    ("axes", "how"),
+    [("TZCYX", "imagej"), ("CZYX", "ome"), ("ZCYX", "ome"), ("TYX", "imagej"), ("TCYX", "ome")],
+)
+def test_a_layer_that_napari_opened_from_a_tiff_has_the_axes_of_the_file(tmp_path, axes, how):
+    from napari_stnreg.widgets.common.layer_io import guess_layout
+
+    path = tmp_path / ("a.ome.tif" if how == "ome" else "a.tif")
+    layout = axes.lower()
+    tifffile.imwrite(path, _array(layout), metadata={"axes": axes}, photometric="minisblack", **{how: True})
+    viewer = ViewerModel()
+    with opened_from(path=str(path)):
+        layer = viewer.add_image(imread(str(path)))
+    assert guess_layout(layer) == layout
+    read = sr.read_image(path, 1 if "T" in axes else None)
+    np.testing.assert_array_equal(read.data, _expected(layout, 1))
+
+
+@pytest.mark.parametrize("layout", ["tczyx", "ztyx", "tyx", "zcyx", "cyx", "zyx"])
+def test_a_labeled_layer_is_written_by_its_axes(tmp_path, layout):
+    scale = [{"t": 2.0, "c": 1.0, "z": 5.0, "y": 0.5, "x": 0.25}[name] for name in layout]
+    meta = {"name": "a", "axis_labels": tuple(layout), "scale": scale, "units": ("um",) * len(layout)}
+    write_image(str(tmp_path / "a.ome.tif"), _array(layout), meta)
+    frames = sr.read_series(tmp_path / "a.ome.tif")
+    assert len(frames) == (3 if "t" in layout else 1)
+    np.testing.assert_array_equal(frames[-1].data, _expected(layout, len(frames) - 1))
+    np.testing.assert_allclose(frames[0].grid.spacing, [5.0, 0.5, 0.25][-frames[0].ndim :])
