@@ -102,7 +102,8 @@ def test_result_is_warped_at_full_resolution_with_its_linked_layers(viewer, pair
     assert "good" in user.widget.landmarks.summary.text()
     assert user.run("Add result").startswith("Added")
     warped = [layer for layer in viewer.layers if layer.name.startswith("warped · ")]
-    assert [layer.name for layer in warped] == [f"warped · {name} (landmarks, tps)" for name in ("moving", "channel")]
+    names = [f"warped · {name} -> fixed (landmarks, tps)" for name in ("moving", "channel")]
+    assert [layer.name for layer in warped] == names
     for layer in warped:
         inner = (slice(15, -15),) * 2
         assert np.abs(layer.data[inner].astype(float) - pair[0].data[inner]).mean() < 4

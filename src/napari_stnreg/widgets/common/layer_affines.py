@@ -10,9 +10,10 @@ import numpy as np
 from napari.layers import Layer
 
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.transform_entry import TransformEntry
-from napari_stnreg.widgets.common.layer_io import axis_units
+from napari_stnreg.widgets.common.layer_io import axis_units, guess_layout
 from napari_stnreg.widgets.transforms.apply_layers import spatial_matrix
 
 if TYPE_CHECKING:
@@ -45,6 +46,31 @@ def transformed_affine(layer: Layer, entry: TransformEntry, side: Side) -> Any:
 def is_oblique(matrix: Any) -> bool:
     """Whether a linear map of space mixes the first axis with the others, so that its slices are no longer slices."""
     return bool(np.abs(matrix[0, 1:-1]).max() > 1e-6 or np.abs(matrix[1:-1, 0]).max() > 1e-6)
+
+
+def spatial_affine(layer: Layer, matrix: FloatArray, unit: str) -> FloatArray:
+    """Return a map of space, in ``unit``, as an affine of all axes of an image layer, in the layer's units."""
+    space, factors = _space(layer, len(matrix) - 1, unit)
+    full = np.eye(layer.ndim + 1)
+    full[np.ix_(space, space)] = matrix[:-1, :-1] * factors[None, :] / factors[:, None]
+    full[space, -1] = matrix[:-1, -1] / factors
+    return full
+
+
+def spatial_part(layer: Layer, affine: FloatArray, unit: str) -> FloatArray:
+    """Return the spatial part of an affine of all axes, in ``unit``: the inverse of :func:`spatial_affine`."""
+    ndim = sum(letter in "zyx" for letter in guess_layout(layer))
+    space, factors = _space(layer, ndim, unit)
+    matrix = np.eye(ndim + 1)
+    matrix[:-1, :-1] = affine[np.ix_(space, space)] * factors[:, None] / factors[None, :]
+    matrix[:-1, -1] = affine[space, -1] * factors
+    return matrix
+
+
+def _space(layer: Layer, ndim: int, unit: str) -> tuple[list[int], FloatArray]:
+    """Return the spatial axes of a layer, and the factors from their units to ``unit``."""
+    space = [i for i, letter in enumerate(guess_layout(layer)) if letter in "zyx"][-ndim:]
+    return space, np.array([conversion_factor(axis_units(layer)[i], unit) for i in space])
 
 
 class LayerAffines:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 PANELS = {
     "compare": ("compare.panel", "ComparePanel", "Compare views"),
     "landmarks": ("landmarks.panel", "LandmarksPanel", "Landmark registration"),
+    "register": ("register.panel", "RegisterPanel", "STN registration"),
     "scorecard": ("scorecard.panel", "ScorecardPanel", "Registration scorecard"),
     "transforms": ("transforms.panel", "TransformsPanel", "Transform workbench"),
 }

@@ -21,6 +21,13 @@ class TransformStore:
     def __init__(self) -> None:
         self.extra: list[TransformEntry] = []
         self._seen: dict[str, TransformEntry] = {}
+        self.placements: WeakKeyDictionary[Layer, Layer] = WeakKeyDictionary()
+        """Copies that were placed by hand, by the layer that they are copies of."""
+
+    def placed_copy(self, layer: Layer | None, viewer: Viewer) -> Layer | None:
+        """Return the copy of a layer that was placed by hand, if it is in the viewer."""
+        copy = None if layer is None else self.placements.get(layer)
+        return copy if copy is not None and copy in viewer.layers else None
 
     def entries(self, viewer: Viewer) -> list[TransformEntry]:
         """All transforms of the viewer, those of its layers first; each run is listed once."""

@@ -20,13 +20,14 @@ from napari_stnreg.io.transform_entry import TransformEntry
 from napari_stnreg.landmarks.pairs import LandmarkPairs, Side, other_side
 from napari_stnreg.widgets.common.forms import button
 from napari_stnreg.widgets.common.layer_io import LayerSource, landmark_points, layer_source
+from napari_stnreg.widgets.common.result_layers import is_own_layer
 from napari_stnreg.widgets.common.run_layers import RunLayers
 from napari_stnreg.widgets.common.task_panel import TaskPanel
 from napari_stnreg.widgets.landmarks.files import EXPORTS, IMPORT_FILTER, ImagePlace, read_files, write_files
 from napari_stnreg.widgets.landmarks.form import LandmarkForm
 from napari_stnreg.widgets.landmarks.live import LiveWarping, WarpedFrame
 from napari_stnreg.widgets.landmarks.mouse import LandmarkMouse
-from napari_stnreg.widgets.landmarks.scene import TEMPORARY, LandmarkScene
+from napari_stnreg.widgets.landmarks.scene import LandmarkScene
 from napari_stnreg.widgets.register.scores_view import VerdictLine
 from napari_stnreg.widgets.scorecard.table import theme_kind
 from napari_stnreg.widgets.transforms.apply_layers import (
@@ -145,9 +146,7 @@ class LandmarksPanel(TaskPanel):
 
     def refresh(self) -> None:
         """Update the panel from the viewer's layers."""
-        images = [
-            layer for layer in self._viewer.layers if isinstance(layer, ImageLayer) and TEMPORARY not in layer.metadata
-        ]
+        images = [layer for layer in self._viewer.layers if isinstance(layer, ImageLayer) and not is_own_layer(layer)]
         before = self.landmarks.fixed_box.count()
         for box in (self.landmarks.fixed_box, self.landmarks.moving_box):
             box.set_items([(layer.name, layer) for layer in images], box.currentData())
@@ -160,8 +159,7 @@ class LandmarksPanel(TaskPanel):
         images = [boxes[0].itemData(i) for i in range(boxes[0].count())]
         chosen = [layer for layer in images if layer in self._viewer.layers.selection]
         if len(chosen) != 2:
-            plain = [layer for layer in images if "stnreg" not in layer.metadata]
-            chosen = plain[-2:] if len(plain) > 1 else images[-2:]
+            chosen = images[-2:]
         if chosen and self.scene is None:
             for box, layer in zip(boxes, (chosen[0], chosen[-1]), strict=True):
                 box.set_current(layer)
@@ -223,7 +221,7 @@ class LandmarksPanel(TaskPanel):
         """Return the moving layer and the layers that are warped with it."""
         moving = self.moving
         assert moving is not None
-        plain = [layer for layer in self._viewer.layers if TEMPORARY not in layer.metadata]
+        plain = [layer for layer in self._viewer.layers if not is_own_layer(layer)]
         others = [*same_place(moving, plain), *(layer for layer in linked_layers(moving) if layer in plain)]
         known = [layer for layer in dict.fromkeys(others) if layer not in (moving, self.fixed)]
         ndim = layer_source(moving, self._viewer, level=0).grid.ndim
@@ -629,7 +627,7 @@ class LandmarksPanel(TaskPanel):
         """Add the points of the two selected points layers, the lower one as fixed, paired by order."""
         selected = self._viewer.layers.selection
         chosen = [layer for layer in self._viewer.layers if isinstance(layer, Points) and layer in selected]
-        chosen = [layer for layer in chosen if TEMPORARY not in layer.metadata]
+        chosen = [layer for layer in chosen if not is_own_layer(layer)]
         if len(chosen) != 2:
             self.show_error(
                 InputError(f"{len(chosen)} points layers are selected. Select the fixed and the moving one.")
@@ -703,7 +701,7 @@ class LandmarksPanel(TaskPanel):
         for layer in layers:
             record = layer.metadata["stnreg"]
             name = layer.name.removesuffix(f" transformed to {record['fixed']}")
-            layer.name = f"warped · {name} ({record['family']})"
+            layer.name = f"warped · {name} -> {record['fixed']} ({record['family']})"
             layer.metadata["stnreg"] = {**record, "what": "warped"}
             if isinstance(layer, ImageLayer) and not layer.rgb:
                 layer.colormap, layer.blending = "magenta", "additive"

@@ -14,17 +14,14 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points
 
 from napari_stnreg.core.grid import FloatArray, Grid
-from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.napari_layers import placement
 from napari_stnreg.landmarks.pairs import LandmarkPairs, Side
-from napari_stnreg.widgets.common.layer_io import axis_units, guess_layout
+from napari_stnreg.widgets.common.layer_affines import spatial_affine
+from napari_stnreg.widgets.common.result_layers import OWN
 from napari_stnreg.widgets.landmarks.live import WarpedFrame
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
-
-TEMPORARY = "stnreg_landmark_view"
-"""Key in the metadata of the layers of the view."""
 
 VIEWS = {"side": "Side by side", "overlay": "Overlay"}
 _POINT_PIXELS = 15
@@ -89,7 +86,7 @@ class LandmarkScene:
             text={"string": "{number}", "size": 11, "color": _COLORS["placed"], "translation": [0.0] * self.ndim,
                   "anchor": "upper_left"},
             projection_mode="rescale_spherical",
-            metadata={TEMPORARY: True},
+            metadata={OWN: True},
             units=where["units"],
             axis_labels=where["axis_labels"],
         )  # fmt: skip
@@ -205,7 +202,7 @@ class LandmarkScene:
 
     def _add_warped(self, number: int, data: np.ndarray, where: dict[str, Any]) -> None:
         source = self._sources[number]
-        look: dict[str, Any] = {"name": f"warped · {source.name}", "metadata": {TEMPORARY: True}, **where}
+        look: dict[str, Any] = {"name": f"warped · {source.name}", "metadata": {OWN: True}, **where}
         layer: Layer
         if isinstance(source, Labels):
             layer = Labels(data, opacity=self.opacity, **look)
@@ -362,26 +359,11 @@ def _first_display(fixed: Grid, moving: Grid) -> FloatArray:
     return display
 
 
-def spatial_affine(layer: Layer, matrix: FloatArray, unit: str) -> FloatArray:
-    """Return a map of space as an affine of all axes of a layer, in the layer's units."""
-    try:
-        layout = guess_layout(layer)
-    except Exception:
-        layout = "zyx"[-layer.ndim :]
-    ndim = len(matrix) - 1
-    space = [i for i, letter in enumerate(layout) if letter in "zyx"][-ndim:]
-    factors = np.array([conversion_factor(axis_units(layer)[i], unit) for i in space])
-    full = np.eye(layer.ndim + 1)
-    full[np.ix_(space, space)] = matrix[:-1, :-1] * factors[None, :] / factors[:, None]
-    full[space, -1] = matrix[:-1, -1] / factors
-    return full
-
-
 def _copy(layer: Layer, side: str, colormap: str | None) -> Layer:
     """Return a layer with the same array, in no viewer."""
     data, keywords, kind = layer.as_layer_data_tuple()
     keywords |= {"name": f"landmarks · {side} image", "visible": True, "opacity": 1.0}
-    keywords |= {"blending": "translucent_no_depth", "metadata": {TEMPORARY: True}}
+    keywords |= {"blending": "translucent_no_depth", "metadata": {OWN: True}}
     if colormap is not None:
         keywords["colormap"] = colormap
     return Layer.create(data, keywords, kind)

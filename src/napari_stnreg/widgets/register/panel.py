@@ -14,11 +14,12 @@ from napari_stnreg.io.napari_layers import transform_from_metadata
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.widgets.common import preferences
 from napari_stnreg.widgets.common.fit_panel import FitPanel
-from napari_stnreg.widgets.common.forms import button, separator
+from napari_stnreg.widgets.common.forms import button, help_label, separator
 from napari_stnreg.widgets.common.layer_io import LayerSource, landmark_points
 from napari_stnreg.widgets.common.memory_dialog import accepts_lower_resolution, memory_question
 from napari_stnreg.widgets.common.open_panel import open_panel
 from napari_stnreg.widgets.common.plot import CurvesPlot, LossPlot
+from napari_stnreg.widgets.common.transform_store import store_for
 from napari_stnreg.widgets.register.canvas_view import CanvasView
 from napari_stnreg.widgets.register.code_export import command_line, python_script
 from napari_stnreg.widgets.register.inputs import ImageSelector, InputForm
@@ -65,12 +66,14 @@ class RegisterPanel(FitPanel):
         self._moving_layer: Layer | None = None
         self._canvas = CanvasView(self._viewer)
         self.inputs = InputForm(self._viewer)
+        self.start_note = help_label()
+        self.start_note.setAccessibleName("start of the registration")
         self.scores = ScoresView()
         self.motion_plot = CurvesPlot(self._viewer)
         self.motion_plot.setAccessibleName("motion of the series")
         self.motion_plot.setToolTip("Mean shift of each frame along each axis, in the unit of the reference.")
         self.motion_plot.hide()
-        for part in (self.inputs, separator(), self.options, self.plot, self.motion_plot, self.scores):
+        for part in (self.inputs, self.start_note, separator(), self.options, self.plot, self.motion_plot, self.scores):
             self.form.addWidget(part)
         self.form.addStretch(1)
         self._make_controls()
@@ -229,7 +232,7 @@ class RegisterPanel(FitPanel):
             settings=settings,
             fixed_landmarks=fixed_points,
             moving_landmarks=moving_points,
-            start=self._earlier_transform() if again else None,
+            start=self._earlier_transform() if again else self._placed_transform(),
             model=model,
             kinds=options.kinds,
             preview_rate=options.rate_box.value(),
@@ -246,6 +249,12 @@ class RegisterPanel(FitPanel):
         fixed_points = None if a is None else landmark_points(a, fixed.grid)
         moving_points = None if b is None else landmark_points(b, moving.grid)
         return check_landmarks(fixed_points, moving_points)
+
+    def _placed_transform(self) -> Transform | None:
+        """Return where the moving layer was placed by hand, if it was."""
+        copy = store_for(self._viewer).placed_copy(self.inputs.moving.layer, self._viewer)
+        record = {} if copy is None else copy.metadata.get("stnreg", {})
+        return transform_from_metadata(record["transform"]) if "transform" in record else None
 
     def _earlier_transform(self) -> Transform:
         active = self._viewer.layers.selection.active
@@ -332,6 +341,9 @@ class RegisterPanel(FitPanel):
         self.switch_button.setEnabled(idle and self._canvas.can_switch)
         self.copy_button.setEnabled(self._job is not None)
         self.inputs.setEnabled(idle)
+        placed = store_for(self._viewer).placed_copy(self.inputs.moving.layer, self._viewer)
+        self.start_note.setVisible(placed is not None)
+        self.start_note.setText("" if placed is None else f"Starts where '{placed.name}' was placed by hand.")
 
     def _result_selected(self) -> bool:
         active = self._viewer.layers.selection.active

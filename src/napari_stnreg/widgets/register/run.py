@@ -14,7 +14,7 @@ from napari.layers import Layer
 from napari_stnreg.core.device import free_memory
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import conversion_factor
-from napari_stnreg.io.napari_layers import LayerData
+from napari_stnreg.io.napari_layers import LayerData, transform_to_metadata
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.visualization.layers import result_layers, stack_frames
 from napari_stnreg.widgets.common.layer_io import LayerSource
@@ -233,6 +233,8 @@ def _collect(
     series: SeriesResult | None = None,
 ) -> RegistrationRun:
     record = run_record(results[-1], job.name, job.run, job.moving.full_grid)
+    if job.start is not None:
+        record["start"] = transform_to_metadata(job.start)
     if series is not None:
         record["frames"] = [run_record(result, job.name, job.run, job.moving.full_grid) for result in results]
         record["series"] = series.report()

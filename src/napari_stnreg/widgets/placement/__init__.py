@@ -1,0 +1,1 @@
+"""The panel that places an image by hand before it is registered."""
