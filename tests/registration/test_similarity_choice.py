@@ -7,7 +7,6 @@ import pytest
 from scipy import ndimage
 
 import napari_stnreg as sr
-from napari_stnreg.registration.similarity_choice import color_difference
 from napari_stnreg.registration.stages import LINEAR_PRIOR, _is_sound
 
 
@@ -51,20 +50,60 @@ def test_the_choice_is_reported():
     assert named.similarity_choice is None
 
 
-def test_unrelated_contrasts_choose_mutual_information():
-    image = tissue(3)
+def folded_contrast(image):
+    """The same tissue with a relation of the brightness that rises and falls."""
     inside = image > 0.05
     folded = np.abs(image - np.median(image[inside]))
-    folded = np.where(inside, folded, folded[inside].mean()).astype(np.float32)
-    result = sr.register(image, folded, family="translation", preset="fast", start="none")
+    return np.where(inside, folded, folded[inside].mean()).astype(np.float32)
+
+
+def test_unrelated_contrasts_choose_mutual_information():
+    image = tissue(3)
+    result = sr.register(image, folded_contrast(image), family="translation", preset="fast", start="none")
     assert result.similarity_choice.similarity == "mi"
+    assert result.similarity_choice.linear_similarity == "mi"
 
 
-def test_two_stains_differ_in_color():
-    density = tissue(4)[..., None]
-    stains = [np.exp(-density * np.array(color)) for color in ((0.2, 1.0, 0.4), (0.5, 0.9, 1.4))]
-    first, second = (sr.Image.from_array((255 * s).astype(np.uint8), channels=True) for s in stains)
-    assert color_difference(first, second) > 0.12 > color_difference(first, first)
+def bent(image, angle=0.06, amplitude=4.0):
+    """Warp an image by a known map; return it and the map of fixed to moving points."""
+    n = len(image)
+    center = (n - 1) / 2
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+    def forward(points):
+        wave = amplitude * np.sin(2 * np.pi * points[..., ::-1] / n)
+        return (points - center) @ turn.T + center + wave
+
+    grid = np.stack(np.mgrid[:n, :n], -1).astype(float)
+    return ndimage.map_coordinates(image, np.moveaxis(forward(grid), -1, 0), order=1), forward
+
+
+@pytest.mark.parametrize("seed", [11, 12])
+def test_a_deformation_between_unrelated_contrasts_is_fitted_by_mutual_information(seed):
+    moving = tissue(seed)
+    fixed, truth = bent(moving)
+    result = sr.register(fixed, folded_contrast(moving), preset="fast", device="cpu", start="none")
+    assert result.similarity_choice.similarity == "mi"
+    assert np.median(np.linalg.norm(result.transform.map_points(POINTS) - truth(POINTS), axis=1)) < 1.0
+
+
+def stained(density, marker, background, counter):
+    """A section in color: a counterstain everywhere, a second stain in places."""
+    optical = density[..., None] * np.array(counter) + marker[..., None] * np.array([0.4, 0.9, 1.6])
+    return (np.array(background) * np.exp(-optical)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("seed", [21, 22])
+def test_stained_sections_are_tried_with_both_similarities(seed):
+    density = tissue(seed)
+    other = ndimage.gaussian_filter(np.random.default_rng(seed + 100).normal(size=density.shape), 5)
+    marker = np.where((density > 0.2) & (other > 0.5 * other.std()), 1.0, 0.0)
+    fixed_density, truth = bent(density)
+    fixed = stained(fixed_density, 0 * fixed_density, (250, 245, 250), (0.5, 1.3, 0.6))
+    moving = stained(0.4 * density, marker, (235, 235, 240), (1.0, 0.8, 0.3))
+    result = sr.register(fixed, moving, preset="fast", device="cpu")
+    assert "trial" in result.similarity_choice.reason
+    assert np.median(np.linalg.norm(result.transform.map_points(POINTS) - truth(POINTS), axis=1)) < 1.0
 
 
 def test_a_collapsed_fit_is_not_sound():

@@ -19,7 +19,8 @@ from napari_stnreg.registration.preprocessing import Problem
 from napari_stnreg.registration.presets import Preset, preset_for
 from napari_stnreg.registration.result import LossHistory, Progress, StopReason
 from napari_stnreg.registration.settings import RegistrationSettings, fit_method
-from napari_stnreg.registration.similarity_choice import choose_similarity
+from napari_stnreg.registration.similarity_choice import choose_by_contrast
+from napari_stnreg.registration.similarity_trial import choose_by_trial
 from napari_stnreg.registration.stages import IterationState, StageResult
 from napari_stnreg.transforms import AffineTransform, Transform, chain
 
@@ -98,11 +99,23 @@ def _stages(problem: Problem, settings: RegistrationSettings, start: Transform |
         step = IterationState("start", 0, 1, loss, partial(AffineTransform, found.affine.copy(), problem.unit))
         if (yield _progress(step, 0, total, outer, problem)) == "stop":
             stop_reason = "stopped"
+    linear_settings = settings
     if settings.similarity == "auto" and stop_reason == "finished":
         try:
             if not problem.choice:
-                level = start_level(problem.pyramid)
-                problem.choice.append(choose_similarity(level, found.affine, problem.color_difference))
+                choice = choose_by_contrast(start_level(problem.pyramid), found.affine, color=problem.color)
+                if choice is None:
+                    trial = choose_by_trial(problem, settings, preset, found)
+                    while True:
+                        try:
+                            step = next(trial)
+                        except StopIteration as end:
+                            choice = end.value
+                            break
+                        if (yield _progress(step, 0, total, outer, problem, "choosing the similarity")) == "stop":
+                            raise StopRequested
+                problem.choice.append(choice)
+            linear_settings = settings.model_copy(update={"similarity": problem.choice[-1].linear_similarity})
             settings = settings.model_copy(update={"similarity": problem.choice[-1].similarity})
         except StopRequested:
             stop_reason = "stopped"
@@ -121,7 +134,8 @@ def _stages(problem: Problem, settings: RegistrationSettings, start: Transform |
             found = StageResult(np.eye(len(problem.center) + 1))
         levels = stages.stage_shrinks(problem, settings, preset, position)
         try:
-            with closing(_stage(problem, settings, preset, position, found)) as steps:
+            now = linear_settings if fit_method(settings.stages[position]) == "linear" else settings
+            with closing(_stage(problem, now, preset, position, found)) as steps:
                 for step in steps:
                     done += 1
                     losses.append((step.stage, step.level, done, step.loss))
@@ -155,11 +169,13 @@ def _stage(
     return stages.run_dense(problem, settings, preset, position, found)
 
 
-def _progress(step: IterationState, done: int, total: int, outer: Transform | None, problem: Problem) -> Progress:
+def _progress(
+    step: IterationState, done: int, total: int, outer: Transform | None, problem: Problem, message: str = ""
+) -> Progress:
     def preview() -> Transform:
         inner = step.snapshot()
         return (inner if outer is None else chain(inner, outer)).to("cpu").translated_frame(problem.center)
 
     level = f"{step.stage}, level {step.level + 1} of {step.levels}"
-    message = "looking for the start" if step.stage == "start" else level
+    message = message or ("looking for the start" if step.stage == "start" else level)
     return Progress(step.stage, step.level, step.levels, done, max(total, done), step.loss, preview, message)

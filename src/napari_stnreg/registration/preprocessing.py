@@ -18,7 +18,7 @@ from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.registration.memory import affordable_shrink, require_memory
 from napari_stnreg.registration.pyramid import Pyramid
 from napari_stnreg.registration.settings import RegistrationSettings
-from napari_stnreg.registration.similarity_choice import SimilarityChoice, color_difference
+from napari_stnreg.registration.similarity_choice import SimilarityChoice
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.transforms import Transform
 
@@ -41,8 +41,8 @@ class Problem:
         Shrink factor of the finest level that memory allows.
     warnings
         Sentences for the person.
-    color_difference
-        Of two RGB images, see :func:`~napari_stnreg.registration.similarity_choice.color_difference`.
+    color
+        Whether both images are registered by the luminance of their colors.
     choice
         What the similarity ``"auto"`` has chosen, once the start is known.
     """
@@ -54,7 +54,7 @@ class Problem:
     moving_landmarks: FloatArray | None
     finest: float
     warnings: list[str]
-    color_difference: float | None = None
+    color: bool = False
     choice: list[SimilarityChoice] = field(default_factory=list)
 
     def through(self, transform: Transform) -> Problem:
@@ -190,8 +190,8 @@ def prepare(
         device,
     )
     same_scalars = settings.fixed_channel is None and settings.moving_channel is None
-    colors = color_difference(fixed, moving) if same_scalars else None
-    return Problem(pyramid, center, unit, *landmarks, shrink, warnings, colors)
+    color = same_scalars and fixed.rgb and moving.rgb
+    return Problem(pyramid, center, unit, *landmarks, shrink, warnings, color)
 
 
 def _scalar(image: Image, channel: int | None) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None, Grid]:

@@ -137,16 +137,33 @@ def deformable_similarity(settings: RegistrationSettings, ndim: int) -> Similari
     return load_similarity(settings.similarity)
 
 
+def stiffened(settings: RegistrationSettings) -> RegistrationSettings:
+    """The settings with the smoothness that a dense field needs under the chosen similarity."""
+    if settings.similarity != "mi":
+        return settings
+    return settings.model_copy(update={"smoothness": MI_STIFFNESS * settings.smoothness})
+
+
 def run_linear(
-    problem: Problem, settings: RegistrationSettings, preset: Preset, position: int, found: StageResult
+    problem: Problem,
+    settings: RegistrationSettings,
+    preset: Preset,
+    position: int,
+    found: StageResult,
+    *,
+    levels: int | None = None,
+    quiet: bool = False,
 ) -> Generator[IterationState]:
-    """Fit one linear family on top of the affine found so far."""
+    """Fit one linear family on top of the affine found so far, on the first ``levels`` levels if given.
+
+    A fit that collapses is rejected; a warning says so unless ``quiet``.
+    """
     stage = settings.stages[position]
     grid = problem.pyramid.fixed_grid
     family = make_family(stage)
     begin = found.affine
     state = ParametricState(family.identity(grid, device=problem.pyramid.device))
-    shrinks = stage_shrinks(problem, settings, preset, position)
+    shrinks = stage_shrinks(problem, settings, preset, position)[:levels]
     penalty = _linear_penalty(stage, _landmark_penalty(problem, settings, begin))
 
     def matrix(theta: Tensor) -> FloatArray:
@@ -175,9 +192,10 @@ def run_linear(
                 found.affine = fitted
             else:
                 state.theta = sound
-                problem.warnings.append(
-                    f"The {stage} fit collapsed or lost the overlap of the images, so its last sound state was kept."
-                )
+                if not quiet:
+                    problem.warnings.append(
+                        f"The {stage} fit collapsed or lost the overlap of the images, so its last sound state was kept."
+                    )
         sound = state.theta
         if found.affine is not fitted:
             break
@@ -250,8 +268,7 @@ def run_dense(
     shrinks = stage_shrinks(problem, settings, preset, position)
     state: DenseState | None = None
     affine = AffineTransform(found.affine.copy(), problem.unit)
-    stiffer = MI_STIFFNESS if settings.similarity == "mi" else 1.0
-    stiffened = settings.model_copy(update={"smoothness": stiffer * settings.smoothness})
+    stiff = stiffened(settings)
 
     def snapshot(displacement: Tensor, grid: Grid) -> Transform:
         return chain(DisplacementTransform(apply_matrix(grid.linear, displacement), grid), affine)
@@ -264,7 +281,7 @@ def run_dense(
         else:
             state = state.resized(shape)
         steps = preset.steps("dense", len(shrinks) - 1 - i)
-        options = dense_options(stiffened, grid.ndim, len(shrinks) - 1 - i)
+        options = dense_options(stiff, grid.ndim, len(shrinks) - 1 - i)
         similarity = deformable_similarity(settings, grid.ndim)
         penalty, landmark_force = _dense_terms(problem, settings, level, found.affine)
         best = state.copy()
