@@ -47,7 +47,7 @@ class EvidenceParameters:
         Lattice points that both images must share; with fewer nothing is measured.
     """
 
-    size: Mapping[int, int] = field(default_factory=lambda: {2: 48, 3: 24})
+    size: Mapping[int, int] = field(default_factory=lambda: {2: 64, 3: 24})
     search_size: Mapping[int, int] = field(default_factory=lambda: {2: 32, 3: 14})
     polish_size: Mapping[int, int] = field(default_factory=lambda: {2: 44, 3: 18})
     ambiguous: float = 1.5
@@ -79,7 +79,8 @@ class Evidence:
     overlap
         Shared volume as a fraction of the smaller image.
     min_scale, max_scale
-        Extreme singular values of the affine part.
+        Extreme singular values of the affine part. Without a unit of length they are relative to the ratio of the
+        fields of view, if that is nearer to them than 1.
     shear
         Ratio of the two.
     flipped
@@ -148,6 +149,7 @@ def collect_evidence(
     mapped = transform.map_points(points)
     affine = fit_affine(points, mapped)
     singular = np.linalg.svd(affine[:-1, :-1], compute_uv=False)
+    expected = _expected_scale(fixed.grid, moving.grid, float(singular.prod()))
     least = float(max(singular.min(), 1e-6))
     determinant, linear_determinant = _determinants(mapped.reshape(*lattice.shape, ndim), lattice, affine)
     positive = determinant[determinant > 1e-6]
@@ -178,8 +180,8 @@ def collect_evidence(
         alternative,
         mirrored,
         overlap,
-        least,
-        float(singular.max()),
+        least / expected,
+        float(singular.max()) / expected,
         float(singular.max()) / least,
         bool(linear_determinant < 0),
         float(np.log(positive).std()) if positive.size else 10.0,
@@ -187,6 +189,16 @@ def collect_evidence(
         float(np.sqrt(((mapped - _apply(affine, points)) ** 2).sum(1).mean()) / fixed.grid.diagonal),
         None if landmark_error is None else landmark_error / fixed.grid.diagonal,
     )
+
+
+def _expected_scale(fixed: Grid, moving: Grid, volume: float) -> float:
+    """Return the scale that needs no explanation: 1, or the ratio of the fields of view if sizes are not calibrated."""
+    if fixed.unit != "pixel" or moving.unit != "pixel":
+        return 1.0
+    extents = [np.prod(np.asarray(g.shape) * g.spacing) for g in (fixed, moving)]
+    ratio = float(np.clip(extents[1] / extents[0], 1e-3, 1e3)) ** (1 / fixed.ndim)
+    scale = math.log(max(volume, 1e-9)) / fixed.ndim
+    return ratio if abs(scale - math.log(ratio)) < abs(scale) else 1.0
 
 
 def _coarse_grid(grid: Grid, longest: int) -> Grid:

@@ -17,15 +17,20 @@ from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
-from napari_stnreg.evaluation.chance import compare_with_chance
+from napari_stnreg.core.linalg import rotation_2d
 from napari_stnreg.losses import Similarity, make_similarity
 from napari_stnreg.ops.lattice import lattice_points
 from napari_stnreg.registration.optimizers.parametric import Adam
 from napari_stnreg.registration.preprocessing import Problem
 from napari_stnreg.registration.pyramid import Level, Pyramid
 from napari_stnreg.registration.settings import RegistrationSettings, fit_method
-from napari_stnreg.registration.similarity_choice import SAME_CONTRAST, contrast_correlation
-from napari_stnreg.registration.translation_search import best_translations, phase_shift
+from napari_stnreg.registration.similarity_choice import (
+    SAME_CONTRAST,
+    compare_at,
+    contrast_correlation,
+    trial_level,
+)
+from napari_stnreg.registration.translation_search import best_edge_translations, phase_shift
 from napari_stnreg.transforms import from_landmarks, make_family
 
 
@@ -41,14 +46,23 @@ class InitializationParameters:
         The same for the level on which rotations are searched and candidates are refined.
     min_overlap
         Fraction of the smaller image that a candidate must place on the other image.
-    min_overlap_rotated
-        The same for a candidate that rotates, scales or mirrors: at small overlap some rotation always fits by chance.
+    partial_overlap
+        Fraction of the edges of one image that must have a counterpart in the search for partial overlaps.
     scales
         Scales that the search tries.
-    rotation_margin
-        Fraction by which a rotated candidate must be better than an unrotated one, since most images are not rotated.
-    chance_margin
-        Standard deviations above chance by which a rotated candidate must beat an unrotated one.
+    uncalibrated_scales
+        Further ones, for images without a unit of length.
+    moved_margin
+        Standard deviations by which a start must stand further above chance than the given position, and the same as
+        a fraction; halved for images without a unit of length.
+    turned_margin
+        The same for a start that turns, scales, mirrors or overlaps partially, against one that only shifts.
+    convincing
+        Standard deviations above chance from which nothing else is searched.
+    weak
+        Standard deviations above chance from which other pixel sizes are not searched.
+    chance
+        Standard deviations above chance below which the evidence cannot rank shifts, and the similarity does.
     good_loss
         A loss of NCC below this ends the search.
     refinement_steps
@@ -58,12 +72,16 @@ class InitializationParameters:
     """
 
     start_size: Mapping[int, int] = field(default_factory=lambda: {2: 40, 3: 24})
-    search_size: Mapping[int, int] = field(default_factory=lambda: {2: 24, 3: 14})
+    search_size: Mapping[int, int] = field(default_factory=lambda: {2: 28, 3: 14})
     min_overlap: float = 0.25
-    min_overlap_rotated: float = 0.4
+    partial_overlap: float = 0.15
     scales: tuple[float, ...] = (1.0, 1.25, 0.8, 1.5, 1 / 1.5)
-    rotation_margin: float = 0.05
-    chance_margin: float = 0.5
+    uncalibrated_scales: tuple[float, ...] = (1.9, 2.4, 3.0, 3.75, 4.7, 5.9, 7.4)
+    moved_margin: tuple[float, float] = (1.0, 0.1)
+    turned_margin: tuple[float, float] = (1.0, 0.1)
+    convincing: float = 20.0
+    weak: float = 8.0
+    chance: float = 3.0
     good_loss: float = 0.03
     refinement_steps: int = 20
     n_candidates: Mapping[str, int] = field(default_factory=lambda: {"auto": 3, "search": 8})
@@ -142,39 +160,129 @@ def find_start(
     yield best
     small = level.shrunk(PARAMETERS.start_size[grid.ndim] / PARAMETERS.search_size[grid.ndim])
 
-    def improved(candidates: list[FloatArray], least: float) -> Candidate:
+    def improved(candidates: list[FloatArray]) -> Candidate:
         refined = refine(small, start_similarity(settings), family, candidates)
-        tried = [(score(level, similarity, m, least), m) for m in refined]
+        tried = [(score(level, similarity, m), m) for m in refined]
         return min(tried, key=lambda pair: pair[0], default=(math.inf, nothing))
 
-    best = min(best, improved([m for _, m in plain], PARAMETERS.min_overlap), key=lambda pair: pair[0])
+    best = min(best, improved([m for _, m in plain]), key=lambda pair: pair[0])
     yield best
-    enough = (
-        settings.start == "auto" and not settings.mirror and similarity.name == "ncc" and best[0] < PARAMETERS.good_loss
-    )
-    if family == "translation" or enough:
-        return best[1]
-    wide: list[Candidate] = []
-    for some in _chunks(candidate_rotations(grid.ndim, family, settings), 24):
-        wide += best_translations(small, some, by_edges=settings.similarity not in ("ncc", "mse"))
+    judge = _Judge(problem.pyramid)
+    given = score(level, similarity, nothing)
+    if math.isfinite(given) and settings.start == "auto":
+        best = _near_given(best, [(given, nothing), improved([nothing])], judge, calibrated=problem.unit != "pixel")
         yield best
-    wide.sort(key=lambda pair: -pair[0])
-    turned = improved(
-        _are_distinct([m for _, m in wide], PARAMETERS.n_candidates[settings.start], level),
-        PARAMETERS.min_overlap_rotated,
-    )
-    if settings.start == "search":
-        return turned[1] if turned[0] < best[0] else best[1]
-    worth = PARAMETERS.rotation_margin * max(abs(best[0]), 0.1)
-    if not turned[0] < best[0] - worth:
-        return best[1]
-    gained = above_chance(level, turned[1]) - above_chance(level, best[1])
-    return turned[1] if gained > PARAMETERS.chance_margin else best[1]
+    if settings.start == "auto" and not settings.mirror:
+        alike = similarity.name == "ncc" and best[0] < PARAMETERS.good_loss
+        if alike or judge(best[1]) >= PARAMETERS.convincing:
+            return best[1]
+    turns = [np.eye(grid.ndim)] if family == "translation" else candidate_rotations(grid.ndim, family, settings)
+    rounds = [turns]
+    if problem.unit == "pixel" and family not in ("translation", "rigid"):
+        rounds.append(_other_pixel_sizes(problem.pyramid, settings))
+    shrink = float(small.fixed_grid.spacing.min() / grid.spacing.min())
+    challengers = [m for _, m in best_edge_translations(judge.level(1.0), turns[:1], PARAMETERS.partial_overlap)]
+    for linears in rounds:
+        wide: list[Candidate] = []
+        for scale, some in _by_scale(linears, 24):
+            wide += best_edge_translations(problem.pyramid.level(shrink, scale), some, PARAMETERS.partial_overlap)
+            yield best
+        wide.sort(key=lambda pair: -pair[0])
+        distinct = _are_distinct([m for _, m in wide], PARAMETERS.n_candidates[settings.start], level)
+        if family == "translation":
+            challengers += distinct
+        if family != "translation" and grid.ndim == 2:  # in 3D it takes as long as a fit
+            for matrix in distinct:
+                challengers.append(_polished(problem.pyramid, matrix, family))
+                yield best
+        if linears is turns and family != "translation":
+            challengers += refine(small, start_similarity(settings), family, distinct)
+            yield best
+        turned = max(challengers, key=judge)
+        if max(judge(turned), judge(best[1])) >= PARAMETERS.weak:
+            break
+    return turned if judge.prefers(turned, best[1], PARAMETERS.turned_margin) else best[1]
 
 
-def above_chance(level: Level, affine: FloatArray) -> float:
-    """Return the standard deviations by which an affine aligns better than chance, under any optimized similarity."""
-    return compare_with_chance(level.fixed, *level.warp_moving(affine), mirror=False).z
+class _Judge:
+    """Standard deviations above chance at which an affine map aligns a pair, whatever was optimized."""
+
+    def __init__(self, pyramid: Pyramid) -> None:
+        self._pyramid = pyramid
+        self._levels: dict[float, Level] = {}
+        self._known: dict[bytes, float] = {}
+
+    def level(self, scale: float) -> Level:
+        """The level of the judgment for maps of about this scale."""
+        if scale not in self._levels:
+            self._levels[scale] = trial_level(self._pyramid, scale)
+        return self._levels[scale]
+
+    def __call__(self, affine: FloatArray) -> float:
+        key = affine.tobytes()
+        if key not in self._known:
+            self._known[key] = compare_at(self.level(nearest_scale(affine)), affine).z
+        return self._known[key]
+
+    def prefers(self, affine: FloatArray, other: FloatArray, margin: tuple[float, float]) -> bool:
+        """Whether a map is better than another by an absolute and a relative margin."""
+        return self(affine) > self(other) + margin[0] + margin[1] * max(self(other), 0.0)
+
+
+def nearest_scale(affine: FloatArray) -> float:
+    """The power of two nearest to the scale of an affine map; 1 between 1/1.6 and 1.6."""
+    scale = math.log2(max(abs(float(np.linalg.det(affine[:-1, :-1]))), 1e-12)) / (len(affine) - 1)
+    return 1.0 if abs(scale) < 0.68 else 2.0 ** round(scale)
+
+
+def _near_given(best: Candidate, given: list[Candidate], judge: _Judge, *, calibrated: bool) -> Candidate:
+    """The given position, or what it leads to, unless the best candidate is clearly better."""
+    own = max((pair for pair in given if math.isfinite(pair[0])), key=lambda pair: judge(pair[1]))
+    if not calibrated and max(judge(own[1]), judge(best[1])) < PARAMETERS.chance:
+        return best
+    strict = 1.0 if calibrated else 0.5
+    margin = (strict * PARAMETERS.moved_margin[0], strict * PARAMETERS.moved_margin[1])
+    return best if judge.prefers(best[1], own[1], margin) else own
+
+
+def _polished(pyramid: Pyramid, affine: FloatArray, family: str | None) -> FloatArray:
+    """Improve the rotation, the scale and the shift of a map by edges, on two levels."""
+    ndim = len(affine) - 1
+    linear = affine[:-1, :-1]
+    level = trial_level(pyramid, nearest_scale(affine))
+    for angle, factor, coarser in ((7.5, 1.12, 2.0), (2.5, 1.04, 1.25)):
+        turns = [np.eye(ndim)]
+        for i, j in itertools.combinations(range(ndim), 2):
+            for sign in (-1, 1):
+                turn = np.eye(ndim)
+                turn[np.ix_((i, j), (i, j))] = rotation_2d(math.radians(sign * angle))
+                turns.append(turn)
+        scales = (1.0,) if family == "rigid" else (1.0, factor, 1 / factor)
+        found = best_edge_translations(
+            level.shrunk(coarser), [linear @ turn * s for turn in turns for s in scales], PARAMETERS.partial_overlap
+        )
+        best = max(found, key=lambda pair: pair[0])[1]
+        linear = best[:-1, :-1]
+    return best
+
+
+def _other_pixel_sizes(pyramid: Pyramid, settings: RegistrationSettings) -> list[FloatArray]:
+    """Linear maps with scales up to 8 and down to 1/8, at which the fields of view differ by a factor of 3 at most."""
+    ndim = pyramid.fixed_grid.ndim
+    extent = [np.asarray(g.shape) * g.spacing for g in (pyramid.fixed_grid, pyramid.moving_grid)]
+    ratio = float((extent[1].prod() / extent[0].prod()) ** (1 / ndim))
+    scales = [s**sign for s in PARAMETERS.uncalibrated_scales for sign in (1, -1)]
+    scales = [s for s in scales if 1 / 3 < s / ratio < 3]
+    turns = candidate_rotations(ndim, "rigid", settings)
+    return [turn * s for s in scales for turn in (turns if ndim == 2 or settings.start == "search" else turns[:1])]
+
+
+def _by_scale(linears: list[FloatArray], size: int) -> Iterable[tuple[float, list[FloatArray]]]:
+    """Linear maps in portions of the same :func:`nearest_scale`, and that scale."""
+    groups: dict[float, list[FloatArray]] = {}
+    for linear in linears:
+        groups.setdefault(nearest_scale(np.pad(linear, (0, 1))), []).append(linear)
+    return ((scale, some) for scale, group in groups.items() for some in _chunks(group, size))
 
 
 def _chunks(items: list[FloatArray], size: int) -> Iterable[list[FloatArray]]:
@@ -246,9 +354,9 @@ def simple_candidates(level: Level, kinds: Iterable[str]) -> list[FloatArray]:
 
 
 def candidate_rotations(ndim: int, family: str | None, settings: RegistrationSettings) -> list[FloatArray]:
-    """Linear maps to try: rotations all around, with scales if the family has them, with mirror images on request.
+    """Return the linear maps of the search: rotations, scales if the family has them, mirror images if allowed.
 
-    In 2D a turn every 15 degrees. In 3D the 24 right-angled ones, and more between them for ``start="search"``.
+    In 2D a rotation every 15 degrees. In 3D the 24 right-angled ones, and more between them for ``start="search"``.
     """
     wide = settings.start == "search"
     around = _candidate_rotations_2d() if ndim == 2 else _candidate_rotations_3d(96 if wide else 24)

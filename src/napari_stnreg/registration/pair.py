@@ -14,7 +14,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.core.progress import StopRequested, interruptible
 from napari_stnreg.registration import stages
-from napari_stnreg.registration.initialization import find_start, start_level
+from napari_stnreg.registration.initialization import find_start, nearest_scale, start_level
 from napari_stnreg.registration.preprocessing import Problem
 from napari_stnreg.registration.presets import Preset, preset_for
 from napari_stnreg.registration.result import LossHistory, Progress, StopReason
@@ -99,6 +99,7 @@ def _stages(problem: Problem, settings: RegistrationSettings, start: Transform |
         step = IterationState("start", 0, 1, loss, partial(AffineTransform, found.affine.copy(), problem.unit))
         if (yield _progress(step, 0, total, outer, problem)) == "stop":
             stop_reason = "stopped"
+    problem.pyramid.moving_scale = nearest_scale(found.affine)
     linear_settings = settings
     if settings.similarity == "auto" and stop_reason == "finished":
         try:

@@ -144,7 +144,15 @@ class Pyramid:
         Where they lie; the fixed grid must be orthogonal.
     device
         Where the tensors go.
+
+    Attributes
+    ----------
+    moving_scale
+        By how much a transform enlarges the fixed world, if that is known; the moving image's levels are that much
+        coarser, so that both show the same detail.
     """
+
+    moving_scale = 1.0
 
     def __init__(
         self,
@@ -174,7 +182,7 @@ class Pyramid:
     def with_moving(self, moving: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_] | None, grid: Grid) -> Pyramid:
         """The same fixed image with another moving one."""
         other = copy(self)
-        other.moving_grid = grid
+        other.moving_grid, other.moving_scale = grid, 1.0
         other._moving = self._halved(moving, mask, grid)
         return other
 
@@ -182,11 +190,13 @@ class Pyramid:
         """The fixed image's shape at a level."""
         return level_shapes(self.fixed_grid, shrink)
 
-    def level(self, shrink: float) -> Level:
-        """Both images with voxels ``shrink`` times the fixed image's finest spacing, smoothed before thinning."""
-        return Level(
-            *self._fixed.at(shrink), *self._moving.at(shrink * self.fixed_grid.spacing.min() / self._moving.finest)
-        )
+    def level(self, shrink: float, scale: float = 1.0) -> Level:
+        """Both images with voxels ``shrink`` times the fixed image's finest spacing, smoothed before thinning.
+
+        The moving image's voxels are ``scale`` times larger, for maps that enlarge the fixed world by that factor.
+        """
+        finest = self.fixed_grid.spacing.min() / self._moving.finest
+        return Level(*self._fixed.at(shrink), *self._moving.at(shrink * scale * self.moving_scale * finest))
 
 
 class _HalvedImage:

@@ -1,7 +1,7 @@
 """The similarity `auto`: look at a pair where the start has placed it, and choose what compares it.
 
-Images of clearly the same contrast are compared by local NCC. For all others both candidates are tried on coarse levels,
-and a measure that neither optimizes decides: agreement of edges, relative to the same images at wrong places.
+Images of clearly the same contrast are compared by local NCC. For all others both candidates are tried on coarse
+levels, and a measure that neither optimizes decides: agreement of edges, relative to the same images at wrong places.
 """
 
 from __future__ import annotations
@@ -74,11 +74,11 @@ class SimilarityChoice:
         return f"{SIMILARITY_TITLES.get(self.similarity, self.similarity)}: {self.reason}"
 
 
-def trial_level(pyramid: Pyramid, parameters: ChoiceParameters = PARAMETERS) -> Level:
-    """Return the level on which trials are judged."""
+def trial_level(pyramid: Pyramid, scale: float = 1.0, parameters: ChoiceParameters = PARAMETERS) -> Level:
+    """Return the level on which trials are judged; for ``scale``, see :meth:`Pyramid.level`."""
     grid = pyramid.fixed_grid
     longest = float((np.asarray(grid.shape) * grid.spacing).max())
-    return pyramid.level(max(longest / grid.spacing.min() / parameters.trial_size[grid.ndim], 1.0))
+    return pyramid.level(max(longest / grid.spacing.min() / parameters.trial_size[grid.ndim], 1.0), scale)
 
 
 def compare_at(level: Level, affine: FloatArray) -> Chance:

@@ -48,7 +48,8 @@ def choose_by_trial(
         begin = found.affine.copy()
         for name in CANDIDATES:
             trial = StageResult(begin.copy())
-            named = settings.model_copy(update={"similarity": name})
+            # as many steps as a linear fit that stands alone
+            named = settings.model_copy(update={"similarity": name, "family": settings.stages[0]})
             with closing(
                 stages.run_linear(problem, named, preset, 0, trial, levels=PARAMETERS.linear_levels, quiet=True)
             ) as steps:
@@ -84,13 +85,13 @@ def _deformed(level: Level, settings: RegistrationSettings, affine: FloatArray) 
     """Fit a coarse deformation and compare the result with chance."""
     ndim = level.fixed_grid.ndim
     state: DenseState | None = None
-    for current, coarser in ((level.shrunk(2.0), 1), (level, 1)):
+    for current in (level.shrunk(2.0), level):
         shape = tuple(current.fixed.shape[2:])
         state = (
             DenseState.identity(shape, level.fixed.device, velocity=False) if state is None else state.resized(shape)
         )
         similarity = stages.deformable_similarity(settings, ndim)
-        options = dense_options(stages.stiffened(settings), ndim, coarser)
+        options = dense_options(stages.stiffened(settings), ndim, 1)
         for loss, _ in fit_dense(current, affine, similarity, state, PARAMETERS.dense_steps, options):
             if not np.isfinite(loss):
                 break

@@ -194,7 +194,7 @@ def run_linear(
                 state.theta = sound
                 if not quiet:
                     problem.warnings.append(
-                        f"The {stage} fit collapsed or lost the overlap of the images, so its last sound state was kept."
+                        f"The {stage} fit collapsed or lost the overlap of the images. Its last sound state was kept."
                     )
         sound = state.theta
         if found.affine is not fitted:

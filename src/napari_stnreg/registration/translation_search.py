@@ -12,6 +12,8 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from napari_stnreg.core.grid import FloatArray
+from napari_stnreg.core.progress import check_stop
+from napari_stnreg.evaluation.chance import edge_features
 from napari_stnreg.ops.lattice import lattice_points
 from napari_stnreg.registration.pyramid import Level
 
@@ -47,10 +49,7 @@ def best_translations(
     fixed, moving = (edges(level.fixed), edges(level.moving)) if by_edges else (level.fixed, level.moving)
     grid, ndim = level.fixed_grid, level.fixed_grid.ndim
     middle = level.moving_grid.center
-    # how far the moving image reaches, in fixed voxels, whichever way it is turned
-    offsets = level.moving_grid.corners() - middle
-    reach = [np.abs(offsets @ np.linalg.inv(a @ grid.linear).T).max(axis=0) for a in linears]
-    size = np.maximum(np.ceil(2 * np.max(reach, axis=0) - 1e-6).astype(int), 1)
+    size = _reach(level, linears)
     padded = [int(next_fast_len(int(a + b - 1), real=True)) for a, b in zip(grid.shape, size, strict=True)]
     axes = tuple(range(2, ndim + 2))
 
@@ -78,6 +77,77 @@ def best_translations(
             where = [int(i) for i in np.unravel_index(index, padded)]
             found.append((value, _with_shift(matrix, grid.matrix, where, padded, size)))
     return found
+
+
+def best_edge_translations(level: Level, linears: Sequence[FloatArray], least: float) -> list[tuple[float, FloatArray]]:
+    """Find the best shift for each of several linear maps, by edges without sign and with partial overlap.
+
+    As in masked correlation, only what both images know counts at each shift. The agreement of edges in place and
+    direction is multiplied by the square root of the edges in common: by chance, few edges agree better than many.
+
+    Parameters
+    ----------
+    level, linears
+        See :func:`best_translations`.
+    least
+        Fraction of the edges of one image that must have a counterpart in the other image's field of view.
+
+    Returns
+    -------
+    list of (float, array)
+        For each linear map the value at its best shift, comparable among the maps of one level, and the affine.
+
+    References
+    ----------
+    Padfield, Masked object registration in the Fourier domain, IEEE Transactions on Image Processing 2012.
+    """
+    grid, ndim = level.fixed_grid, level.fixed_grid.ndim
+    weight = torch.ones_like(level.fixed) if level.fixed_weight is None else level.fixed_weight
+    middle = level.moving_grid.center
+    size = _reach(level, linears)
+    padded = [int(next_fast_len(int(a + b - 1), real=True)) for a, b in zip(grid.shape, size, strict=True)]
+    axes = tuple(range(2, ndim + 2))
+
+    def spectrum(x: Tensor) -> Tensor:
+        transformed: Tensor = torch.fft.rfftn(x, s=padded, dim=axes)
+        return transformed
+
+    def correlation(moved: Tensor, fixed: Tensor) -> Tensor:
+        product: Tensor = torch.fft.irfftn((moved * fixed.conj()).sum(1), s=padded, dim=tuple(a - 1 for a in axes))
+        return product
+
+    features = edge_features(level.fixed, weight)
+    own = features.square().sum(1, keepdim=True)
+    fixed_features, fixed_energy, fixed_inside = spectrum(features), spectrum(own), spectrum(weight)
+    found: list[tuple[float, FloatArray]] = []
+    step = max(BATCH_VOXELS // (math.prod(padded) * features.shape[1]), 1)
+    for start in range(0, len(linears), step):
+        check_stop()
+        some = [_through(a, grid.linear, size, middle) for a in linears[start : start + step]]
+        normalized = torch.stack([level.normalizing_matrix(m) for m in some])
+        seen, inside = level.sample_moving(lattice_points(normalized, size.tolist()), masked=True)
+        assert inside is not None
+        moved = edge_features(seen, inside)
+        energy = moved.square().sum(1, keepdim=True)
+        agreement = correlation(spectrum(moved), fixed_features)
+        of_fixed = correlation(spectrum(inside), fixed_energy).clamp_min(0)
+        of_moved = correlation(spectrum(energy), fixed_inside).clamp_min(0)
+        each = (-1, *[1] * ndim)
+        whole = energy.flatten(1).sum(1).clamp_min(1e-9).reshape(each)
+        common = torch.maximum(of_fixed / own.sum().clamp_min(1e-9), of_moved / whole)
+        value = agreement / (of_fixed * of_moved).sqrt().clamp_min(1e-6) * torch.minimum(of_fixed, of_moved).sqrt()
+        best, place = torch.where(common >= least, value, -1.0).flatten(1).max(1)
+        for matrix, number, index in zip(some, best.tolist(), place.tolist(), strict=True):
+            where = [int(i) for i in np.unravel_index(index, padded)]
+            found.append((number, _with_shift(matrix, grid.matrix, where, padded, size)))
+    return found
+
+
+def _reach(level: Level, linears: Sequence[FloatArray]) -> FloatArray:
+    """How many fixed voxels the moving image extends over along each axis, for any of the linear maps."""
+    offsets = level.moving_grid.corners() - level.moving_grid.center
+    reach = [np.abs(offsets @ np.linalg.inv(a @ level.fixed_grid.linear).T).max(axis=0) for a in linears]
+    return np.asarray(np.maximum(np.ceil(2 * np.max(reach, axis=0) - 1e-6), 1), dtype=int)
 
 
 def _through(linear: FloatArray, voxels: FloatArray, size: FloatArray, middle: FloatArray) -> FloatArray:
