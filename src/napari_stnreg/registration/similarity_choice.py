@@ -1,7 +1,8 @@
 """The similarity `auto`: look at a pair where the start has placed it, and choose what compares it.
 
 Images of clearly the same contrast are compared by local NCC. For all others both candidates are tried on coarse
-levels, and a measure that neither optimizes decides: agreement of edges, relative to the same images at wrong places.
+levels. The affine fit further above chance decides on the linear stages. Local NCC deforms the image unless mutual
+information is clearly higher after its own trial: where local NCC is right, it raises mutual information even more.
 """
 
 from __future__ import annotations
@@ -38,15 +39,16 @@ class ChoiceParameters:
         Levels of the linear trial, from the coarsest.
     dense_steps
         Steps of the deformable trial on each of its two levels.
-    edge_margin
-        Agreement of edges by which mutual information must exceed local NCC in the deformable trial.
+    information_margin
+        Fraction by which the mutual information after its own deformable trial must exceed that after the trial of
+        local NCC. It was 2 to 22 % more where the relation of brightness rises and falls, less between stains.
     """
 
     same_contrast: float = 0.6
     trial_size: Mapping[int, int] = field(default_factory=lambda: {2: 80, 3: 24})
     linear_levels: int = 2
     dense_steps: int = 20
-    edge_margin: float = 0.01
+    information_margin: float = 0.015
 
 
 PARAMETERS = ChoiceParameters()

@@ -1,4 +1,4 @@
-"""Try the candidates of the similarity `auto` on coarse levels, and judge each by what neither of them optimizes."""
+"""Try the candidates of the similarity `auto` on coarse levels, and judge each by more than what it optimizes."""
 
 from __future__ import annotations
 
@@ -66,13 +66,14 @@ def choose_by_trial(
         ))  # fmt: skip
     chosen = linear
     if any(fit_method(stage) != "linear" for stage in settings.stages):
-        edges = {}
+        information = {}
         for name in CANDIDATES:
             named = settings.model_copy(update={"similarity": name})
-            edges[name] = _deformed(level, named, found.affine).edges
-        chosen = "mi" if edges["mi"] > edges["lncc"] + PARAMETERS.edge_margin else "lncc"
-        sentences.append("the edges agree by {:.2f} (local NCC) and {:.2f} (MI) after a coarse deformation".format(
-            *(edges[name] for name in CANDIDATES)
+            information[name] = _deformed(level, named, found.affine).mutual_information
+        needed = (1 + PARAMETERS.information_margin) * information["lncc"]
+        chosen = "mi" if information["mi"] > needed else "lncc"
+        sentences.append("a coarse deformation leads to {:.2f} (local NCC) and {:.2f} nats (MI) of information".format(
+            *(information[name] for name in CANDIDATES)
         ))  # fmt: skip
     text = "; ".join(sentences)
     reason = f"Chosen by a trial: {text}."
