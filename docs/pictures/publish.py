@@ -24,6 +24,9 @@ VIVID = 60
 # what the site shows: what a driver wrote
 PUBLISHED = {
     "panel": "cells_during",
+    "panel_light": "cells_light_during",
+    "panel_result": "cells_after",
+    "panel_result_light": "cells_light_after",
     "train_panel": "train_replay",
     "align_stack": "sections_light_5_cuts",
     "align_straightened": "sections_straightened_3_after",

@@ -129,7 +129,7 @@ class VoxelMorph(LocalizationNetwork):
         return mean + (log_variance / 2).exp() * torch.randn_like(mean)
 
     def _at_field_resolution(self, x: Tensor, scale: float = 0.5) -> Tensor:
-        """Average values at full resolution to the resolution of the field, in voxels of which they are ``scale``."""
+        """Average values at full resolution to the resolution of the field and convert them to its voxels."""
         if self._step == 2 and self.resolution == "full":
             return average_pool(x, [2] * self.ndim) * scale
         return x

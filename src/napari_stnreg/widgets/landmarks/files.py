@@ -96,7 +96,7 @@ def read_files(
 
 
 def side_of(path: Path) -> Side | None:
-    """Return the side that a file's name tells; ``None`` if it tells none or both."""
+    """Return the side in a file's name; ``None`` if it has none or both."""
     name = path.name.lower()
     sides = [side for side, words in _WORDS.items() if any(word in name for word in words)]
     return sides[0] if len(sides) == 1 else None

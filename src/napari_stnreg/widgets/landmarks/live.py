@@ -97,7 +97,7 @@ class LiveWarping(QObject):
             self._condition.notify()
 
     def mark_shown(self) -> None:
-        """Tell the thread that its last result is on screen."""
+        """Signal the thread that its last result is on screen."""
         self._shown.set()
 
     def close(self) -> None:

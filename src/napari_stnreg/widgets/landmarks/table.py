@@ -15,7 +15,7 @@ from napari_stnreg.widgets.scorecard.table import COLORS
 _HEADERS = {
     "Pair": "Number of the pair. Click a row to select it, double-click to go there.",
     "Residual": "Distance of the mapped fixed point from the moving point.",
-    "Left out": "Leave-one-out error: the same distance for the fit without this pair. It tells misplaced pairs.",
+    "Left out": "Leave-one-out error: the same distance for the fit without this pair. It reveals misplaced pairs.",
     "": "The pair that agrees least with the others, and an outlier, which does not fit them.",
     "Lock": "A locked pair cannot be moved or deleted.",
 }
