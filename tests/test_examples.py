@@ -20,13 +20,13 @@ QUICK = {
 }
 
 
-def test_every_script_is_here():
+def test_every_script_is_tested():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == set(QUICK)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
-def test_an_example_runs(name, tmp_path):
+def test_example_runs(name, tmp_path):
     words, expected = QUICK[name]
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -40,7 +40,7 @@ def test_an_example_runs(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_notebook_runs(tmp_path, monkeypatch):
+def test_notebooks_run(tmp_path, monkeypatch):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     monkeypatch.setenv("STNREG_QUICK", "1")  # short trainings in the lecture

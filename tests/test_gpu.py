@@ -313,7 +313,7 @@ class TestNetworks:
         scores = [one["scores"]["error"] for one in model.summary["curve"]]
         assert scores[-1] < 0.8 * scores[0]
 
-    def test_a_resumed_training_goes_on_where_it_was(self, tmp_path):
+    def test_resumed_training_continues(self, tmp_path):
         data = DrawnPairs(24, 6, kind="bent")
         options = {"network": "voxelmorph", "epochs": 4, "mixed_precision": "off", **QUICK}
         whole = sr.train(data, **options)

@@ -17,11 +17,11 @@ ROOT = Path(__file__).parents[1]
 MANIFEST = ROOT / "src" / "napari_stnreg" / "napari.yaml"
 
 
-def test_every_command_of_the_manifest_can_be_imported():
+def test_commands_of_the_manifest_import():
     PluginManifest.from_file(MANIFEST).validate_imports()
 
 
-def test_the_manifest_offers_what_the_menus_promise():
+def test_manifest_lists_menus_samples_and_settings():
     manifest = PluginManifest.from_file(MANIFEST)
     contributions = manifest.contributions
     assert manifest.display_name == "STN registration"
@@ -41,7 +41,7 @@ def test_the_manifest_offers_what_the_menus_promise():
     assert {widget.command for widget in contributions.widgets} <= commands
 
 
-def test_the_wheel_holds_manifest_marker_and_sample_data(tmp_path):
+def test_wheel_contains_manifest_marker_and_sample_data(tmp_path):
     if find_spec("hatchling") is None:
         pytest.skip("hatchling is not installed")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
@@ -70,13 +70,13 @@ def test_the_wheel_holds_manifest_marker_and_sample_data(tmp_path):
         "napari_plugin.sample_data",
     ],
 )
-def test_these_rooms_need_neither_qt_nor_napari_nor_torch(module):
+def test_modules_import_without_qt_napari_and_torch(module):
     code = f"import sys, napari_stnreg.{module}; print(*{{n.split('.')[0] for n in sys.modules}})"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert not {"qtpy", "PyQt6", "PySide6", "napari", "torch", "magicgui"} & set(loaded)
 
 
-def test_importing_the_package_is_fast_and_loads_nothing_heavy():
+def test_package_import_is_fast_and_loads_no_heavy_module():
     code = (
         "import sys, time; start = time.perf_counter(); import napari_stnreg; "
         "print(time.perf_counter() - start, *{n.split('.')[0] for n in sys.modules})"
@@ -89,7 +89,7 @@ def test_importing_the_package_is_fast_and_loads_nothing_heavy():
     assert not {"numpy", "torch", "napari", "qtpy", "pydantic"} & set(runs[0])
 
 
-def test_every_public_name_exists_and_is_listed_once():
+def test_public_names_exist_and_are_listed_once():
     stub = (ROOT / "src" / "napari_stnreg" / "__init__.pyi").read_text(encoding="utf-8")
     names = re.findall(r"import (\w+) as (\w+)$", stub, re.MULTILINE)
     assert all(name == alias for name, alias in names)
@@ -100,7 +100,7 @@ def test_every_public_name_exists_and_is_listed_once():
 
 
 @pytest.mark.slow
-def test_a_script_of_a_user_passes_strict_type_checks(tmp_path):
+def test_user_script_passes_strict_type_checks(tmp_path):
     pytest.importorskip("mypy")
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--config-file=", "--cache-dir"]
     command += [str(tmp_path), str(ROOT / "tests" / "user_script.py")]

@@ -177,7 +177,7 @@ def test_several_files_dropped_together_open_together(viewer, tmp_path):
     assert len(viewer.layers) == 2
 
 
-def test_a_dropped_model_says_where_models_are_chosen(viewer, tmp_path):
+def test_dropped_model_points_to_the_model_selector(viewer, tmp_path):
     """A model is no layer; napari shows a notification instead."""
     from napari.utils.notifications import notification_manager
 

@@ -217,7 +217,7 @@ def test_masks_landmarks_and_a_start_are_heard(done, capsys):
     assert main([*words, "--overwrite", *sides, "--landmarks", "pairs.csv"]) == 2
 
 
-def test_voxel_size_and_unit_can_be_told(pair):
+def test_voxel_size_and_unit_options(pair):
     np.save("moving.npy", draw(SHIFT).astype(np.float32))
     place = ["--moving-spacing", "0.002", "--moving-unit", "mm", "--fixed-spacing", "2,2", "--fixed-unit", "um"]
     assert main(["register", "fixed.png", "moving.npy", "-o", "result", *QUICK, *place]) == 0
@@ -357,7 +357,7 @@ def test_columns_are_found_by_name_and_number(tmp_path):
         read_table(path).points(2)
 
 
-def test_info_says_what_a_file_is(done, capsys):
+def test_info_describes_a_file(done, capsys):
     assert main(["info", "result/transform.safetensors"]) == 0
     said = capsys.readouterr().out
     assert "2D transform" in said

@@ -49,7 +49,7 @@ def test_convert_goes_round_all_formats_and_comes_back(folder, capsys):
     np.testing.assert_allclose(sr.load("back.tfm").map_points(points), points - SHIFT)
 
 
-def test_scanner_space_is_told_by_the_images_or_by_word(folder):
+def test_space_comes_from_images_or_options(folder):
     theirs = sitk.TranslationTransform(3, (1.0, 2, 3))
     sitk.WriteTransform(theirs, "theirs.tfm")
     assert main(["convert", "theirs.tfm", "a.safetensors", "--fixed", "fixed.nii.gz", "--moving", "moving.nii.gz"]) == 0

@@ -30,7 +30,7 @@ def scans(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_it_writes_a_model_and_says_where(scans, capsys):
+def test_model_is_written_and_its_path_printed(scans, capsys):
     assert main(["train", "scans.npz", "-o", "m.safetensors", *SMALL]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "m.safetensors"
     assert sr.load("m.safetensors").family == "bspline"
@@ -64,7 +64,7 @@ def test_it_learns_on_from_a_model(scans):
         (["--network", "dirnt"], "There is no network 'dirnt'"),
     ],
 )
-def test_what_cannot_be_is_told_in_one_sentence(scans, capsys, words, told):
+def test_invalid_arguments_are_refused(scans, capsys, words, told):
     assert main(["train", "scans.npz", "-o", "m.safetensors", *TINY, *words]) == 2
     assert told.lower() in capsys.readouterr().err.lower()
     assert not (scans / "m.safetensors").exists()

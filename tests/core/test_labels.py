@@ -90,7 +90,7 @@ def test_names_of_labels(name, expected):
     assert choose_interpolation(whole.replace(data=whole.data + 0.5))[0] == "linear"
 
 
-def test_a_layer_or_file_that_says_labels_decides_and_the_mark_is_kept(tmp_path):
+def test_label_mark_of_layer_or_file_decides_and_is_kept(tmp_path):
     from napari.layers import Labels
 
     noise = GRAY["noise"]

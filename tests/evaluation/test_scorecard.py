@@ -139,7 +139,7 @@ def test_what_another_program_made_is_scored_as_it_is(scene, card):
     assert theirs.value("jacobian_min") is None
 
 
-def test_folding_is_counted_and_told():
+def test_folding_is_counted_and_reported():
     grid = Grid.from_spacing((30, 30))
     y = np.arange(30.0)[:, None] * np.ones((1, 30))
     field = np.stack([np.where((y > 10) & (y < 16), -2 * (y - 10), 0), np.zeros((30, 30))])

@@ -138,7 +138,7 @@ def evidence(**changes: object) -> Evidence:
         ({"after": None, "linear": None, "overlap": 0.5}, "doubtful", "too few voxels"),
     ],
 )
-def test_limits_hold_whatever_the_model_says(changes: dict[str, object], verdict: str, reason: str) -> None:
+def test_limits_hold_regardless_of_the_model(changes: dict[str, object], verdict: str, reason: str) -> None:
     judged = judge(evidence(**changes))
     assert judged.verdict == verdict
     assert any(reason in sentence for sentence in judged.reasons)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import napari_stnreg as sr
-from napari_stnreg.stacks.runtime.checkpoint import work_folder
 from napari_stnreg.stacks.quality.sections import SectionQuality
 from napari_stnreg.stacks.runtime import tasks
+from napari_stnreg.stacks.runtime.checkpoint import work_folder
 from napari_stnreg.stacks.section_transform import SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
 

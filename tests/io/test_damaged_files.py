@@ -196,7 +196,7 @@ def test_photograph_is_turned_upright_and_an_animation_is_refused(tmp_path):
     ("name", "options", "is_exact"),
     [("seg_a.tif", (), True), ("a.tif", (), True), ("seg_a.tif", ("--interpolation", "linear"), False)],
 )
-def test_labels_are_warped_by_nearest_unless_told_otherwise(tmp_path, name, options, is_exact):
+def test_labels_are_warped_by_nearest_by_default(tmp_path, name, options, is_exact):
     from napari_stnreg.cli.app import app
 
     labels = np.kron(np.array([[0, 90], [200, 30]]), np.ones((8, 8))).astype(np.uint16)

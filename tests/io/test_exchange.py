@@ -198,7 +198,7 @@ def test_displacement_fields_go_through_nifti_both_ways(tmp_path, ndim):
     assert sr.load(path).coordinate_systems == ("world", "world")
 
 
-def test_a_field_that_says_its_vectors_are_ras_is_read_as_itk_reads_it(tmp_path):
+def test_field_marked_as_ras_is_read_like_itk(tmp_path):
     sitk.WriteImage(theirs_of("field").GetDisplacementField(), str(tmp_path / "a.nii"))
     image = nib.load(tmp_path / "a.nii")
     image.header.set_intent(1006)
@@ -239,7 +239,7 @@ def test_a_registration_of_nifti_files_knows_its_space(scanner, tmp_path):
     assert sr.load(own).coordinate_systems == ("scanner", "scanner")
 
 
-def test_what_is_asked_beyond_a_field_is_not_lost_in_a_chain(tmp_path):
+def test_points_outside_a_field_are_kept_in_a_chain(tmp_path):
     """ITK's fields end at their border; ours run on, and a chain may ask there."""
     grid = Grid.from_spacing((12, 12))
     field = DisplacementTransform(torch.full((1, 2, 12, 12), 3.0, dtype=torch.float64), grid)
@@ -269,7 +269,7 @@ def test_linear_maps_and_splines_stay_what_they_are(tmp_path):
     np.testing.assert_allclose(theirs.TransformPoint(inner[::-1])[::-1], expected, atol=0.05)
 
 
-def test_a_missing_library_is_told_in_one_sentence(tmp_path, monkeypatch):
+def test_missing_library_is_reported(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "nitransforms.io.lta", None)
     (tmp_path / "t.lta").write_text("type = 0")
     with pytest.raises(sr.InputError, match=r"nitransforms, which is not installed; pip install 'napari-stnreg\[exch"):

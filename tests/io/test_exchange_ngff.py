@@ -67,7 +67,7 @@ def scene(path, transformation, axes=("y", "x"), **systems):
          (2, 3), (13, 4)),
     ],
 )  # fmt: skip
-def test_what_the_specification_defines_is_read_as_it_says(tmp_path, transformation, point, expected):
+def test_transformations_of_the_specification_are_read(tmp_path, transformation, point, expected):
     found = sr.load(scene(tmp_path / "t.zarr", transformation))
     np.testing.assert_allclose(found.map_points([point])[0], expected)
 

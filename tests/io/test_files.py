@@ -85,14 +85,14 @@ def test_colors_and_channels_come_last_and_go_back(tmp_path, axes, shape, expect
     assert again.rgb == image.rgb
 
 
-def test_a_stack_that_says_nothing_is_slices_along_z(tmp_path):
+def test_stack_without_axes_is_slices_along_z(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
         for page in noise((5, 6, 7)):
             tif.write(page, metadata=None, contiguous=False)
     assert read_image(tmp_path / "a.tif").grid.shape == (5, 6, 7)
 
 
-def test_frames_of_a_tiff_series_are_told_apart_from_slices(tmp_path):
+def test_frames_of_a_tiff_series_differ_from_slices(tmp_path):
     data = noise((3, 5, 6, 7))
     tifffile.imwrite(tmp_path / "a.tif", data, imagej=True, metadata={"axes": "TZYX"})
     with pytest.raises(InputError, match="3 frames"):
@@ -136,7 +136,7 @@ def test_an_archive_of_several_arrays_needs_one_called_image(tmp_path):
     assert read_image(tmp_path / "named.npz").grid.shape == (4, 5)
 
 
-def test_what_cannot_be_read_is_said_in_one_sentence(tmp_path):
+def test_unreadable_file_is_refused(tmp_path):
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.tif").write_text("not a tiff at all")
     (tmp_path / "text.png").write_text("not a png at all")
@@ -210,7 +210,7 @@ def test_the_reader_takes_nifti_only_and_needs_no_napari(tmp_path):
     assert callable(napari_reader(["a.nii", "b.nii.gz"]))
 
 
-def test_a_layer_lies_where_the_image_lies(tmp_path):
+def test_layer_has_the_position_of_the_image(tmp_path):
     matrix = np.array([[2, 0.1, 0, 5], [0, 1, 0.2, 6], [0, 0, 1, 7], [0, 0, 0, 1.0]])
     image = Image(noise((4, 5, 6)), Grid((4, 5, 6), matrix, "mm"), name="head")
     data, keywords, kind = layer_data(image)

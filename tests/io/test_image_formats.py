@@ -176,7 +176,7 @@ def test_an_image_written_for_itk_fits_a_transform_written_for_itk(tmp_path, suf
 @pytest.mark.parametrize(
     ("kind", "name"), [(nib.MGHImage, "a.mgz"), (nib.Spm2AnalyzeImage, "a.img"), (nib.Nifti1Pair, "a.hdr")]
 )
-def test_volumes_of_nibabel_are_where_nibabel_says(tmp_path, kind, name):
+def test_volumes_are_placed_like_nibabel(tmp_path, kind, name):
     data = volume()
     data[1, 2, 3] = 999
     affine = np.array([[-2.0, 0, 0, 30], [0, 0, 1.5, -20], [0, -3.0, 0, 5], [0, 0, 0, 1]])
@@ -283,7 +283,7 @@ def test_ome_zarr_axes_in_any_order_become_frames_and_channels(tmp_path):
     np.testing.assert_allclose(keywords["scale"], (1, 40, 4, 4))
 
 
-def test_resolutions_of_a_pyramid_are_named_by_their_path_and_lie_on_each_other(tmp_path):
+def test_pyramid_levels_are_named_by_path_and_aligned(tmp_path):
     data = np.zeros((3, 600, 1100), np.uint8)
     data[:, 300:340, 500:560] = 200
     sr.write_image(tmp_path / "a.zarr", Image.from_array(data, (2, 0.5, 0.5), (1, 2, 3), unit="um"))

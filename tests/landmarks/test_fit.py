@@ -97,7 +97,7 @@ def test_pairs_in_another_order_fail():
     assert fit_landmarks(fixed, np.roll(fixed, 5, axis=0), "similarity").verdict == "failed"
 
 
-def test_a_fit_without_spare_pairs_says_that_nothing_is_checked():
+def test_fit_without_spare_pairs_reports_missing_check():
     fixed, moving = pairs_of(2, 3, 0)
     fit = fit_landmarks(fixed, moving, "affine")
     assert fit.verdict == "doubtful"

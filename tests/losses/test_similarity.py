@@ -221,7 +221,7 @@ def test_mutual_information_of_known_relations():
     assert similarity.score(rows % 7) < 0.01
 
 
-def test_normalized_mutual_information_lies_between_one_and_two():
+def test_normalized_mutual_information_is_between_one_and_two():
     steps = (torch.arange(1024).reshape(1, 1, 32, 32) % 5).double()
     similarity = make_similarity("mi", normalized=True, bins=64)
     similarity.prepare(steps)

@@ -145,7 +145,7 @@ class TestAnyImages:
         assert max(lattice.shape) == 32
         assert np.allclose(lattice.spacing, 300 / 32)
 
-    def test_wrong_axes_channels_and_values_are_told_in_a_sentence(self, trained):
+    def test_wrong_axes_channels_and_values_are_refused(self, trained):
         plain = scene_pair(unit_grid(32))
         volume = Image(np.random.default_rng(0).random((8, 8, 8)), Grid.from_spacing((8, 8, 8), unit="mm"), name="v")
         with pytest.raises(InputError, match="trained on 2D images; 'v' is 3D"):

@@ -27,7 +27,7 @@ def bent(image, height, seed):
     return ndimage.map_coordinates(image.astype(float), np.moveaxis(index, -1, 0) + move, order=3, mode="nearest"), move
 
 
-def test_it_is_small_and_its_header_says_what_it_was_made_of(model):
+def test_file_is_small_and_its_header_describes_the_training(model):
     assert pretrained_models()["box-2d"].stat().st_size < 2 * 2**20
     assert model.ndim == 2
     assert model.input_spec.size_mode == "extent"

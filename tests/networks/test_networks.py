@@ -123,7 +123,7 @@ def test_fields_on_turned_lattices_are_read_there_too():
         assert torch.allclose(sampling_grid(found, onto, turned).double(), normalized(index, turned.shape), atol=1e-4)
 
 
-def test_voxelmorph_answers_alike_whatever_is_padded():
+def test_voxelmorph_is_independent_of_padding():
     # a lattice whose sides are multiples already, and one that reaches it by padding with the same border
     network = shaken(new_network("voxelmorph", 2, 1, (32, 48)), 0.1).eval()
     fixed, moving = pictures((30, 44), batch=1)
@@ -149,7 +149,7 @@ def test_whole_image_networks_take_the_middle_of_larger_images():
     assert np.allclose(one.as_matrix(), other.as_matrix(), atol=1e-5)
 
 
-def test_dirnet_never_folds_whatever_it_answers():
+def test_dirnet_never_folds_for_any_output():
     network = shaken(new_network("dirnet", 2, 1, (40, 40), {"spacing": 8}), 3.0)
     lattice = grid((40, 40), extent=40.0)
     with torch.no_grad():
@@ -227,7 +227,7 @@ def test_stages_are_shown_the_image_as_it_looks_so_far():
 
 
 @pytest.mark.parametrize("name", ["voxelmrph", "affine+tsp", "auto-encoder+affine", ""])
-def test_an_unknown_network_is_told_in_a_sentence(name):
+def test_unknown_network_is_refused(name):
     with pytest.raises(InputError, match=r"There is no network .*choose from affine, "):
         new_network(name, 2, 1, (16, 16))
 
@@ -247,7 +247,7 @@ def test_an_unknown_network_is_told_in_a_sentence(name):
         ("affine+voxelmorph", {"family": "rigid"}, "given by network name"),
     ],
 )
-def test_options_that_make_no_sense_are_told_in_a_sentence(name, options, words):
+def test_invalid_network_options_are_refused(name, options, words):
     with pytest.raises(InputError, match=words):
         new_network(name, 2, 1, (32, 32), options)
 
@@ -358,7 +358,7 @@ class TestSpatialTransformer:
         assert np.allclose(result[2:-2, 3:-3], (2 * y - x)[2:-2, 3:-3], atol=1e-4)
 
     @pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
-    def test_what_lies_outside_is_a_choice(self, padding):
+    def test_padding_sets_values_outside(self, padding):
         features = torch.ones(1, 1, 10, 10)
         shift = torch.tensor([[0.0, 1.0]])
         result = SpatialTransformer(family="translation", padding=padding)(features, parameters=shift)
@@ -383,7 +383,7 @@ class TestSpatialTransformer:
             read = found(torch.zeros(1, 1, 2))[:, 0]  # where the middle of the output is read, about the middle
         assert float((read - (centers - 11.5)).norm(dim=1).mean()) < 1.0
 
-    def test_what_cannot_be_is_told_in_a_sentence(self):
+    def test_invalid_arguments_are_refused(self):
         with pytest.raises(InputError, match="no localization"):
             SpatialTransformer()(torch.rand(1, 1, 8, 8))
         with pytest.raises(InputError, match="this family needs"):

@@ -13,7 +13,7 @@ from tests.helpers.scenes import FAST, affine_map, bent_map, bent_pair, grid, pa
 
 
 @pytest.mark.parametrize("family", ["affine", "affine+bspline", "affine+diffeomorphic"])
-def test_what_lies_outside_the_masks_does_not_matter(family):
+def test_voxels_outside_the_masks_have_no_influence(family):
     images = bent_pair(size=64)
     points = np.linalg.norm(images.fixed.grid.points(), axis=-1)
     masks = points < 38, np.linalg.norm(images.moving.grid.points() - 2.0, axis=-1) < 38
@@ -54,7 +54,7 @@ def test_a_mask_on_one_side_keeps_its_foreign_body_out():
 # ------------------------------------------------------------------------------------------------ landmarks
 
 
-def test_landmarks_start_it_off_and_pull_where_the_image_says_nothing():
+def test_landmarks_initialize_and_guide_uniform_regions():
     images = bent_pair(size=96)
     # a hole in both images: only the landmarks know what happens there
     hole = images.fixed.data.copy()
@@ -192,7 +192,7 @@ def test_dtypes(dtype):
     assert images.error(result.transform) < (1.2 if dtype == np.bool_ else 0.5)
 
 
-def test_the_result_tells_all_about_the_registered():
+def test_result_describes_the_registration():
     images = bent_pair(size=48)
     result = registered(images, family="affine+diffeomorphic")
     assert result.warped.name == "moving -> fixed (affine+diffeomorphic)"

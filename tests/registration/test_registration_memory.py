@@ -15,7 +15,7 @@ from napari_stnreg.registration.settings import RegistrationSettings
 from tests.helpers.scenes import bent_pair, registered
 
 
-def test_too_little_memory_fits_a_smaller_level_and_says_so(monkeypatch):
+def test_low_memory_fits_a_smaller_level_with_a_warning(monkeypatch):
     images = bent_pair(size=96)
     need = sr.estimate_memory(images.fixed, images.moving)
     monkeypatch.setattr(preprocessing, "free_memory", lambda device: int(0.6 * need))

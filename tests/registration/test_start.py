@@ -62,7 +62,7 @@ def test_larger_and_smaller_images_are_found(scale, degrees):
     assert images.error(result.transform) < 0.3
 
 
-def test_mirror_images_are_found_when_asked_only():
+def test_mirror_images_are_found_on_request_only():
     images = pair(affine_map(2, degrees=100, mirror=True), grid(96, 2))
     assert start_error(images, mirror=True) < 1.5
     assert start_error(images) > 5.0
@@ -89,7 +89,7 @@ def test_a_shift_by_a_third_of_the_image_is_found(shift, family):
 
 
 @pytest.mark.parametrize("kind", ["auto", "center", "moments", "search"])
-def test_images_that_lie_nowhere_near_each_other(kind):
+def test_images_far_apart(kind):
     images = moved_away(pair(affine_map(2, shift=(2.0, -3.0)), grid(96, 2)), (5e3, -900.0))
     assert start_error(images, start=kind) < 4.0
     result = sr.register(images.fixed, images.moving, start=kind, family="affine", device="cpu")

@@ -166,7 +166,7 @@ def _folder(folder, names, stack):
         ("cut{}.jpg", "cut{}.tif"),
     ],
 )
-def test_channels_in_a_folder_are_asked_for(tmp_path, stack, first, second):
+def test_channels_in_a_folder_must_be_selected(tmp_path, stack, first, second):
     for name in (first, second):
         _folder(tmp_path, [name.format(z) for z in range(1, 6)], stack)
     with pytest.raises(InputError, match=r"2 files for each section .*Choose a channel, 0 to 1"):
@@ -232,7 +232,7 @@ def test_order_of_sections_by_their_names(tmp_path, stack, names, notice):
 
 @pytest.mark.parametrize("names", [[f"r{r}_c{c}.tif" for r in range(2) for c in range(3)],
                                    [f"{z:03d}_{k}.tif" for z in range(4) for k in (1, 2)]])  # fmt: skip
-def test_two_numbers_that_could_both_count_sections_are_asked_for(tmp_path, stack, names):
+def test_ambiguous_section_numbers_are_refused(tmp_path, stack, names):
     _folder(tmp_path, names, stack)
     with pytest.raises(InputError, match=r"have 2 numbers.*pattern"):
         open_stack(tmp_path)

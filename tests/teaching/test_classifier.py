@@ -27,7 +27,7 @@ def drain(steps, stop_after=None):
     return items, result
 
 
-def test_digits_without_distortion_lie_upright_in_the_middle(digits):
+def test_digits_without_distortion_are_centered(digits):
     still = DigitData(*digits, distortion=Distortion(0, 0, 0, 0))
     pictures, classes = still.batch(16, seed=3)
     assert pictures.shape == (16, 1, 40, 40)
@@ -38,7 +38,7 @@ def test_digits_without_distortion_lie_upright_in_the_middle(digits):
     assert pictures[:, :, 10:30, 10:30].amax(dim=(1, 2, 3)).min() > 0.5
 
 
-def test_a_seed_gives_its_batch_and_testing_sees_other_digits(digits):
+def test_batches_are_reproducible_and_test_digits_are_held_out(digits):
     data = DigitData(*digits)
     first, again, other = data.batch(8, seed=5), data.batch(8, seed=5), data.batch(8, seed=6)
     assert (first[0] == again[0]).all()
@@ -54,7 +54,7 @@ def test_a_seed_gives_its_batch_and_testing_sees_other_digits(digits):
     assert nearest.max() < 1e-9
 
 
-def test_mnist_is_read_from_its_own_files(tmp_path):
+def test_mnist_files_are_read(tmp_path):
     images = np.random.default_rng(0).integers(0, 255, (50, 28, 28), dtype=np.uint8)
     classes = np.arange(50, dtype=np.uint8) % 10
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, 50) + classes.tobytes())
@@ -66,7 +66,7 @@ def test_mnist_is_read_from_its_own_files(tmp_path):
     assert DigitData(read, named).batch(4, 0)[0].shape == (4, 1, 40, 40)
 
 
-def test_a_folder_without_digits_gets_one_sentence(tmp_path):
+def test_folder_without_digits_is_refused(tmp_path):
     with pytest.raises(InputError, match="neither train-images"):
         load_digits(tmp_path)
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03 cut off")
@@ -76,7 +76,7 @@ def test_a_folder_without_digits_gets_one_sentence(tmp_path):
         DigitData(np.zeros((3, 8, 8)), np.zeros(3))
 
 
-def test_the_transformer_begins_at_the_identity(digits):
+def test_transformer_starts_at_the_identity(digits):
     model = DigitClassifier(40, transformer=True)
     pictures, _ = DigitData(*digits).batch(2, 0)
     seen = model.transformed(pictures)
@@ -88,7 +88,7 @@ def test_the_transformer_begins_at_the_identity(digits):
     assert plain.transformed(pictures) is pictures
 
 
-def test_stopping_ends_with_what_there_is(digits):
+def test_stop_returns_the_current_classifiers(digits):
     items, result = drain(
         train_classifiers(DigitData(*digits), steps=40, batch=8, every=2, test_count=16), stop_after=3
     )
@@ -99,7 +99,7 @@ def test_stopping_ends_with_what_there_is(digits):
 
 
 @pytest.mark.slow
-def test_the_classifier_learns_sooner_with_a_transformer(digits):
+def test_classifier_learns_faster_with_a_transformer(digits):
     items, result = drain(train_classifiers(DigitData(*digits), steps=500, every=500))
     assert result.accuracy["transformer"] > result.accuracy["plain"] + 0.1
     assert result.accuracy["transformer"] > 0.4
@@ -116,12 +116,12 @@ def replay(**changes):
     return Replay(**values)
 
 
-def test_curves_are_read_between_epochs():
+def test_curves_are_interpolated_between_epochs():
     assert replay().at(2)["loss"] == pytest.approx(2 - 1 / 3)
     assert replay().at(4) == {"loss": 1.0, "validation": 2.5}
 
 
-def test_the_time_layer_holds_the_whole_replay():
+def test_time_layer_contains_the_replay():
     data, keywords, kind = replay().layer()
     assert kind == "image"
     assert data.shape == (5, 12, 20)
@@ -132,7 +132,7 @@ def test_the_time_layer_holds_the_whole_replay():
     assert keywords["name"] == "training (replay)"
 
 
-def test_a_gif_holds_every_picture_and_the_moving_dot(tmp_path):
+def test_gif_contains_every_image_and_a_moving_marker(tmp_path):
     replay().save(tmp_path / "film.gif", seconds=0.1)
     film = iio.imread(tmp_path / "film.gif")
     assert film.shape == (5, *replay().render().shape[1:])
@@ -141,7 +141,7 @@ def test_a_gif_holds_every_picture_and_the_moving_dot(tmp_path):
     assert (np.diff(dots) > 0).all()
 
 
-def test_the_fixed_image_is_next_to_every_frame():
+def test_fixed_image_is_next_to_every_frame():
     fixed = np.random.default_rng(1).random((12, 20))
     plain, film = replay().render(), replay(fixed=fixed).render(width=640)
     assert film.shape[2] > 2 * 20 * 15
@@ -154,7 +154,7 @@ def test_the_fixed_image_is_next_to_every_frame():
         replay(fixed=fixed[1:])
 
 
-def test_volumes_show_their_middle_slice_and_colors_stay():
+def test_film_shows_middle_slices_and_keeps_colors():
     volume = np.zeros((5, 3, 12, 20))
     volume[:, 1] = np.random.default_rng(0).random((5, 12, 20))
     assert np.array_equal(replay(frames=volume).render()[:, :100], replay(frames=volume[:, 1]).render()[:, :100])
@@ -168,7 +168,7 @@ def test_volumes_show_their_middle_slice_and_colors_stay():
     assert data.shape == (5, 12, 20, 3)
 
 
-def test_an_mp4_is_written_where_ffmpeg_is_there(tmp_path):
+def test_mp4_is_written_if_ffmpeg_is_installed(tmp_path):
     pytest.importorskip("imageio_ffmpeg")
     replay().save(tmp_path / "film.mp4")
     assert (tmp_path / "film.mp4").stat().st_size > 1000
@@ -181,17 +181,17 @@ def test_an_mp4_is_written_where_ffmpeg_is_there(tmp_path):
         ({"times": np.zeros(3)}, "5 images and 3"),
     ],
 )
-def test_a_replay_without_pictures_is_refused(changes, sentence):
+def test_replay_without_images_is_refused(changes, sentence):
     with pytest.raises(InputError, match=sentence):
         replay(**changes)
 
 
-def test_a_film_of_another_kind_is_refused(tmp_path):
+def test_unsupported_film_suffix_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"\.gif or \.mp4"):
         replay().save(tmp_path / "film.avi")
 
 
-def test_any_generator_can_be_recorded_and_stopped():
+def test_generators_are_recorded_and_stopped():
     def counting():
         for i in range(100):
             if (yield i) == "stop":

@@ -46,25 +46,25 @@ numbers = st.floats(-3, 3).filter(lambda v: abs(v) > 1e-3)
 
 @given(st.tuples(st.floats(-179, 179), st.floats(0.05, 4), numbers, st.floats(-2, 2), numbers, numbers))
 @settings(max_examples=60, deadline=None)
-def test_parts_make_a_matrix_and_come_back_from_it(values):
+def test_affine_parameters_round_trip(values):
     parts = AffineParameters(*values)
     again = Theta.from_parameters(parts).parameters()
     assert np.allclose(list(vars(again).values()), values, atol=1e-8)
 
 
-def test_parts_of_any_matrix_rebuild_it_mirrors_included():
+def test_decomposition_rebuilds_any_matrix_including_mirrors():
     for seed in range(20):
         theta = Theta(np.random.default_rng(seed).normal(size=(2, 3)))
         assert np.allclose(Theta.from_parameters(theta.parameters()).matrix, theta.matrix, atol=1e-12)
 
 
-def test_a_quarter_turn_written_by_hand():
+def test_rotation_by_90_degrees():
     theta = Theta.from_parameters(AffineParameters(rotation=90, shift_x=3))
     assert np.allclose(theta.matrix, [[0, -1, 3], [1, 0, 0]])
     assert np.allclose(theta([10, 0]), [3, 10])  # right of the middle goes below it: clockwise on screen
 
 
-def test_the_papers_numbers_are_those_of_affine_grid_in_torch():
+def test_normalized_theta_agrees_with_torch_affine_grid():
     theta = Theta.from_parameters(AffineParameters(25, 0.8, 1.2, 0.3, 4, -2))
     values = torch.tensor(theta.normalized(SHAPE), dtype=torch.float64)[None]
     grid = torch.nn.functional.affine_grid(values, (1, 1, *SHAPE), align_corners=False)[0].numpy()
@@ -74,7 +74,7 @@ def test_the_papers_numbers_are_those_of_affine_grid_in_torch():
     assert np.allclose(Theta.from_normalized(theta.normalized(SHAPE), SHAPE).matrix, theta.matrix)
 
 
-def test_theta_survives_the_engine_and_the_family_parameters():
+def test_theta_round_trips_through_family_parameters():
     theta = Theta.from_parameters(AffineParameters(-40, 1.3, 0.7, 0.2, 5, 6))
     scene = scene_of(theta)
     made = scene.family(scene.parameters, scene.grid)
@@ -85,7 +85,7 @@ def test_theta_survives_the_engine_and_the_family_parameters():
 
 
 @pytest.mark.parametrize("values", [np.zeros((3, 3)), [[1, 0, 0], [0, np.nan, 0]]])
-def test_theta_of_a_wrong_kind_is_refused(values):
+def test_invalid_theta_is_refused(values):
     with pytest.raises(InputError, match="Theta"):
         Theta(values)
     with pytest.raises(InputError, match="rotation is undefined"):
@@ -98,7 +98,7 @@ MESSY = Theta.from_parameters(AffineParameters(20, 0.6, 0.8, 0.25, 3, -4))
 
 
 @pytest.mark.parametrize("handle", NAMES)
-def test_a_dragged_handle_is_where_the_hand_is(handle):
+def test_dragged_handle_follows_the_pointer(handle):
     index = NAMES.index(handle)
     hand = handle_positions(MESSY, SHAPE)[index] + [2.5, -3.5]
     after = handle_positions(drag(MESSY, SHAPE, handle, hand), SHAPE)
@@ -111,14 +111,14 @@ def test_a_dragged_handle_is_where_the_hand_is(handle):
 
 
 @pytest.mark.parametrize(("handle", "rest"), [("corner 0", "corner 2"), ("right", "left"), ("top", "bottom")])
-def test_the_opposite_side_stays(handle, rest):
+def test_opposite_side_stays(handle, rest):
     before = handle_positions(MESSY, SHAPE)
     after = handle_positions(drag(MESSY, SHAPE, handle, before[NAMES.index(handle)] + [4, 1]), SHAPE)
     assert np.allclose(after[NAMES.index(rest)], before[NAMES.index(rest)])
     assert not np.allclose(after[NAMES.index(handle)], before[NAMES.index(handle)])
 
 
-def test_a_corner_that_keeps_the_shape_scales_both_axes_alike():
+def test_corner_with_fixed_aspect_scales_both_axes_equally():
     hand = handle_positions(MESSY, SHAPE)[0] + [3, 1]
     parts, before = drag(MESSY, SHAPE, "corner 0", hand, keep_shape=True).parameters(), MESSY.parameters()
     assert np.isclose(parts.scale_x / before.scale_x, parts.scale_y / before.scale_y)
@@ -131,7 +131,7 @@ def test_a_corner_that_keeps_the_shape_scales_both_axes_alike():
 
 @pytest.mark.parametrize("kernel", ["linear", "nearest", "cubic"])
 @pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
-def test_the_sum_written_out_is_what_the_sampler_gives(kernel, padding):
+def test_stencil_sum_equals_the_sampled_value(kernel, padding):
     image = picture().astype(np.float64)
     places_ = np.random.default_rng(1).uniform([-9, -9], [50, 66], (200, 2))
     tensor = torch.from_numpy(image)[None, None]
@@ -141,7 +141,7 @@ def test_the_sum_written_out_is_what_the_sampler_gives(kernel, padding):
 
 
 @pytest.mark.parametrize(("kernel", "order"), [("linear", 1), ("nearest", 0)])
-def test_the_written_sum_agrees_with_scipy_inside(kernel, order):
+def test_stencil_sum_agrees_with_scipy(kernel, order):
     image = picture().astype(np.float64)
     inside = np.random.default_rng(2).uniform([0, 0], [39, 55], (100, 2))
     scipy = ndimage.map_coordinates(image, inside.T, order=order)
@@ -149,7 +149,7 @@ def test_the_written_sum_agrees_with_scipy_inside(kernel, order):
 
 
 @pytest.mark.parametrize("place", [(0.5, 2.5), (1.5, 1.5), (2.5, 0.5)])
-def test_picture_engine_and_warp_read_the_same_voxel_at_a_half(place):
+def test_explorer_engine_and_warp_round_halves_equally(place):
     image = np.arange(20.0).reshape(4, 5)
     expected = image[int(place[0] + 0.5), int(place[1] + 0.5)]
     assert interpolation_stencil(image, place, "nearest").value[0] == expected
@@ -160,7 +160,7 @@ def test_picture_engine_and_warp_read_the_same_voxel_at_a_half(place):
     assert np.asarray(moved.data)[0, 0] == expected
 
 
-def test_four_neighbors_and_their_areas_by_hand():
+def test_neighbor_weights_are_opposite_areas():
     image = np.arange(12.0).reshape(3, 4)
     look = interpolation_stencil(image, (1.25, 2.5))
     assert look.cell == (1, 2)
@@ -173,7 +173,7 @@ def test_four_neighbors_and_their_areas_by_hand():
     assert np.isclose(outside.value[0], 0)
 
 
-def test_looking_at_an_output_pixel_finds_what_the_output_shows():
+def test_stencil_of_an_output_pixel_gives_its_value():
     rgb = np.stack([picture(seed=s) for s in range(3)], axis=-1)
     for state in ({}, {"output_shape": (13, 29)}, {"kernel": "cubic", "padding": "reflection"}):
         scene = scene_of(MESSY, rgb, **state)
@@ -182,7 +182,7 @@ def test_looking_at_an_output_pixel_finds_what_the_output_shows():
             assert np.allclose(scene.stencil_at(pixel).value, output[pixel], atol=1e-5)
 
 
-def test_the_grid_is_shown_point_to_point():
+def test_grid_points_correspond():
     scene = scene_of(MESSY)
     regular, mapped = scene.grid_points(8)
     assert regular.shape == mapped.shape == (6, 8, 2)
@@ -191,7 +191,7 @@ def test_the_grid_is_shown_point_to_point():
     assert np.allclose(regular[-1, -1], np.array(SHAPE) - 0.5)
 
 
-def test_halving_stripes_aliases_and_averaging_does_not():
+def test_downsampling_aliases_without_averaging():
     stripes = np.tile(np.array([0.0, 1.0]), (48, 32))  # columns 0 1 0 1 ...
     scene = Scene(stripes, ExplorerState(output_shape=(12, 22), kernel="nearest"))
     assert scene.output().std() > 0.3  # stripes that are not there
@@ -206,7 +206,7 @@ def test_halving_stripes_aliases_and_averaging_does_not():
 # -- direction
 
 
-def test_pushing_forward_leaves_three_holes_in_four_when_the_picture_doubles():
+def test_push_forward_by_a_factor_of_two_leaves_three_quarters_holes():
     scene = scene_of(Theta.from_parameters(AffineParameters(scale_x=0.5, scale_y=0.5)), picture((64, 64)))
     pushed = scene.push_forward()
     assert 0.7 < pushed.hole_fraction < 0.78
@@ -214,7 +214,7 @@ def test_pushing_forward_leaves_three_holes_in_four_when_the_picture_doubles():
     assert (pushed.picture[pushed.holes] == 0).all()
 
 
-def test_pushing_forward_by_whole_pixels_is_pulling_back():
+def test_push_forward_by_whole_pixels_equals_pull_back():
     scene = scene_of(Theta.from_parameters(AffineParameters(rotation=90, shift_x=5)), picture((48, 48)))
     pushed = scene.push_forward()
     assert not pushed.holes.any()
@@ -222,7 +222,7 @@ def test_pushing_forward_by_whole_pixels_is_pulling_back():
     assert pushed.arrivals.max() == 1
 
 
-def test_a_turn_leaves_holes_that_pulling_back_has_not():
+def test_push_forward_of_a_rotation_leaves_holes():
     scene = scene_of(Theta.from_parameters(AffineParameters(rotation=30)), picture((64, 64)))
     pushed = scene.push_forward()
     assert 0.02 < pushed.hole_fraction < 0.3
@@ -236,7 +236,7 @@ def test_a_turn_leaves_holes_that_pulling_back_has_not():
 
 
 @pytest.mark.parametrize("family", ["tps", "bspline"])
-def test_control_points_bend_the_grid(family):
+def test_control_points_deform_the_grid(family):
     scene = Scene(picture(), ExplorerState(family=family, lattice=4))
     assert np.allclose(scene.output(), scene.image, atol=1e-5)
     count = len(scene.control_points)
@@ -261,7 +261,7 @@ def test_control_points_bend_the_grid(family):
 
 
 @pytest.mark.parametrize("state", [{}, {"family": "tps", "lattice": 3}, {"family": "bspline", "lattice": 2}])
-def test_the_gradient_is_that_of_finite_differences(state):
+def test_gradient_agrees_with_finite_differences(state):
     scene = Scene(picture(sigma=3.0), ExplorerState(**state, padding="border"))
     scene.parameters = scene.parameters + 0.02 * torch.randn(
         scene.parameters.shape, generator=torch.Generator().manual_seed(0)
@@ -275,7 +275,7 @@ def test_the_gradient_is_that_of_finite_differences(state):
     assert np.isclose((ahead - behind) / (2 * size), float(gradient.gradient.norm()), rtol=0.05)
 
 
-def test_steps_go_down_and_back_again():
+def test_steps_lower_the_loss_and_are_undone():
     image = picture((64, 64), sigma=4.0)
     scene = scene_of(Theta.from_parameters(AffineParameters(rotation=8, shift_x=4)), image, padding="border")
     start = scene.state
@@ -293,7 +293,7 @@ def test_steps_go_down_and_back_again():
     assert np.allclose(scene.state.theta, start.theta, atol=1e-9)
 
 
-def test_arrows_of_a_shifted_picture_point_back():
+def test_arrows_point_against_the_shift():
     image = picture((64, 64), sigma=5.0)
     scene = scene_of(Theta.from_parameters(AffineParameters(shift_x=3)), image, padding="border")
     gradient = GradientDescent(scene, image).gradient()
@@ -312,7 +312,7 @@ def test_no_arrows_at_the_minimum(family):
     assert not GradientDescent(scene, moved).gradient().flat
 
 
-def test_the_integer_kernel_has_no_gradient():
+def test_integer_kernel_has_no_gradient():
     scene = scene_of(Theta.from_parameters(AffineParameters(shift_x=3)), picture(), kernel="nearest")
     descent = GradientDescent(scene, picture())
     assert descent.gradient().flat
@@ -323,7 +323,7 @@ def test_the_integer_kernel_has_no_gradient():
 # -- state
 
 
-def test_a_saved_state_is_the_same_when_loaded(tmp_path):
+def test_state_round_trip(tmp_path):
     scene = Scene(picture(), ExplorerState(family="tps", lattice=3, kernel="cubic", padding="border"))
     scene.displacements = np.random.default_rng(0).normal(size=(9, 2))
     scene.state = scene.state.replace(output_shape=(16, 20))
@@ -348,7 +348,7 @@ def test_a_saved_state_is_the_same_when_loaded(tmp_path):
         (json.dumps({"format": "napari-stnreg explorer", "version": 1, "state": {"lattice": "x"}}), "cannot be read"),
     ],
 )
-def test_a_file_that_is_none_of_ours_gets_one_sentence(tmp_path, content, sentence):
+def test_invalid_state_file_is_refused(tmp_path, content, sentence):
     path = tmp_path / "state.json"
     path.write_text(content)
     with pytest.raises(InputError, match=sentence):
@@ -358,6 +358,6 @@ def test_a_file_that_is_none_of_ours_gets_one_sentence(tmp_path, content, senten
 
 
 @pytest.mark.parametrize("image", [np.zeros((3, 30)), np.zeros((8, 8, 8)), np.zeros(9)])
-def test_a_picture_that_cannot_be_shown_is_refused(image):
+def test_unsupported_image_is_refused(image):
     with pytest.raises(InputError, match="explorer"):
         Scene(image)

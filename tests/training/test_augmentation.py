@@ -72,7 +72,7 @@ def test_the_known_transform_takes_every_spot_of_the_fixed_image_to_its_place_in
     assert moved > 0.5  # and it is a move worth finding
 
 
-def test_a_shift_has_the_sign_and_the_length_that_the_transform_says():
+def test_shift_agrees_with_the_transform():
     grid = Grid.from_spacing((32, 32), (2.0, 1.0), unit="mm")
     data = torch.zeros(1, 1, 32, 32)
     data[0, 0, 16, 16] = 1
@@ -109,7 +109,7 @@ def test_augmentation_deformation_never_folds(shape):
     assert max(np.abs(bend.displacement(grid)).max() for bend in bends) > 1
 
 
-def test_brightness_changes_by_what_was_asked_and_by_nothing_else():
+def test_brightness_changes_by_the_requested_amount_only():
     image = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     for i in range(4):
         same = IntensityAugmentation()(image, np.random.default_rng(i))
@@ -166,7 +166,7 @@ def test_kept_scenes_come_back_in_new_brightness():
     assert not torch.equal(first.fixed_labels, data.draw_pair("validation", 0, 0, 0).fixed_labels)
 
 
-def test_smooth_noise_is_as_fine_as_asked():
+def test_smooth_noise_has_the_requested_scale():
     random = seeded_rng(1)
     lengths = []
     for cells in (3, 6, 12):

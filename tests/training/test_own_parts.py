@@ -249,7 +249,7 @@ class TestData:
         assert read_sample({"image": tensor, "label": labels})[0].labels.shape == (20, 18)
         assert read_sample(tensor, spacing=0.5, unit="um")[0].image.grid.spacing.tolist() == [0.5, 0.5]
 
-    def test_a_volume_with_an_affine_lies_as_its_file_would(self, tmp_path):
+    def test_volume_with_an_affine_is_placed_like_its_file(self, tmp_path):
         import nibabel
 
         voxels = random(9, 8, 7)  # x, y, z
@@ -417,7 +417,7 @@ class TestCallbacks:
         with pytest.raises(InputError, match="int has none"):
             sr.train(DrawnPairs(12, 4), network="affine", callbacks=[3], **QUICK)
 
-    def test_the_curves_are_written_and_a_finished_training_goes_on(self, tmp_path):
+    def test_curves_are_written_and_a_finished_training_continues(self, tmp_path):
         output = tmp_path / "m.safetensors"
         first = sr.train(DrawnPairs(24, 6), network="affine", epochs=2, output=output, **QUICK)
         longer = sr.train(DrawnPairs(24, 6), network="affine", epochs=4, output=output, resume=True, **QUICK)

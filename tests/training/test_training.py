@@ -156,7 +156,7 @@ class TestRepeating:
 
 
 class TestResuming:
-    def test_a_stopped_training_goes_on_as_if_it_had_not_been(self, tmp_path):
+    def test_stopped_training_resumes_bit_identically(self, tmp_path):
         options = {**QUICK, "network": "voxelmorph", "label_weight": 0.5, "epochs": 4}
         whole = sr.train(DrawnPairs(24, 6, labels=True), **options)
         steps = sr.train_steps(DrawnPairs(24, 6, labels=True), output=tmp_path / "m.safetensors", **options)
@@ -237,7 +237,7 @@ class TestResuming:
         with pytest.raises(InputError, match="cut short"):
             sr.train(DrawnPairs(12, 4), output=output, resume=True, network="affine", epochs=1, **QUICK)
 
-    def test_without_a_checkpoint_resuming_begins_anew(self, tmp_path):
+    def test_resume_without_a_checkpoint_starts_again(self, tmp_path):
         model = sr.train(DrawnPairs(12, 4), output=tmp_path / "m.safetensors", resume=True, network="affine",
                          epochs=1, **QUICK)  # fmt: skip
         assert model.summary["epochs"] == 1
@@ -321,7 +321,7 @@ class TestMemory:
 
 
 class TestTalking:
-    def test_progress_tells_what_a_person_wants_to_know(self):
+    def test_progress_has_epoch_losses_and_scores(self):
         seen = []
         model = sr.train(DrawnPairs(24, 4), network="affine", epochs=3, progress=seen.append, **QUICK)
         assert [p.state for p in seen] == ["validated", *["running", "running", "validated"] * 3]
@@ -338,7 +338,7 @@ class TestTalking:
         assert model.summary["replay_epochs"] == [0, 1, 2, 3]
         assert np.allclose(model.replay[-1], seen[-1].example.warped, atol=1e-3)
 
-    def test_a_paused_training_waits_and_goes_on(self):
+    def test_paused_training_waits_and_continues(self):
         plain = sr.train(DrawnPairs(24, 6), network="affine", epochs=2, **QUICK)
         steps = sr.train_steps(DrawnPairs(24, 6), network="affine", epochs=2, **QUICK)
         next(steps), next(steps)
@@ -404,11 +404,11 @@ class TestSettings:
             ({"device": "cuda:99"}, "was not found"),
         ],
     )
-    def test_what_cannot_be_is_told_in_a_sentence(self, options, words):
+    def test_invalid_settings_are_refused(self, options, words):
         with pytest.raises(InputError, match=words):
             next(sr.train_steps(DrawnPairs(8, 2), **{"device": "cpu", **options}))
 
-    def test_truth_that_is_asked_for_must_be_there(self):
+    def test_truth_weight_needs_known_transforms(self):
         with pytest.raises(InputError, match="neither labels nor known transforms"):
             sr.train(DrawnPairs(8, 2), network="affine", similarity_weight=0.0, truth_weight=1.0, epochs=1, **QUICK)
 

@@ -49,7 +49,7 @@ def test_a_folder_gives_its_images_by_name_and_subject(folder):
     np.testing.assert_array_equal(images.image(3).data, blob(9, 10).data)
 
 
-def test_voxels_are_read_when_asked_for_and_dropped_at_the_limit(folder):
+def test_voxels_are_read_on_demand_and_dropped_at_the_limit(folder):
     reads = []
     images = ImageSet.from_folder(folder)
     entries = [e.__class__(e.name, e.group, lambda e=e: (reads.append(e.name), e.load())[1]) for e in images.entries]
@@ -116,7 +116,7 @@ def test_random_pairs_within_a_subject_stay_there():
     assert {groups[a] for a, _ in drawn} == {"a", "b"}
 
 
-def test_neighbors_reach_as_far_as_told_in_both_directions():
+def test_neighbors_reach_max_distance_in_both_directions():
     assert set(neighbors(range(4), 2).pairs) == {(a, b) for a in range(4) for b in range(4) if 0 < abs(a - b) <= 2}
 
 
@@ -127,7 +127,7 @@ def test_a_list_names_pairs_by_name_file_or_number(folder, tmp_path):
     assert read_pairs(path, images, images) == [((0, 1), "train"), ((2, 3), "validation")]
 
 
-def test_a_list_of_files_opens_as_it_says(folder):
+def test_csv_list_defines_pairs_and_splits(folder):
     with (folder / "pairs.csv").open("w", newline="") as file:
         csv.writer(file).writerows(
             [("fixed", "moving", "split"), ("S0_v0.tif", "S0_v1.tif", ""), ("S3_v0.tif", "S3_v1.tif", "val")]
@@ -191,7 +191,7 @@ def brightest(batch):
     return found
 
 
-def test_images_of_other_size_and_spacing_lie_in_a_batch_as_they_lie_in_the_world():
+def test_batches_keep_world_positions_for_any_size_and_spacing():
     coarse = blob(11.5, 9.5, (24, 20), spacing=1.0, name="coarse")
     fine = blob(23.5, 19.5, (48, 40), spacing=0.5, name="fine")  # its middle is at 11.75, 9.75 of the world
     far = fine.replace(grid=fine.grid.translated(np.array([3.0, -2.0])), name="moved")
@@ -205,7 +205,7 @@ def test_images_of_other_size_and_spacing_lie_in_a_batch_as_they_lie_in_the_worl
     assert brightest(both) == [pytest.approx([11.5, 9.5], abs=0.05), pytest.approx([14.5, 7.5], abs=0.05)]
 
 
-def test_a_training_pair_lies_as_the_model_will_see_it():
+def test_training_pair_is_placed_as_at_inference():
     fixed = blob(11.5, 9.5, (24, 20), name="fixed")
     moving = blob(30, 14, (40, 30), name="moving")
     moving = moving.replace(grid=moving.grid.translated(np.array([-16.0, -5.0])))
@@ -270,7 +270,7 @@ def test_mixed_sources_give_pairs_of_each_and_hold_back_those_of_the_first():
         (lambda p: SpatialAugmentation(deformation=3), "Give control_spacing"),
     ],
 )
-def test_what_cannot_be_used_is_told_in_one_sentence(tmp_path, call, sentence):
+def test_invalid_data_are_refused(tmp_path, call, sentence):
     (tmp_path / "empty").mkdir()
     write_image(tmp_path / "one.tif", blob(5, 5))
     np.savez(tmp_path / "set.npz", image=np.random.default_rng(0).random((4, 8, 8)))

@@ -145,7 +145,7 @@ class TestConditional:
             roughness.append(float(np.square(np.diff(field, axis=0)).mean()))
         assert roughness[0] > 1.4 * roughness[1] > 1.4**2 * roughness[2]
 
-    def test_another_network_says_that_it_ignores_the_smoothness(self):
+    def test_network_without_smoothness_warns(self):
         model = sr.train(DrawnPairs(12, 4), network="affine", epochs=1, **QUICK)
         notes = []
         picture = sr.Image.from_array(np.random.default_rng(0).random((32, 32)))

@@ -153,7 +153,7 @@ def test_saving_writes_ome_zarr_with_displacement_and_report(aligned, tmp_path, 
     assert (tmp_path / "mine.report.json").exists()
 
 
-def test_stopped_and_started_again_it_goes_on(panel, qtbot, run):
+def test_stopped_alignment_continues(panel, qtbot, run):
     panel.inputs.field("deform").setChecked(True)
     panel.start()
     qtbot.waitUntil(lambda: panel.bar.value() > 100 or not panel.running, timeout=60_000)
@@ -190,7 +190,7 @@ def test_layers_deleted_in_the_middle_do_no_harm(panel, viewer, qtbot, run):
     qtbot.waitUntil(lambda: not panel.flicker_button.isEnabled(), timeout=5_000)
 
 
-def test_without_a_stack_the_panel_says_what_to_do(viewer):
+def test_panel_without_a_stack_shows_a_hint(viewer):
     panel = open_from_menu(viewer, "align")
     assert not panel.align_button.isEnabled()
     viewer.add_image(np.zeros((40, 40)), name="flat")
@@ -200,7 +200,7 @@ def test_without_a_stack_the_panel_says_what_to_do(viewer):
     assert "There is no stack" in panel.status.text()
 
 
-def test_what_a_person_must_know_stays_in_the_panel(aligned, viewer, qtbot, run):
+def test_warnings_stay_in_the_panel(aligned, viewer, qtbot, run):
     """A warning is no line of the status that the next sentence wipes out; a range aligned again does not lose it."""
     findings = aligned.findings
     assert not findings.warning.isVisibleTo(aligned)
@@ -264,7 +264,7 @@ def test_each_stack_keeps_what_is_known_of_it(aligned, viewer, raw):
     assert aligned.findings.isVisibleTo(aligned)
 
 
-def test_a_stack_aligned_anew_does_not_leave_the_old_result_on_the_disk(aligned, viewer, run):
+def test_new_alignment_deletes_the_old_result(aligned, viewer, run):
     before = aligned.result.path
     aligned.exclude_section(1)
     aligned.start()
@@ -275,7 +275,7 @@ def test_a_stack_aligned_anew_does_not_leave_the_old_result_on_the_disk(aligned,
     np.asarray(viewer.layers["stack aligned"].data[0])
 
 
-def test_a_stopped_range_goes_on(aligned, qtbot, run):
+def test_stopped_range_continues(aligned, qtbot, run):
     aligned.align_range(1, 3)
     aligned.stop()
     assert aligned.status.text() == "Stopping …"

@@ -168,7 +168,7 @@ def test_every_frame_of_a_volume_series(viewer, open_panel, run):
     assert warped_layer(viewer).data.shape == series.shape
 
 
-def test_a_run_that_would_not_fit_is_asked_about_first(viewer, pair_panel, run, qtbot, monkeypatch):
+def test_run_beyond_memory_needs_confirmation(viewer, pair_panel, run, qtbot, monkeypatch):
     fixed = blobs((96, 96))
     panel = pair_panel(fixed, np.roll(fixed, 3, 1), family="affine+diffeomorphic", iterations=10)
     sides = panel.inputs.fixed.source(), panel.inputs.moving.source()
@@ -340,7 +340,7 @@ def test_a_series_is_registered_to_its_own_frames(viewer, open_panel, run, refer
     assert "6 frames" in panel.status.text()
 
 
-def test_a_series_that_is_stopped_says_how_many_frames_it_has(viewer, open_panel, run, monkeypatch):
+def test_stopped_series_reports_its_frames(viewer, open_panel, run, monkeypatch):
     from napari_stnreg.series.frame_fit import FrameFitter
 
     panel, series = open_series_panel(viewer, open_panel)
@@ -392,7 +392,7 @@ def test_color_channels_multiscale_and_dask(viewer, open_panel, run):
         (blobs((20, 20))[:1], blobs((20, 20)), "one"),
     ],
 )
-def test_images_that_cannot_be_registered_are_said(viewer, pair_panel, run, fixed, moving, text):
+def test_unsuitable_images_are_reported(viewer, pair_panel, run, fixed, moving, text):
     panel = pair_panel(fixed, moving)
     panel.start()
     run(panel)
@@ -404,7 +404,7 @@ def test_images_that_cannot_be_registered_are_said(viewer, pair_panel, run, fixe
     assert [layer.name for layer in viewer.layers] == ["fixed", "moving"]
 
 
-def test_images_that_do_not_overlap_are_said_or_brought_together(viewer, pair_panel, run):
+def test_images_without_overlap_are_reported_or_aligned(viewer, pair_panel, run):
     panel = pair_panel(blobs((30, 30)), blobs((30, 30)), {}, {"translate": (1000, 1000)}, start="none")
     panel.start()
     run(panel)
@@ -412,7 +412,7 @@ def test_images_that_do_not_overlap_are_said_or_brought_together(viewer, pair_pa
     assert panel.state == "idle"
 
 
-def test_a_mask_beside_the_image_is_said(viewer, pair_panel, run):
+def test_mask_outside_the_image_is_reported(viewer, pair_panel, run):
     panel = pair_panel(blobs((30, 30)), blobs((30, 30)))
     mask = viewer.add_labels(np.zeros((30, 30), int), name="empty")
     panel.refresh()
@@ -422,7 +422,7 @@ def test_a_mask_beside_the_image_is_said(viewer, pair_panel, run):
     assert "leaves nothing of the image" in panel.status.text()
 
 
-def test_the_drawn_grid_lies_on_the_lines_of_the_warped_image():
+def test_drawn_grid_follows_the_warped_image():
     """A picture of the lines themselves, warped by the engine, is what the deformed grid draws."""
     from napari_stnreg.visualization.overlays import cells_of, grid_lines
     from tests.widgets.fake_engine import FakeEngine

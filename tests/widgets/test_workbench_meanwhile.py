@@ -54,7 +54,7 @@ def test_closing_the_dock_in_the_middle_ends_the_work(viewer, open_workbench, qt
     assert bench.applying.layer_box.count() == 1
 
 
-def test_what_does_not_fit_is_said_in_a_sentence(viewer, open_workbench):
+def test_unsuitable_layer_is_reported(viewer, open_workbench):
     layer = viewer.add_image(np.zeros((8, 9, 10), np.float32), name="volume")
     bench = open_workbench(make_entry(bend()))
     choose(bench, layer)
