@@ -30,7 +30,8 @@ MODULES = {
 PACKAGES = ("napari-stnreg", "torch", "numpy", "scipy", "itk-elastix", "antspyx", "dipy", "fireants")
 HEADER = """Made by `{command}` with {threads} threads for each method, {cpu}.
 Seconds are those of the registration alone, in its own process, after one untimed call on a small made pair; reading,
-the dense field and scoring are not in them. Pairs: the `{split}` lists in `benchmark/pairs`."""
+the dense field and scoring are not in them. CPU seconds are what all threads of the process took, which a busy machine
+changes little. Pairs: the `{split}` lists in `benchmark/pairs`."""
 
 
 def parse() -> argparse.Namespace:

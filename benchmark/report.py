@@ -25,7 +25,7 @@ TITLES = {
 }
 DICE_COLUMNS = ("Dice before", "after: mean", "median", "10th pct.")
 ERROR_COLUMNS = ("median before", "after: median", "mean", "90th pct.", "median / diagonal")
-COMMON = ("folded %", "s / pair")
+COMMON = ("folded %", "s / pair", "CPU s / pair")
 
 
 def summary(rows: Sequence[Row]) -> dict[str, float]:
@@ -41,7 +41,7 @@ def summary(rows: Sequence[Row]) -> dict[str, float]:
         return [v for v in values if v is not None]
 
     figures: dict[str, float] = {"pairs": len(rows), "failed": sum("failed" in row for row in rows)}
-    for key in ("folded_percent", "seconds"):
+    for key in ("folded_percent", "seconds", "cpu_seconds"):
         if column(key):
             figures[key] = float(np.mean(column(key)))
     if column("dice_after"):
@@ -101,7 +101,7 @@ def _cells(figures: dict[str, float], name: str) -> list[str]:
         relative = figures.get("error_median_relative")
         cells.append("" if relative is None else f"{100 * relative:.2f} %")
     cells.append(f"{figures['folded_percent']:.3g}" if "folded_percent" in figures else "-")
-    cells.append(f"{figures['seconds']:.2f}" if "seconds" in figures else "-")
+    cells += [f"{figures[key]:.2f}" if key in figures else "-" for key in ("seconds", "cpu_seconds")]
     return cells
 
 

@@ -52,9 +52,9 @@ def measure(method: Method, name: str, folder: Path, split: str, count: int, thr
             warm = True
         row: dict[str, Any] = {"pair": pair.name}
         try:
-            start = time.perf_counter()
+            start, start_cpu = time.perf_counter(), time.process_time()
             fit = method.fit(pair.fixed, pair.moving)
-            row["seconds"] = time.perf_counter() - start
+            row["seconds"], row["cpu_seconds"] = time.perf_counter() - start, time.process_time() - start_cpu
             row |= score(pair, method.field(fit))
         except Exception as error:  # a pair that fails is a row that says so, not the end of the run
             row |= {key: value for key, value in score(pair, unmoved(pair)).items() if "before" in key}

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 import napari_stnreg as sr
+from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.intensity import normalize
+from napari_stnreg.registration.optimizers import dense
 from napari_stnreg.registration.optimizers.parametric import Adam
 from napari_stnreg.registration.pyramid import Pyramid, shrink_factors
 from tests.helpers.scenes import affine_map, bent_map, grid, pair, turn_3d
@@ -235,3 +238,26 @@ def test_adam_is_adam():
         optimizer.step()
         ours = mine.step(ours, gradient, step_size)
     assert torch.allclose(ours, theirs.detach(), atol=1e-6)
+
+
+def test_the_force_takes_the_gradient_of_the_fixed_image_in_the_brightness_of_the_moving_one():
+    rng = np.random.default_rng(0)
+    lattice = Grid.from_spacing((40, 44))
+    fixed, other = (ndimage.gaussian_filter(rng.normal(size=lattice.shape), 3).astype(np.float32) for _ in range(2))
+    level = Pyramid(fixed, None, lattice, fixed, None, lattice, torch.device("cpu")).level(1.0)
+    slope = dense.spatial_gradient(level.fixed)
+    for factor in (0.5, -2.0):
+        found = dense._fixed_slope(level, factor * level.fixed + 0.3)
+        torch.testing.assert_close(found, factor * slope, atol=1e-6, rtol=1e-4)
+    assert dense._fixed_slope(level, torch.as_tensor(other)[None, None]) is None
+
+
+def test_only_local_correlation_takes_the_gradient_of_both_images(monkeypatch):
+    asked = []
+    monkeypatch.setattr(dense, "_fixed_slope", lambda level, warped: asked.append(level) or None)
+    y, x = np.mgrid[:48, :48]
+    blobs = [np.exp(-((y - 24) ** 2 + (x - place) ** 2) / 60) for place in (22, 25)]
+    for similarity, count in (("mse", 0), ("lncc", 1)):
+        asked.clear()
+        sr.register(*blobs, family="diffeomorphic", similarity=similarity, preset="fast", levels=1, iterations=2)
+        assert len(asked) == count

@@ -252,3 +252,59 @@ def test_the_reference_pyramid_is_made_once(rigid, monkeypatch):
     monkeypatch.setattr(GaussNewtonFitter, "__init__", counting)
     sr.register_series(rigid.frames)
     assert len(made) == 1
+
+
+@pytest.mark.parametrize("reference", ["first", "mean", "previous"])
+def test_a_saved_series_is_loaded_with_the_same_transforms(rigid, tmp_path, reference):
+    options = {"reference": reference, "temporal_smoothing": 1.0}
+    result = sr.register_series(rigid.frames, output=tmp_path / "out", **options)
+    loaded = sr.SeriesResult.load(tmp_path / "out", rigid.frames)
+    np.testing.assert_array_equal(loaded.warp(), result.warp())
+    assert loaded.complete
+    with pytest.raises(InputError, match="8"):
+        sr.SeriesResult.load(tmp_path / "out", rigid.frames[:5])
+    with pytest.raises(InputError, match="not the folder"):
+        sr.SeriesResult.load(tmp_path)
+
+
+def test_deformations_are_loaded_and_an_unfinished_run_is_named(tmp_path):
+    movie = make_movie(3, (64, 72), "elastic", noise=0.1, seed=4)
+    result = sr.register_series(movie.frames, family="diffeomorphic", output=tmp_path / "out")
+    np.testing.assert_array_equal(sr.SeriesResult.load(tmp_path / "out", movie.frames).warp(), result.warp())
+    with pytest.warns(RegistrationWarning, match="only 0 of 3"):
+        sr.register_series(movie.frames, reference="mean", output=tmp_path / "half", stop=lambda: True)
+    with pytest.raises(InputError, match="no registered frame"):
+        sr.SeriesResult.load(tmp_path / "half", movie.frames)
+
+
+def test_the_command_warps_labels_and_writes_four_axes_of_nifti(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    movie = make_movie(4, (12, 40, 44), "rigid", noise=0.1, amplitude=2.0, seed=3)
+    scan = nib.Nifti1Image(movie.frames.transpose(3, 2, 1, 0), np.diag([1, 1, 2, 1]))
+    nib.save(scan, "scan.nii.gz")
+    labels = (movie.frames > np.median(movie.frames)).astype(np.uint8) * 7
+    nib.save(nib.Nifti1Image(labels.transpose(3, 2, 1, 0), np.diag([1, 1, 2, 1])), "labels.nii.gz")
+    assert main(["register-series", "scan.nii.gz", "-o", "out"]) == 0
+    assert main(["apply-series", "out", "scan.nii.gz", "-o", "moved.nii.gz"]) == 0
+    moved = nib.load("moved.nii.gz")
+    assert moved.shape == (44, 40, 12, 4)
+    np.testing.assert_allclose(moved.affine, scan.affine, atol=1e-6)
+    stored = np.stack([f.data for f in sr.open_series("out/registered.ome.zarr")])
+    np.testing.assert_allclose(moved.get_fdata().transpose(3, 2, 1, 0), stored, atol=1e-5)
+    assert main(["apply-series", "out", "labels.nii.gz", "-o", "moved_labels.nii.gz"]) == 0
+    assert set(np.unique(nib.load("moved_labels.nii.gz").get_fdata())) == {0, 7}
+    assert main(["apply-series", "out", "labels.nii.gz", "-o", "moved_labels.nii.gz"]) == 2
+    assert "moved_labels" in capsys.readouterr().err
+
+
+def test_the_registered_frames_have_a_pyramid(tmp_path):
+    import zarr
+
+    movie = make_movie(2, (64, 600), "translation", noise=0.1, seed=5)
+    sr.register_series(movie.frames, family="translation", output=tmp_path / "out")
+    group = zarr.open_group(str(tmp_path / "out" / "registered.ome.zarr"), mode="r")
+    assert [group[level].shape for level in ("0", "1")] == [(2, 64, 600), (2, 64, 300)]
+    full = np.asarray(group["0"])
+    np.testing.assert_allclose(group["1"][...], (full[..., ::2] + full[..., 1::2]) / 2, atol=1e-6)
+    coarse = sr.read_series(tmp_path / "out" / "registered.ome.zarr" / "1")[0].grid
+    np.testing.assert_allclose([coarse.spacing, coarse.origin], [[1, 2], [0, 0.5]])

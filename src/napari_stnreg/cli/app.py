@@ -23,6 +23,7 @@ from napari_stnreg.registration.settings import FAMILY_HELP, START_HELP
 COMMANDS = {
     "register": "Register one image to another.",
     "register-series": "Register the frames of a movie or a 4D scan.",
+    "apply-series": "Warp another channel or labels of a registered series.",
     "apply": "Warp an image or points by one transform or several.",
     "compose": "Compose several transforms to one.",
     "fit-landmarks": "Fit a transform to landmarks and judge every pair.",

@@ -265,8 +265,8 @@ def save_ome_zarr(path: Path, first: Image, *others: Image) -> None:
             )
             if max(data.shape[lead:]) <= 2 * SMALLEST_LEVEL:
                 break
-            data, halved = _halved(data, lead)
-            factors = factors * halved
+            data, step = halved(data, lead)
+            factors = factors * step
         model = MultiscaleModel(axes=axes, datasets=tuple(datasets), name=first.name)
         ome = ImageAttrs(version="0.5", multiscales=[model]).model_dump(mode="json", exclude_none=True)
         note = {"coordinate_system": first.coordinate_system, "rgb": first.rgb, "unit": canonical(grid.unit)}
@@ -318,7 +318,7 @@ def _channels_first(image: Image) -> npt.NDArray[Any]:
     return np.moveaxis(data, -1, 0) if image.has_channel_axis else data
 
 
-def _halved(data: npt.NDArray[Any], lead: int) -> tuple[npt.NDArray[Any], FloatArray]:
+def halved(data: npt.NDArray[Any], lead: int) -> tuple[npt.NDArray[Any], FloatArray]:
     """Average pairs of voxels along the axes that are long enough; an incomplete pair at the end is left out."""
     factors = [2.0 if n > SMALLEST_LEVEL else 1.0 for n in data.shape[lead:]]
     result = data

@@ -70,7 +70,7 @@ class Smoothing:
 
     Coarse levels take finely resolved steps and keep the field smooth: they decide what belongs together. The finest
     level takes smooth steps, for it sees most noise, and lets the field bend. Chosen on the tuning pairs of
-    `benchmark/pairs` (20 hearts, 8 brain slices, 6 hippocampi, 1 brain); figures in decision 0030.
+    `benchmark/pairs` (20 hearts, brain slices, hippocampi, 1 brain); figures in decisions 0030 and 0031.
     """
 
     coarse_update: float
@@ -79,9 +79,12 @@ class Smoothing:
     """Of the whole field after each step, at all levels but the finest."""
     finest_update: float
     finest_field: float
+    coarse_fixed_share: float = 0.0
+    """Share of the fixed image's gradient in the force, at all levels but the finest."""
+    finest_fixed_share: float = 0.0
 
 
-SMOOTHING = {2: Smoothing(1.0, 1.75, 2.0, 1.25), 3: Smoothing(0.5, 1.2, 1.0, 0.75)}
+SMOOTHING = {2: Smoothing(1.0, 1.75, 1.5, 1.0, 0.5, 0.5), 3: Smoothing(0.5, 1.2, 1.0, 0.75, 0.5, 0.0)}
 """By the number of axes: slices hold more noise a voxel's worth of anatomy than volumes."""
 EVEN_SMOOTHING = {2: Smoothing(2.1, 1.05, 2.1, 1.05), 3: Smoothing(1.0, 0.75, 1.0, 0.75)}
 """For similarities of whole images: they push at edges only, and a wide step carries that into flat places."""
@@ -91,7 +94,9 @@ def dense_options(settings: RegistrationSettings, ndim: int, from_finest: int = 
     """Step sizes and smoothing of a dense stage at a level, counted from the finest (0)."""
     stiff = settings.smoothness**0.5
     widths = (EVEN_SMOOTHING if settings.similarity in ("mse", "ncc", "mi") else SMOOTHING)[ndim]
-    update, field = widths.finest_update, widths.finest_field
+    update, field, share = widths.finest_update, widths.finest_field, widths.finest_fixed_share
     if from_finest > 0:
-        update, field = widths.coarse_update, widths.coarse_field
-    return DenseOptions(update_smoothing=update * stiff, field_smoothing=field * stiff)
+        update, field, share = widths.coarse_update, widths.coarse_field, widths.coarse_fixed_share
+    if settings.similarity not in ("auto", "lncc"):  # measured for local NCC only
+        share = 0.0
+    return DenseOptions(update_smoothing=update * stiff, field_smoothing=field * stiff, fixed_share=share)

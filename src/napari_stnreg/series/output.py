@@ -21,7 +21,7 @@ from napari_stnreg.core.atomic_io import write_json, write_text
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.output_guard import check_output, remove_folder, sync_path
-from napari_stnreg.io.ome_zarr import CHUNK, ome_axes
+from napari_stnreg.io.ome_zarr import CHUNK, SMALLEST_LEVEL, halved, ome_axes
 from napari_stnreg.io.tiff import ome_metadata
 from napari_stnreg.io.transform_io import load_transform, save
 from napari_stnreg.series.motion import FrameFit
@@ -46,7 +46,7 @@ class SeriesFolder:
 
     def __init__(self, path: str | os.PathLike[str], output_format: OutputFormat = "zarr") -> None:
         self.path, self.format = Path(path), output_format
-        self._frames: Any = None
+        self._levels: list[Any] = []
 
     @property
     def frames_path(self) -> Path:
@@ -93,6 +93,12 @@ class SeriesFolder:
                 return dict(first["run"])
         return None
 
+    def report(self) -> dict[str, Any] | None:
+        """Return the report of the last run; ``None`` if it ended without one."""
+        with suppress(OSError, ValueError, TypeError):
+            return dict(json.loads((self.path / "report.json").read_text(encoding="utf-8")))
+        return None
+
     def fits(self) -> dict[tuple[int, int], FrameFit]:
         """Return the fits in the journal by pass and frame; a line that was cut off is left out."""
         found: dict[tuple[int, int], FrameFit] = {}
@@ -132,31 +138,36 @@ class SeriesFolder:
         shape = (count, *data.shape)
         if self.frames_path.exists():
             with suppress(Exception):
-                self._frames = self._reopen()
-                if tuple(self._frames.shape) == shape and self._frames.dtype == data.dtype:
+                self._levels = self._reopen()
+                if tuple(self._levels[0].shape) == shape and self._levels[0].dtype == data.dtype:
                     return
             raise InputError(f"'{self.frames_path}' is damaged. Start again with --overwrite.")
         names = ["t", *(["c"] if first.has_channel_axis else []), *"zyx"[-first.ndim :]]
         create = _create_zarr if self.format == "zarr" else _create_tiff
         create(self.frames_path, shape, data.dtype, names, first, interval)
-        self._frames = self._reopen()
+        self._levels = self._reopen()
 
-    def _reopen(self) -> Any:
+    def _reopen(self) -> list[Any]:
         if self.format == "tiff":
-            return tifffile.memmap(self.frames_path, mode="r+")
+            return [tifffile.memmap(self.frames_path, mode="r+")]
         import zarr
 
-        return zarr.open_group(str(self.frames_path), mode="r+")["0"]
+        group = zarr.open_group(str(self.frames_path), mode="r+")
+        return [group[str(level)] for level in range(len(group))]
 
     def write_frame(self, frame: int, image: Image) -> None:
         """Write one registered frame."""
-        self._frames[frame] = _stored(image)
+        data = _stored(image)
+        lead = data.ndim - image.ndim
+        for level, array in enumerate(self._levels):
+            data = data if level == 0 else halved(data, lead)[0]
+            array[frame] = data
 
     def close(self, report: Mapping[str, Any], motion: str, plot: str) -> None:
         """Write the report and the motion, and force everything to disk."""
-        if self.format == "tiff" and self._frames is not None:
-            self._frames.flush()
-        self._frames = None
+        if self.format == "tiff" and self._levels:
+            self._levels[0].flush()
+        self._levels = []
         write_text(self.path / "motion.csv", motion)
         write_text(self.path / "motion.svg", plot)
         write_json(self.path / "report.json", dict(report))
@@ -180,14 +191,23 @@ def _create_zarr(
 
     grid = first.grid
     lead = len(names) - grid.ndim
-    axes = ome_axes(names, grid.unit)
     group = zarr.create_group(str(path), zarr_format=3)
-    chunks = (*(1,) * lead, *(min(16, n) for n in shape[lead:-2]), *(min(2 * CHUNK, n) for n in shape[-2:]))
-    group.create_array("0", shape=shape, chunks=chunks, dtype=dtype, dimension_names=names)
-    scale = [interval, *(1.0,) * (lead - 1), *grid.spacing.tolist()]
-    # OME-Zarr 0.5 cannot say a rotation; the whole grid is kept beside it.
-    dataset = Dataset.build(path="0", scale=scale, translation=[*(0.0,) * lead, *grid.origin.tolist()])
-    model = Multiscale(axes=axes, datasets=(dataset,), name=first.name)
+    datasets: list[Any] = []
+    factors = np.ones(grid.ndim)
+    while True:
+        chunks = (*(1,) * lead, *(min(16, n) for n in shape[lead:-2]), *(min(2 * CHUNK, n) for n in shape[-2:]))
+        level = str(len(datasets))
+        group.create_array(level, shape=shape, chunks=chunks, dtype=dtype, dimension_names=names)
+        scale = [interval, *(1.0,) * (lead - 1), *(grid.spacing * factors).tolist()]
+        # OME-Zarr 0.5 cannot say a rotation; the whole grid is kept beside it.
+        origin = grid.origin + grid.spacing * (factors - 1) / 2
+        datasets.append(Dataset.build(path=level, scale=scale, translation=[*(0.0,) * lead, *origin.tolist()]))
+        if max(shape[lead:]) <= 2 * SMALLEST_LEVEL:
+            break
+        step = [2 if n > SMALLEST_LEVEL else 1 for n in shape[lead:]]
+        shape = (*shape[:lead], *(n // k for n, k in zip(shape[lead:], step, strict=True)))
+        factors = factors * step
+    model = Multiscale(axes=ome_axes(names, grid.unit), datasets=tuple(datasets), name=first.name)
     ome = ImageAttrs(version="0.5", multiscales=[model]).model_dump(mode="json", exclude_none=True)
     group.attrs.update({"ome": ome, "stnreg": {"series": {"grid": grid.to_dict(), "unit": grid.unit}}})
 

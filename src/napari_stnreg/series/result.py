@@ -15,7 +15,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.labels import choose_interpolation
-from napari_stnreg.ops.resample import Interpolation
+from napari_stnreg.ops.resample import Interpolation, border_value
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.series.motion import (
@@ -231,6 +231,46 @@ class SeriesResult:
             target.write_frame(fit.frame, image)
         self.close(target)
         return target.path
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], series: SeriesLike = None) -> SeriesResult:
+        """Open the folder of a registered series, to apply its transforms to other channels or labels.
+
+        Parameters
+        ----------
+        folder
+            What :func:`~napari_stnreg.register_series` or :meth:`save` wrote.
+        series
+            The series, or another one of the same frames; by default that which was registered, where it was read.
+
+        Raises
+        ------
+        InputError
+            If the folder holds no registered frame, or the series has another number of frames.
+        """
+        target = SeriesFolder(folder)
+        run = target.identity()
+        if run is None:
+            raise InputError(f"'{folder}' is not the folder of a registered series.")
+        found, report = target.fits(), target.report()
+        number = max((one for one, _ in found), default=0)
+        # without a report, a first pass alone was the one to the mean
+        unfinished = number == 1 and report is None and run["reference"] == "mean"
+        if number == 0 or unfinished or (report is not None and report.get("registered_frames") == 0):
+            raise InputError(f"'{folder}' holds no registered frame yet. Continue the run with --resume.")
+        fits = [fit for (one, _), fit in sorted(found.items(), key=lambda item: item[0]) if one == number]
+        opened = open_series(run["series"] if series is None else series)
+        if len(opened) != run["frames"]:
+            raise InputError(f"'{opened.name}' has {len(opened)} frames, and '{folder}' is of {run['frames']}.")
+        reference, first = str(run["reference"]), border_value(opened[0])
+        frame = int(reference) if reference.isdigit() else 0 if reference in ("first", "previous") else None
+        known = set(RegistrationSettings.model_fields)
+        settings = RegistrationSettings.parse(**{k: v for k, v in run["settings"].items() if k in known})
+        return cls(
+            fits, Grid.from_dict(run["grid"]), opened, settings, reference, frame, float(run["temporal_smoothing"]),
+            "finished" if len(fits) == len(opened) else "stopped", float((report or {}).get("seconds", 0.0)),
+            lambda index: target.transform(number, index), tuple(float(v) for v in first), target.path,
+        )  # fmt: skip
 
     def close(self, folder: SeriesFolder) -> None:
         """Write motion and report into the folder of the run."""

@@ -3,11 +3,14 @@
 Every step asks how the warped image should flow, smooths the answer, limits it to a fraction of a voxel and composes
 it with the map so far: ``phi <- phi o (id + d)``. The derivative of ``moving(phi(x + d))`` with respect to ``d`` at 0
 is the spatial gradient of the *warped image*, so a step needs no gradient through the sampler and the loss may be any
-similarity that can differentiate with respect to an image. For the velocity family the same ``d`` is added to the
-velocity (the first term of the Baker-Campbell-Hausdorff series, as in log-domain demons), whose flow is the map.
+similarity that can differentiate with respect to an image. Part of that gradient may be taken from the fixed image: at
+the solution the two are the same, their mean is good to second order (efficient second-order minimization), and edges
+that only the fixed image has yet pull too. For the velocity family the same ``d`` is added to the velocity (the first
+term of the Baker-Campbell-Hausdorff series, as in log-domain demons), whose flow is the map.
 
 References
 ----------
+Benhimane and Malis, Homography-based 2D visual tracking and servoing, IJRR 2007.
 Vercauteren et al., Symmetric log-domain diffeomorphic registration, MICCAI 2008.
 Jena et al., FireANTs: adaptive Riemannian optimization for multi-scale diffeomorphic matching, 2024.
 """
@@ -33,6 +36,8 @@ MIN_FORCE = 1e-2
 """Slope of the loss a voxel, times the number of voxels, that counts as none; misaligned images feel about 0.1 to 1."""
 EXACT_FROM = 0.75
 """Share of a level's steps after which the velocity is integrated in full; before, :func:`quick_exponential` does."""
+LEAST_CORRELATION = 0.3
+"""Correlation of the images below which the fixed image's gradient says nothing about the warped one's."""
 LANDMARK_SMOOTHING = 3.0
 """Standard deviation, in voxels, over which the pull of a landmark is spread; it would be smoothed away otherwise."""
 
@@ -50,6 +55,8 @@ class DenseOptions:
     noise_floor: float = 1.0
     tolerance: float = 1e-4
     patience: int = 15
+    fixed_share: float = 0.0
+    """Share of the fixed image's gradient in the force."""
 
 
 @dataclass
@@ -182,11 +189,15 @@ def fit_dense(
     composer = _Composer(tuple(level.fixed.shape[2:]), base.device)
     mean, square = torch.zeros_like(state.displacement), torch.zeros_like(state.displacement)
 
+    flat_base, turned = base.reshape(-1, len(relative)), linear.T.contiguous()
+
     def look(displacement: Tensor) -> tuple[Tensor, Tensor | None]:
-        return level.sample_moving(base + displacement.movedim(1, -1) @ linear.T, masked=masked)
+        moved = torch.addmm(flat_base, displacement[0].flatten(1).T, turned)
+        return level.sample_moving(moved.reshape(base.shape), masked=masked)
 
     if penalty is None and landmark_force is None and bool(state.displacement.any()):
         _forget_if_worse(state, similarity, look)
+    fixed_slope = _fixed_slope(level, look(state.displacement)[0]) if options.fixed_share > 0 else None
     best, losses = state.copy(), []
     for k in range(iterations):
         warped, weight = look(state.displacement)
@@ -213,7 +224,10 @@ def fit_dense(
         yield value, state
         if gradient is None or _settled(losses, options):
             break
-        force = spatial_gradient(warped.detach()).mul_(gradient.detach())
+        slope = spatial_gradient(warped.detach())
+        if fixed_slope is not None:
+            slope.lerp_(fixed_slope, options.fixed_share)
+        force = slope.mul_(gradient.detach())
         if extra is not None:
             force.add_(extra)
         if not isotropic:
@@ -237,6 +251,17 @@ def fit_dense(
     state.displacement, state.velocity, state.best_loss = best.displacement, best.velocity, best.best_loss
     flat = best.unfolded()
     state.displacement, state.velocity = flat.displacement, flat.velocity
+
+
+def _fixed_slope(level: Level, warped: Tensor) -> Tensor | None:
+    """The fixed image's gradient in the moving image's brightness; ``None`` where the two are not related by a line."""
+    inside = slice(None) if level.fixed_weight is None else (level.fixed_weight > 0.5)
+    a, b = level.fixed[inside].flatten().double(), warped[inside].flatten().double()
+    a, b = a - a.mean(), b - b.mean()
+    covariance, variance = float(a @ b), float(a @ a)
+    if abs(covariance) <= LEAST_CORRELATION * (variance * float(b @ b)) ** 0.5:
+        return None
+    return spatial_gradient(level.fixed).mul_(covariance / variance)
 
 
 def _forget_if_worse(

@@ -1,0 +1,88 @@
+"""``stnreg apply-series``: warp another channel or the labels of a registered series."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from napari_stnreg.cli.options import Output, Spacing, Unit
+from napari_stnreg.cli.progress import PROGRESS, logger
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.io.image import check_image_output
+
+
+def apply_series(
+    folder: Path,
+    series: Path,
+    /,
+    *,
+    output: Output,
+    interpolation: Literal["nearest", "linear", "cubic"] | None = None,
+    fill: float | None = None,
+    overwrite: bool = False,
+    axes: Annotated[str | None, Parameter(group="Reading")] = None,
+    spacing: Spacing = None,
+    unit: Unit = None,
+) -> None:
+    """Warp a series by the transforms of a registered one: every frame by its own.
+
+    The result lies on the grid of the reference. Name the registered series itself to write its frames in another
+    format, such as NIfTI with four axes.
+
+    Parameters
+    ----------
+    folder
+        What 'register-series' wrote.
+    series
+        Other channels, labels, or the registered series; TIFF, NIfTI, NumPy or OME-Zarr with as many frames.
+    output
+        File to write: TIFF, NIfTI or OME-Zarr.
+    interpolation
+        Default: nearest for whole numbers in a file that is named as labels, such as 'labels.tif', else linear.
+    fill
+        Value outside a frame (default: the value of the first frame's border; 0 with nearest).
+    overwrite
+        Replace the output if it exists.
+    axes
+        Letters of the axes, such as tyx, tzyx or tcyx, if the file does not say them.
+    spacing
+        Voxel size, such as 2,0.5,0.5 (z,y,x).
+    unit
+        Unit of the voxel size: pixel, um, mm, ...
+    """
+    from napari_stnreg.core.device import free_memory
+    from napari_stnreg.io.inputs import is_named_labels
+    from napari_stnreg.io.series import write_series
+    from napari_stnreg.registration.memory import require_memory
+    from napari_stnreg.series.result import SeriesResult
+    from napari_stnreg.series.sources import open_series
+
+    check_image_output(output, (folder, series), overwrite=overwrite)
+    opened = open_series(series, axes=axes, spacing=spacing, unit=unit)
+    result = SeriesResult.load(folder, opened)
+    if not result.complete:
+        raise InputError(
+            f"Only {len(result)} of {len(opened)} frames of '{folder}' are registered. "
+            "Continue with register-series --resume first."
+        )
+    first = opened[0]
+    if interpolation is None:
+        labels = first.data.dtype.kind in "iub" and not first.channels > 1 and is_named_labels(series)
+        interpolation = "nearest" if labels else "linear"
+        if labels:
+            logger.log(
+                PROGRESS, "'%s' holds labels: nearest interpolation. Set --interpolation for another.", series.name
+            )
+    # the file is written at once
+    size = result.grid.size * first.channels * len(opened) * first.data.dtype.itemsize
+    require_memory(2 * size, free_memory("cpu"), f"Writing '{output.name}'")
+    if fill is None and interpolation == "nearest":
+        fill = 0.0
+    images = list(result.frames(interpolation=interpolation, fill=fill))
+    write_series(output, images, labels=interpolation == "nearest")
+    print(output)
+    if result.failed:
+        named = ", ".join(str(frame) for frame in list(result.failed)[:10])
+        logger.log(PROGRESS, "The registration of these frames failed: %s. They were warped all the same.", named)
