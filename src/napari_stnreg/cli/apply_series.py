@@ -40,7 +40,7 @@ def apply_series(
     output
         File to write: TIFF, NIfTI or OME-Zarr.
     interpolation
-        Default: nearest for whole numbers in a file that is named as labels, such as 'labels.tif', else linear.
+        Default: nearest for labels, else linear; see 'apply'.
     fill
         Value outside a frame (default: the value of the first frame's border; 0 with nearest).
     overwrite
@@ -53,7 +53,7 @@ def apply_series(
         Unit of the voxel size: pixel, um, mm, ...
     """
     from napari_stnreg.core.device import free_memory
-    from napari_stnreg.io.inputs import is_named_labels
+    from napari_stnreg.core.labels import choose_interpolation
     from napari_stnreg.io.series import write_series
     from napari_stnreg.registration.memory import require_memory
     from napari_stnreg.series.result import SeriesResult
@@ -69,19 +69,16 @@ def apply_series(
         )
     first = opened[0]
     if interpolation is None:
-        labels = first.data.dtype.kind in "iub" and not first.channels > 1 and is_named_labels(series)
-        interpolation = "nearest" if labels else "linear"
-        if labels:
-            logger.log(
-                PROGRESS, "'%s' holds labels: nearest interpolation. Set --interpolation for another.", series.name
-            )
+        interpolation, note = choose_interpolation(first)
+        if note:
+            logger.log(PROGRESS, "%s", note)
     # the file is written at once
     size = result.grid.size * first.channels * len(opened) * first.data.dtype.itemsize
     require_memory(2 * size, free_memory("cpu"), f"Writing '{output.name}'")
     if fill is None and interpolation == "nearest":
         fill = 0.0
     images = list(result.frames(interpolation=interpolation, fill=fill))
-    write_series(output, images, labels=interpolation == "nearest")
+    write_series(output, images, labels=bool(first.is_labels) and interpolation == "nearest")
     print(output)
     if result.failed:
         named = ", ".join(str(frame) for frame in list(result.failed)[:10])
