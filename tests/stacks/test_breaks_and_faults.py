@@ -44,6 +44,11 @@ def test_broken_stack_is_named_and_ends_with_its_exit_code(tmp_path, stacks):
     assert [gap["verdict"] for gap in report["gaps"]] == ["good"] * 3 + ["failed"] + ["good"] * 3
     assert "0-3, 4-7: the stack is broken at 3|4" in " ".join(report["warnings"])
     assert {row["status"] for row in report["sections"]} == {"aligned"}
+    assert not any("slope" in sentence for sentence in report["warnings"])  # none is measured across a break
+    aligned = sr.AlignedStack(tmp_path / "out.zarr")
+    for part in (range(4), range(4, 8)):  # each lies where it was recorded, whatever matched by chance
+        there = np.mean([aligned.displacement(z)[:, 8:-8, 8:-8].mean(axis=(1, 2)) for z in part], axis=0)
+        assert np.abs(there).max() < 4
 
 
 def test_unrelated_sections_are_not_aligned(tmp_path):

@@ -94,17 +94,50 @@ def test_a_key_flickers_before_and_after(aligned, viewer):
 
 def test_cuts_show_the_staircase_gone(aligned, qtbot, run):
     qtbot.mouseClick(aligned.reslice_button, Qt.MouseButton.LeftButton)
-    made = []
-    aligned._runner.finished.connect(made.append)
-    run(aligned)
     view = aligned._reslices
     assert view is not None
+    qtbot.waitUntil(lambda: view.pictures["YZ", "after"]._bytes is not None, timeout=10_000)
     images = {key: picture._bytes for key, picture in view.pictures.items()}
     assert images["XZ", "before"].shape == (6, 100)
     for plane in ("XZ", "YZ"):
         steps = [np.abs(np.diff(images[plane, when][:4, 20:70].astype(float), axis=0)).mean() for when in
                  ("before", "after")]  # fmt: skip
         assert steps[1] < 0.4 * steps[0]
+
+
+def test_cuts_follow_the_cursor_and_fill_while_sections_arrive(panel, viewer, raw, qtbot, run):
+    from types import SimpleNamespace
+
+    assert panel.cut()  # before anything is aligned
+    view = panel._reslices
+    qtbot.waitUntil(lambda: view.pictures["YZ", "after"]._bytes is not None, timeout=10_000)
+    assert not view.pictures["XZ", "after"]._bytes.any()
+    move = next(one for one in viewer.mouse_move_callbacks if one.__name__ == "_on_cursor")
+    move(viewer, SimpleNamespace(position=(0.0, 8 * 30.0, 8 * 70.0)))
+    qtbot.waitUntil(lambda: panel.status.text() == "Cut through row 30 and column 70.", timeout=10_000)
+    low, high = viewer.layers["stack"].contrast_limits
+    wanted = np.rint(255 * np.clip((raw[:, 30].astype(float) - low) / (high - low), 0, 1))
+    np.testing.assert_array_equal(view.pictures["XZ", "before"]._bytes, wanted)
+    panel.start()
+    run(panel)
+    qtbot.waitUntil(lambda: view.pictures["XZ", "after"]._bytes.any(), timeout=10_000)
+    panel.close_down()
+    assert move not in viewer.mouse_move_callbacks
+
+
+def test_neighbors_are_played(panel, qtbot):
+    panel._player.setInterval(20)
+    panel.go_to_section(2)
+    panel.play_button.click()
+    seen = set()
+    qtbot.waitUntil(lambda: seen.add(panel.section) or seen == {2, 3}, timeout=5_000)
+    panel.go_to_section(5)  # the last one: it is played with the one before
+    seen.clear()
+    qtbot.waitUntil(lambda: seen.add(panel.section) or {4, 5} <= seen, timeout=5_000)
+    panel.play_button.click()
+    here = panel.section
+    qtbot.wait(80)
+    assert panel.section == here
 
 
 def test_a_section_is_excluded_and_its_range_aligned_again(aligned, viewer, qtbot, run):
@@ -208,8 +241,7 @@ def test_warnings_stay_in_the_panel(aligned, viewer, qtbot, run):
     aligned._work.result = told
     findings.show_result(told)
     qtbot.mouseClick(aligned.reslice_button, Qt.MouseButton.LeftButton)
-    run(aligned)
-    assert aligned.status.text().startswith("Cut through")
+    qtbot.waitUntil(lambda: aligned.status.text().startswith("Cut through"), timeout=10_000)
     assert findings.warning.isVisibleTo(aligned)
     assert findings.warning.text() == "Neurites may have been straightened."
     assert (
@@ -281,7 +313,7 @@ def test_stopped_range_continues(aligned, qtbot, run):
     assert aligned.status.text() == "Stopping …"
     run(aligned)
     assert aligned._work.unfinished is not None
-    assert "Align these again goes on" in aligned.status.text()
+    assert "Align these again" in aligned.status.text()
     aligned.align_range(1, 3)
     assert aligned._job.resume
     run(aligned)

@@ -210,7 +210,8 @@ class AlignedStack:
             raise InputError(f"'{Path(output).name}' must be an OME-Zarr folder. Choose a name that ends in .zarr.")
         scale = relative_scale(source.shape, self.canvas.input_shape, source.name)
         grid = scale_canvas(self.canvas, scale)
-        count, inputs = source.shape[0], [self.path, *source.paths]
+        count = source.shape[0]
+        inputs: list[str | Path] = [self.path, *source.paths]
         known = {name: self.attributes.get(name) for name in ("stack", "settings", "verdicts")}
         identity = {
             "alignment": {"location": str(self.path), **known}, "stack": source.identity(),

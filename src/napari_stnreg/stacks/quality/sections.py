@@ -441,26 +441,42 @@ def _judge_section(
     strain: float,
 ) -> tuple[Status, Verdict, str]:
     if fault == "excluded":
-        return "excluded", "doubtful", "excluded: interpolated between its neighbors"
+        return "excluded", "doubtful", "excluded: placed between its neighbors"
     if fault == UNMATCHED:
-        return "bridged", "failed", f"{fault}: interpolated between them. Exclude it or set landmarks"
+        return "bridged", "failed", f"{fault} and was placed between them: exclude it or set landmarks"
     if fault:
-        return "bridged", "doubtful", f"{fault}: interpolated between its neighbors"
+        return "bridged", "doubtful", f"{fault}: placed between its neighbors; nothing to do"
     before, after = figures
     own = {pair: verdict for pair, verdict in gaps.items() if section in pair}
     if not own or set(own.values()) == {"failed"}:
-        return "bridged", "failed", f"{UNMATCHED} (correlation {after:.2f}). Exclude it or set landmarks"
+        return "bridged", "failed", f"{UNMATCHED} (correlation {after:.2f}): exclude it or set landmarks"
     if "failed" in own.values():
         a, b = next(pair for pair, verdict in own.items() if verdict == "failed")
-        return "aligned", "doubtful", f"the stack is broken between {a} and {b}"
+        return (
+            "aligned",
+            "doubtful",
+            f"the stack is broken between {a} and {b}: set landmarks in both, or align the parts separately",
+        )
     if "doubtful" in own.values():
-        return "aligned", "doubtful", f"low correlation {after:.2f} with its neighbors"
+        return (
+            "aligned",
+            "doubtful",
+            f"fits its neighbors badly (correlation {after:.2f}): compare it with them; set landmarks if it is off",
+        )
     if after < before - PARAMETERS.max_correlation_drop:
-        return "aligned", "doubtful", f"correlation dropped from {before:.2f} to {after:.2f}"
+        return (
+            "aligned",
+            "doubtful",
+            f"fits worse than as recorded ({before:.2f} to {after:.2f}): set landmarks or exclude it",
+        )
     if folded > PARAMETERS.max_folding_fraction:
-        return "aligned", "doubtful", f"{100 * folded:.1f} % of the section is folded"
+        return (
+            "aligned",
+            "doubtful",
+            f"{100 * folded:.1f} % of the section is folded: raise the smoothness or exclude it",
+        )
     if strain > PARAMETERS.max_strain:
-        return "aligned", "doubtful", f"strain of {100 * strain:.0f} %"
+        return "aligned", "doubtful", f"stretched by {100 * strain:.0f} %: raise the smoothness or exclude it"
     return "aligned", "good", ""
 
 

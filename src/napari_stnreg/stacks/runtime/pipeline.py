@@ -46,7 +46,7 @@ from napari_stnreg.stacks.runtime.executor import Cluster, Executor, Task
 from napari_stnreg.stacks.runtime.job import AlignmentJob
 from napari_stnreg.stacks.runtime.progress import StackProgress
 from napari_stnreg.stacks.section_transform import SectionTransform, union_canvas
-from napari_stnreg.stacks.solver.pose_graph import place_between, solve_poses
+from napari_stnreg.stacks.solver.pose_graph import lay_as_recorded, place_between, solve_poses
 from napari_stnreg.stacks.solver.windowed import solve_stack
 from napari_stnreg.stacks.sources.base import ArraySource, StackSource
 from napari_stnreg.stacks.sources.open import open_stack
@@ -350,6 +350,14 @@ class AlignmentPipeline:
             before, after = yield from self._measure(tasks.BRIDGED_QUALITY, transforms, good)
             judged = judge_gaps(after, chance)
             segments = split_into_segments(good, judged)
+        if len(segments) > 1 and isinstance(matches, tasks.StoredMatches):
+            matches = matches.within(segments)
+            if not fixed and not self.job.landmarks and self.settings.reference is None:
+                # neither a chance match across a break, nor its tension, may move a part of the stack
+                transforms = solve_stack(transforms, matches, self.settings)
+                transforms = lay_as_recorded(transforms, segments)
+                lost = set(range(self.count)) - {z for segment in segments for z in segment}
+                transforms = place_between(transforms, lost) if lost else transforms
         self._completed = done
         verdicts = assess_sections(transforms, faults, before, after, matches, judged)
         limit = chance_limit(chance)

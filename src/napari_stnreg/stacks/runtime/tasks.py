@@ -193,6 +193,12 @@ class StoredMatches(Mapping[Pair, FineMatch]):
         """The matches that involve none of some sections."""
         return StoredMatches(self._work, self._kind, [p for p in self._pairs if not set(p) & set(sections)])
 
+    def within(self, segments: Iterable[Iterable[int]]) -> StoredMatches:
+        """The matches between sections of one segment."""
+        place = {z: k for k, segment in enumerate(segments) for z in segment}
+        inside = [(a, b) for a, b in self._pairs if place.get(a) is not None and place.get(a) == place.get(b)]
+        return StoredMatches(self._work, self._kind, inside)
+
     def __getitem__(self, pair: Pair) -> FineMatch:
         if pair not in self._pairs:
             raise KeyError(pair)

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.ndimage import map_coordinates
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 from scipy.sparse.linalg import spsolve
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray
+from napari_stnreg.core.linalg import fit_rigid
 from napari_stnreg.stacks.matching.coarse import PARAMETERS as COARSE_PARAMETERS
 from napari_stnreg.stacks.matching.coarse import CoarseMatch
 from napari_stnreg.stacks.section_transform import SectionTransform
@@ -364,3 +366,33 @@ def place_between(transforms: list[SectionTransform], sections: set[int]) -> lis
         one, count = transforms[z], transforms[z].n_fragments
         result[z] = replace(one, affines=np.stack([pose] * count), vectors=np.stack([vectors] * count))
     return result
+
+
+def lay_as_recorded(transforms: list[SectionTransform], segments: Sequence[Sequence[int]]) -> list[SectionTransform]:
+    """Move each segment of a broken stack as a whole, so that its sections lie on average where they were recorded.
+
+    A chance match across a break may have laid one part anywhere. What the parts show in themselves stays.
+    """
+    result = list(transforms)
+    for segment in segments:
+        points = [_section_points(transforms[z]) for z in segment]
+        rigid = fit_rigid(np.concatenate([p for p, _ in points]), np.concatenate([q for _, q in points]))
+        if np.linalg.det(transforms[segment[0]].affines[0][:2, :2]) < 0:
+            continue
+        back = np.linalg.inv(rigid)
+        for z in segment:
+            one = transforms[z]
+            nodes = one.lattice.points()
+            index = np.moveaxis(one.lattice.index(nodes @ back[:2, :2].T + back[:2, 2]), -1, 0)
+            moved = np.stack([[map_coordinates(c, index, order=3, mode="nearest") for c in v] for v in one.vectors])
+            vectors = np.einsum("ij,pjyx->piyx", rigid[:2, :2], moved)
+            result[z] = replace(one, affines=one.affines @ back, vectors=vectors)
+    return result
+
+
+def _section_points(transform: SectionTransform, count: int = 7) -> tuple[FloatArray, FloatArray]:
+    """Points ``(N, 2)`` of the canvas that a section covers, and their positions in the section."""
+    raw = np.stack(np.meshgrid(*(np.linspace(0.1, 0.9, count) * (n - 1) for n in transform.shape), indexing="ij"), -1)
+    back = np.linalg.inv(transform.affines[0])
+    canvas = raw.reshape(-1, 2) @ back[:2, :2].T + back[:2, 2]
+    return canvas, np.asarray(transform(canvas))

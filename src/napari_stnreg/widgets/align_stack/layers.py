@@ -67,6 +67,12 @@ def pixels_of(layer: Image, viewer: Viewer) -> tuple[int, int, int]:
     for place, axis in enumerate(displayed, start=len(center) - len(displayed)):
         if axis >= 0:
             world[axis] = center[place]
+    return pixels_at(layer, viewer, world)
+
+
+def pixels_at(layer: Image, viewer: Viewer, position: Any) -> tuple[int, int, int]:
+    """Section, row and column of a stack layer at a position of the viewer, such as that of the cursor."""
+    world = np.array(position, dtype=float)[-3:]
     units = getattr(viewer.layers.extent, "units", None)
     if units is not None:
         for axis, (seen, own) in enumerate(zip(units[-3:], layer.units, strict=False)):

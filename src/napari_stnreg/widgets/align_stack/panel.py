@@ -14,7 +14,8 @@ from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.widgets.align_stack import tasks
 from napari_stnreg.widgets.align_stack.corrections_form import CorrectionsForm
 from napari_stnreg.widgets.align_stack.form import AlignForm
-from napari_stnreg.widgets.align_stack.layers import pixels_of, raw_data
+from napari_stnreg.widgets.align_stack.layers import pixels_at, pixels_of, raw_data
+from napari_stnreg.widgets.align_stack.live_cuts import LiveCuts
 from napari_stnreg.widgets.align_stack.quality_view import QualityView
 from napari_stnreg.widgets.align_stack.session import StackWork
 from napari_stnreg.widgets.common.forms import button, button_row, collapsible, emphasize, separator
@@ -22,6 +23,9 @@ from napari_stnreg.widgets.common.task_panel import TaskPanel
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
+
+PLAY_MS = 400
+"""Time for which each of two neighbors is shown."""
 
 
 class AlignStackPanel(TaskPanel):
@@ -45,6 +49,7 @@ class AlignStackPanel(TaskPanel):
         self._work: StackWork | None = None
         self._job: tasks.AlignJob | None = None
         self._reslices: Any = None
+        self._place = (0, 0)
         self.inputs = AlignForm(self._viewer)
         self.findings = QualityView(self._viewer)
         self.corrections = CorrectionsForm()
@@ -57,11 +62,16 @@ class AlignStackPanel(TaskPanel):
         self.form.addWidget(self.findings)
         self.form.addWidget(separator())
         self.form.addLayout(self._look_row)
+        self.form.addWidget(self.reslice_button)
         self.form.addWidget(self.corrections_section)
         self.form.addStretch(1)
         self._to_findings = QTimer(self)
         self._to_findings.setSingleShot(True)
         self._to_findings.setInterval(250)  # once they have their place in the form
+        self._cuts = LiveCuts(self)
+        self._player = QTimer(self)
+        self._player.setInterval(PLAY_MS)
+        self._played = 0
         self._connect()
         self.refresh()
 
@@ -71,17 +81,25 @@ class AlignStackPanel(TaskPanel):
         self.save_button = button("Save …", "Write the aligned stack and its displacement as OME-Zarr.")
         self._start_row = button_row(self.align_button, self.save_button)
         self.flicker_button = button("Before / after", "Switch between the raw and the aligned stack (Shift+B).")
+        self.play_button = button("Play neighbors", "Switch between this section and the next, again and again.")
+        self.play_button.setCheckable(True)
         self.reslice_button = button(
-            "Cut XZ, YZ", "Cut both stacks across the sections, through the middle of the view."
+            "Cut XZ, YZ",
+            "Cut the raw and the aligned stack across the sections; the cuts follow the cursor, also while sections "
+            "arrive.",
         )
-        self._look_row = button_row(self.flicker_button, self.reslice_button)
+        self._look_row = button_row(self.flicker_button, self.play_button)
 
     def _connect(self) -> None:
         self.inputs.stack.currentIndexChanged.connect(self._on_stack)
         self.align_button.clicked.connect(self.start)
         self.save_button.clicked.connect(self._ask_where)
         self.flicker_button.clicked.connect(self.flicker)
+        self.play_button.toggled.connect(self.play_neighbors)
+        self._player.timeout.connect(self._play_on)
         self.reslice_button.clicked.connect(self.cut)
+        self._cuts.made.connect(self._on_cut)
+        self._viewer.mouse_move_callbacks.append(self._on_cursor)
         self.findings.picked.connect(self.go_to_section)
         self.corrections.excluding.connect(self._on_exclude)
         self.corrections.marking.connect(self.add_landmarks)
@@ -174,6 +192,7 @@ class AlignStackPanel(TaskPanel):
             self._show_aligned(output)
         elif self._work.has(self._work.aligned):
             self._work.aligned.refresh()
+        self._cut_at(self._place)
 
     def _show_aligned(self, output: Path) -> None:
         work = self._work
@@ -202,6 +221,7 @@ class AlignStackPanel(TaskPanel):
         else:
             work.aligned.refresh()
         work.drop_outputs()
+        self._cut_at(self._place)
         self.findings.show_result(work.result)
         self._to_findings.start()
         self.show_status(f"Done in {result.seconds:.0f} s." + (" Read the note above." if work.result.warnings else ""))
@@ -237,26 +257,63 @@ class AlignStackPanel(TaskPanel):
         if self._work is not None:
             self._work.flicker()
 
-    def cut(self) -> bool:
-        """Reslice both stacks through the center of the view and show the slices side by side."""
-        work = self._work
-        if work is None or work.result is None:
-            return False
-        place = pixels_of(work.raw, self._viewer)[1:]
-        return self.begin(tasks.reslice, raw_data(work.raw), work.result.path, place, done=self._on_cut)
+    def play_neighbors(self, playing: bool = True) -> None:
+        """Switch between the section that is shown and the next one, until it is turned off."""
+        self._played = self.section
+        if playing and self._work is not None:
+            self._player.start()
+        else:
+            self._player.stop()
+        self.play_button.setChecked(self._player.isActive())
 
-    def _on_cut(self, cuts: Any) -> None:
+    def _play_on(self) -> None:
+        if self._work is None or not self._work.has(self._work.raw):
+            self.play_neighbors(False)
+            return
+        if self.section not in (self._played, self._played + 1):  # the user went elsewhere
+            self._played = self.section
+        last = raw_data(self._work.raw).shape[0] - 1
+        self._played = min(self._played, last - 1)
+        self.go_to_section(self._played if self.section > self._played else self._played + 1)
+
+    def cut(self) -> bool:
+        """Show the cuts of both stacks side by side, through the center of the view; they follow the cursor."""
         from napari_stnreg.widgets.align_stack.reslice_view import ResliceView
 
-        if self._work is None:
-            return
+        work = self._work
+        if work is None or not work.has(work.raw):
+            return False
         if self._reslices is None or self._reslices.parent() is None:
             self._reslices = ResliceView()
             self._viewer.window.add_dock_widget(self._reslices, name="Cuts across the sections", area="bottom")
+        self._cut_at(pixels_of(work.raw, self._viewer)[1:])
+        return True
+
+    def _cut_at(self, place: tuple[int, int]) -> None:
+        """Ask for the cuts at a row and column of the raw stack, if they are shown."""
+        work = self._work
+        if work is None or not work.has(work.raw) or self._reslices is None or self._reslices.parent() is None:
+            return
+        self._place = place
+        output = None if work.aligned is None else Path(work.aligned.metadata["stnreg_stack"])
+        self._cuts.request(raw_data(work.raw), output if output is not None and output.exists() else None, place)
+
+    def _on_cursor(self, _viewer: Viewer, event: Any) -> None:
+        work = self._work
+        if work is not None and self._reslices is not None and work.has(work.raw) and self._viewer.dims.ndisplay == 2:
+            _, row, column = pixels_at(work.raw, self._viewer, event.position)
+            height, width = raw_data(work.raw).shape[1:]
+            if 0 <= row < height and 0 <= column < width:
+                self._cut_at((row, column))
+
+    def _on_cut(self, cuts: Any) -> None:
+        if self._work is None or self._reslices is None or self._reslices.parent() is None:
+            return
         raw = self._work.raw
         scale = np.asarray(raw.scale, dtype=float)
         self._reslices.show_cuts(cuts, tuple(raw.contrast_limits), float(scale[0] / scale[2]))
-        self.show_status(f"Cut through row {cuts.place[0]} and column {cuts.place[1]}.")
+        if not self.running:
+            self.show_status(f"Cut through row {cuts.place[0]} and column {cuts.place[1]}.")
 
     # -- manual corrections
 
@@ -328,9 +385,10 @@ class AlignStackPanel(TaskPanel):
         idle, there = not self.running, self.result is not None
         self.inputs.setEnabled(idle)
         self.align_button.setEnabled(idle and self.inputs.layer is not None)
-        for part in (self.save_button, self.reslice_button):
-            part.setEnabled(idle and there)
+        self.save_button.setEnabled(idle and there)
         work = self._work
+        for part in (self.play_button, self.reslice_button):
+            part.setEnabled(work is not None and work.has(work.raw))
         self.flicker_button.setEnabled(work is not None and work.has(work.aligned))
         self.corrections.allow(stack=idle and work is not None and work.has(work.raw), result=idle and there)
         self._on_section()
@@ -346,3 +404,7 @@ class AlignStackPanel(TaskPanel):
     def close_down(self) -> None:
         """Cancel the run and release the viewer."""
         super().close_down()
+        self._player.stop()
+        self._cuts.close()
+        if self._on_cursor in self._viewer.mouse_move_callbacks:
+            self._viewer.mouse_move_callbacks.remove(self._on_cursor)

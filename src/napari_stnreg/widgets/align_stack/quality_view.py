@@ -71,6 +71,7 @@ class QualityView(QWidget):
             [gap["correlation_after"] for gap in gaps],
             [gap["verdict"] == "doubtful" for gap in gaps],
             [(one[-1] + other[0]) / 2 for one, other in pairwise(result.segments)],
+            [gap["chance"] for gap in gaps if gap.get("chance")],
         )
         self.table.show_sections(
             [(one.section, one.verdict if one.status == "aligned" else one.status, one.reason) for one in bad]
@@ -99,7 +100,7 @@ class SectionTable(QTableWidget):
 
     def __init__(self) -> None:
         super().__init__(0, 3)
-        self.setHorizontalHeaderLabels(["Section", "Status", "Reason"])
+        self.setHorizontalHeaderLabels(["Section", "Status", "What to do"])
         self.verticalHeader().hide()
         self.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         for column, mode in enumerate(("ResizeToContents", "ResizeToContents", "Stretch")):

@@ -11,7 +11,7 @@ import numpy as np
 
 from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress, relay_progress
 
-MOST_ROWS = 400
+MAX_ROWS = 400
 """Largest number of sections in a reslice, evenly spaced."""
 
 
@@ -75,9 +75,7 @@ class Reslices:
     place: tuple[int, int]
 
 
-def reslice(
-    raw: Any, output: Path, place: tuple[int, int], control: TaskControl
-) -> Generator[TaskProgress, None, Reslices | None]:
+def cut_stack(raw: Any, output: Path | None, place: tuple[int, int]) -> Reslices:
     """Cut the raw and the aligned stack at a row and column.
 
     Parameters
@@ -85,29 +83,25 @@ def reslice(
     raw
         Array ``(z, y, x)``, in memory or lazy.
     output
-        The aligned stack.
+        The aligned stack, which may still be filling with sections; black if not given.
     place
         Row and column of the raw stack.
     """
     from napari_stnreg.stacks.aligned_stack import AlignedStack
 
-    aligned = AlignedStack(output)
+    aligned = None if output is None else AlignedStack(output)
     count = raw.shape[0]
-    chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_ROWS)).astype(int)).tolist()
+    chosen = np.unique(np.linspace(0, count - 1, min(count, MAX_ROWS)).astype(int)).tolist()
     row, column = (int(np.clip(p, 0, n - 1)) for p, n in zip(place, raw.shape[1:], strict=True))
-    cuts: list[list[np.ndarray]] = [[], [], [], []]
-    for number, z in enumerate(chosen):
-        if control.cancel.is_set() or control.stop.is_set():
-            return None
-        section = np.asarray(raw[z])
-        profiles = section[row], aligned.profile(z, "y", row), section[:, column], aligned.profile(z, "x", column)
-        for cut, values in zip(cuts, profiles, strict=True):
-            cut.append(values)
-        if number % 20 == 0 and control.update_shown.is_set():
-            control.update_shown.clear()
-            yield TaskProgress(number / len(chosen), f"Cutting section {z} of {count} …")
-    a, b, c, d = (np.stack(cut) for cut in cuts)
-    return Reslices((a, b), (c, d), (row, column))
+    before = (
+        np.stack([np.asarray(raw[z, row]) for z in chosen]),
+        np.stack([np.asarray(raw[z, :, column]) for z in chosen]),
+    )
+    if aligned is None:
+        after = np.zeros_like(before[0]), np.zeros_like(before[1])
+    else:
+        after = aligned.reslice("y", row, chosen), aligned.reslice("x", column, chosen)
+    return Reslices((before[0], after[0]), (before[1], after[1]), (row, column))
 
 
 def save(path: Path, target: Path, result: Any, control: TaskControl) -> Generator[TaskProgress, None, Path | None]:
