@@ -34,6 +34,7 @@ COMMANDS = {
     "align": "Align a stack of serial sections.",
     "apply-stack": "Apply an alignment to another stack or to points.",
     "export-field": "Write the displacement of every pixel of an aligned stack.",
+    "export-model": "Write one pass of a model as ONNX or as a torch program.",
     "info": "Describe an image, transform or model file.",
 }
 """The commands and what each one does. A command is the function of its name in the module of its name."""

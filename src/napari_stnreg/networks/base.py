@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
+from napari_stnreg.ops.uncompiled import uncompiled
 from napari_stnreg.transforms import Transform, TransformFamily
 
 NETWORKS: dict[str, type[Network]] = {}
@@ -174,8 +175,18 @@ class LocalizationNetwork(Network):
         Transform
             ``B`` transforms, fixed world to moving world; differentiable with respect to the weights.
         """
+        domain, fixed, moving = self._inputs(fixed, moving, grid)
+        return self._from_theta(self.theta(fixed, moving), domain)
+
+    @uncompiled
+    def _inputs(self, fixed: Tensor, moving: Tensor, grid: Grid) -> tuple[Grid, Tensor, Tensor]:
+        """Return the domain, and both images cropped or padded to it."""
         domain = self.domain(grid)
-        theta = self.theta(crop_or_pad(fixed, grid, domain), crop_or_pad(moving, grid, domain))
+        return domain, crop_or_pad(fixed, grid, domain), crop_or_pad(moving, grid, domain)
+
+    @uncompiled
+    def _from_theta(self, theta: Tensor, domain: Grid) -> Transform:
+        """Return the transforms for what :meth:`forward` returned."""
         return self.family(theta, self.parameter_domain(domain))
 
 

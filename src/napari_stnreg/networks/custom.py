@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.networks.base import NETWORKS, LocalizationNetwork, Network, centered_grid, crop_or_pad, padded_grid
+from napari_stnreg.networks.base import NETWORKS, LocalizationNetwork, Network, centered_grid, padded_grid
+from napari_stnreg.ops.uncompiled import uncompiled
 from napari_stnreg.transforms import AffineTransform, Transform, make_family
 from napari_stnreg.transforms.dense import DenseFamily
 
@@ -191,11 +192,15 @@ class CustomNetwork(LocalizationNetwork, selectable=False):
 
     def transform(self, fixed: Tensor, moving: Tensor, grid: Grid) -> Transform:
         """See :meth:`LocalizationNetwork.transform`."""
-        domain = self.domain(grid)
-        theta = self.theta(crop_or_pad(fixed, grid, domain), crop_or_pad(moving, grid, domain)).float()
-        size, ndim = tuple(theta.shape[1:]), self.ndim
+        domain, fixed, moving = self._inputs(fixed, moving, grid)
+        theta = self.theta(fixed, moving).float()
         if theta.shape[:1] != fixed.shape[:1]:
             raise InputError(f"The network '{self.network}' returned {len(theta)} results for {len(fixed)} pairs.")
+        return self._from_theta(theta, domain)
+
+    @uncompiled
+    def _from_theta(self, theta: Tensor, domain: Grid) -> Transform:
+        size, ndim = tuple(theta.shape[1:]), self.ndim
         if self.is_dense:
             if len(size) != ndim + 1 or size[0] != ndim:
                 raise self._unexpected(size, f"(B, {ndim}, *size)")

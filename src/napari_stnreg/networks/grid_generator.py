@@ -9,9 +9,11 @@ from torch import Tensor
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.ops.interpolation import Kernel, Padding, sample_normalized, sampler_matrix
 from napari_stnreg.ops.lattice import affine_points, lattice_points
+from napari_stnreg.ops.uncompiled import uncompiled
 from napari_stnreg.transforms import ChainTransform, DisplacementTransform, Transform
 
 
+@uncompiled
 def sampling_grid(transform: Transform, onto: Grid, image_grid: Grid, dtype: torch.dtype = torch.float32) -> Tensor:
     """Map the voxels of a grid into an image, in the sampler's normalized coordinates.
 
@@ -40,18 +42,29 @@ def sampling_grid(transform: Transform, onto: Grid, image_grid: Grid, dtype: tor
     last = torch.as_tensor(matrix, dtype=torch.float64, device=transform.device)[None]
     if transform.device.type == "mps":
         last = last.float()
+    predicted = False
     if parts[-1].matrix is not None:  # a matrix product instead of another pass over the points
         last = last @ parts[-1].matrix.to(last.dtype)
-        is_axis_aligned = is_axis_aligned and last.device.type == "cpu"  # a GPU would have to be waited for
+        # A GPU would have to be waited for, and a traced program cannot decide by values.
+        traced = torch.compiler.is_compiling()
+        is_axis_aligned = is_axis_aligned and last.device.type == "cpu" and not traced
+        predicted = True
         parts = parts[:-1]
     place = torch.as_tensor(onto.matrix.copy(), dtype=last.dtype, device=last.device)
     if not parts:
         return lattice_points((last @ place).to(dtype), onto.shape)
     field = parts[0].displacement_field() if len(parts) == 1 else None
     if field is not None:
-        return _dense(field, onto, last, place, is_axis_aligned, dtype)
+        is_diagonal = is_axis_aligned and last.shape[0] == 1 and (not predicted or _is_diagonal(last))
+        return _dense(field, onto, last, place, is_diagonal, dtype)
     points = ChainTransform(parts).on_grid(onto)
     return affine_points(points, last.to(points.dtype))
+
+
+def _is_diagonal(last: Tensor) -> bool:
+    """Return whether the linear part is diagonal in (z, y, x) order; reads the values."""
+    swapped = last[:, :-1, :-1].flip(1)
+    return bool((swapped == torch.diag_embed(swapped.diagonal(dim1=1, dim2=2))).all())
 
 
 def _dense(
@@ -59,22 +72,19 @@ def _dense(
     onto: Grid,
     last: Tensor,
     place: Tensor,
-    is_axis_aligned: bool,
+    is_diagonal: bool,
     dtype: torch.dtype,
 ) -> Tensor:
     """Add the displacement in the sampler's coordinates to the base grid, without computing world points.
 
-    If ``is_axis_aligned`` is false, the matrix ``last`` is not checked for being diagonal, which would synchronize a
-    GPU.
+    ``is_diagonal`` says whether the matrix ``last`` is a single one whose linear part is diagonal in (z, y, x) order.
     """
     field = displacement.field_at(onto).movedim(1, -1)
     base = lattice_points((last @ place).to(dtype), onto.shape)
     linear = last[:, :-1, :-1].to(dtype)
     ndim = onto.ndim
-    swapped = linear.flip(1)
-    diagonal = torch.diag_embed(swapped.diagonal(dim1=1, dim2=2))
-    if is_axis_aligned and linear.shape[0] == 1 and bool((swapped == diagonal).all()):
-        return torch.addcmul(base, field.flip(-1), swapped[0].diagonal().flip(0))
+    if is_diagonal:
+        return torch.addcmul(base, field.flip(-1), linear.flip(1)[0].diagonal().flip(0))
     shifted = torch.cat([linear, linear.new_zeros(linear.shape[0], ndim, 1)], dim=2)
     rows = torch.cat([shifted, shifted.new_zeros(shifted.shape[0], 1, ndim + 1)], dim=1)
     return base + affine_points(field, rows)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
-from napari_stnreg.networks.base import crop_or_pad
 from napari_stnreg.networks.blocks import average_pool, convolution, group_norm, leaky_relu
 from napari_stnreg.networks.global_regression import FixedSizeNetwork
+from napari_stnreg.ops.uncompiled import uncompiled
 from napari_stnreg.transforms import Transform, make_family
 from napari_stnreg.transforms.linear import radius
 
@@ -108,10 +108,9 @@ class MatchingNetwork(FixedSizeNetwork):
         descriptors = nn.functional.normalize(descriptors.float(), dim=1)
         return torch.stack([descriptors[: len(fixed)], descriptors[len(fixed) :]], dim=1)
 
-    def transform(self, fixed: Tensor, moving: Tensor, grid: Grid) -> Transform:
-        """See :meth:`LocalizationNetwork.transform`."""
-        domain = self.domain(grid)
-        descriptors = self.theta(crop_or_pad(fixed, grid, domain), crop_or_pad(moving, grid, domain))
+    @uncompiled
+    def _from_theta(self, descriptors: Tensor, domain: Grid) -> Transform:
+        """Match the descriptors and fit the transform."""
         cells = torch.as_tensor(self._cells(domain), dtype=descriptors.dtype, device=descriptors.device)
         score = self.log_sharpness.exp() * (descriptors[:, 0].mT @ descriptors[:, 1])
         score = score - torch.cdist(cells, cells).square() / (2 * (2 * self.log_prior_sigma).exp())
@@ -150,6 +149,23 @@ def _apply_affine(theta: Tensor, points: Tensor) -> Tensor:
     return mapped
 
 
+def _solve(system: Tensor, values: Tensor) -> Tensor:
+    """Solve symmetric systems ``(B, D, D)``; by the adjugate in a traced program, since ONNX has no solver."""
+    if not torch.compiler.is_compiling():
+        solved: Tensor = torch.linalg.solve(system, values)
+        return solved
+    rows = system.unbind(dim=1)
+    if len(rows) == 2:
+        (a, b), (c, d) = (row.unbind(dim=1) for row in rows)
+        adjugate = torch.stack([torch.stack([d, -b], dim=1), torch.stack([-c, a], dim=1)], dim=1)
+        determinant = a * d - b * c
+    else:
+        columns = [torch.linalg.cross(rows[i - 2], rows[i - 1]) for i in range(3)]
+        adjugate = torch.stack(columns, dim=2)
+        determinant = (rows[0] * columns[0]).sum(dim=1)
+    return adjugate @ values / determinant[:, None, None]
+
+
 def solve_affine(fixed: Tensor, moving: Tensor, weight: Tensor, ridge: float) -> Tensor:
     """Fit the affine family's parameters to point pairs by weighted least squares.
 
@@ -173,6 +189,6 @@ def solve_affine(fixed: Tensor, moving: Tensor, weight: Tensor, ridge: float) ->
     centered = fixed - center
     eye = torch.eye(fixed.shape[1], dtype=fixed.dtype, device=fixed.device)
     normal = centered.mT @ (normalized * centered) + ridge * eye
-    matrix = torch.linalg.solve(normal, (normalized * centered).mT @ (change - mean_change)).mT
+    matrix = _solve(normal, (normalized * centered).mT @ (change - mean_change)).mT
     shift = mean_change[:, 0] - (matrix @ center.mT)[..., 0]
     return torch.cat([shift, matrix.flatten(1)], dim=1)

@@ -12,7 +12,10 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.networks.base import LocalizationNetwork, make_network
 from napari_stnreg.networks.grid_generator import warp_batch
+from napari_stnreg.ops.uncompiled import uncompiled
 from napari_stnreg.transforms import Transform, chain
+
+_chain = uncompiled(chain)
 
 
 class SequentialNetwork(LocalizationNetwork, selectable=False):
@@ -57,7 +60,7 @@ class SequentialNetwork(LocalizationNetwork, selectable=False):
         whole: Transform | None = None
         for stage in self.networks()[: self.active]:
             step = stage.transform(fixed, moving if whole is None else warp_batch(moving, whole, grid), grid)
-            whole = step if whole is None else chain(step, whole)
+            whole = step if whole is None else _chain(step, whole)
         assert whole is not None
         return whole
 

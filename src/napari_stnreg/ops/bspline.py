@@ -7,6 +7,8 @@ Unser, Splines: a perfect fit for signal and image processing, IEEE Signal Proce
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,12 +30,16 @@ def cubic_bspline_weights(fraction: Tensor) -> Tensor:
     The same values as :func:`cubic_bspline` at ``fraction + 1, fraction, fraction - 1, fraction - 2``, several times
     faster.
     """
+    return torch.stack(_weights_in_cell(fraction), dim=-1)
+
+
+def _weights_in_cell(fraction: Any) -> list[Any]:
+    """Return the four weights of a tensor or an array."""
     rest = 1 - fraction
     square, other = fraction * fraction, rest * rest
-    return torch.stack(
-        [other * rest / 6, 2 / 3 - square * (2 - fraction) / 2, 2 / 3 - other * (2 - rest) / 2, square * fraction / 6],
-        dim=-1,
-    )
+    return [
+        other * rest / 6, 2 / 3 - square * (2 - fraction) / 2, 2 / 3 - other * (2 - rest) / 2, square * fraction / 6
+    ]  # fmt: skip
 
 
 def cubic_bspline_support(position: FloatArray, size: int) -> tuple[np.ndarray, FloatArray]:
@@ -54,7 +60,7 @@ def cubic_bspline_support(position: FloatArray, size: int) -> tuple[np.ndarray, 
     """
     position = np.clip(np.asarray(position, dtype=np.float64), 1.0, size - 2.0)
     cell = np.minimum(np.floor(position), size - 3).astype(int)
-    return cell - 1, cubic_bspline_weights(torch.from_numpy(position - cell)).numpy()
+    return cell - 1, np.stack(_weights_in_cell(position - cell), axis=-1)
 
 
 def cubic_bspline_matrix(position: FloatArray, size: int) -> FloatArray:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cached_property
 from typing import Any, Self
 
@@ -119,6 +122,21 @@ class DiffeomorphicTransform(DisplacementTransform):
         return super().from_state(tensors, settings)
 
 
+_squarings: ContextVar[int | None] = ContextVar("squarings", default=None)
+COMPILED_SQUARINGS = 7
+"""Squarings inside a compiled function, where their number cannot depend on the data."""
+
+
+@contextmanager
+def fixed_squarings(count: int) -> Iterator[None]:
+    """Let :func:`exponential` use a fixed number of squarings inside the block, as exported programs need it."""
+    token = _squarings.set(count)
+    try:
+        yield
+    finally:
+        _squarings.reset(token)
+
+
 def exponential(velocity: Tensor, steps: int | None = None) -> Tensor:
     """Integrate a stationary velocity field over unit time by scaling and squaring.
 
@@ -138,6 +156,8 @@ def exponential(velocity: Tensor, steps: int | None = None) -> Tensor:
     ----------
     Arsigny et al., A log-Euclidean framework for statistics on diffeomorphisms, MICCAI 2006.
     """
+    if steps is None:
+        steps = COMPILED_SQUARINGS if torch.compiler.is_compiling() else _squarings.get()
     if steps is None:
         largest = float(velocity.detach().abs().amax()) if velocity.numel() else 0.0
         steps = max(math.ceil(math.log2(max(largest, 1e-6) / 0.5)), 0) + 1

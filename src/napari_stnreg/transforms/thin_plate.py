@@ -128,10 +128,12 @@ class ThinPlateBasis:
 
     def _kernel(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the fundamental solution: ``r**2 log r`` in 2D, ``-r`` in 3D (with this sign the stiffness adds)."""
-        if self.ndim == 3:
+        if self.ndim == 3 and not torch.compiler.is_compiling():
             return -torch.cdist(a, b.expand(*a.shape[:-2], *b.shape), compute_mode="donot_use_mm_for_euclid_dist")
         square = sum(((a[..., i, None] - b[:, i]) ** 2 for i in range(self.ndim)), torch.zeros((), dtype=a.dtype))
         square = square.clamp_min(1e-20)
+        if self.ndim == 3:  # of a traced program; ONNX has no cdist
+            return -square.sqrt()
         return square * square.log() / 2
 
 
