@@ -34,6 +34,7 @@ COMMANDS = {
     "align": "Align a stack of serial sections.",
     "apply-stack": "Apply an alignment to another stack or to points.",
     "export-field": "Write the displacement of every pixel of an aligned stack.",
+    "import-model": "Convert the weights of another program's network to a model.",
     "export-model": "Write one pass of a model as ONNX or as a torch program.",
     "info": "Describe an image, transform or model file.",
 }

@@ -11,7 +11,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.output_guard import check_output
 
 
-def _size(kind: object, tokens: list[Token]) -> tuple[int, ...]:
+def parse_size(kind: object, tokens: list[Token]) -> tuple[int, ...]:
     """Convert ``128,128`` to a size."""
     try:
         return tuple(int(word) for word in tokens[0].value.split(","))
@@ -24,7 +24,7 @@ def export_model(
     /,
     *,
     output: Output,
-    size: Annotated[tuple[int, ...] | None, Parameter(converter=_size, n_tokens=1)] = None,
+    size: Annotated[tuple[int, ...] | None, Parameter(converter=parse_size, n_tokens=1)] = None,
     smoothness: float | None = None,
     overwrite: bool = False,
 ) -> None:

@@ -128,7 +128,9 @@ def export_model(
             _check_onnx(module, images, part, model.name)
         else:
             content = io.BytesIO()
-            torch.export.save(export_program(module, images), content)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # expanded constants
+                torch.export.save(export_program(module, images), content)
             part.write_bytes(content.getvalue())
     return target
 

@@ -1,0 +1,188 @@
+"""Import the weights of other programs' networks into models of this package.
+
+A checkpoint of torch is a pickle; only tensors and plain values are read from it (``weights_only``), nothing in it is
+executed. The architecture is built here, and the imported model is saved as safetensors.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.models.input_spec import InputSpec
+from napari_stnreg.models.model import Model
+from napari_stnreg.models.model_file import network_from
+from napari_stnreg.networks.voxelmorph_original import OriginalVoxelMorph
+
+PROGRAMS = ("voxelmorph",)
+"""Programs whose weights can be imported."""
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read tensors and plain values of a checkpoint that ``torch.save`` wrote.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or holds anything that would have to be executed.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise InputError(f"'{source}' does not exist.")
+    try:
+        content = torch.load(source, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"'{source.name}' holds more than weights, or is no checkpoint of torch. Nothing in it was executed. Save "
+            "the state_dict() of the network alone."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        raise InputError(f"'{source.name}' is not a readable checkpoint of torch.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"'{source.name}' holds {type(content).__name__}, not the weights of a network.")
+    return content
+
+
+def import_model(
+    path: str | os.PathLike[str],
+    *,
+    program: str | None = None,
+    shape: Sequence[int] | None = None,
+    spacing: float | Sequence[float] | None = None,
+    unit: str | None = None,
+    orientation: str | None = None,
+    steps: int = 7,
+    downsize: int = 2,
+) -> Model:
+    """Build a model from the weights of another program's network.
+
+    Parameters
+    ----------
+    path
+        A checkpoint: voxelmorph's (PyTorch, ``.pt``), with or without its configuration.
+    program
+        ``"voxelmorph"``; recognized by the names of the weights if not given.
+    shape
+        Size of the network's images in its own axis order; that of the configuration by default.
+    spacing, unit
+        Voxel size of its images along our axes (z, y, x); by default 1 mm in 3D and 1 pixel in 2D.
+    orientation
+        Axis order of its arrays: ``"RAS"``, ``"LIA"``, ... or ``"zyx"``; needed in 3D.
+    steps, downsize
+        Integration, if the checkpoint has no configuration: squarings, and the factor by which the field is smaller.
+
+    Returns
+    -------
+    Model
+        Images are scaled to 0 to 1 by their percentiles before they are shown to the network.
+
+    Raises
+    ------
+    InputError
+        If the weights are not those of a known network, or something is missing.
+    """
+    checkpoint = read_checkpoint(path)
+    source = Path(path)
+    config = checkpoint.get("config") if isinstance(checkpoint.get("config"), Mapping) else {}
+    weights = _state(checkpoint, source)
+    if program is None and not any(name.startswith("unet_model.") for name in weights):
+        raise InputError(
+            f"The weights in '{source.name}' are of no network that can be imported ({', '.join(PROGRAMS)}); they "
+            "begin "
+            f"with '{next(iter(weights))}'."
+        )
+    if program not in (None, *PROGRAMS):
+        raise InputError(f"Weights of '{program}' cannot be imported; choose from {', '.join(PROGRAMS)}.")
+    options, named = _voxelmorph(weights, config or {}, source, steps, downsize)
+    ndim = int(options["ndim"])
+    if ndim == 3 and orientation is None:
+        raise InputError(
+            "Give the orientation of the network's volumes: the direction of each axis of its arrays, such as RAS or "
+            "LIA, or zyx for the order of this package."
+        )
+    options["orientation"] = orientation or "zyx"[-ndim:]
+    size = shape if shape is not None else (config or {}).get("inshape")
+    if size is None:
+        raise InputError(f"'{source.name}' does not tell the size of its images; give the shape.")
+    try:
+        network = network_from({"name": OriginalVoxelMorph.name, **options}, named)
+    except InputError as error:
+        raise InputError(f"The weights in '{source.name}' do not fit the network: {str(error).rstrip('.')}.") from error
+    assert isinstance(network, OriginalVoxelMorph)
+    like = network.orientation.from_network(torch.zeros(1, ndim, *(int(n) for n in size), device="cpu"))
+    sizes = [1.0] * ndim if spacing is None else [float(one) for one in np.broadcast_to(np.asarray(spacing), (ndim,))]
+    spec = InputSpec(
+        ndim, int(options["channels"]), tuple(like.shape[2:]), tuple(sizes), unit or ("mm" if ndim == 3 else "pixel")
+    )
+    summary = {"source": {"program": "voxelmorph", "file": source.name}, "settings": {"similarity_used": "lncc"}}
+    return Model(network, spec, summary, source.stem)
+
+
+def _state(checkpoint: Mapping[str, Any], source: Path) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint, wherever it keeps them."""
+    for key in ("model_state", "state_dict", "model_state_dict", "model"):
+        if isinstance(checkpoint.get(key), Mapping):
+            checkpoint = checkpoint[key]
+            break
+    weights = {name.removeprefix("module."): t for name, t in checkpoint.items() if isinstance(t, Tensor)}
+    if not weights:
+        raise InputError(f"'{source.name}' holds no weights of a network.")
+    return weights
+
+
+def _voxelmorph(
+    weights: Mapping[str, Tensor], config: Mapping[str, Any], source: Path, steps: int, downsize: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the sizes of voxelmorph's dense network, and its weights by our names."""
+    kept = {name: t for name, t in weights.items() if not name.endswith(".grid")}
+
+    def convolutions(part: str) -> list[str]:
+        found = sorted(
+            {
+                match.group(1)
+                for name in kept
+                if (match := re.match(rf"(unet_model\.{part}\.[\d.]+)\.main\.weight", name))
+            },
+            key=lambda name: [int(number) for number in re.findall(r"\d+", name)],
+        )
+        if any(not name.endswith(".0") for name in found if part != "remaining"):
+            raise InputError(f"'{source.name}' has several convolutions in a level, which cannot be imported.")
+        return found
+
+    encoder, decoder, final = (convolutions(part) for part in ("encoder", "decoder", "remaining"))
+    if not encoder or len(encoder) != len(decoder) or not final or "flow.weight" not in kept:
+        raise InputError(f"'{source.name}' does not hold the dense network of voxelmorph.")
+
+    def width(name: str) -> int:
+        return int(kept[f"{name}.main.weight"].shape[0])
+
+    half = int(kept[f"{final[0]}.main.weight"].shape[1]) == width(decoder[-1])
+    options = {
+        "ndim": kept["flow.weight"].ndim - 2, "channels": int(kept[f"{encoder[0]}.main.weight"].shape[1]) // 2,
+        "encoder": [width(name) for name in encoder], "decoder": [width(name) for name in decoder],
+        "final": [width(name) for name in final], "half": half, "steps": int(config.get("int_steps", steps)),
+        "downsize": int(config.get("int_downsize", downsize)),
+    }  # fmt: skip
+    ups = len(encoder) - half
+    after = [*decoder[1:], *final]
+    places = {name: f"unet.encoder.{i}.0" for i, name in enumerate(encoder)} | {decoder[0]: "unet.bottom.0"}
+    places |= {name: f"unet.decoder.{i}.0" for i, name in enumerate(after[:ups])}
+    places |= {name: f"unet.final.{i}.0" for i, name in enumerate(after[ups:])}
+    named = {f"{ours}.{kind}": kept.pop(f"{name}.main.{kind}") for name, ours in places.items() for kind in _KINDS}
+    named |= {f"flow.{kind}": kept.pop(f"flow.{kind}") for kind in _KINDS}
+    if kept:
+        raise InputError(f"'{source.name}' holds other weights too, such as '{next(iter(kept))}', which are not known.")
+    return options, named
+
+
+_KINDS = ("weight", "bias")
