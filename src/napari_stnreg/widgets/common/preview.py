@@ -154,6 +154,10 @@ class PreviewLayers:
             if layer in self._viewer.layers and layer.visible and layer.data.shape == data.shape:
                 layer.data = data
 
+    def all_layers(self) -> list[Layer]:
+        """All preview layers."""
+        return [self.fixed, self.warped, self.lines]
+
     def remaining(self) -> dict[str, Layer]:
         """The preview layers that are still in the viewer, by the key of the result that they become."""
         layers = {"overlay": self.fixed, "warped": self.warped, "grid": self.lines}

@@ -2,12 +2,17 @@
 
 Adding or removing a layer takes napari about a tenth of a second. Layers are therefore added one per turn of the event
 loop, so that the window redraws in between, and preview layers become result layers where they show the same.
+
+napari collects all garbage whenever a layer is removed, which takes up to a third of a second with all modules loaded.
+Objects that exist when a run begins are therefore excluded (:func:`gc.freeze`) until a layer that is older is removed.
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from napari.layers import Layer
 from qtpy.QtCore import QObject, QTimer, Signal
@@ -46,6 +51,8 @@ class RunLayers(QObject):
         self._selected: list[Layer] = []
         self._runs: list[list[Layer]] = []
         self._queue: list[Callable[[], None]] = []
+        self._recent: WeakSet[Layer] = WeakSet()
+        self._watching = self._removing = False
         self._timer = QTimer(self)
         self._timer.setInterval(1)
         self._timer.timeout.connect(self._run_next)
@@ -67,7 +74,31 @@ class RunLayers(QObject):
             return
         self._queue.pop(0)()
         if not self._queue:
+            if self._removing:
+                self._removing = False
+                gc.unfreeze()
             self.idle.emit()
+
+    def begin(self) -> None:
+        """Start a run: exclude all objects that exist now from garbage collection."""
+        if not self._watching:
+            self._watching = True
+            self._viewer.layers.events.removed.connect(self._on_removed)
+        self._recent.clear()
+        gc.unfreeze()
+        gc.freeze()
+
+    def _on_removed(self, event: Any) -> None:
+        if not self._removing and event.value not in self._recent:
+            gc.unfreeze()  # the user removed an older layer: its memory is given back
+
+    def _remove(self, layer: Layer) -> None:
+        if layer not in self._viewer.layers:
+            return
+        if layer not in self._recent:
+            self._removing = True
+            gc.freeze()
+        self._viewer.layers.remove(layer)
 
     def _enqueue(self, *actions: Callable[[], None]) -> None:
         self._queue.extend(actions)
@@ -90,6 +121,7 @@ class RunLayers(QObject):
         if self._preview is None:
             self._selected = list(self._viewer.layers.selection)
             self._preview = PreviewLayers(self._viewer, grid, preview, name)
+            self._recent.update(self._preview.all_layers())
             self._enqueue(*[self._add_preview] * 3)
         else:
             self._preview.show(preview)
@@ -111,7 +143,12 @@ class RunLayers(QObject):
         self._timer.stop()
         preview, self._preview = self._preview, None
         for layer in preview.remaining().values() if preview is not None else ():
-            self._viewer.layers.remove(layer)
+            self._remove(layer)
+        self._removing = False
+        if self._watching:
+            self._watching = False
+            self._viewer.layers.events.removed.disconnect(self._on_removed)
+            gc.unfreeze()
 
     def _select(self, layers: list[Layer]) -> None:
         """Restore the user's selection; napari selects each added layer, and each change of it takes time."""
@@ -139,6 +176,7 @@ class RunLayers(QObject):
             Whether preview layers may become the results of the same kind.
         """
         added: list[Layer] = []
+        self._recent.update(layers.values())
         preview, self._preview = self._preview, None
         selected = self._selected if preview is not None else list(self._viewer.layers.selection)
         self._queue.clear()
@@ -192,6 +230,7 @@ class RunLayers(QObject):
 
     def adopt(self, layer: Layer) -> None:
         """Count a layer among those of the last run, so that undo removes it too."""
+        self._recent.add(layer)
         if self._runs:
             self._runs[-1].append(layer)
 
@@ -205,8 +244,7 @@ class RunLayers(QObject):
 
     def _removal(self, layer: Layer) -> Callable[[], None]:
         def remove() -> None:
-            if layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
+            self._remove(layer)
 
         return remove
 

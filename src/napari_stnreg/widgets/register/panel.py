@@ -196,6 +196,7 @@ class RegisterPanel(FitPanel):
         if not self.begin(run_registration, job, done=self._on_run, activity=f"Register {job.name}"):
             return False
         self._job, self._moving_layer = job, self.inputs.moving.layer
+        self._layers.begin()
         self._canvas.clear()
         self.status.setText("Starting …")
         self.scores.clear()

@@ -112,6 +112,7 @@ class TrainPanel(FitPanel):
             self._training = False
             return False
         self._job = job
+        self._layers.begin()
         self.status.setText("Starting …")
         self.replay_bar.hide()
         self.plot.clear()
