@@ -1,11 +1,11 @@
 """How long the plugin blocks the window: ``python -m benchmark.gui_latency [--out DIR]`` where napari and a display are
 (for example under ``xvfb-run -a``; ``make latency``).
 
-A timer beats every 5 ms in the GUI thread. While the thread is busy with anything else the beat is late: the lateness is
-the block that a user feels, and the thread's CPU time between two beats is its own share of it, which other programs do
-not change. Beats are kept from the moment Register is pressed until the results are in the layer list and drawn, while
-they are removed again by Undo, and while a second run is stopped. The one-time import of torch is made before, as the
-plugin makes it while the program is idle.
+A timer beats every 5 ms in the GUI thread. While the thread is busy with anything else the beat is late: the lateness
+is the block that a user feels, and the CPU time of the thread between two beats is its own share of it, which other
+programs do not change. Beats are kept from the moment Register is pressed until the results are in the layer list and
+drawn, while they are removed again by Undo, and while a second run is stopped. The one-time import of torch is made
+before, as the plugin makes it while the program is idle.
 """
 
 from __future__ import annotations
@@ -200,8 +200,17 @@ def main() -> None:
     except ImportError as error:
         sys.exit(f"The GUI was not measured: {error}.")
     results = {name: measure(RUNS[name], options.threads, options.preset) for name in options.runs.split(",")}
-    print("| run | s | first preview s | stop s | own work: run ms | undo ms | second run, stopped ms | wall: longest ms |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    titles = (
+        "run",
+        "s",
+        "first preview s",
+        "stop s",
+        "own work: run ms",
+        "undo ms",
+        "stopped run ms",
+        "wall: longest ms",
+    )
+    print(f"| {' | '.join(titles)} |\n|{' --- |' * len(titles)}")
     for name, r in results.items():
         work = " | ".join(f"{part['longest_work_ms']:.0f}" for part in (r, r["undo"], r["stopping"]))
         first = "-" if r["first_preview_s"] is None else f"{r['first_preview_s']:.1f}"

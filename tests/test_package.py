@@ -41,6 +41,20 @@ def test_manifest_lists_menus_samples_and_settings():
     assert {widget.command for widget in contributions.widgets} <= commands
 
 
+def test_every_panel_has_one_name_three_steps_and_a_page():
+    pytest.importorskip("qtpy")
+    from importlib import import_module
+
+    manifest = PluginManifest.from_file(MANIFEST)
+    places = {command.id: command.python_name for command in manifest.contributions.commands}
+    for widget in manifest.contributions.widgets:
+        module, name = places[widget.command].split(":")
+        panel = getattr(import_module(module), name)
+        assert panel.title == widget.display_name, name
+        assert len(panel.introduction) == 3, name
+        assert (ROOT / "docs" / panel.help_page).with_suffix(".md").is_file(), panel.help_page
+
+
 def test_wheel_contains_manifest_marker_and_sample_data(tmp_path):
     if find_spec("hatchling") is None:
         pytest.skip("hatchling is not installed")

@@ -169,6 +169,43 @@ def test_labels_open_as_labels(viewer, tmp_path):
     assert np.count_nonzero(layer.data) == 18
 
 
+@pytest.mark.parametrize("kind", ["parcellation", "mask", "tissues"])
+def test_integer_volumes_of_few_values_open_as_labels(viewer, tmp_path, kind):
+    """No intent is set, as in the files of many segmentation programs."""
+    y, x = np.mgrid[:40, :48]
+    inside = (y - 20) ** 2 + (x - 24) ** 2 < 300
+    flat = {"parcellation": 1000 + 37 * (y // 8) + x // 8, "mask": np.full_like(y, 255), "tissues": 1 + x // 16}[kind]
+    data = np.repeat(np.where(inside, flat, 0)[None], 12, axis=0).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), tmp_path / "seg.nii.gz")
+    viewer.open(tmp_path / "seg.nii.gz", plugin=PLUGIN)
+    assert type(viewer.layers[0]).__name__ == "Labels"
+    assert set(np.unique(viewer.layers[0].data)) == set(np.unique(data))
+
+
+@pytest.mark.parametrize("kind", ["noise", "smooth", "steps"])
+def test_gray_volumes_open_as_images(viewer, tmp_path, kind):
+    from scipy import ndimage
+
+    rng = np.random.default_rng(0)
+    smooth = ndimage.gaussian_filter(rng.standard_normal((24, 40, 48)), 5)
+    data = {
+        "noise": rng.integers(0, 100, smooth.shape),
+        "smooth": 255 * (smooth - smooth.min()) / np.ptp(smooth),
+        "steps": np.broadcast_to(np.arange(48) // 2, smooth.shape) + rng.integers(0, 2, smooth.shape),
+    }[kind].astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), tmp_path / "gray.nii.gz")
+    viewer.open(tmp_path / "gray.nii.gz", plugin=PLUGIN)
+    assert type(viewer.layers[0]).__name__ == "Image"
+
+
+def test_medical_images_open_without_a_question_once_a_panel_was_open(viewer, tmp_path):
+    """napari's own reader claims these endings too, but cannot read them."""
+    viewer.window.add_plugin_dock_widget(PLUGIN, "Compare views")
+    path, _ = nifti_example(tmp_path, ".nii.gz")
+    viewer.open(path, plugin=None)  # raises if there is a choice between readers
+    assert viewer.layers[0].source.reader_plugin == PLUGIN
+
+
 def test_several_files_dropped_together_open_together(viewer, tmp_path):
     (tmp_path / "a").mkdir()
     first, _ = nifti_example(tmp_path / "a", ".nii")

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from qtpy.QtCore import Qt
 
 from tests.helpers.napari_user import (
     CONTRIBUTIONS,
@@ -82,6 +83,41 @@ def test_a_panel_opened_from_another_is_that_of_the_menu(viewer, qtbot):
     choose_entry(viewer, *menu_paths("napari-stnreg.compare")[0])
     assert docked(viewer, "Compare views") == [compare]
     qtbot.waitUntil(lambda: not compare.isVisible())
+
+
+def test_the_focus_goes_to_stop_during_a_run_and_comes_back(viewer, qtbot):
+    rng = np.random.default_rng(0)
+    for name in ("fixed", "moving"):
+        viewer.add_image(rng.random((24, 24, 24)), name=name)
+    panel = open_from_menu(viewer, "register")
+    panel.options.set_values({"family": "affine+diffeomorphic", "iterations": 10_000, "preset": "thorough"})
+    window = panel.window()
+    window.activateWindow()
+    qtbot.waitUntil(window.isActiveWindow, timeout=5000)
+    panel.register_button.setFocus()
+    qtbot.waitUntil(panel.register_button.hasFocus, timeout=5000)
+    qtbot.keyClick(panel.register_button, Qt.Key.Key_Return, Qt.KeyboardModifier.ControlModifier)
+    qtbot.waitUntil(lambda: ", level " in panel.status.text(), timeout=60_000)
+    assert panel.stop_button.hasFocus()
+    qtbot.keyClick(panel.stop_button, Qt.Key.Key_Escape)
+    qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
+    assert panel.result.stop_reason == "stopped"
+    qtbot.waitUntil(panel.register_button.hasFocus, timeout=5000)
+
+
+def test_panels_are_tabs_of_one_dock_and_keep_its_width(viewer, qtbot):
+    from napari_stnreg.widgets.common import preferences
+    from napari_stnreg.widgets.dock.docking import dock_of
+
+    panels = [open_from_menu(viewer, name) for name in ("register", "compare", "scorecard")]
+    docks = [dock_of(panel) for panel in panels]
+    window = docks[0].parentWidget()
+    window.resize(1500, 800)
+    qtbot.waitUntil(lambda: len(window.tabifiedDockWidgets(docks[0])) == 2, timeout=5000)
+    assert [dock.windowTitle() for dock in docks] == ["STN registration", "Compare views", "Registration scorecard"]
+    window.resizeDocks([docks[-1]], [420], Qt.Orientation.Horizontal)
+    qtbot.waitUntil(lambda: panels[-1].width() > 400, timeout=5000)
+    qtbot.waitUntil(lambda: preferences.load_state("dock").get("width", 0) > 400, timeout=5000)
 
 
 SCRIPT = """

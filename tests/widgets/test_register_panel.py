@@ -197,24 +197,13 @@ def test_a_result_is_green_and_magenta_with_the_verdict_beside_it(full, viewer, 
     assert shown[1].data.dtype == viewer.layers["moving"].data.dtype
     assert shown[1].contrast_limits[1] > 100
     assert not any(layer.rgb for layer in viewer.layers if hasattr(layer, "rgb"))
-    text = viewer.canvas.overlays.text
-    assert text.visible
-    assert "good (confidence 0.90)" in text.text
+    verdict = full.scores.verdict
+    assert verdict.label.text().startswith("Good (confidence 0.90)")
+    assert not full.scroll_area.isAncestorOf(verdict), "it is in sight without scrolling"
     full.undo()
     run(full)
-    assert not text.visible
+    assert not verdict.isVisibleTo(full)
     assert full.scores.text() == ""
-
-
-def test_the_text_of_the_user_stays(panel, viewer, engine, run):
-    text = viewer.canvas.overlays.text
-    text.text, text.visible = "mine", True
-    panel.start()
-    run(panel)
-    assert text.text == "mine"
-    panel.undo()
-    run(panel)
-    assert text.visible
 
 
 def test_one_key_shows_before_and_after(full, viewer, engine, run):
@@ -265,3 +254,9 @@ def test_old_scores_do_not_stay_beside_a_new_error(panel, viewer, engine, run):
     panel.set_moving("fixed")
     assert not panel.start()
     assert panel.scores.text() == ""
+
+
+def test_first_steps_are_hidden_for_good(panel, open_panel):
+    assert panel.first_steps.isVisibleTo(panel)
+    panel.first_steps.hide_button.click()
+    assert not open_panel().first_steps.isVisibleTo(open_panel())

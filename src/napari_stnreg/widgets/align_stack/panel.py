@@ -43,6 +43,14 @@ class AlignStackPanel(TaskPanel):
     sections and landmarks; choosing another stack shows what is known of that one.
     """
 
+    title = "Align section stack"
+    help_page = "tutorials/stack.html"
+    introduction = (
+        "Choose a stack (z, y, x).",
+        "Press Align and look at the gaps that are marked.",
+        "Correct what is wrong, align again, and save.",
+    )
+
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer, "Choose a stack and press Align.")
         self._works: list[StackWork] = []

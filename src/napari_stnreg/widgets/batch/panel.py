@@ -176,6 +176,14 @@ class BatchPanel(TaskPanel):
     From code: :meth:`load_jobs`, :meth:`list_pairs`, :meth:`run`, :meth:`stop`, :attr:`jobs`, :attr:`result`.
     """
 
+    title = "Batch registration"
+    help_page = "recipes.html"
+    introduction = (
+        "Choose a list of pairs, or a fixed and a moving folder.",
+        "Choose a folder for the results, and settings for all pairs.",
+        "Press Run, then Open summary.",
+    )
+
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer, "Choose a list of pairs, or folders, and a folder for the results.")
         self.jobs: list[Any] = []

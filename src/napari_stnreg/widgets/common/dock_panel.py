@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QMainWindow, QWidget
 
-from napari_stnreg.widgets.common.before_after import KEY_TEXT, claim_key, release_key
+from napari_stnreg.widgets.common.preferences import prefer_own_reader
+from napari_stnreg.widgets.dock.before_after import KEY_TEXT, claim_key, release_key
+from napari_stnreg.widgets.dock.docking import arrange, dock_of, remember_width
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
+
+
+_WIDTH_MS = 500
+"""After this time without another change the width of a dock is kept."""
 
 
 class DockPanel(QWidget):
@@ -31,14 +37,24 @@ class DockPanel(QWidget):
     for several changes) and :meth:`close_down` (the dock or the viewer was closed).
     """
 
+    title: ClassVar[str] = ""
+    """Name of the panel in the manifest and on its dock."""
+    help_page: ClassVar[str] = "index.html"
+    """Page of the documentation."""
+    introduction: ClassVar[tuple[str, ...]] = ()
+    """What to do first, one sentence each."""
+
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__()
         # A proxy wraps each layer in a new object, so that `is`, weak references and dict keys fail: use the viewer.
         self._viewer: Viewer = inspect.unwrap(napari_viewer)
+        prefer_own_reader()
         self._connected = self._has_switch_key = False
         self._window: QMainWindow | None = None
         self._refresh_timer = self._timer(self.refresh)
         self._close_timer = self._timer(self._on_window_closed)
+        self._arrange_timer = self._timer(self._arrange)
+        self._width_timer = self._timer(self._remember_width, _WIDTH_MS)
 
     def _timer(self, slot: Callable[[], Any], milliseconds: int = 0) -> QTimer:
         """A single-shot timer that calls a slot."""
@@ -109,7 +125,21 @@ class DockPanel(QWidget):
                 self.connect_viewer()
                 self.refresh()
                 self._watch_window()
+                self._arrange_timer.start()  # the dock is not in the window yet
         return super().event(event)
+
+    def resizeEvent(self, event: Any) -> None:
+        """Keep the width that the user gives the dock."""
+        super().resizeEvent(event)
+        self._width_timer.start()
+
+    def _remember_width(self) -> None:
+        dock = dock_of(self)
+        if dock is not None and not dock.isFloating():
+            remember_width(self.width())
+
+    def _arrange(self) -> None:
+        arrange(self, self.title, lambda other: isinstance(other, DockPanel))
 
     def _watch_window(self) -> None:
         parent = self.parentWidget()
@@ -131,6 +161,8 @@ class DockPanel(QWidget):
 
     def _close(self) -> None:
         self._refresh_timer.stop()
+        self._arrange_timer.stop()
+        self._width_timer.stop()
         release_key(self._viewer, self)
         self.close_down()
         self.disconnect_viewer()

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
 PANELS = {
-    "compare": ("compare.panel", "ComparePanel", "Compare views"),
-    "landmarks": ("landmarks.panel", "LandmarksPanel", "Landmark registration"),
-    "register": ("register.panel", "RegisterPanel", "STN registration"),
-    "scorecard": ("scorecard.panel", "ScorecardPanel", "Registration scorecard"),
-    "transforms": ("transforms.panel", "TransformsPanel", "Transform workbench"),
+    "compare": ("compare.panel", "ComparePanel"),
+    "landmarks": ("landmarks.panel", "LandmarksPanel"),
+    "register": ("register.panel", "RegisterPanel"),
+    "scorecard": ("scorecard.panel", "ScorecardPanel"),
+    "transforms": ("transforms.panel", "TransformsPanel"),
 }
-"""Module, class and title of the panels that other panels open."""
+"""Module and class of the panels that other panels open."""
 
 MENU_TITLE = "{} (STN registration)"
 """The name that napari gives the dock of a panel that is opened from a menu."""
@@ -38,7 +38,7 @@ def open_panel(viewer: Viewer, name: str) -> Any:
     DockPanel
         The panel.
     """
-    module, class_name, title = PANELS[name]
+    module, class_name = PANELS[name]
     panel_class = getattr(import_module(f"napari_stnreg.widgets.{module}"), class_name)
     # Docks opened from a menu and with `add_plugin_dock_widget` have different names; the class is the same.
     for panel in viewer.window.dock_widgets.values():
@@ -50,5 +50,5 @@ def open_panel(viewer: Viewer, name: str) -> Any:
             return panel
     panel = panel_class(viewer)
     assert isinstance(panel, QWidget)
-    viewer.window.add_dock_widget(panel, name=MENU_TITLE.format(title))
+    viewer.window.add_dock_widget(panel, name=MENU_TITLE.format(panel_class.title))
     return panel

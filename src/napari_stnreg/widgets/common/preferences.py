@@ -19,6 +19,26 @@ def _store() -> QSettings | None:
     return QSettings(str(Path(path).parent / "napari-stnreg.ini"), QSettings.Format.IniFormat)
 
 
+OWN_PATTERNS = (
+    "*.nii", "*.nii.gz", "*.hdr", "*.img", "*.img.gz", "*.mgz", "*.mgh", "*.nrrd", "*.nhdr", "*.mha", "*.mhd"
+)  # fmt: skip
+"""Files that napari's own reader claims as well but cannot read, or not with their position."""
+
+
+def prefer_own_reader() -> None:
+    """Let napari open medical images with this plugin without a question, unless the user or another plugin decides."""
+    from napari.plugins import _npe2
+
+    chosen = get_settings().plugins.extension2reader
+    missing = [
+        pattern
+        for pattern in OWN_PATTERNS
+        if pattern not in chosen and set(_npe2.get_readers(f"x{pattern[1:]}")) == {"napari", "napari-stnreg"}
+    ]
+    if missing:
+        get_settings().plugins.extension2reader = {**chosen, **dict.fromkeys(missing, "napari-stnreg")}
+
+
 def save_state(values: dict[str, Any], panel: str = "register") -> None:
     """Keep JSON-ready values of a panel for the next session."""
     store = _store()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from napari.layers import Layer
 from napari.utils import cancelable_progress
@@ -25,6 +25,7 @@ from napari_stnreg.core.errors import RegistrationError
 from napari_stnreg.widgets.common.dock_panel import DockPanel
 from napari_stnreg.widgets.common.forms import FormScrollArea, button, emphasize, separator
 from napari_stnreg.widgets.common.task_runner import TaskProgress, TaskRunner
+from napari_stnreg.widgets.dock.hint import FirstSteps, help_button, open_page
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -54,12 +55,17 @@ class TaskPanel(DockPanel):
         Entry of the running task in napari's activity dock, if it has one.
     """
 
+    runs_steadily: ClassVar[bool] = True
+    """Whether the time left can be estimated from the completed fraction."""
+
     def __init__(self, napari_viewer: Viewer, message: str) -> None:
         super().__init__(napari_viewer)
         content = QWidget()
         self.form = QVBoxLayout(content)
         self.form.setContentsMargins(8, 8, 8, 4)
         self.form.setSpacing(8)
+        self.first_steps = FirstSteps(self.title, self.introduction)
+        self.form.addWidget(self.first_steps)
         self.scroll_area = FormScrollArea(content)
         self.stop_button = button("Stop", "End the running task (Esc).")
         self.stop_button.clicked.connect(self.stop)
@@ -74,7 +80,7 @@ class TaskPanel(DockPanel):
         self.status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
         self.status.setAccessibleName("status")
         self.elapsed = QLabel("")
-        self.elapsed.setToolTip("Time since the start.")
+        self.elapsed.setToolTip("Time since the start, and an estimate of the time left.")
 
         controls = QWidget()
         self._controls = QVBoxLayout(controls)
@@ -83,11 +89,13 @@ class TaskPanel(DockPanel):
         self._progress_row = QHBoxLayout()
         self._progress_row.addWidget(self.bar, 1)
         self._progress_row.addWidget(self.stop_button)
-        status_row = QHBoxLayout()
-        status_row.addWidget(self.status, 1)
-        status_row.addWidget(self.elapsed, 0, Qt.AlignmentFlag.AlignTop)
+        time_row = QHBoxLayout()
+        time_row.addWidget(self.elapsed, 1)
+        time_row.addWidget(help_button(self.help_page))
+        self.shortcut("F1", lambda: open_page(self.help_page))
         self._controls.addLayout(self._progress_row)
-        self._controls.addLayout(status_row)
+        self._controls.addWidget(self.status)
+        self._controls.addLayout(time_row)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(0)
@@ -97,6 +105,9 @@ class TaskPanel(DockPanel):
 
         self._done: Callable[[Any], None] | None = None
         self._start_time = 0.0
+        self._fraction = 0.0
+        self._focus_before: QWidget | None = None
+        self._focus_timer = self._timer(self._restore_focus)
         self._percent = 0
         self.activity: Any = None
         self._clock = QTimer(self)
@@ -137,6 +148,10 @@ class TaskPanel(DockPanel):
             each.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
             row.addWidget(each)
         self._controls.addLayout(row)
+
+    def pin(self, widget: QWidget) -> None:
+        """Show a widget above the run buttons, where it does not scroll."""
+        self._controls.insertWidget(0, widget)
 
     def scroll_to_end(self) -> None:
         """Scroll to the end of the form, once what was just shown there has its place."""
@@ -180,6 +195,7 @@ class TaskPanel(DockPanel):
         """
         # napari processes pending events while it makes its progress bar, so that it comes before the start.
         # It calls a callback only for loops; the clock checks whether its button was pressed.
+        focus = QApplication.focusWidget()
         bar = None if activity is None or self._runner.running else cancelable_progress(total=100, desc=activity)
         try:
             self._runner.start_task(task, *arguments)
@@ -190,8 +206,12 @@ class TaskPanel(DockPanel):
             return False
         self.activity, self._done, self._start_time, self._percent = bar, done, time.perf_counter(), 0
         self.bar.setValue(0)
+        self._fraction = 0.0
         self._clock.start()
         self.show_state()
+        self._focus_before = focus if focus is not None and self.isAncestorOf(focus) else None
+        if self._focus_before is not None:  # a disabled button would hand the focus to any other field
+            self.stop_button.setFocus(Qt.FocusReason.OtherFocusReason)
         return True
 
     def stop(self) -> None:
@@ -223,6 +243,8 @@ class TaskPanel(DockPanel):
         self.stop_button.setEnabled(self._runner.running)
         self.stop_button.setText("Give up" if self._runner.stopping else "Stop")
         self._stop_shortcut.setEnabled(self.running)
+        if self._focus_before is not None:
+            self._focus_timer.start()  # once the subclass has enabled its buttons
 
     def on_progress(self, payload: Any) -> None:
         """Show the payload of a task's progress."""
@@ -232,6 +254,7 @@ class TaskPanel(DockPanel):
 
     def _on_update(self, progress: TaskProgress) -> None:
         self.bar.setValue(round(1000 * progress.fraction))
+        self._fraction = progress.fraction
         self._percent = int(100 * progress.fraction)
         if not self._runner.stopping:  # "Stopping" stays until the end
             self.status.setText(progress.message)
@@ -257,6 +280,15 @@ class TaskPanel(DockPanel):
         self.status.setText("Stopped; nothing was changed.")
         self.show_state()
 
+    def _restore_focus(self) -> None:
+        """Give the focus back to the control that had it before the task, unless the user has moved it."""
+        before, focus = self._focus_before, QApplication.focusWidget()
+        if before is None or self.running or not before.isEnabled():
+            return
+        self._focus_before = None
+        if focus is None or self.isAncestorOf(focus):  # a disabled Stop hands the focus to any other field
+            before.setFocus(Qt.FocusReason.OtherFocusReason)
+
     def _end(self, value: int) -> Callable[[Any], None] | None:
         done, self._done = self._done, None
         self._clock.stop()
@@ -269,7 +301,11 @@ class TaskPanel(DockPanel):
         return done
 
     def _tick(self) -> None:
-        self.elapsed.setText(format_seconds(time.perf_counter() - self._start_time))
+        seconds = time.perf_counter() - self._start_time
+        left = ""
+        if self.runs_steadily and self._runner.running and seconds > 3 and 0.05 < self._fraction < 0.95:
+            left = f" · about {format_seconds(seconds * (1 / self._fraction - 1))} left"
+        self.elapsed.setText(format_seconds(seconds) + left)
         if self.activity is None:
             return
         if self.activity.is_canceled:

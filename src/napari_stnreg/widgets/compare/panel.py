@@ -33,6 +33,14 @@ class ComparePanel(TaskPanel):
     From code: :meth:`set_layers`, :meth:`show_view`, :meth:`leave`.
     """
 
+    title = "Compare views"
+    help_page = "tutorials/two-layers.html"
+    introduction = (
+        "Choose two images.",
+        "Choose a view.",
+        "Leave shows all layers as they were.",
+    )
+
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer, "Choose two images, and how to look at them.")
         self.views = CompareViews(self._viewer, self)

@@ -51,6 +51,14 @@ class ClassifierPanel(TaskPanel):
         The napari viewer.
     """
 
+    title = "Spatial transformer in a classifier"
+    help_page = "tutorials/explorer.html"
+    introduction = (
+        "Choose how the digits are distorted.",
+        "Press Train and watch both curves.",
+        "Replay the training with the slider.",
+    )
+
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer, "Press Train: it takes some minutes on two cores.")
         self._folder: str | None = None

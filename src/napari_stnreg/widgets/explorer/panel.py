@@ -48,6 +48,14 @@ class ExplorerPanel(ExplorerLayout):
     :meth:`save_to`, :meth:`load_from`.
     """
 
+    title = "Spatial transformer explorer"
+    help_page = "tutorials/explorer.html"
+    introduction = (
+        "Choose an image.",
+        "Drag the frame on the input, or change theta.",
+        "Open the tabs: grid, direction, sampler, gradient.",
+    )
+
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer)
         self.scene: Scene | None = None

@@ -71,6 +71,14 @@ class LandmarksPanel(TaskPanel):
     :meth:`register`, :meth:`save`, :meth:`load_files`, :attr:`pairs`, :attr:`fit`.
     """
 
+    title = "Landmark registration"
+    help_page = "tutorials/stains.html"
+    introduction = (
+        "Choose the fixed and the moving image.",
+        "Click a place in one image and the same place in the other.",
+        "From the third pair on the moving image follows; drag points to refine.",
+    )
+
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer, "Choose two images and press Place landmarks.")
         self.landmarks = LandmarkForm()

@@ -1,4 +1,4 @@
-"""What a finished run shows on the canvas: the verdict as text, and the moving image before registration on a key."""
+"""The moving image as it was before a run, in the place of the warped one."""
 
 from __future__ import annotations
 
@@ -20,46 +20,23 @@ class CanvasView:
     Parameters
     ----------
     viewer
-        The viewer. Its text overlay is used while it shows no other text.
+        The viewer.
     """
 
     def __init__(self, viewer: Viewer) -> None:
         self._viewer = viewer
-        self._text = ""
         self._after: Layer | None = None
         self._before: Layer | None = None
         self._moving: Layer | None = None
 
-    def show_run(self, text: str, color: str, layers: dict[str, Layer], moving: Layer | None) -> None:
-        """Write the verdict beside the images and take the layers of a run.
-
-        Parameters
-        ----------
-        text, color
-            The verdict.
-        layers
-            The result layers of the run by kind.
-        moving
-            The moving layer as the user has it.
-        """
-        self.clear()
+    def show_run(self, layers: dict[str, Layer], moving: Layer | None) -> None:
+        """Take the result layers of a run by kind, and the moving layer as the user has it."""
+        self._before = None
         self._after = layers.get("magenta") or layers.get("warped")
         self._moving = moving
-        self._write(text, color)
-
-    def _write(self, text: str, color: str = "") -> None:
-        overlay = self._viewer.canvas.overlays.text
-        if overlay.visible and overlay.text not in ("", self._text):
-            return  # the user's own text
-        self._text = overlay.text = text
-        if color:
-            overlay.color = color
-        overlay.visible = bool(text)
 
     def clear(self) -> None:
-        """Remove the text; the layers stay."""
-        if self._text:
-            self._write("")
+        """Forget the layers."""
         self._after = self._before = self._moving = None
 
     @property

@@ -30,7 +30,7 @@ from napari_stnreg.widgets.register.run import (
     RegistrationUpdate,
     run_registration,
 )
-from napari_stnreg.widgets.register.scores_view import VERDICT_COLORS, ScoresView
+from napari_stnreg.widgets.register.scores_view import ScoresView
 from napari_stnreg.widgets.register.series_run import MotionUpdate
 from napari_stnreg.widgets.scorecard.table import theme_kind
 
@@ -54,6 +54,14 @@ class RegisterPanel(FitPanel):
     From code: :meth:`set_fixed`, :meth:`set_moving`, :meth:`start`, :meth:`stop`, :meth:`undo`, :attr:`running`,
     :attr:`state`, :attr:`result`.
     """
+
+    title = "STN registration"
+    help_page = "tutorials/two-layers.html"
+    introduction = (
+        "Choose the fixed image and the moving image.",
+        "Press Register and watch; Stop keeps the best so far.",
+        "Read the verdict, and press Shift+B for before and after.",
+    )
 
     options: OptionsForm
     plot: LossPlot
@@ -89,6 +97,7 @@ class RegisterPanel(FitPanel):
         self.switch_button = button("Before / after", "Show the moving image before and after registration (Shift+B).")
         self.again_button = button("Run again", "Register once more, starting at the result (of the selected layer).")
         self.set_run_buttons(self.register_button)
+        self.pin(self.scores.verdict)
         self.set_action_buttons(self.undo_button, self.again_button)
         self.set_action_buttons(self.switch_button, self.copy_button)
 
@@ -286,13 +295,8 @@ class RegisterPanel(FitPanel):
     def _on_added(self) -> None:
         run = self._run
         assert run is not None
-        theme = theme_kind(self._viewer)
-        self.scores.show_results(run.results, theme)
-        judgment = self.scores.verdict.judgment
-        if judgment is not None:
-            text = f"{run.job.name}\n{judgment.verdict} (confidence {judgment.confidence:.2f})"
-            color = VERDICT_COLORS[theme][judgment.verdict]
-            self._canvas.show_run(text, color, self._layers.last_by_kind(), self._moving_layer)
+        self.scores.show_results(run.results, theme_kind(self._viewer))
+        self._canvas.show_run(self._layers.last_by_kind(), self._moving_layer)
         self.claim_before_after(self.switch)
         self.scroll_to_end()
         if run.warnings:

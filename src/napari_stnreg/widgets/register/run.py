@@ -158,6 +158,7 @@ def _register_pair(
     job: RegistrationJob, control: TaskControl, fixed: Image, moving: Image
 ) -> Generator[TaskProgress, None, Result | None]:
     import napari_stnreg as sr
+    from napari_stnreg.transforms import AffineTransform
 
     points = job.moving_landmarks
     if points is not None:  # in the unit of the moving layer; the image is in that of the fixed one
@@ -184,11 +185,13 @@ def _register_pair(
         if progress.stage not in ("prepare", "result"):
             losses.append((progress.stage, progress.level, progress.step, progress.loss))
 
+    if job.preview_rate > 0:  # the pair as it is, before the images are prepared and the start is searched
+        channels = job.settings.fixed_channel, job.settings.moving_channel
+        renderer = PreviewRenderer(fixed, moving, channels, job.preview_rate, volume=job.volume)
+        unmoved = job.start or AffineTransform.identity(fixed.ndim, fixed.grid.unit)
+        yield TaskProgress(0.0, "Preparing the images", update(renderer.render(unmoved)))
+
     def to_progress(progress: Progress) -> TaskProgress:
-        nonlocal renderer
-        if renderer is None and job.preview_rate > 0:
-            channels = job.settings.fixed_channel, job.settings.moving_channel
-            renderer = PreviewRenderer(fixed, moving, channels, job.preview_rate, volume=job.volume)
         preview = renderer.render(progress.preview()) if renderer is not None and renderer.is_due() else None
         message = progress.message or progress.stage
         return TaskProgress(progress.fraction, message[:1].upper() + message[1:], update(preview))

@@ -11,7 +11,6 @@ from napari_stnreg.visualization.layers import folding_text
 from napari_stnreg.widgets.common.forms import button, button_row, emphasize
 
 if TYPE_CHECKING:
-    from napari_stnreg.evaluation.verdict import Verdict
     from napari_stnreg.registration.result import Result
 
 _SCORES = {
@@ -49,7 +48,7 @@ SUGGESTIONS = {
 """Text and tooltip of the button for what to try next, by :attr:`Verdict.suggestion`."""
 
 # A contrast of 4.5 or more with the ground of the theme; the word says the same as the color.
-VERDICT_COLORS = {
+_COLORS = {
     "dark": {"good": "#5fd38d", "doubtful": "#e8b34b", "failed": "#ff8a80"},
     "light": {"good": "#11673a", "doubtful": "#7a4f00", "failed": "#b3141f"},
 }
@@ -75,8 +74,6 @@ class VerdictLine(QWidget):
         self.button = QPushButton()
         self.button.setAutoDefault(False)
         self.button.clicked.connect(self._on_button)
-        self.judgment: Verdict | None = None
-        """The verdict that is shown."""
         self._suggestion, self._verdict = "", ""
         self._suggest("")
         box = QVBoxLayout(self)
@@ -91,7 +88,7 @@ class VerdictLine(QWidget):
         order = ("failed", "doubtful", "good")
         number = min(range(len(results)), key=lambda i: (order.index(results[i].verdict), results[i].confidence))
         judgment = results[number].judgment
-        self.judgment, self._verdict = judgment, judgment.verdict
+        self._verdict = judgment.verdict
         frame = f", frame {number}" if len(results) > 1 else ""
         title = f"{judgment.verdict.capitalize()}{frame} (confidence {judgment.confidence:.2f})"
         choice = results[number].similarity_choice
@@ -112,7 +109,7 @@ class VerdictLine(QWidget):
 
     def restyle(self, theme: str) -> None:
         """Set the color for a theme, ``"dark"`` or ``"light"``."""
-        color = VERDICT_COLORS[theme].get(self._verdict)
+        color = _COLORS[theme].get(self._verdict)
         self.label.setStyleSheet(f"color: {color}; font-weight: bold;" if color else "")
 
     def _on_button(self) -> None:

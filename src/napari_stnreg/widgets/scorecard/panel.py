@@ -82,6 +82,14 @@ class ScorecardPanel(TaskPanel):
     From code: the boxes' ``choose``, :meth:`score`, :attr:`card`, :meth:`go_to_pair`.
     """
 
+    title = "Registration scorecard"
+    help_page = "explanation/accuracy.html"
+    introduction = (
+        "Choose the fixed and the moving image.",
+        "Choose the result or its transform, and labels or landmarks if there are any.",
+        "Press Score.",
+    )
+
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer, "Choose the two images and the result, and press Score.")
         self.card: Any = None

@@ -41,6 +41,15 @@ class TrainPanel(FitPanel):
     :attr:`running`, :attr:`model`.
     """
 
+    title = "Train STN model"
+    runs_steadily = False  # its messages have their own estimate
+    help_page = "tutorials/train.html"
+    introduction = (
+        "Choose the images to learn from: layers, a folder, or generated ones.",
+        "Choose a network and press Train; Stop keeps the best epoch.",
+        "Save the model and choose it in STN registration.",
+    )
+
     options: TrainingOptions
     plot: EpochPlot
     exports = (python_script, command_line)

@@ -52,6 +52,14 @@ class TransformsPanel(TaskPanel):
     :meth:`load`, :meth:`save`, :meth:`set_as_layer_transform`, :meth:`undo`, :meth:`resample`, :attr:`running`.
     """
 
+    title = "Transform workbench"
+    help_page = "how-to/exchange.html"
+    introduction = (
+        "Choose a transform: of a result layer, or from a file.",
+        "Choose the layers that it is applied to.",
+        "Press Apply, or invert, chain and save it.",
+    )
+
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer, "Choose a transform, and what to do with it.")
         self._store = store_for(self._viewer)
