@@ -101,7 +101,9 @@ def test_intensity_scores_are_those_of_scikit_image(images):
     assert ev.mse(fixed, moved) == pytest.approx(metrics.mean_squared_error(fixed, moved))
     expected = metrics.peak_signal_noise_ratio(fixed, moved, data_range=span)
     assert ev.psnr(fixed, moved) == pytest.approx(expected)
-    assert ev.ncc(fixed, moved) == pytest.approx(np.corrcoef(fixed.ravel(), moved.ravel())[0, 1])
+    correlation = np.corrcoef(fixed.ravel(), moved.ravel())[0, 1]
+    for scale in (1, 1e-6, 1e-12, 1e9):
+        assert ev.ncc(fixed * scale, moved * scale) == pytest.approx(correlation)
     assert ev.ssim(fixed, moved) == pytest.approx(metrics.structural_similarity(fixed, moved, data_range=span))
     expected = metrics.normalized_mutual_information(fixed, moved, bins=32)
     assert ev.mutual_information(fixed, moved, normalized=True) == pytest.approx(expected)

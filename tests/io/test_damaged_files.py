@@ -51,6 +51,54 @@ def test_declared_size_beyond_the_file_is_refused_before_memory_is_taken(tmp_pat
         sr.read_image(tmp_path / "a.npz")
 
 
+def _patched(path: Path, old: bytes, new: bytes) -> Path:
+    content = path.read_bytes()
+    content = gzip.decompress(content) if path.suffix == ".mgz" else content
+    assert old in content
+    content = content.replace(old, new, 1)
+    path.write_bytes(gzip.compress(content) if path.suffix == ".mgz" else content)
+    return path
+
+
+def test_declared_sizes_of_other_formats_are_refused_before_memory_is_taken(tmp_path):
+    volume = np.zeros((6, 7, 5), np.float32)
+    for ending in (".mgh", ".mgz"):
+        path = tmp_path / f"a{ending}"
+        nib.save(nib.MGHImage(volume, np.eye(4)), path)
+        big = np.array([1200, 1200, 900], ">i4").tobytes()
+        with pytest.raises(InputError, match="declares"):
+            sr.read_image(_patched(path, np.array([6, 7, 5], ">i4").tobytes(), big))
+    image = sr.Image(np.zeros((5, 7, 6), np.float32), Grid.from_spacing((5, 7, 6), unit="mm"))
+    for ending, old, new in ((".nrrd", b"sizes: 6 7 5", b"sizes: 900 900 900"), (".mha", b"6 7 5", b"900 900 900")):
+        path = tmp_path / f"a{ending}"
+        sr.write_image(path, image)
+        with pytest.raises(InputError, match="declares"):
+            sr.read_image(_patched(path, old, new))
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_tiff_with_more_rows_than_strips_is_refused(tmp_path, compression):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.ones((24, 28), np.uint8), compression=compression, rowsperstrip=8)
+    with tifffile.TiffFile(path) as tif:
+        where = tif.pages[0].tags["ImageLength"].valueoffset
+    content = bytearray(path.read_bytes())
+    content[where : where + 4] = np.array([400_000_000], "<u4").tobytes()
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"'a\.tif'"):
+        sr.read_image(path)
+
+
+def test_a_wrong_checksum_of_a_compressed_mgh_file_is_an_error(tmp_path):
+    path = tmp_path / "a.mgz"
+    nib.save(nib.MGHImage(np.zeros((6, 7, 5), np.float32), np.eye(4)), path)
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"'a\.mgz' cannot be read.*CRC"):
+        sr.read_image(path)
+
+
 def test_grid_without_its_parameters_and_parameters_that_are_not_finite_are_refused(tmp_path):
     head = "#Insight Transform File V1.0\n#Transform 0\nTransform: {}_double_3_3\nParameters: {}\nFixedParameters: {}\n"
     fixed = "3000 3000 3000 0 0 0 1 1 1 1 0 0 0 1 0 0 0 1"

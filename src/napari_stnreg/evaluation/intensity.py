@@ -35,9 +35,14 @@ def ncc(fixed: npt.ArrayLike, moved: npt.ArrayLike, mask: npt.ArrayLike | None =
     a, b = masked_values(fixed, moved, mask)
     if not a.size:
         return float("nan")
-    a, b = a - a.mean(), b - b.mean()
-    scale = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / scale if scale > 1e-12 * a.size else float("nan")
+    products = []
+    for values in (a, b):
+        centered = values - values.mean()
+        length = float(np.linalg.norm(centered))
+        if length <= 1e-12 * float(np.linalg.norm(values)):  # constant but for rounding, whatever its unit
+            return float("nan")
+        products.append(centered / length)
+    return float(products[0] @ products[1])
 
 
 def local_ncc(fixed: npt.ArrayLike, moved: npt.ArrayLike, mask: npt.ArrayLike | None = None, radius: int = 3) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.file_errors import LARGEST_DEFLATE_RATIO, check_declared_size
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import canonical
@@ -58,6 +59,8 @@ def open_itk_image(path: Path) -> FileContent:
     components = int(reader.GetNumberOfComponents())
     itemsize = _itemsize(sitk.GetPixelIDValueAsString(reader.GetPixelID()))
     check_memory(path.name, int(np.prod(size[:ndim], dtype=np.float64)) * components * itemsize)
+    declared = float(np.prod(size, dtype=np.float64)) * components * itemsize
+    check_declared_size(path.name, declared, _stored_size(path), ratio=LARGEST_DEFLATE_RATIO)
 
     def load(frame: int) -> npt.NDArray[Any]:
         one = sitk.ImageFileReader()
@@ -85,6 +88,13 @@ def open_itk_image(path: Path) -> FileContent:
         channels=components > 1,
         rgb=components in (3, 4) and itemsize == 1,
     )
+
+
+def _stored_size(path: Path) -> int:
+    """Bytes of a file, or of a header and all files beside it, where the voxels are in files of their own."""
+    if path.suffix.lower() in (".nhdr", ".mhd"):
+        return sum(one.stat().st_size for one in path.absolute().parent.iterdir() if one.is_file())
+    return path.stat().st_size
 
 
 def itk_content(

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import io
+import zlib
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import numpy as np
 
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.file_errors import LARGEST_DEFLATE_RATIO, check_declared_size
 from napari_stnreg.core.image import Image
-from napari_stnreg.io.content import FileContent
+from napari_stnreg.io.content import FileContent, check_memory
 from napari_stnreg.io.nifti import nifti_content, save_nifti
+
+_MGH_HEADER = 284
 
 
 def open_nibabel(path: Path) -> FileContent:
@@ -31,7 +37,9 @@ def open_nibabel(path: Path) -> FileContent:
     if name.endswith((".mgz", ".mgh")):
         # From memory, as nibabel leaves such files open.
         content = path.read_bytes()
-        image = nib.MGHImage.from_bytes(gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content)
+        is_compressed = content[:2] == b"\x1f\x8b"
+        _check_mgh_size(content, path.name, is_compressed=is_compressed)
+        image = nib.MGHImage.from_bytes(gzip.decompress(content) if is_compressed else content)
     else:
         image = nib.load(path)
     if isinstance(image, nib.Nifti1Pair):
@@ -44,6 +52,15 @@ def open_nibabel(path: Path) -> FileContent:
     header.set_data_dtype(image.get_data_dtype())
     header.set_xyzt_units("mm")
     return nifti_content(nib.Nifti1Image(image.dataobj, image.affine, header), path.name)
+
+
+def _check_mgh_size(content: bytes, name: str, *, is_compressed: bool) -> None:
+    """Hold the size in the header against the file, before it is decompressed."""
+    head = zlib.decompressobj(31).decompress(content, _MGH_HEADER) if is_compressed else content[:_MGH_HEADER]
+    header = nib.MGHImage.header_class.from_fileobj(io.BytesIO(head.ljust(_MGH_HEADER, b"\0")))
+    size = float(np.prod(header.get_data_shape(), dtype=np.float64)) * header.get_data_dtype().itemsize
+    check_declared_size(name, size, len(content), ratio=LARGEST_DEFLATE_RATIO if is_compressed else 1.0)
+    check_memory(name, int(size))
 
 
 def save_nifti_image(path: Path, *images: Image) -> None:

@@ -21,7 +21,7 @@ from napari_stnreg.core.errors import InputError, announce
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import canonical, conversion_factor
-from napari_stnreg.io.content import FileContent
+from napari_stnreg.io.content import FileContent, check_memory
 
 _GRID_KEY = "stnreg_grid"
 # What Fiji shows as calibrated; other types go into a TIFF that says its shape in a JSON description.
@@ -241,7 +241,10 @@ def calibration(tif: tifffile.TiffFile) -> tuple[tuple[float, float, float], str
 
 
 def _check_complete(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
-    """Refuse a file that ends before its pixels do; tifffile would fill them with zeros."""
+    """Refuse a file that ends before its pixels do, or declares more than it holds; tifffile would fill in zeros."""
+    check_memory(Path(tif.filehandle.path).name, int(series.nbytes))
+    if not all(has_all_segments(page) for page in series.pages):
+        raise ValueError("parts of its pixels are missing")
     if series.dataoffset is not None:
         end = series.dataoffset + series.nbytes
     else:
@@ -250,6 +253,14 @@ def _check_complete(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> 
     promised = int((tif.imagej_metadata or {}).get("images", 1)) * tif.pages.first.size
     if end > tif.filehandle.size or promised > series.size:
         raise ValueError("it ends before its pixels do")
+
+
+def has_all_segments(page: Any) -> bool:
+    """Return whether a page lists as many strips or tiles as its size needs."""
+    if page is None:
+        return True  # a page that an OME-TIFF leaves out
+    page = getattr(page, "keyframe", page) if not hasattr(page, "chunked") else page
+    return int(np.prod(page.chunked, dtype=np.float64)) == len(page.dataoffsets)
 
 
 def _native_grid(text: object) -> Grid | None:

@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.io.tiff import calibration
+from napari_stnreg.io.tiff import calibration, has_all_segments
 from napari_stnreg.stacks.sources.base import (
     Array,
     StackSource,
@@ -95,7 +95,7 @@ def _tiff_stack(path: Path, tif: tifffile.TiffFile, channel: int | None) -> Tiff
             page = series.pages[number]
             file = str(path) if page is None else str(Path(page.parent.filehandle.path).absolute())
             ends = [] if page is None else [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=False)]
-            broken = not ends or max(ends) > Path(file).stat().st_size
+            broken = not ends or max(ends) > Path(file).stat().st_size or not has_all_segments(page)
             pages.append((file, -1 if page is None else int(page.index)))
         if broken:
             faults[z] = f"'{path.name}' ends before section {z}, or does not hold it."
