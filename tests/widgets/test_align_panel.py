@@ -326,3 +326,33 @@ def test_nothing_is_cut_off_in_a_narrow_dock(panel):
     form = panel.scroll_area.widget()
     bar = panel.scroll_area.verticalScrollBar().sizeHint().width()
     assert form.minimumSizeHint().width() + bar <= panel.scroll_area.minimumSizeHint().width() <= 260
+
+
+def test_a_saved_alignment_reopens_with_its_report_and_transform(aligned, viewer, run, tmp_path):
+    from tests.helpers.napari_user import reopen_from_menu
+
+    assert aligned.save_to(tmp_path / "kept.zarr")
+    run(aligned)
+    summary = aligned.findings.summary.text()
+    displacement = aligned.result.aligned.displacement(1)
+    viewer.layers.clear()
+    viewer.open(tmp_path / "kept.zarr", plugin="napari-stnreg")
+    panel = reopen_from_menu(viewer, "align")
+    assert panel.result is not None, panel.status.text()
+    assert panel.findings.isVisibleTo(panel)
+    assert panel.findings.summary.text() == summary
+    np.testing.assert_array_equal(panel.result.aligned.displacement(1), displacement)
+    assert not panel.align_range(0, 1), "its raw stack is not known"
+    assert panel.save_to(tmp_path / "again.zarr")
+    run(panel)
+    assert panel.status.text().startswith("Saved")
+
+
+def test_landmarks_are_numbered_within_their_section(panel, viewer):
+    panel.add_landmarks()
+    points = viewer.layers["stack landmarks"]
+    for place in ((0, 10, 10), (0, 20, 20), (1, 11, 10), (1, 22, 20)):
+        points.add(place)
+    assert list(points.features["number"]) == ["1", "2", "1", "2"]
+    assert list(points.text.values) == ["1", "2", "1", "2"]
+    assert points.size.min() >= 0.025 * 102

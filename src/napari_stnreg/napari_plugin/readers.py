@@ -110,6 +110,11 @@ def _is_image_folder(path: Path) -> bool:
 def _lazy_layer(path: Path, content: FileContent, levels: list[Any]) -> LayerData:
     keywords: dict[str, Any] = {"name": path.name.split(".")[0], **placement(content.grid)}
     keywords["metadata"] = {"path": str(path), **content.metadata}
+    if is_zarr(path):
+        from napari_stnreg.stacks.output.ome_zarr import is_aligned_stack
+
+        if is_aligned_stack(path):  # the panel for stacks shows its report
+            keywords["metadata"]["stnreg_stack"] = str(path.absolute())
     if content.channels:
         keywords |= {"rgb": True} if content.rgb else {"channel_axis": 0}
     if content.frames > 1:

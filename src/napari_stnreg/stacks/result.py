@@ -8,6 +8,7 @@ from typing import Any
 
 from napari_stnreg._version import __version__
 from napari_stnreg.core.atomic_io import write_json
+from napari_stnreg.core.errors import InputError
 from napari_stnreg.stacks.aligned_stack import AlignedStack
 from napari_stnreg.stacks.quality.sections import SectionQuality, write_table
 from napari_stnreg.stacks.quality.slope_preservation import summarize
@@ -121,3 +122,34 @@ class StackResult:
         write_json(report, self.report())
         write_table(self.verdicts, table)
         return report, table
+
+
+def read_result(path: Path | str) -> StackResult:
+    """Read the result of an alignment from its folder and the report beside it.
+
+    Parameters
+    ----------
+    path
+        The folder ``OUT.zarr``; ``OUT.report.json`` lies beside it.
+
+    Raises
+    ------
+    InputError
+        If the folder is not an alignment, or its report is missing or not readable.
+    """
+    aligned = AlignedStack(path)
+    report = aligned.report
+    try:
+        return StackResult(
+            path=aligned.path,
+            stop_reason=str(report["stop_reason"]),
+            settings=StackSettings.parse(**report["settings"]),
+            verdicts=[SectionQuality(**one) for one in report["sections"]],
+            gaps=list(report["gaps"]),
+            segments=[list(range(first, last + 1)) for first, last in report["segments"]],
+            seconds=float(report["seconds"]),
+            warnings=list(report["warnings"]),
+            slope=dict(report["slope"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"The report of '{aligned.path.name}' is not readable or of another version.") from error

@@ -131,7 +131,8 @@ class AlignStackPanel(TaskPanel):
     def _on_stack(self, _index: int = 0) -> None:
         if not self.running:
             self._turn_to(self.inputs.layer)
-            self.show_status("Press Align." if self.result is None else "This stack is aligned already. See above.")
+            if self._work is None or not self._work.reopened:
+                self.show_status("Press Align." if self.result is None else "This stack is aligned already. See above.")
             self.show_state()
 
     def _turn_to(self, layer: Any) -> None:
@@ -143,11 +144,27 @@ class AlignStackPanel(TaskPanel):
         if found is None:
             found = StackWork(self._viewer, layer)
             self._works.append(found)
+            self._reopen(found)
         self._work = found
         if found.result is not None:
             self.findings.show_result(found.result)
         else:
             self.findings.hide()
+
+    def _reopen(self, work: StackWork) -> None:
+        """Read the report of a layer that shows a saved alignment."""
+        path = work.raw.metadata.get("stnreg_stack")
+        if not isinstance(path, str):
+            return
+        from napari_stnreg.stacks.result import read_result
+
+        try:
+            work.result = read_result(path)
+        except RegistrationError as error:
+            self.show_status(f"The alignment was opened without its report. {error}")
+            return
+        work.reopened = True
+        self.show_status("An aligned stack with its report. Align aligns it once more.")
 
     # -- aligning
 
@@ -160,7 +177,7 @@ class AlignStackPanel(TaskPanel):
 
     def align_range(self, first: int, last: int) -> bool:
         """Realign a range of sections while all others stay fixed."""
-        if self.running or self.result is None:
+        if self.running or self._work is None or self.result is None or self._work.reopened:
             return False
         return self._begin(lambda: self._work.part(first, last, *self._means()) if self._work else None)
 
@@ -398,7 +415,8 @@ class AlignStackPanel(TaskPanel):
         for part in (self.play_button, self.reslice_button):
             part.setEnabled(work is not None and work.has(work.raw))
         self.flicker_button.setEnabled(work is not None and work.has(work.aligned))
-        self.corrections.allow(stack=idle and work is not None and work.has(work.raw), result=idle and there)
+        can_realign = idle and there and work is not None and not work.reopened
+        self.corrections.allow(stack=idle and work is not None and work.has(work.raw), result=can_realign)
         self._on_section()
 
     def _on_section(self, _event: Any = None) -> None:

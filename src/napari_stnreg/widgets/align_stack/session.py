@@ -39,6 +39,8 @@ class StackWork:
     points: Points | None = None
     result: Any = None
     excluded: set[int] = field(default_factory=set)
+    reopened: bool = False
+    """Whether the layer is a saved alignment, whose raw stack is not known."""
     unfinished: AlignJob | None = None
     """What was stopped, and can go on."""
     outputs: list[str] = field(default_factory=list)
@@ -49,7 +51,7 @@ class StackWork:
         if result.stop_reason == "stopped":
             self.unfinished = job
             return
-        self.unfinished = None
+        self.unfinished, self.reopened = None, False
         if job.section_range is not None and self.result is not None and result.slope.get("kept") is None:
             # A few sections give no slope estimate; that of the whole stack remains valid.
             before = self.result

@@ -5,10 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QSize, Qt
-from qtpy.QtWidgets import QFrame, QGridLayout, QLabel, QScrollArea, QSizePolicy, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QFrame,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QScrollArea,
+    QSizePolicy,
+    QTabWidget,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_stnreg.widgets.common.dock_panel import DockPanel
 from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, help_label, separator
+from napari_stnreg.widgets.dock.hint import FirstSteps, help_button, open_page
 from napari_stnreg.widgets.explorer.tabs import Count, DirectionTab, GradientTab, GridTab, SamplerTab
 from napari_stnreg.widgets.explorer.theta_form import ThetaForm
 
@@ -49,6 +60,7 @@ class ExplorerLayout(DockPanel):
         column = QVBoxLayout(form)
         column.setContentsMargins(8, 8, 8, 4)
         column.setSpacing(8)
+        column.addWidget(FirstSteps(self.title, self.introduction))
         column.addLayout(self.rows)
         for part in (separator(), self.theta_form, self.hold, self.tabs):
             column.addWidget(part)
@@ -75,7 +87,11 @@ class ExplorerLayout(DockPanel):
         grid.setSpacing(5)
         grid.setColumnStretch(0, 1)
         grid.setColumnStretch(1, 1)
-        grid.addWidget(self.status, 0, 0, 1, 2)
+        top = QHBoxLayout()
+        top.addWidget(self.status, 1)
+        top.addWidget(help_button(self.help_page))
+        grid.addLayout(top, 0, 0, 1, 2)
+        self.shortcut("F1", lambda: open_page(self.help_page))
         for i, each in enumerate((self.reset_button, self.size_box, self.save_button, self.load_button)):
             grid.addWidget(each, 1 + i // 2, i % 2)
 
