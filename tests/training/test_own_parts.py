@@ -286,6 +286,8 @@ class TestData:
         assert torch.allclose(first.double(), torch.tensor([3.0, 4.0]).double() * 1.0)
 
     def test_single_images_are_paired_with_another_one(self):
+        held = DatasetPairs(torch.utils.data.TensorDataset(torch.rand(8, 1, 16, 16)))
+        assert (held.count("train"), held.count("validation")) == (6, 2)
         images = [torch.rand(1, 16, 16) for _ in range(6)]
         data = DatasetPairs(torch.utils.data.TensorDataset(torch.stack(images), torch.arange(6)), validation_fraction=0)
         for batch in data.batches("train", epoch=3, batch_size=1, seed=1):

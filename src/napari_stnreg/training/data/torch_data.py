@@ -301,7 +301,9 @@ class DatasetPairs(PairSource):
         self.channels = 1 if first[0].image.rgb else first[0].image.channels
         self.is_paired = len(first) == 2
         order = seeded_rng(seed, VALIDATION_KEY).permutation(count)
-        held = min(max(round(validation_fraction * count), 1), count - 1) if validation_fraction > 0 else 0
+        least = 1 if self.is_paired else 2  # of which a pair can be made
+        held = max(round(validation_fraction * count), least) if validation_fraction > 0 else 0
+        held = held if count - held >= least else 0
         self._indices = {"validation": sorted(order[:held].tolist()), "train": sorted(order[held:].tolist())}
         if not self.is_paired and len(self._indices["train"]) < 2:
             raise InputError("Images that are paired at random must be at least two, besides those for validation.")
