@@ -43,7 +43,7 @@ def states(panel):
     return [panel.table.row_state(number) for number in range(panel.table.rowCount())]
 
 
-def test_rows_fill_and_a_failed_one_says_why_while_the_run_goes_on(batch, folder, engine, run):
+def test_rows_fill_and_a_failed_one_shows_the_reason_during_the_run(batch, folder, engine, run):
     assert not batch.run_button.isEnabled()
     assert batch.load_jobs(str(folder / "jobs.csv"))
     told = []
@@ -93,7 +93,7 @@ def test_stop_and_resume_do_no_pair_twice(batch, folder, engine, run, qtbot):
     assert len(engine.calls) == calls + 1
 
 
-def test_what_is_missing_is_said_in_a_sentence(batch, folder, viewer):
+def test_what_is_missing_is_reported(batch, folder, viewer):
     assert not batch.run()
     assert "no pairs yet" in batch.status.text()
     assert batch.list_pairs(folder / "fixed", folder / "moving")

@@ -146,7 +146,7 @@ def test_deleting_an_image_or_the_picture_ends_the_view(viewer, compare, pair, r
     assert visible(viewer) == ["fixed", "points"]
 
 
-def test_an_image_deleted_while_it_is_read_is_said(viewer, compare, pair, run):
+def test_an_image_deleted_while_it_is_read_is_reported(viewer, compare, pair, run):
     compare.show_view("blend")
     viewer.layers.remove(pair[1])
     run(compare)

@@ -16,33 +16,33 @@ def expect_sentence(panel, text, capsys=None):
     assert panel.register_button.isEnabled()
 
 
-def test_no_layer_is_said(viewer, open_panel):
+def test_no_layer_is_reported(viewer, open_panel):
     expect_sentence(open_panel(), "There is no fixed image")
 
 
-def test_the_same_layer_twice_is_said(panel):
+def test_the_same_layer_twice_is_reported(panel):
     panel.set_moving("fixed")
     expect_sentence(panel, "the same layer")
 
 
-def test_2d_with_3d_is_said(panel, viewer):
+def test_2d_with_3d_is_reported(panel, viewer):
     volume = viewer.add_image(np.zeros((4, 5, 6)), name="volume")
     panel.set_moving(volume)
     expect_sentence(panel, "cannot be registered to volumes")
 
 
-def test_units_that_do_not_convert_are_said(panel, viewer):
+def test_units_that_do_not_convert_are_reported(panel, viewer):
     viewer.layers["moving"].units = ("um", "um")
     expect_sentence(panel, "cannot be converted")
 
 
-def test_no_transform_is_said(panel):
+def test_no_transform_is_reported(panel):
     panel.options.linear_box.set_current("")
     panel.options.deformable_box.set_current("")
     expect_sentence(panel, "No transform is selected")
 
 
-def test_landmarks_that_do_not_pair_are_said(panel, viewer, qtbot):
+def test_landmarks_that_do_not_pair_are_reported(panel, viewer, qtbot):
     a = viewer.add_points([[1, 2], [3, 4]], name="a")
     b = viewer.add_points([[1, 2]], name="b")
     qtbot.waitUntil(lambda: panel.inputs.fixed.points_box.count() == 3)
@@ -66,7 +66,7 @@ def test_landmarks_that_do_not_pair_are_said(panel, viewer, qtbot):
         (MemoryError(), "MemoryError"),
     ],
 )
-def test_an_error_in_the_thread_is_said_and_the_panel_is_idle(panel, viewer, engine, run, error, text):
+def test_an_error_in_the_thread_is_reported_and_the_panel_is_idle(panel, viewer, engine, run, error, text):
     engine.error = error
     panel.start()
     run(panel)

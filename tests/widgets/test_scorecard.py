@@ -57,7 +57,7 @@ def test_the_last_registration_is_chosen_already(card, scene):
     assert card.transform_box.currentData().transform is scene[4]
 
 
-def test_it_shows_what_the_engine_says_with_good_and_bad_marked(viewer, card, scene, run):
+def test_it_shows_the_scores_of_the_engine_with_good_and_bad_marked(viewer, card, scene, run):
     fill(card, scene)
     assert card.score()
     run(card)
@@ -145,7 +145,7 @@ def test_a_result_layer_is_scored_as_it_is(viewer, card, scene, run):
     assert not [s for s in card.card if s.group == "deformation"]
 
 
-def test_half_of_a_pair_is_said_in_a_sentence(card, scene, run):
+def test_half_of_a_pair_is_reported(card, scene, run):
     card.points_boxes[0].set_current(scene[3][0])
     card.score()
     run(card)

@@ -39,7 +39,7 @@ def test_a_stack_is_trained_on_and_the_model_is_listed(train, viewer, run, qtbot
     assert "affine" in known.about
 
 
-def test_the_picture_lies_over_the_stack_while_the_network_learns(viewer, open_train, run, qtbot):
+def test_the_image_is_placed_over_the_stack_while_the_network_learns(viewer, open_train, run, qtbot):
     viewer.add_image(drifting(), name="stack", scale=(5, 2, 2), translate=(0, 100, -40), units=("um",) * 3)
     train = open_train(epochs=5000)
     train.train()

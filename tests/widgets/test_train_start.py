@@ -37,7 +37,7 @@ def test_a_network_that_matches_is_trained_on_turned_pictures(viewer, open_train
     assert SESSION.entries[0].name == "affine by matching on stack"
 
 
-def test_a_training_goes_on_from_a_trained_model(viewer, open_train, run, tmp_path):
+def test_a_training_continues_from_a_trained_model(viewer, open_train, run, tmp_path):
     viewer.add_image(drifting(), name="stack")
     train = open_train(epochs=4)
     assert train.options.start is None

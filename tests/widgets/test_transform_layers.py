@@ -49,7 +49,7 @@ def test_a_file_of_the_same_ending_that_holds_something_else_is_left_to_others(t
     assert napari_transform_reader(str(tmp_path / "missing.tfm")) is None
 
 
-def test_a_model_file_is_told_from_a_transform(tmp_path, monkeypatch):
+def test_a_model_file_is_distinguished_from_a_transform(tmp_path, monkeypatch):
     from napari_stnreg.core import container
     from napari_stnreg.models import model_file
     from napari_stnreg.napari_plugin import transform_files as module
@@ -85,7 +85,7 @@ def test_file_save_on_a_result_layer_writes_its_transform(tmp_path, ending):
         assert (back["fixed"], back["moving"]) == ("atlas", "subject")
 
 
-def test_a_layer_without_a_transform_is_said(tmp_path):
+def test_a_layer_without_a_transform_is_reported(tmp_path):
     with pytest.raises(RegistrationError, match="carries no transform"):
         write_transform(str(tmp_path / "x.tfm"), np.zeros((3, 3)), {"name": "plain", "metadata": {}})
     series = make_entry(turn()).record("warped")

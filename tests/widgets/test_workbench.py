@@ -14,7 +14,7 @@ from tests.widgets.conftest import blobs
 from tests.widgets.known_transforms import SHAPE, bend, choose, make_entry, solved, turn
 
 
-def test_without_a_transform_it_says_how_to_get_one(viewer, open_workbench):
+def test_without_a_transform_a_hint_is_shown(viewer, open_workbench):
     viewer.add_image(blobs(SHAPE), name="a")
     bench = open_workbench()
     assert "register two layers" in bench.choice.maps.text()

@@ -87,7 +87,7 @@ def test_inverting_adds_the_inverse_and_shows_the_round_trip(viewer, open_workbe
     assert len(bench.transforms) == 1
 
 
-def test_a_chain_maps_in_the_order_that_is_said(viewer, open_workbench, run):
+def test_a_chain_maps_in_the_stated_order(viewer, open_workbench, run):
     a, b = make_entry(turn(), "A", "B"), make_entry(bend(), "B", "C")
     bench = open_workbench(a, b)
     bench.select(a)
