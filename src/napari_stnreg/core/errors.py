@@ -35,6 +35,6 @@ class RegistrationWarning(UserWarning):
 
 
 def announce(text: str, stacklevel: int = 3) -> None:
-    """Tell the user what a call decided or could not do: a line on the command line, a warning in Python."""
+    """Inform the user about a decision or a limitation of a call: a line on the command line, a warning in Python."""
     logger.warning("%s", text)
     warnings.warn(text, RegistrationWarning, stacklevel=stacklevel)

@@ -18,7 +18,7 @@ _NOT_LABELS = re.compile(r"label[\W_]*free|un[\W_]*label|mask[\W_]*(ed|ing)")
 
 @dataclass(frozen=True)
 class LabelParameters:
-    """Numbers by which labels are told from gray values.
+    """Numbers that distinguish labels from gray values.
 
     Set on segmentations of brains, hippocampi, cells and neurites (equal neighbors 0.64 to 0.97) and on microscopy,
     scanner and camera images of 8 and 16 bits (0.00 to 0.45, or smooth with steps of one gray value).
@@ -78,7 +78,7 @@ def label_reason(image: Image, parameters: LabelParameters = LabelParameters()) 
     if image.is_labels is False or image.has_channel_axis or data.dtype.kind not in "iubf":
         return ""
     if image.is_labels:
-        return "its file or layer says so"
+        return "its file or layer is marked as labels"
     is_named = has_label_name(image.name)
     if data.dtype.kind == "f" and not (is_named and _is_whole(data)):
         return ""

@@ -43,7 +43,7 @@ def layout_name(layout: str) -> str:
 
 
 def layout_of(labels: Sequence[str], ndim: int, name: str) -> str | None:
-    """Return what the labels of an array's axes mean, one of :data:`LAYOUTS`; ``None`` if they do not tell.
+    """Return what the labels of an array's axes mean, one of :data:`LAYOUTS`; ``None`` if they are ambiguous.
 
     Raises
     ------

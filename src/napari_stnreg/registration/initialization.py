@@ -205,7 +205,7 @@ def find_start(
 
 
 class _Judge:
-    """Standard deviations above chance at which an affine map aligns a pair, whatever was optimized."""
+    """Standard deviations above chance at which an affine map aligns a pair, for any optimized similarity."""
 
     def __init__(self, pyramid: Pyramid) -> None:
         self._pyramid = pyramid

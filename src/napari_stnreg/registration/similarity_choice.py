@@ -84,7 +84,7 @@ def trial_level(pyramid: Pyramid, scale: float = 1.0, parameters: ChoiceParamete
 
 
 def compare_at(level: Level, affine: FloatArray) -> Chance:
-    """Compare the images under an affine map with chance, whatever was optimized."""
+    """Compare the images under an affine map with chance, for any optimized similarity."""
     return compare_with_chance(level.fixed, *level.warp_moving(affine), mirror=False)
 
 

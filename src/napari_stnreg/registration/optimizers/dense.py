@@ -37,7 +37,7 @@ MIN_FORCE = 1e-2
 EXACT_FROM = 0.75
 """Share of a level's steps after which the velocity is integrated in full; before, :func:`quick_exponential` does."""
 LEAST_CORRELATION = 0.3
-"""Correlation of the images below which the fixed image's gradient says nothing about the warped one's."""
+"""Correlation of the images below which the fixed image's gradient has no information about the warped one's."""
 LANDMARK_SMOOTHING = 3.0
 """Standard deviation, in voxels, over which the pull of a landmark is spread; it would be smoothed away otherwise."""
 

@@ -32,7 +32,7 @@ class TiffSource(StackSource):
     page_shape: tuple[int, ...] = ()
 
     def identity(self) -> dict[str, Any]:
-        """As of other stacks, and the first page, which tells the channel."""
+        """As of other stacks, and the first page, which identifies the channel."""
         return {**super().identity(), "page": self.pages[0][1]}
 
     @property

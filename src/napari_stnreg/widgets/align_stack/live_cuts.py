@@ -15,7 +15,7 @@ POLL_MS = 40
 
 
 class LiveCuts(QObject):
-    """Reads the cuts that were asked for last; requests in between are dropped.
+    """Reads the cuts that were requested last; earlier requests are dropped.
 
     Signals
     -------
@@ -41,7 +41,7 @@ class LiveCuts(QObject):
         self._poll()
 
     def close(self) -> None:
-        """Drop what was asked for."""
+        """Drop the pending request."""
         self._next = None
         self._timer.stop()
         self._executor.shutdown(wait=False, cancel_futures=True)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _RECORD_MS = 150
 _AXES = ("z", "y", "x")
 _HINT = (
-    "Drag the image to move it, its corners to scale it (Shift: all axes alike), and the handle above it to rotate it. "
+    "Drag the image to move it, its corners to scale it (Shift: all axes equally), and the handle above it to rotate it. "
     "The layer itself is not changed: a copy of it is placed."
 )
 
