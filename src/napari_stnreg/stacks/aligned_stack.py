@@ -323,6 +323,34 @@ class AlignedStack:
             del field
         return target
 
+    def export(self, target: Path | str, kind: str, *, overwrite: bool = False) -> str:
+        """Write the stack, or its transforms, for another program.
+
+        Parameters
+        ----------
+        target
+            File or folder; for ``"zarr"`` and ``"precomputed"`` also a URL, such as ``s3://bucket/stack.zarr``.
+        kind
+            ``"zarr"`` (one shard for each section and level), ``"precomputed"`` (Neuroglancer), ``"affine-csv"``,
+            ``"bigwarp"`` (a folder of landmarks), ``"sofima"`` (coordinate map) or ``"render"`` (Render, TrakEM2).
+        overwrite
+            Replace the target if it exists.
+
+        Raises
+        ------
+        InputError
+            If the alignment is unfinished, or the target cannot be written.
+        """
+        from napari_stnreg.stacks.output.exchange import export_stack
+
+        self._require_finished()
+        return export_stack(self, target, kind, overwrite=overwrite)
+
+    @property
+    def nodes(self) -> Any:
+        """The array ``(z, 2, y, x)`` of displacements, read lazily."""
+        return self._displacement
+
     # -- looking at it
 
     def profile(self, z: int, axis: Literal["y", "x"], position: int) -> npt.NDArray[Any]:

@@ -1,0 +1,41 @@
+"""``stnreg export-stack``: an aligned stack, or its transforms, for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+Kind = Literal["zarr", "precomputed", "affine-csv", "bigwarp", "sofima", "render"]
+
+
+def export_stack(
+    alignment: Path,
+    output: str,
+    /,
+    *,
+    to: Annotated[Kind, Parameter(name="--to")],
+    overwrite: bool = False,
+) -> None:
+    """Write an aligned stack, or its transforms, for another program.
+
+    zarr: OME-Zarr with one shard for each section and level. precomputed: a volume of Neuroglancer (needs
+    napari-stnreg[precomputed]). Both go to a folder or a URL, such as s3://bucket/stack.zarr. affine-csv: the best
+    affine map of each section. bigwarp: a folder with landmarks of each section. sofima: the coordinate map. render:
+    tile specifications of Render and TrakEM2. Transforms relate pixels of the raw section and of the aligned image.
+
+    Parameters
+    ----------
+    alignment
+        The OME-Zarr folder that 'align' wrote.
+    output
+        The file, folder or URL to write.
+    to
+        What to write.
+    overwrite
+        Replace the output if it exists.
+    """
+    from napari_stnreg.stacks.aligned_stack import AlignedStack
+
+    print(AlignedStack(alignment).export(output, to, overwrite=overwrite))

@@ -1,0 +1,91 @@
+"""An aligned stack is written for other programs, and what is written means the same."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import zarr
+from scipy.ndimage import map_coordinates
+
+import napari_stnreg as sr
+from napari_stnreg.cli import main
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.datasets import SerialSections
+
+
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory):
+    raw = SerialSections((3, 160, 176), 2, shift=6.0)[:]
+    path = tmp_path_factory.mktemp("stack") / "out.zarr"
+    return sr.align_stack(raw, path, workers=1, deform=False, spacing=(40, 8, 8), unit="nm").aligned
+
+
+def test_sharded_zarr_has_one_file_for_each_section_and_level(aligned, tmp_path):
+    assert main(["export-stack", str(aligned.path), str(tmp_path / "s.zarr"), "--to", "zarr"]) == 0
+    copy = sr.AlignedStack(tmp_path / "s.zarr")
+    for one, other in zip([*aligned.levels, aligned.nodes], [*copy.levels, copy.nodes], strict=True):
+        np.testing.assert_array_equal(one[:], other[:])
+    assert len(list((tmp_path / "s.zarr" / "0").glob("c/**/0"))) >= 1
+    assert sum(one.is_file() for one in (tmp_path / "s.zarr" / "0" / "c").rglob("*")) == 3
+    assert sr.open_stack(tmp_path / "s.zarr").spacing == (40.0, 8.0, 8.0)
+    assert main(["export-stack", str(aligned.path), str(tmp_path / "s.zarr"), "--to", "zarr"]) == 2
+    assert main(["export-stack", str(aligned.path), str(aligned.path), "--to", "zarr", "--overwrite"]) == 2
+
+
+def test_export_to_a_url(aligned):
+    aligned.export("memory://stnreg-test/s.zarr", "zarr")
+    there = zarr.open_group("memory://stnreg-test/s.zarr", mode="r")
+    np.testing.assert_array_equal(there["0"][:], aligned.levels[0][:])
+    with pytest.raises(InputError, match="cannot be written"):
+        aligned.export("memory://stnreg-test/s.zarr", "zarr")
+
+
+def test_precomputed_volume_is_read_by_tensorstore(aligned, tmp_path):
+    tensorstore = pytest.importorskip("tensorstore")
+    aligned.export(tmp_path / "volume", "precomputed")
+    info = json.loads((tmp_path / "volume" / "info").read_text())
+    assert info["scales"][0]["resolution"] == [8, 8, 40]
+    base = f"file://{tmp_path / 'volume'}/"
+    volume = tensorstore.open({"driver": "neuroglancer_precomputed", "kvstore": base}).result()
+    found = np.asarray(volume.read().result())[..., 0].T
+    np.testing.assert_array_equal(found, aligned.levels[0][:])
+
+
+def points(aligned):
+    y, x = np.meshgrid(np.arange(40.0, 120, 20), np.arange(40.0, 130, 20), indexing="ij")
+    return np.stack([y.ravel(), x.ravel()], axis=1)
+
+
+@pytest.mark.parametrize("kind", ["affine-csv", "bigwarp", "sofima", "render"])
+def test_exported_transforms_map_as_the_alignment(aligned, tmp_path, kind):
+    target = tmp_path / {"affine-csv": "a.csv", "bigwarp": "landmarks", "sofima": "m.npy", "render": "t.json"}[kind]
+    aligned.export(target, kind)
+    seen = points(aligned)
+    for z in range(3):
+        there = np.column_stack([np.full(len(seen), z), seen])
+        raw = aligned.map_points(there, inverse=True)[:, 1:]  # of these pixels of the aligned image
+        if kind == "affine-csv":
+            row = next(one for one in csv.DictReader(target.read_text().splitlines()) if int(one["section"]) == z)
+            matrix = np.array([[float(row[k]) for k in ("yy", "yx", "y")], [float(row[k]) for k in ("xy", "xx", "x")]])
+            found = seen @ matrix[:, :2].T + matrix[:, 2]
+        elif kind == "sofima":
+            note = json.loads(target.with_suffix(".json").read_text())
+            index = (seen - note["start_yx"]) / note["stride"]
+            found = seen + np.stack([map_coordinates(np.load(target)[1 - a, z], index.T, order=1) for a in (0, 1)], -1)
+        else:
+            if kind == "bigwarp":
+                rows = list(csv.reader((target / f"section{z:05d}.csv").read_text().splitlines()))
+                values = np.array([[float(v) for v in row[2:]] for row in rows])
+            else:
+                words = json.loads(target.read_text())[z]["transforms"]["specList"][0]["dataString"].split()
+                assert words[:3] == ["affine", "2", "2.0"]
+                values = np.array(words[3:], dtype=float).reshape(-1, 5)[:, :4]
+            moved = aligned.map_points(np.column_stack([np.full(len(values), z), values[:, 1::-1]]))[:, 1:]
+            np.testing.assert_allclose(moved, values[:, 3:1:-1], atol=1e-3)
+            continue
+        np.testing.assert_allclose(found, raw, atol=0.05)
+    with pytest.raises(InputError, match="exists"):
+        aligned.export(target, "affine-csv" if kind == "affine-csv" else kind)
+    with pytest.raises(InputError, match="no export 'elastix'"):
+        aligned.export(target, "elastix")
