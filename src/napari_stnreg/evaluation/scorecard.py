@@ -14,6 +14,7 @@ from napari_stnreg import evaluation
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import ROUNDED_AXES, FloatArray, Grid
 from napari_stnreg.core.image import Image
+from napari_stnreg.core.progress import check_stop
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.evaluation.report import Better, Score, Scorecard
 from napari_stnreg.io.conversion import ImageLike, as_image, as_image_pair
@@ -165,9 +166,12 @@ def image_scores(
     elif transform is not None:
         inputs.append(("after", moving, transform))
     for when, source, applied in inputs:
+        check_stop()
         intensity = source.intensity(moving_channel)
+        check_stop()
         mask = np.ones(source.grid.shape, bool) if source.mask is None else source.mask
         plain = Image(np.where(mask, intensity, 0), source.grid, mask, source.name)
+        check_stop()
         image = warp(plain, applied, grid, "linear", device=device)
         both = inside if image.mask is None else inside & image.mask
         if source.mask is not None:
@@ -175,6 +179,7 @@ def image_scores(
             both = both & (warp(coverage, applied, grid, "linear", device=device).data > 0.999)
         if both.sum() > 1:
             compared.append((when, image.data, both))
+    check_stop()
     with ThreadPoolExecutor(max_workers=2) as pool:  # SciPy's filters release the interpreter lock
         scores = pool.map(lambda one: evaluation.compare(values, one[1], one[2]), compared)
         found |= {when: dict(each) for (when, _, _), each in zip(compared, scores, strict=True)}

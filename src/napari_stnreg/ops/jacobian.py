@@ -139,7 +139,9 @@ def folding_fraction(
             inner = inner[chosen[inside]]
         elif chosen.any():
             inner = values[chosen]
+    check_stop()
     finite = inner[np.isfinite(inner)]
+    check_stop()
     orientation = -1.0 if finite.size and finite.mean(dtype=np.float64) < 0 else 1.0
     return float(np.mean(~(inner * orientation > 0)))
 

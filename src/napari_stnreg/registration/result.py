@@ -347,7 +347,7 @@ def result_steps(
     folded = run_interruptible(lambda: on_device.folding_fraction(fixed.grid))
     if folded > 0:
         warnings.append(_folding_warning(folded, settings, has_landmarks=landmarks[0] is not None))
-    inverse = invert(on_device, moving.grid, max_points=INVERSE_POINTS)
+    inverse = run_interruptible(lambda: invert(on_device, moving.grid, max_points=INVERSE_POINTS))
     if inverse.warning and not folded:
         warnings.append(inverse.warning)
     yield "scoring"

@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.core.progress import check_stop
 from napari_stnreg.ops.lattice import affine_points
 from napari_stnreg.transforms.base import SLAB_POINTS, InversionMethod, Transform
 from napari_stnreg.transforms.registry import transform_class
@@ -297,7 +298,10 @@ def _round_trip(
     axes = [np.arange((n - 1) % thin // 2, n, thin) for n in grid.shape]
     index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, grid.ndim)
     points = in_unit.to_world(index)
-    again = transform.map_points(back.map_points(points))
+    check_stop()
+    again = back.map_points(points)
+    check_stop()
+    again = transform.map_points(again)
     errors = np.linalg.norm(again - points, axis=1)
     voxel = float(in_unit.spacing.min())
     largest = float(errors.max(initial=0.0))
