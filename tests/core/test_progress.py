@@ -61,12 +61,12 @@ def test_a_registration_is_stopped_inside_a_step_with_the_best_so_far(monkeypatc
     stop = threading.Event()
     level = pyramid.Pyramid.level
 
-    def stopping_level(self, shrink):
+    def stopping_level(self, shrink, *scale):
         calls.append(shrink)
         if len(calls) == 2:
             stop.set()
             check_stop()
-        return level(self, shrink)
+        return level(self, shrink, *scale)
 
     monkeypatch.setattr(pyramid.Pyramid, "level", stopping_level)
     steps = sr.register_steps(images.fixed, images.moving, family="affine", preset="fast")
