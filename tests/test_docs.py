@@ -81,6 +81,16 @@ def test_links_of_the_front_page_lead_to_readable_pages():
                     assert "{{" not in target.read_text(encoding="utf-8"), f"{name} links to {link}, which has tags"
 
 
+def test_reference_lists_every_public_name():
+    stub = (ROOT / "src" / "napari_stnreg" / "__init__.pyi").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    public = re.findall(r"^from \.([\w.]+) import (\w+) as", stub, re.MULTILINE)
+    assert len(public) > 40
+    missing = [name for module, name in public if module not in ("_version", "core.errors")
+               and not re.search(rf"^::: napari_stnreg\.[\w.]+\.{name}$", page, re.MULTILINE)]  # fmt: skip
+    assert not missing, f"not in docs/reference/python.md: {', '.join(missing)}"
+
+
 def test_every_network_is_drawn(tmp_path, monkeypatch):
     from napari_stnreg.networks.registry import NETWORKS
 

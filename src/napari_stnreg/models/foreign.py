@@ -113,7 +113,7 @@ def import_model(
     options["orientation"] = orientation or "zyx"[-ndim:]
     size = shape if shape is not None else (config or {}).get("inshape")
     if size is None:
-        raise InputError(f"'{source.name}' does not tell the size of its images; give the shape.")
+        raise InputError(f"'{source.name}' does not contain the size of its images; give the shape.")
     try:
         network = network_from({"name": OriginalVoxelMorph.name, **options}, named)
     except InputError as error:
