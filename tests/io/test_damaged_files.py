@@ -89,6 +89,20 @@ def test_a_tiff_with_more_rows_than_strips_is_refused(tmp_path, compression):
         sr.read_image(path)
 
 
+@pytest.mark.timeout(60)
+def test_a_tiff_whose_pages_run_in_a_circle_ends(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.ones((3, 24, 28), np.uint8), photometric="minisblack", compression="zlib")
+    with tifffile.TiffFile(path) as tif:
+        first, last = tif.pages[0].offset, tif.pages[2].offset
+        end = last + 2 + 12 * len(tif.pages[2].tags)
+    content = bytearray(path.read_bytes())
+    content[end : end + 4] = np.array([first], "<u4").tobytes()
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"'a\.tif' cannot be read.*circle"):
+        sr.read_image(path)
+
+
 def test_a_wrong_checksum_of_a_compressed_mgh_file_is_an_error(tmp_path):
     path = tmp_path / "a.mgz"
     nib.save(nib.MGHImage(np.zeros((6, 7, 5), np.float32), np.eye(4)), path)

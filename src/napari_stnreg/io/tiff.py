@@ -7,6 +7,7 @@ as this package's own grid, so that nothing is lost between two of our runs.
 from __future__ import annotations
 
 import json
+import struct
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from functools import lru_cache
@@ -39,7 +40,7 @@ def open_tiff(path: Path) -> FileContent:
         If the axes are none of time, z, channel, y, x, or if there are both frames and too many other axes.
     """
     with tifffile.TiffFile(path) as tif:
-        series = tif.series[0]
+        series = first_series(tif)
         _check_complete(tif, series)
         page: Any = series.keyframe
         _check_kind(page, path.name)
@@ -89,7 +90,7 @@ def tiff_axes(path: str, shape: tuple[int, ...]) -> str:
 def _axes_of_file(path: str, changed: int, shape: tuple[int, ...]) -> str:
     try:
         with tifffile.TiffFile(path) as tif:
-            series = tif.series[0]
+            series = first_series(tif)
             axes, sizes = str(series.axes), tuple(int(n) for n in series.shape)
     except Exception:  # a parser; whoever reads the pixels reports what is wrong
         return ""
@@ -253,6 +254,33 @@ def _check_complete(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> 
     promised = int((tif.imagej_metadata or {}).get("images", 1)) * tif.pages.first.size
     if end > tif.filehandle.size or promised > series.size:
         raise ValueError("it ends before its pixels do")
+
+
+def first_series(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:
+    """Return the first image of a TIFF file.
+
+    Raises
+    ------
+    ValueError
+        If the chain of pages runs in a circle; tifffile would follow it forever, or leave pages out.
+    """
+    stream, layout = tif.filehandle, tif.tiff
+    offset, seen = int(tif.pages.first.offset), set[int]()
+    while 0 < offset < stream.size and not tif.is_ndpi:
+        if offset in seen:
+            raise ValueError("its pages run in a circle")
+        seen.add(offset)
+        stream.seek(offset)
+        count = stream.read(layout.tagnosize)
+        if len(count) < layout.tagnosize:
+            break
+        tags = int(struct.unpack(layout.tagnoformat, count)[0])
+        stream.seek(offset + layout.tagnosize + tags * layout.tagsize)
+        following = stream.read(layout.offsetsize)
+        if len(following) < layout.offsetsize:
+            break
+        offset = int(struct.unpack(layout.offsetformat, following)[0])
+    return tif.series[0]
 
 
 def has_all_segments(page: Any) -> bool:

@@ -166,7 +166,7 @@ def _open_tiff(path: Path, axes: str | None) -> Series:
     name = path.name[: -len(image_files.suffix_of(path))]
     try:
         with tifffile.TiffFile(path) as file:
-            pages = file.series[0]
+            pages = tiff.first_series(file)
             letters = axes or pages.axes.translate(str.maketrans("QIS", "TTC")).lower()
             spacing, unit, own = tiff.calibration(file)
             interval = float((file.imagej_metadata or {}).get("finterval", 1.0) or 1.0)

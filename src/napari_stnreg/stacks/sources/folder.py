@@ -15,6 +15,7 @@ import tifffile
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.io.formats import is_image_path
 from napari_stnreg.io.image import read_image
+from napari_stnreg.io.tiff import first_series
 from napari_stnreg.stacks.sources.base import Array, StackSource, Window, check_stack, to_gray
 from napari_stnreg.stacks.sources.section_names import natural_sections, order_sections
 
@@ -126,7 +127,7 @@ def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     name = path.name.lower()
     if name.endswith((".tif", ".tiff")):
         with tifffile.TiffFile(path) as tif:
-            series = tif.series[0]
+            series = first_series(tif)
             return tuple(n for n in series.shape if n > 1), np.dtype(series.dtype).newbyteorder("=")
     if name.endswith((".png", ".jpg", ".jpeg")):
         from PIL import Image as Picture

@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.io.tiff import calibration, has_all_segments
+from napari_stnreg.io.tiff import calibration, first_series, has_all_segments
 from napari_stnreg.stacks.sources.base import (
     Array,
     StackSource,
@@ -76,7 +76,7 @@ def open_tiff(path: Path, *, channel: int | None = None) -> TiffSource:
 
 
 def _tiff_stack(path: Path, tif: tifffile.TiffFile, channel: int | None) -> TiffSource:
-    series = tif.series[0]
+    series = first_series(tif)
     spacing, unit, own = calibration(tif)
     if own is not None and own.ndim == 3:
         spacing, unit = (float(own.spacing[0]), float(own.spacing[1]), float(own.spacing[2])), own.unit
