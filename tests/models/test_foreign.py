@@ -144,3 +144,79 @@ class TestVoxelMorph:
         (tmp_path / "text.pt").write_text("no checkpoint")
         with pytest.raises(InputError, match=r"text.pt"):
             import_model(tmp_path / "text.pt")
+
+
+def icon_weights(ndim, bias):
+    """Weights of a small network: at half resolution twice, then a last step; each U-Net moves everything alike."""
+    made, generator = {}, torch.Generator().manual_seed(0)
+    down, up = [2, 4, 6], [5, 4]
+    parts = ["netPhi.netPhi.net.net.", "netPhi.netPsi.net.", "netPsi.net."]
+    for part, shift in zip(parts, bias, strict=True):
+        shapes = {
+            "downConvs.0": (4, 2, *[3] * ndim), "downConvs.1": (6, 4, *[3] * ndim),
+            "upConvs.0": (4 + up[1], 5, *[4] * ndim), "upConvs.1": (6, 4, *[4] * ndim),
+            "lastConv": (ndim, down[0] + up[0], *[3] * ndim),
+        }  # fmt: skip
+        for name, shape in shapes.items():
+            made[f"{part}{name}.weight"] = torch.randn(shape, generator=generator) * 0.1
+            made[f"{part}{name}.bias"] = torch.zeros(shape[1] if name.startswith("up") else shape[0])
+        made[f"{part}lastConv.weight"].zero_()
+        made[f"{part}lastConv.bias"] = torch.as_tensor(shift, dtype=torch.float32)
+        for i, n in enumerate(up):
+            for kind, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+                made[f"{part}batchNorms.{i}.{kind}"] = torch.full((n,), value)
+            made[f"{part}batchNorms.{i}.num_batches_tracked"] = torch.tensor(3)
+    return made
+
+
+class TestIcon:
+    @pytest.mark.parametrize(("ndim", "code"), [(2, "yx"), (3, "zyx"), (3, "LPS")])
+    def test_steps_add_up(self, ndim, code, tmp_path):
+        shifts = [[0.2, -0.1, 0.3][:ndim], [0.1, 0.1, 0.0][:ndim], [-0.1, 0.3, 0.2][:ndim]]
+        torch.save(icon_weights(ndim, shifts), tmp_path / "net.trch")
+        shape = (21, 16, 11)[:ndim]  # in the order of the network
+        model = import_model(tmp_path / "net.trch", shape=shape, orientation=code)
+        model.save(tmp_path / "m.safetensors")
+        network = sr.load(tmp_path / "m.safetensors").network
+        images = torch.rand(2, 1, 1, *network.shape)
+        with torch.no_grad():
+            found = network(images[0], images[1])
+        along = 0.1 * np.sum(shifts, axis=0) * (np.asarray(shape) - 1)
+        expected = along if code != "LPS" else [along[2], -along[1], -along[0]]
+        assert np.allclose(found.amin(dim=tuple(range(2, ndim + 2)))[0], expected, atol=1e-4)
+        assert np.allclose(found.amax(dim=tuple(range(2, ndim + 2)))[0], expected, atol=1e-4)
+
+    def test_it_is_the_original(self, tmp_path):
+        icon = pytest.importorskip("icon_registration")
+        networks = pytest.importorskip("icon_registration.networks")
+        shape = (37, 30)
+
+        def unet():
+            made = networks.UNet2(3, [[2, 8, 8, 16], [8, 8, 8]], 2)
+            for parameter in [*made.lastConv.parameters(), *made.batchNorms.parameters()]:
+                torch.nn.init.normal_(parameter, std=0.2)
+            for norm in made.batchNorms:
+                norm.running_mean.normal_(std=0.1)
+            return icon.FunctionFromVectorField(made)
+
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            net = icon.TwoStepRegistration(icon.DownsampleRegistration(unet(), dimension=2), unet())
+            net = icon.TwoStepRegistration(icon.DownsampleRegistration(net, dimension=2), unet())
+            net = icon.TwoStepRegistration(net, unet())
+            net.assign_identity_map((1, 1, *shape))
+            moving, fixed = torch.rand(2, 1, 1, *shape)
+        net.eval()
+        torch.save(net.state_dict(), tmp_path / "net.trch")
+        network = import_model(tmp_path / "net.trch", shape=shape).network
+        with torch.no_grad():
+            phi = net(moving, fixed)(net.identity_map) - net.identity_map
+            found = network(fixed, moving)
+        expected = phi * torch.tensor([n - 1.0 for n in shape]).reshape(1, 2, 1, 1)
+        assert float(expected.abs().max()) > 0.5
+        assert torch.allclose(found, expected, atol=2e-5)  # voxels
+
+    def test_a_network_that_is_not_known_is_named(self, tmp_path):
+        torch.save({"netPhi.net.downConvs.0.weight": torch.ones(1)}, tmp_path / "net.trch")
+        with pytest.raises(InputError, match=r"network of ICON that cannot be imported"):
+            import_model(tmp_path / "net.trch", shape=(8, 8))

@@ -29,8 +29,8 @@ def import_model(
 ) -> None:
     """Convert the weights of another program's network to a model file.
 
-    Weights of voxelmorph's PyTorch version (.pt) are read; nothing in the file is executed. Afterward:
-    stnreg register FIXED MOVING -o DIR --model MODEL.
+    Weights of voxelmorph's PyTorch version (.pt) and of ICON, GradICON and uniGradICON (.trch) are read; nothing in
+    the file is executed. Afterward: stnreg register FIXED MOVING -o DIR --model MODEL.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def import_model(
     output
         The .safetensors file to write.
     program
-        voxelmorph; recognized by the weights if not given.
+        voxelmorph or icon; recognized by the weights if not given.
     size
         Size of the network's images in its own axis order, such as 160,192,224, if the file does not tell it.
     spacing

@@ -19,12 +19,14 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.models.input_spec import InputSpec
+from napari_stnreg.models.input_spec import InputSpec, SizeMode
 from napari_stnreg.models.model import Model
 from napari_stnreg.models.model_file import network_from
+from napari_stnreg.networks.icon import IconNetwork
+from napari_stnreg.networks.orientation import ArrayOrientation
 from napari_stnreg.networks.voxelmorph_original import OriginalVoxelMorph
 
-PROGRAMS = ("voxelmorph",)
+PROGRAMS = ("voxelmorph", "icon")
 """Programs whose weights can be imported."""
 
 
@@ -69,9 +71,10 @@ def import_model(
     Parameters
     ----------
     path
-        A checkpoint: voxelmorph's (PyTorch, ``.pt``), with or without its configuration.
+        A checkpoint: voxelmorph's (PyTorch, ``.pt``), with or without its configuration; or that of a network of ICON,
+        GradICON or uniGradICON (``.trch``).
     program
-        ``"voxelmorph"``; recognized by the names of the weights if not given.
+        ``"voxelmorph"`` or ``"icon"``; recognized by the names of the weights if not given.
     shape
         Size of the network's images in its own axis order; that of the configuration by default.
     spacing, unit
@@ -95,15 +98,14 @@ def import_model(
     source = Path(path)
     config = checkpoint.get("config") if isinstance(checkpoint.get("config"), Mapping) else {}
     weights = _state(checkpoint, source)
-    if program is None and not any(name.startswith("unet_model.") for name in weights):
-        raise InputError(
-            f"The weights in '{source.name}' are of no network that can be imported ({', '.join(PROGRAMS)}); they "
-            "begin "
-            f"with '{next(iter(weights))}'."
-        )
     if program not in (None, *PROGRAMS):
         raise InputError(f"Weights of '{program}' cannot be imported; choose from {', '.join(PROGRAMS)}.")
-    options, named = _voxelmorph(weights, config or {}, source, steps, downsize)
+    if program is None:
+        program = _recognized(weights, source)
+    if program == "voxelmorph":
+        options, named = _voxelmorph(weights, config or {}, source, steps, downsize)
+    else:
+        options, named = _icon(weights, source)
     ndim = int(options["ndim"])
     if ndim == 3 and orientation is None:
         raise InputError(
@@ -114,17 +116,22 @@ def import_model(
     size = shape if shape is not None else (config or {}).get("inshape")
     if size is None:
         raise InputError(f"'{source.name}' does not contain the size of its images; give the shape.")
+        raise InputError(f"'{source.name}' does not tell the size of its images; give the shape.")
+    turn = ArrayOrientation(str(options["orientation"]), ndim)
+    ours = tuple(turn.from_network(torch.zeros(1, ndim, *(int(n) for n in size))).shape[2:])
+    if program == "icon":
+        options["shape"] = list(ours)
+    name = OriginalVoxelMorph.name if program == "voxelmorph" else IconNetwork.name
     try:
-        network = network_from({"name": OriginalVoxelMorph.name, **options}, named)
+        network = network_from({"name": name, **options}, named)
     except InputError as error:
         raise InputError(f"The weights in '{source.name}' do not fit the network: {str(error).rstrip('.')}.") from error
-    assert isinstance(network, OriginalVoxelMorph)
-    like = network.orientation.from_network(torch.zeros(1, ndim, *(int(n) for n in size), device="cpu"))
     sizes = [1.0] * ndim if spacing is None else [float(one) for one in np.broadcast_to(np.asarray(spacing), (ndim,))]
-    spec = InputSpec(
-        ndim, int(options["channels"]), tuple(like.shape[2:]), tuple(sizes), unit or ("mm" if ndim == 3 else "pixel")
-    )
-    summary = {"source": {"program": "voxelmorph", "file": source.name}, "settings": {"similarity_used": "lncc"}}
+    unit = unit or ("mm" if ndim == 3 else "pixel")
+    # Networks of ICON were trained on images that are scaled to one size.
+    mode: SizeMode = "extent" if program == "icon" and spacing is None else "spacing"
+    spec = InputSpec(ndim, int(options["channels"]), ours, tuple(sizes), unit, mode)
+    summary = {"source": {"program": program, "file": source.name}, "settings": {"similarity_used": "lncc"}}
     return Model(network, spec, summary, source.stem)
 
 
@@ -138,6 +145,48 @@ def _state(checkpoint: Mapping[str, Any], source: Path) -> dict[str, Tensor]:
     if not weights:
         raise InputError(f"'{source.name}' holds no weights of a network.")
     return weights
+
+
+def _recognized(weights: Mapping[str, Tensor], source: Path) -> str:
+    """Return the program that the names of the weights belong to."""
+    if any(name.startswith("unet_model.") for name in weights):
+        return "voxelmorph"
+    if any("downConvs." in name for name in weights):
+        return "icon"
+    raise InputError(
+        f"The weights in '{source.name}' are of no network that can be imported ({', '.join(PROGRAMS)}); they begin "
+        f"with '{next(iter(weights))}'."
+    )
+
+
+def _icon(weights: Mapping[str, Tensor], source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return structure and sizes of a network of ICON, and its weights by our names."""
+    kept = {
+        name.removeprefix("regis_net."): t
+        for name, t in weights.items()
+        if not name.endswith(("identity_map", "spacing"))
+    }
+
+    def tree(prefix: str) -> dict[str, Any]:
+        names = [name.removeprefix(prefix) for name in kept if name.startswith(prefix)]
+        if any(name.startswith("netPhi.") for name in names):
+            return {"first": tree(prefix + "netPhi."), "second": tree(prefix + "netPsi.")}
+        if any(name.startswith("net.downConvs.") for name in names):
+            levels = sum(bool(re.fullmatch(r"net\.downConvs\.\d+\.weight", name)) for name in names)
+            down = [kept[f"{prefix}net.downConvs.{i}.weight"].shape for i in range(levels)]
+            up = [int(kept[f"{prefix}net.upConvs.{i}.weight"].shape[1]) for i in range(levels)]
+            return {"unet": [[int(down[0][1]), *(int(one[0]) for one in down)], up]}
+        if any(name.startswith("net.") for name in names):
+            return {"half": tree(prefix + "net.")}
+        raise InputError(f"'{source.name}' holds a network of ICON that cannot be imported, at '{prefix}'.")
+
+    try:
+        structure = tree("")
+    except (KeyError, IndexError) as error:
+        raise InputError(f"'{source.name}' holds a network of ICON that cannot be imported ({error}).") from error
+    first = next(t for name, t in kept.items() if name.endswith("downConvs.0.weight"))
+    options = {"ndim": first.ndim - 2, "channels": int(first.shape[1]) // 2, "tree": structure}
+    return options, {f"root.{name}": t for name, t in kept.items()}
 
 
 def _voxelmorph(
