@@ -110,6 +110,18 @@ def test_unrelated_sections_have_low_confidence():
     assert found.confidence < PARAMETERS.min_confidence
 
 
+def test_far_rotation_needs_evidence_above_chance():
+    """Tissue that shares little with its neighbor fits best at any angle, by chance."""
+    chosen = settings()
+    turned = []
+    for seed in (1, 4, 5):
+        shared = texture(seed, grain=4) - 128
+        a, b = (0.35 * shared + np.sqrt(1 - 0.35**2) * (texture(seed + k, grain=4) - 128) + 128 for k in (100, 200))
+        found = coarse_match(prepare(a, chosen), prepare(b, chosen), chosen)
+        turned.append(found.confidence >= PARAMETERS.min_confidence and found.matrix[0, 0] < np.cos(np.deg2rad(10)))
+    assert not any(turned)
+
+
 def test_shifts_and_rotations_are_removed():
     truth = tissue(6, seed=5)
     motions = [
