@@ -17,7 +17,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -61,11 +61,13 @@ class RandomUser:
         The viewer.
     seed
         Seed of the events.
+    log
+        Each event is written here before it happens, so that a crash of a driver can be traced.
     """
 
-    def __init__(self, viewer: Any, seed: int) -> None:
+    def __init__(self, viewer: Any, seed: int, log: TextIO | None = None) -> None:
         self.viewer, self.random = viewer, np.random.default_rng(seed)
-        self.report = Report()
+        self.report, self._log = Report(), log
         self.log: list[str] = []
         self.actions: list[tuple[float, Callable[[], str]]] = [
             (2, self.open_panel), (0.7, self.close_panel), (2, self.add_layer), (1.5, self.delete_layer),
@@ -94,6 +96,9 @@ class RandomUser:
                 if seconds is not None and time.perf_counter() - started > seconds:
                     break
                 action = self.actions[self.random.choice(len(weights), p=weights)][1]
+                if self._log is not None:
+                    self._log.write(f"{number}: {action.__name__}, after {self.log[-1] if self.log else 'nothing'}\n")
+                    self._log.flush()
                 try:
                     self.log.append(f"{number}: {action.__name__} {action()}")
                 except Exception:
@@ -349,12 +354,13 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, help="at most")
+    parser.add_argument("--log", type=argparse.FileType("w"), help="file of the events")
     parser.add_argument("--growth", type=float, default=400.0, help="most memory that may be kept, MB")
     options = parser.parse_args()
     import napari
 
     viewer = napari.Viewer()
-    report = RandomUser(viewer, options.seed).run(options.events, options.seconds)
+    report = RandomUser(viewer, options.seed, options.log).run(options.events, options.seconds)
     viewer.close()
     print(f"{sum(report.events.values())} events: {dict(report.events.most_common())}")
     print(f"{len(report.errors)} exceptions, {len(report.threads)} threads left, {report.growth_mb:+.0f} MB")

@@ -12,13 +12,13 @@ import numpy as np
 
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.core.image import Image
+from napari_stnreg.core.labels import label_reason
 from napari_stnreg.io.content import FileContent
 from napari_stnreg.io.formats import image_format, is_dicom, is_zarr
 from napari_stnreg.io.image import read_content, read_frames
 from napari_stnreg.io.napari_layers import AXIS_LABELS, LAYOUTS, LayerData, grid_of, layer_data, layout_of, placement
 from napari_stnreg.io.ome_zarr import is_scene
 from napari_stnreg.io.series import write_series
-from napari_stnreg.napari_plugin.label_guess import looks_like_labels
 
 PathOrPaths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -129,7 +129,7 @@ def _read_layer(path: str | os.PathLike[str]) -> LayerData:
         return _lazy_layer(Path(path), content, content.levels())
     frames = read_frames(path, content)
     whole = np.issubdtype(frames[0].data.dtype, np.integer) and not frames[0].has_channel_axis
-    labels = whole and (content.labels or (len(frames) == 1 and looks_like_labels(frames[0].data)))
+    labels = whole and (content.labels or (len(frames) == 1 and bool(label_reason(frames[0]))))
     data, keywords, kind = layer_data(frames[0], "labels" if labels else "image")
     if len(frames) == 1:
         return data, keywords, kind

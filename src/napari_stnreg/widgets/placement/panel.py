@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 _RECORD_MS = 150
 _AXES = ("z", "y", "x")
 _HINT = (
-    "Drag the image to move it, its corners to scale it (Shift: all axes equally), and the handle above it to rotate it. "
-    "The layer itself is not changed: a copy of it is placed."
+    "Drag the image to move it, its corners to scale it (Shift: all axes equally), and the handle above it to rotate "
+    "it. The layer itself is not changed: a copy of it is placed."
 )
 
 
@@ -46,6 +46,14 @@ class PlacementPanel(TaskPanel):
     It can be driven from code: :meth:`set_layers`, :meth:`place`, :meth:`set_placement`, :meth:`flip`,
     :meth:`rotate`, :meth:`reset`, :meth:`remove`, :attr:`placement`.
     """
+
+    title = "Place by hand"
+    help_page = "tutorials/stains.html"
+    introduction = (
+        "Choose the moving image and the fixed one below it.",
+        "Drag the image and its handles, or type numbers.",
+        "Press Register to start from there.",
+    )
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer, "Choose the moving image and press Place by hand.")
