@@ -5,7 +5,8 @@ A timer beats every 5 ms in the GUI thread. While the thread is busy with anythi
 is the block that a user feels, and the CPU time of the thread between two beats is its own share of it, which other
 programs do not change. Beats are kept from the moment Register is pressed until the results are in the layer list and
 drawn, while they are removed again by Undo, and while a second run is stopped. The one-time import of torch is made
-before, as the plugin makes it while the program is idle.
+before, as the plugin makes it while the program is idle. A second table gives the rate at which the moving image
+follows a landmark that is dragged.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def press_register(widget: Any) -> Callable[[], bool]:
     return lambda: not widget.running
 
 
-def pump(until: Callable[[], bool], seconds: float) -> bool:
+def pump(until: Callable[[], bool], seconds: float, poll: float = 0.05) -> bool:
     """Let the GUI work until something is true; false when it took longer than allowed."""
     from qtpy.QtCore import QEventLoop, QTimer
 
@@ -124,7 +125,7 @@ def pump(until: Callable[[], bool], seconds: float) -> bool:
             loop.quit()
 
     timer = QTimer()
-    timer.setInterval(50)
+    timer.setInterval(round(1000 * poll))
     timer.timeout.connect(look)
     timer.start()
     loop.exec()
@@ -185,6 +186,58 @@ def measure(shape: tuple[int, ...], threads: int, preset: str = "fast") -> dict[
     }  # fmt: skip
 
 
+def measure_landmarks(shape: tuple[int, ...], threads: int, moves: int = 30) -> dict[str, Any]:
+    """Drag one of 20 landmarks of a thin-plate spline in the landmark panel; return updates and CPU times a move.
+
+    ``engine_ms`` is the CPU time of fit and warp in the thread that warps, ``gui_ms`` that of the GUI thread without
+    drawing. Both are CPU times of one core, which other programs on the machine change little.
+    """
+    import napari
+    import torch
+
+    torch.set_num_threads(threads)
+    images = made_pair(shape)
+    viewer = napari.Viewer(show=True)
+    fixed, moving = (viewer.add_image(im, name=name) for im, name in zip(images, ("fixed", "moving"), strict=True))
+    _, panel = viewer.window.add_plugin_dock_widget("napari-stnreg", "Landmark registration")
+    panel.set_layers(fixed, moving)
+    rng = np.random.default_rng(0)
+    points = (0.05 + 0.9 * rng.random((20, len(shape)))) * shape
+    panel.landmarks.family_box.set_current("tps")
+    panel.add_pairs(points, points + rng.normal(0, 4, points.shape))
+    panel.place()
+    pump(lambda: panel.updates > 0, PATIENCE)
+    wait(2.0)
+    times: dict[str, list[float]] = {"engine": [], "gui": []}
+    live = panel._live._live
+
+    def timed_live(*arguments: Any) -> Any:
+        started = time.thread_time()
+        frame = live(*arguments)
+        times["engine"].append(time.thread_time() - started)
+        return frame
+
+    panel._live._live = timed_live
+    updates, began = panel.updates, time.perf_counter()
+    panel.pairs.begin_move()
+    for number in range(moves):
+        started = time.thread_time()
+        panel.pairs.move(3, "moving", points[3] + number)
+        panel._refit(dragging=True)
+        times["gui"].append(time.thread_time() - started)
+        before = panel.updates
+        pump(lambda before=before: panel.updates > before, 5.0, 0.002)
+    seconds = time.perf_counter() - began
+    updates = panel.updates - updates
+    panel.leave()
+    viewer.close()
+    return {
+        "updates_per_s": updates / seconds,
+        "engine_ms": 1000 * float(np.median(times["engine"])),
+        "gui_ms": 1000 * float(np.median(times["gui"])),
+    }
+
+
 def main() -> None:
     """Print a table and, with ``--out``, write ``gui_latency.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -192,6 +245,7 @@ def main() -> None:
     parser.add_argument("--runs", default=",".join(RUNS), help="of: %(default)s")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--preset", default="fast")
+    parser.add_argument("--landmarks", action="store_true", help="measure the drag of a landmark alone")
     options = parser.parse_args()
     try:
         import napari  # noqa: F401
@@ -199,6 +253,13 @@ def main() -> None:
         from qtpy.QtWidgets import QApplication  # noqa: F401
     except ImportError as error:
         sys.exit(f"The GUI was not measured: {error}.")
+    landmarks = {name: measure_landmarks(RUNS[name], options.threads) for name in options.runs.split(",")}
+    print("| landmarks | updates/s | fit and warp, CPU ms | GUI thread, CPU ms |")
+    print("| --- | --- | --- | --- |")
+    for name, r in landmarks.items():
+        print(f"| {name} | {r['updates_per_s']:.1f} | {r['engine_ms']:.0f} | {r['gui_ms']:.0f} |")
+    if options.landmarks:
+        return
     results = {name: measure(RUNS[name], options.threads, options.preset) for name in options.runs.split(",")}
     titles = (
         "run",
@@ -218,7 +279,7 @@ def main() -> None:
         print(f"| {name}{note} | {r['seconds']:.1f} | {first} | {r['stop_s']:.1f} | {work} | {r['longest_ms']:.0f} |")
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "gui_latency.json").write_text(json.dumps(results, indent=1) + "\n")
+        (options.out / "gui_latency.json").write_text(json.dumps({**results, "landmarks": landmarks}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

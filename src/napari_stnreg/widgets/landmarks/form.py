@@ -105,6 +105,9 @@ class LandmarkForm(QWidget):
         box.addWidget(self.view)
         box.addWidget(self.hint)
         box.addWidget(self.table, 1)
+        for arrow in (self.up_button, self.down_button):
+            arrow.setMaximumWidth(36)
         box.addLayout(button_row(self.go_button, self.delete_button, self.up_button, self.down_button))
-        box.addLayout(button_row(self.undo_button, self.redo_button, self.import_button, self.export_button))
+        box.addLayout(button_row(self.undo_button, self.redo_button))
+        box.addLayout(button_row(self.import_button, self.export_button))
         box.addWidget(self.summary)

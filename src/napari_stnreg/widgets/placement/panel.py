@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
 _RECORD_MS = 150
+_MARGIN = 0.3
+"""Space around the images, so that the handles are inside the canvas."""
 _AXES = ("z", "y", "x")
 _HINT = (
     "Drag the image to move it, its corners to scale it (Shift: all axes equally), and the handle above it to rotate "
@@ -221,6 +223,7 @@ class PlacementPanel(TaskPanel):
         if kept is None:
             self._viewer.add_layer(self.copy)
             store_for(self._viewer).placements[moving] = self.copy
+            self._viewer.reset_view(margin=_MARGIN)
         moving.visible = False
         self.copy.events.affine.connect(self._on_affine)
         self._on_affine()
