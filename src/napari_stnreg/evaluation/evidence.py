@@ -33,6 +33,8 @@ class EvidenceParameters:
         The same for the comparison with turned and mirrored copies.
     polish_size
         The same for the comparison with the best turned and mirrored copy, after small turns, scales and shifts.
+    final_size
+        The same for the last comparison with the polished copy, without further turns and scales.
     ambiguous
         Standard deviations by which such a copy may fit worse to be compared on the finer lattice.
     reach
@@ -50,6 +52,7 @@ class EvidenceParameters:
     size: Mapping[int, int] = field(default_factory=lambda: {2: 64, 3: 24})
     search_size: Mapping[int, int] = field(default_factory=lambda: {2: 32, 3: 14})
     polish_size: Mapping[int, int] = field(default_factory=lambda: {2: 44, 3: 18})
+    final_size: Mapping[int, int] = field(default_factory=lambda: {2: 64, 3: 32})
     ambiguous: float = 1.5
     reach: Mapping[int, int] = field(default_factory=lambda: {2: 6, 3: 4})
     window: Mapping[int, int] = field(default_factory=lambda: {2: 4, 3: 3})
@@ -169,8 +172,9 @@ def collect_evidence(
                 a, weight_a, source, _apply(affine, points), lattice, moving.grid, linear_determinant, parameters
             )
         before, _, _ = _compare(a, weight_a, source, points, lattice, moving.grid, 1.0, parameters, match=False)
-        search, fine = (_coarse_grid(box, n[ndim]) for n in (parameters.search_size, parameters.polish_size))
-        alternative, mirrored = _alternatives(target, source, search, fine, affine, parameters)
+        sizes = (parameters.search_size, parameters.polish_size, parameters.final_size)
+        lattices = [_coarse_grid(box, n[ndim]) for n in sizes]
+        alternative, mirrored = _alternatives(target, source, lattices, affine, parameters)
     return Evidence(
         after,
         linear,
@@ -316,12 +320,12 @@ def _matching_share(a: Tensor, b: Tensor, weight: Tensor, parameters: EvidencePa
 def _alternatives(
     target: _CoarseImage,
     source: _CoarseImage,
-    lattice: Grid,
-    fine: Grid,
+    lattices: Sequence[Grid],
     affine: FloatArray,
     parameters: EvidenceParameters,
 ) -> tuple[float, float]:
-    """Compare turned and mirrored copies at every shift with the affine part; ambiguous ones once more, finely."""
+    """Compare turned and mirrored copies at every shift with the affine part; ambiguous ones on two finer lattices."""
+    lattice, fine, final = lattices
     ndim = lattice.ndim
     points = lattice.points().reshape(-1, ndim)
     a, weight = target.read(points, lattice)
@@ -348,8 +352,9 @@ def _alternatives(
             shift = _shift_of(int(places[best]), surfaces.shape[1:])
             matrix = affine_matrix(linears[best], center - points.mean(0), points.mean(0))
             matrix[:-1, -1] += matrix[:-1, :-1] @ (lattice.linear @ shift)
-            own = own or _polished(target, source, fine, affine)
-            margin = (_polished(target, source, fine, matrix)[0] - own[0]) / max(own[1], 0.02)
+            own = own or _agreement(target, source, final, _polished(target, source, fine, affine))
+            copy = _agreement(target, source, final, _polished(target, source, fine, matrix))
+            margin = (copy[0] - own[0]) / max(own[1], 0.02)
         margins.append(margin)
     return margins[0], margins[1]
 
@@ -367,11 +372,10 @@ def _shift_of(place: int, padded: Sequence[int]) -> FloatArray:
     return np.array([i - n if i > n // 2 else i for i, n in zip(index, padded, strict=True)], dtype=np.float64)
 
 
-def _polished(target: _CoarseImage, source: _CoarseImage, lattice: Grid, affine: FloatArray) -> tuple[float, float]:
-    """Return the best agreement of edges near an affine map, among small turns, scales and shifts, and its spread."""
+def _polished(target: _CoarseImage, source: _CoarseImage, lattice: Grid, affine: FloatArray) -> FloatArray:
+    """Return the map whose edges agree best near an affine map, among small turns, scales and shifts."""
     ndim = lattice.ndim
-    points = lattice.points().reshape(-1, ndim)
-    center = points.mean(0)
+    center = lattice.points().reshape(-1, ndim).mean(0)
     turns = [np.eye(ndim)]
     for i, j in itertools.combinations(range(ndim), 2):
         for angle in (-0.13, 0.13):
@@ -379,16 +383,34 @@ def _polished(target: _CoarseImage, source: _CoarseImage, lattice: Grid, affine:
             turn[np.ix_((i, j), (i, j))] = rotation_2d(angle)
             turns.append(turn)
     turns += [0.93 * np.eye(ndim), 1.07 * np.eye(ndim)]
-    linears = affine[:-1, :-1] @ np.stack(turns)
-    worlds = (points - center) @ linears.transpose(0, 2, 1) + _apply(affine, center[None])
+    maps = [affine_matrix(affine[:-1, :-1] @ turn, _apply(affine, center[None])[0] - center, center) for turn in turns]
+    near, radius, _ = _surfaces(target, source, lattice, maps, max(2, round(max(lattice.shape) / 16)))
+    best = np.unravel_index(int(near.argmax()), near.shape)
+    shift = np.array(best[1:], dtype=np.float64) - radius
+    found = maps[int(best[0])]
+    found[:-1, -1] += found[:-1, :-1] @ (lattice.linear @ shift)
+    return found
+
+
+def _agreement(target: _CoarseImage, source: _CoarseImage, lattice: Grid, affine: FloatArray) -> tuple[float, float]:
+    """Return the agreement of edges at an affine map and shifts of two voxels, and its spread over all shifts."""
+    near, _, spread = _surfaces(target, source, lattice, [affine], 2)
+    return float(near.max()), spread
+
+
+def _surfaces(
+    target: _CoarseImage, source: _CoarseImage, lattice: Grid, maps: Sequence[FloatArray], radius: int
+) -> tuple[Tensor, int, float]:
+    """Return the agreement of edges of each map at shifts up to a radius, the radius, and the spread of the first."""
+    ndim = lattice.ndim
+    points = lattice.points().reshape(-1, ndim)
     first = edge_features(*target.read(points, lattice))
+    worlds = np.stack([_apply(matrix, points) for matrix in maps])
     surfaces = edge_agreement(first, edge_features(*source.read(worlds, lattice)))
     finite = surfaces[0][surfaces[0].isfinite()]
-    shifts = max(2, round(max(lattice.shape) / 16))
-    sides = (2 * shifts + 1,) * ndim
-    near = surfaces.roll((shifts,) * ndim, tuple(range(1, ndim + 1)))[(slice(None), *(slice(0, n) for n in sides))]
-    near = near[near.isfinite()]
-    return float(near.max()) if near.numel() else -1.0, float(finite.std()) if finite.numel() > 3 else 1.0
+    near = surfaces.roll((radius,) * ndim, tuple(range(1, ndim + 1)))
+    near = near[(slice(None), *(slice(0, 2 * radius + 1),) * ndim)].nan_to_num(-1.0)
+    return near, radius, float(finite.std()) if finite.numel() > 3 else 1.0
 
 
 def _orientations(ndim: int) -> tuple[list[FloatArray], list[FloatArray]]:

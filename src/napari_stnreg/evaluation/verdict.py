@@ -73,7 +73,7 @@ class VerdictParameters:
     max_landmark_error: float = 0.05
     doubtful_landmark_error: float = 0.02
     max_folded: float = 0.05
-    mirror_margin: float = 0.0
+    mirror_margin: float = -0.2
     turn_margin: float = 0.0
     chance: float = 4.0
     min_share: float = 0.35

@@ -55,6 +55,8 @@ class InitializationParameters:
     moved_margin
         Standard deviations by which a start must stand further above chance than the given position, and the same as
         a fraction; halved for images without a unit of length.
+    nearby
+        Largest shift of a corner, as a fraction of the diagonal, within which that margin is not needed.
     turned_margin
         The same for a start that turns, scales, mirrors or overlaps partially, against one that only shifts.
     convincing
@@ -78,6 +80,7 @@ class InitializationParameters:
     scales: tuple[float, ...] = (1.0, 1.25, 0.8, 1.5, 1 / 1.5)
     uncalibrated_scales: tuple[float, ...] = (1.9, 2.4, 3.0, 3.75, 4.7, 5.9, 7.4)
     moved_margin: tuple[float, float] = (1.0, 0.1)
+    nearby: float = 0.05
     turned_margin: tuple[float, float] = (1.0, 0.1)
     convincing: float = 20.0
     weak: float = 8.0
@@ -170,16 +173,21 @@ def find_start(
     judge = _Judge(problem.pyramid)
     given = score(level, similarity, nothing)
     if math.isfinite(given) and settings.start == "auto":
-        best = _near_given(best, [(given, nothing), improved([nothing])], judge, calibrated=problem.unit != "pixel")
+        best = _near_given(
+            best, (given, nothing), improved([nothing]), judge, level, calibrated=problem.unit != "pixel"
+        )
         yield best
     if settings.start == "auto" and not settings.mirror:
         alike = similarity.name == "ncc" and best[0] < PARAMETERS.good_loss
         if alike or judge(best[1]) >= PARAMETERS.convincing:
             return best[1]
     turns = [np.eye(grid.ndim)] if family == "translation" else candidate_rotations(grid.ndim, family, settings)
-    rounds = [turns]
+    rounds, fields_differ = [turns], False
     if problem.unit == "pixel" and family not in ("translation", "rigid"):
-        rounds.append(_other_pixel_sizes(problem.pyramid, settings))
+        ratio = _field_ratio(problem.pyramid)
+        fields_differ = not 0.5 < ratio < 2.0
+        similar = [m for m in turns if _similar_fields(m, ratio)]
+        rounds = [similar or turns[:1], _other_pixel_sizes(problem.pyramid, settings)]
     shrink = float(small.fixed_grid.spacing.min() / grid.spacing.min())
     challengers = [m for _, m in best_edge_translations(judge.level(1.0), turns[:1], PARAMETERS.partial_overlap)]
     for linears in rounds:
@@ -195,11 +203,11 @@ def find_start(
             for matrix in distinct:
                 challengers.append(_polished(problem.pyramid, matrix, family))
                 yield best
-        if linears is turns and family != "translation":
+        if linears is rounds[0] and family != "translation":
             challengers += refine(small, start_similarity(settings), family, distinct)
             yield best
         turned = max(challengers, key=judge)
-        if max(judge(turned), judge(best[1])) >= PARAMETERS.weak:
+        if max(judge(turned), judge(best[1])) >= PARAMETERS.weak and not fields_differ:
             break
     return turned if judge.prefers(turned, best[1], PARAMETERS.turned_margin) else best[1]
 
@@ -235,13 +243,21 @@ def nearest_scale(affine: FloatArray) -> float:
     return 1.0 if abs(scale) < 0.68 else 2.0 ** round(scale)
 
 
-def _near_given(best: Candidate, given: list[Candidate], judge: _Judge, *, calibrated: bool) -> Candidate:
-    """The given position, or what it leads to, unless the best candidate is clearly better."""
-    own = max((pair for pair in given if math.isfinite(pair[0])), key=lambda pair: judge(pair[1]))
-    if not calibrated and max(judge(own[1]), judge(best[1])) < PARAMETERS.chance:
-        return best
+def _near_given(
+    best: Candidate, given: Candidate, refined: Candidate, judge: _Judge, level: Level, *, calibrated: bool
+) -> Candidate:
+    """The given position, or what it leads to nearby, unless the best candidate is clearly better."""
     strict = 1.0 if calibrated else 0.5
     margin = (strict * PARAMETERS.moved_margin[0], strict * PARAMETERS.moved_margin[1])
+    own = given
+    if math.isfinite(refined[0]):
+        corners = level.fixed_grid.corners()
+        moved = np.linalg.norm(corners @ (refined[1] - given[1])[:-1, :-1].T + refined[1][:-1, -1], axis=1).max()
+        near = moved < PARAMETERS.nearby * level.fixed_grid.diagonal
+        if judge.prefers(refined[1], given[1], (0.0, 0.0) if near else margin):
+            own = refined
+    if not calibrated and max(judge(own[1]), judge(best[1])) < PARAMETERS.chance:
+        return best
     return best if judge.prefers(best[1], own[1], margin) else own
 
 
@@ -269,12 +285,23 @@ def _polished(pyramid: Pyramid, affine: FloatArray, family: str | None) -> Float
 def _other_pixel_sizes(pyramid: Pyramid, settings: RegistrationSettings) -> list[FloatArray]:
     """Linear maps with scales up to 8 and down to 1/8, at which the fields of view differ by a factor of 3 at most."""
     ndim = pyramid.fixed_grid.ndim
-    extent = [np.asarray(g.shape) * g.spacing for g in (pyramid.fixed_grid, pyramid.moving_grid)]
-    ratio = float((extent[1].prod() / extent[0].prod()) ** (1 / ndim))
+    ratio = _field_ratio(pyramid)
     scales = [s**sign for s in PARAMETERS.uncalibrated_scales for sign in (1, -1)]
-    scales = [s for s in scales if 1 / 3 < s / ratio < 3]
+    scales = [s for s in scales if _similar_fields(s * np.eye(ndim), ratio)]
     turns = candidate_rotations(ndim, "rigid", settings)
     return [turn * s for s in scales for turn in (turns if ndim == 2 or settings.start == "search" else turns[:1])]
+
+
+def _field_ratio(pyramid: Pyramid) -> float:
+    """How many times larger the moving image's field of view is than the fixed one's, as a length."""
+    extent = [np.asarray(g.shape) * g.spacing for g in (pyramid.fixed_grid, pyramid.moving_grid)]
+    return float((extent[1].prod() / extent[0].prod()) ** (1 / len(extent[0])))
+
+
+def _similar_fields(linear: FloatArray, ratio: float) -> bool:
+    """Whether the fields of view differ by a factor of 3 at most after a linear map."""
+    scale = abs(float(np.linalg.det(linear))) ** (1 / len(linear))
+    return bool(1 / 3 < scale / ratio < 3)
 
 
 def _by_scale(linears: list[FloatArray], size: int) -> Iterable[tuple[float, list[FloatArray]]]:

@@ -33,8 +33,11 @@ class ChoiceParameters:
         Correlation of two grayscale images at the start from which local NCC is taken without a trial; hearts, brains
         and hippocampi correlate by 0.74 and more.
     trial_size
-        Voxels along the longest side of the level on which trials are judged, by number of dimensions. With 48 voxels
-        the evidence ranked 65 of 75 affine fits of stained sections by their landmark error, with 80 it ranked 73.
+        Voxels along the side of a square or cubic level on which trials are judged, by number of dimensions. With 48
+        the evidence ranked 65 of 75 pairs of affine fits of stained sections by their landmark error, with 80 it
+        ranked 73.
+    linear_margin
+        Standard deviations, and the same as a fraction, by which a trial must exceed the start to replace it.
     linear_levels
         Levels of the linear trial, from the coarsest.
     dense_steps
@@ -46,6 +49,7 @@ class ChoiceParameters:
 
     same_contrast: float = 0.6
     trial_size: Mapping[int, int] = field(default_factory=lambda: {2: 80, 3: 24})
+    linear_margin: tuple[float, float] = (0.5, 0.05)
     linear_levels: int = 2
     dense_steps: int = 20
     information_margin: float = 0.015
@@ -79,8 +83,9 @@ class SimilarityChoice:
 def trial_level(pyramid: Pyramid, scale: float = 1.0, parameters: ChoiceParameters = PARAMETERS) -> Level:
     """Return the level on which trials are judged; for ``scale``, see :meth:`Pyramid.level`."""
     grid = pyramid.fixed_grid
-    longest = float((np.asarray(grid.shape) * grid.spacing).max())
-    return pyramid.level(max(longest / grid.spacing.min() / parameters.trial_size[grid.ndim], 1.0), scale)
+    # a thin image gets as many voxels as a square or a cube, or nothing would be left of its short sides
+    volume = float(np.prod(np.asarray(grid.shape) * grid.spacing / grid.spacing.min()))
+    return pyramid.level(max(volume ** (1 / grid.ndim) / parameters.trial_size[grid.ndim], 1.0), scale)
 
 
 def compare_at(level: Level, affine: FloatArray) -> Chance:

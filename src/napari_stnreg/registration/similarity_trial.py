@@ -43,7 +43,8 @@ def choose_by_trial(
     level = trial_level(problem.pyramid)
     linear, sentences = "lncc", []
     if fit_method(settings.stages[0]) == "linear":
-        best = compare_at(level, found.affine).z
+        start = compare_at(level, found.affine).z
+        best = start + PARAMETERS.linear_margin[0] + PARAMETERS.linear_margin[1] * max(start, 0.0)
         evidence = {}
         begin = found.affine.copy()
         for name in CANDIDATES:
