@@ -81,8 +81,8 @@ class InitializationParameters:
     uncalibrated_scales: tuple[float, ...] = (1.9, 2.4, 3.0, 3.75, 4.7, 5.9, 7.4)
     moved_margin: tuple[float, float] = (1.0, 0.1)
     nearby: float = 0.05
-    turned_margin: tuple[float, float] = (1.0, 0.1)
-    convincing: float = 20.0
+    turned_margin: tuple[float, float] = (0.5, 0.05)
+    convincing: float = 25.0
     weak: float = 8.0
     chance: float = 3.0
     good_loss: float = 0.03

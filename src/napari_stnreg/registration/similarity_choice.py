@@ -36,8 +36,8 @@ class ChoiceParameters:
         Voxels along the side of a square or cubic level on which trials are judged, by number of dimensions. With 48
         the evidence ranked 65 of 75 pairs of affine fits of stained sections by their landmark error, with 80 it
         ranked 73.
-    linear_margin
-        Standard deviations, and the same as a fraction, by which a trial must exceed the start to replace it.
+    weak, weak_margin
+        Standard deviations above chance below which a linear trial must exceed the start by a margin to replace it.
     linear_levels
         Levels of the linear trial, from the coarsest.
     dense_steps
@@ -49,10 +49,11 @@ class ChoiceParameters:
 
     same_contrast: float = 0.6
     trial_size: Mapping[int, int] = field(default_factory=lambda: {2: 80, 3: 24})
-    linear_margin: tuple[float, float] = (0.5, 0.05)
+    weak: float = 6.0
+    weak_margin: float = 1.0
     linear_levels: int = 2
     dense_steps: int = 20
-    information_margin: float = 0.015
+    information_margin: float = 0.005
 
 
 PARAMETERS = ChoiceParameters()

@@ -43,8 +43,7 @@ def choose_by_trial(
     level = trial_level(problem.pyramid)
     linear, sentences = "lncc", []
     if fit_method(settings.stages[0]) == "linear":
-        start = compare_at(level, found.affine).z
-        best = start + PARAMETERS.linear_margin[0] + PARAMETERS.linear_margin[1] * max(start, 0.0)
+        best = compare_at(level, found.affine).z
         evidence = {}
         begin = found.affine.copy()
         for name in CANDIDATES:
@@ -59,7 +58,8 @@ def choose_by_trial(
                         break
                     yield step
             evidence[name] = compare_at(level, trial.affine).z
-            if evidence[name] > best:
+            margin = PARAMETERS.weak_margin if evidence[name] < PARAMETERS.weak else 0.0
+            if evidence[name] > best + margin:
                 best, found.affine = evidence[name], trial.affine
         linear = max(CANDIDATES, key=lambda name: evidence[name])
         sentences.append("the affine fit stands {:.0f} (NCC) and {:.0f} (MI) deviations above chance".format(
