@@ -101,13 +101,11 @@ def test_stained_sections_are_tried_with_both_similarities(seed):
     fixed_density, truth = bent(density)
     fixed = stained(fixed_density, 0 * fixed_density, (250, 245, 250), (0.5, 1.3, 0.6))
     moving = stained(0.4 * density, marker, (235, 235, 240), (1.0, 0.8, 0.3))
-    errors = {}
-    for name in ("auto", "lncc", "mi"):
-        result = sr.register(fixed, moving, similarity=name, preset="fast", device="cpu")
-        errors[name] = np.median(np.linalg.norm(result.transform.map_points(POINTS) - truth(POINTS), axis=1))
-        if name == "auto":
-            assert "trial" in result.similarity_choice.reason
-    assert errors["auto"] < 1.3 * min(errors["lncc"], errors["mi"]) + 0.2
+    result = sr.register(fixed, moving, preset="fast", device="cpu")
+    assert "trial" in result.similarity_choice.reason
+    before = np.median(np.linalg.norm(POINTS - truth(POINTS), axis=1))
+    after = np.median(np.linalg.norm(result.transform.map_points(POINTS) - truth(POINTS), axis=1))
+    assert after < 0.75 * before
 
 
 def test_a_collapsed_fit_is_not_sound():
