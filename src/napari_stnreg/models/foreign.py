@@ -116,7 +116,6 @@ def import_model(
     size = shape if shape is not None else (config or {}).get("inshape")
     if size is None:
         raise InputError(f"'{source.name}' does not contain the size of its images; give the shape.")
-        raise InputError(f"'{source.name}' does not tell the size of its images; give the shape.")
     turn = ArrayOrientation(str(options["orientation"]), ndim)
     ours = tuple(turn.from_network(torch.zeros(1, ndim, *(int(n) for n in size))).shape[2:])
     if program == "icon":
