@@ -71,8 +71,8 @@ def choose_by_trial(
         for name in CANDIDATES:
             named = settings.model_copy(update={"similarity": name})
             information[name] = _deformed(level, named, found.affine).mutual_information
-        needed = (1 + PARAMETERS.information_margin) * information["lncc"]
-        chosen = "mi" if information["mi"] > needed else "lncc"
+        needed = (1 + PARAMETERS.information_margin) * information["mi"]
+        chosen = "lncc" if information["lncc"] > needed else "mi"
         sentences.append("a coarse deformation leads to {:.2f} (local NCC) and {:.2f} nats (MI) of information".format(
             *(information[name] for name in CANDIDATES)
         ))  # fmt: skip
