@@ -26,7 +26,7 @@ def square(low: int, label: int = 1) -> np.ndarray:
     return labels
 
 
-def test_dice_of_a_square_shifted_by_half_its_side_is_one_half_and_the_right_shift_mends_it():
+def test_dice_of_a_half_shifted_square_is_one_half_and_recovers():
     fixed, moving = square(4), square(8)
     field = still(24, 24)
     assert scoring.dice(fixed, scoring.warp_labels(moving, field), [1]) == 0.5
@@ -45,7 +45,7 @@ def test_labels_are_pulled_by_nearest_neighbor_and_nothing_comes_from_outside():
     assert (scoring.warp_labels(moving, field) == 0).all()
 
 
-def test_a_label_counts_when_both_images_have_thirty_voxels_of_it_and_scores_nought_when_it_vanishes():
+def test_label_needs_thirty_voxels_and_scores_zero_when_it_vanishes():
     fixed, moving = square(4), square(4)
     fixed[20, :], moving[20, :] = 2, 2  # 24 voxels: too few
     fixed[22:, :] = 3  # missing on the moving side

@@ -184,7 +184,7 @@ class TestRegistration:
         assert ["memory of cuda was not" in text for text in result.warnings] == [True]
         assert allocated() == before
 
-    def test_memory_that_nobody_has_is_one_sentence(self, monkeypatch):
+    def test_impossible_memory_request_is_refused(self, monkeypatch):
         images = moved_pair("diffeomorphic", 2, 32)
 
         def fail(*args, **options):
@@ -346,7 +346,7 @@ class TestNetworks:
         with pytest.raises(OutOfMemoryError, match=r"A step of this training takes about .* GiB and only"):
             sr.train(data, network="voxelmorph", epochs=1, device=CUDA, batch_size=1024)
 
-    def test_the_model_in_the_box_predicts_what_it_predicts_on_the_cpu(self):
+    def test_bundled_model_agrees_between_gpu_and_cpu(self):
         model = sr.load("box-2d")
         images = pair(bent_map(2, height=4.0), grid(96, 2))
         before = allocated()

@@ -192,7 +192,7 @@ def test_every_frame_of_a_series_is_registered(tmp_path, monkeypatch, capsys):
     np.testing.assert_array_equal(sr.read("again.tif").data, warped[1].data)
 
 
-def test_masks_landmarks_and_a_start_are_heard(done, capsys):
+def test_masks_landmarks_and_start_are_used(done, capsys):
     mask = np.zeros((64, 60), np.uint8)
     mask[5:-5, 5:-5] = 255
     imageio.imwrite("mask.png", mask)  # on the image's own voxels
@@ -236,7 +236,7 @@ def test_a_format_that_cannot_hold_the_result_becomes_tiff(pair, monkeypatch, ca
     assert "holds a single image, not 2 frames" in capsys.readouterr().err
 
 
-def test_results_are_not_written_over_unasked(done, capsys):
+def test_existing_results_are_kept_without_overwrite(done, capsys):
     words = ["register", "fixed.png", "moving.png", "-o", "result", *QUICK]
     before = (done / "report.json").read_bytes()
     assert main(words) == 2
@@ -413,7 +413,7 @@ def test_quiet_prints_results_only_and_verbose_logs(done, capsys):
     assert "report.json" in captured.out
 
 
-def test_progress_is_printed_in_lines_where_there_is_no_terminal(pair, monkeypatch, capsys):
+def test_progress_is_printed_in_lines_without_a_terminal(pair, monkeypatch, capsys):
     monkeypatch.setattr("napari_stnreg.cli.progress.SECONDS_BETWEEN_LINES", 0.0)
     assert main(["register", "fixed.png", "moving.png", "-o", "result", *QUICK]) == 0
     lines = capsys.readouterr().err.splitlines()

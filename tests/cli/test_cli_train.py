@@ -46,7 +46,7 @@ def test_the_seed_chooses_the_validation_pairs(scans, monkeypatch):
     assert len(set(pairs)) > 1
 
 
-def test_it_learns_on_from_a_model(scans):
+def test_training_continues_from_a_model(scans):
     assert main(["train", "scans.npz", "-o", "first.safetensors", *SMALL]) == 0
     again = ["train", "scans.npz", "-o", "second.safetensors", *TINY, "--similarity", "ncc"]
     assert main([*again, "--warm-start", "first.safetensors"]) == 0

@@ -129,7 +129,7 @@ def test_units_of_moving_side_and_transform_are_converted(scene, card):
             assert (a is None and b is None) or a == pytest.approx(b, rel=1e-4, abs=1e-6), one
 
 
-def test_what_another_program_made_is_scored_as_it_is(scene, card):
+def test_results_of_other_programs_are_scored_without_resampling(scene, card):
     result = sr.warp(scene["moving"], shifted(), scene["fixed"].grid)
     labels = sr.warp(scene["moving_labels"], shifted(), scene["fixed"].grid, "nearest")
     points = scene["moving_landmarks"] - SHIFT
@@ -159,7 +159,7 @@ def test_masks_decide_where_images_and_deformation_are_scored(scene):
     assert card.value("ncc") == pytest.approx(1, abs=1e-6)
 
 
-def test_tables_and_files_say_the_same(card):
+def test_tables_agree_with_files(card):
     rows = list(csv.DictReader(io.StringIO(card.to_csv())))
     assert tuple(rows[0]) == COLUMNS
     assert len(rows) == len(card.scores)

@@ -131,7 +131,7 @@ def test_napari_layers_keep_their_position():
         sr.as_image(layers.Image(np.zeros((2, 3, 4, 5))))
 
 
-def test_an_image_stays_as_it_is_and_can_be_given_another_voxel_size():
+def test_as_image_keeps_an_image_or_overrides_its_spacing():
     image = sr.Image.from_array(VOLUME, spacing=(3, 2, 1), origin=(4, 5, 6), unit="mm")
     assert sr.as_image(image) is image
     same(sr.as_image(image, spacing=2, unit="um"), VOLUME, affine((2, 2, 2), (4, 5, 6)), "um")

@@ -50,7 +50,7 @@ def test_elastix_files_move_points_as_itks_transforms_of_the_same_numbers(tmp_pa
         np.testing.assert_allclose(found, expected, atol=1e-9, err_msg=kind)
 
 
-def test_an_elastix_spline_follows_the_transform_it_builds_upon(tmp_path):
+def test_elastix_spline_follows_its_initial_transform(tmp_path):
     theirs = theirs_of("bspline")
     fixed = np.array(theirs.GetFixedParameters())
     affine = theirs_of("affine")

@@ -164,7 +164,7 @@ def test_unreadable_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".tif", ".png", ".jpg", ".npy", ".npz"])
-def test_a_file_that_stops_half_way_is_not_read_as_if_it_were_whole(tmp_path, ending):
+def test_truncated_file_is_refused(tmp_path, ending):
     whole = tmp_path / f"a{ending}"
     flat = ending in (".png", ".jpg")
     write_image(whole, Image.from_array(noise((64, 64) if flat else (20, 21, 22))))
@@ -174,7 +174,7 @@ def test_a_file_that_stops_half_way_is_not_read_as_if_it_were_whole(tmp_path, en
         read_image(part)
 
 
-def test_what_cannot_be_written_is_refused_and_the_old_file_stays(tmp_path):
+def test_unwritable_images_are_refused_and_old_files_kept(tmp_path):
     volume, plane = Image.from_array(noise((4, 5, 6))), Image.from_array(noise((5, 6), np.float32))
     write_image(tmp_path / "a.png", Image.from_array(noise((5, 6))))
     before = (tmp_path / "a.png").read_bytes()

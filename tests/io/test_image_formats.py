@@ -358,7 +358,7 @@ def test_compressed_tiff_is_read(tmp_path, codec):
 
 
 @pytest.mark.parametrize("suffix", [".czi", ".nd2", ".lif"])
-def test_files_of_microscopes_need_a_plugin_or_say_so(tmp_path, suffix, monkeypatch):
+def test_microscope_files_name_the_missing_plugin(tmp_path, suffix, monkeypatch):
     (tmp_path / f"a{suffix}").write_bytes(b"something")
     monkeypatch.setitem(sys.modules, "bioio", None)
     with pytest.raises(sr.InputError, match=rf"{suffix} files need bioio-{suffix[1:]}.*microscopy"):
@@ -404,7 +404,7 @@ def test_a_cut_file_is_refused_with_a_sentence(tmp_path, suffix):
         sr.read(path)
 
 
-def test_an_image_larger_than_memory_is_refused_before_it_is_loaded(tmp_path):
+def test_image_exceeding_memory_is_refused_before_loading(tmp_path):
     zarr.create_array(str(tmp_path / "a.zarr"), shape=(2**14, 2**14, 2**14), dtype="uint16", chunks=(64, 64, 64))
     with pytest.raises(sr.InputError, match="GB of memory"):
         sr.read(tmp_path / "a.zarr")

@@ -54,7 +54,7 @@ def positions(image: Image) -> dict:
 
 
 @pytest.mark.parametrize("codes", ORIENTATIONS)
-def test_every_orientation_keeps_voxels_in_place_and_comes_back_as_it_was(tmp_path, codes):
+def test_every_orientation_round_trips(tmp_path, codes):
     original = save(tmp_path / "a.nii", affine_of(codes, tilt=(4, -7, 11)))
     image = read_image(tmp_path / "a.nii")
 

@@ -60,7 +60,7 @@ def unit_grid(size, **options):
 
 
 class TestAnyImages:
-    def test_it_finds_a_shift_it_has_not_seen(self, trained):
+    def test_model_predicts_an_unseen_shift(self, trained):
         one = scene_pair(unit_grid(32))
         found = trained.predict(one.fixed, one.moving, device="cpu")
         assert one.error(found) < 0.7
@@ -76,7 +76,7 @@ class TestAnyImages:
             (unit_grid(64), unit_grid(64, turn=rotation_2d(np.deg2rad(-50))), 1.5),
         ],
     )
-    def test_what_it_answers_is_about_the_world_and_not_about_voxels(self, trained, fixed_grid, moving_grid, within):
+    def test_prediction_is_in_world_coordinates(self, trained, fixed_grid, moving_grid, within):
         plain, other = scene_pair(unit_grid(32)), scene_pair(fixed_grid, moving_grid)
         points = plain.points()
         one = trained.predict(plain.fixed, plain.moving, device="cpu").map_points(points)
@@ -185,7 +185,7 @@ class TestResult:
         assert np.array_equal(by_model.map_points(points), by_path.map_points(points))
         assert np.array_equal(by_model.map_points(points), by_setting.map_points(points))
 
-    def test_stopping_after_the_pass_keeps_it(self, trained):
+    def test_stop_after_the_prediction_keeps_it(self, trained):
         one = scene_pair(unit_grid(32))
         steps = sr.register_steps(one.fixed, one.moving, model=trained, refine=500, device="cpu")
         first = next(steps)
@@ -204,7 +204,7 @@ class TestResult:
 
 
 class TestFeatures:
-    def test_an_auto_encoder_is_a_similarity_wherever_one_is_chosen(self, tmp_path):
+    def test_auto_encoder_can_be_chosen_as_similarity(self, tmp_path):
         coder = sr.train(DrawnPairs(32, 6, kind="bent", scenes=6), network="auto-encoder", epochs=6, device="cpu")
         path = str(sr.save(coder, tmp_path / "coder.safetensors"))
         one = scene_pair(grid(48, 2))
@@ -298,7 +298,7 @@ class TestFile:
         with pytest.raises(InputError, match="holds a model, not a transform"):
             container.expect(container.read(good)[0], "napari-stnreg transform", 1, good)
 
-    def test_a_pickle_is_refused_and_nothing_in_it_runs(self, tmp_path):
+    def test_pickle_is_refused_and_not_executed(self, tmp_path):
         touched = tmp_path / "touched"
 
         class Bomb:

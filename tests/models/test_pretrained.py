@@ -35,7 +35,7 @@ def test_file_is_small_and_its_header_describes_the_training(model):
     assert model.summary["cpu_seconds"] > 0
 
 
-def test_it_lowers_the_disagreement_of_generated_shapes_it_never_saw(model):
+def test_bundled_model_aligns_unseen_generated_shapes(model):
     source = GeneratedShapes(sr.Grid.from_spacing((128, 128)))
     batch = collate([source.draw_pair("train", 0, place, seed=991) for place in range(8)])
     before, after = [], []
@@ -49,7 +49,7 @@ def test_it_lowers_the_disagreement_of_generated_shapes_it_never_saw(model):
 
 
 @pytest.mark.parametrize("height", [7.0, 14.0])
-def test_it_finds_most_of_a_known_bend_of_a_photograph(model, height):
+def test_bundled_model_recovers_most_of_a_known_deformation(model, height):
     moving = pictures.coins()[:256, :256].astype(np.float32)
     fixed, truth = bent(moving, height, seed=5)
     one, other = sr.Image.from_array(fixed, (2.0, 2.0), unit="um"), sr.Image.from_array(moving, (2.0, 2.0), unit="um")
@@ -60,7 +60,7 @@ def test_it_finds_most_of_a_known_bend_of_a_photograph(model, height):
     assert after < 0.5 * before
 
 
-def test_it_makes_handwritten_digits_alike_without_folds(model):
+def test_bundled_model_aligns_digits_without_folds(model):
     digits = load_digits()
     threes = digits.images[digits.target == 3][:12]
     template = sr.Image.from_array(threes[0])

@@ -64,7 +64,7 @@ def seeded():
 
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize(("name", "options"), [k for k in KINDS if k[0] != "matching"])
-def test_a_new_network_leaves_every_point_where_it_is(name, options, ndim):
+def test_new_network_predicts_the_identity(name, options, ndim):
     shape = SHAPES[ndim]
     network = new_network(name, ndim, 1, shape, options)
     lattice = grid(shape, extent=50.0)
@@ -111,7 +111,7 @@ def test_the_sampler_reads_where_the_transform_points(name, options):
         assert torch.allclose(sampling_grid(found, onto, elsewhere).double(), wanted, atol=1e-4)
 
 
-def test_fields_on_turned_lattices_are_read_there_too():
+def test_fields_on_rotated_lattices():
     turned = grid((20, 24), turn=[[0.8, -0.6], [0.6, 0.8]])
     family = make_family("displacement")
     found = family(torch.randn(2, 2, 20, 24), turned)
@@ -171,7 +171,7 @@ def test_two_dirnets_in_a_row_reach_farther_than_one_and_do_not_fold():
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_matching_knows_texture_again_before_it_has_learned(ndim):
+def test_matching_recognizes_texture_before_training(ndim):
     shape = {2: (64, 64), 3: (32, 32, 32)}[ndim]
     network = new_network("matching", ndim, 1, shape, {"features": [16, 32], "depth": 1}).eval()
     texture = torch.rand(1, 1, *shape)
@@ -211,7 +211,7 @@ def test_stages_apply_the_later_one_first_and_read_the_image_once():
     assert isinstance(both.transform(fixed, moving, lattice), AffineTransform)
 
 
-def test_stages_are_shown_the_image_as_it_looks_so_far():
+def test_stages_receive_the_image_warped_so_far():
     class Seen(FreeParameters):
         def transform(self, fixed, moving, grid):
             self.shown = moving
@@ -253,14 +253,14 @@ def test_invalid_network_options_are_refused(name, options, words):
 
 
 class TestSpatialTransformer:
-    def test_nothing_changes_before_it_has_learned(self):
+    def test_untrained_transformer_is_the_identity(self):
         features = torch.rand(3, 7, 20, 23)
         layer = SpatialTransformer.with_cnn(7, (20, 23))
         assert torch.allclose(layer(features), features, atol=1e-5)
 
     @pytest.mark.parametrize("family", ["translation", "rigid", "similarity", "affine", "tps", "bspline"])
     @pytest.mark.parametrize("shape", [(20, 23), (9, 12, 10)])
-    def test_it_takes_any_family_and_its_localization_learns(self, family, shape):
+    def test_transformer_accepts_any_family_and_trains_its_localization(self, family, shape):
         layer = SpatialTransformer.with_cnn(5, shape, family)
         features = torch.rand(2, 5, *shape)
         optimizer = torch.optim.SGD(layer.parameters(), 0.1)
@@ -270,7 +270,7 @@ class TestSpatialTransformer:
         optimizer.step()
         assert not torch.allclose(layer(features), features, atol=1e-6)
 
-    def test_it_agrees_with_torch_in_value_and_gradient(self):
+    def test_sampler_agrees_with_torch_in_value_and_gradient(self):
         # torch's own grid generator, in its x-y order and its frame from -1 to 1
         height, width = 18, 26
         features = torch.rand(2, 4, height, width)
@@ -364,7 +364,7 @@ class TestSpatialTransformer:
         result = SpatialTransformer(family="translation", padding=padding)(features, parameters=shift)
         assert float(result.min()) == (0.0 if padding == "zeros" else 1.0)
 
-    def test_it_learns_to_look_at_what_matters_inside_a_network(self):
+    def test_transformer_learns_to_attend_inside_a_network(self):
         # a spot anywhere in the picture; only the middle reaches the loss
         torch.manual_seed(1)
         y, x = torch.meshgrid(torch.arange(24.0), torch.arange(24.0), indexing="ij")

@@ -152,7 +152,7 @@ def like_another_modality(values):
         ("mind", invert, 0.25),
     ],
 )
-def test_each_similarity_finds_what_it_is_for(similarity, remap, limit):
+def test_each_similarity_solves_its_use_case(similarity, remap, limit):
     truth = bent_map(2, height=3.0, linear=affine_map(2, degrees=5, shift=(3.0, -4.0)))
     images = pair(truth, grid(96, 2), remap=remap, noise=0.01)
     assert error(images, similarity=similarity) < limit
@@ -171,7 +171,7 @@ def test_a_pair_that_fits_already_is_left_alone():
         assert error(images, preset="fast") < 0.25
 
 
-def test_stiffness_regularizers_and_control_spacing_do_what_they_say():
+def test_stiffness_regularizers_and_control_spacing_have_effect():
     images = pair(bent_map(2, height=4.0, wavelength=50.0), grid(96, 2), noise=0.05)
 
     def roughness(**options):

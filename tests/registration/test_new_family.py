@@ -33,7 +33,7 @@ def pair():
     return fixed.astype(np.float32), moving.astype(np.float32), points, center + scales * (points - center)
 
 
-def test_it_finds_a_known_transform_and_is_saved(pair, tmp_path):
+def test_known_transform_is_recovered_and_saved(pair, tmp_path):
     fixed, moving, points, expected = pair
     result = sr.register(fixed, moving, family="axis-scaling", similarity="ncc", device="cpu")
     np.testing.assert_allclose(result.transform.map_points(points), expected, atol=0.3)
@@ -43,7 +43,7 @@ def test_it_finds_a_known_transform_and_is_saved(pair, tmp_path):
     np.testing.assert_allclose(back, points, atol=1e-3)
 
 
-def test_it_goes_before_a_deformable_family_only(pair):
+def test_model_precedes_only_deformable_families(pair):
     fixed, moving, *_ = pair
     combined = sr.register(fixed, moving, family="axis-scaling+bspline", preset="fast", device="cpu")
     assert combined.scores["after"]["ncc"] > 0.95

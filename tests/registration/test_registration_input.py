@@ -79,7 +79,7 @@ def test_the_folding_warning_advises_what_the_settings_have_not():
     assert text == "Less than 0.01 % of the voxels are folded. Increase the smoothness or lower the landmark weight."
 
 
-def test_the_same_image_twice_is_refused_unless_two_channels_of_it_are_meant():
+def test_same_image_is_refused_except_for_two_channels():
     image = field((20, 20))
     with pytest.raises(InputError, match="are the same image; choose two different ones"):
         sr.register(image, image)
@@ -109,7 +109,7 @@ def test_an_unknown_setting_is_rejected():
         next(sr.register_steps(image, field((20, 20)), color="red"))
 
 
-def test_noise_and_half_empty_images_do_not_break_it():
+def test_noisy_and_half_empty_images():
     rng = np.random.default_rng(0)
     noise = [sr.Image.from_array(rng.normal(size=(48, 48))) for _ in range(2)]
     result = sr.register(*noise, **FAST)

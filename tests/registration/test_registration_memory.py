@@ -113,7 +113,7 @@ def test_the_estimate_is_honest(side, ndim, family):
     assert 0.5 < float(command.stdout) < 2.0
 
 
-def test_the_memory_of_a_sheared_grid_is_that_of_the_upright_one_it_is_fitted_on(monkeypatch):
+def test_memory_of_a_sheared_grid_is_that_of_its_axis_aligned_cover(monkeypatch):
     """Thick slices with a real shear: the upright grid has many times the voxels, and that is what must fit."""
     matrix = np.diag([8.0, 1.0, 1.0, 1.0])
     matrix[1, 0] = 2.0
@@ -133,7 +133,7 @@ def test_the_memory_of_a_sheared_grid_is_that_of_the_upright_one_it_is_fitted_on
     assert problem.pyramid.fixed_grid.shape == values.shape
 
 
-def test_an_output_grid_that_does_not_fit_is_a_sentence_before_it_is_allocated(monkeypatch):
+def test_output_grid_exceeding_memory_is_refused_before_allocation(monkeypatch):
     images = bent_pair(size=32)
     monkeypatch.setattr(result, "free_memory", lambda device: 1000)
     with pytest.raises(OutOfMemoryError, match=r"Warping 'moving' onto a grid of .* needs"):

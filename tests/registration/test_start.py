@@ -120,7 +120,7 @@ def test_the_search_finds_an_odd_turn_and_size_in_3d():
     assert start_error(images, start="search") < 2.5
 
 
-def test_named_starts_do_just_what_they_say():
+def test_named_starts():
     images = pair(
         affine_map(2, shift=(7.0, -4.0)), grid(64, 2), grid((64, 48), extent=(100.0, 75.0), offset=(3.0, 9.0))
     )
@@ -223,7 +223,7 @@ def test_turns_cover_all_rotations():
 
 
 @pytest.mark.slow
-def test_what_it_costs():
+def test_cost_of_scoring():
     """Processor time, ten times what it takes on an idle machine, so that a loaded one does not fail."""
     near = pair(affine_map(2, degrees=3, shift=2.0), grid(128, 2))
     begin(near)

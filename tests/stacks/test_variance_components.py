@@ -152,7 +152,7 @@ def test_residual_variance_follows_from_loop_closure():
 
 
 @pytest.mark.parametrize("largest", [10, 50])
-def test_result_does_not_depend_on_how_badly_sections_lie(largest):
+def test_alignment_is_independent_of_the_initial_jitter(largest):
     transforms, matches, own = shaken(16, seed=1, steady=(0.3, -0.2), rest=0.1)
     shifts = np.random.default_rng(2).integers(-largest, largest + 1, (16, 2))
     shifts = (shifts - shifts.mean(axis=0))[:, :, None, None]

@@ -56,7 +56,7 @@ class TestLearning:
         assert data.error(model) < 0.8
         assert model.summary["best"]["scores"]["error"] < 5.0  # at the corners, in world units of 100
 
-    def test_a_matching_network_learns_turns_of_scenes_it_has_not_seen(self):
+    def test_matching_network_learns_rotations_of_unseen_scenes(self):
         data = DrawnPairs(96, 16, kind="affine", truth=True, scenes=200)  # every pair has a scene of its own
         options = {**QUICK, "similarity_weight": 0.0, "truth_weight": 1.0}
         matching = {"features": [16, 32], "depth": 2}
@@ -136,7 +136,7 @@ class TestRepeating:
             torch.manual_seed(5)
         assert torch.equal(torch.rand(4), wanted)
 
-    def test_who_draws_random_numbers_beside_it_changes_nothing(self):
+    def test_other_random_draws_do_not_affect_the_result(self):
         plain = sr.train(DrawnPairs(24, 6, labels=True), network="affine", label_weight=1.0, epochs=2, **QUICK)
         steps = sr.train_steps(DrawnPairs(24, 6, labels=True), network="affine", label_weight=1.0, epochs=2, **QUICK)
         beside = sr.train(DrawnPairs(24, 6), network="affine", epochs=1, **QUICK)
@@ -252,7 +252,7 @@ def learned():
 class TestStart:
     """Learning on from a model."""
 
-    def test_it_begins_where_the_model_was(self, learned):
+    def test_training_starts_from_a_model(self, learned):
         data = DrawnPairs(48, 12)
         before = {name: t.clone() for name, t in learned.network.state_dict().items()}
         model = sr.train(data, warm_start=learned, similarity="ncc", epochs=6, **QUICK)
@@ -263,7 +263,7 @@ class TestStart:
         assert not same_weights(model, learned)
         assert all(torch.equal(t, before[name]) for name, t in learned.network.state_dict().items())
 
-    def test_a_file_is_named_in_the_settings_and_the_training_is_resumed_without_it(self, learned, tmp_path):
+    def test_model_file_in_settings_is_not_needed_to_resume(self, learned, tmp_path):
         data = DrawnPairs(48, 12)
         file, output = tmp_path / "learned.safetensors", tmp_path / "more.safetensors"
         learned.save(file)
@@ -295,7 +295,7 @@ class TestStart:
 
 
 class TestMemory:
-    def test_a_training_that_does_not_fit_is_refused_before_it_begins(self, monkeypatch):
+    def test_training_exceeding_memory_is_refused_before_the_start(self, monkeypatch):
         monkeypatch.setattr("napari_stnreg.training.memory.free_memory", lambda device: 2**20)
         with pytest.raises(
             sr.OutOfMemoryError, match=r"needs about .* only 0.0 GiB are free. Use a batch size of [1-9]"
@@ -314,7 +314,7 @@ class TestMemory:
         assert large == pytest.approx(32**3 * few, rel=0.01)
         assert step_bytes(network, Grid.from_spacing((64,) * 3), 1, 1, half=True) < 0.7 * few
 
-    def test_it_is_about_what_a_step_was_seen_to_take(self):
+    def test_memory_estimate_is_close_to_a_measured_step(self):
         network = new_network("voxelmorph", 3, 1, (96, 96, 96))
         expected = step_bytes(network, Grid.from_spacing((96,) * 3), 1, 1)
         assert 970 * 96**3 < expected < 1.2 * 970 * 96**3
@@ -382,7 +382,7 @@ class TestTalking:
         model = sr.train(DrawnPairs(12, 4), network="affine", epochs=50, patience=3, **options)
         assert model.summary["epochs"] <= 5
 
-    def test_values_that_are_not_finite_end_it_with_a_sentence(self):
+    def test_non_finite_values_end_the_run_with_a_message(self):
         data = DrawnPairs(12, 4)
         data.moving[3] = float("inf")
         with pytest.raises(FitError, match="non-finite"):
@@ -441,7 +441,7 @@ def test_distance_of_transforms_is_measured_in_the_world():
     assert float(transform_distance(here, AffineTransform(turn), data.grid)) == pytest.approx(100.0, rel=1e-5)
 
 
-def test_dice_of_batches_is_the_mean_over_labels_that_are_there():
+def test_batch_dice_averages_present_labels():
     fixed = torch.tensor([[[[1, 1, 0, 2]]], [[[0, 0, 0, 1]]]])
     moved = torch.tensor([[[[1, 0, 0, 2]]], [[[0, 0, 1, 1]]]])
     assert mean_dice(fixed, moved, (1, 2)) == pytest.approx(((2 / 3 + 1) / 2 + 2 / 3) / 2)

@@ -108,7 +108,7 @@ def test_random_pairs_differ_between_epochs_and_not_between_runs():
     assert all(a != b for a, b in first)
 
 
-def test_random_pairs_within_a_subject_stay_there():
+def test_random_pairs_stay_within_a_subject():
     groups = list("aaabbbbcd")
     pairs = RandomPairs(range(9), 50, groups)
     drawn = [pairs.pair(0, 0, i) for i in range(50)]

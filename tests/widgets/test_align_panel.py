@@ -160,7 +160,7 @@ def test_a_section_is_excluded_and_its_range_aligned_again(aligned, viewer, qtbo
     }
 
 
-def test_landmarks_between_two_sections_decide_where_they_lie(aligned, viewer, run):
+def test_section_landmarks_determine_positions(aligned, viewer, run):
     aligned.corrections.points_button.click()
     points = viewer.layers["stack landmarks"]
     assert viewer.layers.selection.active is points
@@ -280,7 +280,7 @@ def test_a_section_is_excluded_before_the_first_run(panel, viewer, run):
     ]
 
 
-def test_each_stack_keeps_what_is_known_of_it(aligned, viewer, raw):
+def test_panel_keeps_the_state_of_each_stack(aligned, viewer, raw):
     result = aligned.result
     aligned.exclude_section(1)
     viewer.add_image(raw[:3], name="other")

@@ -46,7 +46,7 @@ def visible(viewer):
 
 
 @pytest.mark.parametrize("view", list(VIEWS))
-def test_leaving_a_view_leaves_everything_as_it_was(viewer, compare, run, qtbot, view):
+def test_leaving_a_view_restores_the_viewer(viewer, compare, run, qtbot, view):
     before = trace(viewer)
     compare.resize(300, 700)
     qtbot.mouseClick(compare.buttons[view], Qt.MouseButton.LeftButton)
@@ -92,7 +92,7 @@ def test_the_checkerboard_holds_both_images_in_squares_of_the_chosen_size(viewer
     qtbot.waitUntil(lambda: np.array_equal(layer.data, checkerboard(a, b, 20)))
 
 
-def test_images_of_different_lattices_are_compared_where_they_lie(viewer, compare, run):
+def test_images_on_different_grids_are_compared_in_the_world(viewer, compare, run):
     """The second image is the first one cut out: where both are, there is no difference."""
     whole = blobs((40, 60))
     a = viewer.add_image(whole, name="whole")

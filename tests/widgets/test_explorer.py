@@ -65,7 +65,7 @@ def agree(panel):
     assert np.allclose(canvas.layers["handles"].data, handle_positions(scene.theta, scene.grid.shape))
 
 
-def test_it_opens_on_the_active_image_and_shows_the_identity(explorer, viewer):
+def test_explorer_opens_on_the_active_image_at_the_identity(explorer, viewer):
     assert np.allclose(explorer.canvas.layers["output"].data, viewer.layers["cells"].data, atol=1e-3)
     assert not viewer.layers["cells"].visible
     agree(explorer)
@@ -179,7 +179,7 @@ def test_gradient_steps_go_down_and_back(explorer):
     assert "arrows" not in explorer.canvas.layers
 
 
-def test_run_steps_by_itself_until_it_is_found(explorer, qtbot):
+def test_run_button_steps_to_the_minimum(explorer, qtbot):
     explorer.choose_tab("Gradient")
     hold(explorer, "center", (1, 4))
     explorer.gradient_tab.run.setChecked(True)
@@ -230,7 +230,7 @@ def test_color_pictures_and_large_ones(open_explorer):
     assert 0 <= explorer.scene.image.min() <= explorer.scene.image.max() <= 1
 
 
-def test_closing_the_dock_leaves_the_viewer_as_it_was(explorer, viewer, qtbot):
+def test_closing_the_dock_restores_the_viewer(explorer, viewer, qtbot):
     data = viewer.layers["cells"].data.copy()
     hold(explorer, "turn", (4, 9))
     viewer.window.remove_dock_widget(explorer)

@@ -23,7 +23,7 @@ def images(panel):
     return (panel.inputs.fixed.source().image(), panel.inputs.moving.source().image())
 
 
-def test_without_a_model_the_panel_is_as_it_was(panel):
+def test_panel_without_a_model(panel):
     assert panel.options.model.chosen is None
     assert panel.options.model.box.itemText(0) == "none (optimize this pair)"
     assert panel.options.linear_box.isVisibleTo(panel)

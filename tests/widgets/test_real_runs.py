@@ -476,7 +476,7 @@ def organ(seed=4, size=96):
     return ndimage.gaussian_filter(image, 0.8) + 0.02 * rng.normal(size=image.shape)
 
 
-def test_the_verdict_suggests_what_to_try_and_the_button_does_it(viewer, pair_panel, run, qtbot):
+def test_verdict_button_tries_the_suggestion(viewer, pair_panel, run, qtbot):
     fixed = organ()
     panel = pair_panel(fixed, ndimage.shift(fixed, (2, 1), mode="nearest")[::-1].copy(), family="affine",
                        similarity="lncc", iterations=None)  # fmt: skip

@@ -40,7 +40,7 @@ def test_broken_settings_are_passed_over(settings_file, open_panel):
         panel.options.values()
 
 
-def test_the_run_is_copied_as_python_that_gives_it_again(panel, viewer, engine, run):
+def test_copied_python_script_repeats_the_run(panel, viewer, engine, run):
     mask = viewer.add_labels(np.ones((24, 32), int), scale=(2, 2), name="mask")
     panel.refresh()
     panel.inputs.fixed.mask_box.set_current(mask)

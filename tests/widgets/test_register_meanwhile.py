@@ -18,7 +18,7 @@ def started(panel, engine, qtbot, steps=10_000):
 
 
 @pytest.mark.parametrize("what", ["delete", "rename", "paint", "replace", "move"])
-def test_a_layer_that_changes_during_the_run_does_not_reach_it(panel, viewer, engine, run, qtbot, what):
+def test_layer_changes_during_a_run_do_not_affect_it(panel, viewer, engine, run, qtbot, what):
     moving = viewer.layers["moving"]
     original = moving.data.copy()
     started(panel, engine, qtbot)
@@ -59,7 +59,7 @@ def test_everything_deleted_during_the_run(panel, viewer, engine, run, qtbot):
     assert len(viewer.layers) == 1
 
 
-def test_closing_the_dock_ends_the_run_and_frees_it(full, viewer, engine, qtbot):
+def test_closing_the_dock_cancels_the_run(full, viewer, engine, qtbot):
     started(full, engine, qtbot)
     qtbot.waitUntil(lambda: f"grid preview · {NAME}" in names(viewer), timeout=20_000)
     dock = next(d for d in viewer.window._qt_window.findChildren(type(full.parent())) if d.widget() is full)

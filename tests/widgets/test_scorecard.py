@@ -81,7 +81,7 @@ def test_it_shows_the_scores_of_the_engine_with_good_and_bad_marked(viewer, card
 
 
 @pytest.mark.parametrize("ndisplay", [2, 3])
-def test_choosing_a_pair_takes_the_viewer_there(viewer, card, scene, run, qtbot, ndisplay):
+def test_selecting_a_pair_moves_the_viewer_to_it(viewer, card, scene, run, qtbot, ndisplay):
     """Also in a volume with uneven voxels, and while the viewer shows another unit's worth of axes."""
     where = {"scale": (4.0, 0.5, 0.25), "translate": (1.0, 3.0, -2.0), "units": ("um",) * 3}
     a = viewer.add_image(blobs((10, 24, 32)), name="a", **where)
@@ -131,7 +131,7 @@ def test_copy_and_csv(card, scene, run, tmp_path):
     assert "cannot be written" in card.status.text()
 
 
-def test_a_result_layer_is_scored_as_it_is(viewer, card, scene, run):
+def test_result_layer_is_scored_without_resampling(viewer, card, scene, run):
     fixed = scene[0]
     where = {"scale": SCALE, "translate": OFFSET, "units": ("um", "um")}
     result = viewer.add_image(fixed.data * 2 + 5, name="by another program", **where)
@@ -153,7 +153,7 @@ def test_half_of_a_pair_is_reported(card, scene, run):
     assert card.card is None
 
 
-def test_closing_the_dock_while_it_scores(viewer, card, scene, qtbot):
+def test_closing_the_dock_while_scoring(viewer, card, scene, qtbot):
     assert card.score()
     viewer.window.remove_dock_widget(card)
     qtbot.waitUntil(lambda: not card.running, timeout=30_000)

@@ -88,7 +88,7 @@ def test_a_paused_training_can_be_stopped(viewer, open_train, run, qtbot):
     assert train.model is not None
 
 
-def test_closing_the_dock_in_the_middle_ends_the_thread_and_frees_it(viewer, open_train, qtbot, monkeypatch):
+def test_closing_the_dock_during_a_run_ends_its_thread(viewer, open_train, qtbot, monkeypatch):
     from superqt.utils import WorkerBase
 
     from napari_stnreg.training import trainer

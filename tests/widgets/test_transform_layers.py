@@ -26,7 +26,7 @@ def opened(path):
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".tfm", ".h5"])
-def test_a_transform_file_opens_as_layers_that_carry_it(tmp_path, ending):
+def test_transform_file_opens_as_layers_with_the_transform(tmp_path, ending):
     path = tmp_path / f"one{ending}"
     if ending != ".safetensors":
         pytest.importorskip("SimpleITK")

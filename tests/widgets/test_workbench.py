@@ -125,7 +125,7 @@ def test_points_land_where_the_warped_image_shows_them(viewer, open_workbench, r
     np.testing.assert_allclose(viewer.layers["mark transformed to fixed"].data[0], center, atol=0.35)
 
 
-def test_a_rectangle_becomes_what_the_map_makes_of_it(viewer, open_workbench, run):
+def test_rectangle_follows_the_map(viewer, open_workbench, run):
     box = np.array([[10, 10], [10, 30], [25, 30], [25, 10]], float)
     shapes = viewer.add_shapes([box], shape_type="rectangle", name="box", edge_color="red")
     bench = open_workbench(make_entry(turn()))

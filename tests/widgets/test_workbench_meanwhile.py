@@ -12,7 +12,7 @@ from tests.widgets.conftest import blobs
 from tests.widgets.known_transforms import SHAPE, bend, choose, make_entry
 
 
-def test_layers_deleted_during_the_work_change_nothing_for_it(viewer, open_workbench, run):
+def test_layers_deleted_during_a_run_do_not_affect_it(viewer, open_workbench, run):
     layer = viewer.add_image(blobs((600, 800)), name="image")
     bench = open_workbench(make_entry(bend(), grid=Grid.from_spacing((600, 800))))
     choose(bench, layer)
@@ -23,7 +23,7 @@ def test_layers_deleted_during_the_work_change_nothing_for_it(viewer, open_workb
     assert [layer.name for layer in viewer.layers] == ["image transformed to fixed"]
 
 
-def test_stopping_leaves_the_viewer_as_it_was(viewer, open_workbench, run):
+def test_stopping_restores_the_viewer(viewer, open_workbench, run):
     volume = np.zeros((64, 256, 256), np.float32)
     layer = viewer.add_image(volume, name="volume")
     matrix = np.eye(4)

@@ -108,7 +108,7 @@ def test_a_chain_maps_in_the_stated_order(viewer, open_workbench, run):
 
 
 @pytest.mark.parametrize("what", list(PICTURES))
-def test_pictures_of_a_transform_are_layers_that_carry_it(viewer, open_workbench, run, qtbot, what):
+def test_transform_layers_carry_the_transform(viewer, open_workbench, run, qtbot, what):
     bench = open_workbench(make_entry(bend()))
     bench.resize(320, 900)
     qtbot.mouseClick(bench.showing.buttons[what], Qt.MouseButton.LeftButton)
@@ -123,7 +123,7 @@ def test_pictures_of_a_transform_are_layers_that_carry_it(viewer, open_workbench
         np.testing.assert_allclose(made.data, np.linalg.norm(displacement, axis=0), atol=1e-6)
 
 
-def test_saved_and_loaded_again_it_is_the_same(viewer, open_workbench, run, tmp_path):
+def test_loss_save_load_round_trip(viewer, open_workbench, run, tmp_path):
     bench = open_workbench(make_entry(bend(), "atlas", "subject"))
     path = tmp_path / "one.safetensors"
     assert bench.save(path)

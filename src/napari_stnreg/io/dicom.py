@@ -95,7 +95,7 @@ class _Header:
 
 
 def _series(folder: Path) -> list[str]:
-    """The files of the only series in a folder."""
+    """Return the files of the only series in a folder."""
     reader = simpleitk().ImageSeriesReader
     series = reader.GetGDCMSeriesIDs(str(folder), False)
     if not series:
@@ -126,7 +126,7 @@ def _description(file: str) -> str:
 
 
 def _ordered(headers: list[_Header], name: str) -> tuple[list[_Header], float]:
-    """The slices along their normal, and their distance."""
+    """Return the slices ordered along their normal, and their distance."""
     first = headers[0]
     if not all(one.placed for one in headers):
         raise InputError(f"Slices of '{name}' have no position, so their order is unknown.")

@@ -207,7 +207,7 @@ def content_image(content: FileContent, name: str, frame: int = 0) -> Image:
 
 
 def usable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The array in this machine's byte order and in one piece, as torch wants it."""
+    """Return the array in native byte order and contiguous memory, as torch requires."""
     if array.dtype == np.longdouble:
         array = array.astype(np.float64)
     return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))

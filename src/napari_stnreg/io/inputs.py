@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def read_one(path: Path, frame: int | None, options: str) -> Image:
-    """One image of a file.
+    """Read one image of a file.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def read_one(path: Path, frame: int | None, options: str) -> Image:
 
 
 def read_some(path: Path, content: FileContent, frame: int | None) -> list[Image]:
-    """Every frame of a file, or the one that was named."""
+    """Read every frame of a file, or the given one."""
     if frame is None:
         return read_frames(path, content)
     return [read_image(path, frame)]

@@ -200,7 +200,7 @@ def to_itk_image(image: Image) -> Any:
 
 
 def _world_unit(reader: Any) -> str | None:
-    """The unit of an image without scanner coordinates that :func:`to_itk_image` made."""
+    """Return the unit of an image without scanner coordinates that :func:`to_itk_image` made."""
     if not reader.HasMetaDataKey(_NOTE):
         return None
     system, _, unit = reader.GetMetaData(_NOTE).partition(" ")

@@ -73,7 +73,7 @@ def placement(grid: Grid) -> dict[str, Any]:
 
 
 def layer_data(image: Image, kind: str = "image", **keywords: Any) -> LayerData:
-    """A layer of an image: its data, placement, name and metadata.
+    """Return an image as layer data: values, placement, name and metadata.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def layer_data(image: Image, kind: str = "image", **keywords: Any) -> LayerData:
 
 
 def matrix_of(keywords: Mapping[str, Any], ndim: int) -> FloatArray:
-    """The ``(ndim + 1, ndim + 1)`` matrix from a layer's data to its world.
+    """Return the ``(ndim + 1, ndim + 1)`` matrix from a layer's data to its world.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def matrix_of(keywords: Mapping[str, Any], ndim: int) -> FloatArray:
 
 
 def grid_of(keywords: Mapping[str, Any], shape: Sequence[int], axes: Sequence[int] | None = None) -> Grid:
-    """The grid of a layer whose spatial axes have this shape; other axes must stand apart.
+    """Return the grid of a layer's last two or three axes; leading axes must be separable.
 
     The spatial axes are the last ones, or those with the numbers in ``axes``.
 
@@ -159,7 +159,7 @@ def _given(value: Any, default: float) -> FloatArray:
 
 
 def _square(value: Any, ndim: int, name: str) -> FloatArray:
-    """A rotation or shear in any of the forms that napari accepts, as a matrix."""
+    """Convert any form of rotation or shear that napari accepts to a matrix."""
     if value is None:
         return np.eye(ndim)
     array = np.asarray(value, dtype=np.float64)
@@ -187,7 +187,7 @@ def _from_angles(degrees: FloatArray) -> FloatArray:
 
 
 def transform_to_metadata(transform: Transform) -> dict[str, Any]:
-    """A transform as plain values and arrays, for a layer's metadata; :func:`transform_from_metadata` reads it back."""
+    """Describe a transform by plain values and arrays; inverse of :func:`transform_from_metadata`."""
     return {
         "family": transform.family,
         "coordinate_systems": list(transform.coordinate_systems),
@@ -198,7 +198,7 @@ def transform_to_metadata(transform: Transform) -> dict[str, Any]:
 
 
 def transform_from_metadata(state: dict[str, Any]) -> Transform:
-    """The transform that :func:`transform_to_metadata` described."""
+    """Rebuild a transform from :func:`transform_to_metadata`."""
     import torch
 
     from napari_stnreg.transforms import transform_class

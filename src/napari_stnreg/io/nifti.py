@@ -57,7 +57,7 @@ class AxisOrientation:
 
     @classmethod
     def nearest(cls, affine: FloatArray) -> AxisOrientation:
-        """The turn that brings a ``(4, 4)`` affine to right, anterior, superior closest to an upright one."""
+        """Return the orientation change that brings a ``(4, 4)`` affine closest to upright RAS axes."""
         table = io_orientation(_REVERSE @ affine).astype(int)
         return cls(tuple(table[:, 0].tolist()), tuple(table[:, 1].tolist()))
 
@@ -65,21 +65,21 @@ class AxisOrientation:
         return np.array([self.axes, self.flips]).T
 
     def grid(self, affine: FloatArray, shape: Sequence[int], unit: str) -> Grid:
-        """The ``(z, y, x)`` grid of a file's voxels; each keeps its place in the world."""
+        """Return the ``(z, y, x)`` grid of a file's voxels; each keeps its world position."""
         turned = tuple(shape[self.axes.index(axis)] for axis in range(3))
         return Grid(turned, _REVERSE @ affine @ inv_ornt_aff(self._table(), shape), unit)
 
     def affine(self, grid: Grid) -> FloatArray:
-        """The reverse of :meth:`grid`: the affine of the grid's voxels once they are in the file's order."""
+        """Invert :meth:`grid`: return the affine of the grid's voxels in the file's order."""
         shape = [grid.shape[axis] for axis in self.axes]
         return np.asarray(_REVERSE @ grid.matrix @ np.linalg.inv(inv_ornt_aff(self._table(), shape)))
 
     def data(self, voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Voxels ``(i, j, k, ...)`` as ``(z, y, x, ...)``."""
+        """Reorder voxels ``(i, j, k, ...)`` to ``(z, y, x, ...)``."""
         return np.asarray(apply_orientation(voxels, self._table()))
 
     def restore(self, voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The reverse of :meth:`data`."""
+        """Invert :meth:`data`."""
         in_order = voxels.transpose(*self.axes, *range(3, voxels.ndim))
         return in_order[tuple(slice(None, None, flip) for flip in self.flips)]
 
@@ -251,7 +251,7 @@ def save_nifti(path: Path, images: Sequence[Image], *, labels: bool = False) -> 
 
 
 def _unit(header: nib.Nifti1Header) -> str:
-    """The unit of a header's affine; where it names none, millimeters, as every program assumes."""
+    """Return the unit of a header's affine, millimeters where none is named."""
     return _UNIT_OF_CODE.get(header.get_xyzt_units()[0], "mm")
 
 
@@ -271,7 +271,7 @@ def _placement(image: nib.Nifti1Image, affine: FloatArray, name: str) -> dict[st
 
 
 def _remember(image: nib.Nifti1Image) -> dict[str, Any]:
-    """The header as plain values that survive copying, pickling and a layer's metadata."""
+    """Return the header as plain values that survive copying, pickling and a layer's metadata."""
     return {
         "header": bytes(image.header.binaryblock),
         "endianness": image.header.endianness,
@@ -312,7 +312,7 @@ def _place(result: nib.Nifti1Image, affine: FloatArray, header: nib.Nifti1Header
 
 
 def _storable(image: Image, flat: int | None) -> npt.NDArray[Any]:
-    """An image's voxels as a 3D array of a type that the format has."""
+    """Return an image's voxels as a 3D array of a supported data type."""
     data = np.asarray(image.data)
     if image.has_channel_axis:
         if data.dtype != np.uint8 or image.channels not in _RGB:
@@ -329,19 +329,19 @@ def _storable(image: Image, flat: int | None) -> npt.NDArray[Any]:
 
 
 def _flat_axis(grid: Grid) -> int | None:
-    """The axis along which there is a single slice, if exactly one is so."""
+    """Return the axis with a single slice if there is exactly one."""
     single = [axis for axis, n in enumerate(grid.shape) if n == 1]
     return single[0] if len(single) == 1 else None
 
 
 def _plane(full: Grid, flat: int) -> Grid:
-    """The 2D grid of a single slice: the two other axes, seen along the flat one."""
+    """Return the 2D grid of a single slice, seen along the flat axis."""
     keep = [axis for axis in range(4) if axis != flat]
     return Grid(tuple(full.shape[axis] for axis in keep[:-1]), full.matrix[np.ix_(keep, keep)], full.unit)
 
 
 def _solid(plane: Grid, flat: int, before: Grid | None) -> Grid:
-    """A 2D grid as one slice in 3D: in the plane of the slice ``before``, or at height zero and one unit thick."""
+    """Return a 2D grid as one slice in 3D, in the plane of ``before`` or at height zero and one unit thick."""
     keep = [axis for axis in range(4) if axis != flat]
     shape = list(plane.shape)
     shape.insert(flat, 1)

@@ -346,7 +346,7 @@ def _stored_grid(image: Multiscale, scale: list[float], origin: list[float], sha
 
 
 def _described_by_parent(path: Path) -> Multiscale | None:
-    """The description of a resolution that is named by its own path."""
+    """Return the description of a resolution level that is opened by its own path."""
     for depth, parent in enumerate(list(path.parents)[:3], start=1):
         if not is_zarr(parent):
             return None
@@ -362,7 +362,7 @@ def _described_by_parent(path: Path) -> Multiscale | None:
 
 
 def _bare(path: Path, node: Any) -> Multiscale:
-    """An array without a description: axes by their number, or by the dimension names of Zarr 3."""
+    """Describe an array without metadata: axes by number, or by the dimension names of Zarr 3."""
     names = getattr(node.metadata, "dimension_names", None) or ()
     axes = tuple(str(name).lower() for name in names) if names and all(names) else tuple("tczyx"[-node.ndim :])
     if len(axes) != node.ndim:

@@ -401,7 +401,7 @@ def write_table(path: Path, table: Table, *, delimiter: str = ",") -> None:
 def _from_xyz(
     points: FloatArray, signs: FloatArray, ndim: int, system: CoordinateSystem, unit: str | None, name: str
 ) -> FloatArray:
-    """Points (x, y, z) of another program as world coordinates (z, y, x)."""
+    """Convert points (x, y, z) of another program to world coordinates (z, y, x)."""
     if ndim == 2:
         if np.abs(points[:, 2]).max(initial=0.0) > 1e-6:
             raise InputError(f"'{name}' has points in 3D, and the image is 2D.")
@@ -414,7 +414,7 @@ def _from_xyz(
 
 
 def _to_xyz(points: FloatArray, system: CoordinateSystem, unit: str | None) -> FloatArray:
-    """World coordinates (z, y, x) as points (x, y, z) in LPS; in 2D with z = 0."""
+    """Convert world coordinates (z, y, x) to points (x, y, z) in LPS; in 2D with z = 0."""
     xyz = points[:, ::-1]
     if xyz.shape[1] == 2:
         return np.hstack([xyz, np.zeros((len(xyz), 1))])

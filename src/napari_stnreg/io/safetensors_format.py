@@ -44,7 +44,7 @@ def load_transform_file(path: str | os.PathLike[str]) -> tuple[Transform, dict[s
 def transform_from(
     header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], source: Path
 ) -> tuple[Transform, dict[str, Any]]:
-    """The transform in a file that has been read already; see :func:`load_transform_file`."""
+    """Build the transform of parsed file content; see :func:`load_transform_file`."""
     container.expect(header, FILE_FORMAT, FILE_VERSION, source)
     damaged = f"'{source.name}' is damaged: its header and its parameters do not fit together"
     for name, tensor in tensors.items():

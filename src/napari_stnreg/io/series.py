@@ -60,7 +60,7 @@ def write_or_tiff(path: Path, images: Sequence[Image]) -> tuple[Path, str | None
 
 
 def placed_as(image: Image, metadata: Mapping[str, Any]) -> Image:
-    """The image with the header in a reference's metadata, so that a NIfTI file takes its orientation and form codes.
+    """Attach the header of a reference, so that a NIfTI file takes its orientation and form codes.
 
     What the header says about the reference's own values (display range, intent, private extensions) is left out; time
     between frames is the image's own.

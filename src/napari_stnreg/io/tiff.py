@@ -112,7 +112,7 @@ def _check_kind(page: Any, name: str) -> None:
 
 
 def _as_seen(array: npt.NDArray[Any], axes: str, page: Any) -> tuple[npt.NDArray[Any], str]:
-    """Values as they are meant: 0 is black, palettes are colors, and transparency of a gray image is left out."""
+    """Convert stored to displayed values: 0 is black, palettes become colors, gray images lose their alpha."""
     kind = page.photometric.name
     if kind == "MINISWHITE" and array.dtype.kind in "ub":
         white = array.dtype.type(2 ** min(int(page.bitspersample), 8 * array.dtype.itemsize) - 1)
@@ -301,7 +301,7 @@ def _native_grid(text: object) -> Grid | None:
 
 
 def _ome_grid(xml: str) -> Grid | None:
-    """The grid that :func:`save_ome_tiff` wrote into an OME description."""
+    """Read the grid that :func:`save_ome_tiff` wrote into an OME description."""
     try:
         values = ElementTree.fromstring(xml).iterfind(".//{*}MapAnnotation/{*}Value/{*}M")
         return next((_native_grid(one.text) for one in values if one.get("K") == _GRID_KEY), None)

@@ -85,7 +85,7 @@ class TransformEntry:
         return " · ".join(part for part in (f"{transform.ndim}D", size, transform.unit, SOURCES[self.source]) if part)
 
     def record(self, what: str) -> dict[str, Any]:
-        """What a layer made with this transform carries in its metadata under ``"stnreg"``."""
+        """Return the metadata (key ``"stnreg"``) of a layer made with this transform."""
         known = {
             "run": self.key,
             "fixed": self.fixed,
@@ -121,7 +121,7 @@ def entry_from_record(record: dict[str, Any], key: str = "", frame: int | None =
 
 
 def side_grid(entry: TransformEntry, side: str, fallback: Grid | None = None) -> Grid:
-    """The grid of one side of a transform.
+    """Return the grid of one side of a transform.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ class Place:
 
 
 def read_entry(path: str, fixed: Place | None = None, moving: Place | None = None) -> TransformEntry:
-    """A transform of a file, with the spaces of its two sides from the file or the user.
+    """Read a transform file, with what the file or the caller states about its two sides.
 
     Parameters
     ----------

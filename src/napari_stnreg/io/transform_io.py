@@ -260,7 +260,7 @@ def load_composition(
 
 
 def transform_ending(path: str | os.PathLike[str], endings: tuple[str, ...] = LOAD_ENDINGS) -> str:
-    """The ending by which a transform file's format is known, in lower case.
+    """Return the lower-case suffix that identifies a transform file's format.
 
     Raises
     ------

@@ -101,7 +101,7 @@ def _read_layers(path: PathOrPaths) -> list[LayerData]:
 
 
 def _is_image_folder(path: Path) -> bool:
-    """Whether a folder holds an OME-Zarr image or DICOM slices; other folders are left to other readers."""
+    """Return whether a folder holds an OME-Zarr image or DICOM slices."""
     if is_zarr(path):
         return not is_scene(path)
     return is_dicom(path)

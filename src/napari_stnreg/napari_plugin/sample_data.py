@@ -11,29 +11,29 @@ from napari_stnreg.io.napari_layers import LayerData, layer_data, placement
 
 
 def napari_sample_shapes() -> list[LayerData]:
-    """Two views of one sheet of cells, green and magenta where they differ, white where they agree."""
+    """Open two views of a sheet of cells: green and magenta where they differ, white where they agree."""
     return _pair(shapes_pair())
 
 
 def napari_sample_digit() -> list[LayerData]:
-    """A handwritten three by two hands."""
+    """Open a handwritten three in two hands."""
     return _pair(digit_pair())
 
 
 def napari_sample_head() -> list[LayerData]:
-    """Two heads in 3D with their label maps, hidden at first."""
+    """Open two heads in 3D with their label maps, which are hidden at first."""
     sample = head_pair()
     labels = [layer_data(image, "labels", visible=False, opacity=0.5) for image in sample.labels or ()]
     return [*labels, *_pair(sample)]
 
 
 def napari_sample_sections() -> list[LayerData]:
-    """A stack of misaligned serial sections."""
+    """Open a stack of misaligned serial sections."""
     return [layer_data(section_stack().moving, contrast_limits=(0, 255))]
 
 
 def landmark_layers(sample: Sample) -> list[LayerData]:
-    """The landmarks of both sides as points layers, paired by order."""
+    """Make points layers of the landmarks of both sides, paired by order."""
     sides = ((sample.fixed, sample.fixed_points, "lime"), (sample.moving, sample.moving_points, "magenta"))
     layers: list[LayerData] = []
     for image, points, color in sides:

@@ -108,7 +108,7 @@ class VoxelMorph(LocalizationNetwork):
         return padded_grid(grid, self.shrink * 2 ** len(self._sizes["encoder"]))
 
     def parameter_domain(self, domain: Grid) -> Grid:
-        """Half the resolution for velocities and for a network of half resolution."""
+        """Return the parameter grid: half resolution for velocities and for half-resolution networks."""
         return domain.resized([n // (self._step * self.shrink) for n in domain.shape])
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ Candidate = tuple[float, FloatArray]
 
 
 def start_level(pyramid: Pyramid) -> Level:
-    """The small level on which the start is looked for."""
+    """Return the coarse level on which the start is searched."""
     fixed, moving = pyramid.fixed_grid, pyramid.moving_grid
     longest = max(
         float((np.asarray(fixed.shape) * fixed.spacing).max()),
@@ -107,7 +107,7 @@ def start_level(pyramid: Pyramid) -> Level:
 
 
 def start_similarity(settings: RegistrationSettings) -> Similarity:
-    """What compares candidates: correlation where brightness means the same, else what was chosen."""
+    """Return the similarity that compares candidates: correlation for same contrast, else the chosen one."""
     if settings.similarity == "mi":
         return make_similarity("mi", bins=16)  # few voxels cannot fill more
     if settings.similarity == "mind":
@@ -119,7 +119,7 @@ def start_similarity(settings: RegistrationSettings) -> Similarity:
 def find_start(
     problem: Problem, settings: RegistrationSettings, begin: FloatArray | None
 ) -> Generator[Candidate, None, FloatArray]:
-    """The affine ``(D + 1, D + 1)`` from which the first stage starts.
+    """Find the affine ``(D + 1, D + 1)`` from which the first stage starts.
 
     A given transform decides if there is one; then landmarks; then what ``settings.start`` names.
 
@@ -317,7 +317,7 @@ def _chunks(items: list[FloatArray], size: int) -> Iterable[list[FloatArray]]:
 
 
 def landmark_start(fixed: FloatArray, moving: FloatArray, family: str, mirror: bool) -> FloatArray:
-    """The affine that takes landmarks onto each other: of the richest family that so few can fix."""
+    """Fit the richest linear family that the landmarks determine."""
     order = ("translation", "rigid", "similarity", "affine")
     ndim = fixed.shape[1]
     least = (1, ndim, ndim, ndim + 2)
@@ -336,7 +336,7 @@ def landmark_start(fixed: FloatArray, moving: FloatArray, family: str, mirror: b
 
 
 def translated(matrix: FloatArray, fixed_point: FloatArray, moving_point: FloatArray) -> FloatArray:
-    """The affine with a linear part that takes one point onto another, ``(D + 1, D + 1)``."""
+    """Return the affine ``(D + 1, D + 1)`` with a linear part that maps one point onto another."""
     ndim = len(fixed_point)
     out = np.eye(ndim + 1)
     out[:-1, :-1] = matrix
@@ -345,7 +345,7 @@ def translated(matrix: FloatArray, fixed_point: FloatArray, moving_point: FloatA
 
 
 def intensity_centroid(image: Tensor, weight: Tensor | None, grid: Grid) -> FloatArray:
-    """World position of the center of what differs from the border's brightness, ``(D,)``."""
+    """Return the world position ``(D,)`` of the centroid of deviations from the border's brightness."""
     values = image[0, 0].double().cpu().numpy()
     inside = np.ones(values.shape) if weight is None else weight[0, 0].double().cpu().numpy()
     faces = [np.take(values, (0, -1), axis=a)[np.take(inside, (0, -1), axis=a) > 0.5] for a in range(values.ndim)]
@@ -406,7 +406,7 @@ def _candidate_rotations_2d() -> tuple[FloatArray, ...]:
 
 @lru_cache(maxsize=2)
 def _candidate_rotations_3d(count: int) -> tuple[FloatArray, ...]:
-    """The 24 rotations of a cube, the identity first, then those farthest from all before."""
+    """List the 24 rotations of a cube: the identity, then always the one farthest from all before."""
     chosen = []
     for q in itertools.product((-1, 0, 1), repeat=4):
         norm = math.sqrt(sum(c * c for c in q))
@@ -435,7 +435,7 @@ def _quaternion_matrix(q: FloatArray) -> FloatArray:
 
 
 def score(level: Level, similarity: Similarity, affine: FloatArray, least: float = PARAMETERS.min_overlap) -> float:
-    """The loss of an affine map at this level; infinite where the images hardly overlap."""
+    """Return the loss of an affine map at this level; infinite where the images hardly overlap."""
     to_normalized = level.normalizing_matrix(affine @ level.fixed_grid.matrix)
     coordinates = lattice_points(to_normalized[None], level.fixed_grid.shape)
     warped, weight = level.sample_moving(coordinates, masked=True)
@@ -456,7 +456,7 @@ def score(level: Level, similarity: Similarity, affine: FloatArray, least: float
 def best_candidates(
     level: Level, similarity: Similarity, candidates: list[FloatArray], keep: int = 1
 ) -> list[Candidate]:
-    """The candidates with the lowest loss, best first; near-copies are left out.
+    """Return the candidates with the lowest loss, best first, without near-duplicates.
 
     The similarity must have been prepared with the level's fixed image.
     """
@@ -466,7 +466,7 @@ def best_candidates(
 
 
 def _are_distinct(candidates: list[FloatArray], keep: int, level: Level) -> list[FloatArray]:
-    """The first candidates that differ from all before by a voxel or more."""
+    """Select the first candidates that differ from all earlier ones by at least a voxel."""
     corners = level.fixed_grid.corners()
     chosen: list[FloatArray] = []
     for matrix in candidates:
@@ -483,7 +483,7 @@ def _is_near(a: FloatArray, b: FloatArray, points: FloatArray, level: Level) -> 
 
 
 def refine(level: Level, similarity: Similarity, family: str | None, candidates: list[FloatArray]) -> list[FloatArray]:
-    """What each candidate leads to after a few steps, all made in one batch; in the candidates' order."""
+    """Refine all candidates by a few steps in one batch; returns them in the same order."""
     if not candidates:
         return []
     maker = make_family({None: "rigid", "affine": "similarity"}.get(family, family or "rigid"))

@@ -76,7 +76,7 @@ def estimate_memory(fixed: HasGrid, moving: HasGrid, settings: RegistrationSetti
 
 
 def affordable_shrink(fixed: HasGrid, moving: HasGrid, settings: RegistrationSettings, free: int) -> float:
-    """The smallest power of two by which the images must shrink to fit in memory.
+    """Return the smallest power of two by which the images must be downsampled to fit in memory.
 
     Raises
     ------

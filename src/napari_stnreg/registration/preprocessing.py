@@ -58,7 +58,7 @@ class Problem:
     choice: list[SimilarityChoice] = field(default_factory=list)
 
     def through(self, transform: Transform) -> Problem:
-        """The problem that is left after a transform: the moving image as it looks through it, on the fixed grid.
+        """Return the problem that remains after a transform: the moving image resampled on the fixed grid.
 
         The copy is for the fit alone; results compose the transforms and sample the original once.
         """

@@ -42,7 +42,7 @@ PRESETS = {
 
 
 def preset_for(settings: RegistrationSettings) -> Preset:
-    """The preset's schedule, with the settings' own number of iterations if one is given."""
+    """Return the preset's schedule, with the number of iterations of the settings if given."""
     preset = PRESETS[settings.preset]
     if settings.iterations is None:
         return preset

@@ -48,7 +48,7 @@ class Level:
     moving_grid: Grid
 
     def normalizing_matrix(self, affine: npt.NDArray[np.float64]) -> Tensor:
-        """From the fixed world through an affine map to the sampler's coordinates of the moving image.
+        """Return the map from the fixed world through an affine to the sampler's coordinates of the moving image.
 
         Parameters
         ----------
@@ -64,7 +64,7 @@ class Level:
         return torch.as_tensor(matrix, dtype=torch.float32, device=self.fixed.device)
 
     def sampling_matrix(self, affine: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-        """From fixed voxel indices to the sampler's: ``index @ linear.T + shift``, ``(D, D)`` and ``(D,)``."""
+        """Return ``linear`` ``(D, D)`` and ``shift`` ``(D,)`` from fixed voxel indices to the sampler's coordinates."""
         whole = self.normalizing_matrix(affine @ self.fixed_grid.matrix)
         return whole[:-1, :-1].contiguous(), whole[:-1, -1].contiguous()
 
@@ -73,7 +73,7 @@ class Level:
         return index_points(self.fixed.shape[2:], device=self.fixed.device)[None]
 
     def shrunk(self, factor: float) -> Level:
-        """A coarser copy, for what must be quick."""
+        """Return a coarser copy for fast previews."""
         shapes = [
             tuple(max(round(n / factor), min(n, 8)) for n in g.shape) for g in (self.fixed_grid, self.moving_grid)
         ]
@@ -83,7 +83,7 @@ class Level:
         )
 
     def sample_moving(self, coordinates: Tensor, *, masked: bool) -> tuple[Tensor, Tensor | None]:
-        """The moving image at normalized coordinates, and where it is defined there.
+        """Sample the moving image at normalized coordinates; returns values and where they are defined.
 
         Parameters
         ----------
@@ -105,7 +105,7 @@ class Level:
         return warped, weight
 
     def warp_moving(self, affine: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-        """The moving image on the fixed lattice under an affine map, and the weight of what both images know there."""
+        """Warp the moving image to the fixed lattice by an affine; returns it with the weight of both masks."""
         coordinates = lattice_points(
             self.normalizing_matrix(affine @ self.fixed_grid.matrix)[None], self.fixed.shape[2:]
         )
@@ -115,7 +115,7 @@ class Level:
 
 
 def level_shapes(grid: Grid, shrink: float) -> tuple[int, ...]:
-    """The shape of a grid whose voxels are ``shrink`` times the finest spacing; axes coarser than that are kept."""
+    """Return a grid's shape with voxels of ``shrink`` times the finest spacing; coarser axes are kept."""
     target = grid.spacing.min() * shrink
     sizes = np.asarray(grid.shape) * np.minimum(grid.spacing / target, 1.0)
     return tuple(max(round(float(n)), min(full, 8)) for n, full in zip(sizes, grid.shape, strict=True))
@@ -175,23 +175,23 @@ class Pyramid:
         return torch.as_tensor(np.ascontiguousarray(values, dtype=np.float32), device=self.device)[None, None]
 
     def moving_arrays(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]:
-        """The normalized moving image and its mask, as arrays."""
+        """Return the normalized moving image and its mask as arrays."""
         mask = None if self._moving.mask is None else self._moving.mask[0, 0].cpu().numpy() > 0.5
         return self._moving.values[0, 0].cpu().numpy(), mask
 
     def with_moving(self, moving: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_] | None, grid: Grid) -> Pyramid:
-        """The same fixed image with another moving one."""
+        """Return the same fixed image with another moving image."""
         other = copy(self)
         other.moving_grid, other.moving_scale = grid, 1.0
         other._moving = self._halved(moving, mask, grid)
         return other
 
     def fixed_shape(self, shrink: float) -> tuple[int, ...]:
-        """The fixed image's shape at a level."""
+        """Return the fixed image's shape at a level."""
         return level_shapes(self.fixed_grid, shrink)
 
     def level(self, shrink: float, scale: float = 1.0) -> Level:
-        """Both images with voxels ``shrink`` times the fixed image's finest spacing, smoothed before thinning.
+        """Return both images with voxels of ``shrink`` times the finest fixed spacing, smoothed before downsampling.
 
         The moving image's voxels are ``scale`` times larger, for maps that enlarge the fixed world by that factor.
         """
@@ -212,7 +212,7 @@ class _HalvedImage:
         self._halved = [(values if mask is None else values * mask, mask, np.zeros(grid.ndim))]
 
     def at(self, shrink: float) -> tuple[Tensor, Tensor | None, Grid]:
-        """The image, its mask and its grid with voxels ``shrink`` times the finest spacing."""
+        """Return the image, its mask and its grid with voxels of ``shrink`` times the finest spacing."""
         k = 0
         while 2 ** (k + 2) <= shrink and self._halved[k][0].numel() > HALVE_ABOVE:
             k += 1
@@ -258,7 +258,7 @@ def _finish(inside: Tensor, weight: Tensor | None, grid: Grid) -> tuple[Tensor, 
 
 
 def upsample(field: Tensor, shape: Sequence[int]) -> Tensor:
-    """A field in voxels of its own grid, ``(B, D, *shape)``, on a grid of another shape over the same extent."""
+    """Resample a field ``(B, D, *shape)``, in voxels of its own grid, to another shape over the same extent."""
     if tuple(field.shape[2:]) == tuple(shape):
         return field
     ratio = constant([a / b for a, b in zip(shape, field.shape[2:], strict=True)], field)

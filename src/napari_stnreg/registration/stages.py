@@ -71,7 +71,7 @@ class StageResult:
     deformation: Transform | None = None
 
     def transform(self, unit: str) -> Transform:
-        """As one transform of the centered world."""
+        """Return the result as one transform of the centered world."""
         affine = AffineTransform(self.affine.copy(), unit)
         return affine if self.deformation is None else chain(self.deformation, affine)
 
@@ -117,7 +117,7 @@ def stage_shrinks(problem: Problem, settings: RegistrationSettings, preset: Pres
 
 
 def linear_similarity(settings: RegistrationSettings, level: Level, begin: FloatArray) -> Similarity:
-    """What steers the linear stages: the chosen similarity, with the global NCC for local NCC.
+    """Return the similarity of the linear stages: the chosen one, with global NCC instead of local NCC.
 
     The correlation is squared, so that inverted contrast matches too, unless the images clearly correlate already.
     """
@@ -127,7 +127,7 @@ def linear_similarity(settings: RegistrationSettings, level: Level, begin: Float
 
 
 def deformable_similarity(settings: RegistrationSettings, ndim: int) -> Similarity:
-    """What steers the deformable stages."""
+    """Return the similarity of the deformable stages."""
     if settings.similarity in ("auto", "lncc"):
         local = make_similarity("lncc", radius=window_radius(settings, ndim))
         share = global_correlation_weight(ndim)
@@ -248,7 +248,7 @@ def _bent(family: TransformFamily, grid: Grid, outer: Transform, theta: Tensor) 
 
 
 def _control_options(settings: RegistrationSettings, grid: Grid, stage: str, coarser: float = 1.0) -> dict[str, Any]:
-    """What a family is made with; ``coarser`` widens the spacing of B-spline control points."""
+    """Return the options of a family; ``coarser`` widens the spacing of B-spline control points."""
     longest = float((np.asarray(grid.shape) * grid.spacing).max() / grid.spacing.min())
     spacing = settings.control_spacing or max(longest / 24, 4.0)
     if family_class(stage).composes_levels:
@@ -344,7 +344,7 @@ LINEAR_PRIOR = LinearPrior()
 
 
 def _is_sound(level: Level, begin: FloatArray, fitted: FloatArray) -> bool:
-    """Whether a linear fit has neither collapsed nor lost the overlap that it began with."""
+    """Return whether a linear fit has neither collapsed nor lost its initial overlap."""
     if not np.isfinite(fitted).all():
         return False
     scales = np.linalg.svd(np.linalg.solve(begin[:-1, :-1], fitted[:-1, :-1]), compute_uv=False)
@@ -359,7 +359,7 @@ def _overlap(level: Level, affine: FloatArray) -> float:
 
 
 def _linear_penalty(stage: str, other: Penalty | None) -> Penalty | None:
-    """The prior on scale and shear of a similarity or affine fit, beside another penalty."""
+    """Add the prior on scale and shear of a similarity or affine fit to another penalty."""
     if stage in ("translation", "rigid"):
         return other
 

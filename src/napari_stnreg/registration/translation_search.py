@@ -151,7 +151,7 @@ def _reach(level: Level, linears: Sequence[FloatArray]) -> FloatArray:
 
 
 def _through(linear: FloatArray, voxels: FloatArray, size: FloatArray, middle: FloatArray) -> FloatArray:
-    """From the indices of a lattice around the moving image's middle, with the fixed image's steps, to its world."""
+    """Return the map from indices of a lattice around the moving image's center (fixed steps) to its world."""
     matrix = np.eye(len(size) + 1)
     matrix[:-1, :-1] = linear @ voxels
     matrix[:-1, -1] = middle - matrix[:-1, :-1] @ ((size - 1) / 2)

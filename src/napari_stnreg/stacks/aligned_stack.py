@@ -354,7 +354,7 @@ class AlignedStack:
     # -- looking at it
 
     def profile(self, z: int, axis: Literal["y", "x"], position: int) -> npt.NDArray[Any]:
-        """One row or column of an aligned section, on the extent of the input; zero where there is nothing.
+        """Return one row or column of an aligned section over the input's extent; zero where it is empty.
 
         Parameters
         ----------

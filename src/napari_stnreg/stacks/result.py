@@ -84,7 +84,7 @@ class StackResult:
         return [line for line in (verdicts, summarize(self.slope)) if line]
 
     def report(self) -> dict[str, Any]:
-        """All of the above as JSON-ready values."""
+        """Return the result as JSON-ready values."""
         return {
             "version": __version__,
             "output": self.path.name,

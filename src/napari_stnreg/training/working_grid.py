@@ -9,7 +9,7 @@ WORKING_SIZE = {2: 256, 3: 96}
 
 
 def working_grid(grid: Grid, size: int | None = None) -> Grid:
-    """The grid over the same extent whose longest side is no longer than the working size.
+    """Return the grid over the same extent whose longest side is at most the working size.
 
     Parameters
     ----------

@@ -44,7 +44,7 @@ class CoordinateConvention:
 
     @classmethod
     def of(cls, transform: Transform) -> CoordinateConvention:
-        """Those of a transform that is to be written."""
+        """Return the convention of a transform to write."""
         return cls(*transform.coordinate_systems, transform.unit, transform.itk_matrices)
 
     @classmethod
@@ -110,7 +110,7 @@ class CoordinateConvention:
         return f"napari-stnreg unit={self.unit} fixed={self.fixed} moving={self.moving}{moved and f' itk={moved}'}"
 
     def outward(self, transform: Transform) -> Transform:
-        """A transform of ours in the file's coordinates, points in (x, y, z) order."""
+        """Convert a transform to the file's coordinates, points in (x, y, z) order."""
         there = self._matrix("fixed", transform.unit, transform.ndim)
         other = self._matrix("moving", transform.unit, transform.ndim)
         before, after = self._itk_steps(transform.ndim)
@@ -120,13 +120,13 @@ class CoordinateConvention:
         return plain if after is None else chain(plain, AffineTransform(after, "file"))
 
     def grid_outward(self, grid: Grid) -> Grid:
-        """A grid of the fixed world, in the transform's unit, in the file's coordinates."""
+        """Convert a grid of the fixed world, in the transform's unit, to the file's coordinates."""
         matrix = self._matrix("fixed", grid.unit, grid.ndim) @ grid.matrix
         before, _ = self._itk_steps(grid.ndim)
         return Grid(grid.shape, matrix if before is None else before @ matrix, "file")
 
     def inward(self, transform: Transform) -> Transform:
-        """A transform in the file's coordinates as one of ours, in :attr:`unit`."""
+        """Convert a transform from the file's coordinates to world coordinates in :attr:`unit`."""
         there, other = (
             np.asarray(np.linalg.inv(self._matrix(side, self.unit, transform.ndim)), dtype=np.float64) for side in SIDES
         )
@@ -150,7 +150,7 @@ class CoordinateConvention:
         return steps[0], steps[1]
 
     def _matrix(self, side: str, unit: str, ndim: int) -> FloatArray:
-        """From our world in a unit to the file's coordinates of a side."""
+        """Return the matrix from world coordinates in a unit to the file's coordinates of a side."""
         space = self.fixed if side == "fixed" else self.moving
         matrix = np.zeros((ndim + 1, ndim + 1))
         matrix[:-1, :-1] = np.eye(ndim)[::-1]
@@ -164,7 +164,7 @@ class CoordinateConvention:
 
 
 def _between(transform: Transform, fixed: FloatArray, moving: FloatArray, unit: str) -> Transform:
-    """``moving o T o fixed^-1``."""
+    """Return ``moving o T o fixed^-1``."""
     changed = transform.change_coordinates(fixed, unit)
     step = moving @ np.linalg.inv(fixed)
     if np.allclose(step, np.eye(len(step)), atol=1e-12):

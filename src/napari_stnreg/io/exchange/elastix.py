@@ -24,7 +24,7 @@ _DEEPEST = 32
 
 
 def is_elastix(head: str) -> bool:
-    """Whether a text begins as elastix' parameter files do."""
+    """Return whether a text begins like an elastix parameter file."""
     return bool(re.search(r"^\s*\(Transform\s+\"", head, flags=re.MULTILINE))
 
 
@@ -117,7 +117,7 @@ def _words(value: object) -> str:
 
 
 def read_elastix(path: Path, depth: int = 0) -> Transform:
-    """The transform of a parameter file and of those it builds upon, in ITK's coordinates (x, y, z).
+    """Read a parameter file and its initial transforms, in ITK's coordinates (x, y, z).
 
     Parameters
     ----------
@@ -238,7 +238,7 @@ def _sized(values: FloatArray, count: int, name: str) -> FloatArray:
 
 
 def _about(linear: FloatArray, shift: FloatArray, center: FloatArray) -> FloatArray:
-    """``linear (x - center) + center + shift``."""
+    """Return the affine ``linear (x - center) + center + shift``."""
     matrix = np.eye(len(linear) + 1)
     matrix[:-1, :-1] = linear
     matrix[:-1, -1] = shift + center - linear @ center
@@ -262,7 +262,7 @@ def _euler(angles: FloatArray, *, zyx: bool) -> FloatArray:
 
 
 def _versor(vector: FloatArray) -> FloatArray:
-    """The rotation of a unit quaternion given by its vector part."""
+    """Return the rotation of a unit quaternion given by its vector part."""
     x, y, z = vector
     w = np.sqrt(max(1 - float(vector @ vector), 0.0))
     return np.array(

@@ -46,7 +46,7 @@ _MEASURED_POINTS = 3000
 
 
 def read_itk(path: Path) -> tuple[Transform, str]:
-    """The transform of an ITK file in the file's coordinates, and the text in which our note may be.
+    """Read an ITK transform in the file's coordinates, and the text that may hold our note.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def write_itk(transform: Transform, path: Path, note: str, domain: Grid | None) 
 
 
 def to_itk(transform: Transform, domain: Grid | None = None) -> Any:
-    """A SimpleITK transform that maps points ``(x, y, z)`` as ours does, as :func:`sampled_to_itk` makes it."""
+    """Convert a transform to a SimpleITK transform of points ``(x, y, z)``."""
     return sampled_to_itk(transform, domain)[0]
 
 
@@ -304,7 +304,7 @@ def field_to_itk(part: DisplacementTransform) -> Any:
 
 
 def _outline(grid: Grid) -> FloatArray:
-    """Points all around and within a grid, enough to know how far its image under a smooth map reaches."""
+    """Return points on and inside a grid that show how far its image under a smooth map extends."""
     ticks = [np.linspace(-_EDGE, n - 1 + _EDGE, min(n + 1, _OUTLINE_TICKS)) for n in grid.shape]
     index = np.stack(np.meshgrid(*ticks, indexing="ij"), axis=-1).reshape(-1, grid.ndim)
     ends = (np.abs(index + _EDGE) < 1e-9) | (np.abs(index - (np.asarray(grid.shape) - 1 + _EDGE)) < 1e-9)
@@ -313,7 +313,7 @@ def _outline(grid: Grid) -> FloatArray:
 
 
 def _extended(grid: Grid, reach: _Reach) -> Grid:
-    """The lattice made larger by whole voxels where the points leave it; as it is where they do not."""
+    """Extend a lattice by whole voxels where points leave it."""
     index = grid.to_index(reach.points)
     last = np.asarray(grid.shape) - 1
     edge = _EDGE if reach.is_exact else -_MARGIN

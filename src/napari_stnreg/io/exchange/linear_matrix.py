@@ -129,7 +129,7 @@ def _nitransforms(module: str, what: str) -> ModuleType:
 
 
 def _from_ras(matrix: npt.NDArray[Any], name: str) -> Transform:
-    """The transform of a matrix from fixed to moving points in RAS."""
+    """Make a transform from a matrix of fixed to moving points in RAS."""
     matrix = np.asarray(matrix, dtype=np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-30:
         raise InputError(f"'{name}' holds a matrix that is singular or not finite.")

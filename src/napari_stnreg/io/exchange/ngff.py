@@ -126,7 +126,7 @@ def _write_field(root: Any, name: str, vectors: FloatArray, grid: Grid) -> None:
 
 
 def read_ngff(path: Path) -> Transform:
-    """The transformation of a scene: its only one, or the one from ``fixed`` to ``moving``.
+    """Read the transformation of a scene: its only one, or the one from ``fixed`` to ``moving``.
 
     Raises
     ------
@@ -200,7 +200,7 @@ class _Axes:
 
 
 def _system(root: Any, scene: Mapping[str, Any], transformation: Mapping[str, Any]) -> _Axes:
-    """The axes of the input system, from the scene or from the image that it refers to."""
+    """Return the axes of the input system, from the scene or from the image that it refers to."""
     wanted = transformation.get("input")
     name = _name(wanted)
     place = wanted.get("path", "") if isinstance(wanted, Mapping) else ""
@@ -219,7 +219,7 @@ def _system(root: Any, scene: Mapping[str, Any], transformation: Mapping[str, An
 
 
 def _dimensions(one: Mapping[str, Any]) -> int:
-    """How many axes a transformation whose input system is not described has, from its own numbers."""
+    """Return the number of axes of a transformation without a described input system, from its parameters."""
     for key in ("translation", "scale", "affine", "rotation", "mapAxis"):
         if key in one:
             return len(one[key])
@@ -247,7 +247,7 @@ def _read(one: Mapping[str, Any], root: Any, axes: _Axes, name: str) -> Transfor
 
 
 def _matrix(one: Mapping[str, Any], root: Any, axes: _Axes, name: str) -> FloatArray | None:
-    """The homogeneous matrix over the axes of space, for any number of them; ``None`` for what is not linear."""
+    """Return the homogeneous matrix over the spatial axes, or ``None`` for a nonlinear transformation."""
     kind = one["type"]
     matrix = np.eye(axes.ndim + 1)
     if kind == "identity":

@@ -21,7 +21,7 @@ _SCALE_OF_UNIT = {"meter": 1e3, "micron": 1e-3}
 
 
 def read_field(path: Path) -> tuple[Transform, str]:
-    """The displacement field of a NIfTI file in ITK's coordinates (x, y, z; LPS), and our note if there is one.
+    """Read a NIfTI displacement field in ITK's coordinates (x, y, z; LPS), and our note if there is one.
 
     Raises
     ------

@@ -77,19 +77,19 @@ class DenseState:
 
     @classmethod
     def identity(cls, shape: tuple[int, ...], device: torch.device, *, velocity: bool) -> DenseState:
-        """No deformation."""
+        """Return the zero deformation."""
         zero = torch.zeros((1, len(shape), *shape), device=device)
         return cls(zero, zero.clone() if velocity else None)
 
     def resized(self, shape: tuple[int, ...]) -> DenseState:
-        """The same deformation on the next level's grid."""
+        """Resample the deformation to the next level's grid."""
         if self.velocity is None:
             return DenseState(upsample(self.displacement, shape), None)
         velocity = upsample(self.velocity, shape)
         return DenseState(exponential(velocity), velocity)
 
     def copy(self) -> DenseState:
-        """A snapshot."""
+        """Return a copy."""
         velocity = None if self.velocity is None else self.velocity.clone()
         return DenseState(self.displacement.clone(), velocity, self.best_loss)
 
@@ -117,7 +117,7 @@ class _Composer:
         self.ndim = ndim
 
     def after(self, outer: Tensor, inner: Tensor) -> Tensor:
-        """``(id + outer) o (id + inner) - id``, all in voxels."""
+        """Compose ``(id + outer) o (id + inner) - id``, all in voxels."""
         for axis in range(self.ndim):
             place = self.ndim - 1 - axis
             torch.add(self.base[..., place], inner[:, axis], alpha=self.scale[axis], out=self.grid[..., place])
@@ -284,7 +284,7 @@ def _force_gradient(term: Callable[[Tensor], Tensor], displacement: Tensor) -> t
 
 
 def quick_exponential(velocity: Tensor) -> Tensor:
-    """The flow of a velocity as the loop needs it: integrated at half resolution, what that leaves out added linearly.
+    """Integrate a velocity at half resolution and add the remainder linearly, for use in the loop.
 
     The part of a smooth velocity that half the resolution cannot hold is a small fraction of a voxel, where a flow and
     a displacement are the same to second order; in 3D this takes a fifth of the time. Results are integrated in full.

@@ -126,7 +126,7 @@ class Adam:
         self._count = 0
 
     def step(self, theta: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-        """The parameters after one step against the slope, as a new tensor."""
+        """Return the parameters after one step down the gradient, as a new tensor."""
         self._count += 1
         self._mean.lerp_(gradient, 1 - self.MEAN)
         self._square.mul_(self.SQUARE).addcmul_(gradient, gradient, value=1 - self.SQUARE)
@@ -137,7 +137,7 @@ class Adam:
 def _coordinates(
     level: Level, family: TransformFamily, theta: Tensor, domain: Grid, after: npt.NDArray[np.float64]
 ) -> tuple[Tensor, Transform, Tensor | None]:
-    """Where the level's voxels land in the moving image (normalized), the transform, its displacement if it bends."""
+    """Return normalized moving coordinates of the voxels, the transform, and its displacement if deformable."""
     transform = family(theta, domain)
     if transform.matrix is not None:
         to_normalized = level.normalizing_matrix(after)

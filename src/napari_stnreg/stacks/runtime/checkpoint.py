@@ -133,7 +133,7 @@ class WorkFolder:
     def check_range(
         self, identity: Mapping[str, Any], *, resume: bool, overwrite: bool = False
     ) -> tuple[bool, set[int]]:
-        """Whether aligning a range again was interrupted, and the sections that abandoned ranges left half done.
+        """Check whether a partial realignment was interrupted, and find the sections that it left unfinished.
 
         Parameters
         ----------
@@ -185,7 +185,7 @@ class WorkFolder:
         return self.path / kind / (f"{name:06d}.npz" if isinstance(name, int) else f"{name}.npz")
 
     def has(self, kind: str, name: int | str) -> bool:
-        """Whether a complete result exists."""
+        """Return whether a complete result exists."""
         return zipfile.is_zipfile(self.file(kind, name))
 
     def put(self, kind: str, name: int | str, arrays: Mapping[str, Any] = {}, **facts: Any) -> None:
@@ -221,7 +221,7 @@ class WorkFolder:
         return found
 
     def get_arrays(self, kind: str, name: int | str, wanted: Sequence[str] | None = None) -> Arrays:
-        """Some arrays of a result, or all of them."""
+        """Return some arrays of a result, or all of them."""
         path = self.file(kind, name)
         try:
             with np.load(path, allow_pickle=False) as stored:

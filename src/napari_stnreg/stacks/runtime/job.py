@@ -82,7 +82,7 @@ class AlignmentJob:
         return found + ([os.path.abspath(self.settings.encoder)] if self.settings.encoder else [])
 
     def identity(self) -> dict[str, Any]:
-        """What a resumed run must have in common with the interrupted one, JSON-ready."""
+        """Return what a resumed run must have in common with the interrupted one, JSON-ready."""
         return {
             "stack": self.source.identity(),
             "masks": None if self.masks is None else self.masks.identity(),
@@ -151,6 +151,6 @@ def _always(_: Path) -> bool:
 
 
 def _is_half_made(path: Path, work: WorkFolder) -> bool:
-    """Whether a run was killed, or lost power, while it created the output, so that the output has no metadata yet."""
+    """Return whether a run was killed while creating the output, so that it has no metadata yet."""
     note = path / "zarr.json"
     return work.is_ours and (not note.exists() or not note.stat().st_size) and not any(path.glob("*/c/*"))

@@ -83,7 +83,7 @@ def training_section(
 def _read(
     source: StackSource, masks: StackSource | None, z: int, settings: StackSettings
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None, str]:
-    """A section at the working resolution, its mask, and why it could not be read."""
+    """Read a section at the working resolution with its mask, or the reason why it could not be read."""
     shape = (source.shape[1], source.shape[2])
     factor, reason = settings.factor(shape), ""
     try:
@@ -190,7 +190,7 @@ class StoredMatches(Mapping[Pair, FineMatch]):
         self._work, self._kind, self._pairs = work, kind, dict.fromkeys(pairs)
 
     def without(self, sections: Collection[int]) -> StoredMatches:
-        """The matches that involve none of some sections."""
+        """Return the matches that involve none of some sections."""
         return StoredMatches(self._work, self._kind, [p for p in self._pairs if not set(p) & set(sections)])
 
     def within(self, segments: Iterable[Iterable[int]]) -> StoredMatches:

@@ -222,7 +222,7 @@ class _Links:
         return np.asarray(self.matrix @ state.reshape(len(state), -1)).reshape(self.shift.shape)
 
     def forces(self, gaps: FloatArray) -> FloatArray:
-        """The adjoint of :meth:`seen`, weighted."""
+        """Apply the weighted adjoint of :meth:`seen`."""
         y = self.weight[:, 0] * gaps[:, 0] + self.weight[:, 1] * gaps[:, 1]
         x = self.weight[:, 1] * gaps[:, 0] + self.weight[:, 2] * gaps[:, 1]
         flat = np.stack([y, x], axis=1).reshape(len(gaps), -1)

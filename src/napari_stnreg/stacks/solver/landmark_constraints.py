@@ -82,18 +82,18 @@ class LandmarkConstraints:
         return np.asarray(self.matrix @ vectors.reshape(*vectors.shape[:2], -1).swapaxes(1, 2).reshape(-1, 2))
 
     def forces(self, gaps: FloatArray, shape: tuple[int, ...]) -> FloatArray:
-        """The adjoint of :meth:`residuals`, weighted: pulls on the vectors of ``shape``."""
+        """Apply the weighted adjoint of :meth:`residuals` to vectors of ``shape``."""
         flat = np.asarray(LANDMARK_WEIGHT * (self.matrix.T @ gaps))
         return flat.reshape(shape[0], -1, 2).swapaxes(1, 2).reshape(shape)
 
     def diagonal(self, shape: tuple[int, ...]) -> FloatArray:
-        """The diagonal of ``forces(residuals(.))``, ``(pieces, 1, gy, gx)``, for preconditioning."""
+        """Return the diagonal ``(pieces, 1, gy, gx)`` of ``forces(residuals(.))``, for preconditioning."""
         squares = np.asarray(self.matrix.multiply(self.matrix).sum(axis=0))
         return LANDMARK_WEIGHT * squares.reshape(shape[0], 1, *shape[2:])
 
 
 def _splines_at(point: FloatArray, there: SectionTransform) -> tuple[Index, FloatArray]:
-    """The 16 control points around a canvas position, and their cubic B-splines there."""
+    """Return the 16 control points around a canvas position and their cubic B-spline weights."""
     from napari_stnreg.ops.bspline import cubic_bspline_support
 
     index = there.lattice.index(point)

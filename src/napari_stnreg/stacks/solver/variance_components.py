@@ -244,7 +244,7 @@ class CosineBands:
         return np.asarray((amplitudes @ self._analysis.T).reshape(shape))
 
     def back(self, amplitudes: FloatArray, shape: tuple[int, ...]) -> FloatArray:
-        """The inverse of :meth:`forward`, for vectors of a shape."""
+        """Apply the inverse, which is also the adjoint, of :meth:`forward`."""
         return np.asarray((amplitudes @ self._synthesis.T).reshape(shape))
 
     def back_adjoint(self, vectors: FloatArray) -> FloatArray:

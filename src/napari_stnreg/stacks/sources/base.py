@@ -132,7 +132,7 @@ class StackSource:
         return f"{len(self.faults)} of {self.shape[0]} sections cannot be used and will be bridged ({which}): {first}"
 
     def identity(self) -> dict[str, Any]:
-        """What identifies the stack when a run is resumed, JSON-ready."""
+        """Return what identifies the stack when a run is resumed, JSON-ready."""
         return {
             "location": self.location,
             "shape": list(self.shape),

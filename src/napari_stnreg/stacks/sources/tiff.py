@@ -108,7 +108,7 @@ def _tiff_stack(path: Path, tif: tifffile.TiffFile, channel: int | None) -> Tiff
 
 
 def _sections_of(series: tifffile.TiffPageSeries, name: str, channel: int | None) -> tuple[list[int], tuple[int, ...]]:
-    """Which page holds each section, and what shape a page has."""
+    """Return the page of each section and the shape of a page."""
     # Q and I are pages of which the file does not say what they are.
     axes, shape = series.axes.translate(str.maketrans("QI", "ZZ")), series.shape
     if "Z" not in axes or shape[axes.index("Z")] == 1:

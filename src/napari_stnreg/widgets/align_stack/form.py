@@ -66,7 +66,7 @@ class AlignForm(QWidget):
         self.stack.currentIndexChanged.connect(self._describe)
 
     def field(self, name: str) -> Any:
-        """The widget of a setting."""
+        """Return the widget of a setting."""
         return self.settings.field(name)
 
     @property

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def raw_data(layer: Image) -> Any:
-    """The finest data of a layer, ``(z, y, x)``, in memory or lazy."""
+    """Return the finest data of a layer ``(z, y, x)``, in memory or lazy."""
     return layer.data[0] if layer.multiscale else layer.data
 
 
 def source_of(layer: Image) -> Any:
-    """The stack that a layer shows, read section by section, with the layer's own pixel size.
+    """Return the stack of a layer, read section by section with the layer's pixel size.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def source_of(layer: Image) -> Any:
 
 
 def aligned_layer(output: Path, raw: Image) -> Layer:
-    """The aligned stack in its place beside the raw one.
+    """Make a layer of the aligned stack in its place beside the raw one.
 
     It shows the arrays on disk themselves, without a cache between, so that it fills in as sections are rendered.
     """
@@ -97,7 +97,7 @@ def number_landmarks(layer: Points) -> None:
 
 
 def section_landmarks(layer: Points | None, raw: Image) -> dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]:
-    """Points of a layer over a raw stack as pairs between two sections.
+    """Convert the points over a raw stack to pairs between two sections.
 
     Sections that hold points belong together two by two, from the first on; their points pair up in the order in which
     they were made.

@@ -79,7 +79,7 @@ class ResliceView(QWidget):
         return QSize(900, 190)
 
     def resizeEvent(self, event: Any) -> None:
-        """One row, or two."""
+        """Arrange the views in one row or two."""
         self._arrange(self.width() >= self.ROW)
         super().resizeEvent(event)
 

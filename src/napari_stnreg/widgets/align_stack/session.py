@@ -109,7 +109,7 @@ class StackWork:
     # -- looking at it
 
     def has(self, layer: Layer | None) -> bool:
-        """Whether the viewer (still) has a layer."""
+        """Return whether the viewer still has a layer."""
         return layer is not None and layer in self.viewer.layers
 
     @property
@@ -139,16 +139,16 @@ class StackWork:
     # -- its layers
 
     def aligned_from(self, output: Path) -> bool:
-        """Whether the aligned layer shows what is rendered into ``output``."""
+        """Return whether the aligned layer shows what is rendered into ``output``."""
         return self.aligned is not None and self.aligned.metadata.get("stnreg_stack") == str(output)
 
     def make_aligned(self, output: Path) -> Layer:
-        """A layer of what is rendered into ``output``, in the place of the one before."""
+        """Make a layer of what is rendered into ``output``, in place of the previous one."""
         self.aligned = aligned_layer(output, self.raw)
         return self.aligned
 
     def make_points(self) -> Points:
-        """An empty layer for landmarks over the stack, numbered within each section."""
+        """Add an empty landmark layer over the stack."""
         raw = self.raw
         size = max(*raw_data(raw).shape[1:]) / 40
         points = Points(

@@ -30,7 +30,7 @@ class AlignJob:
     memory: float | None = None
 
     def same_as(self, begun: AlignJob) -> bool:
-        """Whether what another run left half done is this run's; landmarks may have been moved since."""
+        """Return whether an unfinished run can be continued by this one; landmarks may have moved since."""
         return (
             self.settings == begun.settings
             and self.exclude == begun.exclude

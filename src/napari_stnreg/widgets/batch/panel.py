@@ -137,7 +137,7 @@ class JobTable(QTableWidget):
             self._color(row, theme)
 
     def row_state(self, number: int) -> str:
-        """How a pair went, a key of :data:`STATES`."""
+        """Return the state of a pair, a key of :data:`STATES`."""
         return str(self.item(number, 1).data(Qt.ItemDataRole.UserRole) or "")
 
 
@@ -151,7 +151,7 @@ def summary(row: dict[str, Any]) -> str:
 
 
 def details(row: dict[str, Any]) -> list[str]:
-    """All figures of a row, line by line."""
+    """Return all figures of a row, one per line."""
     return [
         f"{name.replace('_', ' ')}: {_number(value) if isinstance(value, float) else value}"
         for name, value in row.items()
@@ -400,7 +400,7 @@ class BatchPanel(TaskPanel):
     # -- what is shown
 
     def viewer_events(self) -> list[tuple[Any, Any]]:
-        """The theme and the models of the session; the layers do not matter here."""
+        """List the viewer events to follow: only the theme matters here."""
         return [(self._viewer.events.theme, self._on_theme), (SESSION.changed, self._on_models)]
 
     def _on_theme(self, _event: Any = None) -> None:

@@ -57,7 +57,7 @@ class DockPanel(QWidget):
         self._width_timer = self._timer(self._remember_width, _WIDTH_MS)
 
     def _timer(self, slot: Callable[[], Any], milliseconds: int = 0) -> QTimer:
-        """A single-shot timer that calls a slot."""
+        """Make a single-shot timer that calls a slot."""
         timer = QTimer(self)
         timer.setSingleShot(True)
         timer.setInterval(milliseconds)

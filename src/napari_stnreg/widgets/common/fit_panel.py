@@ -98,7 +98,7 @@ class FitPanel(TaskPanel):
         self._copy(self.exports[1], "a command")
 
     def viewer_events(self) -> list[tuple[Any, Callable[..., Any]]]:
-        """The layers, the theme, and the models of the session."""
+        """List the viewer events to follow: layers, theme, and the session's models."""
         return [
             *super().viewer_events(),
             (self._viewer.events.theme, self._on_theme),

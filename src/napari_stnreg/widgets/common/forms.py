@@ -183,7 +183,7 @@ class FormScrollArea(QScrollArea):
 
 
 def help_label(text: str = "", *, small: bool = True) -> QLabel:
-    """A line of help that wraps and can be selected.
+    """Make a help text that wraps and can be selected.
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ def help_label(text: str = "", *, small: bool = True) -> QLabel:
 
 
 def heading(text: str) -> QLabel:
-    """A bold label above a part of the form."""
+    """Make a bold label above a part of the form."""
     label = QLabel(text)
     emphasize(label)
     return label
@@ -229,7 +229,7 @@ def button_row(*widgets: QWidget) -> QHBoxLayout:
 
 
 def collapsible(title: str, content: QWidget, tip: str) -> QCollapsible:
-    """A section that is collapsed at first."""
+    """Make a section that is collapsed at first."""
     section = QCollapsible(title, expandedIcon="▾", collapsedIcon="▸")
     section.setDuration(0)
     section.setContent(content)
@@ -244,7 +244,7 @@ def collapsible(title: str, content: QWidget, tip: str) -> QCollapsible:
 
 
 def button(text: str, tip: str) -> QPushButton:
-    """A button with a tooltip and an accessible name."""
+    """Make a button with a tooltip and an accessible name."""
     made = QPushButton(text)
     made.setToolTip(tip)
     made.setAccessibleName(text)
@@ -253,7 +253,7 @@ def button(text: str, tip: str) -> QPushButton:
 
 
 def separator() -> QFrame:
-    """A thin horizontal line."""
+    """Make a thin horizontal line."""
     made = QFrame()
     made.setFixedHeight(1)
     # napari's themes draw no frames; this gray is visible in both themes.

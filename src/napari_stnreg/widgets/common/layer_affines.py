@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def transformed_affine(layer: Layer, entry: TransformEntry, side: Side) -> Any:
-    """The affine that puts a layer on the other side; its scale, rotation and translation stay as they are.
+    """Return the affine that moves a layer to the other side; scale, rotation and translation are kept.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def transformed_affine(layer: Layer, entry: TransformEntry, side: Side) -> Any:
 
 
 def is_oblique(matrix: Any) -> bool:
-    """Whether a linear map of space mixes the first axis with the others, so that its slices are no longer slices."""
+    """Return whether a linear map mixes the first spatial axis with the others, so that slices do not map to slices."""
     return bool(np.abs(matrix[0, 1:-1]).max() > 1e-6 or np.abs(matrix[1:-1, 0]).max() > 1e-6)
 
 
@@ -94,7 +94,7 @@ class LayerAffines:
             layer.affine = affine
 
     def __bool__(self) -> bool:
-        """Whether there is a layer to put back."""
+        """Return whether there is a layer to restore."""
         self._before = [(there, affine) for there, affine in self._before if there() in self._viewer.layers]
         return bool(self._before)
 

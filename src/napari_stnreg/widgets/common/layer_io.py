@@ -30,7 +30,7 @@ _AUTO_SIZE = {2: 2048, 3: 192}
 
 
 def guess_layout(layer: Layer) -> str:
-    """The meaning of a layer's axes: from their labels or its file where these say so, else the usual one.
+    """Guess the meaning of a layer's axes from their labels, else from their number.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def guess_layout(layer: Layer) -> str:
 
 
 def layer_matrix(layer: Layer) -> np.ndarray:
-    """The ``(n + 1, n + 1)`` matrix from a layer's data to its world, in the layer's own units."""
+    """Return the ``(n + 1, n + 1)`` matrix from a layer's data to its world, in the layer's units."""
     origin = np.asarray(layer.data_to_world((0,) * layer.ndim), dtype=np.float64)
     matrix = np.eye(layer.ndim + 1)
     matrix[:-1, -1] = origin
@@ -72,7 +72,7 @@ def level_shapes(layer: Layer) -> list[tuple[int, ...]]:
 
 
 def auto_level(layer: Layer, layout: str) -> int:
-    """The finest level that is of a comfortable size to register; 0 for a layer without levels."""
+    """Return the finest level of a size that registers quickly; 0 for a layer without levels."""
     shapes = level_shapes(layer)
     space = [i for i, letter in enumerate(layout) if letter in "zyx"]
     limit = _AUTO_SIZE[len(space)]
@@ -83,7 +83,7 @@ def auto_level(layer: Layer, layout: str) -> int:
 
 
 def current_frame(layer: Layer, layout: str, viewer: Viewer) -> int:
-    """Which frame of a time series is on screen."""
+    """Return the frame of a time series that is on screen."""
     if "t" not in layout:
         return 0
     axis = layout.index("t")
@@ -110,7 +110,7 @@ class MaskSource:
     kinds: tuple[str, ...] = ()
 
     def on(self, grid: Grid, frame: int = 0) -> np.ndarray:
-        """The mask on an image's grid, boolean ``(*grid.shape)``; for use in the worker.
+        """Resample the mask to an image's grid, boolean ``(*grid.shape)``; runs in the worker.
 
         Raises
         ------
@@ -125,7 +125,7 @@ class MaskSource:
         return mask
 
     def _to_index(self, grid: Grid) -> np.ndarray:
-        """From the mask layer's spatial data coordinates to the grid's voxel indices."""
+        """Return the map from the mask layer's spatial data coordinates to the grid's voxel indices."""
         n = grid.ndim
         matrix = np.eye(n + 1)
         matrix[:-1] = self.matrix[-n - 1 : -1, [*range(len(self.matrix) - 1 - n, len(self.matrix) - 1), -1]]
@@ -198,7 +198,7 @@ class LayerSource:
     is_labels: bool | None = None
 
     def image(self, frame: int | None = None, *, full: bool = False, masked: bool = True) -> Image:
-        """The image of one frame (by default the current one), read now; for use in the worker.
+        """Read the image of one frame, by default the current one; runs in the worker.
 
         Parameters
         ----------
@@ -300,7 +300,7 @@ def layer_source(
 
 
 def landmark_points(layer: Points, grid: Grid) -> np.ndarray:
-    """The points of a layer in the world of an image, ``(N, D)``, in the unit of its grid.
+    """Return a layer's points ``(N, D)`` in the world of an image, in the unit of its grid.
 
     Raises
     ------

@@ -11,7 +11,7 @@ from napari_stnreg.widgets.common.layer_io import LayerSource
 
 
 def memory_question(fixed: LayerSource, moving: LayerSource, settings: RegistrationSettings, device: str) -> str | None:
-    """The question to ask if a registration exceeds the free memory of a device, or ``None`` if it fits.
+    """Return the question to show if a registration exceeds a device's free memory, or ``None`` if it fits.
 
     Raises
     ------

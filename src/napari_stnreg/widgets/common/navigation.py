@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def world_point(layer: Layer, index: Any, viewer: Viewer) -> np.ndarray:
-    """Where data coordinates of a layer lie in the viewer's world, ``(layer.ndim,)``, in the viewer's units."""
+    """Return the viewer's world position ``(layer.ndim,)`` of a layer's data coordinates."""
     world = np.array(layer.data_to_world(np.asarray(index, dtype=float)), dtype=float)
     units = getattr(viewer.layers.extent, "units", None)
     if units is not None:

@@ -90,7 +90,7 @@ class ThemedPlot(QWidget):
         self.restyle()
 
     def curves(self) -> dict[str, np.ndarray]:
-        """The drawn curves by name, each ``(N, 2)`` of x and y."""
+        """Return the drawn curves by name, each ``(N, 2)`` of x and y."""
         items = [] if self._plot is None else self._plot.getPlotItem().listDataItems()
         return {
             item.name() or f"curve {i}": np.column_stack([[] if part is None else part for part in item.getData()])
@@ -141,7 +141,7 @@ class ThemedPlot(QWidget):
         return "" if self._plot is None else str(self._plot.backgroundBrush().color().name())
 
     def color(self, role: str) -> Color:
-        """A color of the viewer's theme, such as ``"text"``."""
+        """Return a color of the viewer's theme, such as ``"text"``."""
         red, green, blue = getattr(get_theme(self._viewer.theme), role).as_rgb_tuple()[:3]
         return red, green, blue
 
@@ -161,7 +161,7 @@ class ThemedPlot(QWidget):
         self._plot.setTitle(text, size="8pt")
 
     def dotted(self) -> Any:
-        """The pen of dividing lines."""
+        """Return the pen of dividing lines."""
         import pyqtgraph
 
         return pyqtgraph.mkPen(self.color("secondary"), width=1, style=Qt.PenStyle.DotLine)

@@ -12,7 +12,7 @@ from qtpy.QtCore import QSettings
 
 
 def _store() -> QSettings | None:
-    """The file; none where napari itself keeps its settings in memory (as it does in tests)."""
+    """Return the settings file, or ``None`` where napari keeps its settings in memory (as in tests)."""
     path = get_settings().config_path
     if path is None:
         return None
@@ -48,7 +48,7 @@ def save_state(values: dict[str, Any], panel: str = "register") -> None:
 
 
 def load_state(panel: str = "register") -> dict[str, Any]:
-    """What was kept; empty when nothing was, or when it cannot be read."""
+    """Return the stored state; empty if there is none or it cannot be read."""
     store = _store()
     if store is None:
         return {}

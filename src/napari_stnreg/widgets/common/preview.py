@@ -49,7 +49,7 @@ class PreviewFrame:
 
 
 def preview_grid(fixed: Grid) -> Grid:
-    """The fixed grid, coarsened so that it can be warped and drawn several times per second."""
+    """Return the fixed grid, coarsened so that it can be warped and drawn several times per second."""
     factor = max(max(fixed.shape) / _MAX_SIZE[fixed.ndim], 1.0)
     return fixed if factor == 1 else fixed.resized([max(round(n / factor), 1) for n in fixed.shape])
 
@@ -93,7 +93,7 @@ class PreviewRenderer:
         return np.asarray(resize(torch.from_numpy(values)[None, None], shape)[0, 0].numpy())
 
     def is_due(self) -> bool:
-        """Whether the next preview may be rendered."""
+        """Return whether the next preview may be rendered."""
         return self.rate > 0 and time.perf_counter() >= self._next
 
     def render(self, transform: Transform) -> PreviewFrame:
@@ -159,6 +159,6 @@ class PreviewLayers:
         return [self.fixed, self.warped, self.lines]
 
     def remaining(self) -> dict[str, Layer]:
-        """The preview layers that are still in the viewer, by the key of the result that they become."""
+        """Return the preview layers that are still in the viewer."""
         layers = {"overlay": self.fixed, "warped": self.warped, "grid": self.lines}
         return {key: layer for key, layer in layers.items() if layer in self._viewer.layers}

@@ -32,12 +32,12 @@ class RunName:
         return f"{self.moving} -> {self.fixed} ({self.method})"
 
     def layer(self, kind: str) -> str:
-        """The name of one result layer, which starts with its kind."""
+        """Return the name of one result layer."""
         return f"{kind} · {self}"
 
 
 def run_record(result: Result, name: RunName, run: str, moving: Grid) -> dict[str, Any]:
-    """What every layer of a run carries in its metadata under ``"stnreg"``; ``moving`` is the moving image's grid."""
+    """Return the metadata (key ``"stnreg"``) of every layer of a run; ``moving`` is the moving image's grid."""
     return {
         "grid": result.grid.to_dict(),
         "moving_grid": moving.to_dict(),
@@ -54,7 +54,7 @@ def run_record(result: Result, name: RunName, run: str, moving: Grid) -> dict[st
 def name_layers(
     layers: dict[str, LayerData], name: RunName, record: dict[str, Any], folding: float, metadata: dict[str, Any]
 ) -> dict[str, LayerData]:
-    """The layers with their names, and the run recorded in their metadata."""
+    """Name the layers and record the run in their metadata."""
     out: dict[str, LayerData] = {}
     for key, (data, keywords, kind) in layers.items():
         what = LAYER_PREFIXES[key]
@@ -75,7 +75,7 @@ def is_own_layer(layer: Layer) -> bool:
 
 
 def make_layer(layer_data: LayerData) -> Layer:
-    """A layer that is in no viewer yet."""
+    """Make a layer that is not yet in a viewer."""
     data, keywords, kind = layer_data
     return Layer.create(data, keywords, kind)
 

@@ -126,7 +126,7 @@ class SettingsForm(QWidget):
     # -- values
 
     def field(self, name: str) -> Any:
-        """The widget of a field."""
+        """Return the widget of a field."""
         return self._widgets[name]
 
     def set_field_visible(self, name: str, visible: bool) -> None:
@@ -136,7 +136,7 @@ class SettingsForm(QWidget):
             self._help[name].setVisible(visible and bool(self._help[name].text()))
 
     def values(self) -> dict[str, Any]:
-        """Values by field name; empty fields are left out and thus keep the model's default."""
+        """Return values by field name; empty fields are left out and keep the model's default."""
         values = {name: _read(widget) for name, widget in self._widgets.items()}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -158,7 +158,7 @@ _SIGNALS: tuple[tuple[type[QWidget], str], ...] = (
 
 
 def make_widget(model: type[Settings], name: str, info: FieldInfo, style: FieldStyle) -> QWidget:
-    """A widget for a field of a settings model, with range, choices and default.
+    """Make a widget for a field of a settings model, with range, choices and default.
 
     Raises
     ------

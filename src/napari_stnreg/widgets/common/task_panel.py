@@ -331,7 +331,7 @@ class TaskPanel(DockPanel):
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration such as ``"3.2 s"``, ``"4 min 05 s"`` or ``"2 h 10 min"``."""
+    """Format a duration such as ``"3.2 s"``, ``"4 min 05 s"`` or ``"2 h 10 min"``."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -30,7 +30,7 @@ class TransformStore:
         return copy if copy is not None and copy in viewer.layers else None
 
     def entries(self, viewer: Viewer) -> list[TransformEntry]:
-        """All transforms of the viewer, those of its layers first; each run is listed once."""
+        """List all transforms of the viewer, those of its layers first; each run is listed once."""
         found: dict[str, TransformEntry] = {}
         for layer in viewer.layers:
             for entry in _entries_of_layer(layer, self._seen):
@@ -45,7 +45,7 @@ _STORES: WeakKeyDictionary[Viewer, TransformStore] = WeakKeyDictionary()
 
 
 def store_for(viewer: Viewer) -> TransformStore:
-    """The store of a viewer; it outlives the workbench, not the viewer."""
+    """Return the store of a viewer; it exists as long as the viewer."""
     # napari passes a proxy of its viewer to plugins; the store belongs to the viewer behind it.
     return _STORES.setdefault(inspect.unwrap(viewer), TransformStore())
 

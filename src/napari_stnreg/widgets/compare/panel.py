@@ -127,7 +127,7 @@ class ComparePanel(TaskPanel):
         self.show_state()
 
     def _prefill(self) -> None:
-        """The last result and its fixed image, else the last two images."""
+        """Choose the last result and its fixed image, else the last two images."""
         images = [self.first_box.itemData(i) for i in range(self.first_box.count())]
         for layer in reversed(images):
             record = layer.metadata.get("stnreg") or {}

@@ -55,22 +55,22 @@ class Canvas:
     # -- where things are
 
     def place(self, world: Any) -> tuple[int, np.ndarray]:
-        """Which picture (0 input, 1 output, 2 beside) a place of the world is over, and where in it."""
+        """Return which picture (0 input, 1 output, 2 beside) is at a world position, and the position in it."""
         pixel = self.place_over_input(world)
         middles = self._corners + (self.shape - 1) / 2
         slot = int((np.abs(pixel - middles) / self.shape).max(axis=1).argmin())
         return slot, pixel - self._corners[slot]
 
     def place_over_input(self, world: Any) -> np.ndarray:
-        """The place in pixels of the input, which may lie beyond it."""
+        """Return the position in pixels of the input, which may be outside of it."""
         return np.asarray((np.asarray(world, dtype=np.float64)[-2:] - self._translate) / self.scale)
 
     def world(self, slot: int, place: Any) -> np.ndarray:
-        """The world's last two coordinates of a place in one of the pictures."""
+        """Return the last two world coordinates of a position in one of the pictures."""
         return np.asarray((np.asarray(place) + self._corners[slot]) * self.scale + self._translate)
 
     def handle_at(self, world: Any) -> int | None:
-        """The handle under a hand over the input, by its position in :attr:`handles`."""
+        """Return the handle at a position over the input, as an index into :attr:`handles`."""
         if not len(self.handle_positions):
             return None
         distance = np.linalg.norm(self.handle_positions - self.place_over_input(world), axis=1)
@@ -135,11 +135,11 @@ class Canvas:
         self._image("input", picture.values)
 
     def show_output(self, values: np.ndarray) -> None:
-        """The transformer's output."""
+        """Show the transformer's output."""
         self._image("output", values, 1)
 
     def show_beside(self, values: np.ndarray | None) -> None:
-        """The picture to compare with, or nothing."""
+        """Show the picture to compare with, or nothing."""
         if values is None:
             self.drop("beside")
         else:
@@ -160,7 +160,7 @@ class Canvas:
         self._add("titles", layer)
 
     def text_size(self, points: int) -> None:
-        """The size of the names above the pictures."""
+        """Return the size of the names above the pictures."""
         self._text = points
         if "titles" in self.layers:
             self.layers["titles"].text.size = points
@@ -168,7 +168,7 @@ class Canvas:
     # -- the grid
 
     def show_grid(self, regular: np.ndarray, mapped: np.ndarray, *, links: bool) -> None:
-        """The regular grid over the output, its image over the input, and lines from point to point.
+        """Show the regular grid over the output, its image over the input, and lines between both.
 
         Parameters
         ----------
@@ -201,7 +201,7 @@ class Canvas:
         self._add("nodes", layer)
 
     def show_handles(self, names: list[tuple[str, Any]], where: np.ndarray, symbols: list[str]) -> None:
-        """What a hand can hold, over the input."""
+        """Show the handles over the input."""
         self.handles, self.handle_positions = names, where
         if self._is_deleted("handles"):
             self.handles, self.handle_positions = [], np.zeros((0, 2))
@@ -216,7 +216,7 @@ class Canvas:
         self._add("handles", layer)
 
     def show_arrows(self, gradient: Gradient | None) -> None:
-        """Where downhill takes the grid, as arrows over the input; nothing for ``None``."""
+        """Show the descent direction of the grid as arrows over the input; ``None`` removes them."""
         if gradient is None or gradient.flat:
             self.drop("arrows")
             return
@@ -298,19 +298,19 @@ def _put(layer: Any, data: np.ndarray) -> None:
 
 
 def _segments(nodes: np.ndarray) -> np.ndarray:
-    """The lines of a grid of nodes ``(rows, columns, 2)`` as starts and directions ``(N, 2, 2)``."""
+    """Return the lines of a grid of nodes ``(rows, columns, 2)`` as starts and directions ``(N, 2, 2)``."""
     along = [np.stack([nodes[:, :-1], np.diff(nodes, axis=1)], axis=2).reshape(-1, 2, 2),
              np.stack([nodes[:-1], np.diff(nodes, axis=0)], axis=2).reshape(-1, 2, 2)]  # fmt: skip
     return np.concatenate(along)
 
 
 def _outline(nodes: np.ndarray) -> np.ndarray:
-    """The border of a grid of nodes, drawn once more in another color."""
+    """Return the border of a grid of nodes, to be drawn in another color."""
     ring = np.concatenate([nodes[0], nodes[1:, -1], nodes[-1, -2::-1], nodes[-2::-1, 0]])
     return np.stack([ring[:-1], np.diff(ring, axis=0)], axis=1)
 
 
 def _hues(rows: int, columns: int) -> np.ndarray:
-    """A color for each node, so that the eye finds the same point on both sides."""
+    """Return a color for each node that identifies the same point on both sides."""
     y, x = np.meshgrid(np.linspace(0, 1, rows), np.linspace(0, 1, columns), indexing="ij")
     return np.stack([0.25 + 0.75 * x, 0.9 - 0.6 * y, 0.25 + 0.75 * (1 - x), np.ones_like(x)], axis=-1).reshape(-1, 4)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def training(
     folder: str | None, distortion: dict[str, Any], steps: int, control: TaskControl
 ) -> Generator[TaskProgress, None, Any]:
-    """The task: digits, then both classifiers."""
+    """Run the task: make the digits, then train both classifiers."""
     from napari_stnreg.teaching.classifier import train_classifiers
     from napari_stnreg.teaching.digits import DigitData, Distortion, load_digits
 
@@ -112,7 +112,7 @@ class ClassifierPanel(TaskPanel):
         return self.begin(training, self._folder, distortion, self.steps.value(), done=self._on_trained)
 
     def set_folder(self, folder: str | Path | None) -> None:
-        """Where the digits come from; ``None`` for those of scikit-learn."""
+        """Set the folder of digits; ``None`` for those of scikit-learn."""
         self._folder = None if folder is None else str(folder)
         name = "those of scikit-learn" if folder is None else Path(folder).name
         self.source.setText(f"Digits: {name}")

@@ -68,7 +68,7 @@ class GradientController:
         self.tab.goal.set_items(entries, self.tab.goal.currentData())
 
     def goal(self) -> np.ndarray:
-        """What the output should look like."""
+        """Return the target of the output."""
         assert self._panel.scene is not None
         layer = self.tab.goal.currentData()
         if layer is None or layer not in self._viewer.layers:
@@ -82,7 +82,7 @@ class GradientController:
         self._panel.changed()
 
     def descent(self) -> GradientDescent:
-        """The descent that the buttons step; made again when goal or smoothing change."""
+        """Return the descent that the buttons step; made again when target or smoothing change."""
         from napari_stnreg.teaching import GradientDescent
 
         assert self._panel.scene is not None
@@ -111,7 +111,7 @@ class GradientController:
         tab.plot.add([("descent", 0, i, loss) for i, loss in enumerate(losses)])
 
     def step(self) -> bool:
-        """One gradient step; false when nothing leads further down."""
+        """Take one gradient step; return false at a minimum."""
         if not self._panel.has_scene():
             return False
         moved = self.descent().step(self.tab.length.value())

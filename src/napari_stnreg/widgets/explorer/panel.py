@@ -322,7 +322,7 @@ class ExplorerPanel(ExplorerLayout):
         )
 
     def show_beside(self) -> None:
-        """The third picture; it may take longer than a drag can wait for."""
+        """Compute and show the third picture, which may take longer than a drag allows."""
         if not self.has_scene():
             return
         assert self.scene is not None
@@ -383,7 +383,7 @@ class ExplorerPanel(ExplorerLayout):
     # -- the viewer around it
 
     def viewer_events(self) -> list[tuple[Any, Any]]:
-        """The layers, the slice on screen and the theme."""
+        """List the viewer events to follow: layers, current slice and theme."""
         return [
             *super().viewer_events(),
             (self._viewer.dims.events.current_step, self._on_dims),
@@ -454,7 +454,7 @@ class ExplorerPanel(ExplorerLayout):
         show_error(text)
 
     def images(self) -> list[ImageLayer]:
-        """The viewer's image layers that are not the explorer's own, the topmost first."""
+        """List the viewer's image layers that do not belong to the explorer, topmost first."""
         layers = reversed(self._viewer.layers)
         return [layer for layer in layers if isinstance(layer, ImageLayer) and not layer.name.startswith(PREFIX)]
 

@@ -37,7 +37,7 @@ class PixelView(QWidget):
         self.setToolTip("The pixels of the input that the output pixel under the pointer reads.")
 
     def sizeHint(self) -> QSize:
-        """A square that grows with the text."""
+        """Return a square that grows with the text."""
         return QSize(200, round(13.5 * self.fontMetrics().height()))
 
     def show_look(self, look: InterpolationStencil | None, kernel: str, limits: tuple[float, float]) -> None:
@@ -134,7 +134,7 @@ class PixelView(QWidget):
 
 
 def described(look: InterpolationStencil, pixel: tuple[int, int], kernel: str) -> str:
-    """The same in words and numbers."""
+    """Describe the picture in words and numbers."""
     y, x = look.position
     value = ", ".join(f"{v:.4g}" for v in look.value)
     head = (

@@ -74,7 +74,7 @@ class ParameterSlider(QWidget):
         self.number.valueChanged.connect(self._on_number)
 
     def reach(self, low: float, high: float) -> None:
-        """The slider's ends."""
+        """Return the limits of the slider."""
         self._low, self._high = low, high
 
     @property

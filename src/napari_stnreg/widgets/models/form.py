@@ -82,7 +82,7 @@ class ModelChoice(QWidget):
     # -- between sessions
 
     def state(self) -> dict[str, Any]:
-        """What is remembered."""
+        """Return what is stored between sessions."""
         return {"path": self.box.path, "refine": self.refine_box.isChecked(), "steps": self.steps_box.value()}
 
     def restore(self, state: dict[str, Any]) -> None:

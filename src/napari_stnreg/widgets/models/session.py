@@ -50,7 +50,7 @@ class SessionModels:
         self.entries: list[KnownModel] = []
 
     def known(self) -> list[KnownModel]:
-        """All of them, those in the box first."""
+        """List all models, bundled ones first."""
         boxed = [KnownModel(name, name, about="Comes with the package.") for name in pretrained_models()]
         by_path = {entry.path: entry for entry in self.entries}
         return [by_path.get(one.path, one) for one in boxed] + [
@@ -74,7 +74,7 @@ class SessionModels:
         return self.add(model, path, Path(path).name.removesuffix(".safetensors"))
 
     def find(self, path: str) -> KnownModel | None:
-        """The entry of a file, or of a name in the box."""
+        """Return the entry of a file or of a bundled name."""
         return next((entry for entry in self.known() if entry.path == path), None)
 
 
@@ -83,7 +83,7 @@ SESSION = SessionModels()
 
 
 def about_model(model: Model) -> str:
-    """What a model is and how well it did, in a line."""
+    """Describe a model and its scores in one line."""
     told = model.describe()
     parts = [told["axes"], told["network"], f"trained at {told['trained at']}"]
     best = (model.summary.get("best") or {}).get("scores") or {}

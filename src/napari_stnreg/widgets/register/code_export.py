@@ -15,7 +15,7 @@ from napari_stnreg.widgets.register.series_run import FIXED_IMAGE
 
 
 def python_script(job: RegistrationJob) -> str:
-    """A script that repeats a run exactly.
+    """Return a script that repeats a run exactly.
 
     Images that were opened from a file are read from it and put where the layer lies. Everything else comes from the
     viewer's layers, so the script then belongs into napari's console (or after a ``viewer`` that has these layers).
@@ -59,7 +59,7 @@ def python_script(job: RegistrationJob) -> str:
 
 
 def _series_lines(job: RegistrationJob, words: list[str]) -> list[str]:
-    """The call that repeats a run over a time series."""
+    """Return the call that repeats a run over a time series."""
     plain = job.model is None and job.fixed_landmarks is None and job.start is None
     if not plain:  # one by one: only pairs take models, landmarks and starts in a script
         arguments = ", ".join(["fixed", "moving(frame)", *words])
@@ -82,7 +82,7 @@ def _series_lines(job: RegistrationJob, words: list[str]) -> list[str]:
 
 
 def command_line(job: RegistrationJob) -> str:
-    """A command that repeats a run; what has no file yet is named in comments, to be saved first."""
+    """Return a command that repeats a run; comments name what must be saved first."""
     comments: list[str] = []
     files = [_file(source, comments) for source in (job.fixed, job.moving)]
     words = ["stnreg", "register", *files, "-o", "result"]
@@ -117,7 +117,7 @@ def command_line(job: RegistrationJob) -> str:
 
 
 def _chosen(job: RegistrationJob) -> dict[str, Any]:
-    """The settings that differ from their defaults, and the main ones in any case."""
+    """Return the settings that differ from their defaults, and always the main ones."""
     values = job.settings.model_dump(exclude_defaults=True)
     full = job.settings.model_dump()
     names = ["family", "similarity", "preset", "device", "seed"]

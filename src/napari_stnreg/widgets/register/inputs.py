@@ -295,7 +295,7 @@ class InputForm(QWidget):
         self._watch([])
 
     def pairing(self) -> str:
-        """The landmarks as numbered pairs, and a word when the counts differ; empty without landmarks."""
+        """Return the landmarks as numbered pairs, and a notice if the counts differ; empty without landmarks."""
         a, b = self.fixed.points, self.moving.points
         if a is None and b is None:
             return ""

@@ -121,7 +121,7 @@ class OptionsForm(QWidget):
         self.changed.emit()
 
     def field(self, name: str) -> Any:
-        """The widget of a setting other than the family."""
+        """Return the widget of a setting other than the family."""
         return self.settings.field(name)
 
     @property
@@ -168,7 +168,7 @@ class OptionsForm(QWidget):
     # -- between sessions
 
     def state(self) -> dict[str, Any]:
-        """The options as JSON-ready values, to be kept between sessions."""
+        """Return the options as JSON-ready values that are stored between sessions."""
         return {
             "settings": {k: v for k, v in self.all_values().items() if k not in _NOT_REMEMBERED},
             "results": sorted(self.kinds),

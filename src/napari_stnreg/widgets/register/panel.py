@@ -389,7 +389,7 @@ class RegisterPanel(FitPanel):
     # -- the viewer
 
     def viewer_events(self) -> list[tuple[Any, Callable[..., Any]]]:
-        """The layers, the active layer, the theme, and the models of the session."""
+        """List the viewer events to follow: layers, active layer, theme, and the session's models."""
         return [*super().viewer_events(), (self._viewer.layers.selection.events.active, self._on_active_layer)]
 
     def _on_theme(self, _event: Any = None) -> None:

@@ -161,7 +161,7 @@ class ScoresView(QWidget):
                 widget.deleteLater()
 
     def text(self) -> str:
-        """The shown text, one label per line."""
+        """Return the shown text, one label per line."""
         items = [self._grid.itemAt(i) for i in range(self._grid.count())]
         labels = [item.widget() for item in items if item is not None]
         return "\n".join(label.text() for label in labels if isinstance(label, QLabel))

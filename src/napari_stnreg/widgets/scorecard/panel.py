@@ -163,7 +163,7 @@ class ScorecardPanel(TaskPanel):
     # -- what is scored
 
     def viewer_events(self) -> list[tuple[Any, Any]]:
-        """The layers and the theme."""
+        """List the viewer events to follow: layers and theme."""
         return [*super().viewer_events(), (self._viewer.events.theme, self._on_theme)]
 
     def _on_theme(self, _event: Any = None) -> None:
@@ -190,7 +190,7 @@ class ScorecardPanel(TaskPanel):
         self.show_state()
 
     def _prefill(self) -> None:
-        """The last registration: its images by their names, its transform; else the last two images."""
+        """Choose the images and the transform of the last registration, else the last two images."""
         entries = [self.transform_box.itemData(i) for i in range(1, self.transform_box.count())]
         images = [self.fixed_box.itemData(i) for i in range(self.fixed_box.count())]
         for one in reversed(entries):
@@ -323,7 +323,7 @@ class ScorecardPanel(TaskPanel):
         return panel
 
     def _result_layer(self) -> Layer | None:
-        """The chosen result, else the warped layer of the chosen transform."""
+        """Return the chosen result, else the warped layer of the chosen transform."""
         chosen, entry = self.result_box.currentData(), self.transform_box.currentData()
         if chosen is not None or entry is None:
             return chosen

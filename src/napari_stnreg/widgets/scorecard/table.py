@@ -27,7 +27,7 @@ _HIGHER = {"higher": "Higher is better.", "lower": "Lower is better.", "zero": "
 
 
 def theme_kind(viewer: Viewer) -> str:
-    """``"dark"`` or ``"light"``, by how bright the theme's background is."""
+    """Return ``"dark"`` or ``"light"`` from the brightness of the theme's background."""
     color = QColor(get_theme(viewer.theme).background.as_hex())
     return "light" if color.lightnessF() > 0.5 else "dark"
 
@@ -127,7 +127,7 @@ class ScoreTable(QTableWidget):
                     item.setForeground(QBrush(QColor(COLORS[theme][data[0]])))
 
     def text(self) -> str:
-        """What is shown, tab-separated, as a spreadsheet takes it."""
+        """Return the table as tab-separated text for a spreadsheet."""
         lines = ["\tbefore\tafter\t"]
         for row in range(self.rowCount()):
             items = [self.item(row, column) for column in range(4)]
@@ -135,7 +135,7 @@ class ScoreTable(QTableWidget):
         return "\n".join(lines) + "\n"
 
     def row_of_pair(self, pair: int) -> int:
-        """The row that shows a pair of landmarks; -1 if there is none."""
+        """Return the row of a pair of landmarks; -1 if there is none."""
         for row in range(self.rowCount()):
             data = self.item(row, 0).data(Qt.ItemDataRole.UserRole)
             if data and data[1] == pair:

@@ -116,7 +116,7 @@ class CheckpointForm(QWidget):
             self.folder_box.setText(path)
 
     def state(self) -> dict[str, Any]:
-        """What is remembered."""
+        """Return what is stored between sessions."""
         return {"folder": self.folder_box.text().strip()}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -127,6 +127,6 @@ class CheckpointForm(QWidget):
 
 
 def file_name(name: str) -> str:
-    """The name of a model's file."""
+    """Return the name of a model's file."""
     plain = re.sub(r"[^\w\-.+ ]+", "_", name).strip(" .") or "model"
     return plain.removesuffix(".safetensors") + ".safetensors"

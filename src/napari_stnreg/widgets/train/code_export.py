@@ -13,7 +13,7 @@ from napari_stnreg.widgets.train.job import TrainJob
 
 
 def python_script(job: TrainJob) -> str:
-    """A script that repeats a training exactly; layers come from napari's viewer, files are read."""
+    """Return a script that repeats a training exactly; layers come from the viewer, files are read."""
     images = job.images
     lines = [
         f"# {job.name}",
@@ -48,7 +48,7 @@ def python_script(job: TrainJob) -> str:
 
 
 def command_line(job: TrainJob) -> str:
-    """A command that repeats a training; layers are to be saved into folders first."""
+    """Return a command that repeats a training; layers must be saved into folders first."""
     images = job.images
     comments: list[str] = []
     words = ["stnreg", "train", _folder("fixed", images.fixed, comments), "-o", _output(job)]
@@ -72,7 +72,7 @@ def _output(job: TrainJob) -> str:
 
 
 def _given(variable: str, what: tuple[LayerSource, ...] | str, lines: list[str]) -> str:
-    """The argument for images; lines that make them are added."""
+    """Return the argument for images, and add the lines that make them."""
     if isinstance(what, str):
         return repr(what)
     if len(what) > 1:
@@ -91,7 +91,7 @@ def _given(variable: str, what: tuple[LayerSource, ...] | str, lines: list[str])
 
 
 def _image(source: LayerSource, number: str, name: str) -> str:
-    """One image of a layer: a frame or a section, or all of it."""
+    """Return one image of a layer: a frame, a section, or all of it."""
     data = f"viewer.layers[{source.name!r}].data"
     if source.level or not hasattr(source.data, "shape"):
         data += f"[{source.level}]"

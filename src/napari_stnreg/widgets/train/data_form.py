@@ -180,7 +180,7 @@ class ImageChoice(QWidget):
             raise InputError(f"'{sorted(both)[0]}' is among the fixed and the moving images; choose different ones.")
 
     def state(self) -> dict[str, Any]:
-        """What is remembered; layers belong to a session and are not."""
+        """Return what is stored between sessions; layers are not."""
         return {
             "kind": self.kind,
             "files": self.fixed["files"].path,

@@ -83,14 +83,14 @@ class TrainingImages:
         return data
 
     def place(self) -> Grid | None:
-        """Where the images lie in the viewer, for the pictures; ``None`` for files."""
+        """Return where the images are placed in the viewer; ``None`` for files."""
         if isinstance(self.fixed, str):
             return None
         return source_grid(self.fixed[0], sections=len(self.fixed) == 1)
 
 
 def source_grid(source: LayerSource, *, sections: bool) -> Grid:
-    """The grid of a layer's single images: of its sections, where it is cut into them."""
+    """Return the grid of a layer's single images: of its sections where it is split into them."""
     grid = source.grid
     if not (sections and "t" not in source.layout and grid.ndim == 3):
         return grid
@@ -122,7 +122,7 @@ def image_set(sources: tuple[LayerSource, ...]) -> ImageSet:
 
 
 def _section(source: LayerSource, z: int) -> Image:
-    """One section of a volume as a 2D image; only this one is read."""
+    """Return one section of a volume as a 2D image; only this one is read."""
     axis = source.layout.index("z")
     grid = source_grid(source, sections=True)
     own = Grid.from_spacing(grid.shape, grid.spacing.tolist(), unit=grid.unit)

@@ -122,7 +122,7 @@ class Watcher:
         self._drawn = -1
 
     def show(self, progress: TrainingProgress) -> TaskProgress:
-        """One update of the panel."""
+        """Show one update in the panel."""
         self.example = progress.example or self.example
         return TaskProgress(progress.fraction, sentence(progress), View(progress, self._picture(), self._fine))
 
@@ -154,13 +154,13 @@ class Watcher:
 
 
 def fine_grid(grid: Grid) -> Grid:
-    """A lattice fine enough to draw thin lines on, over the same extent."""
+    """Return a lattice over the same extent that is fine enough for thin lines."""
     factor = max(_FINE // max(grid.shape), 1) if grid.ndim == 2 else 1
     return grid if factor == 1 else grid.resized([n * factor for n in grid.shape])
 
 
 def placed_on(grid: Grid, place: Grid | None) -> Grid:
-    """Where the pictures of a lattice are shown: over the layer that is trained on, or with its corner at zero.
+    """Return where pictures are shown: over the training layer, or with the corner at zero.
 
     The lattice itself is centered on the world's origin.
     """
@@ -173,7 +173,7 @@ def placed_on(grid: Grid, place: Grid | None) -> Grid:
 
 
 def sentence(progress: TrainingProgress) -> str:
-    """Where a training stands, and about how long it will take."""
+    """Describe the state of a training and the estimated remaining time."""
     parts = [progress.message]
     left = progress.seconds_left
     if left is not None and progress.state != "paused":
@@ -185,7 +185,7 @@ def sentence(progress: TrainingProgress) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time, as exact as an estimate can be."""
+    """Format a duration with the precision of an estimate."""
     if seconds < 90:
         return f"{max(round(seconds), 1)} s"
     if seconds < 90 * 60:
@@ -194,7 +194,7 @@ def duration(seconds: float) -> str:
 
 
 def finished(model: Model) -> str:
-    """A sentence about a model that has just been trained."""
+    """Describe a model that has just been trained."""
     best = model.summary.get("best") or {}
     scores = dict(best.get("scores") or {})
     parts = [f"best at epoch {best.get('epoch', 0)} of {model.summary.get('epochs', 0)}"]
@@ -207,7 +207,7 @@ def finished(model: Model) -> str:
 
 
 def resumable(output: str | None) -> bool:
-    """Whether there is a checkpoint of the model that would be saved there."""
+    """Return whether there is a checkpoint of the model that would be saved at a path."""
     return output is not None and Path(checkpoint_of(output)).exists()
 
 

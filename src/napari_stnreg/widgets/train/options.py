@@ -116,7 +116,7 @@ class TrainingOptions(QWidget):
         self._on_change()
 
     def field(self, name: str) -> Any:
-        """The widget of a setting other than the family."""
+        """Return the widget of a setting other than the family."""
         return (self.network_form if name == "network" else self.settings).field(name)
 
     @property
@@ -185,7 +185,7 @@ class TrainingOptions(QWidget):
     # -- between sessions
 
     def state(self) -> dict[str, Any]:
-        """The options as JSON-ready values, to be kept between sessions."""
+        """Return the options as JSON-ready values that are stored between sessions."""
         values = {name: value for name, value in self.values().items() if name != "seed"}
         values["network"] = self.network  # hidden while a start model brings its own
         return {

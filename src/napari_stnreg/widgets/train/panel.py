@@ -265,7 +265,7 @@ class TrainPanel(FitPanel):
     # -- between sessions, and the viewer around it
 
     def state(self) -> dict[str, Any]:
-        """The state of the form as JSON-ready values, to be kept between sessions."""
+        """Return the state of the form as JSON-ready values that are stored between sessions."""
         return {"images": self.images.state(), "options": self.options.state(), "keeping": self.keeping.state()}
 
     def restore(self) -> None:

@@ -26,7 +26,7 @@ _ROWS = 5
 
 
 def image_layers(viewer: Viewer) -> list[ImageLayer]:
-    """The image layers that a training could read; what runs have added is left out."""
+    """List the image layers that a training can read, without the results of runs."""
     return [
         layer
         for layer in viewer.layers
@@ -230,7 +230,7 @@ class FilesPicker(QWidget):
         self.changed.emit()
 
     def sources(self) -> str:
-        """The path.
+        """Return the path.
 
         Raises
         ------
@@ -250,7 +250,7 @@ def _arrays_of(path: Path) -> list[str]:
 
 
 def _meaning(layout: str) -> str:
-    """What a layout's images are."""
+    """Describe what the images of a layout are."""
     if "t" in layout:
         return "frames, " + layout_name(layout)
     return "sections, " + layout_name(layout).replace("3D ", "2D ", 1)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def training_record(trained: Trained) -> dict[str, Any]:
-    """What the layers carry in their metadata under ``"stnreg_training"``: how the model was made."""
+    """Return the metadata (key ``"stnreg_training"``) that describes how the model was made."""
     summary = trained.model.summary
     names = ("best", "data", "settings", "seed", "versions")
     return {"model": trained.model.name, **{name: summary[name] for name in names if name in summary}}
@@ -27,7 +27,7 @@ def training_record(trained: Trained) -> dict[str, Any]:
 def replay_of(
     trained: Trained, unit: str, _control: TaskControl
 ) -> Generator[TaskProgress, None, tuple[Replay, list[LayerData]]]:
-    """The replay of a training and its layers, fixed image first; for use in the worker.
+    """Return the replay of a training and its layers, fixed image first; runs in the worker.
 
     Parameters
     ----------

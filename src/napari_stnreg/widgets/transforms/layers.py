@@ -26,7 +26,7 @@ ALSO = {"place": "all in the same place", "linked": "linked layers", "chosen": "
 
 
 def workable(viewer: Viewer) -> list[Layer]:
-    """The layers that a transform can be applied to."""
+    """List the layers that a transform can be applied to."""
     return [layer for layer in viewer.layers if isinstance(layer, (ImageLayer, Labels, *LISTS))]
 
 
@@ -87,7 +87,7 @@ def place_of(layer: Layer | None, viewer: Viewer) -> Place | None:
 
 
 def what_apply_does(entry: TransformEntry | None, layer: Layer | None, side: Side) -> str:
-    """A sentence about where a layer would go, and by which direction of the transform."""
+    """Describe where a layer would move and by which direction of the transform."""
     if entry is None or layer is None:
         return ""
     here, there = (entry.moving, entry.fixed) if side == "moving" else (entry.fixed, entry.moving)

@@ -299,7 +299,7 @@ class TransformsPanel(TaskPanel):
         return self.begin(with_layers(show), entry, what, self._fallback(entry), volume, done=self._on_shown)
 
     def _fallback(self, entry: TransformEntry) -> Grid | None:
-        """Voxels for a transform that does not say where it belongs."""
+        """Return a grid for a transform that does not name one."""
         chosen = self.applying.onto_box.currentData()
         return fallback_grid(self._viewer, entry.transform.ndim, entry.transform.unit, chosen)
 
