@@ -230,7 +230,7 @@ def test_voxel_size_and_unit_options(pair):
 def test_a_format_that_cannot_hold_the_result_becomes_tiff(pair, monkeypatch, capsys):
     np.save("series.npy", np.stack([np.stack([draw(SHIFT)] * 9)] * 2))
     np.save("volume.npy", np.stack([draw()] * 9))
-    monkeypatch.setattr("napari_stnreg.cli.register._output_suffix", lambda path: ".png")
+    monkeypatch.setattr("napari_stnreg.cli.commands.register._output_suffix", lambda path: ".png")
     assert main(["register", "volume.npy", "series.npy", "-o", "result", *QUICK, "--all-frames"]) == 0
     assert len(sr.read_series("result/warped.tif")) == 2
     assert "holds a single image, not 2 frames" in capsys.readouterr().err

@@ -68,7 +68,7 @@ app = App(
 for _name, _help in COMMANDS.items():
     _module = _name.replace("-", "_")
     _epilogue = f"{_CHOICES}\n\n{EPILOGUE}" if _name in ("register", "register-series", "batch") else EPILOGUE
-    app.command(f"napari_stnreg.cli.{_module}:{_module}", name=_name, help=_help, help_epilogue=_epilogue)
+    app.command(f"napari_stnreg.cli.commands.{_module}:{_module}", name=_name, help=_help, help_epilogue=_epilogue)
 app.register_install_completion_command(name="install-completion", help="Install tab completion for your shell.")
 
 

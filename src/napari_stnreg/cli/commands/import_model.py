@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from napari_stnreg.cli.export_model import parse_size
+from napari_stnreg.cli.commands.export_model import parse_size
 from napari_stnreg.cli.options import Output, Spacing
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.output_guard import check_output

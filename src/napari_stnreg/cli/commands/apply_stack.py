@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from napari_stnreg.cli.align import Channel, Level, Memory, Pattern, Scheduler, Workers, run_with_progress
+from napari_stnreg.cli.commands.align import Channel, Level, Memory, Pattern, Scheduler, Workers, run_with_progress
 from napari_stnreg.cli.exit_code import ExitCode
 from napari_stnreg.cli.options import Output
 from napari_stnreg.cli.progress import PROGRESS, Interrupt, logger

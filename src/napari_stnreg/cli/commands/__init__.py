@@ -1,0 +1,1 @@
+"""The commands of ``stnreg``, one module each."""
