@@ -81,6 +81,17 @@ def test_registration_starts_where_the_image_was_placed(viewer, pair, qtbot):
     panel.close_down()
 
 
+def test_handles_are_inside_the_canvas_when_the_panel_opens_again(viewer, pair, qtbot):
+    panel = open_from_menu(viewer, "place")
+    PanelUser(panel, qtbot).click("Place by hand")
+    zoom = viewer.scene.camera.zoom
+    viewer.window.remove_dock_widget(panel)
+    qtbot.wait(50)
+    viewer.scene.camera.zoom = 10 * zoom
+    PanelUser(open_from_menu(viewer, "place"), qtbot).click("Place by hand")
+    assert viewer.scene.camera.zoom < 1.5 * zoom
+
+
 def test_volumes_are_placed_by_numbers_in_their_own_units(viewer, qtbot):
     volume = picture((20, 30, 34))
     viewer.add_image(volume, name="fixed", scale=(2, 1, 1), units="um")

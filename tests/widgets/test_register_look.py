@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from qtpy.QtWidgets import QLabel, QPushButton
+
+from napari_stnreg.widgets.landmarks.scene import _COLORS
+from napari_stnreg.widgets.register.scores_view import ScoresView
 
 
 def test_the_plot_follows_the_theme(panel, viewer, engine, run):
@@ -39,3 +44,46 @@ def test_the_panel_fits_a_narrow_dock(panel, viewer, qtbot):
 def test_devices_are_found_in_the_background(panel, engine, qtbot):
     qtbot.waitUntil(lambda: "CPU, 2 threads" in panel.options.device_box.itemText(1), timeout=30_000)
     assert panel.options.device_box.currentData() == "auto"
+
+
+def test_long_layer_names_are_shortened_in_the_middle(panel, viewer, qtbot):
+    panel.resize(300, 700)
+    viewer.layers["fixed"].name = "29-041-section-w35-stained-with-hematoxylin"
+    box = panel.inputs.fixed.layer_box
+    qtbot.waitUntil(lambda: "section" in box.currentText())
+    box.resize(150, box.height())
+    assert box.shown_text.startswith("29-")
+    assert "…" in box.shown_text
+    assert box.shown_text.endswith("xylin")
+    box.resize(600, box.height())
+    assert box.shown_text == box.currentText()
+
+
+def test_score_rows_are_not_cut_in_a_narrow_dock(qtbot):
+    result = SimpleNamespace(
+        verdict="good", confidence=0.9, scores={"before": {"mse": 176342.1}, "after": {"mse": 0.00012}},
+        judgment=SimpleNamespace(verdict="good", confidence=0.9, reasons=("It fits.",), suggestion=""),
+        similarity_choice="Local correlation: a long reason", folding_fraction=0.0, seconds=1.0, inverse={},
+        stop_reason="finished",
+    )  # fmt: skip
+    view = ScoresView()
+    qtbot.addWidget(view)
+    view.show_results([result])
+    view.resize(264, 400)
+    view.show()
+    labels = {label.text(): label for label in view.findChildren(QLabel) if label.isVisible()}
+    for text in ("Mean squares", "1.76e5", "1.20e-4"):
+        shown = labels[text]
+        assert shown.width() >= shown.fontMetrics().horizontalAdvance(text), text
+    # The pinned verdict is short; the reason of the similarity scrolls with the scores.
+    assert view.verdict.label.text() == "Good (confidence 0.90)\nIt fits."
+    assert "a long reason" in view.text()
+
+
+def test_landmark_colors_are_seen_on_bright_and_on_dark_images():
+    for color in _COLORS.values():
+        red, green, blue = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)]
+        brightness = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+        assert 1.05 / (brightness + 0.05) > 2.5, color
+        assert (brightness + 0.05) / 0.05 > 2.5, color

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 
 import numpy as np
+import tifffile
 from qtpy.QtCore import Qt
 
+from napari_stnreg.core.intensity import LUMINANCE_WEIGHTS
 from tests.widgets.conftest import NAME, blobs, names
 
 
@@ -227,6 +229,32 @@ def test_one_key_shows_before_and_after(full, viewer, engine, run):
     viewer.window.remove_dock_widget(full)
     assert not any(str(key) == "Shift+B" and function for key, function in viewer.keymap.items())
     full.deleteLater()
+
+
+def test_before_shows_the_intensity_of_a_color_image(viewer, engine, open_panel, run):
+    color = np.stack([blobs((48, 64)), blobs((48, 64), shift=(2, -3)), blobs((48, 64))], axis=-1)
+    for name in ("fixed", "moving"):
+        viewer.add_image(color, name=name, rgb=True)
+    panel = open_panel()
+    panel.start()
+    run(panel)
+    warped = viewer.layers[f"warped intensity · {NAME}"]
+    key_press(viewer)
+    before = viewer.layers[f"moving · {NAME}"]
+    assert (before.visible, warped.visible, before.rgb) == (True, False, False)
+    assert (before.colormap.name, before.blending) == ("magenta", "additive")
+    assert before.contrast_limits == warped.contrast_limits
+    np.testing.assert_allclose(before.data, color @ LUMINANCE_WEIGHTS, rtol=1e-5)
+
+
+def test_channels_of_one_file_are_not_taken_as_a_pair(viewer, engine, open_panel, tmp_path):
+    for name in ("a", "b"):
+        data = np.stack([blobs((48, 64))] * 3)
+        tifffile.imwrite(tmp_path / f"{name}.ome.tif", data, ome=True, metadata={"axes": "CYX"})
+    viewer.open([str(tmp_path / "a.ome.tif"), str(tmp_path / "b.ome.tif")], plugin="napari-stnreg")
+    assert len(viewer.layers) == 6
+    inputs = open_panel().inputs
+    assert [inputs.fixed.layer, inputs.moving.layer] == [viewer.layers[0], viewer.layers[3]]
 
 
 def test_own_results_are_not_offered_as_inputs(full, viewer, engine, run):

@@ -17,9 +17,15 @@ from qtpy.QtWidgets import (
     QPushButton,
     QScrollArea,
     QSizePolicy,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
     QWidget,
 )
 from superqt import QCollapsible
+
+_COMBO_INSET_PX = 2
+"""Space that the style leaves at both ends of a combo box's text."""
 
 
 class Combo(QComboBox):
@@ -41,6 +47,26 @@ class Combo(QComboBox):
         self.setMinimumContentsLength(5)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.view().setTextElideMode(Qt.TextElideMode.ElideMiddle)
+
+    @property
+    def shown_text(self) -> str:
+        """The current text as it is drawn: file names often differ at the end, so that the middle is left out."""
+        return str(self._label_option().currentText)
+
+    def _label_option(self) -> QStyleOptionComboBox:
+        option = QStyleOptionComboBox()
+        self.initStyleOption(option)
+        kind, part = QStyle.ComplexControl.CC_ComboBox, QStyle.SubControl.SC_ComboBoxEditField
+        width = self.style().subControlRect(kind, option, part, self).width() - 2 * _COMBO_INSET_PX
+        option.currentText = self.fontMetrics().elidedText(option.currentText, Qt.TextElideMode.ElideMiddle, width)
+        return option
+
+    def paintEvent(self, _event: Any) -> None:
+        """Draw the box with its text shortened in the middle where it does not fit."""
+        painter, option = QStylePainter(self), self._label_option()
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
 
     def wheelEvent(self, event: Any) -> None:
         """Scroll the panel unless the box has the focus."""

@@ -8,6 +8,7 @@ moved or deleted during a run changes nothing for the run.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,26 @@ def guess_layout(layer: Layer) -> str:
     if any(times) and layer.ndim > 2:
         return next(layout for layout in LAYOUTS[layer.ndim] if layout[times.index(True)] == "t")
     return LAYOUTS[layer.ndim][0]
+
+
+def default_pair(images: Sequence[Layer], selection: Collection[Layer]) -> Sequence[Layer]:
+    """Return fixed and moving for a panel that opens: two selected images, else the last two.
+
+    Channels of one file are one image, of which the first channel counts.
+    """
+    chosen = [layer for layer in images if layer in selection]
+    if len(chosen) == 2:
+        return chosen
+    seen: set[str] = set()
+    first = [layer for layer in images if layer.source.path is None or not _is_in(str(layer.source.path), seen)]
+    return (first if len(first) > 1 else images)[-2:]
+
+
+def _is_in(path: str, seen: set[str]) -> bool:
+    """Return whether a path was seen before, and remember it."""
+    known = path in seen
+    seen.add(path)
+    return known
 
 
 def layer_matrix(layer: Layer) -> np.ndarray:

@@ -19,7 +19,7 @@ from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.transform_entry import TransformEntry
 from napari_stnreg.landmarks.pairs import LandmarkPairs, Side, other_side
 from napari_stnreg.widgets.common.forms import button
-from napari_stnreg.widgets.common.layer_io import LayerSource, landmark_points, layer_source
+from napari_stnreg.widgets.common.layer_io import LayerSource, default_pair, landmark_points, layer_source
 from napari_stnreg.widgets.common.result_layers import is_own_layer
 from napari_stnreg.widgets.common.run_layers import RunLayers
 from napari_stnreg.widgets.common.task_panel import TaskPanel
@@ -165,9 +165,7 @@ class LandmarksPanel(TaskPanel):
     def _prefill(self) -> None:
         boxes = self.landmarks.fixed_box, self.landmarks.moving_box
         images = [boxes[0].itemData(i) for i in range(boxes[0].count())]
-        chosen = [layer for layer in images if layer in self._viewer.layers.selection]
-        if len(chosen) != 2:
-            chosen = images[-2:]
+        chosen = default_pair(images, self._viewer.layers.selection)
         if chosen and self.scene is None:
             for box, layer in zip(boxes, (chosen[0], chosen[-1]), strict=True):
                 box.set_current(layer)

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 VIEWS = {"side": "Side by side", "overlay": "Overlay"}
 _POINT_PIXELS = 15
 _HIT_PIXELS = 11
-_COLORS = {"placed": "#ffd54f", "predicted": "#40c4ff", "locked": "#b0bec5", "worst": "#ff5252", "selected": "#ffffff"}
+_COLORS = {"placed": "#f57c00", "predicted": "#0091ea", "locked": "#78909c", "worst": "#e91e63"}
+"""Colors that are seen on bright and on dark images."""
+_RING, _SELECTED_RING = 0.08, 0.2
+"""Widths of the ring of a point, as a fraction of its size."""
 
 
 class LandmarkScene:
@@ -81,7 +84,7 @@ class LandmarkScene:
             symbol="o",
             face_color="#00000000",
             border_color=_COLORS["placed"],
-            border_width=0.18,
+            border_width=_RING,
             features={"number": np.empty(0, dtype=object)},
             text={"string": "{number}", "size": 11, "color": _COLORS["placed"], "translation": [0.0] * self.ndim,
                   "anchor": "upper_left"},
@@ -270,7 +273,7 @@ class LandmarkScene:
                     _COLORS["predicted" if row.predicted == side else state]
                     for row, state in zip(pairs.rows, states, strict=True)
                 ]
-                widths = [0.32 if n in selected else 0.18 for n in range(len(pairs))]
+                widths = [_SELECTED_RING if n in selected else _RING for n in range(len(pairs))]
                 layer.data = pairs.points(side)
                 layer.selected_data = set()
                 layer.features = {"number": [str(n + 1) for n in range(len(pairs))]}

@@ -16,7 +16,7 @@ from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.landmarks.placement import Placement
 from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, button_row, emphasize, help_label
 from napari_stnreg.widgets.common.layer_affines import is_oblique, spatial_affine, spatial_part
-from napari_stnreg.widgets.common.layer_io import layer_source
+from napari_stnreg.widgets.common.layer_io import default_pair, layer_source
 from napari_stnreg.widgets.common.open_panel import open_panel
 from napari_stnreg.widgets.common.result_layers import OWN, is_own_layer
 from napari_stnreg.widgets.common.task_panel import TaskPanel
@@ -92,6 +92,7 @@ class PlacementPanel(TaskPanel):
         ]
         self.scale_box = self._number("Scale", "Scale of all axes.", 1000.0, 0.01, 4)
         self.scale_box.setMinimum(0.001)
+        self.scale_box.setValue(1.0)
         self.flip_buttons = [button(f"Flip {axis}", f"Mirror the image along {axis}.") for axis in _AXES]
         self.left_button = button("⟲ 90°", "Rotate by 90 degrees, counterclockwise in the y-x plane.")
         self.left_button.setAccessibleName("rotate by 90 degrees counterclockwise")
@@ -157,8 +158,7 @@ class PlacementPanel(TaskPanel):
 
     def _prefill(self) -> None:
         images = [self.fixed_box.itemData(i) for i in range(self.fixed_box.count())]
-        chosen = [layer for layer in images if layer in self._viewer.layers.selection]
-        chosen = chosen if len(chosen) == 2 else images[-2:]
+        chosen = default_pair(images, self._viewer.layers.selection)
         if chosen and self.copy is None:
             self.fixed_box.set_current(chosen[0])
             self.moving_box.set_current(chosen[-1])
@@ -223,7 +223,7 @@ class PlacementPanel(TaskPanel):
         if kept is None:
             self._viewer.add_layer(self.copy)
             store_for(self._viewer).placements[moving] = self.copy
-            self._viewer.reset_view(margin=_MARGIN)
+        self._viewer.reset_view(margin=_MARGIN)
         moving.visible = False
         self.copy.events.affine.connect(self._on_affine)
         self._on_affine()

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 
+from napari_stnreg.io.napari_layers import placement
 from napari_stnreg.visualization.layers import WARPED_LOOK
 from napari_stnreg.widgets.common.result_layers import OWN
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
+
+    from napari_stnreg.widgets.common.layer_io import LayerSource
 
 
 class CanvasView:
@@ -28,16 +31,35 @@ class CanvasView:
         self._after: Layer | None = None
         self._before: Layer | None = None
         self._moving: Layer | None = None
+        self._source: LayerSource | None = None
+        self._channel: int | None = None
 
-    def show_run(self, layers: dict[str, Layer], moving: Layer | None) -> None:
-        """Take the result layers of a run by kind, and the moving layer as the user has it."""
+    def show_run(
+        self,
+        layers: dict[str, Layer],
+        moving: Layer | None,
+        source: LayerSource | None = None,
+        channel: int | None = None,
+    ) -> None:
+        """Take the result layers of a run, and the moving side.
+
+        Parameters
+        ----------
+        layers
+            By kind.
+        moving
+            The moving layer as the user has it.
+        source, channel
+            What was registered of it, if it has channels: its intensity is what the warped intensity is compared with.
+        """
         self._before = None
+        self._source, self._channel = (source if "magenta" in layers else None), channel
         self._after = layers.get("magenta") or layers.get("warped")
         self._moving = moving
 
     def clear(self) -> None:
         """Forget the layers."""
-        self._after = self._before = self._moving = None
+        self._after = self._before = self._moving = self._source = None
 
     @property
     def can_switch(self) -> bool:
@@ -68,8 +90,12 @@ class CanvasView:
             return None
         added = None
         if self._before is None or self._before not in layers:
-            data, keywords, _ = moving.as_layer_data_tuple()
-            look = {} if keywords.get("rgb") else WARPED_LOOK
+            if self._source is not None:
+                image = self._source.image(masked=False)
+                data, keywords = image.intensity(self._channel), placement(image.grid)
+            else:
+                data, keywords, _ = moving.as_layer_data_tuple()
+            look = {} if keywords.get("rgb") else {**WARPED_LOOK, "contrast_limits": after.contrast_limits}
             keywords |= {**look, "blending": "additive", "name": name, "metadata": {OWN: True}, "visible": False}
             self._before = added = ImageLayer(data, **keywords)
             selected = set(layers.selection)

@@ -15,6 +15,7 @@ from napari_stnreg.widgets.common.forms import Combo, FormLayout, collapsible, h
 from napari_stnreg.widgets.common.layer_io import (
     LayerSource,
     auto_level,
+    default_pair,
     guess_layout,
     layer_source,
     level_shapes,
@@ -223,12 +224,10 @@ class InputForm(QWidget):
         self._on_changed()
 
     def prefill(self) -> None:
-        """Take fixed and moving from the selection (in the order of the layer list), else the last two images."""
+        """Take fixed and moving from the selection (in the order of the layer list), else of two files."""
         layers = self._viewer.layers
         images = [layer for layer in layers if isinstance(layer, ImageLayer) and not is_own_layer(layer)]
-        chosen = [layer for layer in images if layer in layers.selection]
-        if len(chosen) != 2:
-            chosen = images[-2:]
+        chosen = default_pair(images, layers.selection)
         if chosen:
             self.fixed.layer_box.set_current(chosen[0])
             self.moving.layer_box.set_current(chosen[-1])

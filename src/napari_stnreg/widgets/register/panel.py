@@ -296,7 +296,9 @@ class RegisterPanel(FitPanel):
         run = self._run
         assert run is not None
         self.scores.show_results(run.results, theme_kind(self._viewer))
-        self._canvas.show_run(self._layers.last_by_kind(), self._moving_layer)
+        source = None if run.job.every_frame else run.job.moving
+        channel = run.job.settings.moving_channel
+        self._canvas.show_run(self._layers.last_by_kind(), self._moving_layer, source, channel)
         self.claim_before_after(self.switch)
         self.scroll_to_end()
         if run.warnings:

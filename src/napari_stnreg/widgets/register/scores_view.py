@@ -8,7 +8,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QGridLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_stnreg.visualization.layers import folding_text
-from napari_stnreg.widgets.common.forms import button, button_row, emphasize
+from napari_stnreg.widgets.common.forms import button, button_row, emphasize, help_label
 
 if TYPE_CHECKING:
     from napari_stnreg.registration.result import Result
@@ -28,6 +28,9 @@ _STOP_REASONS = {
     "stopped": "stopped, best so far kept",
     "diverged": "the loss diverged, best so far kept",
 }
+
+_SMALL, _LARGE = 0.001, 10_000.0
+"""Scores outside of this range are written with an exponent, so that both columns fit beside the title."""
 
 NEXT_PANELS = {
     "compare": ("Compare", "Look at fixed and warped together: flicker, checkerboard, side by side and more."),
@@ -91,9 +94,7 @@ class VerdictLine(QWidget):
         self._verdict = judgment.verdict
         frame = f", frame {number}" if len(results) > 1 else ""
         title = f"{judgment.verdict.capitalize()}{frame} (confidence {judgment.confidence:.2f})"
-        choice = results[number].similarity_choice
-        chosen = [] if choice is None else [f"Similarity: {choice}"]
-        self.label.setText("\n".join([title, *judgment.reasons, *chosen]))
+        self.label.setText("\n".join([title, *judgment.reasons]))
         self.label.setToolTip("Estimated from evidence that the registration did not optimize.")
         self._suggest(judgment.suggestion)
         self.restyle(theme)
@@ -191,6 +192,9 @@ class ScoresView(QWidget):
             "inverse; duration of the fit."
         )
         self._grid.addWidget(summary, row, 0, 1, 3)
+        choice = results[-1].similarity_choice
+        if choice is not None:
+            self._grid.addWidget(help_label(f"Similarity: {choice}"), row + 1, 0, 1, 3)
         self._next.show()
 
     def _on_button(self) -> None:
@@ -202,6 +206,7 @@ class ScoresView(QWidget):
         for column, text in enumerate((title, before, after)):
             label = QLabel(text)
             label.setToolTip(tip)
+            label.setWordWrap(not column)
             if column:
                 label.setAlignment(Qt.AlignmentFlag.AlignRight)
             if not row:
@@ -216,4 +221,7 @@ def _mean(scores: list[dict[str, float]], key: str) -> str:
     if not values:
         return "-"
     mean = sum(values) / len(values)
+    if abs(mean) >= _LARGE or 0 < abs(mean) < _SMALL:
+        digits, exponent = f"{mean:.2e}".split("e")
+        return f"{digits}e{int(exponent)}"
     return f"{mean:.4g}" if abs(mean) >= 1 else f"{mean:.3f}"
