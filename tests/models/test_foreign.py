@@ -220,3 +220,174 @@ class TestIcon:
         torch.save({"netPhi.net.downConvs.0.weight": torch.ones(1)}, tmp_path / "net.trch")
         with pytest.raises(InputError, match=r"network of ICON that cannot be imported"):
             import_model(tmp_path / "net.trch", shape=(8, 8))
+
+
+def transmorph_weights(*, relative=True, learned=False, skips=True, half=False, window=(2, 1, 3), seed=0):
+    """Random weights under the names of TransMorph, all of them small."""
+    made, rng = {}, np.random.default_rng(seed)
+    width, heads, head = 6, (2, 2, 3, 4), 5
+
+    def add(name, *shape, scale=0.3):
+        made[name] = torch.as_tensor(rng.standard_normal(shape) * scale, dtype=torch.float32)
+
+    def dense(name, inputs, outputs, bias=True):
+        add(f"{name}.weight", outputs, inputs)
+        if bias:
+            add(f"{name}.bias", outputs)
+
+    def norm(name, n):
+        made[f"{name}.weight"], made[f"{name}.bias"] = torch.ones(n), torch.zeros(n)
+
+    add("transformer.patch_embed.proj.weight", width, 2, 4, 4, 4)
+    add("transformer.patch_embed.proj.bias", width)
+    norm("transformer.patch_embed.norm", width)
+    if learned:
+        add("transformer.absolute_pos_embed", 1, width, 3, 4, 5)
+    cells = np.stack(np.unravel_index(np.arange(np.prod(window)), window), -1)
+    apart = cells[:, None] - cells[None] + np.array(window) - 1
+    spans = 2 * np.array(window) - 1
+    index = torch.as_tensor(np.ravel_multi_index(np.moveaxis(apart, -1, 0), spans))
+    for i, n in enumerate(heads):
+        size = width * 2**i
+        for j in range(2):
+            block = f"transformer.layers.{i}.blocks.{j}"
+            norm(f"{block}.norm1", size)
+            add(f"{block}.attn.relative_position_bias_table", int(np.prod(spans)), n, scale=1.0)
+            if relative:
+                made[f"{block}.attn.relative_position_index"] = index
+            dense(f"{block}.attn.qkv", size, 3 * size, bias=False)
+            dense(f"{block}.attn.proj", size, size)
+            norm(f"{block}.norm2", size)
+            dense(f"{block}.mlp.fc1", size, 2 * size)
+            dense(f"{block}.mlp.fc2", 2 * size, size)
+        norm(f"transformer.norm{i}", size)
+        if i < 3:
+            norm(f"transformer.layers.{i}.downsample.norm", 8 * size)
+            dense(f"transformer.layers.{i}.downsample.reduction", 8 * size, 2 * size, bias=False)
+    ends = [3, head] if not half else [head]
+    widths = [48, 24, 12, 6, *ends]
+    for i, outputs in enumerate(widths[1:]):
+        skip = 0 if not skips else [24, 12, 6, 3, head][i]
+        add(f"up{i}.conv1.0.weight", outputs, widths[i] + skip, 3, 3, 3)
+        add(f"up{i}.conv2.0.weight", outputs, outputs, 3, 3, 3)
+    add("c1.0.weight", 3, 2, 3, 3, 3)  # also in checkpoints of networks without skip connections
+    add("c2.0.weight", head, 2, 3, 3, 3)
+    add("reg_head.0.weight", 3, head, 3, 3, 3)
+    add("reg_head.0.bias", 3)
+    made["spatial_trans.grid"] = torch.zeros(1, 3, *[32 * n for n in window])
+    return made
+
+
+def attention_one_by_one(x, weights, block, window, shift):
+    """Shifted-window attention of a block, each patch against each other, by their places; windows fit the size."""
+    size, width = x.shape[:3], x.shape[3]
+    table = weights[f"{block}.attn.relative_position_bias_table"]
+    heads = table.shape[1]
+    q, k, v = (
+        (x.reshape(-1, width) @ weights[f"{block}.attn.qkv.weight"].T).reshape(-1, 3, heads, width // heads).unbind(1)
+    )
+    places = np.stack(np.unravel_index(np.arange(np.prod(size)), size), -1)
+    # Windows of an image that moves back by the shift; what leaves at the low end is by itself.
+    group = [np.floor_divide(places[:, a] - shift[a], window[a]) for a in range(3)]
+    same = np.all([g[:, None] == g[None] for g in group], axis=0)
+    row = np.zeros(same.shape, dtype=int)
+    for a in range(3):
+        row = row * (2 * window[a] - 1) + places[:, None, a] - places[None, :, a] + window[a] - 1
+    row = torch.as_tensor(np.where(same, row, 0))
+    scores = torch.einsum("ihc,jhc->hij", q, k) / (width // heads) ** 0.5 + table[row].permute(2, 0, 1)
+    scores = scores.masked_fill(~torch.as_tensor(same), float("-inf"))
+    out = torch.einsum("hij,jhc->ihc", scores.softmax(-1), v).reshape(-1, width)
+    return (out @ weights[f"{block}.attn.proj.weight"].T + weights[f"{block}.attn.proj.bias"]).reshape(*size, width)
+
+
+class TestTransMorph:
+    @pytest.mark.parametrize(
+        "kind", [{}, {"relative": False}, {"learned": True}, {"skips": False}, {"half": True}, {"window": (2, 2, 2)}]
+    )
+    def test_the_sizes_are_told_by_the_weights(self, kind, tmp_path):
+        torch.save({"epoch": 3, "state_dict": transmorph_weights(**kind)}, tmp_path / "t.pth.tar")
+        model = import_model(tmp_path / "t.pth.tar", orientation="LIA")
+        config = model.network.config()
+        assert config["window"] == list(kind.get("window", (2, 1, 3)))
+        assert config["depths"] == [2, 2, 2, 2]
+        assert config["heads"] == [2, 2, 3, 4]
+        assert config["head"] == 5
+        assert (config["relative"], config["half"]) == (kind.get("relative", True), kind.get("half", False))
+        assert config["learned"] == ([3, 4, 5] if kind.get("learned") else None)
+        assert config["transformer_skips"] == config["convolution_skips"] == kind.get("skips", True)
+        assert model.input_spec.shape == tuple(
+            32 * config["window"][i] for i in (1, 2, 0)
+        )  # the axes of the file are L, I, A
+        model.save(tmp_path / "m.safetensors")
+        assert sr.load(tmp_path / "m.safetensors").network.config() == config
+
+    @pytest.mark.parametrize(
+        ("kind", "expected"),
+        [
+            ({}, [1.81313, 4.77786, -0.58108]),
+            ({"learned": True}, [0.93841, 1.95467, -1.31804]),
+            ({"skips": False}, [0.04996, 0.08373, -0.56152]),
+            ({"half": True}, [-1.02554, 2.02211, -2.79641]),
+            ({"sinusoidal": True}, [1.20105, 5.02088, -0.91787]),
+        ],
+    )
+    def test_the_displacement_is_what_the_original_returned(self, kind, expected, tmp_path):
+        kind = dict(kind)
+        sinusoidal = kind.pop("sinusoidal", False)
+        torch.save({"state_dict": transmorph_weights(window=(2, 2, 2), **kind)}, tmp_path / "t.pth.tar")
+        network = import_model(tmp_path / "t.pth.tar", orientation="zyx", sinusoidal=sinusoidal).network
+        images = np.random.default_rng(1).random((2, 1, 1, 32, 32, 32))
+        fixed, moving = torch.as_tensor(images, dtype=torch.float32)
+        with torch.no_grad():
+            found = network(fixed, moving)
+        # one voxel of the published network with these weights and images, run once and written down
+        assert np.allclose(found[0, :, 5, 16, 20], expected, atol=1e-3)
+
+    @pytest.mark.parametrize("shifted", [0, 1])
+    def test_attention_in_windows_is_that_of_the_definition(self, shifted, tmp_path):
+        window = (2, 3, 4)
+        weights = transmorph_weights(window=window)
+        torch.save({"state_dict": weights}, tmp_path / "t.pth.tar")
+        network = import_model(tmp_path / "t.pth.tar", orientation="zyx").network
+        name = f"transformer.layers.0.blocks.{shifted}"
+        block = network.get_submodule(name)
+        x = torch.randn(4, 6, 8, 6, generator=torch.Generator().manual_seed(2))
+        shift = [n // 2 * shifted for n in window]
+        y = x + attention_one_by_one(F.layer_norm(x, (6,)), weights, name, window, shift)
+        inner = F.linear(F.layer_norm(y, (6,)), weights[f"{name}.mlp.fc1.weight"], weights[f"{name}.mlp.fc1.bias"])
+        expected = y + F.linear(F.gelu(inner), weights[f"{name}.mlp.fc2.weight"], weights[f"{name}.mlp.fc2.bias"])
+        with torch.no_grad():
+            found = block(x[None])[0]
+        assert torch.allclose(found, expected, atol=1e-5)
+
+    def test_sinusoidal_positions_are_asked_for(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        torch.save({"state_dict": transmorph_weights()}, "t.pth.tar")
+        torch.save(voxelmorph_weights(2), "v.pt")
+        base = ["import-model", "t.pth.tar", "--orientation", "zyx"]
+        assert main([*base, "-o", "a.safetensors"]) == 0
+        assert main([*base, "-o", "b.safetensors", "--sinusoidal"]) == 0
+        fixed, moving = torch.rand(2, 1, 1, 32, 32, 32)
+        with torch.no_grad():
+            without, with_ = (sr.load(f"{name}.safetensors").network(fixed, moving) for name in "ab")
+        assert not torch.allclose(without, with_, atol=1e-3)
+        capsys.readouterr()
+        assert main(["import-model", "v.pt", "-o", "c.safetensors", "--size", "16,16", "--sinusoidal"]) == 2
+        assert "Only a TransMorph" in capsys.readouterr().err
+
+    def test_what_the_weights_do_not_tell_is_refused(self, tmp_path):
+        weights = transmorph_weights()
+        diffeomorphic = {name: t for name, t in weights.items() if not name.startswith(("reg_head", "up4"))}
+        torch.save(diffeomorphic, tmp_path / "d.pth.tar")
+        with pytest.raises(InputError, match="another network than TransMorph with a displacement"):
+            import_model(tmp_path / "d.pth.tar", orientation="zyx")
+        torch.save({**weights, "sigma_head.0.weight": torch.ones(1)}, tmp_path / "b.pth.tar")
+        with pytest.raises(InputError, match=r"'sigma_head.0.weight' is unknown"):
+            import_model(tmp_path / "b.pth.tar", orientation="zyx")
+        unused = transmorph_weights(relative=False)
+        del unused["spatial_trans.grid"]
+        torch.save(unused, tmp_path / "w.pth.tar")
+        model = import_model(tmp_path / "w.pth.tar", shape=(96, 32, 64), orientation="zyx")
+        assert model.network.config()["window"] == [3, 1, 2]  # no index tells it, but the size of the image
+        with pytest.raises(InputError, match=r"window of the TransMorph in 'w\.pth\.tar' cannot be told"):
+            import_model(tmp_path / "w.pth.tar", shape=(160, 192, 224), orientation="zyx")

@@ -6,6 +6,7 @@ executed. The architecture is built here, and the imported model is saved as saf
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import re
@@ -24,9 +25,10 @@ from napari_stnreg.models.model import Model
 from napari_stnreg.models.model_file import network_from
 from napari_stnreg.networks.icon import IconNetwork
 from napari_stnreg.networks.orientation import ArrayOrientation
+from napari_stnreg.networks.transmorph import PATCH, TransMorph, relative_positions
 from napari_stnreg.networks.voxelmorph_original import OriginalVoxelMorph
 
-PROGRAMS = ("voxelmorph", "icon")
+PROGRAMS = ("voxelmorph", "icon", "transmorph")
 """Programs whose weights can be imported."""
 
 
@@ -65,24 +67,27 @@ def import_model(
     orientation: str | None = None,
     steps: int = 7,
     downsize: int = 2,
+    sinusoidal: bool = False,
 ) -> Model:
     """Build a model from the weights of another program's network.
 
     Parameters
     ----------
     path
-        A checkpoint: voxelmorph's (PyTorch, ``.pt``), with or without its configuration; or that of a network of ICON,
-        GradICON or uniGradICON (``.trch``).
+        A checkpoint: voxelmorph's (PyTorch, ``.pt``), with or without its configuration; that of a network of ICON,
+        GradICON or uniGradICON (``.trch``); or TransMorph's (``.pth.tar``).
     program
-        ``"voxelmorph"`` or ``"icon"``; recognized by the names of the weights if not given.
+        ``"voxelmorph"``, ``"icon"`` or ``"transmorph"``; recognized by the names of the weights if not given.
     shape
-        Size of the network's images in its own axis order; that of the configuration by default.
+        Size of the network's images in its own axis order; that of the checkpoint by default.
     spacing, unit
         Voxel size of its images along our axes (z, y, x); by default 1 mm in 3D and 1 pixel in 2D.
     orientation
         Axis order of its arrays: ``"RAS"``, ``"LIA"``, ... or ``"zyx"``; needed in 3D.
     steps, downsize
         Integration, if the checkpoint has no configuration: squarings, and the factor by which the field is smaller.
+    sinusoidal
+        Whether a TransMorph was trained with sinusoidal positions (TransMorph-Sin); its weights do not tell.
 
     Returns
     -------
@@ -104,8 +109,16 @@ def import_model(
         program = _recognized(weights, source)
     if program == "voxelmorph":
         options, named = _voxelmorph(weights, config or {}, source, steps, downsize)
-    else:
+    elif program == "icon":
         options, named = _icon(weights, source)
+    else:
+        grid = next((t for name, t in weights.items() if name == _IMAGE_GRID and t.ndim == 5), None)
+        stored = None if grid is None else tuple(grid.shape[2:])
+        shape = shape if shape is not None else stored
+        options, named = _transmorph(weights, source, stored or shape)
+        options["sinusoidal"] = sinusoidal
+    if sinusoidal and program != "transmorph":
+        raise InputError("Only a TransMorph has sinusoidal positions.")
     ndim = int(options["ndim"])
     if ndim == 3 and orientation is None:
         raise InputError(
@@ -120,9 +133,9 @@ def import_model(
     ours = tuple(turn.from_network(torch.zeros(1, ndim, *(int(n) for n in size))).shape[2:])
     if program == "icon":
         options["shape"] = list(ours)
-    name = OriginalVoxelMorph.name if program == "voxelmorph" else IconNetwork.name
+    names = {"voxelmorph": OriginalVoxelMorph.name, "icon": IconNetwork.name, "transmorph": TransMorph.name}
     try:
-        network = network_from({"name": name, **options}, named)
+        network = network_from({"name": names[program], **options}, named)
     except InputError as error:
         raise InputError(f"The weights in '{source.name}' do not fit the network: {str(error).rstrip('.')}.") from error
     sizes = [1.0] * ndim if spacing is None else [float(one) for one in np.broadcast_to(np.asarray(spacing), (ndim,))]
@@ -152,6 +165,8 @@ def _recognized(weights: Mapping[str, Tensor], source: Path) -> str:
         return "voxelmorph"
     if any("downConvs." in name for name in weights):
         return "icon"
+    if "transformer.patch_embed.proj.weight" in weights:
+        return "transmorph"
     raise InputError(
         f"The weights in '{source.name}' are of no network that can be imported ({', '.join(PROGRAMS)}); they begin "
         f"with '{next(iter(weights))}'."
@@ -234,3 +249,67 @@ def _voxelmorph(
 
 
 _KINDS = ("weight", "bias")
+
+
+_IMAGE_GRID = "spatial_trans.grid"
+
+
+def _transmorph(
+    weights: Mapping[str, Tensor], source: Path, size: Sequence[int] | None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the sizes of a TransMorph, and its weights by our names, which are the same."""
+    indices = [t for name, t in weights.items() if name.endswith(".relative_position_index")]
+    kept = {
+        name: t for name, t in weights.items() if name != _IMAGE_GRID and not name.endswith(".relative_position_index")
+    }
+    try:
+        patch = kept["transformer.patch_embed.proj.weight"]
+        head = kept["reg_head.0.weight"]
+        half = "up4.conv1.0.weight" not in kept
+        inputs = [int(kept[f"up{i}.conv1.0.weight"].shape[1]) for i in (0, 3)]
+        names = [f"transformer.layers.{i}.blocks.0" for i in range(4)]
+        table = kept[f"{names[0]}.attn.relative_position_bias_table"]
+        heads = [int(kept[f"{name}.attn.relative_position_bias_table"].shape[1]) for name in names]
+        hidden = [int(kept[f"{name}.mlp.fc1.weight"].shape[0]) for name in names]
+    except (KeyError, IndexError) as error:
+        raise InputError(
+            f"'{source.name}' holds another network than TransMorph with a displacement ({error} is missing)."
+        ) from error
+    if tuple(patch.shape[1:]) != (2, *[PATCH] * 3):
+        raise InputError(f"'{source.name}' holds a TransMorph that is not for volumes of one channel, patch size 4.")
+    width = int(patch.shape[0])
+    learned = kept.get("transformer.absolute_pos_embed")
+    convolution_skips = inputs[1] > width
+    options = {
+        "ndim": 3, "channels": 1, "width": width, "heads": heads, "hidden": hidden, "head": int(head.shape[1]),
+        "depths": [sum(bool(re.fullmatch(rf"transformer\.layers\.{i}\.blocks\.\d+\.norm1\.weight", name))
+                       for name in kept) for i in range(4)],
+        "window": _window(int(table.shape[0]), indices, size, source), "relative": bool(indices),
+        "bias": f"{names[0]}.attn.qkv.bias" in kept, "learned": None if learned is None else list(learned.shape[2:]),
+        "patch_norm": "transformer.patch_embed.norm.weight" in kept, "half": half,
+        "transformer_skips": inputs[0] > 8 * width, "convolution_skips": convolution_skips,
+    }  # fmt: skip
+    # The original keeps these two convolutions where it does not use them.
+    for name, used in (("c1", convolution_skips), ("c2", convolution_skips and not half)):
+        if not used:
+            kept.pop(f"{name}.0.weight", None)
+    return options, kept
+
+
+def _window(rows: int, indices: Sequence[Tensor], size: Sequence[int] | None, source: Path) -> list[int]:
+    """Return the window of a TransMorph whose table of relative positions has so many rows."""
+    sides = [n for n in range(1, (rows + 1) // 2 + 1) if rows % (2 * n - 1) == 0]
+    fitting = [
+        [a, b, c] for a, b, c in itertools.product(sides, repeat=3) if (2 * a - 1) * (2 * b - 1) * (2 * c - 1) == rows
+    ]
+    if indices:
+        fitting = [
+            one for one in fitting
+            if indices[0].numel() == (one[0] * one[1] * one[2]) ** 2
+            and torch.equal(relative_positions(one), indices[0].long())
+        ]  # fmt: skip
+    if len(fitting) > 1 and size is not None:  # by convention, 1/32 of the image
+        fitting = [one for one in fitting if one == [int(n) // 32 for n in size]]
+    if len(fitting) != 1:
+        raise InputError(f"The window of the TransMorph in '{source.name}' cannot be told from its weights.")
+    return fitting[0]

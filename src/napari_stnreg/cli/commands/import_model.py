@@ -25,12 +25,13 @@ def import_model(
     orientation: str | None = None,
     steps: int = 7,
     downsize: int = 2,
+    sinusoidal: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Convert the weights of another program's network to a model file.
 
-    Weights of voxelmorph's PyTorch version (.pt) and of ICON, GradICON and uniGradICON (.trch) are read; nothing in
-    the file is executed. Afterward: stnreg register FIXED MOVING -o DIR --model MODEL.
+    Weights of voxelmorph's PyTorch version (.pt), of ICON, GradICON and uniGradICON (.trch), and of TransMorph
+    (.pth.tar) are read; nothing in the file is executed. Afterward: stnreg register FIXED MOVING -o DIR --model MODEL.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ def import_model(
     output
         The .safetensors file to write.
     program
-        voxelmorph or icon; recognized by the weights if not given.
+        voxelmorph, icon or transmorph; recognized by the weights if not given.
     size
         Size of the network's images in its own axis order, such as 160,192,224, if the file does not tell it.
     spacing
@@ -52,6 +53,8 @@ def import_model(
         Squarings of the integration, if the file does not tell them.
     downsize
         Factor by which the field is smaller while it is integrated, if the file does not tell it.
+    sinusoidal
+        The TransMorph was trained with sinusoidal positions (TransMorph-Sin), which its weights do not tell.
     overwrite
         Replace the output if it exists.
     """
@@ -64,6 +67,6 @@ def import_model(
     check_output(output, [weights], overwrite=overwrite)
     model = convert(
         weights, program=program, shape=size, spacing=spacing, unit=unit, orientation=orientation, steps=steps,
-        downsize=downsize,
+        downsize=downsize, sinusoidal=sinusoidal,
     )  # fmt: skip
     print(model.save(output))
