@@ -289,7 +289,7 @@ def test_killed_range_must_be_resumed_or_abandoned(stack, whole, tmp_path):
 def test_cluster_with_a_lost_worker_gives_the_same_result(stack, whole, tmp_path):
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
-        n_workers=3, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+        n_workers=3, threads_per_worker=1, processes=True, dashboard_address=":0", memory_limit=0
     ) as cluster:
         victims = [worker.pid for worker in cluster.workers.values()]
         output = tmp_path / "a.zarr"
@@ -303,6 +303,20 @@ def test_cluster_with_a_lost_worker_gives_the_same_result(stack, whole, tmp_path
         assert killed
         assert "render" in stages
         same_result(output, whole.path)
+
+
+def test_free_memory_of_this_machine_does_not_limit_a_cluster(stack, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    from napari_stnreg.stacks.runtime import memory
+
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
+    with pytest.raises(sr.InputError, match="smaller working size"):
+        sr.align_stack(stack, tmp_path / "a.zarr", **QUICK)
+    cluster = {"n_workers": 1, "threads_per_worker": 1, "processes": True, "dashboard_address": ":0", "memory_limit": 0}
+    with distributed.LocalCluster(**cluster) as started:
+        steps = sr.align_stack_steps(stack, tmp_path / "b.zarr", scheduler=started.scheduler_address, **QUICK)
+        assert next(steps).stage == "prepare"
+        steps.close()
 
 
 def test_unreachable_scheduler_raises(stack, tmp_path):

@@ -166,7 +166,8 @@ def align_stack_steps(
     try:
         is_local = not isinstance(executor, Cluster)
         own = process_bytes() + solver_bytes(source, settings) if is_local and memory is not None else 0
-        executor.workers = limit_workers(memory, task_bytes(source, settings), executor.workers, own=own)
+        if is_local or memory is not None:  # the free memory of this machine says nothing about a cluster
+            executor.workers = limit_workers(memory, task_bytes(source, settings), executor.workers, own=own)
         start = time.perf_counter()
         with OutputLock(path), single_blas_thread():
             pipeline = AlignmentPipeline(job, path, work, executor)
