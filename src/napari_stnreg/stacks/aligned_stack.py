@@ -35,7 +35,7 @@ from napari_stnreg.stacks.runtime.executor import Cluster, Task, make_executor
 from napari_stnreg.stacks.runtime.job import report_paths
 from napari_stnreg.stacks.runtime.memory import limit_workers, process_bytes, rendering_bytes
 from napari_stnreg.stacks.runtime.progress import StackProgress
-from napari_stnreg.stacks.sources.base import SectionError, StackSource
+from napari_stnreg.stacks.sources.base import SectionError, StackSource, reorder_sections
 from napari_stnreg.stacks.sources.open import open_stack
 
 if TYPE_CHECKING:
@@ -95,6 +95,11 @@ class AlignedStack:
     def n_sections(self) -> int:
         """Number of sections."""
         return int(self._displacement.shape[0])
+
+    @property
+    def order(self) -> list[int]:
+        """Section of the input that each section of the aligned stack shows; see the setting ``reorder``."""
+        return list(self.attributes.get("order") or range(self.n_sections))
 
     @property
     def finished(self) -> bool:
@@ -212,7 +217,7 @@ class AlignedStack:
         grid = scale_canvas(self.canvas, scale)
         count = source.shape[0]
         inputs: list[str | Path] = [self.path, *source.paths]
-        known = {name: self.attributes.get(name) for name in ("stack", "settings", "verdicts")}
+        known = {name: self.attributes.get(name) for name in ("stack", "settings", "verdicts", "order")}
         identity = {
             "alignment": {"location": str(self.path), **known}, "stack": source.identity(),
             "interpolation": interpolation, "fill": float(fill),
@@ -240,9 +245,9 @@ class AlignedStack:
                         fill=fill, labels=interpolation == "nearest",
                         attributes={"alignment": self.path.name, "finished": False},
                     )  # fmt: skip
-                arguments = (scale, interpolation, fill)
+                arguments, sections = (scale, interpolation, fill), reorder_sections(source, self.order)
                 plan = (
-                    Task(f"apply {z}", _warp_section, (self.path, source, writer, work, z, *arguments)) for z in left
+                    Task(f"apply {z}", _warp_section, (self.path, sections, writer, work, z, *arguments)) for z in left
                 )
                 done = count - len(left)
                 with closing(executor.run(plan)) as ended:  # type: ignore[type-var]
@@ -289,9 +294,12 @@ class AlignedStack:
             raise InputError(f"The alignment has sections 0 to {self.n_sections - 1}; a point is outside.")
         corner = np.asarray(self.canvas.origin, dtype=np.float64)
         result = given.copy()
+        order = np.asarray(self.order)
+        there = order if inverse else np.argsort(order)
         for z in np.unique(sections):
             here = sections == z
-            transform = self.transform(int(z))
+            transform = self.transform(int(z if inverse else there[z]))
+            result[here, 0] += there[z] - z
             if inverse:
                 result[here, 1:] = transform.map_points(given[here, 1:] + corner)
             else:
@@ -302,8 +310,9 @@ class AlignedStack:
         """Write the displacement at every pixel of the input's canvas as a ``.npy`` file, section by section.
 
         The array has the shape ``(z, 2, y, x)``, float32, in pixels, order (y, x), pull-back:
-        ``aligned[z, y, x] = raw[z, y + d[0], x + d[1]]``. ``aligned`` is on the canvas of the input here; subtract
-        ``canvas.origin`` to index the image in ``OUT.zarr``.
+        ``aligned[z, y, x] = raw[order[z], y + d[0], x + d[1]]``, where :attr:`order` is 0, 1, 2, ... unless sections
+        were reordered. ``aligned`` is on the canvas of the input here; subtract ``canvas.origin`` to index the image in
+        ``OUT.zarr``.
 
         Raises
         ------

@@ -39,6 +39,7 @@ class StackOptions(TypedDict, total=False):
     reference: int | None
     mirror: bool
     search_rotations: bool
+    reorder: bool
     split_at_cracks: bool
     grid_cells: int | None
     iterations: int
@@ -117,10 +118,12 @@ def align_stack_steps(
     landmarks
         By section numbers ``(a, b)``: two arrays ``(N, 2)`` of corresponding pixels (y, x) in the raw sections.
     exclude
-        Sections that are not matched; they are interpolated between their neighbors.
+        Sections that are not matched; they are interpolated between their neighbors. Like those of landmarks and
+        ``reference``, their numbers are those of ``stack``, also if ``reorder`` exchanges sections.
     section_range
         First and last section of a range to align again while all others stay. ``output`` must then be an alignment
-        that was made with ``keep_work``; it is changed in place.
+        that was made with ``keep_work``; it is changed in place. Its numbers are those of the aligned stack, whose
+        order stays.
     scheduler
         ``"threads"``, or the address of a ``dask.distributed`` cluster that sees the same files.
     workers

@@ -70,6 +70,10 @@ class StackSettings(Settings):
     reference: int | None = Field(default=None, ge=0, description="Section that stays where it was recorded.")
     mirror: bool = Field(default=False, description="Search for mirrored sections, too.")
     search_rotations: bool = Field(default=True, description="Search for sections rotated by any angle.")
+    reorder: bool = Field(
+        default=False,
+        description="Exchange swapped neighbors, and do not match exact copies of the section before.",
+    )
     split_at_cracks: bool = Field(default=True, description="Detect cracks and move the fragments independently.")
     grid_cells: int | None = Field(
         default=None,

@@ -61,6 +61,26 @@ def find_inverted(matches: Mapping[Pair, CoarseMatch]) -> set[int]:
     return found
 
 
+def find_swapped(sections: Sequence[int], scores: Mapping[Pair, float], margin: float) -> list[Pair]:
+    """Return the neighbors of which each fits the neighbor of the other one better, in the mean by more than a margin.
+
+    Both sides must agree, so that one bad section is not moved. The first and the last pair have one side only and are
+    not judged.
+    """
+    found: list[Pair] = []
+    for k in range(1, len(sections) - 2):
+        p, a, b, q = sections[k - 1 : k + 3]
+        if found and found[-1][1] == a:
+            continue
+        near, far = ((p, a), (b, q)), ((p, b), (a, q))
+        if not all(pair in scores for pair in (*near, *far)):
+            continue
+        gains = [scores[one] - scores[other] for one, other in zip(far, near, strict=True)]
+        if min(gains) > 0 and sum(gains) > 2 * margin:
+            found.append((a, b))
+    return found
+
+
 def fine_pairs(sections: Sequence[int], settings: StackSettings) -> list[Pair]:
     """Pair each usable section with the next ``settings.neighbors`` ones."""
     return _pairs(sections, settings.neighbors)

@@ -136,12 +136,12 @@ def _local(aligned: AlignedStack, target: str, *, overwrite: bool) -> Path:
 
 
 def _grid_pairs(aligned: AlignedStack, z: int) -> tuple[FloatArray, FloatArray]:
-    """Points ``(N, 2)`` of the raw section (y, x), and their pixels in the aligned image."""
+    """Points ``(N, 2)`` of the raw section (y, x) that section z of the aligned image shows, and their pixels there."""
     shape = aligned.canvas.input_shape
     step = (max(shape) - 1) / (GRID_POINTS - 1)
     axes = [np.linspace(0, n - 1, max(round((n - 1) / step) + 1, 2)) for n in shape]
     raw = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
-    there = aligned.map_points(np.column_stack([np.full(len(raw), z), raw]))[:, 1:]
+    there = aligned.map_points(np.column_stack([np.full(len(raw), aligned.order[z]), raw]))[:, 1:]
     return raw, there
 
 
@@ -149,20 +149,23 @@ def write_affines(aligned: AlignedStack, target: Path) -> None:
     """Write the best affine map of every section, aligned (y, x) to raw (y, x), and what it leaves, as CSV."""
     with atomic_path(target) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["section", "yy", "yx", "y", "xy", "xx", "x", "residual_px"])
+        writer.writerow(["section", "yy", "yx", "y", "xy", "xx", "x", "residual_px", "raw_section"])
+        order = aligned.order
         for z in range(aligned.n_sections):
             raw, there = _grid_pairs(aligned, z)
             matrix = fit_affine_matrix(there, raw)
             left = np.linalg.norm(there @ matrix[:2, :2].T + matrix[:2, 2] - raw, axis=1)
-            writer.writerow([z, *(f"{v:.9g}" for v in matrix[:2].ravel()), f"{np.sqrt((left**2).mean()):.4g}"])
+            rms = f"{np.sqrt((left**2).mean()):.4g}"
+            writer.writerow([z, *(f"{v:.9g}" for v in matrix[:2].ravel()), rms, order[z]])
 
 
 def write_bigwarp(aligned: AlignedStack, target: Path) -> None:
     """Write landmarks of BigWarp, one CSV file for each section: moving is the raw section, fixed the aligned one."""
     target.mkdir(parents=True, exist_ok=True)
-    for z in range(aligned.n_sections):
+    for z, number in enumerate(aligned.order):
         raw, there = _grid_pairs(aligned, z)
-        with atomic_path(target / f"section{z:05d}.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
+        name = f"section{z:05d}.csv" if number == z else f"section{z:05d}-raw{number:05d}.csv"
+        with atomic_path(target / name) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, quoting=csv.QUOTE_ALL)
             for k, (p, q) in enumerate(zip(raw, there, strict=True)):
                 writer.writerow([f"Pt-{k}", "true", *(f"{v:.6f}" for v in (p[1], p[0], q[1], q[0]))])
@@ -182,6 +185,7 @@ def write_sofima(aligned: AlignedStack, target: Path) -> None:
         del found
     start = [f - c for f, c in zip(canvas.field_origin, canvas.origin, strict=True)]
     note = {"stride": [canvas.step, canvas.step], "start_yx": start, "direction": "aligned to raw, relative, (x, y)"}
+    note["raw_sections"] = aligned.order
     write_json(target.with_suffix(".json"), note)
 
 
@@ -189,7 +193,7 @@ def write_render(aligned: AlignedStack, target: Path) -> None:
     """Write tile specifications of Render and TrakEM2: one tile a section, by moving least squares."""
     height, width = aligned.canvas.input_shape
     tiles = []
-    for z in range(aligned.n_sections):
+    for z, number in enumerate(aligned.order):
         raw, there = _grid_pairs(aligned, z)
         pairs = [f"{p[1]:.4f} {p[0]:.4f} {q[1]:.4f} {q[0]:.4f} 1.0" for p, q in zip(raw, there, strict=True)]
         leaf = {
@@ -197,8 +201,8 @@ def write_render(aligned: AlignedStack, target: Path) -> None:
             "dataString": " ".join(["affine 2 2.0", *pairs]),
         }  # fmt: skip
         tiles.append({
-            "tileId": f"section{z:05d}", "z": float(z), "width": width, "height": height,
-            "layout": {"sectionId": str(z)}, "transforms": {"type": "list", "specList": [leaf]},
+            "tileId": f"section{number:05d}", "z": float(z), "width": width, "height": height,
+            "layout": {"sectionId": str(number)}, "transforms": {"type": "list", "specList": [leaf]},
         })  # fmt: skip
     write_json(target, tiles)
 

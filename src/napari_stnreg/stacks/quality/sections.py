@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.stacks.matching.fine import FineMatch
-from napari_stnreg.stacks.matching.pair_selection import Pair
+from napari_stnreg.stacks.matching.pair_selection import Pair, find_swapped
 from napari_stnreg.stacks.preprocessing.features import PreparedSection
 from napari_stnreg.stacks.section_transform import SectionTransform, corners
 from napari_stnreg.stacks.settings import StackSettings
@@ -49,7 +49,7 @@ class QualityParameters:
     duplicate_correlation
         Neighbors that correlate better than this as recorded are the same image.
     swap_margin
-        Neighbors are swapped if each matches the neighbor of the other one better by this correlation.
+        Neighbors are swapped if each matches the neighbor of the other one better, in the mean by this correlation.
     magnification_change
         Relative change of size between neighbors above which an affine motion is proposed.
     max_correlation_drop
@@ -82,6 +82,8 @@ class QualityParameters:
 PARAMETERS = QualityParameters()
 UNMATCHED = "fits neither neighbor"
 """Fault of a section whose matches are not above chance."""
+REPEATED = "shows the same image as section"
+"""Begin of the fault of a copy of another section, whose number follows."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,8 @@ class SectionQuality:
         Fraction of the canvas where its transform folds.
     strain
         99th percentile of the relative change of length over the section, relative to its median.
+    raw_section
+        Number of the section in the input. It differs from ``section`` where ``reorder`` exchanged two sections.
     """
 
     section: int
@@ -243,6 +247,7 @@ class SectionQuality:
     drift: float
     folded: float
     strain: float
+    raw_section: int | None = None
 
 
 def measure_deformation(transform: SectionTransform, points: FloatArray) -> tuple[float, float]:
@@ -285,6 +290,7 @@ def assess_sections(
     after: Mapping[Pair, PairQuality],
     matches: Mapping[Pair, FineMatch],
     gaps: Mapping[Pair, Verdict],
+    order: Sequence[int] | None = None,
 ) -> list[SectionQuality]:
     """Assess every section: status, verdict, reason and quality measures.
 
@@ -300,6 +306,8 @@ def assess_sections(
         Matches of the last fine iteration, for the residual.
     gaps
         Verdicts of the gaps, by :func:`judge_gaps`.
+    order
+        Section of the input at each position; the position itself if not given.
     """
     points = canvas_points(transforms)
     moved = np.stack([_displacement(m, points) for m in transforms])
@@ -315,7 +323,7 @@ def assess_sections(
             SectionQuality(
                 z, status, verdict, reason, *figures, remaining.get(z, float("nan")), jump,
                 float(np.linalg.norm(moved[z], axis=-1).mean()), float(np.linalg.norm(slow[z], axis=-1).mean()),
-                folded, strain,
+                folded, strain, z if order is None else order[z],
             )
         )  # fmt: skip
     return rows
@@ -412,14 +420,9 @@ def describe_faults(
     for (a, b), quality in before.items():
         if quality.correlation > PARAMETERS.duplicate_correlation:
             found.append(f"Sections {a} and {b} are the same image. Exclude one of them.")
-    for k in range(1, len(sections) - 2):
-        p, a, b, q = sections[k - 1 : k + 3]
-        near, far = ((p, a), (b, q)), ((p, b), (a, q))
-        if all(pair in matches for pair in (*near, *far)) and all(
-            float(matches[one].score.max()) > float(matches[other].score.max()) + PARAMETERS.swap_margin
-            for one, other in zip(far, near, strict=True)
-        ):
-            found.append(f"Sections {a} and {b} seem to be swapped: each fits the neighbor of the other one better.")
+    scores = {pair: float(match.score.max()) for pair, match in matches.items()}
+    for a, b in find_swapped(sections, scores, PARAMETERS.swap_margin):
+        found.append(f"Sections {a} and {b} seem to be swapped: each fits the neighbor of the other one better.")
     if motion != "affine" and len(sections) > 1:
         points = canvas_points(transforms, 2)
         size = {z: float(np.linalg.norm(np.ptp(transforms[z](points).reshape(-1, 2), axis=0))) for z in sections}
@@ -442,6 +445,8 @@ def _judge_section(
 ) -> tuple[Status, Verdict, str]:
     if fault == "excluded":
         return "excluded", "doubtful", "excluded: placed between its neighbors"
+    if fault.startswith(REPEATED):
+        return "bridged", "doubtful", f"{fault}: placed like it; nothing to do"
     if fault == UNMATCHED:
         return "bridged", "failed", f"{fault} and was placed between them: exclude it or set landmarks"
     if fault:

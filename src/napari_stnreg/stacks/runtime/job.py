@@ -17,7 +17,7 @@ from napari_stnreg.stacks.output.ome_zarr import is_aligned_stack, read_attribut
 from napari_stnreg.stacks.preprocessing.encoder import load_extractor
 from napari_stnreg.stacks.runtime.checkpoint import WorkFolder, describe_differences
 from napari_stnreg.stacks.settings import StackSettings
-from napari_stnreg.stacks.sources.base import StackSource
+from napari_stnreg.stacks.sources.base import StackSource, reorder_sections
 from napari_stnreg.stacks.sources.open import open_stack
 
 Landmarks = Mapping[Pair, tuple[npt.ArrayLike, npt.ArrayLike]]
@@ -80,6 +80,23 @@ class AlignmentJob:
         """Files and folders that the run reads."""
         found = [*self.source.paths, *(self.masks.paths if self.masks is not None else ())]
         return found + ([os.path.abspath(self.settings.encoder)] if self.settings.encoder else [])
+
+    def reordered(self, order: Sequence[int]) -> AlignmentJob:
+        """Return the job with the section ``order[z]`` of its inputs at ``z``; the range, of the output, stays."""
+        if list(order) == list(range(self.count)):
+            return self
+        place = {raw: z for z, raw in enumerate(order)}
+        settings = self.settings
+        if settings.reference is not None:
+            settings = settings.model_copy(update={"reference": place[settings.reference]})
+        return AlignmentJob(
+            reorder_sections(self.source, order),
+            settings,
+            None if self.masks is None else reorder_sections(self.masks, order),
+            {(place[a], place[b]): sides for (a, b), sides in self.landmarks.items()},
+            [place[z] for z in self.exclude],
+            self.section_range,
+        )
 
     def identity(self) -> dict[str, Any]:
         """Return what a resumed run must have in common with the interrupted one, JSON-ready."""

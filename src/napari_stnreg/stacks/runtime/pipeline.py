@@ -20,6 +20,7 @@ from napari_stnreg.stacks.matching.pair_selection import (
     Pair,
     bridging_pairs,
     find_inverted,
+    find_swapped,
     fine_pairs,
     long_range_pairs,
     neighbor_pairs,
@@ -30,6 +31,7 @@ from napari_stnreg.stacks.output.ome_zarr import CHUNK, SectionWriter, create, r
 from napari_stnreg.stacks.preprocessing.encoder import training_steps
 from napari_stnreg.stacks.quality.sections import PARAMETERS as QUALITY_PARAMETERS
 from napari_stnreg.stacks.quality.sections import (
+    REPEATED,
     UNMATCHED,
     PairQuality,
     assess_sections,
@@ -46,16 +48,20 @@ from napari_stnreg.stacks.runtime.executor import Cluster, Executor, Task
 from napari_stnreg.stacks.runtime.job import AlignmentJob
 from napari_stnreg.stacks.runtime.progress import StackProgress
 from napari_stnreg.stacks.section_transform import SectionTransform, union_canvas
+from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solver.pose_graph import lay_as_recorded, place_between, solve_poses
 from napari_stnreg.stacks.solver.windowed import solve_stack
-from napari_stnreg.stacks.sources.base import ArraySource, StackSource
+from napari_stnreg.stacks.sources.base import ArraySource, StackSource, reorder_sections
 from napari_stnreg.stacks.sources.open import open_stack
 
 NODE_SPACING_PX = 4
 """Smallest distance of the nodes of the displacement; the reduction factor of the sections if that is larger."""
 ENCODER_SECTIONS = 12
 """Number of sections, spread over the stack, on which an auto-encoder is trained."""
-STAGE_WEIGHTS = {"encoder": 4.0, "prepare": 2.0, "coarse": 2.0, "gaps": 0.0, "fine": 2.0, "quality": 1.0, "render": 3.0}
+STAGE_WEIGHTS = {
+    "encoder": 4.0, "order": 2.0, "prepare": 2.0, "coarse": 2.0, "gaps": 0.0, "fine": 2.0, "quality": 1.0,
+    "render": 3.0,
+}  # fmt: skip
 """Rough duration of the stages relative to each other, for the progress of the whole run."""
 QUALITY_PASSES = 3
 """Largest number of passes of the quality stage: neighbors, chance, neighbors again around unmatched sections."""
@@ -86,18 +92,24 @@ class AlignmentPipeline:
         self.shape = (self.source.shape[1], self.source.shape[2])
         self.reader = self.source
         self.slopes: SlopeEstimates | None = None
+        self.requested, self.order, self._repeats = job, list(range(job.count)), dict[int, int]()
         self._encoder: Path | None = None
         self.iterations = self.settings.iterations if self.settings.deform else 0
         stages = ["encoder"] if self.settings.features == "auto-encoder" else []
+        stages += ["order"] if self.settings.reorder and job.section_range is None else []
         stages += ["prepare", "coarse", "gaps", *(f"fine {k + 1}" for k in range(self.iterations)), "quality", "render"]
         weights = {stage: STAGE_WEIGHTS[stage.split()[0]] for stage in stages}
         self._fractions = {stage: weight / sum(weights.values()) for stage, weight in weights.items()}
         self._completed = 0.0
+        self._passes = {"quality": QUALITY_PASSES}
 
     # -- entry points
 
     def align_all(self, *, resume: bool) -> Generator[StackProgress, str | None, Any]:
         """Align all sections; returns verdicts, gaps, warnings and segments."""
+        self._share_input()
+        if self.settings.reorder:
+            yield from self._find_order()
         faults = yield from self._prepare()
         good = usable(faults)
         if len(good) < 2:
@@ -140,7 +152,7 @@ class AlignmentPipeline:
                 f"A range of '{self.path.name}' cannot be aligned again. This needs the same stack, and a finished "
                 "alignment that was made with --keep-work."
             )
-        free, identity = set(range(first, last + 1)), {**self.job.identity(), "section_range": [first, last]}
+        free, identity = set(range(first, last + 1)), {**self.requested.identity(), "section_range": [first, last]}
         resumed, stale = self.work.check_range(identity, resume=resume, overwrite=overwrite)
         if not resumed:
             for k in range(self.settings.iterations):
@@ -151,6 +163,8 @@ class AlignmentPipeline:
             self.work.forget(RENDERED, free | stale)
             self.work.begin_range(identity, stale)
         update_attributes(self.path, finished=False)
+        self._share_input()
+        self._use_order()
         faults = yield from self._prepare()
         before = [SectionTransform.from_arrays(self.work.get(tasks.TRANSFORMS, z)[0]) for z in range(self.count)]
         fixed = {z: one for z, one in enumerate(before) if z not in free}
@@ -182,9 +196,7 @@ class AlignmentPipeline:
 
     def _prepare(self) -> Generator[StackProgress, str | None, list[str]]:
         """Prepare the sections that are not prepared yet; returns the faults of all sections."""
-        if isinstance(self.executor, Cluster) and isinstance(self.source, ArraySource):
-            self.reader = self._write_input(self.source)
-        self._encoder = yield from self._encoder_file()
+        self._encoder = self._encoder or (yield from self._encoder_file())
         call = (self.work, self.reader, self.job.masks)
         missing = [z for z in range(self.count) if not self.work.has(tasks.PREPARED, z)]
         yield from self._stage(
@@ -192,7 +204,85 @@ class AlignmentPipeline:
             [(z, tasks.prepare_section, (*call, z, self.settings, self._encoder)) for z in missing],
         )  # fmt: skip
         faults = [self.work.facts(tasks.PREPARED, z)["fault"] for z in range(self.count)]
-        return ["excluded" if z in self.job.exclude and not fault else fault for z, fault in enumerate(faults)]
+        faults = ["excluded" if z in self.job.exclude and not fault else fault for z, fault in enumerate(faults)]
+        return [
+            f"{REPEATED} {self._repeats[z]}" if z in self._repeats and not fault else fault
+            for z, fault in enumerate(faults)
+        ]
+
+    def _find_order(self) -> Generator[StackProgress, str | None, None]:
+        """Find swapped neighbors and repeated sections, and go on with the corrected order.
+
+        The sections are matched in the order of the input first. What is stored of sections that do not move is used
+        again.
+        """
+        if not self.work.has(tasks.ORDER, tasks.ORDER):
+            self._passes |= dict.fromkeys(("prepare", "coarse", "gaps", "order"), 2)
+            good = usable((yield from self._prepare()))
+            coarse = yield from self._match_coarse(good)
+            settings = self.settings.model_copy(update={"deform": True, "neighbors": 2})
+            poses = solve_poses(self.count, coarse, [self.shape] * self.count, settings)
+            outlines = [tasks.outline(self.work, z) for z in range(self.count)]
+            transforms = initial_transforms(poses, cast(Any, outlines), settings)
+            facts = yield from self._compare(fine_pairs(good, settings), transforms, settings)
+            repeats: dict[int, int] = {}
+            for a, b in neighbor_pairs(good):
+                if facts[a, b]["same"]:
+                    repeats[b] = repeats.get(a, a)
+            kept = [z for z in good if z not in repeats]
+            facts = yield from self._compare(fine_pairs(kept, settings), transforms, settings)
+            scores = {pair: float(known["score"]) for pair, known in facts.items()}
+            swapped = find_swapped(kept, scores, QUALITY_PARAMETERS.swap_margin)
+            order, moved = list(range(self.count)), {z for pair in swapped for z in pair}
+            for a, b in swapped:
+                order[a], order[b] = b, a
+            # Matches first: a section that is read again must not meet a match of its earlier contrast.
+            changed = [name for name in self.work.names(tasks.COARSE) if moved & set(tasks.pair_of(name))]
+            self.work.forget(tasks.COARSE, changed)
+            self.work.forget(tasks.PREPARED, moved)
+            self.work.put(tasks.ORDER, tasks.ORDER, order=order, repeats=list(repeats.items()))
+        self._use_order()
+
+    def _compare(
+        self, pairs: list[Pair], transforms: list[SectionTransform], settings: StackSettings
+    ) -> Generator[StackProgress, str | None, dict[Pair, dict[str, Any]]]:
+        """Compare pairs of sections where the coarse matches laid them."""
+        missing = [pair for pair in pairs if not self.work.has(tasks.COMPARED, tasks.pair_name(pair))]
+        yield from self._stage(
+            "order", "checking the order of the sections", len(pairs),
+            [
+                (b, tasks.compare_order, (self.work, (a, b), (transforms[a], transforms[b]), settings))
+                for a, b in missing
+            ],
+        )  # fmt: skip
+        return {pair: self.work.facts(tasks.COMPARED, tasks.pair_name(pair)) for pair in pairs}
+
+    def _use_order(self) -> None:
+        """Show every later stage the sections in the stored order, if there is one."""
+        if not self.work.has(tasks.ORDER, tasks.ORDER):
+            return
+        facts = self.work.facts(tasks.ORDER, tasks.ORDER)
+        self.order = facts["order"]
+        place = {raw: z for z, raw in enumerate(self.order)}
+        self._repeats = {place[z]: place[first] for z, first in facts["repeats"]}
+        self.job = self.requested.reordered(self.order)
+        self.source, self.settings = self.job.source, self.job.settings
+        self.reader = reorder_sections(self.reader, self.order)
+
+    def _describe_order(self) -> str:
+        """Describe which sections were exchanged, and which are copies."""
+        found = [
+            f"Sections {z} and {raw} were swapped: the aligned stack shows section {raw} of the input as section {z}, "
+            f"and section {z} as section {raw}."
+            for z, raw in enumerate(self.order)
+            if z < raw
+        ]
+        found += [
+            f"Section {z} is the same image as section {first}: it keeps its place, is not matched, and lies like "
+            f"section {first}."
+            for z, first in self._repeats.items()
+        ]
+        return " ".join(found)
 
     def _confirm_artifacts(
         self, good: list[int], matches: Mapping[Pair, CoarseMatch]
@@ -239,6 +329,11 @@ class AlignmentPipeline:
                         raise Stopped
         self._completed += fraction
         return path
+
+    def _share_input(self) -> None:
+        """Write a stack that is in memory for the other processes of a cluster."""
+        if isinstance(self.executor, Cluster) and isinstance(self.source, ArraySource):
+            self.reader = self._write_input(self.source)
 
     def _write_input(self, source: ArraySource) -> StackSource:
         """Write a stack that is in memory to a file that other processes can read."""
@@ -359,7 +454,11 @@ class AlignmentPipeline:
                 lost = set(range(self.count)) - {z for segment in segments for z in segment}
                 transforms = place_between(transforms, lost) if lost else transforms
         self._completed = done
-        verdicts = assess_sections(transforms, faults, before, after, matches, judged)
+        transforms = [
+            transforms[self._repeats[z]] if faults[z].startswith(REPEATED) and z not in (fixed or {}) else one
+            for z, one in enumerate(transforms)
+        ]
+        verdicts = assess_sections(transforms, faults, before, after, matches, judged, self.order)
         limit = chance_limit(chance)
         gaps = [
             {
@@ -379,6 +478,7 @@ class AlignmentPipeline:
         inverted = [z for z in good if self.work.facts(tasks.PREPARED, z)["figures"].get("inverted")]
         warnings = (
             describe_breaks(segments, after),
+            self._describe_order(),
             describe_faults(transforms, good, inverted, before, matches, self.settings.motion),
             self.source.warning,
             self.slopes.warning(self.settings.trend),
@@ -437,13 +537,17 @@ class AlignmentPipeline:
         )  # fmt: skip
 
     def _attributes(self) -> dict[str, Any]:
-        return {"stack": self.source.identity(), "settings": self.settings.model_dump(), "finished": False}
+        requested = self.requested
+        found = {
+            "stack": requested.source.identity(), "settings": requested.settings.model_dump(), "finished": False,
+        }  # fmt: skip
+        return found if self.job is requested else {**found, "order": self.order}
 
     def _stage(
         self, stage: str, message: str, total: int, calls: list[tuple[int, Callable[..., Any], tuple[Any, ...]]]
     ) -> Generator[StackProgress, str | None, None]:
         """Run the missing tasks of a stage; raises Stopped if the caller stops the run."""
-        fraction = self._fractions[stage] / (QUALITY_PASSES if stage == "quality" else 1)
+        fraction = self._fractions[stage] / self._passes.get(stage, 1)
         done = total - len(calls)
         output = self.path if stage == "render" else None
         plan = (Task(f"{stage} {number}", function, words) for number, (_, function, words) in enumerate(calls))

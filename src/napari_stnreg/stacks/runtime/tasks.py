@@ -27,6 +27,7 @@ from napari_stnreg.stacks.sources.base import SectionError, StackSource
 
 PREPARED, COARSE, TRANSFORMS, QUALITY = "prepared", "coarse", "transforms", "quality"
 CHANCE, BRIDGED_QUALITY, CONFIRMED = "chance", "quality bridged", "artifacts confirmed"
+COMPARED, ORDER = "order compared", "order"
 """Kinds of results in the work folder."""
 
 
@@ -209,6 +210,15 @@ class StoredMatches(Mapping[Pair, FineMatch]):
 
     def __len__(self) -> int:
         return len(self._pairs)
+
+
+def compare_order(
+    work: WorkFolder, pair: Pair, transforms: tuple[SectionTransform, SectionTransform], settings: StackSettings
+) -> None:
+    """Store how well two sections fit, and whether they are the same image to the last bit."""
+    a, b = (load_prepared(work, z) for z in pair)
+    score = float(fine_match(a, b, *transforms, settings).score.max())
+    work.put(COMPARED, pair_name(pair), score=score, same=np.array_equal(a.image, b.image))
 
 
 def measure_chance(

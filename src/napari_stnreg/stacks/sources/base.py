@@ -197,6 +197,17 @@ class SubStack(StackSource):
         return self.whole.read(self.sections[z], window)
 
 
+def reorder_sections(source: StackSource, order: Sequence[int]) -> StackSource:
+    """Return a view of a stack that shows its section ``order[z]`` at ``z``; the stack itself if nothing moves."""
+    if list(order) == list(range(source.shape[0])):
+        return source
+    faults = {z: source.faults[raw] for z, raw in enumerate(order) if raw in source.faults}
+    return SubStack(
+        source.shape, source.dtype, source.spacing, source.unit, source.name, faults, source.location, source,
+        tuple(order),
+    )  # fmt: skip
+
+
 def reduce_section(section: Array, factor: int) -> npt.NDArray[np.float32]:
     """Average blocks of ``factor`` x ``factor`` pixels; incomplete blocks at the end are averaged over what they hold.
 

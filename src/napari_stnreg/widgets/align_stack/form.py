@@ -42,6 +42,7 @@ class AlignForm(QWidget):
                 "long_range_stride": FieldStyle("Long-range stride", empty="off"),
                 "search_rotations": FieldStyle("Search all rotations"),
                 "mirror": FieldStyle("Search mirrored sections"),
+                "reorder": FieldStyle("Correct the order"),
                 "split_at_cracks": FieldStyle("Split at cracks"),
                 "reference": FieldStyle("Fixed section", empty="none"),
                 "position_weight": FieldStyle("Position weight"),
