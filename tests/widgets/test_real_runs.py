@@ -124,9 +124,10 @@ def test_layers_deleted_renamed_and_changed_during_a_real_3d_fit(viewer, pair_pa
     qtbot.wait(200)
     panel.stop()
     run(panel, 60_000)
-    assert panel.status.text().startswith("Stopped; the best so far is kept"), panel.status.text()
+    # on a fast machine the fit ends by itself before the stop
+    assert panel.status.text().startswith(("Done", "Stopped; the best so far is kept")), panel.status.text()
     warped = warped_layer(viewer)
-    assert warped.name.startswith("moving -> fixed")
+    assert warped.name.startswith("warped · moving -> fixed")
     np.testing.assert_allclose(warped.scale, (1, 1, 1))  # of the fixed layer as it was when the run began
     assert panel.result.scores["after"]["ncc"] > 0.9
 
