@@ -297,7 +297,7 @@ def _transmorph(
 
 
 def _window(rows: int, indices: Sequence[Tensor], size: Sequence[int] | None, source: Path) -> list[int]:
-    """Return the window of a TransMorph whose table of relative positions has so many rows."""
+    """Return the window of a TransMorph whose table of relative positions has this number of rows."""
     sides = [n for n in range(1, (rows + 1) // 2 + 1) if rows % (2 * n - 1) == 0]
     fitting = [
         [a, b, c] for a, b, c in itertools.product(sides, repeat=3) if (2 * a - 1) * (2 * b - 1) * (2 * c - 1) == rows
@@ -311,5 +311,5 @@ def _window(rows: int, indices: Sequence[Tensor], size: Sequence[int] | None, so
     if len(fitting) > 1 and size is not None:  # by convention, 1/32 of the image
         fitting = [one for one in fitting if one == [int(n) // 32 for n in size]]
     if len(fitting) != 1:
-        raise InputError(f"The window of the TransMorph in '{source.name}' cannot be told from its weights.")
+        raise InputError(f"The window of the TransMorph in '{source.name}' cannot be derived from its weights.")
     return fitting[0]

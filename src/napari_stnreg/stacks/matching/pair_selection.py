@@ -62,7 +62,7 @@ def find_inverted(matches: Mapping[Pair, CoarseMatch]) -> set[int]:
 
 
 def find_swapped(sections: Sequence[int], scores: Mapping[Pair, float], margin: float) -> list[Pair]:
-    """Return the neighbors of which each fits the neighbor of the other one better, in the mean by more than a margin.
+    """Return the neighbors that fit better in exchanged order, in the mean by more than a margin.
 
     Both sides must agree, so that one bad section is not moved. The first and the last pair have one side only and are
     not judged.

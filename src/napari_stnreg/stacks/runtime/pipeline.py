@@ -246,7 +246,7 @@ class AlignmentPipeline:
     def _compare(
         self, pairs: list[Pair], transforms: list[SectionTransform], settings: StackSettings
     ) -> Generator[StackProgress, str | None, dict[Pair, dict[str, Any]]]:
-        """Compare pairs of sections where the coarse matches laid them."""
+        """Compare pairs of sections at the positions of the coarse matches."""
         missing = [pair for pair in pairs if not self.work.has(tasks.COMPARED, tasks.pair_name(pair))]
         yield from self._stage(
             "order", "checking the order of the sections", len(pairs),
@@ -278,7 +278,7 @@ class AlignmentPipeline:
             if z < raw
         ]
         found += [
-            f"Section {z} is the same image as section {first}: it keeps its place, is not matched, and lies like "
+            f"Section {z} is the same image as section {first}: it keeps its place, is not matched, and is moved like "
             f"section {first}."
             for z, first in self._repeats.items()
         ]
