@@ -28,8 +28,11 @@ _POINT_PIXELS = 15
 _HIT_PIXELS = 11
 _COLORS = {"placed": "#f57c00", "predicted": "#0091ea", "locked": "#78909c", "worst": "#e91e63"}
 """Colors that are seen on bright and on dark images."""
-_RING, _SELECTED_RING = 0.08, 0.2
-"""Widths of the ring of a point, as a fraction of its size."""
+_RING_PIXELS = 2
+_POINTS_ACROSS = 12
+"""So many points, before they are held to their size on the canvas, span a 2D image."""
+_RING, _SELECTED_RING = 0.01, 0.16
+"""Widths of the ring of a point, as a fraction of its size before that."""
 
 
 class LandmarkScene:
@@ -74,13 +77,17 @@ class LandmarkScene:
 
     def _points_layer(self, side: Side) -> Points:
         grid = self.fixed_grid
+        # napari holds the ring to the same limits as the point. In 2D the point is larger than the upper one, so that
+        # the lower one is free for the ring; in a volume the size is also the depth at which a point is seen.
+        flat = self.ndim == 2
+        size, thinnest = (max(grid.shape) / _POINTS_ACROSS, _RING_PIXELS) if flat else (6, _POINT_PIXELS)
         where = placement(Grid.from_spacing((1,) * self.ndim, unit=grid.unit))
         return Points(
             np.empty((0, self.ndim)),
             ndim=self.ndim,
             name=f"landmarks · {side}",
-            size=float(6 * grid.spacing.max()),
-            canvas_size_limits=(_POINT_PIXELS, _POINT_PIXELS),
+            size=float(size * grid.spacing.max()),
+            canvas_size_limits=(thinnest, _POINT_PIXELS),
             symbol="o",
             face_color="#00000000",
             border_color=_COLORS["placed"],
