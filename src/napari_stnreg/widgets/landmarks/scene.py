@@ -30,7 +30,7 @@ _COLORS = {"placed": "#f57c00", "predicted": "#0091ea", "locked": "#78909c", "wo
 """Colors that are seen on bright and on dark images."""
 _RING_PIXELS = 2
 _POINTS_ACROSS = 12
-"""So many points, before they are held to their size on the canvas, span a 2D image."""
+"""Points that would span a 2D image without the limits of their size on the canvas."""
 _RING, _SELECTED_RING = 0.01, 0.16
 """Widths of the ring of a point, as a fraction of its size before that."""
 
