@@ -290,15 +290,19 @@ def _compare(
     return chance, _matching_share(a, b, weight, parameters) if match else 0.0, min(overlap, 1.0)
 
 
+_ROUNDING = 1e-4
+"""Relative difference of two matches that counts as none."""
+
+
 def _matching_share(a: Tensor, b: Tensor, weight: Tensor, parameters: EvidenceParameters) -> float:
     """Return the fraction of the edges whose best match among displacements is at most 2 voxels away."""
     ndim = a.ndim - 2
     reach, radius = parameters.reach[ndim], parameters.window[ndim]
     first, second = edge_features(a, weight), edge_features(b, weight)
     axes = tuple(range(1, ndim + 1))
-    # A copy moved around a thin axis would come back to where it was. Among equal matches the nearest counts.
+    # A copy moved around a thin axis would come back to where it was.
     reaches = [min(reach, (n - 1) // 2) // 2 * 2 for n in a.shape[2:]]
-    steps = sorted(itertools.product(*(range(-r, r + 1, 2) for r in reaches)), key=lambda step: max(map(abs, step)))
+    steps = list(itertools.product(*(range(-r, r + 1, 2) for r in reaches)))
     # one displacement at a time: all at once would leave the processor's cache
     products = [(first[0] * second[0].roll(step, axes)).sum(0) for step in steps]
     cross = box_sum(torch.stack(products)[:, None], radius)
@@ -307,14 +311,17 @@ def _matching_share(a: Tensor, b: Tensor, weight: Tensor, parameters: EvidencePa
     own = box_sum(first.square().sum(1, keepdim=True), radius)
     floor = 0.1 * energy.mean()
     score = cross / (energy + floor).sqrt()
-    best = score[:, 0].flatten(1).argmax(0)
+    score = score[:, 0].flatten(1)
     near = torch.tensor([max(abs(s) for s in step) <= 2 for step in steps])
+    # a volume that is constant along an axis has equal matches along it, up to rounding
+    best = score.amax(0)
+    is_near = score[near].amax(0) >= best - _ROUNDING * best.abs()
     # displacements are compared only where all of them stay inside
     valid = (box_sum(1 - weight, radius)[0, 0] <= 0.5 * (2 * radius + 1) ** ndim).flatten()
     matters = valid & (own.flatten() > parameters.min_edge_share * own[weight > 0.5].mean())
     if int(matters.sum()) < 10:
         return 0.0
-    return float((near[best] & matters).sum() / matters.sum())
+    return float((is_near & matters).sum() / matters.sum())
 
 
 def _alternatives(
