@@ -130,6 +130,11 @@ class Grid:
         return self.to_world((np.asarray(self.shape) - 1) / 2)
 
     @property
+    def extent(self) -> FloatArray:
+        """Length of each side between the outer faces, in world units, ``(D,)``."""
+        return np.asarray(self.shape) * self.spacing
+
+    @property
     def size(self) -> int:
         """Number of voxels."""
         return int(np.prod(self.shape))

@@ -11,6 +11,7 @@ Analysis and Machine Intelligence 13, 1991.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Literal
 
@@ -24,6 +25,22 @@ def rotation_2d(angle: float) -> FloatArray:
     """Return the ``(2, 2)`` rotation by an angle in radians, from the first axis toward the second."""
     cosine, sine = math.cos(angle), math.sin(angle)
     return np.array([[cosine, -sine], [sine, cosine]])
+
+
+def planar_rotations(step: int) -> list[FloatArray]:
+    """Return the ``(2, 2)`` rotations by all multiples of an angle in degrees below 360, the identity first."""
+    return [rotation_2d(math.radians(step * k)) for k in range(360 // step)]
+
+
+def nearby_rotations(ndim: int, angle: float) -> list[FloatArray]:
+    """Return the identity and the rotations by minus and plus an angle in radians in each plane of two axes."""
+    found = [np.eye(ndim)]
+    for plane in itertools.combinations(range(ndim), 2):
+        for signed in (-angle, angle):
+            rotation = np.eye(ndim)
+            rotation[np.ix_(plane, plane)] = rotation_2d(signed)
+            found.append(rotation)
+    return found
 
 
 def rotation_from_vector(vector: npt.ArrayLike) -> FloatArray:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.core.linalg import affine_matrix, fit_affine, rotation_2d
+from napari_stnreg.core.linalg import affine_matrix, fit_affine, nearby_rotations, planar_rotations
 from napari_stnreg.evaluation.chance import Chance, compare_with_chance, edge_agreement, edge_features
 from napari_stnreg.ops.filters import box_sum
 from napari_stnreg.ops.interpolation import resize, sample
@@ -45,6 +45,9 @@ class EvidenceParameters:
         Windows with less than this fraction of the mean edge energy are not matched.
     max_oversampling
         Images are read at every n-th voxel so that they are at most this many times finer than the lattice.
+    equal
+        Relative difference of two matches that counts as none: rounding decides between matches along an axis along
+        which a volume is constant.
     min_points
         Lattice points that both images must share; with fewer nothing is measured.
     """
@@ -58,6 +61,7 @@ class EvidenceParameters:
     window: Mapping[int, int] = field(default_factory=lambda: {2: 4, 3: 3})
     min_edge_share: float = 0.4
     max_oversampling: int = 4
+    equal: float = 1e-4
     min_points: int = 60
 
 
@@ -199,14 +203,14 @@ def _expected_scale(fixed: Grid, moving: Grid, volume: float) -> float:
     """Return the scale that needs no explanation: 1, or the ratio of the fields of view if sizes are not calibrated."""
     if fixed.unit != "pixel" or moving.unit != "pixel":
         return 1.0
-    extents = [np.prod(np.asarray(g.shape) * g.spacing) for g in (fixed, moving)]
+    extents = [np.prod(g.extent) for g in (fixed, moving)]
     ratio = float(np.clip(extents[1] / extents[0], 1e-3, 1e3)) ** (1 / fixed.ndim)
     scale = math.log(max(volume, 1e-9)) / fixed.ndim
     return ratio if abs(scale - math.log(ratio)) < abs(scale) else 1.0
 
 
 def _coarse_grid(grid: Grid, longest: int) -> Grid:
-    extent = np.asarray(grid.shape) * grid.spacing
+    extent = grid.extent
     step = extent.max() / longest
     return grid.resized([int(max(min(round(e / step), n), min(n, 4))) for e, n in zip(extent, grid.shape, strict=True)])
 
@@ -290,10 +294,6 @@ def _compare(
     return chance, _matching_share(a, b, weight, parameters) if match else 0.0, min(overlap, 1.0)
 
 
-_ROUNDING = 1e-4
-"""Relative difference of two matches that counts as none."""
-
-
 def _matching_share(a: Tensor, b: Tensor, weight: Tensor, parameters: EvidenceParameters) -> float:
     """Return the fraction of the edges whose best match among displacements is at most 2 voxels away."""
     ndim = a.ndim - 2
@@ -313,9 +313,8 @@ def _matching_share(a: Tensor, b: Tensor, weight: Tensor, parameters: EvidencePa
     score = cross / (energy + floor).sqrt()
     score = score[:, 0].flatten(1)
     near = torch.tensor([max(abs(s) for s in step) <= 2 for step in steps])
-    # a volume that is constant along an axis has equal matches along it, up to rounding
     best = score.amax(0)
-    is_near = score[near].amax(0) >= best - _ROUNDING * best.abs()
+    is_near = score[near].amax(0) >= best - parameters.equal * best.abs()
     # displacements are compared only where all of them stay inside
     valid = (box_sum(1 - weight, radius)[0, 0] <= 0.5 * (2 * radius + 1) ** ndim).flatten()
     matters = valid & (own.flatten() > parameters.min_edge_share * own[weight > 0.5].mean())
@@ -383,13 +382,7 @@ def _polished(target: _CoarseImage, source: _CoarseImage, lattice: Grid, affine:
     """Return the map whose edges agree best near an affine map, among small turns, scales and shifts."""
     ndim = lattice.ndim
     center = lattice.points().reshape(-1, ndim).mean(0)
-    turns = [np.eye(ndim)]
-    for i, j in itertools.combinations(range(ndim), 2):
-        for angle in (-0.13, 0.13):
-            turn = np.eye(ndim)
-            turn[np.ix_((i, j), (i, j))] = rotation_2d(angle)
-            turns.append(turn)
-    turns += [0.93 * np.eye(ndim), 1.07 * np.eye(ndim)]
+    turns = [*nearby_rotations(ndim, 0.13), 0.93 * np.eye(ndim), 1.07 * np.eye(ndim)]
     maps = [affine_matrix(affine[:-1, :-1] @ turn, _apply(affine, center[None])[0] - center, center) for turn in turns]
     near, radius, _ = _surfaces(target, source, lattice, maps, max(2, round(max(lattice.shape) / 16)))
     best = np.unravel_index(int(near.argmax()), near.shape)
@@ -424,7 +417,7 @@ def _orientations(ndim: int) -> tuple[list[FloatArray], list[FloatArray]]:
     """Return proper rotations without the identity, and mirror images with all rotations."""
     flip = np.diag([-1.0] + [1.0] * (ndim - 1))
     if ndim == 2:
-        turns = [rotation_2d(math.radians(15 * k)) for k in range(24)]
+        turns = planar_rotations(15)
         return turns[2:-1], [turn @ flip for turn in turns]
     turns = []
     for order in itertools.permutations(range(3)):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
-from napari_stnreg.core.linalg import rotation_2d
+from napari_stnreg.core.linalg import nearby_rotations, planar_rotations
 from napari_stnreg.losses import Similarity, make_similarity
 from napari_stnreg.ops.lattice import lattice_points
 from napari_stnreg.registration.optimizers.parametric import Adam
@@ -100,8 +100,8 @@ def start_level(pyramid: Pyramid) -> Level:
     """Return the coarse level on which the start is searched."""
     fixed, moving = pyramid.fixed_grid, pyramid.moving_grid
     longest = max(
-        float((np.asarray(fixed.shape) * fixed.spacing).max()),
-        float((np.asarray(moving.shape) * moving.spacing).max()) / 1.5,
+        float(fixed.extent.max()),
+        float(moving.extent.max()) / 1.5,
     )
     return pyramid.level(max(longest / fixed.spacing.min() / PARAMETERS.start_size[fixed.ndim], 1.0))
 
@@ -181,35 +181,50 @@ def find_start(
         alike = similarity.name == "ncc" and best[0] < PARAMETERS.good_loss
         if alike or judge(best[1]) >= PARAMETERS.convincing:
             return best[1]
-    turns = [np.eye(grid.ndim)] if family == "translation" else candidate_rotations(grid.ndim, family, settings)
+    turned = yield from _search_widely(problem, settings, family, level, small, judge, best)
+    return turned if judge.prefers(turned, best[1], PARAMETERS.turned_margin) else best[1]
+
+
+def _search_widely(
+    problem: Problem,
+    settings: RegistrationSettings,
+    family: str | None,
+    level: Level,
+    small: Level,
+    judge: _Judge,
+    best: Candidate,
+) -> Generator[Candidate, None, FloatArray]:
+    """Search rotations, scales, mirror images and partial overlaps; return the map furthest above chance."""
+    pyramid, ndim = problem.pyramid, problem.pyramid.fixed_grid.ndim
+    turns = [np.eye(ndim)] if family == "translation" else candidate_rotations(ndim, family, settings)
     rounds, fields_differ = [turns], False
     if problem.unit == "pixel" and family not in ("translation", "rigid"):
-        ratio = _field_ratio(problem.pyramid)
+        ratio = _field_ratio(pyramid)
         fields_differ = not 0.5 < ratio < 2.0
         similar = [m for m in turns if _similar_fields(m, ratio)]
-        rounds = [similar or turns[:1], _other_pixel_sizes(problem.pyramid, settings)]
-    shrink = float(small.fixed_grid.spacing.min() / grid.spacing.min())
-    challengers = [m for _, m in best_edge_translations(judge.level(1.0), turns[:1], PARAMETERS.partial_overlap)]
+        rounds = [similar or turns[:1], _other_pixel_sizes(pyramid, settings)]
+    shrink = float(small.fixed_grid.spacing.min() / pyramid.fixed_grid.spacing.min())
+    found = [m for _, m in best_edge_translations(judge.level(1.0), turns[:1], PARAMETERS.partial_overlap)]
     for linears in rounds:
         wide: list[Candidate] = []
         for scale, some in _by_scale(linears, 24):
-            wide += best_edge_translations(problem.pyramid.level(shrink, scale), some, PARAMETERS.partial_overlap)
+            wide += best_edge_translations(pyramid.level(shrink, scale), some, PARAMETERS.partial_overlap)
             yield best
         wide.sort(key=lambda pair: -pair[0])
         distinct = _are_distinct([m for _, m in wide], PARAMETERS.n_candidates[settings.start], level)
         if family == "translation":
-            challengers += distinct
-        if family != "translation" and grid.ndim == 2:  # in 3D it takes as long as a fit
-            for matrix in distinct:
-                challengers.append(_polished(problem.pyramid, matrix, family))
+            found += distinct
+        else:
+            for matrix in distinct if ndim == 2 else ():  # in 3D it takes as long as a fit
+                found.append(_polished(pyramid, matrix, family))
                 yield best
-        if linears is rounds[0] and family != "translation":
-            challengers += refine(small, start_similarity(settings), family, distinct)
-            yield best
-        turned = max(challengers, key=judge)
+            if linears is rounds[0]:
+                found += refine(small, start_similarity(settings), family, distinct)
+                yield best
+        turned = max(found, key=judge)
         if max(judge(turned), judge(best[1])) >= PARAMETERS.weak and not fields_differ:
             break
-    return turned if judge.prefers(turned, best[1], PARAMETERS.turned_margin) else best[1]
+    return turned
 
 
 class _Judge:
@@ -267,12 +282,7 @@ def _polished(pyramid: Pyramid, affine: FloatArray, family: str | None) -> Float
     linear = affine[:-1, :-1]
     level = trial_level(pyramid, nearest_scale(affine))
     for angle, factor, coarser in ((7.5, 1.12, 2.0), (2.5, 1.04, 1.25)):
-        turns = [np.eye(ndim)]
-        for i, j in itertools.combinations(range(ndim), 2):
-            for sign in (-1, 1):
-                turn = np.eye(ndim)
-                turn[np.ix_((i, j), (i, j))] = rotation_2d(math.radians(sign * angle))
-                turns.append(turn)
+        turns = nearby_rotations(ndim, math.radians(angle))
         scales = (1.0,) if family == "rigid" else (1.0, factor, 1 / factor)
         found = best_edge_translations(
             level.shrunk(coarser), [linear @ turn * s for turn in turns for s in scales], PARAMETERS.partial_overlap
@@ -294,7 +304,7 @@ def _other_pixel_sizes(pyramid: Pyramid, settings: RegistrationSettings) -> list
 
 def _field_ratio(pyramid: Pyramid) -> float:
     """How many times larger the moving image's field of view is than the fixed one's, as a length."""
-    extent = [np.asarray(g.shape) * g.spacing for g in (pyramid.fixed_grid, pyramid.moving_grid)]
+    extent = [g.extent for g in (pyramid.fixed_grid, pyramid.moving_grid)]
     return float((extent[1].prod() / extent[0].prod()) ** (1 / len(extent[0])))
 
 
@@ -386,7 +396,7 @@ def candidate_rotations(ndim: int, family: str | None, settings: RegistrationSet
     In 2D a rotation every 15 degrees. In 3D the 24 right-angled ones, and more between them for ``start="search"``.
     """
     wide = settings.start == "search"
-    around = _candidate_rotations_2d() if ndim == 2 else _candidate_rotations_3d(96 if wide else 24)
+    around = planar_rotations(15) if ndim == 2 else _candidate_rotations_3d(96 if wide else 24)
     found = list(around)
     if family != "rigid":
         # in 3D every turn at every size takes seconds; it is done on request
@@ -396,12 +406,6 @@ def candidate_rotations(ndim: int, family: str | None, settings: RegistrationSet
         flip = np.diag([-1.0] + [1.0] * (ndim - 1))
         found += [r @ flip for r in found]
     return found
-
-
-@lru_cache(maxsize=1)
-def _candidate_rotations_2d() -> tuple[FloatArray, ...]:
-    angles = [math.radians(15 * k) for k in range(24)]
-    return tuple(np.array([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]]) for a in angles)
 
 
 @lru_cache(maxsize=2)

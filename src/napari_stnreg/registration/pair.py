@@ -19,7 +19,7 @@ from napari_stnreg.registration.preprocessing import Problem
 from napari_stnreg.registration.presets import Preset, preset_for
 from napari_stnreg.registration.result import LossHistory, Progress, StopReason
 from napari_stnreg.registration.settings import RegistrationSettings, fit_method
-from napari_stnreg.registration.similarity_choice import choose_by_contrast
+from napari_stnreg.registration.similarity_choice import SimilarityChoice, choose_by_contrast
 from napari_stnreg.registration.similarity_trial import choose_by_trial
 from napari_stnreg.registration.stages import IterationState, StageResult
 from napari_stnreg.transforms import AffineTransform, Transform, chain
@@ -104,18 +104,7 @@ def _stages(problem: Problem, settings: RegistrationSettings, start: Transform |
     if settings.similarity == "auto" and stop_reason == "finished":
         try:
             if not problem.choice:
-                choice = choose_by_contrast(start_level(problem.pyramid), found.affine, color=problem.color)
-                if choice is None:
-                    trial = choose_by_trial(problem, settings, preset, found)
-                    while True:
-                        try:
-                            step = next(trial)
-                        except StopIteration as end:
-                            choice = end.value
-                            break
-                        if (yield _progress(step, 0, total, outer, problem, "choosing the similarity")) == "stop":
-                            raise StopRequested
-                problem.choice.append(choice)
+                problem.choice.append((yield from _choose_similarity(problem, settings, preset, found, total, outer)))
             linear_settings = settings.model_copy(update={"similarity": problem.choice[-1].linear_similarity})
             settings = settings.model_copy(update={"similarity": problem.choice[-1].similarity})
         except StopRequested:
@@ -156,6 +145,29 @@ def _stages(problem: Problem, settings: RegistrationSettings, start: Transform |
         planned += sum(stages.level_steps(settings, preset, position, i, levels) for i in range(len(levels)))
     transform = found.transform(problem.unit)
     return (transform if outer is None else chain(transform, outer)), losses, stop_reason
+
+
+def _choose_similarity(
+    problem: Problem,
+    settings: RegistrationSettings,
+    preset: Preset,
+    found: StageResult,
+    total: int,
+    outer: Transform | None,
+) -> Generator[Progress, str | None, SimilarityChoice]:
+    """Choose by the contrast of the images where the start has placed them, else by trials; ``"stop"`` raises."""
+    choice = choose_by_contrast(start_level(problem.pyramid), found.affine, color=problem.color)
+    if choice is not None:
+        return choice
+    trial = choose_by_trial(problem, settings, preset, found)
+    while True:
+        try:
+            step = next(trial)
+        except StopIteration as end:
+            chosen: SimilarityChoice = end.value
+            return chosen
+        if (yield _progress(step, 0, total, outer, problem, "choosing the similarity")) == "stop":
+            raise StopRequested
 
 
 def _stage(

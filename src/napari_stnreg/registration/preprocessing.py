@@ -40,7 +40,7 @@ class Problem:
     finest
         Shrink factor of the finest level that memory allows.
     warnings
-        Sentences for the person.
+        Sentences for the user.
     color
         Whether both images are registered by the luminance of their colors.
     choice
@@ -95,13 +95,13 @@ def mask_missing_values(image: Image, warnings: list[str]) -> Image:
     finite = np.isfinite(image.data)
     if finite.ndim > image.ndim:
         finite = finite.all(axis=-1)
-    inside = finite if image.mask is None else finite | ~image.mask
-    if inside.all() or not (finite if image.mask is None else finite & image.mask).any():
+    known = finite if image.mask is None else finite & image.mask
+    if known.sum() == (finite.size if image.mask is None else image.mask.sum()) or not known.any():
         return image
     share = 100 * (1 - float(finite.mean()))
     amount = f"{share:.1f} %" if share >= 0.1 else "Less than 0.1 %"
     warnings.append(f"{amount} of the voxels of '{image.name}' are NaN or infinite; they are masked.")
-    return image.replace(mask=finite if image.mask is None else finite & image.mask)
+    return image.replace(mask=known)
 
 
 def check_pair(fixed: Image, moving: Image, settings: RegistrationSettings) -> None:

@@ -123,7 +123,7 @@ def level_shapes(grid: Grid, shrink: float) -> tuple[int, ...]:
 
 def shrink_factors(grid: Grid, levels: int | None, finest: float = 1.0) -> list[float]:
     """Shrink factors from coarse to fine, by powers of two, until the shortest long side is small enough."""
-    longest = float(np.max(np.asarray(grid.shape) * grid.spacing / grid.spacing.min()))
+    longest = float(np.max(grid.extent / grid.spacing.min()))
     count = 1
     while count < (levels or 8) and longest / (finest * 2**count) >= 2 * SMALLEST_SIDE:
         count += 1

@@ -85,7 +85,7 @@ def trial_level(pyramid: Pyramid, scale: float = 1.0, parameters: ChoiceParamete
     """Return the level on which trials are judged; for ``scale``, see :meth:`Pyramid.level`."""
     grid = pyramid.fixed_grid
     # a thin image gets as many voxels as a square or a cube, or nothing would be left of its short sides
-    volume = float(np.prod(np.asarray(grid.shape) * grid.spacing / grid.spacing.min()))
+    volume = float(np.prod(grid.extent / grid.spacing.min()))
     return pyramid.level(max(volume ** (1 / grid.ndim) / parameters.trial_size[grid.ndim], 1.0), scale)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 
@@ -45,14 +46,13 @@ def choose_by_trial(
     if fit_method(settings.stages[0]) == "linear":
         best = compare_at(level, found.affine).z
         evidence = {}
+        unheard = replace(problem, warnings=[])  # a trial that collapses is not the fit
         begin = found.affine.copy()
         for name in CANDIDATES:
             trial = StageResult(begin.copy())
             # as many steps as a linear fit that stands alone
             named = settings.model_copy(update={"similarity": name, "family": settings.stages[0]})
-            with closing(
-                stages.run_linear(problem, named, preset, 0, trial, levels=PARAMETERS.linear_levels, quiet=True)
-            ) as steps:
+            with closing(stages.run_linear(unheard, named, preset, 0, trial, levels=PARAMETERS.linear_levels)) as steps:
                 for step in steps:
                     if not np.isfinite(step.loss):
                         break

@@ -152,11 +152,10 @@ def run_linear(
     found: StageResult,
     *,
     levels: int | None = None,
-    quiet: bool = False,
 ) -> Generator[IterationState]:
     """Fit one linear family on top of the affine found so far, on the first ``levels`` levels if given.
 
-    A fit that collapses is rejected; a warning says so unless ``quiet``.
+    A fit that collapses is rejected with a warning.
     """
     stage = settings.stages[position]
     grid = problem.pyramid.fixed_grid
@@ -192,10 +191,9 @@ def run_linear(
                 found.affine = fitted
             else:
                 state.theta = sound
-                if not quiet:
-                    problem.warnings.append(
-                        f"The {stage} fit collapsed or lost the overlap of the images. Its last sound state was kept."
-                    )
+                problem.warnings.append(
+                    f"The {stage} fit collapsed or lost the overlap of the images. Its last sound state was kept."
+                )
         sound = state.theta
         if found.affine is not fitted:
             break
@@ -249,11 +247,11 @@ def _bent(family: TransformFamily, grid: Grid, outer: Transform, theta: Tensor) 
 
 def _control_options(settings: RegistrationSettings, grid: Grid, stage: str, coarser: float = 1.0) -> dict[str, Any]:
     """Return the options of a family; ``coarser`` widens the spacing of B-spline control points."""
-    longest = float((np.asarray(grid.shape) * grid.spacing).max() / grid.spacing.min())
+    longest = float(grid.extent.max() / grid.spacing.min())
     spacing = settings.control_spacing or max(longest / 24, 4.0)
     if family_class(stage).composes_levels:
         return {"spacing": coarser * spacing, "finest": grid, "limit": 0.4}
-    sizes = np.asarray(grid.shape) * grid.spacing / grid.spacing.min()
+    sizes = grid.extent / grid.spacing.min()
     most = 9 if grid.ndim == 2 else 6
     spacing = settings.control_spacing or float(sizes.max()) / (most - 1)
     return {"points": [int(np.clip(round(n / spacing) + 1, 2, 2 * most)) for n in sizes]}

@@ -160,7 +160,7 @@ class BSplineFamily(TransformFamily):
     @classmethod
     @override
     def for_registration(cls, domain: Grid, control_spacing: float | None = None, coarsening: float = 1.0) -> Self:
-        longest = float((np.asarray(domain.shape) * domain.spacing).max() / domain.spacing.min())
+        longest = float(domain.extent.max() / domain.spacing.min())
         spacing = control_spacing or max(longest / CONTROL_CELLS, DEFAULT_CONTROL_SPACING)
         return cls(coarsening * spacing, domain, NO_FOLDING_LIMIT)
 

@@ -119,7 +119,7 @@ class AffineTransform(Transform):
 
 def radius(domain: Grid) -> float:
     """Return the root-mean-square distance of a box's points from its center, ``sqrt(sum(extent**2) / 12)``."""
-    extent = np.asarray(domain.shape) * domain.spacing
+    extent = domain.extent
     return float(np.sqrt((extent**2).sum() / 12))
 
 

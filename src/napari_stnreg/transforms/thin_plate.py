@@ -251,7 +251,7 @@ class ThinPlateFamily(TransformFamily):
     @classmethod
     @override
     def for_registration(cls, domain: Grid, control_spacing: float | None = None, coarsening: float = 1.0) -> Self:
-        sizes = np.asarray(domain.shape) * domain.spacing / domain.spacing.min()
+        sizes = domain.extent / domain.spacing.min()
         most = MAX_CONTROL_POINTS[domain.ndim]
         spacing = control_spacing or float(sizes.max()) / (most - 1)
         return cls([int(np.clip(round(n / spacing) + 1, 2, 2 * most)) for n in sizes])

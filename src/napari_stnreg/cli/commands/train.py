@@ -194,8 +194,6 @@ def launch(processes: int | str) -> int:
 
 def augmented(open_data: Callable[..., Any], size: int | str | None, augment: str, known_transforms: bool) -> Any:
     """Open the data and set its working size and augmentation."""
-    import numpy as np
-
     from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
     from napari_stnreg.training.data.paired_images import Augmentation, augmentation_preset
     from napari_stnreg.training.working_grid import working_grid
@@ -207,7 +205,7 @@ def augmented(open_data: Callable[..., Any], size: int | str | None, augment: st
         data.grid = working_grid(data.grid, None if size == "auto" else int(size))
     augmentation = augmentation_preset(augment, data.grid) or Augmentation()
     if known_transforms:
-        longest = float((np.asarray(data.grid.shape) * data.grid.spacing).max())
+        longest = float(data.grid.extent.max())
         known = SpatialAugmentation(rotation=20, scale=0.15, shift=0.1 * longest)
         return open_data(augmentation=replace(augmentation, independent=known), same_image=True, grid=data.grid)
     data.augmentation = augmentation

@@ -168,7 +168,7 @@ class GaussNewtonFitter:
     ) -> None:
         self.grid, self.family, self.device, self.parameters = grid, family, device, parameters
         self._generators = generators(family, grid.ndim)
-        extent = np.asarray(grid.shape) * grid.spacing
+        extent = grid.extent
         # a frame about the center with the radius as unit of length, in which all parameters act alike
         self._frame = np.diag([float(np.linalg.norm(extent) / 2)] * grid.ndim + [1.0])
         self._frame[:-1, -1] = grid.center

@@ -207,7 +207,7 @@ def augmentation_preset(name: str, grid: Grid) -> Augmentation | None:
         raise InputError(f"There is no augmentation '{name}'; choose one of {', '.join(AUGMENTATION_HELP)}.")
     if name == "none":
         return None
-    longest = float(np.max(np.asarray(grid.shape) * grid.spacing))
+    longest = float(grid.extent.max())
     if name == "light":
         transforms = SpatialAugmentation(rotation=10, scale=0.08, shift=0.04 * longest)
         return Augmentation(joint=transforms, intensity=IntensityAugmentation(gamma=0.2, bias=0.1, noise=0.02))

@@ -263,7 +263,7 @@ def smooth_noise(random: np.random.Generator, count: int, cells: float, shape: S
 
 
 def _longest(grid: Grid) -> float:
-    return float(np.max(np.asarray(grid.shape) * grid.spacing))
+    return float(grid.extent.max())
 
 
 def _values_of(values: FloatArray, labels: Tensor) -> Tensor:
