@@ -242,3 +242,11 @@ def test_the_search_can_be_stopped():
     with pytest.raises(StopIteration) as end:
         steps.send("stop")
     assert end.value.value.stop_reason == "stopped"
+
+
+def test_start_keeps_the_exact_shift_of_two_that_are_near():
+    """Phase correlation finds a shift of whole voxels exactly, the refinement of the given position about."""
+    y, x = np.mgrid[:48, :52]
+    fixed, moving = (np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 60) for cy, cx in ((24, 26), (27, 24)))
+    result = sr.register(fixed, moving, family="translation", device="cpu")
+    np.testing.assert_allclose(result.transform.map_points([[24.0, 26.0]])[0], (27, 24), atol=0.01)

@@ -163,19 +163,18 @@ def find_start(
     yield best
     small = level.shrunk(PARAMETERS.start_size[grid.ndim] / PARAMETERS.search_size[grid.ndim])
 
-    def improved(candidates: list[FloatArray]) -> Candidate:
-        refined = refine(small, start_similarity(settings), family, candidates)
-        tried = [(score(level, similarity, m), m) for m in refined]
-        return min(tried, key=lambda pair: pair[0], default=(math.inf, nothing))
-
-    best = min(best, improved([m for _, m in plain]), key=lambda pair: pair[0])
+    given = (score(level, similarity, nothing), nothing)
+    keep_given = math.isfinite(given[0]) and settings.start == "auto"
+    begins = [m for _, m in plain]
+    at = next((k for k, m in enumerate(begins) if np.array_equal(m, nothing)), len(begins))
+    if keep_given and at == len(begins):
+        begins.append(nothing)
+    refined = [(score(level, similarity, m), m) for m in refine(small, start_similarity(settings), family, begins)]
+    best = min([best, *refined[: len(plain)]], key=lambda pair: pair[0])
     yield best
     judge = _Judge(problem.pyramid)
-    given = score(level, similarity, nothing)
-    if math.isfinite(given) and settings.start == "auto":
-        best = _near_given(
-            best, (given, nothing), improved([nothing]), judge, level, calibrated=problem.unit != "pixel"
-        )
+    if keep_given:
+        best = _near_given(best, given, refined[at], judge, level, calibrated=problem.unit != "pixel")
         yield best
     if settings.start == "auto" and not settings.mirror:
         alike = similarity.name == "ncc" and best[0] < PARAMETERS.good_loss
@@ -265,15 +264,20 @@ def _near_given(
     strict = 1.0 if calibrated else 0.5
     margin = (strict * PARAMETERS.moved_margin[0], strict * PARAMETERS.moved_margin[1])
     own = given
-    if math.isfinite(refined[0]):
-        corners = level.fixed_grid.corners()
-        moved = np.linalg.norm(corners @ (refined[1] - given[1])[:-1, :-1].T + refined[1][:-1, -1], axis=1).max()
-        near = moved < PARAMETERS.nearby * level.fixed_grid.diagonal
-        if judge.prefers(refined[1], given[1], (0.0, 0.0) if near else margin):
-            own = refined
+    near = _are_near(refined[1], given[1], level.fixed_grid)
+    if math.isfinite(refined[0]) and judge.prefers(refined[1], given[1], (0.0, 0.0) if near else margin):
+        own = refined
+    if own is refined and _are_near(best[1], own[1], level.fixed_grid):
+        return min(best, own, key=lambda pair: pair[0])  # the same place, found more or less exactly
     if not calibrated and max(judge(own[1]), judge(best[1])) < PARAMETERS.chance:
         return best
     return best if judge.prefers(best[1], own[1], margin) else own
+
+
+def _are_near(affine: FloatArray, other: FloatArray, grid: Grid) -> bool:
+    """Return whether no corner of a grid moves far between two affine maps."""
+    apart = grid.corners() @ (affine - other)[:-1, :-1].T + (affine - other)[:-1, -1]
+    return bool(np.linalg.norm(apart, axis=1).max() < PARAMETERS.nearby * grid.diagonal)
 
 
 def _polished(pyramid: Pyramid, affine: FloatArray, family: str | None) -> FloatArray:
