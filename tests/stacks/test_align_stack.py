@@ -305,7 +305,7 @@ def test_cluster_with_a_lost_worker_gives_the_same_result(stack, whole, tmp_path
         same_result(output, whole.path)
 
 
-def test_free_memory_of_this_machine_does_not_limit_a_cluster(stack, tmp_path, monkeypatch):
+def test_free_memory_of_this_machine_does_not_limit_a_cluster(stack, whole, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
     from napari_stnreg.stacks.runtime import memory
 
@@ -316,6 +316,9 @@ def test_free_memory_of_this_machine_does_not_limit_a_cluster(stack, tmp_path, m
     with distributed.LocalCluster(**cluster) as started:
         steps = sr.align_stack_steps(stack, tmp_path / "b.zarr", scheduler=started.scheduler_address, **QUICK)
         assert next(steps).stage == "prepare"
+        steps.close()
+        steps = whole.aligned.apply_steps(stack, tmp_path / "c.zarr", scheduler=started.scheduler_address)
+        assert next(steps).stage == "render"
         steps.close()
 
 

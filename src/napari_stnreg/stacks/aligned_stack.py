@@ -31,9 +31,9 @@ from napari_stnreg.stacks.output.ome_zarr import (
 )
 from napari_stnreg.stacks.output.render import relative_scale, render_bands, scale_canvas
 from napari_stnreg.stacks.runtime.checkpoint import RENDERED, WorkFolder, work_folder
-from napari_stnreg.stacks.runtime.executor import Cluster, Task, make_executor
+from napari_stnreg.stacks.runtime.executor import Task, make_executor
 from napari_stnreg.stacks.runtime.job import report_paths
-from napari_stnreg.stacks.runtime.memory import limit_workers, process_bytes, rendering_bytes
+from napari_stnreg.stacks.runtime.memory import limit_executor, rendering_bytes
 from napari_stnreg.stacks.runtime.progress import StackProgress
 from napari_stnreg.stacks.sources.base import SectionError, StackSource, reorder_sections
 from napari_stnreg.stacks.sources.open import open_stack
@@ -233,8 +233,7 @@ class AlignedStack:
                 raise InputError(f"'{path.name}' is not an unfinished run of this. Replace it with --overwrite.")
         executor = make_executor(scheduler, workers)
         try:
-            own = process_bytes() if memory is not None and not isinstance(executor, Cluster) else 0
-            executor.workers = limit_workers(memory, rendering_bytes(source), executor.workers, own=own)
+            limit_executor(executor, memory, rendering_bytes(source))
             with OutputLock(path):
                 work.begin(identity, resume=resume, overwrite=overwrite)
                 left = [z for z in range(count) if not (path.exists() and work.has(RENDERED, z))]

@@ -15,9 +15,9 @@ from napari_stnreg.core.output_guard import OutputLock
 from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.stacks.result import StackResult
 from napari_stnreg.stacks.runtime.checkpoint import work_folder
-from napari_stnreg.stacks.runtime.executor import Cluster, make_executor
+from napari_stnreg.stacks.runtime.executor import make_executor
 from napari_stnreg.stacks.runtime.job import AlignmentJob, Landmarks
-from napari_stnreg.stacks.runtime.memory import limit_workers, process_bytes, solver_bytes, task_bytes
+from napari_stnreg.stacks.runtime.memory import limit_executor, solver_bytes, task_bytes
 from napari_stnreg.stacks.runtime.pipeline import AlignmentPipeline, Stopped
 from napari_stnreg.stacks.runtime.progress import StackProgress
 from napari_stnreg.stacks.settings import CanvasExtent, Features, Motion, StackSettings, Trend
@@ -167,10 +167,7 @@ def align_stack_steps(
         return StackResult(path, "finished", settings, warnings=[f"'{path.name}' was already finished."])
     executor = make_executor(scheduler, workers)
     try:
-        is_local = not isinstance(executor, Cluster)
-        own = process_bytes() + solver_bytes(source, settings) if is_local and memory is not None else 0
-        if is_local or memory is not None:  # the free memory of this machine says nothing about a cluster
-            executor.workers = limit_workers(memory, task_bytes(source, settings), executor.workers, own=own)
+        limit_executor(executor, memory, task_bytes(source, settings), solver_bytes(source, settings))
         start = time.perf_counter()
         with OutputLock(path), single_blas_thread():
             pipeline = AlignmentPipeline(job, path, work, executor)

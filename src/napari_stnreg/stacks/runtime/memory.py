@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from napari_stnreg.core.device import free_memory
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.stacks.output.ome_zarr import CHUNK
+from napari_stnreg.stacks.runtime.executor import Cluster, Executor
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.sources.base import StackSource
 
@@ -83,6 +84,26 @@ def process_bytes() -> int:
     from napari_stnreg.stacks.runtime import pipeline  # noqa: F401  # imports torch, zarr and all stages
 
     return int(psutil.Process().memory_info().rss) + TASK_MEMORY.later
+
+
+def limit_executor(executor: Executor, memory: float | None, each: int, extra: int = 0) -> None:
+    """Limit the concurrent tasks of an executor by memory; see :func:`limit_workers`.
+
+    Tasks of a cluster run in other processes, and the free memory of this machine says nothing about it.
+
+    Parameters
+    ----------
+    executor
+        The executor, whose number of workers is reduced.
+    memory, each
+        As in :func:`limit_workers`.
+    extra
+        Memory that this process takes beside its tasks later, bytes.
+    """
+    is_local = not isinstance(executor, Cluster)
+    if is_local or memory is not None:
+        own = process_bytes() + extra if is_local and memory is not None else 0
+        executor.workers = limit_workers(memory, each, executor.workers, own=own)
 
 
 def limit_workers(memory: float | None, each: int, workers: int, *, own: int = 0) -> int:
