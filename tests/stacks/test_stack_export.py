@@ -89,3 +89,32 @@ def test_exported_transforms_map_as_the_alignment(aligned, tmp_path, kind):
         aligned.export(target, "affine-csv" if kind == "affine-csv" else kind)
     with pytest.raises(InputError, match="no export 'elastix'"):
         aligned.export(target, "elastix")
+
+
+def test_overwriting_replaces_what_was_exported_and_nothing_else(aligned, tmp_path):
+    folder = tmp_path / "landmarks"
+    aligned.export(folder, "bigwarp")
+    names = sorted(one.name for one in folder.iterdir())
+    (folder / "section00099.csv").write_text("of a longer stack")
+    aligned.export(folder, "bigwarp", overwrite=True)
+    assert sorted(one.name for one in folder.iterdir()) == names
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "table.csv").write_text("1,2")
+    zarr.create_array(str(tmp_path / "mine.zarr"), shape=(2, 2), dtype="uint8")[:] = 7
+    (tmp_path / "m.json").write_text("{}")
+    for name, kind in (("mine", "bigwarp"), ("mine.zarr", "zarr")):
+        with pytest.raises(InputError, match="not written by this program"):
+            aligned.export(tmp_path / name, kind, overwrite=True)
+    with pytest.raises(InputError, match=r"m\.json' exists"):
+        aligned.export(tmp_path / "m.npy", "sofima")
+    assert (tmp_path / "mine" / "table.csv").read_text() == "1,2"
+    assert zarr.open_array(str(tmp_path / "mine.zarr"), mode="r")[0, 0] == 7
+
+
+def test_overwriting_a_precomputed_volume(aligned, tmp_path):
+    pytest.importorskip("tensorstore")
+    aligned.export(tmp_path / "volume", "precomputed")
+    aligned.export(tmp_path / "volume", "precomputed", overwrite=True)
+    (tmp_path / "volume" / "provenance").unlink()
+    with pytest.raises(InputError, match="not written by this program"):
+        aligned.export(tmp_path / "volume", "precomputed", overwrite=True)

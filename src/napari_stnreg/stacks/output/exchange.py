@@ -8,17 +8,22 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_stnreg._version import __version__
 from napari_stnreg.core.atomic_io import atomic_path, write_json
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray
-from napari_stnreg.core.output_guard import check_output
+from napari_stnreg.core.output_guard import check_output, remove_folder
 from napari_stnreg.core.units import conversion_factor
+from napari_stnreg.io.points import write_landmark_pairs
+from napari_stnreg.stacks.output.ome_zarr import is_aligned_stack
 from napari_stnreg.stacks.section_transform import fit_affine_matrix
 
 if TYPE_CHECKING:
@@ -30,6 +35,8 @@ PRECOMPUTED_CHUNK = 512
 """Side of the chunks of a precomputed volume, pixels."""
 SHARD_BYTES = 2**28
 """Largest shard before compression; smaller levels are one shard for each section."""
+_PROVENANCE = "provenance"
+"""File of a precomputed volume that says how it was made."""
 
 
 def _is_url(target: str) -> bool:
@@ -48,8 +55,8 @@ def write_zarr(aligned: AlignedStack, target: str, *, overwrite: bool = False) -
     """
     import zarr
 
-    where = target if _is_url(target) else str(_local(aligned, target, overwrite=overwrite))
-    try:
+    where = target if _is_url(target) else str(_new_folder(aligned, target, is_aligned_stack, overwrite=overwrite))
+    with _writing(target):
         group = zarr.create_group(where, zarr_format=3, overwrite=overwrite, attributes=_attributes(aligned))
         for name, source in [*((str(one.basename), one) for one in aligned.levels), ("displacement", aligned.nodes)]:
             chunks = source.chunks
@@ -65,12 +72,16 @@ def write_zarr(aligned: AlignedStack, target: str, *, overwrite: bool = False) -
                 for top in range(0, source.shape[-2], shards[-2]):
                     rows = slice(top, min(top + shards[-2], source.shape[-2]))
                     made[z, ..., rows, :] = source[z, ..., rows, :]
-    except InputError:
-        raise
+    return target
+
+
+@contextmanager
+def _writing(target: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # stores and their packages raise anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise InputError(f"'{target}' cannot be written ({reason}).") from error
-    return target
 
 
 def _attributes(aligned: AlignedStack) -> dict[str, Any]:
@@ -90,11 +101,15 @@ def write_precomputed(aligned: AlignedStack, target: str, *, overwrite: bool = F
         import tensorstore
     except ImportError as error:
         raise InputError("Precomputed volumes need tensorstore. Install napari-stnreg[precomputed].") from error
-    base = target if _is_url(target) else f"file://{_local(aligned, target, overwrite=overwrite)}/"
     ome = _attributes(aligned)["ome"]["multiscales"][0]
     unit = next((axis.get("unit") for axis in ome["axes"] if axis["name"] == "x"), None)
     nm = 1.0 if unit in (None, "pixel") else conversion_factor(unit, "nm")
-    try:
+    base = target
+    if not _is_url(target):
+        path = _new_folder(aligned, target, _is_our_volume, overwrite=overwrite)
+        write_json(path / _PROVENANCE, {"processing": [f"napari-stnreg {__version__}"], "sources": [aligned.path.name]})
+        base = f"file://{path}/"
+    with _writing(target):
         for array, dataset in zip(aligned.levels, ome["datasets"], strict=True):
             changes = {one["type"]: one[one["type"]] for one in dataset["coordinateTransformations"]}
             scale, shift = changes["scale"], changes.get("translation", [0.0, 0.0, 0.0])
@@ -113,23 +128,24 @@ def write_precomputed(aligned: AlignedStack, target: str, *, overwrite: bool = F
             for k in range(z):
                 section = np.asarray(array[k]).T[..., None, None]
                 store[:, :, origin[2] + k : origin[2] + k + 1, :].write(section).result()
-    except (ValueError, OSError, RuntimeError) as error:
-        raise InputError(f"'{target}' cannot be written ({str(error).splitlines()[0][:160]}).") from error
     return target
 
 
-def _local(aligned: AlignedStack, target: str, *, overwrite: bool) -> Path:
-    """A folder that does not exist yet, or was exported before."""
-
-    def is_ours(path: Path) -> bool:
-        return (path / "zarr.json").is_file() or (path / "info").is_file()
-
+def _new_folder(aligned: AlignedStack, target: str, is_ours: Callable[[Path], bool], *, overwrite: bool) -> Path:
+    """Return a new empty folder; what was exported there before is deleted."""
     path = check_output(target, [aligned.path], overwrite=overwrite, folder=True, is_ours=is_ours)
-    if path.exists():
-        from napari_stnreg.core.output_guard import remove_folder
-
-        remove_folder(path)
+    remove_folder(path)
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be written: {error.strerror or error}.") from error
     return path
+
+
+def _is_our_volume(path: Path) -> bool:
+    with suppress(OSError, ValueError):
+        return "napari-stnreg" in (path / _PROVENANCE).read_text(encoding="utf-8")
+    return False
 
 
 # -- transforms
@@ -161,14 +177,10 @@ def write_affines(aligned: AlignedStack, target: Path) -> None:
 
 def write_bigwarp(aligned: AlignedStack, target: Path) -> None:
     """Write landmarks of BigWarp, one CSV file for each section: moving is the raw section, fixed the aligned one."""
-    target.mkdir(parents=True, exist_ok=True)
     for z, number in enumerate(aligned.order):
         raw, there = _grid_pairs(aligned, z)
         name = f"section{z:05d}.csv" if number == z else f"section{z:05d}-raw{number:05d}.csv"
-        with atomic_path(target / name) as part, part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, quoting=csv.QUOTE_ALL)
-            for k, (p, q) in enumerate(zip(raw, there, strict=True)):
-                writer.writerow([f"Pt-{k}", "true", *(f"{v:.6f}" for v in (p[1], p[0], q[1], q[0]))])
+        write_landmark_pairs(target / name, there, raw, dialect="bigwarp")
 
 
 def write_sofima(aligned: AlignedStack, target: Path) -> None:
@@ -207,13 +219,13 @@ def write_render(aligned: AlignedStack, target: Path) -> None:
     write_json(target, tiles)
 
 
-TRANSFORM_WRITERS: dict[str, tuple[str, Callable[[AlignedStack, Path], None]]] = {
-    "affine-csv": (".csv", write_affines),
-    "bigwarp": ("", write_bigwarp),
-    "sofima": (".npy", write_sofima),
-    "render": (".json", write_render),
+TRANSFORM_WRITERS: dict[str, tuple[tuple[str, ...], Callable[[AlignedStack, Path], None]]] = {
+    "affine-csv": ((".csv",), write_affines),
+    "bigwarp": ((), write_bigwarp),
+    "sofima": ((".npy", ".json"), write_sofima),
+    "render": ((".json",), write_render),
 }
-"""Suffix and writer of each format of transforms; no suffix is a folder."""
+"""Suffixes of the files, that of the target first, and writer of each format of transforms; none is a folder."""
 
 
 def export_stack(aligned: AlignedStack, target: str | os.PathLike[str], kind: str, *, overwrite: bool = False) -> str:
@@ -226,13 +238,17 @@ def export_stack(aligned: AlignedStack, target: str | os.PathLike[str], kind: st
     if kind not in TRANSFORM_WRITERS:
         known = ", ".join(["zarr", "precomputed", *TRANSFORM_WRITERS])
         raise InputError(f"There is no export '{kind}'. Choose one of {known}.")
-    suffix, write = TRANSFORM_WRITERS[kind]
-    if suffix and not name.endswith(suffix):
-        raise InputError(f"'{Path(name).name}' must end in {suffix}.")
-    path = check_output(name, [aligned.path], overwrite=overwrite, folder=not suffix, is_ours=_holds_only_csv)
+    suffixes, write = TRANSFORM_WRITERS[kind]
+    path = Path(name).absolute()
+    if not suffixes:
+        _new_folder(aligned, name, _holds_our_landmarks, overwrite=overwrite)
+    elif not name.endswith(suffixes[0]):
+        raise InputError(f"'{path.name}' must end in {suffixes[0]}.")
+    for suffix in suffixes:
+        check_output(path.with_suffix(suffix), [aligned.path], overwrite=overwrite)
     write(aligned, path)
     return str(path)
 
 
-def _holds_only_csv(path: Path) -> bool:
-    return all(one.suffix == ".csv" for one in path.iterdir())
+def _holds_our_landmarks(path: Path) -> bool:
+    return all(re.fullmatch(r"section\d{5,}(-raw\d{5,})?\.csv", one.name) for one in path.iterdir())
