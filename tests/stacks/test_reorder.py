@@ -141,6 +141,16 @@ def test_numbers_of_the_input_are_those_of_the_raw_stack(tissue, tmp_path):
     assert result.verdicts[5].status == "excluded"
 
 
+def test_files_that_are_left_out_are_reported_in_any_order(tissue, tmp_path):
+    (tmp_path / "raw").mkdir()
+    for z, tissue_z in enumerate(MIXED[:6]):
+        sr.write_image(tmp_path / "raw" / f"s{z}.tif", sr.Image.from_array(tissue[tissue_z]))
+    sr.write_image(tmp_path / "raw" / "overview.tif", sr.Image.from_array(tissue[0]))
+    result = sr.align_stack(tmp_path / "raw", tmp_path / "a.zarr", reorder=True, deform=False, **QUICK)
+    assert result.aligned.order == [0, 1, 3, 2, 4, 5]
+    assert any("'overview.tif'" in sentence for sentence in result.warnings)
+
+
 def test_right_order_is_unchanged(tissue, tmp_path):
     plain = sr.align_stack(tissue, tmp_path / "a.zarr", deform=False, **QUICK)
     asked = sr.align_stack(tissue, tmp_path / "b.zarr", reorder=True, deform=False, **QUICK)

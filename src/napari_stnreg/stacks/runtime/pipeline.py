@@ -451,8 +451,8 @@ class AlignmentPipeline:
                 # neither a chance match across a break, nor its tension, may move a part of the stack
                 transforms = solve_stack(transforms, matches, self.settings)
                 transforms = lay_as_recorded(transforms, segments)
-                lost = set(range(self.count)) - {z for segment in segments for z in segment}
-                transforms = place_between(transforms, lost) if lost else transforms
+                placed = {z for segment in segments for z in segment}
+                transforms = place_between(transforms, set(range(self.count)) - placed)
         self._completed = done
         transforms = [
             transforms[self._repeats[z]] if faults[z].startswith(REPEATED) and z not in (fixed or {}) else one
@@ -480,7 +480,7 @@ class AlignmentPipeline:
             describe_breaks(segments, after),
             self._describe_order(),
             describe_faults(transforms, good, inverted, before, matches, self.settings.motion),
-            self.source.warning,
+            self.requested.source.warning,  # a reordered view has no notes of its own
             self.slopes.warning(self.settings.trend),
         )
         return transforms, (verdicts, gaps, [sentence for sentence in warnings if sentence], segments)

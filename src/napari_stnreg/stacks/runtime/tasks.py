@@ -197,7 +197,7 @@ class StoredMatches(Mapping[Pair, FineMatch]):
     def within(self, segments: Iterable[Iterable[int]]) -> StoredMatches:
         """The matches between sections of one segment."""
         place = {z: k for k, segment in enumerate(segments) for z in segment}
-        inside = [(a, b) for a, b in self._pairs if place.get(a) is not None and place.get(a) == place.get(b)]
+        inside = [(a, b) for a, b in self._pairs if a in place and place[a] == place.get(b)]
         return StoredMatches(self._work, self._kind, inside)
 
     def __getitem__(self, pair: Pair) -> FineMatch:
