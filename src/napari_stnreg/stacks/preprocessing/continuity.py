@@ -127,6 +127,7 @@ def _continued(section: PreparedSection, neighbors: Sequence[_Seen]) -> Mask:
     restored, deviation = np.zeros(section.image.shape, dtype=bool), _deviation(section)
     reach = max(round(PARAMETERS.max_shift_fraction * min(section.image.shape)), 3)
     size = 2 * PARAMETERS.rim_px + 1
+    padded = [(np.pad(one.deviation, reach), np.pad(one.known, reach)) for one in neighbors]
     for kind in set(np.unique(section.artifacts)) - {0, EMPTY}:
         masked = section.artifacts == kind
         labels, _ = ndimage.label(masked, structure=np.ones((3, 3)))
@@ -138,20 +139,15 @@ def _continued(section: PreparedSection, neighbors: Sequence[_Seen]) -> Mask:
             if not core.any():
                 continue
             least = PARAMETERS.min_deviation_fraction * float(np.median(sign * deviation[box][core]))
-            for one in neighbors:
-                alike = _crop((sign * one.deviation > least) & one.known, box, reach)
+            place = tuple(slice(side.start, side.stop + 2 * reach) for side in box)
+            for values, known in padded:
+                alike = (sign * values[place] > least) & known[place]
                 fraction, (dy, dx) = _best_shift(alike, core)
                 if fraction < PARAMETERS.min_continued_fraction:
                     continue
                 there = alike[dy : dy + part.shape[0], dx : dx + part.shape[1]]
                 restored[box] |= part & (ndimage.maximum_filter(there.view(np.uint8), size, mode="constant") > 0)
     return restored
-
-
-def _crop(mask: Mask, box: tuple[slice, ...], reach: int) -> Mask:
-    """Return a box of a mask with a margin; empty beyond the mask."""
-    padded = np.pad(mask, reach)
-    return np.ascontiguousarray(padded[box[0].start : box[0].stop + 2 * reach, box[1].start : box[1].stop + 2 * reach])
 
 
 def _best_shift(alike: Mask, core: Mask) -> tuple[float, tuple[int, int]]:
@@ -211,7 +207,7 @@ def _feature_shift(feature: Plane, mask: Mask, there: _Seen, reach: int) -> Floa
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     inside = mask[box].astype(np.float32)
     own = feature[box] * inside
-    place = slice(box[0].start, box[0].stop + 2 * reach), slice(box[1].start, box[1].stop + 2 * reach)
+    place = tuple(slice(side.start, side.stop + 2 * reach) for side in box)
     theirs = np.pad(there.feature * there.known, reach)[place]
     known = np.pad(there.known, reach)[place].astype(np.float32)
 
