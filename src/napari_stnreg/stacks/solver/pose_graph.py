@@ -371,14 +371,15 @@ def place_between(transforms: list[SectionTransform], sections: set[int]) -> lis
 def lay_as_recorded(transforms: list[SectionTransform], segments: Sequence[Sequence[int]]) -> list[SectionTransform]:
     """Move each segment of a broken stack as a whole, so that its sections lie on average where they were recorded.
 
-    A chance match across a break may have laid one part anywhere. What the parts show in themselves stays.
+    A chance match across a break may have laid one part anywhere. What the parts show in themselves stays. A mirrored
+    part is left where it is.
     """
     result = list(transforms)
     for segment in segments:
-        points = [_section_points(transforms[z]) for z in segment]
-        rigid = fit_rigid(np.concatenate([p for p, _ in points]), np.concatenate([q for _, q in points]))
         if np.linalg.det(transforms[segment[0]].affines[0][:2, :2]) < 0:
             continue
+        points = [_section_points(transforms[z]) for z in segment]
+        rigid = fit_rigid(np.concatenate([p for p, _ in points]), np.concatenate([q for _, q in points]))
         back = np.linalg.inv(rigid)
         for z in segment:
             one = transforms[z]

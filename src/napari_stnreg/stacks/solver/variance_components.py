@@ -244,7 +244,7 @@ class CosineBands:
         return np.asarray((amplitudes @ self._analysis.T).reshape(shape))
 
     def back(self, amplitudes: FloatArray, shape: tuple[int, ...]) -> FloatArray:
-        """Apply the inverse, which is also the adjoint, of :meth:`forward`."""
+        """Apply the inverse of :meth:`forward`, which is its adjoint only about the center of the lattice."""
         return np.asarray((amplitudes @ self._synthesis.T).reshape(shape))
 
     def back_adjoint(self, vectors: FloatArray) -> FloatArray:
