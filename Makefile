@@ -48,18 +48,15 @@ $(VENV)/.ready: pyproject.toml constraints.txt scripts/setup.sh
 demo: $(VENV)/.ready
 	$(PRIVATE) $(if $(DISPLAY)$(WAYLAND_DISPLAY),,STNREG_DEMO_HEADLESS=1) $(XRUN) $(PY) -m napari_stnreg.demo $(ARGS)
 
-test: $(VENV)/.ready
-	$(PRIVATE) $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+coverage: COVERAGE := --cov --cov-report term:skip-covered --cov-report xml:build/coverage.xml
+test coverage: $(VENV)/.ready
+	$(PRIVATE) $(PY) -m pytest -n $(JOBS) --dist loadfile $(COVERAGE) $(ARGS)
 
 # PySide6 6.12 aborts on Python 3.11 after many signals, hence the pin.
 test-pyside: $(VENV)/.ready
 	$(PY) -m pip install -qq "PySide6_Essentials==6.11.3"
 	QT_API=pyside6 PYTEST_QT_API=pyside6 $(MAKE) --no-print-directory test \
 		ARGS="-q --no-header -m 'not slow' tests/widgets tests/acceptance $(ARGS)"
-
-coverage: $(VENV)/.ready
-	$(PRIVATE) $(PY) -m pytest -n $(JOBS) --dist loadfile --cov --cov-report term:skip-covered \
-		--cov-report xml:build/coverage.xml $(ARGS)
 
 dist: $(VENV)/.ready
 	scripts/check_dist.sh $(PY) $(ARGS)
