@@ -178,6 +178,14 @@ def test_channels_in_a_folder_must_be_selected(tmp_path, stack, first, second):
         open_stack(tmp_path, channel=2)
 
 
+@pytest.mark.parametrize("names", [["front.tif", "rear.tif"], ["s1.tif", "s2.tif"]])
+def test_channel_that_a_folder_does_not_have_is_refused(tmp_path, stack, names):
+    _folder(tmp_path, names, stack)
+    assert open_stack(tmp_path, channel=0).shape[0] == 2
+    with pytest.raises(InputError, match="there is no channel 3"):
+        open_stack(tmp_path, channel=3)
+
+
 def test_pattern_names_the_sections(tmp_path, stack):
     _folder(tmp_path, [f"s{z}_{c}.tif" for z in (9, 10) for c in ("DAPI", "GFP")], stack)
     assert open_stack(tmp_path, pattern="*_gfp.tif").files == ("s9_GFP.tif", "s10_GFP.tif")

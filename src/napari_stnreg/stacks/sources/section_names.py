@@ -6,7 +6,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 
@@ -25,20 +25,9 @@ _CHANNEL_WORDS = {
 }  # fmt: skip
 """Words before a number that counts channels or names a dye."""
 _SECTION_WORDS = {
-    "z",
-    "s",
-    "sec",
-    "section",
-    "sections",
-    "slice",
-    "sl",
-    "cut",
-    "plane",
-    "nr",
-    "no",
-    "number",
-    "schnitt",
-}
+    "z", "s", "sec", "section", "sections", "slice", "sl", "cut", "plane", "nr", "no", "number", "schnitt",
+}  # fmt: skip
+"""Words before a number that counts sections."""
 _OUTER_WORDS = {"slide", "block", "wafer", "tray", "grid", "plate", "animal", "mouse", "brain", "tape", "reel", "day"}
 """Words before a number under which the count of sections restarts."""
 _NUMBER = re.compile(r"\d+(?:\.\d+)*")
@@ -140,22 +129,17 @@ def order_sections(names: Sequence[str], folder: str, channel: int | None = None
     main = max(series, key=lambda one: (len(one.files), one.pattern))
     total = sum(len(one.files) for one in series)
     channels = [one for one in series if one is main or _repeats(one, main)]
-    if len(channels) > 1:
-        channels.sort(key=lambda one: natural_key(one.pattern))
-        chosen = channels[_chosen_channel(channels, channel, folder)]
-    elif len(main.files) < 2 or 2 * len(main.files) < total:
+    channels.sort(key=lambda one: natural_key(one.pattern))
+    chosen = channels[_chosen_channel(channels, channel, folder)]
+    if len(channels) == 1 and (len(main.files) < 2 or 2 * len(main.files) < total):
         rows = sorted([name for one in series for name in one.names], key=natural_key)
         notes += _left_out(odd)
         if len(rows) > 1:
             notes.append(f"The names in '{folder}' follow no common pattern; the sections are in their natural order.")
         return SectionNames(tuple(rows), tuple(notes))
-    else:
-        if channel not in (None, 0):
-            raise InputError(f"'{folder}' has one channel; there is no channel {channel}.")
-        chosen = main
     files = dict(chosen.files)
     for one in series:
-        if any(one is other for other in channels):
+        if one in channels:
             continue
         extra = _numbered_like(one, chosen)
         is_new = bool(extra) and not set(extra) & set(files)
@@ -177,8 +161,7 @@ def natural_sections(names: Sequence[str]) -> SectionNames:
             files: dict[Number, str] = {(one.numbers[counts[0]],): one.name for one in parsed}
             if len(files) == len(names):
                 return SectionNames(_rows(files, parsed[0].pattern(counts), notes), tuple(notes))
-    in_order = sorted(names, key=natural_key)
-    return SectionNames(tuple(in_order))
+    return SectionNames(tuple(sorted(names, key=natural_key)))
 
 
 def _parse(names: Sequence[str]) -> list[_Name]:
@@ -238,8 +221,7 @@ def _signed(found: list[_Name]) -> list[_Name]:
 
 def _tidied(one: _Name) -> _Name:
     """Texts in which spaces, underscores and hyphens are the same."""
-    texts = tuple(re.sub(r"[\s_\-]+", "_", text) for text in one.texts)
-    return _Name(one.name, texts, one.numbers, one.spans)
+    return replace(one, texts=tuple(re.sub(r"[\s_\-]+", "_", text) for text in one.texts))
 
 
 def _series_of(group: list[_Name], folder: str, notes: list[str]) -> list[_Series]:
@@ -341,8 +323,11 @@ def _numbered_like(one: _Series, main: _Series) -> dict[Number, str]:
 
 
 def _chosen_channel(channels: list[_Series], channel: int | None, folder: str) -> int:
-    listed = ", ".join(f"{i}: '{one.pattern}'" for i, one in enumerate(channels[:_MAX_LISTED]))
-    listed += ", ..." if len(channels) > _MAX_LISTED else ""
+    if len(channels) == 1:
+        if channel not in (None, 0):
+            raise InputError(f"'{folder}' has one channel; there is no channel {channel}.")
+        return 0
+    listed = _listed([f"{i}: '{one.pattern}'" for i, one in enumerate(channels)])
     if channel is None:
         raise InputError(
             f"'{folder}' holds {len(channels)} files for each section ({listed}). Choose a channel, 0 to "
@@ -370,10 +355,13 @@ def _rows(files: dict[Number, str], pattern: str, notes: list[str]) -> tuple[str
     return tuple(files.get((numbers[0] + i * step,)) for i in range(count))
 
 
+def _listed(entries: list[str]) -> str:
+    return ", ".join(entries[:_MAX_LISTED]) + (", ..." if len(entries) > _MAX_LISTED else "")
+
+
 def _left_out(names: list[str]) -> list[str]:
     if not names:
         return []
-    names = sorted(names, key=natural_key)
-    listed = ", ".join(f"'{name}'" for name in names[:_MAX_LISTED]) + (", ..." if len(names) > _MAX_LISTED else "")
+    listed = _listed([f"'{name}'" for name in sorted(names, key=natural_key)])
     what = "1 file is" if len(names) == 1 else f"{len(names)} files are"
     return [f"{what} not used as sections: {listed}. Name other files with a pattern."]
