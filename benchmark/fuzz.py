@@ -13,7 +13,6 @@ import json
 import multiprocessing
 import os
 import random
-import resource
 import tempfile
 import time
 import traceback
@@ -27,6 +26,7 @@ import numpy as np
 import psutil
 
 import napari_stnreg as sr
+from benchmark.memory import peak_mb
 from benchmark.threads import limit_threads
 
 SECONDS = 10.0
@@ -163,11 +163,7 @@ def _child(connection: Connection) -> None:
             answer = "refused", ""
         except BaseException:  # what is looked for
             answer = "failed", traceback.format_exc(limit=-3)
-        connection.send((*answer, _peak()))
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        connection.send((*answer, round(peak_mb() * 2**20)))
 
 
 class Reader:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmark.memory import peak_mb
 from napari_stnreg.datasets import SerialSections
 
 PARTS = 4
@@ -40,11 +40,9 @@ def written(made: SerialSections, folder: Path) -> Path:
     return folder
 
 
-def peak_mb() -> int:
+def largest_mb() -> int:
     """Most memory that this process, or any of its children, took so far."""
-    return round(
-        max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
-    )
+    return round(max(peak_mb(), peak_mb(children=True)))
 
 
 def measure(count: int, side: int, folder: Path, workers: int, words: dict[str, str]) -> dict[str, object]:
@@ -54,7 +52,7 @@ def measure(count: int, side: int, folder: Path, workers: int, words: dict[str, 
     made = SerialSections((count, side, side), seed=1)
     sections = written(made, folder / f"sections-{count}")
     settings = sr.StackSettings.parse(**words)
-    before = peak_mb()
+    before = largest_mb()
     output, began, cpu = folder / f"large-{count}.zarr", time.perf_counter(), time.process_time()
     stages: dict[str, float] = {}
     parts, peaks = [0.0] * PARTS, {}
@@ -66,16 +64,18 @@ def measure(count: int, side: int, folder: Path, workers: int, words: dict[str, 
             parts[min((progress.done - 1) * PARTS // progress.total, PARTS - 1)] += now - last
         else:
             print(
-                f"{count} sections, {stage or 'start'}: {now - cpu:.0f} s, {peak_mb()} MB", file=sys.stderr, flush=True
+                f"{count} sections, {stage or 'start'}: {now - cpu:.0f} s, {largest_mb()} MB",
+                file=sys.stderr,
+                flush=True,
             )
         last, stage = now, progress.stage
-        peaks[stage] = peak_mb()
+        peaks[stage] = largest_mb()
     cpu = time.process_time() - cpu
     return {
         "sections": count,
         "side": side,
         "workers": workers,
-        "peak_mb": peak_mb(),
+        "peak_mb": largest_mb(),
         "before_mb": before,
         "peaks_mb": peaks,
         "cpu_seconds": round(cpu, 1),

@@ -21,6 +21,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from benchmark.memory import resident_mb
+
 PLUGIN = "napari-stnreg"
 DIALOG_SIGN = "…"
 """Buttons that open a dialog carry it; a dialog would wait for an answer."""
@@ -339,13 +341,6 @@ class RandomUser:
         if dock is not None:
             dock.setFloating(not dock.isFloating())
         return type(panel).__name__
-
-
-def resident_mb() -> float:
-    """Resident memory of this process in MB."""
-    import psutil
-
-    return float(psutil.Process().memory_info().rss / 2**20)
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import sys
 import tempfile
@@ -19,6 +18,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+
+from benchmark.memory import peak_mb
 
 
 def counters() -> tuple[float, int, int]:
@@ -28,11 +29,6 @@ def counters() -> tuple[float, int, int]:
     me = psutil.Process()
     cpu, moved = me.cpu_times(), me.io_counters()
     return cpu.user + cpu.system, moved.read_chars, moved.write_chars
-
-
-def peak_mb() -> float:
-    """Most memory that this process took so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def write_sections(path: Path, count: int, side: int) -> None:
@@ -124,10 +120,10 @@ def main() -> None:
             for workers in options.workers:
                 found = measure(folder, options.sections, side, workers)
                 print(json.dumps(found), flush=True)
-                each = options.sections
+                count = options.sections
                 print(
-                    f"{side} px, {workers} workers: {each / found['seconds']:.3f} sections a second, "
-                    f"{found['tasks'] / each:.1f} tasks a section, serial {found['serial_s'] / each:.2f} s a section",
+                    f"{side} px, {workers} workers: {count / found['seconds']:.3f} sections a second, "
+                    f"{found['tasks'] / count:.1f} tasks a section, serial {found['serial_s'] / count:.2f} s a section",
                     file=sys.stderr,
                 )
                 for stage, row in found["stages"].items():

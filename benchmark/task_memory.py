@@ -17,14 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmark.memory import resident_mb
+
 TASKS = ("prepare", "coarse", "fine", "quality", "render")
-
-
-def held_mb() -> float:
-    """What this process holds now."""
-    import psutil
-
-    return float(psutil.Process().memory_info().rss) / 2**20
 
 
 def forget_peak() -> None:
@@ -102,7 +97,7 @@ def measure(side: int, tasks: Sequence[str], features: str = "lncc") -> dict[str
             for calls in (small, large):
                 gc.collect()
                 _trim()
-                before = held_mb()
+                before = resident_mb()
                 forget_peak()
                 function, *words = calls[task]
                 function(*words)

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import json
 import os
-import resource
 import sys
 import time
 import traceback
@@ -22,6 +21,7 @@ import numpy as np
 from scipy import ndimage
 
 from benchmark.data import Array, Pair, load_pairs
+from benchmark.memory import peak_mb
 from benchmark.peers import Method, make_method
 from benchmark.scoring import score
 from benchmark.threads import limit_threads
@@ -85,8 +85,7 @@ def main() -> None:
         limit_threads(options.threads)
         method = make_method(options.method, options.set, options.threads)
         for row in measure(method, options.set, options.data, options.split, options.pairs, options.threads):
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            write(json.dumps({"set": options.set, "method": options.method, **row, "peak_mb": round(peak)}))
+            write(json.dumps({"set": options.set, "method": options.method, **row, "peak_mb": round(peak_mb())}))
 
 
 if __name__ == "__main__":
