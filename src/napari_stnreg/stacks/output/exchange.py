@@ -36,7 +36,7 @@ PRECOMPUTED_CHUNK = 512
 SHARD_BYTES = 2**28
 """Largest shard before compression; smaller levels are one shard for each section."""
 _PROVENANCE = "provenance"
-"""File of a precomputed volume that says how it was made."""
+"""File of a precomputed volume that records how it was made."""
 
 
 def _is_url(target: str) -> bool:

@@ -161,7 +161,8 @@ def natural_sections(names: Sequence[str]) -> SectionNames:
             files: dict[Number, str] = {(one.numbers[counts[0]],): one.name for one in parsed}
             if len(files) == len(names):
                 return SectionNames(_rows(files, parsed[0].pattern(counts), notes), tuple(notes))
-    return SectionNames(tuple(sorted(names, key=natural_key)))
+    in_order = sorted(names, key=natural_key)
+    return SectionNames(tuple(in_order))
 
 
 def _parse(names: Sequence[str]) -> list[_Name]:
