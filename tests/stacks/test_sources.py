@@ -203,6 +203,20 @@ def test_other_pictures_in_a_folder_are_left_out_with_a_notice(tmp_path, stack, 
     assert source.warning == f"1 file is not used as sections: '{other}'. Name other files with a pattern."
 
 
+def test_files_with_two_numbers_beside_sections_are_all_listed(tmp_path, stack):
+    names = [f"s{z}.tif" for z in range(1, 11)]
+    _folder(tmp_path, [*names, "s11_1.tif", "s11_2.tif", "s12_1.tif"], stack)
+    source = open_stack(tmp_path)
+    assert source.files == tuple(names)
+    assert "3 files are not used as sections: 's11_1.tif', 's11_2.tif', 's12_1.tif'" in source.warning
+
+
+def test_rescan_of_a_numbered_part_is_a_section(tmp_path, stack):
+    names = ["s1.1.tif", "s1.2_rescan.tif", *(f"s1.{z}.tif" for z in range(3, 11))]
+    _folder(tmp_path, names, stack)
+    assert open_stack(tmp_path).files == tuple(names)
+
+
 def test_masks_beside_sections_are_no_channel_but_a_stack_by_themselves(tmp_path, stack):
     _folder(tmp_path, [f"s{z}.tif" for z in range(5)], stack)
     masks = [f"s{z}_mask.tif" for z in range(5)]

@@ -81,8 +81,8 @@ class _Name:
 class _Series:
     """Files that differ by the number of their section."""
 
+    first: _Name
     pattern: str
-    prefix: str
     files: dict[Number, str]
     words: frozenset[str]
     field: int = -1
@@ -275,10 +275,7 @@ def _one_series(group: list[_Name], fields: list[int], varying: Sequence[int] = 
         files.setdefault(tuple(one.numbers[field] for field in fields), one.name)
     first = group[0]
     words = frozenset(word for one in group for word in one.words())
-    field = fields[0] if len(fields) == 1 else -1
-    # A single file: which of its numbers counts is known from the series that it is compared with.
-    prefix = first.texts[0] if field < 0 else "#".join(first.texts[: field + 1])
-    return _Series(first.pattern(varying or fields), prefix, files, words, field)
+    return _Series(first, first.pattern(varying or fields), files, words, fields[0] if len(fields) == 1 else -1)
 
 
 def _distinguish(group: list[_Name], fields: Sequence[int]) -> bool:
@@ -313,14 +310,15 @@ def _repeats(one: _Series, main: _Series) -> bool:
 
 def _numbered_like(one: _Series, main: _Series) -> dict[Number, str]:
     """The section numbers of a smaller series, if its names begin as those of the main one or it counts itself."""
-    if main.field < 0:
+    if main.field < 0 or (one.field < 0 and len(one.files) > 1):
         return {}
-    if one.field >= 0 and len(one.files) > 1:
+    if len(one.files) > 1:
         return one.files
-    (parsed,) = _parse(one.names[:1])
-    if len(parsed.numbers) <= main.field or "#".join(parsed.texts[: main.field + 1]) != main.prefix:
+    # A single file: which of its numbers counts is known from the main series.
+    name, before = one.first, slice(main.field + 1)
+    if len(name.numbers) <= main.field or name.texts[before] != main.first.texts[before]:
         return {}
-    return {(parsed.numbers[main.field],): parsed.name}
+    return {(name.numbers[main.field],): name.name}
 
 
 def _chosen_channel(channels: list[_Series], channel: int | None, folder: str) -> int:
