@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import zarr
+
 import napari_stnreg as sr
 from napari_stnreg.stacks.quality.sections import SectionQuality
 from napari_stnreg.stacks.runtime import tasks
@@ -48,3 +51,17 @@ def kept_maps(output: Path, sections: int) -> list[SectionTransform]:
     """The maps of an alignment that kept its work."""
     work = work_folder(output)
     return [SectionTransform.from_arrays(work.get(tasks.TRANSFORMS, z)[0]) for z in range(sections)]
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """The arrays of an aligned stack on disk."""
+    group = zarr.open_group(str(path), mode="r")
+    return {name: np.asarray(array[:]) for name, array in group.arrays()}
+
+
+def same_result(path: Path, other: Path) -> None:
+    """Check that two aligned stacks are the same to the last bit."""
+    a, b = contents(path), contents(other)
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)

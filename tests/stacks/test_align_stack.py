@@ -13,7 +13,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import zarr
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 import napari_stnreg as sr
@@ -23,6 +22,7 @@ from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.datasets import SerialSections
 from napari_stnreg.stacks.runtime.checkpoint import work_folder
 from napari_stnreg.stacks.sources.base import FunctionSource
+from tests.helpers.aligned import contents, same_result
 
 QUICK = {"search_rotations": False, "iterations": 2, "grid_cells": 3}
 
@@ -59,19 +59,6 @@ def whole(stack, tmp_path_factory):
     """An undisturbed run."""
     path = tmp_path_factory.mktemp("whole") / "whole.zarr"
     return sr.align_stack(stack, path, keep_work=True, **QUICK)
-
-
-def contents(path):
-    group = zarr.open_group(str(path), mode="r")
-    return {name: np.asarray(array[:]) for name, array in group.arrays()}
-
-
-def same_result(path, other):
-    """The same, to the last bit."""
-    a, b = contents(path), contents(other)
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ import shutil
 
 import numpy as np
 import pytest
-import zarr
 
 import napari_stnreg as sr
 from napari_stnreg.cli import main
@@ -14,6 +13,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.datasets import SerialSections
 from napari_stnreg.stacks.matching.pair_selection import find_swapped
+from tests.helpers.aligned import contents, same_result
 
 MIXED = [0, 1, 3, 2, 4, 5, 5, 6]
 """Tissue at each section of the input: 2 and 3 are swapped, and 5 was recorded twice."""
@@ -36,10 +36,6 @@ def mixed(tissue, tmp_path_factory):
     assert main(["align", str(folder / "raw.npy"), str(folder / "out.zarr"), "--reorder", *FLAGS]) == 0
     np.testing.assert_array_equal(np.load(folder / "raw.npy"), tissue[MIXED])
     return folder
-
-
-def contents(path):
-    return {name: np.asarray(array[:]) for name, array in zarr.open_group(str(path), mode="r").arrays()}
 
 
 def test_only_pairs_that_both_sides_contradict_are_swapped():
@@ -113,9 +109,7 @@ def test_stopped_run_resumes_bit_identically(mixed, tmp_path):
     with pytest.raises(InputError, match="reorder was True, is False"):
         sr.align_stack(mixed / "raw.npy", tmp_path / "b.zarr", resume=True, **QUICK)
     run_to_completion(steps(resume=True))
-    first, second = contents(mixed / "out.zarr"), contents(tmp_path / "b.zarr")
-    for name in first:
-        np.testing.assert_array_equal(first[name], second[name])
+    same_result(mixed / "out.zarr", tmp_path / "b.zarr")
 
 
 def test_range_keeps_the_order(mixed, tmp_path):
@@ -156,6 +150,4 @@ def test_right_order_is_unchanged(tissue, tmp_path):
     asked = sr.align_stack(tissue, tmp_path / "b.zarr", reorder=True, deform=False, **QUICK)
     assert asked.warnings == plain.warnings
     assert "order" not in asked.aligned.attributes
-    first, second = contents(tmp_path / "a.zarr"), contents(tmp_path / "b.zarr")
-    for name in first:
-        np.testing.assert_array_equal(first[name], second[name])
+    same_result(tmp_path / "a.zarr", tmp_path / "b.zarr")
