@@ -455,34 +455,19 @@ def _judge_section(
     own = {pair: verdict for pair, verdict in gaps.items() if section in pair}
     if not own or set(own.values()) == {"failed"}:
         return "bridged", "failed", f"{UNMATCHED} (correlation {after:.2f}): exclude it or set landmarks"
+    doubt = ""
     if "failed" in own.values():
         a, b = next(pair for pair, verdict in own.items() if verdict == "failed")
-        return (
-            "aligned",
-            "doubtful",
-            f"the stack is broken between {a} and {b}: set landmarks in both, or align the parts separately",
-        )
-    if "doubtful" in own.values():
-        return (
-            "aligned",
-            "doubtful",
-            f"fits its neighbors badly (correlation {after:.2f}): compare it with them; set landmarks if it is off",
-        )
-    if after < before - PARAMETERS.max_correlation_drop:
-        return (
-            "aligned",
-            "doubtful",
-            f"fits worse than as recorded ({before:.2f} to {after:.2f}): set landmarks or exclude it",
-        )
-    if folded > PARAMETERS.max_folding_fraction:
-        return (
-            "aligned",
-            "doubtful",
-            f"{100 * folded:.1f} % of the section is folded: raise the smoothness or exclude it",
-        )
-    if strain > PARAMETERS.max_strain:
-        return "aligned", "doubtful", f"stretched by {100 * strain:.0f} %: raise the smoothness or exclude it"
-    return "aligned", "good", ""
+        doubt = f"the stack is broken between {a} and {b}: set landmarks in both, or align the parts separately"
+    elif "doubtful" in own.values():
+        doubt = f"fits its neighbors badly (correlation {after:.2f}): compare it with them; set landmarks if it is off"
+    elif after < before - PARAMETERS.max_correlation_drop:
+        doubt = f"fits worse than as recorded ({before:.2f} to {after:.2f}): set landmarks or exclude it"
+    elif folded > PARAMETERS.max_folding_fraction:
+        doubt = f"{100 * folded:.1f} % of the section is folded: raise the smoothness or exclude it"
+    elif strain > PARAMETERS.max_strain:
+        doubt = f"stretched by {100 * strain:.0f} %: raise the smoothness or exclude it"
+    return "aligned", "doubtful" if doubt else "good", doubt
 
 
 def over_straightening_warning(after: Mapping[Pair, PairQuality], expected: float | None = None) -> str:
