@@ -235,6 +235,21 @@ def remove_folder(path: Path) -> None:
         raise InputError(f"'{path}' cannot be deleted: {error.strerror or error}.") from error
 
 
+def replace_folder(path: Path) -> None:
+    """Create an empty folder, with its parents; an existing one is deleted as by :func:`remove_folder`.
+
+    Raises
+    ------
+    InputError
+        If the system refuses.
+    """
+    remove_folder(path)
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be created: {error.strerror or error}.") from error
+
+
 def sync_path(path: Path) -> None:
     """Force the content of a file, or the entries of a folder, to disk.
 

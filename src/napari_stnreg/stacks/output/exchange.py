@@ -20,7 +20,7 @@ from napari_stnreg._version import __version__
 from napari_stnreg.core.atomic_io import atomic_path, write_json
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray
-from napari_stnreg.core.output_guard import check_output, remove_folder
+from napari_stnreg.core.output_guard import check_output, replace_folder
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.points import write_landmark_pairs
 from napari_stnreg.stacks.output.ome_zarr import is_aligned_stack
@@ -134,11 +134,7 @@ def write_precomputed(aligned: AlignedStack, target: str, *, overwrite: bool = F
 def _new_folder(aligned: AlignedStack, target: str, is_ours: Callable[[Path], bool], *, overwrite: bool) -> Path:
     """Return a new empty folder; what was exported there before is deleted."""
     path = check_output(target, [aligned.path], overwrite=overwrite, folder=True, is_ours=is_ours)
-    remove_folder(path)
-    try:
-        path.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"'{path}' cannot be written: {error.strerror or error}.") from error
+    replace_folder(path)
     return path
 
 

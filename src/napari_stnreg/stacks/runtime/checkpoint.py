@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from napari_stnreg.core.atomic_io import TEMPORARY_PREFIX, atomic_path, write_bytes
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.output_guard import remove_folder
+from napari_stnreg.core.output_guard import replace_folder
 
 Arrays = dict[str, npt.NDArray[Any]]
 _FACTS = "__facts__"
@@ -119,11 +119,7 @@ class WorkFolder:
         if self.check(identity, resume=resume, overwrite=overwrite):
             self._remove_broken()
             return True
-        remove_folder(self.path)
-        try:
-            self.path.mkdir(parents=True)
-        except OSError as error:
-            raise InputError(f"'{self.path}' cannot be created: {error.strerror or error}.") from error
+        replace_folder(self.path)
         note = {"folder": _MARKER, "overwrite": overwrite, "run": identity}
         write_bytes(self.path / _RUN, json.dumps(note, indent=1).encode())
         return False
