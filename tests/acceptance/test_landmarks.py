@@ -116,6 +116,22 @@ def test_result_is_warped_at_full_resolution_with_its_linked_layers(viewer, pair
     assert any("landmarks, tps" in entry.name for entry in workbench.transforms)
 
 
+def test_result_is_of_the_pairs_and_the_family_that_are_chosen_now(viewer, pair, user):
+    panel = user.widget
+    panel.add_pairs(PLACES, PLACES + SHIFT)
+    enter(user)
+    assert user.run("Add result").startswith("Added")
+    assert not panel.placing
+    user.choose("transform", "Rigid")
+    panel.landmarks.table.select([4])
+    panel.delete_selected()
+    assert panel.landmarks.table.item(0, 1).text() != "-"
+    assert user.run("Add result").startswith("Added")
+    record = [layer for layer in viewer.layers if layer.name.startswith("warped")][-1].metadata["stnreg"]
+    assert record["family"] == "landmarks, rigid"
+    assert len(panel.fit) == len(panel.pairs) == 4
+
+
 def drop_on(panel, *paths):
     mime = QMimeData()
     mime.setUrls([QUrl.fromLocalFile(str(path)) for path in paths])

@@ -195,7 +195,6 @@ class LandmarksPanel(TaskPanel):
         self.fit = None
         self._waiting = {}
         self._show_table()
-        self.show_state()
 
     @property
     def pairs(self) -> LandmarkPairs:
@@ -286,7 +285,6 @@ class LandmarksPanel(TaskPanel):
         self._live.start()
         self.status.setText("Reading the images …")
         self._refit()
-        self.show_state()
 
     def _leave(self) -> None:
         self._exact_timer.stop()
@@ -311,7 +309,6 @@ class LandmarksPanel(TaskPanel):
         self._ready = True
         self.status.setText("Click a place in the fixed image.")
         self._refit()
-        self.show_state()
 
     def _on_live_failed(self, error: Exception) -> None:
         self.leave()
@@ -350,6 +347,8 @@ class LandmarksPanel(TaskPanel):
         """Fit to the pairs, move the predicted points, and warp."""
         pairs, scene = self.pairs, self.scene
         if scene is None:
+            if self.fit is not None and self.fixed is not None:  # the pairs or the family were changed afterward
+                self.fit = self._fitted(pairs, layer_source(self.fixed, self._viewer, level=0).grid)
             self._show_table()
             return
         self.fit = self._fitted(pairs, scene.fixed_grid) if self._ready else None
@@ -565,7 +564,6 @@ class LandmarksPanel(TaskPanel):
 
     def _on_family(self, _value: Any = None) -> None:
         self._refit()
-        self.show_state()
 
     def _on_view(self, _index: int = 0) -> None:
         if self.scene is not None:
