@@ -222,6 +222,11 @@ def test_one_key_shows_before_and_after(full, viewer, engine, run):
     assert (before.visible, warped.visible) == (False, True)
     assert len(viewer.layers) == count + 1
     assert [(layer.visible, layer.blending) for layer in viewer.layers[:2]] == looks
+    viewer.layers.remove(warped)
+    full.show_status("")
+    key_press(viewer)  # there is nothing to compare any more, and nothing is claimed
+    assert full.status.text() == ""
+    assert not before.visible
     full.undo()
     run(full)
     assert names(viewer) == ["fixed", "moving"]

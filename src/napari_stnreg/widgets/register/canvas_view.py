@@ -84,10 +84,12 @@ class CanvasView:
         Layer or None
             The layer that was added.
         """
+        if not self.can_switch:
+            return None
         layers = self._viewer.layers
         after, moving = self._after, self._moving
-        if after is None or after not in layers or moving is None or moving not in layers:
-            return None
+        assert after is not None
+        assert moving is not None
         added = None
         if self._before is None or self._before not in layers:
             if self._source is not None:

@@ -324,7 +324,7 @@ class RegisterPanel(FitPanel):
 
     def switch(self) -> None:
         """Show the moving image before registration in the place of the warped one, or the warped one again."""
-        if self._job is None or self.running:
+        if self._job is None or self.running or not self._canvas.can_switch:
             return
         added = self._canvas.switch(f"moving · {self._job.name}")
         if added is not None:
