@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 
 from napari_stnreg.core.grid import Grid
@@ -13,6 +14,8 @@ from napari_stnreg.io.napari_layers import LayerData, transform_to_metadata
 from napari_stnreg.visualization.layers import LAYER_PREFIXES, folding_text
 
 if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
     from napari_stnreg.registration.result import Result
 
 
@@ -72,6 +75,11 @@ def is_own_layer(layer: Layer) -> bool:
     record = layer.metadata.get("stnreg")
     is_result = isinstance(record, dict) and record.get("what") in LAYER_PREFIXES
     return is_result or bool(layer.metadata.get(OWN))
+
+
+def input_images(viewer: Viewer) -> list[ImageLayer]:
+    """List the image layers of a viewer that are offered as inputs."""
+    return [layer for layer in viewer.layers if isinstance(layer, ImageLayer) and not is_own_layer(layer)]
 
 
 def make_layer(layer_data: LayerData) -> Layer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QAction
 from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QMenu, QSlider, QVBoxLayout, QWidget
@@ -10,6 +12,10 @@ from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, button
 from napari_stnreg.widgets.landmarks.files import EXPORTS
 from napari_stnreg.widgets.landmarks.scene import VIEWS
 from napari_stnreg.widgets.landmarks.table import PairTable
+from napari_stnreg.widgets.register.pair_boxes import PairBoxes
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
 
 FAMILIES = {
     "rigid": "Rigid",
@@ -27,14 +33,16 @@ HINT = (
 
 
 class LandmarkForm(QWidget):
-    """Layers, transform, view, table and buttons."""
+    """Layers, transform, view, table and buttons.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    viewer
+        The viewer.
+    """
+
+    def __init__(self, viewer: Viewer) -> None:
         super().__init__()
-        self.fixed_box = Combo("The image that stays in place.", "fixed image")
-        self.moving_box = Combo(
-            "The image that is warped, with the layers that are linked to it or share its grid.", "moving image"
-        )
         self.family_box = Combo(
             "Family of the transform. While the pairs do not determine it, a simpler one is fitted.", "transform"
         )
@@ -60,8 +68,9 @@ class LandmarkForm(QWidget):
         self.follow_box.setAccessibleName("moving view follows")
         self.follow_box.setChecked(True)
         self.rows = FormLayout()
-        self.rows.add("Fixed", self.fixed_box)
-        self.rows.add("Moving", self.moving_box)
+        self.images = PairBoxes(
+            viewer, "The image that is warped, with the layers that are linked to it or share its grid.", self.rows
+        )
         self.rows.add("Transform", self.family_box)
         self.rows.add("Stiffness", self.stiffness_box)
         self.view = QWidget()

@@ -19,7 +19,7 @@ from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.transform_entry import TransformEntry
 from napari_stnreg.landmarks.pairs import LandmarkPairs, Side, other_side
 from napari_stnreg.widgets.common.forms import button
-from napari_stnreg.widgets.common.layer_io import LayerSource, default_pair, landmark_points, layer_source
+from napari_stnreg.widgets.common.layer_io import LayerSource, landmark_points, layer_source
 from napari_stnreg.widgets.common.result_layers import is_own_layer
 from napari_stnreg.widgets.common.run_layers import RunLayers
 from napari_stnreg.widgets.common.task_panel import TaskPanel
@@ -81,7 +81,7 @@ class LandmarksPanel(TaskPanel):
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer, "Choose two images and press Place landmarks.")
-        self.landmarks = LandmarkForm()
+        self.landmarks = LandmarkForm(self._viewer)
         self.verdict = VerdictLine()
         self.form.addWidget(self.landmarks, 1)
         self.form.addWidget(self.verdict)
@@ -109,14 +109,12 @@ class LandmarksPanel(TaskPanel):
         self._table_timer = self._timer(self._show_errors, _TABLE_MS)
         self._connect()
         self.refresh()
-        self._prefill()
-        self.show_state()
+        self._show_table()
 
     def _connect(self) -> None:
         form = self.landmarks
         form.place_button.toggled.connect(self._on_place)
-        for box in (form.fixed_box, form.moving_box):
-            box.currentIndexChanged.connect(self._on_layers_chosen)
+        form.images.changed.connect(self._on_layers_chosen)
         form.family_box.currentIndexChanged.connect(self._on_family)
         form.stiffness_box.valueChanged.connect(self._on_family)
         form.view_box.currentIndexChanged.connect(self._on_view)
@@ -154,42 +152,25 @@ class LandmarksPanel(TaskPanel):
 
     def refresh(self) -> None:
         """Update the panel from the viewer's layers."""
-        images = [layer for layer in self._viewer.layers if isinstance(layer, ImageLayer) and not is_own_layer(layer)]
-        before = self.landmarks.fixed_box.count()
-        for box in (self.landmarks.fixed_box, self.landmarks.moving_box):
-            box.set_items([(layer.name, layer) for layer in images], box.currentData())
-        if before < 2:
-            self._prefill()
+        self.landmarks.images.refresh(prefill=self.scene is None)
         self.show_state()
-
-    def _prefill(self) -> None:
-        boxes = self.landmarks.fixed_box, self.landmarks.moving_box
-        images = [boxes[0].itemData(i) for i in range(boxes[0].count())]
-        chosen = default_pair(images, self._viewer.layers.selection)
-        if chosen and self.scene is None:
-            for box, layer in zip(boxes, (chosen[0], chosen[-1]), strict=True):
-                box.set_current(layer)
-            self._show_table()
 
     @property
     def fixed(self) -> Layer | None:
         """The fixed layer."""
-        return self.landmarks.fixed_box.currentData()
+        return self.landmarks.images.fixed
 
     @property
     def moving(self) -> Layer | None:
         """The moving layer."""
-        return self.landmarks.moving_box.currentData()
+        return self.landmarks.images.moving
 
     def set_layers(self, fixed: Layer, moving: Layer) -> None:
         """Choose the two layers."""
         self.refresh()
-        boxes = self.landmarks.fixed_box, self.landmarks.moving_box
-        for box, layer in zip(boxes, (fixed, moving), strict=True):
-            if not box.set_current(layer):
-                raise InputError(f"'{layer.name}' is not an image layer of this viewer.")
+        self.landmarks.images.choose(fixed, moving)
 
-    def _on_layers_chosen(self, _index: int = 0) -> None:
+    def _on_layers_chosen(self) -> None:
         if self.scene is not None and (self.fixed is not self.scene.fixed or self.moving is not self.scene.moving):
             self.leave()
         self.fit = None
@@ -208,17 +189,7 @@ class LandmarksPanel(TaskPanel):
         return of_fixed[moving]
 
     def _sources(self) -> tuple[LayerSource, LayerSource]:
-        fixed, moving = self.fixed, self.moving
-        if fixed is None or moving is None:
-            raise InputError("There are no two images. Open two images and choose one for each side.")
-        if fixed is moving:
-            raise InputError("Fixed and moving are the same layer. Choose two different layers.")
-        sources = layer_source(fixed, self._viewer, level=0), layer_source(moving, self._viewer, level=0)
-        if sources[0].grid.ndim != sources[1].grid.ndim:
-            raise InputError(
-                f"'{fixed.name}' is {sources[0].grid.ndim}D and '{moving.name}' is {sources[1].grid.ndim}D. "
-                "Choose two images of the same dimensions."
-            )
+        sources = self.landmarks.images.sources()
         sources[1].grid.with_unit(sources[0].grid.unit)  # raises if the units cannot be converted
         return sources
 
@@ -798,7 +769,7 @@ class LandmarksPanel(TaskPanel):
         idle, placing = not self.running, self.placing
         selected = form.table.selected
         complete = bool(pairs.placed)
-        form.place_button.setEnabled(placing or (idle and form.fixed_box.count() > 1))
+        form.place_button.setEnabled(placing or (idle and form.images.can_choose))
         form.place_button.setText("Leave the landmark view" if placing else "Place landmarks")
         form.view.setVisible(placing)
         form.rows.set_row_visible(form.stiffness_box, form.family_box.currentData() == "tps")
@@ -808,7 +779,7 @@ class LandmarksPanel(TaskPanel):
         form.down_button.setEnabled(len(selected) == 1 and selected[0] < len(pairs) - 1)
         form.undo_button.setEnabled(pairs.can_undo)
         form.redo_button.setEnabled(pairs.can_redo)
-        form.import_button.setEnabled(idle and form.fixed_box.count() > 1)
+        form.import_button.setEnabled(idle and form.images.can_choose)
         form.export_button.setEnabled(complete)
         for made in (self.result_button, self.register_button, self.save_button):
             made.setEnabled(idle and complete)

@@ -7,20 +7,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 from qtpy.QtWidgets import QDoubleSpinBox, QWidget
 
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.landmarks.placement import Placement
-from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, button_row, emphasize, help_label
+from napari_stnreg.widgets.common.forms import FormLayout, button, button_row, emphasize, help_label
 from napari_stnreg.widgets.common.layer_affines import is_oblique, spatial_affine, spatial_part
-from napari_stnreg.widgets.common.layer_io import default_pair, layer_source
+from napari_stnreg.widgets.common.layer_io import layer_source
 from napari_stnreg.widgets.common.open_panel import open_panel
-from napari_stnreg.widgets.common.result_layers import OWN, is_own_layer
+from napari_stnreg.widgets.common.result_layers import OWN
 from napari_stnreg.widgets.common.task_panel import TaskPanel
 from napari_stnreg.widgets.common.transform_store import store_for
+from napari_stnreg.widgets.register.pair_boxes import PairBoxes
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -69,15 +69,12 @@ class PlacementPanel(TaskPanel):
         self.placement: Placement | None = None
         """Where the image is placed, in the unit of the moving layer."""
         self._record_timer = self._timer(self._record, _RECORD_MS)
-        self.fixed_box = Combo("The image that stays in place.", "fixed image")
-        self.moving_box = Combo("The image to place.", "moving image")
         self.place_button = button(
             "Place by hand", "Show a copy of the moving image with handles; again for the handles."
         )
         emphasize(self.place_button)
         layers = FormLayout()
-        layers.add("Fixed", self.fixed_box)
-        layers.add("Moving", self.moving_box)
+        self._images = PairBoxes(self._viewer, "The image to place.", layers)
         self.hint = help_label(_HINT)
         self.numbers = QWidget()
         self._rows = FormLayout()
@@ -113,7 +110,6 @@ class PlacementPanel(TaskPanel):
         self.set_run_buttons(self.register_button)
         self._connect()
         self.refresh()
-        self._prefill()
 
     def _number(
         self, text: str, tip: str, limit: float, step: float, decimals: int, suffix: str = ""
@@ -131,8 +127,7 @@ class PlacementPanel(TaskPanel):
         return box
 
     def _connect(self) -> None:
-        for box in (self.fixed_box, self.moving_box):
-            box.currentIndexChanged.connect(self._on_layers_chosen)
+        self._images.changed.connect(self._on_layers_chosen)
         self.place_button.clicked.connect(self.place)
         for axis, made in enumerate(self.flip_buttons):
             made.setProperty("axis", axis)
@@ -148,40 +143,25 @@ class PlacementPanel(TaskPanel):
 
     def refresh(self) -> None:
         """Update the panel from the viewer's layers."""
-        images = [layer for layer in self._viewer.layers if isinstance(layer, ImageLayer) and not is_own_layer(layer)]
-        before = self.fixed_box.count()
-        for box in (self.fixed_box, self.moving_box):
-            box.set_items([(layer.name, layer) for layer in images], box.currentData())
-        if before < 2:
-            self._prefill()
-        self.show_state()
-
-    def _prefill(self) -> None:
-        images = [self.fixed_box.itemData(i) for i in range(self.fixed_box.count())]
-        chosen = default_pair(images, self._viewer.layers.selection)
-        if chosen and self.copy is None:
-            self.fixed_box.set_current(chosen[0])
-            self.moving_box.set_current(chosen[-1])
+        self._images.refresh(prefill=self.copy is None)
         self.show_state()
 
     @property
     def fixed(self) -> Layer | None:
         """The fixed layer."""
-        return self.fixed_box.currentData()
+        return self._images.fixed
 
     @property
     def moving(self) -> Layer | None:
         """The moving layer."""
-        return self.moving_box.currentData()
+        return self._images.moving
 
     def set_layers(self, fixed: Layer, moving: Layer) -> None:
         """Choose the two layers."""
         self.refresh()
-        for box, layer in ((self.fixed_box, fixed), (self.moving_box, moving)):
-            if not box.set_current(layer):
-                raise InputError(f"'{layer.name}' is not an image layer of this viewer.")
+        self._images.choose(fixed, moving)
 
-    def _on_layers_chosen(self, _index: int = 0) -> None:
+    def _on_layers_chosen(self) -> None:
         if self.copy is not None and self.moving is not self._source:
             self._let_go()
         self.show_state()
@@ -190,20 +170,14 @@ class PlacementPanel(TaskPanel):
 
     def place(self) -> bool:
         """Show a copy of the moving layer with handles; return false, with a message, if that is not possible."""
-        fixed, moving = self.fixed, self.moving
         try:
-            if moving is None or fixed is None:
-                raise InputError("There are no two images. Open two images and choose one for each side.")
-            if moving is fixed:
-                raise InputError("Fixed and moving are the same layer. Choose two different layers.")
-            source = layer_source(moving, self._viewer, level=0)
-            if layer_source(fixed, self._viewer, level=0).grid.ndim != source.grid.ndim:
-                raise InputError("One image is 2D and the other 3D. Choose two images of the same dimensions.")
+            _, source = self._images.sources()
         except RegistrationError as error:
             self.show_error(error)
             return False
         if self.copy is None:
-            self._add_copy(moving, source.grid)
+            assert self.moving is not None
+            self._add_copy(self.moving, source.grid)
         self.show_handles()
         return True
 
@@ -381,7 +355,7 @@ class PlacementPanel(TaskPanel):
             ndim = self._grid.ndim
         elif self.moving is not None and self.moving.ndim > 2:
             ndim = 3
-        self.place_button.setEnabled(self.fixed_box.count() > 1)
+        self.place_button.setEnabled(self._images.can_choose)
         self.place_button.setText("Show the handles" if placed else "Place by hand")
         self.numbers.setEnabled(placed)
         for box, needed in ((self.shift_boxes[0], 3), (self.angle_boxes[1], 3), (self.angle_boxes[2], 3)):

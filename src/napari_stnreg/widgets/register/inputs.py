@@ -20,7 +20,7 @@ from napari_stnreg.widgets.common.layer_io import (
     layer_source,
     level_shapes,
 )
-from napari_stnreg.widgets.common.result_layers import is_own_layer
+from napari_stnreg.widgets.common.result_layers import input_images
 from napari_stnreg.widgets.register.series_run import FIXED_IMAGE, REFERENCES
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ class ImageSelector(QWidget):
     def refresh(self) -> None:
         """Take up the viewer's layers, keeping what is chosen where it is still there."""
         layers = self._viewer.layers
-        images = [layer for layer in layers if isinstance(layer, ImageLayer) and not is_own_layer(layer)]
-        self.layer_box.set_items([(layer.name, layer) for layer in images], self.layer)
+        self.layer_box.set_items([(layer.name, layer) for layer in input_images(self._viewer)], self.layer)
         masks = [layer for layer in layers if isinstance(layer, Labels | Shapes)]
         self.mask_box.set_items([("none", None), *((m.name, m) for m in masks)], self.mask_box.currentData())
         points = [layer for layer in layers if isinstance(layer, Points)]
@@ -225,9 +224,7 @@ class InputForm(QWidget):
 
     def prefill(self) -> None:
         """Take fixed and moving from the selection (in the order of the layer list), else of two files."""
-        layers = self._viewer.layers
-        images = [layer for layer in layers if isinstance(layer, ImageLayer) and not is_own_layer(layer)]
-        chosen = default_pair(images, layers.selection)
+        chosen = default_pair(input_images(self._viewer), self._viewer.layers.selection)
         if chosen:
             self.fixed.layer_box.set_current(chosen[0])
             self.moving.layer_box.set_current(chosen[-1])
