@@ -389,5 +389,5 @@ class TestTransMorph:
         torch.save(unused, tmp_path / "w.pth.tar")
         model = import_model(tmp_path / "w.pth.tar", shape=(96, 32, 64), orientation="zyx")
         assert model.network.config()["window"] == [3, 1, 2]  # no index tells it, but the size of the image
-        with pytest.raises(InputError, match=r"window of the TransMorph in 'w\.pth\.tar' cannot be told"):
+        with pytest.raises(InputError, match=r"window of the TransMorph in 'w\.pth\.tar' cannot be derived from its weights"):
             import_model(tmp_path / "w.pth.tar", shape=(160, 192, 224), orientation="zyx")
