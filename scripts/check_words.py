@@ -1,7 +1,8 @@
 """Check texts for words that plain American English of the field does not need: ``python scripts/check_words.py``.
 
-Read are the documentation, the texts of the napari manifest, and of the package and its command line: the first line of
-every docstring and every string that is a message, a description, or a tooltip. The exit code is 1 if a word is found.
+The script reads the documentation, the titles of the napari manifest, and of the package the first line of every
+docstring and every string: messages, descriptions, tooltips. A message must not join two sentences with a semicolon.
+The exit code is 1 if something is found.
 """
 
 from __future__ import annotations
@@ -38,6 +39,13 @@ PATTERNS = [(re.compile(rf"\b(?:{words})\b", re.IGNORECASE), advice) for words, 
 PATTERNS.append((BRITISH, "American spelling"))
 PATTERNS.append((re.compile(r"^(?:<{7}|>{7}) "), "a merge conflict that was not resolved"))
 
+JOINED = re.compile(r"\S; (?:[\w'\"(-]|$)")
+"""A semicolon in a message: two sentences are easier to read, above all when they wrap in a narrow panel."""
+JOINED_ALLOWED = re.compile(r"[a-z-]+: [^;]*(?:px|bold|accent|rgb)|\bimport \w+;")
+"""Style sheets and code in strings."""
+TABLE_OF_FORMATS = Path("src/napari_stnreg/io/formats.py")
+"""Its strings are cells of a table, where semicolons separate the entries of a list."""
+
 PAGES = ["*.md", "docs/**/*.md", ".napari-hub/*.md", ".github/**/*.md", ".github/**/*.yml"]
 QUOTED = re.compile(r"^```.*?^```|`[^`\n]+`|\]\([^)]*\)|\$\$.*?\$\$|\*[A-Z][^*\n]*\*", re.MULTILINE | re.DOTALL)
 """Code, addresses, formulas and titles of publications, in which any word may occur."""
@@ -68,26 +76,39 @@ def manifest() -> Iterator[tuple[Path, int, str]]:
             yield path, number, line
 
 
+def strings(folder: str) -> Iterator[tuple[Path, int, str, bool]]:
+    """Yield all strings of the Python files of a folder, and whether they are docstrings."""
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docstrings = set()
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list):
+                for statement in body:
+                    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                        docstrings.add(statement.value)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield path, node.lineno, node.value, node in docstrings
+
+
 def code() -> Iterator[tuple[Path, int, str]]:
     """Yield first lines of docstrings, and strings of more than one word."""
     for folder in ("src", "examples"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            docstrings = set()
-            for node in ast.walk(tree):
-                body = getattr(node, "body", None)
-                if isinstance(body, list):
-                    for statement in body:
-                        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-                            docstrings.add(statement.value)
-            for node in ast.walk(tree):
-                if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
-                    continue
-                text = blank(node.value)
-                if node in docstrings:
-                    yield path, node.lineno, text.strip().split("\n\n")[0].replace("\n", " ")
-                elif " " in text.strip():
-                    yield path, node.lineno, text.replace("\n", " ")
+        for path, number, text, is_docstring in strings(folder):
+            if is_docstring:
+                yield path, number, blank(text).strip().split("\n\n")[0].replace("\n", " ")
+            elif " " in blank(text).strip():
+                yield path, number, blank(text).replace("\n", " ")
+
+
+def joined_messages() -> Iterator[tuple[Path, int, str]]:
+    """Yield messages, descriptions and tooltips that join two sentences with a semicolon."""
+    for path, number, text, is_docstring in strings("src"):
+        if path.relative_to(ROOT) == TABLE_OF_FORMATS or is_docstring or JOINED_ALLOWED.search(text):
+            continue
+        if JOINED.search(text):
+            yield path, number, text
 
 
 def main() -> int:
@@ -100,8 +121,11 @@ def main() -> int:
                     around = text[max(match.start() - 30, 0) : match.end() + 30].strip()
                     print(f"{path.relative_to(ROOT)}:{number}: '{match.group()}' in '{around}' ({advice})")
                     found += 1
+    for path, number, text in joined_messages():
+        print(f"{path.relative_to(ROOT)}:{number}: '{text.strip()}' joins two sentences (write two)")
+        found += 1
     if found:
-        print(f"{found} words to replace; see scripts/check_words.py.")
+        print(f"{found} places to change. See scripts/check_words.py.")
     return int(found > 0)
 
 

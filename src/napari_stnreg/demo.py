@@ -45,7 +45,7 @@ def leave_results(viewer: Any, panel: Any) -> int:
     report = panel.result.report()
     scores.write_text(json.dumps(report, indent=2) + "\n")
     before, after = report["scores"]["before"], report["scores"]["after"]
-    print(f"Registered in {report['seconds']:.1f} s; correlation {before['ncc']:.3f} before, {after['ncc']:.3f} after.")
+    print(f"Registered in {report['seconds']:.1f} s. Correlation {before['ncc']:.3f} before, {after['ncc']:.3f} after.")
     print(f"Screenshot: {picture.resolve()}")
     print(f"Scores:     {scores.resolve()}")
     return 0

@@ -270,10 +270,10 @@ def test_existing_results_are_kept_without_overwrite(done, capsys):
         (["register", "fixed.png", "moving.png", "--seed", "many"], "Setting 'seed': Input should be a valid integer"),
         (["register", "fixed.png", "moving.png", "--fill", "300"], "cannot hold the fill value 300"),
         (["register", "fixed.png", "moving.png", "--moving-spacing", "1,2,3"], "2 axes, but 3 voxel sizes"),
-        (["register", "fixed.png", "volume.npy"], "'fixed' is 2D and 'volume' is 3D; a slice cannot be registered"),
+        (["register", "fixed.png", "volume.npy"], "'fixed' is 2D and 'volume' is 3D. A slice cannot be registered"),
         (["register", "fixed.png", "flat.npy"], "flat"),
         (["register", "fixed.png", "moving.png", "--moving-mask", "flat.npy"], "leaves nothing of 'moving'"),
-        (["apply", "moving.png", "moving.png", "-r", "fixed.png"], "has no ending of a transform file"),
+        (["apply", "moving.png", "moving.png", "-r", "fixed.png"], "has an unsupported extension for a transform"),
         (["apply", "no.safetensors", "moving.png", "-r", "fixed.png"], "'no.safetensors' cannot be read"),
         (["info", "no.nii.gz"], "'no.nii.gz' does not exist."),
         (["info", "cut.nii.gz"], "'cut.nii.gz' cannot be read"),
@@ -353,7 +353,7 @@ def test_columns_are_found_by_name_and_number(tmp_path):
     with pytest.raises(sr.InputError, match="must have the columns fixed_y,fixed_x,moving_y,moving_x"):
         read_table(path).pairs(2)
     path.write_text("1,2,3\n")
-    with pytest.raises(sr.InputError, match="3 columns; points in 2D need y,x"):
+    with pytest.raises(sr.InputError, match=r"3 columns. Points in 2D need y,x"):
         read_table(path).points(2)
 
 
@@ -484,7 +484,7 @@ def test_ctrl_c_keeps_the_best_so_far(pair):
         finally:
             run.kill()
     assert run.returncode == 130, error
-    assert "Stopping; the best result so far is kept" in error
+    assert "Stopping. The best result so far is kept" in error
     report = json.loads((pair / "result" / "report.json").read_text())
     assert report["stop_reason"] == "stopped"
     assert "stopped" in said

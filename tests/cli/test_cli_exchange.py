@@ -118,7 +118,7 @@ def test_info_knows_transforms_of_other_programs(folder, capsys):
 def test_mistakes_have_code_2(folder, capsys):
     for words, sentence in (
         (["convert", "none.tfm", "a.h5"], "does not exist"),
-        (["convert", "shift.safetensors", "a.xyz"], "no ending of a transform file"),
+        (["convert", "shift.safetensors", "a.xyz"], "unsupported extension for a transform"),
         (["convert", "shift.safetensors", "shift.safetensors", "--overwrite"], "is an input"),
         (["convert", "shift.safetensors", "a.nii.gz"], "no voxels of its own"),
         (["apply", "fixed.nii.gz", "moving.nii.gz", "-r", "fixed.nii.gz", "-o", "x.nii.gz"], "Is it an image"),

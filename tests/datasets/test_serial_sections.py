@@ -188,7 +188,7 @@ def test_generated_stack_can_be_aligned(stack):
     ("words", "sentence"),
     [
         ({"shape": (3, 64)}, r"\(z, y, x\)"),
-        ({"shape": (3, 64, 64), "faults": {3: "crack"}}, "name section 3"),
+        ({"shape": (3, 64, 64), "faults": {3: "crack"}}, "A fault is set for section 3"),
         ({"shape": (3, 64, 64), "faults": {1: "crack + fire"}}, "no fault 'fire'"),
     ],
 )

@@ -127,7 +127,7 @@ def test_napari_layers_keep_their_position():
     same(sr.as_image(levels), PLANE, affine((0.5, 0.5), 0), "pixel")
     rgb = layers.Image((RNG.random((8, 9, 3)) * 255).astype(np.uint8), rgb=True)
     assert (sr.as_image(rgb).rgb, sr.as_image(rgb).ndim) == (True, 2)
-    with pytest.raises(sr.InputError, match="choose one frame"):
+    with pytest.raises(sr.InputError, match="Choose one frame"):
         sr.as_image(layers.Image(np.zeros((2, 3, 4, 5))))
 
 

@@ -180,9 +180,9 @@ def test_parameter_files_of_elastix_hold_affine_and_spline_exactly(tmp_path, pai
     assert f"(Size {' '.join(map(str, fixed.grid.shape[::-1]))})" in text
     family = make_family("tps")
     tps = family(0.1 * torch.randn(1, *family.parameter_shape(fixed.grid)), fixed.grid)
-    with pytest.raises(sr.InputError, match="elastix has no transform like"):
+    with pytest.raises(sr.InputError, match=r"elastix has no .* transform"):
         sr.save(tps, path, grid=fixed.grid)
-    with pytest.raises(sr.InputError, match="voxels of the fixed image"):
+    with pytest.raises(sr.InputError, match="grid of the fixed image"):
         sr.save(affine, path)
 
 

@@ -100,7 +100,7 @@ def test_the_command_writes_a_program_of_any_size(tmp_path, capsys):
 
 
 def test_what_cannot_be_exported_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"supported: .onnx, .pt2"):
+    with pytest.raises(InputError, match=r"Supported: .onnx, .pt2"):
         export_model(model_of("dirnet", {}), tmp_path / "m.xyz")
     encoder = Model(AutoEncoder(2), InputSpec(2, 1, (16, 16), (1.0, 1.0)))
     with pytest.raises(InputError, match="registers nothing"):

@@ -116,7 +116,7 @@ class TestVoxelMorph:
         transform = model.predict(*(sr.Image.from_array(rng.random((30, 40))) for _ in range(2)))
         assert transform.map_points([[3.0, 4.0]]).shape == (1, 2)
         assert main(["import-model", "weights.pt", "-o", "n.safetensors"]) == 2
-        assert "give the shape" in capsys.readouterr().err
+        assert "Give the shape" in capsys.readouterr().err
 
     def test_what_is_no_network_of_it_is_named(self, tmp_path):
         weights = voxelmorph_weights(3)
@@ -389,5 +389,7 @@ class TestTransMorph:
         torch.save(unused, tmp_path / "w.pth.tar")
         model = import_model(tmp_path / "w.pth.tar", shape=(96, 32, 64), orientation="zyx")
         assert model.network.config()["window"] == [3, 1, 2]  # no index tells it, but the size of the image
-        with pytest.raises(InputError, match=r"window of the TransMorph in 'w\.pth\.tar' cannot be derived from its weights"):
+        with pytest.raises(
+            InputError, match=r"window of the TransMorph in 'w\.pth\.tar' cannot be derived from its weights"
+        ):
             import_model(tmp_path / "w.pth.tar", shape=(160, 192, 224), orientation="zyx")

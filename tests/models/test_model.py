@@ -148,7 +148,7 @@ class TestAnyImages:
     def test_wrong_axes_channels_and_values_are_refused(self, trained):
         plain = scene_pair(unit_grid(32))
         volume = Image(np.random.default_rng(0).random((8, 8, 8)), Grid.from_spacing((8, 8, 8), unit="mm"), name="v")
-        with pytest.raises(InputError, match="trained on 2D images; 'v' is 3D"):
+        with pytest.raises(InputError, match=r"trained on 2D images. 'v' is 3D"):
             trained.predict(volume, volume)
         with pytest.raises(InputError, match="2D"):
             trained(volume, volume.replace(data=volume.data + 1), device="cpu")

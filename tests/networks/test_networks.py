@@ -228,7 +228,7 @@ def test_stages_receive_the_image_warped_so_far():
 
 @pytest.mark.parametrize("name", ["voxelmrph", "affine+tsp", "auto-encoder+affine", ""])
 def test_unknown_network_is_refused(name):
-    with pytest.raises(InputError, match=r"There is no network .*choose from affine, "):
+    with pytest.raises(InputError, match=r"There is no network .*Choose from affine, "):
         new_network(name, 2, 1, (16, 16))
 
 
@@ -386,7 +386,7 @@ class TestSpatialTransformer:
     def test_invalid_arguments_are_refused(self):
         with pytest.raises(InputError, match="no localization"):
             SpatialTransformer()(torch.rand(1, 1, 8, 8))
-        with pytest.raises(InputError, match="this family needs"):
+        with pytest.raises(InputError, match="This family needs"):
             SpatialTransformer()(torch.rand(1, 1, 8, 8), parameters=torch.zeros(1, 5))
         for theta in (torch.zeros(1, 6), torch.zeros(2, 3), torch.zeros(1, 3, 4), torch.zeros(1, 3, 2)):
             with pytest.raises(InputError, match="theta has the shape"):

@@ -47,7 +47,7 @@ def test_model_precedes_only_deformable_families(pair):
     fixed, moving, *_ = pair
     combined = sr.register(fixed, moving, family="axis-scaling+bspline", preset="fast", device="cpu")
     assert combined.scores["after"]["ncc"] > 0.95
-    with pytest.raises(sr.InputError, match="a linear family comes after a deformable one"):
+    with pytest.raises(sr.InputError, match="has a linear family after a deformable one"):
         sr.register(fixed, moving, family="bspline+axis-scaling")
 
 

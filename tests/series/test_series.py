@@ -205,7 +205,7 @@ def test_the_command_writes_resumes_and_refuses(rigid, tmp_path, monkeypatch, ca
     assert main(["register-series", "movie.tif", "-o", "out"]) == 2
     assert "--resume" in capsys.readouterr().err
     assert main(["register-series", "movie.tif", "-o", "other", "--reference", "99"]) == 2
-    assert "there is no frame 99" in capsys.readouterr().err
+    assert "There is no frame 99" in capsys.readouterr().err
     tifffile.imwrite("flat.tif", rigid.frames[0])
     assert main(["register-series", "flat.tif", "-o", "third"]) == 2
 

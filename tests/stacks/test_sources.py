@@ -182,7 +182,7 @@ def test_channels_in_a_folder_must_be_selected(tmp_path, stack, first, second):
 def test_channel_that_a_folder_does_not_have_is_refused(tmp_path, stack, names):
     _folder(tmp_path, names, stack)
     assert open_stack(tmp_path, channel=0).shape[0] == 2
-    with pytest.raises(InputError, match="there is no channel 3"):
+    with pytest.raises(InputError, match="There is no channel 3"):
         open_stack(tmp_path, channel=3)
 
 

@@ -288,7 +288,7 @@ class TestStart:
             sr.train(DrawnPairs(12, 4), warm_start=learned, epochs=1, **options)
 
     def test_a_model_for_other_images_is_refused(self, learned):
-        with pytest.raises(InputError, match="is for 2D images of one channel; the training data are 3D"):
+        with pytest.raises(InputError, match=r"is for 2D images of one channel. The training data are 3D"):
             sr.train(DrawnPairs(4, 2, size=16, ndim=3), warm_start=learned, epochs=1)
         with pytest.raises(InputError, match="lengths in pixel, the training data in mm"):
             sr.train(DrawnPairs(12, 4, unit="mm"), warm_start=learned, epochs=1)

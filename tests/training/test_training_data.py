@@ -254,9 +254,9 @@ def test_mixed_sources_give_pairs_of_each_and_hold_back_those_of_the_first():
     [
         (lambda p: open_training_data(p / "nowhere"), "does not exist|unsupported"),
         (lambda p: open_training_data(p / "empty"), "has no image"),
-        (lambda p: open_training_data(p / "set.npz", image="img"), "has no array 'img'; it holds image"),
+        (lambda p: open_training_data(p / "set.npz", image="img"), "has no array 'img'. It holds image"),
         (lambda p: open_training_data(p / "broken.npz"), "not a readable npz file"),
-        (lambda p: open_training_data(p / "one.tif"), "a single image; training needs several"),
+        (lambda p: open_training_data(p / "one.tif"), "a single image. Training needs several"),
         (lambda p: open_training_data(p / "set.npz", group="patient"), "has no array 'patient'"),
         (lambda p: open_training_data(p / "bad.csv"), "columns 'fixed' and 'moving'"),
         (lambda p: open_training_data(p / "gone.csv"), "names 'x.tif', which does not exist"),
@@ -284,7 +284,7 @@ def test_invalid_data_are_refused(tmp_path, call, sentence):
 
 def test_augmentations_by_name_suit_any_grid(folder):
     assert augmentation_preset("none", blob(5, 5).grid) is None
-    with pytest.raises(InputError, match="choose one of none, light, strong"):
+    with pytest.raises(InputError, match="Choose one of none, light, strong"):
         augmentation_preset("heavy", blob(5, 5).grid)
     changes = []
     for name in ("none", "light", "strong"):

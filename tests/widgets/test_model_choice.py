@@ -194,4 +194,4 @@ def test_a_choice_made_while_a_model_loads_stays(panel, qtbot, tmp_path, monkeyp
 def test_a_remembered_model_without_its_file_is_reported(panel, tmp_path):
     panel.options.model.restore({"path": str(tmp_path / "gone.safetensors")})
     assert panel.options.model.chosen is None
-    assert "does not exist any more" in panel.options.model.about.text()
+    assert "no longer exists" in panel.options.model.about.text()

@@ -125,7 +125,7 @@ def test_layers_deleted_renamed_and_changed_during_a_real_3d_fit(viewer, pair_pa
     panel.stop()
     run(panel, 60_000)
     # on a fast machine the fit ends by itself before the stop
-    assert panel.status.text().startswith(("Done", "Stopped; the best so far is kept")), panel.status.text()
+    assert panel.status.text().startswith(("Done", "Stopped. The best result so far is kept")), panel.status.text()
     warped = warped_layer(viewer)
     assert warped.name.startswith("warped · moving -> fixed")
     np.testing.assert_allclose(warped.scale, (1, 1, 1))  # of the fixed layer as it was when the run began
@@ -199,7 +199,7 @@ def test_run_beyond_memory_needs_confirmation(viewer, pair_panel, run, qtbot, mo
     assert warped_layer(viewer).data.shape == (96, 96)
     monkeypatch.setattr(memory_dialog, "free_memory", lambda device: 1000)
     assert not panel.start()
-    assert "crop or shrink the images" in panel.status.text()
+    assert "Crop or shrink the images" in panel.status.text()
 
 
 def test_layers_of_other_scale_place_and_unit(viewer, pair_panel, run):

@@ -82,7 +82,7 @@ def test_stop_keeps_the_best_so_far(panel, viewer, engine, run, qtbot):
     assert panel.state == "stopping"
     run(panel)
     assert panel.result.stop_reason == "stopped"
-    assert panel.status.text().startswith("Stopped; the best so far is kept")
+    assert panel.status.text().startswith("Stopped. The best result so far is kept")
     assert panel.bar.value() < 1000
     assert f"warped · {NAME}" in names(viewer)
     assert "stopped" in panel.scores.text()

@@ -96,7 +96,7 @@ def read_jobs(path: str | Path) -> list[Job]:
     names = [job.name for job in jobs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise InputError(f"Two rows of '{path.name}' have the name '{twice}'; each needs its own.")
+        raise InputError(f"Two rows of '{path.name}' have the name '{twice}'. Give each row its own name.")
     return jobs
 
 
@@ -180,7 +180,7 @@ def _check_columns(columns: list[str], name: str) -> None:
     for column in columns:
         if column not in known:
             raise InputError(
-                f"'{name}' has a column '{column}', which means nothing here; known are fixed, moving, name, "
+                f"'{name}' has a column '{column}', which is not supported. Columns are fixed, moving, name, "
                 f"{', '.join(FILES)}, and the settings, such as family."
             )
     if len(set(columns)) < len(columns):

@@ -40,7 +40,7 @@ def log_placement(*images: FileContent | None) -> None:
 class Interrupt:
     """Handle Ctrl+C: the first one sets :attr:`requested`, the second raises ``KeyboardInterrupt``."""
 
-    def __init__(self, answer: str = "Stopping; the best result so far is kept. Press Ctrl+C again to abort.") -> None:
+    def __init__(self, answer: str = "Stopping. The best result so far is kept. Press Ctrl+C again to abort.") -> None:
         self.requested, self._answer = False, answer
         self._before: Any = None
 

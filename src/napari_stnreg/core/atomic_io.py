@@ -34,7 +34,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         If ``path`` is a folder, its folder does not exist, or the system refuses (no permission, no space).
     """
     if path.is_dir():
-        raise InputError(f"'{path}' is a folder; choose another name.")
+        raise InputError(f"'{path}' is a folder. Choose another name.")
     if not path.parent.is_dir():
         raise InputError(f"'{path.name}' cannot be written: the folder '{path.parent}' does not exist.")
     part: Path | None = None

@@ -82,7 +82,9 @@ def expect(header: Mapping[str, Any], kind: str, newest: int, path: Path) -> Non
         raise InputError(f"'{path.name}' holds {FORMATS[header['format']]}, not {FORMATS[kind]}.")
     version = header.get("version")
     if not isinstance(version, int) or version > newest:
-        raise InputError(f"'{path.name}' was written by a newer napari-stnreg (format {version}); please update.")
+        raise InputError(
+            f"'{path.name}' was written by a newer napari-stnreg (format {version}). Update napari-stnreg."
+        )
 
 
 def _read(source: Path) -> tuple[Any, dict[str, torch.Tensor]]:
@@ -99,7 +101,7 @@ def _read(source: Path) -> tuple[Any, dict[str, torch.Tensor]]:
         # Asked only now: the length that a good file begins with may look like any of these.
         if start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] <= b"\x05"):
             raise InputError(
-                f"'{source.name}' is a pickle or an archive, as torch.save makes them; such files can run code and are "
+                f"'{source.name}' is a pickle or an archive, as torch.save makes them. Such files can run code and are "
                 "not opened. Save transforms and models with napari-stnreg."
             ) from error
         raise InputError(f"'{source.name}' is cut short, or is no transform file and no model.") from error

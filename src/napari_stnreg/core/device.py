@@ -41,12 +41,12 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InputError(f"'{name}' is not a device; use auto, cpu, cuda, cuda:0 or mps.") from error
+        raise InputError(f"'{name}' is not a device. Use auto, cpu, cuda, cuda:0 or mps.") from error
     missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
         device.type == "mps" and not torch.backends.mps.is_available()
     )
     if missing or device.type not in ("cpu", "cuda", "mps"):
-        raise InputError(f"The device '{name}' was not found; use auto or cpu.")
+        raise InputError(f"The device '{name}' was not found. Use auto or cpu.")
     return device
 
 

@@ -37,10 +37,10 @@ def parser_errors(path: Path, kind: str = "") -> Iterator[None]:
     except PermissionError as error:
         raise InputError(f"'{path.name}' may not be read: permission denied.") from error
     except MemoryError as error:
-        raise InputError(f"'{path.name}' cannot be read; it declares more data than fit into the memory.") from error
+        raise InputError(f"'{path.name}' cannot be read. It declares more data than fit into the memory.") from error
     except Exception as error:
         what = f"incomplete or not a {kind} file" if kind else "incomplete or damaged"
-        raise InputError(f"'{path.name}' cannot be read; it is {what} ({reason_of(error)}).") from error
+        raise InputError(f"'{path.name}' cannot be read. It is {what} ({reason_of(error)}).") from error
 
 
 def reason_of(error: Exception) -> str:
@@ -70,6 +70,6 @@ def check_declared_size(name: str, declared: float, stored: float, *, ratio: flo
     """
     if not 0 <= declared <= stored * ratio + _SLACK:
         raise InputError(
-            f"'{name}' cannot be read; it declares {declared / 1e6:.4g} MB of data, and "
+            f"'{name}' cannot be read. It declares {declared / 1e6:.4g} MB of data, and "
             f"{stored / 1e6:.4g} MB in the file cannot hold them."
         )

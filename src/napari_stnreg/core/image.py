@@ -53,7 +53,7 @@ class Image:
     def __post_init__(self) -> None:
         ndim = self.grid.ndim
         if ndim not in (2, 3):
-            raise InputError(f"'{self.name}' has {ndim} spatial axes; images in 2D and 3D can be registered.")
+            raise InputError(f"'{self.name}' has {ndim} spatial axes. Images in 2D and 3D can be registered.")
         if tuple(self.data.shape[:ndim]) != self.grid.shape or self.data.ndim - ndim not in (0, 1):
             raise InputError(f"'{self.name}' has data of shape {tuple(self.data.shape)} on a grid {self.grid.shape}.")
         if min(self.grid.shape) < 1 or (self.data.ndim > ndim and self.data.shape[-1] < 1):
@@ -136,12 +136,12 @@ class Image:
         """
         data = np.asarray(self.data)
         if np.iscomplexobj(data):
-            raise InputError(f"'{self.name}' contains complex numbers; register its magnitude instead.")
+            raise InputError(f"'{self.name}' contains complex numbers. Register its magnitude instead.")
         if not self.has_channel_axis:
             return data.astype(np.float32)
         if channel is not None:
             if not 0 <= channel < self.channels:
-                raise InputError(f"'{self.name}' has {self.channels} channels; channel {channel} does not exist.")
+                raise InputError(f"'{self.name}' has {self.channels} channels. Channel {channel} does not exist.")
             return data[..., channel].astype(np.float32)
         if self.rgb and self.channels >= 3:
             return np.asarray(luminance(data), dtype=np.float32)

@@ -47,7 +47,7 @@ def normalize(
     if inside.size == 0:
         raise InputError(f"The mask of '{name}' is empty, so nothing is left to register.")
     if not all(np.isfinite(inside[rows]).all() for rows in _slabs(inside)):
-        raise InputError(f"'{name}' contains NaN or infinite values; replace them (for instance by 0) or mask them.")
+        raise InputError(f"'{name}' contains NaN or infinite values. Replace them, for example by 0, or mask them.")
     if mask is not None:
         values = np.where(mask, values, inside[0])  # values outside the mask, NaN included, must not matter
     if inside.size > 2_000_000:

@@ -174,8 +174,8 @@ class OutputLock:
         holder = _parse(seen)
         if holder is not None and _may_run(holder):
             raise InputError(
-                f"Process {holder['pid']} on '{holder['host']}' is writing '{self.output.name}'. Wait until it ends; "
-                f"if it no longer runs, delete '{self.path}'."
+                f"Process {holder['pid']} on '{holder['host']}' is writing '{self.output.name}'. Wait until it ends. "
+                f"If it no longer runs, delete '{self.path}'."
             )
         # Rename before deleting: if another run replaced the lock meanwhile, it is given back.
         taken = self.path.with_name(f"{self.path.name}-{uuid.uuid4().hex}")

@@ -64,7 +64,7 @@ def conversion_factor(source: str, target: str) -> float:
         return 1.0
     if a not in _METERS or b not in _METERS:
         raise InputError(
-            f"Units '{source}' and '{target}' cannot be converted into each other; "
-            "give both images the same unit (or a unit of length each)."
+            f"Units '{source}' and '{target}' cannot be converted into each other. "
+            "Give both images the same unit (or a unit of length each)."
         )
     return _METERS[a] / _METERS[b]

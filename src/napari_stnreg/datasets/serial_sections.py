@@ -117,10 +117,12 @@ class SerialSections:
             raise InputError(f"A stack of sections has the shape (z, y, x), not {self.shape}.")
         for z, names in self.faults.items():
             if not 0 <= z < self.shape[0]:
-                raise InputError(f"The stack has sections 0 to {self.shape[0] - 1}; faults name section {z}.")
+                raise InputError(
+                    f"A fault is set for section {z}, but the stack has sections 0 to {self.shape[0] - 1}."
+                )
             for name in _parts(names):
                 if name not in FAULTS:
-                    raise InputError(f"There is no fault '{name}'; choose from {', '.join(FAULTS)}.")
+                    raise InputError(f"There is no fault '{name}'. Choose from {', '.join(FAULTS)}.")
 
     # -- array interface
 

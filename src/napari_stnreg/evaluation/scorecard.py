@@ -373,7 +373,7 @@ def _resample_labels(labels: Image, transform: Transform | None, grid: Grid) -> 
     if labels.has_channel_axis or labels.data.dtype.kind not in "iub":
         kinds = f"{labels.data.dtype} with {labels.channels} channels"
         if labels.has_channel_axis or not np.array_equal(labels.data, np.rint(labels.data)):
-            raise InputError(f"'{labels.name}' is not a label image ({kinds}); labels are integers.")
+            raise InputError(f"'{labels.name}' is not a label image ({kinds}). Labels must be integers.")
         labels = labels.replace(data=np.rint(labels.data).astype(np.int64))
     if transform is None and labels.grid.with_unit(grid.unit).same_lattice(grid):
         return np.asarray(labels.data)

@@ -58,7 +58,7 @@ def open_numpy(path: Path) -> FileContent:
             names = list(loaded.files)
             if "image" not in names and len(names) != 1:
                 listed = ", ".join(names[:8]) or "nothing"
-                raise InputError(f"'{path.name}' holds {listed}; call the one to read 'image', or save it on its own.")
+                raise InputError(f"'{path.name}' holds {listed}. Call the one to read 'image', or save it on its own.")
             array = loaded["image" if "image" in names else names[0]]
     if not (np.issubdtype(array.dtype, np.number) or array.dtype == np.bool_):
         raise InputError(f"'{path.name}' holds values of type {array.dtype}, which are no image.")
@@ -77,11 +77,13 @@ def save_picture(path: Path, image: Image) -> None:
     jpeg = path.suffix.lower() != ".png"
     allowed: tuple[type[Any], ...] = (np.uint8,) if jpeg else (np.uint8, np.uint16, np.bool_)
     if image.ndim != 2:
-        raise InputError(f"'{image.name}' is 3D and a {path.suffix} file is flat; write a .tif or .nii.gz instead.")
+        raise InputError(
+            f"'{image.name}' is 3D, and a {path.suffix} file holds 2D images. Write a .tif or .nii.gz instead."
+        )
     if data.dtype not in allowed or (image.has_channel_axis and data.dtype != np.uint8):
         raise InputError(
-            f"'{image.name}' holds values of type {data.dtype}, which a {path.suffix} file cannot keep; "
-            "write a .tif, or convert it to uint8 first."
+            f"'{image.name}' holds values of type {data.dtype}, which a {path.suffix} file cannot keep. "
+            "Write a .tif, or convert it to uint8 first."
         )
     if image.has_channel_axis and image.channels not in ((3,) if jpeg else (3, 4)):
         raise InputError(f"'{image.name}' has {image.channels} channels, which a {path.suffix} file cannot hold.")
@@ -139,7 +141,7 @@ def _large_png(path: Path) -> npt.NDArray[Any] | None:
     try:
         return np.asarray(imagecodecs.png_decode(path.read_bytes()))
     except Exception as error:  # a decoder's own exception class
-        raise InputError(f"'{path.name}' cannot be read; it is incomplete or not a PNG file.") from error
+        raise InputError(f"'{path.name}' cannot be read. It is incomplete or not a PNG file.") from error
 
 
 def _plain(array: npt.NDArray[Any], path: Path) -> FileContent:
@@ -147,7 +149,7 @@ def _plain(array: npt.NDArray[Any], path: Path) -> FileContent:
     color = color and (array.dtype == np.uint8 or path.suffix.lower() == ".png")
     spatial = array.ndim - color
     if not 2 <= spatial <= 4:
-        raise InputError(f"'{path.name}' has {array.ndim} axes; images have two or three, and one more for time.")
+        raise InputError(f"'{path.name}' has {array.ndim} axes. Images have two or three axes, and one more for time.")
     shape = array.shape[:spatial]
     timed = spatial == 4
     grid = Grid.from_spacing(shape[1:] if timed else shape)

@@ -31,8 +31,7 @@ def open_bioio(path: Path) -> FileContent:
         from bioio import BioImage
     except ImportError as error:
         raise InputError(
-            f"{path.suffix} files need {plugin}, which is not installed; pip install 'napari-stnreg[microscopy]' "
-            "brings it."
+            f"{path.suffix} files need {plugin}, which is not installed. Run: pip install 'napari-stnreg[microscopy]'"
         ) from error
     try:
         image = BioImage(str(path))
@@ -44,7 +43,7 @@ def open_bioio(path: Path) -> FileContent:
         raise InputError(f"'{path.name}' cannot be read with {plugin} ({reason_of(error)}).") from error
     if len(image.scenes) > 1:
         logger.warning(
-            "'%s' holds %d scenes; the first one, '%s', is read.", path.name, len(image.scenes), image.scenes[0]
+            "'%s' holds %d scenes. The first one, '%s', is read.", path.name, len(image.scenes), image.scenes[0]
         )
     known = [size for size in (sizes.Z, sizes.Y, sizes.X) if size]
     spacing = [float(size) if size else 1.0 for size in (sizes.Z, sizes.Y, sizes.X)]

@@ -224,7 +224,7 @@ def _from_nibabel(obj: Any, channels: bool | None) -> tuple[Image, bool]:
         obj = nib.nifti1.Nifti1Image(np.asanyarray(obj.dataobj), obj.affine)
     content = nifti_content(obj, name)
     if content.frames > 1:
-        raise InputError(f"'{name}' has {content.frames} frames; choose one, for example image.slicer[..., 0].")
+        raise InputError(f"'{name}' has {content.frames} frames. Choose one, for example image.slicer[..., 0].")
     return content_image(content, name), True
 
 
@@ -232,7 +232,7 @@ def _from_itk(obj: Any, channels: bool | None) -> tuple[Image, bool]:
     sitk = sys.modules["SimpleITK"]
     ndim = obj.GetDimension()
     if ndim not in (2, 3):
-        raise InputError(f"The SimpleITK image has {ndim} axes; images have two or three.")
+        raise InputError(f"The SimpleITK image has {ndim} axes. Images must have two or three.")
     data = sitk.GetArrayFromImage(obj)
     direction = np.asarray(obj.GetDirection(), dtype=np.float64).reshape(ndim, ndim)
     matrix = np.eye(ndim + 1)
@@ -260,7 +260,7 @@ def _from_xarray(obj: Any, channels: bool | None) -> tuple[Image, bool]:
         space.sort(key=lambda d: SPATIAL_AXES.index(str(d).lower()))
     if len(color) > 1 or len(space) not in (2, 3):
         raise InputError(
-            f"'{name}' has the axes {', '.join(map(str, obj.dims))}; two or three spatial axes and at most one channel "
+            f"'{name}' has the axes {', '.join(map(str, obj.dims))}. Two or three spatial axes and at most one channel "
             "axis are supported. Choose one frame with .isel(...)."
         )
     matrix = np.eye(len(space) + 1)
@@ -286,7 +286,7 @@ def _even_steps(values: npt.NDArray[Any], name: str, axis: str) -> tuple[float, 
         return 1.0, float(values[0])
     step = (values[-1] - values[0]) / (len(values) - 1)
     if step == 0 or not np.allclose(np.diff(values), step, rtol=1e-3, atol=0):
-        raise InputError(f"The coordinates of '{name}' along {axis} are not evenly spaced; interpolate them first.")
+        raise InputError(f"The coordinates of '{name}' along {axis} are not evenly spaced. Interpolate them first.")
     return float(step), float(values[0])
 
 
@@ -295,7 +295,7 @@ def _from_layer(obj: Any, channels: bool | None) -> tuple[Image, bool]:
 
     if obj.ndim not in (2, 3):
         raise InputError(
-            f"The layer '{obj.name}' has {obj.ndim} axes; choose one frame, so that two or three are left."
+            f"The layer '{obj.name}' has {obj.ndim} axes. Choose one frame, so that two or three are left."
         )
     data = np.asarray(obj.data[0] if obj.multiscale else obj.data)
     rgb = bool(getattr(obj, "rgb", False))

@@ -47,7 +47,7 @@ def open_dicom(path: Path) -> FileContent:
         try:
             slices = [np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(one.file))) for one in headers]
         except RuntimeError as error:
-            raise InputError(f"'{path.name}' cannot be read; a slice is incomplete or damaged.") from error
+            raise InputError(f"'{path.name}' cannot be read. A slice is incomplete or damaged.") from error
         voxels = np.concatenate(slices) if slices[0].ndim - (first.components > 1) == 3 else np.stack(slices)
         return voxels[0] if size[2] == 1 else voxels
 
@@ -75,7 +75,7 @@ class _Header:
         if len(size) < 3:
             size = [*size, 1]
         if len(size) != 3:
-            raise InputError(f"'{name}' has {len(size)} axes; DICOM images with three can be read.")
+            raise InputError(f"'{name}' has {len(size)} axes. Only DICOM images with three axes are supported.")
         self.file, self.size = file, tuple(int(n) for n in size)
         self.spacing = (*(float(s) for s in reader.GetSpacing()), 1.0)[:3]
         self.origin = (*(float(o) for o in reader.GetOrigin()), 0.0)[:3]
@@ -102,7 +102,7 @@ def _series(folder: Path) -> list[str]:
         inside = [one.name for one in folder.iterdir() if one.is_dir()][:3] if folder.is_dir() else []
         more = f" It contains folders, such as '{inside[0]}'." if inside else ""
         raise InputError(
-            f"'{folder.name}' is a folder without DICOM slices or Zarr arrays; name the image file itself.{more}"
+            f"'{folder.name}' is a folder without DICOM slices or Zarr arrays. Name the image file itself.{more}"
         )
     found = [[str(file) for file in reader.GetGDCMSeriesFileNames(str(folder), one)] for one in series]
     if len(found) > 1:
@@ -154,5 +154,5 @@ def _ordered(headers: list[_Header], name: str) -> tuple[list[_Header], float]:
     drift = np.asarray(ordered[-1].origin) - np.asarray(ordered[0].origin)
     expected = first.direction[:, 2] * (heights[-1] - heights[0])
     if np.abs(drift - expected).max() > max(0.1 * usual, 0.05):
-        raise InputError(f"The slices of '{name}' are shifted against each other (gantry tilt); resample them first.")
+        raise InputError(f"The slices of '{name}' are shifted against each other (gantry tilt). Resample them first.")
     return ordered, float(steps.mean())

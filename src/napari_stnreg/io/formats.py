@@ -185,7 +185,7 @@ def image_format(path: str | os.PathLike[str]) -> FileFormat:
         if suffix != ".zarr":
             return next(one for one in IMAGE_FORMATS if one.is_folder and not one.suffixes)
     if suffix is None:
-        raise InputError(f"'{path.name}' has an unsupported extension; supported: {', '.join(sorted(by_suffix))}.")
+        raise InputError(f"'{path.name}' has an unsupported extension. Supported: {', '.join(sorted(by_suffix))}.")
     return by_suffix[suffix]
 
 
@@ -324,7 +324,9 @@ def transform_format(path: str | os.PathLike[str], *, write: bool = False) -> Fi
     suffixes = {s for one in TRANSFORM_FORMATS for s in (one.written_suffixes if write else one.suffixes)}
     suffix = suffix_in(path, suffixes)
     if suffix is None:
-        raise InputError(f"'{path.name}' has no ending of a transform file; use one of {', '.join(sorted(suffixes))}.")
+        raise InputError(
+            f"'{path.name}' has an unsupported extension for a transform. Supported: {', '.join(sorted(suffixes))}."
+        )
     fitting = [one for one in TRANSFORM_FORMATS if suffix in (one.written_suffixes if write else one.suffixes)]
     if write and suffix == ".txt" and path.name.lower().startswith("transformparameters"):
         fitting = [one for one in fitting if one.detect]

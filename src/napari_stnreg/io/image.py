@@ -57,7 +57,10 @@ def writable_format(path: str | os.PathLike[str]) -> FileFormat:
     """
     suffix = suffix_in(path, SUPPORTED_SUFFIXES)
     if suffix not in WRITABLE_SUFFIXES:
-        raise InputError(f"'{Path(path).name}' cannot be written; use one of {', '.join(sorted(WRITABLE_SUFFIXES))}.")
+        raise InputError(
+            f"'{Path(path).name}' has an unsupported extension for writing. "
+            f"Supported: {', '.join(sorted(WRITABLE_SUFFIXES))}."
+        )
     return image_format(f"image{suffix}")
 
 
@@ -98,7 +101,7 @@ def read_image(path: str | os.PathLike[str], frame: int | None = None) -> Image:
             f"frame={content.frames - 1}, or read them all with read_series."
         )
     if frame is not None and not 0 <= frame < content.frames:
-        raise InputError(f"'{path.name}' has {content.frames} frame(s), counted from 0; there is no frame {frame}.")
+        raise InputError(f"'{path.name}' has {content.frames} frame(s), counted from 0. There is no frame {frame}.")
     _warn_of_placement(content)
     with parser_errors(path, suffix_of(path)):
         return _image(path, content, frame or 0)
@@ -144,7 +147,7 @@ def read_content(path: str | os.PathLike[str]) -> FileContent:
         if path.is_file() and path.stat().st_size == 0:
             raise InputError(f"'{path.name}' is empty (0 bytes).")
         if one.is_folder and path.is_file():
-            raise InputError(f"'{path.name}' is a file; a {one.suffixes[0]} image is a folder.")
+            raise InputError(f"'{path.name}' is a file. A {one.suffixes[0]} image must be a folder.")
         content: FileContent = one.read_function()(path)
         return content
 
@@ -177,7 +180,7 @@ def write_images(path: str | os.PathLike[str], images: Sequence[Image]) -> None:
     one = writable_format(path)
     if len(images) > 1 and not one.series:
         raise InputError(
-            f"A {suffix_of(path)} file holds a single image, not {len(images)} frames; write a .tif or .nii.gz."
+            f"A {suffix_of(path)} file holds a single image, not {len(images)} frames. Write a .tif or .nii.gz."
         )
     save = one.write_function()
     if one.is_folder:  # writes atomically itself

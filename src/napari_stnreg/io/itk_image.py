@@ -44,13 +44,13 @@ def open_itk_image(path: Path) -> FileContent:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise InputError(f"'{path.name}' cannot be read; its header is damaged ({_reason(error)}).") from error
+        raise InputError(f"'{path.name}' cannot be read. Its header is damaged ({_reason(error)}).") from error
     size = [int(n) for n in reader.GetSize()]
     while len(size) > 3 and size[-1] == 1:
         size.pop()
     ndim = min(len(size), 3)
     if len(size) not in (2, 3, 4):
-        raise InputError(f"'{path.name}' has {len(size)} axes; images have two or three, and one more for time.")
+        raise InputError(f"'{path.name}' has {len(size)} axes. Images have two or three axes, and one more for time.")
     if min(size) < 1:
         raise InputError(f"'{path.name}' is empty: its size is {' x '.join(map(str, size))}.")
     total = len(reader.GetSize())
@@ -73,7 +73,7 @@ def open_itk_image(path: Path) -> FileContent:
         try:
             return np.asarray(sitk.GetArrayFromImage(one.Execute()))
         except RuntimeError as error:
-            raise InputError(f"'{path.name}' cannot be read; it is incomplete or damaged.") from error
+            raise InputError(f"'{path.name}' cannot be read. It is incomplete or damaged.") from error
 
     return itk_content(
         load,

@@ -51,7 +51,7 @@ def layout_of(labels: Sequence[str], ndim: int, name: str) -> str | None:
         If there are fewer than two or more than five axes, or the labels name an order that is not supported.
     """
     if ndim not in LAYOUTS:
-        raise InputError(f"'{name}' has {ndim} axes; layers with two to five axes can be registered.")
+        raise InputError(f"'{name}' has {ndim} axes. Layers must have two to five axes.")
     found = "".join(_LETTERS.get(str(label).lower(), str(label).lower()) for label in labels)
     if found in LAYOUTS[ndim]:
         return found

@@ -134,7 +134,7 @@ def checked_gzip(path: Path, load: Callable[[int], npt.NDArray[Any]]) -> Callabl
                     while stream.read(_PIECE):
                         pass
             except (OSError, EOFError, zlib.error) as error:
-                raise InputError(f"'{path.name}' cannot be read; it is damaged ({error}).") from error
+                raise InputError(f"'{path.name}' cannot be read. It is damaged ({error}).") from error
             checked.append(True)
         return load(frame)
 
@@ -161,7 +161,7 @@ def nifti_content(image: nib.Nifti1Image, name: str) -> FileContent:
         raise InputError(f"'{name}' has a singular affine in its header, so its voxels have no place in space.")
     shape = tuple(int(n) for n in image.shape)
     if any(n > 1 for n in shape[4:]):
-        raise InputError(f"'{name}' has {len(shape)} axes; NIfTI with three axes, or four with time, can be read.")
+        raise InputError(f"'{name}' has {len(shape)} axes. NIfTI images must have three axes, or four with time.")
 
     spatial = (*shape[:3], 1, 1)[:3]
     turn = AxisOrientation.nearest(affine)
@@ -317,7 +317,7 @@ def _storable(image: Image, flat: int | None) -> npt.NDArray[Any]:
     if image.has_channel_axis:
         if data.dtype != np.uint8 or image.channels not in _RGB:
             raise InputError(
-                f"'{image.name}' has {image.channels} channels of type {data.dtype}; NIfTI holds single-channel images "
+                f"'{image.name}' has {image.channels} channels of type {data.dtype}. NIfTI holds single-channel images "
                 "and 8-bit RGB: choose one channel, or write a .tif."
             )
         data = np.ascontiguousarray(data).view(_RGB[image.channels])[..., 0]

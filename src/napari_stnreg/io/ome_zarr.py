@@ -166,7 +166,7 @@ def open_ome_zarr(path: Path) -> FileContent:
         raise InputError(f"'{path.name}' describes {len(image.axes)} axes, and its array has {array.ndim}.")
     shape = dict(zip(image.axes, (int(n) for n in array.shape), strict=True))
     if not {"y", "x"} <= set(image.axes) or any(n > 1 for name, n in shape.items() if name not in "tczyx"):
-        raise InputError(f"'{path.name}' has the axes {', '.join(image.axes)}; t, c, z, y and x are supported.")
+        raise InputError(f"'{path.name}' has the axes {', '.join(image.axes)}. Supported: t, c, z, y, x.")
     space = [name for name in "zyx" if name in image.axes]
     if shape.get("z") == 1:
         space = ["y", "x"]
@@ -184,7 +184,7 @@ def open_ome_zarr(path: Path) -> FileContent:
         except InputError:
             raise
         except Exception as error:  # codecs raise anything
-            raise InputError(f"'{path.name}' cannot be read; a chunk is incomplete or damaged.") from error
+            raise InputError(f"'{path.name}' cannot be read. A chunk is incomplete or damaged.") from error
         kept = [name for name in image.axes if name in order]
         return voxels.transpose([kept.index(name) for name in order])
 
@@ -366,7 +366,7 @@ def _bare(path: Path, node: Any) -> Multiscale:
     names = getattr(node.metadata, "dimension_names", None) or ()
     axes = tuple(str(name).lower() for name in names) if names and all(names) else tuple("tczyx"[-node.ndim :])
     if len(axes) != node.ndim:
-        raise InputError(f"'{path.name}' has {node.ndim} axes; t, c, z, y and x are supported.")
+        raise InputError(f"'{path.name}' has {node.ndim} axes. Supported: t, c, z, y, x.")
     one = Resolution("", np.ones(node.ndim), np.zeros(node.ndim))
     return Multiscale(path, axes, ("pixel",) * node.ndim, (one,), _stem(path))
 

@@ -95,7 +95,7 @@ class Table:
             columns = saved_by_napari[-ndim:] or columns  # axes before the spatial ones are time
         if len(columns) != ndim or self.is_bigwarp:
             raise InputError(
-                f"'{self.name}' has {self.values.shape[1]} columns; points in {ndim}D need {','.join(axes)}, "
+                f"'{self.name}' has {self.values.shape[1]} columns. Points in {ndim}D need {','.join(axes)}, "
                 "or what napari saves of a Points layer."
             )
         return columns
@@ -117,7 +117,7 @@ class Table:
         if not set(wanted[0] + wanted[1]) <= set(self.header):
             raise InputError(
                 f"'{self.name}' must have the columns {','.join(wanted[0] + wanted[1])}, or be a landmark file of "
-                "BigWarp; give points of one side by --fixed-landmarks and --moving-landmarks."
+                "BigWarp. Give points of one side by --fixed-landmarks and --moving-landmarks."
             )
         columns = [[self.header.index(name) for name in side] for side in wanted]
         return self.values[:, columns[0]], self.values[:, columns[1]]
@@ -251,7 +251,7 @@ def write_points(
     """
     suffix = suffix_in(path, POINT_SUFFIXES)
     if suffix is None:
-        raise InputError(f"'{path.name}' is not a file of points; use one of {', '.join(POINT_SUFFIXES)}.")
+        raise InputError(f"'{path.name}' is not a point file. Supported: {', '.join(POINT_SUFFIXES)}.")
     ndim = points.shape[1]
     unit = image.grid.unit if unit is None and image is not None else unit
     system = system or (image.coordinate_system if image is not None else "scanner" if ndim == 3 else "world")
@@ -477,7 +477,7 @@ def _read_markups(path: Path) -> tuple[FloatArray, tuple[str, ...], FloatArray]:
 def _system_signs(system: str, name: str) -> FloatArray:
     signs = {"LPS": _LPS, "RAS": _RAS}.get(system)
     if signs is None:
-        raise InputError(f"'{name}' has the coordinate system '{system}'; LPS and RAS are read.")
+        raise InputError(f"'{name}' has the coordinate system '{system}'. Supported: LPS, RAS.")
     return signs
 
 

@@ -48,7 +48,7 @@ def open_tiff(path: Path) -> FileContent:
         array, axes = _as_seen(array, axes, page)
         is_color = page.photometric.name in ("RGB", "YCBCR", "PALETTE", "CIELAB")
         if len(tif.series) > 1:
-            announce(f"'{path.name}' holds {len(tif.series)} images; the first one is read.")
+            announce(f"'{path.name}' holds {len(tif.series)} images. The first one is read.")
         spacing, unit, own = calibration(tif)
 
     # Q and I are pages of which the file does not say what they are: as everywhere, slices along z.
@@ -57,7 +57,7 @@ def open_tiff(path: Path) -> FileContent:
         if array.shape[axis] == 1 and axes[axis] not in "YX":
             array, axes = array.take(0, axis=axis), axes[:axis] + axes[axis + 1 :]
     if set(axes) - set("TZCYXS") or len(set(axes)) < len(axes) or {"C", "S"} <= set(axes):
-        raise InputError(f"'{path.name}' has axes {axes}; TIFF images of time, z, y, x and channels can be read.")
+        raise InputError(f"'{path.name}' has the axes {axes}. TIFF images may have time, z, y, x and channels.")
     order = [axes.index(axis) for axis in "TZYXCS" if axis in axes]
     array = array.transpose(order)
     color = "S" in axes
@@ -327,7 +327,7 @@ def _ome_calibration(xml: str) -> tuple[tuple[float, float, float], str]:
         if known[-1] != axis:
             own_unit = unit
             if int(pixels.get(f"Size{axis}", 1)) > 1:
-                announce(f"The file does not state the voxel size along {axis.lower()}; that of x is taken.")
+                announce(f"The file does not state the voxel size along {axis.lower()}. The size along x is used.")
         size = float(pixels.get(known, 1.0)) or 1.0
         sizes.append(_in_unit(size, own_unit, unit))
     return (sizes[0], sizes[1], sizes[2]), unit
@@ -341,5 +341,5 @@ def _in_unit(size: float, own: object, unit: str) -> float:
     try:
         return size * conversion_factor(own, unit)
     except InputError:
-        announce(f"A voxel size is given in '{own}' and another in '{unit}'; it is taken in '{unit}'.")
+        announce(f"A voxel size is given in '{own}' and another in '{unit}'. The one in '{unit}' is used.")
         return size

@@ -74,7 +74,7 @@ class TransformEntry:
     def direction_text(self) -> str:
         """What it maps, in a sentence."""
         return (
-            f"Points of '{self.fixed}' go to '{self.moving}'; the image '{self.moving}' is carried onto '{self.fixed}'."
+            f"Points of '{self.fixed}' go to '{self.moving}'. The image '{self.moving}' is carried onto '{self.fixed}'."
         )
 
     @property
@@ -180,7 +180,7 @@ def chain_sentence(first: TransformEntry, second: TransformEntry) -> str:
     """Describe the order of a chain, with a warning where its ends do not match."""
     text = (
         f"First '{first.name}', then '{second.name}': points of '{first.fixed}' go to '{first.moving}' and on to "
-        f"'{second.moving}'; the image '{second.moving}' is carried onto '{first.fixed}' in one sampling."
+        f"'{second.moving}'. The image '{second.moving}' is carried onto '{first.fixed}' in one sampling."
     )
     if first.moving != second.fixed:
         text += f" ⚠ The first ends in '{first.moving}' but the second begins in '{second.fixed}': check the order."

@@ -92,7 +92,7 @@ def save(what: Transform | TransformResult | Model, path: str | os.PathLike[str]
     if not isinstance(what, Transform):
         if not hasattr(what, "transform"):
             if ending != ENDING:
-                raise InputError(f"Models are kept in files that end in {ENDING}; '{target.name}' does not.")
+                raise InputError(f"'{target.name}' has an unsupported extension. Models are saved as {ENDING}.")
             return what.save(path)
         result = cast(TransformResult, what)
         transform, report, grid = result.transform, result.report(), result.grid if grid is None else grid
@@ -245,7 +245,7 @@ def load_composition(
         if parts:
             if part.ndim != parts[0].ndim:
                 raise InputError(
-                    f"'{one.path.name}' is {part.ndim}D and '{known[0].path.name}' {parts[0].ndim}D; they cannot be "
+                    f"'{one.path.name}' is {part.ndim}D and '{known[0].path.name}' {parts[0].ndim}D. They cannot be "
                     "composed."
                 )
             part = part.with_unit(parts[0].unit)
@@ -269,7 +269,9 @@ def transform_ending(path: str | os.PathLike[str], endings: tuple[str, ...] = LO
     """
     suffix = suffix_in(path, endings)
     if suffix is None:
-        raise InputError(f"'{Path(path).name}' has no ending of a transform file; use one of {', '.join(endings)}.")
+        raise InputError(
+            f"'{Path(path).name}' has an unsupported extension for a transform. Supported: {', '.join(endings)}."
+        )
     return suffix
 
 

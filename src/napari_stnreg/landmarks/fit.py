@@ -216,7 +216,7 @@ class LandmarkFit:
         known = np.isfinite(self.leave_one_out)
         if known.any():
             errors = self._rounded(self.leave_one_out[known])
-            text += f"; leave-one-out median {np.median(errors):.3g}, largest {errors.max():.3g} {unit}"
+            text += f". Leave-one-out: median {np.median(errors):.3g}, largest {errors.max():.3g} {unit}"
             if self.worst is not None:
                 text += f" (pair {self.worst + 1})"
         return text + "."

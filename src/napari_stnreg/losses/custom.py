@@ -63,7 +63,7 @@ class CustomSimilarity(Similarity, selectable=False):
             warped = torch.where(total > 0, warped, self._fixed)
         value = self.function(warped, self._fixed, **options)
         if not isinstance(value, Tensor):
-            raise InputError(f"The loss '{self.title}' returned {type(value).__name__}; return a tensor.")
+            raise InputError(f"The loss '{self.title}' returned {type(value).__name__}. Return a tensor.")
         return value.mean()
 
     def score(self, warped: Tensor, weight: Tensor | None = None) -> float:

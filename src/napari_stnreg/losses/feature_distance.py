@@ -47,7 +47,7 @@ class FeatureDistance(Similarity, selectable=False):
         """See :meth:`Similarity.prepare`."""
         ndim = getattr(self._network, "ndim", None)
         if ndim is not None and ndim != fixed.ndim - 2:
-            raise InputError(f"The features were learned from {ndim}D images; these are {fixed.ndim - 2}D.")
+            raise InputError(f"The features were learned from {ndim}D images. These are {fixed.ndim - 2}D.")
         with torch.no_grad():
             self._network.to(fixed.device)
             self._weight = None if weight is None else weight.detach()

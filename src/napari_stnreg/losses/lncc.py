@@ -53,7 +53,7 @@ class LocalNCC(Similarity):
     """
 
     name = "lncc"
-    description = "Correlation in a small window: for the same modality with uneven brightness; the default."
+    description = "Correlation in a small window: for the same modality with uneven brightness (default)."
 
     def __init__(self, radius: int = 2, epsilon: float = 1e-5) -> None:
         self.radius = radius

@@ -48,7 +48,7 @@ class MutualInformation(Similarity):
         if bins < 2 * _MARGIN + 4:
             raise InputError(f"Mutual information needs at least {2 * _MARGIN + 4} bins, not {bins}.")
         if samples is not None and samples < 1:
-            raise InputError(f"Mutual information needs at least one sample, not {samples}; None uses every voxel.")
+            raise InputError(f"Mutual information needs at least one sample, not {samples}. Use None for every voxel.")
         self.bins = bins
         self.normalized = normalized
         self.samples = samples

@@ -32,7 +32,7 @@ def make_similarity(name: str, **options: Any) -> Similarity:
         If there is no such similarity or it has no such option.
     """
     if name not in SIMILARITIES:
-        raise InputError(f"There is no similarity '{name}'; choose one of {', '.join(sorted(SIMILARITIES))}.")
+        raise InputError(f"There is no similarity '{name}'. Choose one of {', '.join(sorted(SIMILARITIES))}.")
     try:
         return SIMILARITIES[name](**options)
     except TypeError as error:

@@ -81,7 +81,7 @@ def one_pass(model: Model, shape: Sequence[int] | None = None) -> OnePass:
         raise InputError(f"'{model.name}' is an auto-encoder and registers nothing.")
     size = tuple(int(n) for n in (shape or model.input_spec.shape))
     if len(size) != model.ndim or min(size) < 1:
-        raise InputError(f"'{model.name}' is for {model.ndim}D images; the shape {size} does not fit.")
+        raise InputError(f"'{model.name}' is for {model.ndim}D images, but the shape is {size}.")
     grid = Grid.from_spacing(size, model.input_spec.spacing, unit=model.input_spec.unit)
     return OnePass(model.network.cpu(), grid.translated(-grid.center)).eval()
 
@@ -118,7 +118,7 @@ def export_model(
     """
     target = Path(path)
     if target.suffix.lower() not in (".onnx", ".pt2"):
-        raise InputError(f"'{target.name}' has an unsupported extension; supported: .onnx, .pt2.")
+        raise InputError(f"'{target.name}' has an unsupported extension. Supported: .onnx, .pt2.")
     module = one_pass(model, shape)
     module.network.set_smoothness(1.0 if smoothness is None else smoothness)
     images = example_images(module.grid, model.input_spec.channels)

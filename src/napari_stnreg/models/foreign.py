@@ -104,7 +104,7 @@ def import_model(
     config = checkpoint.get("config") if isinstance(checkpoint.get("config"), Mapping) else {}
     weights = _state(checkpoint, source)
     if program not in (None, *PROGRAMS):
-        raise InputError(f"Weights of '{program}' cannot be imported; choose from {', '.join(PROGRAMS)}.")
+        raise InputError(f"Weights of '{program}' cannot be imported. Choose from {', '.join(PROGRAMS)}.")
     if program is None:
         program = _recognized(weights, source)
     if program == "voxelmorph":
@@ -128,7 +128,7 @@ def import_model(
     options["orientation"] = orientation or "zyx"[-ndim:]
     size = shape if shape is not None else (config or {}).get("inshape")
     if size is None:
-        raise InputError(f"'{source.name}' does not contain the size of its images; give the shape.")
+        raise InputError(f"'{source.name}' does not contain the size of its images. Give the shape.")
     turn = ArrayOrientation(str(options["orientation"]), ndim)
     ours = tuple(turn.from_network(torch.zeros(1, ndim, *(int(n) for n in size))).shape[2:])
     if program == "icon":
@@ -168,7 +168,7 @@ def _recognized(weights: Mapping[str, Tensor], source: Path) -> str:
     if "transformer.patch_embed.proj.weight" in weights:
         return "transmorph"
     raise InputError(
-        f"The weights in '{source.name}' are of no network that can be imported ({', '.join(PROGRAMS)}); they begin "
+        f"The weights in '{source.name}' do not belong to a supported network ({', '.join(PROGRAMS)}). They begin "
         f"with '{next(iter(weights))}'."
     )
 

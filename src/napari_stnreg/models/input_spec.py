@@ -88,10 +88,10 @@ class InputSpec:
             If they differ from the model's.
         """
         if image.ndim != self.ndim:
-            raise InputError(f"The model was trained on {self.ndim}D images; '{image.name}' is {image.ndim}D.")
+            raise InputError(f"The model was trained on {self.ndim}D images. '{image.name}' is {image.ndim}D.")
         if self.channels > 1 and image.channels != self.channels:
             raise InputError(
-                f"The model was trained on images of {self.channels} channels; '{image.name}' has {image.channels}."
+                f"The model was trained on images of {self.channels} channels. '{image.name}' has {image.channels}."
             )
 
     def lattice(self, fixed: Grid, warnings: list[str] | None = None, coarser: float = 1.0) -> Grid:
@@ -168,7 +168,7 @@ def intensities(image: Image, input_spec: InputSpec, channel: int | None = None)
     if input_spec.normalization == "percentiles":
         planes = [normalize(plane, image.mask, image.name) for plane in planes]
     elif not all(np.isfinite(plane).all() for plane in planes):
-        raise InputError(f"'{image.name}' holds NaN or infinite values; replace them (for instance by 0).")
+        raise InputError(f"'{image.name}' holds NaN or infinite values. Replace them, for example by 0.")
     return np.stack(planes)
 
 

@@ -79,7 +79,7 @@ class Model:
 
     def _stages(self) -> list[LocalizationNetwork]:
         if isinstance(self.network, AutoEncoder):
-            raise InputError(f"'{self.name}' is an auto-encoder and cannot register images; choose it as a similarity.")
+            raise InputError(f"'{self.name}' is an auto-encoder and cannot register images. Choose it as a similarity.")
         return self.network.networks()
 
     @property

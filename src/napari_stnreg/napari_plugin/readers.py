@@ -161,7 +161,9 @@ def _write(path: str, data: Any, meta: Mapping[str, Any], *, labels: bool) -> li
     colors = 1 if meta.get("rgb") else 0
     axes = array.ndim - colors
     if not 2 <= axes <= 5:
-        raise InputError(f"'{name}' has {axes} axes; images have two or three, and two more for time and channels.")
+        raise InputError(
+            f"'{name}' has {axes} axes. Images have two or three axes, and up to two more for time and channels."
+        )
     layout = layout_of(meta.get("axis_labels") or (), axes, name) or LAYOUTS[axes][0]
     space = [i for i, letter in enumerate(layout) if letter in "zyx"]
     channels = "c" in layout

@@ -132,12 +132,12 @@ def write_transform(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
     record = (meta.get("metadata") or {}).get("stnreg")
     if not isinstance(record, dict) or "transform" not in record:
         raise InputError(
-            f"The layer '{meta.get('name', '')}' carries no transform; choose a layer that a registration made."
+            f"The layer '{meta.get('name', '')}' carries no transform. Choose a layer that a registration made."
         )
     frames: Sequence[Any] = record.get("frames") or ()
     if len(frames) > 1:
         raise InputError(
-            f"The layer '{meta.get('name', '')}' carries {len(frames)} transforms, one for each frame; save them one "
+            f"The layer '{meta.get('name', '')}' carries {len(frames)} transforms, one for each frame. Save them one "
             "by one in the transform workbench."
         )
     return [str(write_entry(entry_from_record(record), path))]

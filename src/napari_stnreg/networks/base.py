@@ -233,7 +233,7 @@ class FreeParameters(LocalizationNetwork, selectable=False):
         InputError
             Always.
         """
-        raise InputError("FreeParameters cannot be saved as a model; save the fitted transform.")
+        raise InputError("FreeParameters cannot be saved as a model. Save the fitted transform.")
 
 
 def network_class(name: str) -> type[Network]:
@@ -245,7 +245,7 @@ def network_class(name: str) -> type[Network]:
         If there is none.
     """
     if name not in _CLASSES:
-        raise InputError(f"There is no network '{name}'; choose from {', '.join(sorted(NETWORKS))}.")
+        raise InputError(f"There is no network '{name}'. Choose from {', '.join(sorted(NETWORKS))}.")
     return _CLASSES[name]
 
 

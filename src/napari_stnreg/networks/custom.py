@@ -218,7 +218,7 @@ class CustomNetwork(LocalizationNetwork, selectable=False):
     def _unexpected(self, size: Sequence[int], wanted: str) -> InputError:
         got = ", ".join(["B", *map(str, size)])
         return InputError(
-            f"The network '{self.network}' returned a tensor of shape ({got}); the family {self.family_name} needs "
+            f"The network '{self.network}' returned a tensor of shape ({got}). The family {self.family_name} needs "
             f"{wanted}."
         )
 
@@ -308,7 +308,7 @@ def as_network(
             raise InputError(f"A network of the class {type(module).__name__} cannot register images.")
         if (module.ndim, module.channels) != (ndim, channels):
             raise InputError(
-                f"The network is for {module.ndim}D images with {module.channels} channels; the training data are "
+                f"The network is for {module.ndim}D images with {module.channels} channels. The training data are "
                 f"{ndim}D with {channels}."
             )
         return module

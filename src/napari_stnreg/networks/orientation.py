@@ -43,7 +43,7 @@ class ArrayOrientation:
         letters = self.code.upper()
         if self.ndim != 3 or len(letters) != 3 or any(letter not in _DIRECTIONS for letter in letters):
             raise InputError(
-                f"There is no orientation '{self.code}'; give {'zyx'[-self.ndim :]}"
+                f"There is no orientation '{self.code}'. Use {'zyx'[-self.ndim :]}"
                 + (" or three letters of R, L, A, P, S, I, such as RAS or LIA." if self.ndim == 3 else ".")
             )
         axes = [_DIRECTIONS[letter] for letter in letters]

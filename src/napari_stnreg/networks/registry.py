@@ -30,7 +30,7 @@ def network_names(text: str) -> list[str]:
     known = [name for name in sorted(NETWORKS) if len(names) == 1 or name != AutoEncoder.name] + registered_networks()
     for name in names:
         if name not in known:
-            raise InputError(f"There is no network '{name}'; choose from {', '.join(known)}, or several joined by '+'.")
+            raise InputError(f"There is no network '{name}'. Choose from {', '.join(known)}, or several joined by '+'.")
     return names
 
 
@@ -60,7 +60,7 @@ def new_network(
     unknown = sorted(set(options) - set(names))
     if len(names) > 1 and unknown:
         raise InputError(
-            f"Options of several networks are given by network name, such as {{'{names[0]}': {{...}}}}; "
+            f"Options of several networks are given by network name, such as {{'{names[0]}': {{...}}}}. "
             f"'{unknown[0]}' is not one of them."
         )
     configs: list[dict[str, Any]] = []

@@ -157,7 +157,7 @@ class SpatialTransformer(nn.Module):
             )
         if theta is None and parameters is None:
             if self.localization is None:
-                raise InputError("This spatial transformer has no localization network; pass theta or parameters.")
+                raise InputError("This spatial transformer has no localization network. Pass theta or parameters.")
             predicted = self.localization(features)
             if tuple(predicted.shape[1:]) == (ndim, ndim + 1):
                 theta = predicted
@@ -177,7 +177,7 @@ class SpatialTransformer(nn.Module):
             count = int(np.prod(wanted))
             if parameters.ndim < 2 or tuple(parameters.shape[1:]) not in ((count,), tuple(wanted)):
                 raise InputError(
-                    f"The parameters have the shape {tuple(parameters.shape)}; this family needs (B, {count})."
+                    f"The parameters have the shape {tuple(parameters.shape)}. This family needs (B, {count})."
                 )
             batch = parameters.shape[0]
             made = self.family(_precise(parameters).reshape(-1, *wanted), frame)
@@ -188,7 +188,7 @@ class SpatialTransformer(nn.Module):
     def forward(self, features: Tensor, theta: Tensor | None = None, *, parameters: Tensor | None = None) -> Tensor:
         """Warp feature maps ``(B, C, *shape)`` to ``(B, C, *output_shape)``; arguments as in :meth:`transform`."""
         if self.kernel == "cubic" and features.ndim == 5:
-            raise InputError("The cubic kernel is 2D only; use the linear kernel for volumes.")
+            raise InputError("The cubic kernel is 2D only. Use the linear kernel for volumes.")
         frame = _frame(tuple(features.shape[2:]))
         transform = self.transform(features, theta, parameters=parameters)
         onto = frame if self.output_shape is None else frame.resized(self.output_shape)

@@ -56,14 +56,14 @@ def resample(
         if note and not image.is_labels:
             warnings.warn(note, RegistrationWarning, stacklevel=3)
     if interpolation not in get_args(Interpolation):
-        raise InputError(f"There is no interpolation '{interpolation}'; choose linear, nearest or cubic.")
+        raise InputError(f"There is no interpolation '{interpolation}'. Choose linear, nearest or cubic.")
     ndim = image.ndim
     if grid.ndim != ndim or (transform is not None and transform.ndim != ndim):
         other = grid.ndim if grid.ndim != ndim else transform.ndim if transform is not None else ndim
         raise InputError(f"'{image.name}' is {ndim}D and cannot be warped by a transform or onto a grid in {other}D.")
     data = np.asarray(image.data)
     if np.iscomplexobj(data) and interpolation != "nearest":
-        raise InputError(f"'{image.name}' contains complex numbers; warp its real and imaginary parts, or use nearest.")
+        raise InputError(f"'{image.name}' contains complex numbers. Warp its real and imaginary parts, or use nearest.")
 
     flat = data.reshape(*image.grid.shape, -1)
     outside = _fill_values(image, fill)
@@ -203,6 +203,7 @@ def _fill_values(image: Image, fill: float | Sequence[float] | None) -> Array:
         limits = np.iinfo(dtype)
         if not ((values >= limits.min) & (values <= limits.max)).all():
             raise InputError(
-                f"'{image.name}' is of type {dtype}, which cannot hold the fill value {fill}; choose another."
+                f"'{image.name}' is of type {dtype}, which cannot hold the fill value {fill}. "
+                "Choose another fill value."
             )
     return np.broadcast_to(values, (channels,)).astype(dtype)

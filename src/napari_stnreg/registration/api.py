@@ -266,7 +266,7 @@ def register_steps(
     seconds = time.perf_counter() - start_time
     _logger.info("Registered '%s' in %.1f s (%s)", moving.name, seconds, stop_reason)
     if stop_reason == "diverged":
-        warnings.append("The loss became non-finite; the best transform so far is returned.")
+        warnings.append("The loss became non-finite. The best transform so far is returned.")
     large = fixed.grid.size + moving.grid.size > ACTIVITY_VOXELS
     while True:
         try:

@@ -39,8 +39,8 @@ def require_memory(needed: int, free: int, activity: str) -> None:
 
 def _too_large(needed: int, free: int, activity: str) -> OutOfMemoryError:
     return OutOfMemoryError(
-        f"{activity} needs {needed / 2**30:.1f} GiB of memory and at most {free / 2**30:.1f} GiB can be used; "
-        "crop or shrink the images first."
+        f"{activity} needs {needed / 2**30:.1f} GiB of memory and at most {free / 2**30:.1f} GiB can be used. "
+        "Crop or shrink the images first."
     )
 
 

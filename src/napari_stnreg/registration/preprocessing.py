@@ -100,7 +100,7 @@ def mask_missing_values(image: Image, warnings: list[str]) -> Image:
         return image
     share = 100 * (1 - float(finite.mean()))
     amount = f"{share:.1f} %" if share >= 0.1 else "Less than 0.1 %"
-    warnings.append(f"{amount} of the voxels of '{image.name}' are NaN or infinite; they are masked.")
+    warnings.append(f"{amount} of the voxels of '{image.name}' are NaN or infinite and are masked.")
     return image.replace(mask=known)
 
 
@@ -114,17 +114,17 @@ def check_pair(fixed: Image, moving: Image, settings: RegistrationSettings) -> N
     """
     same_channel = settings.fixed_channel == settings.moving_channel  # one channel onto another is a fair question
     if (fixed is moving or (fixed.data is moving.data and fixed.grid == moving.grid)) and same_channel:
-        raise InputError("Fixed and moving are the same image; choose two different ones.")
+        raise InputError("Fixed and moving are the same image. Choose two different ones.")
     if fixed.ndim != moving.ndim:
         raise InputError(
-            f"'{fixed.name}' is {fixed.ndim}D and '{moving.name}' is {moving.ndim}D; a slice cannot be registered to "
+            f"'{fixed.name}' is {fixed.ndim}D and '{moving.name}' is {moving.ndim}D. A slice cannot be registered to "
             "a volume yet, so choose two images with the same number of axes."
         )
     for image in (fixed, moving):
         if min(image.grid.shape) < 2:
             raise InputError(
-                f"'{image.name}' has an axis with a single voxel (shape {image.grid.shape}); "
-                "give a 2D image without that axis, or a volume of at least 2 voxels along each."
+                f"'{image.name}' has an axis with a single voxel (shape {image.grid.shape}). "
+                "Give a 2D image without that axis, or a volume of at least 2 voxels along each."
             )
 
 
@@ -159,14 +159,14 @@ def prepare(
     shrink = affordable_shrink(_NamedGrid(fixed.name, fit_grid), moving, settings, free_memory(str(device)))
     if shrink > 1:
         warnings.append(
-            f"There is not enough memory for full resolution, so the fit stopped at 1/{shrink:.0f} of it; "
-            "the result is still warped at full resolution."
+            f"There is not enough memory for full resolution, so the fit stopped at 1/{shrink:.0f} of it. "
+            "The result is still warped at full resolution."
         )
     decided = has_start or fixed_landmarks is not None
     if settings.start == "none" and not decided and not _overlap(fixed.grid, moving.grid):
         raise InputError(
-            f"'{fixed.name}' and '{moving.name}' do not overlap in the world; "
-            "let the registration find the start, or move one of them."
+            f"'{fixed.name}' and '{moving.name}' do not overlap in the world. "
+            "Let the registration find the start, or move one of them."
         )
     landmarks: tuple[FloatArray | None, FloatArray | None] = (None, None)
     if fixed_landmarks is not None or moving_landmarks is not None:

@@ -19,7 +19,7 @@ FAMILY_HELP = {
     "affine": "Shift, rotation, scales and shear.",
     "bspline": "Smooth bending by a cubic B-spline control grid.",
     "tps": "Smooth bending by thin-plate control points.",
-    "displacement": "A free displacement field; may tear where the tissue did.",
+    "displacement": "A free displacement field, which may tear where the tissue did.",
     "diffeomorphic": "Free and smooth, without folds, with a computed inverse.",
     "velocity": "The flow of a stationary velocity: a smooth deformation with a logarithm.",
 }
@@ -34,7 +34,7 @@ FAMILY_TITLES = {
 
 SIMILARITY_HELP = {
     "auto": "Looks at both images and chooses.",
-    "lncc": "Same modality with uneven brightness; the contrast may be inverted.",
+    "lncc": "Same modality with uneven brightness, or with inverted contrast.",
     "ncc": "Same contrast at another brightness or gain.",
     "mse": "Same device or stain: equal values mean the same.",
     "mi": "Different modalities or stains, such as T1 and PD.",
@@ -54,7 +54,7 @@ SIMILARITY_TITLES = {
 PRESET_HELP = {
     "fast": "A first look.",
     "balanced": "Good for most pairs.",
-    "thorough": "The last few percent; takes about three times as long.",
+    "thorough": "Slightly more accurate, about three times as long.",
 }
 """Presets and when to use them."""
 
@@ -88,7 +88,7 @@ def fit_method(family: str) -> Literal["linear", "control-points", "dense"]:
     from napari_stnreg.transforms.registry import FAMILIES
 
     if family not in FAMILIES:
-        raise ValueError(f"there is no transform family '{family}'; choose from {', '.join(FAMILIES)}")
+        raise ValueError(f"there is no transform family '{family}'. Choose from {', '.join(FAMILIES)}")
     return FAMILIES[family].fit_method
 
 
@@ -121,14 +121,12 @@ class RegistrationSettings(Settings):
     preset: PresetName = Field(default="balanced", description="How much time to spend.")
     start: Initialization = Field(default="auto", description="Where to begin.")
     mirror: bool = Field(default=False, description="Let the search try mirror images too.")
-    fixed_channel: int | None = Field(
-        default=None, ge=0, description="Channel of the fixed image; luminance if not given."
-    )
+    fixed_channel: int | None = Field(default=None, ge=0, description="Channel of the fixed image. Default: luminance.")
     moving_channel: int | None = Field(
-        default=None, ge=0, description="Channel of the moving image; luminance if not given."
+        default=None, ge=0, description="Channel of the moving image. Default: luminance."
     )
     window: int | None = Field(default=None, ge=1, le=31, description="Radius of local NCC's window, in voxels.")
-    smoothness: float = Field(default=1.0, gt=0, le=10, description="Stiffness of a deformation; more is stiffer.")
+    smoothness: float = Field(default=1.0, gt=0, le=10, description="Stiffness of the deformation. Higher is stiffer.")
     control_spacing: float | None = Field(
         default=None, gt=0, description="Distance of control points, in fixed voxels."
     )
@@ -137,14 +135,14 @@ class RegistrationSettings(Settings):
     folding: float = Field(default=0.0, ge=0, description="Extra weight of the folding penalty.")
     landmark_weight: float = Field(default=1.0, ge=0, description="Weight of the landmarks during the fit.")
     levels: int | None = Field(
-        default=None, ge=1, le=8, description="Pyramid levels; chosen from the size if not given."
+        default=None, ge=1, le=8, description="Pyramid levels. Default: chosen from the image size."
     )
     iterations: int | None = Field(
-        default=None, ge=1, le=10000, description="Steps a level; the preset's if not given."
+        default=None, ge=1, le=10000, description="Steps per level. Default: those of the preset."
     )
     extent: Extent = Field(default="fixed", description="What the warped image covers.")
     fill: float | None = Field(
-        default=None, description="Value outside the moving image; chosen from its border if not given."
+        default=None, description="Value outside the moving image. Default: chosen from its border."
     )
     model: str | None = Field(default=None, description="Trained model that registers in one pass, instead of a fit.")
     refine: int = Field(default=0, ge=0, le=10000, description="Steps of optimization after a model's pass.")
@@ -158,7 +156,7 @@ class RegistrationSettings(Settings):
         methods = [fit_method(name) for name in names]
         first = next((i for i, method in enumerate(methods) if method != "linear"), len(names))
         if "linear" in methods[first:]:
-            raise ValueError(f"in '{value}' a linear family comes after a deformable one; put it first")
+            raise ValueError(f"'{value}' has a linear family after a deformable one. Put linear families first")
         return "+".join(names)
 
     @property

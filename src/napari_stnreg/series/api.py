@@ -260,7 +260,7 @@ class _SeriesRun:
         if isinstance(reference, int | np.integer):
             index = int(reference)
             if not -len(self.series) <= index < len(self.series):
-                raise InputError(f"'{self.series.name}' has {len(self.series)} frames; there is no frame {index}.")
+                raise InputError(f"'{self.series.name}' has {len(self.series)} frames. There is no frame {index}.")
             return str(index % len(self.series)), index % len(self.series), None
         if isinstance(reference, str) and reference in ("first", "previous"):
             return reference, 0, None
@@ -270,7 +270,7 @@ class _SeriesRun:
             self.reference_path = Path(reference)
             if not self.reference_path.exists():
                 raise InputError(
-                    f"There is no reference '{reference}'; use first, mean, previous, an index or an image."
+                    f"There is no reference '{reference}'. Use first, mean, previous, an index or an image."
                 )
         image = as_image(reference)
         if image.ndim != self.series[0].ndim:

@@ -99,7 +99,7 @@ def open_series(
     elif hasattr(series, "shape") and hasattr(series, "__getitem__"):
         opened = _of_array(series, axes, None, "series")
     else:
-        raise InputError(f"A {type(series).__name__} is not a time series; give an array, a list of images or a path.")
+        raise InputError(f"A {type(series).__name__} is not a time series. Give an array, a list of images or a path.")
     if len(opened) < 1:
         raise InputError(f"'{opened.name}' has no frames.")
     if spacing is None and unit is None:

@@ -287,10 +287,10 @@ class AlignedStack:
         self._require_finished()
         given = np.asarray(points, dtype=np.float64)
         if given.ndim != 2 or given.shape[1] != 3:
-            raise InputError(f"Points of a stack have three columns, z, y, x; these have the shape {given.shape}.")
+            raise InputError(f"Points of a stack have three columns, z, y, x. These have the shape {given.shape}.")
         sections = np.rint(given[:, 0]).astype(int)
         if len(given) and not (sections.min() >= 0 and sections.max() < self.n_sections):
-            raise InputError(f"The alignment has sections 0 to {self.n_sections - 1}; a point is outside.")
+            raise InputError(f"A point is outside the stack, which has sections 0 to {self.n_sections - 1}.")
         corner = np.asarray(self.canvas.origin, dtype=np.float64)
         result = given.copy()
         order = np.asarray(self.order)

@@ -17,7 +17,7 @@ CanvasExtent = Literal["union", "input"]
 TREND_HELP = {
     "keep": "Keep slow changes along the stack: oblique neurites keep their slope. Recommended.",
     "reduce": "Keep part of the slow changes.",
-    "remove": "Fit every section to its neighbors as closely as possible; oblique neurites become straighter.",
+    "remove": "Fit every section to its neighbors as closely as possible. Oblique neurites become straighter.",
 }
 """One line for each value of ``trend``."""
 
@@ -54,7 +54,7 @@ class StackSettings(Settings):
     deform: bool = Field(default=True, description="Run the fine pass, a B-spline deformation of each section.")
     features: Features = Field(default="lncc", description="Image features that are compared between sections.")
     encoder: str | None = Field(
-        default=None, description="File of a trained auto-encoder; trained on the stack if not given."
+        default=None, description="File of a trained auto-encoder. Default: trained on the stack."
     )
     neighbors: int = Field(
         default=2, ge=1, le=8, description="Number of sections before and after that a section is matched with."
@@ -63,7 +63,7 @@ class StackSettings(Settings):
         default=0,
         ge=0,
         le=64,
-        description="Also match each section with the one this many sections ahead, if both share outlines; matching "
+        description="Also match each section with the one this many sections ahead, if both share outlines. Matching "
         "errors then accumulate less along the stack. 0: off.",
     )
     trend: Trend = Field(default="keep", description="Treatment of slow changes along the stack.")
@@ -79,15 +79,20 @@ class StackSettings(Settings):
         default=None,
         ge=2,
         le=32,
-        description="Cells of the control grid along the longer side; derived from the size if not given.",
+        description="Cells of the control grid along the longer side. Default: derived from the size.",
     )
     iterations: int = Field(default=2, ge=1, le=6, description="Rounds of fine matching and solving.")
-    smoothness: float = Field(default=1.0, gt=0, le=100, description="Stiffness of the control grid; more is stiffer.")
+    smoothness: float = Field(
+        default=1.0, gt=0, le=100, description="Stiffness of the control grid. Higher is stiffer."
+    )
     position_weight: float = Field(
-        default=1.0, ge=0, le=100, description="Weight of the recorded positions; more moves less."
+        default=1.0, ge=0, le=100, description="Weight of the recorded positions. Higher moves sections less."
     )
     trim_fraction: float = Field(
-        default=0.3, ge=0, lt=0.9, description="Fraction of the worst pixels ignored at first; it shrinks."
+        default=0.3,
+        ge=0,
+        lt=0.9,
+        description="Fraction of the worst pixels that is ignored at first. It decreases during the fit.",
     )
     working_size: int | None = Field(
         default=None, ge=64, le=8192, description="Longest side, in pixels, at which sections are matched."

@@ -69,7 +69,7 @@ class Replay:
 
     def __post_init__(self) -> None:
         if self.frames.ndim not in (3, 4) or not len(self.frames):
-            raise InputError("A replay needs at least one 2D or 3D image; this training kept none.")
+            raise InputError("A replay needs at least one 2D or 3D image. This training kept no images.")
         if len(self.times) != len(self.frames):
             raise InputError(f"There are {len(self.frames)} images and {len(self.times)} times.")
         if self.fixed is not None and self.fixed.shape != self.frames.shape[1:]:
@@ -267,7 +267,7 @@ class Replay:
         try:
             import imageio_ffmpeg  # noqa: F401 - imageio looks for it by itself, but says less clearly that it is missing
         except ImportError as error:
-            raise InputError("MP4 needs the package imageio-ffmpeg; install it, or save a GIF.") from error
+            raise InputError("MP4 needs the package imageio-ffmpeg. Install it, or save a GIF.") from error
         iio.imwrite(path, film, extension=".mp4", fps=1 / seconds, macro_block_size=2)
 
 

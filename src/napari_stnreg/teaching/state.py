@@ -57,7 +57,7 @@ class ExplorerState:
             (self.padding, PADDINGS, "padding"),
         ):
             if value not in known:
-                raise InputError(f"There is no {what} '{value}'; choose one of {', '.join(known)}.")
+                raise InputError(f"There is no {what} '{value}'. Choose one of {', '.join(known)}.")
         if not 2 <= self.lattice <= 12:
             raise InputError(f"The lattice has 2 to 12 control points along each axis, not {self.lattice}.")
         theta = _numbers(self.theta, (2, 3), "Theta")

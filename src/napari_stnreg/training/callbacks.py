@@ -67,7 +67,7 @@ class Callbacks:
         for one in self.members:
             if not any(callable(getattr(one, name, None)) for name in METHODS):
                 raise InputError(
-                    f"A callback has at least one of the methods {', '.join(METHODS)}; {type(one).__name__} has none."
+                    f"{type(one).__name__} is not a callback. It needs one of the methods {', '.join(METHODS)}."
                 )
 
     def call(self, method: str, *arguments: Any) -> bool:

@@ -141,7 +141,7 @@ def load_checkpoint(
     try:
         _compare(header["identity"], identity, path)
         if header["network"] != network.config():
-            raise InputError(f"'{path.name}' belongs to another network; train into a new file.")
+            raise InputError(f"'{path.name}' belongs to another network. Train into a new file.")
         best, weights = _named(tensors, "best"), _named(tensors, "network")
         expected = network.state_dict()
         check_weights(expected, best)

@@ -13,12 +13,12 @@ from napari_stnreg.registration.settings import SIMILARITY_TITLES
 
 NETWORK_HELP = {
     "affine": "Affine transform, regressed by a convolutional network.",
-    "matching": "Affine transform from learned matches between the images; for large rotations.",
+    "matching": "Affine transform from learned matches, for large rotations.",
     "tps": "Smooth deformation by thin-plate control points.",
     "dirnet": "Smooth deformation by a B-spline control grid (DIRNet).",
     "voxelmorph": "Dense deformation field (VoxelMorph).",
     "affine+voxelmorph": "Affine transform, then a dense deformation field, in one model.",
-    "auto-encoder": "Image features for use as a similarity; does not register.",
+    "auto-encoder": "Image features for use as a similarity. It does not register images.",
 }
 """When to choose which network, in one line. Listed here because panels show it before torch is imported."""
 
@@ -51,14 +51,14 @@ class TrainingSettings(Settings):
         "strategy": {"joint": "all together", "sequential": "one after the other"},
     }
 
-    network: str = Field(default="voxelmorph", description="Network; several are joined by '+'.")
+    network: str = Field(default="voxelmorph", description="Network, or several joined by '+'.")
     family: str | None = Field(default=None, description="Transform family, for networks with a choice.")
     network_options: dict[str, Any] = Field(default_factory=dict, description="Options of the network, by name.")
     similarity: str | None = Field(
         default=None,
-        description="mse, ncc, lncc, mi, mind, or an auto-encoder's file; depends on the network by default.",
+        description="mse, ncc, lncc, mi, mind, or an auto-encoder file. Default: depends on the network.",
     )
-    similarity_weight: float = Field(default=1.0, ge=0, description="Weight of the similarity; 0 disables it.")
+    similarity_weight: float = Field(default=1.0, ge=0, description="Weight of the similarity, 0 for none.")
     window: int | None = Field(default=None, ge=1, le=31, description="Radius of local NCC's window, in voxels.")
     diffusion: float | None = Field(default=None, ge=0, description="Weight of the diffusion regularizer.")
     bending: float = Field(default=0.0, ge=0, description="Weight of the bending energy.")
@@ -68,7 +68,7 @@ class TrainingSettings(Settings):
     point_weight: float = Field(default=0.0, ge=0, description="Weight of the distance of corresponding points.")
     surface_weight: float = Field(default=0.0, ge=0, description="Weight of the distance of surfaces.")
     inverse_consistency: float = Field(
-        default=0.0, ge=0, description="Weight of the inverse-consistency error (ICON); both directions are predicted."
+        default=0.0, ge=0, description="Weight of the inverse-consistency error (ICON). Both directions are predicted."
     )
     gradient_inverse_consistency: float = Field(
         default=0.0, ge=0, description="Weight of the gradient of the inverse-consistency error (GradICON)."
@@ -90,7 +90,7 @@ class TrainingSettings(Settings):
         default=0.02, ge=0, lt=1, description="Fraction of the training over which the learning rate rises."
     )
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="Weight decay.")
-    gradient_clip: float = Field(default=1.0, ge=0, description="Largest gradient norm; 0 for no limit.")
+    gradient_clip: float = Field(default=1.0, ge=0, description="Largest gradient norm, 0 for no limit.")
     patience: int | None = Field(
         default=None, ge=1, description="Epochs without improvement before the training stops."
     )
@@ -99,7 +99,7 @@ class TrainingSettings(Settings):
         description="Keep the voxel size of the training data (spacing), or scale images to its size (extent).",
     )
     mixed_precision: Literal["auto", "on", "off"] = Field(
-        default="auto", description="Half precision; auto uses it on a GPU."
+        default="auto", description="Half precision: on, off, or auto (on with a GPU)."
     )
     snapshots: int = Field(
         default=32, ge=0, le=500, description="Images of the validation pair that are kept for a replay."

@@ -267,7 +267,7 @@ class Trainer:
             raise InputError("The loss does not depend on any weight of the network, so there is nothing to train.")
         if not math.isfinite(self.processes.largest(0.0 if bool(loss.detach().isfinite()) else math.inf, self.device)):
             raise FitError(
-                "The training loss became non-finite; lower the learning rate. The checkpoint of the last epoch is "
+                "The training loss became non-finite. Lower the learning rate. The checkpoint of the last epoch is "
                 "valid."
             )
         with contextlib.nullcontext() if last or self._parallel is None else self._parallel.no_sync():

@@ -58,7 +58,7 @@ def initial_network(
     label = f"The warm-start model '{model.name}'"
     if (model.ndim, model.input_spec.channels) != (data.grid.ndim, data.channels):
         raise InputError(
-            f"{label} is for {model.ndim}D images of {_channels(model.input_spec.channels)}; the training data are "
+            f"{label} is for {model.ndim}D images of {_channels(model.input_spec.channels)}. The training data are "
             f"{data.grid.ndim}D images of {_channels(data.channels)}."
         )
     if (model.input_spec.unit == "pixel") != (data.grid.unit == "pixel"):

@@ -413,7 +413,7 @@ class Transform(ABC):
             with torch.no_grad():
                 mapped = self.on_grid(part, dtype)
             if mapped.shape[0] != 1:
-                raise InputError(f"This transform holds {mapped.shape[0]} pairs; take one of them first.")
+                raise InputError(f"This transform holds {mapped.shape[0]} pairs. Select one of them first.")
             yield rows, mapped[0]
 
     def slabs(self, grid: Grid) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:

@@ -64,8 +64,8 @@ class InverseTransform(Transform):
             return self.forward.warning
         percent = 100 * self.unsolved / max(self._count.total, 1)
         return (
-            f"The transform has no exact inverse at {percent:.2g} % of the points, where it folds or is close to it; "
-            "a stiffer transform has one."
+            f"The transform has no exact inverse at {percent:.2g} % of the points, where it folds or is close to it. "
+            "A stiffer transform has one."
         )
 
     @override
@@ -260,7 +260,7 @@ class Inversion:
         if self.method == "exact":
             return "Inverted exactly."
         how = "by running the flow backward" if self.method == "velocity" else "point by point"
-        return f"Inverted {how}; the round-trip error is at most {self.max_voxels:.2g} voxels."
+        return f"Inverted {how}. The round-trip error is at most {self.max_voxels:.2g} voxels."
 
 
 def invert(transform: Transform, grid: Grid, *, max_points: int = ROUND_TRIP_POINTS) -> Inversion:
@@ -310,6 +310,6 @@ def _round_trip(
     if method != "exact" and unsolved:
         warning = back.warning or (
             f"The round-trip error of the inverse exceeds {MAX_ROUND_TRIP_VOXELS} voxels at {100 * unsolved:.2g} % of "
-            "the points; do not rely on the inverse there."
+            "the points. Do not rely on the inverse there."
         )
     return Inversion(back, method, float(errors.mean()), largest, largest / voxel, unsolved, warning)

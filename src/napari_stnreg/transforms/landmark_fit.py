@@ -52,14 +52,14 @@ def from_landmarks(
         If the counts differ, or the points do not determine the transform.
     """
     if family not in _FAMILIES:
-        raise InputError(f"Landmarks can fit {', '.join(_FAMILIES)}; not '{family}'.")
+        raise InputError(f"Landmarks cannot fit '{family}'. Choose from {', '.join(_FAMILIES)}.")
     fixed, moving = check_landmarks(fixed_points, moving_points)
     ndim = fixed.shape[1]
     least = {"translation": 1, "rigid": ndim, "similarity": ndim}.get(family, ndim + 1)
     if len(fixed) < least:
         few = f"{len(fixed)} pair{'s' if len(fixed) != 1 else ''} of landmarks"
         raise InputError(
-            f"{few} do not determine a transform of family '{family}' in {ndim}D; at least {least} are needed."
+            f"{few} do not determine a transform of family '{family}' in {ndim}D. At least {least} are needed."
         )
     if family == "tps":
         return ThinPlateTransform(fixed, torch.from_numpy(moving.copy()), stiffness, unit)

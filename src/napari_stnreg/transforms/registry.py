@@ -30,7 +30,7 @@ def transform_class(name: str) -> type[Transform]:
         If there is none.
     """
     if name not in TRANSFORMS:
-        raise InputError(f"There is no transform of family '{name}'; known are {', '.join(TRANSFORMS)}.")
+        raise InputError(f"There is no transform of family '{name}'. Known families: {', '.join(TRANSFORMS)}.")
     return TRANSFORMS[name]
 
 
@@ -43,7 +43,7 @@ def family_class(name: str) -> type[TransformFamily]:
         If there is none.
     """
     if name not in FAMILIES:
-        raise InputError(f"There is no transform family '{name}'; choose from {', '.join(FAMILIES)}.")
+        raise InputError(f"There is no transform family '{name}'. Choose from {', '.join(FAMILIES)}.")
     return FAMILIES[name]
 
 

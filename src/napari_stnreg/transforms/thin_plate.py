@@ -59,16 +59,18 @@ class ThinPlateBasis:
         if not np.isfinite(points).all():
             raise InputError("The control points contain NaN or infinite values.")
         if count < ndim + 1:
-            raise InputError(f"A thin-plate spline in {ndim}D needs at least {ndim + 1} points; there are {count}.")
+            raise InputError(f"A thin-plate spline in {ndim}D needs at least {ndim + 1} points. There are {count}.")
         self.points, self.stiffness, self.ndim = points, float(stiffness), ndim
         self.center: FloatArray = points.mean(axis=0)
         self.scale = float(np.sqrt(((points - self.center) ** 2).sum(axis=1).mean())) or 1.0
         scaled = (points - self.center) / self.scale
         if np.linalg.svd(scaled, compute_uv=False)[-1] < 1e-6 * np.sqrt(count):
             flat = "line" if ndim == 2 else "plane"
-            raise InputError(f"All points lie on one {flat}, which does not fix a thin-plate spline; add one off it.")
+            raise InputError(
+                f"All points lie on one {flat}, which does not fix a thin-plate spline. Add a point off it."
+            )
         if stiffness == 0 and len(np.unique(scaled.round(9), axis=0)) < count:
-            raise InputError("Two of the fixed points are at the same place; remove one, or set a stiffness.")
+            raise InputError("Two of the fixed points are at the same place. Remove one, or set a stiffness.")
         self._scaled = torch.from_numpy(scaled)
         system = np.zeros((count + ndim + 1, count + ndim + 1))
         system[:count, :count] = self._kernel(self._scaled, self._scaled).numpy() + self.stiffness * np.eye(count)

@@ -53,7 +53,7 @@ def _one_word(converter: Any, group: str) -> Parameter:
     return Parameter(converter=converter, n_tokens=1, group=group)
 
 
-Level = Annotated[int, Parameter(group="Reading", help="Resolution level of an OME-Zarr; 0 is the finest.")]
+Level = Annotated[int, Parameter(group="Reading", help="Resolution level of an OME-Zarr. 0 is the finest.")]
 Channel = Annotated[int | None, Parameter(group="Reading", help="Channel, counted from 0, if there are several.")]
 Pattern = Annotated[
     str | None,
@@ -75,7 +75,7 @@ Memory = Annotated[
         help="Memory that the whole program may use, such as 4GB. It lowers the number of workers.",
     ),
 ]
-Workers = Annotated[int | None, Parameter(group="Execution", help="Tasks at a time; all cores if not given.")]
+Workers = Annotated[int | None, Parameter(group="Execution", help="Tasks at a time. Default: all cores.")]
 
 
 def align(
@@ -159,7 +159,7 @@ def align(
         overwrite=overwrite,
         keep_work=keep_work,
     )
-    answer = "Stopping after the current sections; --resume continues. Press Ctrl+C again to abort."
+    answer = "Stopping after the current sections. Continue with --resume. Press Ctrl+C again to abort."
     with Interrupt(answer) as interrupt:
         result = run_with_progress(steps, interrupt, "align")
     if result.stop_reason == "stopped":

@@ -90,7 +90,7 @@ def apply_stack(
             overwrite=overwrite,
         )
         with Interrupt(
-            "Stopping after the current sections; --resume continues. Press Ctrl+C again to abort."
+            "Stopping after the current sections. Continue with --resume. Press Ctrl+C again to abort."
         ) as interrupt:
             run_with_progress(steps, interrupt, "apply-stack")
         if interrupt.requested:

@@ -64,7 +64,7 @@ def batch(
     else:
         raise InputError("Give either a list of pairs (JOBS), or both --fixed and --moving.")
     steps = batch_steps(pairs, output, merge_config(settings, config), restart=restart)
-    answer = "Stopping; finished pairs are kept, and the same command continues. Press Ctrl+C again to abort."
+    answer = "Stopping. Finished pairs are kept, and the same command continues. Press Ctrl+C again to abort."
     with Interrupt(answer) as interrupt, ProgressDisplay(len(pairs), unit="pair") as display:
         result = run_to_completion(steps, partial(_show, display), lambda: interrupt.requested)
     print(result.scores)

@@ -96,7 +96,9 @@ def evaluate(
         moving_image=moving_image,
     )
     if transform is None and result is None and result_labels is None:
-        logger.log(PROGRESS, "Neither --transform nor --result is given; only the state before is scored.")
+        logger.log(
+            PROGRESS, "Neither --transform nor --result is given, so only the state before registration is scored."
+        )
     card = scorecard.evaluate(
         fixed_image,
         moving_image,

@@ -61,7 +61,7 @@ def import_model(
     from napari_stnreg.models.foreign import import_model as convert
 
     if output.suffix.lower() != ".safetensors":
-        raise InputError(f"Models are saved as .safetensors files; '{output.name}' has another extension.")
+        raise InputError(f"'{output.name}' has an unsupported extension. Models are saved as .safetensors.")
     if not output.parent.is_dir():
         raise InputError(f"The folder '{output.parent}' does not exist.")
     check_output(output, [weights], overwrite=overwrite)

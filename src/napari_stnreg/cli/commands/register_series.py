@@ -79,7 +79,7 @@ def register_series(
         opened, settings, reference=reference, temporal_smoothing=temporal_smoothing, output=output,
         output_format="tiff" if chosen == "tiff" else "zarr", resume=resume, overwrite=overwrite,
     )  # fmt: skip
-    answer = "Stopping; the frames that are done are kept. Press Ctrl+C again to abort."
+    answer = "Stopping. Finished frames are kept. Press Ctrl+C again to abort."
     with Interrupt(answer) as interrupt, ProgressDisplay(1, "start") as display:
 
         def show(progress: SeriesProgress) -> None:

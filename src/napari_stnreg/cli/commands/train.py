@@ -127,7 +127,7 @@ def train(
     settings = merge_config(settings, config)
     settings = type(settings).merge(settings, {"network_options": parse_values(settings.network_options)})
     if output.suffix.lower() != ".safetensors":
-        raise InputError(f"Models are saved as .safetensors files; '{output.name}' has another extension.")
+        raise InputError(f"'{output.name}' has an unsupported extension. Models are saved as .safetensors.")
     if not output.parent.is_dir():
         raise InputError(f"The folder '{output.parent}' does not exist.")
     # A model may lie in the folder of its images; it never has the name of one.
@@ -255,5 +255,5 @@ def _print(model: Model, data: TrainingData) -> None:
     figures = ", ".join(f"{name} {value:.4g}" for name, value in best["scores"].items())
     print(
         f"{data.count('train')} pairs, {model.summary['epochs']} epochs, {model.summary['seconds']:.0f} s, "
-        f"{model.summary['stop_reason']}; best after epoch {best['epoch']}" + (f": {figures}" if figures else "")
+        f"{model.summary['stop_reason']}. Best after epoch {best['epoch']}" + (f": {figures}" if figures else "")
     )

@@ -71,7 +71,7 @@ class CoordinateConvention:
             If there is no such space, or the file fits ITK's position of images that are not given.
         """
         if space is not None and space not in get_args(CoordinateSystem):
-            raise InputError(f"There is no space '{space}'; it is scanner (images from NIfTI) or world (all others).")
+            raise InputError(f"There is no space '{space}'. Use scanner (images from NIfTI) or world (all others).")
         own = cls.from_note(note)
         moved = re.findall(r"itk=(\S+)", note)
         moved = moved[0].split(",") if own is not None and moved else []

@@ -55,13 +55,15 @@ def write_elastix(transform: Transform, path: Path, domain: Grid | None) -> None
         If a part is neither linear nor a B-spline, or the voxels are unknown or sheared.
     """
     if domain is None or not domain.is_orthogonal():
-        raise InputError("A parameter file of elastix holds the voxels of the fixed image; give it, without shear.")
+        raise InputError(
+            "An elastix parameter file holds the grid of the fixed image. Give a fixed image without shear."
+        )
     parts = list(transform.parts)
     for part in parts:
         spline = isinstance(part, BSplineTransform) and part.control_grid.is_orthogonal()
         if part.as_matrix() is None and not spline:
             raise InputError(
-                f"elastix has no transform like '{part.family}'; linear ones and B-splines can be written. Write a "
+                f"elastix has no '{part.family}' transform. Linear transforms and B-splines can be written. Write a "
                 "displacement field as .mha instead."
             )
     before = "NoInitialTransform"
@@ -146,7 +148,7 @@ def read_elastix(path: Path, depth: int = 0) -> Transform:
     if first.matrix is not None and own.matrix is not None:
         # Their displacements are added.
         return AffineTransform(first.matrix + own.matrix - torch.eye(own.ndim + 1, dtype=torch.float64), FILE_UNIT)
-    raise InputError(f"'{path.name}' adds two deformations ('{how}'); only those that are composed can be read.")
+    raise InputError(f"'{path.name}' adds two deformations ('{how}'). Only composed deformations are supported.")
 
 
 def _parse(path: Path) -> dict[str, list[str]]:
@@ -169,14 +171,16 @@ def _beside(path: Path, name: str) -> Path:
     for place in (told if told.is_absolute() else path.parent / told, path.parent / Path(name.replace("\\", "/")).name):
         if place.is_file():
             return place
-    raise InputError(f"'{path.name}' builds upon '{name}', which is not there; put it beside the file.")
+    raise InputError(
+        f"'{path.name}' refers to the initial transform '{name}', which does not exist. Put it beside the file."
+    )
 
 
 def _transform(keys: dict[str, list[str]], name: str) -> Transform:
     kind = keys["Transform"][0]
     ndim = int(_numbers(keys, "FixedImageDimension", name)[0])
     if ndim not in (2, 3):
-        raise InputError(f"'{name}' is for images in {ndim}D; those in 2D and 3D can be read.")
+        raise InputError(f"'{name}' is for {ndim}D images. 2D and 3D are supported.")
     if kind in ("BSplineTransform", "RecursiveBSplineTransform"):
         return _bspline(keys, ndim, name)
     values = _numbers(keys, "TransformParameters", name)
@@ -200,7 +204,7 @@ def _transform(keys: dict[str, list[str]], name: str) -> Transform:
         _sized(values, 7, name)
         return AffineTransform(_about(values[6] * _versor(values[:3]), values[3:6], center), FILE_UNIT)
     raise InputError(
-        f"'{name}' holds a transform of type {kind}; translation, Euler, similarity, affine and B-spline ones can be "
+        f"'{name}' holds a transform of type {kind}. Translation, Euler, similarity, affine and B-spline ones can be "
         "read. Let transformix write a deformation field instead."
     )
 
@@ -208,7 +212,7 @@ def _transform(keys: dict[str, list[str]], name: str) -> Transform:
 def _bspline(keys: dict[str, list[str]], ndim: int, name: str) -> BSplineTransform:
     order = int(_numbers(keys, "BSplineTransformSplineOrder", name)[0]) if "BSplineTransformSplineOrder" in keys else 3
     if order != 3:
-        raise InputError(f"'{name}' holds a B-spline of order {order}; only cubic ones can be read.")
+        raise InputError(f"'{name}' holds a B-spline of order {order}. Only order 3 is supported.")
     size, index, spacing, origin = (
         _sized(_numbers(keys, key, name), ndim, name) for key in ("GridSize", "GridIndex", "GridSpacing", "GridOrigin")
     )
@@ -224,7 +228,9 @@ def _bspline(keys: dict[str, list[str]], ndim: int, name: str) -> BSplineTransfo
 
 def _numbers(keys: dict[str, list[str]], key: str, name: str) -> FloatArray:
     if keys.get("UseBinaryFormatForTransformationParameters", ["false"])[0] == "true" and key == "TransformParameters":
-        raise InputError(f"'{name}' keeps its parameters in a binary file; write it again without that option.")
+        raise InputError(
+            f"'{name}' keeps its parameters in a binary file. Run elastix again with parameters written as text."
+        )
     try:
         return np.array([float(word) for word in keys[key]])
     except (KeyError, ValueError) as error:

@@ -31,12 +31,12 @@ def read_grid_image(path: Path) -> tuple[Transform, str]:
         size, components = reader.GetSize(), reader.GetNumberOfComponents()
         if len(size) not in (2, 3) or components != len(size):
             raise InputError(
-                f"'{path.name}' has {len(size)} axes and {components} values in a voxel; a displacement field has as "
+                f"'{path.name}' has {len(size)} axes and {components} values in a voxel. A displacement field has as "
                 "many values as axes. Is it an image?"
             )
         picture = reader.Execute()
     except RuntimeError as error:
-        raise InputError(f"'{path.name}' cannot be read; it is incomplete or damaged.") from error
+        raise InputError(f"'{path.name}' cannot be read. It is incomplete or damaged.") from error
     if not np.isfinite(sitk.GetArrayViewFromImage(picture)).all():
         raise InputError(f"'{path.name}' holds vectors that are not finite numbers.")
     note = picture.GetMetaData(_NOTE) if picture.HasMetaDataKey(_NOTE) else ""
@@ -65,7 +65,7 @@ def write_grid_image(transform: Transform, path: Path, note: str, domain: Grid |
     grid = domain or transform.native_grid()
     if grid is None:
         raise InputError(
-            "A linear transform has no voxels of its own, which a displacement field needs; give the fixed image's "
+            "A linear transform has no voxels of its own, which a displacement field needs. Give the fixed image's "
             "grid, or write a .tfm or .h5 file."
         )
     grid = grid.orthogonal()  # ITK's images have no shear

@@ -120,7 +120,7 @@ def write_itk(transform: Transform, path: Path, note: str, domain: Grid | None) 
         note = f"{note} error={error:.2g}"
     if error > ERROR_VOXELS:
         announce(
-            f"ITK has no exact form of this transform; the one in the {path.suffix} file is up to {error:.2g} voxels "
+            f"ITK has no exact form of this transform. The one in the {path.suffix} file is up to {error:.2g} voxels "
             "away from ours in the fixed image. A displacement field, such as .nii.gz, is exact at its voxels."
         )
     try:
@@ -234,7 +234,7 @@ def _part_to_itk(part: Transform, domain: Grid | None, reach: _Reach | None, ref
         return _field_to_itk(field if grid.same_lattice(field.grid) else as_displacement(field, grid))
     own = domain if domain is not None else part.native_grid()
     if own is None:  # pragma: no cover (each family that bends has a grid of its own)
-        raise InputError(f"A transform of family '{part.family}' needs a grid to be sampled on; give one.")
+        raise InputError(f"A transform of family '{part.family}' must be sampled. Give a grid.")
     # Slices may be thick: every axis is sampled as finely as the finest one.
     finest = own.spacing.min() / refinement
     steps = np.maximum(np.ceil(own.spacing / finest - 1e-6), 1).astype(int)
@@ -361,16 +361,16 @@ def from_itk(theirs: Any, name: str = "the transform") -> Transform:
             return AffineTransform.identity(theirs.GetDimension(), FILE_UNIT)
         return chain(*(from_itk(whole.GetNthTransform(i), name) for i in reversed(range(count))))
     if theirs.GetDimension() not in (2, 3):
-        raise InputError(f"'{name}' holds a transform in {theirs.GetDimension()}D; those in 2D and 3D can be read.")
+        raise InputError(f"'{name}' holds a {theirs.GetDimension()}D transform. 2D and 3D are supported.")
     if isinstance(theirs, sitk.BSplineTransform):
         if theirs.GetOrder() != 3:
-            raise InputError(f"'{name}' holds a B-spline of order {theirs.GetOrder()}; only cubic ones can be read.")
+            raise InputError(f"'{name}' holds a B-spline of order {theirs.GetOrder()}. Only order 3 is supported.")
         return _bspline_from_itk(theirs)
     if isinstance(theirs, sitk.DisplacementFieldTransform):
         return field_from_itk(theirs.GetDisplacementField())
     raise InputError(
-        f"'{name}' holds a transform of type {kind}, which cannot be read; turn it into a displacement field with the "
-        "program that made it."
+        f"'{name}' holds a transform of type {kind}, which is not supported. Convert it to a displacement field with "
+        "the program that made it."
     )
 
 

@@ -74,7 +74,7 @@ def read_parts(path: Path) -> tuple[list[ItkPart], str]:
             raise InputError(f"'{path.name}' is damaged: its parameters are not finite numbers.")
         ndim = int(match[2])
         if ndim not in (2, 3):
-            raise InputError(f"'{path.name}' holds a transform in {ndim}D; those in 2D and 3D can be read.")
+            raise InputError(f"'{path.name}' holds a {ndim}D transform. 2D and 3D are supported.")
         parts.append(ItkPart(match[1], ndim, parameters, fixed))
     if len({one.ndim for one in parts}) > 1:
         raise InputError(f"'{path.name}' is damaged: it mixes transforms in 2D and 3D.")
@@ -133,7 +133,7 @@ def _read_matlab(path: Path) -> _Raw:
     found = {key: np.asarray(one, dtype=np.float64).ravel() for key, one in loadmat(path).items() if key[:2] != "__"}
     kinds = [key for key in found if _KIND.fullmatch(key)]
     if len(kinds) != 1:
-        raise InputError(f"'{path.name}' holds {len(kinds)} transforms of ITK; a .mat file of ANTs holds one.")
+        raise InputError(f"'{path.name}' holds {len(kinds)} ITK transforms. A .mat file of ANTs must hold one.")
     return [(kinds[0], found[kinds[0]], found.get("fixed", np.zeros(0)))]
 
 
@@ -141,7 +141,7 @@ def _read_hdf5(path: Path) -> tuple[_Raw, str]:
     size = path.stat().st_size
     limit = _BASE_MEMORY + 3 * size
     command = [sys.executable, "-I", hdf5_child.__file__, str(path), str(limit)]
-    damaged = f"'{path.name}' cannot be read as an ITK transform file; it is damaged or of another kind."
+    damaged = f"'{path.name}' cannot be read as an ITK transform file. It is damaged or another kind of file."
     try:
         done = subprocess.run(command, capture_output=True, timeout=_SECONDS + size / 20e6, check=False)
     except subprocess.TimeoutExpired as error:

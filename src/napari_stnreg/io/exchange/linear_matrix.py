@@ -79,7 +79,7 @@ def read_lta(path: Path) -> Transform:
         text = path.read_text(encoding="utf-8", errors="replace")
         matrix = lta.FSLinearTransform.from_string(text).to_ras()
     except NotImplementedError as error:
-        raise InputError(f"'{path.name}' has a type of LTA that is not read; vox2vox and ras2ras are.") from error
+        raise InputError(f"'{path.name}' has an unsupported LTA type. Supported: vox2vox, ras2ras.") from error
     except Exception as error:  # a parser of another project
         raise InputError(f"'{path.name}' is not an LTA file of FreeSurfer with one matrix.") from error
     return _from_ras(matrix, path.name)
@@ -104,7 +104,7 @@ def read_xfm(path: Path) -> Transform:
     whole = np.eye(4)
     for kind, body in parts:
         if kind != "Linear":
-            raise InputError(f"'{path.name}' has a part of type {kind}; linear ones are read.")
+            raise InputError(f"'{path.name}' has a part of type {kind}. Only linear parts are supported.")
         found = _XFM_MATRIX.search(body)
         try:
             numbers = [float(word) for word in found[1].split()] if found else []
@@ -124,7 +124,7 @@ def _nitransforms(module: str, what: str) -> ModuleType:
         return import_module(f"nitransforms.io.{module}")
     except ImportError as error:
         raise InputError(
-            f"{what} need nitransforms, which is not installed; pip install 'napari-stnreg[exchange]' brings it."
+            f"{what} need nitransforms, which is not installed. Run: pip install 'napari-stnreg[exchange]'"
         ) from error
 
 

@@ -82,7 +82,7 @@ def _steps(part: Transform, domain: Grid | None, root: Any, number: int) -> list
     if field is None:
         grid = domain or part.native_grid()
         if grid is None:  # pragma: no cover (each family that bends has a grid of its own)
-            raise InputError(f"A transform of family '{part.family}' needs a grid to be sampled on; give one.")
+            raise InputError(f"A transform of family '{part.family}' must be sampled. Give a grid.")
         field = as_displacement(part, grid)
     grid, vectors = field.grid, field.field[0].double().numpy()
     name = f"coordinateTransformations/field{number}"
@@ -135,7 +135,7 @@ def read_ngff(path: Path) -> Transform:
     """
     zarr: Any = import_module("zarr")
     if not path.is_dir():
-        raise InputError(f"'{path}' is no folder; an OME-Zarr transform is one.")
+        raise InputError(f"'{path}' is not a folder. An OME-Zarr transform is a folder.")
     try:
         root = zarr.open_group(str(path), mode="r")
         content = dict(root.attrs)
@@ -173,7 +173,9 @@ class _Axes:
         self.space = [i for i, axis in enumerate(axes) if axis.get("type", "space") == "space"]
         units = {canonical(str(axes[i].get("unit", "pixel"))) for i in self.space}
         if len(self.space) not in (2, 3):
-            raise InputError(f"A transformation over {len(self.space)} axes of space cannot be read; it is 2 or 3.")
+            raise InputError(
+                f"A transformation over {len(self.space)} spatial axes is not supported. It must have 2 or 3."
+            )
         if len(units) > 1:
             raise InputError("A transformation whose axes are in different units cannot be read.")
         self.unit = units.pop()
@@ -322,5 +324,7 @@ def _read_field(one: Mapping[str, Any], root: Any, axes: _Axes, name: str) -> Tr
     field = np.ascontiguousarray(np.moveaxis(vectors, component, 0))
     grid = Grid(field.shape[1:], matrix[np.ix_(keep, keep)], axes.unit)
     if one.get("interpolation", "linear") not in ("linear", None):
-        raise InputError(f"'{name}' wants {one['interpolation']} interpolation of its field; only linear can be read.")
+        raise InputError(
+            f"'{name}' requires {one['interpolation']} interpolation of its field. Only linear is supported."
+        )
     return DisplacementTransform(torch.from_numpy(field), grid)

@@ -35,12 +35,12 @@ def read_field(path: Path) -> tuple[Transform, str]:
         check_nifti_size(image, path)
         vectors = checked_gzip(path, lambda _: np.asarray(image.dataobj, dtype=np.float64))(0)
     except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
-        raise InputError(f"'{path.name}' cannot be read; it is incomplete or not a NIfTI file.") from error
+        raise InputError(f"'{path.name}' cannot be read. It is incomplete or not a NIfTI file.") from error
     _refuse_absolute(image.header, path.name)
     ndim = vectors.shape[-1] if vectors.ndim == 5 else 0
     if ndim not in (2, 3) or vectors.shape[3] != 1 or (ndim == 2 and vectors.shape[2] != 1):
         raise InputError(
-            f"'{path.name}' has the shape {tuple(vectors.shape)}; a displacement field has five axes, x, y, z, 1 and "
+            f"'{path.name}' has the shape {tuple(vectors.shape)}. A displacement field has five axes, x, y, z, 1 and "
             "the vectors. Is it an image?"
         )
     header = image.header
@@ -100,7 +100,7 @@ def write_field(transform: Transform, path: Path, note: str, domain: Grid | None
         grid = transform.native_grid()
         if grid is None:
             raise InputError(
-                "A linear transform has no voxels of its own, which a displacement field needs; give the fixed image's "
+                "A linear transform has no voxels of its own, which a displacement field needs. Give the fixed image's "
                 "grid, or write a .tfm or .h5 file."
             )
     grid = grid.orthogonal()  # ITK's images have no shear

@@ -60,7 +60,7 @@ def itk_placement(header: nib.Nifti1Header, affine: FloatArray, name: str) -> It
     used = "sform" if codes[0] else "qform" if codes[1] else ""
     theirs = _itk_affine(header)
     if theirs is None:
-        return ItkPlacement(None, f"The sform of '{name}' is sheared and it has no qform; programs built on ITK do not "
+        return ItkPlacement(None, f"The sform of '{name}' is sheared and it has no qform. Programs built on ITK do not "
                                   "read such files.")  # fmt: skip
     shape = (*header.get_data_shape(), 1, 1)[:3]
     ends = [(0, n - 1) for n in shape]
@@ -72,15 +72,15 @@ def itk_placement(header: nib.Nifti1Header, affine: FloatArray, name: str) -> It
     if not used:
         text = (
             f"'{name}' states no position: the codes of its sform and qform are 0. Its center is taken as the origin "
-            f"and left may be right (see the setting mirror); ITK puts its voxels {apart:.3g} mm away."
+            f"and left may be right (see the setting mirror). ITK puts its voxels {apart:.3g} mm away."
         )
     else:
         named = [f"(code {code}, {_CODES.get(code, 'unknown')})" for code in codes]
         listed = f"sform {named[0]} and qform {named[1]}"
         text = f"The {listed} of '{name}' differ. The {used} is used"
         if agrees:
-            return ItkPlacement(None, f"{text}, as by ITK; other programs may use the qform.")
-        text = f"{text}; ITK puts the voxels {apart:.3g} mm away."
+            return ItkPlacement(None, f"{text}, as in ITK. Other programs may use the qform.")
+        text = f"{text}. ITK puts the voxels {apart:.3g} mm away."
     return ItkPlacement(theirs @ np.linalg.inv(ours), f"{text} Transforms written for ITK fit its position.")
 
 

@@ -400,7 +400,7 @@ def describe_breaks(segments: Sequence[Sequence[int]], after: Mapping[Pair, Pair
         for a, b in places
     ]
     return (
-        f"{named}: the stack is broken at {', '.join(breaks)}; other neighbors have {float(np.median(inside)):.2f}. "
+        f"{named}: the stack is broken at {', '.join(breaks)}. Other neighbors have {float(np.median(inside)):.2f}. "
         "Set landmarks there, or align the parts separately."
     )
 
@@ -446,11 +446,11 @@ def _judge_section(
     if fault == "excluded":
         return "excluded", "doubtful", "excluded: placed between its neighbors"
     if fault.startswith(REPEATED):
-        return "bridged", "doubtful", f"{fault}: placed like it; nothing to do"
+        return "bridged", "doubtful", f"{fault}: placed like it, nothing to do"
     if fault == UNMATCHED:
         return "bridged", "failed", f"{fault} and was placed between them: exclude it or set landmarks"
     if fault:
-        return "bridged", "doubtful", f"{fault}: placed between its neighbors; nothing to do"
+        return "bridged", "doubtful", f"{fault}: placed between its neighbors, nothing to do"
     before, after = figures
     own = {pair: verdict for pair, verdict in gaps.items() if section in pair}
     if not own or set(own.values()) == {"failed"}:
@@ -460,7 +460,7 @@ def _judge_section(
         a, b = next(pair for pair, verdict in own.items() if verdict == "failed")
         doubt = f"the stack is broken between {a} and {b}: set landmarks in both, or align the parts separately"
     elif "doubtful" in own.values():
-        doubt = f"fits its neighbors badly (correlation {after:.2f}): compare it with them; set landmarks if it is off"
+        doubt = f"fits its neighbors badly (correlation {after:.2f}): compare them, and set landmarks if it is off"
     elif after < before - PARAMETERS.max_correlation_drop:
         doubt = f"fits worse than as recorded ({before:.2f} to {after:.2f}): set landmarks or exclude it"
     elif folded > PARAMETERS.max_folding_fraction:

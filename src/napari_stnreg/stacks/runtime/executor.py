@@ -65,7 +65,7 @@ def make_executor(scheduler: str = "threads", workers: int | None = None) -> Exe
         If the scheduler does not answer, or ``distributed`` is not installed.
     """
     if workers is not None and workers < 1:
-        raise InputError(f"The number of workers is {workers}; it must be at least 1.")
+        raise InputError(f"The number of workers is {workers}. It must be at least 1.")
     if scheduler in ("", "threads"):
         return Threads(workers or available_cores())
     if "://" not in scheduler:
@@ -181,7 +181,7 @@ class Cluster:
             return future.result()
         except distributed.KilledWorker as error:
             raise FitError(
-                f"Several workers of the cluster died at task '{name}'; they may have too little memory."
+                f"Several workers of the cluster died at task '{name}'. They may have too little memory."
             ) from error
         finally:
             future.release()

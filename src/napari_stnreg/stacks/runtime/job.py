@@ -73,7 +73,7 @@ class AlignmentJob:
     def _check_sections(self, sections: Iterable[int], what: str) -> None:
         for z in sections:
             if not 0 <= z < self.count:
-                raise InputError(f"The stack has sections 0 to {self.count - 1}; there is no {z} ({what}).")
+                raise InputError(f"The stack has sections 0 to {self.count - 1}. There is no section {z} ({what}).")
 
     @property
     def input_paths(self) -> list[str]:

@@ -113,7 +113,7 @@ class AlignmentPipeline:
         faults = yield from self._prepare()
         good = usable(faults)
         if len(good) < 2:
-            raise FitError(f"Only {len(good)} of {self.count} sections can be used; there is nothing to align.")
+            raise FitError(f"Only {len(good)} of {self.count} sections can be used. There is nothing to align.")
         coarse = yield from self._match_coarse(good)
         sections = yield from self._confirm_artifacts(good, coarse)
         affines = solve_poses(self.count, coarse, [self.shape] * self.count, self.settings)

@@ -63,7 +63,7 @@ class StackSource:
             If the section is missing or cannot be read.
         """
         if not 0 <= z < self.shape[0]:
-            raise InputError(f"'{self.name}' has sections 0 to {self.shape[0] - 1}; there is no section {z}.")
+            raise InputError(f"'{self.name}' has sections 0 to {self.shape[0] - 1}. There is no section {z}.")
         if z in self.faults:
             raise SectionError(self.faults[z])
         where = window or (slice(0, self.shape[1]), slice(0, self.shape[2]))
@@ -257,13 +257,13 @@ def check_stack(shape: Sequence[int], dtype: np.dtype[Any], name: str) -> None:
         If not, with the reason.
     """
     if len(shape) != 3:
-        raise InputError(f"'{name}' has {len(shape)} axes; a stack has three, (z, y, x).")
+        raise InputError(f"'{name}' has {len(shape)} axes. A stack has three, (z, y, x).")
     if shape[0] < 2:
-        raise InputError(f"'{name}' has {shape[0]} section; a stack has at least two.")
+        raise InputError(f"'{name}' has {shape[0]} section. A stack has at least two.")
     if min(shape[1:]) < 16:
-        raise InputError(f"The sections of '{name}' are {shape[1]}x{shape[2]} pixels; at least 16x16 are needed.")
+        raise InputError(f"The sections of '{name}' are {shape[1]}x{shape[2]} pixels. At least 16x16 are needed.")
     if dtype.kind not in "buif":
-        raise InputError(f"'{name}' has values of type {dtype}; integers and real numbers are supported.")
+        raise InputError(f"'{name}' has values of type {dtype}. Integers and real numbers are supported.")
 
 
 def check_spacing(sizes: npt.NDArray[np.float64], name: str) -> None:
@@ -275,7 +275,7 @@ def check_spacing(sizes: npt.NDArray[np.float64], name: str) -> None:
         If not, with the reason.
     """
     if not np.isfinite(sizes).all() or (sizes <= 0).any():
-        raise InputError(f"The pixel size of '{name}' is {tuple(sizes.tolist())}; it must be positive.")
+        raise InputError(f"The pixel size of '{name}' is {tuple(sizes.tolist())}. It must be positive.")
     if abs(sizes[1] / sizes[2] - 1) > 0.01:
         raise InputError(
             f"The pixels of '{name}' are {sizes[1]:g} by {sizes[2]:g}, not square. Resample the sections first."
@@ -293,11 +293,11 @@ def select_channel(chosen: int | None, count: int, name: str, axis: str) -> int:
     if count == 1:
         return 0
     if axis != "c":
-        raise InputError(f"'{name}' has {count} entries along '{axis}'; a stack has only z, y and x.")
+        raise InputError(f"'{name}' has {count} entries along '{axis}'. A stack has only z, y and x.")
     if chosen is None:
         raise InputError(f"'{name}' has {count} channels. Choose one, 0 to {count - 1}.")
     if not 0 <= chosen < count:
-        raise InputError(f"'{name}' has {count} channels, counted from 0; there is no channel {chosen}.")
+        raise InputError(f"'{name}' has {count} channels, counted from 0. There is no channel {chosen}.")
     return chosen
 
 

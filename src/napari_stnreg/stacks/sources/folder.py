@@ -83,7 +83,7 @@ def open_folder(path: Path, *, channel: int | None = None, pattern: str | None =
         names = [name for name in names if fnmatchcase(name.lower(), pattern.lower())]
     if len(names) < 2:
         fitting = "" if pattern is None else f" that fit '{pattern}'"
-        raise InputError(f"The folder '{path.name}' holds {len(names)} image files{fitting}; a stack has at least two.")
+        raise InputError(f"The folder '{path.name}' holds {len(names)} image files{fitting}. A stack has at least two.")
     order = order_sections(names, path.name, channel) if pattern is None else natural_sections(names)
     rows = order.rows
     headers: dict[int, tuple[tuple[int, ...], np.dtype[Any]]] = {}

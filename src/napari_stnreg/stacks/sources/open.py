@@ -114,7 +114,7 @@ def open_npy(path: Path) -> NpySource:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"'{path.name}' cannot be read; it is incomplete or not a .npy file.") from error
+        raise InputError(f"'{path.name}' cannot be read. It is incomplete or not a .npy file.") from error
     check_stack(array.shape, array.dtype, path.name)
     shape = (int(array.shape[0]), int(array.shape[1]), int(array.shape[2]))
     return NpySource(shape, array.dtype, name=path.stem, location=str(path))

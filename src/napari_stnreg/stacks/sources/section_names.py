@@ -135,7 +135,7 @@ def order_sections(names: Sequence[str], folder: str, channel: int | None = None
         rows = sorted([name for one in series for name in one.names], key=natural_key)
         notes += _left_out(odd)
         if len(rows) > 1:
-            notes.append(f"The names in '{folder}' follow no common pattern; the sections are in their natural order.")
+            notes.append(f"The names in '{folder}' follow no common pattern. The sections are in their natural order.")
         return SectionNames(tuple(rows), tuple(notes))
     files = dict(chosen.files)
     for one in series:
@@ -324,7 +324,7 @@ def _numbered_like(one: _Series, main: _Series) -> dict[Number, str]:
 def _chosen_channel(channels: list[_Series], channel: int | None, folder: str) -> int:
     if len(channels) == 1:
         if channel not in (None, 0):
-            raise InputError(f"'{folder}' has one channel; there is no channel {channel}.")
+            raise InputError(f"'{folder}' has one channel. There is no channel {channel}.")
         return 0
     listed = _listed([f"{i}: '{one.pattern}'" for i, one in enumerate(channels)])
     if channel is None:
@@ -333,7 +333,7 @@ def _chosen_channel(channels: list[_Series], channel: int | None, folder: str) -
             f"{len(channels) - 1}, or name its files with a pattern."
         )
     if not 0 <= channel < len(channels):
-        raise InputError(f"'{folder}' has {len(channels)} channels ({listed}); there is no channel {channel}.")
+        raise InputError(f"'{folder}' has {len(channels)} channels ({listed}). There is no channel {channel}.")
     return channel
 
 
@@ -347,7 +347,7 @@ def _rows(files: dict[Number, str], pattern: str, notes: list[str]) -> tuple[str
     step, count = _steps(numbers)
     if count > 2 * len(numbers):  # numbers that mean something else, such as dates, or a few far away
         notes.append(
-            f"The numbers of '{pattern}' are uneven, from {float(numbers[0]):.15g} to {float(numbers[-1]):.15g}; the "
+            f"The numbers of '{pattern}' are uneven, from {float(numbers[0]):.15g} to {float(numbers[-1]):.15g}. The "
             "sections follow each other in their order, without gaps."
         )
         return in_order

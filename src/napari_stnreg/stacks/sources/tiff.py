@@ -72,7 +72,7 @@ def open_tiff(path: Path, *, channel: int | None = None) -> TiffSource:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"'{path.name}' cannot be read; it is incomplete or not a TIFF file.") from error
+        raise InputError(f"'{path.name}' cannot be read. It is incomplete or not a TIFF file.") from error
 
 
 def _tiff_stack(path: Path, tif: tifffile.TiffFile, channel: int | None) -> TiffSource:
@@ -100,7 +100,7 @@ def _tiff_stack(path: Path, tif: tifffile.TiffFile, channel: int | None) -> Tiff
         if broken:
             faults[z] = f"'{path.name}' ends before section {z}, or does not hold it."
     if len(faults) > len(numbers) - 2:
-        raise InputError(f"'{path.name}' cannot be read; it ends before its pixels do.")
+        raise InputError(f"'{path.name}' cannot be read. It ends before its pixels do.")
     return TiffSource(
         (len(numbers), page_shape[0], page_shape[1]), dtype, spacing, unit, path.name.split(".")[0], faults, str(path),
         tuple(pages), series.dataoffset, f"{tif.byteorder}{dtype.str[1:]}", page_shape,
@@ -118,7 +118,7 @@ def _sections_of(series: tifffile.TiffPageSeries, name: str, channel: int | None
     split = axes.index("Y") if "Y" in axes else 0
     outer, inner = axes[:split], axes[split:]
     if sorted(outer) not in (["Z"], ["C", "Z"]) or inner not in ("YX", "YXS"):
-        raise InputError(f"'{name}' has the axes {series.axes}; a stack of sections has z, y, x and channels.")
+        raise InputError(f"'{name}' has the axes {series.axes}. A stack of sections has z, y, x and channels.")
     steps = {axis: int(np.prod(shape[i + 1 : split])) for i, axis in enumerate(outer)}
     first = select_channel(channel, shape[outer.index("C")], name, "c") * steps["C"] if "C" in outer else 0
     return [first + z * steps["Z"] for z in range(shape[outer.index("Z")])], tuple(shape[split:])

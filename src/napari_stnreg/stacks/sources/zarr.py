@@ -55,12 +55,12 @@ def open_zarr(path: Path, *, level: int = 0, channel: int | None = None) -> Zarr
     image = read_multiscale(path)
     if not 0 <= level < len(image.resolutions):
         raise InputError(
-            f"'{path.name}' has {len(image.resolutions)} resolutions, counted from 0; there is no {level}."
+            f"'{path.name}' has {len(image.resolutions)} resolutions, counted from 0. There is no {level}."
         )
     node = image.array(level)
     names = image.axes
     if not {"z", "y", "x"} <= set(names) or len(names) != node.ndim:
-        raise InputError(f"'{path.name}' has the axes {', '.join(names) or 'none'}; a stack of sections has z, y, x.")
+        raise InputError(f"'{path.name}' has the axes {', '.join(names) or 'none'}. A stack of sections has z, y, x.")
     index: list[int | str] = [
         name if name in ("z", "y", "x") else select_channel(channel, int(node.shape[i]), path.name, name)
         for i, name in enumerate(names)

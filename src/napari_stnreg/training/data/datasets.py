@@ -105,7 +105,7 @@ def open_training_data(
         If an input is missing or inconsistent.
     """
     if pairing not in get_args(PairingName):
-        raise InputError(f"There is no pairing '{pairing}'; choose {', '.join(get_args(PairingName))}.")
+        raise InputError(f"There is no pairing '{pairing}'. Choose from {', '.join(get_args(PairingName))}.")
 
     def make(
         fixed: ImageSet,
@@ -172,7 +172,7 @@ def _open_set(
             source, labels=labels, pattern=pattern, labels_pattern=labels_pattern, group=group, classes=classes
         )
     if pattern != "*" or labels_pattern is not None:
-        raise InputError("Patterns choose files of a folder; the data are no folder.")
+        raise InputError("Patterns select files in a folder, but the data are not a folder.")
     is_npz = isinstance(source, str | Path) and Path(source).suffix.lower() == ".npz"
     if classes is not None and not is_npz:
         raise InputError("Classes are those of the files of a folder or an array of an .npz file.")
@@ -192,7 +192,7 @@ def _open_set(
         truth = None if labels is None else read_series(labels)
         return ImageSet.from_images(read_series(path), truth)
     if content.grid.ndim != 3:
-        raise InputError(f"'{path.name}' has a single image; training needs several.")
+        raise InputError(f"'{path.name}' has a single image. Training needs several.")
     return ImageSet.from_stack(read_image(path), None if labels is None else read_image(labels))
 
 

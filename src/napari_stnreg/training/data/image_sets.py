@@ -126,7 +126,7 @@ class ImageSet:
                 return self._places[stem[: -len(stop_reason)]]
         if re.fullmatch(r"\d+", name) and int(name) < len(self):
             return int(name)
-        raise InputError(f"There is no image '{name}'; there are {', '.join(self.names[:4])} and so on.")
+        raise InputError(f"There is no image '{name}'. Names are {', '.join(self.names[:4])} and so on.")
 
     def image(self, index: int) -> Image:
         """Return one image."""
@@ -171,7 +171,7 @@ class ImageSet:
         """
         for what, given in (("label maps", labels), ("groups", groups)):
             if given is not None and len(given) != len(images):
-                raise InputError(f"There are {len(images)} images and {len(given)} {what}; give one for each image.")
+                raise InputError(f"There are {len(images)} images and {len(given)} {what}. Give one for each image.")
         names = _unique_names([image.name for image in images])
         entries = []
         for i, (name, image) in enumerate(zip(names, images, strict=True)):
@@ -189,7 +189,7 @@ class ImageSet:
             If the stack is not 3D, or the label map has another shape.
         """
         if stack.ndim != 3:
-            raise InputError(f"'{stack.name}' is {stack.ndim}D; a stack of sections has three axes.")
+            raise InputError(f"'{stack.name}' is {stack.ndim}D. A stack of sections has three axes.")
         if labels is not None and labels.grid.shape != stack.grid.shape:
             raise InputError(f"The labels of '{stack.name}' have shape {labels.grid.shape}, it has {stack.grid.shape}.")
         grid = Grid.from_spacing(stack.grid.shape[1:], stack.grid.spacing[1:].tolist(), unit=stack.grid.unit)
@@ -308,7 +308,7 @@ class ImageSet:
         arrays = read_arrays(path, [n for n in (image, labels, group, classes) if n is not None])
         data = arrays[image]
         if data.ndim not in (3, 4):
-            raise InputError(f"'{image}' of '{path.name}' has {data.ndim} axes; a set of images has 3 or 4.")
+            raise InputError(f"'{image}' of '{path.name}' has {data.ndim} axes. A set of images must have 3 or 4.")
         for name, array in arrays.items():
             if len(array) != len(data) or (name == labels and array.shape != data.shape):
                 raise InputError(f"'{name}' of '{path.name}' has shape {array.shape}, '{image}' {data.shape}.")
@@ -319,7 +319,7 @@ class ImageSet:
         for one in (group, classes):
             if one is not None and arrays[one].size != len(data):
                 raise InputError(
-                    f"'{one}' of '{path.name}' has shape {arrays[one].shape}; it needs one value for each image."
+                    f"'{one}' of '{path.name}' has shape {arrays[one].shape}. It needs one value for each image."
                 )
         groups = [str(i) for i in range(len(data))] if group is None else [str(g) for g in arrays[group].ravel()]
         kinds: list[str | None] = [None] * len(data) if classes is None else [str(c) for c in arrays[classes].ravel()]
@@ -349,7 +349,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> Mapping[str, npt.NDArray[An
             missing = [name for name in names if name not in archive.files]
             if missing:
                 raise InputError(
-                    f"'{path.name}' has no array '{missing[0]}'; it holds {', '.join(archive.files) or 'nothing'}."
+                    f"'{path.name}' has no array '{missing[0]}'. It holds {', '.join(archive.files) or 'nothing'}."
                 )
             return {name: archive[name] for name in names}
     except InputError:
@@ -364,7 +364,7 @@ def _image_files(folder: Path, pattern: str) -> list[Path]:
     files = [path for path in sorted(folder.glob(pattern)) if is_image_path(path)]
     if not files:
         which = "" if pattern == "*" else f" that matches '{pattern}'"
-        raise InputError(f"'{folder}' has no image{which}; supported: {', '.join(SUPPORTED_SUFFIXES)}.")
+        raise InputError(f"'{folder}' has no image{which}. Supported: {', '.join(SUPPORTED_SUFFIXES)}.")
     return files
 
 

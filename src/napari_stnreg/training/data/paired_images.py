@@ -204,7 +204,7 @@ def augmentation_preset(name: str, grid: Grid) -> Augmentation | None:
         If there is no such augmentation.
     """
     if name not in AUGMENTATION_HELP:
-        raise InputError(f"There is no augmentation '{name}'; choose one of {', '.join(AUGMENTATION_HELP)}.")
+        raise InputError(f"There is no augmentation '{name}'. Choose one of {', '.join(AUGMENTATION_HELP)}.")
     if name == "none":
         return None
     longest = float(grid.extent.max())

@@ -38,7 +38,7 @@ class CorrectionsForm(QWidget):
         self.range_box.setValue(1)
         self.range_box.setToolTip("Sections before and after the one that is shown.")
         self.range_box.setAccessibleName("sections before and after")
-        self.again_button = button("Align these again", "Align the range again; all other sections stay.")
+        self.again_button = button("Align these again", "Align the range again. All other sections stay.")
         rows = FormLayout()
         rows.add_full_width(self.note)
         rows.add_full_width(self.exclude_button)

@@ -114,7 +114,7 @@ def section_landmarks(layer: Points | None, raw: Image) -> dict[tuple[int, int],
     which = sorted(set(sections.tolist()))
     if len(which) % 2:
         raise InputError(
-            f"There are landmarks in an odd number of sections ({', '.join(map(str, which))}); they work between two, "
+            f"There are landmarks in an odd number of sections ({', '.join(map(str, which))}). They work between two, "
             "so mark the same places in a neighbor."
         )
     found = {}
@@ -122,7 +122,7 @@ def section_landmarks(layer: Points | None, raw: Image) -> dict[tuple[int, int],
         one, other = points[sections == a, 1:], points[sections == b, 1:]
         if len(one) != len(other):
             raise InputError(
-                f"Section {a} has {len(one)} landmarks and section {b} {len(other)}; they work in pairs, so add or "
+                f"Section {a} has {len(one)} landmarks and section {b} {len(other)}. They work in pairs, so add or "
                 "remove points until the counts match."
             )
         found[a, b] = (one, other)

@@ -93,7 +93,7 @@ class AlignStackPanel(TaskPanel):
         self.play_button.setCheckable(True)
         self.reslice_button = button(
             "Cut XZ, YZ",
-            "Cut the raw and the aligned stack across the sections; the cuts follow the cursor, also while sections "
+            "Cut the raw and the aligned stack across the sections. The cuts follow the cursor, also while sections "
             "arrive.",
         )
         self._look_row = button_row(self.flicker_button, self.play_button)
@@ -239,7 +239,7 @@ class AlignStackPanel(TaskPanel):
         if result.stop_reason == "stopped":
             self.bar.setValue(0)
             again = "Align" if job.section_range is None else "Align these again"
-            self.show_status(f"Stopped. Finished sections are kept; {again} continues from there.")
+            self.show_status(f"Stopped. Finished sections are kept. {again} continues from there.")
             return
         if not work.aligned_from(result.path) or not work.has(work.aligned):
             self._show_aligned(result.path)
@@ -364,7 +364,7 @@ class AlignStackPanel(TaskPanel):
         points.mode = "add"
         work.set_shown(after=False)
         then = "align these again" if work.result is not None else "press Align"
-        self.show_status(f"Click a place in one section and the same place in the next; then {then}.")
+        self.show_status(f"Click a place in one section and the same place in the next section, then {then}.")
 
     def _on_again(self, reach: int) -> None:
         self.align_range(self.section - reach, self.section + reach)

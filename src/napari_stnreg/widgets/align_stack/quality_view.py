@@ -114,7 +114,7 @@ class SectionTable(QTableWidget):
         self.setMinimumHeight(40)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.setAccessibleName("sections to look at")
-        self.setToolTip("Sections whose verdict is not good; choose one to go there.")
+        self.setToolTip("Sections whose verdict is not good. Select one to go there.")
         self.verticalHeader().sectionResized.connect(self._on_rows)
         self.currentCellChanged.connect(self._on_row)
         self.cellClicked.connect(self._on_row)

@@ -109,7 +109,7 @@ class JobTable(QTableWidget):
             text, tip = summary(row), "\n".join([tip, *details(row)])
             verdict = str(row.get("verdict") or "")
             if verdict in _DISTRUSTED:
-                text, word = f"{verdict}: {text}", f"Registered; the result is {_DISTRUSTED[verdict]}."
+                text, word = f"{verdict}: {text}", f"Registered. The result is {_DISTRUSTED[verdict]}."
         sign, score = self.item(number, 1), self.item(number, 2)
         sign.setText({"failed": "✗", "doubtful": "?"}.get(verdict, STATES[state]))
         sign.setData(Qt.ItemDataRole.AccessibleTextRole, word)
@@ -381,7 +381,7 @@ class BatchPanel(TaskPanel):
         text += f", {failed} failed" if failed else ""
         text += f", {rejected} judged as failed" if rejected else ""
         if result.stop_reason == "stopped":
-            text += "; stopped, Run continues from here"
+            text += ". Stopped. Run continues from here"
         self.note.setText(text + ".")
         self.show_status(text + ".", warn=bool(failed or rejected))
 

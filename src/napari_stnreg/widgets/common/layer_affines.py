@@ -34,7 +34,7 @@ def transformed_affine(layer: Layer, entry: TransformEntry, side: Side) -> Any:
 
     ndim = entry.transform.ndim
     if layer.ndim < ndim:
-        raise InputError(f"'{layer.name}' has {layer.ndim} axes, the transform {ndim}; they do not fit together.")
+        raise InputError(f"'{layer.name}' has {layer.ndim} axes, the transform {ndim}. They do not fit together.")
     matrix, unit = spatial_matrix(layer, ndim)
     moved = GeometryTransformer(entry.transform, side, matrix=matrix, unit=unit, target_unit=unit).layer_affine()
     for axis, own in enumerate(axis_units(layer)[-ndim:], start=layer.ndim - ndim):

@@ -141,7 +141,7 @@ class MaskSource:
         mask = self._shapes_on(grid) if self.labels is None else self._labels_on(grid, frame)
         if not mask.any():
             raise InputError(
-                f"The mask '{self.name}' leaves nothing of the image; draw it over the image, or choose none."
+                f"The mask '{self.name}' leaves nothing of the image. Draw it over the image, or choose none."
             )
         return mask
 
@@ -183,7 +183,7 @@ class MaskSource:
             index = vertices[:, -n:] @ matrix[:-1, :-1].T + matrix[:-1, -1]
             outlines.append(index[:, -2:])
         if not outlines:
-            raise InputError(f"The mask '{self.name}' has no shapes; draw one over the image, or choose none.")
+            raise InputError(f"The mask '{self.name}' has no shapes. Draw one over the image, or choose none.")
         drawn = Shapes(outlines, shape_type=list(self.kinds)).to_masks(mask_shape=grid.shape[-2:]).any(axis=0)
         return np.array(np.broadcast_to(drawn, grid.shape))
 
@@ -283,7 +283,7 @@ def layer_source(
     if other and (
         np.abs(matrix[np.ix_(space, other)]).max() > 1e-9 or np.abs(matrix[np.ix_(other, space)]).max() > 1e-9
     ):
-        raise InputError(f"The affine of '{layer.name}' mixes time or channels with space; give it one that does not.")
+        raise InputError(f"The affine of '{layer.name}' mixes time or channels with space. Give it one that does not.")
     units = axis_units(layer)
     unit = units[space[-1]]
     own = np.eye(len(space) + 1)
@@ -330,7 +330,7 @@ def landmark_points(layer: Points, grid: Grid) -> np.ndarray:
     """
     n = grid.ndim
     if layer.ndim < n:
-        raise InputError(f"The points '{layer.name}' are {layer.ndim}D but the image is {n}D; draw them on the image.")
+        raise InputError(f"The points '{layer.name}' are {layer.ndim}D but the image is {n}D. Draw them on the image.")
     matrix = layer_matrix(layer)
     world = np.asarray(layer.data, dtype=np.float64) @ matrix[:-1, :-1].T + matrix[:-1, -1]
     factors = [conversion_factor(unit, grid.unit) for unit in axis_units(layer)[-n:]]

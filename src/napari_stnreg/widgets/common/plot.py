@@ -216,7 +216,7 @@ class LossPlot(ThemedPlot):
     """
 
     def __init__(self, viewer: Viewer) -> None:
-        tip = "Decrease of the loss; lower is better. A new level or stage starts at each dotted line."
+        tip = "Decrease of the loss (lower is better). A new level or stage starts at each dotted line."
         super().__init__(viewer, "step", "loss", "loss curve", tip)
         self._curve: Any = None
         self._borders: list[Any] = []

@@ -277,7 +277,7 @@ class TaskPanel(DockPanel):
 
     def _on_canceled(self) -> None:
         self._end(0)
-        self.status.setText("Stopped; nothing was changed.")
+        self.status.setText("Stopped. Nothing was changed.")
         self.show_state()
 
     def _restore_focus(self) -> None:

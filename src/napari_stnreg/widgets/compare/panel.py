@@ -74,14 +74,12 @@ class ComparePanel(TaskPanel):
         self.rate_box.setSingleStep(0.5)
         self.rate_box.setValue(2.0)
         self.rate_box.setSuffix(" / s")
-        self.rate_box.setToolTip("How often flicker turns to the other image; 0: only when Shift+B is pressed.")
+        self.rate_box.setToolTip("Flicker rate. 0 switches only when Shift+B is pressed.")
         self.rate_box.setAccessibleName("rate of the flicker")
         self.squares_slider = QSlider(Qt.Orientation.Horizontal)
         self.squares_slider.setRange(2, 40)
         self.squares_slider.setValue(8)
-        self.squares_slider.setToolTip(
-            "Squares of the checkerboard along the longest side; to the left they are larger."
-        )
+        self.squares_slider.setToolTip("Number of checkerboard squares along the longest side.")
         self.squares_slider.setAccessibleName("squares of the checkerboard")
         self.color_box = Combo("Colors of the blend: first and second image.", "colors of the blend")
         self.color_box.set_items([(name, name) for name in COLORS])
@@ -152,7 +150,7 @@ class ComparePanel(TaskPanel):
         if first is None or second is None:
             raise InputError("There are no two images: open or choose one for each side.")
         if first is second:
-            raise InputError("The two images are the same layer; choose a different one for one of them.")
+            raise InputError("The two images are the same layer. Choose two different layers.")
         return first, second
 
     # -- views

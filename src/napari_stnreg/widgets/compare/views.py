@@ -62,7 +62,7 @@ def prepare(
     yield TaskProgress(0.1, f"Reading {first.name} and {second.name}")
     still, other = first.image(full=True, masked=False), second.image(full=True, masked=False)
     if still.ndim != other.ndim:
-        raise InputError(f"'{first.name}' is {still.ndim}D and '{second.name}' {other.ndim}D; they cannot be compared.")
+        raise InputError(f"'{first.name}' is {still.ndim}D and '{second.name}' {other.ndim}D. They cannot be compared.")
     other = other.with_unit(still.grid.unit)
     plain = other.replace(data=other.intensity(), rgb=False)
     mask = None
@@ -215,9 +215,9 @@ class CompareViews(QObject):
         """Remember how everything was, or clear away the view that was shown until now."""
         for layer in (first, second):
             if layer not in self._viewer.layers:
-                raise InputError(f"'{layer.name}' is no longer in the viewer; choose another layer.")
+                raise InputError(f"'{layer.name}' is no longer in the viewer. Choose another layer.")
         if first is second:
-            raise InputError("The two images are the same layer; choose a different one for one of them.")
+            raise InputError("The two images are the same layer. Choose two different layers.")
         self._timer.stop()
         grid, camera = self._viewer.canvas.grid, self._viewer.scene.camera
         if self._before is None:

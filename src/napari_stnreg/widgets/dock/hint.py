@@ -31,7 +31,7 @@ class FirstSteps(QFrame):
         self.setObjectName("first steps")
         text = help_label("\n".join(f"{i}. {step}" for i, step in enumerate(steps, 1)), small=False)
         text.setAccessibleName("first steps")
-        self.hide_button = button("Got it", "Hide these steps; ? opens the documentation.")
+        self.hide_button = button("Got it", "Hide these steps. The ? button opens the documentation.")
         self.hide_button.clicked.connect(self.dismiss)
         row = QHBoxLayout()
         row.addStretch(1)

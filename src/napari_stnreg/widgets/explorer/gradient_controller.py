@@ -103,7 +103,7 @@ class GradientController:
         elif gradient.flat:
             words += " The ground is flat here."
         else:
-            words += " Arrows show where the grid goes downhill; the longest is drawn at a fixed length."
+            words += " Arrows show where the grid goes downhill. The longest is drawn at a fixed length."
         tab.words.setText(words)
         tab.back.setEnabled(bool(descent.history))
         losses = [loss for _, loss in descent.history] + [gradient.loss]

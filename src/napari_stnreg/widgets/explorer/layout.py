@@ -35,7 +35,9 @@ class ExplorerLayout(DockPanel):
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer)
-        self.layer_box = Combo("The image layer to explore; of more than two axes, the slice on screen.", "image")
+        self.layer_box = Combo(
+            "The image layer to explore. If it has more than two axes, the slice on screen is used.", "image"
+        )
         self.family_box = Combo("What kind of grid the parameters make.", "transform family")
         for text, data in (("affine", "affine"), ("thin-plate spline", "tps"), ("cubic B-spline", "bspline")):
             self.family_box.addItem(text, data)

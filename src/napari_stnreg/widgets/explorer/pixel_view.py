@@ -148,7 +148,7 @@ def described(look: InterpolationStencil, pixel: tuple[int, int], kernel: str) -
             "changes nothing, so the gradient is 0 and nothing can be learned through it."
         )
     if kernel == "cubic":
-        return f"{head}\nCubic kernel: sixteen neighbors, some with weights below 0; the sum is {value}."
+        return f"{head}\nCubic kernel: sixteen neighbors, some with negative weights. The sum is {value}."
     if len(look.value) > 1:
         return f"{head}\nThe four neighbors, weighted by area, make {value}."
     terms = " + ".join(f"{n.weight:.3f} · {n.value[0]:.4g}" for n in look.neighbors)

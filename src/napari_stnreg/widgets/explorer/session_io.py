@@ -16,7 +16,7 @@ def save_to(panel: ExplorerPanel, path: str | Path) -> None:
     from napari_stnreg.teaching import save_state
 
     if panel.scene is None:
-        raise InputError("There is nothing to save yet; choose an image first.")
+        raise InputError("There is nothing to save yet. Choose an image first.")
     tab = panel.gradient_tab
     view = {
         "tab": panel.tab,

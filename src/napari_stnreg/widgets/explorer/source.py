@@ -64,7 +64,9 @@ def picture_of(layer: ImageLayer, viewer: Viewer) -> Picture:
         data = data[tuple(int(np.clip(i, 0, n - 1)) for i, n in zip(index, data.shape, strict=False))]
     values = np.asarray(data, dtype=np.float32)
     if min(values.shape[:2], default=0) < 4:
-        raise InputError(f"'{layer.name}' shows a picture of {values.shape[:2]} pixels; the explorer needs 4 by 4.")
+        raise InputError(
+            f"'{layer.name}' shows a picture of {values.shape[:2]} pixels. The explorer needs at least 4 by 4."
+        )
     # Whole blocks are averaged, so that a pixel of the picture is still a square of pixels of the layer.
     shrunk = int(np.ceil(max(values.shape[:2]) / LONGEST))
     if shrunk > 1:

@@ -90,7 +90,7 @@ class DirectionTab(Tab):
             help_label(
                 "Pull-back (upper right): every output pixel samples the input, so every one gets a value.\n\n"
                 "Push-forward (below): every input pixel is sent to the output pixel nearest to where it belongs. Some "
-                "get none, and stay holes; some get several.",
+                "get none and stay holes. Some get several.",
                 small=False,
             )
         )

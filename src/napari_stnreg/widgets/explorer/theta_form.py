@@ -133,7 +133,9 @@ class ThetaForm(QWidget):
             "scale_x": ParameterSlider(
                 "Width of the sampling grid: 0.5 shows things twice as wide.", "scale x", 0.1, 3, 0.05, 3
             ),
-            "scale_y": ParameterSlider("Height of the sampling grid; below 0 mirrors.", "scale y", -3, 3, 0.05, 3),
+            "scale_y": ParameterSlider(
+                "Height of the sampling grid. Negative values mirror.", "scale y", -3, 3, 0.05, 3
+            ),
             "shear": ParameterSlider("How far x is pushed for each step along y.", "shear", -2, 2, 0.05, 3),
             "shift_x": ParameterSlider("Shift of the sampling grid, in pixels of the input.", "shift x", -1, 1, 1, 1),
             "shift_y": ParameterSlider("Shift of the sampling grid, in pixels of the input.", "shift y", -1, 1, 1, 1),

@@ -68,7 +68,7 @@ def read_files(
     """
     for path in paths:
         if not is_points_file(path):
-            raise InputError(f"'{path.name}' is not a landmark file; supported: {', '.join(POINT_SUFFIXES)}.")
+            raise InputError(f"'{path.name}' is not a landmark file. Supported: {', '.join(POINT_SUFFIXES)}.")
     if len(paths) > 2:
         raise InputError(f"{len(paths)} files were given. Give one file of pairs, or two files of points.")
     if len(paths) == 1 and paths[0].suffix.lower() in (".csv", ".tsv"):

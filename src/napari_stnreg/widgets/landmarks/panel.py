@@ -76,7 +76,7 @@ class LandmarksPanel(TaskPanel):
     introduction = (
         "Choose the fixed and the moving image.",
         "Click a place in one image and the same place in the other.",
-        "From the third pair on the moving image follows; drag points to refine.",
+        "From the third pair on the moving image follows. Drag points to refine.",
     )
 
     def __init__(self, napari_viewer: Viewer) -> None:
@@ -89,7 +89,7 @@ class LandmarksPanel(TaskPanel):
             "Add result", "Warp the moving layers at full resolution, as new layers (Ctrl+Enter)."
         )
         self.register_button = button(
-            "Landmarks + image", "Register the images, starting at the landmarks and held by them; in the background."
+            "Landmarks + image", "Register the images, with the landmarks as the start and as constraints."
         )
         self.save_button = button("Save …", "Save the transform. The file extension sets the format.")
         self.set_run_buttons(self.result_button)
@@ -272,7 +272,7 @@ class LandmarksPanel(TaskPanel):
             for layer in scene.points.values():
                 layer.events.data.disconnect(self._on_points_edited)
             scene.leave()
-            self.status.setText("The layers are as they were; the pairs are kept.")
+            self.status.setText("The layers are as they were. The pairs are kept.")
         self._ready = False
         self.show_state()
 

@@ -165,5 +165,5 @@ class ModelList(Combo):
         if path in pretrained_models() or Path(path).is_file():
             self.take(SESSION.find(path) or SESSION.add(None, path))
         else:
-            self.about.setText(f"The model '{path}' of the last session does not exist any more; none is selected.")
+            self.about.setText(f"The model '{path}' of the last session no longer exists. No model is selected.")
             self.about.show()

@@ -25,7 +25,7 @@ class ModelChoice(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        tip = "A trained network gives the answer in one pass; without one the pair is optimized."
+        tip = "A trained network registers in one pass. Without one, the pair is optimized."
         self.box = ModelList(tip, "model", "none (optimize this pair)")
         self.about = self.box.about
         self.refine_box = QCheckBox("Refine for this pair")

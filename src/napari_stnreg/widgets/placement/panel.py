@@ -70,7 +70,7 @@ class PlacementPanel(TaskPanel):
         """Where the image is placed, in the unit of the moving layer."""
         self._record_timer = self._timer(self._record, _RECORD_MS)
         self.place_button = button(
-            "Place by hand", "Show a copy of the moving image with handles; again for the handles."
+            "Place by hand", "Show a copy of the moving image with handles. Press again to get the handles back."
         )
         emphasize(self.place_button)
         layers = FormLayout()
@@ -97,7 +97,7 @@ class PlacementPanel(TaskPanel):
         self.right_button.setAccessibleName("rotate by 90 degrees clockwise")
         self.center_button = button("Center", "Shift the center of the image onto that of the fixed image.")
         self.reset_button = button("Reset", "Put the image back to its own place.")
-        self.remove_button = button("Remove", "Remove the copy; the registration starts as usual.")
+        self.remove_button = button("Remove", "Remove the copy. The registration starts as usual.")
         self.form.addLayout(layers)
         self.form.addWidget(self.place_button)
         self.form.addWidget(self.hint)
@@ -106,7 +106,7 @@ class PlacementPanel(TaskPanel):
         self.form.addLayout(button_row(self.left_button, self.right_button, self.center_button))
         self.form.addLayout(button_row(self.reset_button, self.remove_button))
         self.form.addStretch(1)
-        self.register_button = button("Register from here", "Open the registration panel; it starts at this place.")
+        self.register_button = button("Register from here", "Open the registration panel. It starts at this place.")
         self.set_run_buttons(self.register_button)
         self._connect()
         self.refresh()

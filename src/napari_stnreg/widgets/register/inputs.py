@@ -42,7 +42,7 @@ class ImageSelector(QWidget):
         self.layer_box = Combo(what, f"{role} image")
         self.layout_box = Combo("What the layer's axes mean.", f"axes of the {role} image")
         self.level_box = Combo("Level of the multiscale layer to register with.", f"level of the {role} image")
-        self.channel_box = Combo("Which channel is compared; all channels are warped.", f"channel of the {role} image")
+        self.channel_box = Combo("Channel that is compared. All channels are warped.", f"channel of the {role} image")
         self.mask_box = Combo(
             f"A Labels or Shapes layer: only its inside counts on the {role} side. "
             "A shape drawn in a volume counts at every depth.",
@@ -149,7 +149,7 @@ class ImageSelector(QWidget):
         if layer is None:
             raise InputError(f"There is no {role} image: open two images and choose one for each side.")
         if layer not in self._viewer.layers:
-            raise InputError(f"The {role} image '{layer.name}' is no longer in the viewer; choose another.")
+            raise InputError(f"The {role} image '{layer.name}' is no longer in the viewer. Choose another.")
         return layer_source(
             layer,
             self._viewer,
@@ -175,7 +175,7 @@ class InputForm(QWidget):
         self.swap_button.clicked.connect(self.swap)
         self.frames_box = QCheckBox("Every frame")
         self.frames_box.setToolTip(
-            "Register every frame of the moving time series. Fixed and moving may then be the same layer; of a fixed "
+            "Register every frame of the moving time series. Fixed and moving may then be the same layer. Of a fixed "
             "series the frame on screen counts."
         )
         self.reference_box = Combo("What every frame is registered to.", "reference of the series")

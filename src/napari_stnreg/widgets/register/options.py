@@ -102,7 +102,7 @@ class OptionsForm(QWidget):
         self.rate_box.setValue(5.0)
         self.rate_box.setSuffix(" / s")
         self.rate_box.setSpecialValueText("off")
-        self.rate_box.setToolTip("Live previews per second during a registration; 0 shows none.")
+        self.rate_box.setToolTip("Live previews per second during a registration, 0 for none.")
         self.rate_box.setAccessibleName("preview rate")
         rows.add("Preview", self.rate_box)
         return content

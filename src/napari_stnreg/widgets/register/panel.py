@@ -59,7 +59,7 @@ class RegisterPanel(FitPanel):
     help_page = "tutorials/two-layers.html"
     introduction = (
         "Choose the fixed image and the moving image.",
-        "Press Register and watch; Stop keeps the best so far.",
+        "Press Register and watch. Stop keeps the best result so far.",
         "Read the verdict, and press Shift+B for before and after.",
     )
 
@@ -92,7 +92,7 @@ class RegisterPanel(FitPanel):
 
     def _make_controls(self) -> None:
         self.register_button = button("Register", "Warp the moving image onto the fixed one (Ctrl+Enter).")
-        self.bar.setToolTip("Fraction of the planned steps; a run that converges ends earlier.")
+        self.bar.setToolTip("Fraction of the planned steps. A fit that converges ends earlier.")
         self.undo_button = button("Undo run", "Remove the layers of the last run.")
         self.switch_button = button("Before / after", "Show the moving image before and after registration (Shift+B).")
         self.again_button = button("Run again", "Register once more, starting at the result (of the selected layer).")
@@ -228,7 +228,7 @@ class RegisterPanel(FitPanel):
         if fixed.grid.ndim != moving.grid.ndim:
             raise InputError(
                 f"'{fixed.name}' is {fixed.grid.ndim}D and '{moving.name}' is {moving.grid.ndim}D. "
-                "Slices cannot be registered to volumes. If an axis is time or channels, set Axes; else choose two "
+                "Slices cannot be registered to volumes. If an axis is time or channels, set Axes. Else choose two "
                 "images of the same dimensions."
             )
         moving.grid.with_unit(fixed.grid.unit)  # raises if the units cannot be converted
@@ -306,7 +306,7 @@ class RegisterPanel(FitPanel):
         else:
             count = f", {len(run.results)} frames" if run.series is not None else ""
             stopped = any(result.stop_reason == "stopped" for result in run.results)
-            begin = "Stopped; the best so far is kept" if stopped else "Done"
+            begin = "Stopped. The best result so far is kept" if stopped else "Done"
             self.status.setText(f"{begin}: {len(run.layers)} layers added{count}.")
 
     def show_error(self, error: Exception) -> None:

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from napari_stnreg.registration.result import Result
 
 _SCORES = {
-    "ncc": ("Correlation", "NCC over the image; 1 is perfect."),
-    "local_ncc": ("Local correlation", "NCC in small windows; 1 is perfect."),
+    "ncc": ("Correlation", "NCC over the image. 1 is perfect."),
+    "local_ncc": ("Local correlation", "NCC in small windows. 1 is perfect."),
     "mutual_information": ("Mutual information", "Higher is better."),
-    "mse": ("Mean squares", "Of the original intensities; lower is better."),
-    "landmark_mean": ("Landmarks, mean", "Distance of the landmarks in world units; lower is better."),
-    "landmark_median": ("Landmarks, median", "Distance of the landmarks in world units; lower is better."),
+    "mse": ("Mean squares", "Mean squared difference of the original intensities. Lower is better."),
+    "landmark_mean": ("Landmarks, mean", "Distance of the landmarks in world units. Lower is better."),
+    "landmark_median": ("Landmarks, median", "Distance of the landmarks in world units. Lower is better."),
 }
 """Title and tooltip of the scores that are shown; the metadata of the layers holds all."""
 
@@ -44,7 +44,7 @@ SUGGESTIONS = {
     "mutual information": ("Try mutual information", "Register again with mutual information as the similarity."),
     "search": (
         "Search rotations and mirror images",
-        "Register again; the start search tries all rotations, scales and mirror images.",
+        "Register again. The start search tries all rotations, scales and mirror images.",
     ),
     "landmarks": ("Use landmarks", "Open the landmark panel with this pair of images."),
 }
@@ -188,8 +188,8 @@ class ScoresView(QWidget):
         )
         summary.setWordWrap(True)
         summary.setToolTip(
-            "Fraction of the voxels whose Jacobian determinant is not positive; largest round-trip error of the "
-            "inverse; duration of the fit."
+            "Fraction of the voxels whose Jacobian determinant is not positive. Largest round-trip error of the "
+            "inverse. Duration of the fit."
         )
         self._grid.addWidget(summary, row, 0, 1, 3)
         choice = results[-1].similarity_choice

@@ -126,17 +126,17 @@ class ScorecardPanel(TaskPanel):
         self.fixed_box = Combo("The image that stayed where it is.", "fixed image")
         self.moving_box = Combo("The image that was registered, as it was before.", "moving image")
         self.result_box = Combo(
-            "The warped image, scored as it is; or it is warped again by the transform, without the area "
+            "The warped image. It is scored as it is, or warped again by the transform without the area "
             "outside the moving image.",
             "result",
         )
-        self.transform_box = Combo("What was found; for labels, landmarks and the deformation.", "transform")
+        self.transform_box = Combo("The transform, for labels, landmarks and the deformation.", "transform")
         self._main_rows = FormLayout()
         for text, box in (("Fixed", self.fixed_box), ("Moving", self.moving_box), ("Result", self.result_box),
                           ("Transform", self.transform_box)):  # fmt: skip
             self._main_rows.add(text, box)
         self.labels_boxes = [
-            Combo(f"Labels of the {side} side{', carried already; else by the transform' if side == 'result' else ''}.",
+            Combo(f"Labels of the {side} side{', already warped' if side == 'result' else ''}.",
                   f"labels of the {side} side")
             for side in ("fixed", "moving", "result")
         ]  # fmt: skip
@@ -145,7 +145,7 @@ class ScorecardPanel(TaskPanel):
             for side in ("fixed", "moving", "result")
         ]
         self.reverse_box = Combo(
-            "A transform fitted from moving to fixed, for the inverse consistency; without one the "
+            "A transform fitted from moving to fixed, for the inverse consistency. Without one, the "
             "inverse of the transform is measured.",
             "reverse transform",
         )
@@ -228,7 +228,7 @@ class ScorecardPanel(TaskPanel):
         if fixed is None or moving is None:
             raise InputError("There are no two images: open them and choose one for each side.")
         if fixed is moving:
-            raise InputError("Fixed and moving are the same layer; choose a different one for one of them.")
+            raise InputError("Fixed and moving are the same layer. Choose two different layers.")
         entry = self.transform_box.currentData()
         fixed_source, moving_source = layer_source(fixed, self._viewer), layer_source(moving, self._viewer)
         result_source = None if result is None else layer_source(result, self._viewer)
@@ -289,7 +289,7 @@ class ScorecardPanel(TaskPanel):
             if layer is not None and layer in self._viewer.layers and pair < len(layer.data):
                 layer.selected_data = {pair}
         if fixed is None or fixed not in self._viewer.layers or pair >= len(fixed.data):
-            self.show_status("The points that were scored are no longer in the viewer; score again.")
+            self.show_status("The points that were scored are no longer in the viewer. Score again.")
             return
         center_on(self._viewer, fixed, fixed.data[pair])
         self.show_status(f"At pair {pair} of '{fixed.name}'.")

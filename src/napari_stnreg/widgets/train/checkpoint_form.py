@@ -99,7 +99,7 @@ class CheckpointForm(QWidget):
             return
         folder = Path(output).parent
         if folder.exists() and not folder.is_dir():
-            raise InputError(f"'{folder}' is a file; choose a folder for the checkpoints.")
+            raise InputError(f"'{folder}' is a file. Choose a folder for the checkpoints.")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -177,7 +177,7 @@ class ImageChoice(QWidget):
             return
         both = {one.name for one in fixed} & {one.name for one in moving}
         if both:
-            raise InputError(f"'{sorted(both)[0]}' is among the fixed and the moving images; choose different ones.")
+            raise InputError(f"'{sorted(both)[0]}' is among the fixed and the moving images. Choose different ones.")
 
     def state(self) -> dict[str, Any]:
         """Return what is stored between sessions; layers are not."""

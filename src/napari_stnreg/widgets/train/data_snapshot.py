@@ -116,7 +116,7 @@ def image_set(sources: tuple[LayerSource, ...]) -> ImageSet:
     elif "z" in source.layout:
         loaders = [partial(_section, source, z) for z in range(source.grid.shape[0])]
     else:
-        raise InputError(f"'{source.name}' is a single image; choose a stack, a time series, or several layers.")
+        raise InputError(f"'{source.name}' is a single image. Choose a stack, a time series, or several layers.")
     names = [f"{source.name} [{i}]" for i in range(len(loaders))]
     return ImageSet([Entry(name, name, load) for name, load in zip(names, loaders, strict=True)])
 

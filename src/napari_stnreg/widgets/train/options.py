@@ -58,7 +58,7 @@ class TrainingOptions(QWidget):
         similarity_box.set_items([("default of the network", None), *titles], None)
         self.device_box = DeviceCombo()
         self.size_box = OptionalNumber(
-            "Longest side of the images that the network sees, in pixels; larger ones are reduced.",
+            "Longest side of the images that the network sees, in pixels. Larger ones are reduced.",
             "working size", 8, 4096, whole=True, empty="256 in 2D, 96 in 3D",
         )  # fmt: skip
         self.subject_box = QLineEdit()

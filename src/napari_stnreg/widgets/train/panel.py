@@ -46,7 +46,7 @@ class TrainPanel(FitPanel):
     help_page = "tutorials/train.html"
     introduction = (
         "Choose the images to learn from: layers, a folder, or generated ones.",
-        "Choose a network and press Train; Stop keeps the best epoch.",
+        "Choose a network and press Train. Stop keeps the best epoch.",
         "Save the model and choose it in STN registration.",
     )
 

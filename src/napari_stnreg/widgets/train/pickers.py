@@ -101,7 +101,7 @@ class LayersPicker(QListWidget):
     def __init__(self, viewer: Viewer, role: str) -> None:
         super().__init__()
         self._viewer, self._role = viewer, role
-        self.setToolTip("Tick the layers; each is one image (of a time series, the frame on screen).")
+        self.setToolTip("Check the layers. Each is one image (of a time series, the frame on screen).")
         self.setAccessibleName(f"{role} layers")
         self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -152,7 +152,7 @@ class LayersPicker(QListWidget):
         odd = next((one for one in made if one.grid.ndim != made[0].grid.ndim), None)
         if odd is not None:
             raise InputError(
-                f"'{made[0].name}' is {made[0].grid.ndim}D and '{odd.name}' is {odd.grid.ndim}D; "
+                f"'{made[0].name}' is {made[0].grid.ndim}D and '{odd.name}' is {odd.grid.ndim}D. "
                 "a network is trained on images of one kind."
             )
         return made
@@ -168,8 +168,8 @@ class FilesPicker(QWidget):
         self.path_box = QLineEdit()
         self.path_box.setPlaceholderText("folder, npz, stack or CSV list")
         self.path_box.setToolTip(
-            "A folder of TIFF, PNG, NIfTI or NumPy files; an npz file of arrays (N, ...); a file with a stack or a "
-            "time series; or a CSV list whose columns 'fixed' and 'moving' name files."
+            "A folder of TIFF, PNG, NIfTI or NumPy files, an npz file of arrays (N, ...), a file with a stack or a "
+            "time series, or a CSV list with the columns 'fixed' and 'moving'."
         )
         self.path_box.setAccessibleName(f"{role} files")
         self.path_box.setMinimumWidth(60)

@@ -44,7 +44,7 @@ def replay_of(
     yield TaskProgress(0.0, "Making the replay")
     model, example, grid = trained.model, trained.example, trained.grid
     if model.replay is None or not len(model.replay) or example is None or grid is None:
-        raise InputError("The training kept no pictures; give it more than 0 snapshots (under Advanced).")
+        raise InputError("The training kept no images. Set snapshots to more than 0 (under Advanced).")
     from napari_stnreg.teaching.replay import Replay  # imports torch, which opening the panel must not
 
     replay = Replay.from_model(model, grid)

@@ -81,7 +81,7 @@ class Choice(QWidget):
         self.load_button = button("Load …", "Read a transform from a file (Ctrl+O in this panel).")
         self.save_button = button("Save …", "Save the selected transform. The file extension sets the format.")
         self.remove_button = button("Remove", "Remove a loaded or made transform from the list (the file stays).")
-        tip = "The image of a loaded transform; files of ITK, ANTs and elastix do not name it."
+        tip = "The image of a loaded transform. Files of ITK, ANTs and elastix do not name it."
         self.fixed_box = Combo(tip, "fixed image of loaded files")
         self.moving_box = Combo(tip, "moving image of loaded files")
         content = QWidget()
@@ -104,10 +104,10 @@ class ApplyForm(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer_box = Combo("The layer to transform. It is not changed; a new layer is added.", "layer to transform")
+        self.layer_box = Combo("The layer to transform. It is not changed. A new layer is added.", "layer to transform")
         self.also_box = Combo("Further layers to transform in the same way.", "which layers with it")
         self.side_box = Combo(
-            "The side of the layer; it is transformed to the other side. For the fixed side the inverse transform is "
+            "The side of the layer. It is transformed to the other side. For the fixed side the inverse transform is "
             "used.",
             "side of the layer",
         )

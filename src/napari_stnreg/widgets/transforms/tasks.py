@@ -29,7 +29,7 @@ PICTURES = {
     "vectors": ("Vectors", "Arrows from points of the fixed image to where their values come from."),
     "magnitude": ("Magnitude", "How far each point of the fixed image is from where its value comes from."),
     "jacobian": ("Jacobian", "Local change of volume: 1 keeps it, 0 or less folds."),
-    "log_jacobian": ("Log-Jacobian", "Logarithm of the change of volume: 0 keeps it; folds are left empty."),
+    "log_jacobian": ("Log-Jacobian", "Logarithm of the change of volume: 0 keeps it. Folds are empty."),
 }
 """Views of a transform: text and tooltip of the button."""
 
