@@ -289,7 +289,7 @@ def cases(
         modality = str(rng.choice(["same", "other"]))
         p = pair(modality)
         turn = _rotation(rng, ndim, rng.uniform(0.7, math.pi))
-        yield "start turned", p, options(modality, start_transform=start_at(p, turn, np.zeros(ndim)))
+        yield "start rotated", p, options(modality, start_transform=start_at(p, turn, np.zeros(ndim)))
         direction = rng.normal(size=ndim)
         far = direction / np.linalg.norm(direction) * rng.uniform(0.25, 0.6) * min(image.shape)
         yield "start shifted", p, options(modality, start_transform=start_at(p, eye, far))
@@ -307,7 +307,7 @@ def cases(
         if not big:
             yield "rescaled", rescaled(pair("same"), float(rng.choice([1 / 3, 3.0, 4.0]))), options("same")
             yield "mirror allowed", mirrored(pair(modality)), options(modality, mirror=True)
-            yield "turned", pair(modality, angle=rng.uniform(1, 3)), options(modality)
+            yield "rotated", pair(modality, angle=rng.uniform(1, 3)), options(modality)
 
 
 def run(data: Path | None, part: str, limit: int | None, output: Path | None) -> list[Row]:
