@@ -211,6 +211,11 @@ def is_dicom(folder: Path) -> bool:
     return False
 
 
+def is_url(path: object) -> bool:
+    """Return whether a path is a URL of fsspec, such as ``s3://bucket/stack.zarr``."""
+    return isinstance(path, str) and "://" in path
+
+
 def is_zarr(path: Path) -> bool:
     """Return whether a folder is a Zarr group or array."""
     return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray", ".zattrs"))

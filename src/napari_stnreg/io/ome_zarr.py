@@ -1,6 +1,7 @@
 """OME-Zarr images: multiscale groups of version 0.4 to 0.6, the layout of bioformats2raw, and bare Zarr arrays.
 
-The path of a resolution, such as ``image.zarr/2``, names that resolution; ``image.zarr`` is the finest one.
+The path of a resolution, such as ``image.zarr/2``, names that resolution; ``image.zarr`` is the finest one. A path is
+a folder, or a URL that fsspec opens.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from napari_stnreg.core.image import Image
 from napari_stnreg.core.output_guard import check_output
 from napari_stnreg.core.units import canonical, conversion_factor
 from napari_stnreg.io.content import FileContent, check_memory
-from napari_stnreg.io.formats import is_zarr
+from napari_stnreg.io.formats import is_url, is_zarr
 
 SMALLEST_LEVEL = 256
 """A pyramid ends when no axis is longer than twice this."""
@@ -59,7 +60,7 @@ class Multiscale:
     Parameters
     ----------
     location
-        Folder of the group, or of a bare array.
+        Folder or URL of the group, or of a bare array.
     axes
         Names of the axes in lower case.
     units
@@ -72,15 +73,18 @@ class Multiscale:
         Whether the image is marked as labels.
     note
         What this package wrote beside the description.
+    finest
+        The finest resolution of the image, if only another one was opened.
     """
 
-    location: Path
+    location: Path | str
     axes: tuple[str, ...]
     units: tuple[str, ...]
     resolutions: tuple[Resolution, ...]
     name: str
     is_labels: bool = False
     note: Mapping[str, Any] | None = None
+    finest: Resolution | None = None
 
     def array(self, level: int) -> Any:
         """Open the array of a resolution."""
@@ -96,8 +100,8 @@ class Multiscale:
         return scale, [float(one.translation[i]) * f for i, f in zip(where, factors, strict=True)], unit
 
 
-def open_node(path: Path, inside: str = "") -> Any:
-    """Open a Zarr group or array.
+def open_node(path: Path | str, inside: str = "") -> Any:
+    """Open a Zarr group or array in a folder or at a URL.
 
     Raises
     ------
@@ -108,11 +112,14 @@ def open_node(path: Path, inside: str = "") -> Any:
 
     try:
         return zarr.open(str(path), mode="r", path=inside) if inside else zarr.open(str(path), mode="r")
-    except Exception as error:  # zarr and its codecs raise anything
-        raise InputError(f"'{path.name}' cannot be opened as Zarr ({reason_of(error)}).") from error
+    except ImportError as error:
+        raise InputError(f"'{path}' needs another package ({error}). Install napari-stnreg[remote].") from error
+    except Exception as error:  # zarr, its stores and its codecs raise anything
+        hint = " Only Zarr is read from a URL." if isinstance(path, str) and is_url(path) else ""
+        raise InputError(f"'{_name(path)}' cannot be opened as Zarr ({reason_of(error)}).{hint}") from error
 
 
-def read_multiscale(path: Path) -> Multiscale:
+def read_multiscale(path: Path | str) -> Multiscale:
     """Read the description of an image: a multiscale group, a group of bioformats2raw, a resolution, or an array.
 
     Raises
@@ -122,32 +129,30 @@ def read_multiscale(path: Path) -> Multiscale:
     """
     import zarr
 
-    path = Path(path).absolute()
-    node = open_node(path)
+    path = path.rstrip("/") if isinstance(path, str) and is_url(path) else Path(path).absolute()
+    name, node = _name(path), open_node(path)
     if isinstance(node, zarr.Array):
         return _described_by_parent(path) or _bare(path, node)
     attributes = dict(node.attrs)
     ome = attributes.get("ome", attributes)
     if not isinstance(ome, Mapping):
-        raise InputError(f"'{path.name}' has a damaged description of its image.")
+        raise InputError(f"'{name}' has a damaged description of its image.")
     if ome.get("multiscales"):
         return _parse(path, ome, attributes.get("stnreg"))
     if "bioformats2raw.layout" in ome:
-        images = sorted(int(one.name) for one in path.iterdir() if one.name.isdigit() and is_zarr(one))
+        images = sorted(int(key) for key in node.group_keys() if key.isdigit())
         if len(images) == 1:
-            return read_multiscale(path / str(images[0]))
+            return read_multiscale(f"{path}/{images[0]}")
         if not images:
-            raise InputError(f"'{path.name}' has the layout of bioformats2raw, but holds no image.")
-        raise InputError(
-            f"'{path.name}' holds {len(images)} images. Name one of them, such as '{path.name}/{images[0]}'."
-        )
+            raise InputError(f"'{name}' has the layout of bioformats2raw, but holds no image.")
+        raise InputError(f"'{name}' holds {len(images)} images. Name one of them, such as '{name}/{images[0]}'.")
     if "plate" in ome:
-        raise InputError(f"'{path.name}' is a plate. Name one field of a well, such as '{path.name}/A/1/0'.")
+        raise InputError(f"'{name}' is a plate. Name one field of a well, such as '{name}/A/1/0'.")
     if "well" in ome:
-        raise InputError(f"'{path.name}' is a well of a plate. Name one of its fields, such as '{path.name}/0'.")
+        raise InputError(f"'{name}' is a well of a plate. Name one of its fields, such as '{name}/0'.")
     if isinstance(ome.get("labels"), list) and ome["labels"]:
-        raise InputError(f"'{path.name}' lists labels. Name one of them, such as '{path.name}/{ome['labels'][0]}'.")
-    raise InputError(f"'{path.name}' is a Zarr group without the description of an OME-Zarr image.")
+        raise InputError(f"'{name}' lists labels. Name one of them, such as '{name}/{ome['labels'][0]}'.")
+    raise InputError(f"'{name}' is a Zarr group without the description of an OME-Zarr image.")
 
 
 def open_ome_zarr(path: Path) -> FileContent:
@@ -345,33 +350,41 @@ def _stored_grid(image: Multiscale, scale: list[float], origin: list[float], sha
     return Grid(tuple(shape), matrix, unit)
 
 
-def _described_by_parent(path: Path) -> Multiscale | None:
+def _described_by_parent(path: Path | str) -> Multiscale | None:
     """Return the description of a resolution level that is opened by its own path."""
-    for depth, parent in enumerate(list(path.parents)[:3], start=1):
-        if not is_zarr(parent):
+    parts = path.split("/") if isinstance(path, str) else list(path.parts)
+    for depth in range(1, min(len(parts), 4)):
+        parent = "/".join(parts[:-depth]) if isinstance(path, str) else path.parents[depth - 1]
+        if isinstance(parent, Path) and not is_zarr(parent):
             return None
-        inside = "/".join(path.parts[-depth:])
-        attributes = dict(open_node(parent).attrs)
+        inside = "/".join(parts[-depth:])
+        try:
+            attributes = dict(open_node(parent).attrs)
+        except InputError:
+            if isinstance(parent, str):
+                return None
+            raise
         ome = attributes.get("ome", attributes)
         if isinstance(ome, Mapping) and ome.get("multiscales"):
             image = _parse(parent, ome, attributes.get("stnreg"))
             own = tuple(one for one in image.resolutions if one.path == inside)
             if own:
-                return Multiscale(parent, image.axes, image.units, own, image.name, image.is_labels, image.note)
+                finest = image.resolutions[0]
+                return Multiscale(parent, image.axes, image.units, own, image.name, image.is_labels, image.note, finest)
     return None
 
 
-def _bare(path: Path, node: Any) -> Multiscale:
+def _bare(path: Path | str, node: Any) -> Multiscale:
     """Describe an array without metadata: axes by number, or by the dimension names of Zarr 3."""
     names = getattr(node.metadata, "dimension_names", None) or ()
     axes = tuple(str(name).lower() for name in names) if names and all(names) else tuple("tczyx"[-node.ndim :])
     if len(axes) != node.ndim:
-        raise InputError(f"'{path.name}' has {node.ndim} axes. Supported: t, c, z, y, x.")
+        raise InputError(f"'{_name(path)}' has {node.ndim} axes. Supported: t, c, z, y, x.")
     one = Resolution("", np.ones(node.ndim), np.zeros(node.ndim))
     return Multiscale(path, axes, ("pixel",) * node.ndim, (one,), _stem(path))
 
 
-def _parse(path: Path, ome: Mapping[str, Any], note: Any) -> Multiscale:
+def _parse(path: Path | str, ome: Mapping[str, Any], note: Any) -> Multiscale:
     try:
         described = ome["multiscales"][0]
         axes = _axes(described)
@@ -388,7 +401,7 @@ def _parse(path: Path, ome: Mapping[str, Any], note: Any) -> Multiscale:
                     elif one.get("type") == "translation":
                         translation = translation + np.asarray(one["translation"], dtype=np.float64)
                     elif one.get("type") not in ("identity", None):
-                        raise InputError(f"'{path.name}' places its voxels by a '{one['type']}', which is not read.")
+                        raise InputError(f"'{_name(path)}' places its voxels by a '{one['type']}', which is not read.")
             if scale.shape != (len(axes),) or translation.shape != (len(axes),):
                 raise ValueError
             resolutions.append(Resolution(str(dataset["path"]), scale, translation))
@@ -398,9 +411,9 @@ def _parse(path: Path, ome: Mapping[str, Any], note: Any) -> Multiscale:
     except InputError:
         raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"'{path.name}' has a damaged description of its image.") from error
+        raise InputError(f"'{_name(path)}' has a damaged description of its image.") from error
     if not resolutions or len(set(names)) < len(names):
-        raise InputError(f"'{path.name}' has a damaged description of its image.")
+        raise InputError(f"'{_name(path)}' has a damaged description of its image.")
     own = note.get("image") if isinstance(note, Mapping) else None
     return Multiscale(
         path, names, units, tuple(resolutions), str(name) if name and name != "/" else _stem(path), is_labels, own
@@ -416,5 +429,9 @@ def _axes(described: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [axis if isinstance(axis, dict) else {"name": axis} for axis in axes]
 
 
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".zarr").removesuffix(".ome")
+def _name(path: Path | str) -> str:
+    return path.rsplit("/", 1)[-1] if isinstance(path, str) else path.name
+
+
+def _stem(path: Path | str) -> str:
+    return _name(path).removesuffix(".zarr").removesuffix(".ome")

@@ -29,7 +29,7 @@ from napari_stnreg.stacks.output.ome_zarr import (
     read_attributes,
     update_attributes,
 )
-from napari_stnreg.stacks.output.render import relative_scale, render_bands, scale_canvas
+from napari_stnreg.stacks.output.render import PixelMap, map_pixels, render_bands, scale_canvas
 from napari_stnreg.stacks.runtime.checkpoint import RENDERED, WorkFolder, work_folder
 from napari_stnreg.stacks.runtime.executor import Task, make_executor
 from napari_stnreg.stacks.runtime.job import report_paths
@@ -213,8 +213,8 @@ class AlignedStack:
             )
         if not str(output).rstrip("/").endswith(".zarr"):
             raise InputError(f"'{Path(output).name}' must be an OME-Zarr folder. Choose a name that ends in .zarr.")
-        scale = relative_scale(source.shape, self.canvas.input_shape, source.name)
-        grid = scale_canvas(self.canvas, scale)
+        pixels = map_pixels(source, self.canvas.input_shape, self.attributes.get("stack") or {})
+        grid = scale_canvas(self.canvas, pixels.scale)
         count = source.shape[0]
         inputs: list[str | Path] = [self.path, *source.paths]
         known = {name: self.attributes.get(name) for name in ("stack", "settings", "verdicts", "order")}
@@ -240,11 +240,11 @@ class AlignedStack:
                 writer = SectionWriter(path, labels=interpolation == "nearest")
                 if len(left) == count:
                     writer = create(
-                        path, source, self.canvas, (grid.shape[0], grid.shape[1]), scale=scale, displacement=False,
+                        path, source, self.canvas, (grid.shape[0], grid.shape[1]), pixels=pixels, displacement=False,
                         fill=fill, labels=interpolation == "nearest",
                         attributes={"alignment": self.path.name, "finished": False},
                     )  # fmt: skip
-                arguments, sections = (scale, interpolation, fill), reorder_sections(source, self.order)
+                arguments, sections = (pixels, interpolation, fill), reorder_sections(source, self.order)
                 plan = (
                     Task(f"apply {z}", _warp_section, (self.path, sections, writer, work, z, *arguments)) for z in left
                 )
@@ -478,13 +478,13 @@ def stack_interpolation(source: StackSource) -> tuple[Interpolation, str]:
 
 
 def _warp_section(
-    alignment: Path, source: StackSource, writer: SectionWriter, work: WorkFolder, z: int, scale: float,
+    alignment: Path, source: StackSource, writer: SectionWriter, work: WorkFolder, z: int, pixels: PixelMap,
     interpolation: Any, fill: float,
 ) -> None:  # fmt: skip
     aligned = AlignedStack(alignment)
     canvas = aligned.canvas
     bands = render_bands(
-        source, z, aligned.transform(z), scale_canvas(canvas, scale), CHUNK, scale=scale, step=canvas.step,
+        source, z, aligned.transform(z), scale_canvas(canvas, pixels.scale), CHUNK, pixels=pixels, step=canvas.step,
         interpolation=interpolation, fill=fill,
     )  # fmt: skip
     with suppress(SectionError):  # a missing section stays empty, as in the alignment

@@ -79,7 +79,7 @@ Workers = Annotated[int | None, Parameter(group="Execution", help="Tasks at a ti
 
 
 def align(
-    stack: Path,
+    stack: str,
     output: Path,
     /,
     *,
@@ -87,7 +87,7 @@ def align(
     overwrite: bool = False,
     config: Config = None,
     settings: Annotated[StackSettings, AsSettings] = StackSettings(),  # noqa: B008
-    masks: Annotated[Path | None, Parameter(group="Masks and landmarks")] = None,
+    masks: Annotated[str | None, Parameter(group="Masks and landmarks")] = None,
     exclude: Annotated[tuple[int, ...], _one_word(_section_numbers, "Masks and landmarks")] = (),
     landmarks: Annotated[Path | None, Parameter(group="Masks and landmarks")] = None,
     section_range: Annotated[tuple[int, int] | None, _one_word(_section_range, "Execution")] = None,
@@ -101,7 +101,8 @@ def align(
 ) -> int:
     """Align a stack of serial sections.
 
-    STACK is an OME-Zarr image, a multi-page TIFF file, a .npy file, or a folder with one image per section. The
+    STACK is an OME-Zarr image, a multi-page TIFF file, a .npy file, or a folder with one image per section. An OME-Zarr
+    may also be a URL, such as s3://bucket/stack.zarr or https://host/stack.zarr. The
     output then holds the aligned stack as OME-Zarr with its pyramid, and the array 'displacement' that made it; next
     to it are OUTPUT.report.json and OUTPUT.quality.csv. Every finished section is kept in OUTPUT.work until the end:
     after Ctrl+C, a kill or a power cut, the same command with --resume continues with a bit-identical result.

@@ -15,7 +15,7 @@ from napari_stnreg.core.output_guard import check_output
 
 def apply_stack(
     alignment: Path,
-    input: Path,
+    input: str,
     /,
     *,
     output: Output,
@@ -33,9 +33,9 @@ def apply_stack(
 ) -> int:
     """Apply an alignment to another stack or to points.
 
-    INPUT is another stack of the same sections: another channel, labels, or the
-    full-resolution stack when a smaller one was aligned. It may be a .csv file of points instead, with the columns
-    z,y,x in pixels of the raw stack; they are mapped to pixels of the aligned stack.
+    INPUT is another stack of the same sections: another channel, labels, or the full-resolution stack when a smaller
+    one was aligned. An OME-Zarr may also be a URL. Instead, INPUT may be a .csv file of points with the columns z,y,x
+    in pixels of the raw stack; they are mapped to pixels of the aligned stack.
 
     Parameters
     ----------
@@ -59,11 +59,11 @@ def apply_stack(
     from napari_stnreg.stacks.aligned_stack import AlignedStack, stack_interpolation
 
     aligned = AlignedStack(alignment)
-    if input.suffix.lower() == ".csv":
+    if input.lower().endswith(".csv"):
         from napari_stnreg.io.points import read_table, write_table
 
         check_output(output, [input, alignment], overwrite=overwrite)
-        table = read_table(input)
+        table = read_table(Path(input))
         columns = table.points(3)
         values = table.values.copy()
         values[:, columns] = aligned.map_points(values[:, columns], inverse=inverse)

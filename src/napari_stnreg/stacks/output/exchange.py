@@ -22,6 +22,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.core.output_guard import check_output, replace_folder
 from napari_stnreg.core.units import conversion_factor
+from napari_stnreg.io.formats import is_url
 from napari_stnreg.io.points import write_landmark_pairs
 from napari_stnreg.stacks.output.ome_zarr import is_aligned_stack
 from napari_stnreg.stacks.section_transform import fit_affine_matrix
@@ -39,10 +40,6 @@ _PROVENANCE = "provenance"
 """File of a precomputed volume that records how it was made."""
 
 
-def _is_url(target: str) -> bool:
-    return "://" in target
-
-
 def write_zarr(aligned: AlignedStack, target: str, *, overwrite: bool = False) -> str:
     """Copy image and displacement as OME-Zarr 0.5 with one shard for each section and level, to a folder or a URL.
 
@@ -55,7 +52,7 @@ def write_zarr(aligned: AlignedStack, target: str, *, overwrite: bool = False) -
     """
     import zarr
 
-    where = target if _is_url(target) else str(_new_folder(aligned, target, is_aligned_stack, overwrite=overwrite))
+    where = target if is_url(target) else str(_new_folder(aligned, target, is_aligned_stack, overwrite=overwrite))
     with _writing(target):
         group = zarr.create_group(where, zarr_format=3, overwrite=overwrite, attributes=_attributes(aligned))
         for name, source in [*((str(one.basename), one) for one in aligned.levels), ("displacement", aligned.nodes)]:
@@ -105,7 +102,7 @@ def write_precomputed(aligned: AlignedStack, target: str, *, overwrite: bool = F
     unit = next((axis.get("unit") for axis in ome["axes"] if axis["name"] == "x"), None)
     nm = 1.0 if unit in (None, "pixel") else conversion_factor(unit, "nm")
     base = target
-    if not _is_url(target):
+    if not is_url(target):
         path = _new_folder(aligned, target, _is_our_volume, overwrite=overwrite)
         write_json(path / _PROVENANCE, {"processing": [f"napari-stnreg {__version__}"], "sources": [aligned.path.name]})
         base = f"file://{path}/"

@@ -22,7 +22,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.output_guard import remove_folder, sync_tree
 from napari_stnreg.io.ome_zarr import ome_axes
 from napari_stnreg.stacks.output.canvas import OutputCanvas
-from napari_stnreg.stacks.output.render import halve
+from napari_stnreg.stacks.output.render import PixelMap, halve, scale_canvas
 from napari_stnreg.stacks.sources.base import StackSource
 
 Array = npt.NDArray[Any]
@@ -100,7 +100,7 @@ def create(
     canvas: OutputCanvas,
     shape: tuple[int, int],
     *,
-    scale: float = 1.0,
+    pixels: PixelMap = PixelMap(),  # noqa: B008
     attributes: Mapping[str, Any] | None = None,
     displacement: bool = True,
     fill: float = 0.0,
@@ -118,8 +118,8 @@ def create(
         Extent of the aligned stack.
     shape
         Canvas ``(y, x)`` in pixels of the source.
-    scale
-        Input pixels in one pixel of the source.
+    pixels
+        Where the pixels of the source are in pixels of the input.
     attributes
         Further entries under ``stnreg``.
     displacement
@@ -146,7 +146,7 @@ def create(
             str(path),
             zarr_format=3,
             attributes={
-                "ome": _metadata(source, canvas, len(shapes), scale, labels=labels),
+                "ome": _metadata(source, canvas, len(shapes), pixels, labels=labels),
                 "stnreg": {"version": __version__, **canvas.to_dict(), **(attributes or {})},
             },
         )
@@ -181,13 +181,16 @@ def create(
     return SectionWriter(path, labels=labels)
 
 
-def _metadata(source: StackSource, canvas: OutputCanvas, levels: int, scale: float, *, labels: bool) -> dict[str, Any]:
+def _metadata(
+    source: StackSource, canvas: OutputCanvas, levels: int, pixels: PixelMap, *, labels: bool
+) -> dict[str, Any]:
     """Create the validated OME-Zarr metadata of the image."""
     from ome_zarr_models.v05.image import ImageAttrs
     from ome_zarr_models.v05.multiscales import Dataset, Multiscale
 
     z, y, x = source.spacing
-    corner = [(o - 0.5 + scale / 2) / scale for o in canvas.origin]  # center of the first pixel, in source pixels
+    corner = pixels.from_input(scale_canvas(canvas, pixels.scale).origin)  # center of the first pixel, source pixels
+    origin = source.origin
     datasets = []
     for level in range(levels):
         factor = 2**level
@@ -197,7 +200,7 @@ def _metadata(source: StackSource, canvas: OutputCanvas, levels: int, scale: flo
             Dataset.build(
                 path=str(level),
                 scale=[z, y * factor, x * factor],
-                translation=[0.0, (corner[0] + middle) * y, (corner[1] + middle) * x],
+                translation=[origin[0], origin[1] + (corner[0] + middle) * y, origin[2] + (corner[1] + middle) * x],
             )
         )
     multiscale = Multiscale(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.stacks.output.canvas import OutputCanvas
 from napari_stnreg.stacks.sources.base import StackSource
@@ -27,11 +28,58 @@ _MIN_SAMPLE_STEP_PX = 16.0
 """Smallest spacing, in input pixels, of the points that determine which pixels a band reads."""
 
 
-def relative_scale(shape: tuple[int, ...], input_shape: tuple[int, int], name: str = "the stack") -> float:
-    """Return the size of a pixel of another stack of the same sections, in input pixels.
+@dataclass(frozen=True)
+class PixelMap:
+    """Positions of the pixels of a stack in pixels of the aligned input: ``input = index * scale + shift``."""
 
-    Downsampling by an integer factor drops remaining pixels at the end, so an integer factor (or its inverse) is used
-    if it fits. Pixel ``i`` of the other stack is at ``(i + 0.5) * scale - 0.5``.
+    scale: tuple[float, float] = (1.0, 1.0)
+    shift: tuple[float, float] = (0.0, 0.0)
+
+    def to_input(self, index: npt.ArrayLike) -> FloatArray:
+        """Map pixel indices ``(..., 2)`` to input pixels."""
+        return np.asarray(index, dtype=np.float64) * self.scale + self.shift
+
+    def from_input(self, points: npt.ArrayLike) -> FloatArray:
+        """Map input pixels ``(..., 2)`` to pixel indices."""
+        return (np.asarray(points, dtype=np.float64) - self.shift) / self.scale
+
+
+def map_pixels(source: StackSource, input_shape: tuple[int, int], known: Mapping[str, Any]) -> PixelMap:
+    """Find where the pixels of another stack of the same sections are in pixels of the aligned input.
+
+    Pixel sizes are used if both stacks have the same extent by them, and the ratio of the shapes otherwise.
+
+    Parameters
+    ----------
+    source
+        The other stack.
+    input_shape
+        Size ``(y, x)`` of the sections that were aligned.
+    known
+        Their ``spacing``, ``unit`` and ``inset``, as :meth:`StackSource.identity` describes them.
+
+    Raises
+    ------
+    InputError
+        If the two stacks differ in extent.
+    """
+    inset = np.asarray(known.get("inset") or (0.5, 0.5), dtype=np.float64)
+    shape, scale = np.asarray(source.shape[1:]), None
+    if known.get("spacing") and source.unit == known.get("unit"):
+        own, theirs = np.asarray(source.spacing[1:]), np.asarray(known["spacing"], dtype=np.float64)[1:]
+        missing = np.abs(shape * own - np.asarray(input_shape) * theirs)
+        scale = own / theirs if (missing < 1.01 * np.maximum(own, theirs)).all() else None
+    if scale is None:
+        scale = np.full(2, relative_scale(source.shape, input_shape, source.name))
+    shift = np.asarray(source.inset) * scale - inset
+    return PixelMap((float(scale[0]), float(scale[1])), (float(shift[0]), float(shift[1])))
+
+
+def relative_scale(shape: tuple[int, ...], input_shape: tuple[int, int], name: str = "the stack") -> float:
+    """Return the size of a pixel of another stack of the same sections, in input pixels, from their shapes.
+
+    Downsampling by an integer factor drops or completes the pixels at the end, so an integer factor (or its inverse)
+    is used if it fits.
 
     Raises
     ------
@@ -40,10 +88,10 @@ def relative_scale(shape: tuple[int, ...], input_shape: tuple[int, int], name: s
     """
     height, width = (int(n) for n in shape[-2:])
     for whole in (round(input_shape[0] / height) or 1, round(input_shape[1] / width) or 1):
-        if (input_shape[0] // whole, input_shape[1] // whole) == (height, width):
+        if _is_reduced(tuple(input_shape), whole, (height, width)):
             return float(whole)
     for whole in (round(height / input_shape[0]) or 1, round(width / input_shape[1]) or 1):
-        if (height // whole, width // whole) == tuple(input_shape):
+        if _is_reduced((height, width), whole, tuple(input_shape)):
             return 1.0 / whole
     down, across = input_shape[0] / height, input_shape[1] / width
     if abs(down / across - 1) > 0.01:
@@ -54,10 +102,14 @@ def relative_scale(shape: tuple[int, ...], input_shape: tuple[int, int], name: s
     return float(np.sqrt(down * across))
 
 
-def scale_canvas(canvas: OutputCanvas, scale: float) -> Grid:
-    """Return the canvas with pixels of size ``scale`` as a grid in input pixels."""
-    shape = tuple(max(int(np.ceil(n / scale - 1e-9)), 1) for n in canvas.shape)
-    return Grid.from_spacing(shape, scale, [o - 0.5 + scale / 2 for o in canvas.origin])
+def _is_reduced(shape: tuple[int, ...], factor: int, reduced: tuple[int, ...]) -> bool:
+    return reduced in (tuple(n // factor for n in shape), tuple(-(-n // factor) for n in shape))
+
+
+def scale_canvas(canvas: OutputCanvas, scale: tuple[float, float]) -> Grid:
+    """Return the canvas with pixels of size ``scale`` (y, x) as a grid in input pixels."""
+    shape = tuple(max(int(np.ceil(n / s - 1e-9)), 1) for n, s in zip(canvas.shape, scale, strict=True))
+    return Grid.from_spacing(shape, scale, [o - 0.5 + s / 2 for o, s in zip(canvas.origin, scale, strict=True)])
 
 
 def render_bands(
@@ -67,7 +119,7 @@ def render_bands(
     grid: Grid,
     rows: int,
     *,
-    scale: float = 1.0,
+    pixels: PixelMap = PixelMap(),
     step: float = 16.0,
     interpolation: Interpolation = "linear",
     fill: float = 0.0,
@@ -84,8 +136,8 @@ def render_bands(
         Pixels to render, in input pixels.
     rows
         Rows of a band.
-    scale
-        Input pixels in a pixel of the source (see :func:`relative_scale`).
+    pixels
+        Where the pixels of the source are.
     step
         Node spacing of the transform, used to determine which pixels a band reads.
     interpolation, fill
@@ -102,32 +154,32 @@ def render_bands(
     for top in range(0, grid.shape[0], rows):
         bottom = min(top + rows, grid.shape[0])
         band = grid.cropped((top, 0), (bottom, grid.shape[1]))
-        window = _window(source, transform, band, scale, step, _MARGIN[interpolation])
+        window = _window(source, transform, band, pixels, step, _MARGIN[interpolation])
         if window is None:
             yield slice(top, bottom), np.full(band.shape, fill).astype(source.dtype)
             continue
         data = read(window)
-        start = [(s.start + 0.5) * scale - 0.5 for s in window]
-        image = Image(data, Grid.from_spacing(data.shape, scale, start), name=source.name)
+        start = pixels.to_input([s.start for s in window]).tolist()
+        image = Image(data, Grid.from_spacing(data.shape, pixels.scale, start), name=source.name)
         yield slice(top, bottom), np.asarray(warp(image, transform, band, interpolation, fill).data)
 
 
 def _window(
-    source: StackSource, transform: Transform, band: Grid, scale: float, step: float, margin: int
+    source: StackSource, transform: Transform, band: Grid, pixels: PixelMap, step: float, margin: int
 ) -> tuple[slice, slice] | None:
     """Return the window of a section that a band reads, or ``None`` if it is outside."""
-    spacing, step = float(band.spacing[0]), max(step, _MIN_SAMPLE_STEP_PX)
-    count = [max(int(np.ceil(n * spacing / step)), 1) + 1 for n in band.shape]
+    step, size = max(step, _MIN_SAMPLE_STEP_PX), np.asarray(band.shape) * band.spacing
+    count = [max(int(np.ceil(n / step)), 1) + 1 for n in size]
     corners = band.corners()
     coarse = Grid.from_spacing(
         count,
-        [(n * spacing) / (c - 1) for n, c in zip(band.shape, count, strict=True)],
+        [n / (c - 1) for n, c in zip(size, count, strict=True)],
         corners.min(axis=0).tolist(),
     )
     mapped = transform.map_points(coarse.points().reshape(-1, 2))
-    index = (mapped + 0.5) / scale - 0.5
+    index = pixels.from_input(mapped)
     # Between two sampled points the transform may exceed their range by a fraction of their distance.
-    reach = margin + np.ceil(0.25 * step / scale)
+    reach = margin + np.ceil(0.25 * step / min(pixels.scale))
     low = np.floor(index.min(axis=0) - reach).astype(int)
     high = np.ceil(index.max(axis=0) + reach).astype(int) + 1
     low, high = np.maximum(low, 0), np.minimum(high, source.shape[1:])

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.intensity import luminance
 from napari_stnreg.core.units import canonical
+from napari_stnreg.io.formats import is_url
 
 Array = npt.NDArray[Any]
 Window = tuple[slice, slice]
@@ -43,7 +44,12 @@ class StackSource:
     faults
         Sections known to be missing or unreadable, with one sentence each.
     location
-        Absolute path of the file or folder, or empty for a stack in memory.
+        Absolute path of the file or folder, or its URL; empty for a stack in memory.
+    origin
+        Position ``(z, y, x)`` of the center of the first pixel, in ``unit``.
+    inset
+        Distance ``(y, x)`` of that center from the corner of the finest resolution, in pixels: 0.5 if a pixel is the
+        mean over its area, less if the resolution is subsampled.
     """
 
     shape: tuple[int, int, int]
@@ -53,6 +59,8 @@ class StackSource:
     name: str = "stack"
     faults: Mapping[int, str] = field(default_factory=dict)
     location: str = ""
+    origin: tuple[float, float, float] = field(default=(0.0, 0.0, 0.0), kw_only=True)
+    inset: tuple[float, float] = field(default=(0.5, 0.5), kw_only=True)
 
     def read(self, z: int, window: Window | None = None) -> Array:
         """Read one section ``(y, x)``, or the part of it in ``window``, in the type of the stack.
@@ -119,8 +127,8 @@ class StackSource:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Absolute paths of all files and folders that are read; empty for a stack in memory."""
-        return (self.location,) if self.location else ()
+        """Absolute paths of all files and folders that are read; empty for a stack in memory or at a URL."""
+        return (self.location,) if self.location and not is_url(self.location) else ()
 
     @property
     def warning(self) -> str:
@@ -139,6 +147,7 @@ class StackSource:
             "dtype": self.dtype.str,
             "spacing": list(self.spacing),
             "unit": self.unit,
+            "inset": list(self.inset),
             "faults": sorted(self.faults),
         }
 
@@ -204,7 +213,7 @@ def reorder_sections(source: StackSource, order: Sequence[int]) -> StackSource:
     faults = {z: source.faults[raw] for z, raw in enumerate(order) if raw in source.faults}
     return SubStack(
         source.shape, source.dtype, source.spacing, source.unit, source.name, faults, source.location, source,
-        tuple(order),
+        tuple(order), origin=source.origin, inset=source.inset,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.request import url2pathname
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import canonical
 from napari_stnreg.io.conversion import as_image
+from napari_stnreg.io.formats import is_url
 from napari_stnreg.io.image import SUPPORTED_SUFFIXES, read_image
 from napari_stnreg.stacks.sources.base import Array, StackSource, Window, check_spacing, check_stack, from_array
 from napari_stnreg.stacks.sources.folder import open_folder
@@ -40,7 +42,7 @@ def open_stack(
     stack
         An array ``(z, y, x)`` (NumPy, Dask, Zarr); a 3D image of any kind that :func:`~napari_stnreg.as_image` takes;
         a source; or a path: an OME-Zarr or Zarr folder, a multi-page or OME TIFF, a ``.npy`` file, or a folder with
-        one image for each section.
+        one image for each section. An OME-Zarr may also be a URL of fsspec, such as ``s3://bucket/stack.zarr``.
     level
         Resolution level of a multiscale image; 0 is the finest.
     channel
@@ -61,10 +63,13 @@ def open_stack(
     if isinstance(stack, StackSource):
         source = stack
     elif isinstance(stack, str | os.PathLike):
-        source = _open_path(Path(stack).absolute(), level, channel, pattern)
+        source = _open_path(stack, level, channel, pattern)
     elif isinstance(stack, Image):
         data = stack.intensity(channel) if stack.has_channel_axis else stack.data
         source = from_array(data, tuple(stack.grid.spacing), stack.grid.unit, stack.name)
+        if np.allclose(stack.grid.linear, np.diag(stack.grid.spacing)):
+            z, y, x = stack.grid.origin.tolist()
+            source = dataclasses.replace(source, origin=(z, y, x))
     elif type(stack).__module__.split(".")[0] in _FOREIGN_IMAGES:
         return open_stack(as_image(stack), channel=channel, spacing=spacing, unit=unit)
     else:
@@ -78,7 +83,15 @@ def open_stack(
     return source
 
 
-def _open_path(path: Path, level: int, channel: int | None, pattern: str | None) -> StackSource:
+def _open_path(given: str | os.PathLike[str], level: int, channel: int | None, pattern: str | None) -> StackSource:
+    if is_url(given):
+        scheme, _, rest = str(given).partition("://")
+        if scheme != "file":
+            if not rest.strip("/"):
+                raise InputError(f"'{given}' is not a Zarr store. Name the store, such as s3://bucket/stack.zarr.")
+            return open_zarr(str(given).rstrip("/"), level=level, channel=channel)
+        given = url2pathname(rest)
+    path = Path(given).absolute()
     if not path.exists():
         raise InputError(f"'{path}' does not exist.")
     if path.is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,9 @@ def source_of(layer: Image) -> Any:
     from napari_stnreg.stacks.sources.base import from_array
 
     unit = str(layer.units[-1])
-    return from_array(raw_data(layer), tuple(float(s) for s in layer.scale), unit, layer.name)
+    source = from_array(raw_data(layer), tuple(float(s) for s in layer.scale), unit, layer.name)
+    z, y, x = (float(t) for t in layer.translate)
+    return replace(source, origin=(z, y, x))
 
 
 def aligned_layer(output: Path, raw: Image) -> Layer:
