@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 
 import pytest
@@ -35,3 +37,24 @@ def test_single_thread_is_restored_after_an_error(two_threads):
     assert torch.get_num_threads() == 2
     with single_thread(False):
         assert torch.get_num_threads() == 2
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not torch.backends.mkl.is_available(), reason="Linux lists the threads; MKL has its own."
+)
+def test_single_thread_limits_matrix_products(two_threads):
+    matrix = torch.rand(600, 600, dtype=torch.float64)
+    counts = []
+
+    def multiply():
+        torch.get_num_threads()
+        for limited in (True, False):
+            with single_thread(limited):
+                before = len(os.listdir("/proc/self/task"))
+                matrix @ matrix
+                counts.append(len(os.listdir("/proc/self/task")) - before)
+
+    thread = threading.Thread(target=multiply)
+    thread.start()
+    thread.join()
+    assert counts == [0, 1], "the product starts a second thread, but not inside the limit"

@@ -7,12 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 import napari_stnreg as sr
@@ -364,6 +366,25 @@ def test_tasks_use_one_thread():
     with single_blas_thread():  # as align_stack does
         assert [found for _, found in Threads(1).run([Task("a", threads)])] == [{1}]
     assert threads() == before
+
+
+def test_tasks_do_not_limit_torch_in_other_threads():
+    from napari_stnreg.stacks.runtime.executor import Task, Threads
+
+    def begin():
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        return seen[0]
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = dict(Threads(1).run([Task("task", torch.get_num_threads), Task("beside", begin)]))
+        assert found == {"task": 1, "beside": 2}
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_applying_resumes_and_decodes_each_section_once(stack, whole, tmp_path, monkeypatch):

@@ -82,9 +82,6 @@ def test_a_model_of_other_images_is_no_beginning(viewer, open_train, run, qtbot,
 
 
 def test_the_beginning_is_remembered_and_copied(viewer, open_train, run, tmp_path, monkeypatch):
-    # Bits are equal for equal numbers of threads. A thread that first used torch while a stack was aligned keeps one;
-    # this makes the number of this thread that of the worker too.
-    torch.set_num_threads(torch.get_num_threads())
     viewer.add_image(drifting(), name="stack")
     train = open_train(epochs=1)
     train.options.field("network").set_current("dirnet")

@@ -5,11 +5,13 @@ torch is imported inside the functions that need it, so that a panel can query t
 
 from __future__ import annotations
 
+import ctypes
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.memory import free_system_memory
@@ -126,6 +128,23 @@ def single_blas_thread() -> Iterator[None]:
                     library.set_num_threads(threads)
 
 
+@cache
+def _limit_of_mkl() -> Callable[[int], int] | None:
+    """Return MKL's function that sets the number of threads of the calling thread and returns the one before.
+
+    MKL is part of torch's own library, where threadpoolctl does not find it. After ``torch.set_num_threads`` it
+    follows its own number, no longer that of OpenMP. Builds without MKL have no such function.
+    """
+    import torch
+
+    for name in ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll"):
+        path = Path(torch.__file__).parent / "lib" / name
+        if path.exists():
+            function = getattr(ctypes.CDLL(str(path)), "MKL_Set_Num_Threads_Local", None)
+            return cast("Callable[[int], int] | None", function)
+    return None
+
+
 @contextmanager
 def single_thread(enabled: bool = True) -> Iterator[None]:
     """Limit torch to one thread inside the block and restore the previous setting.
@@ -141,10 +160,14 @@ def single_thread(enabled: bool = True) -> Iterator[None]:
 
     torch.get_num_threads()  # a thread's first call sets its number, so it must come before the limit
     before = [(library, library.num_threads) for library in _thread_pools()]
+    limit_mkl = _limit_of_mkl()
     for library, _ in before:
         library.set_num_threads(1)
+    mkl_before = limit_mkl(1) if limit_mkl else 0
     try:
         yield
     finally:
         for library, threads in before:
             library.set_num_threads(threads)
+        if limit_mkl:
+            limit_mkl(mkl_before)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
-from napari_stnreg.core.device import single_blas_thread
+from napari_stnreg.core.device import single_blas_thread, single_thread
 from napari_stnreg.core.errors import FitError, InputError
 
 SCHEDULER_TIMEOUT_S = 20
@@ -86,14 +86,9 @@ class Threads:
 
     def run(self, tasks: Iterable[Task]) -> Iterator[tuple[str, Any]]:
         """See :meth:`Executor.run`."""
-        import torch
-
-        before, plan = torch.get_num_threads(), iter(tasks)
-        try:
-            while batch := list(islice(plan, BATCH_PER_WORKER * self.workers)):
-                yield from self._run_batch(batch)
-        finally:
-            torch.set_num_threads(before)
+        plan = iter(tasks)
+        while batch := list(islice(plan, BATCH_PER_WORKER * self.workers)):
+            yield from self._run_batch(batch)
 
     def close(self) -> None:
         """Do nothing; threads end with their batch."""
@@ -193,9 +188,5 @@ class Cluster:
 
 def single_threaded(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function with torch and BLAS limited to one thread, so that results do not depend on their number."""
-    import torch
-
-    if torch.get_num_threads() != 1:
-        torch.set_num_threads(1)
-    with single_blas_thread():
+    with single_thread(), single_blas_thread():
         return function(*arguments)
