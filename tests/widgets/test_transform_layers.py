@@ -49,6 +49,30 @@ def test_a_file_of_the_same_ending_that_holds_something_else_is_left_to_others(t
     assert napari_transform_reader(str(tmp_path / "missing.tfm")) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "claimed"),
+    [("cells.h5", False), ("notes.txt", False), ("data.mat", False), ("stack.hdf5", False), ("measure.2.txt", False),
+     ("cells_transform.h5", True), ("0GenericAffine.mat", True), ("antsComposite.h5", True), ("antsAffine.txt", True),
+     ("TransformParameters.0.txt", True), ("one.tfm", True), ("one.safetensors", True)],
+)  # fmt: skip
+def test_only_names_of_transforms_are_claimed(tmp_path, name, claimed):
+    """Else napari asks which reader opens a foreign file."""
+    from npe2 import PluginManager
+
+    manager = PluginManager.instance()
+    manager.discover()
+    readers = {reader.plugin_name for reader in manager.iter_compatible_readers(str(tmp_path / name))}
+    assert ("napari-stnreg" in readers) is claimed
+
+
+def test_a_transform_in_hdf5_opens_without_a_question_once_a_panel_was_open(viewer, tmp_path):
+    """napari's own reader claims the suffix, but cannot read the file."""
+    viewer.window.add_plugin_dock_widget("napari-stnreg", "Compare views")
+    sr.save(turn(), tmp_path / "cells_Transform.h5", grid=Grid.from_spacing(SHAPE))
+    viewer.open(tmp_path / "cells_Transform.h5", plugin=None)  # raises if there is a choice between readers
+    assert viewer.layers[0].source.reader_plugin == "napari-stnreg"
+
+
 def test_a_model_file_is_distinguished_from_a_transform(tmp_path, monkeypatch):
     from napari_stnreg.core import container
     from napari_stnreg.models import model_file

@@ -142,11 +142,9 @@ class PreviewLayers:
         self.lines = Layer.create(*lines)
         self._pending = [self.fixed, self.warped, self.lines]
 
-    def add_next(self) -> bool:
-        """Add the next layer; return whether one is left. One per turn keeps the window responsive."""
-        if self._pending:
-            self._viewer.add_layer(self._pending.pop(0))
-        return bool(self._pending)
+    def next_layer(self) -> Layer | None:
+        """Return the next layer that is to be added. One per turn keeps the window responsive."""
+        return self._pending.pop(0) if self._pending else None
 
     def show(self, preview: PreviewFrame) -> None:
         """Show new arrays; a layer that the user has deleted or hidden is skipped."""

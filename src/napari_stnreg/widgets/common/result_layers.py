@@ -88,6 +88,16 @@ def make_layer(layer_data: LayerData) -> Layer:
     return Layer.create(data, keywords, kind)
 
 
+def insert_unselected(viewer: Viewer, layer: Layer, position: int | None = None) -> None:
+    """Insert a layer, by default on top, and leave the selection: to select it would rebuild napari's controls."""
+    layers = viewer.layers
+    before, layers._activate_on_insert = layers._activate_on_insert, False
+    try:
+        layers.insert(len(layers) if position is None else position, layer)
+    finally:
+        layers._activate_on_insert = before
+
+
 def update_layer(layer: Layer, layer_data: LayerData) -> None:
     """Turn a preview layer into a result layer, ten times as fast as removing the one and adding the other."""
     data, keywords, _ = layer_data

@@ -1,7 +1,8 @@
 """The layers that runs add to the viewer: previews during a run, results at its end, and undo.
 
 Adding or removing a layer takes napari about a tenth of a second. Layers are therefore added one per turn of the event
-loop, so that the window redraws in between, and preview layers become result layers where they show the same.
+loop, hidden and without being selected, and shown in the turn after it. Preview layers become result layers where they
+show the same.
 
 napari collects all garbage whenever a layer is removed, which takes up to a third of a second with all modules loaded.
 Objects that exist when a run begins are therefore excluded (:func:`gc.freeze`) until a layer that is older is removed.
@@ -20,7 +21,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.napari_layers import LayerData
 from napari_stnreg.widgets.common.preview import PreviewFrame, PreviewLayers
-from napari_stnreg.widgets.common.result_layers import update_layer
+from napari_stnreg.widgets.common.result_layers import insert_unselected, update_layer
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -51,6 +52,7 @@ class RunLayers(QObject):
         self._selected: list[Layer] = []
         self._runs: list[list[Layer]] = []
         self._queue: list[Callable[[], None]] = []
+        self._hidden: list[Layer] = []
         self._recent: WeakSet[Layer] = WeakSet()
         self._watching = self._removing = False
         self._timer = QTimer(self)
@@ -127,8 +129,24 @@ class RunLayers(QObject):
             self._preview.show(preview)
 
     def _add_preview(self) -> None:
-        if self._preview is not None:
-            self._preview.add_next()
+        if self._preview is not None and (layer := self._preview.next_layer()) is not None:
+            self._insert(layer)
+
+    def _insert(self, layer: Layer, position: int | None = None) -> None:
+        """Insert a layer, and draw it in the next turn."""
+        shown, layer.visible = layer.visible, False
+        insert_unselected(self._viewer, layer, position)
+        if shown:
+            self._hidden.append(layer)
+            self._queue.insert(0, self._show_hidden)
+
+    def _show_hidden(self) -> None:
+        while self._hidden:
+            self._hidden.pop().visible = True
+
+    def _clear_queue(self) -> None:
+        self._queue.clear()
+        self._show_hidden()
 
     def end_preview(self) -> None:
         """Remove the preview layers, one after the other."""
@@ -139,7 +157,7 @@ class RunLayers(QObject):
 
     def drop(self) -> None:
         """Remove the preview layers at once, because the panel closes."""
-        self._queue.clear()
+        self._clear_queue()
         self._timer.stop()
         preview, self._preview = self._preview, None
         for layer in preview.remaining().values() if preview is not None else ():
@@ -179,7 +197,7 @@ class RunLayers(QObject):
         self._recent.update(layers.values())
         preview, self._preview = self._preview, None
         selected = self._selected if preview is not None else list(self._viewer.layers.selection)
-        self._queue.clear()
+        self._clear_queue()
         reused: dict[str, Layer] = {}
         for key, layer in (preview.remaining() if preview is not None else {}).items():
             kind = "magenta" if key == "warped" and "magenta" in layers else key
@@ -209,7 +227,7 @@ class RunLayers(QObject):
                 update_layer(old, layer_data)
                 added.append(old)
             else:  # the user deleted it in the meantime
-                self._viewer.add_layer(layer)
+                self._insert(layer)
                 added.append(layer)
 
         return reuse
@@ -218,7 +236,7 @@ class RunLayers(QObject):
         def insert() -> None:
             layers = self._viewer.layers
             positions = [layers.index(other) for other in above if other in layers]
-            layers.insert(min(positions, default=len(layers)), layer)
+            self._insert(layer, min(positions, default=len(layers)))
             added.append(layer)
 
         return insert

@@ -256,8 +256,7 @@ class TaskPanel(DockPanel):
         self.bar.setValue(round(1000 * progress.fraction))
         self._fraction = progress.fraction
         self._percent = int(100 * progress.fraction)
-        if not self._runner.stopping:  # "Stopping" stays until the end
-            self.status.setText(progress.message)
+        self.status.setText(f"Stopping: {progress.message}" if self._runner.stopping else progress.message)
         if progress.payload is not None:
             self.on_progress(progress.payload)
 

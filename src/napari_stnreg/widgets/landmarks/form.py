@@ -25,12 +25,6 @@ FAMILIES = {
 }
 """Families of the panel."""
 
-HINT = (
-    "1. Click a place in the fixed image: its counterpart is predicted in the moving image (blue).\n"
-    "2. Drag the counterpart to the right place, or click there.\n"
-    "3. Go on until the images match. Dragging the background moves the view."
-)
-
 
 class LandmarkForm(QWidget):
     """Layers, transform, view, table and buttons.
@@ -79,7 +73,6 @@ class LandmarkForm(QWidget):
         view_rows.add("Warped", self.opacity_slider)
         view_rows.add_full_width(self.follow_box)
         self.view.setLayout(view_rows)
-        self.hint = help_label(HINT)
         self.table = PairTable()
         self.go_button = button("Go to", "Show the selected pair in both views (double-click in the table).")
         self.delete_button = button("Delete", "Delete the selected pairs (Del).")
@@ -112,7 +105,6 @@ class LandmarkForm(QWidget):
         box.addLayout(self.rows)
         box.addWidget(self.place_button)
         box.addWidget(self.view)
-        box.addWidget(self.hint)
         box.addWidget(self.table, 1)
         for arrow in (self.up_button, self.down_button):
             arrow.setMaximumWidth(36)

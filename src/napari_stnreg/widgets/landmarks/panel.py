@@ -74,9 +74,9 @@ class LandmarksPanel(TaskPanel):
     title = "Landmark registration"
     help_page = "tutorials/stains.html"
     introduction = (
-        "Choose the fixed and the moving image.",
-        "Click a place in one image and the same place in the other.",
-        "From the third pair on the moving image follows. Drag points to refine.",
+        "Choose the fixed and the moving image, and press Place landmarks.",
+        "Click a place in one image: its counterpart in the other is predicted (blue). Drag it to the right place.",
+        "Go on until the images match, and press Add result.",
     )
 
     def __init__(self, napari_viewer: Viewer) -> None:
@@ -278,7 +278,7 @@ class LandmarksPanel(TaskPanel):
 
     def _on_ready(self) -> None:
         self._ready = True
-        self.status.setText("Click a place in the fixed image.")
+        self.status.setText("Click a place in one image, then drag its counterpart (blue) to the right place.")
         self._refit()
 
     def _on_live_failed(self, error: Exception) -> None:
@@ -391,7 +391,6 @@ class LandmarksPanel(TaskPanel):
         """Show the pairs, their errors and the verdict on them."""
         self._show_errors()
         fit = self._known_fit()
-        self.landmarks.hint.setVisible(len(self.pairs) < 2)
         text = "" if fit is None else "\n".join([fit.summary, f"Pairs: {fit.verdict}.", *fit.reasons])
         self.landmarks.summary.setText(text)
         self.show_state()

@@ -52,9 +52,9 @@ class PlacementPanel(TaskPanel):
     title = "Place by hand"
     help_page = "tutorials/stains.html"
     introduction = (
-        "Choose the moving image and the fixed one below it.",
+        "Choose the fixed and the moving image, and press Place by hand.",
         "Drag the image and its handles, or type numbers.",
-        "Press Register to start from there.",
+        "Press Register from here: the registration starts at this place.",
     )
 
     def __init__(self, napari_viewer: Viewer) -> None:
