@@ -1,9 +1,10 @@
 """Train the bundled models: ``python scripts/train_bundled_model.py --model {box-2d,box-3d} [--out FOLDER]``.
 
-``box-2d`` (10 CPU minutes): first small scenes, where a step costs a quarter. Then a copy of the trained network is
+``box-2d`` (16 CPU minutes): first small scenes, where a step costs a quarter. Then a copy of the trained network is
 appended at twice the resolution and trained there, so that the model is two networks in sequence: large displacements
-first. ``box-3d`` (16 minutes on a GPU): see ``bundled_volumes.py``. No acquired image is used. An interrupted run is
-continued. The model is written to ``src/napari_stnreg/models/``.
+first. At last the first network runs twice, and both are trained together. ``box-3d`` (16 minutes on a GPU): see
+``bundled_volumes.py``. No acquired image is used. An interrupted run is continued. The model is written to
+``src/napari_stnreg/models/``.
 """
 
 from __future__ import annotations
@@ -52,6 +53,10 @@ class Phase:
         Of the trainer.
     left_after
         Epochs after which the phase is left, if not at its end.
+    passes
+        How often each network runs; all of them are trained. ``None``: once, and only the last one is trained.
+    keep
+        Whether scenes are generated in the first epoch only.
     """
 
     side: int
@@ -59,6 +64,8 @@ class Phase:
     shapes: ShapeSettings
     settings: dict[str, Any]
     left_after: int | None = None
+    passes: tuple[int, ...] | None = None
+    keep: bool = True
 
 
 FAR = ShapeSettings(large_pose_probability=0.6, shift=0.03, other_contrast=0.25)
@@ -67,11 +74,12 @@ PHASES = [
     Phase(64, 1500, FAR, {**COARSE, "epochs": 10, "batch_size": 16, "learning_rate": 1.5e-3}, 8),
     # The same network again behind itself, at twice the resolution; the first one stays as it is.
     Phase(128, 400, FAR, {**BOTH, "epochs": 6, "batch_size": 4, "learning_rate": 7e-4}),
+    Phase(128, 400, FAR, {"epochs": 10, "batch_size": 4, "learning_rate": 4e-4}, passes=(2, 1), keep=False),
 ]
 
 
 def begin(network: torch.nn.Module, weights: dict[str, torch.Tensor] | None, *, fresh: bool) -> None:
-    """Bring a phase's network to what the one before has learned, and hold still what is not to change."""
+    """Initialize a phase's network with the weights of the phase before, and freeze all stages but the last."""
     stages = list(network.stages) if isinstance(network, SequentialNetwork) else [network]
     if weights is not None and fresh:
         for stage in stages:
@@ -90,10 +98,14 @@ def train_box_2d(options: argparse.Namespace) -> None:
         earlier = json.loads(cost.read_text())["cpu_seconds"] if cost.exists() else 0.0
         if not path.exists():
             grid = sr.Grid.from_spacing((phase.side, phase.side))
-            data = GeneratedShapes(grid, phase.shapes, count=phase.pairs, validation_count=32, keep=True)
-            checkpoint = checkpoint_path(path)
-            trainer = Trainer(data, sr.TrainingSettings.parse(**COMMON, **phase.settings), checkpoint, resume=True)
-            begin(trainer.network, weights, fresh=not trainer.resumed)
+            data = GeneratedShapes(grid, phase.shapes, count=phase.pairs, validation_count=32, keep=phase.keep)
+            if phase.passes is not None and model is not None:
+                model.network.passes = phase.passes
+            start = None if phase.passes is None else model
+            settings = sr.TrainingSettings.parse(**COMMON, **phase.settings)
+            trainer = Trainer(data, settings, checkpoint_path(path), resume=True, warm_start=start)
+            if start is None:
+                begin(trainer.network, weights, fresh=not trainer.resumed)
             start_time, run, told = time.process_time(), trainer.run(), None
             while True:
                 try:

@@ -1,7 +1,11 @@
 """The bundled model: it loads, says what it is, and registers what it has never seen."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 from skimage import data as pictures
 from sklearn.datasets import load_digits
@@ -72,3 +76,29 @@ def test_bundled_model_aligns_digits_without_folds(model):
         before.append(np.corrcoef(threes[0].ravel(), image.ravel())[0, 1])
         after.append(np.corrcoef(threes[0].ravel(), sr.warp(other, found, template.grid).data.ravel())[0, 1])
     assert np.mean(after) > np.mean(before) + 0.05
+
+
+def test_small_images_are_predicted_by_one_thread(model):
+    images = [pictures.coins()[:128, place : place + 128].astype(np.float32) for place in (0, 6)]
+    before, seen = torch.get_num_threads(), []
+    hook = model.network.networks()[0].register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    try:
+        torch.set_num_threads(2)
+        model.predict(*images, device="cpu")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+        hook.remove()
+    assert set(seen) == {1}
+
+
+def test_prediction_takes_arrays(model):
+    images = [pictures.coins()[:96, place : place + 128] for place in (0, 6)]
+    one, other = (sr.Image.from_array(image) for image in images)
+    found = model.predict(*images, device="cpu").displacement(one.grid)
+    assert np.array_equal(found, model.predict(one, other, device="cpu").displacement(one.grid))
+
+
+def test_loading_does_not_import_the_compiler_of_torch():
+    code = "import sys, napari_stnreg as sr; sr.load_model('box-2d'); sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0, "importing it takes a second"

@@ -226,6 +226,27 @@ def test_stages_receive_the_image_warped_so_far():
     assert torch.equal(second.shown, warp_batch(moving, first.transform(fixed, moving, lattice), lattice))
 
 
+def test_repeated_stage_sees_what_it_has_left():
+    lattice = grid((24, 24), extent=24.0)
+    stages = [FreeParameters(make_family("translation"), lattice) for _ in range(2)]
+    with torch.no_grad():
+        stages[0].pair_parameters.copy_(torch.tensor([[0.0, 0.3]]))
+        stages[1].pair_parameters.copy_(torch.tensor([[0.1, 0.0]]))
+    images = pictures((24, 24), batch=1)
+    once = [one.transform(*images, lattice).map_points(np.zeros((1, 2))) for one in stages]
+    both = SequentialNetwork(stages, passes=(2, 1)).transform(*images, lattice)
+    assert np.allclose(both.map_points(np.zeros((1, 2))), 2 * once[0] + once[1])
+    with pytest.raises(InputError, match="needs at least one pass"):
+        SequentialNetwork(stages, passes=(2, 0))
+
+
+def test_passes_of_stages_are_part_of_the_description():
+    both = new_network("voxelmorph+voxelmorph", 2, 1, (32, 32))
+    assert "passes" not in both.config(), "files of earlier models stay as they are"
+    both.passes = (2, 1)
+    assert make_network(both.config()).passes == (2, 1)
+
+
 @pytest.mark.parametrize("name", ["voxelmrph", "affine+tsp", "auto-encoder+affine", ""])
 def test_unknown_network_is_refused(name):
     with pytest.raises(InputError, match=r"There is no network .*Choose from affine, "):

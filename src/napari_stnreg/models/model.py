@@ -13,10 +13,11 @@ import numpy.typing as npt
 import torch
 
 import napari_stnreg as sr
-from napari_stnreg.core.device import free_memory, pick_device
+from napari_stnreg.core.device import free_memory, pick_device, single_thread
 from napari_stnreg.core.errors import InputError, OutOfMemoryError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
+from napari_stnreg.io.conversion import ImageLike, as_image_pair
 from napari_stnreg.losses import SIMILARITIES
 from napari_stnreg.models.input_spec import InputSpec, grids_overlap, intensities, resample_to_lattice
 from napari_stnreg.networks import AutoEncoder, FrozenEncoder, LocalizationNetwork, Network
@@ -24,7 +25,12 @@ from napari_stnreg.transforms import AffineTransform, Transform, chain
 
 BYTES_PER_VOXEL = 900
 """Peak memory of a forward pass for each voxel: 590 measured for the default U-Net, plus half as much."""
+CHECKED_BYTES = 2**28
+"""Memory of a forward pass above which the free memory is read first, which takes 2 ms."""
 
+SINGLE_THREAD_VOXELS = 2**16
+"""Images of up to this many voxels are predicted by a single thread. Two threads gain nothing on 128 x 128 voxels, and
+cost many times as much on a busy machine."""
 
 UNCERTAINTY_SAMPLES = 16
 """Draws for a map of uncertainty: the relative error of a standard deviation is 1 / sqrt(2 (n - 1)), 18 %."""
@@ -101,8 +107,8 @@ class Model:
 
     def predict(
         self,
-        fixed: Image,
-        moving: Image,
+        fixed: ImageLike,
+        moving: ImageLike,
         *,
         device: str | torch.device = "auto",
         fixed_channel: int | None = None,
@@ -111,12 +117,15 @@ class Model:
         smoothness: float | None = None,
         warnings: list[str] | None = None,
     ) -> Transform:
-        """Predict the transform of a pair in one pass.
+        """Predict the transform of a pair in one pass, without a verdict.
+
+        Calling the model instead registers the pair: it also warps the moving image and judges the alignment.
 
         Parameters
         ----------
         fixed, moving
-            Images of any size, voxel size, orientation and unit of length.
+            Images of any size, voxel size, orientation and unit of length, as :func:`~napari_stnreg.as_image` takes
+            them.
         device
             Device of the network.
         fixed_channel, moving_channel
@@ -140,12 +149,11 @@ class Model:
             If the images do not match :attr:`input_spec`.
         """
         self._stages()
+        fixed, moving = as_image_pair(fixed, moving)
         for image in (fixed, moving):
             self.input_spec.check(image)
         where = device if isinstance(device, torch.device) else pick_device(device)
         messages = warnings if warnings is not None else []
-        network = self.network
-        assert isinstance(network, LocalizationNetwork)
         lattice = self._lattice(fixed.grid, where, messages)
         moving = moving.with_unit(lattice.unit)
         start = start_transform
@@ -154,26 +162,55 @@ class Model:
             shift[:-1, -1] = moving.grid.center - fixed.grid.center
             start = AffineTransform(shift, lattice.unit)
             messages.append("The images do not overlap in the world, so their centers were aligned first.")
+        with torch.no_grad(), single_thread(where.type == "cpu" and lattice.size <= SINGLE_THREAD_VOXELS):
+            return self._predict_on(
+                lattice, fixed, moving, where, fixed_channel, moving_channel, start, smoothness, messages
+            )
+
+    def _predict_on(
+        self,
+        lattice: Grid,
+        fixed: Image,
+        moving: Image,
+        device: torch.device,
+        fixed_channel: int | None,
+        moving_channel: int | None,
+        start: Transform | None,
+        smoothness: float | None,
+        messages: list[str],
+    ) -> Transform:
+        """Run the network on the images resampled to a lattice; see :meth:`predict`."""
+        network = self.network
+        assert isinstance(network, LocalizationNetwork)
         origin = lattice.center
         local = lattice.translated(-origin)
-        initial = None if start is None else start.translated_frame(-origin).to(where)
+        initial = None if start is None else start.translated_frame(-origin).to(device)
         values = intensities(fixed, self.input_spec, fixed_channel)
-        fixed_tensor = resample_to_lattice(values, fixed.grid.translated(-origin), local, device=where)
+        fixed_tensor = resample_to_lattice(values, fixed.grid.translated(-origin), local, device=device)
         values = intensities(moving, self.input_spec, moving_channel)
-        moving_tensor = resample_to_lattice(values, moving.grid.translated(-origin), local, initial, device=where)
-        network.to(where)
+        moving_tensor = resample_to_lattice(values, moving.grid.translated(-origin), local, initial, device=device)
+        self._prepare_network(device)
         if smoothness is not None and smoothness != 1 and not network.is_conditional:
             messages.append(
                 f"'{self.name}' was trained for one smoothness, so its prediction ignores smoothness {smoothness:g}."
             )
         network.set_smoothness(1.0 if smoothness is None else smoothness)
-        with torch.no_grad():
-            predicted = network.transform(fixed_tensor, moving_tensor, local)
+        predicted = network.transform(fixed_tensor, moving_tensor, local)
         whole = predicted if initial is None else chain(predicted, initial)
         for tensor in whole.tensors().values():
             if not bool(torch.isfinite(tensor).all()):
                 raise InputError(f"'{self.name}' returned non-finite values for these images.")
         return whole.to("cpu").translated_frame(origin).between(fixed, moving).with_domain(fixed.grid)
+
+    def _prepare_network(self, device: torch.device) -> None:
+        """Move the network to a device, with 2D convolutions in the memory layout that is faster on a CPU."""
+        weights = next(self.network.parameters(), None)
+        if weights is None or weights.device != device:
+            self.network.to(device)
+        if device.type == "cpu" and self.ndim == 2:
+            first = next((one for one in self.network.parameters() if one.ndim == 4 and one.shape[1] > 1), None)
+            if first is not None and not first.is_contiguous(memory_format=torch.channels_last):
+                self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def is_conditional(self) -> bool:
@@ -186,7 +223,7 @@ class Model:
         return self.network.is_probabilistic
 
     def uncertainty(
-        self, fixed: Image, moving: Image, *, samples: int = UNCERTAINTY_SAMPLES, seed: int = 0, **options: Any
+        self, fixed: ImageLike, moving: ImageLike, *, samples: int = UNCERTAINTY_SAMPLES, seed: int = 0, **options: Any
     ) -> Image:
         """Return the standard deviation of the predicted displacement at each voxel of the fixed image.
 
@@ -218,6 +255,7 @@ class Model:
             )
         if samples < 2:
             raise InputError(f"The uncertainty needs at least 2 samples, not {samples}.")
+        fixed, moving = as_image_pair(fixed, moving)
         self.network.set_sampling(True)
         mean, squares = np.zeros(0), np.zeros(0)
         try:
@@ -236,6 +274,8 @@ class Model:
     def _lattice(self, fixed: Grid, device: torch.device, messages: list[str]) -> Grid:
         """Return the grid that the network sees, coarser if memory is short."""
         lattice = self.input_spec.lattice(fixed, messages)
+        if lattice.size * BYTES_PER_VOXEL <= CHECKED_BYTES:
+            return lattice
         free = free_memory(str(device))
         coarser = 1.0
         while lattice.size * BYTES_PER_VOXEL > 0.8 * free:
@@ -252,8 +292,8 @@ class Model:
 
     def __call__(
         self,
-        fixed: Image,
-        moving: Image,
+        fixed: ImageLike,
+        moving: ImageLike,
         refine: int = 0,
         *,
         progress: Callable[[sr.Progress], None] | None = None,

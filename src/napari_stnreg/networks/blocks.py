@@ -20,7 +20,8 @@ def convolution(
     """Return a convolution with Kaiming initialization; zero padding keeps the size by default."""
     layer_class = nn.Conv2d if ndim == 2 else nn.Conv3d
     layer = layer_class(inputs, outputs, kernel, stride=stride, padding=kernel // 2 if padding is None else padding)
-    nn.init.kaiming_normal_(layer.weight, a=NEGATIVE_SLOPE)
+    if not layer.weight.is_meta:  # random numbers without memory would import torch's compiler, which takes a second
+        nn.init.kaiming_normal_(layer.weight, a=NEGATIVE_SLOPE)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer

@@ -29,13 +29,19 @@ class SequentialNetwork(LocalizationNetwork, selectable=False):
     ----------
     stages
         The networks, in order, with equal numbers of axes and channels.
+    passes
+        How often each stage runs before the next one, every time on the moving image warped so far; once by default.
+        A repeated stage corrects its own remaining error without further weights.
     """
 
     name = "sequential"
 
-    def __init__(self, stages: Sequence[LocalizationNetwork]) -> None:
+    def __init__(self, stages: Sequence[LocalizationNetwork], passes: Sequence[int] | None = None) -> None:
         if not stages or len({(one.ndim, one.channels) for one in stages}) != 1:
             raise InputError("The stages of a model need the same number of axes and of channels.")
+        self.passes = tuple(int(n) for n in passes) if passes is not None else (1,) * len(stages)
+        if len(self.passes) != len(stages) or min(self.passes) < 1:
+            raise InputError(f"Each of the {len(stages)} stages needs at least one pass, not {list(self.passes)}.")
         super().__init__(stages[0].ndim, stages[0].channels)
         self.stages = nn.ModuleList(stages)
         self.active = len(stages)
@@ -45,7 +51,7 @@ class SequentialNetwork(LocalizationNetwork, selectable=False):
     def from_config(cls, options: Mapping[str, Any]) -> SequentialNetwork:
         """See :meth:`Network.from_config`."""
         stages = [make_network(one) for one in options["stages"]]
-        return cls([one for one in stages if isinstance(one, LocalizationNetwork)])
+        return cls([one for one in stages if isinstance(one, LocalizationNetwork)], options.get("passes"))
 
     def networks(self) -> list[LocalizationNetwork]:
         """Return the stages."""
@@ -58,7 +64,8 @@ class SequentialNetwork(LocalizationNetwork, selectable=False):
     def transform(self, fixed: Tensor, moving: Tensor, grid: Grid) -> Transform:
         """See :meth:`LocalizationNetwork.transform`; only the first ``active`` stages run (sequential training)."""
         whole: Transform | None = None
-        for stage in self.networks()[: self.active]:
+        active = zip(self.networks()[: self.active], self.passes, strict=False)
+        for stage in (stage for stage, passes in active for _ in range(passes)):
             step = stage.transform(fixed, moving if whole is None else warp_batch(moving, whole, grid), grid)
             whole = step if whole is None else _chain(step, whole)
         assert whole is not None
@@ -103,4 +110,5 @@ class SequentialNetwork(LocalizationNetwork, selectable=False):
     def config(self) -> dict[str, Any]:
         """See :meth:`Network.config`."""
         stages = [one.config() for one in self.networks()]
-        return {"name": self.name, "ndim": self.ndim, "channels": self.channels, "stages": stages}
+        config = {"name": self.name, "ndim": self.ndim, "channels": self.channels, "stages": stages}
+        return config if max(self.passes) == 1 else {**config, "passes": list(self.passes)}
