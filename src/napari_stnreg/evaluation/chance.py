@@ -6,13 +6,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 
 from napari_stnreg.losses.base import fill_masked
-from napari_stnreg.ops.filters import box_sum, gaussian
+from napari_stnreg.ops.filters import gaussian, sparse_box_sum
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class ChanceParameters:
         Shifts that leave less than this fraction of the edges in common are not used.
     window
         Radius of the window of the local correlation, in voxels.
+    window_step
+        Distance of the windows in voxels; they overlap, so that every second says as much as all.
     bins
         Bins of the joint histogram.
     n_shifts
@@ -47,6 +50,7 @@ class ChanceParameters:
     max_shift: float = 0.5
     min_overlap: float = 0.3
     window: int = 3
+    window_step: int = 2
     bins: int = 16
     n_shifts: int = 16
     min_spread: float = 0.01
@@ -295,38 +299,61 @@ def _values_at(
     parameters: ChanceParameters,
 ) -> tuple[Tensor, Tensor]:
     """Return squared local correlation and mutual information at each shift; the moved image wraps around."""
-    axes = tuple(range(1, fixed.ndim - 1))
-    seen = torch.stack([moved[0].roll(tuple(-s for s in shift), axes) for shift in shifts])
-    both = weight * torch.stack([weight[0].roll(tuple(-s for s in shift), axes) for shift in shifts])
-    radius = parameters.window
-    count = box_sum(both, radius).clamp_min(1e-6)
-    mean = [box_sum(x * both, radius) / count for x in (fixed, seen)]
-    variance = [
-        (box_sum(x.square() * both, radius) / count - m.square()).clamp_min(0)
-        for x, m in zip((fixed, seen), mean, strict=True)
-    ]
-    cross = box_sum(fixed * seen * both, radius) / count - mean[0] * mean[1]
+    index = _shifted_index(tuple(fixed.shape[2:]), tuple(shifts)).to(fixed.device)
+
+    def shifted(x: Tensor) -> Tensor:
+        return x.flatten()[index].reshape(-1, 1, *x.shape[2:])
+
+    seen = shifted(moved)
+    both = weight if bool((weight == 1).all()) else weight * shifted(weight)
+
+    def windows(first: Tensor, *others: Tensor) -> list[Tensor]:
+        stacked = torch.cat([first, *others])
+        return list(sparse_box_sum(stacked, parameters.window, parameters.window_step).split(len(first)))
+
+    masked_fixed, masked_seen = fixed * both, seen * both
+    count, fixed_mean, fixed_square = windows(both, masked_fixed, masked_fixed * fixed)
+    count.clamp_min_(1e-6)
+    seen_mean, seen_square, product = (x / count for x in windows(masked_seen, masked_seen * seen, masked_seen * fixed))
+    fixed_mean = fixed_mean / count
+    fixed_variance = (fixed_square / count - fixed_mean.square()).clamp_min_(0)
+    seen_variance = seen_square.addcmul_(seen_mean, seen_mean, value=-1).clamp_min_(0)
+    cross = product.addcmul_(fixed_mean, seen_mean, value=-1)
     # flat windows of the standardized images say nothing
-    local = cross.square() / ((variance[0] + 0.01) * (variance[1] + 0.01))
-    matter = both * (variance[0] > 0.02)
+    local = cross.square_().div_((fixed_variance + 0.01) * (seen_variance + 0.01))
+    every = slice(None, None, parameters.window_step)
+    matter = both[(..., *(every,) * (fixed.ndim - 2))] * (fixed_variance > 0.02)
     correlation = (local * matter).flatten(1).sum(1) / matter.flatten(1).sum(1).clamp_min(1e-6)
-    return correlation, _information(fixed, seen, both, parameters.bins)
+    bins = parameters.bins
+    return correlation, _information(_binned(fixed, bins), shifted(_binned(moved, bins)), both, bins)
 
 
-def _information(fixed: Tensor, seen: Tensor, weight: Tensor, bins: int) -> Tensor:
-    """Return the mutual information of each image of a batch with the fixed one, from bins of equal counts."""
+@lru_cache(maxsize=8)
+def _shifted_index(shape: tuple[int, ...], shifts: tuple[tuple[int, ...], ...]) -> Tensor:
+    """Return the flat index of the voxel that each shift moves to each voxel, ``(len(shifts), N)``."""
+    flat = torch.zeros((len(shifts), *[1] * len(shape)), dtype=torch.int64)
+    for axis, n in enumerate(shape):
+        steps = torch.tensor([shift[axis] for shift in shifts])
+        along = (steps[:, None] + torch.arange(n)).remainder(n)
+        flat = flat * n + along.reshape(len(shifts), *[-1 if other == axis else 1 for other in range(len(shape))])
+    return flat.flatten(1)
 
-    def binned(image: Tensor) -> Tensor:
-        values = image.flatten()
-        some = values[:: max(values.numel() // 20_000, 1)]
-        edges = torch.quantile(some, torch.linspace(0, 1, bins + 1, device=image.device)[1:-1].to(image.dtype))
-        return torch.bucketize(image, edges.unique())
 
-    a, b = binned(fixed).expand(seen.shape), binned(seen)
-    number = torch.arange(len(seen), device=seen.device).reshape(-1, *[1] * (seen.ndim - 1))
+def _binned(image: Tensor, bins: int) -> Tensor:
+    """Return the number of each voxel's bin; bins have equal counts, as far as values differ."""
+    values = image.flatten()
+    some = values[:: max(values.numel() // 20_000, 1)].sort().values
+    place = torch.linspace(0, len(some) - 1, bins + 1, device=image.device)[1:-1].round().long()
+    return torch.bucketize(image, some[place].unique())
+
+
+def _information(a: Tensor, b: Tensor, weight: Tensor, bins: int) -> Tensor:
+    """Return the mutual information of each binned image ``b`` of a batch with the binned fixed one."""
+    number = torch.arange(len(b), device=b.device).reshape(-1, *[1] * (b.ndim - 1))
     index = (number * bins + a) * bins + b
-    joint = torch.zeros(len(seen) * bins * bins, dtype=seen.dtype, device=seen.device)
-    joint = joint.index_add(0, index.flatten(), weight.flatten()).reshape(-1, bins, bins)
+    joint = weight.new_zeros(len(b) * bins * bins)
+    joint.index_add_(0, index.flatten(), weight.expand(b.shape).flatten())
+    joint = joint.reshape(-1, bins, bins)
     joint = joint / joint.sum((1, 2), keepdim=True).clamp_min(1e-6)
 
     def entropy(p: Tensor) -> Tensor:

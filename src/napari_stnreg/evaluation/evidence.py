@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from napari_stnreg.core.grid import FloatArray, Grid
@@ -299,15 +300,20 @@ def _matching_share(a: Tensor, b: Tensor, weight: Tensor, parameters: EvidencePa
     ndim = a.ndim - 2
     reach, radius = parameters.reach[ndim], parameters.window[ndim]
     first, second = edge_features(a, weight), edge_features(b, weight)
-    axes = tuple(range(1, ndim + 1))
     # A copy moved around a thin axis would come back to where it was.
     reaches = [min(reach, (n - 1) // 2) // 2 * 2 for n in a.shape[2:]]
     steps = list(itertools.product(*(range(-r, r + 1, 2) for r in reaches)))
+    around = [r for reach in reversed(reaches) for r in (reach, reach)]
+
+    def moved(x: Tensor) -> Iterator[Tensor]:
+        wrapped = F.pad(x, around, mode="circular")[0]
+        for step in steps:
+            at = (slice(r - s, r - s + n) for r, s, n in zip(reaches, step, x.shape[2:], strict=True))
+            yield wrapped[(slice(None), *at)]
+
     # one displacement at a time: all at once would leave the processor's cache
-    products = [(first[0] * second[0].roll(step, axes)).sum(0) for step in steps]
-    cross = box_sum(torch.stack(products)[:, None], radius)
-    energy = box_sum(second.square().sum(1, keepdim=True), radius)[0]
-    energy = torch.stack([energy.roll(step, axes) for step in steps])
+    cross = box_sum(torch.stack([(first[0] * one).sum(0) for one in moved(second)])[:, None], radius)
+    energy = torch.stack(list(moved(box_sum(second.square().sum(1, keepdim=True), radius))))
     own = box_sum(first.square().sum(1, keepdim=True), radius)
     floor = 0.1 * energy.mean()
     score = cross / (energy + floor).sqrt()

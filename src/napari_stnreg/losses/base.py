@@ -68,6 +68,19 @@ class Similarity(ABC):
             A scalar.
         """
 
+    def value_and_gradient(self, warped: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return the loss and its gradient with respect to the warped image; ``None`` if it does not depend on it.
+
+        For optimizers: similarities that know their gradient override it and need no graph.
+        """
+        with torch.enable_grad():
+            warped = warped.detach().requires_grad_()
+            loss = self(warped, weight)
+            if not loss.requires_grad:
+                return loss, None
+            (gradient,) = torch.autograd.grad(loss, warped, allow_unused=True)
+        return loss.detach(), gradient
+
     @abstractmethod
     def score(self, warped: Tensor, weight: Tensor | None = None) -> float:
         """Return the measure in its usual form, for reports."""

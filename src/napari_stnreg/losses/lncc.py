@@ -15,7 +15,7 @@ from napari_stnreg.losses.base import (
     spatial_sum,
     wants_gradient,
 )
-from napari_stnreg.ops.filters import box_sum
+from napari_stnreg.ops.filters import box_sum, box_sums
 
 
 @dataclass
@@ -86,6 +86,11 @@ class LocalNCC(Similarity):
             value, gradient = self._evaluate(warped.detach(), weight, differentiate)
         return attach_gradient(warped, value, gradient)
 
+    def value_and_gradient(self, warped: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`Similarity.value_and_gradient`."""
+        with torch.no_grad():
+            return self._evaluate(warped.detach(), weight, True)
+
     def _evaluate(self, warped: Tensor, weight: Tensor | None, differentiate: bool) -> tuple[Tensor, Tensor | None]:
         fixed, radius = self._fixed, self.radius
         windows = self._windows if weight is None else self._window_statistics(combine_weights(self._weight, weight))
@@ -95,9 +100,10 @@ class LocalNCC(Similarity):
         else:
             warped = fill_masked(warped, mask)
             masked = warped * mask
-        mean = box_sum(masked, radius).mul_(inverse_count)
-        variance = box_sum(masked * warped, radius).mul_(inverse_count).sub_(mean.square()).clamp_min_(0)
-        cross = box_sum(masked * fixed, radius).mul_(inverse_count).sub_(mean * windows.mean)
+        sums = box_sums((masked, masked * warped, masked * fixed), radius)
+        mean, square, product = (one.mul_(inverse_count) for one in sums)
+        variance = square.addcmul_(mean, mean, value=-1).clamp_min_(0)
+        cross = product.addcmul_(mean, windows.mean, value=-1)
         inverse_variance = variance.add_(0.1 * self.epsilon).reciprocal_()
         a = cross * windows.inverse_variance * inverse_variance
         local = cross.mul_(a).mul_(windows.voxel_weight)
@@ -107,8 +113,8 @@ class LocalNCC(Similarity):
         a.mul_(windows.voxel_weight).mul_(inverse_count)
         b = local.mul_(inverse_variance).mul_(inverse_count)
         offset = (b * mean).sub_(a * windows.mean)
-        gradient = box_sum(a, radius).mul_(fixed).sub_(box_sum(b, radius).mul_(warped)).add_(box_sum(offset, radius))
-        gradient.mul_(-2)
+        of_fixed, of_warped, constant = box_sums((a, b, offset), radius)
+        gradient = of_warped.mul_(warped).addcmul_(of_fixed, fixed, value=-1).sub_(constant).mul_(2)
         if mask is not None:
             gradient.mul_(mask)
         return value, gradient

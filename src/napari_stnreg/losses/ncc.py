@@ -84,6 +84,11 @@ class NormalizedCrossCorrelation(Similarity):
         value = 1 - (ncc.square() if self.squared else ncc).mean()
         return attach_gradient(warped, value, gradient)
 
+    def value_and_gradient(self, warped: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`Similarity.value_and_gradient`."""
+        ncc, gradient = self._evaluate(warped.detach(), weight, True)
+        return 1 - (ncc.square() if self.squared else ncc).mean(), gradient
+
     def score(self, warped: Tensor, weight: Tensor | None = None) -> float:
         """Return the correlation, between -1 and 1."""
         return float(self._evaluate(warped, weight, False)[0].mean())

@@ -34,6 +34,16 @@ class WeightedSum(Similarity, selectable=False):
         """See :meth:`Similarity.__call__`."""
         return torch.stack([factor * part(warped, weight) for part, factor in self.parts]).sum()
 
+    def value_and_gradient(self, warped: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`Similarity.value_and_gradient`."""
+        total, slope = warped.new_zeros(()), None
+        for part, factor in self.parts:
+            value, gradient = part.value_and_gradient(warped, weight)
+            total = total.add(value, alpha=factor)
+            if gradient is not None:
+                slope = gradient.mul_(factor) if slope is None else slope.add_(gradient, alpha=factor)
+        return total, slope
+
     def score(self, warped: Tensor, weight: Tensor | None = None) -> float:
         """Return the score of the first part."""
         return self.parts[0][0].score(warped, weight)

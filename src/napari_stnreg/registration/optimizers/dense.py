@@ -201,11 +201,8 @@ def fit_dense(
     best, losses = state.copy(), []
     for k in range(iterations):
         warped, weight = look(state.displacement)
-        with torch.enable_grad():
-            warped.requires_grad_()
-            loss = similarity(warped, weight)
-            (gradient,) = torch.autograd.grad(loss, warped, allow_unused=True)
-        value = float(loss.detach())
+        loss, gradient = similarity.value_and_gradient(warped, weight)
+        value = float(loss)
         extra: Tensor | None = None
         for term, reach in ((penalty, 0.0), (landmark_force, LANDMARK_SMOOTHING)):
             if term is not None:
@@ -224,10 +221,10 @@ def fit_dense(
         yield value, state
         if gradient is None or _settled(losses, options):
             break
-        slope = spatial_gradient(warped.detach())
+        slope = spatial_gradient(warped)
         if fixed_slope is not None:
             slope.lerp_(fixed_slope, options.fixed_share)
-        force = slope.mul_(gradient.detach())
+        force = slope.mul_(gradient)
         if extra is not None:
             force.add_(extra)
         if not isotropic:
@@ -238,15 +235,15 @@ def fit_dense(
         # Relative to the typical force: where there is only rounding noise, noise must not become a full step.
         # And never below what a similarity of a converged pair still feels, or a perfect start would be shaken.
         floor = max(options.noise_floor * float(square.mean().sqrt()), MIN_FORCE / warped.numel())
-        update = square.sqrt().add_(floor).reciprocal_().mul_(mean).mul_((1 - options.memory ** (k + 1)) ** 0.5)
-        update.mul_(1 / (1 - options.momentum ** (k + 1)))
-        largest = float(update.square().sum(1).amax().sqrt())
+        update = torch.div(mean, square.sqrt().add_(floor))
+        unbiased = (1 - options.memory ** (k + 1)) ** 0.5 / (1 - options.momentum ** (k + 1))
+        largest = unbiased * float(update.square().sum(1).amax().sqrt())
         step = options.step + (options.final_step - options.step) * k / max(iterations - 1, 1)
-        update.mul_(-step / max(largest, 1.0))
+        update.mul_(-step * unbiased / max(largest, 1.0))
         if not isotropic:
             update.mul_(metric)
         # smoothing fades with the steps; at full strength it would undo more than the last small steps do
-        calm = (step / options.step) ** 0.5
+        calm = round(20 * (step / options.step) ** 0.5) / 20  # few values: each makes a kernel
         _apply(state, update, composer, [calm * s for s in sigma_field], exact=k >= EXACT_FROM * iterations)
     state.displacement, state.velocity, state.best_loss = best.displacement, best.velocity, best.best_loss
     flat = best.unfolded()

@@ -87,10 +87,9 @@ def fit_parametric(
         with torch.enable_grad():
             coordinates, transform, displacement = _coordinates(level, family, theta, domain, after)
             warped, weight = level.sample_moving(coordinates, masked=masked)
-            loss = similarity(warped, weight)
-            if penalty is not None:
-                loss = loss + penalty(transform, displacement)
-        value = float(loss.detach())
+            extra = None if penalty is None else penalty(transform, displacement)
+        loss, slope = similarity.value_and_gradient(warped, weight)
+        value = float(loss) + (0.0 if extra is None else float(extra.detach()))
         now = theta.detach().clone()
         if value < state.best_loss:
             state.theta, state.best_loss = now, value
@@ -98,11 +97,13 @@ def fit_parametric(
         yield value, now
         if not math.isfinite(value):
             return
-        if not loss.requires_grad or _settled(losses, options):
+        terms = [] if slope is None or not warped.requires_grad else [(warped, slope)]
+        terms += [] if extra is None or not extra.requires_grad else [(extra, torch.ones_like(extra))]
+        if not terms or _settled(losses, options):
             break
         share = k / max(iterations - 1, 1)
         step_size = options.final_step + (options.step - options.final_step) * 0.5 * (1 + math.cos(math.pi * share))
-        (gradient,) = torch.autograd.grad(loss, theta)
+        (gradient,) = torch.autograd.grad([term for term, _ in terms], theta, [given for _, given in terms])
         theta = optimizer.step(now, gradient, step_size).requires_grad_()
 
 
