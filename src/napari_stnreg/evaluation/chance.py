@@ -322,7 +322,7 @@ def _values_at(
     # flat windows of the standardized images say nothing
     local = cross.square_().div_((fixed_variance + 0.01) * (seen_variance + 0.01))
     every = slice(None, None, parameters.window_step)
-    matter = both[(..., *(every,) * (fixed.ndim - 2))] * (fixed_variance > 0.02)
+    matter = both[(slice(None), slice(None), *[every] * (fixed.ndim - 2))] * (fixed_variance > 0.02)
     correlation = (local * matter).flatten(1).sum(1) / matter.flatten(1).sum(1).clamp_min(1e-6)
     bins = parameters.bins
     return correlation, _information(_binned(fixed, bins), shifted(_binned(moved, bins)), both, bins)

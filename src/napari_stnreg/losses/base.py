@@ -37,6 +37,9 @@ class Similarity(ABC):
         super().__init_subclass__(**options)
         if selectable and "name" in vars(cls):
             SIMILARITIES[cls.name] = cls
+        if "__call__" in vars(cls) and "value_and_gradient" not in vars(cls):
+            # the gradient must be that of the new loss, not of the parent's
+            cls.value_and_gradient = Similarity.value_and_gradient  # type: ignore[method-assign]
 
     @abstractmethod
     def prepare(self, fixed: Tensor, weight: Tensor | None = None) -> None:

@@ -94,17 +94,16 @@ class NormalizedCrossCorrelation(Similarity):
 
     def _evaluate_single(self, warped: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the loss of one image and its gradient, by dot products: for small images calls cost the most."""
-        warped = fill_masked(warped, weight)
         if weight is None:
-            total, fixed, inverse_fixed = warped.numel(), self._standardized, 1.0
+            total, fixed, scale = float(warped.numel()), self._standardized, 1.0
         else:
-            total, fixed = float(weight.sum()), fill_masked(self._fixed, weight)
-            _, fixed, inverse_fixed = _moments(fixed, weight, total)
-        centered, weighted, inverse = _moments(warped, weight, total)
-        scale = inverse_fixed / max(total, 1e-30) if weight is not None else 1.0
+            total = max(float(weight.sum()), 1e-30)
+            _, fixed, scale = _moments(fill_masked(self._fixed, weight), weight, total)
+            scale /= total
+        centered, weighted, inverse = _moments(fill_masked(warped, weight), weight, total)
         ncc = float(torch.dot(fixed.flatten(), centered.flatten())) * scale * inverse
         factor = -(2 * ncc if self.squared else 1.0) * inverse
-        gradient = weighted.mul_(-ncc * inverse * factor / max(total, 1e-30)).add_(fixed, alpha=scale * factor)
+        gradient = weighted.mul_(-ncc * inverse * factor / total).add_(fixed, alpha=scale * factor)
         return warped.new_tensor(1 - (ncc * ncc if self.squared else ncc)), gradient
 
     def score(self, warped: Tensor, weight: Tensor | None = None) -> float:
@@ -115,11 +114,10 @@ class NormalizedCrossCorrelation(Similarity):
 def _moments(image: Tensor, weight: Tensor | None, total: float) -> tuple[Tensor, Tensor, float]:
     """Return an image without its weighted mean, that times the weight, and one over the standard deviation."""
     flat = image.flatten()
-    sum_ = float(flat.sum() if weight is None else torch.dot(flat, weight.flatten()))
-    mean = sum_ / max(total, 1e-30)
+    mean = float(flat.sum() if weight is None else torch.dot(flat, weight.flatten())) / total
     centered = image - mean
     weighted = centered.clone() if weight is None else centered * weight
-    variance = float(torch.dot(weighted.flatten(), centered.flatten())) / max(total, 1e-30)
+    variance = float(torch.dot(weighted.flatten(), centered.flatten())) / total
     # Rounding errors of a constant image are not contrast.
     is_flat = variance <= (16 * torch.finfo(image.dtype).eps * mean) ** 2 + 1e-30
     return centered, weighted, 0.0 if is_flat else variance**-0.5

@@ -91,7 +91,7 @@ def sparse_box_sum(x: Tensor, radius: int, step: int) -> Tensor:
     """:func:`box_sum` around every ``step``-th voxel along each axis, without gradient."""
     every = slice(None, None, step)
     if not _use_matrices(x):
-        return _apply_box(x, (radius,) * (x.ndim - 2))[(..., *(every,) * (x.ndim - 2))]
+        return _apply_box(x, (radius,) * (x.ndim - 2))[(slice(None), slice(None), *[every] * (x.ndim - 2))]
     return _by_matrices(x, [_box_matrix(n, radius, x)[every] for n in x.shape[2:]])
 
 

@@ -18,11 +18,15 @@ class Preset:
         Steps for linear, for B-spline and thin-plate, and for dense families.
     finest
         Shrink factor of the finest level that is used.
+    linear_first
+        Steps for a linear family that a deformable one follows: it corrects what little is left. With 15 and 25
+        instead of 20 and 40, the Dice of 26 tuning pairs of hearts and slices was the same to 0.0003.
     linear_voxels
         A linear stage before a deformable one stops at the first level with at least this many voxels.
     """
 
     linear: tuple[int, ...]
+    linear_first: tuple[int, ...]
     bending: tuple[int, ...]
     dense: tuple[int, ...]
     finest: float
@@ -35,9 +39,9 @@ class Preset:
 
 
 PRESETS = {
-    "fast": Preset((10, 20, 30), (20, 40, 50), (15, 40, 50), 2.0, 10_000),
-    "balanced": Preset((10, 20, 40), (40, 60, 80), (30, 60, 80), 1.0, 20_000),
-    "thorough": Preset((40, 80, 120), (80, 120, 150), (100, 150, 200), 1.0, 60_000),
+    "fast": Preset((10, 20, 30), (10, 15, 20), (20, 40, 50), (15, 40, 50), 2.0, 10_000),
+    "balanced": Preset((10, 20, 40), (10, 15, 25), (40, 60, 80), (30, 60, 80), 1.0, 20_000),
+    "thorough": Preset((40, 80, 120), (40, 80, 120), (80, 120, 150), (100, 150, 200), 1.0, 60_000),
 }
 
 
@@ -47,7 +51,7 @@ def preset_for(settings: RegistrationSettings) -> Preset:
     if settings.iterations is None:
         return preset
     own = (settings.iterations,)
-    return Preset(own, own, own, preset.finest, preset.linear_voxels)
+    return Preset(own, own, own, own, preset.finest, preset.linear_voxels)
 
 
 def window_radius(settings: RegistrationSettings, ndim: int) -> int:

@@ -87,15 +87,14 @@ def planned_steps(problem: Problem, settings: RegistrationSettings, preset: Pres
 
 def level_steps(settings: RegistrationSettings, preset: Preset, position: int, level: int, levels: list[float]) -> int:
     """Steps that one level of a stage may take."""
-    steps = preset.steps(_kind(settings.stages[position]), len(levels) - 1 - level)
-    alone = fit_method(settings.stages[position]) == "linear" and position + 1 == len(settings.stages)
-    if settings.iterations is None and alone:  # it must come all the way at its first level, and be exact at its last
+    kind = {"linear": "linear", "control-points": "bending", "dense": "dense"}[fit_method(settings.stages[position])]
+    if kind == "linear" and position + 1 < len(settings.stages):
+        kind = "linear_first"
+    steps = preset.steps(kind, len(levels) - 1 - level)
+    # a linear family alone must come all the way at its first level, and be exact at its last
+    if settings.iterations is None and kind == "linear":
         return 2 * (max(preset.linear) if level == 0 else steps)
     return steps
-
-
-def _kind(stage: str) -> str:
-    return {"linear": "linear", "control-points": "bending", "dense": "dense"}[fit_method(stage)]
 
 
 def stage_shrinks(problem: Problem, settings: RegistrationSettings, preset: Preset, position: int) -> list[float]:
