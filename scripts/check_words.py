@@ -1,7 +1,7 @@
 """Check texts for words that plain American English of the field does not need: ``python scripts/check_words.py``.
 
-The script reads the documentation, the titles of the napari manifest, and of the package the first line of every
-docstring and every string: messages, descriptions, tooltips. A message must not join two sentences with a semicolon.
+The script reads the documentation, the titles of the napari manifest, and the docstrings, comments, and strings
+(messages, descriptions, tooltips) of the package. A message must not join two sentences with a semicolon.
 The exit code is 1 if something is found.
 """
 
@@ -11,6 +11,7 @@ import ast
 import json
 import re
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,13 +94,16 @@ def strings(folder: str) -> Iterator[tuple[Path, int, str, bool]]:
 
 
 def code() -> Iterator[tuple[Path, int, str]]:
-    """Yield first lines of docstrings, and strings of more than one word."""
+    """Yield docstrings, comments, and strings of more than one word."""
     for folder in ("src", "examples"):
         for path, number, text, is_docstring in strings(folder):
-            if is_docstring:
-                yield path, number, blank(text).strip().split("\n\n")[0].replace("\n", " ")
-            elif " " in blank(text).strip():
-                yield path, number, blank(text).replace("\n", " ")
+            if is_docstring or " " in blank(text).strip():
+                yield path, number, re.sub(r"\s+", " ", blank(text))
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            with tokenize.open(path) as file:
+                for token in tokenize.generate_tokens(file.readline):
+                    if token.type == tokenize.COMMENT:
+                        yield path, token.start[0], token.string
 
 
 def joined_messages() -> Iterator[tuple[Path, int, str]]:

@@ -51,7 +51,7 @@ def scene(name: str, folder: Path, written: argparse.Namespace) -> None:
     if name == STRAIGHTENED:
         panel.inputs.field("trend").set_current("remove")
     if unfolded:
-        stage.remove_folds((panel.inputs.advanced, panel.corrections_section))
+        stage.expand((panel.inputs.advanced, panel.corrections_section))
     pump(1.0)
     viewer.reset_view()
 

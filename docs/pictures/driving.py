@@ -63,11 +63,13 @@ class Stage:
         from qtpy.QtCore import Qt
 
         docked, panel = self.viewer.window.add_plugin_dock_widget("napari-stnreg", title)
+        if hasattr(panel, "first_steps"):
+            panel.first_steps.hide_button.click()
         self._window.resizeDocks([docked], [self.width], Qt.Orientation.Horizontal)
         pump(1.0)
         return panel
 
-    def remove_folds(self, sections: Iterable[Any]) -> None:
+    def expand(self, sections: Iterable[Any]) -> None:
         """Open collapsed parts of a form."""
         for section in sections:
             section.expand(animate=False)

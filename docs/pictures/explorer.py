@@ -125,7 +125,7 @@ def scene(name: str, folder: Path, _: argparse.Namespace) -> None:
     canvas = panel.canvas
 
     def handle(which: Any) -> np.ndarray:
-        return canvas.world(0, canvas._places[[n for _, n in canvas.handles].index(which)])
+        return canvas.world(0, canvas.handle_positions[[n for _, n in canvas.handles].index(which)])
 
     def drag(which: Any, by: Any) -> None:
         hand.drag(handle(which), handle(which) + np.asarray(by))

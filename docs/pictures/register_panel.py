@@ -43,7 +43,7 @@ def scene(name: str, folder: Path, _: argparse.Namespace) -> None:
     pump(1.0)
     viewer.reset_view()
     if unfolded:
-        stage.remove_folds((panel.inputs.more, panel.options.advanced, panel.options.results))
+        stage.expand((panel.inputs.more, panel.options.advanced, panel.options.results))
     stage.picture("before", wait=3.0)
     panel.start()
     pump(300, lambda: panel.bar.value() > 250 or not panel.running)

@@ -60,7 +60,7 @@ def scene(name: str, folder: Path, _: argparse.Namespace) -> None:
     panel.options.set_values({"network": network, "epochs": 400, "batch_size": 8, "device": "cpu"})
     panel.keeping.name_box.setText("digits")
     if unfolded:
-        stage.remove_folds([panel.options.advanced])
+        stage.expand([panel.options.advanced])
     viewer.reset_view()
     stage.picture("before")
     panel.train_button.click()

@@ -1,7 +1,7 @@
 """``python -m napari_stnreg.demo``: napari opens on a sample pair and registers it before one's eyes.
 
-With no screen of a person's own (``STNREG_DEMO_HEADLESS=1``, or ``CI`` is set) it does the same on the virtual one that
-it was given, leaves a screenshot and the scores in ``demo-output/``, says where, and ends.
+Without a real screen (``STNREG_DEMO_HEADLESS=1``, or ``CI`` is set) it does the same on the virtual one that
+it was given, leaves a screenshot and the scores in ``demo-output/``, prints where, and ends.
 """
 
 from __future__ import annotations

@@ -121,6 +121,7 @@ def test_mistakes_have_code_2(folder, capsys):
         (["convert", "shift.safetensors", "a.xyz"], "unsupported extension for a transform"),
         (["convert", "shift.safetensors", "shift.safetensors", "--overwrite"], "is an input"),
         (["convert", "shift.safetensors", "a.nii.gz"], "no voxels of its own"),
+        (["convert", "shift.safetensors", "a.h5", "--fixed", "fixed.nii.gz"], "is 2D, but the fixed image is 3D"),
         (["apply", "fixed.nii.gz", "moving.nii.gz", "-r", "fixed.nii.gz", "-o", "x.nii.gz"], "Is it an image"),
         (["evaluate", "fixed.png", "moving.nii.gz"], "2D"),
         (["evaluate", "fixed.png", "moving.png", "--fixed-labels", "fixed.png"], "without the moving ones"),

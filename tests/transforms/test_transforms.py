@@ -404,7 +404,7 @@ def test_landmark_rotation_is_a_least_squares_minimum():
         (np.array([[0, 0], [0, 1], [1, 0], [0, 0]]), np.zeros((4, 2)), "tps", "same place"),
         (np.array([[0, 0], [0, np.nan], [1, 0]]), np.zeros((3, 2)), "affine", "NaN or infinite"),
         (np.zeros(4), np.zeros(4), "affine", "array of shape"),
-        (np.eye(3), np.eye(3), "bspline", "not 'bspline'"),
+        (np.eye(3), np.eye(3), "bspline", "cannot fit 'bspline'"),
     ],
 )
 def test_degenerate_landmarks_are_refused_with_a_reason(fixed, moving, family, sentence):

@@ -119,10 +119,10 @@ def batch_steps(
     """Register every pair of a list; a generator that yields :class:`BatchProgress` and returns :class:`BatchResult`.
 
     Each pair gets a folder with the warped image, ``transform.safetensors``, ``report.json`` and pictures.
-    ``scores.csv`` is written after every row, ``summary.html`` now and then and at the end. A row that fails says why
-    and the next begins. In a folder where a batch ran before, rows that are done, of the same files and settings, are
-    kept; all others are run. Sending ``"stop"`` ends the batch: the pair that is being fitted is left for the next
-    time.
+    ``scores.csv`` is written after every row, ``summary.html`` from time to time and at the end. A row that fails
+    states why and the next begins. In a folder where a batch ran before, rows that are done, of the same files and
+    settings, are kept; all others are run. Sending ``"stop"`` ends the batch: the pair that is being fitted is left for
+    the next time.
 
     Parameters
     ----------

@@ -6,12 +6,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Parameter, Token
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.settings import Settings
+
+if TYPE_CHECKING:
+    from napari_stnreg.core.grid import FloatArray
+    from napari_stnreg.core.image import Image
+    from napari_stnreg.series.sources import Series
 
 SettingsType = TypeVar("SettingsType", bound=Settings)
 
@@ -87,6 +92,40 @@ class Annotations:
     landmarks: Annotated[Path | None, Parameter(group="Masks and landmarks")] = None
     fixed_landmarks: Annotated[Path | None, Parameter(group="Masks and landmarks")] = None
     moving_landmarks: Annotated[Path | None, Parameter(group="Masks and landmarks")] = None
+
+    def read_landmarks(self, fixed: Image, moving: Image) -> tuple[FloatArray | None, FloatArray | None]:
+        """Read the landmarks of both images, as :func:`napari_stnreg.io.points.read_landmarks` does."""
+        from napari_stnreg.io.points import read_landmarks
+
+        return read_landmarks(
+            self.landmarks, self.fixed_landmarks, self.moving_landmarks, fixed.ndim, fixed_image=fixed,
+            moving_image=moving,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SeriesReading:
+    """How a time series is read.
+
+    Parameters
+    ----------
+    axes
+        Letters of the axes, such as tyx, tzyx or tcyx, if the file does not state them.
+    spacing
+        Voxel size, such as 2,0.5,0.5 (z,y,x).
+    unit
+        Unit of the voxel size: pixel, um, mm, ...
+    """
+
+    axes: Annotated[str | None, Parameter(group="Reading")] = None
+    spacing: Spacing = None
+    unit: Unit = None
+
+    def open(self, path: Path) -> Series:
+        """Open the series."""
+        from napari_stnreg.series.sources import open_series
+
+        return open_series(path, axes=self.axes, spacing=self.spacing, unit=self.unit)
 
 
 def merge_config(settings: SettingsType, config: Path | None) -> SettingsType:

@@ -1,6 +1,6 @@
 """One safetensors file with a JSON header: what transforms, models and checkpoints are kept in.
 
-The header lies under one key of the file's metadata and says what the file is and which version wrote it. Nothing in
+The header is one key of the file's metadata. It states what the file is and which version wrote it. Nothing in
 such a file can run code.
 """
 
@@ -98,7 +98,7 @@ def _read(source: Path) -> tuple[Any, dict[str, torch.Tensor]]:
             metadata = stream.metadata() or {}
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError) as error:
-        # Asked only now: the length that a good file begins with may look like any of these.
+        # Checked only now: the length that a good file begins with may look like any of these.
         if start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] <= b"\x05"):
             raise InputError(
                 f"'{source.name}' is a pickle or an archive, as torch.save makes them. Such files can run code and are "

@@ -34,7 +34,7 @@ class Image:
     metadata
         Metadata of the file or layer; copied to images made from this one.
     is_labels
-        Whether the values are labels, as a file or layer says it; ``None`` if nothing says it.
+        Whether the values are labels, as stated by a file or layer; ``None`` if unknown.
 
     Raises
     ------

@@ -30,11 +30,11 @@ class LabelParameters:
     smallest
         Voxels below which nothing is concluded.
     few_values
-        Up to so many different values, neighbors of the next value do not speak against labels (tissue classes).
+        Number of different values up to which neighbors of the next value do not contradict labels (tissue classes).
     equal_fraction
         Neighbors of equal value, of all pairs that are not background on both sides.
     region_fraction
-        Values of which most neighbors are equal, of all values but the background.
+        Fraction of the values other than the background whose neighbors are mostly equal.
     steps, small_step_fraction
         Largest fraction of borders between values that nearly follow each other, one of ``steps`` of all values apart:
         a smooth image has nearly only such.
@@ -71,8 +71,8 @@ def choose_interpolation(image: Image) -> tuple[Literal["linear", "nearest"], st
 def label_reason(image: Image, parameters: LabelParameters = LabelParameters()) -> str:
     """Return why an image is taken for labels; empty if it is not.
 
-    A file or layer that says so decides. Else whole numbers are labels if the name says so, or if they are integers of
-    a few values in connected regions.
+    A statement of the file or layer decides. Otherwise whole numbers are labels if the name suggests it, or if they are
+    integers of a few values in connected regions.
     """
     data = np.asarray(image.data)
     if image.is_labels is False or image.has_channel_axis or data.dtype.kind not in "iubf":

@@ -48,7 +48,7 @@ def check_output(
         Whether the output is a folder that is replaced as a whole. An existing one must be empty or satisfy
         ``is_ours``, and must not be a symbolic link.
     is_ours
-        Tells whether an existing folder was written by this package. Without it, no folder with content is replaced.
+        Returns whether an existing folder was written by this package. Without it, no folder with content is replaced.
 
     Returns
     -------

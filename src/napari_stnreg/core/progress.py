@@ -20,7 +20,7 @@ class StopSignal:
     """A request to stop, which interrupts long operations once.
 
     A generator receives ``"stop"`` only when it yields. An operation on a large image takes longer than a user waits,
-    so it asks in between (:func:`check_stop`).
+    so it checks in between (:func:`check_stop`).
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ from napari_stnreg.core.linalg import rotation_2d
 from napari_stnreg.datasets.primitives import affine_about, soft_step
 from napari_stnreg.datasets.sample import PointMap, Sample, to_bytes
 
-# A three, as a person writes it: points (y, x) that a smooth line passes, in the unit square.
+# A handwritten three: points (y, x) of a smooth line, in the unit square.
 _STROKE = [(0.20, 0.27), (0.13, 0.46), (0.19, 0.66), (0.34, 0.66), (0.44, 0.45), (0.50, 0.62), (0.66, 0.73),
            (0.82, 0.62), (0.86, 0.42), (0.77, 0.25)]  # fmt: skip
 

@@ -41,7 +41,7 @@ def head_pair(contrast: Contrast = "t1", seed: int = 31) -> Sample:
     """Make a 3D pair of heads that differ in pose, voxel size, size and folds, with label maps of both.
 
     The fixed one has voxels of 2.9 x 2.6 x 2.6 mm. The moving one has voxels of 2.7 x 3.2 x 2.5 mm
-    and lies elsewhere and turned in the scanner, 4 % larger and smoothly different in shape.
+    shifted and rotated in the scanner, 4 % larger and smoothly different in shape.
 
     Parameters
     ----------

@@ -113,7 +113,7 @@ def draw_blocks(
 def _owners(near: Nearby, radius: Values, y: Values, x: Values) -> tuple[Index, Index, Values]:
     """Find the nearest and second nearest candidate surface of each pixel and the difference of distances; flat."""
     # The candidate's number is written into the last bits of its distance, so that it comes along with the minimum:
-    # a 4000th of a pixel is lost, and minimum and maximum are all that is asked of each pixel.
+    # a 4000th of a pixel is lost, and only the minimum and maximum of each pixel are needed.
     far = np.float32(512.0)
     first: Keys = np.full(y.shape, np.float32(4096.0)).view(np.int32)
     second = first.copy()

@@ -52,9 +52,9 @@ def round_binary(values: npt.ArrayLike, bits: int = 20) -> FloatArray:
     """Round to multiples of ``2**-bits``.
 
     Sines, exponentials and matrix products differ in the last bits between processors. Values that seed a random
-    generator or are compared with a threshold are rounded first, so that every processor decides alike. A value next
-    to the boundary between two multiples may still round differently; with an error of 1e-13 and 20 bits the chance is
-    1e-7 per value.
+    generator or are compared with a threshold are rounded first, so that every processor decides in the same way. A
+    value next to the boundary between two multiples may still round differently; with an error of 1e-13 and 20 bits the
+    chance is 1e-7 per value.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """Deformation of a section: the map from its image to the tissue, with affine part, smooth field, cracks and folds.
 
-Positions are pixels (y, x), those of the picture and of the tissue alike. Both directions are known without error.
+Positions are pixels (y, x), both in the picture and in the tissue. Both directions are known without error.
 """
 
 from __future__ import annotations

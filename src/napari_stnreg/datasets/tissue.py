@@ -1,7 +1,7 @@
 """Nervous tissue without end: neurites that run obliquely through it, drawn at any height and at any place.
 
 Positions are pixels (y, x) of the tissue, heights are sections of nominal thickness. The tissue repeats itself sideways
-after :attr:`Tissue.period` pixels and never along the heights. Where a neurite's center lies at a height is known
+after :attr:`Tissue.period` pixels and never along the heights. The center of a neurite at a height is known
 exactly, so that what an alignment makes of its slope can be measured.
 """
 

@@ -39,7 +39,7 @@ def ncc(fixed: npt.ArrayLike, moved: npt.ArrayLike, mask: npt.ArrayLike | None =
     for values in (a, b):
         centered = values - values.mean()
         length = float(np.linalg.norm(centered))
-        if length <= 1e-12 * float(np.linalg.norm(values)):  # constant but for rounding, whatever its unit
+        if length <= 1e-12 * float(np.linalg.norm(values)):  # constant except for rounding, in any unit
             return float("nan")
         products.append(centered / length)
     return float(products[0] @ products[1])

@@ -32,7 +32,7 @@ class FileContent:
     rgb
         Whether these channels are red, green, blue (and alpha).
     labels
-        Whether the file itself says that its whole numbers are labels.
+        Whether the file itself states that its whole numbers are labels.
     interval
         Time between frames, as the file gives it.
     metadata

@@ -25,7 +25,7 @@ def read_one(path: Path, frame: int | None, options: str) -> Image:
     frame
         Which frame of a time series.
     options
-        How a frame is chosen, for the sentence that asks for it.
+        How a frame is chosen, for the error message.
 
     Raises
     ------

@@ -65,7 +65,7 @@ def placement(grid: Grid) -> dict[str, Any]:
     keywords: dict[str, Any] = {"units": (grid.unit,) * grid.ndim, "axis_labels": AXIS_LABELS[-grid.ndim :]}
     diagonal = np.diag(grid.linear)
     if np.array_equal(grid.linear, np.diag(diagonal)) and (diagonal > 0).all():
-        # The plain form, which napari shows and lets people edit.
+        # The plain form, which napari shows and lets the user edit.
         keywords |= {"scale": diagonal.copy(), "translate": grid.origin.copy()}
     else:
         keywords["affine"] = grid.matrix.copy()

@@ -1,7 +1,7 @@
 """Our own file for transforms: one safetensors file with a JSON header, every family kept exactly.
 
-The header lies under one key of the file's metadata: format, version, family, number of axes, unit, the settings that
-rebuild the transform (grids and the like), and ``info``, where a run writes whatever it wants to keep. The parameters
+The header is one key of the file's metadata: format, version, family, number of axes, unit, the settings that
+rebuild the transform (grids and the like), and ``info``, free content of a run. The parameters
 are the tensors. Nothing in such a file can run code.
 """
 

@@ -48,7 +48,7 @@ def write_or_tiff(path: Path, images: Sequence[Image]) -> tuple[Path, str | None
     Returns
     -------
     Path, str or None
-        What was written, and the sentence that says why it is a TIFF.
+        What was written, and the reason why it is a TIFF.
     """
     try:
         write_series(path, images)
@@ -62,8 +62,8 @@ def write_or_tiff(path: Path, images: Sequence[Image]) -> tuple[Path, str | None
 def placed_as(image: Image, metadata: Mapping[str, Any]) -> Image:
     """Attach the header of a reference, so that a NIfTI file takes its orientation and form codes.
 
-    What the header says about the reference's own values (display range, intent, private extensions) is left out; time
-    between frames is the image's own.
+    What the header states about the reference's own values (display range, intent, private extensions) is left out;
+    time between frames is the image's own.
     """
     kept = metadata.get(KEY)
     if kept is None:

@@ -25,7 +25,7 @@ from napari_stnreg.core.units import canonical, conversion_factor
 from napari_stnreg.io.content import FileContent, check_memory
 
 _GRID_KEY = "stnreg_grid"
-# What Fiji shows as calibrated; other types go into a TIFF that says its shape in a JSON description.
+# Types that Fiji shows calibrated; others go into a TIFF with its shape in a JSON description.
 _OME_TYPES = (np.uint8, np.uint16, np.uint32, np.int8, np.int16, np.int32, np.float32, np.float64)
 _OME_UNITS = {"um": "µm", "angstrom": "Å", "inch": "in"}
 _IMAGEJ_TYPES = (np.uint8, np.uint16, np.float32)
@@ -51,7 +51,7 @@ def open_tiff(path: Path) -> FileContent:
             announce(f"'{path.name}' holds {len(tif.series)} images. The first one is read.")
         spacing, unit, own = calibration(tif)
 
-    # Q and I are pages of which the file does not say what they are: as everywhere, slices along z.
+    # Q and I are pages without a stated meaning: as everywhere, slices along z.
     axes = axes.translate(str.maketrans("QI", "ZZ"))
     for axis in reversed(range(len(axes))):
         if array.shape[axis] == 1 and axes[axis] not in "YX":

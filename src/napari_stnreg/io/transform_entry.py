@@ -30,9 +30,9 @@ class TransformEntry:
     fixed, moving
         What the two sides are called: points go from the fixed world to the moving world.
     family
-        As a person calls it, such as ``"affine+diffeomorphic"``.
+        Name for the user, such as ``"affine+diffeomorphic"``.
     state
-        The transform as a layer's metadata holds it; built when it is first asked for.
+        The transform as a layer's metadata holds it; built when first needed.
     source
         Key of :data:`SOURCES`.
     grid, moving_grid
@@ -130,7 +130,7 @@ def side_grid(entry: TransformEntry, side: str, fallback: Grid | None = None) ->
     side
         ``"fixed"`` or ``"moving"``.
     fallback
-        A grid to take when the transform says nothing of where it belongs (an affine read from a file).
+        A grid to use if the transform has none (an affine read from a file).
 
     Raises
     ------
@@ -203,7 +203,7 @@ def read_entry(path: str, fixed: Place | None = None, moving: Place | None = Non
     Parameters
     ----------
     path
-        The file; its ending says in which format.
+        The file; its extension sets the format.
     fixed, moving
         The images that it belongs to, which a file of another program does not know.
 

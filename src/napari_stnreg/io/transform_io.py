@@ -81,7 +81,7 @@ def save(what: Transform | TransformResult | Model, path: str | os.PathLike[str]
     -----
     A transform between images that were read from NIfTI is written for other programs in the scanner's space (LPS,
     millimeters), every other one as x, y, z with no flip, in its own unit; :attr:`Transform.coordinate_systems`
-    says which.
+    holds the spaces.
     """
     images = (getattr(what, "fixed", None), getattr(what, "moving", None))
     files = [image.metadata.get("path") for image in images if image is not None]
@@ -97,6 +97,8 @@ def save(what: Transform | TransformResult | Model, path: str | os.PathLike[str]
         result = cast(TransformResult, what)
         transform, report, grid = result.transform, result.report(), result.grid if grid is None else grid
     assert isinstance(transform, Transform)
+    if grid is not None and grid.ndim != transform.ndim:
+        raise InputError(f"The transform is {transform.ndim}D, but the fixed image is {grid.ndim}D.")
     if ending == ENDING:
         return transform.save(target, report)
     return _export(transform, target, None if grid is None else grid.with_unit(transform.unit))
@@ -119,9 +121,9 @@ def load_transform(
         ``.tfm``, the ``.mat`` of ANTs or of FSL, a displacement field (``.nii.gz``, ``.nrrd``, ``.mha``), a parameter
         file of elastix (``.txt``), ``.lta`` of FreeSurfer, ``.xfm`` of MINC, or an OME-Zarr scene (``.zarr``).
     fixed, moving
-        The images that it belongs to. A file of another program does not say what its coordinates are; the images do.
+        The images that it belongs to. A file of another program does not state its coordinate system; the images do.
     space
-        The same said outright: ``"scanner"`` for images from NIfTI, ``"world"`` for all others.
+        The coordinate system, if no images are given: ``"scanner"`` for images from NIfTI, ``"world"`` for all others.
     unit
         Unit of a plain world's coordinates, and of the transform.
 

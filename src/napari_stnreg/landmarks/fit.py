@@ -88,7 +88,7 @@ class LandmarkFit:
     grid
         Grid of the fixed image, if it is known.
     requested
-        The family that was asked for; a simpler one was fitted where the pairs do not determine it.
+        The requested family; a simpler one was fitted if the pairs do not determine it.
     stiffness, mirror
         Options of the fit.
     criteria

@@ -29,7 +29,7 @@ class LiveParameters:
         The fixed grid is coarsened to this many voxels. On one CPU core, 1024 x 1024 pixels take about 25 ms and a
         volume of 80 x 80 x 80 voxels 70 ms.
     lattice_step
-        A transform that bends is evaluated at every so many voxels and interpolated linearly in between. A thin-plate
+        A nonlinear transform is evaluated at every n-th voxel and interpolated linearly in between. A thin-plate
         spline through 20 points that move by 8 pixels on 1024 x 1024 is off by 0.1 pixels at most.
     """
 

@@ -22,7 +22,7 @@ class CustomSimilarity(Similarity, selectable=False):
     Parameters
     ----------
     function
-        Takes two tensors ``(B, C, *shape)`` and returns a tensor, of which the mean is taken. If it has an argument
+        Takes two tensors ``(B, C, *shape)`` and returns a tensor, whose mean is the loss. If it has an argument
         ``weight`` (or ``mask``), it gets the weights ``(B, 1, *shape)`` or ``None``; otherwise voxels of weight 0 are
         replaced by the fixed image before the call, so that they do not differ.
 

@@ -87,7 +87,7 @@ def import_model(
     steps, downsize
         Integration, if the checkpoint has no configuration: squarings, and the factor by which the field is smaller.
     sinusoidal
-        Whether a TransMorph was trained with sinusoidal positions (TransMorph-Sin); its weights do not tell.
+        Whether a TransMorph was trained with sinusoidal positions (TransMorph-Sin); the weights do not state it.
 
     Returns
     -------

@@ -90,7 +90,7 @@ def load(
     Parameters
     ----------
     path
-        A file whose extension tells its format (see :func:`~napari_stnreg.load_transform`), or the name of a bundled
+        A file whose extension sets its format (see :func:`~napari_stnreg.load_transform`), or the name of a bundled
         model, such as ``"box-2d"``.
     fixed, moving, space, unit
         For transforms of other programs; see :func:`~napari_stnreg.load_transform`.

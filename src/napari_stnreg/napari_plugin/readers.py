@@ -68,7 +68,7 @@ def write_image(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
         A name ending in ``.nii``, ``.nii.gz``, ``.nrrd``, ``.mha``, ``.ome.tif`` or ``.zarr``.
     data
         The layer's array: two or three axes, more for time and channels if the axis labels say so (a fourth axis
-        without a label is time), one more at the end for RGB; or the levels of a multiscale layer, of which the finest
+        without a label is time), one more at the end for RGB; or the levels of a multiscale layer, whose finest one
         is written.
     meta
         The layer's state.

@@ -105,7 +105,7 @@ def gaussian(x: Tensor, sigma: float | Sequence[float], edge: Edge = "zero", tru
     sigma
         Standard deviation in voxels, one for all axes or one each; 0 leaves an axis alone.
     edge
-        What lies outside the volume: zeros, or the nearest voxel's value.
+        Values outside the volume: zeros, or the nearest voxel's value.
     truncate
         Standard deviations at which the kernel is cut.
 

@@ -172,7 +172,7 @@ def _grid_sample(image: Tensor, grid: Tensor, padding: Padding, mode: Kernel) ->
     if grid.shape[0] > 1 or threads < 2 or grid.numel() < 100_000:
         return F.grid_sample(image, grid, kernel, padding, align_corners=False)
     # On the CPU grid_sample runs in parallel over the batch only, so a single image is read in as many parts as there
-    # are threads; which point lies where in the list does not matter to it.
+    # are threads; the order of the points in the list does not matter.
     out_shape, ndim = grid.shape[1:-1], grid.shape[-1]
     flat = grid.reshape(1, *[1] * (ndim - 1), -1, ndim)
     count = flat.shape[-2]
@@ -202,7 +202,7 @@ def self_composed(flow: Tensor, times: int) -> Tensor:
         ``(B, D, *shape)`` in voxels; between voxels the displacement is linear, beyond the border constant.
     """
     shape = flow.shape[2:]
-    # The loop stays in normalized (x, y, z) coordinates: nothing is turned round between two doublings.
+    # The loop stays in normalized (x, y, z) coordinates: no axes are reordered between two doublings.
     scale = constant([2.0 / n for n in reversed(shape)], flow)
     scale = scale.reshape(-1, *[1] * len(shape))
     here = normalized(index_points(shape, device=flow.device, dtype=flow.dtype), shape)[None]

@@ -149,7 +149,7 @@ def find_start(
     if settings.start in ("center", "moments"):
         return simple_candidates(level, (settings.start,))[0]
     if family is None and settings.start == "auto":
-        # a deformation alone was asked for: nothing is moved that already lies on the other image
+        # only a deformation was requested: images that already overlap are not moved
         here = math.isfinite(score(level, similarity, nothing))
         return nothing if here else simple_candidates(level, ("center",))[0]
     if settings.start == "phase":
@@ -370,7 +370,7 @@ def intensity_centroid(image: Tensor, weight: Tensor | None, grid: Grid) -> Floa
     inside = np.ones(values.shape) if weight is None else weight[0, 0].double().cpu().numpy()
     faces = [np.take(values, (0, -1), axis=a)[np.take(inside, (0, -1), axis=a) > 0.5] for a in range(values.ndim)]
     border = np.concatenate(faces)
-    # a mask that leaves no border tells where the object is by itself
+    # a mask without a border already marks the object
     mass = inside * (np.abs(values - np.median(border)) if len(border) else 1.0)
     total = mass.sum()
     if total <= 0:

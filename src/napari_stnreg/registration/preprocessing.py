@@ -110,7 +110,7 @@ def check_pair(fixed: Image, moving: Image, settings: RegistrationSettings) -> N
     Raises
     ------
     InputError
-        With one sentence that says what is wrong and what to do.
+        With one sentence on what is wrong and what to do.
     """
     same_channel = settings.fixed_channel == settings.moving_channel  # one channel onto another is a fair question
     if (fixed is moving or (fixed.data is moving.data and fixed.grid == moving.grid)) and same_channel:

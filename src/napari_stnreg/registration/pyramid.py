@@ -90,7 +90,7 @@ class Level:
         coordinates
             ``(B, *shape, D)``.
         masked
-            Whether voxels outside the moving image get weight zero. Otherwise its border value goes on outside and
+            Whether voxels outside the moving image get weight zero. Otherwise its border value continues outside and
             only its mask, if it has one, counts.
         """
         batch = coordinates.shape[0]

@@ -106,7 +106,7 @@ def choose_by_contrast(
     affine
         ``(D + 1, D + 1)``, where the start has placed them.
     color
-        Whether both images are in color: stained sections, of which the same luminance need not be the same tissue.
+        Whether both images are in color: in stained sections, equal luminance need not mean equal tissue.
     """
     correlation = contrast_correlation(level, affine)
     if color or correlation < parameters.same_contrast:

@@ -1,7 +1,7 @@
 """The folder of a registered series: its frames, its transforms and its motion, written while the series is registered.
 
-``frames.jsonl`` is the journal: its first line says which run the folder belongs to, and each further line holds one
-fitted frame. A run that is stopped or killed leaves the lines of the frames that it finished; resuming skips them.
+``frames.jsonl`` is the journal: its first line names the run that the folder belongs to, and each further line holds
+one fitted frame. A run that is stopped or killed leaves the lines of the frames that it finished; resuming skips them.
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ class SeriesResult:
         series
             Another series of the same motion, such as a second channel or labels; the registered one by default.
         interpolation, fill
-            See :func:`~napari_stnreg.warp`; the first frame tells whether the series holds labels.
+            See :func:`~napari_stnreg.warp`; the first frame decides whether the series holds labels.
         """
         other = self.series if series is None else open_series(series)
         if len(other) != len(self.series):

@@ -130,7 +130,7 @@ def read_result(path: Path | str) -> StackResult:
     Parameters
     ----------
     path
-        The folder ``OUT.zarr``; ``OUT.report.json`` lies beside it.
+        The folder ``OUT.zarr``; ``OUT.report.json`` is beside it.
 
     Raises
     ------

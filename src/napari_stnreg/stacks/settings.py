@@ -63,7 +63,7 @@ class StackSettings(Settings):
         default=0,
         ge=0,
         le=64,
-        description="Also match each section with the one this many sections ahead, if both share outlines. Matching "
+        description="Also match each section with the section this many places ahead, if both share outlines. Matching "
         "errors then accumulate less along the stack. 0: off.",
     )
     trend: Trend = Field(default="keep", description="Treatment of slow changes along the stack.")

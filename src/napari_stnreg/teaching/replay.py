@@ -265,7 +265,7 @@ class Replay:
             iio.imwrite(path, film, extension=".gif", duration=shown, loop=0)
             return
         try:
-            import imageio_ffmpeg  # noqa: F401 - imageio looks for it by itself, but says less clearly that it is missing
+            import imageio_ffmpeg  # noqa: F401 - imageio would import it, but with a less clear error
         except ImportError as error:
             raise InputError("MP4 needs the package imageio-ffmpeg. Install it, or save a GIF.") from error
         iio.imwrite(path, film, extension=".mp4", fps=1 / seconds, macro_block_size=2)

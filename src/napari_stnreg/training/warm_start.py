@@ -33,7 +33,7 @@ def initial_network(
         A trained model to continue from, its file, or the name of a bundled model; it defines the network and its
         sizes. By default :attr:`TrainingSettings.warm_start`; without that the weights are random.
     module
-        A network of the caller instead, of which a copy is trained.
+        A network of the caller instead; a copy of it is trained.
 
     Raises
     ------

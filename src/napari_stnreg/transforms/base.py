@@ -49,7 +49,7 @@ class Transform(ABC):
 
     A subclass that sets :attr:`family` is registered under that name and can be saved and loaded. It implements
     :meth:`__call__`, :meth:`inverse`, :meth:`tensors`, :meth:`settings`, :meth:`from_state` and
-    :meth:`_change_coordinates`, and may override whatever it can do faster or better.
+    :meth:`_change_coordinates`, and may override what it can do faster or better.
     """
 
     family: ClassVar[str]
@@ -245,8 +245,8 @@ class Transform(ABC):
         Parameters
         ----------
         matrix
-            Homogeneous ``(D + 1, D + 1)``: ``G``, a similarity (axes may be permuted and mirrored, lengths scaled
-            alike).
+            Homogeneous ``(D + 1, D + 1)``: ``G``, a similarity (axes may be permuted and mirrored, all lengths
+            scaled equally).
         unit
             Unit of the new coordinates.
         """

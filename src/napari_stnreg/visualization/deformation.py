@@ -27,7 +27,7 @@ class Arrows:
     ----------
     index
         ``(N, 2, D)``: start and direction in voxels of the grid, float32, as napari's vectors are given; slices of a
-        volume then show theirs however the grid lies in the world.
+        volume then show theirs for any orientation of the grid.
     length
         ``(N,)`` in the transform's unit.
     step
@@ -82,7 +82,7 @@ def deformed_grid(transform: Transform, grid: Grid, moving: Grid) -> tuple[npt.N
     Returns
     -------
     array, Grid
-        uint8, 255 on a line, and where it lies: finer than ``grid`` where that costs little, so that the lines stay
+        uint8, 255 on a line, and its grid: finer than ``grid`` where that costs little, so that the lines stay
         lines when one looks closely. In a volume each slice shows the net in its own plane.
     """
     longest = 1024 if grid.ndim == 2 else 256

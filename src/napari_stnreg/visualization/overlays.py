@@ -1,8 +1,8 @@
 """What a registration looks like: overlay, deformed grid, checkerboard and difference as plain arrays.
 
 The deformed grid is drawn the way the image is warped: a voxel ``x`` of the fixed
-grid lies on a line exactly where ``T(x)`` lies on a line of a regular grid over the moving image. A feature on a line
-of the moving image therefore lies on the drawn line of the warped one, and no inverse is needed.
+grid is on a line exactly where ``T(x)`` is on a line of a regular grid over the moving image. A feature on a line
+of the moving image is therefore on the drawn line of the warped one, and no inverse is needed.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter, Token
 
 from napari_stnreg.cli.exit_code import ExitCode
-from napari_stnreg.cli.options import AsSettings, Config, merge_config
+from napari_stnreg.cli.options import AsOptions, AsSettings, Config, merge_config
 from napari_stnreg.cli.progress import PROGRESS, Interrupt, ProgressDisplay, logger
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.output_guard import check_output
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from napari_stnreg.stacks.result import StackResult
     from napari_stnreg.stacks.runtime.progress import StackProgress
+    from napari_stnreg.stacks.sources.base import StackSource
 
 _COLUMNS = ("section_a", "y_a", "x_a", "section_b", "y_b", "x_b")
 _BYTES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -53,29 +55,51 @@ def _one_word(converter: Any, group: str) -> Parameter:
     return Parameter(converter=converter, n_tokens=1, group=group)
 
 
-Level = Annotated[int, Parameter(group="Reading", help="Resolution level of an OME-Zarr. 0 is the finest.")]
-Channel = Annotated[int | None, Parameter(group="Reading", help="Channel, counted from 0, if there are several.")]
-Pattern = Annotated[
-    str | None,
-    Parameter(group="Reading", help="Names of the files of a folder that are sections, such as '*_DAPI.tif'."),
-]
-Scheduler = Annotated[
-    str,
-    Parameter(
-        group="Execution",
-        help="'threads' of this computer, or the address of a Dask cluster that sees the same files.",
-    ),
-]
-Memory = Annotated[
-    float | None,
-    Parameter(
-        converter=_memory,
-        n_tokens=1,
-        group="Execution",
-        help="Memory that the whole program may use, such as 4GB. It lowers the number of workers.",
-    ),
-]
-Workers = Annotated[int | None, Parameter(group="Execution", help="Tasks at a time. Default: all cores.")]
+@dataclass(frozen=True)
+class StackReading:
+    """How a stack is read.
+
+    Parameters
+    ----------
+    level
+        Resolution level of an OME-Zarr. 0 is the finest.
+    channel
+        Channel, counted from 0, if there are several.
+    pattern
+        Names of the files of a folder that are sections, such as '*_DAPI.tif'.
+    """
+
+    level: Annotated[int, Parameter(group="Reading")] = 0
+    channel: Annotated[int | None, Parameter(group="Reading")] = None
+    pattern: Annotated[str | None, Parameter(group="Reading")] = None
+
+    def open(self, path: Path) -> StackSource:
+        """Open the stack and log what had to be assumed."""
+        from napari_stnreg.stacks.sources.open import open_stack
+
+        source = open_stack(path, **vars(self))
+        if source.warning:
+            logger.log(PROGRESS, "%s", source.warning)
+        return source
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where the tasks of a stack run.
+
+    Parameters
+    ----------
+    scheduler
+        'threads' of this computer, or the address of a Dask cluster that sees the same files.
+    workers
+        Tasks at a time. Default: all cores.
+    memory
+        Memory that the whole program may use, such as 4GB. It lowers the number of workers.
+    """
+
+    scheduler: Annotated[str, Parameter(group="Execution")] = "threads"
+    workers: Annotated[int | None, Parameter(group="Execution")] = None
+    memory: Annotated[float | None, _one_word(_memory, "Execution")] = None
 
 
 def align(
@@ -91,12 +115,8 @@ def align(
     exclude: Annotated[tuple[int, ...], _one_word(_section_numbers, "Masks and landmarks")] = (),
     landmarks: Annotated[Path | None, Parameter(group="Masks and landmarks")] = None,
     section_range: Annotated[tuple[int, int] | None, _one_word(_section_range, "Execution")] = None,
-    level: Level = 0,
-    channel: Channel = None,
-    pattern: Pattern = None,
-    scheduler: Scheduler = "threads",
-    workers: Workers = None,
-    memory: Memory = None,
+    reading: Annotated[StackReading, AsOptions] = StackReading(),
+    execution: Annotated[Execution, AsOptions] = Execution(),
     keep_work: Annotated[bool, Parameter(group="Execution")] = False,
 ) -> int:
     """Align a stack of serial sections.
@@ -137,25 +157,21 @@ def align(
     from napari_stnreg.stacks.api import align_stack_steps
     from napari_stnreg.stacks.runtime.checkpoint import work_folder
     from napari_stnreg.stacks.runtime.job import report_paths
-    from napari_stnreg.stacks.sources.open import open_stack
 
     for path in (output, work_folder(output).path, *report_paths(output)):
         check_output(path, [landmarks], overwrite=True, folder=path.suffix in (".zarr", ".work"), is_ours=bool)
 
-    source = open_stack(stack, level=level, channel=channel, pattern=pattern)
-    if source.warning:
-        logger.log(PROGRESS, "%s", source.warning)
     steps = align_stack_steps(
-        source,
+        reading.open(stack),
         output,
         settings,
         masks=masks,
         landmarks=None if landmarks is None else read_section_landmarks(landmarks),
         exclude=exclude,
         section_range=section_range,
-        scheduler=scheduler,
-        workers=workers,
-        memory=memory,
+        scheduler=execution.scheduler,
+        workers=execution.workers,
+        memory=execution.memory,
         resume=resume,
         overwrite=overwrite,
         keep_work=keep_work,

@@ -52,7 +52,7 @@ def apply(
         Image whose grid the result has; usually FIXED.
     interpolation
         Default: nearest for labels, which keeps their values, and linear for images. Whole numbers are labels if the
-        file says so, or its name, such as 'labels.tif' or 'scan_seg.nii.gz', or if they have few values in connected
+        file states it, or its name, such as 'labels.tif' or 'scan_seg.nii.gz', or if they have few values in connected
         regions.
     fill
         Value outside MOVING (default: the value of its border as in 'register'; 0 with nearest).

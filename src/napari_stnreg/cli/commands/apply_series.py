@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
-
-from napari_stnreg.cli.options import Output, Spacing, Unit
+from napari_stnreg.cli.options import AsOptions, Output, SeriesReading
 from napari_stnreg.cli.progress import PROGRESS, logger
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.io.image import check_image_output
@@ -22,13 +20,11 @@ def apply_series(
     interpolation: Literal["nearest", "linear", "cubic"] | None = None,
     fill: float | None = None,
     overwrite: bool = False,
-    axes: Annotated[str | None, Parameter(group="Reading")] = None,
-    spacing: Spacing = None,
-    unit: Unit = None,
+    reading: Annotated[SeriesReading, AsOptions] = SeriesReading(),  # noqa: B008
 ) -> None:
     """Warp a series by the transforms of a registered one: every frame by its own.
 
-    The result lies on the grid of the reference. Name the registered series itself to write its frames in another
+    The result is on the grid of the reference. Name the registered series itself to write its frames in another
     format, such as NIfTI with four axes.
 
     Parameters
@@ -45,22 +41,15 @@ def apply_series(
         Value outside a frame (default: the value of the first frame's border; 0 with nearest).
     overwrite
         Replace the output if it exists.
-    axes
-        Letters of the axes, such as tyx, tzyx or tcyx, if the file does not say them.
-    spacing
-        Voxel size, such as 2,0.5,0.5 (z,y,x).
-    unit
-        Unit of the voxel size: pixel, um, mm, ...
     """
     from napari_stnreg.core.device import free_memory
     from napari_stnreg.core.labels import choose_interpolation
     from napari_stnreg.io.series import write_series
     from napari_stnreg.registration.memory import require_memory
     from napari_stnreg.series.result import SeriesResult
-    from napari_stnreg.series.sources import open_series
 
     check_image_output(output, (folder, series), overwrite=overwrite)
-    opened = open_series(series, axes=axes, spacing=spacing, unit=unit)
+    opened = reading.open(series)
     result = SeriesResult.load(folder, opened)
     if not result.complete:
         raise InputError(

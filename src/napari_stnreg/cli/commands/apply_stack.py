@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from napari_stnreg.cli.commands.align import Channel, Level, Memory, Pattern, Scheduler, Workers, run_with_progress
+from napari_stnreg.cli.commands.align import Execution, StackReading, run_with_progress
 from napari_stnreg.cli.exit_code import ExitCode
-from napari_stnreg.cli.options import Output
+from napari_stnreg.cli.options import AsOptions, Output
 from napari_stnreg.cli.progress import PROGRESS, Interrupt, logger
 from napari_stnreg.core.output_guard import check_output
 
@@ -24,12 +24,8 @@ def apply_stack(
     inverse: bool = False,
     resume: bool = False,
     overwrite: bool = False,
-    level: Level = 0,
-    channel: Channel = None,
-    pattern: Pattern = None,
-    scheduler: Scheduler = "threads",
-    workers: Workers = None,
-    memory: Memory = None,
+    reading: Annotated[StackReading, AsOptions] = StackReading(),  # noqa: B008
+    execution: Annotated[Execution, AsOptions] = Execution(),  # noqa: B008
 ) -> int:
     """Apply an alignment to another stack or to points.
 
@@ -69,11 +65,7 @@ def apply_stack(
         values[:, columns] = aligned.map_points(values[:, columns], inverse=inverse)
         write_table(output, dataclasses.replace(table, values=values))
     else:
-        from napari_stnreg.stacks.sources.open import open_stack
-
-        source = open_stack(input, level=level, channel=channel, pattern=pattern)
-        if source.warning:
-            logger.log(PROGRESS, "%s", source.warning)
+        source = reading.open(input)
         if interpolation is None:
             interpolation, note = stack_interpolation(source)
             if note:
@@ -83,9 +75,9 @@ def apply_stack(
             output,
             interpolation=interpolation,
             fill=fill,
-            scheduler=scheduler,
-            workers=workers,
-            memory=memory,
+            scheduler=execution.scheduler,
+            workers=execution.workers,
+            memory=execution.memory,
             resume=resume,
             overwrite=overwrite,
         )

@@ -32,7 +32,7 @@ def compose(
     output
         File to write, in any format that 'convert' writes.
     fixed
-        The fixed image, at the beginning. It tells its coordinate system, and the voxels of displacement fields.
+        The fixed image, at the beginning. It defines the coordinate system and the voxels of displacement fields.
     moving
         The moving image, at the end.
     space

@@ -23,8 +23,8 @@ def convert(
     """Convert a transform to the file format of another program.
 
     The file names decide the formats. Between images from NIfTI files, the transform is written in scanner space
-    (LPS, millimeters); between all others as x, y, z without a flip. The options fixed and moving tell which, or
-    space does.
+    (LPS, millimeters); between all others as x, y, z without a flip. The options fixed and moving, or
+    space, decide which.
 
     Parameters
     ----------
@@ -34,9 +34,9 @@ def convert(
     output
         .safetensors, .tfm, .txt, .h5, .mat (ANTs), .nii.gz, .nrrd, .mha, TransformParameters*.txt (elastix) or .zarr.
     fixed
-        The fixed image. It tells its coordinate system, and the voxels of displacement fields.
+        The fixed image. It defines the coordinate system and the voxels of displacement fields.
     moving
-        The moving image. It tells its coordinate system.
+        The moving image. It defines the coordinate system of the moving side.
     space
         Coordinate system of both images: scanner for images from NIfTI files, world for all others.
     unit

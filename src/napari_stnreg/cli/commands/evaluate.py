@@ -73,7 +73,6 @@ def evaluate(
     from napari_stnreg.io.conversion import override_geometry
     from napari_stnreg.io.image import read_image
     from napari_stnreg.io.inputs import labels_for, read_one
-    from napari_stnreg.io.points import read_landmarks
     from napari_stnreg.io.transform_io import load_transform
     from napari_stnreg.resampling.masks import read_mask
 
@@ -87,14 +86,7 @@ def evaluate(
         fixed_image = fixed_image.replace(mask=read_mask(annotations.fixed_mask, fixed_image, fixed_frame or 0))
     if annotations.moving_mask is not None:
         moving_image = moving_image.replace(mask=read_mask(annotations.moving_mask, moving_image, frame or 0))
-    landmarks = read_landmarks(
-        annotations.landmarks,
-        annotations.fixed_landmarks,
-        annotations.moving_landmarks,
-        fixed_image.ndim,
-        fixed_image=fixed_image,
-        moving_image=moving_image,
-    )
+    landmarks = annotations.read_landmarks(fixed_image, moving_image)
     if transform is None and result is None and result_labels is None:
         logger.log(
             PROGRESS, "Neither --transform nor --result is given, so only the state before registration is scored."

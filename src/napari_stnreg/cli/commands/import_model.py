@@ -42,7 +42,7 @@ def import_model(
     program
         voxelmorph, icon or transmorph; recognized by the weights if not given.
     size
-        Size of the network's images in its own axis order, such as 160,192,224, if the file does not tell it.
+        Size of the network's images in its own axis order, such as 160,192,224, if the file does not state it.
     spacing
         Voxel size of its images, such as 1,1,1 (z,y,x); 1 by default.
     unit
@@ -50,11 +50,11 @@ def import_model(
     orientation
         Direction of each axis of its arrays, such as RAS or LIA, or zyx; needed in 3D.
     steps
-        Squarings of the integration, if the file does not tell them.
+        Squarings of the integration, if the file does not state them.
     downsize
-        Factor by which the field is smaller while it is integrated, if the file does not tell it.
+        Factor by which the field is smaller while it is integrated, if the file does not state it.
     sinusoidal
-        The TransMorph was trained with sinusoidal positions (TransMorph-Sin), which its weights do not tell.
+        The TransMorph was trained with sinusoidal positions (TransMorph-Sin); the weights do not state it.
     overwrite
         Replace the output if it exists.
     """

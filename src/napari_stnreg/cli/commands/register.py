@@ -70,7 +70,6 @@ def register(
         Frame of a fixed time series.
     """
     from napari_stnreg.cli.outputs import ResultFolder
-    from napari_stnreg.io.points import read_landmarks
 
     settings = merge_config(settings, config)
     if frame is not None and all_frames:
@@ -79,14 +78,7 @@ def register(
     files = {name: path for name, path in files.items() if path is not None}
     folder = ResultFolder(output, list(files.values()), overwrite=overwrite)
     fixed_image, frames = _read_images(fixed, moving, annotations, placement, frame, all_frames, fixed_frame)
-    landmarks = read_landmarks(
-        annotations.landmarks,
-        annotations.fixed_landmarks,
-        annotations.moving_landmarks,
-        fixed_image.ndim,
-        fixed_image=fixed_image,
-        moving_image=frames[0],
-    )
+    landmarks = annotations.read_landmarks(fixed_image, frames[0])
     from napari_stnreg.io.transform_io import load_transform
     from napari_stnreg.registration.api import register_steps
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from napari_stnreg.cli.exit_code import ExitCode
-from napari_stnreg.cli.options import AsSettings, Config, Output, Spacing, Unit, merge_config
+from napari_stnreg.cli.options import AsOptions, AsSettings, Config, Output, SeriesReading, merge_config
 from napari_stnreg.cli.progress import PROGRESS, Interrupt, ProgressDisplay, logger
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.progress import run_to_completion
@@ -28,9 +26,7 @@ def register_series(
     output_format: str | None = None,
     config: Config = None,
     settings: Annotated[RegistrationSettings, AsSettings] = RegistrationSettings(),  # noqa: B008
-    axes: Annotated[str | None, Parameter(group="Reading")] = None,
-    spacing: Spacing = None,
-    unit: Unit = None,
+    reading: Annotated[SeriesReading, AsOptions] = SeriesReading(),  # noqa: B008
 ) -> int:
     """Register the frames of a movie or a 4D scan.
 
@@ -58,19 +54,12 @@ def register_series(
         zarr or tiff; TIFF for a TIFF series by default.
     config
         JSON file of settings, or a report.json whose settings are used again. Flags win.
-    axes
-        Letters of the axes, such as tyx, tzyx or tcyx, if the file does not say them.
-    spacing
-        Voxel size, such as 2,0.5,0.5 (z,y,x).
-    unit
-        Unit of the voxel size: pixel, um, mm, ...
     """
     from napari_stnreg.series.api import register_series_steps
     from napari_stnreg.series.result import SeriesProgress
-    from napari_stnreg.series.sources import open_series
 
     settings = merge_config(settings, config)
-    opened = open_series(series, axes=axes, spacing=spacing, unit=unit)
+    opened = reading.open(series)
     is_tiff = series.name.lower().endswith((".tif", ".tiff"))
     chosen = output_format or ("tiff" if is_tiff else "zarr")
     if chosen not in ("zarr", "tiff"):

@@ -251,9 +251,10 @@ def _figures(progress: TrainingProgress) -> str:
 
 
 def _print(model: Model, data: TrainingData) -> None:
-    best = model.summary["best"]
+    best, epochs = model.summary["best"], model.summary["epochs"]
     figures = ", ".join(f"{name} {value:.4g}" for name, value in best["scores"].items())
     print(
-        f"{data.count('train')} pairs, {model.summary['epochs']} epochs, {model.summary['seconds']:.0f} s, "
+        f"{data.count('train')} pairs, {epochs} {'epoch' if epochs == 1 else 'epochs'}, "
+        f"{model.summary['seconds']:.0f} s, "
         f"{model.summary['stop_reason']}. Best after epoch {best['epoch']}" + (f": {figures}" if figures else "")
     )

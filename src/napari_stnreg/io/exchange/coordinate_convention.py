@@ -62,7 +62,7 @@ class CoordinateConvention:
     ) -> CoordinateConvention:
         """Return the convention of a file: given by the caller, else by the images, else by our note in the file.
 
-        A file of another program says neither; then a 3D transform is taken to be in scanner space, as nearly all of
+        A file of another program states neither; then a 3D transform is taken to be in scanner space, as nearly all of
         them are, and a 2D one in pixels.
 
         Raises

@@ -124,8 +124,8 @@ def read_elastix(path: Path, depth: int = 0) -> Transform:
     Parameters
     ----------
     path
-        Such as ``TransformParameters.1.txt``; the initial transforms that it names are looked for where it says, and
-        beside it.
+        Such as ``TransformParameters.1.txt``; the initial transforms that it names are looked for at their stated
+        paths, and beside it.
     depth
         How many files have led here.
 

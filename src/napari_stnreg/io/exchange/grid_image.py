@@ -10,7 +10,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.exchange.itk import field_from_itk, field_to_itk
 from napari_stnreg.io.itk_image import simpleitk
-from napari_stnreg.transforms import Transform, as_displacement
+from napari_stnreg.transforms import DisplacementTransform, Transform, as_displacement
 
 _NOTE = "napari_stnreg_transform"
 
@@ -43,6 +43,32 @@ def read_grid_image(path: Path) -> tuple[Transform, str]:
     return field_from_itk(picture), note
 
 
+def field_for_itk(transform: Transform, domain: Grid | None) -> DisplacementTransform:
+    """Return a transform as one displacement field on an orthogonal grid, sampled if it is not one already.
+
+    Parameters
+    ----------
+    transform
+        In ITK's coordinates (x, y, z).
+    domain
+        The field's voxels; those of a field or flow if not given.
+
+    Raises
+    ------
+    InputError
+        If no grid is known.
+    """
+    grid = domain or transform.native_grid()
+    if grid is None:
+        raise InputError(
+            "A linear transform has no voxels of its own, which a displacement field needs. Give the fixed image's "
+            "grid, or write a .tfm or .h5 file."
+        )
+    grid = grid.orthogonal()  # ITK's images have no shear
+    plain = transform.displacement_field()
+    return plain if plain is not None and plain.grid.same_lattice(grid) else as_displacement(transform, grid)
+
+
 def write_grid_image(transform: Transform, path: Path, note: str, domain: Grid | None) -> None:
     """Write a transform as one displacement field.
 
@@ -62,17 +88,8 @@ def write_grid_image(transform: Transform, path: Path, note: str, domain: Grid |
     InputError
         If no grid is known.
     """
-    grid = domain or transform.native_grid()
-    if grid is None:
-        raise InputError(
-            "A linear transform has no voxels of its own, which a displacement field needs. Give the fixed image's "
-            "grid, or write a .tfm or .h5 file."
-        )
-    grid = grid.orthogonal()  # ITK's images have no shear
-    plain = transform.displacement_field()
-    own = plain if plain is not None and plain.grid.same_lattice(grid) else as_displacement(transform, grid)
     sitk = simpleitk()
-    picture = field_to_itk(own)
+    picture = field_to_itk(field_for_itk(transform, domain))
     picture.SetMetaData(_NOTE, note)
     try:
         sitk.WriteImage(picture, str(path), useCompression=True)

@@ -11,10 +11,11 @@ import torch
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
+from napari_stnreg.io.exchange.grid_image import field_for_itk
 from napari_stnreg.io.exchange.itk import FILE_UNIT
 from napari_stnreg.io.itk_image import LPS_TO_RAS
 from napari_stnreg.io.nifti import check_nifti_size, checked_gzip
-from napari_stnreg.transforms import DisplacementTransform, Transform, as_displacement
+from napari_stnreg.transforms import DisplacementTransform, Transform
 
 _VECTOR, _DISPLACEMENT = 1007, 1006
 _SCALE_OF_UNIT = {"meter": 1e3, "micron": 1e-3}
@@ -48,7 +49,7 @@ def read_field(path: Path) -> tuple[Transform, str]:
     matrix[:-1] *= _SCALE_OF_UNIT.get(header.get_xyzt_units()[0], 1.0)
     field = vectors[:, :, :, 0]
     if int(header["intent_code"]) == _DISPLACEMENT:
-        # This intent alone says that the vectors are RAS; ITK turns them too.
+        # Only this intent means that the vectors are RAS; ITK flips them, too.
         field = field * np.array([-1.0, -1.0, 1.0])[:ndim]
     if ndim == 2:
         keep = [0, 1, 3]
@@ -95,20 +96,8 @@ def write_field(transform: Transform, path: Path, note: str, domain: Grid | None
     InputError
         If no grid is known.
     """
-    grid = domain
-    if grid is None:
-        grid = transform.native_grid()
-        if grid is None:
-            raise InputError(
-                "A linear transform has no voxels of its own, which a displacement field needs. Give the fixed image's "
-                "grid, or write a .tfm or .h5 file."
-            )
-    grid = grid.orthogonal()  # ITK's images have no shear
-    plain = transform.displacement_field()
-    if plain is not None and plain.grid.same_lattice(grid):
-        field = plain.field[0].double().numpy()
-    else:
-        field = as_displacement(transform, grid).field[0].numpy()
+    sampled = field_for_itk(transform, domain)
+    field, grid = sampled.field[0].double().numpy(), sampled.grid
     ndim = grid.ndim
     vectors = field.transpose(*range(1, ndim + 1)[::-1], 0).astype(np.float32)
     matrix = grid.matrix[:, [*range(ndim)[::-1], ndim]]

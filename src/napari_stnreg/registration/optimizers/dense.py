@@ -1,12 +1,12 @@
 """Fitting a displacement or a stationary velocity field by small compositions (the deformable stages).
 
-Every step asks how the warped image should flow, smooths the answer, limits it to a fraction of a voxel and composes
-it with the map so far: ``phi <- phi o (id + d)``. The derivative of ``moving(phi(x + d))`` with respect to ``d`` at 0
-is the spatial gradient of the *warped image*, so a step needs no gradient through the sampler and the loss may be any
-similarity that can differentiate with respect to an image. Part of that gradient may be taken from the fixed image: at
-the solution the two are the same, their mean is good to second order (efficient second-order minimization), and edges
-that only the fixed image has yet pull too. For the velocity family the same ``d`` is added to the velocity (the first
-term of the Baker-Campbell-Hausdorff series, as in log-domain demons), whose flow is the map.
+Every step computes the flow of the warped image that lowers the loss, smooths it, limits it to a fraction of a voxel
+and composes it with the map so far: ``phi <- phi o (id + d)``. The derivative of ``moving(phi(x + d))`` with respect to
+``d`` at 0 is the spatial gradient of the *warped image*, so a step needs no gradient through the sampler and the loss
+may be any similarity that can differentiate with respect to an image. Part of that gradient may be taken from the fixed
+image: at the solution the two are the same, their mean is good to second order (efficient second-order minimization),
+and edges that only the fixed image has yet pull too. For the velocity family the same ``d`` is added to the velocity
+(the first term of the Baker-Campbell-Hausdorff series, as in log-domain demons), whose flow is the map.
 
 References
 ----------
@@ -183,7 +183,7 @@ def fit_dense(
     relative = level.fixed_grid.spacing / level.fixed_grid.spacing.min()
     sigma_update = [options.update_smoothing / s for s in relative]
     sigma_field = [options.field_smoothing / s for s in relative]
-    # steps are taken in units of the finest spacing, whatever the voxels' shape
+    # steps are in units of the finest spacing, also for anisotropic voxels
     metric = torch.as_tensor(1 / relative, dtype=torch.float32, device=base.device).reshape(1, -1, *[1] * len(relative))
     isotropic = bool(np.allclose(relative, 1))
     composer = _Composer(tuple(level.fixed.shape[2:]), base.device)

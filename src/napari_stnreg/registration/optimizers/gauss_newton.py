@@ -55,7 +55,7 @@ class GaussNewtonParameters:
     ncc_loss
         Decrease of the correlation within a level that ends the iteration.
     margin
-        Voxels at the border of each image that do not count: their smoothed values depend on what lies outside.
+        Voxels at the border of each image that do not count: their smoothed values depend on values outside.
     min_overlap
         Fraction of the reference that must be covered.
     """
@@ -169,7 +169,7 @@ class GaussNewtonFitter:
         self.grid, self.family, self.device, self.parameters = grid, family, device, parameters
         self._generators = generators(family, grid.ndim)
         extent = grid.extent
-        # a frame about the center with the radius as unit of length, in which all parameters act alike
+        # a frame about the center with the radius as unit of length, in which all parameters have a similar effect
         self._frame = np.diag([float(np.linalg.norm(extent) / 2)] * grid.ndim + [1.0])
         self._frame[:-1, -1] = grid.center
         self._shrinks = self._levels_of(grid)

@@ -1,8 +1,8 @@
 """Confirm the artifacts of a section by its neighbors: vessels continue there, and a crack opens a jump.
 
-A single section does not tell a vessel or a blood cell from dirt, or a long vessel from a crack. The neighbors do: a
-structure of the tissue is found again in one of them, and dirt is not. The sides of a crack have moved apart, so they
-match a neighbor at different shifts; the sides of a vessel match at the same one.
+A single section cannot distinguish a vessel or a blood cell from dirt, or a long vessel from a crack. The neighbors
+can: a structure of the tissue is found again in one of them, and dirt is not. The sides of a crack have moved apart, so
+they match a neighbor at different shifts; the sides of a vessel match at the same one.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def process_bytes() -> int:
 def limit_executor(executor: Executor, memory: float | None, each: int, extra: int = 0) -> None:
     """Limit the concurrent tasks of an executor by memory; see :func:`limit_workers`.
 
-    Tasks of a cluster run in other processes, and the free memory of this machine says nothing about it.
+    Tasks of a cluster run in other processes, so the free memory of this machine is irrelevant.
 
     Parameters
     ----------

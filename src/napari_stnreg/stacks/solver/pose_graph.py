@@ -371,7 +371,7 @@ def place_between(transforms: list[SectionTransform], sections: set[int]) -> lis
 def lay_as_recorded(transforms: list[SectionTransform], segments: Sequence[Sequence[int]]) -> list[SectionTransform]:
     """Move each segment of a broken stack as a whole, so that its sections lie on average where they were recorded.
 
-    A chance match across a break may have laid one part anywhere. What the parts show in themselves stays. A mirrored
+    A chance match across a break may have placed one part anywhere. What the parts show in themselves stays. A mirrored
     part is left where it is.
     """
     result = list(transforms)

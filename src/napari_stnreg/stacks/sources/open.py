@@ -49,8 +49,8 @@ def open_stack(
         Channel, if there are several; in a folder these may be files side by side, such as ``s1_DAPI.tif`` and
         ``s1_GFP.tif``.
     pattern
-        Names of the files of a folder that are sections, such as ``"*_DAPI.tif"``. Without it, sections are told from
-        channels, masks and overviews by their names.
+        Names of the files of a folder that are sections, such as ``"*_DAPI.tif"``. Without it, sections are
+        distinguished from channels, masks and overviews by their names.
     spacing, unit
         Replace the values of the file.
 

@@ -117,7 +117,7 @@ def order_sections(names: Sequence[str], folder: str, channel: int | None = None
     Raises
     ------
     InputError
-        If there are several channels and none is chosen, or the names do not tell sections from something else.
+        If there are several channels and none is chosen, or the names do not distinguish sections from other files.
     """
     parsed = _parse(names)
     groups: dict[tuple[str, ...], list[_Name]] = defaultdict(list)
@@ -253,7 +253,7 @@ def _series_of(group: list[_Name], folder: str, notes: list[str]) -> list[_Serie
         same = next(one for one in group if sum(one.numbers == other.numbers for other in group) > 1)
         twice = [one.name for one in group if one.numbers == same.numbers]
         raise InputError(f"In '{folder}' the files '{twice[0]}' and '{twice[1]}' have the same number.")
-    # No number alone tells the files apart: parts of one number, or something beside the sections.
+    # No single number distinguishes the files: parts of one number, or something beside the sections.
     fields = others if _distinguish(group, others) else varying
     sizes = [len(set(values[field])) for field in fields]
     is_nested = words[fields[0]] in _OUTER_WORDS

@@ -109,7 +109,7 @@ def _tiff_stack(path: Path, tif: tifffile.TiffFile, channel: int | None) -> Tiff
 
 def _sections_of(series: tifffile.TiffPageSeries, name: str, channel: int | None) -> tuple[list[int], tuple[int, ...]]:
     """Return the page of each section and the shape of a page."""
-    # Q and I are pages of which the file does not say what they are.
+    # Q and I are pages without a stated meaning.
     axes, shape = series.axes.translate(str.maketrans("QI", "ZZ")), series.shape
     if "Z" not in axes or shape[axes.index("Z")] == 1:
         axes = axes.replace("Z", "W").replace("T", "Z")  # sections that a program took for time

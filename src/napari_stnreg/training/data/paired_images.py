@@ -31,7 +31,7 @@ class Augmentation:
     Parameters
     ----------
     joint
-        A random transform of both images alike: other poses and shapes of the same pair.
+        A random transform applied equally to both images: other poses and shapes of the same pair.
     independent
         A random transform between the two images. If both images of a pair are one image, it is the true transform.
     intensity

@@ -279,7 +279,7 @@ class DatasetPairs(PairSource):
 
     Notes
     -----
-    Each sample is asked for once in an epoch, in a seeded order. Random numbers that the dataset draws from torch are
+    Each sample is read once in an epoch, in a seeded order. Random numbers that the dataset draws from torch are
     those of the training; what it draws elsewhere is not reproduced.
     """
 
@@ -301,7 +301,7 @@ class DatasetPairs(PairSource):
         self.channels = 1 if first[0].image.rgb else first[0].image.channels
         self.is_paired = len(first) == 2
         order = seeded_rng(seed, VALIDATION_KEY).permutation(count)
-        least = 1 if self.is_paired else 2  # of which a pair can be made
+        least = 1 if self.is_paired else 2  # a pair needs this many
         held = max(round(validation_fraction * count), least) if validation_fraction > 0 else 0
         held = held if count - held >= least else 0
         self._indices = {"validation": sorted(order[:held].tolist()), "train": sorted(order[held:].tolist())}

@@ -82,7 +82,7 @@ class QualityView(QWidget):
     def restyle(self) -> None:
         """Take the colors of the viewer's theme."""
         self.plot.restyle()
-        # The text stays in the theme's own color, which can be read; the bar beside it says that it matters.
+        # The text keeps the theme's readable color; the bar beside it marks it as important.
         self.warning.setStyleSheet(f"border-left: 4px solid rgb{self.plot.accent}; padding-left: 6px;")
 
 

@@ -23,11 +23,9 @@ from qtpy.QtWidgets import (
 
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.registration.settings import RegistrationSettings
-from napari_stnreg.widgets.common.device_combo import DeviceSearch
-from napari_stnreg.widgets.common.forms import FormLayout, button, collapsible, emphasize, help_label
-from napari_stnreg.widgets.common.task_panel import TaskPanel
+from napari_stnreg.widgets.common.fit_panel import OptionsPanel
+from napari_stnreg.widgets.common.forms import FormLayout, button, collapsible, emphasize, field_row, help_label
 from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress, relay_progress
-from napari_stnreg.widgets.models.session import SESSION
 from napari_stnreg.widgets.register.options import OptionsForm
 from napari_stnreg.widgets.scorecard.table import COLORS, theme_kind
 
@@ -163,7 +161,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-class BatchPanel(TaskPanel):
+class BatchPanel(OptionsPanel):
     """Register many pairs of image files into one folder.
 
     Parameters
@@ -185,7 +183,9 @@ class BatchPanel(TaskPanel):
     )
 
     def __init__(self, napari_viewer: Viewer) -> None:
-        super().__init__(napari_viewer, "Choose a list of pairs, or folders, and a folder for the results.")
+        options = OptionsForm()
+        super().__init__(napari_viewer, "Choose a list of pairs, or folders, and a folder for the results.", options)
+        self.options = options
         self.jobs: list[Any] = []
         self.result: Any = None
         self.list_button = button(
@@ -203,13 +203,12 @@ class BatchPanel(TaskPanel):
         rows.add("Moving", moving_row)
         rows.add_full_width(self.pairs_button)
         self.folders = collapsible("Pairs from folders", content, "Instead of a list.")
-        self.options = OptionsForm()
-        self.options.results.hide()
-        options = QWidget()
+        options.results.hide()
+        content = QWidget()
         rows = FormLayout()
-        options.setLayout(rows)
-        rows.add_full_width(self.options)
-        self.settings = collapsible("Settings", options, "For all pairs. Columns of the list win.")
+        content.setLayout(rows)
+        rows.add_full_width(options)
+        self.settings = collapsible("Settings", content, "For all pairs. Columns of the list win.")
         self.table = JobTable()
         self.restart_box = QCheckBox("Run every pair again")
         self.restart_box.setToolTip("Otherwise pairs that are done, of the same files and settings, are kept.")
@@ -237,9 +236,6 @@ class BatchPanel(TaskPanel):
         self.run_button.clicked.connect(self.run)
         self.page_button.clicked.connect(self.open_summary)
         self.output_edit.textChanged.connect(self._on_output)
-        self.options.models.failed.connect(self._on_model_failed)
-        self._devices = DeviceSearch(self, lambda: self.running)
-        self._devices.found.connect(self.options.set_devices)
         self.run_shortcut(self.run)
         self.show_state()
 
@@ -248,20 +244,14 @@ class BatchPanel(TaskPanel):
         edit.setToolTip(tip)
         edit.setAccessibleName(f"{name.lower()} path")
         edit.setMinimumWidth(40)
-        row = QWidget()
-        row.setToolTip(tip)
-        box = QHBoxLayout(row)
-        box.setContentsMargins(0, 0, 0, 0)
-        box.setSpacing(4)
-        box.addWidget(edit, 1)
         kinds = (("File …", True), ("Folder …", False)) if folder_or_file else (("Folder …", False),)
+        buttons = []
         for text, is_file in kinds:
             made = button(text, tip)
             made.setProperty("target", edit)
             made.clicked.connect(self._ask_file if is_file else self._ask_folder)
-            box.addWidget(made)
-        row.setFocusProxy(edit)
-        return edit, row
+            buttons.append(made)
+        return edit, field_row(edit, *buttons)
 
     def _ask_file(self) -> None:
         edit = self.sender().property("target")
@@ -274,15 +264,6 @@ class BatchPanel(TaskPanel):
         path = QFileDialog.getExistingDirectory(self, "Folder", edit.text())
         if path:
             edit.setText(path)
-
-    def _on_models(self) -> None:
-        try:
-            self.options.models.refresh()
-        except RuntimeError:  # the window was destroyed without closing
-            SESSION.changed.disconnect(self._on_models)
-
-    def _on_model_failed(self, text: str) -> None:
-        self.show_error(InputError(text))
 
     # -- the pairs
 
@@ -400,8 +381,8 @@ class BatchPanel(TaskPanel):
     # -- what is shown
 
     def viewer_events(self) -> list[tuple[Any, Any]]:
-        """List the viewer events to follow: only the theme matters here."""
-        return [(self._viewer.events.theme, self._on_theme), (SESSION.changed, self._on_models)]
+        """List the viewer events to follow: the layers of the viewer do not matter here."""
+        return self.own_events()
 
     def _on_theme(self, _event: Any = None) -> None:
         self.table.restyle(theme_kind(self._viewer))
@@ -420,8 +401,3 @@ class BatchPanel(TaskPanel):
         self.run_button.setText("Resume" if begun and not self.restart_box.isChecked() else "Run")
         self.run_button.setEnabled(idle and bool(self.jobs))
         self.page_button.setEnabled(bool(output) and self.page.is_file())
-
-    def close_down(self) -> None:
-        """Cancel the batch."""
-        self._devices.stop()
-        super().close_down()

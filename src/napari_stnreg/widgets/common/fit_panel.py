@@ -30,7 +30,56 @@ class FitOptions(Protocol):
         """List the devices that were found, as ``(name, description)``."""
 
 
-class FitPanel(TaskPanel):
+class OptionsPanel(TaskPanel):
+    """A task panel with a form that lists the models of the session and the devices of the computer.
+
+    Parameters
+    ----------
+    napari_viewer
+        The napari viewer.
+    message
+        First text of the status line.
+    options
+        The subclass's form; its lists of models and devices are kept up to date.
+    """
+
+    def __init__(self, napari_viewer: Viewer, message: str, options: FitOptions) -> None:
+        super().__init__(napari_viewer, message)
+        self._options = options
+        options.models.failed.connect(self._on_model_failed)
+        self._devices = DeviceSearch(self, lambda: self.running)
+        self._devices.found.connect(self._on_devices)
+
+    def own_events(self) -> list[tuple[Any, Callable[..., Any]]]:
+        """List the events to follow beside those of the layers: the theme and the session's models."""
+        return [(self._viewer.events.theme, self._on_theme), (SESSION.changed, self._on_models)]
+
+    def viewer_events(self) -> list[tuple[Any, Callable[..., Any]]]:
+        """List the viewer events to follow: layers, theme, and the session's models."""
+        return [*super().viewer_events(), *self.own_events()]
+
+    def _on_models(self) -> None:
+        try:
+            self._options.models.refresh()
+        except RuntimeError:  # the window was destroyed without closing
+            SESSION.changed.disconnect(self._on_models)
+
+    def _on_model_failed(self, text: str) -> None:
+        self.show_error(InputError(text))
+
+    def _on_theme(self, _event: Any = None) -> None:
+        raise NotImplementedError
+
+    def _on_devices(self, devices: list[tuple[str, str]]) -> None:
+        self._options.set_devices(devices)
+
+    def close_down(self) -> None:
+        """Cancel the run."""
+        self._devices.stop()
+        super().close_down()
+
+
+class FitPanel(OptionsPanel):
     """A panel that fits something: a transform to a pair of images, or a network to many.
 
     Parameters
@@ -53,7 +102,7 @@ class FitPanel(TaskPanel):
     def __init__(
         self, napari_viewer: Viewer, message: str, options: FitOptions, plot: Callable[[Viewer], ThemedPlot]
     ) -> None:
-        super().__init__(napari_viewer, message)
+        super().__init__(napari_viewer, message, options)
         self.options = options
         self.plot = plot(self._viewer)
         self.plot.hide()
@@ -66,9 +115,6 @@ class FitPanel(TaskPanel):
         self.copy_button.setMenu(menu)
         self.copy_python.triggered.connect(self._copy_python)
         self.copy_command.triggered.connect(self._copy_command)
-        options.models.failed.connect(self._on_model_failed)
-        self._devices = DeviceSearch(self, lambda: self.running)
-        self._devices.found.connect(self._on_devices)
 
     def job_to_copy(self) -> Any:
         """Return the job that the copy actions export.
@@ -97,32 +143,14 @@ class FitPanel(TaskPanel):
     def _copy_command(self) -> None:
         self._copy(self.exports[1], "a command")
 
-    def viewer_events(self) -> list[tuple[Any, Callable[..., Any]]]:
-        """List the viewer events to follow: layers, theme, and the session's models."""
-        return [
-            *super().viewer_events(),
-            (self._viewer.events.theme, self._on_theme),
-            (SESSION.changed, self._on_models),
-        ]
-
-    def _on_models(self) -> None:
-        try:
-            self.options.models.refresh()
-        except RuntimeError:  # the window was destroyed without closing
-            SESSION.changed.disconnect(self._on_models)
-
-    def _on_model_failed(self, text: str) -> None:
-        self.show_error(InputError(text))
-
     def _on_theme(self, _event: Any = None) -> None:
         self.plot.restyle()
 
     def _on_devices(self, devices: list[tuple[str, str]]) -> None:
-        self.options.set_devices(devices)
+        super()._on_devices(devices)
         self.plot.prepare()
 
     def close_down(self) -> None:
         """Cancel the run and remove its preview."""
-        self._devices.stop()
         super().close_down()
         self._layers.drop()

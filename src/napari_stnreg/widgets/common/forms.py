@@ -254,6 +254,20 @@ def button_row(*widgets: QWidget) -> QHBoxLayout:
     return row
 
 
+def field_row(field: QWidget, *buttons: QPushButton) -> QWidget:
+    """Return a field with its buttons beside it, as one widget with the field's tooltip and focus."""
+    made = QWidget()
+    row = QHBoxLayout(made)
+    row.setContentsMargins(0, 0, 0, 0)
+    row.setSpacing(4)
+    row.addWidget(field, 1)
+    for one in buttons:
+        row.addWidget(one)
+    made.setToolTip(field.toolTip())
+    made.setFocusProxy(field)
+    return made
+
+
 def collapsible(title: str, content: QWidget, tip: str) -> QCollapsible:
     """Make a section that is collapsed at first."""
     section = QCollapsible(title, expandedIcon="▾", collapsedIcon="▸")

@@ -43,7 +43,7 @@ def guess_layout(layer: Layer) -> str:
         found = layout_of(tiff_axes(str(layer.source.path), tuple(layer.data.shape)), layer.ndim, layer.name)
     if found is not None:
         return found
-    # Labels were not set, or only some of them: a unit of time still tells.
+    # Labels were not set, or only some of them: a unit of time still identifies the axis.
     times = [str(unit) in ("second", "millisecond", "minute", "hour", "day") for unit in layer.units]
     if any(times) and layer.ndim > 2:
         return next(layout for layout in LAYOUTS[layer.ndim] if layout[times.index(True)] == "t")
@@ -53,7 +53,7 @@ def guess_layout(layer: Layer) -> str:
 def default_pair(images: Sequence[Layer], selection: Collection[Layer]) -> Sequence[Layer]:
     """Return fixed and moving for a panel that opens: two selected images, else the last two.
 
-    Channels of one file are one image, of which the first channel counts.
+    Channels of one file are one image; its first channel counts.
     """
     chosen = [layer for layer in images if layer in selection]
     if len(chosen) == 2:
@@ -265,7 +265,7 @@ def layer_source(
     level
         Level of a multiscale layer to register with; one of comfortable size if not given.
     mask
-        A Labels or Shapes layer that says where the image counts.
+        A Labels or Shapes layer over the part of the image that counts.
 
     Raises
     ------

@@ -176,7 +176,7 @@ class TaskRunner(QObject):
         if self.running:
             raise InputError("A task is running already. Wait for it, or stop it first.")
         self._control = TaskControl()
-        # The worker is told even if the window is destroyed without closing.
+        # The worker is stopped even if the window is destroyed without closing.
         self.destroyed.connect(self._control.abort)
         worker = create_worker(
             task, *arguments, self._control, _start_thread=False, _worker_class=ClosingWorker, _ignore_errors=True

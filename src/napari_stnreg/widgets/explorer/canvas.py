@@ -290,7 +290,7 @@ class Canvas:
 def _put(layer: Any, data: np.ndarray) -> None:
     """New data of the same kind.
 
-    When told of new data napari measures the whole world again and slices every layer, which takes ten times as long
+    For new data, napari measures the whole world again and slices every layer, which takes ten times as long
     as drawing them. What moves here stays near the pictures, so the viewer need not hear of it.
     """
     with layer.events.data.blocker():

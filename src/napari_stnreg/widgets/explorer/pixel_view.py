@@ -114,7 +114,7 @@ class PixelView(QWidget):
             middle = at(where)
             digits = f"{neighbor.weight:.3f}" if self._kernel == "linear" else f"{neighbor.weight:.2f}"
             box = QRectF(middle.x() - side / 2, middle.y() - side / 2, side, side)
-            # At the outer corner of its pixel, where no rectangle lies.
+            # At the outer corner of its pixel, outside all rectangles.
             up = self._kernel != "cubic" and taps.get(where, 0) < 2
             flag = Qt.AlignmentFlag.AlignTop if up else Qt.AlignmentFlag.AlignBottom
             if self._kernel == "cubic":

@@ -27,7 +27,7 @@ class Number(QDoubleSpinBox):
         self.setSingleStep(step)
         self.setToolTip(tip)
         self.setAccessibleName(name)
-        # napari's themes give such boxes a least width of their own, of which three in a row do not fit a narrow dock.
+        # napari's themes give such boxes a minimum width; three in a row do not fit a narrow dock.
         self.setStyleSheet("min-width: 3.6em;")
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)

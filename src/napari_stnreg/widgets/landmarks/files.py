@@ -50,7 +50,7 @@ def read_files(
     ----------
     paths
         One file of pairs, or one or two files of points. The words "fixed" (target, reference) or "moving" (source) in
-        a name tell its side; two files without are fixed and moving in this order.
+        a name identify its side; two files without are fixed and moving in this order.
     ndim
         Number of axes of the images.
     fixed, moving

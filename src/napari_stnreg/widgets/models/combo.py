@@ -40,7 +40,7 @@ class ModelList(Combo):
     Parameters
     ----------
     tip, name
-        The tooltip, and what a screen reader says.
+        The tooltip, and the accessible name.
     nothing
         The entry for no model.
 

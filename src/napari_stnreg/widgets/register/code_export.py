@@ -17,7 +17,7 @@ from napari_stnreg.widgets.register.series_run import FIXED_IMAGE
 def python_script(job: RegistrationJob) -> str:
     """Return a script that repeats a run exactly.
 
-    Images that were opened from a file are read from it and put where the layer lies. Everything else comes from the
+    Images that were opened from a file are read from it and placed like the layer. Everything else comes from the
     viewer's layers, so the script then belongs into napari's console (or after a ``viewer`` that has these layers).
     """
     lines = [

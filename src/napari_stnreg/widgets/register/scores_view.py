@@ -50,7 +50,7 @@ SUGGESTIONS = {
 }
 """Text and tooltip of the button for what to try next, by :attr:`Verdict.suggestion`."""
 
-# A contrast of 4.5 or more with the ground of the theme; the word says the same as the color.
+# A contrast of at least 4.5 with the background of the theme; the word repeats the meaning of the color.
 _COLORS = {
     "dark": {"good": "#5fd38d", "doubtful": "#e8b34b", "failed": "#ff8a80"},
     "light": {"good": "#11673a", "doubtful": "#7a4f00", "failed": "#b3141f"},

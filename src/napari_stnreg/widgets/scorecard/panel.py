@@ -184,7 +184,7 @@ class ScorecardPanel(TaskPanel):
                 box.set_items(entries, box.currentData())
         for box in (self.transform_box, self.reverse_box):
             chosen = box.currentData()
-            # The same transform may be another object after its layers were read anew.
+            # The same transform may be another object after its layers were read again.
             kept = next((one for _, one in transforms if chosen is not None and one.key == chosen.key), None)
             box.set_items([("none", None), *transforms], kept)
         self.show_state()

@@ -20,7 +20,7 @@ GROUPS = {
 }
 SIGNS = {"good": "✓", "bad": "✗", "": ""}
 _WORDS = {"good": "good, or better than before", "bad": "bad, or worse than before", "": ""}
-# Each is told from the table's ground with a contrast of 4.5 or more, and from the other by the sign as well.
+# Each has a contrast of at least 4.5 with the background of the table, and differs from the other also by its sign.
 COLORS = {"dark": {"good": "#5fd38d", "bad": "#ff8a80"}, "light": {"good": "#11673a", "bad": "#b3141f"}}
 """Of what is good and bad, by theme."""
 _HIGHER = {"higher": "Higher is better.", "lower": "Lower is better.", "zero": "Should be 0.", "": ""}
@@ -81,7 +81,7 @@ class ScoreTable(QTableWidget):
             row = self.rowCount()
             self.insertRow(row)
             unit = f" {score.unit}" if score.unit and score.unit != "pixel" else ""
-            # The group's heading says what its rows are of.
+            # The heading of the group names what its rows measure.
             title = score.title.removeprefix("landmark error, ").replace("_", " ")
             texts = (title, number(score.before), number(score.after) + unit, SIGNS[score.mark])
             tip = " ".join(filter(None, [score.title + ".", _HIGHER[score.better], _WORDS[score.mark]]))

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QCheckBox, QFileDialog, QHBoxLayout, QLineEdit, QWidget
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QLineEdit, QWidget
 
 from napari_stnreg.core.errors import InputError
-from napari_stnreg.widgets.common.forms import FormLayout, button
+from napari_stnreg.widgets.common.forms import FormLayout, button, field_row
 from napari_stnreg.widgets.train.job import checkpoint_of, resumable
 
 
@@ -39,17 +39,9 @@ class CheckpointForm(QWidget):
         self.browse_button.setMaximumWidth(44)
         self.resume_box = QCheckBox("Resume the training in this folder")
         self.resume_box.setToolTip("Resume an interrupted training. Images and settings must be the same.")
-        field = QWidget()
-        row = QHBoxLayout(field)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(4)
-        row.addWidget(self.folder_box, 1)
-        row.addWidget(self.browse_button)
-        field.setToolTip(self.folder_box.toolTip())
-        field.setFocusProxy(self.folder_box)
         rows = FormLayout()
         rows.add("Name", self.name_box)
-        rows.add("Keep in", field)
+        rows.add("Keep in", field_row(self.folder_box, self.browse_button))
         rows.add_full_width(self.resume_box)
         self.setLayout(rows)
         self.browse_button.clicked.connect(self._ask)

@@ -44,7 +44,7 @@ class EpochPlot(ThemedPlot):
         curve
             One record for each epoch.
         running
-            Where the epoch that is going on stands: epoch with its fraction, and the mean loss so far.
+            The current epoch: its number with the fraction done, and the mean loss so far.
         best
             The epoch to mark.
         """

@@ -142,7 +142,7 @@ class ImageChoice(QWidget):
         Raises
         ------
         InputError
-            If something is missing; one sentence says what.
+            If something is missing, with one sentence on what.
         """
         fixed = self.fixed[self.kind].sources()
         lists = self.pairing == "matched"

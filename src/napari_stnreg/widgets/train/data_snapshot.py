@@ -37,7 +37,7 @@ class TrainingImages:
     augmentation
         Key of ``AUGMENTATION_HELP``.
     subject, array, moving_array
-        Of files: how a name tells the subject, and which arrays of an npz file hold the images.
+        For files: how the subject follows from a name, and which arrays of an npz file hold the images.
     seed
         Of the choice of those held back.
     """

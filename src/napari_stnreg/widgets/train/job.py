@@ -40,7 +40,7 @@ class TrainJob:
     name
         What the model will be called.
     start
-        The trained model that it goes on from; ``None`` for random weights.
+        The trained model to continue from; ``None`` for random weights.
     output
         Where its file will be saved, with a checkpoint beside it after every epoch; ``None`` for nowhere.
     resume

@@ -11,11 +11,11 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QAction
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QListWidget, QListWidgetItem, QMenu, QWidget
+from qtpy.QtWidgets import QFileDialog, QLineEdit, QListWidget, QListWidgetItem, QMenu, QWidget
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.io.napari_layers import LAYOUTS, layout_name
-from napari_stnreg.widgets.common.forms import Combo, FormLayout, button
+from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, field_row
 from napari_stnreg.widgets.common.layer_io import LayerSource, guess_layout, layer_source
 
 if TYPE_CHECKING:
@@ -181,16 +181,8 @@ class FilesPicker(QWidget):
         menu.addActions([self.folder_action, self.file_action])
         self.browse_button.setMenu(menu)
         self.array_box = Combo("Which array of the npz file holds the images.", f"array of the {role} file")
-        field = QWidget()
-        row = QHBoxLayout(field)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(4)
-        row.addWidget(self.path_box, 1)
-        row.addWidget(self.browse_button)
-        field.setToolTip(self.path_box.toolTip())
-        field.setFocusProxy(self.path_box)
         self.rows = FormLayout()
-        self.rows.add("Files" if role == "training" else "Moving", field)
+        self.rows.add("Files" if role == "training" else "Moving", field_row(self.path_box, self.browse_button))
         self.rows.add("Array", self.array_box)
         self.setLayout(self.rows)
         self.folder_action.triggered.connect(self._ask_folder)

@@ -99,7 +99,7 @@ class TransformsPanel(TaskPanel):
         self.run_shortcut(self.apply)
         self.shortcut("Ctrl+O", self._ask_load)
 
-    # -- what there is
+    # -- the list of transforms
 
     @property
     def chosen(self) -> TransformEntry | None:
