@@ -17,14 +17,17 @@ need_packages() {
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         say "installing system packages: $*"
         apt-get update -qq >/dev/null || say "apt-get update failed; trying with the package lists at hand"
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+        if ! DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null; then
+            say "apt-get could not install: $*. Install these packages, then try again."
+            exit 1
+        fi
     elif command -v apt-get >/dev/null; then
         say "System packages are missing. Run this once, then try again:"
         echo "    sudo apt-get update && sudo apt-get install -y --no-install-recommends $*"
         exit 1
     else
         say "System packages are missing. On Debian and Ubuntu they are called: $*"
-        say "Install what your system calls them, then try again."
+        say "Install the packages of your system with these libraries, then try again."
         exit 1
     fi
 }
@@ -38,12 +41,13 @@ for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do
     fi
 done
 if [ -z "$python" ]; then
-    say "Python 3.11 or newer is needed and was not found; name one with PYTHON=/path/to/python."
+    say "Python 3.11 or newer was not found. Install it, or name one: make demo PYTHON=/path/to/python"
     exit 1
 fi
+missing=""
 if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     # python3-venv serves the system's own Python, python3.X-venv one from elsewhere.
-    if [ "$python" = python3 ]; then need_packages python3-venv; else need_packages "$(basename "$python")-venv"; fi
+    missing=" $(basename "$python")-venv"
 fi
 
 # 2. Libraries that Qt and OpenGL load at run time, found by the file they load. The benchmark shows nothing.
@@ -53,7 +57,6 @@ libraries="libGL.so.1=libgl1 libEGL.so.1=libegl1 libxkbcommon.so.0=libxkbcommon0
     libxcb-shape.so.0=libxcb-shape0"
 if [ "$kind" = project ] && [ "$(uname -s)" = Linux ]; then
     present=$({ ldconfig -p || /sbin/ldconfig -p; } 2>/dev/null || true)
-    missing=""
     for pair in $libraries; do
         grep -q "^[[:space:]]*${pair%%=*} " <<<"$present" || missing="$missing ${pair##*=}"
     done
@@ -61,23 +64,28 @@ if [ "$kind" = project ] && [ "$(uname -s)" = Linux ]; then
         command -v xvfb-run >/dev/null && command -v Xvfb >/dev/null || missing="$missing xvfb"
         command -v xauth >/dev/null || missing="$missing xauth"
     fi
-    # shellcheck disable=SC2086
-    [ -z "$missing" ] || need_packages $missing
 fi
+# shellcheck disable=SC2086
+[ -z "$missing" ] || need_packages $missing
 
 [ "$venv" != --system-only ] || exit 0
 
-# 3. The environment. pip is told to be silent but for errors; the one long step says so beforehand.
+# 3. The environment. pip prints errors only; the long step is announced.
 if ! "$venv/$bin/python" -c pass 2>/dev/null; then
     rm -rf "$venv"
     say "making $venv with $("$python" --version)"
     "$python" -m venv "$venv"
 fi
 export PIP_DISABLE_PIP_VERSION_CHECK=1
-pip() { "$venv/$bin/python" -m pip install -qq "$@"; }
+pip() {
+    if ! "$venv/$bin/python" -m pip install -qq "$@"; then
+        say "pip could not install the packages above. Check the network connection and the free disk space, then try again."
+        exit 1
+    fi
+}
 constraints="$venv/constraints.txt"
 cp constraints.txt "$constraints"
-say "installing into $venv; the first time this takes several minutes and about 2 GB"
+say "installing into $venv (the first time this takes several minutes and about 2 GB)"
 if [ -n "${TORCH_INDEX:-}" ]; then
     say "taking torch from $TORCH_INDEX"
     grep -v '^torch==' constraints.txt >"$constraints"
@@ -88,7 +96,7 @@ if [ "$kind" = project ]; then
     pip -c "$constraints" -e ".[dev]"
 elif [ "$kind" = stacks ]; then
     # The peers that align sections: feabas, and SOFIMA with what it needs. The wheel of sofima 0.1 is empty, so its
-    # source is unpacked by hand; it is of 2023, as are the numpy, scipy and jax that it runs with.
+    # source is unpacked here; it is of 2023, as are the numpy, scipy and jax that it runs with.
     pip -c "$constraints" torch "numpy<2" "scipy>=1.12,<1.14" nibabel pydantic safetensors tifffile imageio tqdm \
         "dask[array]" zarr psutil feabas==3.0.6 "pyamg<5.3" jax==0.4.30 jaxlib==0.4.30 connectomics absl-py \
         dataclasses-json edt

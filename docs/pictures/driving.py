@@ -62,9 +62,11 @@ class Stage:
         """Open a panel by its title in the manifest, and return it."""
         from qtpy.QtCore import Qt
 
+        from napari_stnreg.widgets.dock.hint import FirstSteps
+
         docked, panel = self.viewer.window.add_plugin_dock_widget("napari-stnreg", title)
-        if hasattr(panel, "first_steps"):
-            panel.first_steps.hide_button.click()
+        for steps in panel.findChildren(FirstSteps):
+            steps.dismiss()
         self._window.resizeDocks([docked], [self.width], Qt.Orientation.Horizontal)
         pump(1.0)
         return panel

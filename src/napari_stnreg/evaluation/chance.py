@@ -35,7 +35,7 @@ class ChanceParameters:
     window
         Radius of the window of the local correlation, in voxels.
     window_step
-        Distance of the windows in voxels; they overlap, so that every second says as much as all.
+        Distance of the windows in voxels; they overlap, so that every second one is enough.
     bins
         Bins of the joint histogram.
     n_shifts

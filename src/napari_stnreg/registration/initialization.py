@@ -67,7 +67,7 @@ class InitializationParameters:
         Standard deviations above chance below which the evidence cannot rank shifts, and the similarity does.
     good_loss
         A loss of NCC below this ends the search.
-    alike
+    clear_match
         Loss of signed NCC and standard deviations above chance that end it together: on 20 pairs of hearts, brain
         slices and hippocampi that were turned by 45 to 180 degrees, the best start that does not turn had a loss of
         0.2 and more and at most 9 deviations.
@@ -90,7 +90,7 @@ class InitializationParameters:
     weak: float = 8.0
     chance: float = 3.0
     good_loss: float = 0.03
-    alike: tuple[float, float] = (0.1, 10.0)
+    clear_match: tuple[float, float] = (0.1, 10.0)
     refinement_steps: int = 20
     n_candidates: Mapping[str, int] = field(default_factory=lambda: {"auto": 3, "search": 8})
 
@@ -183,7 +183,7 @@ def find_start(
         yield best
     if settings.start == "auto" and not settings.mirror:
         good = similarity.name == "ncc" and best[0] < PARAMETERS.good_loss
-        enough = PARAMETERS.alike[1] if signed and best[0] < PARAMETERS.alike[0] else PARAMETERS.convincing
+        enough = PARAMETERS.clear_match[1] if signed and best[0] < PARAMETERS.clear_match[0] else PARAMETERS.convincing
         if good or judge(best[1]) >= enough:
             return best[1]
     turned = yield from _search_widely(problem, settings, family, level, small, judge, best)

@@ -338,8 +338,8 @@ class ExplorerPanel(ExplorerLayout):
                 values = pushed.picture
                 most = int(pushed.arrivals.max())
                 self.direction_tab.words.setText(
-                    f"Holes: {int(pushed.holes.sum())} pixels, {100 * pushed.hole_fraction:.1f} % of those that look "
-                    f"inside the input. The fullest pixel got {most}."
+                    f"Holes: {int(pushed.holes.sum())} pixels, {100 * pushed.hole_fraction:.1f} % of the output pixels "
+                    f"that sample inside the input. At most {most} input pixels went to one output pixel."
                 )
             elif self.tab == "Sampler":
                 values = scene.antialiased()

@@ -89,7 +89,7 @@ class DirectionTab(Tab):
         self.column.addWidget(
             help_label(
                 "Pull-back (upper right): every output pixel samples the input, so every one gets a value.\n\n"
-                "Push-forward (below): every input pixel is sent to the output pixel nearest to where it belongs. Some "
+                "Push-forward (below): every input pixel is sent to the nearest output pixel. Some "
                 "get none and stay holes. Some get several.",
                 small=False,
             )
