@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import io
+import warnings
 import zipfile
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import tifffile
 
 import napari_stnreg as sr
@@ -113,6 +115,21 @@ def test_a_wrong_checksum_of_a_compressed_mgh_file_is_an_error(tmp_path):
         sr.read_image(path)
 
 
+@pytest.mark.parametrize("suffix", [".mha", ".mhd"])
+@pytest.mark.parametrize("fault", ["flipped", "cut"])
+def test_damaged_compressed_voxels_of_a_meta_image_are_an_error(tmp_path, suffix, fault):
+    volume = np.random.default_rng(0).normal(size=(12, 14, 16)).astype(np.float32)
+    path = tmp_path / f"v{suffix}"
+    sitk.WriteImage(sitk.GetImageFromArray(volume), str(path), useCompression=True)
+    assert sr.read_image(path).data.shape == (12, 14, 16)
+    stored = path if suffix == ".mha" else next(tmp_path.glob("*.zraw"))
+    content = bytearray(stored.read_bytes())
+    content[len(content) // 2] ^= 255
+    stored.write_bytes(content if fault == "flipped" else content[:-400])
+    with pytest.raises(sr.InputError, match="cannot be read"):
+        sr.read_image(path)
+
+
 def test_grid_without_its_parameters_and_parameters_that_are_not_finite_are_refused(tmp_path):
     head = "#Insight Transform File V1.0\n#Transform 0\nTransform: {}_double_3_3\nParameters: {}\nFixedParameters: {}\n"
     fixed = "3000 3000 3000 0 0 0 1 1 1 1 0 0 0 1 0 0 0 1"
@@ -149,16 +166,6 @@ def test_damaged_hdf5_never_reaches_this_process(tmp_path, position):
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"'a\.h5'"):
         sr.load(path)
-
-
-@pytest.mark.parametrize(("intent", "p1"), [("Mapping", 0), ("NREG_TRANS", 0), ("NREG_TRANS", 4)])
-def test_deformation_maps_with_positions_are_refused(tmp_path, intent, p1):
-    image = nib.Nifti1Image(np.ones((6, 5, 4, 1, 3), np.float32), np.eye(4))
-    image.header.set_intent("vector", name=intent)
-    image.header["intent_p1"] = p1
-    nib.save(image, tmp_path / "y.nii")
-    with pytest.raises(InputError, match=r"SPM|NiftyReg"):
-        sr.load(tmp_path / "y.nii")
 
 
 def test_a_field_wider_than_nifti_1_allows_is_nifti_2(tmp_path):
@@ -239,6 +246,22 @@ def test_units_of_each_axis_of_imagej_and_ome(tmp_path):
     sizes = {"PhysicalSizeX": 5, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 5}
     tifffile.imwrite(tmp_path / "c.ome.tif", data, metadata={"axes": "ZYX", **sizes})
     np.testing.assert_allclose(sr.read_image(tmp_path / "c.ome.tif").grid.spacing, [5, 5, 5])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected", "unit"),
+    [({"PhysicalSizeY": 2, "PhysicalSizeYUnit": "nm"}, [2, 2, 2], "nm"),
+     ({"PhysicalSizeX": 0, "PhysicalSizeY": 0, "PhysicalSizeZ": 0}, [1, 1, 1], "pixel"),
+     ({"PhysicalSizeX": 0, "PhysicalSizeY": 3, "PhysicalSizeZ": 4, "PhysicalSizeZUnit": "mm"}, [4000, 3, 3], "um")],
+)  # fmt: skip
+def test_ome_sizes_that_are_missing_or_not_positive_are_no_sizes(tmp_path, sizes, expected, unit):
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.zeros((5, 20, 20), np.uint8), metadata={"axes": "ZYX", **sizes})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        grid = sr.read_image(tmp_path / "a.ome.tif").grid
+    assert grid.unit == unit
+    np.testing.assert_allclose(grid.spacing, expected)
+    assert any("does not state the voxel size" in str(one.message) for one in caught) == (unit != "pixel")
 
 
 def test_photograph_is_turned_upright_and_an_animation_is_refused(tmp_path):

@@ -68,7 +68,7 @@ def test_elastix_spline_follows_its_initial_transform(tmp_path):
     found = sr.load(path, space="world")
     np.testing.assert_allclose(found.map_points(points[:, ::-1])[:, ::-1], expected, atol=1e-6)
     path.write_text(path.read_text().replace("T.0.txt", "T.7.txt"))
-    with pytest.raises(sr.InputError, match="builds upon"):
+    with pytest.raises(sr.InputError, match="refers to the initial transform"):
         sr.load(path)
 
 

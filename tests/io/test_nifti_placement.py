@@ -133,7 +133,7 @@ def test_matrices_survive_our_own_file_the_inverse_and_a_layer(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("codes", "text"), [((1, 2), "ITK puts"), ((3, 1), "as by ITK"), ((0, 0), "no position"), ((1, 1), "")]
+    ("codes", "text"), [((1, 2), "ITK puts"), ((3, 1), "as in ITK"), ((0, 0), "no position"), ((1, 1), "")]
 )
 def test_an_uncertain_position_is_announced(tmp_path, codes, text, capsys):
     from napari_stnreg.cli.app import app

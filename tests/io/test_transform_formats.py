@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 import yaml
+from scipy import ndimage
 
 import napari_stnreg as sr
 from napari_stnreg.core.grid import Grid
@@ -257,3 +259,152 @@ def test_a_result_is_never_saved_over_its_images(tmp_path):
             sr.save(result, tmp_path / name)
     assert (tmp_path / "fixed.nii").read_bytes() == before
     sr.save(result, tmp_path / "field.nii")
+
+
+# -- deformations of SPM, NiftyReg and MINC
+
+
+def ras_field(seed=0, shape=(9, 10, 11)):
+    """Return an oblique affine, displacements (x, y, z, 3) in RAS mm, and a function that maps points with them."""
+    affine = np.array([[0, -1.5, 0.2, 5], [2, 0.1, 0, -8], [0.1, 0, 1.8, 11], [0, 0, 0, 1]])
+    rng = np.random.default_rng(seed)
+    field = ndimage.gaussian_filter(rng.normal(0, 8, (*shape, 3)), (2, 2, 2, 0)).astype(np.float32)
+    field += np.array([3, -2, 1], np.float32)
+
+    def mapped(points):
+        """Map points (z, y, x) as the other program does: linear interpolation in RAS."""
+        ras = points[:, ::-1]
+        index = (np.c_[ras, np.ones(len(ras))] @ np.linalg.inv(affine).T)[:, :3].T
+        moved = ras + np.stack([ndimage.map_coordinates(field[..., i], index, order=1) for i in range(3)], axis=1)
+        return moved[:, ::-1]
+
+    index = rng.uniform(1, np.array(shape) - 2, (40, 3))
+    return affine, field, mapped, (np.c_[index, np.ones(40)] @ affine.T)[:, 2::-1]
+
+
+def positions(affine, field):
+    index = np.stack(np.meshgrid(*map(np.arange, field.shape[:3]), indexing="ij"), axis=-1)
+    return (index @ affine[:3, :3].T + affine[:3, 3] + field).astype(np.float32)
+
+
+def write_vectors(path, affine, vectors, intent="", parameter=0.0, descrip=b""):
+    image = nib.Nifti1Image(vectors[:, :, :, None], affine)
+    image.header.set_intent("vector", name=intent)
+    image.header["intent_p1"], image.header["descrip"] = parameter, descrip
+    nib.save(image, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "absolute", "intent", "parameter"),
+    [("any.nii", True, "Mapping", 0), ("y_subject.nii", True, "", 0), ("iy_subject.nii.gz", True, "", 0),
+     ("any.nii.gz", True, "NREG_TRANS", 0), ("any.nii.gz", False, "NREG_TRANS", 1)],
+)  # fmt: skip
+def test_deformations_of_spm_and_niftyreg_map_as_their_programs_do(tmp_path, name, absolute, intent, parameter):
+    affine, field, mapped, points = ras_field()
+    write_vectors(tmp_path / name, affine, positions(affine, field) if absolute else field, intent, parameter)
+    transform = sr.load(tmp_path / name)
+    np.testing.assert_allclose(transform.map_points(points), mapped(points), atol=1e-4)
+    assert transform.coordinate_systems == ("scanner", "scanner")
+
+
+def test_undefined_voxels_of_a_map_take_the_nearest_displacement_and_are_announced(tmp_path):
+    affine, field, mapped, points = ras_field()
+    vectors = positions(affine, field)
+    vectors[-1] = np.nan
+    write_vectors(tmp_path / "iy_x.nii", affine, vectors, "Mapping")
+    with pytest.warns(sr.RegistrationWarning, match="11 % of 'iy_x.nii' is undefined"):
+        transform = sr.load(tmp_path / "iy_x.nii")
+    near = points[(np.linalg.inv(affine) @ np.c_[points[:, ::-1], np.ones(40)].T)[0] < 7]
+    np.testing.assert_allclose(transform.map_points(near), mapped(near), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("intent", "parameter", "descrip"),
+    [("NREG_TRANS", 2, b""), ("NREG_TRANS", 5, b""), ("NREG_CPP_FILE", 0, b""), ("", 0, b"Flow Field")],
+)
+def test_flows_and_splines_of_other_programs_are_refused(tmp_path, intent, parameter, descrip):
+    affine, field, _, _ = ras_field()
+    write_vectors(tmp_path / "t.nii", affine, field, intent, parameter, descrip)
+    with pytest.raises(sr.InputError, match="Convert it"):
+        sr.load(tmp_path / "t.nii")
+
+
+def test_positions_without_an_intent_are_not_taken_for_displacements(tmp_path):
+    affine, field, _, _ = ras_field()
+    write_vectors(tmp_path / "map.nii", affine, positions(affine, field))
+    with pytest.raises(sr.InputError, match="seems to hold positions"):
+        sr.load(tmp_path / "map.nii")
+    write_vectors(tmp_path / "warp.nii", affine, field)
+    assert sr.load(tmp_path / "warp.nii").family == "displacement"
+
+
+def write_minc(path, affine, field, dtype=np.float64):
+    """Write a displacement volume of MINC 2, (z, y, x, vectors), with direction cosines."""
+    step = np.linalg.norm(affine[:3, :3], axis=0)
+    cosines = affine[:3, :3] / step
+    start = np.linalg.solve(cosines, affine[:3, 3])
+    values, (low, high) = field.transpose(2, 1, 0, 3), (float(field.min()), float(field.max()))
+    if dtype != np.float64:
+        values = np.round((values - low) / (high - low) * 65535 - 32768).astype(dtype)
+    with h5py.File(path, "w") as stream:
+        image = stream.create_group("minc-2.0/image/0")
+        data = image.create_dataset("image", data=values, compression="gzip")
+        data.attrs["dimorder"] = np.bytes_("zspace,yspace,xspace,vector_dimension")
+        data.attrs["valid_range"] = np.array([-32768.0, 32767.0])
+        image["image-min"], image["image-max"] = low, high
+        for axis, name in enumerate(("xspace", "yspace", "zspace")):
+            one = stream.create_dataset(f"minc-2.0/dimensions/{name}", data=0)
+            one.attrs.update(step=step[axis], start=start[axis], direction_cosines=cosines[:, axis])
+        stream.create_dataset("minc-2.0/dimensions/vector_dimension", data=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int16])
+def test_a_grid_transform_of_minc_follows_its_linear_part(tmp_path, dtype):
+    affine, field, mapped, points = ras_field()
+    write_minc(tmp_path / "t_grid_0.mnc", affine, field, dtype)
+    linear = np.eye(4)
+    linear[:3, 3] = 2, -1, 0.5
+    grid = "Transform_Type = Grid_Transform;\n{}Displacement_Volume = t_grid_0.mnc;\n"
+    (tmp_path / "t.xfm").write_text(xfm((linear, False)) + grid.format("Invert_Flag = True;\n"))
+    # the file maps source to target: linear, then the inverted grid; back it is the grid, then the inverse of linear
+    expected = mapped(points) - [0.5, -1, 2]
+    np.testing.assert_allclose(sr.load(tmp_path / "t.xfm").map_points(points), expected, atol=2e-3)
+    (tmp_path / "s.xfm").write_text(xfm((linear, False)) + grid.format(""))
+    source = points - [0.5, -1, 2]
+    np.testing.assert_allclose(sr.load(tmp_path / "s.xfm").map_points(mapped(points)), source, atol=2e-3)
+
+
+def test_a_damaged_or_missing_displacement_volume_of_minc_is_refused(tmp_path):
+    text = "MNI Transform File\nTransform_Type = Grid_Transform;\nDisplacement_Volume = a.mnc;\n"
+    (tmp_path / "t.xfm").write_text(text)
+    for content in (None, b"CDF\x01 an old one", b"\x89HDF\r\n\x1a\n" + bytes(100)):
+        if content is not None:
+            (tmp_path / "a.mnc").write_bytes(content)
+        with pytest.raises(sr.InputError, match=r"a\.mnc"):
+            sr.load(tmp_path / "t.xfm")
+
+
+ELASTIX = """(Transform "{}")
+(TransformParameters {})
+(InitialTransformParametersFileName "NoInitialTransform")
+(FixedImageDimension 2)
+(GridSize 4 4)
+(GridIndex 0 0)
+(GridSpacing 5 5)
+(GridOrigin 0 0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("TransformParameters.0.txt", ELASTIX.format("AffineTransform", "1 0 0 nan 3 4")),
+     ("TransformParameters.0.txt", ELASTIX.format("AffineTransform", "1 2 0.5 1 3 4")),
+     ("TransformParameters.0.txt", ELASTIX.format("BSplineTransform", " ".join(["0"] * 31 + ["inf"]))),
+     ("TransformParameters.0.txt", ELASTIX.format("AffineTransform", "1 0 0 1 3 4") + "(CenterOfRotationPoint nan 0)"),
+     ("t.tfm", "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_2_2\n"
+               "Parameters: 0 0 0 0 3 4\nFixedParameters: 0 0\n")],
+)  # fmt: skip
+def test_parameters_that_are_not_finite_or_singular_are_refused(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(sr.InputError, match=rf"'{name}' (is damaged|holds a singular)"):
+        sr.load(tmp_path / name)

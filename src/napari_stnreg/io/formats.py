@@ -257,6 +257,12 @@ TRANSFORM_FORMATS: tuple[FileFormat, ...] = (
         "exchange.nifti_field:write_field", conventions=_FIELD, library="nibabel",
     ),
     FileFormat(
+        "Deformation of SPM (y_*.nii), NiftyReg", "transform", (".nii", ".nii.gz"),
+        "exchange.nifti_field:read_deformation_map", conventions="recognized by the intent in its header, or by the "
+        "name; positions or displacements in RAS millimeters, from the fixed to the moving world; flow fields, "
+        "velocity fields and splines are refused", library="nibabel", detect="exchange.nifti_field:is_deformation_map",
+    ),
+    FileFormat(
         "Grid transform (3D Slicer), deformation field (transformix)", "transform", (".nrrd", ".mha", ".mhd"),
         "exchange.grid_image:read_grid_image", "exchange.grid_image:write_grid_image", conventions=_FIELD,
         library="SimpleITK", written=(".nrrd", ".mha"),
@@ -278,9 +284,9 @@ TRANSFORM_FORMATS: tuple[FileFormat, ...] = (
         library="nitransforms", extra="exchange",
     ),
     FileFormat(
-        "MINC XFM", "transform", (".xfm",), "exchange.linear_matrix:read_xfm",
-        conventions="linear parts and their concatenation; maps the moving (source) to the fixed (target) world in RAS "
-        "millimeters; grid transforms are refused",
+        "MINC XFM", "transform", (".xfm",), "exchange.minc:read_xfm",
+        conventions="linear parts, grid transforms (MINC 2) in files beside it, and their concatenation; maps the "
+        "moving (source) to the fixed (target) world in RAS millimeters", library="nibabel, h5py",
     ),
 )  # fmt: skip
 """Formats of transforms; where two have a suffix, the one that detects its content is tried first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +21,8 @@ from napari_stnreg.io.content import FileContent, check_memory
 from napari_stnreg.io.nifti import AxisOrientation
 
 _NOTE = "napari_stnreg"
+_PIECE = 4_000_000
+_HEADER_LINE = 65_536
 LPS_TO_RAS: FloatArray = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -60,9 +63,13 @@ def open_itk_image(path: Path) -> FileContent:
     itemsize = _itemsize(sitk.GetPixelIDValueAsString(reader.GetPixelID()))
     check_memory(path.name, int(np.prod(size[:ndim], dtype=np.float64)) * components * itemsize)
     declared = float(np.prod(size, dtype=np.float64)) * components * itemsize
+    checked: list[bool] = []
     check_declared_size(path.name, declared, _stored_size(path), ratio=LARGEST_DEFLATE_RATIO)
 
     def load(frame: int) -> npt.NDArray[Any]:
+        if not checked:
+            _check_meta_image(path)
+            checked.append(True)
         one = sitk.ImageFileReader()
         one.SetFileName(str(path))
         if len(size) == 4:
@@ -88,6 +95,38 @@ def open_itk_image(path: Path) -> FileContent:
         channels=components > 1,
         rgb=components in (3, 4) and itemsize == 1,
     )
+
+
+def _check_meta_image(path: Path) -> None:
+    """Refuse compressed voxels of a MetaImage file that are damaged; ITK returns what it could not decompress.
+
+    Raises
+    ------
+    InputError
+        If they are.
+    """
+    if path.suffix.lower() not in (".mha", ".mhd"):
+        return
+    with path.open("rb") as stream:
+        fields = {}
+        while "ElementDataFile" not in fields and (line := stream.readline(_HEADER_LINE)):
+            key, _, value = line.decode("latin-1").partition("=")
+            fields[key.strip()] = value.strip()
+        if fields.get("CompressedData", "").lower() != "true":
+            return
+        named = fields.get("ElementDataFile", "")
+        source = stream if named.upper() == "LOCAL" else path.with_name(named).open("rb")
+        with source:
+            inflate = zlib.decompressobj(47)  # zlib or gzip
+            try:
+                while piece := source.read(_PIECE):
+                    while piece and not inflate.eof:
+                        inflate.decompress(piece, _PIECE)
+                        piece = inflate.unconsumed_tail
+            except zlib.error as error:
+                raise InputError(f"'{path.name}' cannot be read. It is damaged ({error}).") from error
+            if not inflate.eof:
+                raise InputError(f"'{path.name}' cannot be read. Its compressed voxels are incomplete.")
 
 
 def _stored_size(path: Path) -> int:
@@ -142,7 +181,8 @@ def itk_content(
     def turned(frame: int) -> npt.NDArray[Any]:
         return turn.data(load(frame).swapaxes(0, 2))
 
-    metadata = {"coordinate_system": "scanner", **fields.pop("metadata", {})}
+    stored = [list(turn.axes), list(turn.flips)]
+    metadata = {"coordinate_system": "scanner", "stored_axes": stored, **fields.pop("metadata", {})}
     return FileContent(turned, turn.grid(affine, list(size), "mm"), metadata=metadata, **fields)
 
 

@@ -267,7 +267,8 @@ def _placement(image: nib.Nifti1Image, affine: FloatArray, name: str) -> dict[st
     if found is None:
         return {}
     turned = None if found.matrix is None else (_REVERSE @ found.matrix @ _REVERSE).tolist()
-    return {"note": found.note} | ({} if turned is None else {"itk_matrix": turned})
+    unoriented = {"unoriented": True} if found.unoriented else {}
+    return {"note": found.note} | unoriented | ({} if turned is None else {"itk_matrix": turned})
 
 
 def _remember(image: nib.Nifti1Image) -> dict[str, Any]:

@@ -7,6 +7,7 @@ as this package's own grid, so that nothing is lost between two of our runs.
 from __future__ import annotations
 
 import json
+import math
 import struct
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
@@ -315,22 +316,33 @@ def _ome_calibration(xml: str) -> tuple[tuple[float, float, float], str]:
         pixels = ElementTree.fromstring(xml).find(".//{*}Pixels")
     except ElementTree.ParseError:
         pixels = None
-    if pixels is None or "PhysicalSizeX" not in pixels.attrib:
+    known = {} if pixels is None else {axis: _ome_size(pixels, axis) for axis in "ZYX"}
+    first = next((axis for axis in "XYZ" if known.get(axis)), None)
+    if pixels is None or first is None:
         return (1.0, 1.0, 1.0), "pixel"
-    # Micrometers are the format's default unit.
-    unit = canonical(pixels.get("PhysicalSizeXUnit", "um"))
+    # Micrometers are the format's default unit; an axis without a unit, or without a size, has that of the first.
+    unit = canonical(pixels.get(f"PhysicalSize{first}Unit", "um"))
     sizes = []
     for axis in "ZYX":
-        # An axis without a unit, or without a size, has that of x.
-        own_unit = pixels.get(f"PhysicalSize{axis}Unit", unit)
-        known = f"PhysicalSize{axis}" if f"PhysicalSize{axis}" in pixels.attrib else "PhysicalSizeX"
-        if known[-1] != axis:
-            own_unit = unit
+        own, own_unit = known[axis], pixels.get(f"PhysicalSize{axis}Unit", unit)
+        if own is None:
+            own, own_unit = known[first] or 1.0, unit
             if int(pixels.get(f"Size{axis}", 1)) > 1:
-                announce(f"The file does not state the voxel size along {axis.lower()}. The size along x is used.")
-        size = float(pixels.get(known, 1.0)) or 1.0
-        sizes.append(_in_unit(size, own_unit, unit))
+                announce(
+                    f"The file does not state the voxel size along {axis.lower()}. The size along {first.lower()} is "
+                    "used."
+                )
+        sizes.append(_in_unit(own, own_unit, unit))
     return (sizes[0], sizes[1], sizes[2]), unit
+
+
+def _ome_size(pixels: ElementTree.Element, axis: str) -> float | None:
+    """Return the size of a voxel along an axis, ``None`` if the file states none that is positive."""
+    try:
+        size = abs(float(pixels.get(f"PhysicalSize{axis}", "nan")))
+    except ValueError:
+        return None
+    return size if 0 < size < math.inf else None
 
 
 def _in_unit(size: float, own: object, unit: str) -> float:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+import numpy as np
+import torch
+
 from napari_stnreg.core.atomic_io import atomic_path
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.file_errors import parser_errors
@@ -30,11 +33,13 @@ LOAD_ENDINGS = tuple(dict.fromkeys(s for one in TRANSFORM_FORMATS for s in one.s
 
 
 NGFF_ENDING = ".zarr"
+SINGULAR = 1e-6
+"""Ratio of the smallest to the largest scale of a matrix up to which it is singular."""
 FLIRT = "exchange.linear_matrix:is_flirt"
 _SCANNER_ENDINGS = (".nii", ".nii.gz", ".lta", ".xfm")
 """Formats whose coordinates are always those of a scanner."""
-_OTHER_PROGRAMS = (".lta", ".xfm")
-"""Formats of programs that do not take the position of an image from ITK."""
+_OTHER_PROGRAMS = ("linear_matrix", "minc", "read_deformation_map")
+"""Parts of the names of readers for programs that do not take the position of an image from ITK."""
 
 
 class TransformResult(Protocol):
@@ -159,6 +164,7 @@ def load_transform(
             return scene
         found = read(source, fixed, moving) if one.detect == FLIRT else read(source)
         theirs, note = found if isinstance(found, tuple) else (found, "")
+        _check_numbers(theirs, source.name)
         is_scanner = ending in _SCANNER_ENDINGS or one.detect == FLIRT
         convention = CoordinateConvention.told(
             theirs.ndim,
@@ -168,9 +174,20 @@ def load_transform(
             space=space,
             unit=unit,
             default="scanner" if is_scanner else None,
-            is_itk=ending not in _OTHER_PROGRAMS and one.detect != FLIRT,
+            is_itk=not any(name in one.reader for name in _OTHER_PROGRAMS),
         )
         return convention.inward(theirs)
+
+
+def _check_numbers(transform: Transform, name: str) -> None:
+    """Refuse what would warp every image to nothing: parameters that are not finite, and singular matrices."""
+    for part in transform.parts:
+        if not all(bool(torch.isfinite(values).all()) for values in part.tensors().values()):
+            raise InputError(f"'{name}' is damaged: its parameters are not finite numbers.")
+        matrix = part.as_matrix()
+        scales = np.ones(1) if matrix is None else np.linalg.svd(matrix[:-1, :-1], compute_uv=False)
+        if scales.min() <= SINGULAR * scales.max():
+            raise InputError(f"'{name}' holds a singular matrix, which maps the image to a plane or a point.")
 
 
 def check_transform_output(

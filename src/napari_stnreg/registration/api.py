@@ -21,6 +21,7 @@ from napari_stnreg.core.image import Image, placement_notes
 from napari_stnreg.core.progress import interruptible, run_to_completion
 from napari_stnreg.io.conversion import ImageLike, as_image_pair
 from napari_stnreg.registration import stages
+from napari_stnreg.registration.orientation import orient_as_partner
 from napari_stnreg.registration.pair import SINGLE_THREAD_VOXELS, fit_pair
 from napari_stnreg.registration.preprocessing import check_pair, mask_missing_values, prepare
 from napari_stnreg.registration.result import LossHistory, Progress, Result, StopReason, result_steps
@@ -219,8 +220,31 @@ def register_steps(
     Result
     """
     settings = RegistrationSettings.merge(settings, options)
-    if model is None:
-        model = settings.model
+    partner = orient_as_partner(fixed, moving) if start_transform is None else None
+    if partner is None:
+        steps = _register_steps(
+            fixed, moving, settings, (fixed_landmarks, moving_landmarks), start_transform, model or settings.model
+        )
+        return (yield from steps)
+    landmarks = (fixed_landmarks, partner.turned_points(moving_landmarks))
+    command: str | None = None
+    with closing(_register_steps(fixed, partner.turned(), settings, landmarks, None, model or settings.model)) as steps:
+        while True:
+            try:
+                step = steps.send(command)
+            except StopIteration as end:
+                return partner.result(end.value)
+            command = yield partner.progress(step)
+
+
+def _register_steps(
+    fixed: Image,
+    moving: Image,
+    settings: RegistrationSettings,
+    landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None],
+    start_transform: Transform | None,
+    model: Model | str | os.PathLike[str] | None,
+) -> RegistrationSteps:
     device = pick_device(settings.device)
     stages.deformable_similarity(settings, fixed.ndim)  # reject an unknown name before anything is computed
     _check_fill(moving, settings)
@@ -229,7 +253,6 @@ def register_steps(
     fixed = mask_missing_values(fixed, warnings)
     moving = fixed if same else mask_missing_values(moving, warnings)
     start_time = time.perf_counter()
-    landmarks = (fixed_landmarks, moving_landmarks)
     losses: LossHistory = []
     choice: list[SimilarityChoice] = []
     stop_reason: StopReason = "finished"

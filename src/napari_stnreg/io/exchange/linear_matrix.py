@@ -1,8 +1,7 @@
-"""Linear transforms of FSL (FLIRT), FreeSurfer (LTA) and MINC (XFM), in ITK's coordinates (x, y, z; LPS)."""
+"""Linear transforms of FSL (FLIRT) and FreeSurfer (LTA), in ITK's coordinates (x, y, z; LPS)."""
 
 from __future__ import annotations
 
-import re
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -17,9 +16,6 @@ from napari_stnreg.io.exchange.itk import FILE_UNIT
 from napari_stnreg.io.itk_image import LPS_TO_RAS
 from napari_stnreg.io.nifti import header_of
 from napari_stnreg.transforms import AffineTransform, Transform
-
-_XFM_PART = re.compile(r"Transform_Type\s*=\s*(\w+)\s*;(.*?)(?=Transform_Type|\Z)", re.DOTALL)
-_XFM_MATRIX = re.compile(r"Linear_Transform\s*=\s*([^;]*);", re.DOTALL)
 
 
 def is_flirt(path: Path) -> bool:
@@ -63,7 +59,7 @@ def read_flirt(path: Path, fixed: Any = None, moving: Any = None) -> Transform:
         matrix = fsl.FSLLinearTransform.from_string(path.read_text(encoding="ascii")).to_ras(**images)
     except Exception as error:  # a parser of another project
         raise InputError(f"'{path.name}' is not a matrix of FSL with four rows of four numbers.") from error
-    return _from_ras(matrix, path.name)
+    return affine_from_ras(matrix, path.name)
 
 
 def read_lta(path: Path) -> Transform:
@@ -82,41 +78,7 @@ def read_lta(path: Path) -> Transform:
         raise InputError(f"'{path.name}' has an unsupported LTA type. Supported: vox2vox, ras2ras.") from error
     except Exception as error:  # a parser of another project
         raise InputError(f"'{path.name}' is not an LTA file of FreeSurfer with one matrix.") from error
-    return _from_ras(matrix, path.name)
-
-
-def read_xfm(path: Path) -> Transform:
-    """Read a transform file of MINC with linear parts.
-
-    Raises
-    ------
-    InputError
-        If the file is damaged or has a part that is not linear.
-    """
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise InputError(f"'{path.name}' cannot be read: {error.strerror or error}.") from error
-    text = re.sub(r"%.*", "", text)
-    parts = _XFM_PART.findall(text)
-    if not text.lstrip().startswith("MNI Transform File") or not parts:
-        raise InputError(f"'{path.name}' is not a transform file of MINC.")
-    whole = np.eye(4)
-    for kind, body in parts:
-        if kind != "Linear":
-            raise InputError(f"'{path.name}' has a part of type {kind}. Only linear parts are supported.")
-        found = _XFM_MATRIX.search(body)
-        try:
-            numbers = [float(word) for word in found[1].split()] if found else []
-            matrix = np.vstack([np.reshape(numbers, (3, 4)), [0, 0, 0, 1]])
-            if re.search(r"Invert_Flag\s*=\s*True", body):
-                matrix = np.linalg.inv(matrix)
-        except (ValueError, np.linalg.LinAlgError) as error:
-            raise InputError(f"'{path.name}' is damaged: a matrix has not 12 good numbers.") from error
-        whole = matrix @ whole
-    if abs(np.linalg.det(whole)) < 1e-30:
-        raise InputError(f"'{path.name}' holds a singular matrix.")
-    return _from_ras(np.linalg.inv(whole), path.name)
+    return affine_from_ras(matrix, path.name)
 
 
 def _nitransforms(module: str, what: str) -> ModuleType:
@@ -128,7 +90,7 @@ def _nitransforms(module: str, what: str) -> ModuleType:
         ) from error
 
 
-def _from_ras(matrix: npt.NDArray[Any], name: str) -> Transform:
+def affine_from_ras(matrix: npt.NDArray[Any], name: str) -> Transform:
     """Make a transform from a matrix of fixed to moving points in RAS."""
     matrix = np.asarray(matrix, dtype=np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-30:

@@ -34,10 +34,13 @@ class ItkPlacement:
         agree, or ITK does not read the file.
     note
         One sentence for the user.
+    unoriented
+        Whether the file states neither position nor orientation.
     """
 
     matrix: FloatArray | None
     note: str
+    unoriented: bool = False
 
 
 def itk_placement(header: nib.Nifti1Header, affine: FloatArray, name: str) -> ItkPlacement | None:
@@ -81,7 +84,8 @@ def itk_placement(header: nib.Nifti1Header, affine: FloatArray, name: str) -> It
         if agrees:
             return ItkPlacement(None, f"{text}, as in ITK. Other programs may use the qform.")
         text = f"{text}. ITK puts the voxels {apart:.3g} mm away."
-    return ItkPlacement(theirs @ np.linalg.inv(ours), f"{text} Transforms written for ITK fit its position.")
+    text = f"{text} Transforms written for ITK fit its position."
+    return ItkPlacement(theirs @ np.linalg.inv(ours), text, unoriented=not used)
 
 
 def _is_certain(header: nib.Nifti1Header) -> bool:
