@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 import napari_stnreg as sr
 from napari_stnreg.cli import main
-from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.errors import InputError, RegistrationWarning
 from napari_stnreg.models.foreign import import_model
 from napari_stnreg.networks.orientation import ArrayOrientation
 
@@ -118,6 +118,35 @@ class TestVoxelMorph:
         assert main(["import-model", "weights.pt", "-o", "n.safetensors"]) == 2
         assert "Give the shape" in capsys.readouterr().err
 
+    def test_what_the_file_does_not_tell_is_announced(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        torch.save(voxelmorph_weights(2), "bare.pt")
+        torch.save({"config": {"inshape": (8, 8), "int_steps": 5, "int_downsize": 1},
+                    "model_state": voxelmorph_weights(2)}, "whole.pt")  # fmt: skip
+        assert main(["import-model", "bare.pt", "-o", "a.safetensors", "--size", "8,8"]) == 0
+        notes = capsys.readouterr().err
+        assert "the steps of the integration, so 7" in notes
+        assert "the downsize of the integration, so 2" in notes
+        assert main(["import-model", "whole.pt", "-o", "b.safetensors"]) == 0
+        notes = capsys.readouterr().err
+        assert "integration" not in notes
+        assert "scaled to 0 to 1" in notes
+        with pytest.warns(RegistrationWarning, match=r"does not state the steps"):
+            import_model("bare.pt", shape=(8, 8), downsize=2)
+        with pytest.raises(InputError, match=r"'whole.pt' was trained with downsize 1, not 2"):
+            import_model("whole.pt", downsize=2)
+
+    def test_grids_of_a_state_tell_size_and_integration(self, tmp_path):
+        grids = {"transformer.grid": torch.zeros(1, 2, 16, 24), "integrate.transformer.grid": torch.zeros(1, 2, 4, 6)}
+        torch.save(voxelmorph_weights(2) | grids, tmp_path / "v.pt")
+        model = import_model(tmp_path / "v.pt")
+        assert model.input_spec.shape == (16, 24)
+        assert model.network.config()["downsize"] == 4
+        with pytest.raises(InputError, match="trained with downsize 4, not 2"):
+            import_model(tmp_path / "v.pt", downsize=2)
+        torch.save(voxelmorph_weights(2) | {"transformer.grid": grids["transformer.grid"]}, tmp_path / "w.pt")
+        assert import_model(tmp_path / "w.pt").network.config()["steps"] == 0
+
     def test_what_is_no_network_of_it_is_named(self, tmp_path):
         weights = voxelmorph_weights(3)
         torch.save(weights, tmp_path / "v.pt")
@@ -129,7 +158,7 @@ class TestVoxelMorph:
         with pytest.raises(InputError, match=r"other weights too, such as 'extra.weight'"):
             import_model(tmp_path / "w.pt", shape=(8, 8, 8), orientation="zyx")
         torch.save({"layer.weight": torch.ones(1)}, tmp_path / "x.pt")
-        with pytest.raises(InputError, match="no network that can be imported"):
+        with pytest.raises(InputError, match="do not belong to a supported network"):
             import_model(tmp_path / "x.pt")
 
     def test_nothing_in_a_checkpoint_is_executed(self, tmp_path):
@@ -306,7 +335,7 @@ class TestTransMorph:
     )
     def test_the_sizes_are_told_by_the_weights(self, kind, tmp_path):
         torch.save({"epoch": 3, "state_dict": transmorph_weights(**kind)}, tmp_path / "t.pth.tar")
-        model = import_model(tmp_path / "t.pth.tar", orientation="LIA")
+        model = import_model(tmp_path / "t.pth.tar", orientation="LIA", sinusoidal=False)
         config = model.network.config()
         assert config["window"] == list(kind.get("window", (2, 1, 3)))
         assert config["depths"] == [2, 2, 2, 2]
@@ -374,6 +403,14 @@ class TestTransMorph:
         capsys.readouterr()
         assert main(["import-model", "v.pt", "-o", "c.safetensors", "--size", "16,16", "--sinusoidal"]) == 2
         assert "Only a TransMorph" in capsys.readouterr().err
+        assert main([*base, "-o", "d.safetensors"]) == 0
+        assert "TransMorph-Sin look alike, so TransMorph was assumed" in capsys.readouterr().err
+        torch.save(transmorph_weights(relative=False), "n.pth.tar")
+        with pytest.raises(InputError, match="neither learned nor relative positions"):
+            import_model("n.pth.tar", orientation="zyx")
+        torch.save(transmorph_weights(learned=True), "l.pth.tar")
+        with pytest.raises(InputError, match="has learned positions, not sinusoidal"):
+            import_model("l.pth.tar", orientation="zyx", sinusoidal=True)
 
     def test_what_the_weights_do_not_tell_is_refused(self, tmp_path):
         weights = transmorph_weights()
@@ -387,7 +424,7 @@ class TestTransMorph:
         unused = transmorph_weights(relative=False)
         del unused["spatial_trans.grid"]
         torch.save(unused, tmp_path / "w.pth.tar")
-        model = import_model(tmp_path / "w.pth.tar", shape=(96, 32, 64), orientation="zyx")
+        model = import_model(tmp_path / "w.pth.tar", shape=(96, 32, 64), orientation="zyx", sinusoidal=False)
         assert model.network.config()["window"] == [3, 1, 2]  # no index tells it, but the size of the image
         with pytest.raises(
             InputError, match=r"window of the TransMorph in 'w\.pth\.tar' cannot be derived from its weights"

@@ -96,6 +96,16 @@ def test_stop_returns_the_current_classifiers(digits):
     assert len(result.progress) == 3
     assert set(result.accuracy) == set(NAMES)
     assert result.frames().shape == (3, SHOWN, 28, 28)
+    film = Replay.from_classifiers(result)
+    rows, height = film.render(width=320), 40
+    assert rows.shape[2] == SHOWN * 40
+    distorted, passed = rows[:, 18 : 18 + height], rows[:, 36 + height : 36 + 2 * height]
+    expected = np.concatenate(list(result.progress[0].pictures), axis=1)
+    assert np.corrcoef(distorted[2, ..., 0].ravel(), expected.ravel())[0, 1] > 0.99
+    assert (distorted == distorted[:1]).all(), "the distorted digits stay"
+    expected = result.progress[2].transformed[3]
+    assert np.corrcoef(passed[2, 6:34, 126:154, 0].ravel(), expected.ravel())[0, 1] > 0.99
+    assert list(film.curves) == ["without", "with a transformer"]
 
 
 @pytest.mark.slow
@@ -177,7 +187,7 @@ def test_mp4_is_written_if_ffmpeg_is_installed(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"frames": np.zeros((0, 4, 4)), "times": np.zeros(0)}, "kept none"),
+        ({"frames": np.zeros((0, 4, 4)), "times": np.zeros(0)}, "kept no images"),
         ({"times": np.zeros(3)}, "5 images and 3"),
     ],
 )

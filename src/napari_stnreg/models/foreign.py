@@ -10,6 +10,7 @@ import itertools
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.errors import InputError, RegistrationWarning
 from napari_stnreg.models.input_spec import InputSpec, SizeMode
 from napari_stnreg.models.model import Model
 from napari_stnreg.models.model_file import network_from
@@ -27,6 +28,11 @@ from napari_stnreg.networks.icon import IconNetwork
 from napari_stnreg.networks.orientation import ArrayOrientation
 from napari_stnreg.networks.transmorph import PATCH, TransMorph, relative_positions
 from napari_stnreg.networks.voxelmorph_original import OriginalVoxelMorph
+
+_INTENSITY_NOTE = (
+    "The network is shown images scaled to 0 to 1 by their percentiles. If it was trained on other intensities, its "
+    "transforms are worse."
+)
 
 PROGRAMS = ("voxelmorph", "icon", "transmorph")
 """Programs whose weights can be imported."""
@@ -65,9 +71,9 @@ def import_model(
     spacing: float | Sequence[float] | None = None,
     unit: str | None = None,
     orientation: str | None = None,
-    steps: int = 7,
-    downsize: int = 2,
-    sinusoidal: bool = False,
+    steps: int | None = None,
+    downsize: int | None = None,
+    sinusoidal: bool | None = None,
 ) -> Model:
     """Build a model from the weights of another program's network.
 
@@ -85,19 +91,22 @@ def import_model(
     orientation
         Axis order of its arrays: ``"RAS"``, ``"LIA"``, ... or ``"zyx"``; needed in 3D.
     steps, downsize
-        Integration, if the checkpoint has no configuration: squarings, and the factor by which the field is smaller.
+        Integration, if the checkpoint has no configuration: squarings, and the factor by which the field is smaller; 7
+        and 2 by default, as in voxelmorph.
     sinusoidal
-        Whether a TransMorph was trained with sinusoidal positions (TransMorph-Sin); the weights do not state it.
+        Whether a TransMorph was trained with sinusoidal positions (TransMorph-Sin). The weights do not state it; by default
+        it was not.
 
     Returns
     -------
     Model
-        Images are scaled to 0 to 1 by their percentiles before they are shown to the network.
+        Images are scaled to 0 to 1 by their percentiles before they are shown to the network. What the file does not
+        state is listed in ``model.summary["source"]["assumptions"]``, and given as a warning.
 
     Raises
     ------
     InputError
-        If the weights are not those of a known network, or something is missing.
+        If the weights are not those of a known network, or something is missing or contradicts the file.
     """
     checkpoint = read_checkpoint(path)
     source = Path(path)
@@ -107,8 +116,11 @@ def import_model(
         raise InputError(f"Weights of '{program}' cannot be imported. Choose from {', '.join(PROGRAMS)}.")
     if program is None:
         program = _recognized(weights, source)
+    assumptions = [_INTENSITY_NOTE]
+    if program != "voxelmorph" and (steps is not None or downsize is not None):
+        raise InputError(f"Steps and downsize belong to voxelmorph; the weights in '{source.name}' are of {program}.")
     if program == "voxelmorph":
-        options, named = _voxelmorph(weights, config or {}, source, steps, downsize)
+        options, named = _voxelmorph(weights, config or {}, source, steps, downsize, assumptions)
     elif program == "icon":
         options, named = _icon(weights, source)
     else:
@@ -116,9 +128,11 @@ def import_model(
         stored = None if grid is None else tuple(grid.shape[2:])
         shape = shape if shape is not None else stored
         options, named = _transmorph(weights, source, stored or shape)
-        options["sinusoidal"] = sinusoidal
+        options["sinusoidal"] = _has_sinusoids(options, sinusoidal, source, assumptions)
     if sinusoidal and program != "transmorph":
-        raise InputError("Only a TransMorph has sinusoidal positions.")
+        raise InputError(
+            f"Only a TransMorph has sinusoidal positions; the weights in '{source.name}' are of {program}."
+        )
     ndim = int(options["ndim"])
     if ndim == 3 and orientation is None:
         raise InputError(
@@ -127,6 +141,8 @@ def import_model(
         )
     options["orientation"] = orientation or "zyx"[-ndim:]
     size = shape if shape is not None else (config or {}).get("inshape")
+    if size is None and "transformer.grid" in weights:  # of voxelmorph
+        size = tuple(weights["transformer.grid"].shape[2:])
     if size is None:
         raise InputError(f"'{source.name}' does not contain the size of its images. Give the shape.")
     turn = ArrayOrientation(str(options["orientation"]), ndim)
@@ -143,7 +159,16 @@ def import_model(
     # Networks of ICON were trained on images that are scaled to one size.
     mode: SizeMode = "extent" if program == "icon" and spacing is None else "spacing"
     spec = InputSpec(ndim, int(options["channels"]), ours, tuple(sizes), unit, mode)
-    summary = {"source": {"program": program, "file": source.name}, "settings": {"similarity_used": "lncc"}}
+    if spacing is None and mode == "spacing" and ndim == 3:
+        assumptions.append(f"The voxel size is not in the file, so 1 {unit} was assumed.")
+    if ndim == 3:
+        assumptions.append(
+            f"The orientation {orientation} cannot be checked. In any but its own, the network registers badly."
+        )
+    origin = {"program": program, "file": source.name, "assumptions": assumptions}
+    summary = {"source": origin, "settings": {"similarity_used": "lncc"}}
+    for text in assumptions:
+        warnings.warn(text, RegistrationWarning, stacklevel=2)
     return Model(network, spec, summary, source.stem)
 
 
@@ -204,9 +229,24 @@ def _icon(weights: Mapping[str, Tensor], source: Path) -> tuple[dict[str, Any], 
 
 
 def _voxelmorph(
-    weights: Mapping[str, Tensor], config: Mapping[str, Any], source: Path, steps: int, downsize: int
+    weights: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    source: Path,
+    steps: int | None,
+    downsize: int | None,
+    assumptions: list[str],
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the sizes of voxelmorph's dense network, and its weights by our names."""
+    stored = _stored_integration(weights) | {
+        name: int(config[key]) for name, key in (("steps", "int_steps"), ("downsize", "int_downsize")) if key in config
+    }
+    integration: dict[str, int] = {}
+    for name, given, usual in (("steps", steps, 7), ("downsize", downsize, 2)):
+        if given is not None and stored.get(name, given) != given:
+            raise InputError(f"'{source.name}' was trained with {name} {stored[name]}, not {given}.")
+        integration[name] = stored.get(name, usual if given is None else given)
+        if name not in stored and given is None:
+            assumptions.append(f"The file does not state the {name} of the integration, so {usual} was assumed.")
     kept = {name: t for name, t in weights.items() if not name.endswith(".grid")}
 
     def convolutions(part: str) -> list[str]:
@@ -233,8 +273,7 @@ def _voxelmorph(
     options = {
         "ndim": kept["flow.weight"].ndim - 2, "channels": int(kept[f"{encoder[0]}.main.weight"].shape[1]) // 2,
         "encoder": [width(name) for name in encoder], "decoder": [width(name) for name in decoder],
-        "final": [width(name) for name in final], "half": half, "steps": int(config.get("int_steps", steps)),
-        "downsize": int(config.get("int_downsize", downsize)),
+        "final": [width(name) for name in final], "half": half, **integration,
     }  # fmt: skip
     ups = len(encoder) - half
     after = [*decoder[1:], *final]
@@ -246,6 +285,19 @@ def _voxelmorph(
     if kept:
         raise InputError(f"'{source.name}' holds other weights too, such as '{next(iter(kept))}', which are not known.")
     return options, named
+
+
+def _stored_integration(weights: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return what the sampling grids in a state of voxelmorph tell about its integration.
+
+    A network that integrates has a grid of the field's size; the other grid has the size of the images.
+    """
+    whole, coarse = (weights.get(f"{name}.grid") for name in ("transformer", "integrate.transformer"))
+    if whole is None:
+        return {}
+    if coarse is None:
+        return {"steps": 0}
+    return {"downsize": round(int(whole.shape[2]) / int(coarse.shape[2]))}
 
 
 _KINDS = ("weight", "bias")
@@ -294,6 +346,32 @@ def _transmorph(
         if not used:
             kept.pop(f"{name}.0.weight", None)
     return options, kept
+
+
+def _has_sinusoids(options: Mapping[str, Any], given: bool | None, source: Path, assumptions: list[str]) -> bool:
+    """Return whether a TransMorph adds sinusoidal positions, which leave no trace in its weights.
+
+    Raises
+    ------
+    InputError
+        If the weights have a learned table instead, or no positions at all and nothing is given.
+    """
+    if options["learned"] is not None:
+        if given:
+            raise InputError(f"The TransMorph in '{source.name}' has learned positions, not sinusoidal ones.")
+        return False
+    if given is not None:
+        return given
+    if not options["relative"]:
+        raise InputError(
+            f"The TransMorph in '{source.name}' has neither learned nor relative positions, so it was trained with "
+            "sinusoidal ones or with none. Give sinusoidal (TransMorph-Sin) as true or false."
+        )
+    assumptions.append(
+        "The weights of TransMorph and of TransMorph-Sin look alike, so TransMorph was assumed. For TransMorph-Sin, "
+        "set sinusoidal."
+    )
+    return False
 
 
 def _window(rows: int, indices: Sequence[Tensor], size: Sequence[int] | None, source: Path) -> list[int]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 ReturnType = TypeVar("ReturnType")
 SUPPORTED_SUFFIXES = (".gif", ".mp4")
+CURVE_LABELS = {"plain": "without", "transformer": "with a transformer"}
+"""Names of the classifiers in a film."""
 _COLORS = ((46, 196, 243), (255, 159, 28), (232, 63, 111), (123, 211, 137))
 MIN_WIDTH_PX = 320
 """Least width of a film, so that small images are visible on a slide."""
@@ -50,7 +52,12 @@ class Replay:
     kept
         Time whose weights the model has; ``None`` if that is not known.
     fixed
-        Fixed image of a registration, with the shape of one frame; a film shows it to the left of the frames.
+        Still image with the shape of one frame, which a film shows beside the frames: the fixed image of a
+        registration, or the distorted digits.
+    titles
+        Titles of the still image and of the frames in a film.
+    stacked
+        Whether the still image is above the frames instead of to their left.
 
     Raises
     ------
@@ -66,6 +73,8 @@ class Replay:
     unit: str = "epoch"
     kept: float | None = None
     fixed: npt.NDArray[Any] | None = None
+    titles: tuple[str, str] = ("fixed", "moving, warped")
+    stacked: bool = False
 
     def __post_init__(self) -> None:
         if self.frames.ndim not in (3, 4) or not len(self.frames):
@@ -118,15 +127,21 @@ class Replay:
 
     @classmethod
     def from_classifiers(cls, result: ClassifierResult) -> Replay:
-        """Build a replay of the transformed digits, eight in a row, with the accuracy of both classifiers."""
-        seen = result.frames()
-        frames = np.moveaxis(seen, 1, 2).reshape(len(seen), seen.shape[2], -1)
+        """Build a replay of the transformed digits in a row below the distorted ones, with both accuracies."""
+        side = result.progress[0].pictures.shape[-1]
+        pad = side - result.frames().shape[-1]
+        # The same scale for both rows: the transformer's output is smaller.
+        frames = np.pad(result.frames(), ((0, 0), (0, 0), *[(pad // 2, pad - pad // 2)] * 2))
         steps = np.array([item.step for item in result.progress], dtype=np.float64)
         curves = {
-            name: np.column_stack([steps, [item.accuracy[name] for item in result.progress]])
-            for name in result.progress[0].accuracy
+            label: np.column_stack([steps, [item.accuracy[name] for item in result.progress]])
+            for name, label in CURVE_LABELS.items()
         }
-        return cls(frames, steps, curves, "what the classifier sees", unit="step")
+        rows = [np.concatenate(list(row), axis=1) for row in (result.progress[0].pictures, *frames)]
+        return cls(
+            np.stack(rows[1:]), steps, curves, "what the classifier sees", unit="step", fixed=rows[0],
+            titles=("distorted digits", "what the transformer passes on"), stacked=True,
+        )  # fmt: skip
 
     @classmethod
     def from_frames(cls, frames: list[RecordedFrame], name: str, unit: str = "step") -> Replay:
@@ -182,22 +197,26 @@ class Replay:
     def render(self, width: int = 480) -> npt.NDArray[np.uint8]:
         """Render images above the curves with a marker, ``(T, y, x, 3)``; of volumes, the middle slice.
 
-        A fixed image is shown to the left of the frames.
+        A still image is shown beside the frames.
 
         Parameters
         ----------
         width
             Approximate width in pixels; images are enlarged by a whole factor.
         """
-        images = [self.frames] if self.fixed is None else [self.frames, self.fixed[None]]
+        images = [self.frames] if self.fixed is None else [self.fixed[None], self.frames]
         images = images if self.color else [_gray(image) for image in images]
-        factor = max(round(max(width, MIN_WIDTH_PX) / (len(images) * images[0].shape[2])), 1)
-        pictures, *fixed = (image.repeat(factor, axis=1).repeat(factor, axis=2) for image in images)
-        if fixed:
-            gap = np.full((*pictures.shape[:2], _GAP, 3), _BACKGROUND, dtype=np.uint8)
-            both = np.concatenate([np.broadcast_to(fixed[0], pictures.shape), gap, pictures], axis=2)
-            titles = _titles(both.shape[2], ("fixed", "moving, warped"))
-            pictures = np.concatenate([np.broadcast_to(titles, (len(both), *titles.shape)), both], axis=1)
+        columns = 1 if self.stacked else len(images)
+        factor = max(round(max(width, MIN_WIDTH_PX) / (columns * images[0].shape[2])), 1)
+        shown = [image.repeat(factor, axis=1).repeat(factor, axis=2) for image in images]
+        if len(shown) > 1:
+            shown = [_titled(image, title) for image, title in zip(shown, self.titles, strict=True)]
+            shown[0] = np.broadcast_to(shown[0], shown[1].shape)
+            gap = np.full((*shown[0].shape[:2], _GAP, 3), _BACKGROUND, dtype=np.uint8)
+            shown = [
+                np.concatenate(shown, axis=1) if self.stacked else np.concatenate([shown[0], gap, shown[1]], axis=2)
+            ]
+        pictures = shown[0]
         strips = [self._strip(t, pictures.shape[2]) for t in range(len(pictures))]
         film = np.concatenate([pictures, np.array(strips)], axis=1)
         # Video formats need even sides.
@@ -279,15 +298,14 @@ def _gray(images: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return np.repeat(gray[..., None], 3, axis=3)
 
 
-def _titles(width: int, names: tuple[str, str]) -> npt.NDArray[np.uint8]:
-    """Return a bar with the names of two images side by side."""
+def _titled(images: npt.NDArray[np.uint8], title: str) -> npt.NDArray[np.uint8]:
+    """Return images ``(T, y, x, 3)`` below a bar with a title."""
     from PIL import Image, ImageDraw  # imageio brings it
 
-    picture = Image.new("RGB", (width, _TITLE_HEIGHT), _BACKGROUND)
-    pen = ImageDraw.Draw(picture)
-    for i, name in enumerate(names):
-        pen.text((4 + i * (width + _GAP) // 2, 3), name, fill=_TEXT)
-    return np.array(picture)
+    picture = Image.new("RGB", (images.shape[2], _TITLE_HEIGHT), _BACKGROUND)
+    ImageDraw.Draw(picture).text((4, 3), title, fill=_TEXT)
+    bar = np.broadcast_to(np.array(picture), (len(images), _TITLE_HEIGHT, *images.shape[2:]))
+    return np.concatenate([bar, images], axis=1)
 
 
 RecordedFrame = tuple[float, npt.NDArray[Any], dict[str, float]]

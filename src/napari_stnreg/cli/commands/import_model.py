@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -23,9 +24,9 @@ def import_model(
     spacing: Spacing = None,
     unit: str | None = None,
     orientation: str | None = None,
-    steps: int = 7,
-    downsize: int = 2,
-    sinusoidal: bool = False,
+    steps: int | None = None,
+    downsize: int | None = None,
+    sinusoidal: bool | None = None,
     overwrite: bool = False,
 ) -> None:
     """Convert the weights of another program's network to a model file.
@@ -50,11 +51,11 @@ def import_model(
     orientation
         Direction of each axis of its arrays, such as RAS or LIA, or zyx; needed in 3D.
     steps
-        Squarings of the integration, if the file does not state them.
+        Squarings of the integration, if the file does not state them; 7 by default.
     downsize
-        Factor by which the field is smaller while it is integrated, if the file does not state it.
+        Factor by which the field is smaller while it is integrated, if the file does not state it; 2 by default.
     sinusoidal
-        The TransMorph was trained with sinusoidal positions (TransMorph-Sin); the weights do not state it.
+        Whether the TransMorph was trained with sinusoidal positions (TransMorph-Sin), which the weights do not state.
     overwrite
         Replace the output if it exists.
     """
@@ -69,4 +70,6 @@ def import_model(
         weights, program=program, shape=size, spacing=spacing, unit=unit, orientation=orientation, steps=steps,
         downsize=downsize, sinusoidal=sinusoidal,
     )  # fmt: skip
+    for text in model.summary["source"]["assumptions"]:
+        print(f"Note: {text}", file=sys.stderr)
     print(model.save(output))
