@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import imageio.v3 as imageio
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -142,6 +143,33 @@ def test_limits_hold_regardless_of_the_model(changes: dict[str, object], verdict
     judged = judge(evidence(**changes))
     assert judged.verdict == verdict
     assert any(reason in sentence for sentence in judged.reasons)
+
+
+@pytest.mark.parametrize(("mirrored", "verdict"), [(-1.0, "good"), (0.4, "good"), (1.5, "doubtful")])
+def test_files_with_an_orientation_tell_left_from_right(mirrored: float, verdict: str) -> None:
+    judged = judge(evidence(mirrored=mirrored), oriented=True)
+    assert judged.verdict == verdict
+    assert ("Left and right are those of the files" in " ".join(judged.reasons)) == (mirrored == 0.4)
+
+
+def test_a_symmetric_head_is_good_if_its_files_state_their_orientation() -> None:
+    rng = np.random.default_rng(2)
+    half = ndimage.gaussian_filter(rng.normal(size=(24, 40, 36)), 2)
+    z, y, x = np.mgrid[-1:1:48j, -1:1:40j, -1:1:36j]
+    head = (z**2 + y**2 + x**2 < 0.8) * (
+        1 + 4 * np.concatenate([half, half[::-1]])
+    )  # symmetric
+    other = ndimage.affine_transform(head, np.diag([1.03, 0.98, 1.02]), (-1.5, 2.0, -1.0), order=1)
+    verdicts = {}
+    for code in (1, 0):
+        files = [nib.Nifti1Image(one.astype(np.float32), np.diag([2.0, 2.0, 2.0, 1.0])) for one in (head, other)]
+        for file in files:
+            file.set_sform(file.affine, code)
+            file.set_qform(file.affine, code)
+        result = sr.register(*files, family="affine", preset="fast", device="cpu")
+        verdicts[code] = (result.verdict, result.reasons[-1])
+    assert verdicts[1] == ("good", "A mirror image fits as well. Left and right are those of the files.")
+    assert verdicts[0] == ("doubtful", "A mirror image fits as well or better.")
 
 
 def test_a_failed_verdict_exits_3_unless_accepted(

@@ -112,6 +112,12 @@ class Image:
         return coordinate_system_of(self.metadata)
 
     @property
+    def is_oriented(self) -> bool:
+        """Whether the file stated an anatomical orientation, which tells left from right."""
+        nifti = self.metadata.get("nifti")
+        return self.coordinate_system == "scanner" and not (isinstance(nifti, Mapping) and nifti.get("unoriented"))
+
+    @property
     def itk_matrix(self) -> Matrix | None:
         """From scanner coordinates to where ITK puts the same voxels; ``None`` where both agree."""
         return itk_matrix_of(self.metadata)

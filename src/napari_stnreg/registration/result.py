@@ -359,8 +359,8 @@ def result_steps(
     )  # fmt: skip
     used = settings.similarity if similarity_choice is None else similarity_choice.similarity
     judgment = judge(
-        evidence, similarity=used, mirror=settings.mirror, stop_reason=stop_reason,
-        correlation=scores["after"].get("ncc"),
+        evidence, similarity=used, mirror=settings.mirror, oriented=fixed.is_oriented and moving.is_oriented,
+        stop_reason=stop_reason, correlation=scores["after"].get("ncc"),
     )  # fmt: skip
     if judgment.verdict == "failed":
         warnings.append(f"The registration failed. {judgment.reasons[0]}")
