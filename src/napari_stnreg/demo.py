@@ -1,4 +1,4 @@
-"""``python -m napari_stnreg.demo``: napari opens on a sample pair and registers it before one's eyes.
+"""``python -m napari_stnreg.demo``: open napari on a sample pair and register it.
 
 Without a real screen (``STNREG_DEMO_HEADLESS=1``, or ``CI`` is set) it does the same on the virtual one that
 it was given, leaves a screenshot and the scores in ``demo-output/``, prints where, and ends.
@@ -18,7 +18,7 @@ WATCH_MS = 1500
 
 
 def headless() -> bool:
-    """Whether nobody is watching."""
+    """Return whether the demo runs without a screen."""
     return any(os.environ.get(name, "") not in ("", "0", "false") for name in ("STNREG_DEMO_HEADLESS", "CI"))
 
 

@@ -1,4 +1,4 @@
-"""Voxel values and where they lie in the world: :class:`Image`."""
+"""Voxel values and their position in the world: :class:`Image`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Smooth functions on every pixel of a large picture, by way of nodes a few pixels apart; and pictures as blocks."""
+"""Smooth functions on every pixel of a large image, interpolated from nodes a few pixels apart; blocks of images."""
 
 from __future__ import annotations
 

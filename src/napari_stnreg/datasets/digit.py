@@ -1,4 +1,4 @@
-"""A handwritten three and the same three written again by another hand."""
+"""A handwritten three, and the same digit in another handwriting."""
 
 from __future__ import annotations
 

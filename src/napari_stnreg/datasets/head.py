@@ -1,4 +1,4 @@
-"""A head as a scanner shows it: scalp, skull, folded cortex, ventricles, cerebellum, eyes; T1-like or T2-like."""
+"""Head phantom: scalp, skull, folded cortex, ventricles, cerebellum, eyes; T1-like or T2-like."""
 
 from __future__ import annotations
 

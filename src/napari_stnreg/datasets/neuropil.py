@@ -1,4 +1,4 @@
-"""How a cut through neurites looks: walls, myelin, synapses, mitochondria, reticulum, vesicles, grain.
+"""Appearance of a section through neurites: walls, myelin, synapses, mitochondria, reticulum, vesicles, grain.
 
 Pictures are drawn in square blocks, ``(B, pixels)``; each block knows the few neurites that may reach into it.
 """

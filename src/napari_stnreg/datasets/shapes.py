@@ -1,4 +1,4 @@
-"""A sheet of cells as a microscope shows it: outlines, textured nuclei, filaments."""
+"""Simulated micrograph of a cell layer: outlines, textured nuclei, filaments."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Nervous tissue without end: neurites that run obliquely through it, drawn at any height and at any place.
+"""Unbounded simulated neural tissue: oblique neurites, rendered at any height and position.
 
-Positions are pixels (y, x) of the tissue, heights are sections of nominal thickness. The tissue repeats itself sideways
+Positions are pixels (y, x) of the tissue, heights are sections of nominal thickness. The tissue is periodic laterally
 after :attr:`Tissue.period` pixels and never along the heights. The center of a neurite at a height is known
 exactly, so that what an alignment makes of its slope can be measured.
 """

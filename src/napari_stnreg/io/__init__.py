@@ -1,4 +1,4 @@
-"""Files: images with their place in the world, and what registrations leave behind."""
+"""Read and write images, transforms, and points."""
 
 from napari_stnreg.io.image import SUPPORTED_SUFFIXES, read_image, read_series, write_image
 

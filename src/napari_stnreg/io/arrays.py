@@ -1,4 +1,4 @@
-"""Pictures (PNG, JPEG) and NumPy files: arrays that know nothing of where they lie."""
+"""Pictures (PNG, JPEG) and NumPy files: arrays without a position in the world."""
 
 from __future__ import annotations
 

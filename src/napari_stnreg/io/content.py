@@ -1,4 +1,4 @@
-"""What a file turned out to hold, in the form that every format's module returns it."""
+"""Content of an image file, in the form that the module of every format returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images and masks from the files that were named."""
+"""Read the images and masks that a command or a table names."""
 
 from __future__ import annotations
 

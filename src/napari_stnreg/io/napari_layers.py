@@ -1,6 +1,6 @@
-"""Between an :class:`~napari_stnreg.core.image.Image` and the keywords of a napari layer, without napari.
+"""Convert between :class:`~napari_stnreg.core.image.Image` and the keywords of a napari layer, without napari.
 
-napari takes and gives layers as tuples ``(data, keywords, kind)``. Readers, writers and sample data speak that form,
+napari takes and gives layers as tuples ``(data, keywords, kind)``. Readers, writers and sample data use that form,
 so that they can be imported, tested and used where napari is not installed.
 """
 

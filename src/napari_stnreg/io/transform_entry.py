@@ -1,4 +1,4 @@
-"""A transform with what is known of its two images: names, grids and the record of its run."""
+"""A transform with the names and grids of its two images and the record of its run."""
 
 from __future__ import annotations
 

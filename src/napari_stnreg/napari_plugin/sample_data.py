@@ -1,4 +1,4 @@
-"""The samples as napari's File > Open Sample wants them: lists of layer tuples, made without napari."""
+"""Samples for napari's File > Open Sample: lists of layer tuples, made without napari."""
 
 from __future__ import annotations
 

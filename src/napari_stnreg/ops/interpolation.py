@@ -1,4 +1,4 @@
-"""The sampler: the one place that speaks ``grid_sample``.
+"""The sampler: the only place that uses ``grid_sample``.
 
 Everywhere else points are voxel indices in (z, y, x) order with a voxel's center at its integer index. Here, and only
 here, they become normalized (x, y, z) coordinates with ``align_corners=False`` (the outer *faces* of the image at -1

@@ -1,1 +1,1 @@
-"""The loop: from two images and settings to a transform, coarse to fine, as a generator of progress."""
+"""Registration of a pair, coarse to fine, as a generator of progress."""

@@ -1,4 +1,4 @@
-"""Where a registration begins: landmarks, centers, centers of brightness, correlation, or a search over rotations.
+"""Start of a registration: landmarks, centers, centers of brightness, correlation, or a search over rotations.
 
 All of it happens on a small level of its own and yields affine matrices of the centered world, fixed to moving.
 """

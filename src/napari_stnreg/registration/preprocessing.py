@@ -112,7 +112,7 @@ def check_pair(fixed: Image, moving: Image, settings: RegistrationSettings) -> N
     InputError
         With one sentence on what is wrong and what to do.
     """
-    same_channel = settings.fixed_channel == settings.moving_channel  # one channel onto another is a fair question
+    same_channel = settings.fixed_channel == settings.moving_channel  # one channel may be registered to another
     if (fixed is moving or (fixed.data is moving.data and fixed.grid == moving.grid)) and same_channel:
         raise InputError("Fixed and moving are the same image. Choose two different ones.")
     if fixed.ndim != moving.ndim:

@@ -1,4 +1,4 @@
-"""From two images to what a fit works on: normalized intensities, coarse to fine, in a centered frame."""
+"""Image pyramids for the fit: normalized intensities, coarse to fine, in a centered frame."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def _resized(
 def _finish(inside: Tensor, weight: Tensor | None, grid: Grid) -> tuple[Tensor, Tensor | None, Grid]:
     if weight is None:
         return inside, None, grid
-    # Smooth what the mask holds only, so that nothing from outside bleeds in, and let what is inside run on a few
+    # Smooth only inside the mask, so that nothing from outside bleeds in, and extend the inside by a few
     # voxels beyond the mask, so that neither sampling nor a gradient sees an edge there.
     known = (weight > 0.5).to(inside.dtype)
     near = gaussian(weight, EDGE_SPREAD, edge="nearest")

@@ -1,4 +1,4 @@
-"""Every shift at once: two images correlated by Fourier transform, for many turns of the moving one in a batch."""
+"""Exhaustive translation search: correlation by Fourier transform, for a batch of rotations of the moving image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large the images are that a network is shown."""
+"""Size of the images that a network receives."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The panel in napari: the only room that knows Qt and napari. It computes nothing itself."""
+"""The panels in napari. Only this package uses Qt and napari, and it computes nothing itself."""

@@ -1,4 +1,4 @@
-"""Between our worlds and the coordinates of other programs' files.
+"""Conversion between our worlds and the coordinates of other programs' files.
 
 Ours are ordered (z, y, x). Theirs are (x, y, z); and where an image came from a NIfTI file, ITK counts x to the left
 and y to the back (LPS, millimeters), while our world of it is the scanner's, (superior, anterior, right). Any other

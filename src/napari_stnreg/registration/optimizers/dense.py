@@ -233,7 +233,7 @@ def fit_dense(
         mean.lerp_(force, 1 - options.momentum)
         square.mul_(options.memory).addcmul_(force, force, value=1 - options.memory)
         # Relative to the typical force: where there is only rounding noise, noise must not become a full step.
-        # And never below what a similarity of a converged pair still feels, or a perfect start would be shaken.
+        # And never below the force at convergence, or a perfect start would be perturbed.
         floor = max(options.noise_floor * float(square.mean().sqrt()), MIN_FORCE / warped.numel())
         update = torch.div(mean, square.sqrt().add_(floor))
         unbiased = (1 - options.memory ** (k + 1)) ** 0.5 / (1 - options.momentum ** (k + 1))

@@ -302,7 +302,7 @@ class GaussNewtonFitter:
         for _ in range(self.parameters.iterations):
             residual, ncc, overlap = self._compare(level, image, frame @ matrix @ back)
             # The correlation depends a little on where between the voxels the image is read, the point at which the
-            # step is zero does not. So the last iterate counts, unless the iteration has gone astray.
+            # step is zero does not. So the last iterate counts, unless the iteration has diverged.
             if overlap < self.parameters.min_overlap or ncc < best_ncc - self.parameters.ncc_loss:
                 break
             best, best_ncc, best_overlap = matrix, max(ncc, best_ncc), overlap

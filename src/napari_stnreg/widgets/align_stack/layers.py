@@ -1,4 +1,4 @@
-"""Between stack layers of the viewer and what the engine aligns."""
+"""Convert stack layers of the viewer to inputs of the engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cuts across the sections that follow the cursor, read in a thread of their own."""
+"""Cuts across the sections that follow the cursor, read in a separate thread."""
 
 from __future__ import annotations
 

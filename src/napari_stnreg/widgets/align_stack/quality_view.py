@@ -1,4 +1,4 @@
-"""What an alignment found: how it went in words, the plot along the stack, and the sections to look at."""
+"""Quality of an alignment: a summary, the plot along the stack, and the sections to inspect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the alignment panel lets run in the background: aligning, reslicing, saving."""
+"""Background tasks of the alignment panel: align, reslice, save."""
 
 from __future__ import annotations
 

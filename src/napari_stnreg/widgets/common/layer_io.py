@@ -1,4 +1,4 @@
-"""Between napari's layers and :class:`~napari_stnreg.core.image.Image`.
+"""Convert napari layers to :class:`~napari_stnreg.core.image.Image`.
 
 The GUI thread collects what a run needs of a layer in a :class:`LayerSource`, which holds only references and numbers.
 The worker turns it into an image (Dask and multiscale data are computed there), so a layer that is renamed,

@@ -135,7 +135,7 @@ class CompareViews(QObject):
         if self.view != "flicker" or self.layers is None:
             return
         self.shown = 1 - self.shown
-        # First the one, then the other: never a moment with nothing.
+        # Show the second before hiding the first, so that the canvas is never empty.
         self.layers[self.shown].visible = True
         self.layers[1 - self.shown].visible = False
         self.changed.emit()

@@ -1,1 +1,1 @@
-"""Where panels are docked, the help in them, and the key that they share."""
+"""Docking of the panels, their help, and their shared key."""

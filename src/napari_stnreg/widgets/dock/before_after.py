@@ -1,4 +1,4 @@
-"""One key that switches between before and after, for whichever panel has shown something last."""
+"""One key that switches between before and after, for the panel that showed a result last."""
 
 from __future__ import annotations
 

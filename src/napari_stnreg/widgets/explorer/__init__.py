@@ -1,1 +1,1 @@
-"""The spatial transformer explorer: a lecture's pictures, alive."""
+"""The spatial transformer explorer: interactive figures for teaching."""

@@ -1,4 +1,4 @@
-"""The explorer's layers: input, output and what stands beside it, with the grid, its handles and the hovered pixel."""
+"""The explorer's layers: input, output, comparison image, grid, handles, and hovered pixel."""
 
 from __future__ import annotations
 

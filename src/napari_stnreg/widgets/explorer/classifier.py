@@ -1,4 +1,4 @@
-"""A classifier with a spatial transformer and one without, learning side by side while the class watches."""
+"""Two classifiers trained side by side, with and without a spatial transformer."""
 
 from __future__ import annotations
 

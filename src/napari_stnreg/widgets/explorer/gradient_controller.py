@@ -1,4 +1,4 @@
-"""The gradient tab at work: arrows down the loss, steps, and something to find."""
+"""Controller of the gradient tab: descent arrows, steps, and a pose to recover."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hand on the canvas: it looks at pixels, and pulls the handles of the frame and the control points."""
+"""Mouse interaction on the canvas: inspect pixels, and drag the handles of the frame and the control points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The spatial transformer explorer: it joins the form, the layers and the hand on the canvas to one scene."""
+"""The panel of the spatial transformer explorer: connects the form, the layers, and the mouse with one scene."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was set in the explorer, in a file to hand out."""
+"""Save and load the state of the explorer, for handouts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The picture that the explorer shows: what is on screen of an image layer, small enough to be warped while dragged."""
+"""The image that the explorer shows: the visible slice of an image layer, reduced for interactive warping."""
 
 from __future__ import annotations
 

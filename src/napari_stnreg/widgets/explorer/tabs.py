@@ -1,4 +1,4 @@
-"""The four tabs under theta: grid, direction, sampler, gradient. Forms only; the panel does what they ask for."""
+"""The four tabs below theta: grid, direction, sampler, gradient. They are forms only; the panel reacts to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Theta to type and to turn: six numbers of the matrix, and rotation, scale, shear and shift as sliders."""
+"""Form for theta: the six numbers of the matrix, and sliders for rotation, scale, shear, and shift."""
 
 from __future__ import annotations
 

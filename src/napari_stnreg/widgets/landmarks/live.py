@@ -1,4 +1,4 @@
-"""Warp layers in a thread of their own while a landmark is dragged: the newest transform wins."""
+"""Warp layers in a separate thread while a landmark is dragged, always with the newest transform."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The list of trained models as a combo box: those in the box, those of the session, and one from a file."""
+"""A combo box of trained models: bundled models, those of the session, and one from a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trained models that a session knows: those in the box, those that were loaded, and those trained just now."""
+"""The trained models of a session: bundled, loaded, and newly trained ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of a registration: model, transform, similarity and preset, and below them what is rarely changed."""
+"""The options of a registration: model, transform, similarity, preset, and advanced settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the model is called, and the folder in which its training is kept so that it can be resumed."""
+"""Name of the model, and the folder of the checkpoints from which its training resumes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from napari_stnreg.widgets.train.job import checkpoint_of, resumable
 
 
 class CheckpointForm(QWidget):
-    """Name, folder for checkpoints, and whether to go on from the one that is there."""
+    """Name, folder for checkpoints, and whether to resume."""
 
     changed = Signal()
 
@@ -23,14 +23,14 @@ class CheckpointForm(QWidget):
         super().__init__()
         self._usual = "model"
         self.name_box = QLineEdit()
-        self.name_box.setToolTip("What the model is called in lists, layers and files.")
+        self.name_box.setToolTip("Name of the model in lists, layers and files.")
         self.name_box.setAccessibleName("name of the model")
         self.name_box.setMinimumWidth(60)
         self.folder_box = QLineEdit()
         self.folder_box.setPlaceholderText("memory only")
         self.folder_box.setToolTip(
             "A folder in which the training is kept after every epoch, and the model at its end. It can then be "
-            "resumed, even after the program was closed in the middle."
+            "resumed, even after the program was closed during the training."
         )
         self.folder_box.setAccessibleName("folder for checkpoints")
         self.folder_box.setMinimumWidth(60)
@@ -62,7 +62,7 @@ class CheckpointForm(QWidget):
 
     @property
     def resume(self) -> bool:
-        """Whether to go on from the checkpoint that is there."""
+        """Whether to resume from the existing checkpoint."""
         return self.resume_box.isChecked() and resumable(self.output)
 
     def suggest(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The images of a training, taken down when Train is pressed, and opened in the worker."""
+"""The images of a training: recorded when Train is pressed, and opened in the worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of a training: network, similarity, augmentation and epochs, and below them what is rarely changed."""
+"""The options of a training: network, similarity, augmentation, epochs, and advanced settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Three ways to say which images: a layer, several layers, or files."""
+"""Three ways to select images: a layer, several layers, or files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a network learned, ready for the viewer: the pictures of its validation pair over the pair's fixed image."""
+"""Replay of a training in the viewer: the warped images of the validation pair over the fixed image."""
 
 from __future__ import annotations
 

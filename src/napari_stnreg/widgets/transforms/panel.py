@@ -1,4 +1,4 @@
-"""The transform workbench: what transforms there are, and everything that can be done with one."""
+"""The transform workbench: list, apply, invert, combine, load, and save transforms."""
 
 from __future__ import annotations
 
