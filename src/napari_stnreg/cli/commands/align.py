@@ -73,7 +73,7 @@ class StackReading:
     channel: Annotated[int | None, Parameter(group="Reading")] = None
     pattern: Annotated[str | None, Parameter(group="Reading")] = None
 
-    def open(self, path: Path) -> StackSource:
+    def open(self, path: str | Path) -> StackSource:
         """Open the stack and log what had to be assumed."""
         from napari_stnreg.stacks.sources.open import open_stack
 
