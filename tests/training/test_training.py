@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,14 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 import napari_stnreg as sr
-from napari_stnreg.core.errors import FitError, InputError
+from napari_stnreg.core.errors import FitError, InputError, RegistrationWarning
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.networks import new_network, warp_batch
+from napari_stnreg.training.data.datasets import open_training_data
 from napari_stnreg.training.loss import mean_dice, transform_distance
 from napari_stnreg.training.memory import step_bytes
+from napari_stnreg.training.summary import data_warnings
+from napari_stnreg.training.synthetic.shapes import GeneratedShapes
 from napari_stnreg.transforms import AffineTransform
 from tests.helpers.drawn_pairs import DrawnPairs
 
@@ -445,3 +450,30 @@ def test_batch_dice_averages_present_labels():
     fixed = torch.tensor([[[[1, 1, 0, 2]]], [[[0, 0, 0, 1]]]])
     moved = torch.tensor([[[[1, 0, 0, 2]]], [[[0, 0, 1, 1]]]])
     assert mean_dice(fixed, moved, (1, 2)) == pytest.approx(((2 / 3 + 1) / 2 + 2 / 3) / 2)
+
+
+class TestFewSubjects:
+    def images(self, count):
+        rng = np.random.default_rng(0)
+        return [gaussian_filter(rng.random((16, 16)), 2).astype(np.float32) for _ in range(count)]
+
+    def test_few_subjects_are_announced_before_the_training(self):
+        steps = sr.train_steps(self.images(6), network="voxelmorph", epochs=1, device="cpu")
+        first = next(steps)
+        steps.close()
+        assert re.match(r"6 subjects are few for the [\d,]+ weights of voxelmorph, .* add images", first.warnings[0])
+
+    @pytest.mark.parametrize(("count", "few"), [(19, True), (20, False)])
+    def test_number_of_subjects_decides(self, count, few):
+        data = open_training_data(self.images(count))
+        assert bool(data_warnings(data, new_network("voxelmorph", 2, 1, (16, 16)))) == few
+        assert data_warnings(data, new_network("affine", 2, 1, (16, 16))), "a regression needs more"
+
+    def test_python_warns_and_the_model_remembers(self):
+        with pytest.warns(RegistrationWarning, match="are few for"):
+            model = sr.train(self.images(4), network="voxelmorph", epochs=1, device="cpu", snapshots=0)
+        assert len(model.summary["warnings"]) in (1, 2)
+        start = sr.train_steps(self.images(4), warm_start=model, epochs=1, device="cpu")
+        assert not next(start).warnings, "what continues a trained model has seen other images"
+        start.close()
+        assert not data_warnings(GeneratedShapes(sr.Grid.from_spacing((16, 16))), model.network)

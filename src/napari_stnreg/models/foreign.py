@@ -94,8 +94,8 @@ def import_model(
         Integration, if the checkpoint has no configuration: squarings, and the factor by which the field is smaller; 7
         and 2 by default, as in voxelmorph.
     sinusoidal
-        Whether a TransMorph was trained with sinusoidal positions (TransMorph-Sin). The weights do not state it; by default
-        it was not.
+        Whether a TransMorph was trained with sinusoidal positions (TransMorph-Sin). The weights do not state it; by
+        default it was not.
 
     Returns
     -------

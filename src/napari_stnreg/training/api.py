@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 from typing_extensions import Unpack
 
-from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.errors import InputError, RegistrationWarning
 from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.io.conversion import ImageLike, as_image
 from napari_stnreg.losses import Similarity
@@ -143,7 +144,7 @@ def train(
     InputError
         If the data or settings cannot be used.
     """
-    return run_to_completion(
+    model = run_to_completion(
         train_steps(
             data,
             settings,
@@ -161,6 +162,9 @@ def train(
         ),
         progress,
     )
+    for text in model.summary["warnings"]:
+        warnings.warn(text, RegistrationWarning, stacklevel=2)
+    return model
 
 
 def train_steps(

@@ -89,6 +89,8 @@ class TrainingProgress:
         A fixed validation pair, registered after the last epoch.
     message
         Short description for the user.
+    warnings
+        What makes the training doubtful, such as few images.
     """
 
     state: TrainingStatus
@@ -106,6 +108,7 @@ class TrainingProgress:
     curve: tuple[EpochRecord, ...]
     example: ValidationExample | None = None
     message: str = field(default="")
+    warnings: tuple[str, ...] = ()
 
     @property
     def fraction(self) -> float:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from napari_stnreg.core.provenance import package_versions
 from napari_stnreg.models.input_spec import InputSpec, SizeMode
-from napari_stnreg.networks import Network
+from napari_stnreg.networks import LocalizationNetwork, Network
 from napari_stnreg.training.checkpoint import TrainingState
 from napari_stnreg.training.data.batch import TrainingData
 from napari_stnreg.training.settings import TrainingSettings
@@ -22,6 +24,7 @@ def training_summary(
     stop_reason: str,
     seconds: float,
     device: str,
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Summarize a training for the header of a model file.
 
@@ -35,6 +38,8 @@ def training_summary(
         Duration without pauses.
     device
         Device type.
+    warnings
+        What makes the model doubtful.
     """
     best = next(one for one in reversed(state.curve) if one.epoch == state.best_epoch)
     used = settings.model_dump(mode="json")
@@ -54,8 +59,49 @@ def training_summary(
             for one in state.curve
         ],
         "replay_epochs": state.replay_epochs,
+        "warnings": list(warnings),
         "versions": package_versions(),
     }
+
+
+@dataclass(frozen=True)
+class SubjectCounts:
+    """Numbers of subjects below which a training is announced to have few.
+
+    Parameters
+    ----------
+    dense
+        For networks that predict a field: each pair has many places to learn from.
+    regression
+        For networks that read a whole image for a few numbers: each pair is one example. A regression of 3D affine
+        transforms on four heads improved 5 of 10 unseen pairs.
+    """
+
+    dense: int = 20
+    regression: int = 100
+
+
+SUBJECT_COUNTS = SubjectCounts()
+
+
+def data_warnings(data: TrainingData, network: Network) -> list[str]:
+    """Return a warning if a network has few subjects to learn from; generated data are never few."""
+    description = data.summary()
+    subjects = description.get("subjects")
+    if subjects is None and description.get("kind") == "dataset":
+        subjects = data.count("train")
+    if subjects is None or not isinstance(network, LocalizationNetwork):
+        return []
+    names = [one.name for one in network.networks()]
+    regresses = any(one.fixed_size for one in network.networks())
+    if subjects >= (SUBJECT_COUNTS.regression if regresses else SUBJECT_COUNTS.dense):
+        return []
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    return [
+        f"{subjects} {'subject is' if subjects == 1 else 'subjects are'} few for the {weights:,} weights of "
+        f"{'+'.join(names)}, so the model can make new pairs worse: add images, augment strongly, or start from a "
+        "trained model, and refine the results."
+    ]
 
 
 def input_spec_of(data: TrainingData, network: Network, settings: TrainingSettings) -> InputSpec:

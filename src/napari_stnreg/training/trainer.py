@@ -30,7 +30,7 @@ from napari_stnreg.training.progress import EpochRecord, TrainingProgress, Train
 from napari_stnreg.training.random_state import RandomState
 from napari_stnreg.training.schedule import LearningRateSchedule
 from napari_stnreg.training.settings import TrainingSettings
-from napari_stnreg.training.summary import input_spec_of, training_summary
+from napari_stnreg.training.summary import data_warnings, input_spec_of, training_summary
 from napari_stnreg.training.warm_start import WarmStart, initial_network
 from napari_stnreg.transforms import select_transforms
 
@@ -128,6 +128,8 @@ class Trainer:
             if self.scaler.is_enabled() and self.state.scale:
                 self.scaler = torch.amp.GradScaler(init_scale=self.state.scale)
         self.resumed = found
+        # A warm start has learned from other images before.
+        self.warnings = [] if settings.warm_start is not None else data_warnings(data, network)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         if self.parts.optimizer is not None:
@@ -425,6 +427,7 @@ class Trainer:
         return TrainingProgress(
             status, state.epoch, epochs, done, total, last.loss if loss is None else loss, terms or last.terms,
             last.validation_loss, last.scores, state.best_epoch, spent, left, tuple(state.curve), self.example, message,
+            tuple(self.warnings),
         )  # fmt: skip
 
     def _model(self, stop_reason: str) -> Model:
@@ -433,9 +436,13 @@ class Trainer:
         if isinstance(self.network, SequentialNetwork):
             self.network.set_trainable_stage(-1)
         self.network.set_autocast(None)
+        warnings = list(self.warnings)
+        if state.epoch > 0 and state.best_epoch == 0:
+            warnings.append("No epoch improved the validation, so the model has the weights from before the training.")
         summary = training_summary(
-            self.data, self.settings, state, stop_reason=stop_reason, seconds=self._seconds(), device=self.device.type
-        )
+            self.data, self.settings, state, stop_reason=stop_reason, seconds=self._seconds(),
+            device=self.device.type, warnings=warnings,
+        )  # fmt: skip
         replay = np.stack(state.replay) if state.replay else None
         fixed = None if replay is None or self.example is None else self.example.fixed.astype(np.float16)
         if fixed is None or replay is None or fixed.shape != replay.shape[1:]:

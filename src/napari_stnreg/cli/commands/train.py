@@ -238,6 +238,9 @@ def parse_values(options: dict[str, Any]) -> dict[str, Any]:
 
 def _show(display: ProgressDisplay, progress: TrainingProgress) -> None:
     """Show a bar on a terminal, else one line for each epoch."""
+    if progress.step == 0 and progress.state == "validated":
+        for text in progress.warnings:
+            print(f"Warning: {text}", file=sys.stderr)
     if display.is_terminal:
         display.update(progress.step, progress.steps, progress.message, _figures(progress))
     elif progress.state == "validated" and logger.isEnabledFor(PROGRESS):

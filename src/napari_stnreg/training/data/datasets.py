@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.core.image import Image
+from napari_stnreg.io.conversion import ImageLike, as_image
 from napari_stnreg.io.image import read_content, read_image, read_series
 from napari_stnreg.training.data.image_sets import Entry, ImageSet, file_loader
 from napari_stnreg.training.data.paired_images import Augmentation, PairedImages
@@ -27,7 +27,7 @@ from napari_stnreg.training.data.pairing import (
     template_pairs,
 )
 
-Source = str | Path | Sequence[Image] | ImageSet
+Source = str | Path | Sequence[ImageLike] | ImageSet
 
 PairingName = Literal["random", "group", "template", "neighbors", "matched"]
 """How images are paired: any two; any two of one group; each with a template; sections with their neighbors; the images
@@ -179,7 +179,7 @@ def _open_set(
     if isinstance(source, ImageSet):
         return source
     if not isinstance(source, (str, Path)):
-        images = list(source)
+        images = [as_image(one) for one in source]
         if sections and len(images) == 1:
             return ImageSet.from_stack(images[0])
         return ImageSet.from_images(images)

@@ -203,7 +203,7 @@ def finished(model: Model) -> str:
     names = {"similarity": "similarity", "dice": "Dice", "error": "error"}
     parts += [f"{title} {scores[key]:.3g}" for key, title in names.items() if isinstance(scores.get(key), int | float)]
     word = "Stopped" if model.summary.get("stop_reason") == "stopped" else "Trained"
-    return f"{word}: {', '.join(parts)}."
+    return " ".join([f"{word}: {', '.join(parts)}.", *model.summary.get("warnings", [])])
 
 
 def resumable(output: str | None) -> bool:

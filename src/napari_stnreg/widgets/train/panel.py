@@ -190,6 +190,8 @@ class TrainPanel(FitPanel):
     def on_progress(self, what: View) -> None:
         """Draw the curves and the preview."""
         progress = what.progress
+        if progress.warnings and progress.step == 0:
+            self.show_status(" ".join(progress.warnings), warn=True)
         if not len(self.plot.shown[1]):  # the plot is made now, and takes its place
             self.scroll_to_end()
         within = progress.step / max(progress.steps / max(progress.epochs, 1), 1) - progress.epoch
