@@ -151,7 +151,7 @@ def test_a_channel_is_chosen_on_either_side():
     result = sr.register(fixed, moving, fixed_channel=1, moving_channel=0, **FAST)
     assert images.error(result.transform) < 0.5
     assert result.warped.data.shape == (64, 64, 2)
-    with pytest.raises(InputError, match="channel 2 does not exist"):
+    with pytest.raises(InputError, match="Channel 2 does not exist"):
         sr.register(fixed, moving, fixed_channel=2, **FAST)
 
 

@@ -165,17 +165,21 @@ def image_scores(
         inputs.append(("after", result, None))
     elif transform is not None:
         inputs.append(("after", moving, transform))
+    plain: Image | None = None
+    previous: Image | None = None
     for when, source, applied in inputs:
-        check_stop()
-        intensity = source.intensity(moving_channel)
-        check_stop()
-        mask = np.ones(source.grid.shape, bool) if source.mask is None else source.mask
-        plain = Image(np.where(mask, intensity, 0), source.grid, mask, source.name)
+        if plain is None or source is not previous:
+            check_stop()
+            intensity = source.intensity(moving_channel)
+            check_stop()
+            if source.mask is not None:
+                intensity = np.where(source.mask, intensity, 0)
+            plain, previous = Image(intensity, source.grid, source.mask, source.name), source
         check_stop()
         image = warp(plain, applied, grid, "linear", device=device)
         both = inside if image.mask is None else inside & image.mask
         if source.mask is not None:
-            coverage = plain.replace(data=mask.astype(np.float32))
+            coverage = plain.replace(data=source.mask.astype(np.float32))
             both = both & (warp(coverage, applied, grid, "linear", device=device).data > 0.999)
         if both.sum() > 1:
             compared.append((when, image.data, both))

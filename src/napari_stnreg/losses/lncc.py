@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from napari_stnreg.core.progress import check_stop
 from napari_stnreg.losses.base import (
     Similarity,
     attach_gradient,
@@ -70,9 +71,11 @@ class LocalNCC(Similarity):
         fixed, radius = self._fixed, self.radius
         ones = torch.ones_like(fixed[:1, :1]) if mask is None else mask.to(fixed.dtype)
         inverse_count = box_sum(ones, radius).clamp_min_(1e-6).reciprocal_()
+        check_stop()
         masked = fixed if mask is None else fill_masked(fixed, mask) * ones
         mean = box_sum(masked, radius).mul_(inverse_count)
         variance = box_sum(masked * fixed, radius).mul_(inverse_count).sub_(mean.square()).clamp_min_(0)
+        check_stop()
         voxel_weight = ones / spatial_sum(ones).clamp_min(1e-6).reshape(-1, *([1] * (ones.ndim - 1)))
         voxel_weight = voxel_weight / (fixed.shape[1] * fixed.shape[0])
         return _Windows(
@@ -102,18 +105,24 @@ class LocalNCC(Similarity):
             masked = warped * mask
         sums = box_sums((masked, masked * warped, masked * fixed), radius)
         mean, square, product = (one.mul_(inverse_count) for one in sums)
+        check_stop()
         variance = square.addcmul_(mean, mean, value=-1).clamp_min_(0)
         cross = product.addcmul_(mean, windows.mean, value=-1)
+        check_stop()
         inverse_variance = variance.add_(0.1 * self.epsilon).reciprocal_()
+        check_stop()
         a = cross * windows.inverse_variance * inverse_variance
         local = cross.mul_(a).mul_(windows.voxel_weight)
         value = 1 - local.sum()
+        check_stop()
         if not differentiate:
             return value, None
         a.mul_(windows.voxel_weight).mul_(inverse_count)
         b = local.mul_(inverse_variance).mul_(inverse_count)
+        check_stop()
         offset = (b * mean).sub_(a * windows.mean)
         of_fixed, of_warped, constant = box_sums((a, b, offset), radius)
+        check_stop()
         gradient = of_warped.mul_(warped).addcmul_(of_fixed, fixed, value=-1).sub_(constant).mul_(2)
         if mask is not None:
             gradient.mul_(mask)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from napari_stnreg.core.progress import check_stop
 from napari_stnreg.losses.base import (
     Similarity,
     attach_gradient,
@@ -54,10 +55,12 @@ class NormalizedCrossCorrelation(Similarity):
             centered = centered - expand(mean, image)
             weighted = centered / image[0, 0].numel()
         else:
+            check_stop()
             normalized = weight * expand(reciprocal(spatial_sum(weight)), image)
             mean = spatial_sum(centered * normalized)
             centered = centered - expand(mean, image)
             weighted = centered * normalized
+        check_stop()
         variance = spatial_sum(weighted * centered)
         info = torch.finfo(image.dtype)
         # Rounding errors of a constant image are not contrast.
@@ -101,6 +104,7 @@ class NormalizedCrossCorrelation(Similarity):
             _, fixed, scale = _moments(fill_masked(self._fixed, weight), weight, total)
             scale /= total
         centered, weighted, inverse = _moments(fill_masked(warped, weight), weight, total)
+        check_stop()
         ncc = float(torch.dot(fixed.flatten(), centered.flatten())) * scale * inverse
         factor = -(2 * ncc if self.squared else 1.0) * inverse
         gradient = weighted.mul_(-ncc * inverse * factor / total).add_(fixed, alpha=scale * factor)
@@ -113,6 +117,7 @@ class NormalizedCrossCorrelation(Similarity):
 
 def _moments(image: Tensor, weight: Tensor | None, total: float) -> tuple[Tensor, Tensor, float]:
     """Return an image without its weighted mean, that times the weight, and one over the standard deviation."""
+    check_stop()
     flat = image.flatten()
     mean = float(flat.sum() if weight is None else torch.dot(flat, weight.flatten())) / total
     centered = image - mean

@@ -17,7 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from napari_stnreg.core.progress import check_stop
 from napari_stnreg.ops.filters import gaussian
+
+_UNINTERRUPTED_POINTS = 2**22
+"""Points that are read at once; a stop is noticed in between. They take a quarter of a second."""
 
 Padding = Literal["zeros", "border", "reflection"]
 Kernel = Literal["linear", "nearest", "cubic"]
@@ -169,13 +173,20 @@ def _grid_sample(image: Tensor, grid: Tensor, padding: Padding, mode: Kernel) ->
         return _sample_nearest(image, points, padding, 4 * torch.finfo(grid.dtype).eps)
     kernel = _KERNELS[mode]
     threads = torch.get_num_threads() if image.device.type == "cpu" else 1
-    if grid.shape[0] > 1 or threads < 2 or grid.numel() < 100_000:
+    out_shape, ndim = grid.shape[1:-1], grid.shape[-1]
+    count = grid[0, ..., 0].numel()
+    is_long = image.device.type == "cpu" and count > _UNINTERRUPTED_POINTS
+    if grid.shape[0] > 1 or (threads < 2 and not is_long) or grid.numel() < 100_000:
         return F.grid_sample(image, grid, kernel, padding, align_corners=False)
     # On the CPU grid_sample runs in parallel over the batch only, so a single image is read in as many parts as there
     # are threads; the order of the points in the list does not matter.
-    out_shape, ndim = grid.shape[1:-1], grid.shape[-1]
     flat = grid.reshape(1, *[1] * (ndim - 1), -1, ndim)
-    count = flat.shape[-2]
+    if is_long:
+        pieces = []
+        for part in flat.split(_UNINTERRUPTED_POINTS, dim=-2):
+            check_stop()
+            pieces.append(_grid_sample(image, part, padding, mode).flatten(2))
+        return torch.cat(pieces, dim=2).reshape(1, image.shape[1], *out_shape)
     cut = count - count % threads
     parts = flat[..., :cut, :].reshape(threads, *[1] * (ndim - 1), cut // threads, ndim)
     many = F.grid_sample(image.expand(threads, *image.shape[1:]), parts, kernel, padding, align_corners=False)

@@ -74,6 +74,7 @@ def smallest_cell_determinant(displacement: Tensor) -> Tensor:
     ndim = displacement.ndim - 2
     sides: list[list[list[Tensor]]] = []
     for axis in range(ndim):
+        check_stop()
         still = torch.zeros_like(displacement.narrow(axis + 2, 0, 1))
         steps = torch.cat([still, torch.diff(displacement, dim=axis + 2), still], axis + 2)
         steps[:, axis] += 1
@@ -84,13 +85,16 @@ def smallest_cell_determinant(displacement: Tensor) -> Tensor:
     if ndim == 2:
         for a, b in sides[0]:
             for c, d in sides[1]:
+                check_stop()
                 value = a * d - b * c
                 smallest = value if smallest is None else torch.minimum(smallest, value, out=smallest)
     else:
         for a, b, c in sides[0]:
             for d, e, f in sides[1]:
+                check_stop()
                 normal = (b * f - c * e, c * d - a * f, a * e - b * d)
                 for g, h, i in sides[2]:
+                    check_stop()
                     value = (normal[0] * g).addcmul_(normal[1], h).addcmul_(normal[2], i)
                     smallest = value if smallest is None else torch.minimum(smallest, value, out=smallest)
     assert smallest is not None

@@ -14,6 +14,7 @@ from napari_stnreg.core.grid import ROUNDED_AXES, FloatArray, Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.intensity import normalize
 from napari_stnreg.core.landmarks import check_landmarks
+from napari_stnreg.core.progress import check_stop
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.registration.memory import affordable_shrink, require_memory
 from napari_stnreg.registration.pyramid import Pyramid
@@ -195,7 +196,10 @@ def prepare(
 
 
 def _scalar(image: Image, channel: int | None) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None, Grid]:
-    return image.intensity(channel), image.mask, image.grid
+    check_stop()
+    values = image.intensity(channel)
+    check_stop()
+    return values, image.mask, image.grid
 
 
 def _overlap(fixed: Grid, moving: Grid) -> bool:

@@ -97,6 +97,7 @@ def _deformed(level: Level, settings: RegistrationSettings, affine: FloatArray) 
         for loss, _ in fit_dense(current, affine, similarity, state, PARAMETERS.dense_steps, options):
             if not np.isfinite(loss):
                 break
+        state = state.unfolded()
     assert state is not None
     linear, shift = level.sampling_matrix(affine)
     coordinates = (level.points() + state.displacement.movedim(1, -1)) @ linear.T + shift

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from napari_stnreg.core.grid import FloatArray, Grid
+from napari_stnreg.core.progress import StopRequested
 from napari_stnreg.losses import (
     LandmarkDistance,
     Similarity,
@@ -281,7 +282,7 @@ def run_dense(
         options = dense_options(stiff, grid.ndim, len(shrinks) - 1 - i)
         similarity = deformable_similarity(settings, grid.ndim)
         penalty, landmark_force = _dense_terms(problem, settings, level, found.affine)
-        best = state.copy()
+        best = DenseState(state.displacement, state.velocity)
         try:
             for loss, now in fit_dense(
                 level, found.affine, similarity, state, steps, options, penalty=penalty, landmark_force=landmark_force
@@ -293,9 +294,15 @@ def run_dense(
                     stage, i, len(shrinks), loss, partial(snapshot, now.displacement, level.fixed_grid)
                 )
         finally:
-            if stage != "displacement":
-                best = best.unfolded()
-            found.deformation = _dense_transform(stage, best, level.fixed_grid)
+            state = best
+            try:
+                state = best.unfolded()
+            except StopRequested:
+                state = best.unfolded()  # a stop is passed on once; a cancellation is raised again
+                raise
+            finally:
+                kept = best if stage == "displacement" else state
+                found.deformation = _dense_transform(stage, kept, level.fixed_grid)
 
 
 def _dense_transform(stage: str, state: DenseState, grid: Grid) -> Transform:

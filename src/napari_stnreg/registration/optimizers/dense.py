@@ -25,6 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from napari_stnreg.core.progress import check_stop
 from napari_stnreg.losses import Similarity
 from napari_stnreg.ops.filters import gaussian
 from napari_stnreg.ops.folding import remove_folds
@@ -38,6 +39,8 @@ EXACT_FROM = 0.75
 """Share of a level's steps after which the velocity is integrated in full; before, :func:`quick_exponential` does."""
 LEAST_CORRELATION = 0.3
 """Correlation of the images below which the fixed image's gradient has no information about the warped one's."""
+MOMENT_VOXELS = 2**20
+"""Voxels from which the covariance of the two images is computed."""
 LANDMARK_SMOOTHING = 3.0
 """Standard deviation, in voxels, over which the pull of a landmark is spread; it would be smoothed away otherwise."""
 
@@ -88,11 +91,6 @@ class DenseState:
         velocity = upsample(self.velocity, shape)
         return DenseState(exponential(velocity), velocity)
 
-    def copy(self) -> DenseState:
-        """Return a copy."""
-        velocity = None if self.velocity is None else self.velocity.clone()
-        return DenseState(self.displacement.clone(), velocity, self.best_loss)
-
     def unfolded(self) -> DenseState:
         """Return the deformation without folds, see :func:`~napari_stnreg.ops.folding.remove_folds`.
 
@@ -120,6 +118,7 @@ class _Composer:
         """Compose ``(id + outer) o (id + inner) - id``, all in voxels."""
         for axis in range(self.ndim):
             place = self.ndim - 1 - axis
+            check_stop()
             torch.add(self.base[..., place], inner[:, axis], alpha=self.scale[axis], out=self.grid[..., place])
         return sample_normalized(outer, self.grid, padding="border").add_(inner)
 
@@ -130,6 +129,7 @@ def spatial_gradient(image: Tensor) -> Tensor:
     out = torch.zeros((1, ndim, *image.shape[2:]), device=image.device, dtype=image.dtype)
     for axis in range(ndim):
         n = image.shape[axis + 2]
+        check_stop()
         if n > 2:
             ahead, behind = image.narrow(axis + 2, 2, n - 2), image.narrow(axis + 2, 0, n - 2)
             torch.sub(ahead[:, 0], behind[:, 0], out=out[:, axis].narrow(axis + 1, 1, n - 2))
@@ -179,7 +179,9 @@ def fit_dense(
     """
     similarity.prepare(level.fixed, level.fixed_weight)
     linear, shift = level.sampling_matrix(affine)
-    base = level.points() @ linear.T + shift
+    check_stop()
+    base = (level.points() @ linear.T).add_(shift)
+    check_stop()
     relative = level.fixed_grid.spacing / level.fixed_grid.spacing.min()
     sigma_update = [options.update_smoothing / s for s in relative]
     sigma_field = [options.field_smoothing / s for s in relative]
@@ -192,13 +194,14 @@ def fit_dense(
     flat_base, turned = base.reshape(-1, len(relative)), linear.T.contiguous()
 
     def look(displacement: Tensor) -> tuple[Tensor, Tensor | None]:
+        check_stop()
         moved = torch.addmm(flat_base, displacement[0].flatten(1).T, turned)
         return level.sample_moving(moved.reshape(base.shape), masked=masked)
 
     if penalty is None and landmark_force is None and bool(state.displacement.any()):
         _forget_if_worse(state, similarity, look)
     fixed_slope = _fixed_slope(level, look(state.displacement)[0]) if options.fixed_share > 0 else None
-    best, losses = state.copy(), []
+    best, losses = DenseState(state.displacement, state.velocity, state.best_loss), []  # steps make new tensors
     for k in range(iterations):
         warped, weight = look(state.displacement)
         loss, gradient = similarity.value_and_gradient(warped, weight)
@@ -230,14 +233,17 @@ def fit_dense(
         if not isotropic:
             force.mul_(metric)
         force = gaussian(force, sigma_update, "nearest", 3.0)
+        check_stop()
         mean.lerp_(force, 1 - options.momentum)
         square.mul_(options.memory).addcmul_(force, force, value=1 - options.memory)
         # Relative to the typical force: where there is only rounding noise, noise must not become a full step.
         # And never below the force at convergence, or a perfect start would be perturbed.
         floor = max(options.noise_floor * float(square.mean().sqrt()), MIN_FORCE / warped.numel())
+        check_stop()
         update = torch.div(mean, square.sqrt().add_(floor))
         unbiased = (1 - options.memory ** (k + 1)) ** 0.5 / (1 - options.momentum ** (k + 1))
         largest = unbiased * float(update.square().sum(1).amax().sqrt())
+        check_stop()
         step = options.step + (options.final_step - options.step) * k / max(iterations - 1, 1)
         update.mul_(-step * unbiased / max(largest, 1.0))
         if not isotropic:
@@ -246,14 +252,14 @@ def fit_dense(
         calm = round(20 * (step / options.step) ** 0.5) / 20  # few values: each makes a kernel
         _apply(state, update, composer, [calm * s for s in sigma_field], exact=k >= EXACT_FROM * iterations)
     state.displacement, state.velocity, state.best_loss = best.displacement, best.velocity, best.best_loss
-    flat = best.unfolded()
-    state.displacement, state.velocity = flat.displacement, flat.velocity
 
 
 def _fixed_slope(level: Level, warped: Tensor) -> Tensor | None:
     """The fixed image's gradient in the moving image's brightness; ``None`` where the two are not related by a line."""
     inside = slice(None) if level.fixed_weight is None else (level.fixed_weight > 0.5)
-    a, b = level.fixed[inside].flatten().double(), warped[inside].flatten().double()
+    # a covariance of a million voxels is exact enough
+    every = max(warped.numel() // MOMENT_VOXELS, 1)
+    a, b = (image[inside].flatten()[::every].double() for image in (level.fixed, warped))
     a, b = a - a.mean(), b - b.mean()
     covariance, variance = float(a @ b), float(a @ a)
     if abs(covariance) <= LEAST_CORRELATION * (variance * float(b @ b)) ** 0.5:
