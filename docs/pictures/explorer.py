@@ -135,7 +135,7 @@ def scene(name: str, folder: Path, _: argparse.Namespace) -> None:
         drag("turn", (14, 22))
         drag("corner 0", (9, 3))
         panel.grid_tab.links.setChecked(name == "grid")
-        hand.move(canvas.world(1, (41.2, 25.4)))
+        hand.move(canvas.world(1, (15.2, 5.6)))
     elif name == "direction":
         panel.choose_tab("Direction")
         pump(0.5)
@@ -155,7 +155,7 @@ def scene(name: str, folder: Path, _: argparse.Namespace) -> None:
     elif name in ("thin_plate", "bspline"):
         panel.family_box.set_current("tps" if name == "thin_plate" else "bspline")
         pump(0.5)
-        middle = int(np.linalg.norm(canvas._places - canvas.shape / 2, axis=1).argmin())
+        middle = int(np.linalg.norm(canvas.handle_positions - canvas.shape / 2, axis=1).argmin())
         drag(middle, (-12, 9))
         drag(middle + 2, (9, 6))
     pump(1.5)

@@ -156,9 +156,7 @@ def test_a_symmetric_head_is_good_if_its_files_state_their_orientation() -> None
     rng = np.random.default_rng(2)
     half = ndimage.gaussian_filter(rng.normal(size=(24, 40, 36)), 2)
     z, y, x = np.mgrid[-1:1:48j, -1:1:40j, -1:1:36j]
-    head = (z**2 + y**2 + x**2 < 0.8) * (
-        1 + 4 * np.concatenate([half, half[::-1]])
-    )  # symmetric
+    head = (z**2 + y**2 + x**2 < 0.8) * (1 + 4 * np.concatenate([half, half[::-1]]))  # symmetric
     other = ndimage.affine_transform(head, np.diag([1.03, 0.98, 1.02]), (-1.5, 2.0, -1.0), order=1)
     verdicts = {}
     for code in (1, 0):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -24,7 +24,48 @@ from napari_stnreg.transforms.family import TransformFamily
 from napari_stnreg.transforms.inverse import InverseTransform
 
 
-class DisplacementTransform(Transform):
+class _GridTransform(Transform):
+    """A transform that is given by one vector at each voxel of a grid."""
+
+    vectors_name: ClassVar[str]
+    """Name of the attribute, and of the tensor in files, that holds the vectors."""
+    grid: Grid
+
+    def __init__(self, vectors: Tensor, grid: Grid) -> None:
+        vectors = vectors if vectors.ndim == grid.ndim + 2 else vectors[None]
+        if tuple(vectors.shape[1:]) != (grid.ndim, *grid.shape):
+            raise InputError(f"A field of shape {tuple(vectors.shape)} does not fit a grid of shape {grid.shape}.")
+        setattr(self, self.vectors_name, vectors)
+        self.grid, self.ndim, self.unit, self.length_scale = grid, grid.ndim, grid.unit, float(grid.spacing.min())
+
+    @override
+    def native_grid(self) -> Grid:
+        return self.grid
+
+    @override
+    def parameter_field(self) -> tuple[Tensor, Grid]:
+        return getattr(self, self.vectors_name), self.grid
+
+    @override
+    def _change_coordinates(self, matrix: FloatArray, unit: str) -> Self:
+        grid = Grid(self.grid.shape, matrix @ self.grid.matrix, unit)
+        return type(self)(apply_matrix(matrix[:-1, :-1], getattr(self, self.vectors_name)), grid)
+
+    @override
+    def tensors(self) -> dict[str, Tensor]:
+        return {self.vectors_name: getattr(self, self.vectors_name)}
+
+    @override
+    def settings(self) -> dict[str, Any]:
+        return {"grid": self.grid.to_dict()}
+
+    @override
+    @classmethod
+    def from_state(cls, tensors: dict[str, Tensor], settings: dict[str, Any]) -> Self:
+        return cls(tensors[cls.vectors_name], Grid.from_dict(settings["grid"]))
+
+
+class DisplacementTransform(_GridTransform):
     """``T(x) = x + u(x)`` with ``u`` given on a grid, linear between its voxels and constant beyond its border.
 
     Parameters
@@ -36,13 +77,11 @@ class DisplacementTransform(Transform):
     """
 
     family = "displacement"
+    vectors_name = "field"
+    field: Tensor
 
     def __init__(self, field: Tensor, grid: Grid) -> None:
-        field = field if field.ndim == grid.ndim + 2 else field[None]
-        if tuple(field.shape[1:]) != (grid.ndim, *grid.shape):
-            raise InputError(f"A field of shape {tuple(field.shape)} does not fit a grid of shape {grid.shape}.")
-        self.field, self.grid = field, grid
-        self.ndim, self.unit, self.length_scale = grid.ndim, grid.unit, float(grid.spacing.min())
+        super().__init__(field, grid)
 
     @override
     def __call__(self, points: Tensor) -> Tensor:
@@ -68,34 +107,8 @@ class DisplacementTransform(Transform):
         return InverseTransform(self)
 
     @override
-    def native_grid(self) -> Grid:
-        return self.grid
-
-    @override
     def displacement_field(self) -> DisplacementTransform:
         return self
-
-    @override
-    def parameter_field(self) -> tuple[Tensor, Grid]:
-        return self.field, self.grid
-
-    @override
-    def _change_coordinates(self, matrix: FloatArray, unit: str) -> DisplacementTransform:
-        grid = Grid(self.grid.shape, matrix @ self.grid.matrix, unit)
-        return type(self)(apply_matrix(matrix[:-1, :-1], self.field), grid)
-
-    @override
-    def tensors(self) -> dict[str, Tensor]:
-        return {"field": self.field}
-
-    @override
-    def settings(self) -> dict[str, Any]:
-        return {"grid": self.grid.to_dict()}
-
-    @override
-    @classmethod
-    def from_state(cls, tensors: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        return cls(tensors["field"], Grid.from_dict(settings["grid"]))
 
 
 class DiffeomorphicTransform(DisplacementTransform):
@@ -164,7 +177,7 @@ def exponential(velocity: Tensor, steps: int | None = None) -> Tensor:
     return self_composed(velocity / 2**steps, steps)
 
 
-class VelocityTransform(Transform):
+class VelocityTransform(_GridTransform):
     """The flow of a stationary velocity field, inverted by integrating the negative field.
 
     The velocity is the logarithm of the flow: it can be averaged, scaled and regularized. The continuous flow of a
@@ -180,10 +193,11 @@ class VelocityTransform(Transform):
     """
 
     family = "velocity"
+    vectors_name = "velocity"
+    velocity: Tensor
 
     def __init__(self, velocity: Tensor, grid: Grid) -> None:
-        self.velocity = DisplacementTransform(velocity, grid).field  # the same shapes are allowed
-        self.grid, self.ndim, self.unit, self.length_scale = grid, grid.ndim, grid.unit, float(grid.spacing.min())
+        super().__init__(velocity, grid)
 
     @cached_property
     def _flow(self) -> DisplacementTransform:
@@ -199,16 +213,8 @@ class VelocityTransform(Transform):
         return self._flow.on_grid(grid, dtype)
 
     @override
-    def native_grid(self) -> Grid:
-        return self.grid
-
-    @override
     def displacement_field(self) -> DisplacementTransform:
         return self._flow
-
-    @override
-    def parameter_field(self) -> tuple[Tensor, Grid]:
-        return self.velocity, self.grid
 
     @property
     @override
@@ -224,24 +230,6 @@ class VelocityTransform(Transform):
     @override
     def inverse(self) -> VelocityTransform:
         return VelocityTransform(-self.velocity, self.grid).reversed_like(self)
-
-    @override
-    def _change_coordinates(self, matrix: FloatArray, unit: str) -> VelocityTransform:
-        grid = Grid(self.grid.shape, matrix @ self.grid.matrix, unit)
-        return VelocityTransform(apply_matrix(matrix[:-1, :-1], self.velocity), grid)
-
-    @override
-    def tensors(self) -> dict[str, Tensor]:
-        return {"velocity": self.velocity}
-
-    @override
-    def settings(self) -> dict[str, Any]:
-        return {"grid": self.grid.to_dict()}
-
-    @override
-    @classmethod
-    def from_state(cls, tensors: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        return cls(tensors["velocity"], Grid.from_dict(settings["grid"]))
 
 
 class DenseFamily(TransformFamily):
