@@ -67,6 +67,7 @@ def scene(name: str, folder: Path, written: argparse.Namespace) -> None:
     pump(600, lambda: panel.bar.value() > 150 or not panel.running)
     stage.picture("2_during")
     finished()
+    viewer.reset_view()  # the aligned stack is larger
     stage.picture("3_after")
     panel.findings.picked.emit(3)
     press(panel.flicker_button)
