@@ -9,8 +9,13 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 import napari_stnreg as sr
 from napari_stnreg.cli import main
 from napari_stnreg.datasets import SerialSections
+from napari_stnreg.stacks.matching.coarse import CoarseMatch, coarse_match
+from napari_stnreg.stacks.matching.pair_selection import find_inverted
+from napari_stnreg.stacks.preprocessing.features import prepare
 from napari_stnreg.stacks.quality.sections import PairQuality, judge_gaps, split_into_segments
-from napari_stnreg.stacks.solver.pose_graph import interpolate_pose
+from napari_stnreg.stacks.settings import StackSettings
+from napari_stnreg.stacks.solver.elastic import recorded_poses
+from napari_stnreg.stacks.solver.pose_graph import interpolate_pose, solve_poses
 
 SHAPE = (8, 192, 192)
 
@@ -116,3 +121,37 @@ def test_change_of_magnification_proposes_affine(tmp_path):
     text = " ".join(sr.align_stack(raw, tmp_path / "a.zarr", workers=1).warnings)
     assert "from section 4 to 5. Use motion='affine'." in text
     assert "swapped" not in text
+
+
+def test_weak_match_does_not_decide_the_contrast():
+    """Two sections are inverted. A chance match two sections further denies it for one of them."""
+    eye = np.eye(3)
+    matches = {(z, z + 1): CoarseMatch(eye, 0.4 if z == 4 else 0.6, 1.0, False, z in (1, 3)) for z in range(7)}
+    matches[3, 5] = CoarseMatch(eye, 0.31, 1.0, False)
+    assert find_inverted(matches) == {2, 3}
+    matches[2, 4] = CoarseMatch(eye, 0.31, 1.0, False)
+    assert find_inverted(matches) == {2, 3}
+
+
+@pytest.mark.parametrize("factor", [1.15, 1 / 1.15, 1.0])
+def test_magnification_is_measured_from_one_pair(stacks, factor):
+    """A rigid match says that an affine one fits far better, and how much larger the second section is."""
+    settings = StackSettings()
+    y, x = np.indices(SHAPE[1:])
+    where = [95.5 + (y - 95.5) / factor, 95.5 + (x - 95.5) / factor]
+    images = [stacks[0][3], map_coordinates(stacks[0][4].astype(float), where, order=1)]
+    a, b = (prepare(np.float32(one), settings, shape=SHAPE[1:], factor=1) for one in images)
+    assert coarse_match(a, b, settings).magnification == pytest.approx(factor, abs=0.03)
+
+
+def test_affine_poses_follow_a_change_of_magnification():
+    """Sections from 5 on are recorded 15 % larger: the recorded size is no position to return to."""
+    shape, step = (192, 192), np.diag([1.15, 1.15, 1.0])
+    step[:2, 2] = 95.5 - 1.15 * 95.5
+    matches = {(z, z + 1): CoarseMatch(step if z == 4 else np.eye(3), 0.6, 1.0, False) for z in range(9)}
+    poses = solve_poses(10, matches, [shape] * 10, StackSettings(motion="affine"))
+    sizes = [np.sqrt(np.linalg.det(pose[:2, :2])) for pose in poses]
+    np.testing.assert_allclose(np.divide(sizes[5:], sizes[4]), 1.15, rtol=0.01)
+    np.testing.assert_allclose(
+        recorded_poses(poses, shape)[9][0, 0] / recorded_poses(poses, shape)[0][0, 0], 1.15, rtol=0.01
+    )

@@ -51,6 +51,17 @@ def test_only_pairs_that_both_sides_contradict_are_swapped():
     assert find_swapped(line, damaged, 0.03) == []
 
 
+def test_scores_are_compared_at_a_level_that_all_pairs_used():
+    """A pair that stops at a coarse level has a higher score there than one that goes on to a finer level."""
+    nan = float("nan")
+    scores = {(0, 1): (0.24, 0.7), (1, 2): (0.27, 0.6), (2, 3): (0.22, 0.65), (0, 2): (nan, 0.4), (1, 3): (nan, 0.35)}
+    assert find_swapped(range(4), scores, 0.05) == []
+    swapped = {**scores, (0, 1): (nan, 0.31), (2, 3): (nan, 0.45), (0, 2): (0.24, 0.54), (1, 3): (0.3, 0.72)}
+    assert find_swapped(range(4), swapped, 0.05) == [(1, 2)]
+    alike = {(0, 1): 0.94, (1, 2): 0.95, (2, 3): 0.942, (0, 2): 0.961, (1, 3): 0.96}  # close to 1, little says much
+    assert find_swapped(range(4), alike, 0.05) == [(1, 2)]
+
+
 def test_swapped_stack_is_aligned_like_the_right_order(mixed, tissue):
     report = json.loads((mixed / "out.report.json").read_text())
     assert [row["raw_section"] for row in report["sections"]] == ORDER

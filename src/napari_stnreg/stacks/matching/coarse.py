@@ -41,10 +41,14 @@ class CoarseParameters:
         Matches below this confidence are ignored.
     min_margin
         Fraction by which the best candidate must exceed the next different one for full confidence.
+    better_affine_factor
+        Ratio of the correlations by which an affine candidate at another place, or a magnification, has to fit better.
     near_rotations_deg
         Small rotations that are searched first.
     rotation_step_deg
         Step of the search over all rotations.
+    magnifications
+        Changes of size that are tried where nothing convincing is found.
     """
 
     search_side: int = 72
@@ -55,8 +59,10 @@ class CoarseParameters:
     sure_confidence: float = 0.45
     min_confidence: float = 0.3
     min_margin: float = 0.15
+    better_affine_factor: float = 1.15
     near_rotations_deg: tuple[int, ...] = (0, -3, 3, -6, 6)
     rotation_step_deg: int = 5
+    magnifications: tuple[float, ...] = (0.8, 0.87, 1.15, 1.25)
 
 
 PARAMETERS = CoarseParameters()
@@ -78,6 +84,8 @@ class CoarseMatch:
         Whether the transform contains a reflection.
     inverted
         Whether the sections match with the contrast of one of them inverted.
+    magnification
+        Size of ``b`` relative to ``a``, if an affine map fits clearly better than the rigid match; 1 otherwise.
     """
 
     matrix: FloatArray
@@ -85,18 +93,19 @@ class CoarseMatch:
     overlap: float
     mirrored: bool
     inverted: bool = False
+    magnification: float = 1.0
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return the fields as named arrays."""
-        figures = [self.confidence, self.overlap, float(self.mirrored), float(self.inverted)]
+        figures = [self.confidence, self.overlap, float(self.mirrored), float(self.inverted), self.magnification]
         return {"matrix": self.matrix, "figures": np.array(figures)}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, npt.NDArray[np.generic]]) -> CoarseMatch:
         """Restore a match from :meth:`to_arrays`."""
-        confidence, overlap, mirrored, inverted = (float(f) for f in np.asarray(arrays["figures"]))
+        confidence, overlap, mirrored, inverted, magnification = (float(f) for f in np.asarray(arrays["figures"]))
         matrix = np.asarray(arrays["matrix"], dtype=np.float64)
-        return cls(matrix, confidence, overlap, bool(mirrored), bool(inverted))
+        return cls(matrix, confidence, overlap, bool(mirrored), bool(inverted), magnification)
 
 
 def coarse_match(a: PreparedSection, b: PreparedSection, settings: StackSettings) -> CoarseMatch:
@@ -122,6 +131,8 @@ def _match(a: PreparedSection, b: PreparedSection, settings: StackSettings, *, f
     linears = [np.eye(2)] if translation else [_rotation(d) for d in PARAMETERS.near_rotations_deg]
     tried = _refine_candidates(a, b, begin, linears, settings.motion, 2)
     best = max(tried, key=lambda one: one[0], default=(-1.0, np.eye(3), 0.0))
+    if settings.motion == "affine" and best[0] < PARAMETERS.sure_confidence:
+        best = _magnified(a, b, best, begin)
     margin = 1.0
     if far and best[0] < PARAMETERS.good_score and (settings.mirror or (settings.search_rotations and not translation)):
         if settings.search_rotations and not translation:
@@ -143,11 +154,34 @@ def _match(a: PreparedSection, b: PreparedSection, settings: StackSettings, *, f
     if best[0] < 0:
         return CoarseMatch(np.eye(3), 0.0, 0.0, False)
     score, matrix, overlap = best
+    magnification = _magnification(a, b, score, matrix, begin) if settings.motion != "affine" else 1.0
     if begin > 0 and score > PARAMETERS.min_confidence:
         # the finer level refines the pose, but its correlation is lower because less fine detail is shared
         finer, _, overlap_fraction = refine(a, b, matrix, settings.motion, range(begin - 1, begin - 2, -1))
         matrix, overlap = (finer, overlap_fraction) if overlap_fraction > PARAMETERS.min_overlap else (matrix, overlap)
-    return CoarseMatch(matrix, max(score, 0.0) * margin, overlap, bool(np.linalg.det(matrix[:2, :2]) < 0))
+    mirrored = bool(np.linalg.det(matrix[:2, :2]) < 0)
+    return CoarseMatch(matrix, max(score, 0.0) * margin, overlap, mirrored, magnification=magnification)
+
+
+def _magnification(a: PreparedSection, b: PreparedSection, score: float, matrix: FloatArray, level: int) -> float:
+    """Return how much larger ``b`` is than ``a`` by an affine map, if it fits clearly better than the rigid one."""
+    found, better, overlap = refine(a, b, matrix, "affine", range(level, level - 1, -1))
+    needed = max(PARAMETERS.sure_confidence, PARAMETERS.better_affine_factor * score)
+    if better < needed or overlap < PARAMETERS.min_overlap:
+        if score >= PARAMETERS.sure_confidence:
+            return 1.0
+        better, found, _ = _magnified(a, b, (score, matrix, 0.0), level)
+    return float(np.sqrt(abs(np.linalg.det(found[:2, :2])))) if better >= needed else 1.0
+
+
+def _magnified(
+    a: PreparedSection, b: PreparedSection, best: tuple[float, FloatArray, float], level: int
+) -> tuple[float, FloatArray, float]:
+    """Return the best candidate of another size if it is sure and clearly better than ``best``, or else ``best``."""
+    linears = [factor * np.eye(2) for factor in PARAMETERS.magnifications]
+    found = max(_refine_candidates(a, b, level, linears, "affine", 3), key=lambda one: one[0], default=best)
+    needed = max(PARAMETERS.sure_confidence, PARAMETERS.better_affine_factor * best[0])
+    return found if found[0] >= needed else best
 
 
 def _search_level(section: PreparedSection) -> int:
@@ -198,12 +232,25 @@ def _search_candidates(
 def _refine_candidates(
     a: PreparedSection, b: PreparedSection, level: int, linears: list[FloatArray], motion: str, keep: int
 ) -> list[tuple[float, FloatArray, float]]:
-    """Refine the best candidates; return score, matrix and overlap of those with enough overlap."""
+    """Refine the best candidates; return score, matrix and overlap of those with enough overlap, the best one first.
+
+    Six parameters fit chance far better than three, so that affine candidates are compared as rigid ones first, and
+    another one has to be clearly better.
+    """
+    levels = range(level, level - 1, -1)
     refined = []
     for start in _search_candidates(a, b, level, linears, keep):
-        matrix, score, overlap = refine(a, b, start, motion, range(level, level - 1, -1))
+        matrix, score, overlap = refine(a, b, start, "rigid" if motion == "affine" else motion, levels)
         if overlap > PARAMETERS.min_overlap:
             refined.append((score, matrix, overlap))
+    refined.sort(key=lambda one: -one[0])
+    if motion == "affine":
+        found: list[tuple[float, FloatArray, float]] = []
+        for _, start, _ in refined:
+            matrix, score, overlap = refine(a, b, start, motion, levels)
+            if overlap > PARAMETERS.min_overlap:
+                found.append((score / (PARAMETERS.better_affine_factor if found else 1.0), matrix, overlap))
+        refined = found
     return refined
 
 

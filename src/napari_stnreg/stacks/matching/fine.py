@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -73,24 +73,28 @@ class FineMatch:
     weight
         ``(Pa, Pb, 3, gy, gx)`` precision yy, yx, xx: about 1 inside tissue with detail, 0 outside.
     score
-        ``(Pa, Pb)`` correlation of the features over the common tissue.
+        ``(Pa, Pb)`` correlation of the features over the common tissue, at the finest level that was used.
     overlap
         ``(Pa, Pb)`` common tissue as a fraction of the common frame.
+    level_scores
+        ``(levels,)`` correlation of the best fragments at each level, the finest first; NaN where a level was not used.
+        Only scores of the same level can be compared between pairs.
     """
 
     shift: FloatArray
     weight: FloatArray
     score: FloatArray
     overlap: FloatArray
+    level_scores: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return the fields as named arrays."""
-        return {"shift": self.shift, "weight": self.weight, "score": self.score, "overlap": self.overlap}
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, npt.NDArray[np.generic]]) -> FineMatch:
         """Restore a match from :meth:`to_arrays`."""
-        return cls(*(np.asarray(arrays[name], dtype=np.float64) for name in ("shift", "weight", "score", "overlap")))
+        return cls(**{name: np.asarray(values, dtype=np.float64) for name, values in arrays.items()})
 
 
 def initial_transforms(
@@ -150,16 +154,18 @@ def fine_match(
     counts = (map_a.n_fragments, map_b.n_fragments)
     shift, weight = np.zeros((*counts, 2, *lattice.shape)), np.zeros((*counts, 3, *lattice.shape))
     score, overlap = np.zeros(counts), np.zeros(counts)
+    level_scores = np.full(min(len(a.levels), len(b.levels)), np.nan)
     low, high = common_box((map_a, map_b))
     for p in range(counts[0]):
         for q in range(counts[1]):
-            found = _match_fragments(a, b, map_a, map_b, (p, q), settings, iteration, outline, (low, high))
+            found, levels = _match_fragments(a, b, map_a, map_b, (p, q), settings, iteration, outline, (low, high))
             if found is None:
                 continue
             shift[p, q] = found.vectors - map_a.vectors[p]
             weight[p, q] = found.weight
             score[p, q], overlap[p, q] = found.score, found.overlap
-    return FineMatch(shift, weight, score, overlap)
+            level_scores = np.fmax(level_scores, levels)
+    return FineMatch(shift, weight, score, overlap, level_scores)
 
 
 def _match_fragments(
@@ -172,7 +178,8 @@ def _match_fragments(
     iteration: int,
     outline: bool,
     box: tuple[FloatArray, FloatArray],
-) -> SplineFit | None:
+) -> tuple[SplineFit | None, FloatArray]:
+    """Return the fit of the finest level that was used, and the correlation at each level."""
     lattice, (p, q) = map_a.lattice, which
     fragment_a, fragment_b = (p if map_a.n_fragments > 1 else None), (q if map_b.n_fragments > 1 else None)
     deepest = min(len(a.levels), len(b.levels)) - 1
@@ -180,6 +187,7 @@ def _match_fragments(
     first = min(deepest, PARAMETERS.later_coarsest_level if later else PARAMETERS.coarsest_level)
     vectors = map_b.vectors[q].copy()
     found: SplineFit | None = None
+    scores = np.full(deepest + 1, np.nan)
     for level in range(first, -1, -1):
         step = a.factor * 2.0**level
         frame = PairFrame.over(*box, step)
@@ -206,13 +214,13 @@ def _match_fragments(
             smoothness=settings.smoothness * PARAMETERS.stiffness,
         )
         if fit.overlap < PARAMETERS.min_overlap:
-            return None
+            return None, scores
         if outline and fit.score < PARAMETERS.min_score:
             break
-        found, vectors = fit, fit.vectors
+        found, vectors, scores[level] = fit, fit.vectors, fit.score
         if fit.score < PARAMETERS.min_score:
             break
-    return found
+    return found, scores
 
 
 def _fragment_shift(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from napari_stnreg.stacks.matching.coarse import PARAMETERS, CoarseMatch
 from napari_stnreg.stacks.settings import StackSettings
 
@@ -37,32 +40,33 @@ def bridging_pairs(sections: Sequence[int], matches: Mapping[Pair, CoarseMatch])
 
 
 def find_inverted(matches: Mapping[Pair, CoarseMatch]) -> set[int]:
-    """Return the sections whose contrast is inverted relative to most sections that they are linked to."""
-    links: dict[int, list[tuple[int, bool]]] = {}
-    for (a, b), match in sorted(matches.items()):
-        if match.confidence >= PARAMETERS.min_confidence:
-            links.setdefault(a, []).append((b, match.inverted))
-            links.setdefault(b, []).append((a, match.inverted))
+    """Return the sections whose contrast is inverted relative to most sections that they are linked to.
+
+    The contrasts follow from the tree of the best matches, near ones first: a chance match decides nothing where a
+    better one is known.
+    """
+    groups: dict[int, dict[int, bool]] = {}
+    known = {pair: match for pair, match in matches.items() if match.confidence >= PARAMETERS.min_confidence}
+    for a, b in sorted(known, key=lambda pair: (pair[1] - pair[0], -known[pair].confidence, pair)):
+        one, other = (groups.setdefault(z, {z: False}) for z in (a, b))
+        if one is not other:
+            differ = (one[a] != other[b]) != known[a, b].inverted
+            one.update({z: inverted != differ for z, inverted in other.items()})
+            groups.update(dict.fromkeys(other, one))
     found: set[int] = set()
-    inverted: dict[int, bool] = {}
-    for begin in sorted(links):
-        if begin in inverted:
-            continue
-        inverted[begin], group, queue = False, [begin], [begin]
-        while queue:
-            a = queue.pop(0)
-            for b, opposite in links[a]:
-                if b not in inverted:
-                    inverted[b] = inverted[a] != opposite
-                    group.append(b)
-                    queue.append(b)
-        ones = {z for z in group if inverted[z]}
-        found |= ones if 2 * len(ones) <= len(group) else set(group) - ones
+    for z, group in groups.items():
+        if z == min(group):
+            ones = {k for k, inverted in group.items() if inverted}
+            found |= ones if 2 * len(ones) <= len(group) else set(group) - ones
     return found
 
 
-def find_swapped(sections: Sequence[int], scores: Mapping[Pair, float], margin: float) -> list[Pair]:
+def find_swapped(sections: Sequence[int], scores: Mapping[Pair, npt.ArrayLike], margin: float) -> list[Pair]:
     """Return the neighbors that fit better in exchanged order, in the mean by more than a margin.
+
+    ``scores`` holds the correlation at each level, the finest first, NaN where a level was not used. Pairs are compared
+    at the finest level that all of them used, since a finer level always correlates less, and by Fisher's z, since a
+    small difference close to 1 says much.
 
     Both sides must agree, so that one bad section is not moved. The first and the last pair have one side only and are
     not judged.
@@ -75,10 +79,15 @@ def find_swapped(sections: Sequence[int], scores: Mapping[Pair, float], margin: 
         near, far = ((p, a), (b, q)), ((p, b), (a, q))
         if not all(pair in scores for pair in (*near, *far)):
             continue
-        gains = [scores[one] - scores[other] for one, other in zip(far, near, strict=True)]
-        if min(gains) > 0 and sum(gains) > 2 * margin:
+        gains = np.stack([_fisher(scores[one]) - _fisher(scores[other]) for one, other in zip(far, near, strict=True)])
+        common = gains.reshape(2, -1)[:, np.isfinite(gains.reshape(2, -1)).all(axis=0)]
+        if common.size and common[:, 0].min() > 0 and common[:, 0].sum() > 2 * margin:
             found.append((a, b))
     return found
+
+
+def _fisher(scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    return np.asarray(np.arctanh(np.clip(np.asarray(scores, dtype=np.float64), -0.999, 0.999)))
 
 
 def fine_pairs(sections: Sequence[int], settings: StackSettings) -> list[Pair]:

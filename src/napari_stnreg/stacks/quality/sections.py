@@ -49,7 +49,7 @@ class QualityParameters:
     duplicate_correlation
         Neighbors that correlate better than this as recorded are the same image.
     swap_margin
-        Neighbors are swapped if each matches the neighbor of the other one better, in the mean by this correlation.
+        Neighbors are swapped if each matches the neighbor of the other one better, in the mean by this Fisher z.
     magnification_change
         Relative change of size between neighbors above which an affine motion is proposed.
     max_correlation_drop
@@ -71,7 +71,7 @@ class QualityParameters:
     chance_samples: int = 6
     chance_shift: float = 0.2
     duplicate_correlation: float = 0.99
-    swap_margin: float = 0.03
+    swap_margin: float = 0.05
     magnification_change: float = 0.07
     max_correlation_drop: float = 0.05
     max_folding_fraction: float = 0.002
@@ -412,22 +412,26 @@ def describe_faults(
     before: Mapping[Pair, PairQuality],
     matches: Mapping[Pair, FineMatch],
     motion: str,
+    magnified: Mapping[Pair, float] | None = None,
 ) -> str:
-    """Describe faults of the recording: inverted contrast, duplicates, swapped neighbors, changes of magnification."""
+    """Describe faults of the recording: inverted contrast, duplicates, swapped neighbors, changes of magnification.
+
+    ``magnified`` holds the changes of size between neighbors that the coarse matches found.
+    """
     found = []
     if inverted:
         found.append(f"Inverted contrast: section {', '.join(map(str, inverted))}. Matched with the contrast inverted.")
     for (a, b), quality in before.items():
         if quality.correlation > PARAMETERS.duplicate_correlation:
             found.append(f"Sections {a} and {b} are the same image. Exclude one of them.")
-    scores = {pair: float(match.score.max()) for pair, match in matches.items()}
+    scores = {pair: match.level_scores for pair, match in matches.items()}
     for a, b in find_swapped(sections, scores, PARAMETERS.swap_margin):
         found.append(f"Sections {a} and {b} seem to be swapped: each fits the neighbor of the other one better.")
     if motion != "affine" and len(sections) > 1:
         points = canvas_points(transforms, 2)
         size = {z: float(np.linalg.norm(np.ptp(transforms[z](points).reshape(-1, 2), axis=0))) for z in sections}
         for a, b in pairwise(sections):
-            change = size[b] / size[a] - 1
+            change = max(size[b] / size[a], (magnified or {}).get((a, b), 1.0), key=lambda n: abs(np.log(n))) - 1
             if abs(change) > PARAMETERS.magnification_change:
                 found.append(
                     f"Magnification changes by {100 * change:.0f} % from section {a} to {b}. Use motion='affine'."

@@ -231,7 +231,7 @@ class AlignmentPipeline:
                     repeats[b] = repeats.get(a, a)
             kept = [z for z in good if z not in repeats]
             facts = yield from self._compare(fine_pairs(kept, settings), transforms, settings)
-            scores = {pair: float(known["score"]) for pair, known in facts.items()}
+            scores = {p: self.work.get(tasks.COMPARED, tasks.pair_name(p))[0]["level_scores"] for p in facts}
             swapped = find_swapped(kept, scores, QUALITY_PARAMETERS.swap_margin)
             order, moved = list(range(self.count)), {z for pair in swapped for z in pair}
             for a, b in swapped:
@@ -430,7 +430,7 @@ class AlignmentPipeline:
 
         A single section that fits neither neighbor is placed between them.
         """
-        good, done = usable(faults), self._completed + self._fractions["quality"]
+        good, done, everything = usable(faults), self._completed + self._fractions["quality"], matches
         before, after = yield from self._measure(tasks.QUALITY, transforms, good)
         chance = yield from self._measure_chance(transforms, neighbor_pairs(good))
         judged = judge_gaps(after, chance)
@@ -475,11 +475,15 @@ class AlignmentPipeline:
             if (a, b) in after
         ]
         self.slopes = estimate_slopes(transforms, matches)
+        coarse = self._coarse_matches(
+            [p for p in neighbor_pairs(good) if self.work.has(tasks.COARSE, tasks.pair_name(p))]
+        )
+        magnified = {pair: match.magnification for pair, match in coarse.items()}
         inverted = [z for z in good if self.work.facts(tasks.PREPARED, z)["figures"].get("inverted")]
         warnings = (
             describe_breaks(segments, after),
             self._describe_order(),
-            describe_faults(transforms, good, inverted, before, matches, self.settings.motion),
+            describe_faults(transforms, good, inverted, before, everything, self.settings.motion, magnified),
             self.requested.source.warning,  # a reordered view has no notes of its own
             self.slopes.warning(self.settings.trend),
         )

@@ -217,8 +217,9 @@ def compare_order(
 ) -> None:
     """Store how well two sections fit, and whether they are the same image to the last bit."""
     a, b = (load_prepared(work, z) for z in pair)
-    score = float(fine_match(a, b, *transforms, settings).score.max())
-    work.put(COMPARED, pair_name(pair), score=score, same=np.array_equal(a.image, b.image))
+    found = fine_match(a, b, *transforms, settings)
+    same = np.array_equal(a.image, b.image)
+    work.put(COMPARED, pair_name(pair), {"level_scores": found.level_scores}, same=same)
 
 
 def measure_chance(

@@ -8,7 +8,7 @@ their variance components: jitter of single sections is removed, a trend over se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -64,6 +64,8 @@ class SolverParameters:
         Residual of a match that never counts as an outlier, relative to the side of a section.
     max_offset_fraction
         A section recorded farther off than this, relative to its side, has no position prior.
+    magnification_step
+        Change of size between neighbors above which the magnification was changed. Set by hand.
     reweightings
         Iterations of iteratively reweighted least squares.
     cg_iterations
@@ -81,6 +83,7 @@ class SolverParameters:
     initial_prior_fraction: float = 0.01
     min_residual_fraction: float = 0.004
     max_offset_fraction: float = 0.1
+    magnification_step: float = 0.07
     reweightings: int = 3
     cg_iterations: int = 150
     cg_tolerance: float = 1e-5
@@ -169,10 +172,32 @@ def fixed_sections(
     return keep
 
 
-def recorded_displacement(there: SectionTransform) -> FloatArray:
-    """Return the displacement ``(P, 2, gy, gx)`` of the fragments from the recorded position, by their poses alone."""
+def recorded_poses(poses: Sequence[FloatArray], shape: tuple[int, int]) -> list[FloatArray]:
+    """Return the pose of each section as it was recorded: the identity, or another size.
+
+    Where the size of neighbors changes by more than :attr:`SolverParameters.magnification_step`, the magnification was
+    changed. This is no position to return to, so that the sections are expected at the size at which they match.
+    """
+    sizes = 0.5 * np.log([max(abs(float(np.linalg.det(pose[:2, :2]))), 1e-12) for pose in poses])
+    least = np.log1p(PARAMETERS.magnification_step)
+    runs = np.split(np.arange(len(poses)), np.flatnonzero(np.abs(np.diff(sizes)) > least) + 1)
+    usual = float(np.median(sizes[max(runs, key=len)]))
+    center, found = (np.asarray(shape, dtype=np.float64) - 1) / 2, []
+    for run in runs:
+        change = float(np.median(sizes[run])) - usual
+        pose = np.diag([*[np.exp(change if abs(change) > least else 0.0)] * 2, 1.0])
+        pose[:2, 2] = center - pose[:2, :2] @ center
+        found += [pose] * len(run)
+    return found
+
+
+def recorded_displacement(there: SectionTransform, recorded: FloatArray | None = None) -> FloatArray:
+    """Return the displacement ``(P, 2, gy, gx)`` of the fragments from the recorded position, by their poses alone.
+
+    ``recorded`` is the pose ``(3, 3)`` as recorded, see :func:`recorded_poses`; the identity if not given.
+    """
     nodes = there.lattice.points()
-    back = np.linalg.inv(there.affines)
+    back = np.linalg.inv(there.affines) @ (np.eye(3) if recorded is None else recorded)
     return np.stack([(nodes - nodes @ m[:2, :2].T - m[:2, 2]).transpose(2, 0, 1) for m in back])
 
 
@@ -181,7 +206,8 @@ def _reference_displacement(transforms: list[SectionTransform], reference_offset
 
     Outliers are reset to zero, the median offset: their shift alone, if only that is an outlier.
     """
-    base = np.concatenate([recorded_displacement(m) for m in transforms])
+    recorded = recorded_poses([one.affines[0] for one in transforms], transforms[0].shape)
+    base = np.concatenate([recorded_displacement(m, pose) for m, pose in zip(transforms, recorded, strict=True)])
     base = base - (np.median(base, axis=0) if reference_offset is None else reference_offset)
     shift = base.mean(axis=(2, 3), keepdims=True)
     rest = base - shift

@@ -20,7 +20,7 @@ from napari_stnreg.stacks.matching.coarse import CoarseMatch
 from napari_stnreg.stacks.section_transform import SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solver.elastic import PARAMETERS as SOLVER_PARAMETERS
-from napari_stnreg.stacks.solver.elastic import TREND_WEIGHT, Pair
+from napari_stnreg.stacks.solver.elastic import TREND_WEIGHT, Pair, recorded_poses
 from napari_stnreg.stacks.solver.variance_components import estimate_variance_components, segments
 
 
@@ -92,8 +92,11 @@ def solve_poses(
     position_weights = (
         settings.position_weight * TREND_WEIGHT[settings.trend] * _position_weights(confident, shapes, radius)
     )
+    recorded = recorded_poses(poses, shapes[root])
     for _ in range(PARAMETERS.iterations):
-        poses = _refine_poses(poses, known, confident, keep, settings.motion, position_weights, center, radius)
+        poses = _refine_poses(
+            poses, recorded, known, confident, keep, settings.motion, position_weights, center, radius
+        )
     return _interpolate_missing(poses, known | set(keep), center)
 
 
@@ -226,6 +229,7 @@ def _to_matrix(parameters: FloatArray, center: FloatArray, radius: float) -> Flo
 
 def _refine_poses(
     poses: list[FloatArray],
+    recorded_at: list[FloatArray],
     known: set[int],
     matches: Mapping[Pair, CoarseMatch],
     fixed: Mapping[int, FloatArray],
@@ -246,7 +250,7 @@ def _refine_poses(
     prior = np.zeros((count, 6))
     for z in known:
         # prior: recorded position and shape; none for a reflected section
-        recorded = np.asarray(np.linalg.inv(poses[z]))
+        recorded = np.asarray(np.linalg.inv(poses[z]) @ recorded_at[z])
         prior[z] = _to_parameters(recorded, center, radius) if np.linalg.det(recorded[:2, :2]) > 0 else 0
     if fixed:  # all sections may be rotated relative to the fixed one, by half a turn in either direction
         rotations = np.exp(1j * prior[:, 2] / radius)
