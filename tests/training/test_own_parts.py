@@ -416,7 +416,7 @@ class TestCallbacks:
         sr.train(DrawnPairs(24, 6), network="affine", epochs=9, callbacks=[Log(), count], **QUICK)
         assert calls == [("start", 9), ("epoch", 0), ("epoch", 1), ("epoch", 2), ("end", "stopped")]
         assert count.steps == 4
-        with pytest.raises(InputError, match="int has none"):
+        with pytest.raises(InputError, match="int is not a callback"):
             sr.train(DrawnPairs(12, 4), network="affine", callbacks=[3], **QUICK)
 
     def test_curves_are_written_and_a_finished_training_continues(self, tmp_path):

@@ -1,6 +1,7 @@
 """Registry of similarities by name.
 
-A similarity registers itself when its class is defined, and every module of this package is imported with it.
+A similarity is added by one module of this package (see :mod:`~napari_stnreg.losses.base`). It registers itself when
+its class is defined, and every module of this package is imported with it.
 """
 
 from __future__ import annotations

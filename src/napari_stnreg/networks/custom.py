@@ -208,7 +208,7 @@ class CustomNetwork(LocalizationNetwork, selectable=False):
                 theta = theta.flip(1)
             return self.family(theta, domain.resized(size[1:]))
         if self.family_name == "affine" and size == (ndim, ndim + 1):
-            return affine_from_theta(theta, domain)
+            return AffineTransform.from_theta(theta, domain)
         wanted = self.family.parameter_shape(domain)
         count = int(torch.Size(wanted).numel())
         if size not in ((count,), tuple(wanted)):
@@ -229,25 +229,6 @@ class CustomNetwork(LocalizationNetwork, selectable=False):
             "channels": self.channels, "shape": list(self.shape), "family": self.family_name,
             "multiple": self.multiple, "fixed_size": self.has_fixed_size, **self._family_options,
         }  # fmt: skip
-
-
-def affine_from_theta(theta: Tensor, grid: Grid) -> AffineTransform:
-    """Convert the paper's matrices ``(B, D, D + 1)`` on coordinates from -1 to 1 to transforms of a grid's world.
-
-    Parameters
-    ----------
-    theta
-        In the paper's order (x, y, z).
-    grid
-        Axis-aligned grid of both images, whose outer faces are at -1 and 1.
-    """
-    half = torch.tensor(grid.spacing * grid.shape / 2, dtype=theta.dtype, device=theta.device)
-    center = torch.tensor(grid.center, dtype=theta.dtype, device=theta.device)
-    matrix = theta[:, :, :-1].flip(1, 2) * half[:, None] / half
-    shift = theta[:, :, -1].flip(1) * half + center - matrix @ center
-    last = torch.zeros_like(theta[:, :1])
-    last[..., -1] = 1
-    return AffineTransform(torch.cat([torch.cat([matrix, shift[..., None]], dim=2), last], dim=1), grid.unit)
 
 
 def build_module(name: str, options: Mapping[str, Any]) -> nn.Module:

@@ -170,7 +170,7 @@ class SpatialTransformer(nn.Module):
                     "parameters=."
                 )
             batch = theta.shape[0]
-            made: Transform = _from_theta(_precise(theta), frame)
+            made: Transform = AffineTransform.from_theta(_precise(theta), frame)
         else:
             assert parameters is not None
             wanted = self.family.parameter_shape(frame)
@@ -200,16 +200,6 @@ class SpatialTransformer(nn.Module):
 def _precise(values: Tensor) -> Tensor:
     """Return double precision unchanged, everything else in single precision."""
     return values if values.dtype == torch.float64 else values.float()
-
-
-def _from_theta(theta: Tensor, frame: Grid) -> AffineTransform:
-    """Return the affine transforms of the paper's matrices ``(B, D, D + 1)``, in voxels about the center."""
-    half = torch.tensor(frame.shape, dtype=theta.dtype, device=theta.device) / 2
-    matrix = theta[:, :, :-1].flip(1, 2) * half[:, None] / half
-    shift = theta[:, :, -1].flip(1) * half
-    last = torch.zeros_like(theta[:, :1])
-    last[..., -1] = 1
-    return AffineTransform(torch.cat([torch.cat([matrix, shift[..., None]], dim=2), last], dim=1))
 
 
 @lru_cache(maxsize=64)

@@ -51,6 +51,29 @@ class AffineTransform(Transform):
         """Build the identity."""
         return cls(torch.eye(ndim + 1, dtype=torch.float64), unit)
 
+    @classmethod
+    def from_theta(cls, theta: Tensor, grid: Grid) -> AffineTransform:
+        """Convert the paper's matrices, which map coordinates from -1 to 1, to the world of a grid.
+
+        Parameters
+        ----------
+        theta
+            ``(B, D, D + 1)`` in the paper's order (x, y, z), fixed to moving.
+        grid
+            Axis-aligned grid of both images, whose outer faces are at -1 and 1.
+
+        References
+        ----------
+        Jaderberg et al., Spatial transformer networks, NeurIPS 2015, equation 1.
+        """
+        half = torch.tensor(grid.spacing * grid.shape / 2, dtype=theta.dtype, device=theta.device)
+        center = torch.tensor(grid.center, dtype=theta.dtype, device=theta.device)
+        matrix = theta[:, :, :-1].flip(1, 2) * half[:, None] / half
+        shift = theta[:, :, -1].flip(1) * half + center - matrix @ center
+        last = torch.zeros_like(theta[:, :1])
+        last[..., -1] = 1
+        return cls(torch.cat([torch.cat([matrix, shift[..., None]], dim=2), last], dim=1), grid.unit)
+
     @override
     def __call__(self, points: Tensor) -> Tensor:
         return affine_points(points, self.matrix.to(points.dtype))
