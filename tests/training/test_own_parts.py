@@ -470,3 +470,46 @@ def test_two_processes_train_as_one_does(tmp_path):
         assert [e["epoch"] for e in b.summary["curve"]] == [0, 1, 2]
         losses = [[(e["loss"] or 0, e["validation_loss"] or 0) for e in model.summary["curve"]] for model in (a, b)]
         assert np.allclose(*losses, rtol=2e-3)
+
+
+class TestUnusableParts:
+    """One clear sentence for what cannot be used, instead of an error from inside of torch."""
+
+    def images(self, count=6):
+        rng = np.random.default_rng(0)
+        return [rng.random((16, 16)).astype(np.float32) for _ in range(count)]
+
+    @pytest.mark.parametrize(
+        "module", [torch.nn.Conv3d(2, 2, 3, padding=1), torch.nn.Conv2d(2, 2, 3, padding=1).double()]
+    )
+    def test_error_inside_a_network_says_what_it_was_given(self, module):
+        with pytest.raises(InputError, match=r"'Conv\dd' failed on two float32 images of shape \(B, 1, 16, 16\)"):
+            sr.train(self.images(), network=module, epochs=1, device="cpu")
+
+    @pytest.mark.parametrize("loss", [lambda warped: warped.mean(), lambda warped, fixed: warped @ fixed[..., :3, :]])
+    def test_error_inside_a_loss_says_how_it_was_called(self, loss):
+        with pytest.raises(InputError, match=r"failed when it was called as loss\(warped, fixed\) .*\(1, 1, 16, 16\)"):
+            sr.train(self.images(), network="voxelmorph", similarity=loss, epochs=1, device="cpu")
+
+    @pytest.mark.parametrize(("name", "what"), [("truth_weight", "transforms"), ("surface_weight", "of surfaces")])
+    def test_weight_without_data_for_it_is_announced(self, name, what):
+        model = sr.train(self.images(), network="voxelmorph", epochs=1, device="cpu", snapshots=0, **{name: 1.0})
+        assert any(name in text and what in text and "no effect" in text for text in model.summary["warnings"])
+
+    def test_single_callback_is_taken(self):
+        seen = []
+
+        class Watcher:
+            def on_epoch(self, progress, network):
+                seen.append(progress.epoch)
+
+        sr.train(self.images(), network="voxelmorph", epochs=1, device="cpu", snapshots=0, callbacks=Watcher())
+        assert seen
+
+    def test_too_few_images_and_missing_files_are_named(self, tmp_path):
+        with pytest.raises(InputError, match="needs at least two images"):
+            sr.train(self.images(1))
+        with pytest.raises(InputError, match="besides those kept for validation, not 1"):
+            sr.train(self.images(2))
+        with pytest.raises(InputError, match="nowhere' does not exist"):
+            sr.train(tmp_path / "nowhere")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from napari_stnreg.core.device import is_out_of_memory
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.losses.base import Similarity, combine_weights
 
@@ -61,7 +62,16 @@ class CustomSimilarity(Similarity, selectable=False):
             options[self._weight_name] = total
         elif total is not None:
             warped = torch.where(total > 0, warped, self._fixed)
-        value = self.function(warped, self._fixed, **options)
+        try:
+            value = self.function(warped, self._fixed, **options)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            if isinstance(error, InputError) or is_out_of_memory(error):
+                raise
+            arguments = ", ".join(["warped", "fixed", *options])
+            raise InputError(
+                f"The loss '{self.title}' failed when it was called as loss({arguments}) with tensors of shape "
+                f"{tuple(warped.shape)}: {str(error).rstrip('.')}."
+            ) from error
         if not isinstance(value, Tensor):
             raise InputError(f"The loss '{self.title}' returned {type(value).__name__}. Return a tensor.")
         return value.mean()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from napari_stnreg.core.device import is_out_of_memory
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.losses import (
@@ -22,7 +23,7 @@ from napari_stnreg.losses import (
     one_hot,
 )
 from napari_stnreg.models.similarity import load_similarity
-from napari_stnreg.networks import AutoEncoder, LocalizationNetwork, sampling_grid
+from napari_stnreg.networks import AutoEncoder, CustomNetwork, LocalizationNetwork, sampling_grid
 from napari_stnreg.ops.interpolation import sample_normalized
 from napari_stnreg.ops.lattice import lattice_points
 from napari_stnreg.training.data.batch import Batch
@@ -64,6 +65,20 @@ class BatchResult:
     transform: Transform | None
 
 
+def _predict(network: LocalizationNetwork, batch: Batch, grid: Grid) -> Transform:
+    """Return the predicted transforms; an error inside a network of the user's own says what it was given."""
+    try:
+        return network.transform(batch.fixed, batch.moving, grid)
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        own = [one.network for one in network.networks() if isinstance(one, CustomNetwork)]
+        if not own or isinstance(error, InputError) or is_out_of_memory(error):
+            raise
+        sizes = ", ".join(["B", *(str(n) for n in batch.fixed.shape[1:])])
+        raise InputError(
+            f"The network '{own[0]}' failed on two float32 images of shape ({sizes}): {str(error).rstrip('.')}."
+        ) from error
+
+
 class RegistrationLoss:
     """Loss and validation scores of a registration network.
 
@@ -98,7 +113,7 @@ class RegistrationLoss:
         """Compute the loss of a batch; differentiable with respect to the weights."""
         settings, grid = self.settings, batch.grid or self.grid
         smoothness = self._draw_smoothness(network)
-        transform = network.transform(batch.fixed, batch.moving, grid)
+        transform = _predict(network, batch, grid)
         coordinates = sampling_grid(transform, grid, grid)
         warped = sample_normalized(batch.moving, coordinates, padding="border")
         terms: dict[str, tuple[float, Tensor]] = {}

@@ -111,7 +111,8 @@ def take_parts(
                 "scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 10)."
             )
     module = network if isinstance(network, nn.Module) else None
-    return Parts(module, measure, optimizer, scheduler, Callbacks(tuple(callbacks))), options
+    listed = tuple(callbacks) if isinstance(callbacks, Iterable) else (callbacks,)
+    return Parts(module, measure, optimizer, scheduler, Callbacks(listed)), options
 
 
 def complete_settings(settings: TrainingSettings, network: nn.Module, parts: Parts) -> TrainingSettings:

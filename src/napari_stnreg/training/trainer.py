@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +184,7 @@ class Trainer:
             if not seen:
                 raise InputError("The training data returned no batch for this epoch.")
             loss, terms = self._epoch_means(total, sums, seen)
+            self._check_terms(terms)
             with self.random:
                 self._validate(loss, terms, time.perf_counter() - start_time - idle)
             self._save()
@@ -191,6 +192,15 @@ class Trainer:
         model = self._model("stopped" if command == "stop" else "finished")
         self.callbacks.call("on_end", model)
         return model
+
+    def _check_terms(self, terms: Mapping[str, float]) -> None:
+        """Warn about weights of the loss that had no effect in an epoch, since the data have nothing for them."""
+        needed = {"truth_weight": ("truth", "known transforms"), "point_weight": ("points", "corresponding points"),
+                  "surface_weight": ("surfaces", "points of surfaces")}  # fmt: skip
+        for weight, (term, what) in needed.items():
+            text = f"{weight} is above 0, but the training data have no {what}, so it has no effect."
+            if getattr(self.settings, weight) > 0 and term not in terms and text not in self.warnings:
+                self.warnings.append(text)
 
     def _report(
         self, status: TrainingStatus, step: int, loss: float | None, terms: dict[str, float]

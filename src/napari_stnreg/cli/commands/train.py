@@ -163,10 +163,11 @@ def train(
     training_data = augmented(open_data, size, augment, known_transforms)
     steps = train_steps(training_data, settings, output=output, resume=resume, tensorboard=tensorboard)
     with Interrupt() as interrupt, ProgressDisplay(1) as display:
-        show = partial(_show, display) if is_first else None
+        announced: list[str] = []
+        show = partial(_show, display, announced) if is_first else None
         model = run_to_completion(steps, show, lambda: interrupt.requested)
     if is_first:
-        _print(model, training_data)
+        _print(model, training_data, announced)
         print(output)
     return ExitCode.INTERRUPTED if interrupt.requested else ExitCode.SUCCESS
 
@@ -236,11 +237,11 @@ def parse_values(options: dict[str, Any]) -> dict[str, Any]:
     return {name: parse(value) for name, value in options.items()}
 
 
-def _show(display: ProgressDisplay, progress: TrainingProgress) -> None:
-    """Show a bar on a terminal, else one line for each epoch."""
-    if progress.step == 0 and progress.state == "validated":
-        for text in progress.warnings:
-            print(f"Warning: {text}", file=sys.stderr)
+def _show(display: ProgressDisplay, announced: list[str], progress: TrainingProgress) -> None:
+    """Show a bar on a terminal, else one line for each epoch; and each warning once."""
+    for text in progress.warnings[len(announced) :]:
+        announced.append(text)
+        print(f"Warning: {text}", file=sys.stderr)
     if display.is_terminal:
         display.update(progress.step, progress.steps, progress.message, _figures(progress))
     elif progress.state == "validated" and logger.isEnabledFor(PROGRESS):
@@ -253,7 +254,9 @@ def _figures(progress: TrainingProgress) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in parts if value is not None)
 
 
-def _print(model: Model, data: TrainingData) -> None:
+def _print(model: Model, data: TrainingData, announced: list[str]) -> None:
+    for text in model.summary["warnings"][len(announced) :]:
+        print(f"Warning: {text}", file=sys.stderr)
     best, epochs = model.summary["best"], model.summary["epochs"]
     figures = ", ".join(f"{name} {value:.4g}" for name, value in best["scores"].items())
     print(

@@ -184,6 +184,8 @@ def _open_set(
             return ImageSet.from_stack(images[0])
         return ImageSet.from_images(images)
     path = Path(source)
+    if not path.exists():
+        raise InputError(f"'{path}' does not exist.")
     if is_npz:
         return ImageSet.from_npz(path, image, None if labels is None else str(labels), group=group, classes=classes,
                                  spacing=spacing, unit=unit)  # fmt: skip

@@ -75,9 +75,13 @@ class RandomPairs(Pairing):
             self.pools = [list(indices)]
         else:
             self.pools = [[i for i in indices if groups[i] == g] for g in dict.fromkeys(groups[i] for i in indices)]
-        self.pools = [pool for pool in self.pools if len(pool) > 1]
+        sizes = self.pools
+        self.pools = [pool for pool in sizes if len(pool) > 1]
         if not self.pools or self.count < 1:
-            raise InputError("Random pairs need at least two images" + (" of one group." if groups else "."))
+            raise InputError(
+                f"Random pairs need at least two images{' of one group' if groups else ''} besides those kept for "
+                f"validation, not {max(map(len, sizes), default=0)}."
+            )
 
     def __len__(self) -> int:
         return self.count
@@ -224,6 +228,8 @@ def split_groups(groups: Sequence[str], fraction: float = 0.15, seed: int = 0) -
     names = sorted(set(groups))
     if fraction == 0:
         return list(range(len(groups))), []
+    if len(groups) < 2:
+        raise InputError("A training needs at least two images.")
     if len(names) < 2:
         raise InputError("All images are of one subject. Set the validation fraction to 0, or give subjects.")
     count = min(max(round(fraction * len(names)), 1), len(names) - 1)
