@@ -343,6 +343,16 @@ class RandomUser:
         return type(panel).__name__
 
 
+def keep_programs() -> None:
+    """Never delete OpenGL programs: Mesa's software renderer crashes when it draws after it has deleted one.
+
+    It does so in a plain napari in which only images are added, hidden, and removed.
+    """
+    from vispy.gloo import glir
+
+    glir.GlirProgram.delete = lambda _self: None
+
+
 def main() -> None:
     """Run the long form and print what happened; exit with 1 if it did not pass."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -354,6 +364,7 @@ def main() -> None:
     options = parser.parse_args()
     import napari
 
+    keep_programs()
     viewer = napari.Viewer()
     report = RandomUser(viewer, options.seed, options.log).run(options.events, options.seconds)
     viewer.close()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from benchmark.random_user import RandomUser
+from benchmark.random_user import RandomUser, keep_programs
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_random_user_meets_no_exception(viewer, seed):
+def test_a_random_user_meets_no_exception(viewer, seed, monkeypatch):
+    from vispy.gloo import glir
+
+    monkeypatch.setattr(glir.GlirProgram, "delete", glir.GlirProgram.delete)  # given back at the end
+    keep_programs()
     user = RandomUser(viewer, seed)
     report = user.run(events=400, seconds=10)
     assert not report.errors, report.errors[0]

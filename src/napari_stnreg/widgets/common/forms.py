@@ -9,6 +9,7 @@ from qtpy.QtCore import QEvent, QLocale, QSize, Qt
 from qtpy.QtGui import QDoubleValidator, QIntValidator
 from qtpy.QtWidgets import (
     QComboBox,
+    QDockWidget,
     QFrame,
     QGridLayout,
     QHBoxLayout,
@@ -225,6 +226,47 @@ def help_label(text: str = "", *, small: bool = True) -> QLabel:
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
     return label
+
+
+class StatusLabel(QLabel):
+    """A text that wraps and whose lines all have their place as soon as it is set.
+
+    Parameters
+    ----------
+    text
+        The text.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.setWordWrap(True)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.setAccessibleName("status")
+
+    def setText(self, text: str | None) -> None:
+        """Set the text; the layout follows at once, not in a later turn of the event loop."""
+        super().setText(text)
+        self._make_room()
+
+    def resizeEvent(self, event: Any) -> None:
+        """Make room for the lines at this width."""
+        super().resizeEvent(event)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        before = self.minimumHeight()
+        self.setMinimumHeight(0)  # Qt counts it as part of the height that the text needs
+        needed = self.heightForWidth(self.width())
+        self.setMinimumHeight(needed)
+        if needed == before:
+            return
+        parent = self.parentWidget()
+        while parent is not None and (layout := parent.layout()) is not None:
+            layout.activate()
+            parent = parent.parentWidget()
+            if isinstance(parent, QDockWidget):
+                break
 
 
 def heading(text: str) -> QLabel:

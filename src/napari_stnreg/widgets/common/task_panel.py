@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 
 from napari_stnreg.core.errors import RegistrationError
 from napari_stnreg.widgets.common.dock_panel import DockPanel
-from napari_stnreg.widgets.common.forms import FormScrollArea, button, emphasize, separator
+from napari_stnreg.widgets.common.forms import FormScrollArea, StatusLabel, button, emphasize, separator
 from napari_stnreg.widgets.common.task_runner import TaskProgress, TaskRunner
 from napari_stnreg.widgets.dock.hint import FirstSteps, help_button, open_page
 
@@ -74,11 +74,7 @@ class TaskPanel(DockPanel):
         self.bar.setTextVisible(False)
         self.bar.setFixedHeight(8)
         self.bar.setAccessibleName("progress")
-        self.status = QLabel(message)
-        self.status.setWordWrap(True)
-        self.status.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
-        self.status.setAccessibleName("status")
+        self.status = StatusLabel(message)
         self.elapsed = QLabel("")
         self.elapsed.setToolTip("Time since the start, and an estimate of the time left.")
 

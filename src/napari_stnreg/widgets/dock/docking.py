@@ -59,6 +59,9 @@ def arrange(panel: QWidget, title: str, is_panel: Callable[[QWidget | None], boo
     if others:
         dock.show()
         dock.raise_()
+        if (layout := window.layout()) is not None:  # else both docks stay outside the window until its next layout
+            layout.invalidate()
+            layout.activate()
     width = preferences.load_state("dock").get("width")
     if not others and isinstance(width, int) and _MIN_WIDTH_PX <= width <= _MAX_WIDTH_PX:
         window.resizeDocks([dock], [width], Qt.Orientation.Horizontal)

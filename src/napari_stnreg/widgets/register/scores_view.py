@@ -207,8 +207,8 @@ class ScoresView(QWidget):
             label = QLabel(text)
             label.setToolTip(tip)
             label.setWordWrap(not column)
-            if column:
-                label.setAlignment(Qt.AlignmentFlag.AlignRight)
+            side = Qt.AlignmentFlag.AlignRight if column else Qt.AlignmentFlag.AlignLeft
+            label.setAlignment(side | Qt.AlignmentFlag.AlignTop)
             if not row:
                 label.setStyleSheet("font-size: 8pt;")
             elif column == 2:
