@@ -9,6 +9,8 @@ from napari_builtins.io import imread
 
 import napari_stnreg as sr
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.io import tiff
+from napari_stnreg.io.image import read_content
 from napari_stnreg.io.napari_layers import LAYOUTS, layout_of
 from napari_stnreg.napari_plugin.readers import write_image
 
@@ -85,3 +87,43 @@ def test_a_labeled_layer_is_written_by_its_axes(tmp_path, layout):
     assert len(frames) == (3 if "t" in layout else 1)
     np.testing.assert_array_equal(frames[-1].data, _expected(layout, len(frames) - 1))
     np.testing.assert_allclose(frames[0].grid.spacing, [5.0, 0.5, 0.25][-frames[0].ndim :])
+
+
+@pytest.mark.parametrize(
+    ("axes", "options"),
+    [("TZCYX", {"imagej": True}), ("CZTYX", {}), ("TCYX", {"compression": "zlib"}), ("TYXS", {"photometric": "rgb"}),
+     ("SYX", {"photometric": "rgb", "planarconfig": "separate"})],
+)  # fmt: skip
+def test_large_tiff_files_are_read_frame_by_frame_and_as_they_are_shown(tmp_path, monkeypatch, axes, options):
+    sizes = {"T": 3, "Z": 4, "C": 2, "Y": 20, "X": 24, "S": 3}
+    data = np.random.default_rng(0).integers(0, 255, [sizes[axis] for axis in axes]).astype(np.uint8)
+    path = tmp_path / ("a.tif" if "imagej" in options else "a.ome.tif")
+    tifffile.imwrite(path, data, metadata={"axes": axes}, **options)
+    order = [axes.index(axis) for axis in "TZYXCS" if axis in axes]
+    expected = data.transpose(order) if "T" in axes else data.transpose(order)[None]
+    monkeypatch.setattr(tiff, "LAZY_BYTES", 0)
+    whole = tifffile.TiffPageSeries.asarray
+    if "T" in axes:
+        monkeypatch.setattr(tifffile.TiffPageSeries, "asarray", None)  # a frame is read alone
+    content = read_content(path)
+    assert content.frames == len(expected)
+    for frame, wanted in enumerate(expected):
+        np.testing.assert_array_equal(content.load(frame), wanted)
+    monkeypatch.setattr(tifffile.TiffPageSeries, "asarray", whole)
+    (level,) = content.levels()
+    shown = np.asarray(level)
+    if "C" in axes:
+        shown = np.moveaxis(shown, 0, -1)
+    np.testing.assert_array_equal(shown, expected if "T" in axes else expected[0])
+
+
+def test_the_levels_of_a_tiff_pyramid_are_shown_by_napari(tmp_path, monkeypatch):
+    image = np.kron(np.arange(80, dtype=np.uint8).reshape(8, 10), np.ones((16, 16), np.uint8))
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as file:
+        file.write(image, subifds=1, tile=(32, 32))
+        file.write(image[::2, ::2], subfiletype=1, tile=(32, 32))
+    assert read_content(tmp_path / "a.ome.tif").levels is None  # small images are read at once
+    monkeypatch.setattr(tiff, "LAZY_BYTES", 0)
+    levels = read_content(tmp_path / "a.ome.tif").levels()
+    assert [level.shape for level in levels] == [(128, 160), (64, 80)]
+    np.testing.assert_array_equal(np.asarray(levels[1]), image[::2, ::2])

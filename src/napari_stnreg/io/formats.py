@@ -132,13 +132,14 @@ IMAGE_FORMATS: tuple[FileFormat, ...] = (
     ),
     FileFormat(
         "OME-TIFF", "image", (".ome.tif", ".ome.tiff"), "tiff:open_tiff", "tiff:save_ome_tiff",
-        "section by section for stacks", "voxel size and unit from the OME description", "tifffile, imagecodecs",
+        "frame by frame; large files as they are shown in napari; section by section for stacks",
+        "voxel size and unit from the OME description", "tifffile, imagecodecs",
         series=True,
     ),
     FileFormat(
         "TIFF, ImageJ", "image", (".tif", ".tiff"), "tiff:open_tiff", "tiff:save_tiff",
-        "section by section for stacks", "voxel size and unit of ImageJ; a bare resolution tag is ignored; "
-        "all usual compressions", "tifffile, imagecodecs", series=True, opened_by_napari=True,
+        "frame by frame; section by section for stacks",
+        "voxel size and unit of ImageJ; a bare resolution tag is ignored; all usual compressions", "tifffile, imagecodecs", series=True, opened_by_napari=True,
     ),
     FileFormat(
         "PNG", "image", (".png",), "arrays:open_picture", "arrays:save_picture", "", "one pixel is one unit",

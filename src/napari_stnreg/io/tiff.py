@@ -30,10 +30,14 @@ _GRID_KEY = "stnreg_grid"
 _OME_TYPES = (np.uint8, np.uint16, np.uint32, np.int8, np.int16, np.int32, np.float32, np.float64)
 _OME_UNITS = {"um": "µm", "angstrom": "Å", "inch": "in"}
 _IMAGEJ_TYPES = (np.uint8, np.uint16, np.float32)
+_UNKNOWN_AXES = str.maketrans("QI", "ZZ")
+_CHUNK = 2048
+LAZY_BYTES = 2**28
+"""Images above this size are read in napari as they are shown, at the resolution that is shown."""
 
 
 def open_tiff(path: Path) -> FileContent:
-    """Open the first series of a TIFF file.
+    """Open the first series of a TIFF file; pixels are loaded frame by frame on request.
 
     Raises
     ------
@@ -45,36 +49,87 @@ def open_tiff(path: Path) -> FileContent:
         _check_complete(tif, series)
         page: Any = series.keyframe
         _check_kind(page, path.name)
-        array, axes = series.asarray(), series.axes
-        array, axes = _as_seen(array, axes, page)
         is_color = page.photometric.name in ("RGB", "YCBCR", "PALETTE", "CIELAB")
         if len(tif.series) > 1:
             announce(f"'{path.name}' holds {len(tif.series)} images. The first one is read.")
         spacing, unit, own = calibration(tif)
+        stored, sizes = str(series.axes), tuple(int(n) for n in series.shape)
+        # What one pixel becomes, with its axes.
+        one = np.zeros([n if axis == "S" else 1 for axis, n in zip(stored, sizes, strict=True)], series.dtype)
+        pixel, seen = _as_seen(one, stored, page)
+        is_plain = pixel.dtype == series.dtype and seen == stored and page.photometric.name != "MINISWHITE"
+        n_levels = len(series.levels)
 
-    # Q and I are pages without a stated meaning: as everywhere, slices along z.
-    axes = axes.translate(str.maketrans("QI", "ZZ"))
-    for axis in reversed(range(len(axes))):
-        if array.shape[axis] == 1 and axes[axis] not in "YX":
-            array, axes = array.take(0, axis=axis), axes[:axis] + axes[axis + 1 :]
-    if set(axes) - set("TZCYXS") or len(set(axes)) < len(axes) or {"C", "S"} <= set(axes):
-        raise InputError(f"'{path.name}' has the axes {axes}. TIFF images may have time, z, y, x and channels.")
-    order = [axes.index(axis) for axis in "TZYXCS" if axis in axes]
-    array = array.transpose(order)
-    color = "S" in axes
-    channels = color or "C" in axes
-    first = 1 if "T" in axes else 0
-    shape = array.shape[first : array.ndim - channels]
+    size = dict(zip(stored, sizes, strict=True)) | ({"S": pixel.shape[seen.index("S")]} if "S" in seen else {})
+    axes = "".join(axis for axis in seen if size[axis] > 1 or axis in "YX")
+    # Q and I are pages of which the file does not say what they are: as everywhere, slices along z.
+    letters = axes.translate(_UNKNOWN_AXES)
+    if set(letters) - set("TZCYXS") or len(set(letters)) < len(letters) or {"C", "S"} <= set(letters):
+        raise InputError(f"'{path.name}' has the axes {letters}. TIFF images may have time, z, y, x and channels.")
+    length = {letter: size[axis] for letter, axis in zip(letters, axes, strict=True)}
+    order = [axis for axis in "ZYXCS" if axis in letters]
+    channels = order[-1] in "CS"
+    shape = tuple(length[axis] for axis in order if axis in "ZYX")
+    frames = length.get("T", 1)
     grid = Grid.from_spacing(shape, spacing[-len(shape) :], unit=unit)
     if own is not None and own.shape == shape:
         grid = own
-    return FileContent.of_array(
-        array,
-        first_is_time="T" in axes,
-        grid=grid,
+    n_bytes = float(np.prod(sizes, dtype=np.float64)) * pixel.dtype.itemsize
+
+    def load(frame: int) -> npt.NDArray[Any]:
+        with tifffile.TiffFile(path) as tif:
+            series = first_series(tif)
+            if frames > 1:
+                index = tuple(slice(frame, frame + 1) if axis == "T" else slice(None) for axis in stored)
+                array = _TiffLevel(path, 0)[index]
+            else:
+                array = series.asarray().reshape(sizes)
+            array, now = _as_seen(array, stored, series.keyframe)
+        kept = [i for i, axis in enumerate(now) if axis in axes and axis != "T"]
+        named = "".join(now[i] for i in kept).translate(_UNKNOWN_AXES)
+        array = array.reshape([array.shape[i] for i in kept])
+        return np.asarray(array.transpose([named.index(axis) for axis in order]))
+
+    def levels() -> list[Any]:
+        """Return the pyramid of the file as Dask arrays that read the pixels that are shown."""
+        import dask.array
+
+        rgb = channels and is_color and length[order[-1]] in (3, 4)
+        shown = [axis for axis in ("TZYX" if rgb else "CSTZYX") if axis in letters] + [order[-1]] * rgb
+        found = []
+        for level in range(n_levels):
+            one = _TiffLevel(path, level)
+            chunks = tuple(min(n, _CHUNK) if axis in "YXS" else 1 for axis, n in zip(stored, one.shape, strict=True))
+            whole = dask.array.from_array(one, chunks=chunks, asarray=False)
+            whole = whole[tuple(slice(None) if axis in axes else 0 for axis in stored)]
+            named = "".join(axis for axis in stored if axis in axes).translate(_UNKNOWN_AXES)
+            found.append(whole.transpose([named.index(axis) for axis in shown]))
+        return found
+
+    return FileContent(
+        load,
+        grid,
+        frames=frames,
         channels=channels,
-        rgb=color and is_color and array.shape[-1] in (3, 4),
+        rgb=order[-1] == "S" and is_color and length["S"] in (3, 4),
+        levels=levels if is_plain and n_bytes > LAZY_BYTES else None,
     )
+
+
+class _TiffLevel:
+    """One resolution of the first series of a file as an array, whose file is open only while pixels are read."""
+
+    def __init__(self, path: Path, level: int) -> None:
+        self.path, self.level = path, level
+        with tifffile.TiffFile(path) as tif:
+            series = first_series(tif).levels[level]
+            self.shape, self.dtype, self.ndim = tuple(int(n) for n in series.shape), series.dtype, len(series.shape)
+
+    def __getitem__(self, index: Any) -> npt.NDArray[Any]:
+        import zarr
+
+        with tifffile.TiffFile(self.path) as tif, first_series(tif).aszarr(level=self.level) as store:
+            return np.asarray(zarr.open_array(store, mode="r")[index])
 
 
 def tiff_axes(path: str, shape: tuple[int, ...]) -> str:
@@ -244,7 +299,8 @@ def calibration(tif: tifffile.TiffFile) -> tuple[tuple[float, float, float], str
 
 def _check_complete(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
     """Refuse a file that ends before its pixels do, or declares more than it holds; tifffile would fill in zeros."""
-    check_memory(Path(tif.filehandle.path).name, int(series.nbytes))
+    frames = dict(zip(series.axes, series.shape, strict=True)).get("T", 1)
+    check_memory(Path(tif.filehandle.path).name, int(series.nbytes) // max(int(frames), 1))
     if not all(has_all_segments(page) for page in series.pages):
         raise ValueError("parts of its pixels are missing")
     if series.dataoffset is not None:
