@@ -273,3 +273,21 @@ def test_only_local_correlation_takes_the_gradient_of_both_images(monkeypatch):
         asked.clear()
         sr.register(*blobs, family="diffeomorphic", similarity=similarity, preset="fast", levels=1, iterations=2)
         assert len(asked) == count
+
+
+@pytest.mark.parametrize("shape", [(40, 33), (22, 24, 20)])
+def test_small_steps_are_composed_as_by_sampling(shape):
+    random = np.random.default_rng(2)
+    ndim = len(shape)
+    outer, inner = (
+        np.stack([ndimage.gaussian_filter(random.standard_normal(shape), 3) for _ in range(ndim)]) for _ in range(2)
+    )
+    outer, inner = 3 * outer / np.abs(outer).max(), 0.6 * inner / np.abs(inner).max()
+    points = np.indices(shape) + inner
+    exact, linear = (
+        inner + np.stack([ndimage.map_coordinates(one, points, order=order, mode="nearest") for one in outer])
+        for order in (3, 1)
+    )
+    found = dense.compose_small(*(torch.from_numpy(field).float()[None] for field in (outer, inner)))[0].numpy()
+    assert np.abs(found - exact).max() < 0.1  # the sum of the two misses by 0.2 to 0.3
+    assert np.abs(found - exact).mean() < np.abs(linear - exact).mean()

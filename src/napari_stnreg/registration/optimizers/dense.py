@@ -29,7 +29,6 @@ from napari_stnreg.core.progress import check_stop
 from napari_stnreg.losses import Similarity
 from napari_stnreg.ops.filters import gaussian
 from napari_stnreg.ops.folding import remove_folds
-from napari_stnreg.ops.interpolation import sample_normalized
 from napari_stnreg.registration.pyramid import Level, upsample
 from napari_stnreg.transforms.dense import exponential
 
@@ -102,25 +101,24 @@ class DenseState:
         return DenseState(exponential(velocity), velocity, self.best_loss)
 
 
-class _Composer:
-    """Composition of fields on one grid, keeping the buffers that every step needs."""
+def compose_small(outer: Tensor, inner: Tensor) -> Tensor:
+    """Compose ``(id + outer) o (id + inner) - id`` to first order in ``inner``, all in voxels, ``(1, D, *shape)``.
 
-    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
-        ndim = len(shape)
-        self.scale = [2.0 / n for n in shape]
-        axes = [torch.arange(n, device=device, dtype=torch.float32) * (2.0 / n) + (1.0 / n - 1.0) for n in shape]
-        mesh = torch.meshgrid(*axes, indexing="ij")
-        self.base = torch.stack(mesh[::-1], dim=-1)[None].contiguous()
-        self.grid = torch.empty_like(self.base)
-        self.ndim = ndim
-
-    def after(self, outer: Tensor, inner: Tensor) -> Tensor:
-        """Compose ``(id + outer) o (id + inner) - id``, all in voxels."""
-        for axis in range(self.ndim):
-            place = self.ndim - 1 - axis
-            check_stop()
-            torch.add(self.base[..., place], inner[:, axis], alpha=self.scale[axis], out=self.grid[..., place])
-        return sample_normalized(outer, self.grid, padding="border").add_(inner)
+    The inner displacement is shorter than a voxel and the outer one smooth, so the remainder is of the order of what
+    linear interpolation would lose. In 3D it takes a sixth of the time.
+    """
+    total = outer + inner
+    slope = torch.empty_like(outer)
+    for axis in range(outer.ndim - 2):
+        check_stop()
+        n, dim = outer.shape[axis + 2], axis + 2
+        if n < 2:
+            continue
+        torch.sub(outer.narrow(dim, 2, n - 2), outer.narrow(dim, 0, n - 2), out=slope.narrow(dim, 1, n - 2))
+        for at, low in ((0, 0), (n - 1, n - 2)):  # beyond the border the field is constant
+            torch.sub(outer.narrow(dim, low + 1, 1), outer.narrow(dim, low, 1), out=slope.narrow(dim, at, 1))
+        total.addcmul_(slope, inner[:, axis : axis + 1], value=0.5)
+    return total
 
 
 def spatial_gradient(image: Tensor) -> Tensor:
@@ -188,7 +186,6 @@ def fit_dense(
     # steps are in units of the finest spacing, also for anisotropic voxels
     metric = torch.as_tensor(1 / relative, dtype=torch.float32, device=base.device).reshape(1, -1, *[1] * len(relative))
     isotropic = bool(np.allclose(relative, 1))
-    composer = _Composer(tuple(level.fixed.shape[2:]), base.device)
     mean, square = torch.zeros_like(state.displacement), torch.zeros_like(state.displacement)
 
     flat_base, turned = base.reshape(-1, len(relative)), linear.T.contiguous()
@@ -250,7 +247,7 @@ def fit_dense(
             update.mul_(metric)
         # smoothing fades with the steps; at full strength it would undo more than the last small steps do
         calm = round(20 * (step / options.step) ** 0.5) / 20  # few values: each makes a kernel
-        _apply(state, update, composer, [calm * s for s in sigma_field], exact=k >= EXACT_FROM * iterations)
+        _apply(state, update, [calm * s for s in sigma_field], exact=k >= EXACT_FROM * iterations)
     state.displacement, state.velocity, state.best_loss = best.displacement, best.velocity, best.best_loss
 
 
@@ -299,13 +296,13 @@ def quick_exponential(velocity: Tensor) -> Tensor:
     return upsample(exponential(coarse).sub_(coarse), shape).add_(velocity)
 
 
-def _apply(state: DenseState, update: Tensor, composer: _Composer, sigma: list[float], *, exact: bool) -> None:
+def _apply(state: DenseState, update: Tensor, sigma: list[float], *, exact: bool) -> None:
     # new tensors on purpose: snapshots share the old ones
     if state.velocity is not None:
         state.velocity = gaussian(state.velocity + update, sigma, "nearest", 3.0)
         state.displacement = exponential(state.velocity) if exact else quick_exponential(state.velocity)
         return
-    state.displacement = gaussian(composer.after(state.displacement, update), sigma, "nearest", 3.0)
+    state.displacement = gaussian(compose_small(state.displacement, update), sigma, "nearest", 3.0)
 
 
 def _settled(losses: list[float], options: DenseOptions) -> bool:
