@@ -107,7 +107,7 @@ def test_fit_without_spare_pairs_reports_missing_check():
 
 def test_too_few_pairs_are_fitted_by_a_simpler_family_only_on_request():
     fixed, moving = pairs_of(2, 2, 0)
-    with pytest.raises(sr.InputError, match="at least 3"):
+    with pytest.raises(sr.InputError, match="At least 3"):
         sr.fit_landmarks(fixed, moving, "affine")
     fit = sr.fit_landmarks(fixed, moving, "affine", simplify=True)
     assert fit.family == "similarity"
