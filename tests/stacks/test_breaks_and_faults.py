@@ -155,3 +155,28 @@ def test_affine_poses_follow_a_change_of_magnification():
     np.testing.assert_allclose(
         recorded_poses(poses, shape)[9][0, 0] / recorded_poses(poses, shape)[0][0, 0], 1.15, rtol=0.01
     )
+
+
+def test_two_unrelated_sections_are_broken_and_two_neighbors_are_not(stacks, tmp_path):
+    """There is one gap only: chance is measured in several directions."""
+    raw, other = stacks
+    for name, second, code in (("same", raw[4], 0), ("other", other[4], 3)):
+        np.save(tmp_path / f"{name}.npy", np.stack([raw[3], second]))
+        assert main(["align", str(tmp_path / f"{name}.npy"), str(tmp_path / f"{name}.zarr"), "--workers", "1"]) == code
+
+
+def test_gap_of_a_short_stack_that_hardly_exceeds_chance_is_doubtful():
+    chance = [0.08, 0.05, 0.11, 0.07]  # limit 0.13
+    assert judge_gaps({(0, 1): quality(0.2)}, chance) == {(0, 1): "doubtful"}
+    assert judge_gaps({(0, 1): quality(0.3)}, chance) == {(0, 1): "good"}
+    assert set(judge_gaps({(z, z + 1): quality(0.2) for z in range(4)}, chance).values()) == {"good"}
+
+
+def test_stack_of_which_most_sections_fit_nowhere_is_broken(stacks, tmp_path):
+    """A single section may be bridged, but most cannot be the exception."""
+    rng = np.random.default_rng(3)
+    noise = gaussian_filter(rng.normal(size=(4, *SHAPE[1:])), (0, 2.5, 2.5))
+    raw = np.concatenate([stacks[0][:2], np.uint8(np.clip(128 + 60 * noise / noise.std(), 1, 255))])
+    result = sr.align_stack(raw, tmp_path / "out.zarr", workers=1)
+    assert result.is_broken
+    assert {one.verdict for one in result.verdicts[2:]} == {"failed"}

@@ -36,6 +36,8 @@ class QualityParameters:
         A chunk with a smaller fraction of common tissue is ignored.
     doubtful_fraction
         A gap is doubtful if its correlation is below this fraction of the median of the stack.
+    consensus_gaps
+        With fewer gaps above chance, their median says little. A gap is then doubtful below twice the limit of chance.
     failed_fraction
         A gap has failed if its correlation is below this fraction of the median of the stack.
     chance_deviations
@@ -43,7 +45,7 @@ class QualityParameters:
     min_chance_sd
         Lower limit of that standard deviation, which few samples estimate.
     chance_samples
-        Number of pairs in which chance is measured.
+        Number of pairs in which chance is measured. A stack of fewer pairs is shifted in several directions.
     chance_shift
         Shift of the copies for which chance is measured, relative to the longer side of a section.
     duplicate_correlation
@@ -65,6 +67,7 @@ class QualityParameters:
     chunks: int = 8
     min_chunk_fraction: float = 0.25
     doubtful_fraction: float = 0.5
+    consensus_gaps: int = 3
     failed_fraction: float = 0.35
     chance_deviations: float = 2.0
     min_chance_sd: float = 0.02
@@ -80,6 +83,8 @@ class QualityParameters:
 
 
 PARAMETERS = QualityParameters()
+CHANCE_DIRECTIONS = ((1, 1), (-1, -1), (1, -1), (-1, 1))
+"""Directions (y, x) in which a copy is shifted to measure chance."""
 UNMATCHED = "fits neither neighbor"
 """Fault of a section whose matches are not above chance."""
 REPEATED = "shows the same image as section"
@@ -175,13 +180,22 @@ def correlate_pair(
 
 
 def correlate_shifted_copy(
-    a: PreparedSection, b: PreparedSection, map_a: SectionTransform, map_b: SectionTransform, settings: StackSettings
+    a: PreparedSection,
+    b: PreparedSection,
+    map_a: SectionTransform,
+    map_b: SectionTransform,
+    settings: StackSettings,
+    direction: int = 0,
 ) -> float:
-    """Correlate a section with a shifted copy of its neighbor that is matched in the same way: the level of chance."""
+    """Correlate a section with a shifted copy of its neighbor that is matched in the same way: the level of chance.
+
+    ``direction``, 0 to 3, selects one of the four diagonals along which the copy is shifted.
+    """
     from napari_stnreg.stacks.matching.fine import fine_match  # imports torch
 
     affines = map_b.affines.copy()
-    affines[:, :2, 2] += PARAMETERS.chance_shift * max(map_b.shape) / np.sqrt(2)
+    signs = CHANCE_DIRECTIONS[direction]
+    affines[:, :2, 2] += PARAMETERS.chance_shift * max(map_b.shape) / np.sqrt(2) * np.array(signs)
     shifted = replace(map_b, affines=affines)
     if settings.deform:
         found = fine_match(a, b, map_a, shifted, settings)
@@ -352,6 +366,7 @@ def judge_gaps(after: Mapping[Pair, PairQuality], chance: Sequence[float] = ()) 
     limit = chance_limit(chance)
     above = [value for value in known.values() if value > limit]
     typical = float(np.median(above)) if above else 0.0
+    least = 2 * limit if len(above) < PARAMETERS.consensus_gaps else 0.0
     found: dict[Pair, Verdict] = {}
     for pair in after:
         value = known.get(pair, float("-inf"))
@@ -359,7 +374,7 @@ def judge_gaps(after: Mapping[Pair, PairQuality], chance: Sequence[float] = ()) 
         if value <= max(limit, share * PARAMETERS.failed_fraction * typical):
             found[pair] = "failed"
         else:
-            found[pair] = "doubtful" if value < share * PARAMETERS.doubtful_fraction * typical else "good"
+            found[pair] = "doubtful" if value < max(share * PARAMETERS.doubtful_fraction * typical, least) else "good"
     return found
 
 

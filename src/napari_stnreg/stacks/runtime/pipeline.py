@@ -29,8 +29,8 @@ from napari_stnreg.stacks.matching.pair_selection import (
 from napari_stnreg.stacks.output.canvas import OutputCanvas
 from napari_stnreg.stacks.output.ome_zarr import CHUNK, SectionWriter, create, read_attributes, update_attributes
 from napari_stnreg.stacks.preprocessing.encoder import training_steps
-from napari_stnreg.stacks.quality.sections import PARAMETERS as QUALITY_PARAMETERS
 from napari_stnreg.stacks.quality.sections import (
+    CHANCE_DIRECTIONS,
     REPEATED,
     UNMATCHED,
     PairQuality,
@@ -41,6 +41,7 @@ from napari_stnreg.stacks.quality.sections import (
     judge_gaps,
     split_into_segments,
 )
+from napari_stnreg.stacks.quality.sections import PARAMETERS as QUALITY_PARAMETERS
 from napari_stnreg.stacks.quality.slope_preservation import SlopeEstimates, estimate_slopes
 from napari_stnreg.stacks.runtime import tasks
 from napari_stnreg.stacks.runtime.checkpoint import RENDERED, WorkFolder
@@ -436,7 +437,7 @@ class AlignmentPipeline:
         judged = judge_gaps(after, chance)
         segments = split_into_segments(good, judged)
         single = {one[0] for one in segments if len(one) == 1} - set(fixed or {})
-        if single and len(single) < len(segments):
+        if single and 2 * len(single) <= len(good):  # most sections cannot be the exception
             faults = [UNMATCHED if z in single else fault for z, fault in enumerate(faults)]
             if isinstance(matches, tasks.StoredMatches):
                 matches = matches.without(single)
@@ -512,16 +513,21 @@ class AlignmentPipeline:
         if not pairs:
             return []
         count = min(len(pairs), QUALITY_PARAMETERS.chance_samples)
+        directions = min(-(-QUALITY_PARAMETERS.chance_samples // count), len(CHANCE_DIRECTIONS))
         chosen = [pairs[k] for k in np.unique(np.linspace(0, len(pairs) - 1, count).round().astype(int))]
         missing = [pair for pair in chosen if not self.work.has(tasks.CHANCE, tasks.pair_name(pair))]
         yield from self._stage(
             "quality", "measuring chance", len(chosen),
             [
-                (b, tasks.measure_chance, (self.work, (a, b), (transforms[a], transforms[b]), self.settings))
+                (
+                    b, tasks.measure_chance,
+                    (self.work, (a, b), (transforms[a], transforms[b]), self.settings, directions),
+                )
                 for a, b in missing
             ],
         )  # fmt: skip
-        return [self.work.facts(tasks.CHANCE, tasks.pair_name(pair))["correlation"] for pair in chosen]
+        found = [self.work.facts(tasks.CHANCE, tasks.pair_name(pair))["correlations"] for pair in chosen]
+        return [value for values in found for value in values]
 
     def _render(
         self,

@@ -223,11 +223,16 @@ def compare_order(
 
 
 def measure_chance(
-    work: WorkFolder, pair: Pair, transforms: tuple[SectionTransform, SectionTransform], settings: StackSettings
+    work: WorkFolder,
+    pair: Pair,
+    transforms: tuple[SectionTransform, SectionTransform],
+    settings: StackSettings,
+    directions: int = 1,
 ) -> None:
-    """Measure how well a section matches a shifted copy of its neighbor, and store it."""
+    """Measure how well a section matches copies of its neighbor that are shifted in some directions, and store it."""
     a, b = (load_prepared(work, z) for z in pair)
-    work.put(CHANCE, pair_name(pair), correlation=correlate_shifted_copy(a, b, *transforms, settings))
+    found = [correlate_shifted_copy(a, b, *transforms, settings, k) for k in range(directions)]
+    work.put(CHANCE, pair_name(pair), correlations=found)
 
 
 def measure_pair(
