@@ -118,3 +118,23 @@ def test_overwriting_a_precomputed_volume(aligned, tmp_path):
     (tmp_path / "volume" / "provenance").unlink()
     with pytest.raises(InputError, match="not written by this program"):
         aligned.export(tmp_path / "volume", "precomputed", overwrite=True)
+
+
+@pytest.mark.parametrize("kind", ["affine-csv", "bigwarp", "sofima", "render"])
+def test_imported_transforms_render_the_same_stack(aligned, tmp_path, kind):
+    """Sections that were only shifted and rotated, so that every format holds the whole transform."""
+    np.save(tmp_path / "raw.npy", SerialSections((3, 160, 176), 2, shift=6.0)[:])
+    suffix = {"affine-csv": ".csv", "bigwarp": "", "sofima": ".npy", "render": ".json"}[kind]
+    aligned.export(tmp_path / f"maps{suffix}", kind)
+    arguments = ["import-stack", str(tmp_path / "raw.npy"), str(tmp_path / f"maps{suffix}"), "--from", kind]
+    assert main([*arguments, "-o", str(tmp_path / "back.zarr")]) == 0
+    back = sr.AlignedStack(tmp_path / "back.zarr")
+    seen = np.column_stack([np.repeat([0, 1, 2], 20), np.tile(points(aligned)[:20], (3, 1))])
+    offset = np.array([0, *back.canvas.origin])  # the canvas of the imported stack may begin elsewhere
+    found, wanted = back.map_points(seen - offset, inverse=True), aligned.map_points(seen, inverse=True)
+    np.testing.assert_allclose(found, wanted, atol=0.05)
+    back.apply(tmp_path / "raw.npy", tmp_path / "again.zarr", interpolation="linear")
+    np.testing.assert_array_equal(zarr.open_group(tmp_path / "again.zarr")["0"][:], back.levels[0][:])
+    assert main([*arguments, "-o", str(tmp_path / "back.zarr")]) == 2
+    np.save(tmp_path / "raw.npy", np.zeros((4, 160, 176), np.uint8))
+    assert main([*arguments, "-o", str(tmp_path / "other.zarr")]) == 2

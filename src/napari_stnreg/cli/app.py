@@ -36,6 +36,7 @@ COMMANDS = {
     "export-field": "Write the displacement of every pixel of an aligned stack.",
     "import-model": "Convert the weights of another program's network to a model.",
     "export-model": "Write one pass of a model as ONNX or as a torch program.",
+    "import-stack": "Render a stack by the transforms of another program.",
     "export-stack": "Write an aligned stack or its transforms for other programs.",
     "info": "Describe an image, transform or model file.",
 }

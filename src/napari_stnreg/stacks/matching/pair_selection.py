@@ -66,7 +66,7 @@ def find_swapped(sections: Sequence[int], scores: Mapping[Pair, npt.ArrayLike], 
 
     ``scores`` holds the correlation at each level, the finest first, NaN where a level was not used. Pairs are compared
     at the finest level that all of them used, since a finer level always correlates less, and by Fisher's z, since a
-    small difference close to 1 says much.
+    difference close to 1 weighs more.
 
     Both sides must agree, so that one bad section is not moved. The first and the last pair have one side only and are
     not judged.

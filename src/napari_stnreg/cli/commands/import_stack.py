@@ -1,0 +1,44 @@
+"""``stnreg import-stack``: render a stack by the transforms of another program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from napari_stnreg.cli.commands.align import StackReading
+from napari_stnreg.cli.options import AsOptions, Output
+
+
+def import_stack(
+    stack: str,
+    transforms: Path,
+    /,
+    *,
+    output: Output,
+    kind: Annotated[Literal["affine-csv", "bigwarp", "sofima", "render"], Parameter(name="--from")],
+    overwrite: bool = False,
+    reading: Annotated[StackReading, AsOptions] = StackReading(),  # noqa: B008
+) -> None:
+    """Render a stack by the transforms of another program.
+
+    The result is an aligned stack, which apply-stack, export-stack and export-field take. The formats are those that
+    export-stack writes. Transforms relate pixels of the raw section and of the aligned image.
+
+    Parameters
+    ----------
+    stack
+        The raw sections.
+    transforms
+        File of the transforms; for bigwarp a folder of landmarks, one file for each section.
+    output
+        The OME-Zarr folder to write.
+    kind
+        Format of the transforms.
+    overwrite
+        Replace the output if it exists.
+    """
+    from napari_stnreg.stacks.output.imports import import_stack as render
+
+    print(render(reading.open(stack), transforms.absolute(), kind, output.absolute(), overwrite=overwrite))
