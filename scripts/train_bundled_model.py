@@ -2,7 +2,7 @@
 
 ``box-2d`` (16 CPU minutes): first small scenes, where a step costs a quarter. Then a copy of the trained network is
 appended at twice the resolution and trained there, so that the model is two networks in sequence: large displacements
-first. At last the first network runs twice, and both are trained together. ``box-3d`` (16 minutes on a GPU): see
+first. At last both are trained together, on new scenes in every epoch. ``box-3d`` (16 minutes on a GPU): see
 ``bundled_volumes.py``. No acquired image is used. An interrupted run is continued. The model is written to
 ``src/napari_stnreg/models/``.
 """
@@ -68,6 +68,11 @@ class Phase:
     keep: bool = True
 
 
+PASSES = (1, 2)
+"""Passes of the two networks in the finished ``box-2d``. Dice on hearts of training and validation patients: 0.867 with
+one pass each, 0.881 with (2, 1), as in the last phase, 0.895 with (1, 2), 0.904 with (2, 2). On natural images with a
+known deformation, a second pass of the first network adds half to the error.
+"""
 FAR = ShapeSettings(large_pose_probability=0.6, shift=0.03, other_contrast=0.25)
 PHASES = [
     Phase(64, 1500, ShapeSettings(), {**COARSE, "epochs": 36, "batch_size": 16, "learning_rate": 2e-3}, 12),
@@ -125,6 +130,8 @@ def train_box_2d(options: argparse.Namespace) -> None:
         model = sr.load(path)
         weights = model.network.state_dict()
     assert model is not None
+    assert isinstance(model.network, SequentialNetwork)
+    model.network.passes = PASSES
     model.summary["phases"] = [asdict(phase) for phase in PHASES]
     model.summary["cpu_seconds"] = round(spent)
     options.target.parent.mkdir(exist_ok=True)

@@ -21,7 +21,9 @@ from napari_stnreg.core.errors import FitError, InputError, RegistrationWarning
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.networks import new_network, warp_batch
+from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
 from napari_stnreg.training.data.datasets import open_training_data
+from napari_stnreg.training.data.paired_images import Augmentation
 from napari_stnreg.training.loss import mean_dice, transform_distance
 from napari_stnreg.training.memory import step_bytes
 from napari_stnreg.training.summary import data_warnings
@@ -467,7 +469,13 @@ class TestFewSubjects:
     def test_number_of_subjects_decides(self, count, few):
         data = open_training_data(self.images(count))
         assert bool(data_warnings(data, new_network("voxelmorph", 2, 1, (16, 16)))) == few
-        assert data_warnings(data, new_network("affine", 2, 1, (16, 16))), "a regression needs more"
+        assert "--known-transforms" in data_warnings(data, new_network("affine", 2, 1, (16, 16)))[0]
+
+    def test_known_transforms_need_no_further_subjects(self):
+        moved = Augmentation(independent=SpatialAugmentation(rotation=20))
+        data = open_training_data(self.images(4), augmentation=moved, same_image=True, pairs=24)
+        assert data.count("train") >= 24, "few images are drawn several times in an epoch"
+        assert not data_warnings(data, new_network("affine", 2, 1, (16, 16)))
 
     def test_python_warns_and_the_model_remembers(self):
         with pytest.warns(RegistrationWarning, match="are few for"):

@@ -258,7 +258,7 @@ def _pairs_within(
         validation = [pair for pair in all_pairs if pair[1] in set(rest)]
         return FixedPairs([pair for pair in all_pairs if pair[1] not in set(rest)]), validation
     if same_image:
-        return FixedPairs([(i, i) for i in train]), [(i, i) for i in rest]
+        return FixedPairs([(i, i) for i in train] * -(-(pairs or 1) // len(train))), [(i, i) for i in rest]
     groups = images.groups if pairing == "group" else None
     if images.categories is not None:
         groups = [" ".join(both) for both in zip(groups or [""] * len(images), images.categories, strict=True)]
