@@ -404,7 +404,7 @@ class TestTransMorph:
         assert main(["import-model", "v.pt", "-o", "c.safetensors", "--size", "16,16", "--sinusoidal"]) == 2
         assert "Only a TransMorph" in capsys.readouterr().err
         assert main([*base, "-o", "d.safetensors"]) == 0
-        assert "TransMorph-Sin look alike, so TransMorph was assumed" in capsys.readouterr().err
+        assert "TransMorph-Sin have the same form, so TransMorph was assumed" in capsys.readouterr().err
         torch.save(transmorph_weights(relative=False), "n.pth.tar")
         with pytest.raises(InputError, match="neither learned nor relative positions"):
             import_model("n.pth.tar", orientation="zyx")

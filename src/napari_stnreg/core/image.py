@@ -113,7 +113,7 @@ class Image:
 
     @property
     def is_oriented(self) -> bool:
-        """Whether the file stated an anatomical orientation, which tells left from right."""
+        """Whether the file stated an anatomical orientation, which distinguishes left from right."""
         nifti = self.metadata.get("nifti")
         return self.coordinate_system == "scanner" and not (isinstance(nifti, Mapping) and nifti.get("unoriented"))
 

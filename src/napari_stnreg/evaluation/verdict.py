@@ -42,7 +42,7 @@ class VerdictParameters:
     oriented_mirror_margin
         The same for a mirrored copy where the files of both images state their orientation. Heads are nearly symmetric:
         the copy fits -0.3 to 0.4 better in right and -0.1 to 0.3 in mirrored pairs of six subjects, so that only the
-        files tell left from right.
+        files distinguish left from right.
     chance
         Scores against chance below this are chance.
     min_share

@@ -139,7 +139,8 @@ IMAGE_FORMATS: tuple[FileFormat, ...] = (
     FileFormat(
         "TIFF, ImageJ", "image", (".tif", ".tiff"), "tiff:open_tiff", "tiff:save_tiff",
         "frame by frame; section by section for stacks",
-        "voxel size and unit of ImageJ; a bare resolution tag is ignored; all usual compressions", "tifffile, imagecodecs", series=True, opened_by_napari=True,
+        "voxel size and unit of ImageJ; a bare resolution tag is ignored; all usual compressions",
+        "tifffile, imagecodecs", series=True, opened_by_napari=True,
     ),
     FileFormat(
         "PNG", "image", (".png",), "arrays:open_picture", "arrays:save_picture", "", "one pixel is one unit",

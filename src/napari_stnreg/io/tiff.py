@@ -62,7 +62,7 @@ def open_tiff(path: Path) -> FileContent:
 
     size = dict(zip(stored, sizes, strict=True)) | ({"S": pixel.shape[seen.index("S")]} if "S" in seen else {})
     axes = "".join(axis for axis in seen if size[axis] > 1 or axis in "YX")
-    # Q and I are pages of which the file does not say what they are: as everywhere, slices along z.
+    # Q and I are pages without a stated meaning: as everywhere, slices along z.
     letters = axes.translate(_UNKNOWN_AXES)
     if set(letters) - set("TZCYXS") or len(set(letters)) < len(letters) or {"C", "S"} <= set(letters):
         raise InputError(f"'{path.name}' has the axes {letters}. TIFF images may have time, z, y, x and channels.")

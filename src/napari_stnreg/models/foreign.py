@@ -118,7 +118,9 @@ def import_model(
         program = _recognized(weights, source)
     assumptions = [_INTENSITY_NOTE]
     if program != "voxelmorph" and (steps is not None or downsize is not None):
-        raise InputError(f"Steps and downsize belong to voxelmorph; the weights in '{source.name}' are of {program}.")
+        raise InputError(
+            f"Steps and downsize are options of voxelmorph, but '{source.name}' holds weights of {program}."
+        )
     if program == "voxelmorph":
         options, named = _voxelmorph(weights, config or {}, source, steps, downsize, assumptions)
     elif program == "icon":
@@ -130,9 +132,7 @@ def import_model(
         options, named = _transmorph(weights, source, stored or shape)
         options["sinusoidal"] = _has_sinusoids(options, sinusoidal, source, assumptions)
     if sinusoidal and program != "transmorph":
-        raise InputError(
-            f"Only a TransMorph has sinusoidal positions; the weights in '{source.name}' are of {program}."
-        )
+        raise InputError(f"Only a TransMorph has sinusoidal positions, but '{source.name}' holds weights of {program}.")
     ndim = int(options["ndim"])
     if ndim == 3 and orientation is None:
         raise InputError(
@@ -288,7 +288,7 @@ def _voxelmorph(
 
 
 def _stored_integration(weights: Mapping[str, Tensor]) -> dict[str, int]:
-    """Return what the sampling grids in a state of voxelmorph tell about its integration.
+    """Return the integration parameters that follow from the sampling grids in a state of voxelmorph.
 
     A network that integrates has a grid of the field's size; the other grid has the size of the images.
     """
@@ -368,8 +368,8 @@ def _has_sinusoids(options: Mapping[str, Any], given: bool | None, source: Path,
             "sinusoidal ones or with none. Give sinusoidal (TransMorph-Sin) as true or false."
         )
     assumptions.append(
-        "The weights of TransMorph and of TransMorph-Sin look alike, so TransMorph was assumed. For TransMorph-Sin, "
-        "set sinusoidal."
+        "The weights of TransMorph and of TransMorph-Sin have the same form, so TransMorph was assumed. For "
+        "TransMorph-Sin, set sinusoidal."
     )
     return False
 

@@ -33,8 +33,8 @@ class Reorientation:
     moving
         The moving image as it is read.
     matrix
-        From the world of the moving image to the one in which both images are oriented alike, ``(4, 4)``, in the unit
-        of the moving image.
+        From the world of the moving image to the one in which both images have the same orientation, ``(4, 4)``,
+        in the unit of the moving image.
     note
         One sentence for the user.
     """

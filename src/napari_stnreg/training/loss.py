@@ -66,7 +66,7 @@ class BatchResult:
 
 
 def _predict(network: LocalizationNetwork, batch: Batch, grid: Grid) -> Transform:
-    """Return the predicted transforms; an error inside a network of the user's own says what it was given."""
+    """Return the predicted transforms; an error inside a user's network names its inputs."""
     try:
         return network.transform(batch.fixed, batch.moving, grid)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:

@@ -1,7 +1,7 @@
 """Deformations in NIfTI files of five axes: fields of ITK and ANTs, maps of SPM, fields and maps of NiftyReg.
 
 ITK and ANTs keep displacements in LPS millimeters. SPM and NiftyReg keep RAS millimeters: SPM positions in the moving
-image, NiftyReg positions or displacements, which the header's intent tells apart.
+image, NiftyReg positions or displacements, distinguished by the header's intent.
 """
 
 from __future__ import annotations
