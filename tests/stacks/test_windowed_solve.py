@@ -14,7 +14,7 @@ from napari_stnreg.stacks.solver import windowed
 from napari_stnreg.stacks.solver.elastic import solve_elastic
 from napari_stnreg.stacks.solver.windowed import solve_stack
 
-COUNT, SHAPE = 90, (200, 200)
+COUNT, SHAPE = 150, (200, 200)  # longer than a window and its overlap at both sides
 LATTICE = Lattice.covering((0, 0), SHAPE, 40)
 PLAIN = [SectionTransform.from_affine(np.eye(3), LATTICE, SHAPE) for _ in range(COUNT)]
 
@@ -52,7 +52,6 @@ def matches():
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     monkeypatch.setattr(windowed, "MAX_WINDOW", 30)
-    monkeypatch.setattr(windowed, "OVERLAP", 30)
 
 
 def off(whole, fragment_labels):
@@ -72,18 +71,18 @@ def test_windowed_solve_equals_joint_solve(matches):
     )
     apart, jumps = off(whole, fragment_labels)
     assert moved(whole) > 3
-    assert apart < 0.5
+    assert apart < 0.4
     assert jumps.max() < 0.3, jumps.argmax()  # at the seams as elsewhere
 
 
-@pytest.mark.parametrize("pinned", [0, 44, 89])
+@pytest.mark.parametrize("pinned", [0, 74, 149])
 def test_all_windows_follow_the_fixed_section(matches, pinned):
     settings = StackSettings(reference=pinned)
     whole, fragment_labels = solve_elastic(PLAIN, matches, settings), solve_stack(PLAIN, matches, settings)
     assert not fragment_labels[pinned].vectors.any()
     apart, jumps = off(whole, fragment_labels)
     assert moved(whole) > 3
-    assert apart < 2.0  # the stack as a whole may lie elsewhere
+    assert apart < 1.5  # the stack as a whole may lie elsewhere
     assert jumps.max() < 0.4, jumps.argmax()
 
 
@@ -128,8 +127,9 @@ def peak(count):
         tracemalloc.stop()
 
 
-def test_memory_is_independent_of_stack_size():
+def test_memory_is_independent_of_stack_size(monkeypatch):
     """Megabytes: what is left to grow are the maps themselves, which are the result."""
+    monkeypatch.setattr(windowed, "OVERLAP", 30)
     short, long = peak(90), peak(270)
     assert short > 1
     assert long < 1.5 * short, (short, long)

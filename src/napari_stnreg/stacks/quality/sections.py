@@ -37,7 +37,7 @@ class QualityParameters:
     doubtful_fraction
         A gap is doubtful if its correlation is below this fraction of the median of the stack.
     consensus_gaps
-        With fewer gaps above chance, their median is not reliable. A gap is then doubtful below twice the limit of chance.
+        With fewer gaps above chance, their median is not reliable. A gap is then doubtful below twice that limit.
     failed_fraction
         A gap has failed if its correlation is below this fraction of the median of the stack.
     chance_deviations
