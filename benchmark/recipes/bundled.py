@@ -38,7 +38,7 @@ def judge(model: Any, folder: Path, refine: int) -> Iterator[Row]:
         found = sr.warp(moving, model.predict(fixed, moving, device="cpu"), fixed.grid)
         alone = sr.register(fixed, moving, family="diffeomorphic", similarity="lncc", device="cpu")
         row["local"], row["local_alone"] = local_ncc(fixed, found), local_ncc(fixed, alone.warped)
-        row["share"] = (row["local"] - row["local_before"]) / (row["local_alone"] - row["local_before"])
+        row["fraction"] = (row["local"] - row["local_before"]) / (row["local_alone"] - row["local_before"])
         yield row
 
 

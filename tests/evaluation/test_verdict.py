@@ -117,7 +117,8 @@ def test_images_that_do_not_overlap_have_failed() -> None:
 def evidence(**changes: object) -> Evidence:
     chance = Chance(0.6, 0.5, 0.5, 12.0, 12.0, 12.0, 2.0, 3.0)
     values: dict[str, object] = {
-        "after": chance, "linear": chance, "before": chance, "share": 0.95, "linear_share": 0.95, "alternative": -2.0,
+        "after": chance, "linear": chance, "before": chance, "match_fraction": 0.95, "linear_match_fraction": 0.95,
+        "alternative": -2.0,
         "mirrored": -2.0, "overlap": 0.9, "min_scale": 0.97, "max_scale": 1.03, "shear": 1.06, "flipped": False,
         "log_jacobian_spread": 0.2, "folded": 0.0, "deformation": 0.01, "landmark_error": None,
     }  # fmt: skip
@@ -206,5 +207,5 @@ def test_a_thin_volume_that_fits_is_not_called_failed():
     moving = np.stack([ndimage.shift(plane, (3, -4), mode="nearest")] * 9)
     result = sr.register(fixed, moving, family="translation", preset="fast", device="cpu")
     assert result.scores["after"]["ncc"] > 0.98
-    assert result.evidence["linear_share"] > 0.5
+    assert result.evidence["linear_match_fraction"] > 0.5
     assert result.verdict != "failed"

@@ -79,10 +79,10 @@ def rewritten(path, change):
     return path
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.99])
-def test_a_file_cut_short_is_refused(good, share):
+@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.3, 0.99])
+def test_a_file_cut_short_is_refused(good, fraction):
     content = good.read_bytes()
-    good.write_bytes(content[: int(len(content) * share)])
+    good.write_bytes(content[: int(len(content) * fraction)])
     with pytest.raises(InputError, match="cut short"):
         load_transform_file(good)
 

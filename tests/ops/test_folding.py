@@ -59,7 +59,7 @@ def test_fold_removal_is_independent_per_batch_item():
 
 def test_fold_removal_scales_down_as_a_last_resort():
     field = rough((32, 32), 40.0, width=1.0)
-    flat = remove_folds(field, options=FoldRemoval(rounds=1))
+    flat = remove_folds(field, options=FoldRemoval(iterations=1))
     assert folded(flat) == 0
 
 

@@ -7,7 +7,7 @@ import napari_stnreg as sr
 from napari_stnreg.datasets import SerialSections
 from napari_stnreg.datasets.serial_sections import DIRT
 from napari_stnreg.stacks.matching.coarse import coarse_match
-from napari_stnreg.stacks.preprocessing.continuity import confirm_artifacts
+from napari_stnreg.stacks.preprocessing.artifact_continuity import confirm_artifacts
 from napari_stnreg.stacks.preprocessing.features import prepare
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.sources.base import reduce_section

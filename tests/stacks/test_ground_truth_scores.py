@@ -59,8 +59,8 @@ def test_one_section_shifted_by_three_pixels_has_the_expected_scores(made):
     assert found.last == pytest.approx(0.375, abs=1e-3)
 
 
-@pytest.mark.parametrize("share", [0.5, 1.0])
-def test_removed_slope_lowers_the_slope_score(made, share):
+@pytest.mark.parametrize("fraction", [0.5, 1.0])
+def test_removed_slope_lowers_the_slope_score(made, fraction):
     """Sections shifted against the mean course of the neurites: by so much of it the slope is too small."""
     paths = made.paths()
     paths = paths[((paths > 45) & (paths < 179)).all(axis=(1, 2))]
@@ -68,13 +68,13 @@ def test_removed_slope_lowers_the_slope_score(made, share):
     mean = slopes.mean(axis=0)
     height = made.heights - made.heights.mean()
     transforms = [
-        lambda p, place=place, h=h: place(p + share * h * mean)
+        lambda p, place=place, h=h: place(p + fraction * h * mean)
         for place, h in zip(true_maps(made), height, strict=True)
     ]
     assert np.linalg.norm(mean) > 1
     slope, neurites = recovered_slope(made, transforms, measure_errors(made, transforms))
     assert neurites == len(slopes)
-    assert slope == pytest.approx(1 - share, abs=0.1)
+    assert slope == pytest.approx(1 - fraction, abs=0.1)
 
 
 def test_missing_section_is_not_scored():

@@ -14,7 +14,7 @@ class FakeEngine:
         self.steps, self.pause, self.shift, self.error = steps, pause, shift, error
         self.calls, self.closed, self.thread, self.verdict = [], 0, None, "good"
 
-    def truth(self, grid, share=1.0):
+    def truth(self, grid, fraction=1.0):
         import torch
 
         from napari_stnreg.core.grid import Grid
@@ -24,7 +24,7 @@ class FakeEngine:
         points = small.points()
         low, size = grid.corners().min(axis=0), np.ptp(grid.corners(), axis=0)
         phase = np.sin(2 * np.pi * (points - low) / size)
-        field = np.moveaxis(phase[..., ::-1], -1, 0) * share * self.shift * grid.spacing.mean()
+        field = np.moveaxis(phase[..., ::-1], -1, 0) * fraction * self.shift * grid.spacing.mean()
         return DiffeomorphicTransform(
             torch.from_numpy(field.astype(np.float32)), Grid(small.shape, small.matrix, small.unit)
         )
@@ -45,11 +45,12 @@ class FakeEngine:
                 if self.error is not None and step == 3:
                     raise self.error
                 level = 0 if step < self.steps // 2 else 1
-                share = (step + 1) / self.steps
+                fraction = (step + 1) / self.steps
                 losses.append(("diffeomorphic", level, step, 1 / (1 + step)))
                 told = yield Progress(
                     "diffeomorphic", level, 2, step + 1, self.steps, 1 / (1 + step),
-                    lambda share=share: self.truth(fixed.grid, share), f"diffeomorphic, level {level + 1} of 2",
+                    lambda fraction=fraction: self.truth(fixed.grid, fraction),
+                    f"diffeomorphic, level {level + 1} of 2",
                 )  # fmt: skip
                 if told == "stop":
                     stop_reason = "stopped"

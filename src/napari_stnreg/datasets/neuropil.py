@@ -96,9 +96,9 @@ def draw_blocks(
     # how far the wall moves while the knife goes through the section
     own_y, own_x = neurites.slope.astype(np.float32).T
     common_y, common_x = near.motion[pixels // BLOCK**2].T
-    pace = (common_y - own_y[two]) * oy + (common_x - own_x[two]) * ox
-    pace -= (common_y - own_y[one]) * my + (common_x - own_x[one]) * mx
-    blur = np.maximum(np.abs(0.5 * pace / steep) * near.thickness, 0.1)
+    speed = (common_y - own_y[two]) * oy + (common_x - own_x[two]) * ox
+    speed -= (common_y - own_y[one]) * my + (common_x - own_x[one]) * mx
+    blur = np.maximum(np.abs(0.5 * speed / steep) * near.thickness, 0.1)
     synapse = (neurites.terminal[one] != neurites.terminal[two]) & (7 * (one + two) % 11 < 3)
     width = np.where(synapse, 2 * MEMBRANE, MEMBRANE).astype(np.float32)
     wall = _box_mean(distance, width, blur)

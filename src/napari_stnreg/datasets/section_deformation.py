@@ -133,12 +133,12 @@ class SectionDeformation:
         laid = (points - self.middle) @ self.linear.T + self.middle + self.shift
         return laid + self.bend(laid)
 
-    def to_section(self, points: npt.ArrayLike, rounds: int = 60) -> FloatArray:
+    def to_section(self, points: npt.ArrayLike, iterations: int = 60) -> FloatArray:
         """Positions ``(..., 2)`` of the tissue to those of the picture.
 
         The bend is gentle (its slope stays below one half), so that taking it off again and again converges.
         """
-        whole = self._undeformed(points, rounds)
+        whole = self._undeformed(points, iterations)
         return whole if self.tear is None else self.tear.from_intact(whole)
 
     def hides(self, points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
@@ -153,10 +153,10 @@ class SectionDeformation:
             return np.full(np.shape(points)[:-1], np.inf)
         return np.abs(self.tear.across(self._undeformed(points)))
 
-    def _undeformed(self, points: npt.ArrayLike, rounds: int = 60) -> FloatArray:
+    def _undeformed(self, points: npt.ArrayLike, iterations: int = 60) -> FloatArray:
         points = np.asarray(points, dtype=np.float64)
         laid = points
-        for _ in range(rounds):
+        for _ in range(iterations):
             before, laid = laid, points - self.bend(laid)
             if np.abs(laid - before).max(initial=0) < 1e-10:
                 break

@@ -82,10 +82,10 @@ class Tissue:
         found = [self._invert(resting + neurites.slope[number] * (h - halfway), h) for h in heights]
         return np.stack(found, axis=1) if found else np.zeros((len(number), 0, 2))
 
-    def _invert(self, resting: FloatArray, height: float, rounds: int = 80) -> FloatArray:
+    def _invert(self, resting: FloatArray, height: float, iterations: int = 80) -> FloatArray:
         """Invert :meth:`straightened` by fixed-point iteration, which converges because the bend is gentle."""
         points = resting + np.asarray(_lean(self)) * height
-        for _ in range(rounds):
+        for _ in range(iterations):
             change = resting - self.straightened(points, height)
             points = points + change
             if np.abs(change).max(initial=0) < 1e-9:
@@ -192,13 +192,13 @@ def _common(tissue: Tissue) -> tuple[PlaneWaves, PlaneWaves]:
         count: int, wavelengths: tuple[float, float], turns: tuple[float, float]
     ) -> tuple[FloatArray, FloatArray]:
         angle, length = rng.uniform(0, 2 * np.pi, count), rng.uniform(*wavelengths, count)
-        pace = 2 * np.pi / rng.uniform(*turns, count) * rng.choice([-1, 1], count)
-        return np.stack([pace, *(2 * np.pi / length * f(angle) for f in (np.cos, np.sin))], axis=-1), pace
+        frequency = 2 * np.pi / rng.uniform(*turns, count) * rng.choice([-1, 1], count)
+        return np.stack([frequency, *(2 * np.pi / length * f(angle) for f in (np.cos, np.sin))], axis=-1), frequency
 
-    directions, pace = waves(5, (500.0, 1200.0), (60.0, 200.0))
+    directions, frequency = waves(5, (500.0, 1200.0), (60.0, 200.0))
     push = rng.normal(size=(5, 2))
     push /= np.linalg.norm(push, axis=1, keepdims=True)
-    push *= np.sqrt(0.75) * tissue.slope * np.sqrt(2 / 5) / np.abs(pace)[:, None]
+    push *= np.sqrt(0.75) * tissue.slope * np.sqrt(2 / 5) / np.abs(frequency)[:, None]
     course = PlaneWaves(directions, rng.uniform(0, 2 * np.pi, 5), push)
     # walls: long, and as long as a neurite is wide; they change along the heights as fast as sideways
     wide = waves(4, (4.5 * tissue.cell, 7.0 * tissue.cell), (30.0, 70.0))[0]
@@ -212,8 +212,8 @@ def _texture(tissue: Tissue) -> PlaneWaves:
     """Waves whose zero lines are the endoplasmic reticulum."""
     rng = np.random.default_rng((tissue.seed, 4))
     angle, length = rng.uniform(0, 2 * np.pi, 8), rng.uniform(38.0, 60.0, 8)
-    pace = 2 * np.pi / rng.uniform(6.0, 14.0, 8)
-    directions = np.stack([pace, *(2 * np.pi / length * f(angle) for f in (np.cos, np.sin))], axis=-1)
+    frequency = 2 * np.pi / rng.uniform(6.0, 14.0, 8)
+    directions = np.stack([frequency, *(2 * np.pi / length * f(angle) for f in (np.cos, np.sin))], axis=-1)
     return PlaneWaves(directions, rng.uniform(0, 2 * np.pi, 8), np.full((8, 2), 0.5))
 
 

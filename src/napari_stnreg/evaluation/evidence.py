@@ -42,7 +42,7 @@ class EvidenceParameters:
         Largest displacement of the local matching, in voxels of the lattice; the step is 2 voxels.
     window
         Radius of the local matching's window, in voxels.
-    min_edge_share
+    min_edge_ratio
         Windows with less than this fraction of the mean edge energy are not matched.
     max_oversampling
         Images are read at every n-th voxel so that they are at most this many times finer than the lattice.
@@ -60,7 +60,7 @@ class EvidenceParameters:
     ambiguous: float = 1.5
     reach: Mapping[int, int] = field(default_factory=lambda: {2: 6, 3: 4})
     window: Mapping[int, int] = field(default_factory=lambda: {2: 4, 3: 3})
-    min_edge_share: float = 0.4
+    min_edge_ratio: float = 0.4
     max_oversampling: int = 4
     equal: float = 1e-4
     min_points: int = 60
@@ -78,7 +78,7 @@ class Evidence:
     after, linear, before
         Similarity relative to chance: with the transform, with the affine map nearest to it, and without a transform;
         ``None`` where the images share too little.
-    share, linear_share
+    match_fraction, linear_match_fraction
         Fraction of the edges whose best local match is in place, with the transform and with its affine part; chance
         is about 0.2.
     alternative, mirrored
@@ -106,8 +106,8 @@ class Evidence:
     after: Chance | None
     linear: Chance | None
     before: Chance | None
-    share: float
-    linear_share: float
+    match_fraction: float
+    linear_match_fraction: float
     alternative: float
     mirrored: float
     overlap: float
@@ -166,14 +166,14 @@ def collect_evidence(
         scale = float(np.clip(singular.prod() ** (1 / ndim), 0.05, 20.0))
         source = _CoarseImage(moving, moving_channel, lattice.spacing * scale, parameters)
         a, weight_a = target.read(points, lattice)
-        after, share, overlap = _compare(
+        after, match_fraction, overlap = _compare(
             a, weight_a, source, mapped, lattice, moving.grid, linear_determinant, parameters
         )
         is_affine = bool(np.abs(mapped - _apply(affine, points)).max() < 1e-3 * lattice.spacing.min())
         if is_affine:
-            linear, linear_share = after, share
+            linear, linear_match_fraction = after, match_fraction
         else:
-            linear, linear_share, _ = _compare(
+            linear, linear_match_fraction, _ = _compare(
                 a, weight_a, source, _apply(affine, points), lattice, moving.grid, linear_determinant, parameters
             )
         before, _, _ = _compare(a, weight_a, source, points, lattice, moving.grid, 1.0, parameters, match=False)
@@ -184,8 +184,8 @@ def collect_evidence(
         after,
         linear,
         before,
-        share,
-        linear_share,
+        match_fraction,
+        linear_match_fraction,
         alternative,
         mirrored,
         overlap,
@@ -281,7 +281,7 @@ def _compare(
     *,
     match: bool = True,
 ) -> tuple[Chance | None, float, float]:
-    """Return similarity against chance, the share of local matches and the overlap at mapped points."""
+    """Return similarity against chance, the fraction of local matches and the overlap at mapped points."""
     b, weight_b = source.read(mapped, lattice)
     weight = weight_a * weight_b
     n = float(weight.sum())
@@ -292,10 +292,10 @@ def _compare(
     if n < parameters.min_points:
         return None, 0.0, min(overlap, 1.0)
     chance = compare_with_chance(a, b, weight, mirror=False)
-    return chance, _matching_share(a, b, weight, parameters) if match else 0.0, min(overlap, 1.0)
+    return chance, _match_fraction(a, b, weight, parameters) if match else 0.0, min(overlap, 1.0)
 
 
-def _matching_share(a: Tensor, b: Tensor, weight: Tensor, parameters: EvidenceParameters) -> float:
+def _match_fraction(a: Tensor, b: Tensor, weight: Tensor, parameters: EvidenceParameters) -> float:
     """Return the fraction of the edges whose best match among displacements is at most 2 voxels away."""
     ndim = a.ndim - 2
     reach, radius = parameters.reach[ndim], parameters.window[ndim]
@@ -323,7 +323,7 @@ def _matching_share(a: Tensor, b: Tensor, weight: Tensor, parameters: EvidencePa
     is_near = score[near].amax(0) >= best - parameters.equal * best.abs()
     # displacements are compared only where all of them stay inside
     valid = (box_sum(1 - weight, radius)[0, 0] <= 0.5 * (2 * radius + 1) ** ndim).flatten()
-    matters = valid & (own.flatten() > parameters.min_edge_share * own[weight > 0.5].mean())
+    matters = valid & (own.flatten() > parameters.min_edge_ratio * own[weight > 0.5].mean())
     if int(matters.sum()) < 10:
         return 0.0
     return float((is_near & matters).sum() / matters.sum())

@@ -45,8 +45,8 @@ class VerdictParameters:
         files distinguish left from right.
     chance
         Scores against chance below this are chance.
-    min_share
-        Matching share below which the edges do not match.
+    min_match_fraction
+        Fraction of matching edges below which the edges do not match.
     near_identity
         Correlation of the result from which it is doubtful at worst, if nothing but the model speaks against it: thin
         or smooth images have too few edges on the coarse lattice.
@@ -60,8 +60,8 @@ class VerdictParameters:
             "linear_z": 0.26,
             "linear_edges_z": 0.54,
             "after_z": 0.23,
-            "linear_share": 3.69,
-            "share": 2.85,
+            "linear_match_fraction": 3.69,
+            "match_fraction": 2.85,
             "deformation": -0.63,
             "alternative": -0.28,
             "mirrored": -0.4,
@@ -81,7 +81,7 @@ class VerdictParameters:
     oriented_mirror_margin: float = 1.0
     turn_margin: float = 0.0
     chance: float = 4.0
-    min_share: float = 0.35
+    min_match_fraction: float = 0.35
     near_identity: float = 0.95
     max_log_jacobian: float = 0.7
 
@@ -129,8 +129,8 @@ def features(evidence: Evidence) -> dict[str, float]:
         "linear_z": z(evidence.linear),
         "linear_edges_z": z(evidence.linear, "edges_z"),
         "after_z": z(evidence.after),
-        "linear_share": evidence.linear_share,
-        "share": evidence.share,
+        "linear_match_fraction": evidence.linear_match_fraction,
+        "match_fraction": evidence.match_fraction,
         "deformation": min(evidence.deformation, 0.15),
         "alternative": min(max(evidence.alternative, -4.0), 4.0),
         "mirrored": min(max(evidence.mirrored, -4.0), 4.0),
@@ -239,10 +239,12 @@ def _observations(evidence: Evidence, p: VerdictParameters) -> tuple[list[str], 
         against.append("Without the deformation, the images are as similar as at wrong places.")
     else:
         support.append(f"The similarity is {after:.0f} standard deviations above chance.")
-    if evidence.linear_share < p.min_share:
-        against.append(f"Only {100 * evidence.linear_share:.0f} % of the edges match where the linear part puts them.")
+    if evidence.linear_match_fraction < p.min_match_fraction:
+        against.append(
+            f"Only {100 * evidence.linear_match_fraction:.0f} % of the edges match where the linear part puts them."
+        )
     else:
-        support.append(f"{100 * evidence.share:.0f} % of the edges match in place.")
+        support.append(f"{100 * evidence.match_fraction:.0f} % of the edges match in place.")
     if evidence.log_jacobian_spread > p.max_log_jacobian:
         against.append("The deformation shrinks and stretches the volume to an implausible degree.")
     if evidence.before is not None and after < 0.9 * evidence.before.z:

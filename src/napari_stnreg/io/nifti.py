@@ -66,8 +66,8 @@ class AxisOrientation:
 
     def grid(self, affine: FloatArray, shape: Sequence[int], unit: str) -> Grid:
         """Return the ``(z, y, x)`` grid of a file's voxels; each keeps its world position."""
-        turned = tuple(shape[self.axes.index(axis)] for axis in range(3))
-        return Grid(turned, _REVERSE @ affine @ inv_ornt_aff(self._table(), shape), unit)
+        reoriented = tuple(shape[self.axes.index(axis)] for axis in range(3))
+        return Grid(reoriented, _REVERSE @ affine @ inv_ornt_aff(self._table(), shape), unit)
 
     def affine(self, grid: Grid) -> FloatArray:
         """Invert :meth:`grid`: return the affine of the grid's voxels in the file's order."""
@@ -177,8 +177,8 @@ def nifti_content(image: nib.Nifti1Image, name: str) -> FileContent:
             voxels = np.stack([voxels[c] for c in colors], axis=-1)
         elif voxels.dtype == np.float64 and image.get_data_dtype().itemsize < 3:
             voxels = voxels.astype(np.float32)  # whole numbers of 16 bits that were scaled need no more
-        turned = turn.data(voxels)
-        return turned if flat is None else turned.take(0, axis=flat)
+        reoriented = turn.data(voxels)
+        return reoriented if flat is None else reoriented.take(0, axis=flat)
 
     return FileContent(
         load=load,
@@ -266,9 +266,9 @@ def _placement(image: nib.Nifti1Image, affine: FloatArray, name: str) -> dict[st
     found = itk_placement(image.header, affine, name)
     if found is None:
         return {}
-    turned = None if found.matrix is None else (_REVERSE @ found.matrix @ _REVERSE).tolist()
+    itk_matrix = None if found.matrix is None else (_REVERSE @ found.matrix @ _REVERSE).tolist()
     unoriented = {"unoriented": True} if found.unoriented else {}
-    return {"note": found.note} | unoriented | ({} if turned is None else {"itk_matrix": turned})
+    return {"note": found.note} | unoriented | ({} if itk_matrix is None else {"itk_matrix": itk_matrix})
 
 
 def _remember(image: nib.Nifti1Image) -> dict[str, Any]:

@@ -54,9 +54,9 @@ class ArrayOrientation:
     def to_network(self, image: Tensor) -> Tensor:
         """Reorder an image ``(B, C, *shape)`` for the network."""
         axes = self._axes()
-        turned = image.permute(0, 1, *(axis + 2 for axis, _ in axes))
+        reoriented = image.permute(0, 1, *(axis + 2 for axis, _ in axes))
         flipped = [i + 2 for i, (_, sign) in enumerate(axes) if sign < 0]
-        return turned.flip(flipped) if flipped else turned
+        return reoriented.flip(flipped) if flipped else reoriented
 
     def from_network(self, field: Tensor) -> Tensor:
         """Reorder a field ``(B, D, *shape)`` of the network, whose channels are along its axes, to (z, y, x)."""

@@ -75,8 +75,8 @@ class OriginalVoxelMorph(LocalizationNetwork, selectable=False):
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """Return the displacement in voxels, ``(B, D, *shape)``."""
-        turned = [self.orientation.to_network(image) for image in (moving, fixed)]
-        field: Tensor = self.flow(self.unet(torch.cat(turned, dim=1)))
+        reoriented = [self.orientation.to_network(image) for image in (moving, fixed)]
+        field: Tensor = self.flow(self.unet(torch.cat(reoriented, dim=1)))
         if self.steps and self.downsize > 1 and not self.stops_at_half:
             field = self._resized(field, 1 / self.downsize) / self.downsize
         if self.steps:

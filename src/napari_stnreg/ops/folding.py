@@ -25,7 +25,7 @@ class FoldRemoval:
     """Factor of the standard deviation from round to round: folds that stay need a wider one."""
     reach: float = 2.0
     """Standard deviation over which the smoothing fades out around a fold."""
-    rounds: int = 30
+    iterations: int = 30
     """Rounds of smoothing; what still folds then is scaled down."""
     scaling: float = 0.8
     """Factor of the displacement in each round of scaling; it ends, since the determinant of no displacement is 1."""
@@ -56,17 +56,17 @@ def remove_folds(
         The same shape; differentiable.
     """
     sigma = options.smoothing
-    for round_number in count():
+    for iteration in count():
         with torch.no_grad():
             displacement = field if displacement_of is None else displacement_of(field)
             folded = smallest_cell_determinant(displacement.detach()) < options.least_determinant
             pairs = folded.flatten(1).any(1)
             if not bool(pairs.any()):
                 break
-            if round_number < options.rounds:
+            if iteration < options.iterations:
                 around = gaussian(folded[:, None].to(field.dtype), max(options.reach, sigma), "nearest")
                 weight = around.mul_(20).clamp_max_(1)
-        if round_number < options.rounds:
+        if iteration < options.iterations:
             field = torch.lerp(field, gaussian(field, sigma, "nearest"), weight.expand_as(field))
             sigma *= options.growth
         else:

@@ -21,7 +21,7 @@ from napari_stnreg.core.image import Image, placement_notes
 from napari_stnreg.core.progress import interruptible, run_to_completion
 from napari_stnreg.io.conversion import ImageLike, as_image_pair
 from napari_stnreg.registration import stages
-from napari_stnreg.registration.orientation import orient_as_partner
+from napari_stnreg.registration.lost_orientation import orient_as_partner
 from napari_stnreg.registration.pair import SINGLE_THREAD_VOXELS, fit_pair
 from napari_stnreg.registration.preprocessing import check_pair, mask_missing_values, prepare
 from napari_stnreg.registration.result import LossHistory, Progress, Result, StopReason, result_steps

@@ -57,7 +57,7 @@ class InitializationParameters:
         a fraction; halved for images without a unit of length.
     nearby
         Largest shift of a corner, as a fraction of the diagonal, within which that margin is not needed.
-    turned_margin
+    rotated_margin
         The same for a start that turns, scales, mirrors or overlaps partially, against one that only shifts.
     convincing
         Standard deviations above chance from which nothing else is searched.
@@ -69,7 +69,7 @@ class InitializationParameters:
         A loss of NCC below this ends the search.
     clear_match
         Loss of signed NCC and standard deviations above chance that end it together: on 20 pairs of hearts, brain
-        slices and hippocampi that were turned by 45 to 180 degrees, the best start that does not turn had a loss of
+        slices and hippocampi that were rotated by 45 to 180 degrees, the best start that does not turn had a loss of
         0.2 and more and at most 9 deviations.
     refinement_steps
         Gradient steps for each refined candidate.
@@ -85,7 +85,7 @@ class InitializationParameters:
     uncalibrated_scales: tuple[float, ...] = (1.9, 2.4, 3.0, 3.75, 4.7, 5.9, 7.4)
     moved_margin: tuple[float, float] = (1.0, 0.1)
     nearby: float = 0.05
-    turned_margin: tuple[float, float] = (0.5, 0.05)
+    rotated_margin: tuple[float, float] = (0.5, 0.05)
     convincing: float = 25.0
     weak: float = 8.0
     chance: float = 3.0
@@ -186,8 +186,8 @@ def find_start(
         enough = PARAMETERS.clear_match[1] if signed and best[0] < PARAMETERS.clear_match[0] else PARAMETERS.convincing
         if good or judge(best[1]) >= enough:
             return best[1]
-    turned = yield from _search_widely(problem, settings, family, level, small, judge, best)
-    return turned if judge.prefers(turned, best[1], PARAMETERS.turned_margin) else best[1]
+    rotated = yield from _search_widely(problem, settings, family, level, small, judge, best)
+    return rotated if judge.prefers(rotated, best[1], PARAMETERS.rotated_margin) else best[1]
 
 
 def _search_widely(
@@ -201,16 +201,16 @@ def _search_widely(
 ) -> Generator[Candidate, None, FloatArray]:
     """Search rotations, scales, mirror images and partial overlaps; return the map furthest above chance."""
     pyramid, ndim = problem.pyramid, problem.pyramid.fixed_grid.ndim
-    turns = [np.eye(ndim)] if family == "translation" else candidate_rotations(ndim, family, settings)
-    rounds, fields_differ = [turns], False
+    rotations = [np.eye(ndim)] if family == "translation" else candidate_rotations(ndim, family, settings)
+    candidate_sets, fields_differ = [rotations], False
     if problem.unit == "pixel" and family not in ("translation", "rigid"):
         ratio = _field_ratio(pyramid)
         fields_differ = not 0.5 < ratio < 2.0
-        similar = [m for m in turns if _similar_fields(m, ratio)]
-        rounds = [similar or turns[:1], _other_pixel_sizes(pyramid, settings)]
+        similar = [m for m in rotations if _similar_fields(m, ratio)]
+        candidate_sets = [similar or rotations[:1], _other_pixel_sizes(pyramid, settings)]
     shrink = float(small.fixed_grid.spacing.min() / pyramid.fixed_grid.spacing.min())
-    found = [m for _, m in best_edge_translations(judge.level(1.0), turns[:1], PARAMETERS.partial_overlap)]
-    for linears in rounds:
+    found = [m for _, m in best_edge_translations(judge.level(1.0), rotations[:1], PARAMETERS.partial_overlap)]
+    for linears in candidate_sets:
         wide: list[Candidate] = []
         for scale, some in _by_scale(linears, 24):
             wide += best_edge_translations(pyramid.level(shrink, scale), some, PARAMETERS.partial_overlap)
@@ -223,13 +223,13 @@ def _search_widely(
             for matrix in distinct if ndim == 2 else ():  # in 3D it takes as long as a fit
                 found.append(_polished(pyramid, matrix, family))
                 yield best
-            if linears is rounds[0]:
+            if linears is candidate_sets[0]:
                 found += refine(small, start_similarity(settings), family, distinct)
                 yield best
-        turned = max(found, key=judge)
-        if max(judge(turned), judge(best[1])) >= PARAMETERS.weak and not fields_differ:
+        rotated = max(found, key=judge)
+        if max(judge(rotated), judge(best[1])) >= PARAMETERS.weak and not fields_differ:
             break
-    return turned
+    return rotated
 
 
 class _Judge:
@@ -292,10 +292,10 @@ def _polished(pyramid: Pyramid, affine: FloatArray, family: str | None) -> Float
     linear = affine[:-1, :-1]
     level = trial_level(pyramid, nearest_scale(affine))
     for angle, factor, coarser in ((7.5, 1.12, 2.0), (2.5, 1.04, 1.25)):
-        turns = nearby_rotations(ndim, math.radians(angle))
+        rotations = nearby_rotations(ndim, math.radians(angle))
         scales = (1.0,) if family == "rigid" else (1.0, factor, 1 / factor)
         found = best_edge_translations(
-            level.shrunk(coarser), [linear @ turn * s for turn in turns for s in scales], PARAMETERS.partial_overlap
+            level.shrunk(coarser), [linear @ turn * s for turn in rotations for s in scales], PARAMETERS.partial_overlap
         )
         best = max(found, key=lambda pair: pair[0])[1]
         linear = best[:-1, :-1]
@@ -308,8 +308,10 @@ def _other_pixel_sizes(pyramid: Pyramid, settings: RegistrationSettings) -> list
     ratio = _field_ratio(pyramid)
     scales = [s**sign for s in PARAMETERS.uncalibrated_scales for sign in (1, -1)]
     scales = [s for s in scales if _similar_fields(s * np.eye(ndim), ratio)]
-    turns = candidate_rotations(ndim, "rigid", settings)
-    return [turn * s for s in scales for turn in (turns if ndim == 2 or settings.start == "search" else turns[:1])]
+    rotations = candidate_rotations(ndim, "rigid", settings)
+    if ndim == 3 and settings.start != "search":
+        rotations = rotations[:1]
+    return [rotation * s for s in scales for rotation in rotations]
 
 
 def _field_ratio(pyramid: Pyramid) -> float:

@@ -99,8 +99,8 @@ def mask_missing_values(image: Image, warnings: list[str]) -> Image:
     known = finite if image.mask is None else finite & image.mask
     if known.sum() == (finite.size if image.mask is None else image.mask.sum()) or not known.any():
         return image
-    share = 100 * (1 - float(finite.mean()))
-    amount = f"{share:.1f} %" if share >= 0.1 else "Less than 0.1 %"
+    fraction = 100 * (1 - float(finite.mean()))
+    amount = f"{fraction:.1f} %" if fraction >= 0.1 else "Less than 0.1 %"
     warnings.append(f"{amount} of the voxels of '{image.name}' are NaN or infinite and are masked.")
     return image.replace(mask=known)
 

@@ -83,9 +83,9 @@ class Smoothing:
     """Of the whole field after each step, at all levels but the finest."""
     finest_update: float
     finest_field: float
-    coarse_fixed_share: float = 0.0
+    coarse_fixed_weight: float = 0.0
     """Share of the fixed image's gradient in the force, at all levels but the finest."""
-    finest_fixed_share: float = 0.0
+    finest_fixed_weight: float = 0.0
 
 
 SMOOTHING = {2: Smoothing(1.0, 1.75, 1.5, 1.0, 0.5, 0.5), 3: Smoothing(0.5, 1.2, 1.0, 0.75, 0.5, 0.0)}
@@ -98,9 +98,9 @@ def dense_options(settings: RegistrationSettings, ndim: int, from_finest: int = 
     """Step sizes and smoothing of a dense stage at a level, counted from the finest (0)."""
     stiff = settings.smoothness**0.5
     widths = (EVEN_SMOOTHING if settings.similarity in ("mse", "ncc", "mi") else SMOOTHING)[ndim]
-    update, field, share = widths.finest_update, widths.finest_field, widths.finest_fixed_share
+    update, field, weight = widths.finest_update, widths.finest_field, widths.finest_fixed_weight
     if from_finest > 0:
-        update, field, share = widths.coarse_update, widths.coarse_field, widths.coarse_fixed_share
+        update, field, weight = widths.coarse_update, widths.coarse_field, widths.coarse_fixed_weight
     if settings.similarity not in ("auto", "lncc"):  # measured for local NCC only
-        share = 0.0
-    return DenseOptions(update_smoothing=update * stiff, field_smoothing=field * stiff, fixed_share=share)
+        weight = 0.0
+    return DenseOptions(update_smoothing=update * stiff, field_smoothing=field * stiff, fixed_weight=weight)

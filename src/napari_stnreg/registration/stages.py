@@ -130,8 +130,8 @@ def deformable_similarity(settings: RegistrationSettings, ndim: int) -> Similari
     """Return the similarity of the deformable stages."""
     if settings.similarity in ("auto", "lncc"):
         local = make_similarity("lncc", radius=window_radius(settings, ndim))
-        share = global_correlation_weight(ndim)
-        return WeightedSum([(local, 1.0), (make_similarity("ncc", squared=True), share)]) if share else local
+        weight = global_correlation_weight(ndim)
+        return WeightedSum([(local, 1.0), (make_similarity("ncc", squared=True), weight)]) if weight else local
     if settings.similarity == "mi":
         return make_similarity("mi", bins=MI_BINS)
     return load_similarity(settings.similarity)

@@ -1,6 +1,6 @@
 """Training in several processes, one for each GPU, by DistributedDataParallel.
 
-Each process is started by ``torchrun`` (``stnreg train --processes`` does it), trains on its share of every batch, and
+Each process is started by ``torchrun`` (``stnreg train --processes`` does it), trains on its shard of every batch, and
 gets the mean gradient. The first one validates decisions, reports and writes files.
 """
 

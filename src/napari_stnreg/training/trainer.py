@@ -60,7 +60,7 @@ class Trainer:
 
     Notes
     -----
-    In several processes (see :mod:`~napari_stnreg.training.distributed`) each trains on its share of a batch, and all
+    In several processes (see :mod:`~napari_stnreg.training.distributed`) each trains on its shard of a batch, and all
     take the decisions of the first.
     """
 
@@ -102,8 +102,8 @@ class Trainer:
         self.callbacks = parts.callbacks if self.processes.is_first else Callbacks()
         self._parallel: Any = None
         self.steps = steps_of(data, "train", settings.batch_size)
-        if self.processes.size > 1 and hasattr(data, "share"):
-            data.share = (self.processes.rank, self.processes.size)
+        if self.processes.size > 1 and hasattr(data, "shard"):
+            data.shard = (self.processes.rank, self.processes.size)
         self.phases = (
             len(network.stages) if settings.strategy == "sequential" and isinstance(network, SequentialNetwork) else 1
         )
@@ -227,7 +227,7 @@ class Trainer:
                 batch = next(batches, None)
             if batch is None:
                 return
-            if self.processes.size > 1 and getattr(self.data, "share", None) is None:
+            if self.processes.size > 1 and getattr(self.data, "shard", None) is None:
                 batch = batch.part(self.processes.rank, self.processes.size)
             yield batch.to(self.device)
 
@@ -274,7 +274,7 @@ class Trainer:
         else:
             with contextlib.nullcontext() if last else self._parallel.no_sync():
                 loss, result = self._parallel(batch)
-            loss = loss * self._share(batch, step)
+            loss = loss * self._shard_weight(batch, step)
         if not loss.requires_grad:
             raise InputError("The loss does not depend on any weight of the network, so there is nothing to train.")
         if not math.isfinite(self.processes.largest(0.0 if bool(loss.detach().isfinite()) else math.inf, self.device)):
@@ -301,7 +301,7 @@ class Trainer:
         for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate if self.parts.optimizer is None else base * rate / self.settings.learning_rate
 
-    def _share(self, batch: Batch, step: int) -> float:
+    def _shard_weight(self, batch: Batch, step: int) -> float:
         """Return the factor by which the mean over processes becomes the mean over the pairs of a batch."""
         size, most = self.processes.size, self.settings.batch_size
         whole = min(most, max(self.data.count("train") - step * most, 1))

@@ -59,7 +59,7 @@ def import_model(
     overwrite
         Replace the output if it exists.
     """
-    from napari_stnreg.models.foreign import import_model as convert
+    from napari_stnreg.models.import_weights import import_model as convert
 
     if output.suffix.lower() != ".safetensors":
         raise InputError(f"'{output.name}' has an unsupported extension. Models are saved as .safetensors.")

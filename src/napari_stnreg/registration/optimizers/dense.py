@@ -57,7 +57,7 @@ class DenseOptions:
     noise_floor: float = 1.0
     tolerance: float = 1e-4
     patience: int = 15
-    fixed_share: float = 0.0
+    fixed_weight: float = 0.0
     """Share of the fixed image's gradient in the force."""
 
 
@@ -108,16 +108,16 @@ def compose_small(outer: Tensor, inner: Tensor) -> Tensor:
     linear interpolation would lose. In 3D it takes a sixth of the time.
     """
     total = outer + inner
-    slope = torch.empty_like(outer)
+    image_gradient = torch.empty_like(outer)
     for axis in range(outer.ndim - 2):
         check_stop()
         n, dim = outer.shape[axis + 2], axis + 2
         if n < 2:
             continue
-        torch.sub(outer.narrow(dim, 2, n - 2), outer.narrow(dim, 0, n - 2), out=slope.narrow(dim, 1, n - 2))
+        torch.sub(outer.narrow(dim, 2, n - 2), outer.narrow(dim, 0, n - 2), out=image_gradient.narrow(dim, 1, n - 2))
         for at, low in ((0, 0), (n - 1, n - 2)):  # beyond the border the field is constant
-            torch.sub(outer.narrow(dim, low + 1, 1), outer.narrow(dim, low, 1), out=slope.narrow(dim, at, 1))
-        total.addcmul_(slope, inner[:, axis : axis + 1], value=0.5)
+            torch.sub(outer.narrow(dim, low + 1, 1), outer.narrow(dim, low, 1), out=image_gradient.narrow(dim, at, 1))
+        total.addcmul_(image_gradient, inner[:, axis : axis + 1], value=0.5)
     return total
 
 
@@ -188,16 +188,16 @@ def fit_dense(
     isotropic = bool(np.allclose(relative, 1))
     mean, square = torch.zeros_like(state.displacement), torch.zeros_like(state.displacement)
 
-    flat_base, turned = base.reshape(-1, len(relative)), linear.T.contiguous()
+    flat_base, linear_t = base.reshape(-1, len(relative)), linear.T.contiguous()
 
     def look(displacement: Tensor) -> tuple[Tensor, Tensor | None]:
         check_stop()
-        moved = torch.addmm(flat_base, displacement[0].flatten(1).T, turned)
+        moved = torch.addmm(flat_base, displacement[0].flatten(1).T, linear_t)
         return level.sample_moving(moved.reshape(base.shape), masked=masked)
 
     if penalty is None and landmark_force is None and bool(state.displacement.any()):
         _forget_if_worse(state, similarity, look)
-    fixed_slope = _fixed_slope(level, look(state.displacement)[0]) if options.fixed_share > 0 else None
+    fixed_gradient = _fixed_gradient(level, look(state.displacement)[0]) if options.fixed_weight > 0 else None
     best, losses = DenseState(state.displacement, state.velocity, state.best_loss), []  # steps make new tensors
     for k in range(iterations):
         warped, weight = look(state.displacement)
@@ -206,11 +206,11 @@ def fit_dense(
         extra: Tensor | None = None
         for term, reach in ((penalty, 0.0), (landmark_force, LANDMARK_SMOOTHING)):
             if term is not None:
-                cost, slope_of_term = _force_gradient(term, state.displacement)
+                cost, term_gradient = _force_gradient(term, state.displacement)
                 value += cost
                 if reach:
-                    slope_of_term = gaussian(slope_of_term, reach, edge="nearest").mul_(reach ** slope_of_term.shape[1])
-                extra = slope_of_term if extra is None else extra.add_(slope_of_term)
+                    term_gradient = gaussian(term_gradient, reach, edge="nearest").mul_(reach ** term_gradient.shape[1])
+                extra = term_gradient if extra is None else extra.add_(term_gradient)
         if not np.isfinite(value):
             state.displacement, state.velocity = best.displacement, best.velocity
             yield value, state
@@ -221,10 +221,10 @@ def fit_dense(
         yield value, state
         if gradient is None or _settled(losses, options):
             break
-        slope = spatial_gradient(warped)
-        if fixed_slope is not None:
-            slope.lerp_(fixed_slope, options.fixed_share)
-        force = slope.mul_(gradient)
+        image_gradient = spatial_gradient(warped)
+        if fixed_gradient is not None:
+            image_gradient.lerp_(fixed_gradient, options.fixed_weight)
+        force = image_gradient.mul_(gradient)
         if extra is not None:
             force.add_(extra)
         if not isotropic:
@@ -251,7 +251,7 @@ def fit_dense(
     state.displacement, state.velocity, state.best_loss = best.displacement, best.velocity, best.best_loss
 
 
-def _fixed_slope(level: Level, warped: Tensor) -> Tensor | None:
+def _fixed_gradient(level: Level, warped: Tensor) -> Tensor | None:
     """The fixed image's gradient in the moving image's brightness; ``None`` where the two are not related by a line."""
     inside = slice(None) if level.fixed_weight is None else (level.fixed_weight > 0.5)
     # a covariance of a million voxels is exact enough

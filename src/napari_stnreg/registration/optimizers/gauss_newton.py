@@ -206,15 +206,15 @@ class GaussNewtonFitter:
         shape, ndim = grid.shape, grid.ndim
         weight = _without_border(values, weight, self.parameters.margin)
         gradient = torch.stack(torch.gradient(values[0, 0]), dim=-1).reshape(-1, ndim)
-        # slopes per unit of the frame: index slopes times d(index)/d(frame)
+        # gradients per unit of the frame: index gradients times d(index)/d(frame)
         to_index = np.linalg.inv(grid.matrix) @ self._frame
-        slopes = gradient @ torch.as_tensor(to_index[:-1, :-1], dtype=torch.float32, device=self.device)
+        gradients = gradient @ torch.as_tensor(to_index[:-1, :-1], dtype=torch.float32, device=self.device)
         place = torch.as_tensor(np.linalg.inv(to_index)[None], dtype=torch.float32, device=self.device)
         points = lattice_points(place, shape).reshape(-1, ndim)
         rows = []
         for generator in self._generators:
             move = torch.as_tensor(generator, dtype=torch.float32, device=self.device)
-            rows.append((slopes * (points @ move[:-1, :-1].T + move[:-1, -1])).sum(dim=-1))
+            rows.append((gradients * (points @ move[:-1, :-1].T + move[:-1, -1])).sum(dim=-1))
         descent = torch.stack(rows)
         if weight is not None:
             descent = descent * weight.reshape(1, -1)
@@ -306,8 +306,8 @@ class GaussNewtonFitter:
             if overlap < self.parameters.min_overlap or ncc < best_ncc - self.parameters.ncc_loss:
                 break
             best, best_ncc, best_overlap = matrix, max(ncc, best_ncc), overlap
-            slope = (level.descent @ residual).double().cpu().numpy()
-            change = expm(np.tensordot(np.linalg.solve(level.normal, slope), self._generators, axes=1))
+            descent = (level.descent @ residual).double().cpu().numpy()
+            change = expm(np.tensordot(np.linalg.solve(level.normal, descent), self._generators, axes=1))
             if not np.isfinite(change).all():
                 break
             matrix = matrix @ np.linalg.inv(change)

@@ -101,8 +101,8 @@ def fit_parametric(
         terms += [] if extra is None or not extra.requires_grad else [(extra, torch.ones_like(extra))]
         if not terms or _settled(losses, options):
             break
-        share = k / max(iterations - 1, 1)
-        step_size = options.final_step + (options.step - options.final_step) * 0.5 * (1 + math.cos(math.pi * share))
+        fraction = k / max(iterations - 1, 1)
+        step_size = options.final_step + (options.step - options.final_step) * 0.5 * (1 + math.cos(math.pi * fraction))
         (gradient,) = torch.autograd.grad([term for term, _ in terms], theta, [given for _, given in terms])
         theta = optimizer.step(now, gradient, step_size).requires_grad_()
 

@@ -370,11 +370,11 @@ def judge_gaps(after: Mapping[Pair, PairQuality], chance: Sequence[float] = ()) 
     found: dict[Pair, Verdict] = {}
     for pair in after:
         value = known.get(pair, float("-inf"))
-        share = 1.0 if pair[1] - pair[0] == 1 else 0.0  # across missing sections less detail is shared
-        if value <= max(limit, share * PARAMETERS.failed_fraction * typical):
+        scale = 1.0 if pair[1] - pair[0] == 1 else 0.0  # across missing sections less detail is shared
+        if value <= max(limit, scale * PARAMETERS.failed_fraction * typical):
             found[pair] = "failed"
         else:
-            found[pair] = "doubtful" if value < max(share * PARAMETERS.doubtful_fraction * typical, least) else "good"
+            found[pair] = "doubtful" if value < max(scale * PARAMETERS.doubtful_fraction * typical, least) else "good"
     return found
 
 

@@ -17,7 +17,7 @@ from napari_stnreg.stacks.matching.pair_selection import Pair
 from napari_stnreg.stacks.output.canvas import OutputCanvas, displacement_transform, sample_displacement
 from napari_stnreg.stacks.output.ome_zarr import SectionWriter
 from napari_stnreg.stacks.output.render import render_bands
-from napari_stnreg.stacks.preprocessing.continuity import confirm_artifacts
+from napari_stnreg.stacks.preprocessing.artifact_continuity import confirm_artifacts
 from napari_stnreg.stacks.preprocessing.features import Extractor, PreparedSection, prepare
 from napari_stnreg.stacks.quality.sections import correlate_pair, correlate_shifted_copy
 from napari_stnreg.stacks.runtime.checkpoint import RENDERED, WorkFolder

@@ -129,8 +129,8 @@ def estimate_variance_components(
     if total <= 0 or not count:
         return VarianceComponents(PARAMETERS.expected_jitter, 0.0, PARAMETERS.expected_residual + spread)
     mean = total / count
-    share = PARAMETERS.expected_shift_residual if is_shift else PARAMETERS.expected_residual
-    own = max(share * mean if residual is None else residual, spread)
+    fraction = PARAMETERS.expected_shift_residual if is_shift else PARAMETERS.expected_residual
+    own = max(fraction * mean if residual is None else residual, spread)
     trend = PARAMETERS.expected_shift_trend * own if is_shift else PARAMETERS.expected_trend * mean
     residual_sd = PARAMETERS.log_sd if residual is None else PARAMETERS.residual_log_sd
     sd = np.array([PARAMETERS.log_sd, PARAMETERS.log_sd, residual_sd])

@@ -67,7 +67,7 @@ class Batch:
         return replace(self, **moved)
 
     def part(self, rank: int, size: int) -> Batch:
-        """Return every ``size``-th pair from ``rank`` on, the share of one process; the first pair if there is none."""
+        """Return every ``size``-th pair from ``rank`` on, the shard of one process; the first pair if there is none."""
         chosen = list(range(rank, self.size, size)) or [0]
         picked: dict[str, Any] = {
             one.name: value[chosen] for one in fields(self) if isinstance(value := getattr(self, one.name), Tensor)

@@ -34,8 +34,8 @@ class PairSource(ABC):
     channels = 1
     normalization: Normalization = "percentiles"
     labels: tuple[int, ...] = ()
-    share: tuple[int, int] | None = None
-    """Rank of this process and number of processes; each draws its share of the training batches."""
+    shard: tuple[int, int] | None = None
+    """Rank of this process and number of processes; each draws its shard of the training batches."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = Grid.from_spacing(grid.shape, grid.spacing.tolist(), unit=grid.unit)
@@ -61,8 +61,8 @@ class PairSource(ABC):
         order = np.arange(count) if held else seeded_rng(seed, epoch, 77).permutation(count)
         for start in range(0, count, batch_size):
             chosen = order[start : start + batch_size]
-            if not held and self.share is not None:
-                rank, size = self.share
+            if not held and self.shard is not None:
+                rank, size = self.shard
                 chosen = chosen[rank::size] if rank < len(chosen) else chosen[:1]
             yield collate([self.draw_pair(split, epoch, int(i), seed) for i in chosen])
 

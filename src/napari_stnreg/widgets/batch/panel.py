@@ -60,11 +60,11 @@ def run_batch(
     def show(item: Any) -> TaskProgress:
         rows = [*pending]
         pending.clear()
-        share = 1.0
+        fraction = 1.0
         if item.state == "fitting":
             rows.append((item.job, "fitting", None))
-            share = item.fit.fraction if item.fit is not None else 0.0
-        return TaskProgress((item.job + share) / item.jobs, f"{item.name}: {item.job + 1} of {item.jobs}", rows)
+            fraction = item.fit.fraction if item.fit is not None else 0.0
+        return TaskProgress((item.job + fraction) / item.jobs, f"{item.name}: {item.job + 1} of {item.jobs}", rows)
 
     return (yield from relay_progress(batch_steps(jobs, output, settings, restart=restart), control, show, note))
 

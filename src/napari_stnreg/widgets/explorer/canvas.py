@@ -23,7 +23,7 @@ _ORDER = ("input", "output", "beside", "grid", "nodes", "arrows", "handles", "lo
 _GAP = 0.14
 _GRID, _FRAME, _LINK, _ARROW = "#ff9f1c", "#2ec4f3", "#b0b0b0", "#e83f6f"
 _REACH = 0.025
-"""How near to a handle a hand must be, as a share of the picture's longer side."""
+"""How near to a handle a hand must be, as a fraction of the picture's longer side."""
 
 
 class Canvas:

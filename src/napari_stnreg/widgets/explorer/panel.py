@@ -92,8 +92,8 @@ class ExplorerPanel(ExplorerLayout):
         self.size_box.currentIndexChanged.connect(self._on_size)
         self.save_button.clicked.connect(self._on_save)
         self.load_button.clicked.connect(self._on_load)
-        for name, share in (("full", 1), ("quarter", 4), ("tenth", 10)):
-            getattr(self.sampler_tab, name).clicked.connect(lambda *_, share=share: self._set_output(share))
+        for name, divisor in (("full", 1), ("quarter", 4), ("tenth", 10)):
+            getattr(self.sampler_tab, name).clicked.connect(lambda *_, divisor=divisor: self._set_output(divisor))
 
     # -- the picture
 
@@ -245,10 +245,10 @@ class ExplorerPanel(ExplorerLayout):
         )
         self.by_hand()
 
-    def _set_output(self, share: int) -> None:
+    def _set_output(self, divisor: int) -> None:
         if self.scene is not None:
-            shape = tuple(max(round(n / share), 2) for n in self.scene.grid.shape)
-            self.scene.state = self.scene.state.replace(output_shape=None if share == 1 else shape)
+            shape = tuple(max(round(n / divisor), 2) for n in self.scene.grid.shape)
+            self.scene.state = self.scene.state.replace(output_shape=None if divisor == 1 else shape)
             self.show_form()
             self.changed()
 

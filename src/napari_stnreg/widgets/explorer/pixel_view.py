@@ -88,10 +88,10 @@ class PixelView(QWidget):
                 if neighbor is None or not neighbor.inside:
                     painter.setBrush(Qt.BrushStyle.BDiagPattern)
                 else:
-                    share = np.clip((np.resize(neighbor.value, 3) - low) / max(high - low, 1e-12), 0, 1)
+                    fraction = np.clip((np.resize(neighbor.value, 3) - low) / max(high - low, 1e-12), 0, 1)
                     if len(neighbor.value) == 1:
-                        share[:] = share[0]
-                    painter.setBrush(QColor.fromRgbF(*(float(v) for v in share)))
+                        fraction[:] = fraction[0]
+                    painter.setBrush(QColor.fromRgbF(*(float(v) for v in fraction)))
                 painter.drawRect(box)
 
     def _areas(self, painter: QPainter, at: Any) -> None:

@@ -13,7 +13,7 @@ from napari_stnreg.core.errors import InputError
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
-LONGEST = 1024
+MAX_SIDE = 1024
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def picture_of(layer: ImageLayer, viewer: Viewer) -> Picture:
     data = layer.data
     if layer.multiscale:
         sizes = [max(level.shape[layer.ndim - 2 : layer.ndim]) for level in data]
-        level = next((i for i, size in enumerate(sizes) if size <= LONGEST), len(sizes) - 1)
+        level = next((i for i, size in enumerate(sizes) if size <= MAX_SIDE), len(sizes) - 1)
         data, factor = data[level], np.asarray(data[0].shape[:2]) / np.asarray(data[level].shape[:2])
         step = float(factor.max())
     else:
@@ -68,7 +68,7 @@ def picture_of(layer: ImageLayer, viewer: Viewer) -> Picture:
             f"'{layer.name}' shows a picture of {values.shape[:2]} pixels. The explorer needs at least 4 by 4."
         )
     # Whole blocks are averaged, so that a pixel of the picture is still a square of pixels of the layer.
-    shrunk = int(np.ceil(max(values.shape[:2]) / LONGEST))
+    shrunk = int(np.ceil(max(values.shape[:2]) / MAX_SIDE))
     if shrunk > 1:
         high, wide = (n // shrunk for n in values.shape[:2])
         cut = values[: high * shrunk, : wide * shrunk]

@@ -193,8 +193,8 @@ def _image(
             return None
         image = source.image(frame, full=True, masked=False)
         grid = job.grid or _fitting_grid(job, taken, image.grid)
-        share = (part[0] + frame / source.frames) / part[1], 1 / (part[1] * source.frames)
-        warped = yield from _warp(job, taken, image, grid, share, control, warnings)
+        span = (part[0] + frame / source.frames) / part[1], 1 / (part[1] * source.frames)
+        warped = yield from _warp(job, taken, image, grid, span, control, warnings)
         if warped is None:
             return None
         frames.append(image_layer(warped, source.display, labels=taken.kind == "labels"))
@@ -207,7 +207,7 @@ def _image(
 
 
 def _warp(
-    job: ApplyJob, taken: LayerSnapshot, image: Image, grid: Grid, share: tuple[float, float], control: TaskControl,
+    job: ApplyJob, taken: LayerSnapshot, image: Image, grid: Grid, span: tuple[float, float], control: TaskControl,
     warnings: list[str],
 ) -> Generator[TaskProgress, None, Image | None]:  # fmt: skip
     """Warp an image in slabs along the first axis."""
@@ -222,7 +222,7 @@ def _warp(
     parts = []
     transformer = None if job.entry is None else _transformer(job, taken)
     for number, (start, stop) in enumerate(itertools.pairwise(ends)):
-        yield TaskProgress(share[0] + share[1] * number / count, f"{taken.name}: sampling")
+        yield TaskProgress(span[0] + span[1] * number / count, f"{taken.name}: sampling")
         if control.stop.is_set():
             return None
         rest = [0] * (grid.ndim - 1)

@@ -7,7 +7,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 import napari_stnreg as sr
-from napari_stnreg.registration.orientation import orient_as_partner
+from napari_stnreg.registration.lost_orientation import orient_as_partner
 
 SHAPE = (26, 30, 22)
 STORED = {
