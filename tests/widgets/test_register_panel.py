@@ -52,6 +52,20 @@ def test_a_run_ends_with_its_layers_and_changes_nothing_else(full, viewer, engin
         assert {"scores", "versions", "seed", "fixed", "moving", "run"} <= set(record)
 
 
+def test_results_of_rgb_images_appear_in_the_3d_display(viewer, open_panel, engine, run):
+    for name in ("fixed", "moving"):
+        viewer.add_image(np.stack([np.uint8(255 * blobs((40, 50)))] * 3, axis=-1), name=name)
+    viewer.dims.ndisplay = 3
+    viewer.layers.selection = set(viewer.layers)
+    panel = open_panel()
+    assert panel.inputs.moving.layer is viewer.layers["moving"]
+    panel.start()
+    run(panel)
+    assert panel.result is not None
+    assert f"warped · {NAME}" in names(viewer)
+    assert viewer.dims.ndisplay == 3
+
+
 def test_the_transform_can_be_had_back_from_a_layer(panel, viewer, engine, run):
     from napari_stnreg.io.napari_layers import transform_from_metadata
 

@@ -91,11 +91,11 @@ def make_layer(layer_data: LayerData) -> Layer:
 def insert_unselected(viewer: Viewer, layer: Layer, position: int | None = None) -> None:
     """Insert a layer, by default on top, and leave the selection: to select it would rebuild napari's controls."""
     layers = viewer.layers
-    before, layers._activate_on_insert = layers._activate_on_insert, False
-    try:
+    selected = set(layers.selection)
+    with layers.selection.events.blocker_all():
         layers.insert(len(layers) if position is None else position, layer)
-    finally:
-        layers._activate_on_insert = before
+        layers.selection.clear()
+        layers.selection.update(selected)
 
 
 def update_layer(layer: Layer, layer_data: LayerData) -> None:

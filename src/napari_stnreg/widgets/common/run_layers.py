@@ -133,10 +133,13 @@ class RunLayers(QObject):
             self._insert(layer)
 
     def _insert(self, layer: Layer, position: int | None = None) -> None:
-        """Insert a layer, and draw it in the next turn."""
-        shown, layer.visible = layer.visible, False
+        """Insert a layer, and draw it in the next turn; at once in 3D, where napari cannot insert hidden RGB images."""
+        shown, at_once = layer.visible, self._viewer.dims.ndisplay == 3
+        layer.visible = at_once
         insert_unselected(self._viewer, layer, position)
-        if shown:
+        if at_once:
+            layer.visible = shown
+        elif shown:
             self._hidden.append(layer)
             self._queue.insert(0, self._show_hidden)
 

@@ -162,7 +162,8 @@ class ExplorerPanel(ExplorerLayout):
         self.show_form()
         self.show_now()
         self.show_beside()
-        self.canvas.fit(3 if self._beside_title() else 2)
+        if self.canvas is not None:  # the scene ends if its layers are removed meanwhile
+            self.canvas.fit(3 if self._beside_title() else 2)
 
     @staticmethod
     def _shown_limits(picture: Picture) -> tuple[float, float]:
