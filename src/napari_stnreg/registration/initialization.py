@@ -68,8 +68,8 @@ class InitializationParameters:
     good_loss
         A loss of NCC below this ends the search.
     clear_match
-        Loss of signed NCC and standard deviations above chance that end it together: on 20 pairs of hearts, brain
-        slices and hippocampi that were rotated by 45 to 180 degrees, the best start that does not turn had a loss of
+        Loss of signed NCC and standard deviations above chance that end it together: on 13 pairs of hearts, brain
+        slices and hippocampi that were rotated by 20 to 180 degrees, the best start that does not turn had a loss of
         0.2 and more and at most 9 deviations.
     refinement_steps
         Gradient steps for each refined candidate.
