@@ -259,14 +259,14 @@ def test_the_force_takes_the_gradient_of_the_fixed_image_in_the_brightness_of_th
     level = Pyramid(fixed, None, lattice, fixed, None, lattice, torch.device("cpu")).level(1.0)
     slope = dense.spatial_gradient(level.fixed)
     for factor in (0.5, -2.0):
-        found = dense._fixed_slope(level, factor * level.fixed + 0.3)
+        found = dense._fixed_gradient(level, factor * level.fixed + 0.3)
         torch.testing.assert_close(found, factor * slope, atol=1e-6, rtol=1e-4)
-    assert dense._fixed_slope(level, torch.as_tensor(other)[None, None]) is None
+    assert dense._fixed_gradient(level, torch.as_tensor(other)[None, None]) is None
 
 
 def test_only_local_correlation_takes_the_gradient_of_both_images(monkeypatch):
     asked = []
-    monkeypatch.setattr(dense, "_fixed_slope", lambda level, warped: asked.append(level) or None)
+    monkeypatch.setattr(dense, "_fixed_gradient", lambda level, warped: asked.append(level) or None)
     y, x = np.mgrid[:48, :48]
     blobs = [np.exp(-((y - 24) ** 2 + (x - place) ** 2) / 60) for place in (22, 25)]
     for similarity, count in (("mse", 0), ("lncc", 1)):
