@@ -166,7 +166,7 @@ def test_the_replay_is_a_layer_with_a_slider(train, viewer, run):
     assert viewer.dims.point[0] == pytest.approx(train.model.summary["best"]["epoch"])  # the kept one
 
 
-def test_the_slider_of_the_replay_runs_through_the_epochs_and_saves_a_film(viewer, open_train, run, tmp_path):
+def test_the_slider_of_the_replay_runs_through_the_epochs_and_saves_a_film(viewer, open_train, run, qtbot, tmp_path):
     viewer.add_image(drifting(), name="stack", scale=(5, 2, 2), units=("um",) * 3)
     train = open_train(epochs=6, snapshots=4)
     train.train()
@@ -185,7 +185,7 @@ def test_the_slider_of_the_replay_runs_through_the_epochs_and_saves_a_film(viewe
     assert len(iio.imread(tmp_path / "film.gif")) == 4
     train.replay()
     run(train)
-    assert len(viewer.layers) == 3  # stack, fixed image, replay: those of before are gone
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3)  # stack, fixed image, replay: those of before go one by one
     train.train()
     assert not bar.isVisibleTo(train)
     run(train)
