@@ -3,6 +3,7 @@
 import csv
 import json
 
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 import zarr
@@ -12,6 +13,7 @@ import napari_stnreg as sr
 from napari_stnreg.cli import main
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.datasets import SerialSections
+from napari_stnreg.stacks.output.imports import import_stack
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +140,17 @@ def test_imported_transforms_render_the_same_stack(aligned, tmp_path, kind):
     assert main([*arguments, "-o", str(tmp_path / "back.zarr")]) == 2
     np.save(tmp_path / "raw.npy", np.zeros((4, 160, 176), np.uint8))
     assert main([*arguments, "-o", str(tmp_path / "other.zarr")]) == 2
+
+
+def test_import_names_the_sections_that_cannot_be_read(aligned, tmp_path):
+    (tmp_path / "raw").mkdir()
+    for z, section in enumerate(SerialSections((3, 160, 176), 2, shift=6.0)[:]):
+        imageio.imwrite(tmp_path / "raw" / f"section{z}.png", section)
+    damaged = tmp_path / "raw" / "section1.png"
+    damaged.write_bytes(damaged.read_bytes()[:2000])
+    aligned.export(tmp_path / "maps.csv", "affine-csv")
+    stack = sr.open_stack(tmp_path / "raw")
+    with pytest.warns(sr.RegistrationWarning, match=r"cannot be read stay empty: 1\."):
+        import_stack(stack, tmp_path / "maps.csv", "affine-csv", tmp_path / "back.zarr")
+    rendered = sr.AlignedStack(tmp_path / "back.zarr").levels[0]
+    assert [bool(rendered[z].any()) for z in range(3)] == [True, False, True]

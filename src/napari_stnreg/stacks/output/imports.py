@@ -10,12 +10,13 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.errors import InputError, announce
 from napari_stnreg.core.file_errors import parser_errors
 from napari_stnreg.core.grid import FloatArray
 from napari_stnreg.core.output_guard import OutputLock, check_output
@@ -33,11 +34,13 @@ PullBack = Callable[[FloatArray], FloatArray]
 """Maps points ``(N, 2)`` of the aligned image to the raw section, (y, x)."""
 
 
+@dataclass(frozen=True)
 class _Section:
     """Transform of a section, the aligned points that it covers, and its number in the raw stack."""
 
-    def __init__(self, pull_back: PullBack, covered: FloatArray, raw: int) -> None:
-        self.pull_back, self.covered, self.raw = pull_back, covered, raw
+    pull_back: PullBack
+    covered: FloatArray
+    raw: int
 
 
 def import_stack(stack: StackSource, transforms: Path, kind: str, output: Path, *, overwrite: bool = False) -> Path:
@@ -84,6 +87,7 @@ def import_stack(stack: StackSource, transforms: Path, kind: str, output: Path, 
     )
     path = check_output(output, [*stack.paths, transforms], overwrite=overwrite, folder=True, is_ours=is_aligned_stack)
     nodes = canvas.field_grid.points()
+    missing: list[int] = []
     with OutputLock(path):
         attributes: dict[str, Any] = {"stack": stack.identity(), "finished": False, "imported": kind, "order": order}
         writer = create(path, stack, canvas, canvas.shape, attributes=attributes)
@@ -98,8 +102,10 @@ def import_stack(stack: StackSource, transforms: Path, kind: str, output: Path, 
                 )
                 writer.write(z, bands)
             except SectionError:
-                continue  # a missing section stays empty, as in an alignment
+                missing.append(one.raw)
         update_attributes(path, finished=True)
+    if missing:
+        announce(f"Sections that cannot be read stay empty: {', '.join(map(str, missing))}.")
     return path
 
 
