@@ -182,10 +182,11 @@ class BatchPanel(OptionsPanel):
         "Press Run, then Open summary.",
     )
 
+    options: OptionsForm
+
     def __init__(self, napari_viewer: Viewer) -> None:
         options = OptionsForm()
         super().__init__(napari_viewer, "Choose a list of pairs, or folders, and a folder for the results.", options)
-        self.options = options
         self.jobs: list[Any] = []
         self.result: Any = None
         self.list_button = button(

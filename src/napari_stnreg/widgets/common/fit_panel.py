@@ -43,9 +43,11 @@ class OptionsPanel(TaskPanel):
         The subclass's form; its lists of models and devices are kept up to date.
     """
 
+    options: FitOptions
+
     def __init__(self, napari_viewer: Viewer, message: str, options: FitOptions) -> None:
         super().__init__(napari_viewer, message)
-        self._options = options
+        self.options = options
         options.models.failed.connect(self._on_model_failed)
         self._devices = DeviceSearch(self, lambda: self.running)
         self._devices.found.connect(self._on_devices)
@@ -60,7 +62,7 @@ class OptionsPanel(TaskPanel):
 
     def _on_models(self) -> None:
         try:
-            self._options.models.refresh()
+            self.options.models.refresh()
         except RuntimeError:  # the window was destroyed without closing
             SESSION.changed.disconnect(self._on_models)
 
@@ -71,7 +73,7 @@ class OptionsPanel(TaskPanel):
         raise NotImplementedError
 
     def _on_devices(self, devices: list[tuple[str, str]]) -> None:
-        self._options.set_devices(devices)
+        self.options.set_devices(devices)
 
     def close_down(self) -> None:
         """Cancel the run."""
@@ -94,7 +96,6 @@ class FitPanel(OptionsPanel):
         Class of the plot that shows the fit.
     """
 
-    options: FitOptions
     plot: ThemedPlot
     exports: ClassVar[tuple[Callable[[Any], str], Callable[[Any], str]]]
     """Functions that write a job as a Python script and as a command line."""
@@ -103,7 +104,6 @@ class FitPanel(OptionsPanel):
         self, napari_viewer: Viewer, message: str, options: FitOptions, plot: Callable[[Viewer], ThemedPlot]
     ) -> None:
         super().__init__(napari_viewer, message, options)
-        self.options = options
         self.plot = plot(self._viewer)
         self.plot.hide()
         self._layers = RunLayers(self._viewer, self)
