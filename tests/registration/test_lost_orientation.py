@@ -76,7 +76,7 @@ def test_the_partner_may_be_of_another_format_and_placed_files_are_left_alone(tm
     assert found is not None
     assert "(RAS)" in found.note
     np.testing.assert_allclose(np.diag(found.matrix), [1, 1, -1, 1])
-    np.testing.assert_allclose(found.turned_points([[1.0, 2, 3]]), [[1, 2, -3 + 2 * lost.grid.center[2]]])
+    np.testing.assert_allclose(found.reoriented_points([[1.0, 2, 3]]), [[1, 2, -3 + 2 * lost.grid.center[2]]])
     assert orient_as_partner(placed, placed.replace(name="other")) is None
     assert orient_as_partner(lost, lost.replace(name="other")) is None
     moved = lost.replace(grid=lost.grid.translated([0.0, 0, 30]))  # placed by hand

@@ -36,13 +36,16 @@ class WeightedSum(Similarity, selectable=False):
 
     def value_and_gradient(self, warped: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """See :meth:`Similarity.value_and_gradient`."""
-        total, slope = warped.new_zeros(()), None
+        total, sum_of_gradients = warped.new_zeros(()), None
         for part, factor in self.parts:
             value, gradient = part.value_and_gradient(warped, weight)
             total = total.add(value, alpha=factor)
             if gradient is not None:
-                slope = gradient.mul_(factor) if slope is None else slope.add_(gradient, alpha=factor)
-        return total, slope
+                if sum_of_gradients is None:
+                    sum_of_gradients = gradient.mul_(factor)
+                else:
+                    sum_of_gradients.add_(gradient, alpha=factor)
+        return total, sum_of_gradients
 
     def score(self, warped: Tensor, weight: Tensor | None = None) -> float:
         """Return the score of the first part."""

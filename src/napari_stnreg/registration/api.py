@@ -220,15 +220,14 @@ def register_steps(
     Result
     """
     settings = RegistrationSettings.merge(settings, options)
+    model = model or settings.model
     partner = orient_as_partner(fixed, moving) if start_transform is None else None
     if partner is None:
-        steps = _register_steps(
-            fixed, moving, settings, (fixed_landmarks, moving_landmarks), start_transform, model or settings.model
-        )
-        return (yield from steps)
-    landmarks = (fixed_landmarks, partner.turned_points(moving_landmarks))
+        landmarks = (fixed_landmarks, moving_landmarks)
+        return (yield from _register_steps(fixed, moving, settings, landmarks, start_transform, model))
+    landmarks = (fixed_landmarks, partner.reoriented_points(moving_landmarks))
     command: str | None = None
-    with closing(_register_steps(fixed, partner.turned(), settings, landmarks, None, model or settings.model)) as steps:
+    with closing(_register_steps(fixed, partner.reoriented(), settings, landmarks, None, model)) as steps:
         while True:
             try:
                 step = steps.send(command)

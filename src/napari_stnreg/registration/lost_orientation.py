@@ -44,12 +44,12 @@ class Reorientation:
     matrix: FloatArray
     note: str
 
-    def turned(self) -> Image:
+    def reoriented(self) -> Image:
         """Return the moving image, oriented as its partner."""
         grid = self.moving.grid
         return self.moving.replace(grid=Grid(grid.shape, self.matrix @ grid.matrix, grid.unit))
 
-    def turned_points(self, points: npt.ArrayLike | None) -> npt.ArrayLike | None:
+    def reoriented_points(self, points: npt.ArrayLike | None) -> npt.ArrayLike | None:
         """Map points of the moving world ``(N, 3)`` along with the image."""
         points = None if points is None else np.asarray(points, dtype=np.float64)
         if points is None or points.ndim != 2 or points.shape[1] != 3:
@@ -57,7 +57,7 @@ class Reorientation:
         return np.asarray(points @ self.matrix[:3, :3].T + self.matrix[:3, 3])
 
     def restored(self, transform: Transform) -> Transform:
-        """Return a transform to the turned image as one to the moving image as it is read."""
+        """Return a transform to the reoriented image as one to the moving image as it is read."""
         back = np.linalg.inv(self.matrix)
         back[:3, 3] *= conversion_factor(self.moving.grid.unit, transform.unit)
         found = chain(transform, AffineTransform(back, transform.unit))
@@ -75,7 +75,7 @@ class Reorientation:
 
 
 def orient_as_partner(fixed: Image, moving: Image) -> Reorientation | None:
-    """Return how the moving image is turned if one image of the pair states no orientation; ``None`` if it is not.
+    """Return how the moving image is reoriented if one image of the pair states no orientation; ``None`` if it is not.
 
     An image that was moved since it was read is left as it is.
     """

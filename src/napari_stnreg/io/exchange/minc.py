@@ -74,10 +74,10 @@ def _linear(body: str, name: str) -> Transform:
 def _grid_transform(body: str, path: Path) -> Transform:
     """Read the displacement volume that a grid transform names; it is looked for beside the file."""
     named = _VOLUME.search(body)
-    told = Path(named[1].strip()) if named else Path()
-    volume = next((one for one in (path.parent / told, path.parent / told.name) if one.is_file()), None)
+    target = Path(named[1].strip()) if named else Path()
+    volume = next((one for one in (path.parent / target, path.parent / target.name) if one.is_file()), None)
     if volume is None:
-        raise InputError(f"'{path.name}' refers to the displacement volume '{told}', which does not exist beside it.")
+        raise InputError(f"'{path.name}' refers to the displacement volume '{target}', which does not exist beside it.")
     if not h5py.is_hdf5(volume):
         raise InputError(f"'{volume.name}' is not a volume of MINC 2. Convert it with 'mincconvert -2'.")
     try:

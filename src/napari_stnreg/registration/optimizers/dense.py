@@ -35,7 +35,7 @@ from napari_stnreg.transforms.dense import exponential
 MIN_FORCE = 1e-2
 """Slope of the loss a voxel, times the number of voxels, that counts as none; misaligned images feel about 0.1 to 1."""
 EXACT_FROM = 0.75
-"""Share of a level's steps after which the velocity is integrated in full; before, :func:`quick_exponential` does."""
+"""Fraction of a level's steps after which :func:`quick_exponential` no longer replaces the full integration."""
 LEAST_CORRELATION = 0.3
 """Correlation of the images below which the fixed image's gradient has no information about the warped one's."""
 MOMENT_VOXELS = 2**20
@@ -58,7 +58,7 @@ class DenseOptions:
     tolerance: float = 1e-4
     patience: int = 15
     fixed_weight: float = 0.0
-    """Share of the fixed image's gradient in the force."""
+    """Fraction of the force that takes the gradient of the fixed image."""
 
 
 @dataclass
