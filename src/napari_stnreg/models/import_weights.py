@@ -10,7 +10,6 @@ import itertools
 import os
 import pickle
 import re
-import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from napari_stnreg.core.errors import InputError, RegistrationWarning
+from napari_stnreg.core.errors import InputError, announce
 from napari_stnreg.models.input_spec import InputSpec, SizeMode
 from napari_stnreg.models.model import Model
 from napari_stnreg.models.model_file import network_from
@@ -168,7 +167,7 @@ def import_model(
     origin = {"program": program, "file": source.name, "assumptions": assumptions}
     summary = {"source": origin, "settings": {"similarity_used": "lncc"}}
     for text in assumptions:
-        warnings.warn(text, RegistrationWarning, stacklevel=2)
+        announce(text)
     return Model(network, spec, summary, source.stem)
 
 

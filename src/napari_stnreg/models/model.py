@@ -28,7 +28,7 @@ BYTES_PER_VOXEL = 900
 CHECKED_BYTES = 2**28
 """Memory of a forward pass above which the free memory is read first, which takes 2 ms."""
 
-SINGLE_THREAD_VOXELS = 2**16
+SINGLE_THREAD_PASS_VOXELS = 2**16
 """Images of up to this many voxels are predicted by a single thread. Two threads gain nothing on 128 x 128 voxels, and
 cost many times as much on a busy machine."""
 
@@ -162,7 +162,7 @@ class Model:
             shift[:-1, -1] = moving.grid.center - fixed.grid.center
             start = AffineTransform(shift, lattice.unit)
             messages.append("The images do not overlap in the world, so their centers were aligned first.")
-        with torch.no_grad(), single_thread(where.type == "cpu" and lattice.size <= SINGLE_THREAD_VOXELS):
+        with torch.no_grad(), single_thread(where.type == "cpu" and lattice.size <= SINGLE_THREAD_PASS_VOXELS):
             return self._predict_on(
                 lattice, fixed, moving, where, fixed_channel, moving_channel, start, smoothness, messages
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -70,6 +69,4 @@ def import_model(
         weights, program=program, shape=size, spacing=spacing, unit=unit, orientation=orientation, steps=steps,
         downsize=downsize, sinusoidal=sinusoidal,
     )  # fmt: skip
-    for text in model.summary["source"]["assumptions"]:
-        print(f"Note: {text}", file=sys.stderr)
     print(model.save(output))
