@@ -13,7 +13,6 @@ import napari_stnreg as sr
 from napari_stnreg.cli import main
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.datasets import SerialSections
-from napari_stnreg.stacks.output.imports import import_stack
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +148,7 @@ def test_import_names_the_sections_that_cannot_be_read(aligned, tmp_path):
     damaged = tmp_path / "raw" / "section1.png"
     damaged.write_bytes(damaged.read_bytes()[:2000])
     aligned.export(tmp_path / "maps.csv", "affine-csv")
-    stack = sr.open_stack(tmp_path / "raw")
     with pytest.warns(sr.RegistrationWarning, match=r"cannot be read stay empty: 1\."):
-        import_stack(stack, tmp_path / "maps.csv", "affine-csv", tmp_path / "back.zarr")
+        sr.import_stack(tmp_path / "raw", tmp_path / "maps.csv", "affine-csv", tmp_path / "back.zarr")
     rendered = sr.AlignedStack(tmp_path / "back.zarr").levels[0]
     assert [bool(rendered[z].any()) for z in range(3)] == [True, False, True]

@@ -41,4 +41,4 @@ def import_stack(
     """
     from napari_stnreg.stacks.output.imports import import_stack as render
 
-    print(render(reading.open(stack), transforms.absolute(), kind, output.absolute(), overwrite=overwrite))
+    print(render(reading.open(stack), transforms, kind, output, overwrite=overwrite))

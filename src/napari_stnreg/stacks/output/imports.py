@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ from napari_stnreg.stacks.output.canvas import OutputCanvas, displacement_transf
 from napari_stnreg.stacks.output.ome_zarr import CHUNK, create, is_aligned_stack, update_attributes
 from napari_stnreg.stacks.output.render import render_bands
 from napari_stnreg.stacks.section_transform import corners
-from napari_stnreg.stacks.sources.base import SectionError, StackSource, reorder_sections
+from napari_stnreg.stacks.sources.base import SectionError, reorder_sections
+from napari_stnreg.stacks.sources.open import open_stack
 
 NODE_SPACING_PX = 8
 """Distance of the nodes of the displacement into which the transforms are sampled."""
@@ -43,13 +45,20 @@ class _Section:
     raw: int
 
 
-def import_stack(stack: StackSource, transforms: Path, kind: str, output: Path, *, overwrite: bool = False) -> Path:
+def import_stack(
+    stack: Any,
+    transforms: str | os.PathLike[str],
+    kind: str,
+    output: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+) -> Path:
     """Render a stack by the transforms of another program; the result is an aligned stack.
 
     Parameters
     ----------
     stack
-        The raw sections.
+        The raw sections, as :func:`~napari_stnreg.open_stack` takes them.
     transforms
         File or folder of the transforms.
     kind
@@ -59,11 +68,17 @@ def import_stack(stack: StackSource, transforms: Path, kind: str, output: Path, 
     overwrite
         Replace ``output`` if this program wrote it.
 
+    Returns
+    -------
+    Path
+        The folder, which :class:`~napari_stnreg.AlignedStack` opens.
+
     Raises
     ------
     InputError
         If the transforms cannot be read or do not fit the stack, or ``output`` cannot be written.
     """
+    stack, transforms, output = open_stack(stack), Path(transforms).absolute(), Path(output).absolute()
     if kind not in _READERS:
         raise InputError(f"There is no import '{kind}'. Choose one of {', '.join(_READERS)}.")
     if not output.name.endswith(".zarr"):
