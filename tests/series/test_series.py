@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
+from scipy.ndimage import center_of_mass, gaussian_filter
 
 import napari_stnreg as sr
 from napari_stnreg.cli import main
@@ -85,7 +86,13 @@ def test_frames_that_show_something_else_are_named(rigid):
     frames[6] = np.nan
     with pytest.warns(RegistrationWarning, match=r"2 frames failed: frame 4 \(.*frame 6"):
         result = sr.register_series(frames)
-    assert sorted(result.failed) == [4, 6]
+    assert sorted(result.failed) == result.bridged == [4, 6]
+    assert result.verdict == "doubtful"
+    between = np.mean([result.transform(i).as_matrix()[:, 2] for i in (3, 5)], axis=0)
+    np.testing.assert_allclose(result.transform(4).as_matrix()[:, 2], between, atol=0.1)
+    row = result.motion[4]
+    center = (np.array(rigid.frames.shape[1:]) - 1) / 2
+    np.testing.assert_allclose([row["dy"], row["dx"]], result.transform(4).map_points([center])[0] - center, atol=0.1)
     assert result.motion["failed"].tolist() == [i in (4, 6) for i in range(8)]
     good = [i for i in range(8) if i not in (4, 6)]
     assert errors(rigid, result)[good].max() < 0.1
@@ -96,6 +103,38 @@ def test_frames_that_show_something_else_are_named(rigid):
         assert errors(rigid, mean)[good].max() < 0.1
         chained = sr.register_series(frames, reference="previous")
     assert errors(rigid, chained)[7] < 0.2  # the chain leaves out what failed
+
+
+def test_a_series_of_unrelated_frames_failed_as_a_whole(tmp_path):
+    rng = np.random.default_rng(3)
+    frames = gaussian_filter(rng.normal(size=(6, 96, 96)), (0, 2, 2)).astype(np.float32)
+    with pytest.warns(RegistrationWarning, match="The registration of the series failed"):
+        result = sr.register_series(frames, output=tmp_path / "out")
+    assert result.verdict == "failed"
+    assert result.confidence < 0.1
+    assert "frames that were judged" in result.reasons[0]
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["verdict"] == "failed"
+    assert sr.SeriesResult.load(tmp_path / "out", frames).reasons == result.reasons
+
+
+@pytest.mark.parametrize("reference", ["first", "mean", "previous"])
+def test_a_noisy_series_that_is_aligned_is_good(reference):
+    movie = make_movie(6, (96, 96), "rigid", noise=1.0, seed=4)
+    result = sr.register_series(movie.frames, reference=reference)
+    assert result.verdict == "good", result.reasons
+
+
+def test_a_written_frame_that_failed_lies_between_its_neighbors(tmp_path):
+    movie = make_movie(6, (64, 64), "translation", noise=0.05, seed=5)
+    frames = movie.frames.copy()
+    frames[3] = 0
+    frames[3, 30:34, 30:34] = 100  # a mark at a known place, unlike the other frames
+    with pytest.warns(RegistrationWarning, match="Its place is interpolated"):
+        result = sr.register_series(frames, family="translation", output=tmp_path / "out", output_format="tiff")
+    written = tifffile.imread(tmp_path / "out" / "registered.ome.tif")[3]
+    shift = np.mean([result.transform(i).as_matrix()[:2, 2] for i in (2, 4)], axis=0)
+    place = np.array(center_of_mass(written > 50))
+    np.testing.assert_allclose(place, 31.5 - shift, atol=0.5)
 
 
 def test_smoothing_over_time_removes_jitter_and_fills_failed_frames():
@@ -167,7 +206,7 @@ def test_frames_are_read_one_at_a_time(rigid):
 
     counted = Counted()
     sr.register_series(counted)
-    assert 8 <= len(counted.read) <= 14
+    assert 8 <= len(counted.read) <= 8 + 3 + 5  # the first frame's properties, and those that are judged again
 
 
 def test_tiff_nifti_and_zarr_are_movies(rigid, tmp_path, monkeypatch):

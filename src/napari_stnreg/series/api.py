@@ -21,15 +21,18 @@ from napari_stnreg.core.image import Image
 from napari_stnreg.core.labels import choose_interpolation
 from napari_stnreg.core.output_guard import OutputLock
 from napari_stnreg.core.progress import run_to_completion
+from napari_stnreg.evaluation.evidence import collect_evidence
+from napari_stnreg.evaluation.verdict import Verdict, judge
 from napari_stnreg.io.conversion import ImageLike, as_image
 from napari_stnreg.ops.resample import border_value
 from napari_stnreg.registration.settings import PresetName, RegistrationSettings, fit_method
 from napari_stnreg.resampling.warp import warp
-from napari_stnreg.series.frame_fit import FrameFitter, Landmarks, linear_part
+from napari_stnreg.series.frame_fit import FrameFitter, Landmarks, linear_part, masked
 from napari_stnreg.series.motion import FrameFit, describe, find_failures
 from napari_stnreg.series.output import OutputFormat, SeriesFolder
 from napari_stnreg.series.result import SeriesProgress, SeriesResult
 from napari_stnreg.series.sources import Series, SeriesLike, open_series
+from napari_stnreg.series.verdict import frames_to_judge, series_verdict
 from napari_stnreg.transforms import AffineTransform, Transform, chain
 from napari_stnreg.transforms.dense import DisplacementTransform
 
@@ -99,8 +102,7 @@ def register_series(
     spacing, unit
         Voxel size in (z, y, x) order and unit; override those of the series.
     temporal_smoothing
-        Standard deviation, in frames, of a Gaussian that smooths the motion over time; 0 for none. Frames that failed
-        are then interpolated from their neighbors.
+        Standard deviation, in frames, of a Gaussian that smooths the motion over time; 0 for none.
     output
         Folder for the registered frames, transforms, motion and report. They are written while the series is
         registered, so that a stopped run can be resumed.
@@ -124,7 +126,7 @@ def register_series(
     Returns
     -------
     SeriesResult
-        Transforms, motion table and failed frames; ``result.warp()`` returns the registered frames.
+        Transforms, verdict, motion table and failed frames; ``result.warp()`` returns the registered frames.
 
     Raises
     ------
@@ -301,19 +303,50 @@ class _SeriesRun:
         if reference is not None:
             fits = yield from self._pass(self.passes, range(count), reference, write=self.smoothing <= 0)
         found = self.result(fits)
+        if reference is not None and fits and not self.stopped:
+            yield from self._judge(found, reference)
         if self.folder is not None and self.smoothing > 0 and not self.stopped and fits:
-            yield from self._write_smoothed(found)
+            yield from self._write_again(found, range(count))
+        elif self.folder is not None and found.bridged:
+            yield from self._write_again(found, found.bridged)
         if self.folder is not None:
             found.stop_reason = "stopped" if self.stopped else "finished"
             found.close(self.folder)
         return found
 
-    def _write_smoothed(self, found: SeriesResult) -> Generator[SeriesProgress, str | None, None]:
-        assert self.folder is not None
-        for fit, image in zip(found.fits, found.frames(), strict=True):
-            self._write(fit.frame, image)
-            message = f"writing frame {fit.frame + 1} of {len(self.series)}"
-            if (yield SeriesProgress(fit.frame, self.total, self.total, message)) == "stop":
+    def _judge(self, found: SeriesResult, reference: Image) -> Generator[SeriesProgress, str | None, None]:
+        """Judge some frames against the reference or, if frames follow each other, against the one before."""
+        judged: dict[int, Verdict] = {}
+        sound = [fit for fit in found.fits if fit.frame not in found.failed]
+        before = {fit.frame: sound[max(i - 1, 0)].frame for i, fit in enumerate(sound)}
+        for frame in frames_to_judge(found.fits, found.failed, self.reference_frame):
+            target, image = reference, self.series[frame]
+            if self.mode == "previous":
+                near = before[frame]
+                target = warp(self.series[near], found.transform(near), self.grid, "linear")
+            fixed_channel = None if target.name == "mean" else self.settings.fixed_channel
+            evidence = collect_evidence(
+                masked(target), masked(image.with_unit(target.grid.unit)), found.transform(frame),
+                fixed_channel=fixed_channel, moving_channel=self.settings.moving_channel,
+            )  # fmt: skip
+            correlation = found.fits[found.frame_numbers.index(frame)].ncc
+            # frames of one series cannot be mirror images of each other
+            oriented = self.image is None or (self.image.is_oriented and image.is_oriented)
+            judged[frame] = judge(
+                evidence, similarity=self.settings.similarity, mirror=self.settings.mirror, oriented=oriented,
+                correlation=correlation,
+            )  # fmt: skip
+            if (yield SeriesProgress(frame, self.done, self.total, "judging the result")) == "stop":
+                return
+        found.judgment = series_verdict(judged, found.failed, len(found.fits), self.reference_frame)
+
+    def _write_again(self, found: SeriesResult, frames: Iterable[int]) -> Generator[SeriesProgress, str | None, None]:
+        """Write frames whose transform follows from those of other frames."""
+        for frame in frames:
+            image = warp(self.series[frame], found.transform(frame), self.grid, self.interpolation, self.fill)
+            self._write(frame, image)
+            message = f"writing frame {frame + 1} of {len(self.series)}"
+            if (yield SeriesProgress(frame, self.total, self.total, message)) == "stop":
                 self.stopped = True
                 return
 

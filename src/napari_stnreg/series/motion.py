@@ -105,11 +105,7 @@ def find_failures(fits: Sequence[FrameFit], reference: int | None) -> dict[int, 
         The frame that is the reference, which cannot fail.
     """
     others = [fit for fit in fits if fit.frame != reference]
-    finite = np.array([fit.ncc for fit in others if math.isfinite(fit.ncc)])
-    median = float(np.median(finite)) if finite.size else 0.0
-    spread = 1.4826 * float(np.median(np.abs(finite - median))) if finite.size else 0.0
-    low = min(median - PARAMETERS.deviations * spread, PARAMETERS.deviation_ncc * median)
-    low = max(low, PARAMETERS.relative_ncc * median, PARAMETERS.min_ncc)
+    low, median = _lowest_ncc(others)
     failed: dict[int, str] = {}
     for fit in others:
         stretch = np.linalg.svd(fit.matrix[:-1, :-1], compute_uv=False)
@@ -122,6 +118,42 @@ def find_failures(fits: Sequence[FrameFit], reference: int | None) -> dict[int, 
         elif stretch.max() > PARAMETERS.max_scale or stretch.min() < 1 / PARAMETERS.max_scale:
             failed[fit.frame] = f"scaled by {stretch.min():.2f} to {stretch.max():.2f}"
     return failed
+
+
+def frames_to_bridge(fits: Sequence[FrameFit], failed: dict[int, str], reference: int | None) -> list[int]:
+    """Return the failed frames that are placed between their neighbors, since their own fit is not to be trusted.
+
+    A frame that failed by its small overlap alone matches where it lies, so it keeps its fit. If every frame failed,
+    none has a neighbor to go by.
+    """
+    low, _ = _lowest_ncc([fit for fit in fits if fit.frame != reference])
+    if len(failed) == len(fits):
+        return []
+    return [
+        fit.frame
+        for fit in fits
+        if fit.frame in failed and (fit.reason or fit.overlap >= PARAMETERS.min_overlap or not fit.ncc >= low)
+    ]
+
+
+def _lowest_ncc(fits: Sequence[FrameFit]) -> tuple[float, float]:
+    """Return the correlation below which a frame fails, and the median correlation."""
+    finite = np.array([fit.ncc for fit in fits if math.isfinite(fit.ncc)])
+    median = float(np.median(finite)) if finite.size else 0.0
+    spread = 1.4826 * float(np.median(np.abs(finite - median))) if finite.size else 0.0
+    low = min(median - PARAMETERS.deviations * spread, PARAMETERS.deviation_ncc * median)
+    return max(low, PARAMETERS.relative_ncc * median, PARAMETERS.min_ncc), median
+
+
+def neighbor_weights(frames: Sequence[int], frame: int) -> list[tuple[int, float]]:
+    """Return the frames before and after a frame, in order of time, with their weights of linear interpolation."""
+    before = max((one for one in frames if one < frame), default=None)
+    after = min((one for one in frames if one > frame), default=None)
+    if before is None or after is None:
+        only = after if before is None else before
+        return [] if only is None else [(only, 1.0)]
+    share = (frame - before) / (after - before)
+    return [(before, 1 - share), (after, share)]
 
 
 def smoothed_matrices(matrices: FloatArray, weights: FloatArray, sigma: float, center: FloatArray) -> FloatArray:
@@ -138,14 +170,30 @@ def smoothed_matrices(matrices: FloatArray, weights: FloatArray, sigma: float, c
     total = gaussian_filter1d(weights.astype(np.float64), sigma, mode="nearest")
     smooth = gaussian_filter1d(flat, sigma, axis=0, mode="nearest") / np.maximum(total, 1e-12)[:, None]
     smooth = np.where(total[:, None] > 1e-6, smooth, local.reshape(len(local), -1)).reshape(local.shape)
-    linear = local[:, :-1, :-1]
+    return np.asarray(back @ _rotations_kept(smooth, local) @ to_center)
+
+
+def mean_matrix(matrices: FloatArray, weights: FloatArray, center: FloatArray) -> FloatArray:
+    """Average matrices ``(n, D + 1, D + 1)`` about a center; the mean of rotations is a rotation."""
+    ndim = matrices.shape[-1] - 1
+    to_center, back = np.eye(ndim + 1), np.eye(ndim + 1)
+    to_center[:-1, -1], back[:-1, -1] = -center, center
+    local = to_center @ matrices @ back
+    mean = np.tensordot(weights / weights.sum(), local, axes=1)
+    return np.asarray(back @ _rotations_kept(mean[None], local)[0] @ to_center)
+
+
+def _rotations_kept(averaged: FloatArray, matrices: FloatArray) -> FloatArray:
+    """Project averaged linear parts to the nearest rotations if those of all matrices were, up to one scale."""
+    ndim = matrices.shape[-1] - 1
+    linear = matrices[:, :-1, :-1]
     scales = np.abs(np.linalg.det(linear)) ** (1 / ndim)
     plain = linear / scales[:, None, None]
     if np.allclose(plain.transpose(0, 2, 1) @ plain, np.eye(ndim), atol=1e-6):
-        left, values, right = np.linalg.svd(smooth[:, :-1, :-1])
+        left, values, right = np.linalg.svd(averaged[:, :-1, :-1])
         size = values.mean(axis=1) if not np.allclose(scales, 1, atol=1e-6) else np.ones(len(values))
-        smooth[:, :-1, :-1] = (left @ right) * size[:, None, None]
-    return np.asarray(back @ smooth @ to_center)
+        averaged[:, :-1, :-1] = (left @ right) * size[:, None, None]
+    return averaged
 
 
 def motion_table(fits: Sequence[FrameFit], failed: dict[int, str], grid: Grid, interval: float) -> npt.NDArray[np.void]:

@@ -15,15 +15,21 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.labels import choose_interpolation
+from napari_stnreg.evaluation.verdict import UNKNOWN, Verdict, VerdictName
 from napari_stnreg.ops.resample import Interpolation, border_value
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.resampling.warp import warp
+from napari_stnreg.series.frame_fit import linear_part
 from napari_stnreg.series.motion import (
     FrameFit,
+    describe,
     find_failures,
+    frames_to_bridge,
+    mean_matrix,
     motion_csv,
     motion_svg,
     motion_table,
+    neighbor_weights,
     smoothed_matrices,
 )
 from napari_stnreg.series.output import OutputFormat, SeriesFolder
@@ -91,6 +97,9 @@ class SeriesResult:
         Value outside a frame, one for each channel.
     output
         Folder of the run, if it was written while it ran.
+    judgment
+        Whether the registration can be trusted, from some frames that are judged against chance; :attr:`verdict`,
+        :attr:`confidence` and :attr:`reasons` are its parts.
     """
 
     fits: list[FrameFit]
@@ -105,14 +114,36 @@ class SeriesResult:
     deformations: Callable[[int], Transform] = field(repr=False)
     fill: tuple[float, ...]
     output: Path | None = None
+    judgment: Verdict = UNKNOWN
     _matrices: FloatArray | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._failed = find_failures(self.fits, self.reference_frame)
         self._position = {fit.frame: i for i, fit in enumerate(self.fits)}
+        self._bridged = frozenset(frames_to_bridge(self.fits, self._failed, self.reference_frame))
 
     def __len__(self) -> int:
         return len(self.fits)
+
+    @property
+    def verdict(self) -> VerdictName:
+        """``"good"``, ``"doubtful"`` or ``"failed"``."""
+        return self.judgment.verdict
+
+    @property
+    def confidence(self) -> float:
+        """Estimated probability that the frames are aligned, 0 to 1."""
+        return self.judgment.confidence
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Reasons of the verdict as short sentences."""
+        return self.judgment.reasons
+
+    @property
+    def frame_numbers(self) -> list[int]:
+        """Indices of the registered frames, in order."""
+        return [fit.frame for fit in self.fits]
 
     @property
     def complete(self) -> bool:
@@ -123,6 +154,11 @@ class SeriesResult:
     def failed(self) -> dict[int, str]:
         """Frames whose registration failed, each with the reason."""
         return dict(self._failed)
+
+    @property
+    def bridged(self) -> list[int]:
+        """Failed frames that are placed between their neighbors, since they fit nowhere themselves."""
+        return sorted(self._bridged)
 
     @property
     def warnings(self) -> list[str]:
@@ -138,10 +174,23 @@ class SeriesResult:
                 "The registration of 1 frame failed" if count == 1 else f"The registration of {count} frames failed"
             )
             found.append(f"{subject}: {', '.join(named)}{rest}.")
+            if self._bridged:
+                whose = (
+                    "Its place is" if count == len(self._bridged) == 1 else "The places of those that fit nowhere are"
+                )
+                found[-1] += f" {whose} interpolated from the neighbors."
+        if (
+            self.judgment is not UNKNOWN
+            and self.verdict != "good"
+            and not (self._failed and self.verdict == "doubtful")
+        ):
+            found.append(f"The registration of the series {_is(self.verdict)}. {' '.join(self.reasons)}")
         return found
 
     def transform(self, frame: int) -> Transform:
         """Return the transform of a frame, reference world to the frame's world, smoothed over time if that was set.
+
+        A frame whose fit failed (:attr:`bridged`) has the transform that is interpolated from its neighbors.
 
         Raises
         ------
@@ -152,7 +201,7 @@ class SeriesResult:
             raise InputError(f"Frame {frame} was not registered.")
         fit = self.fits[self._position[frame]]
         if self.temporal_smoothing <= 0:
-            return self._raw(fit)
+            return self._interpolated(frame) if frame in self._bridged else self._raw(fit)
         if self._matrices is None:
             weights = np.array([0.0 if one.frame in self._failed else 1.0 for one in self.fits])
             matrices = np.array([one.matrix for one in self.fits])
@@ -164,19 +213,33 @@ class SeriesResult:
     def _raw(self, fit: FrameFit) -> Transform:
         return self.deformations(fit.frame) if fit.deformed else AffineTransform(fit.matrix, self.grid.unit)
 
-    def _smoothed_field(self, frame: int) -> Transform:
+    def _interpolated(self, frame: int) -> Transform:
+        sound = [one.frame for one in self.fits if one.frame not in self._failed]
+        near = [(self.fits[self._position[one]], weight) for one, weight in neighbor_weights(sound, frame)]
+        if any(fit.deformed for fit, _ in near):
+            return self._mean_field(near)
+        matrices, weights = np.array([fit.matrix for fit, _ in near]), np.array([weight for _, weight in near])
+        return AffineTransform(mean_matrix(matrices, weights, self.grid.center), self.grid.unit)
+
+    def _mean_field(self, weighted: Sequence[tuple[FrameFit, float]]) -> Transform:
         import torch
 
+        total = sum((weight for _, weight in weighted), 0.0)
+        field = np.zeros((self.grid.ndim, *self.grid.shape), np.float64)
+        for fit, weight in weighted:
+            field += weight / total * self._raw(fit).displacement(self.grid)
+        return DisplacementTransform(torch.from_numpy(field.astype(np.float32))[None], self.grid)
+
+    def _smoothed_field(self, frame: int) -> Transform:
         here, reach = self._position[frame], int(np.ceil(3 * self.temporal_smoothing))
-        total, weight = np.zeros((self.grid.ndim, *self.grid.shape), np.float64), 0.0
-        for fit in self.fits[max(here - reach, 0) : here + reach + 1]:
-            if fit.frame not in self._failed:
-                near = float(np.exp(-0.5 * ((fit.frame - frame) / self.temporal_smoothing) ** 2))
-                total += near * self._raw(fit).displacement(self.grid)
-                weight += near
-        if weight < 1e-6:
-            return self._raw(self.fits[here])
-        return DisplacementTransform(torch.from_numpy((total / weight).astype(np.float32))[None], self.grid)
+        weighted = [
+            (fit, float(np.exp(-0.5 * ((fit.frame - frame) / self.temporal_smoothing) ** 2)))
+            for fit in self.fits[max(here - reach, 0) : here + reach + 1]
+            if fit.frame not in self._failed
+        ]
+        if sum(weight for _, weight in weighted) >= 1e-6:
+            return self._mean_field(weighted)
+        return self._interpolated(frame) if frame in self._bridged else self._raw(self.fits[here])
 
     @property
     def transforms(self) -> Sequence[Transform]:
@@ -185,8 +248,16 @@ class SeriesResult:
 
     @property
     def motion(self) -> npt.NDArray[np.void]:
-        """The motion, one row per registered frame (:func:`~napari_stnreg.series.motion.motion_table`)."""
-        return motion_table(self.fits, self._failed, self.grid, self.series.interval)
+        """The motion, one row per registered frame (:func:`~napari_stnreg.series.motion.motion_table`).
+
+        The rows of :attr:`bridged` frames hold the interpolated motion.
+        """
+        fits = [self._bridged_fit(fit) if fit.frame in self._bridged else fit for fit in self.fits]
+        return motion_table(fits, self._failed, self.grid, self.series.interval)
+
+    def _bridged_fit(self, fit: FrameFit) -> FrameFit:
+        transform = self._interpolated(fit.frame)
+        return describe(fit.frame, fit.ncc, fit.overlap, linear_part(transform, self.grid), transform, self.grid)
 
     def frames(
         self, series: SeriesLike = None, interpolation: Interpolation | None = None, fill: float | None = None
@@ -266,11 +337,14 @@ class SeriesResult:
         frame = int(reference) if reference.isdigit() else 0 if reference in ("first", "previous") else None
         known = set(RegistrationSettings.model_fields)
         settings = RegistrationSettings.parse(**{k: v for k, v in run["settings"].items() if k in known})
-        return cls(
+        loaded = cls(
             fits, Grid.from_dict(run["grid"]), opened, settings, reference, frame, float(run["temporal_smoothing"]),
             "finished" if len(fits) == len(opened) else "stopped", float((report or {}).get("seconds", 0.0)),
             lambda index: target.transform(number, index), tuple(float(v) for v in first), target.path,
         )  # fmt: skip
+        if report is not None and "verdict" in report:
+            loaded.judgment = Verdict(report["verdict"], float(report["confidence"]), tuple(report["reasons"]))
+        return loaded
 
     def close(self, folder: SeriesFolder) -> None:
         """Write motion and report into the folder of the run."""
@@ -294,19 +368,27 @@ class SeriesResult:
         scored = [fit.ncc for fit in self.fits if fit.frame != self.reference_frame]
         return {
             **self.identity(),
+            "verdict": self.verdict,
+            "confidence": self.confidence,
+            "reasons": list(self.reasons),
             "complete": self.complete,
             "registered_frames": len(self.fits),
             "stop_reason": self.stop_reason,
             "seconds": round(self.seconds, 3),
             "median_ncc": float(np.median(scored)) if scored else None,
+            "bridged_frames": self.bridged,
             "failed_frames": {str(frame): reason for frame, reason in self._failed.items()},
             "warnings": self.warnings,
         }
 
     def __repr__(self) -> str:
-        done = f"{len(self.fits)} of {len(self.series)} frames"
+        done = f"{len(self.fits)} of {len(self.series)} frames, {self.verdict}"
         lines = [f"<SeriesResult: {self.settings.family}, {done}, {self.stop_reason} after {self.seconds:.1f} s>"]
         return "\n".join([*lines, *(f"  warning: {text}" for text in self.warnings)])
+
+
+def _is(verdict: VerdictName) -> str:
+    return "failed" if verdict == "failed" else f"is {verdict}"
 
 
 class _Transforms(Sequence[Transform]):

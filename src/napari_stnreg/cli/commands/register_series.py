@@ -45,7 +45,7 @@ def register_series(
     resume
         Continue the unfinished run in the output folder.
     accept
-        Exit with 0 even if the registration of a frame failed.
+        Exit with 0 even if the registration of a frame or of the series failed.
     reference
         first, mean (two passes), previous (transforms are composed), the index of a frame, or an image file.
     temporal_smoothing
@@ -80,7 +80,9 @@ def register_series(
     median = result.report()["median_ncc"]
     scored = f", median correlation {median:.3f}" if median is not None else ""
     failed = f", {len(result.failed)} failed" if result.failed else ""
-    print(f"{len(result)} of {len(opened)} frames registered in {result.seconds:.1f} s{scored}{failed}")
+    aligned = len(result) - len(result.failed)
+    print(f"{aligned} of {len(opened)} frames registered in {result.seconds:.1f} s{scored}{failed}")
+    print(f"verdict: {result.judgment}")
     for path in sorted(output.iterdir()):
         print(path)
     for sentence in result.warnings:
@@ -88,4 +90,5 @@ def register_series(
     if result.stop_reason == "stopped":
         logger.log(PROGRESS, "Continue with the same command and --resume.")
         return ExitCode.INTERRUPTED
-    return ExitCode.FAILED_VERDICT if result.failed and not accept else ExitCode.SUCCESS
+    bad = result.failed or result.verdict == "failed"
+    return ExitCode.FAILED_VERDICT if bad and not accept else ExitCode.SUCCESS
