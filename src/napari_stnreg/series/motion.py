@@ -123,8 +123,8 @@ def find_failures(fits: Sequence[FrameFit], reference: int | None) -> dict[int, 
 def frames_to_bridge(fits: Sequence[FrameFit], failed: dict[int, str], reference: int | None) -> list[int]:
     """Return the failed frames that are placed between their neighbors, since their own fit is not to be trusted.
 
-    A frame that failed by its small overlap alone matches where it lies, so it keeps its fit. If every frame failed,
-    none has a neighbor to go by.
+    A frame that failed by its small overlap alone matches where its fit puts it, so it keeps its fit. If every frame
+    failed, none has a neighbor to go by.
     """
     low, _ = _lowest_ncc([fit for fit in fits if fit.frame != reference])
     if len(failed) == len(fits):

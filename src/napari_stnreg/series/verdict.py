@@ -1,6 +1,6 @@
 """The verdict on a series, from some of its frames.
 
-The correlations of the frames are compared with each other to find single frames that failed. That does not tell when
+The correlations of the frames are compared with each other to find single frames that failed. That does not show when
 all frames failed in the same way, so a few are judged like a pair, against chance.
 """
 
