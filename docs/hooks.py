@@ -48,8 +48,10 @@ def _tight(mathml: str) -> str:
 
 
 def _commands(_: str) -> str:
-    from napari_stnreg.cli.app import app
+    from napari_stnreg.cli.app import COMMANDS, app, load_help
 
+    for command in COMMANDS:
+        load_help(command)
     return app.generate_docs(heading_level=2)
 
 

@@ -1,7 +1,9 @@
 """The command line: what it writes against the known truth, what it answers to mistakes, and how it is interrupted."""
 
+import inspect
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import pytest
 
 import napari_stnreg as sr
 from napari_stnreg.cli import main
+from napari_stnreg.cli.app import COMMANDS, app
 from napari_stnreg.cli.progress import Interrupt
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.points import read_table
@@ -431,11 +434,26 @@ def test_shells_get_a_completion_script(shell, tmp_path, monkeypatch):
     assert "--smoothness" in script
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_the_whole_description_and_an_example_that_parses(command, capsys):
+    assert main([command, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    text = inspect.getdoc(app[command].default_command)
+    description, _, rest = text.partition("\n\nParameters\n")
+    assert " ".join(description.split()) in shown
+    example = rest.partition("\nExamples\n--------\n")[2]
+    assert " ".join(example.split()) in shown
+    words = shlex.split(example)
+    assert words[:2] == ["stnreg", command]
+    parse_command(words[1:])
+
+
 @pytest.mark.parametrize("words", [["register", "--help"], ["--version"]])
 def test_help_is_quick(words):
     code = f"""
 import sys
 from napari_stnreg.cli import main
+from napari_stnreg.cli.app import COMMANDS, app
 try:
     main({words})
 except SystemExit as end:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
+import textwrap
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -68,9 +70,19 @@ app = App(
 )
 for _name, _help in COMMANDS.items():
     _module = _name.replace("-", "_")
-    _epilogue = f"{_CHOICES}\n\n{EPILOGUE}" if _name in ("register", "register-series", "batch") else EPILOGUE
-    app.command(f"napari_stnreg.cli.commands.{_module}:{_module}", name=_name, help=_help, help_epilogue=_epilogue)
+    app.command(f"napari_stnreg.cli.commands.{_module}:{_module}", name=_name, help=_help)
 app.register_install_completion_command(name="install-completion", help="Install tab completion for your shell.")
+
+
+def load_help(name: str) -> None:
+    """Take the whole description of a command and its example from its docstring."""
+    command = app[name]
+    text = inspect.getdoc(command.default_command) or ""
+    description, _, rest = text.partition("\n\nParameters\n")
+    example = textwrap.indent(rest.partition("\nExamples\n--------\n")[2], "    ")
+    choices = [_CHOICES] if name in ("register", "register-series", "batch") else []
+    command.help = description
+    command.help_epilogue = "\n\n".join(["Example:", example, *choices, EPILOGUE])
 
 
 @app.meta.default
@@ -132,6 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     invocation[:] = words
+    if words and words[0] in COMMANDS and {"--help", "-h"}.intersection(words):
+        load_help(words[0])
     try:
         return int(app.meta(words, exit_on_error=False, print_error=False, result_action="return_value") or 0)
     except CycloptsError as error:

@@ -152,6 +152,10 @@ def align(
         them.
     keep_work
         Keep OUTPUT.work, which --section-range needs.
+
+    Examples
+    --------
+    stnreg align sections.zarr aligned.zarr --neighbors 2
     """
     settings = merge_config(settings, config)
     from napari_stnreg.stacks.api import align_stack_steps

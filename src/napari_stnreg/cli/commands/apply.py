@@ -64,6 +64,10 @@ def apply(
         Only this frame of MOVING, counted from 0.
     points_image
         Image on which the points of MOVING were placed; files of napari hold its voxels.
+
+    Examples
+    --------
+    stnreg apply registered/transform.safetensors labels.nii.gz -r fixed.nii.gz -o warped-labels.nii.gz
     """
     if not paths:
         raise InputError("Give one transform or more, and last the image or the file of points to warp.")

@@ -41,6 +41,10 @@ def apply_series(
         Value outside a frame (default: the value of the first frame's border; 0 with nearest).
     overwrite
         Replace the output if it exists.
+
+    Examples
+    --------
+    stnreg apply-series registered red-channel.tif -o red-channel.ome.tif
     """
     from napari_stnreg.core.device import free_memory
     from napari_stnreg.core.labels import choose_interpolation

@@ -51,6 +51,10 @@ def apply_stack(
         Continue a stopped or killed run.
     overwrite
         Replace the output if it exists.
+
+    Examples
+    --------
+    stnreg apply-stack aligned.zarr labels.tif -o aligned-labels.zarr --interpolation nearest
     """
     from napari_stnreg.stacks.aligned_stack import AlignedStack, stack_interpolation
 

@@ -54,6 +54,10 @@ def batch(
         Exit with 0 even if results are judged as failed.
     config
         JSON file of settings for all pairs. Flags win.
+
+    Examples
+    --------
+    stnreg batch --fixed atlas.nii.gz --moving patients -o registered
     """
     from napari_stnreg.batch import batch_steps, pair_folders, read_jobs
 

@@ -20,7 +20,7 @@ def compose(
     inverse: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Compose transforms: points of the fixed image go through the first one first.
+    r"""Compose transforms: points of the fixed image go through the first one first.
 
     The order is that of antsApplyTransforms -t. "[FILE,1]" takes the inverse of a transform.
 
@@ -43,6 +43,11 @@ def compose(
         Write the inverse of the whole. It is sampled on the voxels of the moving image.
     overwrite
         Replace the output if it exists.
+
+    Examples
+    --------
+    stnreg compose atlas-to-first.tfm first-to-second.h5 -o atlas-to-second.h5 \
+        --fixed atlas.nii.gz --moving second.nii.gz
     """
     if not transforms:
         raise InputError("Give the transforms to compose.")

@@ -45,6 +45,10 @@ def convert(
         Write the inverse. It is sampled on the voxels of the moving image.
     overwrite
         Replace the output if it exists.
+
+    Examples
+    --------
+    stnreg convert registered/transform.safetensors field.nii.gz --fixed fixed.nii.gz --moving moving.nii.gz
     """
     from napari_stnreg.core.image import itk_matrix_of
     from napari_stnreg.io.image import read_content

@@ -63,6 +63,10 @@ def evaluate(
         Frame of MOVING, counted from 0.
     fixed_frame
         Frame of FIXED, counted from 0.
+
+    Examples
+    --------
+    stnreg evaluate fixed.nii.gz moving.nii.gz -t registered/transform.safetensors -o scores.csv
     """
     if output is not None:
         inputs = (fixed, moving, transform, reverse, result, fixed_labels, moving_labels, result_labels)

@@ -19,6 +19,10 @@ def export_field(alignment: Path, output: Path, /, *, overwrite: bool = False) -
         The .npy file to write.
     overwrite
         Replace the output if it exists.
+
+    Examples
+    --------
+    stnreg export-field aligned.zarr displacement.npy
     """
     from napari_stnreg.stacks.aligned_stack import AlignedStack
 

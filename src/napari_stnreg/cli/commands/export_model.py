@@ -45,6 +45,10 @@ def export_model(
         Smoothness of a conditional network.
     overwrite
         Replace the output if it exists.
+
+    Examples
+    --------
+    stnreg export-model box-2d -o box.onnx --size 128,128
     """
     from napari_stnreg.models.export import export_model as write
     from napari_stnreg.models.model_file import find_model, load_model

@@ -35,6 +35,10 @@ def export_stack(
         What to write.
     overwrite
         Replace the output if it exists.
+
+    Examples
+    --------
+    stnreg export-stack aligned.zarr transforms.csv --to affine-csv
     """
     from napari_stnreg.stacks.aligned_stack import AlignedStack
 

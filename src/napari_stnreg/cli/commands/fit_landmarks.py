@@ -65,6 +65,10 @@ def fit_landmarks(
         Also write the errors to this .json file.
     overwrite
         Replace the outputs if they exist.
+
+    Examples
+    --------
+    stnreg fit-landmarks fixed.csv moving.csv -o transform.tfm --family affine
     """
     from napari_stnreg.cli.exit_code import ExitCode
     from napari_stnreg.core.units import conversion_factor

@@ -57,6 +57,10 @@ def import_model(
         Whether the TransMorph was trained with sinusoidal positions (TransMorph-Sin), which the weights do not state.
     overwrite
         Replace the output if it exists.
+
+    Examples
+    --------
+    stnreg import-model voxelmorph.pt -o model.safetensors --size 160,192,224 --orientation LIA
     """
     from napari_stnreg.models.import_weights import import_model as convert
 

@@ -38,6 +38,10 @@ def import_stack(
         Format of the transforms.
     overwrite
         Replace the output if it exists.
+
+    Examples
+    --------
+    stnreg import-stack sections.tif transforms.csv -o aligned.zarr --from affine-csv
     """
     from napari_stnreg.stacks.output.imports import import_stack as render
 

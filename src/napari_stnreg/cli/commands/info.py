@@ -21,6 +21,10 @@ def info(file: Path, /) -> None:
     ----------
     file
         An image, a transform or a model.
+
+    Examples
+    --------
+    stnreg info registered/transform.safetensors
     """
     lines = _model(file) or (_transform(file) if _is_transform(file) else _image(file))
     width = max(len(title) for title, _ in lines)

@@ -68,6 +68,10 @@ def register(
         Register every frame of the moving series.
     fixed_frame
         Frame of a fixed time series.
+
+    Examples
+    --------
+    stnreg register fixed.nii.gz moving.nii.gz -o registered --family rigid
     """
     from napari_stnreg.cli.outputs import ResultFolder
 

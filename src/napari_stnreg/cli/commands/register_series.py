@@ -54,6 +54,10 @@ def register_series(
         zarr or tiff; TIFF for a TIFF series by default.
     config
         JSON file of settings, or a report.json whose settings are used again. Flags win.
+
+    Examples
+    --------
+    stnreg register-series movie.tif -o registered --reference mean
     """
     from napari_stnreg.series.api import register_series_steps
     from napari_stnreg.series.result import SeriesProgress

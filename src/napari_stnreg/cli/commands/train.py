@@ -123,6 +123,10 @@ def train(
         Processes that train together, one for each GPU; auto: as many as there are GPUs.
     config
         JSON file of settings. Flags win.
+
+    Examples
+    --------
+    stnreg train scans -o model.safetensors --network voxelmorph --epochs 20
     """
     settings = merge_config(settings, config)
     settings = type(settings).merge(settings, {"network_options": parse_values(settings.network_options)})
