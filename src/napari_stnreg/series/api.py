@@ -31,6 +31,7 @@ from napari_stnreg.series.frame_fit import FrameFitter, Landmarks, linear_part, 
 from napari_stnreg.series.motion import FrameFit, describe, find_failures
 from napari_stnreg.series.output import OutputFormat, SeriesFolder
 from napari_stnreg.series.result import SeriesProgress, SeriesResult
+from napari_stnreg.series.settings import SeriesSettings
 from napari_stnreg.series.sources import Series, SeriesLike, open_series
 from napari_stnreg.series.verdict import frames_to_judge, series_verdict
 from napari_stnreg.transforms import AffineTransform, Transform, chain
@@ -43,11 +44,6 @@ Reference = Literal["first", "mean", "previous"]
 
 SeriesSteps = Generator[SeriesProgress, "str | None", SeriesResult]
 
-SERIES_DEFAULTS: dict[str, Any] = {"family": "rigid", "similarity": "mse", "smoothness": 4.0, "preset": "fast"}
-"""Defaults of a series where they differ from those of a pair: frames have one contrast, much noise and small motion.
-The error of elastic movies falls from 0.24 to 0.03 pixels at noise 0.2 and from 0.94 to 0.12 at noise 1
-(`benchmark/series.py`).
-"""
 MEAN_FRAMES = 200
 """Frames of the first pass, from which the mean is made; more change it by less than its noise."""
 
@@ -118,8 +114,9 @@ def register_series(
         ``"rigid"`` (default), ``"translation"``, ``"similarity"``, ``"affine"``, or a deformable family such as
         ``"rigid+diffeomorphic"``; see :func:`~napari_stnreg.register`.
     similarity, preset, window, smoothness, control_spacing, levels, iterations, fill, device, seed
-        As for :func:`~napari_stnreg.register`, with the defaults of :data:`SERIES_DEFAULTS`. Frames of one series have
-        one contrast, so linear families are fitted by correlation unless ``similarity`` is ``"mi"`` or ``"mind"``.
+        As for :func:`~napari_stnreg.register`, with the defaults of
+        :class:`~napari_stnreg.series.settings.SeriesSettings`. Frames of one series have one contrast, so linear
+        families are fitted by correlation unless ``similarity`` is ``"mi"`` or ``"mind"``.
     channel
         Channel by which frames are compared; luminance or the mean by default.
 
@@ -201,7 +198,7 @@ def register_series_steps(
     -------
     SeriesResult
     """
-    settings = series_settings(RegistrationSettings.merge(settings, options))
+    settings = SeriesSettings.of(RegistrationSettings.merge(settings, options))
     if settings.extent != "fixed":
         raise InputError("The frames of a series are warped onto the grid of the reference. Use extent 'fixed'.")
     if not (np.isfinite(temporal_smoothing) and temporal_smoothing >= 0):
@@ -217,13 +214,6 @@ def register_series_steps(
         folder.begin(run.result([]).identity(), inputs, resume=resume, overwrite=overwrite)
         run.folder = folder
         return (yield from run.steps())
-
-
-def series_settings(settings: RegistrationSettings) -> RegistrationSettings:
-    """Return the settings with :data:`SERIES_DEFAULTS` where nothing was chosen."""
-    given = {name for name in settings.model_fields_set if getattr(settings, name) != "auto"}
-    chosen = {name: value for name, value in SERIES_DEFAULTS.items() if name not in given}
-    return RegistrationSettings.merge(settings, chosen)
 
 
 class _SeriesRun:

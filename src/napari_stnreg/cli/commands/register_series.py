@@ -10,7 +10,7 @@ from napari_stnreg.cli.options import AsOptions, AsSettings, Config, Output, Ser
 from napari_stnreg.cli.progress import PROGRESS, Interrupt, ProgressDisplay, logger
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.progress import run_to_completion
-from napari_stnreg.registration.settings import RegistrationSettings
+from napari_stnreg.series.settings import SeriesSettings
 
 
 def register_series(
@@ -25,7 +25,7 @@ def register_series(
     temporal_smoothing: float = 0.0,
     output_format: str | None = None,
     config: Config = None,
-    settings: Annotated[RegistrationSettings, AsSettings] = RegistrationSettings(),  # noqa: B008
+    settings: Annotated[SeriesSettings, AsSettings] = SeriesSettings(),  # noqa: B008
     reading: Annotated[SeriesReading, AsOptions] = SeriesReading(),  # noqa: B008
 ) -> int:
     """Register the frames of a movie or a 4D scan.
