@@ -120,4 +120,9 @@ def test_points_in_another_unit_and_of_napari(raw, capsys):
     assert "Give the image" in capsys.readouterr().err
     assert main([*words, "--points-image", "moving.tif", "-r", "fixed.tif"]) == 0
     voxels = np.loadtxt("m.csv", delimiter=",", skiprows=1)[1:]
+    transform = sr.load("t.safetensors")  # with the grids of its images, as a run saves it
+    transform.save("u.safetensors", {"grid": sr.read("fixed.tif").grid.to_dict(),
+                                     "moving_grid": sr.read("moving.tif").grid.to_dict()})  # fmt: skip
+    assert main(["apply", "u.safetensors", "n.csv", "-o", "v.csv"]) == 0
+    np.testing.assert_allclose(np.loadtxt("v.csv", delimiter=",", skiprows=1)[1:], voxels)
     np.testing.assert_allclose(voxels * sr.read("fixed.tif").grid.spacing, np.subtract([20, 30], SHIFT), atol=1e-6)

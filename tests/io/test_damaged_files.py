@@ -175,6 +175,19 @@ def test_a_field_wider_than_nifti_1_allows_is_nifti_2(tmp_path):
     np.testing.assert_allclose(sr.load(tmp_path / "f.nii").map_points([[1.0, 20000.0]]), [[4, 19996]])
 
 
+@pytest.mark.parametrize("place", [4, 6, 270])
+def test_dicom_elements_beyond_the_file_are_refused_before_memory_is_taken(tmp_path, place):
+    picture = sitk.GetImageFromArray(np.arange(24 * 28, dtype=np.uint16).reshape(24, 28))
+    path = tmp_path / "a.dcm"
+    sitk.WriteImage(picture, str(path))
+    assert sr.read(path).data.shape == (24, 28)
+    content = bytearray(path.read_bytes())
+    content[132 + place : 136 + place] = b"\xf0\xfe\xff\x0f"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"'a\.dcm' is not a readable DICOM image"):
+        sr.read(path)
+
+
 def _samples(folder: Path) -> list[Path]:
     rng = np.random.default_rng(1)
     image = sr.Image(rng.integers(0, 200, (12, 14)).astype(np.uint8), Grid.from_spacing((12, 14)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -41,6 +42,51 @@ def make(tmp_path, text, name="p.csv"):
 )
 def test_dialects_of_tables(tmp_path, text, ndim, expected):
     np.testing.assert_allclose(read_points(make(tmp_path, text), ndim).points, expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "words"),
+    [
+        ("Z,Y,X\n1,2,3\n", [1, 2, 3], None),
+        (" ,Label,Area,XM,YM,ZM\n1,a,9,1.5,1,4\n", [3, 0.75, 1.25], "corner"),
+        (
+            "LABEL,TRACK_ID,POSITION_X,POSITION_Y,POSITION_Z,FRAME\nLabel,Track ID,X,Y,Z,Frame\nLabel,ID,X,Y,Z,Frame\n"
+            ",,(micron),(micron),(micron),\nID1,,3,2,1,0\n",
+            [1, 2, 3],
+            "lengths .* in um",
+        ),
+        ("label,centroid-0,centroid-1,centroid-2\n7,4,20,30\n", [8, 10, 15], "voxels"),
+        ("Centroid X \u00b5m,Centroid Y \u00b5m,Centroid Z \u00b5m\n3,2,1\n", [1, 2, 3], "in um"),
+        ("Location_Center_X,Location_Center_Y,Location_Center_Z\n30,20,4\n", [8, 10, 15], "voxels"),
+        ("id,x [nm],y [nm],z [nm]\n1,3000,2000,1000\n", [1, 2, 3], "in nm"),
+        ("x_pos;y_pos;z_pos\n3;2;1,5\n", [1.5, 2, 3], "first voxel"),
+    ],
+)
+def test_columns_of_other_programs_are_read_and_announced(tmp_path, text, expected, words):
+    path = make(tmp_path, text)
+    with pytest.warns(sr.RegistrationWarning, match=words) if words else nullcontext():
+        points = read_points(path, 3, image=WORLD)
+    np.testing.assert_allclose(points.points, [expected])
+    write_points(tmp_path / "q.csv", points.points + 1, like=points, image=WORLD)
+    with pytest.warns(sr.RegistrationWarning, match=words) if words else nullcontext():
+        back = read_points(tmp_path / "q.csv", 3, image=WORLD)
+    np.testing.assert_allclose(back.points, points.points + 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "ndim", "words"),
+    [
+        ("centroid-0,centroid-1,weighted_centroid-0,weighted_centroid-1\n1,2,3,4\n", 2, "several points in each row"),
+        ("position_x,position_y,center_x,center_y\n1,2,3,4\n", 2, "several points in each row"),
+        ("x,y,X\n1,2,3\n", 2, "several columns 'x'"),
+        ("x,y,z\n1,2,3\n1,2,4\n", 2, "points in 3D .'z' varies"),
+        ("X,Y,Slice\n1,2,3\n", 3, "Points in 3D need z,y,x"),
+        ("centroid-0,centroid-1,centroid-2\n1,2,3\n4,2,3\n", 2, "points in 3D"),
+    ],
+)
+def test_ambiguous_columns_are_refused(tmp_path, text, ndim, words):
+    with pytest.raises(sr.InputError, match=words):
+        read_points(make(tmp_path, text), ndim, unit="pixel")
 
 
 def test_points_of_ants_are_lps(tmp_path):

@@ -75,10 +75,13 @@ def test_ome_zarr_pixel_size_is_read(tmp_path, stack, version):
     assert source.unit == "um"
 
 
-def test_ome_zarr_with_channels_requires_a_channel(tmp_path, stack):
-    write_ome_zarr(tmp_path / "c.zarr", np.stack([stack, 255 - stack])[None])
-    with pytest.raises(InputError, match="2 channels"):
-        open_stack(tmp_path / "c.zarr")
+def test_the_first_channel_is_used_and_announced(tmp_path, stack):
+    channels = np.stack([stack, 255 - stack])[None]
+    write_ome_zarr(tmp_path / "c.zarr", channels)
+    default = open_stack(tmp_path / "c.zarr")
+    same(default, stack)
+    assert "has 2 channels. Channel 0 is used." in default.warning
+    assert not open_stack(tmp_path / "c.zarr", channel=0).warning
     same(open_stack(tmp_path / "c.zarr", channel=1), 255 - stack)
 
 
@@ -166,11 +169,14 @@ def _folder(folder, names, stack):
         ("cut{}.jpg", "cut{}.tif"),
     ],
 )
-def test_channels_in_a_folder_must_be_selected(tmp_path, stack, first, second):
+def test_one_channel_of_a_folder_is_the_stack(tmp_path, stack, first, second):
     for name in (first, second):
         _folder(tmp_path, [name.format(z) for z in range(1, 6)], stack)
-    with pytest.raises(InputError, match=r"2 files for each section .*Choose a channel, 0 to 1"):
-        open_stack(tmp_path)
+    default = open_stack(tmp_path)
+    assert default.files == open_stack(tmp_path, channel=0).files
+    assert "2 files for each section" in default.warning
+    assert "Channel 0 is used" in default.warning
+    assert "Channel 0" not in open_stack(tmp_path, channel=0).warning
     chosen = [open_stack(tmp_path, channel=number) for number in (0, 1)]
     assert {one.files for one in chosen} == {tuple(name.format(z) for z in range(1, 6)) for name in (first, second)}
     assert chosen[0].identity() != chosen[1].identity()

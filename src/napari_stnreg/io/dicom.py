@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ _POSITION, _ORIENTATION, _DESCRIPTION = "0020|0032", "0020|0037", "0008|103e"
 GAP_TOLERANCE = 0.02
 """Relative difference of slice distances that is accepted; headers round positions to about 0.01 mm."""
 
+_LONG_FORMS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+"""Types of elements whose length has four bytes."""
+_PIXEL_GROUP, _UNDEFINED = 0x7FE0, 0xFFFFFFFF
+
 
 def open_dicom(path: Path) -> FileContent:
     """Open the DICOM series in a folder, or one DICOM file; headers are read, and voxels on request.
@@ -29,6 +34,8 @@ def open_dicom(path: Path) -> FileContent:
         If the folder holds no DICOM file or several series, slices are missing, doubled or differ in size or
         orientation, or a file is damaged.
     """
+    for one in sorted(path.iterdir()) if path.is_dir() else [path]:
+        _check_elements(one)
     files = _series(path) if path.is_dir() else [str(path)]
     headers = [_Header(file, path.name) for file in files]
     first = headers[0]
@@ -57,6 +64,35 @@ def open_dicom(path: Path) -> FileContent:
     return itk_content(
         load, size, (*first.spacing[:2], spacing), first.origin, first.direction, path.name, **first.channels
     )
+
+
+def _check_elements(path: Path) -> None:
+    """Refuse a file whose elements declare more bytes than it holds, before GDCM takes memory for them."""
+    if not path.is_file():
+        return
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        if stream.read(132)[128:] != b"DICM":
+            return
+        position = 132
+        while position + 8 <= size:
+            stream.seek(position)
+            head = stream.read(12)
+            group, kind = struct.unpack("<H", head[:2])[0], head[4:6]
+            if group >= _PIXEL_GROUP:
+                return
+            long = kind in _LONG_FORMS and len(head) == 12
+            if long:
+                length, start = struct.unpack("<I", head[8:12])[0], 12
+            elif kind.isalpha() and kind.isupper():
+                length, start = struct.unpack("<H", head[6:8])[0], 8
+            else:  # an implicit type
+                length, start = struct.unpack("<I", head[4:8])[0], 8
+            if length == _UNDEFINED:
+                return
+            position += start + length
+            if position > size:
+                raise InputError(f"'{path.name}' is not a readable DICOM image. It ends before its header does.")
 
 
 class _Header:

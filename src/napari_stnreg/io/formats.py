@@ -304,6 +304,12 @@ POINT_FORMATS: tuple[FileFormat, ...] = (
         conventions="columns index, axis-0, axis-1, ...: the coordinates of the layer's data, so voxels of its image",
     ),
     FileFormat(
+        "Tables of scikit-image, ImageJ, TrackMate, QuPath, CellProfiler", "points", (".csv", ".tsv"),
+        "points:read_points", "points:write_points", conventions="columns such as centroid-0 and Location_Center_X "
+        "(voxels), POSITION_X, Centroid X \N{MICRO SIGN}m and x [nm] (lengths from the first voxel, in the unit that "
+        "is stated), XM, YM (from its corner), in any case; announced. Several such sets in one table are refused",
+    ),
+    FileFormat(
         "ANTs points", "points", (".csv",), "points:read_points", "points:write_points",
         conventions="columns x, y, z, t, ...: LPS millimeters for scanner images, x, y, z without a flip for others",
     ),

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -40,6 +40,10 @@ _SCANNER_ENDINGS = (".nii", ".nii.gz", ".lta", ".xfm")
 """Formats whose coordinates are always those of a scanner."""
 _OTHER_PROGRAMS = ("linear_matrix", "minc", "read_deformation_map")
 """Parts of the names of readers for programs that do not take the position of an image from ITK."""
+
+
+GRID_KEYS = ("grid", "moving_grid")
+"""Keys of the grids of the fixed and of the moving image in our own file."""
 
 
 class TransformResult(Protocol):
@@ -101,6 +105,9 @@ def save(what: Transform | TransformResult | Model, path: str | os.PathLike[str]
             return what.save(path)
         result = cast(TransformResult, what)
         transform, report, grid = result.transform, result.report(), result.grid if grid is None else grid
+        for side, key, image in zip(("fixed", "moving"), GRID_KEYS, images, strict=True):
+            if image is not None:
+                report = {**report, side: image.name, key: image.grid.to_dict()}
     assert isinstance(transform, Transform)
     if grid is not None and grid.ndim != transform.ndim:
         raise InputError(f"The transform is {transform.ndim}D, but the fixed image is {grid.ndim}D.")
@@ -276,6 +283,18 @@ def load_composition(
                 )
         parts.append(part)
     return parts[0] if len(parts) == 1 else compose(*parts)
+
+
+def recorded_grid(step: TransformStep, side: Literal["fixed", "moving"]) -> Grid | None:
+    """Return the grid of an image that our own file records, as seen after the step's inversion, or ``None``."""
+    from napari_stnreg.core.grid import Grid
+
+    if suffix_in(step.path, (ENDING,)) is None:
+        return None
+    key = GRID_KEYS[(side == "moving") != step.inverse]
+    with parser_errors(step.path, "transform"):
+        found = load_transform_file(step.path)[1].get(key)
+        return None if found is None else Grid.from_dict(found)
 
 
 def transform_ending(path: str | os.PathLike[str], endings: tuple[str, ...] = LOAD_ENDINGS) -> str:

@@ -15,6 +15,7 @@ from napari_stnreg.io.image import check_image_output
 from napari_stnreg.io.points import is_points_file
 
 if TYPE_CHECKING:
+    from napari_stnreg.core.grid import HasGrid
     from napari_stnreg.io.transform_io import TransformStep
     from napari_stnreg.transforms import Transform
 
@@ -63,7 +64,8 @@ def apply(
     frame
         Only this frame of MOVING, counted from 0.
     points_image
-        Image on which the points of MOVING were placed; files of napari hold its voxels.
+        Image on which the points of MOVING were placed; files of napari hold its voxels. Not needed for a transform
+        that 'register' wrote, which knows its images.
 
     Examples
     --------
@@ -151,24 +153,33 @@ def _apply_to_points(
     from napari_stnreg.core.units import conversion_factor
     from napari_stnreg.io.image import read_content
     from napari_stnreg.io.points import read_points, write_points
-    from napari_stnreg.io.transform_io import load_composition
+    from napari_stnreg.io.transform_entry import Place
+    from napari_stnreg.io.transform_io import load_composition, recorded_grid
     from napari_stnreg.resampling.geometry import GeometryTransformer
 
-    target = None if reference is None else read_content(reference)
-    source = None if points_image is None else read_content(points_image)
-    log_placement(target, source)
+    contents = tuple(None if one is None else read_content(one) for one in (reference, points_image))
+    log_placement(*contents)
+    target: HasGrid | None = contents[0]
+    source: HasGrid | None = contents[1]
     fixed, moving = (source, target) if inverse else (target, source)
     transform = load_composition(steps, fixed=fixed, moving=moving)
     systems = transform.coordinate_systems if inverse else transform.coordinate_systems[::-1]
     units = (placement.fixed_unit, placement.moving_unit)
     read_unit, write_unit = units if inverse else units[::-1]
+    # A transform that was saved with its run knows the grids of both images, which voxels of points need.
+    grids = recorded_grid(steps[-1], "moving"), recorded_grid(steps[0], "fixed")
+    read_grid, write_grid = grids[::-1] if inverse else grids
+    if source is None and read_grid is not None:
+        source = Place("moving", read_grid.with_unit(read_unit or read_grid.unit), systems[0])
+    if target is None and write_grid is not None:
+        target = Place("fixed", write_grid.with_unit(write_unit or write_grid.unit), systems[1])
     read_unit = read_unit or (transform.unit if source is None else source.grid.unit)
     write_unit = write_unit or (transform.unit if target is None else target.grid.unit)
     known = read_points(points, transform.ndim, image=source, system=systems[0], unit=read_unit)
     transformer = GeometryTransformer(transform, "fixed" if inverse else "moving")
     values = transformer.transform_points(known.points * conversion_factor(read_unit, transform.unit))
     values = values * conversion_factor(transform.unit, write_unit)
-    if known.dialect in ("table", "ants") and source is None:
+    if known.dialect in ("table", "ants") and points_image is None:
         logger.log(PROGRESS, "Points are read in %s and written in %s.", read_unit, write_unit)
     write_points(output, values, like=known, image=target, system=systems[1], unit=write_unit)
     return transformer.point_transform

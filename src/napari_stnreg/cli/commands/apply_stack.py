@@ -10,6 +10,7 @@ from napari_stnreg.cli.commands.align import Execution, StackReading, run_with_p
 from napari_stnreg.cli.exit_code import ExitCode
 from napari_stnreg.cli.options import AsOptions, Output
 from napari_stnreg.cli.progress import PROGRESS, Interrupt, logger
+from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.output_guard import check_output
 
 
@@ -64,8 +65,12 @@ def apply_stack(
 
         check_output(output, [input, alignment], overwrite=overwrite)
         table = read_table(Path(input))
-        columns = table.points(3)
-        values = table.values.copy()
+        found = table.columns(3)
+        if found.meaning not in ("world", "voxels"):
+            raise InputError(
+                f"'{table.name}' holds lengths. Points of a stack are section and pixels. Use the columns z,y,x."
+            )
+        columns, values = found.indices, table.values.copy()
         values[:, columns] = aligned.map_points(values[:, columns], inverse=inverse)
         write_table(output, dataclasses.replace(table, values=values))
     else:

@@ -50,6 +50,8 @@ class StackSource:
     inset
         Distance ``(y, x)`` of that center from the corner of the finest resolution, in pixels: 0.5 if a pixel is the
         mean over its area, less if the resolution is subsampled.
+    notes
+        Sentences about what is not used: other channels, or other files of a folder.
     """
 
     shape: tuple[int, int, int]
@@ -61,6 +63,7 @@ class StackSource:
     location: str = ""
     origin: tuple[float, float, float] = field(default=(0.0, 0.0, 0.0), kw_only=True)
     inset: tuple[float, float] = field(default=(0.5, 0.5), kw_only=True)
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
     def read(self, z: int, window: Window | None = None) -> Array:
         """Read one section ``(y, x)``, or the part of it in ``window``, in the type of the stack.
@@ -132,12 +135,13 @@ class StackSource:
 
     @property
     def warning(self) -> str:
-        """One sentence about sections that cannot be used; empty if there are none."""
+        """Sentences about what is not used, and about sections that cannot be used; empty if there are none."""
         if not self.faults:
-            return ""
+            return " ".join(self.notes)
         which = ", ".join(str(z) for z in sorted(self.faults)[:8]) + (", ..." if len(self.faults) > 8 else "")
         first = self.faults[min(self.faults)]
-        return f"{len(self.faults)} of {self.shape[0]} sections cannot be used and will be bridged ({which}): {first}"
+        bad = f"{len(self.faults)} of {self.shape[0]} sections cannot be used and will be bridged ({which}): {first}"
+        return " ".join((*self.notes, bad))
 
     def identity(self) -> dict[str, Any]:
         """Return what identifies the stack when a run is resumed, JSON-ready."""
@@ -213,7 +217,7 @@ def reorder_sections(source: StackSource, order: Sequence[int]) -> StackSource:
     faults = {z: source.faults[raw] for z, raw in enumerate(order) if raw in source.faults}
     return SubStack(
         source.shape, source.dtype, source.spacing, source.unit, source.name, faults, source.location, source,
-        tuple(order), origin=source.origin, inset=source.inset,
+        tuple(order), origin=source.origin, inset=source.inset, notes=source.notes,
     )  # fmt: skip
 
 
@@ -292,22 +296,29 @@ def check_spacing(sizes: npt.NDArray[np.float64], name: str) -> None:
 
 
 def select_channel(chosen: int | None, count: int, name: str, axis: str) -> int:
-    """Select the entry of an axis other than z, y, x.
+    """Select the entry of an axis other than z, y, x: the first channel, unless another one is chosen.
 
     Raises
     ------
     InputError
-        If there are several and none is chosen, or there is no such channel.
+        If there are several entries of another axis, or there is no such channel.
     """
     if count == 1:
         return 0
     if axis != "c":
         raise InputError(f"'{name}' has {count} entries along '{axis}'. A stack has only z, y and x.")
     if chosen is None:
-        raise InputError(f"'{name}' has {count} channels. Choose one, 0 to {count - 1}.")
+        return 0
     if not 0 <= chosen < count:
         raise InputError(f"'{name}' has {count} channels, counted from 0. There is no channel {chosen}.")
     return chosen
+
+
+def channel_notes(chosen: int | None, count: int, name: str) -> tuple[str, ...]:
+    """Return a sentence if one of several channels is used without having been chosen."""
+    if chosen is not None or count < 2:
+        return ()
+    return (f"'{name}' has {count} channels. Channel 0 is used. Choose another one, up to {count - 1}, with channel.",)
 
 
 def to_gray(data: Array, dtype: np.dtype[Any]) -> Array:

@@ -28,12 +28,6 @@ class FolderSource(StackSource):
     """One image file for each section; a smaller image is padded with zeros at its lower right."""
 
     files: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def warning(self) -> str:
-        """Sentences about files that are not used, and about sections that cannot be used."""
-        return " ".join(one for one in (*self.notes, super().warning) if one)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -75,8 +69,7 @@ def open_folder(path: Path, *, channel: int | None = None, pattern: str | None =
     Raises
     ------
     InputError
-        If there are fewer than two images, they are not gray (or red, green, blue), or there are several channels and
-        none is chosen.
+        If there are fewer than two images, or they are not gray (or red, green, blue).
     """
     names = [one.name for one in path.iterdir() if one.is_file() and is_image_path(one)]
     if pattern is not None:
@@ -118,7 +111,7 @@ def open_folder(path: Path, *, channel: int | None = None, pattern: str | None =
     spacing, unit = _folder_calibration(path / next(rows[z] or "" for z in headers if z not in faults))
     return FolderSource(
         (len(rows), height, width), dtype, spacing, unit, path.name, faults, str(path), tuple(n or "" for n in rows),
-        order.notes,
+        notes=order.notes,
     )  # fmt: skip
 
 

@@ -46,8 +46,8 @@ def open_stack(
     level
         Resolution level of a multiscale image; 0 is the finest.
     channel
-        Channel, if there are several; in a folder these may be files side by side, such as ``s1_DAPI.tif`` and
-        ``s1_GFP.tif``.
+        Channel, if there are several; the first one by default, which is announced. In a folder these may be files side
+        by side, such as ``s1_DAPI.tif`` and ``s1_GFP.tif``.
     pattern
         Names of the files of a folder that are sections, such as ``"*_DAPI.tif"``. Without it, sections are
         distinguished from channels, masks and overviews by their names.

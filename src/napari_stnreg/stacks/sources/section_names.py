@@ -112,12 +112,12 @@ def order_sections(names: Sequence[str], folder: str, channel: int | None = None
     folder
         Name of the folder in messages.
     channel
-        Channel, if there are several, in the order of the message that lists them.
+        Channel, if there are several, in the order of the message that lists them; the first one by default.
 
     Raises
     ------
     InputError
-        If there are several channels and none is chosen, or the names do not distinguish sections from other files.
+        If there is no such channel, or the names do not distinguish sections from other files.
     """
     parsed = _parse(names)
     groups: dict[tuple[str, ...], list[_Name]] = defaultdict(list)
@@ -130,7 +130,7 @@ def order_sections(names: Sequence[str], folder: str, channel: int | None = None
     total = sum(len(one.files) for one in series)
     channels = [one for one in series if one is main or _repeats(one, main)]
     channels.sort(key=lambda one: natural_key(one.pattern))
-    chosen = channels[_chosen_channel(channels, channel, folder)]
+    chosen = channels[_chosen_channel(channels, channel, folder, notes)]
     if len(channels) == 1 and (len(main.files) < 2 or 2 * len(main.files) < total):
         rows = sorted([name for one in series for name in one.names], key=natural_key)
         notes += _left_out(odd)
@@ -321,17 +321,18 @@ def _numbered_like(one: _Series, main: _Series) -> dict[Number, str]:
     return {(name.numbers[main.field],): name.name}
 
 
-def _chosen_channel(channels: list[_Series], channel: int | None, folder: str) -> int:
+def _chosen_channel(channels: list[_Series], channel: int | None, folder: str, notes: list[str]) -> int:
     if len(channels) == 1:
         if channel not in (None, 0):
             raise InputError(f"'{folder}' has one channel. There is no channel {channel}.")
         return 0
     listed = _listed([f"{i}: '{one.pattern}'" for i, one in enumerate(channels)])
     if channel is None:
-        raise InputError(
-            f"'{folder}' holds {len(channels)} files for each section ({listed}). Choose a channel, 0 to "
-            f"{len(channels) - 1}, or name its files with a pattern."
+        notes.append(
+            f"'{folder}' holds {len(channels)} files for each section ({listed}). Channel 0 is used. Choose another "
+            "one with channel, or name its files with a pattern."
         )
+        return 0
     if not 0 <= channel < len(channels):
         raise InputError(f"'{folder}' has {len(channels)} channels ({listed}). There is no channel {channel}.")
     return channel

@@ -15,6 +15,7 @@ from napari_stnreg.stacks.sources.base import (
     Array,
     StackSource,
     Window,
+    channel_notes,
     check_spacing,
     check_stack,
     select_channel,
@@ -104,6 +105,7 @@ def _tiff_stack(path: Path, tif: tifffile.TiffFile, channel: int | None) -> Tiff
     return TiffSource(
         (len(numbers), page_shape[0], page_shape[1]), dtype, spacing, unit, path.name.split(".")[0], faults, str(path),
         tuple(pages), series.dataoffset, f"{tif.byteorder}{dtype.str[1:]}", page_shape,
+        notes=channel_notes(channel, dict(zip(series.axes, series.shape, strict=True)).get("C", 1), path.name),
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from napari_stnreg.stacks.sources.base import (
     Array,
     StackSource,
     Window,
+    channel_notes,
     check_spacing,
     check_stack,
     select_channel,
@@ -100,6 +101,7 @@ def open_zarr(path: Path | str, *, level: int = 0, channel: int | None = None) -
         tuple(index),
         uuid4().hex,
         origin=(origin[0], origin[1], origin[2]),
+        notes=channel_notes(channel, int(node.shape[names.index("c")]) if "c" in names else 1, title),
     )
     finest = image.finest or image.resolutions[0]
     return source if finest.path == source.array_path else _place_level(source, image, finest)
