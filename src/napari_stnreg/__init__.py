@@ -7,6 +7,13 @@ The public names and their types are listed in ``__init__.pyi``. Each is importe
 the package is fast and loads neither torch nor napari.
 """
 
+import os
+
 import lazy_loader
+
+# OpenMP reads its environment once, when torch loads it. By default a waiting thread spins; where other programs use
+# the cores, it takes the time that the working thread needs. See decision 0065.
+if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import subprocess
 import sys
 import threading
 
@@ -58,3 +60,14 @@ def test_single_thread_limits_matrix_products(two_threads):
     thread.start()
     thread.join()
     assert counts == [0, 1], "the product starts a second thread, but not inside the limit"
+
+
+@pytest.mark.parametrize("chosen", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "100"}])
+def test_waiting_threads_sleep_unless_the_user_decides(chosen):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    environment = {key: value for key, value in os.environ.items() if key not in names} | chosen
+    code = f"import os, napari_stnreg; print({{n: os.environ[n] for n in {names} if n in os.environ}})"
+    printed = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
+    ).stdout
+    assert ast.literal_eval(printed) == (chosen or {"OMP_WAIT_POLICY": "PASSIVE"})
