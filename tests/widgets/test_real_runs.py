@@ -341,6 +341,23 @@ def test_a_series_is_registered_to_its_own_frames(viewer, open_panel, run, refer
     assert "6 frames" in panel.status.text()
 
 
+def test_a_blank_frame_is_named_and_lies_between_its_neighbors(viewer, open_panel, run):
+    panel, series = open_series_panel(viewer, open_panel, 7)
+    panel.options.deformable_box.set_current("")
+    layer = viewer.layers["series"]
+    noise = np.random.default_rng(0).integers(0, 9, series.shape)
+    layer.data = np.where(np.arange(7)[:, None, None] == 3, noise, series)
+    assert panel.inputs.reference_box.set_current("first")
+    panel.start()
+    run(panel)
+    shifts = [r.transform.map_points([[24.0, 24.0]])[0, 1] - 24 for r in panel.results]
+    np.testing.assert_allclose(np.diff(shifts), 1, atol=0.3)
+    assert panel.scores.verdict.label.text().startswith("Doubtful (confidence")
+    assert "1 of 6 frames failed: 3." in panel.scores.verdict.label.text()
+    assert "frame 3" in panel.status.text()
+    np.testing.assert_allclose(np.diff(panel.motion_plot.curves()["dx"][:, 1]), 1, atol=0.3)
+
+
 def test_stopped_series_reports_its_frames(viewer, open_panel, run, monkeypatch):
     from napari_stnreg.series.frame_fit import FrameFitter
 

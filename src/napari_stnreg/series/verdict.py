@@ -79,10 +79,11 @@ def series_verdict(
             because = judged[frames[0]].reasons[0]
             reasons.append(f"Of {len(judged)} frames that were judged, {len(frames)} {verb}: {because}")
     if failed:
-        reasons.append(f"{len(failed)} of {others} frames failed.")
+        named = ", ".join(str(frame) for frame in sorted(failed)[:5]) + (", ..." if len(failed) > 5 else "")
+        reasons.append(f"{len(failed)} of {others} frames failed: {named}.")
     if share > PARAMETERS.max_failed or len(by_name["failed"]) > PARAMETERS.max_failed * len(judged):
         return Verdict("failed", min(round(confidence, 3), 0.09), tuple(reasons), "search")
     if by_name["failed"] or failed or 2 * len(by_name["doubtful"]) > len(judged):
-        return Verdict("doubtful", min(round(confidence, 3), 0.69), tuple(reasons), "search")
+        return Verdict("doubtful", min(round(confidence, 3), 0.69), tuple(reasons))
     support = f"{len(by_name['good'])} of {len(judged)} frames that were judged are good."
     return Verdict("good", round(confidence, 3), (support, *reasons))

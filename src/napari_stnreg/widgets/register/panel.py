@@ -295,7 +295,8 @@ class RegisterPanel(FitPanel):
     def _on_added(self) -> None:
         run = self._run
         assert run is not None
-        self.scores.show_results(run.results, theme_kind(self._viewer))
+        judgment = None if run.series is None or run.series.stop_reason == "stopped" else run.series.judgment
+        self.scores.show_results(run.results, theme_kind(self._viewer), judgment)
         source = None if run.job.every_frame else run.job.moving
         channel = run.job.settings.moving_channel
         self._canvas.show_run(self._layers.last_by_kind(), self._moving_layer, source, channel)

@@ -11,6 +11,7 @@ from napari_stnreg.visualization.layers import folding_text
 from napari_stnreg.widgets.common.forms import button, button_row, emphasize, help_label
 
 if TYPE_CHECKING:
+    from napari_stnreg.evaluation.verdict import Verdict
     from napari_stnreg.registration.result import Result
 
 _SCORES = {
@@ -86,13 +87,17 @@ class VerdictLine(QWidget):
         box.addWidget(self.button)
         self.hide()
 
-    def show_results(self, results: list[Result], theme: str) -> None:
-        """Show the worst verdict of a run in the colors of a theme, ``"dark"`` or ``"light"``."""
-        order = ("failed", "doubtful", "good")
-        number = min(range(len(results)), key=lambda i: (order.index(results[i].verdict), results[i].confidence))
-        judgment = results[number].judgment
+    def show_results(self, results: list[Result], theme: str, judgment: Verdict | None = None) -> None:
+        """Show the verdict of a run in the colors of a theme, ``"dark"`` or ``"light"``.
+
+        It is that of the series, if one is given, and else the worst of the results.
+        """
+        order, frame = ("failed", "doubtful", "good"), ""
+        if judgment is None:
+            number = min(range(len(results)), key=lambda i: (order.index(results[i].verdict), results[i].confidence))
+            judgment = results[number].judgment
+            frame = f", frame {number}" if len(results) > 1 else ""
         self._verdict = judgment.verdict
-        frame = f", frame {number}" if len(results) > 1 else ""
         title = f"{judgment.verdict.capitalize()}{frame} (confidence {judgment.confidence:.2f})"
         self.label.setText("\n".join([title, *judgment.reasons]))
         self.label.setToolTip("Estimated from evidence that the registration did not optimize.")
@@ -167,10 +172,10 @@ class ScoresView(QWidget):
         labels = [item.widget() for item in items if item is not None]
         return "\n".join(label.text() for label in labels if isinstance(label, QLabel))
 
-    def show_results(self, results: list[Result], theme: str = "dark") -> None:
-        """Show the worst verdict and the mean scores of a run (of one result, or one for each frame)."""
+    def show_results(self, results: list[Result], theme: str = "dark", judgment: Verdict | None = None) -> None:
+        """Show the verdict and the mean scores of a run (of one result, or one for each frame of a series)."""
         self.clear()
-        self.verdict.show_results(results, theme)
+        self.verdict.show_results(results, theme, judgment)
         before, after = ([r.scores.get(when, {}) for r in results] for when in ("before", "after"))
         self._add_row(0, "", "before", "after", "")
         row = 1

@@ -100,7 +100,7 @@ def run_series(job: RegistrationJob, control: TaskControl) -> Generator[TaskProg
     found = yield from relay_progress(steps, control, to_progress, on_item)
     if found is None or not found.fits:
         return None
-    shifts = {fit.frame: fit.shift for fit in found.fits}
+    shifts = {int(row["frame"]): np.array([row[name] for name in names]) for row in found.motion}
     results: list[Result] = []
     layers: list[dict[str, LayerData]] = []
     landmarks = (job.fixed_landmarks, points)
@@ -117,6 +117,7 @@ def run_series(job: RegistrationJob, control: TaskControl) -> Generator[TaskProg
         )  # fmt: skip
         result = run_to_completion(final)
         results.append(result)
-        warnings += result.warnings
+        if fit.frame not in found.failed:  # those are named by the series
+            warnings += result.warnings
         layers.append(result_layers(result, fixed, moving, job.moving.display, job.kinds, volume=job.volume))
     return SeriesOutcome(found, results, layers, [*found.warnings, *dict.fromkeys(warnings)])
