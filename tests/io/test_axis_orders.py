@@ -117,6 +117,34 @@ def test_large_tiff_files_are_read_frame_by_frame_and_as_they_are_shown(tmp_path
     np.testing.assert_array_equal(shown, expected if "T" in axes else expected[0])
 
 
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib", "rowsperstrip": 7}, {"tile": (32, 32)},
+                                     {"compression": "jpeg", "tile": (32, 32)}])  # fmt: skip
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_coarser_resolution_of_a_plane_is_read_in_strips(tmp_path, monkeypatch, options, channels):
+    rng = np.random.default_rng(0)
+    image = np.kron(rng.integers(0, 255, (13, 17, channels)), np.ones((8, 8, 1)))[:101].astype(np.uint8)
+    path = tmp_path / "a.ome.tif"
+    plane = image if channels == 3 else image[..., 0]
+    extra = {"photometric": "rgb"} if channels == 3 else {"photometric": "minisblack"}
+    tifffile.imwrite(path, plane, metadata={"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}, **extra, **options)
+    whole = sr.read(path)
+    monkeypatch.setattr(tiff, "_CHUNK", 24)
+    monkeypatch.setattr(tifffile.TiffPageSeries, "asarray", None)  # the plane is never read as a whole
+    coarse = sr.read(f"{path}/2")
+    assert (coarse.name, coarse.grid.shape) == ("a", (26, 34))
+    blocks = whole.data[:100].astype(float).reshape(25, 4, 34, 4, -1).mean((1, 3))
+    np.testing.assert_allclose(coarse.data[:25].reshape(blocks.shape), blocks, atol=0.51)
+    np.testing.assert_allclose(coarse.grid.spacing, [2, 2])
+    np.testing.assert_allclose(coarse.grid.origin, [0.75, 0.75])
+    with pytest.raises(sr.InputError, match="no resolution 7"):
+        sr.read(f"{path}/7")
+    monkeypatch.setattr(tiff, "LAZY_BYTES", 0)
+    monkeypatch.setattr(tiff, "_SHOWN_WHOLE", 40)
+    shown = read_content(path).levels()
+    assert [one.shape[:2] for one in shown] == [(101, 136), (51, 68), (26, 34)]
+    np.testing.assert_array_equal(np.asarray(shown[2]), coarse.data)
+
+
 def test_the_levels_of_a_tiff_pyramid_are_shown_by_napari(tmp_path, monkeypatch):
     image = np.kron(np.arange(80, dtype=np.uint8).reshape(8, 10), np.ones((16, 16), np.uint8))
     with tifffile.TiffWriter(tmp_path / "a.ome.tif") as file:
@@ -127,3 +155,5 @@ def test_the_levels_of_a_tiff_pyramid_are_shown_by_napari(tmp_path, monkeypatch)
     levels = read_content(tmp_path / "a.ome.tif").levels()
     assert [level.shape for level in levels] == [(128, 160), (64, 80)]
     np.testing.assert_array_equal(np.asarray(levels[1]), image[::2, ::2])
+    np.testing.assert_array_equal(sr.read(tmp_path / "a.ome.tif" / "1").data, image[::2, ::2])
+    np.testing.assert_allclose(sr.read(tmp_path / "a.ome.tif" / "2").data, image[::4, ::4])

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 import torch
 import yaml
 from scipy import ndimage
+from scipy.interpolate import BSpline
 
 import napari_stnreg as sr
 from napari_stnreg.core.grid import Grid
@@ -307,6 +308,25 @@ def test_deformations_of_spm_and_niftyreg_map_as_their_programs_do(tmp_path, nam
     assert transform.coordinate_systems == ("scanner", "scanner")
 
 
+def test_control_points_of_niftyreg_map_as_niftyreg_does(tmp_path):
+    affine, field, _, _ = ras_field()
+    control = positions(affine, field).astype(np.float64)
+    write_vectors(tmp_path / "cpp.nii", affine, control.astype(np.float32), "NREG_TRANS", 2)
+    rng = np.random.default_rng(1)
+    index = rng.uniform(1, np.array(control.shape[:3]) - 2, (40, 3))
+    expected = np.zeros((40, 3))
+    for point, place in zip(expected, index, strict=True):  # positions of control points, weighted by cubic B-splines
+        cell = np.floor(place).astype(int)
+        weights = [BSpline.basis_element(np.arange(-2, 3))(p - (c + np.arange(-1, 3)))
+                   for p, c in zip(place, cell, strict=True)]  # fmt: skip
+        near = control[tuple(slice(c - 1, c + 3) for c in cell)]
+        point[:] = np.einsum("i,j,k,ijkd->d", *weights, near)
+    points = (np.c_[index, np.ones(40)] @ affine.T)[:, 2::-1]
+    transform = sr.load(tmp_path / "cpp.nii")
+    assert transform.family == "bspline"
+    np.testing.assert_allclose(transform.map_points(points), expected[:, ::-1], atol=1e-4)
+
+
 def test_undefined_voxels_of_a_map_take_the_nearest_displacement_and_are_announced(tmp_path):
     affine, field, mapped, points = ras_field()
     vectors = positions(affine, field)
@@ -320,7 +340,13 @@ def test_undefined_voxels_of_a_map_take_the_nearest_displacement_and_are_announc
 
 @pytest.mark.parametrize(
     ("intent", "parameter", "descrip"),
-    [("NREG_TRANS", 2, b""), ("NREG_TRANS", 5, b""), ("NREG_CPP_FILE", 0, b""), ("", 0, b"Flow Field")],
+    [
+        ("NREG_TRANS", 3, b""),
+        ("NREG_TRANS", 5, b""),
+        ("NREG_TRANS", 6, b""),
+        ("NREG_CPP_FILE", 0, b""),
+        ("", 0, b"Flow Field"),
+    ],
 )
 def test_flows_and_splines_of_other_programs_are_refused(tmp_path, intent, parameter, descrip):
     affine, field, _, _ = ras_field()

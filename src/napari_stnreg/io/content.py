@@ -64,7 +64,7 @@ class FileContent:
         return cls(load=lambda frame: np.asarray(frames[frame]), frames=len(frames), **fields)
 
 
-def check_memory(name: str, size: int) -> None:
+def check_memory(name: str, size: int, coarser: str = "") -> None:
     """Refuse an image that does not fit into the free memory, before it is taken.
 
     Parameters
@@ -73,6 +73,8 @@ def check_memory(name: str, size: int) -> None:
         Name of the image in the message.
     size
         Bytes of one frame.
+    coarser
+        How a coarser resolution is named, for the message.
 
     Raises
     ------
@@ -83,5 +85,5 @@ def check_memory(name: str, size: int) -> None:
     if size > free:
         raise InputError(
             f"'{name}' needs {size / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free. "
-            "Use a coarser resolution, or crop the image."
+            f"Use a coarser resolution{', ' * bool(coarser)}{coarser}, or crop the image."
         )

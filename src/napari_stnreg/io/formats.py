@@ -132,14 +132,17 @@ IMAGE_FORMATS: tuple[FileFormat, ...] = (
     ),
     FileFormat(
         "OME-TIFF", "image", (".ome.tif", ".ome.tiff"), "tiff:open_tiff", "tiff:save_ome_tiff",
-        "frame by frame; large files as they are shown in napari; section by section for stacks",
-        "voxel size and unit from the OME description", "tifffile, imagecodecs",
+        "frame by frame; large files as they are shown in napari; one resolution for a pair; section by section for "
+        "stacks",
+        "voxel size and unit from the OME description. A coarser resolution is named behind the file, image.ome.tif/2, "
+        "and made by averaging if the file has no pyramid", "tifffile, imagecodecs",
         series=True,
     ),
     FileFormat(
         "TIFF, ImageJ", "image", (".tif", ".tiff"), "tiff:open_tiff", "tiff:save_tiff",
-        "frame by frame; section by section for stacks",
-        "voxel size and unit of ImageJ; a bare resolution tag is ignored; all usual compressions",
+        "frame by frame; one resolution for a pair; section by section for stacks",
+        "voxel size and unit of ImageJ; coarser resolutions as of OME-TIFF; a bare resolution tag is ignored; all "
+        "usual compressions",
         "tifffile, imagecodecs", series=True, opened_by_napari=True,
     ),
     FileFormat(
@@ -170,6 +173,14 @@ def suffix_in(path: str | os.PathLike[str], suffixes: Iterable[str]) -> str | No
     return max(fitting, key=len, default=None)
 
 
+def file_and_level(path: str | os.PathLike[str]) -> tuple[Path, int]:
+    """Return a file and the resolution that is named behind it, such as 2 in ``image.tif/2``; 0 is the finest."""
+    path = Path(path)
+    if path.name.isdecimal() and suffix_in(path.parent, (".tif", ".tiff")) is not None and path.parent.is_file():
+        return path.parent, int(path.name)
+    return path, 0
+
+
 def image_format(path: str | os.PathLike[str]) -> FileFormat:
     """Return the format of an image by its name, or of a folder by its content.
 
@@ -179,7 +190,7 @@ def image_format(path: str | os.PathLike[str]) -> FileFormat:
         If it is none of :data:`IMAGE_FORMATS`.
     """
     by_suffix = {suffix: one for one in IMAGE_FORMATS for suffix in one.suffixes}
-    path = Path(path)
+    path, _ = file_and_level(path)
     suffix = suffix_in(path, by_suffix)
     if path.is_dir():
         if is_zarr(path):
@@ -261,8 +272,9 @@ TRANSFORM_FORMATS: tuple[FileFormat, ...] = (
     FileFormat(
         "Deformation of SPM (y_*.nii), NiftyReg", "transform", (".nii", ".nii.gz"),
         "exchange.nifti_field:read_deformation_map", conventions="recognized by the intent in its header, or by the "
-        "name; positions or displacements in RAS millimeters, from the fixed to the moving world; flow fields, "
-        "velocity fields and splines are refused", library="nibabel", detect="exchange.nifti_field:is_deformation_map",
+        "name; positions or displacements in RAS millimeters, from the fixed to the moving world; cubic splines of "
+        "NiftyReg exactly; flow and velocity fields are refused", library="nibabel",
+        detect="exchange.nifti_field:is_deformation_map",
     ),
     FileFormat(
         "Grid transform (3D Slicer), deformation field (transformix)", "transform", (".nrrd", ".mha", ".mhd"),

@@ -17,7 +17,7 @@ from napari_stnreg.core.file_errors import parser_errors
 from napari_stnreg.core.image import Image, placement_notes
 from napari_stnreg.core.output_guard import check_output
 from napari_stnreg.io.content import FileContent
-from napari_stnreg.io.formats import IMAGE_FORMATS, FileFormat, image_format, suffix_in
+from napari_stnreg.io.formats import IMAGE_FORMATS, FileFormat, file_and_level, image_format, suffix_in
 from napari_stnreg.io.ome_zarr import is_written_image
 
 SUPPORTED_SUFFIXES = tuple(sorted((s for one in IMAGE_FORMATS for s in one.suffixes), key=len, reverse=True))
@@ -35,7 +35,7 @@ def suffix_of(path: str | os.PathLike[str]) -> str:
         If the format is not supported.
     """
     image_format(path)
-    return suffix_in(path, SUPPORTED_SUFFIXES) or ""
+    return suffix_in(file_and_level(path)[0], SUPPORTED_SUFFIXES) or ""
 
 
 def result_suffix(path: str | os.PathLike[str]) -> str:
@@ -79,7 +79,8 @@ def read_image(path: str | os.PathLike[str], frame: int | None = None) -> Image:
     ----------
     path
         A file or folder in one of the formats of the page "Supported files", such as NIfTI, NRRD, MHA, a folder of
-        DICOM slices, OME-Zarr (``image.zarr``, or ``image.zarr/2`` for a coarser resolution), TIFF or PNG.
+        DICOM slices, OME-Zarr, TIFF or PNG. A coarser resolution of a Zarr or TIFF image is named behind it:
+        ``image.zarr/2``, ``image.tif/2``.
     frame
         Which frame of a time series, counted from 0.
 
@@ -141,10 +142,11 @@ def read_content(path: str | os.PathLike[str]) -> FileContent:
     """
     path = Path(path)
     one = image_format(path)
-    if not path.exists():
+    file, _ = file_and_level(path)
+    if not file.exists():
         raise InputError(f"'{path}' does not exist.")
-    with parser_errors(path, suffix_of(path)):
-        if path.is_file() and path.stat().st_size == 0:
+    with parser_errors(file, suffix_of(path)):
+        if file.is_file() and file.stat().st_size == 0:
             raise InputError(f"'{path.name}' is empty (0 bytes).")
         if one.is_folder and path.is_file():
             raise InputError(f"'{path.name}' is a file. A {one.suffixes[0]} image must be a folder.")
@@ -196,7 +198,8 @@ def _warn_of_placement(content: FileContent) -> None:
 
 
 def _image(path: Path, content: FileContent, frame: int) -> Image:
-    name = path.name[: len(path.name) - len(suffix_of(path))]
+    file = file_and_level(path)[0].name
+    name = file[: len(file) - len(suffix_of(path))]
     image = content_image(content, f"{name} [{frame}]" if content.frames > 1 else name, frame)
     return image.replace(metadata={"path": str(path), **image.metadata})
 

@@ -24,6 +24,7 @@ from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import canonical, conversion_factor
 from napari_stnreg.io.content import FileContent, check_memory
+from napari_stnreg.io.formats import file_and_level
 
 _GRID_KEY = "stnreg_grid"
 # Types that Fiji shows calibrated; others go into a TIFF with its shape in a JSON description.
@@ -32,6 +33,8 @@ _OME_UNITS = {"um": "µm", "angstrom": "Å", "inch": "in"}
 _IMAGEJ_TYPES = (np.uint8, np.uint16, np.float32)
 _UNKNOWN_AXES = str.maketrans("QI", "ZZ")
 _CHUNK = 2048
+_SHOWN_WHOLE = 4096
+"""Sides up to which a plane needs no coarser resolution to be shown."""
 LAZY_BYTES = 2**28
 """Images above this size are read in napari as they are shown, at the resolution that is shown."""
 
@@ -39,14 +42,21 @@ LAZY_BYTES = 2**28
 def open_tiff(path: Path) -> FileContent:
     """Open the first series of a TIFF file; pixels are loaded frame by frame on request.
 
+    Parameters
+    ----------
+    path
+        The file, or ``image.tif/2`` for a coarser resolution: level 2 of a pyramid, or 1/4 of the pixels along y and x.
+
     Raises
     ------
     InputError
-        If the axes are none of time, z, channel, y, x, or if there are both frames and too many other axes.
+        If the axes are none of time, z, channel, y, x, if there are both frames and too many other axes, or if the
+        coarser resolution has no pixels left.
     """
+    path, coarser = file_and_level(path)
     with tifffile.TiffFile(path) as tif:
         series = first_series(tif)
-        _check_complete(tif, series)
+        _check_complete(tif, series, 4.0**coarser)
         page: Any = series.keyframe
         _check_kind(page, path.name)
         is_color = page.photometric.name in ("RGB", "YCBCR", "PALETTE", "CIELAB")
@@ -75,13 +85,18 @@ def open_tiff(path: Path) -> FileContent:
     if own is not None and own.shape == shape:
         grid = own
     n_bytes = float(np.prod(sizes, dtype=np.float64)) * pixel.dtype.itemsize
+    one_level = _TiffLevel(path, coarser, stored) if coarser else None
+    if one_level is not None:
+        if not is_plain:
+            raise InputError(f"'{path.name}' cannot be read at a coarser resolution. Convert it to gray or RGB first.")
+        grid = _coarser_grid(grid, [one_level.length(axis) for axis in "ZYX"[-grid.ndim :]])
 
     def load(frame: int) -> npt.NDArray[Any]:
         with tifffile.TiffFile(path) as tif:
             series = first_series(tif)
-            if frames > 1:
+            if frames > 1 or one_level is not None:
                 index = tuple(slice(frame, frame + 1) if axis == "T" else slice(None) for axis in stored)
-                array = _TiffLevel(path, 0)[index]
+                array = (one_level or _TiffLevel(path, 0, stored))[index]
             else:
                 array = series.asarray().reshape(sizes)
             array, now = _as_seen(array, stored, series.keyframe)
@@ -97,8 +112,8 @@ def open_tiff(path: Path) -> FileContent:
         rgb = channels and is_color and length[order[-1]] in (3, 4)
         shown = [axis for axis in ("TZYX" if rgb else "CSTZYX") if axis in letters] + [order[-1]] * rgb
         found = []
-        for level in range(n_levels):
-            one = _TiffLevel(path, level)
+        for level in range(max(n_levels, _levels_shown(length["Y"], length["X"]) if n_levels == 1 else 0)):
+            one = _TiffLevel(path, level, stored)
             chunks = tuple(min(n, _CHUNK) if axis in "YXS" else 1 for axis, n in zip(stored, one.shape, strict=True))
             whole = dask.array.from_array(one, chunks=chunks, asarray=False)
             whole = whole[tuple(slice(None) if axis in axes else 0 for axis in stored)]
@@ -112,24 +127,95 @@ def open_tiff(path: Path) -> FileContent:
         frames=frames,
         channels=channels,
         rgb=order[-1] == "S" and is_color and length["S"] in (3, 4),
-        levels=levels if is_plain and n_bytes > LAZY_BYTES else None,
+        levels=levels if is_plain and n_bytes > LAZY_BYTES and not coarser else None,
     )
 
 
 class _TiffLevel:
-    """One resolution of the first series of a file as an array, whose file is open only while pixels are read."""
+    """One resolution of the first series of a file as an array, whose file is open only while pixels are read.
 
-    def __init__(self, path: Path, level: int) -> None:
-        self.path, self.level = path, level
+    A level beyond those of the file is the mean over blocks of its coarsest one along y and x, made from the regions
+    that are read.
+    """
+
+    def __init__(self, path: Path, level: int, axes: str) -> None:
+        self.path, self.axes = path, axes
         with tifffile.TiffFile(path) as tif:
-            series = first_series(tif).levels[level]
-            self.shape, self.dtype, self.ndim = tuple(int(n) for n in series.shape), series.dtype, len(series.shape)
+            found = first_series(tif).levels
+            self.level = min(level, len(found) - 1)
+            series = found[self.level]
+            stored = tuple(int(n) for n in series.shape)
+            self.dtype, self.ndim = series.dtype, len(stored)
+            # Plain pixels are mapped into memory; their only chunk may be the whole plane.
+            self._mapped = (
+                None if series.dataoffset is None else (f"{tif.byteorder}{series.dtype.char}", series.dataoffset)
+            )
+        self.factor = 2 ** (level - self.level)
+        self._stored = stored
+        self.shape = tuple(-(-n // self.factor) if a in "YX" else n for a, n in zip(axes, stored, strict=True))
+        if min(self.length(axis) for axis in "YX") < 2:
+            raise InputError(f"'{path.name}' has no resolution {level}: no pixels are left.")
+
+    def length(self, axis: str) -> int:
+        """Return the number of voxels along an axis; 1 if there is none."""
+        return self.shape[self.axes.index(axis)] if axis in self.axes else 1
 
     def __getitem__(self, index: Any) -> npt.NDArray[Any]:
         import zarr
 
+        if self._mapped is not None:
+            kind, offset = self._mapped
+            return self._region(np.memmap(self.path, dtype=kind, mode="r", offset=offset, shape=self._stored), index)
         with tifffile.TiffFile(self.path) as tif, first_series(tif).aszarr(level=self.level) as store:
-            return np.asarray(zarr.open_array(store, mode="r")[index])
+            return self._region(zarr.open_array(store, mode="r"), index)
+
+    def _region(self, array: Any, index: Any) -> npt.NDArray[Any]:
+        if self.factor > 1:
+            return self._reduced(array, index if isinstance(index, tuple) else (index,))
+        return np.array(array[index], dtype=self.dtype)
+
+    def _reduced(self, array: Any, index: tuple[Any, ...]) -> npt.NDArray[Any]:
+        """Average blocks of a region, in strips, so that no more than a few full rows are in memory."""
+        full = [*index, *[slice(None)] * (self.ndim - len(index))]
+        row, column = self.axes.index("Y"), self.axes.index("X")
+        ranges = {at: range(*full[at].indices(self.shape[at])) for at in (row, column)}
+        rows = max(_CHUNK // self.factor, 1)
+        kept = [at for at, one in enumerate(full) if isinstance(one, slice)]
+        y, x = kept.index(row), kept.index(column)
+        fine = list(full)
+        fine[column] = self._fine(column, ranges[column])
+        strips = []
+        for start in range(ranges[row].start, ranges[row].stop, rows):
+            fine[row] = self._fine(row, range(start, min(start + rows, ranges[row].stop)))
+            strips.append(_block_means(np.asarray(array[tuple(fine)], dtype=self.dtype), (y, x), self.factor))
+        return np.concatenate(strips, axis=y)
+
+    def _fine(self, at: int, wanted: range) -> slice:
+        return slice(wanted.start * self.factor, min(wanted.stop * self.factor, self._stored[at]))
+
+
+def _block_means(array: npt.NDArray[Any], axes: tuple[int, int], factor: int) -> npt.NDArray[Any]:
+    """Average blocks along two axes, in the type of the array; blocks at the end may be incomplete."""
+    means = array.astype(np.float64 if array.dtype.itemsize > 2 else np.float32)
+    for axis in axes:
+        starts = np.arange(0, array.shape[axis], factor)
+        counts = np.diff([*starts, array.shape[axis]]).reshape([-1 if i == axis else 1 for i in range(array.ndim)])
+        means = np.add.reduceat(means, starts, axis=axis) / counts
+    return (np.rint(means) if array.dtype.kind in "ui" else means).astype(array.dtype)
+
+
+def _levels_shown(height: int, width: int) -> int:
+    """Return the number of resolutions with which a large plane is shown."""
+    return 1 + max(math.ceil(math.log2(max(height, width, 1) / _SHOWN_WHOLE)), 0)
+
+
+def _coarser_grid(grid: Grid, shape: list[int]) -> Grid:
+    """Return the grid of a coarser resolution, whose voxels are means over those of the finest one."""
+    factors = np.array([max(round(a / b), 1) for a, b in zip(grid.shape, shape, strict=True)], dtype=np.float64)
+    matrix = grid.matrix.copy()
+    matrix[:-1, -1] += matrix[:-1, :-1] @ ((factors - 1) / 2)
+    matrix[:-1, :-1] *= factors
+    return Grid(tuple(shape), matrix, grid.unit)
 
 
 def tiff_axes(path: str, shape: tuple[int, ...]) -> str:
@@ -297,10 +383,14 @@ def calibration(tif: tifffile.TiffFile) -> tuple[tuple[float, float, float], str
     return (abs(spacing[0]), spacing[1], spacing[2]), unit, own
 
 
-def _check_complete(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
+def _check_complete(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, reduction: float = 1.0) -> None:
     """Refuse a file that ends before its pixels do, or declares more than it holds; tifffile would fill in zeros."""
     frames = dict(zip(series.axes, series.shape, strict=True)).get("T", 1)
-    check_memory(Path(tif.filehandle.path).name, int(series.nbytes) // max(int(frames), 1))
+    name = Path(tif.filehandle.path).name
+    size = int(series.nbytes / reduction) // max(int(frames), 1)
+    if reduction > 1 and series.dataoffset is None:  # a strip or tile is decoded as a whole
+        size += int(np.prod(series.keyframe.chunks, dtype=np.float64)) * series.dtype.itemsize
+    check_memory(name, size, f"such as {name}/1")
     if not all(has_all_segments(page) for page in series.pages):
         raise ValueError("parts of its pixels are missing")
     if series.dataoffset is not None:

@@ -1,7 +1,7 @@
 """Deformations in NIfTI files of five axes: fields of ITK and ANTs, maps of SPM, fields and maps of NiftyReg.
 
 ITK and ANTs keep displacements in LPS millimeters. SPM and NiftyReg keep RAS millimeters: SPM positions in the moving
-image, NiftyReg positions or displacements, distinguished by the header's intent.
+image, NiftyReg positions, displacements or the positions of control points, distinguished by the header's intent.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from napari_stnreg.io.exchange.grid_image import field_for_itk
 from napari_stnreg.io.exchange.itk import FILE_UNIT
 from napari_stnreg.io.itk_image import LPS_TO_RAS
 from napari_stnreg.io.nifti import check_nifti_size, checked_gzip
-from napari_stnreg.transforms import DisplacementTransform, Transform
+from napari_stnreg.transforms import BSplineTransform, DisplacementTransform, Transform
 
 _VECTOR, _DISPLACEMENT = 1007, 1006
 _SCALE_OF_UNIT = {"meter": 1e3, "micron": 1e-3}
+_CUBIC_SPLINE = 2
+"""Kind of a NiftyReg file that holds the control points of a cubic B-spline."""
 _TO_LPS: FloatArray = np.array([-1.0, -1.0, 1.0])
 
 
@@ -74,17 +76,19 @@ def read_deformation_map(path: Path) -> Transform:
     Raises
     ------
     InputError
-        If it is a flow, velocity field or spline, or no field of vectors.
+        If it is a flow, a velocity field or a spline that is not cubic, or no field of vectors.
     """
     header, vectors, affine = _read_vectors(path)
     intent = header.get_intent()[2].strip()
+    is_spline = False
     if _program(header, path.name) == "NiftyReg":
         kind = int(header["intent_p1"])
-        if intent != "NREG_TRANS" or kind not in (0, 1):
+        if intent != "NREG_TRANS" or kind not in (0, 1, _CUBIC_SPLINE):
             raise InputError(
-                f"'{path.name}' is a velocity field or spline of NiftyReg. Convert it with 'reg_transform -disp'."
+                f"'{path.name}' is a velocity field or linear spline of NiftyReg. Convert it with "
+                "'reg_transform -disp'."
             )
-        absolute = kind == 0
+        absolute, is_spline = kind != 1, kind == _CUBIC_SPLINE
     elif bytes(header["descrip"]).lower().startswith(b"flow field"):
         raise InputError(f"'{path.name}' is a flow field of SPM. Convert it to a deformation (y_*.nii) with SPM first.")
     else:
@@ -92,7 +96,9 @@ def read_deformation_map(path: Path) -> Transform:
     if absolute:
         vectors = vectors - _positions(vectors.shape[:-2], affine)[..., None, : vectors.shape[-1]]
         vectors = _filled(vectors, path.name)
-    return _displacement(path, vectors * _TO_LPS[: vectors.shape[-1]], affine)
+    found = _displacement(path, vectors * _TO_LPS[: vectors.shape[-1]], affine)
+    # Cubic splines reproduce positions, so the coefficients of the displacement are those of the map less the lattice.
+    return BSplineTransform(found.field, found.grid) if is_spline else found
 
 
 def _read_vectors(path: Path) -> tuple[nib.Nifti1Header, FloatArray, FloatArray]:
@@ -151,7 +157,7 @@ def _filled(displacement: FloatArray, name: str) -> FloatArray:
     return np.asarray(displacement[tuple(nearest)])
 
 
-def _displacement(path: Path, vectors: FloatArray, affine: FloatArray) -> Transform:
+def _displacement(path: Path, vectors: FloatArray, affine: FloatArray) -> DisplacementTransform:
     """Make a transform from displacements ``(x, y, z, 1, D)`` in LPS millimeters."""
     matrix = LPS_TO_RAS @ affine
     ndim = vectors.shape[-1]
