@@ -50,7 +50,7 @@ demo: $(VENV)/.ready
 
 coverage: COVERAGE := --cov --cov-report term:skip-covered --cov-report xml:build/coverage.xml
 test coverage: $(VENV)/.ready
-	$(PRIVATE) $(PY) -m pytest -n $(JOBS) --dist loadfile $(COVERAGE) $(ARGS)
+	$(PRIVATE) $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(COVERAGE) $(ARGS)
 
 # PySide6 6.12 aborts on Python 3.11 after many signals, hence the pin.
 test-pyside: $(VENV)/.ready
