@@ -196,7 +196,7 @@ def test_invalid_images_are_refused():
         Image(np.zeros((3, 4)), grid, mask=np.ones((4, 3), dtype=bool))
     with pytest.raises(InputError, match="empty"):
         Image.from_array(np.zeros((0, 4)))
-    with pytest.raises(InputError, match="4 spatial axes"):
+    with pytest.raises(InputError, match="4D without its channels"):
         Image.from_array(np.zeros((2, 2, 2, 2)))
     with pytest.raises(InputError, match="complex"):
         Image.from_array(np.ones((3, 4), dtype=complex)).intensity()

@@ -53,7 +53,7 @@ class Image:
     def __post_init__(self) -> None:
         ndim = self.grid.ndim
         if ndim not in (2, 3):
-            raise InputError(f"'{self.name}' has {ndim} spatial axes. Images in 2D and 3D can be registered.")
+            raise InputError(f"'{self.name}' is {ndim}D without its channels. Images in 2D and 3D can be registered.")
         if tuple(self.data.shape[:ndim]) != self.grid.shape or self.data.ndim - ndim not in (0, 1):
             raise InputError(f"'{self.name}' has data of shape {tuple(self.data.shape)} on a grid {self.grid.shape}.")
         if min(self.grid.shape) < 1 or (self.data.ndim > ndim and self.data.shape[-1] < 1):

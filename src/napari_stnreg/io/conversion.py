@@ -193,8 +193,9 @@ def _convert(obj: Any, channels: bool | None) -> tuple[Image, bool]:
             return convert(obj, channels)
     array = np.asarray(obj)
     if array.dtype == object or not (np.issubdtype(array.dtype, np.number) or array.dtype == np.bool_):
+        kind = f"array of {array.dtype}" if isinstance(obj, np.ndarray) else f"object of type {type(obj).__name__}"
         raise InputError(
-            f"An object of type {type(obj).__name__} cannot be used as an image. Pass a NumPy array, a nibabel or "
+            f"An {kind} cannot be used as an image. Pass a NumPy array of numbers, a nibabel or "
             "SimpleITK image, an xarray DataArray, an image layer of napari, or a path."
         )
     return _from_array(array, channels), False

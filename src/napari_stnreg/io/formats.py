@@ -197,6 +197,8 @@ def image_format(path: str | os.PathLike[str]) -> FileFormat:
             return by_suffix[".zarr"]
         if suffix != ".zarr":
             return next(one for one in IMAGE_FORMATS if one.is_folder and not one.suffixes)
+    if suffix is None and not path.exists() and "://" not in str(path):
+        raise InputError(f"'{path}' does not exist.")
     if suffix is None:
         raise InputError(f"'{path.name}' has an unsupported extension. Supported: {', '.join(sorted(by_suffix))}.")
     return by_suffix[suffix]
@@ -354,6 +356,8 @@ def transform_format(path: str | os.PathLike[str], *, write: bool = False) -> Fi
     path = Path(path)
     suffixes = {s for one in TRANSFORM_FORMATS for s in (one.written_suffixes if write else one.suffixes)}
     suffix = suffix_in(path, suffixes)
+    if suffix is None and not write and not path.exists():
+        raise InputError(f"'{path}' does not exist.")
     if suffix is None:
         raise InputError(
             f"'{path.name}' has an unsupported extension for a transform. Supported: {', '.join(sorted(suffixes))}."
