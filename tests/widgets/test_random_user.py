@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from benchmark.random_user import RandomUser, keep_programs
+from benchmark.random_user import RandomUser, reuse_programs
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_random_user_meets_no_exception(viewer, seed, monkeypatch):
     from vispy.gloo import glir
 
-    monkeypatch.setattr(glir.GlirProgram, "delete", glir.GlirProgram.delete)  # given back at the end
-    keep_programs()
+    for owner, name in (
+        (glir.GlirProgram, "delete"),
+        (glir.GlirProgram, "link_program"),
+        (glir.GlirShader, "set_data"),
+    ):
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # given back at the end
+    reuse_programs()
     user = RandomUser(viewer, seed)
     report = user.run(events=400, seconds=10)
     assert not report.errors, report.errors[0]

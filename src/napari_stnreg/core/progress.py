@@ -80,19 +80,6 @@ def check_stop() -> None:
         _state.signal.check()
 
 
-def run_interruptible(operation: Callable[[], ReturnType]) -> ReturnType:
-    """Return what an operation after a fit returns; a stop that arrives in it does not discard the fit.
-
-    The operation is repeated after a stop, which is passed on once. A cancellation raises :class:`StopRequested` again.
-    """
-    try:
-        with interruptible():
-            return operation()
-    except StopRequested:
-        with interruptible():
-            return operation()
-
-
 def run_to_completion(
     steps: Generator[Item, Any, ReturnType],
     progress: Callable[[Item], object] | None = None,

@@ -296,18 +296,19 @@ def _register_steps(
                 fixed, moving, settings, transform, losses, stop_reason, seconds, warnings, landmarks, device,
                 choice[-1] if choice else None,
             )  # fmt: skip
+            command = None
             with closing(final):
                 while True:
                     try:
                         with single_thread(fixed.grid.size <= SINGLE_THREAD_VOXELS):
-                            message = next(final)
+                            message = final.send(command)
                     except StopIteration as end:
                         result: Result = end.value
                         result.uncertainty = uncertainty
                         return result
                     # a stopped run ends with its answer; the second stop interrupts what is left
                     if large and stop_reason != "stopped":
-                        yield _activity("result", message, transform)
+                        command = yield _activity("result", message, transform)
         except (RuntimeError, MemoryError) as error:
             device = _fallback_device(error, device, fixed, moving, warnings)
 

@@ -9,23 +9,30 @@ import os
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import imageio.v3 as imageio
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from napari_stnreg.core.device import free_memory
+from napari_stnreg.core.device import free_memory, single_thread
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.labels import choose_interpolation
-from napari_stnreg.core.progress import run_interruptible
+from napari_stnreg.core.progress import StopRequested, interruptible
 from napari_stnreg.core.provenance import package_versions
 from napari_stnreg.evaluation.evidence import collect_evidence
 from napari_stnreg.evaluation.report import Scorecard
-from napari_stnreg.evaluation.scorecard import evaluate, image_scores, landmark_scores
+from napari_stnreg.evaluation.scorecard import (
+    QUICKLY_SCORED_VOXELS,
+    SCORED_VOXELS,
+    evaluate,
+    image_scores,
+    landmark_scores,
+    score_stride,
+)
 from napari_stnreg.evaluation.verdict import UNKNOWN, Verdict, VerdictName, judge
 from napari_stnreg.io.conversion import ImageLike, as_image
 from napari_stnreg.io.transform_io import save
@@ -36,8 +43,16 @@ from napari_stnreg.resampling.warp import Interpolation, warp
 from napari_stnreg.transforms import Transform, invert
 from napari_stnreg.visualization.slices import registration_pictures
 
+Value = TypeVar("Value")
+
 StopReason = Literal["finished", "stopped", "diverged"]
 """Why a registration ended: all steps done, stopped by the caller, or the loss became non-finite."""
+
+QUICKLY_CHECKED_VOXELS = 2**19
+"""Voxels at which the folding of a stopped run is measured, so that it takes less than 0.1 s of CPU time."""
+
+QUICK_SINGLE_THREAD_VOXELS = 2**21
+"""Voxels up to which a stopped run is finished by one thread: 0.4 s of CPU time at most, also on a busy machine."""
 
 INVERSE_POINTS = 4096
 """Voxels of the moving image at which the round-trip error of the inverse is measured."""
@@ -116,6 +131,9 @@ class Result:
         What the judgment is based on, see :class:`~napari_stnreg.evaluation.evidence.Evidence`.
     similarity_choice
         What the similarity ``"auto"`` chose and why, or ``None`` if it was named.
+    score_stride
+        The scores compare every n-th voxel along each axis. It is 1 except in large images and in runs that were
+        stopped, which are scored quickly.
     fixed, moving, landmarks
         The input of :func:`~napari_stnreg.register`, which :meth:`warp` and :meth:`scorecard` use; ``None`` for results
         of ``register_steps``.
@@ -139,6 +157,7 @@ class Result:
     judgment: Verdict = UNKNOWN
     evidence: dict[str, Any] = field(default_factory=dict)
     similarity_choice: SimilarityChoice | None = None
+    score_stride: int = 1
     fixed: Image | None = None
     moving: Image | None = None
     landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None] = (None, None)
@@ -235,6 +254,7 @@ class Result:
             f"  {self.judgment}",
             *([f"  similarity: {self.similarity_choice}"] if self.similarity_choice else []),
             *(f"  {name}: {before} -> {after}" for name, before, after in self._score_rows()),
+            *([f"  scores: from 1 of {self.score_stride**self.grid.ndim} voxels"] if self.score_stride > 1 else []),
             f"  folded voxels: {100 * self.folding_fraction:.2g} %",
             *([f"  inverse: round-trip error {self.inverse['max_voxels']:.2g} voxels"] if self.inverse else []),
             *(f"  warning: {text}" for text in self.warnings),
@@ -273,6 +293,7 @@ class Result:
             "evidence": self.evidence,
             "similarity_choice": None if self.similarity_choice is None else asdict(self.similarity_choice),
             "scores": self.scores,
+            "score_stride": self.score_stride,
             "folding_fraction": self.folding_fraction,
             "inverse": self.inverse,
             "stop_reason": self.stop_reason,
@@ -317,8 +338,11 @@ def result_steps(
     landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None],
     device: torch.device | str = "cpu",
     similarity_choice: SimilarityChoice | None = None,
-) -> Generator[str, None, Result]:
+) -> Generator[str, str | None, Result]:
     """Warp the moving image and score the registration; a generator that yields what is done next.
+
+    A run that was stopped is finished quickly, also if ``"stop"`` arrives here: folding and scores are measured on a
+    coarser lattice. The transform, the warped image and the verdict are the same.
 
     Parameters
     ----------
@@ -333,7 +357,23 @@ def result_steps(
     similarity_choice
         What the similarity ``"auto"`` chose.
     """
-    yield "warping"
+    quick = stop_reason == "stopped"
+
+    def finish(operation: Callable[[], Value]) -> Value:
+        nonlocal quick
+        small = fixed.grid.size <= QUICK_SINGLE_THREAD_VOXELS
+        try:
+            with interruptible(), single_thread(quick and small):
+                return operation()
+        except StopRequested:  # a stop does not discard the fit; it is passed on once, a cancellation again
+            quick = True
+            with interruptible(), single_thread(small):
+                return operation()
+
+    def thinned(voxels: int) -> Grid:
+        return fixed.grid.resized([-(-n // score_stride(fixed.grid, voxels)) for n in fixed.grid.shape])
+
+    quick |= (yield "warping") == "stop"
     grid = output_grid(fixed, moving, transform, settings)
     if grid is not fixed.grid:
         voxel = np.asarray(moving.data).dtype.itemsize * moving.channels + 2
@@ -341,22 +381,27 @@ def result_steps(
     on_device = transform.to(device)
     interpolation, note = choose_interpolation(moving)
     warnings += [note] if note else []
-    warped = run_interruptible(lambda: warp(moving, on_device, grid, interpolation, settings.fill, device=device))
+    warped = finish(lambda: warp(moving, on_device, grid, interpolation, settings.fill, device=device))
     warped = warped.replace(name=f"{moving.name} -> {fixed.name} ({settings.family})")
-    yield "measuring the deformation"
-    folded = run_interruptible(lambda: on_device.folding_fraction(fixed.grid))
+    quick |= (yield "measuring the deformation") == "stop"
+    folded = finish(lambda: on_device.folding_fraction(thinned(QUICKLY_CHECKED_VOXELS) if quick else fixed.grid))
     if folded > 0:
         warnings.append(_folding_warning(folded, settings, has_landmarks=landmarks[0] is not None))
-    inverse = run_interruptible(lambda: invert(on_device, moving.grid, max_points=INVERSE_POINTS))
+    inverse = finish(lambda: invert(on_device, moving.grid, max_points=INVERSE_POINTS))
     if inverse.warning and not folded:
         warnings.append(inverse.warning)
-    yield "scoring"
-    scores = run_interruptible(lambda: _scores(fixed, moving, settings, on_device, landmarks, device))
+    quick |= (yield "scoring") == "stop"
+
+    def stride() -> int:
+        return score_stride(fixed.grid, QUICKLY_SCORED_VOXELS if quick else SCORED_VOXELS)
+
+    scores = finish(lambda: _scores(fixed, moving, settings, on_device, landmarks, device, stride()))
     yield "judging"
-    evidence = collect_evidence(
-        fixed, moving, transform, fixed_channel=settings.fixed_channel, moving_channel=settings.moving_channel,
-        landmark_error=scores["after"].get("landmark_median"),
-    )  # fmt: skip
+    with single_thread():  # the lattices are small
+        evidence = collect_evidence(
+            fixed, moving, transform, fixed_channel=settings.fixed_channel, moving_channel=settings.moving_channel,
+            landmark_error=scores["after"].get("landmark_median"),
+        )  # fmt: skip
     used = settings.similarity if similarity_choice is None else similarity_choice.similarity
     judgment = judge(
         evidence, similarity=used, mirror=settings.mirror, oriented=fixed.is_oriented and moving.is_oriented,
@@ -382,6 +427,7 @@ def result_steps(
         judgment,
         evidence.to_dict(),
         similarity_choice,
+        stride(),
     )
 
 
@@ -407,11 +453,12 @@ def _scores(
     transform: Transform,
     landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None],
     device: torch.device | str,
+    stride: int,
 ) -> dict[str, dict[str, float]]:
     """Score the images before and after, where both are defined, and the landmarks."""
     scores = image_scores(
         fixed, moving, transform, fixed_channel=settings.fixed_channel, moving_channel=settings.moving_channel,
-        device=device,
+        device=device, stride=stride,
     )  # fmt: skip
     fixed_landmarks, moving_landmarks = landmarks
     if fixed_landmarks is not None and moving_landmarks is not None and len(np.asarray(fixed_landmarks)):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from napari.layers import Layer
 
-from napari_stnreg.core.device import free_memory
+from napari_stnreg.core.device import free_memory, single_thread
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.napari_layers import LayerData, transform_to_metadata
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from napari_stnreg.registration.result import Progress, Result
     from napari_stnreg.series.result import SeriesResult
     from napari_stnreg.transforms.base import Transform
+
+SINGLE_THREAD_VOXELS = 2**21
+"""Voxels up to which the layers are made by one thread: a second one gains little and costs much on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,8 @@ def run_registration(
     reference = fixed
     if job.fixed.level and finest.warped is not result.warped:
         reference = job.fixed.image(full=True, masked=False)
-    layers = result_layers(finest, reference, moving, job.moving.display, job.kinds, volume=job.volume)
+    with single_thread(finest.grid.size <= SINGLE_THREAD_VOXELS):
+        layers = result_layers(finest, reference, moving, job.moving.display, job.kinds, volume=job.volume)
     if control.cancel.is_set():
         return None
     return _collect(job, [finest], layers, list(finest.warnings))

@@ -188,13 +188,15 @@ class ScoresView(QWidget):
         worst = max((r.inverse.get("max_voxels", 0.0) for r in results), default=0.0)
         frames = f"{len(results)} frames, " if len(results) > 1 else ""
         reason = _STOP_REASONS.get(results[-1].stop_reason, results[-1].stop_reason)
+        thinned = max(r.score_stride**r.grid.ndim for r in results)
+        scored = f" · scores from 1 of {thinned} voxels" if thinned > 1 else ""
         summary = QLabel(
-            f"{folding_text(folding)} · inverse to {worst:.1g} voxels · {frames}{seconds:.1f} s · {reason}"
+            f"{folding_text(folding)} · inverse to {worst:.1g} voxels · {frames}{seconds:.1f} s · {reason}{scored}"
         )
         summary.setWordWrap(True)
         summary.setToolTip(
             "Fraction of the voxels whose Jacobian determinant is not positive. Largest round-trip error of the "
-            "inverse. Duration of the fit."
+            "inverse. Duration of the fit. Large images and runs that were stopped are scored on fewer voxels."
         )
         self._grid.addWidget(summary, row, 0, 1, 3)
         choice = results[-1].similarity_choice

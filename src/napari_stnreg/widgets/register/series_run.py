@@ -115,7 +115,7 @@ def run_series(job: RegistrationJob, control: TaskControl) -> Generator[TaskProg
             fixed, moving, found.settings, found.transform(fit.frame), [], stop_reason, found.seconds / len(found.fits),
             notes, landmarks,
         )  # fmt: skip
-        result = run_to_completion(final)
+        result = run_to_completion(final, stop=control.stop.is_set)  # scored quickly once Stop was pressed
         results.append(result)
         if fit.frame not in found.failed:  # those are named by the series
             warnings += result.warnings
