@@ -4,15 +4,16 @@ import json
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import gaussian_filter, map_coordinates, rotate
 
 import napari_stnreg as sr
 from napari_stnreg.cli import main
 from napari_stnreg.datasets import SerialSections
 from napari_stnreg.stacks.matching.coarse import CoarseMatch, coarse_match
-from napari_stnreg.stacks.matching.pair_selection import find_inverted
+from napari_stnreg.stacks.matching.pair_selection import find_inverted, minority
 from napari_stnreg.stacks.preprocessing.features import prepare
-from napari_stnreg.stacks.quality.sections import PairQuality, judge_gaps, split_into_segments
+from napari_stnreg.stacks.quality.sections import PARAMETERS as QUALITY
+from napari_stnreg.stacks.quality.sections import PairQuality, chance_limit, judge_gaps, split_into_segments
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solver.elastic import recorded_poses
 from napari_stnreg.stacks.solver.pose_graph import interpolate_pose, solve_poses
@@ -131,6 +132,51 @@ def test_weak_match_does_not_decide_the_contrast():
     assert find_inverted(matches) == {2, 3}
     matches[2, 4] = CoarseMatch(eye, 0.31, 1.0, False)
     assert find_inverted(matches) == {2, 3}
+
+
+def prepared(image):
+    return prepare(np.float32(image), StackSettings(), shape=image.shape, factor=1)
+
+
+def test_weak_match_has_the_same_evidence_in_both_contrasts(stacks):
+    """Grain leaves a correlation of 0.4 to 0.5. Neither contrast may need more evidence than the other."""
+    rng = np.random.default_rng(1)
+    grain = gaussian_filter(rng.normal(size=SHAPE), (0, 3, 3))
+    noisy = np.clip(stacks[0] + 20 * grain / grain.std(), 1, 255)
+    for z in range(0, 6, 2):
+        plain = coarse_match(prepared(noisy[z]), prepared(noisy[z + 1]), StackSettings())
+        opposite = coarse_match(prepared(noisy[z]), prepared(256 - noisy[z + 1]), StackSettings())
+        assert 0.35 < plain.confidence < 0.55
+        assert (plain.inverted, opposite.inverted) == (False, True)
+        np.testing.assert_allclose(opposite.matrix, plain.matrix, atol=1.0)
+
+
+def test_mirrored_section_is_named_and_stays_between_its_neighbors(stacks, tmp_path):
+    raw = stacks[0].copy()
+    raw[4] = raw[4][:, ::-1]
+    result = sr.align_stack(raw, tmp_path / "out.zarr", workers=1)
+    assert "sections 3 and 4, 4 and 5 fit only if one of the two is mirrored" in " ".join(result.warnings)
+    assert [one.section for one in result.verdicts if one.verdict == "failed"] == [4]
+    before, own, after = (result.aligned.displacement(z) for z in (3, 4, 5))
+    assert np.abs(own - (before + after) / 2).mean() < 0.5
+
+
+def test_turned_section_does_not_change_the_magnification(stacks, tmp_path):
+    raw = stacks[0].copy()
+    raw[4] = rotate(raw[4].astype(float), 40, reshape=False, order=1)
+    result = sr.align_stack(raw, tmp_path / "out.zarr", workers=1)
+    assert {one.status for one in result.verdicts} == {"aligned"}
+    assert "Magnification" not in " ".join(result.warnings)
+
+
+def test_contrast_is_not_compared_across_a_break():
+    assert minority(range(8), {0, 1, 2, 3, 4, 6}) == {5, 7}
+    assert minority(range(4), range(4)) == set()
+
+
+def test_copy_with_little_common_tissue_says_nothing_about_chance():
+    assert chance_limit([0.1, 0.1, float("nan")]) == pytest.approx(0.14)
+    assert chance_limit([float("nan")] * 4) == QUALITY.unknown_chance
 
 
 @pytest.mark.parametrize("factor", [1.15, 1 / 1.15, 1.0])

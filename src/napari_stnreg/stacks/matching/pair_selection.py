@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -43,10 +43,13 @@ def find_inverted(matches: Mapping[Pair, CoarseMatch]) -> set[int]:
     """Return the sections whose contrast is inverted relative to most sections that they are linked to.
 
     The contrasts follow from the tree of the best matches, near ones first: a chance match decides nothing where a
-    better one is known.
+    better one is known. Beyond a section that fits nowhere, only a sure match decides.
     """
     groups: dict[int, dict[int, bool]] = {}
-    known = {pair: match for pair, match in matches.items() if match.confidence >= PARAMETERS.min_confidence}
+    least = {
+        pair: PARAMETERS.min_confidence if pair[1] - pair[0] == 1 else PARAMETERS.sure_confidence for pair in matches
+    }
+    known = {pair: match for pair, match in matches.items() if match.confidence >= least[pair]}
     for a, b in sorted(known, key=lambda pair: (pair[1] - pair[0], -known[pair].confidence, pair)):
         one, other = (groups.setdefault(z, {z: False}) for z in (a, b))
         if one is not other:
@@ -56,9 +59,14 @@ def find_inverted(matches: Mapping[Pair, CoarseMatch]) -> set[int]:
     found: set[int] = set()
     for z, group in groups.items():
         if z == min(group):
-            ones = {k for k, inverted in group.items() if inverted}
-            found |= ones if 2 * len(ones) <= len(group) else set(group) - ones
+            found |= minority(group, {k for k, inverted in group.items() if inverted})
     return found
+
+
+def minority(sections: Iterable[int], inverted: Collection[int]) -> set[int]:
+    """Return the sections whose contrast differs from that of most, of which only the relative contrast is known."""
+    ones, others = set(sections) & set(inverted), set(sections) - set(inverted)
+    return ones if len(ones) <= len(others) else others
 
 
 def find_swapped(sections: Sequence[int], scores: Mapping[Pair, npt.ArrayLike], margin: float) -> list[Pair]:

@@ -14,10 +14,11 @@ import numpy.typing as npt
 from scipy.ndimage import gaussian_filter1d
 
 from napari_stnreg.core.grid import FloatArray
+from napari_stnreg.stacks.matching.coarse import CoarseMatch
 from napari_stnreg.stacks.matching.fine import FineMatch
 from napari_stnreg.stacks.matching.pair_selection import Pair, find_swapped
 from napari_stnreg.stacks.preprocessing.features import PreparedSection
-from napari_stnreg.stacks.section_transform import SectionTransform, corners
+from napari_stnreg.stacks.section_transform import SectionTransform, corners, fit_affine_matrix
 from napari_stnreg.stacks.settings import StackSettings
 
 Status = Literal["aligned", "bridged", "excluded"]
@@ -46,6 +47,10 @@ class QualityParameters:
         Lower limit of that standard deviation, which few samples estimate.
     chance_samples
         Number of pairs in which chance is measured. A stack of fewer pairs is shifted in several directions.
+    min_chance_chunks
+        A shifted copy with fewer common chunks tells nothing about chance.
+    unknown_chance
+        Level of chance where no shifted copy shares enough tissue.
     chance_shift
         Shift of the copies for which chance is measured, relative to the longer side of a section.
     duplicate_correlation
@@ -72,6 +77,8 @@ class QualityParameters:
     chance_deviations: float = 2.0
     min_chance_sd: float = 0.02
     chance_samples: int = 6
+    min_chance_chunks: int = 8
+    unknown_chance: float = 0.2
     chance_shift: float = 0.2
     duplicate_correlation: float = 0.99
     swap_margin: float = 0.05
@@ -189,7 +196,8 @@ def correlate_shifted_copy(
 ) -> float:
     """Correlate a section with a shifted copy of its neighbor that is matched in the same way: the level of chance.
 
-    ``direction``, 0 to 3, selects one of the four diagonals along which the copy is shifted.
+    ``direction``, 0 to 3, selects one of the four diagonals along which the copy is shifted. NaN if the two share too
+    little tissue.
     """
     from napari_stnreg.stacks.matching.fine import fine_match  # imports torch
 
@@ -201,7 +209,8 @@ def correlate_shifted_copy(
         found = fine_match(a, b, map_a, shifted, settings)
         shifted = shifted.with_vectors(map_a.vectors[:1] + found.shift[0])
     images, weights = (a.image, b.image), (a.weights[0], b.weights[0])
-    return warped_correlation(images, weights, (map_a, shifted)).correlation
+    quality = warped_correlation(images, weights, (map_a, shifted))
+    return quality.correlation if quality.chunks >= PARAMETERS.min_chance_chunks else float("nan")
 
 
 def canvas_points(transforms: Sequence[SectionTransform], count: int = 15) -> FloatArray:
@@ -383,7 +392,7 @@ def chance_limit(chance: Sequence[float]) -> float:
     values = np.asarray(chance, dtype=np.float64)
     values = values[np.isfinite(values)]
     if len(values) < 2:
-        return 0.0
+        return PARAMETERS.unknown_chance if len(chance) else 0.0
     sd = max(float(values.std(ddof=1)), PARAMETERS.min_chance_sd)
     return float(values.mean()) + PARAMETERS.chance_deviations * sd
 
@@ -427,15 +436,19 @@ def describe_faults(
     before: Mapping[Pair, PairQuality],
     matches: Mapping[Pair, FineMatch],
     motion: str,
-    magnified: Mapping[Pair, float] | None = None,
+    coarse: Mapping[Pair, CoarseMatch] | None = None,
 ) -> str:
-    """Describe faults of the recording: inverted contrast, duplicates, swapped neighbors, changes of magnification.
+    """Describe faults of the recording: inverted contrast, mirror images, duplicates, swapped neighbors, magnification.
 
-    ``magnified`` holds the changes of size between neighbors that the coarse matches found.
+    ``coarse`` are the coarse matches of neighbors, for mirror images and changes of size.
     """
+    coarse = coarse or {}
     found = []
     if inverted:
         found.append(f"Inverted contrast: section {', '.join(map(str, inverted))}. Matched with the contrast inverted.")
+    if reflected := [pair for pair in sorted(coarse) if coarse[pair].needs_mirror]:
+        named = ", ".join(f"{a} and {b}" for a, b in reflected)
+        found.append(f"Mirror image: sections {named} fit only if one of the two is mirrored. Use mirror=True.")
     for (a, b), quality in before.items():
         if quality.correlation > PARAMETERS.duplicate_correlation:
             found.append(f"Sections {a} and {b} are the same image. Exclude one of them.")
@@ -444,9 +457,13 @@ def describe_faults(
         found.append(f"Sections {a} and {b} seem to be swapped: each fits the neighbor of the other one better.")
     if motion != "affine" and len(sections) > 1:
         points = canvas_points(transforms, 2)
-        size = {z: float(np.linalg.norm(np.ptp(transforms[z](points).reshape(-1, 2), axis=0))) for z in sections}
+        flat = points.reshape(-1, 2)
+        size = {
+            z: abs(float(np.linalg.det(fit_affine_matrix(flat, transforms[z](flat))[:2, :2]))) ** 0.5 for z in sections
+        }
         for a, b in pairwise(sections):
-            change = max(size[b] / size[a], (magnified or {}).get((a, b), 1.0), key=lambda n: abs(np.log(n))) - 1
+            measured = coarse[a, b].magnification if (a, b) in coarse else 1.0
+            change = max(size[b] / size[a], measured, key=lambda n: abs(np.log(n))) - 1
             if abs(change) > PARAMETERS.magnification_change:
                 found.append(
                     f"Magnification changes by {100 * change:.0f} % from section {a} to {b}. Use motion='affine'."

@@ -23,6 +23,7 @@ from napari_stnreg.stacks.matching.pair_selection import (
     find_swapped,
     fine_pairs,
     long_range_pairs,
+    minority,
     neighbor_pairs,
     usable,
 )
@@ -432,8 +433,9 @@ class AlignmentPipeline:
         A single section that fits neither neighbor is placed between them.
         """
         good, done, everything = usable(faults), self._completed + self._fractions["quality"], matches
+        neighbors = neighbor_pairs(good)
         before, after = yield from self._measure(tasks.QUALITY, transforms, good)
-        chance = yield from self._measure_chance(transforms, neighbor_pairs(good))
+        chance = yield from self._measure_chance(transforms, neighbors)
         judged = judge_gaps(after, chance)
         segments = split_into_segments(good, judged)
         single = {one[0] for one in segments if len(one) == 1} - set(fixed or {})
@@ -476,15 +478,14 @@ class AlignmentPipeline:
             if (a, b) in after
         ]
         self.slopes = estimate_slopes(transforms, matches)
-        coarse = self._coarse_matches(
-            [p for p in neighbor_pairs(good) if self.work.has(tasks.COARSE, tasks.pair_name(p))]
-        )
-        magnified = {pair: match.magnification for pair, match in coarse.items()}
-        inverted = [z for z in good if self.work.facts(tasks.PREPARED, z)["figures"].get("inverted")]
+        coarse = self._coarse_matches([p for p in neighbors if self.work.has(tasks.COARSE, tasks.pair_name(p))])
+        known = {z for z in good if self.work.facts(tasks.PREPARED, z)["figures"].get("inverted")}
+        # contrasts do not compare across a break
+        inverted = [z for segment in segments for z in sorted(minority(segment, known))]
         warnings = (
             describe_breaks(segments, after),
             self._describe_order(),
-            describe_faults(transforms, good, inverted, before, everything, self.settings.motion, magnified),
+            describe_faults(transforms, good, inverted, before, everything, self.settings.motion, coarse),
             self.requested.source.warning,  # a reordered view has no notes of its own
             self.slopes.warning(self.settings.trend),
         )
