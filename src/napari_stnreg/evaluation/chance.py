@@ -171,7 +171,9 @@ def edge_features(image: Tensor, weight: Tensor, parameters: ChanceParameters = 
     return torch.cat(parts, 1) * strength
 
 
-def edge_agreement(first: Tensor, second: Tensor, parameters: ChanceParameters = PARAMETERS) -> Tensor:
+def edge_agreement(
+    first: Tensor, second: Tensor, parameters: ChanceParameters = PARAMETERS, *, reach: int | None = None
+) -> Tensor:
     """Return the normalized agreement of feature images at every shift, ``(B, *padded)``.
 
     Parameters
@@ -180,16 +182,18 @@ def edge_agreement(first: Tensor, second: Tensor, parameters: ChanceParameters =
         ``(1, C, *shape)``, see :func:`edge_features`.
     second
         ``(B, C, *shape)``.
+    reach
+        Largest shift along each axis that is used; half a side by default. Few shifts need little padding.
 
     Returns
     -------
     Tensor
         Entry ``s`` is for ``second(x + s)``, negative shifts at the end as in a Fourier transform; NaN where too few
-        edges are in common. The padding keeps shifts up to half a side from wrapping around.
+        edges are in common. The padding keeps shifts up to the reach from wrapping around.
     """
     shape = tuple(first.shape[2:])
     axes = tuple(range(2, first.ndim))
-    padded = _padded(shape)
+    padded = _padded(shape, reach)
 
     def spectrum(x: Tensor) -> Tensor:
         transformed: Tensor = torch.fft.rfftn(x, s=padded, dim=axes)
@@ -209,8 +213,8 @@ def edge_agreement(first: Tensor, second: Tensor, parameters: ChanceParameters =
     return torch.where(common >= parameters.min_overlap, value, torch.nan)
 
 
-def _padded(shape: Sequence[int]) -> list[int]:
-    return [int(next_fast_len(n + n // 2 + 1, real=True)) for n in shape]
+def _padded(shape: Sequence[int], reach: int | None = None) -> list[int]:
+    return [int(next_fast_len(n + (n // 2 if reach is None else reach) + 1, real=True)) for n in shape]
 
 
 def _flipped(features: Tensor, axes: tuple[int, ...]) -> Tensor:

@@ -259,6 +259,8 @@ class _CoarseImage:
         self.weight = weight
         self.values = inside / weight.clamp_min(1e-3)
         self.grid = thin.resized(shape)
+        self._complete = bool(known.all())
+        self._edges: dict[tuple[int, ...], Tensor] = {}
 
     def read(self, world: FloatArray, lattice: Grid) -> tuple[Tensor, Tensor]:
         """Return values and weights ``(B, 1, *shape)`` at world points ``(B, N, D)`` or ``(N, D)`` of a lattice."""
@@ -266,7 +268,15 @@ class _CoarseImage:
         size = torch.tensor(self.grid.shape)
         inside = ((index >= -0.5) & (index <= size - 0.5)).all(-1)[:, None].to(self.values.dtype)
         values = sample(self.values, index, padding="border")
+        if self._complete:
+            return values, inside
         return values, ((sample(self.weight, index, padding="border") > 0.5) * inside).to(values.dtype)
+
+    def edges(self, points: FloatArray, lattice: Grid) -> Tensor:
+        """Return the edge features at the points of a lattice, computed once for each shape."""
+        if lattice.shape not in self._edges:
+            self._edges[lattice.shape] = edge_features(*self.read(points, lattice))
+        return self._edges[lattice.shape]
 
 
 def _compare(
@@ -340,20 +350,17 @@ def _alternatives(
     lattice, fine, final = lattices
     ndim = lattice.ndim
     points = lattice.points().reshape(-1, ndim)
-    a, weight = target.read(points, lattice)
     center = _apply(affine, points).mean(0)
     turns, mirrors = _orientations(ndim)
-    first = edge_features(a, weight)
     # a wrong fit distorts the linear part; the copies are compared without that distortion
     left, singular, right = np.linalg.svd(affine[:-1, :-1])
     undistorted = float(singular.prod() ** (1 / ndim)) * left @ right
     linears = np.stack([affine[:-1, :-1], *(undistorted @ turn for turn in (*turns, *mirrors))])
-    worlds = (points - points.mean(0)) @ linears.transpose(0, 2, 1) + center
-    surfaces = edge_agreement(first, edge_features(*source.read(worlds, lattice)))
+    maps = [affine_matrix(linear, center - points.mean(0), points.mean(0)) for linear in linears]
+    surfaces = _surfaces(target, source, lattice, maps)
     values, places = surfaces.flatten(1).nan_to_num(-1.0).max(1)
-    spread = surfaces[0][surfaces[0].isfinite()]
-    deviation = max(float(spread.std()), 0.02) if spread.numel() > 3 else 1.0
-    current = _near_zero(surfaces[:1])
+    deviation = _spread(surfaces[0])
+    current = float(_near_shifts(surfaces[:1], 1).max())
     n = len(turns)
     margins = []
     own: tuple[float, float] | None = None
@@ -362,21 +369,15 @@ def _alternatives(
         margin = (float(values[best]) - current) / deviation
         if margin > -parameters.ambiguous:
             shift = _shift_of(int(places[best]), surfaces.shape[1:])
-            matrix = affine_matrix(linears[best], center - points.mean(0), points.mean(0))
+            matrix = maps[best].copy()
             matrix[:-1, -1] += matrix[:-1, :-1] @ (lattice.linear @ shift)
-            own = own or _agreement(target, source, final, _polished(target, source, fine, affine))
-            copy = _agreement(target, source, final, _polished(target, source, fine, matrix))
-            margin = (copy[0] - own[0]) / max(own[1], 0.02)
+            if own is None:
+                whole = _surfaces(target, source, final, [_polished(target, source, fine, affine)])
+                own = float(_near_shifts(whole, 2).max()), _spread(whole[0])
+            copy = _surfaces(target, source, final, [_polished(target, source, fine, matrix)], 2)
+            margin = (float(_near_shifts(copy, 2).max()) - own[0]) / own[1]
         margins.append(margin)
     return margins[0], margins[1]
-
-
-def _near_zero(surfaces: Tensor) -> float:
-    """Return the best agreement at shifts of at most one voxel."""
-    ndim = surfaces.ndim - 1
-    near = surfaces.roll((1,) * ndim, tuple(range(1, ndim + 1)))[(slice(None), *(slice(0, 3),) * ndim)]
-    near = near[near.isfinite()]
-    return float(near.max()) if near.numel() else -1.0
 
 
 def _shift_of(place: int, padded: Sequence[int]) -> FloatArray:
@@ -390,7 +391,8 @@ def _polished(target: _CoarseImage, source: _CoarseImage, lattice: Grid, affine:
     center = lattice.points().reshape(-1, ndim).mean(0)
     turns = [*nearby_rotations(ndim, 0.13), 0.93 * np.eye(ndim), 1.07 * np.eye(ndim)]
     maps = [affine_matrix(affine[:-1, :-1] @ turn, _apply(affine, center[None])[0] - center, center) for turn in turns]
-    near, radius, _ = _surfaces(target, source, lattice, maps, max(2, round(max(lattice.shape) / 16)))
+    radius = max(2, round(max(lattice.shape) / 16))
+    near = _near_shifts(_surfaces(target, source, lattice, maps, radius), radius)
     best = np.unravel_index(int(near.argmax()), near.shape)
     shift = np.array(best[1:], dtype=np.float64) - radius
     found = maps[int(best[0])]
@@ -398,25 +400,26 @@ def _polished(target: _CoarseImage, source: _CoarseImage, lattice: Grid, affine:
     return found
 
 
-def _agreement(target: _CoarseImage, source: _CoarseImage, lattice: Grid, affine: FloatArray) -> tuple[float, float]:
-    """Return the agreement of edges at an affine map and shifts of two voxels, and its spread over all shifts."""
-    near, _, spread = _surfaces(target, source, lattice, [affine], 2)
-    return float(near.max()), spread
-
-
 def _surfaces(
-    target: _CoarseImage, source: _CoarseImage, lattice: Grid, maps: Sequence[FloatArray], radius: int
-) -> tuple[Tensor, int, float]:
-    """Return the agreement of edges of each map at shifts up to a radius, the radius, and the spread of the first."""
-    ndim = lattice.ndim
-    points = lattice.points().reshape(-1, ndim)
-    first = edge_features(*target.read(points, lattice))
+    target: _CoarseImage, source: _CoarseImage, lattice: Grid, maps: Sequence[FloatArray], reach: int | None = None
+) -> Tensor:
+    """Return the agreement of edges of each map at all shifts, or at those up to a reach."""
+    points = lattice.points().reshape(-1, lattice.ndim)
     worlds = np.stack([_apply(matrix, points) for matrix in maps])
-    surfaces = edge_agreement(first, edge_features(*source.read(worlds, lattice)))
-    finite = surfaces[0][surfaces[0].isfinite()]
+    return edge_agreement(target.edges(points, lattice), edge_features(*source.read(worlds, lattice)), reach=reach)
+
+
+def _near_shifts(surfaces: Tensor, radius: int) -> Tensor:
+    """Return the agreement at shifts up to a radius, the most negative ones first; -1 where it is not known."""
+    ndim = surfaces.ndim - 1
     near = surfaces.roll((radius,) * ndim, tuple(range(1, ndim + 1)))
-    near = near[(slice(None), *(slice(0, 2 * radius + 1),) * ndim)].nan_to_num(-1.0)
-    return near, radius, float(finite.std()) if finite.numel() > 3 else 1.0
+    return near[(slice(None), *(slice(0, 2 * radius + 1),) * ndim)].nan_to_num(-1.0)
+
+
+def _spread(surface: Tensor) -> float:
+    """Return the standard deviation over all shifts, at least 0.02."""
+    finite = surface[surface.isfinite()]
+    return max(float(finite.std()), 0.02) if finite.numel() > 3 else 1.0
 
 
 def _orientations(ndim: int) -> tuple[list[FloatArray], list[FloatArray]]:
