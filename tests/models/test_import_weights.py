@@ -11,7 +11,7 @@ import napari_stnreg as sr
 from napari_stnreg.cli import main
 from napari_stnreg.core.errors import InputError, RegistrationWarning
 from napari_stnreg.models.import_weights import import_model
-from napari_stnreg.networks.orientation import ArrayOrientation
+from napari_stnreg.networks.array_orientation import ArrayOrientation
 
 ENCODER, DECODER, FINAL = [4, 6], [6, 6], [5, 4]
 

@@ -13,7 +13,7 @@ from scipy.ndimage import map_coordinates
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.ops.resample import border_value
+from napari_stnreg.ops.pullback import border_value
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.transforms import AffineTransform, base, chain, make_family
 from napari_stnreg.transforms.linear import rotation

@@ -184,7 +184,7 @@ def test_canceled_run_resumes_bit_identically(stack, whole, tmp_path, stage):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("results", [3, 9, 22, 31])
+@pytest.mark.parametrize("results", [9, 31])  # in the coarse and in the fine pass
 def test_killed_run_resumes_bit_identically(stack, whole, tmp_path, results):
     np.save(tmp_path / "stack.npy", stack)
     output, work = tmp_path / "a.zarr", tmp_path / "a.work"
@@ -504,8 +504,8 @@ def test_empty_stacks_raise(tmp_path):
 
 
 def test_unmatched_section_does_not_enlarge_the_canvas(tmp_path):
-    made = SerialSections((10, 224, 224), seed=1, faults={5: "mirrored"})
+    made = SerialSections((7, 192, 192), seed=1, faults={3: "mirrored"})
     result = sr.align_stack(made, tmp_path / "out.zarr", workers=1)
-    assert result.verdicts[5].verdict == "failed"
-    assert max(result.aligned.canvas.shape) < 1.4 * 224
-    assert result.aligned.levels[0].shape[0] == 10
+    assert result.verdicts[3].verdict == "failed"
+    assert max(result.aligned.canvas.shape) < 1.4 * 192
+    assert result.aligned.levels[0].shape[0] == 7

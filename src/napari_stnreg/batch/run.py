@@ -22,8 +22,8 @@ from napari_stnreg.core.image import Image
 from napari_stnreg.core.output_guard import check_output
 from napari_stnreg.core.progress import map_progress
 from napari_stnreg.evaluation.scorecard import evaluate
+from napari_stnreg.io.frames import labels_for
 from napari_stnreg.io.image import read_image, result_suffix
-from napari_stnreg.io.inputs import labels_for
 from napari_stnreg.io.points import read_landmarks
 from napari_stnreg.io.series import placed_as, write_or_tiff
 from napari_stnreg.io.transform_io import load_transform, save

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from napari_stnreg.io.content import FileContent
+    from napari_stnreg.io.file_content import FileContent
 
 PROGRESS = 25
 """Log level of progress lines and notes, between INFO and WARNING."""

@@ -16,7 +16,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.file_errors import LARGEST_DEFLATE_RATIO, check_declared_size
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
-from napari_stnreg.io.content import FileContent, check_memory
+from napari_stnreg.io.file_content import FileContent, check_memory
 
 _PILLOW_PIXELS = 80_000_000
 """Larger pictures are decoded without Pillow, which warns of them from 89 million pixels on."""

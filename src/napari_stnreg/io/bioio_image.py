@@ -12,7 +12,7 @@ import numpy.typing as npt
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.file_errors import reason_of
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.io.content import FileContent, check_memory
+from napari_stnreg.io.file_content import FileContent, check_memory
 
 logger = logging.getLogger(__name__)
 PLUGINS = {".czi": "bioio-czi", ".nd2": "bioio-nd2", ".lif": "bioio-lif"}

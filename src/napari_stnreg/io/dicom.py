@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray
-from napari_stnreg.io.content import FileContent, check_memory
+from napari_stnreg.io.file_content import FileContent, check_memory
 from napari_stnreg.io.itk_image import itk_content, simpleitk
 
 _POSITION, _ORIENTATION, _DESCRIPTION = "0020|0032", "0020|0037", "0008|103e"

@@ -16,7 +16,7 @@ from napari_stnreg.core.errors import InputError, RegistrationWarning
 from napari_stnreg.core.file_errors import parser_errors
 from napari_stnreg.core.image import Image, placement_notes
 from napari_stnreg.core.output_guard import check_output
-from napari_stnreg.io.content import FileContent
+from napari_stnreg.io.file_content import FileContent
 from napari_stnreg.io.formats import IMAGE_FORMATS, FileFormat, file_and_level, image_format, suffix_in
 from napari_stnreg.io.ome_zarr import is_written_image
 

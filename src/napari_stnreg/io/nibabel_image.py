@@ -14,7 +14,7 @@ import numpy as np
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.file_errors import LARGEST_DEFLATE_RATIO, check_declared_size
 from napari_stnreg.core.image import Image
-from napari_stnreg.io.content import FileContent, check_memory
+from napari_stnreg.io.file_content import FileContent, check_memory
 from napari_stnreg.io.nifti import nifti_content, save_nifti
 
 _MGH_HEADER = 284

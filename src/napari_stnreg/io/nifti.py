@@ -28,8 +28,8 @@ from napari_stnreg.core.file_errors import LARGEST_DEFLATE_RATIO, check_declared
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import canonical
-from napari_stnreg.io.content import FileContent, check_memory
 from napari_stnreg.io.exchange.nifti_placement import itk_placement
+from napari_stnreg.io.file_content import FileContent, check_memory
 
 KEY = "nifti"
 _PIECE = 4_000_000

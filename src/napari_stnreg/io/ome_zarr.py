@@ -22,7 +22,7 @@ from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.output_guard import check_output
 from napari_stnreg.core.units import canonical, conversion_factor
-from napari_stnreg.io.content import FileContent, check_memory
+from napari_stnreg.io.file_content import FileContent, check_memory
 from napari_stnreg.io.formats import is_url, is_zarr
 
 SMALLEST_LEVEL = 256

@@ -23,7 +23,7 @@ from napari_stnreg.core.errors import InputError, announce
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.units import canonical, conversion_factor
-from napari_stnreg.io.content import FileContent, check_memory
+from napari_stnreg.io.file_content import FileContent, check_memory
 from napari_stnreg.io.formats import file_and_level
 
 _GRID_KEY = "stnreg_grid"

@@ -14,7 +14,7 @@ from torch import Tensor
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.ops.interpolation import Kernel, resize, sample_normalized, sampler_matrix
-from napari_stnreg.ops.resample import border_value
+from napari_stnreg.ops.pullback import border_value
 from napari_stnreg.transforms.base import Transform
 from napari_stnreg.transforms.thin_plate import ThinPlateTransform
 

@@ -23,8 +23,8 @@ from napari_stnreg.core.errors import InputError, announce
 from napari_stnreg.models.input_spec import InputSpec, SizeMode
 from napari_stnreg.models.model import Model
 from napari_stnreg.models.model_file import network_from
+from napari_stnreg.networks.array_orientation import ArrayOrientation
 from napari_stnreg.networks.icon import IconNetwork
-from napari_stnreg.networks.orientation import ArrayOrientation
 from napari_stnreg.networks.transmorph import PATCH, TransMorph, relative_positions
 from napari_stnreg.networks.voxelmorph_original import OriginalVoxelMorph
 

@@ -13,7 +13,7 @@ import numpy as np
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.labels import label_reason
-from napari_stnreg.io.content import FileContent
+from napari_stnreg.io.file_content import FileContent
 from napari_stnreg.io.formats import image_format, is_dicom, is_zarr
 from napari_stnreg.io.image import read_content, read_frames
 from napari_stnreg.io.napari_layers import AXIS_LABELS, LAYOUTS, LayerData, grid_of, layer_data, layout_of, placement

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
+from napari_stnreg.networks.array_orientation import ArrayOrientation
 from napari_stnreg.networks.base import LocalizationNetwork, centered_grid
 from napari_stnreg.networks.blocks import average_pool
-from napari_stnreg.networks.orientation import ArrayOrientation
 from napari_stnreg.transforms import make_family
 
 Tree = Mapping[str, Any]

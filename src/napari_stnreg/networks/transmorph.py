@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
+from napari_stnreg.networks.array_orientation import ArrayOrientation
 from napari_stnreg.networks.base import LocalizationNetwork, padded_grid
-from napari_stnreg.networks.orientation import ArrayOrientation
 from napari_stnreg.transforms import make_family
 
 PATCH = 4

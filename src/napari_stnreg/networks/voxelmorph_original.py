@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
+from napari_stnreg.networks.array_orientation import ArrayOrientation
 from napari_stnreg.networks.base import LocalizationNetwork, padded_grid
 from napari_stnreg.networks.blocks import convolution
-from napari_stnreg.networks.orientation import ArrayOrientation
 from napari_stnreg.networks.unet import UNet
 from napari_stnreg.transforms import make_family
 

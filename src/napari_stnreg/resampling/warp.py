@@ -10,8 +10,8 @@ import torch
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.io.conversion import ImageLike, as_image
-from napari_stnreg.ops.resample import Interpolation as Interpolation
-from napari_stnreg.ops.resample import resample
+from napari_stnreg.ops.pullback import Interpolation as Interpolation
+from napari_stnreg.ops.pullback import resample
 from napari_stnreg.transforms import Transform
 
 

@@ -24,7 +24,7 @@ from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.evaluation.evidence import collect_evidence
 from napari_stnreg.evaluation.verdict import Verdict, judge
 from napari_stnreg.io.conversion import ImageLike, as_image
-from napari_stnreg.ops.resample import border_value
+from napari_stnreg.ops.pullback import border_value
 from napari_stnreg.registration.settings import PresetName, RegistrationSettings, fit_method
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.series.frame_fit import FrameFitter, Landmarks, linear_part, masked

@@ -16,7 +16,7 @@ from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.labels import choose_interpolation
 from napari_stnreg.evaluation.verdict import UNKNOWN, Verdict, VerdictName
-from napari_stnreg.ops.resample import Interpolation, border_value
+from napari_stnreg.ops.pullback import Interpolation, border_value
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.series.frame_fit import linear_part

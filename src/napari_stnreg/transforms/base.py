@@ -27,7 +27,7 @@ from napari_stnreg.core.progress import check_stop
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.ops.jacobian import folding_fraction, jacobian_determinant_array
 from napari_stnreg.ops.lattice import lattice_points
-from napari_stnreg.ops.resample import Interpolation, resample
+from napari_stnreg.ops.pullback import Interpolation, resample
 from napari_stnreg.transforms.registry import TRANSFORMS, transform_class
 
 if TYPE_CHECKING:

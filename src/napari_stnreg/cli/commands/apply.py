@@ -105,8 +105,8 @@ def _apply_to_images(
 ) -> Transform:
     from napari_stnreg.core.labels import choose_interpolation
     from napari_stnreg.io.conversion import override_geometry, override_grid
+    from napari_stnreg.io.frames import read_some
     from napari_stnreg.io.image import read_content
-    from napari_stnreg.io.inputs import read_some
     from napari_stnreg.io.series import placed_as, write_series
     from napari_stnreg.io.transform_io import load_composition
     from napari_stnreg.resampling.warp import warp

@@ -75,8 +75,8 @@ def evaluate(
             raise InputError(f"'{output.name}' must end in .csv or .json.")
     from napari_stnreg.evaluation import scorecard
     from napari_stnreg.io.conversion import override_geometry
+    from napari_stnreg.io.frames import labels_for, read_one
     from napari_stnreg.io.image import read_image
-    from napari_stnreg.io.inputs import labels_for, read_one
     from napari_stnreg.io.transform_io import load_transform
     from napari_stnreg.resampling.masks import read_mask
 

@@ -140,8 +140,8 @@ def _read_images(
 ) -> tuple[Image, list[Image]]:
     """Read the fixed image and the moving frames, with their placement and masks."""
     from napari_stnreg.io.conversion import override_geometry
+    from napari_stnreg.io.frames import read_one, read_some
     from napari_stnreg.io.image import read_content
-    from napari_stnreg.io.inputs import read_one, read_some
     from napari_stnreg.resampling.masks import read_mask
 
     content = read_content(moving)

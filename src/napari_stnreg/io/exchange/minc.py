@@ -13,9 +13,9 @@ from nibabel.minc2 import Minc2File
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.file_errors import LARGEST_DEFLATE_RATIO, check_declared_size
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.io.content import check_memory
 from napari_stnreg.io.exchange.itk import FILE_UNIT
 from napari_stnreg.io.exchange.linear_matrix import affine_from_ras
+from napari_stnreg.io.file_content import check_memory
 from napari_stnreg.io.itk_image import LPS_TO_RAS
 from napari_stnreg.transforms import DisplacementTransform, Transform, chain
 

@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QDoubleSpinBox, QWidget
 
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.core.grid import FloatArray, Grid
-from napari_stnreg.landmarks.placement import Placement
+from napari_stnreg.landmarks.manual_placement import Placement
 from napari_stnreg.widgets.common.forms import FormLayout, button, button_row, emphasize, help_label
 from napari_stnreg.widgets.common.layer_affines import is_oblique, spatial_affine, spatial_part
 from napari_stnreg.widgets.common.layer_io import layer_source

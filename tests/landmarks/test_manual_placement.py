@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.linalg import affine_matrix
-from napari_stnreg.landmarks.placement import Placement
+from napari_stnreg.landmarks.manual_placement import Placement
 
 
 @given(ndim=st.sampled_from([2, 3]), seed=st.integers(0, 10**6))

@@ -1,4 +1,4 @@
-"""Read the images and masks that a command or a table names."""
+"""Read single frames of the images that a command or a table names, and the labels that belong to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from napari_stnreg.io.conversion import as_image
 from napari_stnreg.io.image import read_content, read_frames
 
 if TYPE_CHECKING:
-    from napari_stnreg.io.content import FileContent
+    from napari_stnreg.io.file_content import FileContent
 
 
 def read_one(path: Path, frame: int | None, options: str) -> Image:
