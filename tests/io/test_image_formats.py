@@ -104,7 +104,7 @@ def test_results_take_a_format_that_can_be_written(tmp_path):
     assert result_suffix(tmp_path) == ".nii.gz"
 
 
-@pytest.mark.parametrize("content", ["image", "transform", "points"])
+@pytest.mark.parametrize("content", ["image", "transform", "points", "surface"])
 def test_the_page_of_supported_files_is_the_registry(content):
     docs = Path(__file__).parents[2] / "docs"
     spec = importlib.util.spec_from_file_location("hooks", docs / "hooks.py")

@@ -27,6 +27,7 @@ TITLES = {
     "hausdorff95": "Hausdorff 95",
     "mean_surface_distance": "mean surface distance",
     "landmark": "landmark error",
+    "point_to_surface": "point-to-surface distance",
     "jacobian_min": "Jacobian, smallest",
     "jacobian_p01": "Jacobian, 1st percentile",
     "jacobian_median": "Jacobian, median",
@@ -49,7 +50,7 @@ class Score:
     Parameters
     ----------
     group
-        ``"image"``, ``"labels"``, ``"landmarks"`` or ``"deformation"``.
+        ``"image"``, ``"labels"``, ``"landmarks"``, ``"surfaces"`` or ``"deformation"``.
     name
         Name of the measure, a key of :data:`TITLES`.
     item

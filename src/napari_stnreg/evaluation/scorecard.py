@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +18,17 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import ROUNDED_AXES, FloatArray, Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.progress import check_stop
+from napari_stnreg.core.surface import Surface
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.evaluation.report import Better, Score, Scorecard
 from napari_stnreg.io.conversion import ImageLike, as_image, as_image_pair
+from napari_stnreg.io.surfaces import read_surface
 from napari_stnreg.ops.jacobian import folding_fraction
+from napari_stnreg.ops.triangles import distance_to_mesh
 from napari_stnreg.resampling.warp import HasTransform, warp
 from napari_stnreg.transforms import Transform, invert
 
+PathLike = str | os.PathLike[str]
 SCORED_VOXELS = 4_000_000
 """Larger images are scored on every n-th voxel along each axis."""
 QUICKLY_SCORED_VOXELS = 2**17
@@ -47,6 +53,8 @@ def evaluate(
     fixed_landmarks: npt.ArrayLike | None = None,
     moving_landmarks: npt.ArrayLike | None = None,
     result_landmarks: npt.ArrayLike | None = None,
+    fixed_surface: Surface | PathLike | None = None,
+    moving_surface: Surface | PathLike | None = None,
     reverse: Transform | None = None,
     labels: Sequence[int] | None = None,
     fixed_channel: int | None = None,
@@ -75,6 +83,10 @@ def evaluate(
         to the moving side and compared there.
     result_landmarks
         The moving landmarks mapped to the fixed side, in the fixed image's unit.
+    fixed_surface, moving_surface
+        Triangle meshes or their files, each in the world of its own image (3D). Vertices of the fixed surface are
+        mapped to the moving side; both surfaces are compared there, by the distances of the vertices of each to the
+        triangles of the other.
     reverse
         The transform of an independent registration in the other direction, for the inverse consistency. Without it
         the transform's own inverse is used, which only measures how accurately it can be inverted.
@@ -111,6 +123,9 @@ def evaluate(
         scores += _label_scores(fixed, sides, transform, labels)
     if fixed_landmarks is not None:
         scores += _landmark_scores(fixed, moving, transform, fixed_landmarks, moving_landmarks, result_landmarks)
+    _check_paired(fixed_surface, moving_surface, "surfaces")
+    if fixed_surface is not None and moving_surface is not None:
+        scores += _surface_scores(fixed, moving, transform, fixed_surface, moving_surface)
     warnings: list[str] = []
     if transform is not None:
         scores += _deformation_scores(fixed, transform, warnings)
@@ -330,6 +345,43 @@ def _landmark_scores(
         before, after = (float(errors[when].each[pair]) if when in errors else None for when in ("before", "after"))
         rows.append(Score("landmarks", "landmark", str(pair), before, after, fixed.grid.unit, "lower"))
     return rows
+
+
+def _surface_scores(
+    fixed: Image,
+    moving: Image,
+    transform: Transform | None,
+    fixed_surface: Surface | PathLike,
+    moving_surface: Surface | PathLike,
+) -> list[Score]:
+    """Compare two surfaces in the moving world, in the unit of the fixed image."""
+    one, other = (
+        surface if isinstance(surface, Surface) else read_surface(Path(surface), image)
+        for surface, image in ((fixed_surface, fixed), (moving_surface, moving))
+    )
+    target = torch.from_numpy(other.vertices * conversion_factor(moving.grid.unit, fixed.grid.unit))
+    triangles = torch.from_numpy(one.triangles), torch.from_numpy(other.triangles)
+    found: dict[str, dict[str, float]] = {}
+    for when in ("before", "after") if transform is not None else ("before",):
+        vertices = one.vertices
+        if when == "after":
+            assert transform is not None
+            vertices = transform.with_unit(fixed.grid.unit).map_points(vertices)
+        mapped = torch.from_numpy(np.ascontiguousarray(vertices))
+        distances = [
+            distance_to_mesh(points, mesh, faces).numpy()
+            for points, mesh, faces in ((mapped, target, triangles[1]), (target, mapped, triangles[0]))
+        ]
+        found[when] = {
+            "mean": float(np.mean([each.mean() for each in distances])),
+            "hausdorff95": float(max(np.percentile(each, 95) for each in distances)),
+            "max": float(max(each.max() for each in distances)),
+        }
+    return [
+        Score("surfaces", "point_to_surface", item, found["before"][item], found.get("after", {}).get(item),
+              fixed.grid.unit, "lower")
+        for item in ("mean", "hausdorff95", "max")
+    ]  # fmt: skip
 
 
 def _deformation_scores(fixed: Image, transform: Transform, warnings: list[str]) -> list[Score]:

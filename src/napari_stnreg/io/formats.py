@@ -18,7 +18,7 @@ from napari_stnreg.core.errors import InputError
 
 _DICOM_PROBES = 20
 """Files of a folder that are looked at; a folder of slices may hold a few other files."""
-Content = Literal["image", "transform", "points"]
+Content = Literal["image", "transform", "points", "surface"]
 
 
 @dataclass(frozen=True)
@@ -342,7 +342,25 @@ POINT_FORMATS: tuple[FileFormat, ...] = (
 )  # fmt: skip
 """Formats of points and of pairs of landmarks."""
 
-FORMATS = (*IMAGE_FORMATS, *TRANSFORM_FORMATS, *POINT_FORMATS)
+SURFACE_FORMATS: tuple[FileFormat, ...] = (
+    FileFormat(
+        "GIFTI surface", "surface", (".gii",), "surfaces:read_surface",
+        conventions="points and triangles in RAS millimeters of the scanner", library="nibabel",
+    ),
+    FileFormat(
+        "FreeSurfer surface", "surface", (".pial", ".white", ".smoothwm", ".inflated", ".orig", ".surf"),
+        "surfaces:read_surface", conventions="surface coordinates, moved by the center of the volume that the file "
+        "states", library="nibabel",
+    ),
+    FileFormat(
+        "VTK, PLY, STL, OBJ mesh", "surface", (".vtk", ".vtu", ".ply", ".stl", ".obj"), "surfaces:read_surface",
+        conventions="x, y, z; LPS millimeters for scanner images unless the file states RAS, and no flip for others",
+        library="meshio", extra="surfaces",
+    ),
+)  # fmt: skip
+"""Formats of triangle meshes."""
+
+FORMATS = (*IMAGE_FORMATS, *TRANSFORM_FORMATS, *POINT_FORMATS, *SURFACE_FORMATS)
 
 
 def transform_format(path: str | os.PathLike[str], *, write: bool = False) -> FileFormat:

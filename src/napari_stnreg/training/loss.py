@@ -26,6 +26,7 @@ from napari_stnreg.models.similarity import load_similarity
 from napari_stnreg.networks import AutoEncoder, CustomNetwork, LocalizationNetwork, sampling_grid
 from napari_stnreg.ops.interpolation import sample_normalized
 from napari_stnreg.ops.lattice import lattice_points
+from napari_stnreg.ops.triangles import distance_to_mesh
 from napari_stnreg.training.data.batch import Batch
 from napari_stnreg.training.settings import TrainingSettings
 from napari_stnreg.transforms import (
@@ -171,7 +172,8 @@ class RegistrationLoss:
             ("surfaces", self.settings.surface_weight, batch.fixed_surface, batch.moving_surface, surface_distance),
         ):
             if weight > 0 and fixed is not None and moving is not None:
-                found[name] = (weight, measure(transform, fixed, moving) / radius(grid))
+                meshes = (batch.fixed_triangles, batch.moving_triangles) if name == "surfaces" else ()
+                found[name] = (weight, measure(transform, fixed, moving, *meshes) / radius(grid))
         return found
 
     def _consistency(
@@ -233,7 +235,13 @@ class RegistrationLoss:
                 scores["points"] = float(point_distance(result.transform, batch.fixed_points, batch.moving_points))
             if batch.fixed_surface is not None and batch.moving_surface is not None:
                 scores["surfaces"] = float(
-                    surface_distance(result.transform, batch.fixed_surface, batch.moving_surface)
+                    surface_distance(
+                        result.transform,
+                        batch.fixed_surface,
+                        batch.moving_surface,
+                        batch.fixed_triangles,
+                        batch.moving_triangles,
+                    )
                 )
             if batch.truth is not None:
                 scores["error"] = float(transform_distance(result.transform, batch.truth, grid))
@@ -326,8 +334,14 @@ def point_distance(transform: Transform, fixed: Tensor, moving: Tensor) -> Tenso
     return (distance * known).sum() / known.sum().clamp_min(1)
 
 
-def surface_distance(transform: Transform, fixed: Tensor, moving: Tensor) -> Tensor:
-    """Return the symmetric mean distance of each surface point to the nearest one of the other surface (chamfer).
+def surface_distance(
+    transform: Transform,
+    fixed: Tensor,
+    moving: Tensor,
+    fixed_triangles: Tensor | None = None,
+    moving_triangles: Tensor | None = None,
+) -> Tensor:
+    """Return the symmetric mean distance of the points of each surface to the other surface.
 
     Parameters
     ----------
@@ -336,26 +350,45 @@ def surface_distance(transform: Transform, fixed: Tensor, moving: Tensor) -> Ten
     fixed, moving
         Points ``(B, N, D)`` and ``(B, M, D)``, of which at most :data:`MAX_SURFACE_POINTS` are used; NaN where a pair
         has fewer.
+    fixed_triangles, moving_triangles
+        Vertices of triangles ``(B, K, 3)``, -1 where a pair has fewer. Distances to a surface with triangles are those
+        to the nearest point of a triangle, to one without those to the nearest of its points (chamfer distance).
 
     Returns
     -------
     Tensor
         A scalar in world units, averaged over the pairs that have both surfaces.
     """
-    mapped = transform(_thinned(fixed).nan_to_num())
+    mapped = transform(fixed.nan_to_num())
     found = []
-    for one, other, source in zip(mapped, _thinned(moving), _thinned(fixed), strict=True):
-        a, b = one[~torch.isnan(source).any(dim=-1)], other[~torch.isnan(other).any(dim=-1)]
-        if len(a) and len(b):
-            squares = (a[:, None] - b[None]).square().sum(-1) + 1e-12
-            found.append((squares.amin(dim=1).sqrt().mean() + squares.amin(dim=0).sqrt().mean()) / 2)
+    for i, (one, other) in enumerate(zip(mapped, moving, strict=True)):
+        sides = one[~torch.isnan(fixed[i]).any(dim=-1)], other[~torch.isnan(other).any(dim=-1)]
+        if len(sides[0]) and len(sides[1]):
+            faces = (_faces(fixed_triangles, i), _faces(moving_triangles, i))
+            there, back = _to_surface(sides[0], sides[1], faces[1]), _to_surface(sides[1], sides[0], faces[0])
+            found.append((there.mean() + back.mean()) / 2)
     return torch.stack(found).mean() if found else mapped.sum() * 0
+
+
+def _faces(triangles: Tensor | None, pair: int) -> Tensor | None:
+    if triangles is None:
+        return None
+    faces = triangles[pair][triangles[pair, :, 0] >= 0]
+    return faces if len(faces) else None
+
+
+def _to_surface(points: Tensor, surface: Tensor, triangles: Tensor | None) -> Tensor:
+    """Return the distances of points ``(N, D)`` to a surface of points ``(M, D)``, and triangles if there are some."""
+    points = _thinned(points)
+    if triangles is not None:
+        return distance_to_mesh(points, surface, triangles)
+    squares = (points[:, None] - _thinned(surface)[None]).square().sum(-1) + 1e-12
+    return squares.amin(dim=1).sqrt()
 
 
 def _thinned(points: Tensor) -> Tensor:
     """Return evenly chosen points of a longer list."""
-    step = -(-points.shape[1] // MAX_SURFACE_POINTS)
-    return points[:, ::step]
+    return points[:: -(-len(points) // MAX_SURFACE_POINTS)]
 
 
 def mean_dice(fixed: Tensor, moved: Tensor, labels: Sequence[int]) -> float:

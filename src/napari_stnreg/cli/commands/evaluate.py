@@ -25,6 +25,8 @@ def evaluate(
     fixed_labels: Path | None = None,
     moving_labels: Path | None = None,
     result_labels: Path | None = None,
+    fixed_surface: Path | None = None,
+    moving_surface: Path | None = None,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     overwrite: bool = False,
     annotations: Annotated[Annotations, AsOptions] = Annotations(),  # noqa: B008
@@ -34,8 +36,8 @@ def evaluate(
 ) -> None:
     """Score a registration before and after.
 
-    Scores: image similarity, overlap and surface distance of labels, landmark errors, change of volume, folding and
-    inverse consistency. Give the transform, or the warped image of any program.
+    Scores: image similarity, overlap and surface distance of labels, landmark errors, distance of surfaces, change of
+    volume, folding and inverse consistency. Give the transform, or the warped image of any program.
 
     Parameters
     ----------
@@ -55,6 +57,10 @@ def evaluate(
         Label image of MOVING.
     result_labels
         Label image of MOVING, warped.
+    fixed_surface
+        Triangle mesh in the world of FIXED: GIFTI, FreeSurfer, VTK, PLY, STL or OBJ.
+    moving_surface
+        Triangle mesh in the world of MOVING, for the distance of the surfaces.
     output
         Write the scores to this .csv or .json file.
     overwrite
@@ -69,7 +75,8 @@ def evaluate(
     stnreg evaluate fixed.nii.gz moving.nii.gz -t registered/transform.safetensors -o scores.csv
     """
     if output is not None:
-        inputs = (fixed, moving, transform, reverse, result, fixed_labels, moving_labels, result_labels)
+        inputs = (fixed, moving, transform, reverse, result, fixed_labels, moving_labels, result_labels, fixed_surface,
+                  moving_surface)  # fmt: skip
         check_output(output, (*inputs, *vars(annotations).values()), overwrite=overwrite)
         if output.suffix.lower() not in (".csv", ".json"):
             raise InputError(f"'{output.name}' must end in .csv or .json.")
@@ -105,6 +112,8 @@ def evaluate(
         result_labels=labels_for(result_labels, fixed_image),
         fixed_landmarks=landmarks[0],
         moving_landmarks=landmarks[1],
+        fixed_surface=fixed_surface,
+        moving_surface=moving_surface,
         reverse=None if reverse is None else load_transform(reverse, fixed=moving_image, moving=fixed_image),
     )
     print(card.to_text())

@@ -35,6 +35,8 @@ class Batch:
         Corresponding points ``(B, N, D)`` in the world of the grid; NaN where a pair has fewer. ``None`` without.
     fixed_surface, moving_surface
         Points of surfaces ``(B, N, D)``, which correspond only as a whole; NaN where a pair has fewer.
+    fixed_triangles, moving_triangles
+        Triangles of these surfaces ``(B, K, 3)``, integers; -1 where a pair has fewer.
     grid
         The grid, if it differs from that of the data.
     """
@@ -50,6 +52,8 @@ class Batch:
     moving_points: Tensor | None = None
     fixed_surface: Tensor | None = None
     moving_surface: Tensor | None = None
+    fixed_triangles: Tensor | None = None
+    moving_triangles: Tensor | None = None
     grid: Grid | None = None
 
     @property
@@ -75,6 +79,10 @@ class Batch:
         if self.truth is not None:
             picked["truth"] = select_transforms(self.truth, chosen)
         return replace(self, **picked)
+
+
+MAX_TRIANGLES = 20_000
+"""Triangles of a surface in training; larger meshes are simplified."""
 
 
 class TrainingData(Protocol):

@@ -85,16 +85,18 @@ def collate(parts: Sequence[Batch]) -> Batch:
         moving_points=_cat_points([part.moving_points for part in parts]),
         fixed_surface=_cat_points([part.fixed_surface for part in parts]),
         moving_surface=_cat_points([part.moving_surface for part in parts]),
+        fixed_triangles=_cat_points([part.fixed_triangles for part in parts], -1),
+        moving_triangles=_cat_points([part.moving_triangles for part in parts], -1),
     )
 
 
-def _cat_points(lists: Sequence[Tensor | None]) -> Tensor | None:
-    """Concatenate lists of points, the shorter ones filled with NaN; ``None`` if no pair has points."""
+def _cat_points(lists: Sequence[Tensor | None], missing: float = torch.nan) -> Tensor | None:
+    """Concatenate lists of points, the shorter ones filled up; ``None`` if no pair has points."""
     found = [points for points in lists if points is not None]
     if not found:
         return None
     most, ndim = max(points.shape[1] for points in found), found[0].shape[2]
-    nothing = found[0].new_full((1, most, ndim), torch.nan)
+    nothing = found[0].new_full((1, most, ndim), missing)
     padded = [nothing if one is None else torch.cat([one, nothing[:, one.shape[1] :]], dim=1) for one in lists]
     return torch.cat(padded)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ import torch
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.surface import Surface
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.points import read_points
+from napari_stnreg.io.surfaces import is_surface_file, read_surface
 from napari_stnreg.training.augmentation.intensity import IntensityAugmentation
 from napari_stnreg.training.augmentation.spatial import SpatialAugmentation
-from napari_stnreg.training.data.batch import Batch
+from napari_stnreg.training.data.batch import MAX_TRIANGLES, Batch
 from napari_stnreg.training.data.image_sets import CACHE_BYTES, ImageSet
 from napari_stnreg.training.data.pair_sampler import PairSource, seeded_rng
 from napari_stnreg.training.data.pairing import Pair, Pairing, PointFiles
@@ -96,6 +99,7 @@ class PairedImages(PairSource):
             raise InputError("Pairs of one image with itself need the augmentation 'independent'.")
         self.points = dict(points or {})
         self._cache: OrderedDict[tuple[int, int], PreparedImage] = OrderedDict()
+        self._surfaces: dict[Path, Surface] = {}
         self.labels = self._label_values() if self.has_labels else ()
 
     @property
@@ -163,10 +167,18 @@ class PairedImages(PairSource):
         images = self.fixed.image(pair[0]), self.moving.image(pair[1])
         grids = [image.grid.with_unit(self.grid.unit) for image in images]
         centers = frame_center(grids[0]), frame_center(grids[1], grids[0])
-        found = {}
+        found: dict[str, torch.Tensor] = {}
         for name, path in files.items():
             side = int(name.startswith("moving"))
-            world = read_points(path, self.grid.ndim, image=images[side]).points
+            if is_surface_file(path):
+                if path not in self._surfaces:
+                    self._surfaces[path] = read_surface(path, images[side]).simplified(MAX_TRIANGLES)
+                surface = self._surfaces[path]
+                world = surface.vertices
+                triangles = f"{name.removesuffix('_surface')}_triangles"
+                found[triangles] = torch.from_numpy(surface.triangles)[None]
+            else:
+                world = read_points(path, self.grid.ndim, image=images[side]).points
             world = world * conversion_factor(images[side].grid.unit, self.grid.unit) - centers[side]
             points = torch.tensor(world, dtype=torch.float32)[None]
             moved_by = both if side else through  # an image that is warped by T has its points moved by the inverse

@@ -5,8 +5,10 @@ Samples are recognized by what they hold, so none of these libraries is imported
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,12 @@ from torch import Tensor
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
+from napari_stnreg.core.surface import Surface
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.conversion import as_image, override_geometry
+from napari_stnreg.io.surfaces import read_surface
 from napari_stnreg.models.input_spec import Normalization
-from napari_stnreg.training.data.batch import Batch, Split, TrainingData, steps_of
+from napari_stnreg.training.data.batch import MAX_TRIANGLES, Batch, Split, TrainingData, steps_of
 from napari_stnreg.training.data.pair_sampler import PairSource, collate, seeded_rng
 from napari_stnreg.training.data.placement import frame_center, place, prepare
 
@@ -42,6 +46,7 @@ class Item:
     labels: npt.NDArray[Any] | None = None
     points: FloatArray | None = None
     surface: FloatArray | None = None
+    triangles: npt.NDArray[np.int64] | None = None
 
 
 Sample = tuple[Item, ...]
@@ -67,8 +72,9 @@ def read_sample(
     ----------
     sample
         - a dictionary with ``fixed`` and ``moving``, or with ``image``; label maps under ``fixed_labels`` or
-          ``labels``; points ``(N, D)`` under ``fixed_points`` and ``moving_points``, ``fixed_surface`` and
-          ``moving_surface``;
+          ``labels``; points ``(N, D)`` under ``fixed_points`` and ``moving_points``, and under ``fixed_surface`` and
+          ``moving_surface``, where triangle meshes are accepted as well: :class:`~napari_stnreg.core.surface.Surface`,
+          ``(vertices, triangles)``, or their files;
         - a subject of TorchIO;
         - a tuple ``(fixed, moving)`` or ``(fixed, moving, fixed_labels, moving_labels)``; a tuple of an image and a
           class number;
@@ -89,9 +95,11 @@ def read_sample(
         table = None if labels is None else to_image(labels, spacing, unit, name, labels=True)
         if table is not None and table.grid.shape != image.grid.shape:
             raise InputError(f"The label map of {name} has shape {table.grid.shape}, the image {image.grid.shape}.")
+        mesh = _surface(surface, image)
         return Item(
             image, None if table is None else np.asarray(table.data), _points(points, image, name),
-            _points(surface, image, name),
+            _points(surface, image, name) if mesh is None else mesh.vertices,
+            None if mesh is None else mesh.triangles,
         )  # fmt: skip
 
     if isinstance(sample, Mapping):
@@ -233,6 +241,16 @@ def _points(value: Any, image: Image, name: str) -> FloatArray | None:
     return points
 
 
+def _surface(value: Any, image: Image) -> Surface | None:
+    """Return a triangle mesh of a sample, if it is one."""
+    if isinstance(value, tuple | list) and len(value) == 2 and np.ndim(_values(value[1])) == 2:
+        vertices, triangles = (np.asarray(_values(one)) for one in value)
+        value = Surface(vertices, triangles)
+    elif isinstance(value, str | os.PathLike):
+        value = read_surface(Path(value), image)
+    return value.simplified(MAX_TRIANGLES) if isinstance(value, Surface) else None
+
+
 def batch_of(sample: Sample, grid: Grid, channels: int, *, labeled: bool) -> Batch:
     """Place a fixed and a moving image on the grid of the training."""
     fixed, moving = sample
@@ -255,6 +273,8 @@ def batch_of(sample: Sample, grid: Grid, channels: int, *, labeled: bool) -> Bat
         moving_points=points(moving.points, centers[1], moving.image.grid),
         fixed_surface=points(fixed.surface, centers[0], fixed.image.grid),
         moving_surface=points(moving.surface, centers[1], moving.image.grid),
+        fixed_triangles=None if fixed.triangles is None else torch.from_numpy(fixed.triangles)[None],
+        moving_triangles=None if moving.triangles is None else torch.from_numpy(moving.triangles)[None],
     )
 
 
