@@ -64,6 +64,50 @@ def voxelmorph_field(weights, moving, fixed, steps=7, downsize=2):
     return flow
 
 
+def pairwise_weights(ndim, down, up, seed=0):
+    """Random weights under the names of VxmPairwise of voxelmorph 0.3."""
+    made, generator = {}, torch.Generator().manual_seed(seed)
+
+    def convolution(name, inputs, outputs, size=3):
+        made[f"{name}.conv0.weight"] = torch.randn(outputs, inputs, *[size] * ndim, generator=generator) * 0.3
+        made[f"{name}.conv0.bias"] = torch.randn(outputs, generator=generator) * 0.1
+
+    for i, (a, b) in enumerate(zip([2, *down], down, strict=False)):
+        convolution(f"model.downsampling_conv_blocks.{i}.conv_block", a, b)
+    convolution("model.lowest_resolution_conv_block", down[-1], up[0])
+    for i, (a, skip, b) in enumerate(zip(up, down[::-1], [*up[1:], up[-1]], strict=True)):
+        convolution(f"model.upsampling_conv_blocks.{i}.conv_block", a + skip, b)
+    convolution("model.out_layer", up[-1], ndim, 1)
+    convolution("flow_layer", ndim, ndim)
+    return made
+
+
+def pairwise_field(weights, moving, fixed, steps):
+    """What VxmPairwise of voxelmorph 0.3 answers: the displacement in voxels."""
+    ndim = moving.ndim - 2
+    conv, pool = (F.conv2d, F.max_pool2d) if ndim == 2 else (F.conv3d, F.max_pool3d)
+    mode = "bilinear" if ndim == 2 else "trilinear"
+
+    def layer(name, x, padding=1):
+        return conv(x, weights[f"{name}.conv0.weight"], weights[f"{name}.conv0.bias"], padding=padding)
+
+    x, skips = torch.cat([moving, fixed], 1), []
+    levels = sum("downsampling" in name for name in weights) // 2
+    for i in range(levels):
+        skips.append(layer(f"model.downsampling_conv_blocks.{i}.conv_block", x).relu())
+        x = pool(skips[-1], 2)
+    x = layer("model.lowest_resolution_conv_block", x).relu()
+    for i in range(levels):
+        x = torch.cat([F.interpolate(x, scale_factor=2, mode=mode, align_corners=True), skips[-1 - i]], 1)
+        x = layer(f"model.upsampling_conv_blocks.{i}.conv_block", x).relu()
+    flow = layer("flow_layer", layer("model.out_layer", x, 0)) / 2**steps
+    index = torch.meshgrid(*[torch.arange(float(n)) for n in flow.shape[2:]], indexing="ij")
+    for _ in range(steps):
+        where = [2 * (i + flow[0, d]) / (n - 1) - 1 for d, (i, n) in enumerate(zip(index, flow.shape[2:], strict=True))]
+        flow = flow + F.grid_sample(flow, torch.stack(where[::-1], -1)[None], align_corners=True)
+    return flow
+
+
 class TestVoxelMorph:
     @pytest.mark.parametrize("config", [{}, {"int_steps": 0}, {"int_downsize": 1}, {"int_steps": 5}])
     @pytest.mark.parametrize("ndim", [2, 3])
@@ -83,6 +127,38 @@ class TestVoxelMorph:
         with torch.no_grad():
             assert torch.equal(again.network(fixed, moving), found)
         assert again.input_spec.shape == shape
+
+    @pytest.mark.parametrize("steps", [None, 0, 7])
+    @pytest.mark.parametrize("ndim", [2, 3])
+    def test_the_field_is_that_of_version_3(self, ndim, steps, tmp_path):
+        shape, down, up = (24, 16, 8)[:ndim], [4, 6, 8], [7, 5, 3]
+        weights = pairwise_weights(ndim, down, up)
+        torch.save(weights, tmp_path / "v.pt")
+        with pytest.warns(RegistrationWarning, match="ReLU was assumed"):
+            model = import_model(tmp_path / "v.pt", shape=shape, steps=steps, orientation="zyx"[-ndim:])
+        fixed, moving = torch.rand(1, 1, *shape), torch.rand(1, 1, *shape)
+        expected = pairwise_field(weights, moving, fixed, 5 if steps is None else steps)
+        with torch.no_grad():
+            found = model.network(fixed, moving)
+        assert float(expected.abs().max()) > 0.1
+        assert torch.allclose(found, expected, atol=1e-5)
+        model.save(tmp_path / "m.safetensors")
+        with torch.no_grad():
+            assert torch.equal(sr.load(tmp_path / "m.safetensors").network(fixed, moving), found)
+
+    def test_variants_of_version_3_are_named(self, tmp_path):
+        weights = pairwise_weights(2, [4, 6], [5, 3])
+        torch.save({**weights, "model.downsampling_conv_blocks.0.conv_block.norm0.weight": torch.ones(4)},
+                   tmp_path / "v.pt")  # fmt: skip
+        with pytest.raises(InputError, match=r"variant of voxelmorph 0\.3"):
+            import_model(tmp_path / "v.pt", shape=(16, 16))
+        torch.save(weights, tmp_path / "w.pt")
+        with pytest.raises(InputError, match="at full size"):
+            import_model(tmp_path / "w.pt", shape=(16, 16), downsize=2)
+        del weights["model.out_layer.conv0.bias"]
+        torch.save(weights, tmp_path / "w.pt")
+        with pytest.raises(InputError, match="incomplete"):
+            import_model(tmp_path / "w.pt", shape=(16, 16))
 
     @pytest.mark.parametrize("code", ["RAS", "LIA", "PSR"])
     def test_an_orientation_turns_images_and_fields_alike(self, code, tmp_path):

@@ -26,7 +26,7 @@ from napari_stnreg.models.model_file import network_from
 from napari_stnreg.networks.array_orientation import ArrayOrientation
 from napari_stnreg.networks.icon import IconNetwork
 from napari_stnreg.networks.transmorph import PATCH, TransMorph, relative_positions
-from napari_stnreg.networks.voxelmorph_original import OriginalVoxelMorph
+from napari_stnreg.networks.voxelmorph_original import OriginalVoxelMorph, PairwiseVoxelMorph
 
 _INTENSITY_NOTE = (
     "The network is shown images scaled to 0 to 1 by their percentiles. If it was trained on other intensities, its "
@@ -79,7 +79,8 @@ def import_model(
     Parameters
     ----------
     path
-        A checkpoint: voxelmorph's (PyTorch, ``.pt``), with or without its configuration; that of a network of ICON,
+        A checkpoint: voxelmorph's (PyTorch, ``.pt``), of version 0.2 with or without its configuration or of
+        ``VxmPairwise`` in version 0.3; that of a network of ICON,
         GradICON or uniGradICON (``.trch``); or TransMorph's (``.pth.tar``).
     program
         ``"voxelmorph"``, ``"icon"`` or ``"transmorph"``; recognized by the names of the weights if not given.
@@ -91,7 +92,7 @@ def import_model(
         Axis order of its arrays: ``"RAS"``, ``"LIA"``, ... or ``"zyx"``; needed in 3D.
     steps, downsize
         Integration, if the checkpoint has no configuration: squarings, and the factor by which the field is smaller; 7
-        and 2 by default, as in voxelmorph.
+        and 2 by default, as in voxelmorph 0.2, 5 and 1 in version 0.3.
     sinusoidal
         Whether a TransMorph was trained with sinusoidal positions (TransMorph-Sin). The weights do not state it; by
         default it was not.
@@ -150,7 +151,7 @@ def import_model(
         options["shape"] = list(ours)
     names = {"voxelmorph": OriginalVoxelMorph.name, "icon": IconNetwork.name, "transmorph": TransMorph.name}
     try:
-        network = network_from({"name": names[program], **options}, named)
+        network = network_from({"name": options.pop("network", names[program]), **options}, named)
     except InputError as error:
         raise InputError(f"The weights in '{source.name}' do not fit the network: {str(error).rstrip('.')}.") from error
     sizes = [1.0] * ndim if spacing is None else [float(one) for one in np.broadcast_to(np.asarray(spacing), (ndim,))]
@@ -186,6 +187,8 @@ def _state(checkpoint: Mapping[str, Any], source: Path) -> dict[str, Tensor]:
 def _recognized(weights: Mapping[str, Tensor], source: Path) -> str:
     """Return the program that the names of the weights belong to."""
     if any(name.startswith("unet_model.") for name in weights):
+        return "voxelmorph"
+    if any(name.startswith(_PAIRWISE_LEVELS) for name in weights):
         return "voxelmorph"
     if any("downConvs." in name for name in weights):
         return "icon"
@@ -236,6 +239,8 @@ def _voxelmorph(
     assumptions: list[str],
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the sizes of voxelmorph's dense network, and its weights by our names."""
+    if any(name.startswith(_PAIRWISE_LEVELS) for name in weights):
+        return _voxelmorph_pairwise(weights, config, source, steps, downsize, assumptions)
     stored = _stored_integration(weights) | {
         name: int(config[key]) for name, key in (("steps", "int_steps"), ("downsize", "int_downsize")) if key in config
     }
@@ -286,6 +291,52 @@ def _voxelmorph(
     return options, named
 
 
+def _voxelmorph_pairwise(
+    weights: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    source: Path,
+    steps: int | None,
+    downsize: int | None,
+    assumptions: list[str],
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the sizes of ``VxmPairwise`` of voxelmorph 0.3, and its weights by our names."""
+    if downsize not in (None, 1):
+        raise InputError(f"'{source.name}' is a network of voxelmorph 0.3, which integrates fields at full size.")
+    stored = config.get("integration_steps")
+    if steps is not None and stored is not None and int(stored) != steps:
+        raise InputError(f"'{source.name}' was trained with steps {stored}, not {steps}.")
+    chosen = steps if stored is None else int(stored)
+    if chosen is None:
+        chosen = 5
+        assumptions.append(f"The file does not state the steps of the integration, so {chosen} was assumed.")
+    assumptions.append("The file does not state the activation, so ReLU was assumed, the default of voxelmorph 0.3.")
+    kept, named = dict(weights), {}
+    levels = {part: sum(bool(re.fullmatch(rf"model\.{part}\.\d+\.conv_block\.conv0\.weight", name)) for name in kept)
+              for part in ("downsampling_conv_blocks", "upsampling_conv_blocks")}  # fmt: skip
+    places = {"model.lowest_resolution_conv_block": "bottom", "model.out_layer": "out", "flow_layer": "flow"}
+    for part, ours in (("downsampling_conv_blocks", "encoder"), ("upsampling_conv_blocks", "decoder")):
+        places |= {f"model.{part}.{i}.conv_block": f"{ours}.{i}" for i in range(levels[part])}
+    try:
+        named = {f"{ours}.{kind}": kept.pop(f"{name}.conv0.{kind}") for name, ours in places.items() for kind in _KINDS}
+    except KeyError as error:
+        raise InputError(f"'{source.name}' is an incomplete network of voxelmorph 0.3: it has no {error}.") from error
+    if kept or not levels["upsampling_conv_blocks"]:
+        other = next(iter(kept), "no upsampling")
+        raise InputError(
+            f"'{source.name}' is a variant of voxelmorph 0.3 that cannot be imported ({other}): one convolution in "
+            "each level, without normalization and transposed convolutions, is supported."
+        )
+    down, up = ([int(named[f"{part}.{i}.weight"].shape[0]) for i in range(count)]
+                for part, count in zip(("encoder", "decoder"), levels.values(), strict=True))  # fmt: skip
+    decoder = [int(named["bottom.weight"].shape[0]), *up[:-1]]
+    if len(down) != len(up) or up[-1] != decoder[-1]:
+        raise InputError(f"'{source.name}' is a variant of voxelmorph 0.3 whose levels do not fit together.")
+    first = named["encoder.0.weight"]
+    options = {"network": PairwiseVoxelMorph.name, "ndim": first.ndim - 2, "channels": int(first.shape[1]) // 2,
+               "encoder": down, "decoder": decoder, "steps": chosen}  # fmt: skip
+    return options, named
+
+
 def _stored_integration(weights: Mapping[str, Tensor]) -> dict[str, int]:
     """Return the integration parameters that follow from the sampling grids in a state of voxelmorph.
 
@@ -300,6 +351,10 @@ def _stored_integration(weights: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 _KINDS = ("weight", "bias")
+
+
+_PAIRWISE_LEVELS = "model.downsampling_conv_blocks."
+"""Beginning of the names of weights of voxelmorph 0.3."""
 
 
 _IMAGE_GRID = "spatial_trans.grid"

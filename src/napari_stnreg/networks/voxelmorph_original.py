@@ -1,4 +1,4 @@
-"""VoxelMorph's own network, for weights that were trained with its PyTorch version."""
+"""VoxelMorph's own networks, for weights that were trained with its PyTorch versions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from napari_stnreg.core.errors import InputError
@@ -116,3 +116,76 @@ def integrate(velocity: Tensor, steps: int) -> Tensor:
         where = 2 * ((here + field) / size - 0.5)
         field = field + F.grid_sample(field, where.movedim(1, -1).flip(-1), align_corners=True)
     return field
+
+
+class PairwiseVoxelMorph(LocalizationNetwork, selectable=False):
+    """The pairwise network of the package voxelmorph (version 0.3), ``VxmPairwise``, to its last digit.
+
+    Parameters
+    ----------
+    ndim, channels
+        See :class:`Network`.
+    encoder, decoder
+        Channels of the levels down, starting at full resolution, and up, starting at the bottom.
+    steps
+        Squarings of the integration; 0 for a displacement.
+    orientation
+        See :class:`~.orientation.ArrayOrientation`.
+    """
+
+    name = "voxelmorph-pairwise"
+
+    def __init__(
+        self,
+        ndim: int,
+        channels: int = 1,
+        *,
+        encoder: Sequence[int],
+        decoder: Sequence[int],
+        steps: int = 5,
+        orientation: str = "zyx",
+    ) -> None:
+        super().__init__(ndim, channels)
+        if not encoder or len(encoder) != len(decoder) or min((*encoder, *decoder)) < 1:
+            raise InputError(f"The levels need channels down and up, not {list(encoder)} and {list(decoder)}.")
+        if not 0 <= steps <= 32:
+            raise InputError(f"The integration needs 0 to 32 steps, not {steps}.")
+        self.family = make_family("displacement")
+        self.steps = int(steps)
+        self.orientation = ArrayOrientation(orientation, ndim)
+        self._sizes = {"encoder": list(encoder), "decoder": list(decoder)}
+        down = zip([2 * channels, *encoder], encoder, strict=False)
+        self.encoder = nn.ModuleList(convolution(ndim, a, b) for a, b in down)
+        self.bottom = convolution(ndim, encoder[-1], decoder[0])
+        before = [decoder[0], *decoder[1:]]
+        after = [*decoder[1:], decoder[-1]]
+        skips = list(encoder)[::-1]
+        self.decoder = nn.ModuleList(convolution(ndim, a + s, b) for a, s, b in zip(before, skips, after, strict=True))
+        self.out = (nn.Conv2d if ndim == 2 else nn.Conv3d)(decoder[-1], ndim, 1)
+        self.flow = convolution(ndim, ndim, ndim)
+
+    def domain(self, grid: Grid) -> Grid:
+        """Extend the grid so that it halves evenly at every level."""
+        return padded_grid(grid, 2 ** len(self._sizes["encoder"]))
+
+    def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
+        """Return the displacement in voxels, ``(B, D, *shape)``."""
+        x = torch.cat([self.orientation.to_network(image) for image in (moving, fixed)], dim=1)
+        pool, mode = (F.max_pool2d, "bilinear") if self.ndim == 2 else (F.max_pool3d, "trilinear")
+        skips: list[Tensor] = []
+        for layer in self.encoder:
+            skips.append(torch.relu(layer(x)))
+            x = pool(skips[-1], 2)
+        x = torch.relu(self.bottom(x))
+        for layer in self.decoder:
+            x = torch.cat([F.interpolate(x, scale_factor=2.0, mode=mode, align_corners=True), skips.pop()], dim=1)
+            x = torch.relu(layer(x))
+        field: Tensor = self.flow(self.out(x))
+        return self.orientation.from_network(integrate(field, self.steps) if self.steps else field)
+
+    def config(self) -> dict[str, Any]:
+        """See :meth:`Network.config`."""
+        return {
+            "name": self.name, "ndim": self.ndim, "channels": self.channels, "steps": self.steps,
+            "orientation": self.orientation.code, **self._sizes,
+        }  # fmt: skip
