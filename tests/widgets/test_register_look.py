@@ -64,11 +64,12 @@ def test_score_rows_are_not_cut_in_a_narrow_dock(qtbot):
         verdict="good", confidence=0.9, scores={"before": {"mse": 176342.1}, "after": {"mse": 0.00012}},
         judgment=SimpleNamespace(verdict="good", confidence=0.9, reasons=("It fits.",), suggestion=""),
         similarity_choice="Local correlation: a long reason", folding_fraction=0.0, seconds=1.0, inverse={},
-        stop_reason="finished",
+        stop_reason="finished", score_stride=2, grid=SimpleNamespace(ndim=2),
     )  # fmt: skip
     view = ScoresView()
     qtbot.addWidget(view)
     view.show_results([result])
+    assert "scores from 1 of 4 voxels" in view.text()
     view.resize(264, 400)
     view.show()
     labels = {label.text(): label for label in view.findChildren(QLabel) if label.isVisible()}

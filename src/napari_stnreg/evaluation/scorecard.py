@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import math
 import os
+=======
+>>>>>>> 5b57fa3 (Panels: keyboard focus is seen, given on opening and moved in the order of the controls)
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -141,7 +144,7 @@ def evaluate(
 
 def score_stride(grid: Grid, max_voxels: int = SCORED_VOXELS) -> int:
     """Return the stride along each axis of a grid that compares at most a number of voxels."""
-    return max(math.ceil(float(grid.size / max_voxels) ** (1.0 / grid.ndim)), 1)
+    return max(int(np.ceil((grid.size / max_voxels) ** (1 / grid.ndim))), 1)
 
 
 def image_scores(

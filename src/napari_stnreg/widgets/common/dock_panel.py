@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QMainWindow, QWidget
 from napari_stnreg.widgets.common.preferences import prefer_own_reader
 from napari_stnreg.widgets.dock.before_after import KEY_TEXT, claim_key, release_key
 from napari_stnreg.widgets.dock.docking import arrange, dock_of, remember_width
+from napari_stnreg.widgets.dock.focus_ring import FocusRing
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -55,6 +56,7 @@ class DockPanel(QWidget):
         self._close_timer = self._timer(self._on_window_closed)
         self._arrange_timer = self._timer(self._arrange)
         self._width_timer = self._timer(self._remember_width, _WIDTH_MS)
+        self.focus_ring = FocusRing(self)
 
     def _timer(self, slot: Callable[[], Any], milliseconds: int = 0) -> QTimer:
         """Make a single-shot timer that calls a slot."""
@@ -140,6 +142,23 @@ class DockPanel(QWidget):
 
     def _arrange(self) -> None:
         arrange(self, self.title, lambda other: isinstance(other, DockPanel))
+        self._order_focus()
+        controls = self._controls_in_order()
+        if controls and self.isVisible():  # the keyboard reaches a panel that was opened
+            controls[0].setFocus(Qt.FocusReason.OtherFocusReason)
+
+    def _controls_in_order(self) -> list[QWidget]:
+        """List the visible controls that take the keyboard focus, in the order of the tab key."""
+        found, widget = [], self.nextInFocusChain()
+        while widget is not None and widget is not self:
+            takes = bool(widget.focusPolicy() & Qt.FocusPolicy.TabFocus) and widget.focusProxy() is None
+            if takes and self.isAncestorOf(widget) and widget.isEnabled() and widget.isVisibleTo(self):
+                found.append(widget)
+            widget = widget.nextInFocusChain()
+        return found
+
+    def _order_focus(self) -> None:
+        """Set the order of the tab key where that of creation differs from what is seen."""
 
     def _watch_window(self) -> None:
         parent = self.parentWidget()

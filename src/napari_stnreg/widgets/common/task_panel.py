@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from napari.layers import Layer
 from napari.utils import cancelable_progress
 from napari.utils.notifications import show_error, show_warning
-from qtpy.QtCore import QSize, Qt, QTimer
+from qtpy.QtCore import QPoint, QSize, Qt, QTimer
 from qtpy.QtWidgets import (
     QApplication,
     QHBoxLayout,
@@ -78,7 +79,7 @@ class TaskPanel(DockPanel):
         self.elapsed = QLabel("")
         self.elapsed.setToolTip("Time since the start, and an estimate of the time left.")
 
-        controls = QWidget()
+        self._below = controls = QWidget()
         self._controls = QVBoxLayout(controls)
         self._controls.setContentsMargins(8, 6, 8, 6)
         self._controls.setSpacing(5)
@@ -157,6 +158,24 @@ class TaskPanel(DockPanel):
         bar = self.scroll_area.verticalScrollBar()
         if bar is not None:
             bar.setValue(bar.maximum())
+
+    def _order_focus(self) -> None:
+        """Let the tab key go through the form, then through the buttons below it from top to bottom."""
+
+        def place(widget: QWidget) -> tuple[int, int]:
+            corner = widget.mapTo(self._below, QPoint(0, 0))
+            return (corner.y() + widget.height() // 2) // 12, corner.x()
+
+        chain: list[QWidget] = []
+        widget = self.nextInFocusChain()
+        while widget is not None and widget is not self:
+            if widget.focusPolicy() != Qt.FocusPolicy.NoFocus:
+                chain.append(widget)
+            widget = widget.nextInFocusChain()
+        form = [widget for widget in chain if self.scroll_area.isAncestorOf(widget)]
+        below = sorted((widget for widget in chain if self._below.isAncestorOf(widget)), key=place)
+        for before, after in itertools.pairwise([*form[-1:], *below]):
+            self.setTabOrder(before, after)
 
     # -- tasks
 
