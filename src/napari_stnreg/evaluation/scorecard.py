@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-import math
 import os
-=======
->>>>>>> 5b57fa3 (Panels: keyboard focus is seen, given on opening and moved in the order of the controls)
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
