@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("qtpy")
 pytest.importorskip("napari")
 
-from tests.helpers.gui_fixtures import manifests, settings_file, workers_end  # noqa: F401 - autouse fixtures
+from tests.helpers.gui_fixtures import quick_viewers, settings_file, workers_end  # noqa: F401 - autouse fixtures
 
 
 @pytest.fixture

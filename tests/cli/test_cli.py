@@ -351,9 +351,9 @@ def test_columns_are_found_by_name_and_number(tmp_path):
     fixed, moving = read_table(path).pairs(2)
     assert (fixed.tolist(), moving.tolist()) == ([[4, 3]], [[2, 1]])
     path.write_text("x,y\n1,2\n")
-    assert read_table(path).points(2) == [1, 0]
+    assert read_table(path).columns(2).indices == (1, 0)
     path.write_text("index,axis-0,axis-1,axis-2\n0,5,6,7\n")
-    assert read_table(path).points(2) == [2, 3]  # axis 0 is time
+    assert read_table(path).columns(2).indices == (2, 3)  # axis 0 is time
     with pytest.raises(sr.InputError, match="must have the columns fixed_y,fixed_x,moving_y,moving_x"):
         read_table(path).pairs(2)
     path.write_text("1,2,3\n")

@@ -16,7 +16,8 @@ from napari_stnreg.cli import main
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.linalg import affine_matrix, rotation_2d, rotation_from_vector
 from napari_stnreg.io.points import write_landmark_pairs, write_points
-from napari_stnreg.landmarks.fit import LANDMARK_FAMILIES, fit_landmarks
+from napari_stnreg.landmarks.fit import fit_landmarks
+from napari_stnreg.transforms.landmark_fit import LANDMARK_FAMILIES
 
 
 def pairs_of(ndim, count, seed, noise=1.0):

@@ -9,7 +9,7 @@ from scipy import ndimage
 pytest.importorskip("qtpy")
 pytest.importorskip("napari")
 
-from tests.helpers.gui_fixtures import manifests, settings_file, workers_end  # noqa: F401 - autouse fixtures
+from tests.helpers.gui_fixtures import quick_viewers, settings_file, workers_end  # noqa: F401 - autouse fixtures
 from tests.helpers.napari_user import open_from_menu, reopen_from_menu
 from tests.widgets.fake_engine import FakeEngine
 

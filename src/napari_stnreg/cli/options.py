@@ -6,16 +6,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter, Token
 
+from napari_stnreg.cli.progress import log_placement
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.settings import Settings
 
 if TYPE_CHECKING:
     from napari_stnreg.core.grid import FloatArray
     from napari_stnreg.core.image import Image
+    from napari_stnreg.io.file_content import FileContent
     from napari_stnreg.series.sources import Series
 
 SettingsType = TypeVar("SettingsType", bound=Settings)
@@ -64,6 +66,45 @@ class Placement:
     fixed_unit: Unit = None
     moving_spacing: Spacing = None
     moving_unit: Unit = None
+
+    def place(self, image: Image, side: Literal["fixed", "moving"], mask: Path | None, frame: int | None) -> Image:
+        """Give an image that was read its voxel size and unit, and the mask of one of its frames."""
+        from napari_stnreg.io.conversion import override_geometry
+        from napari_stnreg.resampling.masks import read_mask
+
+        image = override_geometry(image, getattr(self, f"{side}_spacing"), getattr(self, f"{side}_unit"))
+        return image if mask is None else image.replace(mask=read_mask(mask, image, frame or 0))
+
+
+@dataclass(frozen=True)
+class TransformFrame:
+    """Images and coordinate system of a transform in the file of another program.
+
+    Parameters
+    ----------
+    fixed
+        The fixed image, where the transform begins. It defines the coordinate system and the voxels of displacement
+        fields.
+    moving
+        The moving image, where the transform ends. It defines the coordinate system of the moving side.
+    space
+        Coordinate system of all images: scanner for images from NIfTI files, world for all others.
+    unit
+        Unit of a world without scanner coordinates: pixel, um, mm, ...
+    """
+
+    fixed: Path | None = None
+    moving: Path | None = None
+    space: Literal["scanner", "world"] | None = None
+    unit: str | None = None
+
+    def read_images(self) -> tuple[FileContent | None, FileContent | None]:
+        """Read what is known of the images, and log their placement."""
+        from napari_stnreg.io.image import read_content
+
+        fixed, moving = (None if path is None else read_content(path) for path in (self.fixed, self.moving))
+        log_placement(fixed, moving)
+        return fixed, moving
 
 
 @dataclass(frozen=True)

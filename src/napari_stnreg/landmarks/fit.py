@@ -26,11 +26,8 @@ from napari_stnreg.core.grid import CoordinateSystem, FloatArray, Grid
 from napari_stnreg.core.landmarks import check_landmarks
 from napari_stnreg.landmarks.pairs import Side
 from napari_stnreg.transforms.base import Transform
-from napari_stnreg.transforms.landmark_fit import from_landmarks
+from napari_stnreg.transforms.landmark_fit import LANDMARK_FAMILIES, fewest_pairs, from_landmarks
 from napari_stnreg.transforms.thin_plate import ThinPlateTransform
-
-LANDMARK_FAMILIES = ("translation", "rigid", "similarity", "affine", "tps")
-"""Families that landmarks can fit, from the fewest parameters to the most."""
 
 
 @dataclass(frozen=True)
@@ -329,11 +326,6 @@ def fit_landmarks(
     return LandmarkFit(
         transform, fixed, moving, fitted, residual, left_out, standardized, grid, family, stiffness, mirror
     )
-
-
-def fewest_pairs(family: str, ndim: int) -> int:
-    """Return the number of pairs that determine a transform of a family, in general position."""
-    return {"translation": 1, "rigid": ndim, "similarity": ndim}.get(family, ndim + 1)
 
 
 def _fit(

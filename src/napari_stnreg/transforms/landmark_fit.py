@@ -14,7 +14,13 @@ from napari_stnreg.transforms.base import Transform
 from napari_stnreg.transforms.linear import AffineTransform
 from napari_stnreg.transforms.thin_plate import ThinPlateTransform
 
-_FAMILIES = ("translation", "rigid", "similarity", "affine", "tps")
+LANDMARK_FAMILIES = ("translation", "rigid", "similarity", "affine", "tps")
+"""Families that landmarks can fit, from the fewest parameters to the most."""
+
+
+def fewest_pairs(family: str, ndim: int) -> int:
+    """Return the number of pairs that determine a transform of a family, in general position."""
+    return {"translation": 1, "rigid": ndim, "similarity": ndim}.get(family, ndim + 1)
 
 
 def from_landmarks(
@@ -51,11 +57,11 @@ def from_landmarks(
     InputError
         If the counts differ, or the points do not determine the transform.
     """
-    if family not in _FAMILIES:
-        raise InputError(f"Landmarks cannot fit '{family}'. Choose from {', '.join(_FAMILIES)}.")
+    if family not in LANDMARK_FAMILIES:
+        raise InputError(f"Landmarks cannot fit '{family}'. Choose from {', '.join(LANDMARK_FAMILIES)}.")
     fixed, moving = check_landmarks(fixed_points, moving_points)
     ndim = fixed.shape[1]
-    least = {"translation": 1, "rigid": ndim, "similarity": ndim}.get(family, ndim + 1)
+    least = fewest_pairs(family, ndim)
     if len(fixed) < least:
         few = f"{len(fixed)} pair{'s' if len(fixed) != 1 else ''} of landmarks"
         raise InputError(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
-from napari_stnreg.cli.progress import log_placement
+from napari_stnreg.cli.options import AsOptions, TransformFrame
 
 
 def convert(
@@ -13,10 +13,7 @@ def convert(
     output: Path,
     /,
     *,
-    fixed: Path | None = None,
-    moving: Path | None = None,
-    space: Literal["scanner", "world"] | None = None,
-    unit: str | None = None,
+    frame: Annotated[TransformFrame, AsOptions] = TransformFrame(),  # noqa: B008
     inverse: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -33,14 +30,6 @@ def convert(
         (displacement fields), .lta, .xfm or .zarr.
     output
         .safetensors, .tfm, .txt, .h5, .mat (ANTs), .nii.gz, .nrrd, .mha, TransformParameters*.txt (elastix) or .zarr.
-    fixed
-        The fixed image. It defines the coordinate system and the voxels of displacement fields.
-    moving
-        The moving image. It defines the coordinate system of the moving side.
-    space
-        Coordinate system of both images: scanner for images from NIfTI files, world for all others.
-    unit
-        Unit of a world without scanner coordinates: pixel, um, mm, ...
     inverse
         Write the inverse. It is sampled on the voxels of the moving image.
     overwrite
@@ -51,19 +40,16 @@ def convert(
     stnreg convert registered/transform.safetensors field.nii.gz --fixed fixed.nii.gz --moving moving.nii.gz
     """
     from napari_stnreg.core.image import itk_matrix_of
-    from napari_stnreg.io.image import read_content
     from napari_stnreg.io.safetensors_format import load_transform_file
     from napari_stnreg.io.transform_io import check_transform_output, load_transform, save, transform_ending
 
-    check_transform_output(output, (input, fixed, moving), overwrite=overwrite)
-
-    fixed_image, moving_image = (None if path is None else read_content(path) for path in (fixed, moving))
-    log_placement(fixed_image, moving_image)
+    check_transform_output(output, (input, frame.fixed, frame.moving), overwrite=overwrite)
+    fixed_image, moving_image = frame.read_images()
     info = None
     if transform_ending(input) == ".safetensors":
         transform, info = load_transform_file(input)
         systems = [
-            space or (image.coordinate_system if image else kept)
+            frame.space or (image.coordinate_system if image else kept)
             for image, kept in zip((fixed_image, moving_image), transform.coordinate_systems, strict=True)
         ]
         matrices = [
@@ -71,10 +57,10 @@ def convert(
             for image, kept in zip((fixed_image, moving_image), transform.itk_matrices, strict=True)
         ]
         transform = transform.with_coordinate_systems(*systems).with_itk_matrices(*matrices)
-        if unit is not None:
-            transform = transform.with_unit(unit)
+        if frame.unit is not None:
+            transform = transform.with_unit(frame.unit)
     else:
-        transform = load_transform(input, fixed=fixed_image, moving=moving_image, space=space, unit=unit)
+        transform = load_transform(input, fixed=fixed_image, moving=moving_image, space=frame.space, unit=frame.unit)
     grid = None if fixed_image is None else fixed_image.grid
     if inverse:
         transform, grid, info = transform.inverse(), None if moving_image is None else moving_image.grid, None

@@ -81,22 +81,13 @@ def evaluate(
         if output.suffix.lower() not in (".csv", ".json"):
             raise InputError(f"'{output.name}' must end in .csv or .json.")
     from napari_stnreg.evaluation import scorecard
-    from napari_stnreg.io.conversion import override_geometry
     from napari_stnreg.io.frames import labels_for, read_one
     from napari_stnreg.io.image import read_image
     from napari_stnreg.io.transform_io import load_transform
-    from napari_stnreg.resampling.masks import read_mask
 
-    fixed_image = override_geometry(
-        read_one(fixed, fixed_frame, "--fixed-frame"), placement.fixed_spacing, placement.fixed_unit
-    )
-    moving_image = override_geometry(
-        read_one(moving, frame, "--frame"), placement.moving_spacing, placement.moving_unit
-    )
-    if annotations.fixed_mask is not None:
-        fixed_image = fixed_image.replace(mask=read_mask(annotations.fixed_mask, fixed_image, fixed_frame or 0))
-    if annotations.moving_mask is not None:
-        moving_image = moving_image.replace(mask=read_mask(annotations.moving_mask, moving_image, frame or 0))
+    fixed_image = read_one(fixed, fixed_frame, "--fixed-frame")
+    fixed_image = placement.place(fixed_image, "fixed", annotations.fixed_mask, fixed_frame)
+    moving_image = placement.place(read_one(moving, frame, "--frame"), "moving", annotations.moving_mask, frame)
     landmarks = annotations.read_landmarks(fixed_image, moving_image)
     if transform is None and result is None and result_labels is None:
         logger.log(

@@ -139,10 +139,8 @@ def _read_images(
     fixed_frame: int | None,
 ) -> tuple[Image, list[Image]]:
     """Read the fixed image and the moving frames, with their placement and masks."""
-    from napari_stnreg.io.conversion import override_geometry
     from napari_stnreg.io.frames import read_one, read_some
     from napari_stnreg.io.image import read_content
-    from napari_stnreg.resampling.masks import read_mask
 
     content = read_content(moving)
     if content.frames > 1 and frame is None and not all_frames:
@@ -152,18 +150,11 @@ def _read_images(
         )
     if moving.resolve() == fixed.resolve() and (content.frames == 1 or fixed_frame is None):
         raise InputError("FIXED and MOVING are the same file. Choose two different images.")
-    fixed_image = override_geometry(
-        read_one(fixed, fixed_frame, "--fixed-frame"), placement.fixed_spacing, placement.fixed_unit
-    )
-    if annotations.fixed_mask is not None:
-        fixed_image = fixed_image.replace(mask=read_mask(annotations.fixed_mask, fixed_image, fixed_frame or 0))
-    frames = []
-    for number, image in enumerate(read_some(moving, content, frame)):
-        image = override_geometry(image, placement.moving_spacing, placement.moving_unit)
-        if annotations.moving_mask is not None:
-            image = image.replace(mask=read_mask(annotations.moving_mask, image, frame or number))
-        frames.append(image)
-    return fixed_image, frames
+    fixed_image = read_one(fixed, fixed_frame, "--fixed-frame")
+    return placement.place(fixed_image, "fixed", annotations.fixed_mask, fixed_frame), [
+        placement.place(image, "moving", annotations.moving_mask, frame or number)
+        for number, image in enumerate(read_some(moving, content, frame))
+    ]
 
 
 def _output_suffix(moving: Path) -> str:
