@@ -127,3 +127,19 @@ def test_user_script_passes_strict_type_checks(tmp_path):
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_options_of_functions_are_the_fields_of_their_settings():
+    from typing import get_type_hints
+
+    from napari_stnreg.registration.settings import RegistrationOptions
+    from napari_stnreg.stacks.api import StackOptions
+    from napari_stnreg.training.api import TrainingOptions
+
+    pairs = (
+        (RegistrationOptions, sr.RegistrationSettings, {"model"}),
+        (StackOptions, sr.StackSettings, set()),
+        (TrainingOptions, sr.TrainingSettings, {"warm_start"}),
+    )
+    for options, settings, parameters in pairs:
+        assert set(get_type_hints(options)) == set(settings.model_fields) - parameters

@@ -8,11 +8,12 @@ import time
 import warnings as python_warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from typing_extensions import Unpack
 
 from napari_stnreg.core.device import is_out_of_memory, pick_device, single_thread
 from napari_stnreg.core.errors import OutOfMemoryError, RegistrationWarning
@@ -25,7 +26,13 @@ from napari_stnreg.registration.lost_orientation import orient_as_partner
 from napari_stnreg.registration.pair import SINGLE_THREAD_VOXELS, fit_pair
 from napari_stnreg.registration.preprocessing import check_pair, mask_missing_values, prepare
 from napari_stnreg.registration.result import LossHistory, Progress, Result, StopReason, result_steps
-from napari_stnreg.registration.settings import Extent, Initialization, PresetName, RegistrationSettings
+from napari_stnreg.registration.settings import (
+    Extent,
+    Initialization,
+    PresetName,
+    RegistrationOptions,
+    RegistrationSettings,
+)
 from napari_stnreg.registration.similarity_choice import SimilarityChoice
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.transforms import AffineTransform, Transform
@@ -199,7 +206,7 @@ def register_steps(
     moving_landmarks: npt.ArrayLike | None = None,
     start_transform: Transform | None = None,
     model: Model | str | os.PathLike[str] | None = None,
-    **options: Any,
+    **options: Unpack[RegistrationOptions],
 ) -> RegistrationSteps:
     """Generator form of :func:`register`, for progress reporting and cancellation.
 
@@ -219,7 +226,7 @@ def register_steps(
     -------
     Result
     """
-    settings = RegistrationSettings.merge(settings, options)
+    settings = RegistrationSettings.merge(settings, dict(options))
     model = model or settings.model
     partner = orient_as_partner(fixed, moving) if start_transform is None else None
     if partner is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypedDict
 
 from pydantic import Field, field_validator
 
@@ -90,6 +90,32 @@ def fit_method(family: str) -> Literal["linear", "control-points", "dense"]:
     if family not in FAMILIES:
         raise ValueError(f"there is no transform family '{family}'. Choose from {', '.join(FAMILIES)}")
     return FAMILIES[family].fit_method
+
+
+class RegistrationOptions(TypedDict, total=False):
+    """Fields of :class:`~napari_stnreg.RegistrationSettings` as keyword arguments."""
+
+    family: str
+    similarity: str
+    preset: PresetName
+    start: Initialization
+    mirror: bool
+    fixed_channel: int | None
+    moving_channel: int | None
+    window: int | None
+    smoothness: float
+    control_spacing: float | None
+    diffusion: float
+    bending: float
+    folding: float
+    landmark_weight: float
+    levels: int | None
+    iterations: int | None
+    extent: Extent
+    fill: float | None
+    refine: int
+    device: str
+    seed: int
 
 
 class RegistrationSettings(Settings):

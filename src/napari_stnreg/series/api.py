@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from typing_extensions import Unpack
 
 from napari_stnreg.core.device import pick_device
 from napari_stnreg.core.errors import InputError, RegistrationWarning
@@ -25,7 +26,7 @@ from napari_stnreg.evaluation.evidence import collect_evidence
 from napari_stnreg.evaluation.verdict import Verdict, judge
 from napari_stnreg.io.conversion import ImageLike, as_image
 from napari_stnreg.ops.pullback import border_value
-from napari_stnreg.registration.settings import PresetName, RegistrationSettings, fit_method
+from napari_stnreg.registration.settings import PresetName, RegistrationOptions, RegistrationSettings, fit_method
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.series.frame_fit import FrameFitter, Landmarks, linear_part, masked
 from napari_stnreg.series.motion import FrameFit, describe, find_failures
@@ -174,7 +175,7 @@ def register_series_steps(
     moving_landmarks: npt.ArrayLike | None = None,
     start_transform: Transform | None = None,
     model: Model | str | None = None,
-    **options: Any,
+    **options: Unpack[RegistrationOptions],
 ) -> SeriesSteps:
     """Generator form of :func:`register_series`, for progress reporting and cancellation.
 
@@ -198,7 +199,7 @@ def register_series_steps(
     -------
     SeriesResult
     """
-    settings = SeriesSettings.of(RegistrationSettings.merge(settings, options))
+    settings = SeriesSettings.of(RegistrationSettings.merge(settings, dict(options)))
     if settings.extent != "fixed":
         raise InputError("The frames of a series are warped onto the grid of the reference. Use extent 'fixed'.")
     if not (np.isfinite(temporal_smoothing) and temporal_smoothing >= 0):
