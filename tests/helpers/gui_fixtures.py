@@ -13,8 +13,8 @@ import pytest
 def quick_viewers():
     """Save a third of the time of a viewer, without a change of what it does.
 
-    napari reads the manifests of all plugins for every viewer, which takes 0.4 s; they are read once here. For drivers on
-    Windows, it collects the garbage of the whole process whenever a layer is removed; here that of new objects.
+    napari reads the manifests of all plugins for every viewer, which takes 0.4 s; they are read once here. For drivers
+    on Windows, it collects the garbage of the whole process whenever a layer is removed; here that of new objects.
     """
     from napari._vispy import canvas
     from npe2 import PluginManifest
