@@ -232,3 +232,26 @@ def test_the_verdict_of_a_registration_opens_the_panel_with_the_pair(viewer, pai
     (panel,) = docked(viewer, "Landmark registration")
     assert (panel.fixed, panel.moving) == tuple(pair[:2])
     assert panel.placing
+
+
+def test_many_imported_pairs_leave_the_images_visible(user, viewer, qtbot, tmp_path):
+    """With many pairs few numbers are shown, and the view is fitted after an import and in the overlay."""
+    enter(user)
+    rng = np.random.default_rng(0)
+    points = rng.uniform(20, 140, (40, 2))
+    moved = points + SHIFT + 300  # far away: the moving image is shown where its counterpart is
+    moved[7] += 5
+    write_landmark_pairs(tmp_path / "pairs.csv", points, moved)
+    viewer.scene.camera.zoom *= 7
+    user.widget.load_files([tmp_path / "pairs.csv"])
+    scene, camera = user.widget.scene, viewer.scene.camera
+    shown_numbers = [n for n in scene.points["fixed"].features["number"] if n]
+    assert shown_numbers == ["8"]
+    user.widget.landmarks.table.selectRow(3)
+    qtbot.waitUntil(lambda: [n for n in scene.points["moving"].features["number"] if n] == ["4", "8"])
+    beside = camera.zoom
+    user.choose("view", "Overlay")
+    qtbot.waitUntil(lambda: camera.zoom > 1.5 * beside)
+    zoom = camera.zoom
+    viewer.reset_view()
+    assert camera.zoom == pytest.approx(zoom)

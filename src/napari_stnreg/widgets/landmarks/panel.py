@@ -343,6 +343,12 @@ class LandmarksPanel(TaskPanel):
             self._table_timer.stop()
             self._show_table()
 
+    def _refit_and_show_all(self) -> None:
+        """Fit to pairs that were imported, which moves the moving image, and fit the view to both images."""
+        self._refit()
+        if self.scene is not None:
+            self.scene.fit()
+
     def _fitted(self, pairs: LandmarkPairs, grid: Grid) -> LandmarkFit | None:
         from napari_stnreg.landmarks.fit import fit_landmarks
 
@@ -538,6 +544,7 @@ class LandmarksPanel(TaskPanel):
     def _on_view(self, _index: int = 0) -> None:
         if self.scene is not None:
             self.scene.set_view(str(self.landmarks.view_box.currentData()))
+            self.scene.fit()
 
     def _on_opacity(self, value: int) -> None:
         if self.scene is not None:
@@ -579,7 +586,7 @@ class LandmarksPanel(TaskPanel):
         self.show_status(f"Added {len(found['fixed'])} pairs.")
         if not self.placing:
             self.place()
-        self._refit()
+        self._refit_and_show_all()
         return True
 
     def export(self, path: str | Path, form: str) -> bool:
@@ -618,7 +625,7 @@ class LandmarksPanel(TaskPanel):
         except RegistrationError as error:
             self.show_error(error)
             return
-        self._refit()
+        self._refit_and_show_all()
 
     def _ask_import(self) -> None:
         paths, _ = QFileDialog.getOpenFileNames(self, "Open landmarks", "", IMPORT_FILTER)

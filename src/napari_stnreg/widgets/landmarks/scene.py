@@ -31,6 +31,8 @@ _COLORS = {"placed": "#f57c00", "predicted": "#0091ea", "locked": "#78909c", "wo
 _RING_PIXELS = 2
 _POINTS_ACROSS = 12
 """Points that would span a 2D image without the limits of their size on the canvas."""
+_NUMBERED_PAIRS = 30
+"""More numbers would cover the images: then only pairs that are selected, worst or predicted show theirs."""
 _RING, _SELECTED_RING = 0.01, 0.16
 """Widths of the ring of a point, as a fraction of its size before that."""
 
@@ -134,7 +136,12 @@ class LandmarkScene:
         self._apply_display()
         layers.selection = {self.points["fixed"]}
         self.set_view(self.view)
-        self._viewer.reset_view()
+        self.fit()
+
+    def fit(self) -> None:
+        """Fit the images to the canvas."""
+        if self.entered:
+            self._viewer.reset_view()
 
     def leave(self) -> None:
         """Remove the layers of the view and show those that were visible before."""
@@ -269,8 +276,11 @@ class LandmarkScene:
     # -- points
 
     def show_points(self, pairs: LandmarkPairs, *, worst: int | None = None, selected: Sequence[int] = ()) -> None:
-        """Show all points with their numbers and colors; ``worst`` and ``selected`` are rows."""
+        """Show all points with their colors and numbers, or a few numbers of many; ``worst``, ``selected`` are rows."""
         states = ["locked" if row.locked else "placed" for row in pairs.rows]
+        named = {worst, *selected, *(n for n, row in enumerate(pairs.rows) if row.predicted)}
+        few = len(pairs) <= _NUMBERED_PAIRS
+        numbers = [str(n + 1) if few or n in named else "" for n in range(len(pairs))]
         if worst is not None:
             states[worst] = "worst"
         self.writing = True
@@ -283,7 +293,7 @@ class LandmarkScene:
                 widths = [_SELECTED_RING if n in selected else _RING for n in range(len(pairs))]
                 layer.data = pairs.points(side)
                 layer.selected_data = set()
-                layer.features = {"number": [str(n + 1) for n in range(len(pairs))]}
+                layer.features = {"number": numbers}
                 if colors:
                     layer.border_color = colors
                     layer.border_width = widths
