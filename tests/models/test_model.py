@@ -175,6 +175,10 @@ class TestResult:
         assert one.error(refined.transform) < 0.1 < one.error(passed.transform)
         assert len(refined.losses) <= 44
 
+    def test_a_model_is_shown_in_one_line(self, trained):
+        assert repr(trained).startswith(f"<Model {trained.name!r}: network affine, axes 2D")
+        assert len(repr(trained)) < 300
+
     def test_the_same_by_name_and_by_the_face(self, trained, tmp_path):
         path = sr.save(trained, tmp_path / "known.safetensors")
         one = scene_pair(unit_grid(32))

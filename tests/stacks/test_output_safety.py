@@ -99,6 +99,13 @@ def test_align_stack_never_overwrites_its_input(raw, how, capsys):
     assert len(capsys.readouterr().err.strip().splitlines()) == 4
 
 
+@pytest.mark.parametrize("name", [".", "..", "./"])
+def test_the_current_folder_is_no_output(raw, name, capsys, monkeypatch):
+    monkeypatch.chdir(raw.parent)
+    assert main(["align", str(raw), name, *WORDS, "--overwrite"]) == 2
+    assert "Choose" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("how", SPELLINGS)
 def test_apply_never_overwrites_its_input(aligned, raw, how):
     source, output = spelled(raw, how)

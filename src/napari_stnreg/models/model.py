@@ -67,6 +67,10 @@ class Model:
     def __post_init__(self) -> None:
         self.network.eval()
 
+    def __repr__(self) -> str:
+        words = ", ".join(f"{key} {value}" for key, value in self.describe().items())
+        return f"<Model {self.name!r}: {words}>"
+
     @property
     def ndim(self) -> int:
         """Number of spatial axes."""

@@ -159,6 +159,8 @@ class AlignmentJob:
 
 def report_paths(output: Path) -> tuple[Path, Path]:
     """Paths of the report ``OUT.report.json`` and the table ``OUT.quality.csv`` of an alignment ``OUT.zarr``."""
+    if output.name in ("", ".."):  # "." and the like
+        output = Path(os.path.realpath(output))
     stem = output.name.removesuffix(".zarr")
     return output.with_name(f"{stem}.report.json"), output.with_name(f"{stem}.quality.csv")
 
