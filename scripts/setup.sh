@@ -98,8 +98,8 @@ elif [ "$kind" = stacks ]; then
     # The peers that align sections: feabas, and SOFIMA with what it needs. The wheel of sofima 0.1 is empty, so its
     # source is unpacked here; it is of 2023, as are the numpy, scipy and jax that it runs with.
     pip -c "$constraints" torch "numpy<2" "scipy>=1.12,<1.14" nibabel pydantic safetensors tifffile imageio tqdm \
-        "dask[array]" zarr ome-zarr-models threadpoolctl psutil feabas==3.0.6 "pyamg<5.3" jax==0.4.30 jaxlib==0.4.30 connectomics absl-py \
-        dataclasses-json edt
+        "dask[array]" zarr ome-zarr-models threadpoolctl psutil feabas==3.0.6 "pyamg<5.3" jax==0.4.30 jaxlib==0.4.30 \
+        connectomics absl-py dataclasses-json edt
     "$venv/$bin/python" -m pip download -qq --no-deps --no-binary :all: --dest "$venv/sofima" sofima==0.1
     packages=$("$venv/$bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     mkdir -p "$packages/sofima"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from napari_stnreg.stacks.matching.fine import FineMatch
-from napari_stnreg.stacks.quality.slope_preservation import estimate_slopes, summarize
+from napari_stnreg.stacks.quality.slope_preservation import SlopeEstimates, estimate_slopes, summarize
 from napari_stnreg.stacks.section_transform import Lattice, SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.stacks.solver.elastic import solve_elastic
@@ -76,6 +76,25 @@ def test_jitter_is_no_slope():
         estimate = estimate_slopes(aligned(found, "remove"), found)
         assert estimate.warning("remove") == ""
         assert estimate.report()["kept"] is None
+
+
+def test_jump_of_the_stack_is_no_slope():
+    """The second half was recorded elsewhere; a line through such a step has a slope of 5 pixels per section."""
+    found, _, _ = matches_of(0.0, jitter=1.0)
+    for (a, b), match in found.items():
+        match.shift[0, 0] += 75.0 * (a < COUNT // 2 <= b)
+    estimate = estimate_slopes(aligned(found, "remove"), found)
+    assert estimate.size > 3.0
+    assert estimate.warning("remove") == ""
+
+
+def test_uncertain_loss_of_slope_is_no_warning():
+    report = {"kept": 0.65, "recorded": 1.4, "error": 0.3}
+    assert "too uncertain to judge" in summarize(report)
+    assert "uncertain" not in summarize({**report, "error": 0.05}) + summarize({**report, "kept": 0.9})
+    slopes = np.tile([1.0, 0.0], (4, 1))
+    for error, warned in ((0.2, False), (0.02, True)):
+        assert bool(SlopeEstimates(slopes, 0.65 * slopes, np.full(4, error / 2**0.5)).warning("keep")) == warned
 
 
 def test_missing_sections_do_not_change_the_slope():

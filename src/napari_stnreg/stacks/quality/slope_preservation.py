@@ -45,6 +45,8 @@ class SlopeParameters:
         Slopes below this multiple of their standard error are not significant.
     warning_fraction
         Kept fraction of the slopes below which a warning is given.
+    warning_deviations
+        The kept fraction has to be this many standard errors below it. Set by hand; no tuning is recorded.
     """
 
     window: int = 20
@@ -54,6 +56,7 @@ class SlopeParameters:
     min_spread_px: float = 0.5
     significance: float = 3.0
     warning_fraction: float = 0.8
+    warning_deviations: float = 2.0
 
 
 PARAMETERS = SlopeParameters()
@@ -68,7 +71,8 @@ class SlopeEstimates:
     recorded, kept
         ``(N, 2)`` pixels per section, before and after alignment. A row is one control point in one window.
     standard_error
-        ``(N,)`` of the recorded slopes, from the scatter of the sections around the line.
+        ``(N,)`` of the recorded slopes, from the scatter of the sections around the line and its correlation from
+        section to section: a single jump of the stack, or a random walk, is no slope.
     """
 
     recorded: FloatArray
@@ -93,8 +97,8 @@ class SlopeEstimates:
         return float((self.recorded * self.kept).sum() / (self.recorded**2).sum())
 
     def warning(self, trend: str) -> str:
-        """Return a warning if the stack is over-straightened, else an empty string."""
-        if not self.kept_fraction < PARAMETERS.warning_fraction:  # also for NaN
+        """Return a warning if the stack is clearly over-straightened, else an empty string."""
+        if not self.kept_fraction < _warning_limit(self.size, self.error):  # also for NaN
             return ""
         more = "A larger position_weight keeps more." if trend == "keep" else "trend='keep' keeps more."
         return (
@@ -115,10 +119,16 @@ def summarize(report: Mapping[str, float | None]) -> str:
     kept, recorded, error = (report.get(name) for name in ("kept", "recorded", "error"))
     if not recorded:
         return "too few consecutive sections to estimate slopes"
-    size = f"{recorded:.2f} ± {error:.2f} pixels per section"
+    size = f"{recorded:.2f} ± {error or 0.0:.2f} pixels per section"
     if kept is None:
         return f"slopes are not significant ({size})"
-    return f"kept {kept:.2f} of the recorded slope ({size})"
+    unclear = _warning_limit(recorded, error or 0.0) <= kept < PARAMETERS.warning_fraction
+    return f"kept {kept:.2f} of the recorded slope ({size}{'; too uncertain to judge' if unclear else ''})"
+
+
+def _warning_limit(recorded: float, error: float) -> float:
+    """Kept fraction below which a stack is clearly over-straightened."""
+    return PARAMETERS.warning_fraction - PARAMETERS.warning_deviations * error / max(recorded, 1e-9)
 
 
 def estimate_slopes(transforms: Sequence[SectionTransform], matches: Mapping[Pair, FineMatch]) -> SlopeEstimates:
@@ -153,7 +163,8 @@ def estimate_slopes(transforms: Sequence[SectionTransform], matches: Mapping[Pai
             k, (r, off) = _fit_lines(z, left[inlier])[0], _fit_lines(z, path[inlier])
             recorded.append(r)
             kept.append(k)
-            standard_error.append(np.sqrt((off**2).sum(axis=(0, 2)) / (2 * len(z) - 4) / (z @ z)))
+            scatter = np.sqrt((off**2).sum(axis=(0, 2)) / (2 * len(z) - 4) / (z @ z))
+            standard_error.append(scatter * _inflation(off))
     if not recorded:
         return SlopeEstimates(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0))
     return SlopeEstimates(np.concatenate(recorded), np.concatenate(kept), np.concatenate(standard_error))
@@ -197,6 +208,15 @@ def _fit_lines(z: FloatArray, path: FloatArray) -> tuple[FloatArray, FloatArray]
     """Fit lines to paths ``(Z, N, 2)`` at centered section numbers; return slopes ``(N, 2)`` and residuals."""
     slope = np.tensordot(z, path, axes=1) / (z @ z)
     return slope, path - path.mean(axis=0) - z[:, None, None] * slope
+
+
+def _inflation(off: FloatArray) -> FloatArray:
+    """Return the factor ``(N,)`` of the standard error of a slope whose residuals ``(Z, N, 2)`` are correlated."""
+    power = np.maximum((off**2).sum(axis=(0, 2)), 1e-12)
+    correlation = (off[1:] * off[:-1]).sum(axis=(0, 2)) / power
+    # the fitted line lowers the correlation of a short window
+    correlation = np.clip(correlation + (2 + 4 * correlation) / len(off), 0.0, 0.9)
+    return np.asarray(np.sqrt((1 + correlation) / (1 - correlation)))
 
 
 def _inliers(number: FloatArray, path: FloatArray) -> npt.NDArray[np.bool_]:
