@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from napari_stnreg.evaluation.chance import compare_with_chance
+from napari_stnreg.evaluation.chance import compare_with_chance, edge_agreement, edge_features
 
 
 def texture(shape: tuple[int, ...], seed: int, sigma: float = 2.5) -> Tensor:
@@ -53,3 +53,14 @@ def test_masked_voxels_do_not_count() -> None:
 
 def test_constant_image_is_chance() -> None:
     assert compare_with_chance(texture((48, 48), 0), torch.ones(1, 1, 48, 48)).z < 2
+
+
+@pytest.mark.parametrize("shape", [(40, 33), (16, 18, 13)])
+def test_agreement_within_a_reach_equals_that_at_all_shifts(shape: tuple[int, ...]) -> None:
+    first, second = (edge_features(texture(shape, seed), torch.ones(1, 1, *shape)) for seed in (0, 1))
+    axes = tuple(range(1, len(shape) + 1))
+    whole, near = (
+        edge_agreement(first, second, reach=reach).roll((2,) * len(shape), axes)[(slice(None), *[slice(5)] * len(shape))]
+        for reach in (None, 2)
+    )
+    assert torch.allclose(near, whole, atol=1e-5)
