@@ -32,6 +32,11 @@ class ChanceParameters:
         Largest shift of the null distribution, as a fraction of each side.
     min_overlap
         Shifts that leave less than this fraction of the edges in common are not used.
+    min_sample
+        Shifts of the edges' null distribution at least, as a fraction of the number within the excluded radius.
+    min_common
+        Shifts that leave less than this fraction of the common voxels are not part of the null distribution. Zeros from
+        them made a small image at any place stand 80 and more deviations above chance.
     window
         Radius of the window of the local correlation, in voxels.
     window_step
@@ -49,6 +54,8 @@ class ChanceParameters:
     excluded_radius: float = 0.12
     max_shift: float = 0.5
     min_overlap: float = 0.3
+    min_sample: float = 0.25
+    min_common: float = 0.1
     window: int = 3
     window_step: int = 2
     bins: int = 16
@@ -123,15 +130,18 @@ def compare_with_chance(
     copies = [second, *(_flipped(second, axes) for axes in _flips(len(shape)) if mirror)]
     surface, *flipped = edge_agreement(first, torch.cat(copies), parameters)
     distance, allowed = _shift_distance(shape, fixed), _within(shape, parameters.max_shift, fixed)
-    elsewhere = _finite(surface[allowed & (distance > parameters.excluded_radius * max(shape))])
-    mean, spread = _moments(elsewhere, parameters.min_spread)
+    far = distance > parameters.excluded_radius * max(shape)
+    elsewhere = _finite(surface[allowed & far & _is_common(weight, parameters)])
+    # a few shifts next to each other are no sample of wrong places
+    mean, spread = _moments(elsewhere, parameters.min_spread, parameters.min_sample * int((~far).sum()))
     edges = _largest(surface[distance <= 1.5], mean)
     near = _within(shape, parameters.max_shift / 2, fixed)
     mirrored = max((_largest(other[near], mean) for other in flipped), default=mean)
-    values = _values_at(fixed, moved, weight, _shifts(shape, parameters), parameters)
+    *values, common = _values_at(fixed, moved, weight, _shifts(shape, parameters), parameters)
+    known = common[1:] >= parameters.min_common * common[0]
     z = []
     for value in values:
-        middle, wide = _moments(value[1:], 0.1 * parameters.min_spread)
+        middle, wide = _moments(value[1:][known], 0.1 * parameters.min_spread)
         z.append((float(value[0]) - middle) / wide)
     return Chance(
         edges,
@@ -274,8 +284,20 @@ def _largest(values: Tensor, otherwise: float) -> float:
     return float(values.max()) if values.numel() else otherwise
 
 
-def _moments(values: Tensor, least: float) -> tuple[float, float]:
-    if values.numel() < 3:
+def _is_common(weight: Tensor, parameters: ChanceParameters) -> Tensor:
+    """Return the shifts that leave enough of the common voxels for the null distribution, ``(*padded)``."""
+    shape = tuple(weight.shape[2:])
+    padded, axes = _padded(shape), tuple(range(2, weight.ndim))
+    if bool((weight == 1).all()):
+        return torch.ones(padded, dtype=torch.bool, device=weight.device)
+    spectrum = torch.fft.rfftn(weight, s=padded, dim=axes)
+    common: Tensor = torch.fft.irfftn(spectrum.abs().square(), s=padded, dim=axes)[0, 0]
+    return common >= parameters.min_common * common.flatten()[0]
+
+
+def _moments(values: Tensor, least: float, count: float = 3) -> tuple[float, float]:
+    """Return mean and standard deviation of a null distribution; 0 and 1 if it has too few values."""
+    if values.numel() < count:
         return 0.0, 1.0
     return float(values.mean()), max(float(values.std()), least)
 
@@ -301,8 +323,8 @@ def _values_at(
     weight: Tensor,
     shifts: Sequence[tuple[int, ...]],
     parameters: ChanceParameters,
-) -> tuple[Tensor, Tensor]:
-    """Return squared local correlation and mutual information at each shift; the moved image wraps around."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return squared local correlation, mutual information and common voxels at each shift; the image wraps around."""
     index = _shifted_index(tuple(fixed.shape[2:]), tuple(shifts)).to(fixed.device)
 
     def shifted(x: Tensor) -> Tensor:
@@ -329,7 +351,8 @@ def _values_at(
     matter = both[(slice(None), slice(None), *[every] * (fixed.ndim - 2))] * (fixed_variance > 0.02)
     correlation = (local * matter).flatten(1).sum(1) / matter.flatten(1).sum(1).clamp_min(1e-6)
     bins = parameters.bins
-    return correlation, _information(_binned(fixed, bins), shifted(_binned(moved, bins)), both, bins)
+    common = both.flatten(1).sum(1).expand(len(shifts))
+    return correlation, _information(_binned(fixed, bins), shifted(_binned(moved, bins)), both, bins), common
 
 
 @lru_cache(maxsize=8)
