@@ -22,7 +22,7 @@ Meaning = Literal["world", "voxels", "calibrated", "corner"]
 """``calibrated`` counts lengths from the center of the first voxel, ``corner`` from its corner."""
 
 _UNIT = r"(?:[ _.]*[\[(](?P<bracket>[^\])]+)[\])]|[ _.]+(?P<plain>px|pixels?|voxels?|nm|[µμu]m|microns?|mm|cm))?"
-_WORD = r"position|pos|centroid|cent(?:er|re)(?:[ _.]of[ _.]mass)?|location|coord(?:inate)?s?|com"
+_WORD = r"position|pos|centroid|cent(?:er|re)(?:[ _.]of[ _.]mass)?|location|coords?|coordinates?|com"
 _BEFORE = re.compile(rf"(?P<word>(?:.*[ _.:\-])?(?:{_WORD}))[ _.:\-]*(?P<axis>[xyz]){_UNIT}")
 _AFTER = re.compile(rf"(?P<axis>[xyz])(?:[ _.\-]*(?P<word>{_WORD})|(?P<mass>m))?{_UNIT}")
 NUMBERED_AXIS = re.compile(r"(?P<word>axis|centroid|(?:weighted[_ ]centroid|centroid[_ ]weighted))[-_ ]?(?P<number>\d)")

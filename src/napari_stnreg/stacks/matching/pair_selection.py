@@ -64,7 +64,7 @@ def find_inverted(matches: Mapping[Pair, CoarseMatch]) -> set[int]:
 
 
 def minority(sections: Iterable[int], inverted: Collection[int]) -> set[int]:
-    """Return the sections whose contrast differs from that of most, of which only the relative contrast is known."""
+    """Return the sections whose contrast differs from that of most; only the relative contrast is known."""
     ones, others = set(sections) & set(inverted), set(sections) - set(inverted)
     return ones if len(ones) <= len(others) else others
 

@@ -48,7 +48,7 @@ class QualityParameters:
     chance_samples
         Number of pairs in which chance is measured. A stack of fewer pairs is shifted in several directions.
     min_chance_chunks
-        A shifted copy with fewer common chunks tells nothing about chance.
+        A shifted copy with fewer common chunks is no evidence of chance.
     unknown_chance
         Level of chance where no shifted copy shares enough tissue.
     chance_shift
