@@ -105,6 +105,10 @@ class Table:
             announce(found.note)
         return found
 
+    def points(self, ndim: int) -> list[int]:
+        """Return the numbers of the columns of :meth:`columns`."""
+        return list(self.columns(ndim).indices)
+
     def pairs(self, ndim: int) -> tuple[FloatArray, FloatArray]:
         """Return the points of the fixed and of the moving side, ``(N, D)`` each.
 
