@@ -234,6 +234,20 @@ def test_the_verdict_of_a_registration_opens_the_panel_with_the_pair(viewer, pai
     assert panel.placing
 
 
+def test_pairs_imported_at_once_are_seen_whole_in_both_views(user, viewer, qtbot, tmp_path):
+    """The moving image moves to its counterparts only when the engine has loaded; the view is fitted then."""
+    points = np.random.default_rng(0).uniform(20, 140, (6, 2))
+    write_landmark_pairs(tmp_path / "pairs.csv", points, points + (60.0, -45.0))
+    user.widget.load_files([tmp_path / "pairs.csv"])  # enters the view
+    scene, camera = user.widget.scene, viewer.scene.camera
+    qtbot.waitUntil(lambda: user.widget.fit is not None, timeout=60_000)
+    zoom, center = camera.zoom, camera.center
+    low, high = scene.layers[-2].extent.world
+    assert low[0] < -30  # it was moved
+    viewer.reset_view()
+    assert (camera.zoom, camera.center) == (pytest.approx(zoom), pytest.approx(center))
+
+
 def test_many_imported_pairs_leave_the_images_visible(user, viewer, qtbot, tmp_path):
     """With many pairs few numbers are shown, and the view is fitted after an import and in the overlay."""
     enter(user)

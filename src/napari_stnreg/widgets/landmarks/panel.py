@@ -279,7 +279,10 @@ class LandmarksPanel(TaskPanel):
     def _on_ready(self) -> None:
         self._ready = True
         self.status.setText("Click a place in one image, then drag its counterpart (blue) to the right place.")
-        self._refit()
+        if self.pairs.placed:  # imported while the engine was loading
+            self._refit_and_show_all()
+        else:
+            self._refit()
 
     def _on_live_failed(self, error: Exception) -> None:
         self.leave()
