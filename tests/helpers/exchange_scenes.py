@@ -42,6 +42,11 @@ def theirs_of(kind: str, ndim: int = 3):
         return sitk.VersorRigid3DTransform((0.1, -0.2, 0.05, 0.97), (1.0, 2, 3), (4.0, 5, 6))
     if kind == "similarity":
         return sitk.Similarity3DTransform(1.2, (0.0, 0.0, 1.0), 0.3, (1.0, 2, 3), (9.0, 8, 7))
+    if kind in ("ScaleVersor3D", "ScaleSkewVersor3D", "ComposeScaleSkewVersor3D"):
+        one = getattr(sitk, f"{kind}Transform")()
+        one.SetCenter((4.0, -3, 2))
+        one.SetParameters(np.array(one.GetParameters()) + rng.normal(0, 0.05, len(one.GetParameters())))
+        return one
     if kind == "translation":
         return sitk.TranslationTransform(3, (3.0, -2, 1))
     if kind == "scale":

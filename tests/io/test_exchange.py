@@ -134,7 +134,10 @@ def test_a_nifti_image_and_a_plain_one_are_each_in_their_own_space(tmp_path):
     np.testing.assert_allclose(again.as_matrix(), matrix, atol=1e-12)
 
 
-KINDS = ("euler", "euler2d", "versor", "similarity", "translation", "scale", "affine", "bspline", "field", "composite")
+KINDS = (
+    "euler", "euler2d", "versor", "similarity", "translation", "scale", "ScaleVersor3D", "ScaleSkewVersor3D",
+    "ComposeScaleSkewVersor3D", "affine", "bspline", "field", "composite",
+)  # fmt: skip
 
 
 def test_composites_within_composites_are_unfolded():
@@ -153,6 +156,7 @@ def test_itks_transforms_move_points_as_itk_does(tmp_path, kind, ending):
     ndim = theirs.GetDimension()
     points = inner_points(ndim)
     expected = np.array([theirs.TransformPoint(p) for p in points])
+    np.testing.assert_allclose(from_itk(theirs).map_points(points), expected, atol=1e-6)
     plain = sr.load(tmp_path / f"t{ending}", space="world", unit="um")
     assert (plain.unit, plain.ndim) == ("um", ndim)
     np.testing.assert_allclose(plain.map_points(points[:, ::-1])[:, ::-1], expected, atol=1e-6)

@@ -81,6 +81,11 @@ def _from_part(part: ItkPart, name: str) -> Transform:
     if len(part.parameters) > 64 or len(part.fixed) > 64:
         raise InputError(f"'{name}' holds a transform of type {part.kind}, which cannot be read.")
     sitk = simpleitk()
+    if part.kind == "ComposeScaleSkewVersor3DTransform":  # SimpleITK writes this kind and cannot read it
+        made = sitk.ComposeScaleSkewVersor3DTransform()
+        made.SetFixedParameters(part.fixed.tolist())
+        made.SetParameters(part.parameters.tolist())
+        return AffineTransform(_finite_matrix(made, name), FILE_UNIT)
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder, "part.tfm")
         text.write_text(linear_text(part), encoding="utf-8")
@@ -346,14 +351,11 @@ def from_itk(theirs: Any, name: str = "the transform") -> Transform:
         If it is of a kind that is not known here.
     """
     sitk = simpleitk()
-    theirs = theirs.Downcast() if hasattr(theirs, "Downcast") else theirs
-    kind = theirs.GetName()
     if theirs.GetDimension() in (2, 3) and theirs.IsLinear():
         # Before the parts of a composite: SimpleITK wraps a MatrixOffsetTransformBase into composites without end.
-        matrix = _matrix_of(theirs)
-        if not np.isfinite(matrix).all():
-            raise InputError(f"'{name}' is damaged: its parameters are not finite numbers.")
-        return AffineTransform(matrix, FILE_UNIT)
+        return AffineTransform(_finite_matrix(theirs, name), FILE_UNIT)
+    theirs = theirs.Downcast() if hasattr(theirs, "Downcast") else theirs
+    kind = theirs.GetName()
     if isinstance(theirs, sitk.CompositeTransform) or kind == "CompositeTransform":
         whole = sitk.CompositeTransform(theirs)
         count = whole.GetNumberOfTransforms()
@@ -374,7 +376,7 @@ def from_itk(theirs: Any, name: str = "the transform") -> Transform:
     )
 
 
-def _matrix_of(theirs: Any) -> FloatArray:
+def _finite_matrix(theirs: Any, name: str) -> FloatArray:
     """Return the matrix of any linear transform, independent of its parameters and center."""
     ndim = theirs.GetDimension()
     origin = np.array(theirs.TransformPoint([0.0] * ndim))
@@ -384,6 +386,8 @@ def _matrix_of(theirs: Any) -> FloatArray:
         step = [0.0] * ndim
         step[axis] = 1.0
         matrix[:-1, axis] = np.array(theirs.TransformPoint(step)) - origin
+    if not np.isfinite(matrix).all():
+        raise InputError(f"'{name}' is damaged: its parameters are not finite numbers.")
     return matrix
 
 
