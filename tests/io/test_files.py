@@ -143,7 +143,8 @@ def test_unreadable_file_is_refused(tmp_path):
     (tmp_path / "text.nii").write_text("not a nifti at all")
     (tmp_path / "text.nii.gz").write_text("not compressed at all")
     (tmp_path / "text.npy").write_text("no array")
-    (tmp_path / "text.npz").write_text("no archive")
+    for name in ("text.npz", "text.xyz", "nii"):
+        (tmp_path / name).write_text("no archive")
     np.save(tmp_path / "names.npy", np.array(["a", "b"]))
     np.save(tmp_path / "objects.npy", np.array([{}, {}]), allow_pickle=True)
     np.save(tmp_path / "line.npy", np.zeros(5))
@@ -154,7 +155,8 @@ def test_unreadable_file_is_refused(tmp_path):
         "text.png": "cannot be read",
         "text.nii": "cannot be read", "text.nii.gz": "cannot be read", "text.npy": "cannot be read",
         "text.npz": "cannot be read", "names.npy": "no image", "objects.npy": "cannot be read", "line.npy": "1 axes",
-        "deep.npy": "5 axes", "folder.nii": "is a folder", "what.xyz": "unsupported", "nii": "unsupported",
+        "deep.npy": "5 axes", "folder.nii": "is a folder", "what.xyz": "does not exist",
+        "text.xyz": "unsupported", "nii": "unsupported",
     }  # fmt: skip
     for name, words in cases.items():
         with pytest.raises(InputError, match=words) as caught:

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import torch
 from scipy.fft import next_fast_len
+from scipy.special import ndtri, stdtr
 from torch import Tensor
 
 from napari_stnreg.losses.base import fill_masked
@@ -142,7 +143,7 @@ def compare_with_chance(
     z = []
     for value in values:
         middle, wide = _moments(value[1:][known], 0.1 * parameters.min_spread)
-        z.append((float(value[0]) - middle) / wide)
+        z.append(_deviations((float(value[0]) - middle) / wide, int(known.sum()), len(known)))
     return Chance(
         edges,
         float(values[0][0]),
@@ -353,6 +354,18 @@ def _values_at(
     bins = parameters.bins
     common = both.flatten(1).sum(1).expand(len(shifts))
     return correlation, _information(_binned(fixed, bins), shifted(_binned(moved, bins)), both, bins), common
+
+
+def _deviations(ratio: float, count: int, wanted: int) -> float:
+    """Return a ratio to the spread of few shifts as the equally unlikely standard deviations.
+
+    The spread of three shifts that happen to be alike is uncertain: the ratio follows Student's distribution. With at
+    least half of the wanted shifts it is left as it is.
+    """
+    if count < 3 or 2 * count >= wanted:
+        return ratio
+    tail = float(stdtr(count - 1, -abs(ratio) / math.sqrt(1 + 1 / count)))
+    return math.copysign(-float(ndtri(max(tail, 1e-300))), ratio)
 
 
 @lru_cache(maxsize=8)

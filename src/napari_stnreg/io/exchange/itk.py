@@ -92,7 +92,9 @@ def _from_part(part: ItkPart, name: str) -> Transform:
         try:
             found = sitk.ReadTransform(str(text))
         except RuntimeError as error:
-            raise InputError(f"'{name}' holds a damaged transform of type {part.kind}.") from error
+            raise InputError(
+                f"'{name}' holds a transform of type {part.kind}, which is damaged or not supported."
+            ) from error
     return from_itk(found, name)
 
 

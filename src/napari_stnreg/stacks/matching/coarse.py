@@ -125,9 +125,10 @@ def coarse_match(a: PreparedSection, b: PreparedSection, settings: StackSettings
     """Estimate the affine transform from section ``a`` to section ``b``.
 
     Translations are searched by cross-correlation of whole images, first at small rotations. If no candidate is
-    convincing, the second section is tried with inverted contrast. If that does not fit clearly better, the search
-    covers all rotations (``settings.search_rotations``) and mirror images (``settings.mirror``). The best few
-    candidates are refined by Gauss-Newton from coarse to fine. The contrast that is not used shows how well sections
+    convincing, the second section is tried with inverted contrast. If that is not sure, the search covers all rotations
+    (``settings.search_rotations``) and mirror images (``settings.mirror``); inverted contrast that fits clearly better
+    without a rotation, but is not sure, is taken if that finds nothing sure. The best few candidates are refined by
+    Gauss-Newton from coarse to fine. The contrast that is not used shows how well sections
     match by chance; a match that is hardly better loses its confidence.
     """
     candidates = _search_near(a, b, settings)
@@ -136,11 +137,14 @@ def coarse_match(a: PreparedSection, b: PreparedSection, settings: StackSettings
         return _finish(a, b, near, settings)
     opposite = b.inverted()
     other = _search_near(a, opposite, settings)
-    if other[0][0] > max(PARAMETERS.min_confidence, PARAMETERS.better_contrast_factor * near[0]):
+    better = PARAMETERS.better_contrast_factor * near[0]
+    if other[0][0] > max(PARAMETERS.sure_confidence, better):
         return replace(_finish(a, opposite, other[0], settings), inverted=True)
     best, margin = _search_far(a, b, candidates, settings)
     if best[0] * margin >= PARAMETERS.sure_confidence:
         return _finish(a, b, best, settings, margin)
+    if other[0][0] > max(PARAMETERS.min_confidence, better):
+        return replace(_finish(a, opposite, other[0], settings), inverted=True)
     if not settings.mirror:
         reflected = _search_far(a, b, candidates, settings.model_copy(update={"mirror": True}))[0]
         fits = np.linalg.det(reflected[1][:2, :2]) < 0 and reflected[0] >= PARAMETERS.sure_confidence

@@ -143,19 +143,18 @@ class DockPanel(QWidget):
     def _arrange(self) -> None:
         arrange(self, self.title, lambda other: isinstance(other, DockPanel))
         self._order_focus()
-        controls = self._controls_in_order()
-        if controls and self.isVisible():  # the keyboard reaches a panel that was opened
-            controls[0].setFocus(Qt.FocusReason.OtherFocusReason)
+        first = next((one for one in self._focusable() if one.isEnabled() and one.isVisibleTo(self)), None)
+        if first is not None and self.isVisible():  # the keyboard reaches a panel that was opened
+            first.setFocus(Qt.FocusReason.OtherFocusReason)
 
-    def _controls_in_order(self) -> list[QWidget]:
-        """List the visible controls that take the keyboard focus, in the order of the tab key."""
-        found, widget = [], self.nextInFocusChain()
-        while widget is not None and widget is not self:
-            takes = bool(widget.focusPolicy() & Qt.FocusPolicy.TabFocus) and widget.focusProxy() is None
-            if takes and self.isAncestorOf(widget) and widget.isEnabled() and widget.isVisibleTo(self):
-                found.append(widget)
-            widget = widget.nextInFocusChain()
-        return found
+    def _focusable(self) -> list[QWidget]:
+        """List the controls that take the keyboard focus, in the order of the form."""
+        # PySide6 never frees the widgets that nextInFocusChain returns, and with them the window.
+        return [
+            widget
+            for widget in self.findChildren(QWidget)
+            if widget.focusPolicy() & Qt.FocusPolicy.TabFocus and widget.focusProxy() is None
+        ]
 
     def _order_focus(self) -> None:
         """Set the order of the tab key where that of creation differs from what is seen."""

@@ -166,15 +166,10 @@ class TaskPanel(DockPanel):
             corner = widget.mapTo(self._below, QPoint(0, 0))
             return (corner.y() + widget.height() // 2) // 12, corner.x()
 
-        chain: list[QWidget] = []
-        widget = self.nextInFocusChain()
-        while widget is not None and widget is not self:
-            if widget.focusPolicy() != Qt.FocusPolicy.NoFocus:
-                chain.append(widget)
-            widget = widget.nextInFocusChain()
+        chain = self._focusable()
         form = [widget for widget in chain if self.scroll_area.isAncestorOf(widget)]
         below = sorted((widget for widget in chain if self._below.isAncestorOf(widget)), key=place)
-        for before, after in itertools.pairwise([*form[-1:], *below]):
+        for before, after in itertools.pairwise([*form, *below]):
             self.setTabOrder(before, after)
 
     # -- tasks
