@@ -359,7 +359,7 @@ def _values_at(
 def _deviations(ratio: float, count: int, wanted: int) -> float:
     """Return a ratio to the spread of few shifts as the equally unlikely standard deviations.
 
-    The spread of three shifts that happen to be alike is uncertain: the ratio follows Student's distribution. With at
+    The spread of three shifts that happen to be similar is uncertain: the ratio follows Student's distribution. With at
     least half of the wanted shifts it is left as it is.
     """
     if count < 3 or 2 * count >= wanted:
