@@ -71,3 +71,15 @@ def test_deleted_rows_stay_away_and_other_layers_are_hidden_meanwhile(panel, vie
     viewer.window.remove_dock_widget(panel)
     assert own.visible
     panel.deleteLater()
+
+
+def test_closing_shows_what_was_there_and_does_not_draw_over_it(panel, viewer, qtbot):
+    before = viewer.add_image(np.zeros((8, 8)), name="before")
+    panel.train()
+    qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
+    own = [layer for layer in viewer.layers if layer is not before]
+    assert len(own) == 2
+    viewer.window.remove_dock_widget(panel)
+    assert before.visible
+    assert not any(layer.visible for layer in own)
+    panel.deleteLater()

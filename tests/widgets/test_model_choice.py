@@ -49,6 +49,7 @@ def test_a_model_registers_in_one_pass(panel, viewer, run):
     assert np.abs(expected[:-1, -1]).min() > 0.1
     np.testing.assert_allclose(panel.result.transform.as_matrix(), expected, atol=1e-6)
     assert panel.result.losses == []
+    assert panel.plot.isHidden()
     assert viewer.layers[-1].name == "warped · moving -> fixed (mine)"
     assert viewer.layers[-1].metadata["stnreg"]["settings"]["model"] == "mine"
 
@@ -169,6 +170,7 @@ def test_register_waits_for_a_model_that_is_loading(panel, engine, run, qtbot, t
     assert not engine.calls
     go.set()
     qtbot.waitUntil(lambda: box.chosen is not None, timeout=20_000)
+    assert panel.status.text() == "Model 'slow' is loaded."
     assert panel.start()
     run(panel)
     assert panel.job.model.name == "slow"

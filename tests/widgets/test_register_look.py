@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+from pyqtgraph import GraphicsView
+from qtpy.QtGui import QPainter, QPixmap
 from qtpy.QtWidgets import QLabel, QPushButton
 
+from napari_stnreg.widgets.common.plot import LossPlot
 from napari_stnreg.widgets.landmarks.scene import _COLORS
 from napari_stnreg.widgets.register.scores_view import ScoresView
+from tests.helpers.napari_user import open_from_menu
+from tests.widgets.conftest import blobs
 
 
 def test_the_plot_follows_the_theme(panel, viewer, engine, run):
@@ -88,3 +93,38 @@ def test_landmark_colors_are_seen_on_bright_and_on_dark_images():
         brightness = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
         assert 1.05 / (brightness + 0.05) > 2.5, color
         assert (brightness + 0.05) / 0.05 > 2.5, color
+
+
+def test_the_loss_curve_is_in_sight_during_a_run(make_napari_viewer, engine, run, qtbot):
+    viewer = make_napari_viewer(show=True)
+    for name in ("fixed", "moving"):
+        viewer.add_image(blobs((48, 64)), name=name)
+    viewer.window._qt_window.resize(1000, 700)
+    panel = open_from_menu(viewer, "register")
+    engine.steps = 400
+    panel.start()
+    qtbot.waitUntil(lambda: panel.plot.visibleRegion().boundingRect() == panel.plot.rect(), timeout=5000)
+    assert panel.running
+    panel.stop()
+    run(panel)
+
+
+def test_the_numbers_of_a_plot_are_not_cut(viewer, qtbot):
+    plot = LossPlot(viewer)
+    qtbot.addWidget(plot)
+    plot.resize(300, 160)
+    plot.add([("affine", 0, step, 1.0 - 0.1 * step) for step in range(11)])
+    plot.show()
+    qtbot.waitExposed(plot)
+    view = plot.findChild(GraphicsView)
+    for side in ("left", "bottom"):
+        axis = view.getPlotItem().getAxis(side)
+        picture = QPixmap(10, 10)
+        painter = QPainter(picture)
+        shown = [axis.mapRectToScene(rect) for rect, _, _ in axis.generateDrawSpecs(painter)[2]]
+        painter.end()
+        assert shown
+        empty = axis.label.document().documentMargin()
+        shown.append(axis.label.mapRectToScene(axis.label.boundingRect().adjusted(empty, empty, -empty, -empty)))
+        assert min(rect.top() for rect in shown) >= 0, side
+        assert max(rect.bottom() for rect in shown) <= view.height(), side

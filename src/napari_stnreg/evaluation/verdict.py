@@ -238,7 +238,7 @@ def _observations(evidence: Evidence, p: VerdictParameters) -> tuple[list[str], 
     if linear < p.chance:
         against.append("Without the deformation, the images are as similar as at wrong places.")
     else:
-        support.append(f"The similarity is {after:.0f} standard deviations above chance.")
+        support.append(f"The similarity is {after:z.0f} standard deviations above chance.")
     if evidence.linear_match_fraction < p.min_match_fraction:
         against.append(
             f"Only {100 * evidence.linear_match_fraction:.0f} % of the edges match where the linear part puts them."

@@ -62,7 +62,7 @@ def choose_by_trial(
             if evidence[name] > best + margin:
                 best, found.affine = evidence[name], trial.affine
         linear = max(CANDIDATES, key=lambda name: evidence[name])
-        sentences.append("the affine fit stands {:.0f} (NCC) and {:.0f} (MI) deviations above chance".format(
+        sentences.append("the affine fit stands {:z.0f} (NCC) and {:z.0f} (MI) deviations above chance".format(
             *(evidence[name] for name in CANDIDATES)
         ))  # fmt: skip
     chosen = linear

@@ -49,6 +49,7 @@ class OptionsPanel(TaskPanel):
         super().__init__(napari_viewer, message)
         self.options = options
         options.models.failed.connect(self._on_model_failed)
+        options.models.loaded.connect(self._on_model_loaded)
         self._devices = DeviceSearch(self, lambda: self.running)
         self._devices.found.connect(self._on_devices)
 
@@ -68,6 +69,10 @@ class OptionsPanel(TaskPanel):
 
     def _on_model_failed(self, text: str) -> None:
         self.show_error(InputError(text))
+
+    def _on_model_loaded(self, name: str) -> None:
+        if not self.running:  # the status may say that it is still loading
+            self.show_status(f"Model '{name}' is loaded.")
 
     def _on_theme(self, _event: Any = None) -> None:
         raise NotImplementedError

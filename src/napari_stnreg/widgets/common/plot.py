@@ -20,6 +20,10 @@ _CURVE_COLORS: dict[str, tuple[Color, ...]] = {
 }
 
 
+_ABOVE, _BELOW = 8, 4
+"""Pixels above and below a plot: half of the topmost number of its axis, and the descenders of its title."""
+
+
 class ThemedPlot(QWidget):
     """Axes without a menu; subclasses add their curves and style them.
 
@@ -79,6 +83,7 @@ class ThemedPlot(QWidget):
         self._plot.setMenuEnabled(False)
         self._plot.setMouseEnabled(x=False, y=False)
         self._plot.hideButtons()
+        self._plot.getPlotItem().layout.setContentsMargins(0, _ABOVE, 0, _BELOW)
         for side, title in self._titles.items():
             if title:
                 self._plot.setLabel(side, title)

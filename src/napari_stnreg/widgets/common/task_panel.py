@@ -110,7 +110,8 @@ class TaskPanel(DockPanel):
         self._clock = QTimer(self)
         self._clock.setInterval(_CLOCK_MS)
         self._clock.timeout.connect(self._tick)
-        self._scroll_timer = self._timer(self._scroll_down, _SCROLL_MS)
+        self._scroll_goal: QWidget | None = None
+        self._scroll_timer = self._timer(self._scroll, _SCROLL_MS)
         self._runner = TaskRunner(self)
         self._runner.updated.connect(self._on_update)
         self._runner.finished.connect(self._on_finished)
@@ -152,11 +153,18 @@ class TaskPanel(DockPanel):
 
     def scroll_to_end(self) -> None:
         """Scroll to the end of the form, once what was just shown there has its place."""
+        self.scroll_to(None)
+
+    def scroll_to(self, part: QWidget | None) -> None:
+        """Scroll to a part of the form, once it has its place; ``None`` for the end."""
+        self._scroll_goal = part
         self._scroll_timer.start()
 
-    def _scroll_down(self) -> None:
+    def _scroll(self) -> None:
         bar = self.scroll_area.verticalScrollBar()
-        if bar is not None:
+        if self._scroll_goal is not None:
+            self.scroll_area.ensureWidgetVisible(self._scroll_goal, 0, 0)
+        elif bar is not None:
             bar.setValue(bar.maximum())
 
     def _order_focus(self) -> None:

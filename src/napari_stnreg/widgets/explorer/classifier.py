@@ -175,11 +175,14 @@ class ClassifierPanel(TaskPanel):
         self._viewer.reset_view()
 
     def close_down(self) -> None:
-        """End the training and show again what was hidden."""
+        """End the training and show again what was hidden; the layers of the panel, which lie over it, are hidden."""
         super().close_down()
-        for layer in self._hidden:
-            if layer in self._viewer.layers:
-                layer.visible = True
+        hidden = [layer for layer in self._hidden if layer in self._viewer.layers]
+        for layer in [*self._rows.values(), self.replay_bar.layer] if hidden else []:
+            if layer is not None:
+                layer.visible = False
+        for layer in hidden:
+            layer.visible = True
         self._hidden = []
 
     def show_state(self) -> None:

@@ -46,11 +46,12 @@ class ModelList(Combo):
 
     Signals
     -------
-    changed(), failed(str)
+    changed(), failed(str), loaded(str)
     """
 
     changed = Signal()
     failed = Signal(str)
+    loaded = Signal(str)
 
     def __init__(self, tip: str, name: str, nothing: str) -> None:
         super().__init__(tip, name)
@@ -145,6 +146,7 @@ class ModelList(Combo):
         entry = SESSION.add(model, path)
         if selected:
             self.take(entry)
+            self.loaded.emit(entry.name)
 
     def _on_error(self, error: Exception) -> None:
         self._loading = ""

@@ -210,9 +210,11 @@ class RegisterPanel(FitPanel):
         self.status.setText("Starting …")
         self.scores.clear()
         self.plot.clear()
-        self.plot.setVisible(not job.every_frame)
+        self.plot.setVisible(fitted and not job.every_frame)  # a model alone has no losses
+        self.motion_plot.show_curves({})
         self.motion_plot.setVisible(job.every_frame)
-        self.scroll_area.ensureWidgetVisible(self.motion_plot if job.every_frame else self.plot)
+        if fitted or job.every_frame:
+            self.scroll_to(self.motion_plot if job.every_frame else self.plot)
         self.show_state()
         return True
 
