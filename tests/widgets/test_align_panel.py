@@ -356,3 +356,4 @@ def test_landmarks_are_numbered_within_their_section(panel, viewer):
     assert list(points.features["number"]) == ["1", "2", "1", "2"]
     assert list(points.text.values) == ["1", "2", "1", "2"]
     assert points.size.min() >= 0.025 * 102
+    assert np.all(np.abs(points.text.translation[-2:]) > 0)  # beside the ring, not on it

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from pyqtgraph import GraphicsView
 from qtpy.QtGui import QPainter, QPixmap
-from qtpy.QtWidgets import QLabel, QPushButton
+from qtpy.QtWidgets import QApplication, QLabel, QPushButton
 
 from napari_stnreg.widgets.common.plot import LossPlot
 from napari_stnreg.widgets.landmarks.scene import _COLORS
@@ -84,6 +84,10 @@ def test_score_rows_are_not_cut_in_a_narrow_dock(qtbot):
     # The pinned verdict is short; the reason of the similarity scrolls with the scores.
     assert view.verdict.label.text() == "Good (confidence 0.90)\nIt fits."
     assert "a long reason" in view.text()
+    view.show_results([result])  # Qt deletes the old labels later
+    QApplication.processEvents()
+    texts = [label.text() for label in view.findChildren(QLabel) if label.isVisible()]
+    assert texts.count("Mean squares") == 1
 
 
 def test_landmark_colors_are_seen_on_bright_and_on_dark_images():

@@ -94,9 +94,13 @@ def number_landmarks(layer: Points) -> None:
     for section in np.rint(layer.data[:, 0]).astype(int).tolist():
         counts[section] = counts.get(section, 0) + 1
         numbers.append(str(counts[section]))
+    beside = layer.current_size / 2  # outside of the ring
     with layer.events.data.blocker():
         layer.features = {"number": np.array(numbers, dtype=object)}
-        layer.text = {"string": "{number}", "size": 14, "color": "#ff9f1c", "anchor": "upper_left"}
+        layer.text = {
+            "string": "{number}", "size": 14, "color": "#ff9f1c", "anchor": "upper_left",
+            "translation": [0, -beside / 2, beside],
+        }  # fmt: skip
 
 
 def section_landmarks(layer: Points | None, raw: Image) -> dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]:

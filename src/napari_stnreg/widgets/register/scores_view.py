@@ -164,6 +164,7 @@ class ScoresView(QWidget):
             item = self._grid.takeAt(0)
             widget = None if item is None else item.widget()
             if widget is not None:
+                widget.hide()  # it is deleted once Qt is idle, and new scores are drawn before
                 widget.deleteLater()
 
     def text(self) -> str:
