@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 from pyqtgraph import GraphicsView
 from qtpy.QtGui import QPainter, QPixmap
 from qtpy.QtWidgets import QApplication, QLabel, QPushButton
@@ -99,18 +100,21 @@ def test_landmark_colors_are_seen_on_bright_and_on_dark_images():
         assert (brightness + 0.05) / 0.05 > 2.5, color
 
 
-def test_the_loss_curve_is_in_sight_during_a_run(make_napari_viewer, engine, run, qtbot):
+def test_a_plot_that_was_just_shown_is_scrolled_into_sight(make_napari_viewer, engine, qtbot):
     viewer = make_napari_viewer(show=True)
     for name in ("fixed", "moving"):
         viewer.add_image(blobs((48, 64)), name=name)
-    viewer.window._qt_window.resize(1000, 700)
+    viewer.window._qt_window.resize(1000, 800)
     panel = open_from_menu(viewer, "register")
-    engine.steps = 400
-    panel.start()
-    qtbot.waitUntil(lambda: panel.plot.visibleRegion().boundingRect() == panel.plot.rect(), timeout=5000)
-    assert panel.running
-    panel.stop()
-    run(panel)
+    panel.inputs.more.expand(animate=False)
+    viewer.window._qt_window.resize(900, 600)
+    qtbot.wait(100)
+    assert panel.scroll_area.verticalScrollBar().maximum() > 0
+    plot = panel.motion_plot
+    plot.show()
+    panel.scroll_to(plot)
+    plot.show_curves({"dy": np.zeros((2, 2))})  # it grows
+    qtbot.waitUntil(lambda: plot.visibleRegion().boundingRect() == plot.rect(), timeout=5000)
 
 
 def test_the_numbers_of_a_plot_are_not_cut(viewer, qtbot):
