@@ -46,6 +46,8 @@ class ChanceParameters:
         Bins of the joint histogram.
     n_shifts
         Shifts at which local correlation and mutual information are computed.
+    few_shifts
+        With fewer shifts than this, deviations from their mean follow Student's distribution.
     min_spread
         Lower bound of the null distribution's standard deviation, so that constant images do not score high.
     """
@@ -61,6 +63,7 @@ class ChanceParameters:
     window_step: int = 2
     bins: int = 16
     n_shifts: int = 16
+    few_shifts: int = 5
     min_spread: float = 0.01
 
 
@@ -143,7 +146,7 @@ def compare_with_chance(
     z = []
     for value in values:
         middle, wide = _moments(value[1:][known], 0.1 * parameters.min_spread)
-        z.append(_deviations((float(value[0]) - middle) / wide, int(known.sum()), len(known)))
+        z.append(_deviations((float(value[0]) - middle) / wide, int(known.sum()), parameters.few_shifts))
     return Chance(
         edges,
         float(values[0][0]),
@@ -356,13 +359,12 @@ def _values_at(
     return correlation, _information(_binned(fixed, bins), shifted(_binned(moved, bins)), both, bins), common
 
 
-def _deviations(ratio: float, count: int, wanted: int) -> float:
+def _deviations(ratio: float, count: int, few: int) -> float:
     """Return a ratio to the spread of few shifts as the equally unlikely standard deviations.
 
-    The spread of three shifts that happen to be similar is uncertain: the ratio follows Student's distribution. With at
-    least half of the wanted shifts it is left as it is.
+    The spread of three shifts that happen to be similar is uncertain: the ratio follows Student's distribution.
     """
-    if count < 3 or 2 * count >= wanted:
+    if not 3 <= count < few:
         return ratio
     tail = float(stdtr(count - 1, -abs(ratio) / math.sqrt(1 + 1 / count)))
     return math.copysign(-float(ndtri(max(tail, 1e-300))), ratio)
