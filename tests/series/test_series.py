@@ -191,6 +191,25 @@ def test_a_stopped_run_is_resumed_bit_by_bit(rigid, tmp_path, output_format, ref
     assert "<svg" in (tmp_path / "out" / "motion.svg").read_text()
 
 
+def test_a_frame_that_only_seemed_to_fail_before_a_stop_is_written_as_without_it(tmp_path):
+    """With few frames done, the first noisy one stands out; with all of them, it does not."""
+    movie = make_movie(12, (64, 64), "translation", noise=0.0, seed=6)
+    noise = np.random.default_rng(0).normal(0, 3 * movie.frames.std(), movie.frames.shape)
+    frames = movie.frames + np.where(np.arange(12)[:, None, None] < 4, 0.02, 1.0) * noise
+    options = {"family": "translation", "output_format": "tiff"}
+    steps = []
+    with pytest.warns(RegistrationWarning, match="only 5 of 12 frames"):
+        part = sr.register_series(
+            frames, output=tmp_path / "out", progress=steps.append, stop=lambda: len(steps) == 5, **options
+        )
+    assert part.bridged == [4]
+    resumed = sr.register_series(frames, output=tmp_path / "out", resume=True, **options)
+    assert resumed.bridged == []
+    sr.register_series(frames, output=tmp_path / "whole", **options)
+    a, b = (tifffile.imread(tmp_path / one / "registered.ome.tif") for one in ("out", "whole"))
+    np.testing.assert_array_equal(a, b)
+
+
 def test_frames_are_read_one_at_a_time(rigid):
     class Counted:
         shape, dtype = rigid.frames.shape, rigid.frames.dtype

@@ -115,6 +115,27 @@ class Verdict:
         return f"{self.verdict} (confidence {self.confidence:.2f}): {' '.join(self.reasons)}"
 
 
+class Judged:
+    """A result with a verdict, whose parts are attributes of the result as well."""
+
+    judgment: Verdict
+
+    @property
+    def verdict(self) -> VerdictName:
+        """``"good"``, ``"doubtful"`` or ``"failed"``; a result that cannot be judged is doubtful."""
+        return self.judgment.verdict
+
+    @property
+    def confidence(self) -> float:
+        """Estimated probability that the alignment is right, 0 to 1."""
+        return self.judgment.confidence
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Reasons of the verdict as short sentences."""
+        return self.judgment.reasons
+
+
 UNKNOWN = Verdict("doubtful", 0.5, ("The result was not judged.",))
 
 

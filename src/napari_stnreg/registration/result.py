@@ -33,7 +33,7 @@ from napari_stnreg.evaluation.scorecard import (
     landmark_scores,
     score_stride,
 )
-from napari_stnreg.evaluation.verdict import UNKNOWN, Verdict, VerdictName, judge
+from napari_stnreg.evaluation.verdict import UNKNOWN, Judged, Verdict, judge
 from napari_stnreg.io.conversion import ImageLike, as_image
 from napari_stnreg.io.transform_io import save
 from napari_stnreg.registration.memory import require_memory
@@ -97,7 +97,7 @@ class Progress:
 
 
 @dataclass(repr=False)
-class Result:
+class Result(Judged):
     """The result of a registration.
 
     Parameters
@@ -162,21 +162,6 @@ class Result:
     moving: Image | None = None
     landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None] = (None, None)
     uncertainty: Image | None = None
-
-    @property
-    def verdict(self) -> VerdictName:
-        """``"good"``, ``"doubtful"`` or ``"failed"``; a result that cannot be judged is doubtful."""
-        return self.judgment.verdict
-
-    @property
-    def confidence(self) -> float:
-        """Estimated probability that the alignment is right, 0 to 1."""
-        return self.judgment.confidence
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Reasons of the verdict as short sentences."""
-        return self.judgment.reasons
 
     def warp(
         self,

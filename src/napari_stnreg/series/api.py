@@ -296,10 +296,9 @@ class _SeriesRun:
         found = self.result(fits)
         if reference is not None and fits and not self.stopped:
             yield from self._judge(found, reference)
-        if self.folder is not None and self.smoothing > 0 and not self.stopped and fits:
-            yield from self._write_again(found, range(count))
-        elif self.folder is not None and found.bridged:
-            yield from self._write_again(found, found.bridged)
+        if self.folder is not None and fits and not self.stopped:
+            # a resumed run does not write the frames that it skips, and which frames failed may change
+            yield from self._write_again(found, range(count) if self.smoothing > 0 else found.bridged)
         if self.folder is not None:
             found.stop_reason = "stopped" if self.stopped else "finished"
             found.close(self.folder)
@@ -308,6 +307,7 @@ class _SeriesRun:
     def _judge(self, found: SeriesResult, reference: Image) -> Generator[SeriesProgress, str | None, None]:
         """Judge some frames against the reference or, if frames follow each other, against the one before."""
         judged: dict[int, Verdict] = {}
+        ncc = {fit.frame: fit.ncc for fit in found.fits}
         sound = [fit for fit in found.fits if fit.frame not in found.failed]
         before = {fit.frame: sound[max(i - 1, 0)].frame for i, fit in enumerate(sound)}
         for frame in frames_to_judge(found.fits, found.failed, self.reference_frame):
@@ -320,12 +320,11 @@ class _SeriesRun:
                 masked(target), masked(image.with_unit(target.grid.unit)), found.transform(frame),
                 fixed_channel=fixed_channel, moving_channel=self.settings.moving_channel,
             )  # fmt: skip
-            correlation = found.fits[found.frame_numbers.index(frame)].ncc
             # frames of one series cannot be mirror images of each other
             oriented = self.image is None or (self.image.is_oriented and image.is_oriented)
             judged[frame] = judge(
                 evidence, similarity=self.settings.similarity, mirror=self.settings.mirror, oriented=oriented,
-                correlation=correlation,
+                correlation=ncc[frame],
             )  # fmt: skip
             if (yield SeriesProgress(frame, self.done, self.total, "judging the result")) == "stop":
                 return

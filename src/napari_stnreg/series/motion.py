@@ -152,8 +152,8 @@ def neighbor_weights(frames: Sequence[int], frame: int) -> list[tuple[int, float
     if before is None or after is None:
         only = after if before is None else before
         return [] if only is None else [(only, 1.0)]
-    share = (frame - before) / (after - before)
-    return [(before, 1 - share), (after, share)]
+    fraction = (frame - before) / (after - before)
+    return [(before, 1 - fraction), (after, fraction)]
 
 
 def smoothed_matrices(matrices: FloatArray, weights: FloatArray, sigma: float, center: FloatArray) -> FloatArray:
@@ -162,9 +162,7 @@ def smoothed_matrices(matrices: FloatArray, weights: FloatArray, sigma: float, c
     Rotations stay rotations: the linear parts are averaged and those that were rotations, up to one scale, are
     projected to the nearest one.
     """
-    ndim = matrices.shape[-1] - 1
-    to_center, back = np.eye(ndim + 1), np.eye(ndim + 1)
-    to_center[:-1, -1], back[:-1, -1] = -center, center
+    to_center, back = _about(center)
     local = to_center @ matrices @ back
     flat = local.reshape(len(local), -1) * weights[:, None]
     total = gaussian_filter1d(weights.astype(np.float64), sigma, mode="nearest")
@@ -175,12 +173,17 @@ def smoothed_matrices(matrices: FloatArray, weights: FloatArray, sigma: float, c
 
 def mean_matrix(matrices: FloatArray, weights: FloatArray, center: FloatArray) -> FloatArray:
     """Average matrices ``(n, D + 1, D + 1)`` about a center; the mean of rotations is a rotation."""
-    ndim = matrices.shape[-1] - 1
-    to_center, back = np.eye(ndim + 1), np.eye(ndim + 1)
-    to_center[:-1, -1], back[:-1, -1] = -center, center
+    to_center, back = _about(center)
     local = to_center @ matrices @ back
     mean = np.tensordot(weights / weights.sum(), local, axes=1)
     return np.asarray(back @ _rotations_kept(mean[None], local)[0] @ to_center)
+
+
+def _about(center: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the matrices that move a center to the origin and back."""
+    to_center, back = np.eye(len(center) + 1), np.eye(len(center) + 1)
+    to_center[:-1, -1], back[:-1, -1] = -center, center
+    return to_center, back
 
 
 def _rotations_kept(averaged: FloatArray, matrices: FloatArray) -> FloatArray:

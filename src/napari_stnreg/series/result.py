@@ -15,7 +15,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.labels import choose_interpolation
-from napari_stnreg.evaluation.verdict import UNKNOWN, Verdict, VerdictName
+from napari_stnreg.evaluation.verdict import UNKNOWN, Judged, Verdict
 from napari_stnreg.ops.pullback import Interpolation, border_value
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.resampling.warp import warp
@@ -67,7 +67,7 @@ class SeriesProgress:
 
 
 @dataclass(repr=False)
-class SeriesResult:
+class SeriesResult(Judged):
     """The transforms of a time series.
 
     Parameters
@@ -126,26 +126,6 @@ class SeriesResult:
         return len(self.fits)
 
     @property
-    def verdict(self) -> VerdictName:
-        """``"good"``, ``"doubtful"`` or ``"failed"``."""
-        return self.judgment.verdict
-
-    @property
-    def confidence(self) -> float:
-        """Estimated probability that the frames are aligned, 0 to 1."""
-        return self.judgment.confidence
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Reasons of the verdict as short sentences."""
-        return self.judgment.reasons
-
-    @property
-    def frame_numbers(self) -> list[int]:
-        """Indices of the registered frames, in order."""
-        return [fit.frame for fit in self.fits]
-
-    @property
     def complete(self) -> bool:
         """Whether every frame of the series was registered."""
         return len(self.fits) == len(self.series)
@@ -184,7 +164,8 @@ class SeriesResult:
             and self.verdict != "good"
             and not (self._failed and self.verdict == "doubtful")
         ):
-            found.append(f"The registration of the series {_is(self.verdict)}. {' '.join(self.reasons)}")
+            ending = "failed" if self.verdict == "failed" else "is doubtful"
+            found.append(f"The registration of the series {ending}. {' '.join(self.reasons)}")
         return found
 
     def transform(self, frame: int) -> Transform:
@@ -337,14 +318,15 @@ class SeriesResult:
         frame = int(reference) if reference.isdigit() else 0 if reference in ("first", "previous") else None
         known = set(RegistrationSettings.model_fields)
         settings = RegistrationSettings.parse(**{k: v for k, v in run["settings"].items() if k in known})
-        loaded = cls(
+        judgment = UNKNOWN
+        if report is not None and "verdict" in report:
+            judgment = Verdict(report["verdict"], float(report["confidence"]), tuple(report["reasons"]))
+        return cls(
             fits, Grid.from_dict(run["grid"]), opened, settings, reference, frame, float(run["temporal_smoothing"]),
             "finished" if len(fits) == len(opened) else "stopped", float((report or {}).get("seconds", 0.0)),
             lambda index: target.transform(number, index), tuple(float(v) for v in first), target.path,
+            judgment,
         )  # fmt: skip
-        if report is not None and "verdict" in report:
-            loaded.judgment = Verdict(report["verdict"], float(report["confidence"]), tuple(report["reasons"]))
-        return loaded
 
     def close(self, folder: SeriesFolder) -> None:
         """Write motion and report into the folder of the run."""
@@ -385,10 +367,6 @@ class SeriesResult:
         done = f"{len(self.fits)} of {len(self.series)} frames, {self.verdict}"
         lines = [f"<SeriesResult: {self.settings.family}, {done}, {self.stop_reason} after {self.seconds:.1f} s>"]
         return "\n".join([*lines, *(f"  warning: {text}" for text in self.warnings)])
-
-
-def _is(verdict: VerdictName) -> str:
-    return "failed" if verdict == "failed" else f"is {verdict}"
 
 
 class _Transforms(Sequence[Transform]):

@@ -64,13 +64,15 @@ def series_verdict(
     others = count - (reference is not None)
     if others < 1:
         return Verdict("good", 1.0, ("The series has no frame but the reference.",))
-    share = len(failed) / others
+    failed_fraction = len(failed) / others
     if not judged and not failed:
         return UNKNOWN
     by_name: dict[VerdictName, list[int]] = {"good": [], "doubtful": [], "failed": []}
     for frame, verdict in judged.items():
         by_name[verdict.verdict].append(frame)
-    confidence = (1 - share) * (float(np.median([one.confidence for one in judged.values()])) if judged else 0.0)
+    confidence = (1 - failed_fraction) * (
+        float(np.median([one.confidence for one in judged.values()])) if judged else 0.0
+    )
     reasons: list[str] = []
     for name in ("failed", "doubtful"):
         frames = by_name[name]
@@ -81,7 +83,7 @@ def series_verdict(
     if failed:
         named = ", ".join(str(frame) for frame in sorted(failed)[:5]) + (", ..." if len(failed) > 5 else "")
         reasons.append(f"{len(failed)} of {others} frames failed: {named}.")
-    if share > PARAMETERS.max_failed or len(by_name["failed"]) > PARAMETERS.max_failed * len(judged):
+    if failed_fraction > PARAMETERS.max_failed or len(by_name["failed"]) > PARAMETERS.max_failed * len(judged):
         return Verdict("failed", min(round(confidence, 3), 0.09), tuple(reasons), "search")
     if by_name["failed"] or failed or 2 * len(by_name["doubtful"]) > len(judged):
         return Verdict("doubtful", min(round(confidence, 3), 0.69), tuple(reasons))
