@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,18 +14,18 @@ from napari_stnreg import evaluation
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import ROUNDED_AXES, FloatArray, Grid
 from napari_stnreg.core.image import Image
+from napari_stnreg.core.output_guard import PathLike
 from napari_stnreg.core.progress import check_stop
 from napari_stnreg.core.surface import Surface
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.evaluation.report import Better, Score, Scorecard
 from napari_stnreg.io.conversion import ImageLike, as_image, as_image_pair
-from napari_stnreg.io.surfaces import read_surface
+from napari_stnreg.io.surfaces import as_surface
 from napari_stnreg.ops.jacobian import folding_fraction
 from napari_stnreg.ops.triangles import distance_to_mesh
 from napari_stnreg.resampling.warp import HasTransform, warp
 from napari_stnreg.transforms import Transform, invert
 
-PathLike = str | os.PathLike[str]
 SCORED_VOXELS = 4_000_000
 """Larger images are scored on every n-th voxel along each axis."""
 QUICKLY_SCORED_VOXELS = 2**17
@@ -354,10 +352,7 @@ def _surface_scores(
     moving_surface: Surface | PathLike,
 ) -> list[Score]:
     """Compare two surfaces in the moving world, in the unit of the fixed image."""
-    one, other = (
-        surface if isinstance(surface, Surface) else read_surface(Path(surface), image)
-        for surface, image in ((fixed_surface, fixed), (moving_surface, moving))
-    )
+    one, other = (as_surface(surface, image) for surface, image in ((fixed_surface, fixed), (moving_surface, moving)))
     target = torch.from_numpy(other.vertices * conversion_factor(moving.grid.unit, fixed.grid.unit))
     triangles = torch.from_numpy(one.triangles), torch.from_numpy(other.triangles)
     found: dict[str, dict[str, float]] = {}

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from napari_stnreg.core.errors import InputError, announce
 from napari_stnreg.core.file_errors import parser_errors
 from napari_stnreg.core.grid import FloatArray, HasGrid
+from napari_stnreg.core.output_guard import PathLike
 from napari_stnreg.core.surface import Surface
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.formats import SURFACE_FORMATS, suffix_in
@@ -23,9 +24,17 @@ _SCANNER = 1
 """Code of scanner coordinates in NIfTI and GIFTI."""
 
 
+_SUFFIXES = tuple(suffix for one in SURFACE_FORMATS for suffix in one.suffixes)
+
+
 def is_surface_file(path: Path) -> bool:
     """Return whether a file name is that of a triangle mesh."""
-    return suffix_in(path, [suffix for one in SURFACE_FORMATS for suffix in one.suffixes]) is not None
+    return suffix_in(path, _SUFFIXES) is not None
+
+
+def as_surface(surface: Surface | PathLike, image: HasGrid) -> Surface:
+    """Return a triangle mesh, read from its file if it is one; see :func:`read_surface`."""
+    return surface if isinstance(surface, Surface) else read_surface(Path(surface), image)
 
 
 def read_surface(path: Path, image: HasGrid) -> Surface:
@@ -43,7 +52,7 @@ def read_surface(path: Path, image: HasGrid) -> Surface:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"'{path}' does not exist.")
-    suffix = suffix_in(path, [suffix for one in SURFACE_FORMATS for suffix in one.suffixes])
+    suffix = suffix_in(path, _SUFFIXES)
     if suffix is None:
         raise InputError(f"'{path.name}' has an unsupported extension for a surface.")
     if image.grid.ndim != 3:

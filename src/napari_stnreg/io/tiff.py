@@ -211,11 +211,9 @@ def _levels_shown(height: int, width: int) -> int:
 
 def _coarser_grid(grid: Grid, shape: list[int]) -> Grid:
     """Return the grid of a coarser resolution, whose voxels are means over those of the finest one."""
-    factors = np.array([max(round(a / b), 1) for a, b in zip(grid.shape, shape, strict=True)], dtype=np.float64)
-    matrix = grid.matrix.copy()
-    matrix[:-1, -1] += matrix[:-1, :-1] @ ((factors - 1) / 2)
-    matrix[:-1, :-1] *= factors
-    return Grid(tuple(shape), matrix, grid.unit)
+    factors = [max(round(a / b), 1) for a, b in zip(grid.shape, shape, strict=True)]
+    whole = grid.cropped([0] * grid.ndim, [n * factor for n, factor in zip(shape, factors, strict=True)])
+    return whole.resized(shape)
 
 
 def tiff_axes(path: str, shape: tuple[int, ...]) -> str:

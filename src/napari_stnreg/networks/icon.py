@@ -160,7 +160,7 @@ class IconNetwork(LocalizationNetwork, selectable=False):
     shape
         Size of the images in our axis order; others are cropped or padded.
     orientation
-        See :class:`~.orientation.ArrayOrientation`.
+        See :class:`~.array_orientation.ArrayOrientation`.
 
     References
     ----------

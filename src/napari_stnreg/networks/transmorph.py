@@ -282,7 +282,7 @@ class TransMorph(LocalizationNetwork, selectable=False):
         Whether the decoder stops at half the resolution and the displacement is interpolated, as in the version for
         the OASIS data.
     orientation
-        See :class:`~.orientation.ArrayOrientation`.
+        See :class:`~.array_orientation.ArrayOrientation`.
 
     Notes
     -----

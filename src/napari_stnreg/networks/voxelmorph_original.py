@@ -35,7 +35,7 @@ class OriginalVoxelMorph(LocalizationNetwork, selectable=False):
     downsize
         Factor by which the field is smaller while it is integrated.
     orientation
-        See :class:`~.orientation.ArrayOrientation`.
+        See :class:`~.array_orientation.ArrayOrientation`.
 
     References
     ----------
@@ -130,7 +130,7 @@ class PairwiseVoxelMorph(LocalizationNetwork, selectable=False):
     steps
         Squarings of the integration; 0 for a displacement.
     orientation
-        See :class:`~.orientation.ArrayOrientation`.
+        See :class:`~.array_orientation.ArrayOrientation`.
     """
 
     name = "voxelmorph-pairwise"
@@ -157,10 +157,8 @@ class PairwiseVoxelMorph(LocalizationNetwork, selectable=False):
         down = zip([2 * channels, *encoder], encoder, strict=False)
         self.encoder = nn.ModuleList(convolution(ndim, a, b) for a, b in down)
         self.bottom = convolution(ndim, encoder[-1], decoder[0])
-        before = [decoder[0], *decoder[1:]]
-        after = [*decoder[1:], decoder[-1]]
-        skips = list(encoder)[::-1]
-        self.decoder = nn.ModuleList(convolution(ndim, a + s, b) for a, s, b in zip(before, skips, after, strict=True))
+        after, skips = [*decoder[1:], decoder[-1]], list(encoder)[::-1]
+        self.decoder = nn.ModuleList(convolution(ndim, a + s, b) for a, s, b in zip(decoder, skips, after, strict=True))
         self.out = (nn.Conv2d if ndim == 2 else nn.Conv3d)(decoder[-1], ndim, 1)
         self.flow = convolution(ndim, ndim, ndim)
 

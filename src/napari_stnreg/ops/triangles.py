@@ -67,6 +67,6 @@ def _squared_distance(points: Tensor, corners: Tensor) -> Tensor:
 
 def _to_segment(points: Tensor, start: Tensor, end: Tensor) -> Tensor:
     along = end - start
-    share = ((points - start) * along).sum(-1) / (along * along).sum(-1).clamp_min(1e-20)
-    rest = points - start - share.clamp(0, 1)[..., None] * along
+    fraction = ((points - start) * along).sum(-1) / (along * along).sum(-1).clamp_min(1e-20)
+    rest = points - start - fraction.clamp(0, 1)[..., None] * along
     return (rest * rest).sum(-1)

@@ -34,6 +34,7 @@ from napari_stnreg.io.points.table import Dialect, Table, read_table, write_tabl
 
 POINT_SUFFIXES = tuple(dict.fromkeys(suffix for one in POINT_FORMATS for suffix in one.suffixes))
 """Suffixes of files of points."""
+_SLICER = (".fcsv", ".mrk.json")
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,9 @@ def read_points(
         If the file cannot be read, or does not hold points with ``ndim`` coordinates.
     """
     suffix = suffix_in(path, POINT_SUFFIXES)
-    unit = image.grid.unit if unit is None and image is not None else unit
-    system = system or (image.coordinate_system if image is not None else "scanner" if ndim == 3 else "world")
-    if suffix == ".fcsv":
-        points, names, signs = read_fcsv(path)
-        return PointSet(_from_xyz(points, signs, ndim, system, unit, path.name), "slicer", names)
-    if suffix == ".mrk.json":
-        points, names, signs = read_markups(path)
+    system, unit = _world_of(image, ndim, system, unit)
+    if suffix in _SLICER:
+        points, names, signs = (read_fcsv if suffix == ".fcsv" else read_markups)(path)
         return PointSet(_from_xyz(points, signs, ndim, system, unit, path.name), "slicer", names)
     table = read_table(path)
     dialect = table.dialect
@@ -151,10 +148,9 @@ def write_points(
     if suffix is None:
         raise InputError(f"'{path.name}' is not a point file. Supported: {', '.join(POINT_SUFFIXES)}.")
     ndim = points.shape[1]
-    unit = image.grid.unit if unit is None and image is not None else unit
-    system = system or (image.coordinate_system if image is not None else "scanner" if ndim == 3 else "world")
+    system, unit = _world_of(image, ndim, system, unit)
     names = like.names if like is not None else ()
-    if suffix in (".fcsv", ".mrk.json"):
+    if suffix in _SLICER:
         xyz = _to_xyz(points, system, unit)
         labels = names or tuple(f"P-{number}" for number in range(1, len(xyz) + 1))
         (write_fcsv if suffix == ".fcsv" else write_markups)(path, xyz, labels)
@@ -234,6 +230,15 @@ def read_landmarks(
     sides = ((fixed, fixed_image), (moving, moving_image))
     found = [None if path is None else read_points(path, ndim, image=image).points for path, image in sides]
     return found[0], found[1]
+
+
+def _world_of(
+    image: HasGrid | None, ndim: int, system: CoordinateSystem | None, unit: str | None
+) -> tuple[CoordinateSystem, str | None]:
+    """Return coordinate system and unit of points: those that are given, else those of their image."""
+    if image is None:
+        return system or ("scanner" if ndim == 3 else "world"), unit
+    return system or image.coordinate_system, image.grid.unit if unit is None else unit
 
 
 def _from_xyz(

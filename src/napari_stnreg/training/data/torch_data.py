@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from napari_stnreg.core.image import Image
 from napari_stnreg.core.surface import Surface
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.conversion import as_image, override_geometry
-from napari_stnreg.io.surfaces import read_surface
+from napari_stnreg.io.surfaces import as_surface
 from napari_stnreg.models.input_spec import Normalization
 from napari_stnreg.training.data.batch import MAX_TRIANGLES, Batch, Split, TrainingData, steps_of
 from napari_stnreg.training.data.pair_sampler import PairSource, collate, seeded_rng
@@ -246,9 +245,8 @@ def _surface(value: Any, image: Image) -> Surface | None:
     if isinstance(value, tuple | list) and len(value) == 2 and np.ndim(_values(value[1])) == 2:
         vertices, triangles = (np.asarray(_values(one)) for one in value)
         value = Surface(vertices, triangles)
-    elif isinstance(value, str | os.PathLike):
-        value = read_surface(Path(value), image)
-    return value.simplified(MAX_TRIANGLES) if isinstance(value, Surface) else None
+    is_mesh = isinstance(value, Surface | str | os.PathLike)
+    return as_surface(value, image).simplified(MAX_TRIANGLES) if is_mesh else None
 
 
 def batch_of(sample: Sample, grid: Grid, channels: int, *, labeled: bool) -> Batch:
