@@ -41,9 +41,10 @@ from .series.sources import open_series as open_series
 from .stacks.aligned_stack import AlignedStack as AlignedStack
 from .stacks.api import align_stack as align_stack
 from .stacks.api import align_stack_steps as align_stack_steps
-from .stacks.output.imports import import_stack as import_stack
 from .stacks.settings import StackSettings as StackSettings
 from .stacks.sources.open import open_stack as open_stack
+from .stacks.transform_import import import_stack as import_stack
+from .stacks.transform_import import import_stack_steps as import_stack_steps
 from .training.api import train as train
 from .training.api import train_steps as train_steps
 from .training.callbacks import TrainingCallback as TrainingCallback

@@ -152,3 +152,40 @@ def test_import_names_the_sections_that_cannot_be_read(aligned, tmp_path):
         sr.import_stack(tmp_path / "raw", tmp_path / "maps.csv", "affine-csv", tmp_path / "back.zarr")
     rendered = sr.AlignedStack(tmp_path / "back.zarr").levels[0]
     assert [bool(rendered[z].any()) for z in range(3)] == [True, False, True]
+
+
+@pytest.mark.parametrize("kind", ["bigwarp", "sofima"])
+def test_a_stopped_import_is_resumed(aligned, tmp_path, kind):
+    raw = SerialSections((3, 160, 176), 2, shift=6.0)[:]
+    maps = tmp_path / {"bigwarp": "maps", "sofima": "maps.npy"}[kind]
+    aligned.export(maps, kind)
+    sr.import_stack(raw, maps, kind, tmp_path / "whole.zarr")
+    steps = sr.import_stack_steps(raw, maps, kind, tmp_path / "part.zarr", workers=1)
+    first = next(steps)
+    assert (first.done, first.total) == (1, 3)
+    with pytest.raises(StopIteration):
+        steps.send("stop")
+    with pytest.raises(InputError, match="unfinished"):
+        sr.AlignedStack(tmp_path / "part.zarr").map_points([[0, 1, 1]])
+    with pytest.raises(InputError, match="--resume"):
+        sr.import_stack(raw, maps, kind, tmp_path / "part.zarr")
+    rest = [now.section for now in sr.import_stack_steps(raw, maps, kind, tmp_path / "part.zarr", resume=True)]
+    assert sorted(rest) == sorted({0, 1, 2} - {first.section})
+    one, other = (sr.AlignedStack(tmp_path / name) for name in ("whole.zarr", "part.zarr"))
+    np.testing.assert_array_equal(one.levels[0][:], other.levels[0][:])
+    np.testing.assert_array_equal(one.nodes[:], other.nodes[:])
+    sr.import_stack(raw, maps, kind, tmp_path / "part.zarr", resume=True)  # finished: nothing to do
+    with pytest.raises(InputError, match="Replace it"):
+        sr.import_stack(raw[::-1], maps, kind, tmp_path / "part.zarr", resume=True)
+
+
+def test_import_reports_progress_and_refuses_too_little_memory(aligned, tmp_path, capfd, monkeypatch):
+    np.save(tmp_path / "raw.npy", SerialSections((3, 160, 176), 2, shift=6.0)[:])
+    aligned.export(tmp_path / "maps.csv", "affine-csv")
+    monkeypatch.setattr("napari_stnreg.cli.progress.SECONDS_BETWEEN_LINES", 0.0)
+    command = ["import-stack", str(tmp_path / "raw.npy"), str(tmp_path / "maps.csv"), "--from", "affine-csv"]
+    assert main([*command, "-o", str(tmp_path / "back.zarr"), "--memory", "20MB"]) == 2
+    assert "MB are needed" in capfd.readouterr().err
+    assert not (tmp_path / "back.zarr").exists()
+    assert main([*command, "-o", str(tmp_path / "back.zarr"), "--workers", "1"]) == 0
+    assert "warping sections 2/3" in capfd.readouterr().err

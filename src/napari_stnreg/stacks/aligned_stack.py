@@ -6,7 +6,8 @@ import json
 import shutil
 import warnings
 from collections.abc import Generator, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -27,14 +28,12 @@ from napari_stnreg.stacks.output.ome_zarr import (
     create,
     is_aligned_stack,
     read_attributes,
-    update_attributes,
 )
 from napari_stnreg.stacks.output.render import PixelMap, map_pixels, render_bands, scale_canvas
-from napari_stnreg.stacks.runtime.checkpoint import RENDERED, WorkFolder, work_folder
-from napari_stnreg.stacks.runtime.executor import Task, make_executor
 from napari_stnreg.stacks.runtime.job import report_paths
-from napari_stnreg.stacks.runtime.memory import limit_executor, rendering_bytes
+from napari_stnreg.stacks.runtime.memory import rendering_bytes
 from napari_stnreg.stacks.runtime.progress import StackProgress
+from napari_stnreg.stacks.runtime.rendering import RenderingJob, render_steps
 from napari_stnreg.stacks.sources.base import SectionError, StackSource, reorder_sections
 from napari_stnreg.stacks.sources.open import open_stack
 
@@ -214,53 +213,29 @@ class AlignedStack:
         if not str(output).rstrip("/").endswith(".zarr"):
             raise InputError(f"'{Path(output).name}' must be an OME-Zarr folder. Choose a name that ends in .zarr.")
         pixels = map_pixels(source, self.canvas.input_shape, self.attributes.get("stack") or {})
-        grid = scale_canvas(self.canvas, pixels.scale)
-        count = source.shape[0]
-        inputs: list[str | Path] = [self.path, *source.paths]
+        grid, labels = scale_canvas(self.canvas, pixels.scale), interpolation == "nearest"
         known = {name: self.attributes.get(name) for name in ("stack", "settings", "verdicts", "order")}
         identity = {
             "alignment": {"location": str(self.path), **known}, "stack": source.identity(),
             "interpolation": interpolation, "fill": float(fill),
         }  # fmt: skip
-        work = work_folder(output)
-        check_output(work.path, inputs, overwrite=True, folder=True, is_ours=lambda _: True)
-        is_begun = work.check(identity, resume=resume, overwrite=overwrite)
-        path = check_output(output, inputs, overwrite=overwrite or resume, folder=True, is_ours=is_aligned_stack)
-        if resume and path.exists() and not is_begun:
-            if read_attributes(path).get("applied") == json.loads(json.dumps(identity)):
-                return path
-            if not overwrite:
-                raise InputError(f"'{path.name}' is not an unfinished run of this. Replace it with --overwrite.")
-        executor = make_executor(scheduler, workers)
-        try:
-            limit_executor(executor, memory, rendering_bytes(source))
-            with OutputLock(path):
-                work.begin(identity, resume=resume, overwrite=overwrite)
-                left = [z for z in range(count) if not (path.exists() and work.has(RENDERED, z))]
-                writer = SectionWriter(path, labels=interpolation == "nearest")
-                if len(left) == count:
-                    writer = create(
-                        path, source, self.canvas, (grid.shape[0], grid.shape[1]), pixels=pixels, displacement=False,
-                        fill=fill, labels=interpolation == "nearest",
-                        attributes={"alignment": self.path.name, "finished": False},
-                    )  # fmt: skip
-                arguments, sections = (pixels, interpolation, fill), reorder_sections(source, self.order)
-                plan = (
-                    Task(f"apply {z}", _warp_section, (self.path, sections, writer, work, z, *arguments)) for z in left
-                )
-                done = count - len(left)
-                with closing(executor.run(plan)) as ended:  # type: ignore[type-var]
-                    for name, _ in ended:
-                        done, z = done + 1, int(name.rsplit(" ", 1)[1])
-                        message = "warping sections"
-                        if (yield StackProgress("render", done, count, done / count, message, z, path)) == "stop":
-                            break
-                if done == count:
-                    update_attributes(path, finished=True, applied=identity)
-                    work.remove()
-        finally:
-            executor.close()
-        return path
+        sections = reorder_sections(source, self.order)
+        job = RenderingJob(
+            output, [self.path, *source.paths], identity, source.shape[0], rendering_bytes(source),
+            create=lambda path: create(
+                path, source, self.canvas, (grid.shape[0], grid.shape[1]), pixels=pixels, displacement=False, fill=fill,
+                labels=labels, attributes={"alignment": self.path.name, "finished": False},
+            ),
+            task=lambda writer, z: partial(
+                _warp_section, self.path, sections, writer, z, pixels, interpolation, fill
+            ),
+            labels=labels,
+        )  # fmt: skip
+        return (
+            yield from render_steps(
+                job, scheduler=scheduler, workers=workers, memory=memory, resume=resume, overwrite=overwrite
+            )
+        )
 
     # -- points and displacement
 
@@ -349,7 +324,7 @@ class AlignedStack:
         InputError
             If the alignment is unfinished, or the target cannot be written.
         """
-        from napari_stnreg.stacks.output.exchange import export_stack
+        from napari_stnreg.stacks.output.export import export_stack
 
         self._require_finished()
         return export_stack(self, target, kind, overwrite=overwrite)
@@ -478,8 +453,8 @@ def stack_interpolation(source: StackSource) -> tuple[Interpolation, str]:
 
 
 def _warp_section(
-    alignment: Path, source: StackSource, writer: SectionWriter, work: WorkFolder, z: int, pixels: PixelMap,
-    interpolation: Any, fill: float,
+    alignment: Path, source: StackSource, writer: SectionWriter, z: int, pixels: PixelMap, interpolation: Any,
+    fill: float,
 ) -> None:  # fmt: skip
     aligned = AlignedStack(alignment)
     canvas = aligned.canvas
@@ -487,7 +462,4 @@ def _warp_section(
         source, z, aligned.transform(z), scale_canvas(canvas, pixels.scale), CHUNK, pixels=pixels, step=canvas.step,
         interpolation=interpolation, fill=fill,
     )  # fmt: skip
-    with suppress(SectionError):  # a missing section stays empty, as in the alignment
-        writer.write(z, bands)
-    writer.sync(z)
-    work.put(RENDERED, z)
+    writer.write(z, bands)

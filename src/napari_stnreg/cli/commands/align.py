@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from napari_stnreg.stacks.sources.base import StackSource
 
 _COLUMNS = ("section_a", "y_a", "x_a", "section_b", "y_b", "x_b")
+STOPPING = "Stopping after the current sections. Continue with --resume. Press Ctrl+C again to abort."
+"""Answer to Ctrl+C of the commands that can be resumed."""
 _BYTES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
@@ -180,8 +182,7 @@ def align(
         overwrite=overwrite,
         keep_work=keep_work,
     )
-    answer = "Stopping after the current sections. Continue with --resume. Press Ctrl+C again to abort."
-    with Interrupt(answer) as interrupt:
+    with Interrupt(STOPPING) as interrupt:
         result = run_with_progress(steps, interrupt, "align")
     if result.stop_reason == "stopped":
         logger.log(PROGRESS, "Stopped. The same command with --resume continues.")

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
-from napari_stnreg.cli.commands.align import Execution, StackReading, run_with_progress
+from napari_stnreg.cli.commands.align import STOPPING, Execution, StackReading, run_with_progress
 from napari_stnreg.cli.exit_code import ExitCode
 from napari_stnreg.cli.options import AsOptions, Output
 from napari_stnreg.cli.progress import PROGRESS, Interrupt, logger
@@ -84,15 +84,11 @@ def apply_stack(
             output,
             interpolation=interpolation,
             fill=fill,
-            scheduler=execution.scheduler,
-            workers=execution.workers,
-            memory=execution.memory,
+            **vars(execution),
             resume=resume,
             overwrite=overwrite,
         )
-        with Interrupt(
-            "Stopping after the current sections. Continue with --resume. Press Ctrl+C again to abort."
-        ) as interrupt:
+        with Interrupt(STOPPING) as interrupt:
             run_with_progress(steps, interrupt, "apply-stack")
         if interrupt.requested:
             return ExitCode.INTERRUPTED

@@ -60,11 +60,12 @@ def task_bytes(source: StackSource, settings: StackSettings) -> int:
     return int(max(matching, reading, rendering_bytes(source)))
 
 
-def rendering_bytes(source: StackSource) -> int:
-    """Estimate the peak memory of rendering one section, bytes."""
+def rendering_bytes(source: StackSource, shape: tuple[int, int] | None = None) -> int:
+    """Estimate the peak memory of rendering one section to a canvas of a shape, by default its own, bytes."""
     from napari_stnreg.transforms.base import SLAB_POINTS  # imports torch
 
-    band = min(CHUNK, source.shape[1]) * source.shape[2]
+    height, width = shape or source.shape[1:]
+    band = min(CHUNK, height) * width
     return int(TASK_MEMORY.rendering * band + TASK_MEMORY.mapping * min(band, 2 * SLAB_POINTS) + source.section_bytes)
 
 

@@ -58,7 +58,7 @@ def prepare_section(
     shape = (source.shape[1], source.shape[2])
     extractor = None if encoder is None else _extractor(encoder, encoder.stat().st_mtime_ns)
     found = prepare(image, settings, shape=shape, factor=settings.factor(shape), mask=mask, extractor=extractor)
-    fault = "unreadable" if reason else found.fault
+    fault = ("missing" if z in source.missing else "unreadable") if reason else found.fault
     work.put(PREPARED, z, found.to_arrays(), fault=fault, reason=reason, figures=found.figures)
     return fault
 

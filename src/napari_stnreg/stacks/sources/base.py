@@ -52,6 +52,8 @@ class StackSource:
         mean over its area, less if the resolution is subsampled.
     notes
         Sentences about what is not used: other channels, or other files of a folder.
+    missing
+        The sections among ``faults`` of which there is no file.
     """
 
     shape: tuple[int, int, int]
@@ -64,6 +66,7 @@ class StackSource:
     origin: tuple[float, float, float] = field(default=(0.0, 0.0, 0.0), kw_only=True)
     inset: tuple[float, float] = field(default=(0.5, 0.5), kw_only=True)
     notes: tuple[str, ...] = field(default=(), kw_only=True)
+    missing: frozenset[int] = field(default=frozenset(), kw_only=True)
 
     def read(self, z: int, window: Window | None = None) -> Array:
         """Read one section ``(y, x)``, or the part of it in ``window``, in the type of the stack.
@@ -218,6 +221,7 @@ def reorder_sections(source: StackSource, order: Sequence[int]) -> StackSource:
     return SubStack(
         source.shape, source.dtype, source.spacing, source.unit, source.name, faults, source.location, source,
         tuple(order), origin=source.origin, inset=source.inset, notes=source.notes,
+        missing=frozenset(z for z, raw in enumerate(order) if raw in source.missing),
     )  # fmt: skip
 
 

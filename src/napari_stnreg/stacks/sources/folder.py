@@ -111,7 +111,7 @@ def open_folder(path: Path, *, channel: int | None = None, pattern: str | None =
     spacing, unit = _folder_calibration(path / next(rows[z] or "" for z in headers if z not in faults))
     return FolderSource(
         (len(rows), height, width), dtype, spacing, unit, path.name, faults, str(path), tuple(n or "" for n in rows),
-        notes=order.notes,
+        notes=order.notes, missing=frozenset(z for z, name in enumerate(rows) if name is None),
     )  # fmt: skip
 
 
