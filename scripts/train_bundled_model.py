@@ -2,7 +2,8 @@
 
 ``box-2d`` (16 CPU minutes): first small scenes, where a step costs a quarter. Then a copy of the trained network is
 appended at twice the resolution and trained there, so that the model is two networks in sequence: large displacements
-first. At last both are trained together, on new scenes in every epoch. ``box-3d`` (16 minutes on a GPU): see
+first. At last both are trained together, on textured scenes with local changes of size, and the mean of the weights of
+the last steps is kept. ``box-3d`` (16 minutes on a GPU): see
 ``bundled_volumes.py``. No acquired image is used. An interrupted run is continued. The model is written to
 ``src/napari_stnreg/models/``.
 """
@@ -19,10 +20,13 @@ from typing import Any
 
 import torch
 from bundled_volumes import train_box_3d
+from safetensors.torch import load_file, save_file
 
 import napari_stnreg as sr
 from napari_stnreg.networks import SequentialNetwork
+from napari_stnreg.training.callbacks import Callbacks
 from napari_stnreg.training.checkpoint import checkpoint_path
+from napari_stnreg.training.parts import Parts
 from napari_stnreg.training.synthetic.shapes import GeneratedShapes, ShapeSettings
 from napari_stnreg.training.trainer import Trainer
 
@@ -56,7 +60,9 @@ class Phase:
     passes
         How often each network runs; all of them are trained. ``None``: once, and only the last one is trained.
     keep
-        Whether scenes are generated in the first epoch only.
+        Epochs for which a scene is kept; see :class:`GeneratedShapes`.
+    averaged_steps
+        Steps over which the weights are averaged exponentially; 0 keeps the weights of the best validation.
     """
 
     side: int
@@ -65,7 +71,8 @@ class Phase:
     settings: dict[str, Any]
     left_after: int | None = None
     passes: tuple[int, ...] | None = None
-    keep: bool = True
+    keep: bool | int = True
+    averaged_steps: int = 0
 
 
 PASSES = (1, 2)
@@ -73,6 +80,9 @@ PASSES = (1, 2)
 one pass each, 0.881 with (2, 1), as in the last phase, 0.895 with (1, 2), 0.904 with (2, 2). On natural images with a
 known deformation, a second pass of the first network adds half to the error.
 """
+TEXTURED = ShapeSettings(
+    large_pose_probability=0.4, shift=0.03, other_contrast=0.2, local_scale=0.6, texture=0.8, texture_octaves=4
+)
 FAR = ShapeSettings(large_pose_probability=0.6, shift=0.03, other_contrast=0.25)
 PHASES = [
     Phase(64, 1500, ShapeSettings(), {**COARSE, "epochs": 36, "batch_size": 16, "learning_rate": 2e-3}, 12),
@@ -80,7 +90,39 @@ PHASES = [
     # The same network again behind itself, at twice the resolution; the first one stays as it is.
     Phase(128, 400, FAR, {**BOTH, "epochs": 6, "batch_size": 4, "learning_rate": 7e-4}),
     Phase(128, 400, FAR, {"epochs": 10, "batch_size": 4, "learning_rate": 4e-4}, passes=(2, 1), keep=False),
-]
+    Phase(128, 400, TEXTURED, {"epochs": 60, "batch_size": 4, "learning_rate": 5e-4, "schedule": "constant"},
+          passes=(1, 1), keep=3, averaged_steps=1000),
+]  # fmt: skip
+
+
+class AveragedWeights(sr.TrainingCallback):
+    """Average the weights exponentially over the steps, and save the mean after every epoch.
+
+    Parameters
+    ----------
+    path
+        File of the mean.
+    steps
+        Steps after which the weight of an old value is 1/e.
+    """
+
+    def __init__(self, path: Path, steps: int) -> None:
+        self.path, self.steps = path, steps
+
+    def on_start(self, network: torch.nn.Module, settings: sr.TrainingSettings) -> None:
+        """Start with the saved mean, or the weights."""
+        self.network = network
+        weights = load_file(self.path) if self.path.exists() else network.state_dict()
+        self.mean = {name: value.detach().clone() for name, value in weights.items()}
+
+    def on_step(self, progress: sr.TrainingProgress) -> None:
+        """Move the mean toward the weights."""
+        for name, value in self.network.state_dict().items():
+            self.mean[name].lerp_(value, 1 / self.steps)
+
+    def on_epoch(self, progress: sr.TrainingProgress, network: torch.nn.Module) -> None:
+        """Save the mean."""
+        save_file(self.mean, self.path)
 
 
 def begin(network: torch.nn.Module, weights: dict[str, torch.Tensor] | None, *, fresh: bool) -> None:
@@ -108,7 +150,9 @@ def train_box_2d(options: argparse.Namespace) -> None:
                 model.network.passes = phase.passes
             start = None if phase.passes is None else model
             settings = sr.TrainingSettings.parse(**COMMON, **phase.settings)
-            trainer = Trainer(data, settings, checkpoint_path(path), resume=True, warm_start=start)
+            mean = AveragedWeights(path.with_suffix(".mean.safetensors"), phase.averaged_steps)
+            parts = Parts(callbacks=Callbacks((mean,) if phase.averaged_steps else ()))
+            trainer = Trainer(data, settings, checkpoint_path(path), resume=True, warm_start=start, parts=parts)
             if start is None:
                 begin(trainer.network, weights, fresh=not trainer.resumed)
             start_time, run, told = time.process_time(), trainer.run(), None
@@ -116,6 +160,8 @@ def train_box_2d(options: argparse.Namespace) -> None:
                 try:
                     step = run.send(told)
                 except StopIteration as end:
+                    if phase.averaged_steps:
+                        end.value.network.load_state_dict(mean.mean)
                     end.value.save(path)
                     break
                 if step.state == "validated":

@@ -23,7 +23,9 @@ from napari_stnreg.teaching import (
     save_state,
 )
 from napari_stnreg.teaching.frame_handles import NAMES, drag, handle_positions
+from napari_stnreg.teaching.replay import Replay
 from napari_stnreg.transforms import AffineTransform
+from tests.helpers.drawn_pairs import DrawnPairs
 
 SHAPE = (40, 56)
 
@@ -361,3 +363,29 @@ def test_invalid_state_file_is_refused(tmp_path, content, sentence):
 def test_unsupported_image_is_refused(image):
     with pytest.raises(InputError, match="explorer"):
         Scene(image)
+
+
+class TestReplay:
+    """The images of a training, right after it and later."""
+
+    def test_a_checkpoint_holds_what_the_trained_model_holds(self, tmp_path):
+        path = tmp_path / "m.safetensors"
+        model = sr.train(
+            DrawnPairs(8, 4, size=24), network="affine", family="translation", similarity="mse", epochs=2, device="cpu",
+            output=path,
+        )  # fmt: skip
+        whole = Replay.from_model(model)
+        for place in (path, tmp_path / "m.checkpoint.safetensors"):
+            again = Replay.from_checkpoint(place)
+            assert again.name == "m"
+            assert again.times.tolist() == whole.times.tolist() == [0, 1, 2]
+            assert again.kept == whole.kept
+            np.testing.assert_array_equal(again.frames, whole.frames)
+            np.testing.assert_array_equal(again.fixed, whole.fixed)
+            assert {name: points.tolist() for name, points in again.curves.items()} == {
+                name: points.tolist() for name, points in whole.curves.items()
+            }
+        with pytest.raises(InputError, match=r"loaded from a file.*Replay\.from_checkpoint"):
+            Replay.from_model(sr.load(path))
+        with pytest.raises(InputError, match=r"other\.checkpoint.*No such file"):
+            Replay.from_checkpoint(tmp_path / "other.safetensors")

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import napari_stnreg as sr
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.losses import as_similarity
 from napari_stnreg.networks import CustomNetwork, custom
 from napari_stnreg.training.data.torch_data import DatasetPairs, LoaderPairs, read_sample
 from tests.helpers.drawn_pairs import DrawnPairs
@@ -152,6 +153,30 @@ class TestNetwork:
         assert sizes.family.parameter_shape(sr.Grid.from_spacing((16, 16)))[0] == 2
         assert sizes.config()["spacing"] == 4
 
+    @pytest.mark.parametrize("flat", [False, True])
+    def test_options_of_a_thin_plate_spline_place_its_control_points(self, flat):
+        moves = torch.tensor([[2.0, -1.0]]).repeat(12, 1)  # 3 x 4 control points, all moved equally
+        points, where = mapped("tps", moves.flatten() if flat else moves, spacing=3.0, points=[3, 4])
+        assert np.allclose(points - where.points(), [6.0, -3.0], atol=1e-4)
+        with pytest.raises(
+            InputError, match=r"shape \(B, 12, 2\).*tps needs \(B, 50\)"
+        ):
+            mapped("tps", moves)  # 5 x 5 by default
+        with pytest.raises(InputError, match="'tps' does not take these options: pints"):
+            mapped("tps", moves, pints=4)
+
+    def test_a_network_of_a_thin_plate_spline_is_trained_saved_and_loaded(self, tmp_path):
+        sr.register_network("Constant", lambda: Constant(torch.zeros(9, 2)))
+        path = tmp_path / "tps.safetensors"
+        model = sr.train(
+            DrawnPairs(12, 4), network=Constant(torch.zeros(9, 2)), family="tps", network_options={"points": 3},
+            similarity="mse", epochs=1, output=path, **QUICK,
+        )  # fmt: skip
+        loaded = sr.load(path)
+        assert loaded.family == "tps"
+        assert loaded.network.config()["points"] == 3
+        assert same_weights(loaded, model)
+
     @pytest.mark.parametrize(
         ("family", "answer", "words"),
         [
@@ -182,6 +207,22 @@ class TestNetwork:
 
 
 class TestLoss:
+    def test_the_loss_is_the_mean_of_a_map(self):
+        one, other = torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 8)
+        values = []
+        for loss in (
+            nn.MSELoss(), nn.MSELoss(reduction="none"), lambda warped, fixed: ((warped - fixed) ** 2).mean((1, 2, 3))
+        ):  # fmt: skip
+            similarity, _ = as_similarity(loss)
+            similarity.prepare(one)
+            values.append(float(similarity(other)))
+        np.testing.assert_allclose(values, values[0], rtol=1e-6)
+
+    @pytest.mark.parametrize("answer", [torch.zeros(2, dtype=torch.int64), torch.zeros(0)])
+    def test_a_tensor_without_a_mean_is_refused(self, answer):
+        with pytest.raises(InputError, match=r"returned a tensor of type .* Return a scalar, or a floating-point map"):
+            sr.train(Pairs(), network=Shifter(), similarity=lambda warped, fixed: answer, epochs=1, **QUICK)
+
     def test_a_loss_of_torch_trains_and_is_named(self):
         data = DrawnPairs(24, 6, size=24)
         model = sr.train(data, network="affine", family="translation", similarity=nn.MSELoss(), epochs=4, **QUICK)
@@ -190,8 +231,6 @@ class TestLoss:
         assert model.summary["settings"]["similarity_used"] == "MSELoss"
 
     def test_a_function_sees_the_warped_image_first_and_its_mask(self):
-        from napari_stnreg.losses import as_similarity
-
         def signed(warped, fixed, mask=None):
             return ((warped - fixed) * (1 if mask is None else mask)).mean()
 

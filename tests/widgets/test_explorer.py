@@ -284,7 +284,7 @@ def test_the_numbers_of_theta_fit_a_narrow_dock(explorer):
 @pytest.mark.parametrize("gone", ["all", "output", "cells"])
 def test_layers_deleted_during_a_descent_end_it_and_stay_away(explorer, viewer, qtbot, gone):
     explorer.tabs.setCurrentIndex([explorer.tabs.tabText(i) for i in range(explorer.tabs.count())].index("Gradient"))
-    explorer.gradient_tab.lose.click()
+    explorer.gradient_tab.randomize.click()
     explorer.gradient_tab.run.click()
     qtbot.waitUntil(lambda: "after 0" not in explorer.gradient_tab.words.text(), timeout=20_000)
     if gone == "all":

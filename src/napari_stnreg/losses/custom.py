@@ -14,7 +14,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.losses.base import Similarity, combine_weights
 
 LossFunction = Callable[..., Tensor]
-"""``loss(warped, fixed)``, or ``loss(warped, fixed, weight=...)``, to a tensor; lower is better."""
+"""``loss(warped, fixed)``, or ``loss(warped, fixed, weight=...)``, to a scalar tensor or a map; lower is better."""
 
 
 class CustomSimilarity(Similarity, selectable=False):
@@ -23,7 +23,8 @@ class CustomSimilarity(Similarity, selectable=False):
     Parameters
     ----------
     function
-        Takes two tensors ``(B, C, *shape)`` and returns a tensor, whose mean is the loss. If it has an argument
+        Takes two tensors ``(B, C, *shape)`` and returns a floating-point tensor: a scalar, or one value for each pair
+        or voxel (such as torch's losses with ``reduction="none"``), whose mean is then the loss. If it has an argument
         ``weight`` (or ``mask``), it gets the weights ``(B, 1, *shape)`` or ``None``; otherwise voxels of weight 0 are
         replaced by the fixed image before the call, so that they do not differ.
 
@@ -74,6 +75,11 @@ class CustomSimilarity(Similarity, selectable=False):
             ) from error
         if not isinstance(value, Tensor):
             raise InputError(f"The loss '{self.title}' returned {type(value).__name__}. Return a tensor.")
+        if not value.is_floating_point() or not value.numel():
+            raise InputError(
+                f"The loss '{self.title}' returned a tensor of type {value.dtype} and shape {tuple(value.shape)}. "
+                "Return a scalar, or a floating-point map whose mean is the loss."
+            )
         return value.mean()
 
     def score(self, warped: Tensor, weight: Tensor | None = None) -> float:

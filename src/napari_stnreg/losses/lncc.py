@@ -54,7 +54,7 @@ class LocalNCC(Similarity):
     """
 
     name = "lncc"
-    description = "Correlation in a small window: for the same modality with uneven brightness (default)."
+    description = "Correlation in a small window: for the same modality with uneven brightness."
 
     def __init__(self, radius: int = 2, epsilon: float = 1e-5) -> None:
         self.radius = radius

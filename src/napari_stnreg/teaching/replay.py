@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -97,7 +97,7 @@ class Replay:
 
     @classmethod
     def from_model(cls, model: Model, grid: Grid | None = None) -> Replay:
-        """Build a replay from a model that was just trained; models from files keep no images.
+        """Build a replay from a model that was just trained. For a model from a file, see :meth:`from_checkpoint`.
 
         Parameters
         ----------
@@ -113,17 +113,66 @@ class Replay:
         """
         if model.replay is None or not len(model.replay):
             raise InputError(
-                "This model has no images of its training: it was loaded from a file or trained with 0 snapshots."
+                f"'{model.name}' has no images of its training: it was loaded from a file or trained with 0 snapshots. "
+                "A model file holds no images; use Replay.from_checkpoint with the file NAME.checkpoint.safetensors "
+                "beside it."
             )
-        curves: dict[str, list[tuple[float, float]]] = {}
-        for record in model.summary.get("curve", []):
-            for key, value in (("loss", record["loss"]), ("validation", record["validation_loss"])):
-                if value is not None:
-                    curves.setdefault(key, []).append((record["epoch"], value))
-        times = np.asarray(model.summary["replay_epochs"], dtype=np.float64)
-        found = {key: np.array(points) for key, points in curves.items()}
+        epochs = [int(epoch) for epoch in model.summary["replay_epochs"]]
+        curves = [(one["epoch"], one["loss"], one["validation_loss"]) for one in model.summary.get("curve", [])]
         kept = (model.summary.get("best") or {}).get("epoch")
-        return cls(model.replay, times, found, model.name or "training", grid, kept=kept, fixed=model.replay_fixed)
+        return cls._of_training(model.name or "training", model.replay, epochs, curves, kept, model.replay_fixed, grid)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, grid: Grid | None = None) -> Replay:
+        """Build a replay from the checkpoint of a training, which is saved beside its model.
+
+        Parameters
+        ----------
+        path
+            The checkpoint, or the model beside which it is.
+        grid
+            Grid of the images; ``None`` for unit pixels.
+
+        Raises
+        ------
+        InputError
+            If the file is not a checkpoint, or the training kept no images.
+        """
+        from napari_stnreg.training.checkpoint import checkpoint_path, read_progress
+
+        path = Path(path)
+        name = path.name.removesuffix(".safetensors").removesuffix(".checkpoint")
+        if not path.name.endswith(".checkpoint.safetensors"):
+            path = checkpoint_path(path)
+        state = read_progress(path)
+        if not state.replay:
+            raise InputError(f"'{path.name}' has no images, since the training was run with 0 snapshots.")
+        curves = [(one.epoch, one.loss, one.validation_loss) for one in state.curve]
+        images = np.stack(state.replay)
+        fixed = state.replay_fixed
+        return cls._of_training(name, images, state.replay_epochs, curves, state.best_epoch, fixed, grid)
+
+    @classmethod
+    def _of_training(
+        cls,
+        name: str,
+        images: npt.NDArray[Any],
+        epochs: Sequence[int],
+        records: Sequence[tuple[int, float | None, float | None]],
+        kept: float | None,
+        fixed: npt.NDArray[Any] | None,
+        grid: Grid | None,
+    ) -> Replay:
+        """Build a replay from images, their epochs, and records of epoch, training loss and validation loss."""
+        curves: dict[str, list[tuple[float, float]]] = {}
+        for epoch, loss, validation in records:
+            for key, value in (("loss", loss), ("validation", validation)):
+                if value is not None:
+                    curves.setdefault(key, []).append((epoch, value))
+        found = {key: np.array(points) for key, points in curves.items()}
+        if fixed is not None and fixed.shape != images.shape[1:]:
+            fixed = None
+        return cls(images, np.asarray(epochs, dtype=np.float64), found, name, grid, kept=kept, fixed=fixed)
 
     @classmethod
     def from_classifiers(cls, result: ClassifierResult) -> Replay:

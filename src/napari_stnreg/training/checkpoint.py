@@ -39,8 +39,8 @@ class TrainingState:
         Loss scale in half precision; 0 if not used.
     seconds
         Elapsed time.
-    replay, replay_epochs
-        Images of the validation pair and their epochs.
+    replay, replay_epochs, replay_fixed
+        Warped images of the validation pair, their epochs, and the fixed image.
     random, random_cuda
         States of torch's random generators.
     """
@@ -54,6 +54,7 @@ class TrainingState:
     seconds: float = 0.0
     replay: list[npt.NDArray[np.float16]] = field(default_factory=list)
     replay_epochs: list[int] = field(default_factory=list)
+    replay_fixed: npt.NDArray[np.float16] | None = None
     random: Tensor | None = None
     random_cuda: Tensor | None = None
 
@@ -94,6 +95,8 @@ def save_checkpoint(
         tensors["random.cuda"] = state.random_cuda
     if state.replay:
         tensors["replay"] = torch.from_numpy(np.stack(state.replay))
+    if state.replay_fixed is not None:
+        tensors["replay_fixed"] = torch.from_numpy(state.replay_fixed)
     header = {
         "format": FORMAT,
         "version": VERSION,
@@ -156,24 +159,52 @@ def load_checkpoint(
             for group, saved in zip(optimizer.param_groups, header["groups"], strict=True):
                 group.update({name: value for name, value in saved.items() if name != "params"})
             scheduler.load_state_dict({**scheduler.state_dict(), **(header["scheduler"] or {})})
-        replay = tensors.get("replay")
         return TrainingState(
-            int(header["epoch"]),
-            [EpochRecord(**one) for one in header["curve"]],
-            int(header["best_epoch"]),
-            float(header["best_value"]),
-            best,
-            float(header["scale"]),
-            float(header["seconds"]),
-            [] if replay is None else list(replay.numpy()),
-            [int(e) for e in header["replay_epochs"]],
-            tensors.get("random.cpu"),
-            tensors.get("random.cuda"),
+            best_value=float(header["best_value"]),
+            best_weights=best,
+            scale=float(header["scale"]),
+            seconds=float(header["seconds"]),
+            random=tensors.get("random.cpu"),
+            random_cuda=tensors.get("random.cuda"),
+            **_recorded(header, tensors),
         )
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"'{path.name}' is damaged: its content is not that of a checkpoint.") from error
+        raise _damaged(path) from error
+
+
+def read_progress(path: Path) -> TrainingState:
+    """Read curves and replay images from a checkpoint, without weights.
+
+    Raises
+    ------
+    InputError
+        If the file is not a checkpoint or is damaged.
+    """
+    header, tensors = container.read(path)
+    container.expect(header, FORMAT, VERSION, path)
+    try:
+        return TrainingState(**_recorded(header, tensors))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path) from error
+
+
+def _recorded(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the fields of a state that record the progress: epochs, curves, and replay images."""
+    replay, fixed = tensors.get("replay"), tensors.get("replay_fixed")
+    return {
+        "epoch": int(header["epoch"]),
+        "curve": [EpochRecord(**one) for one in header["curve"]],
+        "best_epoch": int(header["best_epoch"]),
+        "replay": [] if replay is None else list(replay.numpy()),
+        "replay_epochs": [int(e) for e in header["replay_epochs"]],
+        "replay_fixed": None if fixed is None else fixed.numpy(),
+    }
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(f"'{path.name}' is damaged: its content is not that of a checkpoint.")
 
 
 def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -386,6 +386,7 @@ class Trainer:
             state.replay_epochs.pop()
         if state.epoch in wanted or best:
             state.replay.append(self.example.warped.astype(np.float16))
+            state.replay_fixed = self.example.fixed.astype(np.float16)
             state.replay_epochs.append(state.epoch)
 
     def _weights(self) -> dict[str, Tensor]:

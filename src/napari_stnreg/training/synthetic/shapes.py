@@ -55,8 +55,12 @@ class ShapeSettings:
         Probability that shapes have other intensities in the moving image, as with another modality.
     empty_background_probability
         Probability of an empty background around the scene; half of these are black.
+    local_scale
+        Largest logarithm of a local change of size in each image, at up to three places, as of an organ that contracts.
     texture
         Largest amplitude of the texture inside shapes.
+    texture_octaves
+        Number of octaves of the texture, with random weights; 1 is a texture of one wavelength.
     intensity
         Intensity augmentation of each image.
     """
@@ -71,7 +75,9 @@ class ShapeSettings:
     large_pose_probability: float = 0.0
     other_contrast: float = 0.3
     empty_background_probability: float = 0.5
+    local_scale: float = 0.0
     texture: float = 0.3
+    texture_octaves: int = 1
     intensity: IntensityAugmentation = field(
         default_factory=lambda: IntensityAugmentation(gamma=0.4, bias=0.3, blur=0.8, noise=0.04)
     )
@@ -102,8 +108,8 @@ class GeneratedShapes(PairSource):
     validation_count
         Pairs for validation.
     keep
-        Generate scenes in the first epoch only and draw new intensities in later ones, which is several times faster;
-        otherwise each epoch has new scenes.
+        Epochs for which scenes are kept, with new intensities in each; ``True`` for all epochs, ``False`` for one.
+        Rendering a scene again is several times faster than generating one.
 
     Raises
     ------
@@ -118,7 +124,7 @@ class GeneratedShapes(PairSource):
         *,
         count: int = 256,
         validation_count: int = 16,
-        keep: bool = False,
+        keep: bool | int = False,
     ) -> None:
         if min(grid.shape) < 16:
             raise InputError(f"Shapes need a grid of at least 16 voxels along each axis, not {grid.shape}.")
@@ -127,7 +133,7 @@ class GeneratedShapes(PairSource):
         self.keep = keep
         self.labels = tuple(range(1, self.settings.bodies[1] + 1))
         self._counts = {"train": count, "validation": validation_count}
-        self._scenes: dict[tuple[int, int, int], _Scene] = {}
+        self._scenes: dict[tuple[int, int, int], tuple[int, _Scene]] = {}
 
     def count(self, split: str) -> int:
         """See :meth:`PairSource.count`."""
@@ -136,13 +142,15 @@ class GeneratedShapes(PairSource):
     def draw_pair(self, split: str, epoch: int, index: int, seed: int) -> Batch:
         """See :meth:`PairSource.draw_pair`."""
         held = int(split == "validation")
+        random = seeded_rng(seed, epoch, index, held)
         if not self.keep:
-            random = seeded_rng(seed, epoch, index, held)
             return self._render(self._scene(random), random)
-        key = (seed, index, held)
-        if key not in self._scenes:
-            self._scenes[key] = self._scene(seeded_rng(*key, 1))
-        return self._render(self._scenes[key], seeded_rng(seed, epoch, index, held))
+        block = 0 if self.keep is True else epoch // self.keep
+        place = (seed, index, held)
+        if self._scenes.get(place, (None, None))[0] != block:
+            stream = (*place, 1) if block == 0 else (*place, 1, block)
+            self._scenes[place] = block, self._scene(seeded_rng(*stream))
+        return self._render(self._scenes[place][1], random)
 
     def summary(self) -> dict[str, Any]:
         """See :meth:`PairSource.summary`."""
@@ -209,6 +217,9 @@ class GeneratedShapes(PairSource):
         if empty_background:
             scores = np.concatenate([self._around(random), scores])
         pattern = smooth_noise(random, 1, random.uniform(16, 40), shape)
+        for octave in range(1, settings.texture_octaves):
+            finer = smooth_noise(random, 1, min(random.uniform(12, 24) * 2**octave, max(shape) / 2), shape)
+            pattern = pattern + random.uniform(0, 1) * finer
         claims, fine = (torch.from_numpy(x.astype(np.float32))[None] for x in (scores, pattern))
         return claims, fine, empty_background
 
@@ -233,8 +244,24 @@ class GeneratedShapes(PairSource):
         length = min(length, 0.10 * _longest(grid) * 2 / cells)
         noise = smooth_noise(random, grid.ndim, cells, grid.shape)
         rms = float(np.sqrt((noise**2).sum(0).mean()))
-        velocity = torch.from_numpy(np.asarray(noise * (length / max(rms, 1e-9)), dtype=np.float32))[None]
+        values = noise * (length / max(rms, 1e-9)) + self._local_scales(random)
+        velocity = torch.from_numpy(np.asarray(values, dtype=np.float32))[None]
         return VelocityTransform(velocity, grid)
+
+    def _local_scales(self, random: np.random.Generator) -> Single | float:
+        """Draw a velocity that shrinks and enlarges a few places, ``(D, *shape)``."""
+        if not self.settings.local_scale:
+            return 0.0
+        longest, shape = max(self.grid.shape), self.grid.shape
+        points = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float32) for n in shape), indexing="ij"))
+        velocity = np.zeros_like(points)
+        for _ in range(int(random.integers(0, 4))):
+            center = random.uniform(0.1, 0.9, len(shape)) * shape
+            offset = points - center.reshape(-1, *[1] * len(shape)).astype(np.float32)
+            width = random.uniform(0.05, 0.16) * longest
+            rate = random.uniform(-1, 1) * self.settings.local_scale
+            velocity += rate * offset * np.exp((offset**2).sum(0) / (-2 * width**2))
+        return np.asarray(velocity * self.grid.spacing.reshape(-1, *[1] * len(shape)), dtype=np.float32)
 
 
 def smooth_noise(random: np.random.Generator, count: int, cells: float, shape: Sequence[int]) -> Single:

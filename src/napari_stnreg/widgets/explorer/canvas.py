@@ -23,7 +23,7 @@ _ORDER = ("input", "output", "beside", "grid", "nodes", "arrows", "handles", "lo
 _GAP = 0.14
 _GRID, _FRAME, _LINK, _ARROW = "#ff9f1c", "#2ec4f3", "#b0b0b0", "#e83f6f"
 _REACH = 0.025
-"""How near to a handle a hand must be, as a fraction of the picture's longer side."""
+"""Distance within which a handle is picked, as a fraction of the image's longer side."""
 
 
 class Canvas:
@@ -130,7 +130,7 @@ class Canvas:
             self._viewer.layers.selection.active = keep
 
     def show_input(self, picture: Picture) -> None:
-        """Another slice of the same size."""
+        """Show another slice of the same size."""
         self._look = picture.look
         self._image("input", picture.values)
 
@@ -139,14 +139,14 @@ class Canvas:
         self._image("output", values, 1)
 
     def show_beside(self, values: np.ndarray | None) -> None:
-        """Show the picture to compare with, or nothing."""
+        """Show the comparison image, or remove it."""
         if values is None:
             self.drop("beside")
         else:
             self._image("beside", values, 2)
 
     def titles(self, beside: str = "") -> None:
-        """Names above the pictures."""
+        """Show titles above the images."""
         if self._is_deleted("titles"):
             return
         names = ["input U", "output V", beside]
@@ -264,7 +264,7 @@ class Canvas:
     # -- the end
 
     def drop(self, key: str) -> None:
-        """Take one layer away."""
+        """Remove one layer."""
         if self._is_deleted(key):
             return
         layer = self.layers.pop(key, None)
@@ -272,13 +272,13 @@ class Canvas:
             self._viewer.layers.remove(layer)
 
     def close(self) -> None:
-        """Take all layers away."""
+        """Remove all layers."""
         for key in list(self.layers):
             self.drop(key)
         self.layers.clear()
 
     def fit(self, count: int) -> None:
-        """Move the camera so that all pictures are seen."""
+        """Fit the camera to all images."""
         last = self.world(count - 1, self.shape)
         first = self.world(0, (-0.16 * self.shape.max(), -0.1 * self.shape.max()))
         size = last - first

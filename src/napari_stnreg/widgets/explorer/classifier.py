@@ -60,14 +60,14 @@ class ClassifierPanel(TaskPanel):
     )
 
     def __init__(self, napari_viewer: Viewer) -> None:
-        super().__init__(napari_viewer, "Press Train: it takes some minutes on two cores.")
+        super().__init__(napari_viewer, "Press Train. 2,500 steps take about one minute on two cores.")
         self._folder: str | None = None
         self._rows: dict[str, ImageLayer] = {}
         self._hidden: list[Any] = []
         self.accuracies: dict[str, list[tuple[float, float]]] = {}
         self.rotation = Number("Largest rotation of a digit in degrees.", "rotation", 0, 180, 10, 0)
         self.scale = Number("Digits are enlarged or shrunk by up to 2 to this power.", "scale", 0, 1, 0.1, 1)
-        self.clutter = Count("Pieces of other digits strewn over each picture.", "clutter", 0, 12, 1)
+        self.clutter = Count("Number of pieces of other digits placed in each image.", "clutter", 0, 12, 1)
         self.steps = Count("Batches of 64 digits.", "steps", 20, 20_000, 2500)
         self.rotation.put(60)
         self.scale.put(0.3)
@@ -84,8 +84,9 @@ class ClassifierPanel(TaskPanel):
         self.replay_bar = ReplayBar(self._viewer)
         self.form.addWidget(
             help_label(
-                "Two classifiers learn the same distorted digits. One has a spatial transformer in front, which learns "
-                "from the class alone: the layers show the digits and what the transformer makes of them.",
+                "Two classifiers learn the same distorted digits. The first layer of one of them is a spatial "
+                "transformer, which is trained by the classification loss alone. The layers show the digits before and "
+                "after it.",
                 small=False,
             )
         )
@@ -99,7 +100,7 @@ class ClassifierPanel(TaskPanel):
         self.show_state()
 
     def train(self) -> bool:
-        """Start training; false when that cannot be."""
+        """Start training; return false if a training is running."""
         if self.running:
             return False
         self.accuracies = {}
@@ -118,7 +119,7 @@ class ClassifierPanel(TaskPanel):
         self.source.setText(f"Digits: {name}")
 
     def on_progress(self, what: ClassifierProgress) -> None:
-        """Show how far the two are."""
+        """Show the accuracies and the digits of a step."""
         for name, accuracy in what.accuracy.items():
             label = "with a transformer" if name == "transformer" else "without a transformer"
             self.accuracies.setdefault(label, []).append((what.step, accuracy))
@@ -140,7 +141,7 @@ class ClassifierPanel(TaskPanel):
             layer.data = values
 
     def _add_alone(self, layers: list[Any]) -> None:
-        """Add layers and hide those of others, over which they would lie."""
+        """Add layers and hide the other layers, which they would cover."""
         own = [*self._rows.values(), *layers]
         others = [layer for layer in self._viewer.layers if layer.visible and layer not in own]
         for layer in others:
@@ -186,7 +187,7 @@ class ClassifierPanel(TaskPanel):
         self._hidden = []
 
     def show_state(self) -> None:
-        """Train only when nothing runs."""
+        """Enable Train unless a training is running."""
         super().show_state()
         if hasattr(self, "train_button"):
             self.train_button.setEnabled(not self.running)

@@ -36,11 +36,11 @@ class GradientController:
         self.tab.changed.connect(self.on_goal)
         self.tab.step.clicked.connect(self.step)
         self.tab.back.clicked.connect(self.back)
-        self.tab.lose.clicked.connect(self._on_lose)
+        self.tab.randomize.clicked.connect(self._on_randomize)
         self.tab.run.toggled.connect(self._on_run_toggled)
 
     def forget(self) -> None:
-        """Another scene: what was known of the old one's slope is void."""
+        """Discard the descent of the previous scene."""
         self._descent = None
 
     def leave(self) -> None:
@@ -50,11 +50,11 @@ class GradientController:
         self.pause()
 
     def pause(self) -> None:
-        """Walk no further by itself."""
+        """Stop stepping automatically."""
         self.tab.run.setChecked(False)
 
     def halt(self) -> None:
-        """Stop the clock of the walk."""
+        """Stop the timer of the steps."""
         self._runs.stop()
         self.pause()
 
@@ -76,13 +76,13 @@ class GradientController:
         return picture_of(layer, self._viewer).values
 
     def on_goal(self) -> None:
-        """Another goal, or another smoothing."""
+        """Update the descent after the goal or the smoothing changed."""
         self._descent = None
         self.tab.run.setChecked(False)
         self._panel.changed()
 
     def descent(self) -> GradientDescent:
-        """Return the descent that the buttons step; made again when target or smoothing change."""
+        """Return the descent that the buttons control; it is created again if the target or the smoothing changed."""
         from napari_stnreg.teaching import GradientDescent
 
         assert self._panel.scene is not None
@@ -91,7 +91,7 @@ class GradientController:
         return self._descent
 
     def show(self) -> None:
-        """Arrows, loss and curve."""
+        """Show arrows, loss, and curve."""
         assert self._panel.canvas is not None
         assert self._panel.scene is not None
         tab, descent = self.tab, self.descent()
@@ -137,7 +137,7 @@ class GradientController:
         if not self.step():
             self.tab.run.setChecked(False)
 
-    def _on_lose(self) -> None:
+    def _on_randomize(self) -> None:
         if not self._panel.has_scene():
             return
         assert self._panel.scene is not None

@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
 TEXT_SIZES = {"Normal": 0, "Large": 15, "Projector": 20}
-"""Points; 0 leaves napari's own size."""
+"""Font size in points; 0 is napari's own size."""
 
 
 class ExplorerLayout(DockPanel):
-    """The parts of the explorer and their places."""
+    """Widgets of the explorer and their layout."""
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer)
         self.layer_box = Combo(
             "The image layer to explore. If it has more than two axes, the slice on screen is used.", "image"
         )
-        self.family_box = Combo("What kind of grid the parameters make.", "transform family")
+        self.family_box = Combo("Transform family of the grid.", "transform family")
         for text, data in (("affine", "affine"), ("thin-plate spline", "tps"), ("cubic B-spline", "bspline")):
             self.family_box.addItem(text, data)
         self.lattice_box = Count("Control points along each side (of a B-spline: cells).", "control points", 2, 12, 4)
@@ -73,9 +73,9 @@ class ExplorerLayout(DockPanel):
         self.scroll_area.setFrameShape(QFrame.Shape.NoFrame)
         self.scroll_area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
 
-        self.reset_button = button("Reset", "Back to the identity.")
-        self.save_button = button("Save …", "Save everything set here to a file, to hand out.")
-        self.load_button = button("Load …", "Load what was saved.")
+        self.reset_button = button("Reset", "Reset to the identity.")
+        self.save_button = button("Save …", "Save all settings of the explorer to a file.")
+        self.load_button = button("Load …", "Load a saved file.")
         self.size_box = Combo("Size of the text, here and on the canvas.", "text size")
         for text in TEXT_SIZES:
             self.size_box.addItem(f"{text} text", text)
@@ -106,7 +106,7 @@ class ExplorerLayout(DockPanel):
         self.setMinimumWidth(260)
 
     def sizeHint(self) -> QSize:
-        """Wide enough to read."""
+        """Widen the dock to a readable width."""
         return QSize(350, 760)
 
     @property

@@ -26,16 +26,16 @@ class Pointer:
     def __init__(self, panel: ExplorerPanel, viewer: Viewer) -> None:
         self._panel, self._viewer = panel, viewer
         self.held: int | None = None
-        """Number of the handle in hand."""
+        """Index of the handle that is dragged."""
 
     def connect(self) -> None:
-        """Begin to hear of it."""
+        """Connect to the events of the mouse."""
         if self.on_move not in self._viewer.mouse_move_callbacks:
             self._viewer.mouse_move_callbacks.append(self.on_move)
             self._viewer.mouse_drag_callbacks.append(self.on_drag)
 
     def disconnect(self) -> None:
-        """Hear no more of it."""
+        """Disconnect from the events of the mouse."""
         for callbacks, mine in (
             (self._viewer.mouse_move_callbacks, self.on_move),
             (self._viewer.mouse_drag_callbacks, self.on_drag),
@@ -44,7 +44,7 @@ class Pointer:
                 callbacks.remove(mine)
 
     def on_move(self, _viewer: Viewer, event: Any) -> None:
-        """Look at the pixel under the pointer; over a handle, keep the camera still."""
+        """Inspect the pixel under the pointer; over a handle, disable panning."""
         if self._panel.canvas is None or self._panel.scene is None or self.held is not None:
             return
         # Over a handle the hand drags, everywhere else it moves the camera.
@@ -58,7 +58,7 @@ class Pointer:
             self._panel.hover((int(pixel[0]), int(pixel[1])))
 
     def on_drag(self, _viewer: Viewer, event: Any) -> Any:
-        """Pull the handle that was pressed on; a generator, as napari wants it."""
+        """Drag the pressed handle; a generator, as napari's drag callbacks are."""
         if self._panel.canvas is None or self._panel.scene is None or event.button != 1:
             return
         held = self._panel.canvas.handle_at(event.position)

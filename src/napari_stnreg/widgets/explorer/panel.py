@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from napari_stnreg.teaching import Scene, Theta
 
 _HANDS = {
-    "affine": "On the input: drag corners to scale, edges to scale and shear, the arm to turn, the middle to shift.",
-    "tps": "On the input: drag the control points. The grid passes through them and bends as little as it can.",
-    "bspline": "On the input: drag the control points. Each pulls its neighborhood of four by four cells.",
+    "affine": "On the input: drag corners to scale, edges to scale and shear, the top to rotate, the center to shift.",
+    "tps": "On the input: drag the control points. The grid passes through them with the least bending.",
+    "bspline": "On the input: drag the control points. Each moves its neighborhood of four by four cells.",
 }
 _BESIDE_LATER = 60
-"""Milliseconds of rest before the picture beside the output is made again."""
+"""Milliseconds without changes before the comparison image is computed again."""
 
 
 class ExplorerPanel(ExplorerLayout):
@@ -171,7 +171,7 @@ class ExplorerPanel(ExplorerLayout):
         return float(low), float(high)
 
     def _on_slice(self) -> None:
-        """Another slice of a volume is on screen."""
+        """Update the scene after another slice of a volume is shown."""
         if not self.has_scene() or self.layer is None or self.layer.ndim == 2:
             return
         assert self.scene is not None
@@ -198,7 +198,7 @@ class ExplorerPanel(ExplorerLayout):
         self._hidden = []
 
     def _restore_view(self) -> None:
-        """Give the camera and the selection back as they were before the explorer began."""
+        """Restore the camera and the selection of before the explorer started."""
         if self._view_before is None:
             return
         center, zoom, selected = self._view_before
@@ -210,13 +210,13 @@ class ExplorerPanel(ExplorerLayout):
     # -- theta, and all else that can be set
 
     def set_theta(self, theta: Theta) -> None:
-        """Show another theta."""
+        """Set theta and show it."""
         if self.scene is not None:
             self.scene.theta = theta
             self.by_hand()
 
     def reset(self) -> None:
-        """Back to the identity of the family on show, with the sampler as it is."""
+        """Reset the parameters to the identity; the sampler is not changed."""
         if self.scene is None:
             return
         from napari_stnreg.teaching import Theta
@@ -254,7 +254,7 @@ class ExplorerPanel(ExplorerLayout):
             self.changed()
 
     def show_form(self) -> None:
-        """Bring every field in line with the scene."""
+        """Update every field from the scene."""
         family = self.family_box.currentData() if self.scene is None else self.scene.state.family
         affine = family == "affine"
         self.rows.set_row_visible(self.lattice_box, not affine)
@@ -279,11 +279,11 @@ class ExplorerPanel(ExplorerLayout):
     # -- showing
 
     def changed(self) -> None:
-        """Show the scene as soon as the window has time."""
+        """Schedule an update of the form and layers."""
         self._show_soon.start()
 
     def show_now(self) -> None:
-        """Bring form and layers in line with the scene, at once."""
+        """Update form and layers from the scene immediately."""
         self._show_soon.stop()
         if not self.has_scene():
             return
@@ -376,7 +376,7 @@ class ExplorerPanel(ExplorerLayout):
         self.grid_tab.words.setText(described(look, self.hovered_pixel, kernel))
 
     def hover(self, pixel: tuple[int, int] | None) -> None:
-        """Look at one output pixel, (y, x)."""
+        """Inspect one output pixel, (y, x)."""
         if pixel != self.hovered_pixel and self.has_scene():
             self.hovered_pixel = pixel
             self._show_look()
@@ -392,13 +392,13 @@ class ExplorerPanel(ExplorerLayout):
         ]
 
     def connect_viewer(self) -> None:
-        """Begin to hear of the viewer's layers and of the pointer."""
+        """Connect to the events of the viewer's layers and of the pointer."""
         super().connect_viewer()
         self._closed = False
         self.pointer.connect()
 
     def disconnect_viewer(self) -> None:
-        """Hear no more of them."""
+        """Disconnect from these events."""
         super().disconnect_viewer()
         self.pointer.disconnect()
 
@@ -460,7 +460,7 @@ class ExplorerPanel(ExplorerLayout):
         return [layer for layer in layers if isinstance(layer, ImageLayer) and not layer.name.startswith(PREFIX)]
 
     def refresh(self) -> None:
-        """Take up the viewer's image layers, the active one first."""
+        """List the viewer's image layers as choices, the active one first."""
         images = self.images()
         self.has_scene()
         active = self._viewer.layers.selection.active
@@ -476,7 +476,7 @@ class ExplorerPanel(ExplorerLayout):
         self.downhill.fill_goals()
 
     def close_down(self) -> None:
-        """Take the layers away, show what was hidden, and let go of the pointer."""
+        """Remove the layers, show the hidden layers again, and disconnect from the pointer."""
         self._closed = True
         for timer in (self._show_soon, self._beside_soon, self._slice_soon, self._begin_soon):
             timer.stop()

@@ -1,4 +1,4 @@
-"""One output pixel under the magnifying glass: its neighbors, and the bilinear weights as areas."""
+"""Enlarged view of one output pixel: its neighbors in the input, and the bilinear weights as areas."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Count(QSpinBox):
-    """A whole number that may get narrow."""
+    """Integer field that can become narrow."""
 
     def __init__(self, tip: str, name: str, low: int, high: int, value: int) -> None:
         super().__init__()
@@ -38,14 +38,14 @@ class Count(QSpinBox):
             event.ignore()
 
     def put(self, value: int) -> None:
-        """Show a value without telling."""
+        """Set the value without emitting a signal."""
         self.blockSignals(True)
         self.setValue(value)
         self.blockSignals(False)
 
 
 class Tab(QWidget):
-    """Parts from top to bottom."""
+    """Base class of the tabs: widgets in a column."""
 
     title = ""
     changed = Signal()
@@ -58,7 +58,7 @@ class Tab(QWidget):
 
 
 class GridTab(Tab):
-    """The grid generator, and one pixel of it under the pointer."""
+    """Grid generator, with the output pixel under the pointer enlarged."""
 
     title = "Grid"
 
@@ -68,7 +68,7 @@ class GridTab(Tab):
         self.count = Count("Grid points along the longer side.", "grid points", 2, 33, 9)
         rows.add("Points", self.count)
         self.links = QCheckBox("Join the points")
-        self.links.setToolTip("Lines from the grid on the output to its image on the input.")
+        self.links.setToolTip("Lines from the grid on the output to the sampling points on the input.")
         self.view = PixelView(viewer)
         self.words = help_label(small=False)
         self.column.addLayout(rows)
@@ -80,7 +80,7 @@ class GridTab(Tab):
 
 
 class DirectionTab(Tab):
-    """Pull-back beside push-forward."""
+    """Compare pull-back and push-forward."""
 
     title = "Direction"
 
@@ -106,7 +106,7 @@ class SamplerTab(Tab):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kernel = Combo("How the value between pixels is made from the pixels.", "kernel")
+        self.kernel = Combo("Interpolation: how a value between pixels is computed.", "kernel")
         for text, data in (("bilinear", "linear"), ("integer (nearest)", "nearest"), ("cubic", "cubic")):
             self.kernel.addItem(text, data)
         self.padding = Combo("Values outside the image.", "padding")
@@ -145,22 +145,22 @@ class SamplerTab(Tab):
 
 
 class GradientTab(Tab):
-    """The loss, its slope, and steps down it."""
+    """Loss, gradient, and steps of gradient descent."""
 
     title = "Gradient"
 
     def __init__(self, viewer: Viewer) -> None:
         super().__init__()
-        self.goal = Combo("What the output should look like.", "goal")
+        self.goal = Combo("Target image of the output.", "goal")
         self.smoothing = Number(
-            "Blur both pictures by this many pixels before comparing: sees further, less sharply.",
+            "Blur of both images before the comparison, in pixels. More blur finds larger displacements.",
             "smoothing",
             0,
             100,
             1,
             1,
         )
-        self.length = Number("How far the grid may move in one step, in pixels.", "step length", 0.01, 200, 1, 2)
+        self.length = Number("Largest movement of the grid in one step, in pixels.", "step length", 0.01, 200, 1, 2)
         self.smoothing.put(4)
         self.length.put(4)
         rows = FormLayout()
@@ -168,13 +168,13 @@ class GradientTab(Tab):
         rows.add("Smoothing", self.smoothing)
         rows.add("Step", self.length)
         self.back = button("◀ Back", "Undo the last gradient step.")
-        self.step = button("Step ▶", "One step down the gradient.")
-        self.run = button("Run", "Step until nothing leads further down.")
+        self.step = button("Step ▶", "Take one step of gradient descent.")
+        self.run = button("Run", "Step until no step lowers the loss.")
         self.run.setCheckable(True)
-        self.lose = button("Lose it", "Turn, scale and shift by chance, so that there is something to find.")
+        self.randomize = button("Random", "Draw a random transform, from which gradient descent can start.")
         buttons = QGridLayout()
         buttons.setContentsMargins(0, 0, 0, 0)
-        for i, each in enumerate((self.lose, self.back, self.step, self.run)):
+        for i, each in enumerate((self.randomize, self.back, self.step, self.run)):
             each.setMinimumWidth(40)
             buttons.addWidget(each, i // 2, i % 2)
         self.words = help_label(small=False)

@@ -17,7 +17,7 @@ _STEPS = 1000
 
 
 class Number(QDoubleSpinBox):
-    """A number field that may be narrow and signals only changes by the user."""
+    """Number field that can become narrow and emits a signal only for changes by the user."""
 
     def __init__(self, tip: str, name: str, low: float, high: float, step: float, decimals: int = 3) -> None:
         super().__init__()
@@ -41,14 +41,14 @@ class Number(QDoubleSpinBox):
             event.ignore()
 
     def put(self, value: float) -> None:
-        """Show a value without telling."""
+        """Set the value without emitting a signal."""
         self.blockSignals(True)
         self.setValue(value)
         self.blockSignals(False)
 
 
 class ParameterSlider(QWidget):
-    """A slider and its number."""
+    """Slider with a number field."""
 
     changed = Signal()
 
@@ -83,7 +83,7 @@ class ParameterSlider(QWidget):
         return float(self.number.value())
 
     def put(self, value: float) -> None:
-        """Show a value without telling."""
+        """Set the value without emitting a signal."""
         self.number.put(value)
         self.slider.blockSignals(True)
         self.slider.setValue(round(_STEPS * float(np.clip((value - self._low) / (self._high - self._low), 0, 1))))
@@ -99,7 +99,7 @@ class ParameterSlider(QWidget):
 
 
 class ThetaForm(QWidget):
-    """Both ways to say theta; they always agree."""
+    """Theta as a matrix and as parameters; both always agree."""
 
     changed = Signal(object)
     """Carries the new :class:`~napari_stnreg.teaching.Theta`."""
@@ -108,7 +108,7 @@ class ThetaForm(QWidget):
         super().__init__()
         self._shape = (2, 2)
         self._theta: Theta | None = None
-        self.frame = Combo("What the six numbers count in.", "unit of theta")
+        self.frame = Combo("Coordinates of the six numbers.", "unit of theta")
         self.frame.addItem("-1 to 1, as in the paper", "normalized")
         self.frame.addItem("pixels about the middle", "pixels")
         self.frame.currentIndexChanged.connect(self._again)
@@ -131,12 +131,12 @@ class ThetaForm(QWidget):
                 "Degrees, clockwise on screen, of the sampling grid.", "rotation", -180, 180, 1, 1
             ),
             "scale_x": ParameterSlider(
-                "Width of the sampling grid: 0.5 shows things twice as wide.", "scale x", 0.1, 3, 0.05, 3
+                "Width of the sampling grid. At 0.5, objects look twice as wide.", "scale x", 0.1, 3, 0.05, 3
             ),
             "scale_y": ParameterSlider(
                 "Height of the sampling grid. Negative values mirror.", "scale y", -3, 3, 0.05, 3
             ),
-            "shear": ParameterSlider("How far x is pushed for each step along y.", "shear", -2, 2, 0.05, 3),
+            "shear": ParameterSlider("Shear: change of x for each pixel along y.", "shear", -2, 2, 0.05, 3),
             "shift_x": ParameterSlider("Shift of the sampling grid, in pixels of the input.", "shift x", -1, 1, 1, 1),
             "shift_y": ParameterSlider("Shift of the sampling grid, in pixels of the input.", "shift y", -1, 1, 1, 1),
         }
