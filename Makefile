@@ -42,10 +42,14 @@ help:
 	@echo
 	@echo "TORCH_INDEX=URL        take torch from this package index instead of the pinned version"
 
+# The demo needs a part of it only.
+$(VENV)/.installed: pyproject.toml constraints.txt scripts/setup.sh
+	@scripts/setup.sh $(VENV) demo
+
 $(VENV)/.ready: pyproject.toml constraints.txt scripts/setup.sh
 	@scripts/setup.sh $(VENV)
 
-demo: $(VENV)/.ready
+demo: $(VENV)/.installed
 	$(PRIVATE) $(if $(DISPLAY)$(WAYLAND_DISPLAY),,STNREG_DEMO_HEADLESS=1) $(XRUN) $(PY) -m napari_stnreg.demo $(ARGS)
 
 coverage: COVERAGE := --cov --cov-report term:skip-covered --cov-report xml:build/coverage.xml

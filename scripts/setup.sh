@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Make an environment and put the project into it: scripts/setup.sh FOLDER [benchmark|stacks]
+# Make an environment and put the project into it: scripts/setup.sh FOLDER [demo|project|benchmark|stacks]
+# "demo" installs what users install, "project" (the default) also what tests, checks and documentation need.
 # scripts/setup.sh --system-only installs the missing system packages and nothing else.
 # Called by the Makefile, which calls it again only when pyproject.toml, constraints.txt or this file changed.
 set -euo pipefail
@@ -55,7 +56,7 @@ libraries="libGL.so.1=libgl1 libEGL.so.1=libegl1 libxkbcommon.so.0=libxkbcommon0
     libdbus-1.so.3=libdbus-1-3 libglib-2.0.so.0=libglib2.0-0 libxcb-cursor.so.0=libxcb-cursor0
     libxcb-icccm.so.4=libxcb-icccm4 libxcb-keysyms.so.1=libxcb-keysyms1 libxkbcommon-x11.so.0=libxkbcommon-x11-0
     libxcb-shape.so.0=libxcb-shape0"
-if [ "$kind" = project ] && [ "$(uname -s)" = Linux ]; then
+if [[ $kind = project || $kind = demo ]] && [ "$(uname -s)" = Linux ]; then
     present=$({ ldconfig -p || /sbin/ldconfig -p; } 2>/dev/null || true)
     for pair in $libraries; do
         grep -q "^[[:space:]]*${pair%%=*} " <<<"$present" || missing="$missing ${pair##*=}"
@@ -77,8 +78,11 @@ if ! "$venv/$bin/python" -c pass 2>/dev/null; then
     "$python" -m venv "$venv"
 fi
 export PIP_DISABLE_PIP_VERSION_CHECK=1
+# Python compiles what it imports when it imports it, unless that is turned off; compiling all packages takes a minute.
+compile=(--no-compile)
+[ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || compile=(--compile)
 pip() {
-    if ! "$venv/$bin/python" -m pip install -qq "$@"; then
+    if ! "$venv/$bin/python" -m pip install -qq "${compile[@]}" "$@"; then
         say "pip could not install the packages above. Check the network connection and the free disk space, then try again."
         exit 1
     fi
@@ -92,7 +96,9 @@ if [ -n "${TORCH_INDEX:-}" ]; then
     # With torch present, the later lines leave it as it is.
     pip --index-url "$TORCH_INDEX" torch
 fi
-if [ "$kind" = project ]; then
+if [ "$kind" = demo ]; then
+    pip -c "$constraints" -e ".[all]"
+elif [ "$kind" = project ]; then
     pip -c "$constraints" -e ".[dev]"
 elif [ "$kind" = stacks ]; then
     # The peers that align sections: feabas, and SOFIMA with what it needs. The wheel of sofima 0.1 is empty, so its
@@ -114,5 +120,6 @@ else
     pip --no-deps fireants
     pip --no-deps -e .
 fi
-touch "$venv/.ready"
+touch "$venv/.installed"
+[ "$kind" = demo ] || touch "$venv/.ready"
 say "done"
