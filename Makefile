@@ -20,7 +20,7 @@ export TORCH_INDEX
 # What opens a window needs an X server with GLX. Where there is no screen, Xvfb is one; tests bring their own.
 XRUN := $(if $(DISPLAY)$(WAYLAND_DISPLAY),,xvfb-run -a -s "-screen 0 1600x1200x24 +extension GLX")
 # Preferences of the person's own napari are neither read nor written.
-PRIVATE := NAPARI_CONFIG=$(CURDIR)/$(VENV)/napari-settings.yaml
+PRIVATE := NAPARI_CONFIG="$(CURDIR)/$(VENV)/napari-settings.yaml"
 
 .PHONY: help demo test test-pyside coverage dist lint format docs pictures samples benchmark benchmark-stacks latency clean
 

@@ -35,13 +35,18 @@ need_packages() {
 
 # 1. A Python that is new enough, and its venv.
 python=""
-for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do
+candidates=(python3 python3.13 python3.12 python3.11 python)
+[ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+for candidate in "${candidates[@]}"; do
     if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         python=$candidate
         break
     fi
 done
-if [ -z "$python" ]; then
+if [ -z "$python" ] && [ -n "${PYTHON:-}" ]; then
+    say "'$PYTHON' is not Python 3.11 or newer. Name another one: make demo PYTHON=/path/to/python"
+    exit 1
+elif [ -z "$python" ]; then
     say "Python 3.11 or newer was not found. Install it, or name one: make demo PYTHON=/path/to/python"
     exit 1
 fi
