@@ -17,10 +17,10 @@ PICTURES ?= register_panel train_panel align_stack tools explorer
 DATA ?=
 
 export TORCH_INDEX
-# What opens a window needs an X server with GLX. Where there is no screen, Xvfb is one; tests bring their own.
+# A window needs an X server with GLX. Without a screen, Xvfb is one; tests start their own.
 XRUN := $(if $(DISPLAY)$(WAYLAND_DISPLAY),,xvfb-run -a -s "-screen 0 1600x1200x24 +extension GLX")
-# Preferences of the person's own napari are neither read nor written.
-PRIVATE := NAPARI_CONFIG="$(CURDIR)/$(VENV)/napari-settings.yaml"
+# The preferences and the cache of your own napari are neither read nor written.
+PRIVATE := NAPARI_CONFIG="$(CURDIR)/$(VENV)/napari-settings.yaml" XDG_CACHE_HOME="$(CURDIR)/$(VENV)/cache"
 
 .PHONY: help demo test test-pyside coverage dist lint format docs pictures samples benchmark benchmark-stacks latency clean
 
