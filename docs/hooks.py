@@ -52,7 +52,9 @@ def _commands(_: str) -> str:
 
     for command in COMMANDS:
         load_help(command)
-    return app.generate_docs(heading_level=2)
+    # The name of the running program is not part of a usage line, and an asterisk is no emphasis.
+    text = app.generate_docs(heading_level=2).replace(" -m mkdocs", "")
+    return text.replace("*[default: *]*", "[default: `*`]")
 
 
 def _settings(name: str) -> str:

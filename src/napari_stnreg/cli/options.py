@@ -114,9 +114,9 @@ class Annotations:
     Parameters
     ----------
     fixed_mask
-        Image that is not zero where the fixed image counts; on any grid, or with the image's own shape.
+        Mask of the fixed image: voxels that are not zero count. On any grid, or with the image's own shape.
     moving_mask
-        Image that is not zero where the moving image counts.
+        Mask of the moving image.
     landmarks
         CSV file of point pairs with the columns fixed_z,fixed_y,fixed_x,moving_z,moving_y,moving_x (2D without z),
         or without a header in this order, or a landmark file of BigWarp. World coordinates, each in the unit of its

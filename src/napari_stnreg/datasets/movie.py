@@ -75,7 +75,7 @@ def make_movie(
     amplitude
         Size of the motion in voxels.
     seed
-        Seed of everything random.
+        Seed of all random numbers.
     """
     rng = np.random.default_rng(seed)
     ndim, margin = len(shape), int(3 * amplitude) + 12

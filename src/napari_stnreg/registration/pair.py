@@ -43,7 +43,7 @@ def fit_pair(problem: Problem, settings: RegistrationSettings, start: Transform 
     settings
         All choices.
     start
-        Where to begin, in the images' own world.
+        The start, in the images' own world.
     voxels
         Size of the fixed image.
 

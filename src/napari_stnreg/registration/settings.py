@@ -144,9 +144,9 @@ class RegistrationSettings(Settings):
         default="auto",
         description="Similarity of the images: auto, mse, ncc, lncc, mi, mind, or an auto-encoder's file.",
     )
-    preset: PresetName = Field(default="balanced", description="How much time to spend.")
-    start: Initialization = Field(default="auto", description="Where to begin.")
-    mirror: bool = Field(default=False, description="Let the search try mirror images too.")
+    preset: PresetName = Field(default="balanced", description="Trade-off between time and accuracy.")
+    start: Initialization = Field(default="auto", description="How the fit finds its start.")
+    mirror: bool = Field(default=False, description="Search for mirror images, too.")
     fixed_channel: int | None = Field(default=None, ge=0, description="Channel of the fixed image. Default: luminance.")
     moving_channel: int | None = Field(
         default=None, ge=0, description="Channel of the moving image. Default: luminance."
@@ -173,7 +173,7 @@ class RegistrationSettings(Settings):
     model: str | None = Field(default=None, description="Trained model that registers in one pass, instead of a fit.")
     refine: int = Field(default=0, ge=0, le=10000, description="Steps of optimization after a model's pass.")
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1 or mps.")
-    seed: int = Field(default=0, ge=0, description="Seed of everything random.")
+    seed: int = Field(default=0, ge=0, description="Seed of all random numbers.")
 
     @field_validator("family")
     @classmethod

@@ -18,7 +18,7 @@ class SeriesSettings(RegistrationSettings):
     similarity: str = Field(
         default="mse", description="Similarity of the frames: mse, ncc, lncc, mi, mind, or an auto-encoder's file."
     )
-    preset: PresetName = Field(default="fast", description="How much time to spend.")
+    preset: PresetName = Field(default="fast", description="Trade-off between time and accuracy.")
     smoothness: float = Field(default=4.0, gt=0, le=10, description="Stiffness of the deformation. Higher is stiffer.")
 
     @classmethod

@@ -157,7 +157,7 @@ def fit_dense(
     similarity
         Prepared here with the level's fixed image.
     state
-        Where to begin; its tensors are replaced step by step and at the end hold the best that was seen.
+        The start. Its tensors are replaced step by step and at the end hold the best that was seen.
     iterations
         Steps at most.
     options

@@ -62,7 +62,7 @@ def fit_parametric(
     family, domain
         What the parameters mean, and over which grid of the fixed world.
     state
-        Where to begin; it always holds the best parameters that were seen at this level.
+        The start. It always holds the best parameters that were seen at this level.
     after
         ``(D + 1, D + 1)`` affine applied after the family's transform: ``T = after o family(theta)``.
     similarity
