@@ -18,7 +18,7 @@ import pytest
 import napari_stnreg as sr
 from napari_stnreg.cli import main
 from napari_stnreg.cli.app import COMMANDS, app
-from napari_stnreg.cli.progress import Interrupt
+from napari_stnreg.cli.progress import Interrupt, ProgressDisplay
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.points import read_table
 from napari_stnreg.io.series import write_series
@@ -194,6 +194,57 @@ def test_every_frame_of_a_series_is_registered(tmp_path, monkeypatch, capsys):
     np.testing.assert_array_equal(again[1].data, warped[1].data)
     assert main([*words, "--frame", "1", "--overwrite"]) == 0
     np.testing.assert_array_equal(sr.read("again.tif").data, warped[1].data)
+
+
+def test_a_stopped_run_over_all_frames_is_resumed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shifts = [(0, 2), (3, 0), (-2, -3), (2, 2)]
+    # another contrast than the fixed image, and a bright artifact that the mask leaves out
+    frames = [180 - draw(shift) for shift in shifts]
+    mask = np.ones((64, 60), np.uint8)
+    mask[:12, :12] = 0
+    for one in frames:
+        one[mask == 0] = 255
+    write_series("series.tif", [sr.Image.from_array(one) for one in frames])
+    imageio.imwrite("fixed.png", draw())
+    imageio.imwrite("mask.png", mask)
+    words = ["register", "fixed.png", "series.tif", "--moving-mask", "mask.png", *QUICK, "--all-frames", "-o"]
+    assert main([*words, "whole"]) == 0
+    assert "series: verdict: good" in capsys.readouterr().out
+    shown = ProgressDisplay.update
+
+    def stop_in_the_third(self, done, total, text, *rest):
+        if text.startswith("frame 3"):
+            signal.raise_signal(signal.SIGINT)
+        shown(self, done, total, text, *rest)
+
+    monkeypatch.setattr(ProgressDisplay, "update", stop_in_the_third)
+    assert main([*words, "part"]) == 130
+    assert "--resume" in capsys.readouterr().err
+    report = json.loads((tmp_path / "part" / "report.json").read_text())
+    assert [one["stop_reason"] for one in report["frames"]] == ["finished", "finished", "stopped"]
+    assert len(sr.read_series("part/warped.tif")) == 3
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "part"]) == 2  # neither resumed nor overwritten
+    assert main([*words, "part", "--resume", "--seed", "4"]) == 2
+    assert "settings differ" in capsys.readouterr().err
+    first = (tmp_path / "part" / "transform_0000.safetensors").stat().st_mtime_ns
+    assert main([*words, "part", "--resume"]) == 0
+    assert (tmp_path / "part" / "transform_0000.safetensors").stat().st_mtime_ns == first
+    for name in ("warped.tif", *(f"transform_{number:04d}.safetensors" for number in range(4))):
+        if name.endswith(".tif"):
+            both = [np.stack([one.data for one in sr.read_series(f"{folder}/{name}")]) for folder in ("part", "whole")]
+            np.testing.assert_array_equal(*both)
+        else:
+            both = [sr.load(f"{folder}/{name}").map_points([[30.0, 30.0]]) for folder in ("part", "whole")]
+            np.testing.assert_array_equal(*both)
+            np.testing.assert_allclose(both[0][0], 30 + np.array(shifts[int(name[10:14])]), atol=0.4)
+    report = json.loads((tmp_path / "part" / "report.json").read_text())
+    assert report["verdict"] == "good"
+    assert len(report["frames"]) == 4
+    assert {"motion.csv", "motion.svg", "frames.jsonl"} <= {path.name for path in (tmp_path / "part").iterdir()}
+    assert main(["register", "fixed.png", "fixed.png", "-o", "x", "--resume"]) == 2
 
 
 def test_masks_landmarks_and_start_are_used(done, capsys):

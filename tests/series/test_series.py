@@ -228,6 +228,22 @@ def test_frames_are_read_one_at_a_time(rigid):
     assert 8 <= len(counted.read) <= 8 + 3 + 5  # the first frame's properties, and those that are judged again
 
 
+def test_the_frames_cover_the_union_if_asked(tmp_path):
+    movie = make_movie(4, (48, 48), "translation", noise=0.0, seed=3)
+    settings = sr.RegistrationSettings(family="translation", extent="union")
+    result = sr.register_series(movie.frames, settings, output=tmp_path / "out", output_format="tiff")
+    plain = sr.register_series(movie.frames, family="translation")
+    larger = np.subtract(result.output_grid.shape, plain.grid.shape)
+    assert (larger > 0).any()
+    written = tifffile.imread(tmp_path / "out" / "registered.ome.tif")
+    np.testing.assert_array_equal(written, result.warp())
+    start = plain.grid.origin - result.output_grid.origin
+    assert np.allclose(start, start.round())  # on the lattice of the reference
+    inner = tuple(slice(k, k + n) for k, n in zip(start.round().astype(int), plain.grid.shape, strict=True))
+    np.testing.assert_allclose(written[0][inner], movie.frames[0], atol=1e-4)
+    assert sr.SeriesResult.load(tmp_path / "out", movie.frames).output_grid == result.output_grid
+
+
 def test_tiff_nifti_and_zarr_are_movies(rigid, tmp_path, monkeypatch):
     tifffile.imwrite(tmp_path / "plain.tif", rigid.frames, photometric="minisblack")
     tifffile.imwrite(

@@ -15,7 +15,11 @@ from napari_stnreg.io.ome_zarr import is_written_image
 
 
 def is_result_folder(path: Path) -> bool:
-    """Return whether ``register`` wrote its results into a folder."""
+    """Return whether ``register`` wrote its results, or some of them before it was interrupted, into a folder."""
+    from napari_stnreg.series.output import PairsFolder
+
+    if PairsFolder(path).identity() is not None:
+        return True
     try:
         report = json.loads((path / "report.json").read_text(encoding="utf-8"))
         return "outputs" in report and "inputs" in report

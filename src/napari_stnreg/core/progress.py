@@ -80,6 +80,11 @@ def check_stop() -> None:
         _state.signal.check()
 
 
+def stop_was_delivered() -> bool:
+    """Return whether a stop of this thread was passed on; an operation may have ended early without saying so."""
+    return _state.signal is not None and _state.signal.delivered
+
+
 def run_to_completion(
     steps: Generator[Item, Any, ReturnType],
     progress: Callable[[Item], object] | None = None,

@@ -37,7 +37,7 @@ from napari_stnreg.evaluation.verdict import UNKNOWN, Judged, Verdict, judge
 from napari_stnreg.io.conversion import ImageLike, as_image
 from napari_stnreg.io.transform_io import save
 from napari_stnreg.registration.memory import require_memory
-from napari_stnreg.registration.settings import RegistrationSettings
+from napari_stnreg.registration.settings import Extent, RegistrationSettings
 from napari_stnreg.registration.similarity_choice import SimilarityChoice
 from napari_stnreg.resampling.warp import Interpolation, warp
 from napari_stnreg.transforms import Transform, invert
@@ -359,7 +359,7 @@ def result_steps(
         return fixed.grid.resized([-(-n // score_stride(fixed.grid, voxels)) for n in fixed.grid.shape])
 
     quick |= (yield "warping") == "stop"
-    grid = output_grid(fixed, moving, transform, settings)
+    grid = output_grid(fixed.grid, moving, transform, settings.extent)
     if grid is not fixed.grid:
         voxel = np.asarray(moving.data).dtype.itemsize * moving.channels + 2
         require_memory(grid.size * voxel, free_memory("cpu"), f"Warping '{moving.name}' onto a grid of {grid.shape}")
@@ -416,19 +416,19 @@ def result_steps(
     )
 
 
-def output_grid(fixed: Image, moving: Image, transform: Transform, settings: RegistrationSettings) -> Grid:
+def output_grid(fixed: Grid, moving: Image, transform: Transform, extent: Extent) -> Grid:
     """Return the grid of the warped image: the fixed grid, or its lattice over the moving image or over both."""
-    if settings.extent == "fixed":
-        return fixed.grid
-    corners = moving.with_unit(fixed.grid.unit).grid
+    if extent == "fixed":
+        return fixed
+    corners = moving.with_unit(fixed.unit).grid
     edge = corners.resized([min(n, 9) for n in corners.shape]).points().reshape(-1, fixed.ndim)
     mapped = transform.inverse().map_points(np.concatenate([edge, corners.corners()]))
-    if settings.extent == "union":
-        return fixed.grid.extended_to(mapped)
-    index = fixed.grid.to_index(mapped)
+    if extent == "union":
+        return fixed.extended_to(mapped)
+    index = fixed.to_index(mapped)
     start = np.floor(index.min(axis=0) + 0.5).astype(int)
     stop = np.maximum(np.ceil(index.max(axis=0) + 0.5).astype(int), start + 1)
-    return fixed.grid.cropped(start.tolist(), stop.tolist())
+    return fixed.cropped(start.tolist(), stop.tolist())
 
 
 def _scores(

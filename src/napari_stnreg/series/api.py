@@ -15,18 +15,21 @@ import numpy.typing as npt
 import torch
 from typing_extensions import Unpack
 
-from napari_stnreg.core.device import pick_device
+from napari_stnreg.core.device import free_memory, pick_device
 from napari_stnreg.core.errors import InputError, RegistrationWarning
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.labels import choose_interpolation
 from napari_stnreg.core.output_guard import OutputLock
-from napari_stnreg.core.progress import run_to_completion
+from napari_stnreg.core.progress import run_to_completion, stop_was_delivered
 from napari_stnreg.evaluation.evidence import collect_evidence
 from napari_stnreg.evaluation.verdict import Verdict, judge
 from napari_stnreg.io.conversion import ImageLike, as_image
 from napari_stnreg.ops.pullback import border_value
+from napari_stnreg.registration.memory import require_memory
+from napari_stnreg.registration.result import output_grid
 from napari_stnreg.registration.settings import PresetName, RegistrationOptions, RegistrationSettings, fit_method
+from napari_stnreg.registration.stages import deformable_similarity
 from napari_stnreg.resampling.warp import warp
 from napari_stnreg.series.frame_fit import FrameFitter, Landmarks, linear_part, masked
 from napari_stnreg.series.motion import FrameFit, describe, find_failures
@@ -167,7 +170,7 @@ def register_series_steps(
     *,
     reference: Reference | int | ImageLike = "first",
     temporal_smoothing: float = 0.0,
-    output: str | os.PathLike[str] | None = None,
+    output: str | os.PathLike[str] | SeriesFolder | None = None,
     output_format: OutputFormat = "zarr",
     resume: bool = False,
     overwrite: bool = False,
@@ -175,6 +178,7 @@ def register_series_steps(
     moving_landmarks: npt.ArrayLike | None = None,
     start_transform: Transform | None = None,
     model: Model | str | None = None,
+    as_pairs: bool = False,
     **options: Unpack[RegistrationOptions],
 ) -> SeriesSteps:
     """Generator form of :func:`register_series`, for progress reporting and cancellation.
@@ -187,6 +191,10 @@ def register_series_steps(
         As for :func:`register_series`.
     fixed_landmarks, moving_landmarks, start_transform, model
         As for :func:`~napari_stnreg.register`, for every frame.
+    as_pairs
+        Register every frame on its own as :func:`~napari_stnreg.register` would, with its defaults and its verdict: for
+        frames of another contrast than the reference. A stopped run includes the best transform so far of the frame
+        that was being registered.
     **options
         Fields of :class:`~napari_stnreg.RegistrationSettings` by name.
 
@@ -199,17 +207,20 @@ def register_series_steps(
     -------
     SeriesResult
     """
-    settings = SeriesSettings.of(RegistrationSettings.merge(settings, dict(options)))
-    if settings.extent != "fixed":
-        raise InputError("The frames of a series are warped onto the grid of the reference. Use extent 'fixed'.")
+    settings = RegistrationSettings.merge(settings, dict(options))
+    if not as_pairs:
+        settings = SeriesSettings.of(settings)
+    elif reference in ("mean", "previous"):
+        raise InputError(f"Frames that are registered like pairs have one reference image, not '{reference}'.")
     if not (np.isfinite(temporal_smoothing) and temporal_smoothing >= 0):
         raise InputError(f"The temporal smoothing must be 0 or a number of frames, not {temporal_smoothing}.")
-    run = _SeriesRun(series, settings, reference, temporal_smoothing)
+    run = _SeriesRun(series, settings, reference, temporal_smoothing, as_pairs)
+    deformable_similarity(settings, run.grid.ndim)  # reject an unknown name before any frame is registered
     run.landmarks = Landmarks(fixed_landmarks, moving_landmarks)
     run.start, run.model = start_transform, model if model is not None else settings.model
     if output is None:
         return (yield from run.steps())
-    folder = SeriesFolder(output, output_format)
+    folder = output if isinstance(output, SeriesFolder) else SeriesFolder(output, output_format)
     inputs = [path for path in (series.path, run.reference_path) if path is not None]
     with OutputLock(folder.path):
         folder.begin(run.result([]).identity(), inputs, resume=resume, overwrite=overwrite)
@@ -217,12 +228,21 @@ def register_series_steps(
         return (yield from run.steps())
 
 
+def _own_verdict(fit: FrameFit) -> Verdict:
+    report = fit.report
+    if report is None:  # it could not be registered at all
+        return Verdict("failed", 0.0, (fit.reason,))
+    return Verdict(report["verdict"], report["confidence"], tuple(report["reasons"]))
+
+
 class _SeriesRun:
     """One registration of a series."""
 
     def __init__(
-        self, series: Series, settings: RegistrationSettings, reference: Any, temporal_smoothing: float
+        self, series: Series, settings: RegistrationSettings, reference: Any, temporal_smoothing: float, as_pairs: bool
     ) -> None:
+        self.as_pairs = as_pairs
+        self.output_grid: Grid | None = None
         self.series, self.settings, self.smoothing = series, settings, temporal_smoothing
         self.device = pick_device(settings.device)
         self.folder: SeriesFolder | None = None
@@ -276,12 +296,14 @@ class _SeriesRun:
             fits, self.grid, self.series, self.settings, self.label, self.reference_frame, self.smoothing,
             "stopped" if self.stopped else "finished", time.perf_counter() - self.began,
             lambda frame: self._stored(self.passes, frame), self.fill,
-            None if self.folder is None else self.folder.path,
+            None if self.folder is None else self.folder.path, output_grid=self.output_grid, as_pairs=self.as_pairs,
         )  # fmt: skip
 
     def steps(self) -> SeriesSteps:
         """Register all frames; a generator of progress."""
         count = len(self.series)
+        # otherwise lattice or transforms are known only once all frames are registered
+        at_once = self.smoothing <= 0 and self.settings.extent == "fixed"
         if self.mode == "mean":
             used = np.unique(np.linspace(0, count - 1, min(count, MEAN_FRAMES)).round().astype(int)).tolist()
             self.passes, self.total = 2, len(used) + count
@@ -292,13 +314,18 @@ class _SeriesRun:
             reference = self.series[self.reference_frame or 0]
         fits: list[FrameFit] = []
         if reference is not None:
-            fits = yield from self._pass(self.passes, range(count), reference, write=self.smoothing <= 0)
+            fits = yield from self._pass(self.passes, range(count), reference, write=at_once)
         found = self.result(fits)
-        if reference is not None and fits and not self.stopped:
+        if self.as_pairs:
+            judged = {fit.frame: _own_verdict(fit) for fit in fits}
+            found.judgment = series_verdict(judged, found.failed, len(fits), self.reference_frame)
+        elif reference is not None and fits and not self.stopped:
             yield from self._judge(found, reference)
-        if self.folder is not None and fits and not self.stopped:
+        if self.settings.extent != "fixed" and fits:
+            found.output_grid = self.output_grid = self._grid_of_all(found)
+        if self.folder is not None and self.folder.frames_path is not None and fits and not self.stopped:
             # a resumed run does not write the frames that it skips, and which frames failed may change
-            yield from self._write_again(found, range(count) if self.smoothing > 0 else found.bridged)
+            yield from self._write_again(found, found.bridged if at_once else range(count))
         if self.folder is not None:
             found.stop_reason = "stopped" if self.stopped else "finished"
             found.close(self.folder)
@@ -330,10 +357,25 @@ class _SeriesRun:
                 return
         found.judgment = series_verdict(judged, found.failed, len(found.fits), self.reference_frame)
 
+    def _grid_of_all(self, found: SeriesResult) -> Grid:
+        """Return the lattice of the reference over what the setting ``extent`` asks for, of all frames."""
+        grids = [
+            output_grid(self.grid, self.series[fit.frame], found.transform(fit.frame), self.settings.extent)
+            for fit in found.fits
+        ]
+        grid = grids[0]
+        for one in grids[1:]:
+            grid = grid.extended_to(one.corners())
+        first = self.series[0]
+        needed = grid.size * (np.asarray(first.data).dtype.itemsize * first.channels + 2)
+        require_memory(needed, free_memory("cpu"), f"Warping '{self.series.name}' onto a grid of {grid.shape}")
+        return grid
+
     def _write_again(self, found: SeriesResult, frames: Iterable[int]) -> Generator[SeriesProgress, str | None, None]:
         """Write frames whose transform follows from those of other frames."""
         for frame in frames:
-            image = warp(self.series[frame], found.transform(frame), self.grid, self.interpolation, self.fill)
+            grid = found.output_grid or self.grid
+            image = warp(self.series[frame], found.transform(frame), grid, self.interpolation, self.fill)
             self._write(frame, image)
             message = f"writing frame {frame + 1} of {len(self.series)}"
             if (yield SeriesProgress(frame, self.total, self.total, message)) == "stop":
@@ -397,7 +439,7 @@ class _SeriesRun:
                     fitter, last = FrameFitter(anchor[0], settings, self.device), np.eye(self.grid.ndim + 1)
                 elif fitter is None:
                     fitter = FrameFitter(
-                        reference, settings, self.device, self.landmarks, self.model, self.start
+                        reference, settings, self.device, self.landmarks, self.model, self.start, self.as_pairs
                     )  # fmt: skip
                 found = yield from self._frame(fitter, frame, image, last, message)
                 if found is None:
@@ -405,7 +447,7 @@ class _SeriesRun:
                 fit, transform = found
                 if follows and anchor is not None:
                     fit, transform = self._composed(fit, transform, anchor[1])
-                if fit.deformed and self.folder is None:
+                if (fit.deformed or fit.report is not None) and self.folder is None:
                     self.memory[number, frame] = transform
                 if write and self.folder is not None:
                     self._write(
@@ -421,8 +463,13 @@ class _SeriesRun:
                 last = fit.matrix
                 if follows and image is not None:
                     anchor = (image, transform)
+            if fit.report is not None and fit.report["stop_reason"] == "stopped":
+                self.stopped = True  # the best transform so far
+                return fits
             self.done += 1
-            if (yield SeriesProgress(frame, self.done, self.total, message, fit)) == "stop":
+            command = yield SeriesProgress(frame, self.done, self.total, message, fit)
+            # a stop while a frame was scored ends the scoring early and reaches no yield
+            if command == "stop" or stop_was_delivered():
                 self.stopped = len(fits) < count or number < self.passes
                 if self.stopped:
                     return fits
@@ -457,7 +504,8 @@ class _SeriesRun:
         return describe(fit.frame, fit.ncc, fit.overlap, matrix, whole, self.grid, fit.reason), whole
 
     def _of(self, number: int, fit: FrameFit) -> Transform:
-        return self._stored(number, fit.frame) if fit.deformed else AffineTransform(fit.matrix, self.grid.unit)
+        stored = fit.deformed or fit.report is not None
+        return self._stored(number, fit.frame) if stored else AffineTransform(fit.matrix, self.grid.unit)
 
     def _stored(self, number: int, frame: int) -> Transform:
         if self.folder is not None:

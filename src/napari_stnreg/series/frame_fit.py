@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -69,6 +69,8 @@ class FrameFitter:
         A trained model instead of a fit.
     start
         Transform to start from.
+    as_pairs
+        Register every frame on its own, like a pair; a stopped fit then returns its best transform so far.
     """
 
     def __init__(
@@ -79,13 +81,15 @@ class FrameFitter:
         landmarks: Landmarks = Landmarks(),
         model: Model | str | None = None,
         start: Transform | None = None,
+        as_pairs: bool = False,
     ) -> None:
         self.reference, self.settings, self.device = masked(reference), settings, device
+        self._pair_reference = reference if as_pairs else None
         self._landmarks, self._model, self._start = landmarks, model, start
         linear = [name for name in settings.stages if fit_method(name) == "linear"]
         deformable = [name for name in settings.stages if fit_method(name) != "linear"]
         self._deformable = "+".join(deformable)
-        fast = settings.similarity in SAME_CONTRAST and model is None and not landmarks
+        fast = settings.similarity in SAME_CONTRAST and model is None and not landmarks and not as_pairs
         fast = fast and settings.start in ("auto", "none", "phase") and not settings.mirror
         fast = fast and (start is None or start.as_matrix() is not None)
         self._linear: GaussNewtonFitter | None = None
@@ -122,8 +126,10 @@ class FrameFitter:
         FrameFit, Transform
             ``None`` if stopped.
         """
-        image = masked(image.with_unit(self.reference.grid.unit))
+        plain, image = image, masked(image.with_unit(self.reference.grid.unit))
         try:
+            if self._pair_reference is not None:
+                return (yield from self._as_pair(frame, self._pair_reference, plain, image))
             if self._linear is None:
                 return (yield from self._general(frame, image, starts))
             return (yield from self._fast(frame, image, starts))
@@ -174,6 +180,17 @@ class FrameFitter:
         matrix = linear_part(result.transform, grid)
         reason = " ".join(result.reasons) if result.verdict == "failed" else ""
         return describe(frame, ncc, overlap, matrix, result.transform, grid, reason), result.transform
+
+    def _as_pair(self, frame: int, reference: Image, moving: Image, image: Image) -> FrameSteps:
+        result = yield from register_steps(
+            reference, moving, self.settings, fixed_landmarks=self._landmarks.fixed,
+            moving_landmarks=self._landmarks.moving, start_transform=self._start, model=self._model,
+        )  # fmt: skip
+        ncc, overlap = self._compare(image, result.transform)
+        matrix = linear_part(result.transform, reference.grid)
+        reason = " ".join(result.reasons) if result.verdict == "failed" else ""
+        fit = describe(frame, ncc, overlap, matrix, result.transform, reference.grid, reason)
+        return replace(fit, report=result.report()), result.transform
 
     def _compare(self, image: Image, transform: Transform) -> tuple[float, float]:
         """Return correlation and overlap of the reference and the warped frame, on small copies."""

@@ -6,8 +6,9 @@ import csv
 import html
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +72,8 @@ class FrameFit:
         Whether a deformation belongs to the frame as well.
     reason
         Why the frame could not be registered; empty if it was.
+    report
+        The report of the registration if the frame was registered like a pair.
     """
 
     frame: int
@@ -81,6 +84,7 @@ class FrameFit:
     distance: float
     deformed: bool = False
     reason: str = ""
+    report: Mapping[str, Any] | None = None
 
 
 def describe(

@@ -44,13 +44,16 @@ class SeriesFolder:
         Format of the registered frames.
     """
 
+    kind = "series"
+    """What the journal calls the folder."""
+
     def __init__(self, path: str | os.PathLike[str], output_format: OutputFormat = "zarr") -> None:
         self.path, self.format = Path(path), output_format
         self._levels: list[Any] = []
 
     @property
-    def frames_path(self) -> Path:
-        """File or folder of the registered frames."""
+    def frames_path(self) -> Path | None:
+        """File or folder of the registered frames; ``None`` if the caller writes them."""
         return self.path / _NAMES[self.format]
 
     def begin(self, identity: Mapping[str, Any], inputs: list[Path], *, resume: bool, overwrite: bool) -> None:
@@ -75,21 +78,25 @@ class SeriesFolder:
             raise InputError(
                 f"'{self.path}' holds a registered series. Continue it with --resume, or start again with --overwrite."
             )
-        check_output(self.path, inputs, overwrite=True, folder=True, is_ours=lambda _: found is not None)
-        if found is not None:
+        self._clear(inputs, is_ours=found is not None)
+        write_text(self.path / _JOURNAL, json.dumps({"stnreg": self.kind, "run": wanted}) + "\n")
+
+    def _clear(self, inputs: list[Path], *, is_ours: bool) -> None:
+        """Make an empty folder for a new run."""
+        check_output(self.path, inputs, overwrite=True, folder=True, is_ours=lambda _: is_ours)
+        if is_ours:
             remove_folder(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"The folder '{self.path}' cannot be created: {error.strerror or error}.") from error
-        write_text(self.path / _JOURNAL, json.dumps({"stnreg": "series", "run": wanted}) + "\n")
 
     def identity(self) -> dict[str, Any] | None:
         """Return what the run of the folder is known by; ``None`` if it was not written by this module."""
         with suppress(OSError, ValueError, KeyError, TypeError):
             with (self.path / _JOURNAL).open(encoding="utf-8") as file:
                 first = json.loads(file.readline())
-            if first["stnreg"] == "series":
+            if first["stnreg"] == self.kind:
                 return dict(first["run"])
         return None
 
@@ -109,23 +116,33 @@ class SeriesFolder:
                     number = int(entry.pop("pass"))
                     entry["matrix"], entry["shift"] = np.array(entry["matrix"]), np.array(entry["shift"])
                     fit = FrameFit(**entry)
-                    if not fit.deformed or self._field(number, fit.frame).exists():
+                    if not self._has_file(fit) or self._field(number, fit.frame).exists():
                         found[number, fit.frame] = fit
         return found
 
     def record(self, number: int, fit: FrameFit, transform: Transform) -> None:
         """Append a fitted frame; a deformation is written to its own file first."""
-        if fit.deformed:
+        if self._has_file(fit):
             path = self._field(number, fit.frame)
             path.parent.mkdir(exist_ok=True)
-            save(transform, path)
+            self._save(fit, transform, path)
         entry = {"pass": number, **vars(fit), "matrix": fit.matrix.tolist(), "shift": fit.shift.tolist()}
+        if fit.report is None:
+            del entry["report"]
+        elif fit.report["stop_reason"] == "stopped":  # the best so far; a resumed run fits the frame again
+            return
         with (self.path / _JOURNAL).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
     def transform(self, number: int, frame: int) -> Transform:
         """Load the deformation of a frame."""
         return load_transform(self._field(number, frame))
+
+    def _has_file(self, fit: FrameFit) -> bool:
+        return fit.deformed
+
+    def _save(self, fit: FrameFit, transform: Transform, path: Path) -> None:
+        save(transform, path)
 
     def _field(self, number: int, frame: int) -> Path:
         return self.path / f"transforms_{number}" / f"{frame:05d}.safetensors"
@@ -136,23 +153,26 @@ class SeriesFolder:
         """Create the registered frames, filled with zeros, or reopen those of the run that is resumed."""
         data = _stored(first)
         shape = (count, *data.shape)
-        if self.frames_path.exists():
+        path = self.frames_path
+        if path is None:
+            return
+        if path.exists():
             with suppress(Exception):
-                self._levels = self._reopen()
+                self._levels = self._reopen(path)
                 if tuple(self._levels[0].shape) == shape and self._levels[0].dtype == data.dtype:
                     return
-            raise InputError(f"'{self.frames_path}' is damaged. Start again with --overwrite.")
+            raise InputError(f"'{path}' is damaged. Start again with --overwrite.")
         names = ["t", *(["c"] if first.has_channel_axis else []), *"zyx"[-first.ndim :]]
         create = _create_zarr if self.format == "zarr" else _create_tiff
-        create(self.frames_path, shape, data.dtype, names, first, interval)
-        self._levels = self._reopen()
+        create(path, shape, data.dtype, names, first, interval)
+        self._levels = self._reopen(path)
 
-    def _reopen(self) -> list[Any]:
+    def _reopen(self, path: Path) -> list[Any]:
         if self.format == "tiff":
-            return [tifffile.memmap(self.frames_path, mode="r+")]
+            return [tifffile.memmap(path, mode="r+")]
         import zarr
 
-        group = zarr.open_group(str(self.frames_path), mode="r+")
+        group = zarr.open_group(str(path), mode="r+")
         return [group[str(level)] for level in range(len(group))]
 
     def write_frame(self, frame: int, image: Image) -> None:
@@ -168,10 +188,53 @@ class SeriesFolder:
         if self.format == "tiff" and self._levels:
             self._levels[0].flush()
         self._levels = []
+        self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.path / "motion.csv", motion)
         write_text(self.path / "motion.svg", plot)
         write_json(self.path / "report.json", dict(report))
         sync_path(self.path / _JOURNAL)
+
+
+class PairsFolder(SeriesFolder):
+    """The output folder of a series whose frames are registered like pairs, each with a transform file of its own.
+
+    The caller owns the folder and writes the warped frames.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    inputs
+        What else a resumed run must have in common, JSON-ready.
+    """
+
+    kind = "pairs"
+
+    def __init__(self, path: str | os.PathLike[str], inputs: Mapping[str, Any] | None = None) -> None:
+        super().__init__(path)
+        self._inputs = dict(inputs or {})
+
+    def begin(self, identity: Mapping[str, Any], inputs: list[Path], *, resume: bool, overwrite: bool) -> None:
+        """Start a journal, or go on with that of an unfinished run."""
+        super().begin({**identity, "inputs": self._inputs}, inputs, resume=resume, overwrite=overwrite)
+
+    @property
+    def frames_path(self) -> None:
+        """``None``: the caller writes the frames."""
+        return None
+
+    def _clear(self, inputs: list[Path], *, is_ours: bool) -> None:
+        for old in self.path.glob("transform_*.safetensors"):
+            old.unlink()
+
+    def _has_file(self, fit: FrameFit) -> bool:
+        return True
+
+    def _save(self, fit: FrameFit, transform: Transform, path: Path) -> None:
+        transform.save(path, None if fit.report is None else dict(fit.report))
+
+    def _field(self, number: int, frame: int) -> Path:
+        return self.path / f"transform_{frame:04d}.safetensors"
 
 
 def _stored(image: Image) -> npt.NDArray[Any]:

@@ -75,7 +75,7 @@ class SeriesResult(Judged):
     fits
         The frames that were registered, in order.
     grid
-        Lattice of the reference, onto which the frames are warped.
+        Lattice of the reference.
     series
         The frames.
     settings
@@ -100,6 +100,11 @@ class SeriesResult(Judged):
     judgment
         Whether the registration can be trusted, from some frames that are judged against chance; :attr:`verdict`,
         :attr:`confidence` and :attr:`reasons` are its parts.
+    output_grid
+        Lattice onto which the frames are warped, if the setting ``extent`` makes it another one than :attr:`grid`.
+    as_pairs
+        Whether every frame was registered on its own, like a pair. It then failed only by its own verdict, and no
+        frame is placed between its neighbors.
     """
 
     fits: list[FrameFit]
@@ -115,11 +120,16 @@ class SeriesResult(Judged):
     fill: tuple[float, ...]
     output: Path | None = None
     judgment: Verdict = UNKNOWN
+    output_grid: Grid | None = None
+    as_pairs: bool = False
     _matrices: FloatArray | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._failed = find_failures(self.fits, self.reference_frame)
         self._position = {fit.frame: i for i, fit in enumerate(self.fits)}
+        if self.as_pairs:
+            self._failed, self._bridged = {fit.frame: fit.reason for fit in self.fits if fit.reason}, frozenset[int]()
+            return
+        self._failed = find_failures(self.fits, self.reference_frame)
         self._bridged = frozenset(frames_to_bridge(self.fits, self._failed, self.reference_frame))
 
     def __len__(self) -> int:
@@ -192,7 +202,8 @@ class SeriesResult(Judged):
         return self._smoothed_field(frame)
 
     def _raw(self, fit: FrameFit) -> Transform:
-        return self.deformations(fit.frame) if fit.deformed else AffineTransform(fit.matrix, self.grid.unit)
+        stored = fit.deformed or fit.report is not None
+        return self.deformations(fit.frame) if stored else AffineTransform(fit.matrix, self.grid.unit)
 
     def _interpolated(self, frame: int) -> Transform:
         sound = [one.frame for one in self.fits if one.frame not in self._failed]
@@ -258,7 +269,8 @@ class SeriesResult(Judged):
         if interpolation is None:  # one for all frames
             interpolation, _ = choose_interpolation(other[0])
         outside = (self.fill if series is None else 0) if fill is None else fill
-        return (warp(other[f.frame], self.transform(f.frame), self.grid, interpolation, outside) for f in self.fits)
+        grid = self.output_grid or self.grid
+        return (warp(other[f.frame], self.transform(f.frame), grid, interpolation, outside) for f in self.fits)
 
     def warp(
         self, series: SeriesLike = None, interpolation: Interpolation | None = None, fill: float | None = None
@@ -325,14 +337,15 @@ class SeriesResult(Judged):
             fits, Grid.from_dict(run["grid"]), opened, settings, reference, frame, float(run["temporal_smoothing"]),
             "finished" if len(fits) == len(opened) else "stopped", float((report or {}).get("seconds", 0.0)),
             lambda index: target.transform(number, index), tuple(float(v) for v in first), target.path,
-            judgment,
+            judgment, Grid.from_dict(report["output_grid"]) if report and report.get("output_grid") else None,
         )  # fmt: skip
 
     def close(self, folder: SeriesFolder) -> None:
         """Write motion and report into the folder of the run."""
         table = self.motion
         plot = motion_svg(table, self.grid.unit, f"Motion of {self.series.name}")
-        folder.close(self.report() | {"output": folder.frames_path.name}, motion_csv(table), plot)
+        written = {} if folder.frames_path is None else {"output": folder.frames_path.name}
+        folder.close(self.report() | written, motion_csv(table), plot)
 
     def identity(self) -> dict[str, Any]:
         """Return the identity of this run, JSON-ready."""
@@ -357,6 +370,7 @@ class SeriesResult(Judged):
             "registered_frames": len(self.fits),
             "stop_reason": self.stop_reason,
             "seconds": round(self.seconds, 3),
+            "output_grid": None if self.output_grid is None else self.output_grid.to_dict(),
             "median_ncc": float(np.median(scored)) if scored else None,
             "bridged_frames": self.bridged,
             "failed_frames": {str(frame): reason for frame, reason in self._failed.items()},

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +19,9 @@ from napari_stnreg.registration.settings import RegistrationSettings
 if TYPE_CHECKING:
     from napari_stnreg.cli.outputs import ResultFolder
     from napari_stnreg.core.image import Image
-    from napari_stnreg.registration.result import Progress, Result
+    from napari_stnreg.registration.result import Progress
+    from napari_stnreg.series.result import SeriesProgress
+    from napari_stnreg.series.sources import Series
 
 
 def register(
@@ -37,6 +38,7 @@ def register(
     start_transform: Path | None = None,
     frame: Frame = None,
     all_frames: Annotated[bool, Parameter(group="Reading")] = False,
+    resume: bool = False,
     fixed_frame: Frame = None,
     placement: Annotated[Placement, AsOptions] = Placement(),  # noqa: B008
 ) -> int:
@@ -66,6 +68,8 @@ def register(
         Frame of a moving time series, counted from 0.
     all_frames
         Register every frame of the moving series.
+    resume
+        Continue an unfinished run with --all-frames in the output folder.
     fixed_frame
         Frame of a fixed time series.
 
@@ -74,62 +78,90 @@ def register(
     stnreg register fixed.nii.gz moving.nii.gz -o registered --family rigid
     """
     from napari_stnreg.cli.outputs import ResultFolder
+    from napari_stnreg.series.output import PairsFolder
 
     settings = merge_config(settings, config)
     if frame is not None and all_frames:
         raise InputError("Give --frame or --all-frames, not both.")
+    if resume and not all_frames:
+        raise InputError("--resume continues a run with --all-frames.")
     files = {"fixed": fixed, "moving": moving, **vars(annotations), "start_transform": start_transform}
     files = {name: path for name, path in files.items() if path is not None}
-    folder = ResultFolder(output, list(files.values()), overwrite=overwrite)
-    fixed_image, frames = _read_images(fixed, moving, annotations, placement, frame, all_frames, fixed_frame)
-    landmarks = annotations.read_landmarks(fixed_image, frames[0])
+    resume = resume and PairsFolder(output).identity() is not None
+    folder = ResultFolder(output, list(files.values()), overwrite=overwrite or resume)
+    fixed_image, frames = _open_images(fixed, moving, annotations, placement, frame, all_frames, fixed_frame)
+    first = frames[0]
+    fixed_points, moving_points = annotations.read_landmarks(fixed_image, first)
     from napari_stnreg.io.transform_io import load_transform
     from napari_stnreg.registration.api import register_steps
+    from napari_stnreg.series.api import register_series_steps
 
     start = None
     if start_transform is not None:
-        start = load_transform(start_transform, fixed=fixed_image, moving=frames[0])
-        start = start.with_unit(fixed_image.grid.unit)
-    with Interrupt() as interrupt, folder:
+        start = load_transform(start_transform, fixed=fixed_image, moving=first).with_unit(fixed_image.grid.unit)
+    choices = {"frame": frame, "all_frames": all_frames, "fixed_frame": fixed_frame, **vars(placement)}
+    inputs: dict[str, Any] = {name: str(path) for name, path in files.items()}
+    inputs |= {name: value for name, value in choices.items() if value not in (None, False)}
+    output_files = _Outputs(folder, _output_suffix(moving), inputs, fixed_image)
+    with Interrupt() as interrupt, folder, ProgressDisplay(1, "start") as display:
         # A name that clashes with an input must be reported before the fit, not after it.
-        for name in ("warped" + _output_suffix(moving), "transform.safetensors", "report.json"):
+        for name in ("warped" + output_files.suffix, "transform.safetensors", "report.json"):
             folder.file(name)
-        results: list[Result] = []
-        for number, moving_image in enumerate(frames):
-            if interrupt.requested:
-                break
-            steps = register_steps(
-                fixed_image,
-                moving_image,
-                settings,
-                fixed_landmarks=landmarks[0],
-                moving_landmarks=landmarks[1],
-                start_transform=start,
+
+        def show(progress: Progress) -> None:
+            loss = f"loss {progress.loss:.4g}" if progress.stage not in ("prepare", "result") else ""
+            display.update(progress.step, progress.total, progress.message or progress.stage, loss)
+
+        def show_frame(progress: SeriesProgress) -> None:
+            display.update(progress.done, progress.total, progress.message)
+
+        if len(frames) > 1:
+            series = run_to_completion(
+                register_series_steps(
+                    frames, settings, reference=fixed_image, as_pairs=True, output=PairsFolder(output, inputs),
+                    resume=resume, overwrite=True, fixed_landmarks=fixed_points, moving_landmarks=moving_points,
+                    start_transform=start,
+                ),
+                show_frame,
+                lambda: interrupt.requested,
+            )  # fmt: skip
+            reports = [fit.report or _unregistered(fit.reason) for fit in series.fits]
+            lines = [*_lines(reports), f"series: verdict: {series.judgment}"]
+            names = [f"transform_{fit.frame:04d}.safetensors" for fit in series.fits]
+            notes = [*series.warnings, *(text for one in reports for text in one["warnings"])]
+            written = output_files.write(series.report() | {"frames": reports}, names, series.frames(), notes)
+            complete, stopped = series.complete, series.stop_reason == "stopped"
+            failed = series.verdict == "failed" or any(one["verdict"] == "failed" for one in reports)
+        else:
+            result = run_to_completion(
+                register_steps(
+                    fixed_image, first, settings, fixed_landmarks=fixed_points, moving_landmarks=moving_points,
+                    start_transform=start,
+                ),
+                show,
+                lambda: interrupt.requested,
+            )  # fmt: skip
+            lines, notes = _lines([result.report()]), list(result.warnings)
+            folder.clear("transform_", ("transform_*.safetensors", "frames.jsonl", "motion.csv", "motion.svg"))
+            result.save(folder.file("transform.safetensors"))
+            written = output_files.write(
+                result.report(), ["transform.safetensors"], [result.warped], notes, result.uncertainty
             )
-            part = f"frame {number} of 0 to {len(frames) - 1}, " if len(frames) > 1 else ""
-            with ProgressDisplay(1, part + "start") as display:
-                results.append(run_to_completion(steps, partial(_show, display, part), lambda: interrupt.requested))
-                if results[-1].stop_reason != "stopped":
-                    display.complete()
-        notes = []
-        if len(results) < len(frames):
-            notes = [f"Stopped: only the first {len(results)} of {len(frames)} frames were registered."]
-        choices = {
-            "frame": frame, "all_frames": all_frames, "fixed_frame": fixed_frame, **vars(placement),
-        }  # fmt: skip
-        inputs = {name: str(path) for name, path in files.items()}
-        inputs |= {name: value for name, value in choices.items() if value not in (None, False)}
-        written = _write(
-            folder, _output_suffix(moving), all_frames, inputs, settings, fixed_image, frames, results, notes
-        )
-    _print(results, notes, written)
+            complete, stopped, failed = result.stop_reason != "stopped", False, result.verdict == "failed"
+        if complete:
+            display.complete()
+    for line in [*lines, *map(str, written)]:
+        print(line)
+    for sentence in dict.fromkeys(notes):
+        logger.log(PROGRESS, "%s", sentence)
+    if stopped:
+        logger.log(PROGRESS, "Continue with the same command and --resume.")
     if interrupt.requested:
         return ExitCode.INTERRUPTED
-    failed = any(result.verdict == "failed" for result in results)
     return ExitCode.FAILED_VERDICT if failed and not accept else ExitCode.SUCCESS
 
 
-def _read_images(
+def _open_images(
     fixed: Path,
     moving: Path,
     annotations: Annotations,
@@ -137,10 +169,11 @@ def _read_images(
     frame: int | None,
     all_frames: bool,
     fixed_frame: int | None,
-) -> tuple[Image, list[Image]]:
-    """Read the fixed image and the moving frames, with their placement and masks."""
-    from napari_stnreg.io.frames import read_one, read_some
-    from napari_stnreg.io.image import read_content
+) -> tuple[Image, Series]:
+    """Read the fixed image and open the moving frames, with their placement and masks."""
+    from napari_stnreg.io.frames import read_one
+    from napari_stnreg.io.image import read_content, read_image
+    from napari_stnreg.series.sources import Series
 
     content = read_content(moving)
     if content.frames > 1 and frame is None and not all_frames:
@@ -150,11 +183,18 @@ def _read_images(
         )
     if moving.resolve() == fixed.resolve() and (content.frames == 1 or fixed_frame is None):
         raise InputError("FIXED and MOVING are the same file. Choose two different images.")
-    fixed_image = read_one(fixed, fixed_frame, "--fixed-frame")
-    return placement.place(fixed_image, "fixed", annotations.fixed_mask, fixed_frame), [
-        placement.place(image, "moving", annotations.moving_mask, frame or number)
-        for number, image in enumerate(read_some(moving, content, frame))
-    ]
+    fixed_image = placement.place(
+        read_one(fixed, fixed_frame, "--fixed-frame"), "fixed", annotations.fixed_mask, fixed_frame
+    )
+
+    def load(number: int) -> Image:
+        chosen = number if frame is None else frame
+        return placement.place(read_image(moving, chosen), "moving", annotations.moving_mask, chosen)
+
+    if frame is None and content.frames > 1:
+        return fixed_image, Series(load, content.frames, moving.name, content.interval, moving)
+    only = load(0)
+    return fixed_image, Series(lambda _: only, 1, only.name)
 
 
 def _output_suffix(moving: Path) -> str:
@@ -164,81 +204,64 @@ def _output_suffix(moving: Path) -> str:
     return result_suffix(moving)
 
 
-def _show(display: ProgressDisplay, part: str, progress: Progress) -> None:
-    text = part + (progress.message or progress.stage)
-    loss = f"loss {progress.loss:.4g}" if progress.stage not in ("prepare", "result") else ""
-    display.update(progress.step, progress.total, text, loss)
+class _Outputs:
+    """What is written beside the transforms, which come first since they cannot be made again from the rest."""
+
+    def __init__(self, folder: ResultFolder, suffix: str, inputs: dict[str, Any], fixed: Image) -> None:
+        self._folder, self.suffix, self._inputs, self._metadata = folder, suffix, inputs, fixed.metadata
+
+    def write(
+        self,
+        report: dict[str, Any],
+        transforms: Sequence[str],
+        warped: Iterable[Image],
+        notes: list[str],
+        uncertainty: Image | None = None,
+    ) -> list[Path]:
+        """Write the warped images and the report; a note is added if their format cannot hold them."""
+        from napari_stnreg.io.series import placed_as, write_or_tiff
+
+        folder = self._folder
+        folder.clear("warped", ("report.json", *({"transform.safetensors"} - set(transforms))))
+        folder.clear("uncertainty", ())
+        images = [placed_as(image, self._metadata) for image in warped]
+        folder.file("warped.tif")
+        path, note = write_or_tiff(folder.file("warped" + self.suffix), images)
+        notes += [] if note is None else [note]
+        report["inputs"] = self._inputs
+        report["outputs"] = {"warped": path.name, "transforms": list(transforms)}
+        report["grid"] = images[0].grid.to_dict()
+        extra: list[Path] = []
+        if uncertainty is not None:
+            deviation = placed_as(uncertainty, self._metadata)
+            extra = [write_or_tiff(folder.file("uncertainty" + self.suffix), [deviation])[0]]
+            report["outputs"]["uncertainty"] = extra[0].name
+        report["warnings"] = list(dict.fromkeys(notes))
+        write_json(folder.file("report.json"), report)
+        return [path, *map(folder.file, transforms), *extra, folder.file("report.json")]
 
 
-def _write(
-    folder: ResultFolder,
-    suffix: str,
-    all_frames: bool,
-    inputs: dict[str, Any],
-    settings: RegistrationSettings,
-    fixed: Image,
-    frames: Sequence[Image],
-    results: Sequence[Result],
-    notes: list[str],
-) -> list[Path]:
-    """Write the results. The transforms come first, since they cannot be made again from the rest."""
-    from napari_stnreg.io.series import placed_as, write_or_tiff
-    from napari_stnreg.io.transform_io import save
-
-    series = all_frames and len(frames) > 1
-    folder.clear("warped", ("transform.safetensors", "transform_*.safetensors", "report.json"))
-    folder.clear("uncertainty", ())
-    transforms = []
-    for number, result in enumerate(results):
-        name = f"transform_{number:04d}.safetensors" if series else "transform.safetensors"
-        transforms.append(save(result, folder.file(name)))
-    images = [placed_as(image, fixed.metadata) for image in _on_one_grid(frames, results, settings)]
-    folder.file("warped.tif")
-    warped, note = write_or_tiff(folder.file("warped" + suffix), images)
-    notes += [] if note is None else [note]
-    extra: list[Path] = []
-    if not series and results[0].uncertainty is not None:
-        deviation = placed_as(results[0].uncertainty, fixed.metadata)
-        extra = [write_or_tiff(folder.file("uncertainty" + suffix), [deviation])[0]]
-    report: dict[str, Any] = {"frames": [one.report() for one in results]} if series else results[0].report()
-    report["inputs"] = inputs
-    report["outputs"] = {"warped": warped.name, "transforms": [path.name for path in transforms]}
-    report["grid"] = images[0].grid.to_dict()
-    report["warnings"] = list(dict.fromkeys([*report.get("warnings", []), *notes]))
-    if extra:
-        report["outputs"]["uncertainty"] = extra[0].name
-    write_json(folder.file("report.json"), report)
-    return [warped, *transforms, *extra, folder.file("report.json")]
+def _unregistered(reason: str) -> dict[str, Any]:
+    return {"verdict": "failed", "confidence": 0.0, "reasons": [reason], "warnings": []}
 
 
-def _on_one_grid(frames: Sequence[Image], results: Sequence[Result], settings: RegistrationSettings) -> list[Image]:
-    """Return the warped images on a grid that holds them all; frames of another extent are warped once more."""
-    from napari_stnreg.resampling.warp import warp
+def _lines(reports: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what is printed of the results."""
+    from napari_stnreg.evaluation.verdict import Verdict
 
-    grid = results[0].grid
-    for result in results[1:]:
-        grid = grid.extended_to(result.grid.corners())
-    pairs = zip(frames, results, strict=False)
-    return [
-        result.warped if result.grid == grid else warp(moving, result.transform, grid, fill=settings.fill)
-        for moving, result in pairs
-    ]
-
-
-def _print(results: Sequence[Result], notes: Sequence[str], written: Sequence[Path]) -> None:
-    for number, result in enumerate(results):
-        before, after = result.scores.get("before", {}), result.scores.get("after", {})
-        scores = [
-            f"{title} {before[key]:.4g} -> {after[key]:.4g}"
-            for key, title in (("ncc", "NCC"), ("local_ncc", "local NCC"), ("landmark_median", "landmarks"))
-            if key in before and key in after
-        ]
-        frame = f"frame {number}: " if len(results) > 1 else ""
-        folded = f"folded {100 * result.folding_fraction:.2g} %"
-        inverse = f"inverse to {result.inverse['max_voxels']:.1g} voxels"
-        print(frame + ", ".join([*scores, folded, inverse, f"{result.seconds:.1f} s", result.stop_reason]))
-        print(f"{frame}verdict: {result.judgment}")
-    for path in written:
-        print(path)
-    for sentence in dict.fromkeys([*(one for result in results for one in result.warnings), *notes]):
-        logger.log(PROGRESS, "%s", sentence)
+    lines = []
+    for number, report in enumerate(reports):
+        frame = f"frame {number}: " if len(reports) > 1 else ""
+        if "scores" in report:
+            before, after = report["scores"].get("before", {}), report["scores"].get("after", {})
+            words = [
+                f"{title} {before[key]:.4g} -> {after[key]:.4g}"
+                for key, title in (("ncc", "NCC"), ("local_ncc", "local NCC"), ("landmark_median", "landmarks"))
+                if key in before and key in after
+            ]
+            words.append(f"folded {100 * report['folding_fraction']:.2g} %")
+            words.append(f"inverse to {report['inverse']['max_voxels']:.1g} voxels")
+            lines.append(frame + ", ".join([*words, f"{report['seconds']:.1f} s", report["stop_reason"]]))
+        judgment = Verdict(report["verdict"], report["confidence"], tuple(report["reasons"]))
+        lines.append(f"{frame}verdict: {judgment}")
+    return lines
