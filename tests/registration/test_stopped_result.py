@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 
 import napari_stnreg as sr
-from napari_stnreg.core.progress import StopSignal, listening
+from napari_stnreg.core.progress import StopRequested, StopSignal, interruptible, listening
 from napari_stnreg.evaluation.scorecard import QUICKLY_SCORED_VOXELS, image_scores, score_stride
 from napari_stnreg.registration import result as result_module
 from napari_stnreg.transforms import AffineTransform
@@ -85,3 +88,14 @@ def test_a_finished_run_is_scored_at_every_voxel(counted):
     images = bent_pair(size=64)
     assert run(images).score_stride == 1
     assert counted == [images.fixed.grid.size]
+
+
+def test_a_stop_does_not_wait_for_a_score(monkeypatch):
+    image = bent_pair(size=64).fixed
+    slow = threading.Event()
+    monkeypatch.setattr("napari_stnreg.evaluation.scorecard.evaluation.compare", lambda *_: slow.wait(20) and {})
+    began = time.monotonic()
+    with listening(StopSignal(lambda: time.monotonic() - began > 0.3)), interruptible(), pytest.raises(StopRequested):
+        image_scores(image, image, AffineTransform.identity(2, image.grid.unit))
+    assert time.monotonic() - began < 10
+    slow.set()

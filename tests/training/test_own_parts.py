@@ -158,9 +158,7 @@ class TestNetwork:
         moves = torch.tensor([[2.0, -1.0]]).repeat(12, 1)  # 3 x 4 control points, all moved equally
         points, where = mapped("tps", moves.flatten() if flat else moves, spacing=3.0, points=[3, 4])
         assert np.allclose(points - where.points(), [6.0, -3.0], atol=1e-4)
-        with pytest.raises(
-            InputError, match=r"shape \(B, 12, 2\).*tps needs \(B, 50\)"
-        ):
+        with pytest.raises(InputError, match=r"shape \(B, 12, 2\).*tps needs \(B, 50\)"):
             mapped("tps", moves)  # 5 x 5 by default
         with pytest.raises(InputError, match="'tps' does not take these options: pints"):
             mapped("tps", moves, pints=4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ SCORED_VOXELS = 4_000_000
 """Larger images are scored on every n-th voxel along each axis."""
 QUICKLY_SCORED_VOXELS = 2**17
 """The same for a run that was stopped, whose user waits: its scores take 0.1 s of CPU time."""
+STOP_INTERVAL = 0.1
+"""Seconds between two looks for a stop while images are compared."""
 _BETTER: dict[str, Better] = {"mse": "lower", "mean_surface_distance": "lower", "hausdorff95": "lower"}
 _CONSISTENCY_POINTS = 100_000
 
@@ -208,9 +210,14 @@ def image_scores(
         if both.sum() > 1:
             compared.append((when, image.data, both))
     check_stop()
-    with ThreadPoolExecutor(max_workers=2) as pool:  # SciPy's filters release the interpreter lock
-        scores = pool.map(lambda one: evaluation.compare(values, one[1], one[2]), compared)
-        found |= {when: dict(each) for (when, _, _), each in zip(compared, scores, strict=True)}
+    pool = ThreadPoolExecutor(max_workers=2)  # SciPy's filters release the interpreter lock
+    try:
+        scores = [pool.submit(evaluation.compare, values, image, both) for _, image, both in compared]
+        while wait(scores, timeout=STOP_INTERVAL).not_done:
+            check_stop()
+        found |= {when: dict(each.result()) for (when, _, _), each in zip(compared, scores, strict=True)}
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # a stop does not wait for a filter
     return found
 
 

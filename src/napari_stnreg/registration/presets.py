@@ -22,7 +22,9 @@ class Preset:
         Steps for a linear family that a deformable one follows: it corrects what little is left. With 15 and 25
         instead of 20 and 40, the Dice of 26 tuning pairs of hearts and slices was the same to 0.0003.
     linear_voxels
-        A linear stage before a deformable one stops at the first level with at least this many voxels.
+        A linear stage before a deformable one stops at the first level with at least this many voxels. In 2D it leaves
+        out the finest level as well: 9 % less CPU time on 13 tuning pairs of hearts (same Dice) and 12 % less on 13
+        brain slices (0.6489 and 0.6492). On 5 hippocampi it took 12 % off and cost 0.0007 of 0.8165.
     """
 
     linear: tuple[int, ...]

@@ -104,6 +104,8 @@ def stage_shrinks(problem: Problem, settings: RegistrationSettings, preset: Pres
     finest = max(problem.finest, preset.finest)
     shrinks = shrink_factors(grid, settings.levels, finest)
     if fit_method(settings.stages[position]) == "linear" and position + 1 < len(settings.stages):
+        if grid.ndim == 2 and settings.levels is None and settings.preset != "thorough":
+            shrinks = shrinks[:-1] or shrinks
         for i, shrink in enumerate(shrinks):
             if np.prod(problem.pyramid.fixed_shape(shrink)) >= preset.linear_voxels:
                 return shrinks[: i + 1]
