@@ -200,7 +200,7 @@ def image_format(path: str | os.PathLike[str]) -> FileFormat:
     if suffix is None and not path.exists() and "://" not in str(path):
         raise InputError(f"'{path}' does not exist.")
     if suffix is None:
-        raise InputError(f"'{path.name}' has an unsupported extension. Supported: {', '.join(sorted(by_suffix))}.")
+        raise unsupported(path, "image", by_suffix)
     return by_suffix[suffix]
 
 
@@ -362,6 +362,19 @@ SURFACE_FORMATS: tuple[FileFormat, ...] = (
 
 FORMATS = (*IMAGE_FORMATS, *TRANSFORM_FORMATS, *POINT_FORMATS, *SURFACE_FORMATS)
 
+_CONTENTS: dict[Content, str] = {"image": "an image", "transform": "a transform", "points": "points", "surface": "a surface"}
+
+
+def unsupported(path: Path, content: Content, suffixes: Iterable[str]) -> InputError:
+    """Return the error for a name that fits no format of this content; what an existing file holds is stated."""
+    others = {_CONTENTS[one.content] for one in FORMATS if suffix_in(path, one.suffixes)}
+    if others and path.exists():
+        return InputError(
+            f"'{path.name}' holds {' or '.join(sorted(others))}, not {_CONTENTS[content]}. Check the order of the files."
+        )
+    kind = "" if content == "image" else f" for {_CONTENTS[content]}"
+    return InputError(f"'{path.name}' has an unsupported extension{kind}. Supported: {', '.join(sorted(suffixes))}.")
+
 
 def transform_format(path: str | os.PathLike[str], *, write: bool = False) -> FileFormat:
     """Return the format of a transform by its name, and by its content where several formats have the suffix.
@@ -377,9 +390,7 @@ def transform_format(path: str | os.PathLike[str], *, write: bool = False) -> Fi
     if suffix is None and not write and not path.exists():
         raise InputError(f"'{path}' does not exist.")
     if suffix is None:
-        raise InputError(
-            f"'{path.name}' has an unsupported extension for a transform. Supported: {', '.join(sorted(suffixes))}."
-        )
+        raise unsupported(path, "transform", suffixes)
     fitting = [one for one in TRANSFORM_FORMATS if suffix in (one.written_suffixes if write else one.suffixes)]
     if write and suffix == ".txt" and path.name.lower().startswith("transformparameters"):
         fitting = [one for one in fitting if one.detect]

@@ -16,7 +16,7 @@ from napari_stnreg.core.atomic_io import atomic_path
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.file_errors import parser_errors
 from napari_stnreg.core.output_guard import check_output
-from napari_stnreg.io.formats import TRANSFORM_FORMATS, suffix_in, transform_format
+from napari_stnreg.io.formats import TRANSFORM_FORMATS, suffix_in, transform_format, unsupported
 from napari_stnreg.io.ome_zarr import is_written_scene
 from napari_stnreg.io.safetensors_format import load_transform_file
 from napari_stnreg.transforms import Transform
@@ -307,9 +307,7 @@ def transform_ending(path: str | os.PathLike[str], endings: tuple[str, ...] = LO
     """
     suffix = suffix_in(path, endings)
     if suffix is None:
-        raise InputError(
-            f"'{Path(path).name}' has an unsupported extension for a transform. Supported: {', '.join(endings)}."
-        )
+        raise unsupported(Path(path), "transform", endings)
     return suffix
 
 
