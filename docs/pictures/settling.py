@@ -39,7 +39,7 @@ def main() -> None:
     def error(now: Any) -> dict[str, float]:
         # The loss of one level cannot be compared with that of the next; the distance from the truth can.
         off = now.preview().map_points(pair.fixed_points) - pair.moving_points
-        return {"landmark error in um": float(np.linalg.norm(off, axis=1).mean())}
+        return {"landmark error (um)": float(np.linalg.norm(off, axis=1).mean())}
 
     kept: list[Any] = []
     settings = sr.RegistrationSettings(family="affine+diffeomorphic", preset="fast", seed=0, device="cpu")
