@@ -10,6 +10,7 @@ from scipy.io import savemat
 
 import napari_stnreg as sr
 from tests.helpers.locales import kept_locale
+from tests.helpers.meshes import sphere, write_mesh
 from tests.helpers.napari_user import CONTRIBUTIONS, PLUGIN, drop
 
 MICROSCOPES = ("*.czi", "*.nd2", "*.lif")
@@ -138,7 +139,23 @@ def check_transform(viewer, expected_map):
     assert any(type(layer).__name__ == "Image" for layer in viewer.layers)
 
 
+def surface_example(folder, ending):
+    """Write a sphere in the format of an extension, and return the file and its center as it is opened."""
+    path = write_mesh(folder / f"known{ending}", sphere(5, (12, 20, 30)))
+    is_scanner = not ending.endswith(("vtk", "vtu", "ply", "stl", "obj"))  # those hold x, y, z without a statement
+    return path, (12, 20, 30) if is_scanner else (12, -20, -30)
+
+
+def check_surface(viewer, center):
+    (layer,) = viewer.layers
+    assert type(layer).__name__ == "Surface"
+    np.testing.assert_allclose(layer.extent.world.mean(0), center, atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(layer.vertices - center, axis=1), 5, atol=1e-4)
+    assert len(layer.faces) > 100
+
+
 EXAMPLES = {
+    "napari-stnreg.read_surface": (surface_example, check_surface),
     "napari-stnreg.read": (image_example, check_image),
     "napari-stnreg.read_transform": (transform_example, check_transform),
 }
@@ -204,6 +221,20 @@ def test_medical_images_open_without_a_question_once_a_panel_was_open(viewer, tm
     path, _ = nifti_example(tmp_path, ".nii.gz")
     viewer.open(path, plugin=None)  # raises if there is a choice between readers
     assert viewer.layers[0].source.reader_plugin == PLUGIN
+
+
+@pytest.mark.parametrize("ending", [".gii", ".vtk", ".obj", ".ply"])
+def test_a_mesh_opens_on_its_image_without_a_question(viewer, tmp_path, ending):
+    """An image with scanner coordinates gives them to a mesh that states none."""
+    viewer.window.add_plugin_dock_widget(PLUGIN, "Compare views")
+    path, _ = nifti_example(tmp_path, ".nii.gz")
+    viewer.open(path, plugin=None)
+    corner = np.asarray(viewer.layers[0].data_to_world((3, 2, 1)))
+    viewer.open(write_mesh(tmp_path / f"a{ending}", sphere(4, corner)), plugin=None)  # raises if there is a choice
+    surface = viewer.layers[-1]
+    assert surface.source.reader_plugin == PLUGIN
+    assert surface.units == viewer.layers[0].units
+    np.testing.assert_allclose(surface.extent.world.mean(0), corner, atol=1e-4)
 
 
 def test_several_files_dropped_together_open_together(viewer, tmp_path):

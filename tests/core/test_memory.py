@@ -1,8 +1,8 @@
-"""Free memory: the limits of containers, in both versions of Linux's control groups."""
+"""Free memory with the limits of containers, in both versions of Linux's control groups; sizes as text."""
 
 import pytest
 
-from napari_stnreg.core.memory import container_headroom, free_system_memory
+from napari_stnreg.core.memory import container_headroom, format_bytes, free_system_memory
 
 
 def _write(folder, **files):
@@ -44,3 +44,20 @@ def test_free_memory_is_at_most_what_the_container_leaves(monkeypatch):
     assert free_system_memory() > 2**20
     monkeypatch.setattr(memory, "container_headroom", lambda: iter([12345]))
     assert free_system_memory() == pytest.approx(12345)
+
+
+@pytest.mark.parametrize(
+    ("size", "available", "needed"),
+    [
+        (0, "0 bytes", "0 bytes"),
+        (1023, "1023 bytes", "1023 bytes"),
+        (2**20, "1.00 MiB", "1.00 MiB"),
+        (30 * 2**20 + 1, "30.0 MiB", "30.1 MiB"),
+        (999.9 * 2**20, "999 MiB", "1000 MiB"),
+        (15.96 * 2**30, "15.9 GiB", "16.0 GiB"),
+        (5 * 2**50, "5120 TiB", "5120 TiB"),
+    ],
+)
+def test_sizes_are_readable_at_every_magnitude(size, available, needed):
+    assert format_bytes(size) == available
+    assert format_bytes(size, round_up=True) == needed

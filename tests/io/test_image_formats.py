@@ -406,5 +406,5 @@ def test_a_cut_file_is_refused_with_a_sentence(tmp_path, suffix):
 
 def test_image_exceeding_memory_is_refused_before_loading(tmp_path):
     zarr.create_array(str(tmp_path / "a.zarr"), shape=(2**14, 2**14, 2**14), dtype="uint16", chunks=(64, 64, 64))
-    with pytest.raises(sr.InputError, match="GB of memory"):
+    with pytest.raises(sr.InputError, match="of memory, and"):
         sr.read(tmp_path / "a.zarr")

@@ -6,30 +6,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from nibabel import freesurfer
 
 import napari_stnreg as sr
 from napari_stnreg.cli import main
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.core.surface import Surface
-from napari_stnreg.io.surfaces import read_surface
+from napari_stnreg.io.formats import SURFACE_FORMATS
+from napari_stnreg.io.surfaces import holds_surface, read_surface
 from napari_stnreg.ops.triangles import distance_to_mesh
 from napari_stnreg.training.data.batch import Batch
 from napari_stnreg.training.loss import surface_distance
 from napari_stnreg.transforms import AffineTransform
-
-
-def sphere(radius=10.0, center=(0, 0, 0), level=8):
-    """A sphere as triangles, its vertices in (z, y, x)."""
-    up, around = np.meshgrid(np.linspace(0, np.pi, level + 1), np.linspace(0, 2 * np.pi, 2 * level + 1), indexing="ij")
-    points = np.stack([np.cos(up), np.sin(up) * np.sin(around), np.sin(up) * np.cos(around)], axis=-1).reshape(-1, 3)
-    row, column = (each.ravel() for each in np.mgrid[:level, : 2 * level])
-    first = row * (2 * level + 1) + column
-    below = first + 2 * level + 1
-    faces = np.concatenate([np.stack([first, below, first + 1], 1), np.stack([first + 1, below, below + 1], 1)])
-    corners = points[faces]
-    sides = [np.abs(corners[:, i] - corners[:, i - 1]).sum(1) > 1e-9 for i in range(3)]  # none at the poles
-    return Surface(points * radius + center, faces[np.all(sides, axis=0)])
+from tests.helpers.meshes import sphere, write_mesh
 
 
 @pytest.fixture
@@ -41,30 +28,7 @@ def scanner(tmp_path):
 @pytest.mark.parametrize("name", ["a.surf.gii", "lh.pial", "a.ply", "a.stl", "a.vtk", "a.obj"])
 def test_surfaces_of_other_programs_lie_where_their_image_does(tmp_path, scanner, name):
     wanted = sphere(5, (12, 20, 30))
-    ras = wanted.vertices[:, ::-1].astype(np.float32)
-    path, triangles = tmp_path / name, wanted.triangles.astype(np.int32)
-    if name.endswith(".gii"):
-        system = nib.gifti.GiftiCoordSystem(1, 1)
-        arrays = [nib.gifti.GiftiDataArray(ras, "NIFTI_INTENT_POINTSET", coordsys=system),
-                  nib.gifti.GiftiDataArray(triangles, "NIFTI_INTENT_TRIANGLE")]  # fmt: skip
-        nib.save(nib.gifti.GiftiImage(darrays=arrays), path)
-    elif name.endswith(".pial"):
-        center = np.array([3.0, -4, 5])
-        info = {
-            "head": [2, 0, 20],
-            "valid": "1  # volume info valid",
-            "filename": "v",
-            "volume": [1, 1, 1],
-            "voxelsize": [1, 1, 1],
-            "xras": [-1, 0, 0],
-            "yras": [0, 0, -1],
-            "zras": [0, 1, 0],
-            "cras": center,
-        }
-        freesurfer.write_geometry(str(path), ras - center, triangles, volume_info=info)
-    else:
-        meshio = pytest.importorskip("meshio")
-        meshio.write(path, meshio.Mesh(ras * [-1, -1, 1], [("triangle", triangles)]))
+    path = write_mesh(tmp_path / name, wanted)
     if name in ("a.ply", "a.stl", "a.vtk", "a.obj"):
         with pytest.warns(sr.RegistrationWarning, match="LPS millimeters"):
             found = read_surface(path, scanner)
@@ -192,3 +156,22 @@ def _write_ply(path, mesh):
     lines += [" ".join(f"{v:.6f}" for v in one[::-1]) for one in mesh.vertices]
     lines += [f"3 {a} {b} {c}" for a, b, c in mesh.triangles]
     path.write_text("\n".join(lines) + "\n")
+
+
+def test_files_that_hold_no_mesh_are_left_to_other_readers(tmp_path):
+    meshio = pytest.importorskip("meshio")
+    for suffix in (suffix for one in SURFACE_FORMATS for suffix in one.suffixes):
+        path = write_mesh(tmp_path / f"a{suffix}", sphere())
+        assert holds_surface(path), suffix
+        path.write_bytes(b"something else of the same extension\n")
+        assert not holds_surface(path), suffix
+        path.unlink()
+        assert not holds_surface(path), suffix
+    values = nib.gifti.GiftiDataArray(np.zeros(5, np.float32), "NIFTI_INTENT_SHAPE")
+    nib.save(nib.gifti.GiftiImage(darrays=[values]), tmp_path / "thickness.shape.gii")
+    assert not holds_surface(tmp_path / "thickness.shape.gii")
+    image = "# vtk DataFile Version 3.0\nimage\nASCII\nDATASET STRUCTURED_POINTS\nDIMENSIONS 2 2 2\n"
+    (tmp_path / "image.vtk").write_text(image)
+    assert not holds_surface(tmp_path / "image.vtk")
+    meshio.write(tmp_path / "b.stl", meshio.Mesh(sphere().vertices, [("triangle", sphere().triangles)]), binary=True)
+    assert holds_surface(tmp_path / "b.stl")

@@ -16,7 +16,7 @@ from scipy.interpolate import BSpline
 
 import napari_stnreg as sr
 from napari_stnreg.core.grid import Grid
-from napari_stnreg.io.formats import POINT_FORMATS, TRANSFORM_FORMATS
+from napari_stnreg.io.formats import POINT_FORMATS, SURFACE_FORMATS, TRANSFORM_FORMATS
 from napari_stnreg.io.transform_io import TransformStep, load_composition
 from napari_stnreg.transforms import AffineTransform, chain, make_family
 
@@ -71,6 +71,12 @@ def test_the_manifest_names_transforms_that_are_no_images():
     images = {".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".zarr"}
     suffixes = {suffix for one in TRANSFORM_FORMATS for suffix in one.suffixes}
     assert {Path(pattern).suffix for pattern in reader["filename_patterns"]} == suffixes - images
+
+
+def test_the_manifest_names_the_suffixes_of_surfaces():
+    readers = yaml.safe_load((Path(sr.__file__).parent / "napari.yaml").read_text())["contributions"]["readers"]
+    (reader,) = [one for one in readers if one["command"] == "napari-stnreg.read_surface"]
+    assert reader["filename_patterns"] == [f"*{suffix}" for one in SURFACE_FORMATS for suffix in one.suffixes]
 
 
 # -- of other programs

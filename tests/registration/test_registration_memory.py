@@ -24,7 +24,7 @@ def test_low_memory_fits_a_smaller_level_with_a_warning(monkeypatch):
     assert result.warped.data.shape == (96, 96)
     assert images.error(result.transform) < 0.8
     monkeypatch.setattr(preprocessing, "free_memory", lambda device: 1000)
-    with pytest.raises(OutOfMemoryError, match=r"needs .* GiB of memory and at most .* GiB can be used. Crop or"):
+    with pytest.raises(OutOfMemoryError, match=r"needs .* of memory and at most 800 bytes can be used. Crop or"):
         registered(images)
 
 

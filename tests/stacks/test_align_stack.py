@@ -322,7 +322,7 @@ def test_memory_limits_the_number_of_concurrent_tasks(stack, tmp_path):
     assert limit_workers(3.5e6, 1e6, 8) == 3
     assert limit_workers(30e6, 1e6, 8) == 8
     assert limit_workers(30e6, 1e6, 8, own=25.5e6) == 4
-    with pytest.raises(sr.InputError, match=r"At least \d+ MB are needed.*smaller working size"):
+    with pytest.raises(sr.InputError, match=r"At least .* MiB are needed.*smaller working size"):
         sr.align_stack(stack, tmp_path / "a.zarr", memory=50e6, **QUICK)
 
 
@@ -420,7 +420,7 @@ def test_applying_resumes_and_decodes_each_section_once(stack, whole, tmp_path, 
     decoded.clear()
     aligned.apply(source(), tmp_path / "a.zarr", workers=1, resume=True)  # finished already
     assert sum(decoded.values()) <= 1
-    with pytest.raises(sr.InputError, match=r"At least \d+ MB are needed"):
+    with pytest.raises(sr.InputError, match=r"At least .* MiB are needed"):
         aligned.apply(source(), tmp_path / "b.zarr", workers=1, memory=50e6)
 
 

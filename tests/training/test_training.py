@@ -305,7 +305,7 @@ class TestMemory:
     def test_training_exceeding_memory_is_refused_before_the_start(self, monkeypatch):
         monkeypatch.setattr("napari_stnreg.training.memory.free_memory", lambda device: 2**20)
         with pytest.raises(
-            sr.OutOfMemoryError, match=r"needs about .* only 0.0 GiB are free. Use a batch size of [1-9]"
+            sr.OutOfMemoryError, match=r"needs about .* only 1.00 MiB are free. Use a batch size of [1-9]"
         ):
             sr.train(DrawnPairs(12, 4), network="affine", epochs=1, **{**QUICK, "batch_size": 64})
         with pytest.raises(sr.OutOfMemoryError, match="smaller images"):

@@ -9,6 +9,7 @@ import tifffile
 from qtpy.QtCore import Qt
 
 from napari_stnreg.core.intensity import LUMINANCE_WEIGHTS
+from tests.helpers.napari_user import open_from_menu
 from tests.widgets.conftest import NAME, blobs, names
 
 
@@ -175,6 +176,33 @@ def test_run_again_begins_at_the_result(panel, viewer, engine, run):
     run(panel)
     points = np.array([[3.0, 4.0]])
     np.testing.assert_allclose(engine.calls[2][3]["start_transform"].map_points(points), first.map_points(points))
+
+
+def test_run_again_needs_the_result_of_a_run(panel, viewer, qtbot, engine, run):
+    """Neither a layer placed by hand nor one that another program marked is a result."""
+    viewer.layers.selection = {viewer.layers["moving"]}
+    place = open_from_menu(viewer, "place")
+    place.set_layers(viewer.layers["fixed"], viewer.layers["moving"])
+    assert place.place()
+    place.rotate(90)
+    qtbot.waitUntil(lambda: "stnreg" in place.copy.metadata)
+    viewer.add_image(np.zeros((8, 8)), name="other", metadata={"stnreg": {"what": "warped"}})
+    for layer in viewer.layers:
+        viewer.layers.selection = {layer}
+        panel.refresh()
+        assert not panel.again_button.isEnabled(), layer
+
+
+def test_nothing_is_seen_through_the_nan_of_a_result(full, viewer, engine, run):
+    """napari draws NaN transparent, so that the gray input below looked like a part of the result."""
+    viewer.layers["fixed"].data[:, :20] = np.nan
+    before = viewer.layers["fixed"].data.copy()
+    full.start()
+    run(full)
+    green = next(layer for layer in viewer.layers if layer.name.startswith("fixed ·"))
+    assert np.isfinite(green.data).all()
+    np.testing.assert_allclose(green.data[:, :20], green.contrast_limits[0], rtol=1e-6)
+    np.testing.assert_array_equal(viewer.layers["fixed"].data, before)
 
 
 def test_a_second_run_cannot_start_while_one_runs(panel, viewer, engine, run, qtbot):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from napari_stnreg.core.errors import InputError, RegistrationError
+from napari_stnreg.core.memory import format_bytes
 
 LARGEST_DEFLATE_RATIO = 1032
 """Bytes that one byte of a deflate stream (gzip, zip, PNG) can stand for; the limit of the format."""
@@ -70,6 +71,6 @@ def check_declared_size(name: str, declared: float, stored: float, *, ratio: flo
     """
     if not 0 <= declared <= stored * ratio + _SLACK:
         raise InputError(
-            f"'{name}' cannot be read. It declares {declared / 1e6:.4g} MB of data, and "
-            f"{stored / 1e6:.4g} MB in the file cannot hold them."
+            f"'{name}' cannot be read. It declares {format_bytes(declared)} of data, and "
+            f"{format_bytes(stored)} in the file cannot hold them."
         )

@@ -1,7 +1,8 @@
-"""Free memory of the machine, and of the container that the program runs in."""
+"""Free memory of the machine and of its container, and sizes as text."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,25 @@ def free_system_memory() -> int:
     import psutil
 
     return min([int(psutil.virtual_memory().available), *container_headroom()])
+
+
+def format_bytes(size: float, *, round_up: bool = False) -> str:
+    """Format a number of bytes with three digits, such as ``"12.3 MiB"`` or ``"1.50 GiB"``.
+
+    Parameters
+    ----------
+    size
+        Bytes.
+    round_up
+        For what is needed: at least ``size``. Otherwise at most ``size``, for what is available. So what does not fit
+        never looks as if it did.
+    """
+    power = min(int(math.log2(max(size, 1))) // 10, 4)
+    rounded = math.ceil if round_up else math.floor
+    value = size / 1024**power
+    digits = 0 if power == 0 or value >= 100 else 1 if value >= 10 else 2
+    value = rounded(round(value * 10**digits, 9)) / 10**digits
+    return f"{value:.{digits}f} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
 def container_headroom(own: Path = _OWN_CGROUPS, root: Path = _CGROUP) -> Iterator[int]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import CoordinateSystem, Grid
 from napari_stnreg.core.image import coordinate_system_of
-from napari_stnreg.core.memory import free_system_memory
+from napari_stnreg.core.memory import format_bytes, free_system_memory
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,6 @@ def check_memory(name: str, size: int, coarser: str = "") -> None:
     free = free_system_memory()
     if size > free:
         raise InputError(
-            f"'{name}' needs {size / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free. "
+            f"'{name}' needs {format_bytes(size, round_up=True)} of memory, and {format_bytes(free)} are free. "
             f"Use a coarser resolution{', ' * bool(coarser)}{coarser}, or crop the image."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,56 @@ from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.formats import SURFACE_FORMATS, suffix_in
 
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
-_HEAD_BYTES = 2048
+_HEAD_BYTES = 4096
 _SCANNER = 1
 """Code of scanner coordinates in NIfTI and GIFTI."""
 
 
 _SUFFIXES = tuple(suffix for one in SURFACE_FORMATS for suffix in one.suffixes)
+_FREESURFER_MAGIC = (b"\xff\xff\xfe", b"\xff\xff\xfd", b"\xff\xff\xff")
+"""First bytes of a mesh of triangles and of the two formats of quadrangles."""
+
+
+def _suffixes_of(library: str) -> list[str]:
+    return [suffix for one in SURFACE_FORMATS if one.library == library for suffix in one.suffixes]
 
 
 def is_surface_file(path: Path) -> bool:
     """Return whether a file name is that of a triangle mesh."""
     return suffix_in(path, _SUFFIXES) is not None
+
+
+def has_scanner_coordinates(path: Path) -> bool:
+    """Return whether a mesh holds coordinates of the scanner by its format or by its own statement."""
+    return suffix_in(path, _suffixes_of("nibabel")) is not None or b"SPACE=" in _head(path).upper()
+
+
+def holds_surface(path: Path) -> bool:
+    """Return whether a file is a triangle mesh that can be read, by its extension and its content."""
+    suffix = suffix_in(path, _SUFFIXES)
+    if suffix is None or not path.is_file():
+        return False
+    head = _head(path)
+    if suffix == ".gii":  # GIFTI also holds labels and functional data without a mesh
+        content = path.read_bytes()
+        return all(f"NIFTI_INTENT_{name}".encode() in content for name in ("POINTSET", "TRIANGLE"))
+    if suffix in _suffixes_of("nibabel"):
+        return head[:3] in _FREESURFER_MAGIC
+    if suffix == ".vtk":
+        return b"VTK DATAFILE" in head.upper() and b"UNSTRUCTURED_GRID" in head.upper()
+    if suffix == ".vtu":
+        return b"<VTKFile" in head and b"UnstructuredGrid" in head
+    if suffix == ".ply":
+        return head.startswith(b"ply")
+    if suffix == ".stl":
+        facets = int.from_bytes(head[80:84], "little")
+        return head.startswith(b"solid") or path.stat().st_size == 84 + 50 * facets > 84
+    return re.search(rb"^v\s", head, re.MULTILINE) is not None
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(_HEAD_BYTES)
 
 
 def as_surface(surface: Surface | PathLike, image: HasGrid) -> Surface:
@@ -65,8 +105,7 @@ def read_surface(path: Path, image: HasGrid) -> Surface:
         points, triangles = _read_mesh(path)
         if image.coordinate_system != "scanner":
             return Surface(points[:, ::-1], triangles)
-        with path.open("rb") as stream:
-            head = stream.read(_HEAD_BYTES).upper()
+        head = _head(path).upper()
         signs = 1.0 if b"SPACE=RAS" in head else _LPS_TO_RAS
         if b"SPACE=" not in head:
             announce(f"'{path.name}' does not state its coordinates. They are taken for LPS millimeters.")

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from napari_stnreg.core.errors import OutOfMemoryError
 from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.memory import format_bytes
 from napari_stnreg.registration.settings import RegistrationSettings
 
 BYTES_PER_VOXEL = {"linear": (150, 140), "tps": (280, 270), "bspline": (190, 210), "dense": (250, 260)}
@@ -39,8 +40,8 @@ def require_memory(needed: int, free: int, activity: str) -> None:
 
 def _too_large(needed: int, free: int, activity: str) -> OutOfMemoryError:
     return OutOfMemoryError(
-        f"{activity} needs {needed / 2**30:.1f} GiB of memory and at most {free / 2**30:.1f} GiB can be used. "
-        "Crop or shrink the images first."
+        f"{activity} needs {format_bytes(needed, round_up=True)} of memory and at most {format_bytes(free)} can be "
+        "used. Crop or shrink the images first."
     )
 
 

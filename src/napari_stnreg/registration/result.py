@@ -323,6 +323,8 @@ def result_steps(
     landmarks: tuple[npt.ArrayLike | None, npt.ArrayLike | None],
     device: torch.device | str = "cpu",
     similarity_choice: SimilarityChoice | None = None,
+    *,
+    judged: bool = True,
 ) -> Generator[str, str | None, Result]:
     """Warp the moving image and score the registration; a generator that yields what is done next.
 
@@ -341,6 +343,8 @@ def result_steps(
         Device on which images are warped.
     similarity_choice
         What the similarity ``"auto"`` chose.
+    judged
+        Whether to collect evidence and judge the alignment.
     """
     quick = stop_reason == "stopped"
 
@@ -381,17 +385,20 @@ def result_steps(
         return score_stride(fixed.grid, QUICKLY_SCORED_VOXELS if quick else SCORED_VOXELS)
 
     scores = finish(lambda: _scores(fixed, moving, settings, on_device, landmarks, device, stride()))
-    yield "judging"
-    with single_thread():  # the lattices are small
-        evidence = collect_evidence(
-            fixed, moving, transform, fixed_channel=settings.fixed_channel, moving_channel=settings.moving_channel,
-            landmark_error=scores["after"].get("landmark_median"),
+    judgment, seen = UNKNOWN, {}
+    if judged:
+        yield "judging"
+        with single_thread():  # the lattices are small
+            evidence = collect_evidence(
+                fixed, moving, transform, fixed_channel=settings.fixed_channel, moving_channel=settings.moving_channel,
+                landmark_error=scores["after"].get("landmark_median"),
+            )  # fmt: skip
+        used = settings.similarity if similarity_choice is None else similarity_choice.similarity
+        judgment = judge(
+            evidence, similarity=used, mirror=settings.mirror, oriented=fixed.is_oriented and moving.is_oriented,
+            stop_reason=stop_reason, correlation=scores["after"].get("ncc"),
         )  # fmt: skip
-    used = settings.similarity if similarity_choice is None else similarity_choice.similarity
-    judgment = judge(
-        evidence, similarity=used, mirror=settings.mirror, oriented=fixed.is_oriented and moving.is_oriented,
-        stop_reason=stop_reason, correlation=scores["after"].get("ncc"),
-    )  # fmt: skip
+        seen = evidence.to_dict()
     if judgment.verdict == "failed":
         warnings.append(f"The registration failed. {judgment.reasons[0]}")
     elif judgment.verdict == "doubtful" and judgment.suggestion == "search":
@@ -410,7 +417,7 @@ def result_steps(
         list(dict.fromkeys(warnings)),
         inverse.to_dict(),
         judgment,
-        evidence.to_dict(),
+        seen,
         similarity_choice,
         stride(),
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 from napari_stnreg.core.device import free_memory
 from napari_stnreg.core.errors import OutOfMemoryError
 from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.memory import format_bytes
 from napari_stnreg.networks import CustomNetwork, Network
 
 LOSS_BYTES = 260
@@ -90,5 +91,6 @@ def check_step(needed: int, batch_size: int, device: torch.device) -> None:
     fewer = int(batch_size * free / needed)
     advice = f"Use a batch size of {fewer}" if fewer >= 1 else "Use smaller images or a smaller network"
     raise OutOfMemoryError(
-        f"A training step needs about {needed / 2**30:.1f} GiB, but only {free / 2**30:.1f} GiB are free. {advice}."
+        f"A training step needs about {format_bytes(needed, round_up=True)}, but only {format_bytes(free)} are free. "
+        f"{advice}."
     )

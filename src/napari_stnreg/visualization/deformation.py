@@ -67,7 +67,9 @@ def log_jacobian(transform: Transform, grid: Grid) -> npt.NDArray[np.float32]:
     return np.log(determinant, out=np.full_like(determinant, np.nan), where=determinant > 0)
 
 
-def deformed_grid(transform: Transform, grid: Grid, moving: Grid) -> tuple[npt.NDArray[np.uint8], Grid]:
+def deformed_grid(
+    transform: Transform, grid: Grid, moving: Grid, *, finer: bool = True
+) -> tuple[npt.NDArray[np.uint8], Grid]:
     """Lines of a regular grid over the moving image, drawn on the fixed side as the image is warped.
 
     Parameters
@@ -78,18 +80,19 @@ def deformed_grid(transform: Transform, grid: Grid, moving: Grid) -> tuple[npt.N
         The part of the fixed world to draw on.
     moving
         The grid of the moving image.
+    finer
+        Whether to draw on a finer grid where that costs little, so that the lines stay lines when one looks closely.
 
     Returns
     -------
     array, Grid
-        uint8, 255 on a line, and its grid: finer than ``grid`` where that costs little, so that the lines stay
-        lines when one looks closely. In a volume each slice shows the net in its own plane.
+        uint8, 255 on a line, and its grid. In a volume each slice shows the net in its own plane.
     """
     longest = 1024 if grid.ndim == 2 else 256
-    finer = max(longest // max(grid.shape[-2:]), 1)
-    while grid.ndim == 3 and finer > 1 and grid.size * finer**2 > _FINE_VOXELS:
-        finer -= 1
-    fine = grid.resized([*grid.shape[:-2], *(n * finer for n in grid.shape[-2:])])
+    factor = max(longest // max(grid.shape[-2:]), 1) if finer else 1
+    while grid.ndim == 3 and factor > 1 and grid.size * factor**2 > _FINE_VOXELS:
+        factor -= 1
+    fine = grid.resized([*grid.shape[:-2], *(n * factor for n in grid.shape[-2:])])
     mapped = np.empty((*fine.shape, fine.ndim), np.float32)
     for part, points in transform.slabs(fine):
         mapped[part] = points

@@ -75,8 +75,19 @@ GRID_LOOK: dict[str, Any] = {
 }
 
 
+QUICKLY_DRAWN_VOXELS = 2**19
+"""Voxels of the deformed grid and of the Jacobian determinant after a stop; a volume of 128^3 has four times as many."""
+
+
 def result_layers(
-    result: Result, fixed: Image, moving: Image, display: dict[str, Any], kinds: frozenset[str], *, volume: bool = False
+    result: Result,
+    fixed: Image,
+    moving: Image,
+    display: dict[str, Any],
+    kinds: frozenset[str],
+    *,
+    volume: bool = False,
+    drawn_voxels: int | None = None,
 ) -> dict[str, LayerData]:
     """Make the layers of one registered pair, without names and metadata; runs in the worker.
 
@@ -92,9 +103,12 @@ def result_layers(
         Keys of :data:`KINDS`.
     volume
         Whether the viewer shows three dimensions: the deformed grid is then a lattice instead of a net in each slice.
+    drawn_voxels
+        Largest number of voxels of what is drawn of the transform; by default as fine as the image or finer.
     """
     made: dict[str, LayerData] = {}
     grid = result.warped.grid
+    drawn = grid if drawn_voxels is None else _coarsened(grid, drawn_voxels)
     if "warped" in kinds:
         made["warped"] = image_layer(result.warped, display)
     if kinds & {"overlay", "difference", "checkerboard"}:
@@ -105,8 +119,7 @@ def result_layers(
         else:
             made["warped"][1].update(WARPED_LOOK, contrast_limits=limits_of(result.warped.data, result.warped.mask))
     if "jacobian" in kinds:
-        determinant = result.transform.jacobian_determinant(grid)
-        made["jacobian"] = jacobian_layer(determinant, grid)
+        made["jacobian"] = jacobian_layer(result.transform.jacobian_determinant(drawn), drawn)
     if "uncertainty" in kinds and result.uncertainty is not None:
         deviation = result.uncertainty
         top = max(float(np.percentile(deviation.data, 99)), 1e-9)
@@ -116,7 +129,11 @@ def result_layers(
         made["vectors"] = vectors_layer(result.transform, grid)
     if "grid" in kinds:
         made["grid"] = deformed_grid_layer(
-            result.transform, grid, moving.grid.with_unit(result.transform.unit), volume=volume
+            result.transform,
+            drawn,
+            moving.grid.with_unit(result.transform.unit),
+            volume=volume,
+            finer=drawn_voxels is None,
         )
     # In the order in which they lie on each other, the grid on top of all.
     order = ("difference", "checkerboard", "jacobian", "uncertainty", "overlay", "warped", "magenta", "vectors", "grid")
@@ -146,8 +163,11 @@ def _comparisons(result: Result, fixed: Image, kinds: frozenset[str]) -> dict[st
     where = placement(grid)
     made: dict[str, LayerData] = {}
     if "overlay" in kinds:
-        look = {**FIXED_LOOK, "contrast_limits": limits_of(still.data, fixed.mask), "visible": True}
-        made["overlay"] = (still.data, {**where, **look}, "image")
+        limits = limits_of(still.data, fixed.mask)
+        look = {**FIXED_LOOK, "contrast_limits": limits, "visible": True}
+        # napari draws NaN transparent, and the user's own layers would be seen through it
+        shown = np.nan_to_num(still.data, nan=limits[0]) if np.isnan(still.data).any() else still.data
+        made["overlay"] = (shown, {**where, **look}, "image")
         if "warped" not in kinds or result.warped.has_channel_axis:
             look = {**WARPED_LOOK, "contrast_limits": limits_of(values, result.warped.mask), "visible": True}
             made["magenta"] = (values, {**where, **look}, "image")
@@ -187,11 +207,18 @@ def vectors_layer(transform: Transform, grid: Grid) -> LayerData:
     return drawn.index, {**placement(grid), **look}, "vectors"
 
 
-def deformed_grid_layer(transform: Transform, grid: Grid, moving: Grid, *, volume: bool) -> LayerData:
+def _coarsened(grid: Grid, voxels: int) -> Grid:
+    factor = (grid.size / voxels) ** (1 / grid.ndim)
+    return grid if factor <= 1 else grid.resized([max(int(n / factor), 1) for n in grid.shape])
+
+
+def deformed_grid_layer(
+    transform: Transform, grid: Grid, moving: Grid, *, volume: bool, finer: bool = True
+) -> LayerData:
     """Make a layer of the deformed grid: a net in each slice, or a lattice for the 3D view."""
     if volume:
         return grid_layer(lattice_lines(transform.inverse(), moving), grid.with_unit(transform.unit), visible=True)
-    lines, fine = deformed_grid(transform, grid, moving)
+    lines, fine = deformed_grid(transform, grid, moving, finer=finer)
     return grid_layer(lines, fine, visible=True)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from napari_stnreg.core.device import free_memory
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.memory import format_bytes
 from napari_stnreg.stacks.output.ome_zarr import CHUNK
 from napari_stnreg.stacks.runtime.executor import Cluster, Executor
 from napari_stnreg.stacks.settings import StackSettings
@@ -131,8 +132,8 @@ def limit_workers(memory: float | None, each: int, workers: int, *, own: int = 0
         needed = each if memory is None else own + each
         given = room if memory is None else memory
         raise InputError(
-            f"At least {-(-needed // 2**20):.0f} MB are needed, but only {given / 2**20:.0f} MB may be used: "
-            f"{own / 2**20:.0f} MB for the program, {each / 2**20:.0f} MB for one section. "
+            f"At least {format_bytes(needed, round_up=True)} are needed, but only {format_bytes(given)} may be used: "
+            f"{format_bytes(own)} for the program, {format_bytes(each)} for one section. "
             "Allow more memory, or choose a smaller working size."
         )
     return max(min(workers, int(room // each)), 1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Image
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
+from napari_stnreg.core.memory import format_bytes
 from napari_stnreg.stacks.settings import StackSettings
 from napari_stnreg.widgets.common.forms import Combo, FormLayout, OptionalNumber, help_label
 from napari_stnreg.widgets.common.settings_form import FieldStyle, SettingsForm
@@ -52,9 +53,9 @@ class AlignForm(QWidget):
         )
         self.threads = OptionalNumber("Sections processed at the same time.", "threads", 1, 256, whole=True,
                                       empty="all cores")  # fmt: skip
-        self.memory = OptionalNumber("Memory of all threads together, in GB.", "memory", 0.1, 4096)
+        self.memory = OptionalNumber("Memory of all threads together, in GiB.", "memory", 0.1, 4096)
         self.settings.advanced_rows.add("Threads", self.threads)
-        self.settings.advanced_rows.add("Memory, GB", self.memory)
+        self.settings.advanced_rows.add("Memory, GiB", self.memory)
         self.advanced = self.settings.advanced
         rows = FormLayout()
         rows.add("Stack", self.stack)
@@ -97,8 +98,7 @@ class AlignForm(QWidget):
             return
         data = layer.data[0] if layer.multiscale else layer.data
         z, y, x = data.shape
-        megabytes = z * y * x * data.dtype.itemsize / 2**20
-        size = f"{megabytes / 1024:.1f} GB" if megabytes >= 100 else f"{megabytes:.1f} MB"
+        size = format_bytes(z * y * x * data.dtype.itemsize)
         self.stack_info.setText(f"{z} section{'s' if z != 1 else ''} of {y} x {x} pixels, {data.dtype}, {size}")
 
     def values(self) -> dict[str, Any]:

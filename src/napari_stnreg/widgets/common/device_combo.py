@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable
 
 from qtpy.QtCore import QObject, QTimer, Signal
-from superqt.utils import create_worker
 
 from napari_stnreg.widgets.common.forms import Combo
+from napari_stnreg.widgets.common.task_runner import BackgroundCall
 
 IDLE_BEFORE_TORCH_MS = 1500
 """Time after opening a panel before torch is imported."""
@@ -82,7 +82,7 @@ class DeviceSearch(QObject):
         if self._busy():
             self._timer.start(IDLE_BEFORE_TORCH_MS)
             return
-        worker = create_worker(find_devices, _start_thread=False, _ignore_errors=True)
+        worker = BackgroundCall(find_devices)
         worker.returned.connect(self._on_returned)  # a method of this object, so that it is disconnected with it
         worker.start()
 

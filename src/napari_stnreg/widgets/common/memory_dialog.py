@@ -5,6 +5,7 @@ from __future__ import annotations
 from qtpy.QtWidgets import QMessageBox, QWidget
 
 from napari_stnreg.core.device import free_memory
+from napari_stnreg.core.memory import format_bytes
 from napari_stnreg.registration import memory
 from napari_stnreg.registration.settings import RegistrationSettings
 from napari_stnreg.widgets.common.layer_io import LayerSource
@@ -25,8 +26,9 @@ def memory_question(fixed: LayerSource, moving: LayerSource, settings: Registrat
     need = memory.estimate_memory(fixed, moving, settings)
     usable = memory.USABLE_FRACTION * free
     return (
-        f"Registering '{moving.name}' to '{fixed.name}' at full resolution needs about {need / 2**30:.1f} GiB of "
-        f"memory, and {usable / 2**30:.1f} GiB of the {free / 2**30:.1f} GiB free can be used. "
+        f"Registering '{moving.name}' to '{fixed.name}' at full resolution needs about "
+        f"{format_bytes(need, round_up=True)} of memory, and {format_bytes(usable)} of the {format_bytes(free)} free "
+        "can be used. "
         f"Fit it at 1/{shrink:.0f} of the resolution instead? The result is still warped at full resolution."
     )
 

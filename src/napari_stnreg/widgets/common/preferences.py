@@ -21,7 +21,7 @@ def _store() -> QSettings | None:
 
 OWN_PATTERNS = (
     "*.nii", "*.nii.gz", "*.hdr", "*.img", "*.img.gz", "*.mgz", "*.mgh", "*.nrrd", "*.nhdr", "*.mha", "*.mhd",
-    "*?ransform*.h5", "*?omposite*.h5", "*?ransform*.hdf5",
+    "*?ransform*.h5", "*?omposite*.h5", "*?ransform*.hdf5", "*.vtk", "*.obj",
 )  # fmt: skip
 """Files that napari's own reader claims as well but cannot read, or not with their position."""
 

@@ -70,11 +70,15 @@ def name_layers(
     return out
 
 
+def result_record(layer: Layer | None) -> dict[str, Any] | None:
+    """Return the record of a layer that is a result of a run, or ``None``."""
+    record = None if layer is None else layer.metadata.get("stnreg")
+    return record if isinstance(record, dict) and record.get("what") in LAYER_PREFIXES else None
+
+
 def is_own_layer(layer: Layer) -> bool:
     """Return whether a layer is a result, a preview or a view of the plugin, which is not offered as an input."""
-    record = layer.metadata.get("stnreg")
-    is_result = isinstance(record, dict) and record.get("what") in LAYER_PREFIXES
-    return is_result or bool(layer.metadata.get(OWN))
+    return result_record(layer) is not None or bool(layer.metadata.get(OWN))
 
 
 def input_images(viewer: Viewer) -> list[ImageLayer]:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
-from superqt.utils import GeneratorWorker, create_worker
+from superqt.utils import FunctionWorker, GeneratorWorker, WorkerBase, create_worker
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.progress import StopRequested, StopSignal, listening
@@ -30,7 +31,23 @@ class WorkerError(Exception):
     """A RuntimeError of the task under another type, because superqt swallows RuntimeErrors."""
 
 
-class ClosingWorker(GeneratorWorker[Any, Any, Any]):
+class _QuietAtExit(WorkerBase[Any]):
+    """A worker that ends silently if the program ended first: Qt has deleted its signals then."""
+
+    def run(self) -> None:
+        """Run the worker; called by Qt."""
+        try:
+            super().run()
+        except RuntimeError:
+            if isalive(self.signals):
+                raise
+
+
+class BackgroundCall(_QuietAtExit, FunctionWorker[Any]):
+    """A function call in a worker thread; connect its signals, then start it."""
+
+
+class ClosingWorker(_QuietAtExit, GeneratorWorker[Any, Any, Any]):
     """A generator worker that closes its generator in its own thread and reports every error."""
 
     def work(self) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +134,8 @@ class LiveWarping(QObject):
 
     def _emit(self, signal: Any, *values: Any) -> None:
         if not self._closed:
-            signal.emit(*values)
+            with suppress(RuntimeError):  # the program ended, and Qt has deleted the signals
+                signal.emit(*values)
 
     def _read(self) -> tuple[list[Image], list[tuple[list[int], LiveWarper]]]:
         from napari_stnreg.landmarks.live_warp import LiveWarper

@@ -7,11 +7,11 @@ from typing import Any
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog
-from superqt.utils import create_worker
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.models.pretrained import pretrained_models
 from napari_stnreg.widgets.common.forms import Combo, help_label
+from napari_stnreg.widgets.common.task_runner import BackgroundCall
 from napari_stnreg.widgets.models.session import SESSION, KnownModel
 
 FILES = "Models (*.safetensors);;All files (*)"
@@ -133,7 +133,7 @@ class ModelList(Combo):
         """Load a model in the background and choose it."""
         self._loading = path
         self._show()
-        worker = create_worker(load_file, path, _start_thread=False, _ignore_errors=True)
+        worker = BackgroundCall(load_file, path)
         worker.returned.connect(self._on_loaded)
         worker.errored.connect(self._on_error)
         worker.start()

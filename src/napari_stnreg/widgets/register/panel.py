@@ -19,6 +19,7 @@ from napari_stnreg.widgets.common.layer_io import LayerSource, landmark_points
 from napari_stnreg.widgets.common.memory_dialog import accepts_lower_resolution, memory_question
 from napari_stnreg.widgets.common.open_panel import open_panel
 from napari_stnreg.widgets.common.plot import CurvesPlot, LossPlot
+from napari_stnreg.widgets.common.result_layers import result_record
 from napari_stnreg.widgets.common.transform_store import store_for
 from napari_stnreg.widgets.register.canvas_view import CanvasView
 from napari_stnreg.widgets.register.code_export import command_line, python_script
@@ -269,10 +270,9 @@ class RegisterPanel(FitPanel):
         return transform_from_metadata(record["transform"]) if "transform" in record else None
 
     def _earlier_transform(self) -> Transform:
-        active = self._viewer.layers.selection.active
-        record = active.metadata.get("stnreg") if active is not None else None
-        if record:
-            return transform_from_metadata(record["transform"])
+        state = self._selected_transform()
+        if state is not None:
+            return transform_from_metadata(state)
         if self._run is None:
             raise InputError("There is no result to start at. Register first, or select a layer of an earlier run.")
         return self._run.result.transform
@@ -347,7 +347,7 @@ class RegisterPanel(FitPanel):
         idle = not self.running
         self.register_button.setEnabled(idle)
         self.undo_button.setEnabled(idle and self.can_undo)
-        self.again_button.setEnabled(idle and (self._run is not None or self._result_selected()))
+        self.again_button.setEnabled(idle and (self._run is not None or self._selected_transform() is not None))
         self.switch_button.setEnabled(idle and self._canvas.can_switch)
         self.copy_button.setEnabled(self._job is not None)
         self.inputs.setEnabled(idle)
@@ -355,9 +355,9 @@ class RegisterPanel(FitPanel):
         self.start_note.setVisible(placed is not None)
         self.start_note.setText("" if placed is None else f"Starts where '{placed.name}' was placed by hand.")
 
-    def _result_selected(self) -> bool:
-        active = self._viewer.layers.selection.active
-        return active is not None and "stnreg" in active.metadata
+    def _selected_transform(self) -> dict[str, Any] | None:
+        """Return the recorded transform of the selected layer, if it is a result."""
+        return (result_record(self._viewer.layers.selection.active) or {}).get("transform")
 
     def job_to_copy(self) -> RegistrationJob:
         """Return the job of the last run."""

@@ -13,10 +13,11 @@ from napari.layers import Layer
 
 from napari_stnreg.core.device import free_memory, single_thread
 from napari_stnreg.core.image import Image
+from napari_stnreg.core.memory import format_bytes
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.napari_layers import LayerData, transform_to_metadata
 from napari_stnreg.registration.settings import RegistrationSettings
-from napari_stnreg.visualization.layers import result_layers, stack_frames
+from napari_stnreg.visualization.layers import QUICKLY_DRAWN_VOXELS, result_layers, stack_frames
 from napari_stnreg.widgets.common.layer_io import LayerSource
 from napari_stnreg.widgets.common.preview import PreviewFrame, PreviewRenderer
 from napari_stnreg.widgets.common.result_layers import RunName, make_layer, name_layers, run_record
@@ -152,7 +153,10 @@ def run_registration(
     if job.fixed.level and finest.warped is not result.warped:
         reference = job.fixed.image(full=True, masked=False)
     with single_thread(finest.grid.size <= SINGLE_THREAD_VOXELS):
-        layers = result_layers(finest, reference, moving, job.moving.display, job.kinds, volume=job.volume)
+        layers = result_layers(
+            finest, reference, moving, job.moving.display, job.kinds, volume=job.volume,
+            drawn_voxels=QUICKLY_DRAWN_VOXELS if control.stop.is_set() else None,
+        )  # fmt: skip
     if control.cancel.is_set():
         return None
     return _collect(job, [finest], layers, list(finest.warnings))
@@ -218,7 +222,7 @@ def _warp_finest_level(job: RegistrationJob, result: Result) -> Result:
     needed = job.moving.full_grid.size * itemsize + grid.size * (itemsize + 16 * grid.ndim)
     if needed > free_memory("cpu") / 2:
         warning = (
-            f"The finest level would need {needed / 2**30:.1f} GB. "
+            f"The finest level would need {format_bytes(needed, round_up=True)}. "
             "The image was warped at the registered level instead."
         )
         return dataclasses.replace(result, warnings=[*result.warnings, warning])

@@ -13,7 +13,7 @@ from napari_stnreg.core.progress import run_to_completion
 from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.napari_layers import LayerData
 from napari_stnreg.registration.settings import RegistrationSettings
-from napari_stnreg.visualization.layers import result_layers
+from napari_stnreg.visualization.layers import QUICKLY_DRAWN_VOXELS, result_layers
 from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress, relay_progress
 
 if TYPE_CHECKING:
@@ -29,6 +29,12 @@ REFERENCES = {
     "previous": "the frame before each",
 }
 """What the frames of a series can be registered to, with the text of the panel."""
+
+
+STOPPED_JUDGED_FRAMES = 4
+"""Frames of a stopped series that are judged against chance, which takes as long as all else of a frame."""
+_LEAST_DRAWN_VOXELS = 2**14
+"""Voxels on which the deformation of a frame is drawn at least."""
 
 
 @dataclass(frozen=True)
@@ -105,19 +111,27 @@ def run_series(job: RegistrationJob, control: TaskControl) -> Generator[TaskProg
     layers: list[dict[str, LayerData]] = []
     landmarks = (job.fixed_landmarks, points)
     warnings: list[str] = []
-    stop_reason = found.stop_reason
+    count, stop_reason = len(found.fits), found.stop_reason
+    judged = set(np.linspace(0, count - 1, STOPPED_JUDGED_FRAMES).round())
     for number, fit in enumerate(found.fits):
-        yield TaskProgress(0.8 + 0.2 * number / len(found.fits), f"Making the layers, frame {number + 1}", motion())
+        if not control.stop.is_set():  # after Stop the window only waits for the result
+            yield TaskProgress(0.8 + 0.2 * number / count, f"Making the layers, frame {number + 1}", motion())
+        stopped = control.stop.is_set()
         if control.cancel.is_set():
             return None
         moving, notes = load(fit.frame), list[str]()
         final = result_steps(
-            fixed, moving, found.settings, found.transform(fit.frame), [], stop_reason, found.seconds / len(found.fits),
-            notes, landmarks,
+            fixed, moving, found.settings, found.transform(fit.frame), [], stop_reason, found.seconds / count, notes,
+            landmarks, judged=not stopped or number in judged,
         )  # fmt: skip
         result = run_to_completion(final, stop=control.stop.is_set)  # scored quickly once Stop was pressed
         results.append(result)
         if fit.frame not in found.failed:  # those are named by the series
             warnings += result.warnings
-        layers.append(result_layers(result, fixed, moving, job.moving.display, job.kinds, volume=job.volume))
+        layers.append(
+            result_layers(
+                result, fixed, moving, job.moving.display, job.kinds, volume=job.volume,
+                drawn_voxels=max(QUICKLY_DRAWN_VOXELS // count, _LEAST_DRAWN_VOXELS) if stopped else None,
+            )
+        )  # fmt: skip
     return SeriesOutcome(found, results, layers, [*found.warnings, *dict.fromkeys(warnings)])
