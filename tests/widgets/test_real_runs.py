@@ -360,8 +360,15 @@ def test_a_blank_frame_is_named_and_lies_between_its_neighbors(viewer, open_pane
 
 def test_stopped_series_reports_its_frames(viewer, open_panel, run, monkeypatch):
     from napari_stnreg.series.frame_fit import FrameFitter
+    from napari_stnreg.widgets.register import series_run
 
     panel, series = open_series_panel(viewer, open_panel)
+    panel.options.kind_boxes["jacobian"].setChecked(True)
+    monkeypatch.setattr(series_run, "STOPPED_JUDGED_FRAMES", 1)
+    monkeypatch.setattr(series_run, "_LEAST_DRAWN_VOXELS", 100)
+    monkeypatch.setattr(series_run, "QUICKLY_DRAWN_VOXELS", 200)
+    updates = []
+    panel._runner.updated.connect(lambda progress: updates.append(progress.message))
     original = FrameFitter.steps
 
     def stop_after_three(self, frame, image, starts):
@@ -377,6 +384,15 @@ def test_stopped_series_reports_its_frames(viewer, open_panel, run, monkeypatch)
     assert panel.results[-1].stop_reason == "stopped"
     assert "all steps done" not in panel.scores.text()
     assert warped_layer(viewer).data.shape == (len(panel.results), *series.shape[1:])
+    # one step after Stop: no progress of each frame, one judged frame, a coarse drawing that covers the same place
+    assert not any("Making the layers" in message for message in updates)
+    assert [bool(result.evidence) for result in panel.results] == [True] + [False] * (len(panel.results) - 1)
+    assert "was not judged" not in panel.scores.verdict.label.text()
+    jacobian = next(layer for layer in viewer.layers if layer.name.startswith("jacobian"))
+    assert np.prod(jacobian.data.shape[1:]) <= 100
+    edges = [layer.extent.augmented_world if hasattr(layer.extent, "augmented_world") else layer.extent.world
+             for layer in (jacobian, warped_layer(viewer))]  # fmt: skip
+    assert np.abs(edges[0] - edges[1]).max() < 5
 
 
 def test_color_channels_multiscale_and_dask(viewer, open_panel, run):

@@ -76,7 +76,7 @@ GRID_LOOK: dict[str, Any] = {
 
 
 QUICKLY_DRAWN_VOXELS = 2**19
-"""Voxels of the deformed grid and of the Jacobian determinant after a stop; a volume of 128^3 has four times as many."""
+"""Voxels of the drawn grid and of the Jacobian determinant after a stop; a volume of 128^3 has four times as many."""
 
 
 def result_layers(

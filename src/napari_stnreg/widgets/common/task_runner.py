@@ -39,7 +39,7 @@ class _QuietAtExit(WorkerBase[Any]):
         try:
             super().run()
         except RuntimeError:
-            if isalive(self.signals):
+            if isalive(self.signals):  # type: ignore[no-untyped-call]
                 raise
 
 

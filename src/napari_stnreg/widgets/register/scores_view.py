@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QGridLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
-from napari_stnreg.evaluation.verdict import UNKNOWN
 from napari_stnreg.visualization.layers import folding_text
 from napari_stnreg.widgets.common.forms import button, button_row, emphasize, help_label
 
@@ -95,7 +94,7 @@ class VerdictLine(QWidget):
         """
         order, frame = ("failed", "doubtful", "good"), ""
         if judgment is None:
-            judged = [i for i, result in enumerate(results) if result.judgment is not UNKNOWN] or range(len(results))
+            judged = [i for i, result in enumerate(results) if result.evidence] or range(len(results))
             number = min(judged, key=lambda i: (order.index(results[i].verdict), results[i].confidence))
             judgment = results[number].judgment
             frame = f", frame {number}" if len(results) > 1 else ""
