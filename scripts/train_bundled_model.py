@@ -1,6 +1,6 @@
 """Train the bundled models: ``python scripts/train_bundled_model.py --model {box-2d,box-3d} [--out FOLDER]``.
 
-``box-2d`` (16 CPU minutes): first small scenes, where a step costs a quarter. Then a copy of the trained network is
+``box-2d`` (21 CPU minutes): first small scenes, where a step costs a quarter. Then a copy of the trained network is
 appended at twice the resolution and trained there, so that the model is two networks in sequence: large displacements
 first. At last both are trained together, on textured scenes with local changes of size, and the mean of the weights of
 the last steps is kept. ``box-3d`` (16 minutes on a GPU): see
@@ -76,22 +76,24 @@ class Phase:
 
 
 PASSES = (1, 2)
-"""Passes of the two networks in the finished ``box-2d``. Dice on hearts of training and validation patients: 0.867 with
-one pass each, 0.881 with (2, 1), as in the last phase, 0.895 with (1, 2), 0.904 with (2, 2). On natural images with a
-known deformation, a second pass of the first network adds half to the error.
+"""Passes of the two networks in the finished ``box-2d``. Dice on hearts of training and validation patients (every
+fourth slice): 0.864 with one pass each, 0.880 with (2, 1), 0.891 with (1, 2), 0.902 with (2, 2). On twelve natural
+images with a known deformation of 2.3 pixels, a second pass of the first network raises the error from 0.86 to 0.95.
 """
 TEXTURED = ShapeSettings(
     large_pose_probability=0.4, shift=0.03, other_contrast=0.2, local_scale=0.6, texture=0.8, texture_octaves=4
 )
 FAR = ShapeSettings(large_pose_probability=0.6, shift=0.03, other_contrast=0.25)
+AVERAGED = {"epochs": 60, "batch_size": 4, "schedule": "constant"}
 PHASES = [
     Phase(64, 1500, ShapeSettings(), {**COARSE, "epochs": 36, "batch_size": 16, "learning_rate": 2e-3}, 12),
     Phase(64, 1500, FAR, {**COARSE, "epochs": 10, "batch_size": 16, "learning_rate": 1.5e-3}, 8),
     # The same network again behind itself, at twice the resolution; the first one stays as it is.
     Phase(128, 400, FAR, {**BOTH, "epochs": 6, "batch_size": 4, "learning_rate": 7e-4}),
     Phase(128, 400, FAR, {"epochs": 10, "batch_size": 4, "learning_rate": 4e-4}, passes=(2, 1), keep=False),
-    Phase(128, 400, TEXTURED, {"epochs": 60, "batch_size": 4, "learning_rate": 5e-4, "schedule": "constant"},
-          passes=(1, 1), keep=3, averaged_steps=1000),
+    Phase(128, 400, TEXTURED, {**AVERAGED, "learning_rate": 5e-4}, 14, passes=(1, 1), keep=3, averaged_steps=1000),
+    Phase(128, 400, TEXTURED, {**AVERAGED, "learning_rate": 3e-4, "seed": 1}, 2, passes=(2, 1), keep=3,
+          averaged_steps=700),
 ]  # fmt: skip
 
 

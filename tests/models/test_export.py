@@ -12,7 +12,7 @@ from napari_stnreg.core.errors import InputError
 from napari_stnreg.models.export import example_images, export_model, export_program, one_pass
 from napari_stnreg.models.input_spec import InputSpec
 from napari_stnreg.models.model import Model
-from napari_stnreg.networks import AutoEncoder, new_network
+from napari_stnreg.networks import AutoEncoder, CustomNetwork, make_network, new_network
 
 SMALL = {"encoder": [4, 4], "decoder": [4, 4], "final": [4]}
 KINDS = [
@@ -91,6 +91,58 @@ def test_onnxruntime_gives_what_the_network_gives(name, options, ndim, tmp_path)
     found = session.run(None, {"fixed": images[0].numpy(), "moving": images[1].numpy()})
     with torch.no_grad():
         assert max(differences(found, module(*images))) < 1e-3
+
+
+class Flow(torch.nn.Module):
+    """A network of a user's own."""
+
+    family = "flow"
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, pair):
+        return self.layer(pair)
+
+
+UNET = {"unet": [[2, 4, 6], [5, 4]]}
+IMPORTED = {
+    "voxelmorph-original": {"encoder": [4, 4], "decoder": [4, 4], "final": [4]},
+    "voxelmorph-pairwise": {"encoder": [4, 4], "decoder": [4, 4]},
+    "icon": {"tree": {"first": {"half": UNET}, "second": UNET}, "shape": [24, 32]},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*IMPORTED, "probabilistic", "own"])
+def test_networks_of_others_are_exported_too(name, tmp_path):
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    shape = (24, 32)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        if name == "own":
+            network = CustomNetwork(Flow(), 2, shape=shape)
+        elif name == "probabilistic":
+            network = new_network("voxelmorph", 2, 1, shape, {**SMALL, "probabilistic": True})
+        else:
+            network = make_network({"name": name, "ndim": 2, "channels": 1, "orientation": "yx", **IMPORTED[name]})
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    model = Model(network, InputSpec(2, 1, shape, (1.0, 1.0)), {}, name)
+    export_model(model, tmp_path / "m.onnx")
+    module = one_pass(model)
+    images = example_images(module.grid, 1, seed=5)
+    session = runtime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    found = session.run(None, {"fixed": images[0].numpy(), "moving": images[1].numpy()})
+    with torch.no_grad():
+        expected = module(*images)
+        assert float(expected[1].abs().max()) > 0.05  # voxels
+        assert max(differences(found, expected)) < 1e-4
+        torch._dynamo.reset()
+        assert max(differences(torch.compile(module, backend="eager")(*images), expected)) < 1e-5
 
 
 def test_the_command_writes_a_program_of_any_size(tmp_path, capsys):

@@ -1,5 +1,7 @@
 """Random poses, bends and brightness: what is drawn is what is done, in the world and in the right direction."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -164,6 +166,37 @@ def test_kept_scenes_come_back_in_new_brightness():
     assert not torch.allclose(first.fixed, second.fixed, atol=0.05)
     assert torch.equal(first.fixed, again.fixed)
     assert not torch.equal(first.fixed_labels, data.draw_pair("validation", 0, 0, 0).fixed_labels)
+
+
+def test_scenes_kept_for_two_epochs_are_the_same_in_any_order():
+    data = GeneratedShapes(Grid.from_spacing((32, 32)), keep=2)
+    labels = {epoch: data.draw_pair("train", epoch, 0, 0).fixed_labels for epoch in (3, 0, 2, 1)}
+    assert torch.equal(labels[0], labels[1])
+    assert torch.equal(labels[2], labels[3])
+    assert not torch.equal(labels[1], labels[2])
+
+
+def test_local_changes_of_size_are_in_the_known_transform():
+    still = ShapeSettings(deformation=1e-6, rotation=0, scale=0, shift=0)
+    largest = []
+    for settings in (still, replace(still, local_scale=0.6)):
+        data = GeneratedShapes(Grid.from_spacing((48, 48)), settings)
+        pairs = [data.draw_pair("train", 0, i, 0) for i in range(6)]
+        largest.append(max(float(np.abs(pair.truth.displacement(data.grid)).max()) for pair in pairs))
+        pair = pairs[0]
+        moved = warp_batch(pair.moving_labels, pair.truth, data.grid, data.grid)
+        assert float((moved == pair.fixed_labels).float().mean()) > 0.9
+    assert largest[0] < 0.1
+    assert largest[1] > 1.5
+
+
+def test_octaves_make_the_texture_finer():
+    rough = []
+    for octaves in (1, 4):
+        data = GeneratedShapes(Grid.from_spacing((96, 96)), ShapeSettings(texture_octaves=octaves))
+        patterns = [data._bodies(seeded_rng(i))[1][0, 0].numpy() for i in range(4)]
+        rough.append(np.mean([np.diff(pattern, axis=0).std() / pattern.std() for pattern in patterns]))
+    assert rough[1] > 1.1 * rough[0]
 
 
 def test_smooth_noise_has_the_requested_scale():

@@ -23,8 +23,11 @@ def test_training_shows_both_and_leaves_a_film(panel, viewer, qtbot, tmp_path):
     bar = panel.replay_bar
     assert bar.layer in viewer.layers
     assert len(bar.replay.frames) == len(bar.layer.data) > 3
-    assert set(panel.accuracies) == {"without a transformer", "with a transformer"}
+    assert set(panel.accuracies) == set(panel.curves.curves()) == {"without", "with a transformer"}
+    assert panel.curves.isVisibleTo(panel)
+    assert [panel.curves._plot.getAxis(side).labelText for side in ("bottom", "left")] == ["step", "accuracy"]
     bar.slider.setValue(1)
+    assert panel.curves.marked == bar.replay.times[1]
     assert viewer.dims.current_step[0] == 1
     assert bar.words.text().startswith(f"Step {bar.replay.times[1]:g}")
     bar.save_to(tmp_path / "film.gif")

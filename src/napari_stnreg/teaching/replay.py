@@ -113,9 +113,8 @@ class Replay:
         """
         if model.replay is None or not len(model.replay):
             raise InputError(
-                f"'{model.name}' has no images of its training: it was loaded from a file or trained with 0 snapshots. "
-                "A model file holds no images; use Replay.from_checkpoint with the file NAME.checkpoint.safetensors "
-                "beside it."
+                f"'{model.name}' has no images of its training, since it was loaded from a file or trained with 0 "
+                "snapshots. Use Replay.from_checkpoint with the file NAME.checkpoint.safetensors beside the model."
             )
         epochs = [int(epoch) for epoch in model.summary["replay_epochs"]]
         curves = [(one["epoch"], one["loss"], one["validation_loss"]) for one in model.summary.get("curve", [])]

@@ -179,10 +179,12 @@ class CurvesPlot(ThemedPlot):
     ----------
     viewer
         The viewer whose theme is used.
+    bottom, left
+        Titles of the axes.
     """
 
-    def __init__(self, viewer: Viewer) -> None:
-        super().__init__(viewer, "", "", "curves", "", heights=(130, 190))
+    def __init__(self, viewer: Viewer, bottom: str = "", left: str = "") -> None:
+        super().__init__(viewer, bottom, left, "curves", "", heights=(130, 190))
         self._items: dict[str, Any] = {}
 
     def show_curves(self, curves: dict[str, np.ndarray]) -> None:

@@ -1,10 +1,10 @@
-"""A slider through the epochs of a training, with its curve, and the film for a slide; for any panel that trains."""
+"""A slider through the epochs of a training, and the film for a slide; for any panel that trains."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from napari.layers import Layer
@@ -14,7 +14,6 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QSlider, QVBoxLayou
 
 from napari_stnreg.core.errors import RegistrationError
 from napari_stnreg.widgets.common.forms import button
-from napari_stnreg.widgets.common.plot import CurvesPlot
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -38,17 +37,16 @@ class ReplayBar(QWidget):
     viewer
         Where to show the layer.
     plot
-        A plot that the panel has already, with the curves in it: the bar then only marks there where it stands.
+        The panel's plot of the curves, in which the bar marks the position of its slider.
     """
 
-    def __init__(self, viewer: Viewer, plot: Marked | None = None) -> None:
+    def __init__(self, viewer: Viewer, plot: Marked) -> None:
         super().__init__()
         self._viewer = viewer
         self.replay: Replay | None = None
         self.layer: Layer | None = None
         self._layers: list[Layer] = []
-        self._curves = CurvesPlot(viewer) if plot is None else None
-        self.plot: Any = self._curves or plot
+        self.plot = plot
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setToolTip("Run through the training.")
         self.slider.setAccessibleName("epoch")
@@ -60,8 +58,6 @@ class ReplayBar(QWidget):
         row.addWidget(self.save_button)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
-        if self._curves is not None:
-            column.addWidget(self._curves)
         column.addLayout(row)
         column.addWidget(self.words)
         self.slider.valueChanged.connect(self.go_to)
@@ -69,7 +65,7 @@ class ReplayBar(QWidget):
         self.setEnabled(False)
 
     def show_replay(self, replay: Replay, layers: Sequence[LayerData] | None = None) -> None:
-        """Take a replay up: its layer, its curves, and the slider at the end; those of before go.
+        """Show the layers of a replay instead of those of the previous one, with the slider at the kept image.
 
         Parameters
         ----------
@@ -85,8 +81,6 @@ class ReplayBar(QWidget):
         self.replay, self.layer = replay, self._layers[-1]
         for layer in self._layers:
             self._viewer.add_layer(layer)
-        if self._curves is not None:
-            self._curves.show_curves(dict(replay.curves))
         self.setEnabled(True)
         self.slider.setRange(0, len(replay.frames) - 1)
         self.slider.setValue(replay.last)

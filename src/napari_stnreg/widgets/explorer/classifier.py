@@ -80,8 +80,8 @@ class ClassifierPanel(TaskPanel):
         self.source.setWordWrap(True)
         self.folder_button = button("MNIST folder …", "Take the digits from a folder with the files of MNIST.")
         self.train_button = button("Train", "Train both classifiers on the same digits.")
-        self.curves = CurvesPlot(self._viewer)
-        self.replay_bar = ReplayBar(self._viewer)
+        self.curves = CurvesPlot(self._viewer, "step", "accuracy")
+        self.replay_bar = ReplayBar(self._viewer, self.curves)
         self.form.addWidget(
             help_label(
                 "Two classifiers learn the same distorted digits. The first layer of one of them is a spatial "
@@ -106,7 +106,7 @@ class ClassifierPanel(TaskPanel):
         self.accuracies = {}
         self._rows = {}
         self.replay_bar.hide()
-        self.curves.show()
+        self.curves.unmark()
         distortion = {
             "rotation": self.rotation.value(), "scale": self.scale.value(), "clutter": self.clutter.value()
         }  # fmt: skip
@@ -120,9 +120,10 @@ class ClassifierPanel(TaskPanel):
 
     def on_progress(self, what: ClassifierProgress) -> None:
         """Show the accuracies and the digits of a step."""
+        from napari_stnreg.teaching.replay import CURVE_LABELS  # imports torch, which opening the panel must not
+
         for name, accuracy in what.accuracy.items():
-            label = "with a transformer" if name == "transformer" else "without a transformer"
-            self.accuracies.setdefault(label, []).append((what.step, accuracy))
+            self.accuracies.setdefault(CURVE_LABELS[name], []).append((what.step, accuracy))
         self.curves.show_curves({name: np.array(points) for name, points in self.accuracies.items()})
         self._show("digits", _row(what.pictures), 0)
         self._show("what the classifier sees", _row(what.transformed), 1)
@@ -164,12 +165,13 @@ class ClassifierPanel(TaskPanel):
             f"without a transformer, {100 * end.accuracy['transformer']:.0f} % with a transformer. "
             f"Processor time: {seconds}."
         )
-        self.curves.hide()
         self.replay_bar.show()
         layer = self._rows.pop("what the classifier sees", None)
         if layer is not None and layer in self._viewer.layers:
             self._viewer.layers.remove(layer)
-        self.replay_bar.show_replay(Replay.from_classifiers(result))
+        replay = Replay.from_classifiers(result)
+        self.curves.show_curves(dict(replay.curves))
+        self.replay_bar.show_replay(replay)
         scale = 40 * 8 / self.replay_bar.layer.data.shape[2]
         self.replay_bar.layer.scale = (1, scale, scale)
         self.replay_bar.layer.translate = (0, 44, 0)

@@ -101,9 +101,9 @@ class GradientController:
         if self._panel.scene.state.kernel == "nearest":
             words += " The integer kernel has no gradient: no arrow, no step. Choose another kernel under Sampler."
         elif gradient.flat:
-            words += " The ground is flat here."
+            words += " The gradient is zero here."
         else:
-            words += " Arrows show where the grid goes downhill. The longest is drawn at a fixed length."
+            words += " Arrows show the descent direction of each grid point. The longest arrow has a fixed length."
         tab.words.setText(words)
         tab.back.setEnabled(bool(descent.history))
         losses = [loss for _, loss in descent.history] + [gradient.loss]

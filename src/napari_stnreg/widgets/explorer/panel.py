@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from napari_stnreg.teaching import Scene, Theta
 
 _HANDS = {
-    "affine": "On the input: drag corners to scale, edges to scale and shear, the top to rotate, the center to shift.",
+    "affine": (
+        "On the input: drag corners to scale, edges to scale and shear, the dot outside the frame to rotate, and the "
+        "center to shift."
+    ),
     "tps": "On the input: drag the control points. The grid passes through them with the least bending.",
     "bspline": "On the input: drag the control points. Each moves its neighborhood of four by four cells.",
 }
