@@ -97,12 +97,12 @@ def test_points_are_placed_dragged_and_the_images_follow(viewer, pair, user, qtb
 
 def test_result_is_warped_at_full_resolution_with_its_linked_layers(viewer, pair, user, qtbot, tmp_path):
     user.widget.add_pairs(PLACES, PLACES + SHIFT)
-    user.choose("transform", "Thin-plate spline")
+    user.choose("transform", "thin-plate spline")
     enter(user)
     assert "good" in user.widget.landmarks.summary.text()
     assert user.run("Add result").startswith("Added")
     warped = [layer for layer in viewer.layers if layer.name.startswith("warped · ")]
-    names = [f"warped · {name} -> fixed (landmarks, tps)" for name in ("moving", "channel")]
+    names = [f"warped · {name} -> fixed (landmarks, thin-plate spline)" for name in ("moving", "channel")]
     assert [layer.name for layer in warped] == names
     for layer in warped:
         inner = (slice(15, -15),) * 2
@@ -113,7 +113,7 @@ def test_result_is_warped_at_full_resolution_with_its_linked_layers(viewer, pair
     loaded = sr.load_transform(tmp_path / "t.tfm")
     np.testing.assert_allclose(loaded.map_points(PLACES), PLACES + SHIFT, atol=0.05)
     (workbench,) = [open_from_menu(viewer, "workbench")]
-    assert any("landmarks, tps" in entry.name for entry in workbench.transforms)
+    assert any("landmarks, thin-plate spline" in entry.name for entry in workbench.transforms)
 
 
 def test_result_is_of_the_pairs_and_the_family_that_are_chosen_now(viewer, pair, user):
@@ -122,7 +122,7 @@ def test_result_is_of_the_pairs_and_the_family_that_are_chosen_now(viewer, pair,
     enter(user)
     assert user.run("Add result").startswith("Added")
     assert not panel.placing
-    user.choose("transform", "Rigid")
+    user.choose("transform", "rigid")
     panel.landmarks.table.select([4])
     panel.delete_selected()
     assert panel.landmarks.table.item(0, 1).text() != "-"
@@ -269,3 +269,25 @@ def test_many_imported_pairs_leave_the_images_visible(user, viewer, qtbot, tmp_p
     zoom = camera.zoom
     viewer.reset_view()
     assert camera.zoom == pytest.approx(zoom)
+
+
+def test_the_overlay_shows_moving_points_where_the_spline_puts_them(viewer, pair, user, qtbot):
+    """A linear map would put them several pixels away from their fixed points, which a spline meets."""
+    panel = user.widget
+    bent = PLACES + SHIFT + [(0, 0), (9, 0), (0, -9), (0, 0), (0, 12)]
+    panel.add_pairs(PLACES, bent)
+    user.choose("transform", "thin-plate spline")
+    enter(user)
+    user.choose("view", "Overlay")
+    points = panel.scene.points["moving"]
+    on_screen = np.asarray([points.data_to_world(point) for point in points.data])
+    np.testing.assert_allclose(on_screen, PLACES, atol=0.05)
+    assert not any(points.features["number"])  # they would cover those of the fixed points
+    canvas = CanvasUser(viewer, qtbot)
+    goal = PLACES[4] + (8, 4)
+    expected = panel.fit.predict(goal[None])[0]
+    canvas.drag([PLACES[4], (PLACES[4] + goal) / 2, goal])  # what belongs there
+    np.testing.assert_allclose(panel.pairs.points("moving")[4], expected, atol=1.5)
+    np.testing.assert_allclose(panel.fit.predict(PLACES), panel.pairs.points("moving"), atol=0.05)
+    user.choose("view", "Side by side")
+    np.testing.assert_allclose(panel.scene.points["moving"].data, panel.pairs.points("moving"))

@@ -106,7 +106,22 @@ def test_volumes_are_placed_by_numbers_in_their_own_units(viewer, qtbot):
     direction = copy.affine.affine_matrix[:-1, :-1] @ (0, 0, 1)
     np.testing.assert_allclose(np.abs(direction), (1, 0, 0), atol=1e-9)
     assert viewer.dims.ndisplay == 3  # napari cannot slice an oblique volume
-    user.click("Show the handles")
+    user.click("Show the copy")
     assert "2D display" in user.status
     viewer.layers.remove(viewer.layers["moving"])
     assert panel.copy is None
+
+
+def test_the_3d_display_has_no_handles_to_drag(viewer, qtbot):
+    layers = [viewer.add_image(np.zeros((8, 9, 10), np.float32), name=name) for name in ("fixed", "moving")]
+    viewer.layers.selection = set(layers)
+    panel = open_from_menu(viewer, "place")
+    PanelUser(panel, qtbot).click("Place by hand")
+    assert panel.hint.text().startswith("Drag")
+    viewer.dims.ndisplay = 3
+    shown = [panel.hint.text(), panel.status.text(), panel.place_button.text()]
+    assert "Show the handles" not in shown
+    assert shown[1].startswith("Type numbers")
+    assert "numbers" in shown[0]
+    viewer.dims.ndisplay = 2
+    assert panel.hint.text().startswith("Drag")

@@ -197,3 +197,18 @@ def test_a_remembered_model_without_its_file_is_reported(panel, tmp_path):
     panel.options.model.restore({"path": str(tmp_path / "gone.safetensors")})
     assert panel.options.model.chosen is None
     assert "no longer exists" in panel.options.model.about.text()
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_verdict_of_the_last_run(panel, engine, run, qtbot, tmp_path):
+    panel.start()
+    run(panel)
+    verdict = panel.scores.verdict
+    assert verdict.isVisibleTo(panel)
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(b"no model")
+    panel.options.model.load(str(path))
+    qtbot.waitUntil(lambda: "odd" in panel.status.text(), timeout=60_000)
+    assert verdict.isVisibleTo(panel)
+    panel.set_moving("fixed")
+    assert not panel.start()
+    assert not verdict.isVisibleTo(panel)  # the error of a run

@@ -136,3 +136,23 @@ def test_the_numbers_of_a_plot_are_not_cut(viewer, qtbot):
         shown.append(axis.label.mapRectToScene(axis.label.boundingRect().adjusted(empty, empty, -empty, -empty)))
         assert min(rect.top() for rect in shown) >= 0, side
         assert max(rect.bottom() for rect in shown) <= view.height(), side
+
+
+def test_many_reasons_of_a_verdict_are_folded(panel, viewer, engine, run, monkeypatch):
+    import napari_stnreg.evaluation.verdict as verdicts
+
+    real = verdicts.Verdict
+    reasons = tuple(f"Reason {n} is a sentence of usual length, which takes two lines." for n in range(10))
+    monkeypatch.setattr(verdicts, "Verdict", lambda verdict, confidence, _: real(verdict, confidence, reasons))
+    panel.start()
+    run(panel)
+    line = panel.scores.verdict
+    assert "Reason 1 " in line.label.text()
+    assert "Reason 2 " not in line.label.text()
+    low = line.sizeHint().height()
+    assert line.more_button.text() == "8 more reasons"
+    line.more_button.click()
+    assert "Reason 9 " in line.label.text()
+    assert line.sizeHint().height() > low
+    line.more_button.click()
+    assert "Reason 2 " not in line.label.text()

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.core.family_titles import family_title
 from napari_stnreg.core.grid import CoordinateSystem, FloatArray, Grid
 from napari_stnreg.core.landmarks import check_landmarks
 from napari_stnreg.landmarks.pairs import Side
@@ -179,8 +180,8 @@ class LandmarkFit:
         if self.requested and self.family != self.requested:
             needed = fewest_pairs(self.requested, self.transform.ndim)
             found.append(
-                f"Fitted as {self.family}: {len(self)} {_plural(len(self))} do not determine a transform of family "
-                f"'{self.requested}', which needs at least {needed} in general position."
+                f"Fitted as {family_title(self.family)}: {len(self)} {_plural(len(self))} do not determine a transform "
+                f"of family '{family_title(self.requested)}', which needs at least {needed} in general position."
             )
         if not np.isfinite(self.leave_one_out).any():
             found.append("No pair can be checked against the others. Add pairs.")
@@ -207,7 +208,7 @@ class LandmarkFit:
     def summary(self) -> str:
         """Number of pairs, family and errors in one sentence."""
         unit = self.transform.unit
-        text = f"{len(self)} {_plural(len(self))}, {self.family}"
+        text = f"{len(self)} {_plural(len(self))}, {family_title(self.family)}"
         residuals = self._rounded(self.residuals)
         text += f": residual median {np.median(residuals):.3g}, largest {residuals.max():.3g} {unit}"
         known = np.isfinite(self.leave_one_out)

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, TypedDict
 
 from pydantic import Field, field_validator
 
+from napari_stnreg.core.family_titles import FAMILY_TITLES
 from napari_stnreg.core.settings import Settings
 
 LINEAR_FAMILIES = ("translation", "rigid", "similarity", "affine")
@@ -25,12 +26,6 @@ FAMILY_HELP = {
 }
 """Transform families and when to use them."""
 
-FAMILY_TITLES = {
-    "bspline": "B-spline",
-    "tps": "thin-plate spline",
-    "displacement": "displacement field",
-    "velocity": "stationary velocity",
-}
 
 SIMILARITY_HELP = {
     "auto": "Looks at both images and chooses.",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 ReturnType = TypeVar("ReturnType")
 SUPPORTED_SUFFIXES = (".gif", ".mp4")
-CURVE_LABELS = {"plain": "without", "transformer": "with a transformer"}
+CURVE_LABELS = {"plain": "without a transformer", "transformer": "with a transformer"}
 """Names of the classifiers in a film."""
 _COLORS = ((46, 196, 243), (255, 159, 28), (232, 63, 111), (123, 211, 137))
 MIN_WIDTH_PX = 320

@@ -314,7 +314,7 @@ class BatchPanel(OptionsPanel):
                 raise InputError("No folder for the results is selected. Choose one.")
             settings = RegistrationSettings.parse(**self._values())
         except RegistrationError as error:
-            self.show_error(error)
+            self.refuse(error)
             return False
         if self.running:
             self.show_status("A batch is running already. Stop it first.", warn=True)
@@ -341,10 +341,9 @@ class BatchPanel(OptionsPanel):
             self.table.show_row(number, state, row, theme)
             self.table.scrollToItem(self.table.item(number, 0))
 
-    def show_error(self, error: Exception) -> None:
-        """Show an error; the summary of an earlier batch does not stay beside it."""
+    def drop_scores(self) -> None:
+        """Remove the summary of the last batch."""
         self.note.setText("")
-        super().show_error(error)
 
     def _on_done(self, result: Any) -> None:
         self.result = result

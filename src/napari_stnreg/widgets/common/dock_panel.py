@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtGui import QKeySequence, QShortcut
-from qtpy.QtWidgets import QMainWindow, QWidget
+from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
 from napari_stnreg.widgets.common.preferences import prefer_own_reader
 from napari_stnreg.widgets.dock.before_after import KEY_TEXT, claim_key, release_key
@@ -51,10 +52,13 @@ class DockPanel(QWidget):
         self._viewer: Viewer = inspect.unwrap(napari_viewer)
         prefer_own_reader()
         self._connected = self._has_switch_key = False
-        self._window: QMainWindow | None = None
+        self._window: Callable[[], QMainWindow | None] = lambda: None  # a weak reference: the window owns the panel
+        self._watches_dock = self._is_behind = self._was_hidden = False
         self._refresh_timer = self._timer(self.refresh)
         self._close_timer = self._timer(self._on_window_closed)
         self._arrange_timer = self._timer(self._arrange)
+        self._raise_timer = self._timer(self._raise_dock)
+        self._again_timer = self._timer(self._show_again)
         self._width_timer = self._timer(self._remember_width, _WIDTH_MS)
         self.focus_ring = FocusRing(self)
 
@@ -142,6 +146,8 @@ class DockPanel(QWidget):
 
     def _arrange(self) -> None:
         arrange(self, self.title, lambda other: isinstance(other, DockPanel))
+        self._watch_window()  # not found before if the dock was not in the window yet
+        self._watch_dock()
         self._order_focus()
         first = next((one for one in self._focusable() if one.isEnabled() and one.isVisibleTo(self)), None)
         if first is not None and self.isVisible():  # the keyboard reaches a panel that was opened
@@ -163,24 +169,69 @@ class DockPanel(QWidget):
         parent = self.parentWidget()
         while parent is not None and not isinstance(parent, QMainWindow):
             parent = parent.parentWidget()
-        if parent is not None and parent is not self._window:
-            self._window = parent
+        if parent is not None and parent is not self._window():
+            self._window = weakref.ref(parent)
             parent.installEventFilter(self)
 
+    def _watch_dock(self) -> None:
+        dock = dock_of(self)
+        if dock is not None and not self._watches_dock:
+            self._watches_dock = True
+            dock.installEventFilter(self)
+            dock.visibilityChanged.connect(self._on_in_front)
+
+    def _on_in_front(self, in_front: bool) -> None:
+        dock = dock_of(self)
+        if dock is not None and not dock.isHidden():
+            self._is_behind = not in_front
+
+    def _on_dock_event(self, dock: QDockWidget, kind: QEvent.Type) -> None:
+        """Follow napari's menu entry, which hides an open dock and shows a hidden one, behind another tab too."""
+        if kind == QEvent.Type.Hide and dock.isHidden():
+            self._was_hidden = True
+            if self._is_behind:
+                self._again_timer.start()
+        elif kind == QEvent.Type.Show and self._was_hidden:
+            self._was_hidden = False
+            self._raise_timer.start()
+
+    def _show_again(self) -> None:
+        """Show a panel that was behind another tab when its menu entry was chosen: the user looks for it."""
+        dock = dock_of(self)
+        window = None if dock is None else dock.parentWidget()
+        if dock is None or window is None or not dock.isHidden():
+            return
+        others = (one for one in window.findChildren(QDockWidget) if one is not dock)
+        if any(isinstance(one.widget(), DockPanel) and one.isVisible() for one in others):  # not all were hidden
+            dock.show()
+
+    def _raise_dock(self) -> None:
+        dock = dock_of(self)
+        if dock is not None and not dock.isHidden():
+            dock.raise_()
+
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
-        """Detect that the viewer is closed; docks receive no event for that."""
-        if watched is self._window and event is not None and event.type() == QEvent.Type.Close:
+        """Detect that the dock is hidden or shown, and that the viewer is closed; docks receive no event for that."""
+        if event is None or not hasattr(self, "_close_timer"):
+            return False
+        if isinstance(watched, QDockWidget):
+            if event.type() in (QEvent.Type.Hide, QEvent.Type.Show):
+                self._on_dock_event(watched, event.type())
+        elif watched is self._window() and event.type() == QEvent.Type.Close:
             self._close_timer.start()  # only afterward is it known whether the user confirmed
         return super().eventFilter(watched, event)
 
     def _on_window_closed(self) -> None:
-        if self._window is not None and not self._window.isVisible():
+        window = self._window()
+        if window is not None and not window.isVisible():
             self._close()
 
     def _close(self) -> None:
         self._refresh_timer.stop()
         self._arrange_timer.stop()
         self._width_timer.stop()
+        self._raise_timer.stop()
+        self._again_timer.stop()
         release_key(self._viewer, self)
         self.close_down()
         self.disconnect_viewer()

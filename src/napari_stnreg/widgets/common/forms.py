@@ -8,6 +8,7 @@ from typing import Any
 from qtpy.QtCore import QEvent, QLocale, QSize, Qt
 from qtpy.QtGui import QDoubleValidator, QIntValidator
 from qtpy.QtWidgets import (
+    QAbstractItemView,
     QComboBox,
     QDockWidget,
     QFrame,
@@ -24,6 +25,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 from superqt import QCollapsible
+
+from napari_stnreg.widgets.dock.focus_ring import RING_COLOR
 
 _COMBO_INSET_PX = 2
 """Space that the style leaves at both ends of a combo box's text."""
@@ -283,6 +286,15 @@ def emphasize(widget: QWidget) -> None:
     widget.setFont(font)
     if isinstance(widget, QPushButton):
         widget.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+
+
+def show_check_marks(view: QAbstractItemView) -> None:
+    """Give the check boxes of a table or list an outline and a mark: napari's themes draw those of forms alone."""
+    view.setStyleSheet(
+        "::indicator { width: 14px; height: 14px; border: 1px solid #8a8f99; border-radius: 2px; }"
+        f"::indicator:checked {{ background: {RING_COLOR}; border-color: {RING_COLOR}; "
+        'image: url("theme_dark:/check.svg"); }'
+    )
 
 
 def button_row(*widgets: QWidget) -> QHBoxLayout:

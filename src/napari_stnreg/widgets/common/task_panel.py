@@ -256,6 +256,14 @@ class TaskPanel(DockPanel):
         self.status.setText(text)
         show_error(text)
 
+    def refuse(self, error: Exception) -> None:
+        """Show why a task cannot start or has failed; the scores of an earlier one do not stay beside the error."""
+        self.drop_scores()
+        self.show_error(error)
+
+    def drop_scores(self) -> None:
+        """Remove what was shown about the result of the last task."""
+
     def show_state(self) -> None:
         """Enable what is possible now; subclasses extend it for their own buttons."""
         self.stop_button.setEnabled(self._runner.running)
@@ -289,7 +297,7 @@ class TaskPanel(DockPanel):
 
     def _on_failed(self, error: Exception) -> None:
         self._end(0)
-        self.show_error(error)
+        self.refuse(error)
         self.show_state()
 
     def _on_canceled(self) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QWidget
+from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QTabBar, QWidget
 
 from napari_stnreg.widgets.common import preferences
 
+_MIN_TAB_PX = 84
+"""Least width of a tab: about twelve letters, of which three fit in a dock of 300 pixels."""
 _MIN_WIDTH_PX, _MAX_WIDTH_PX = 240, 1200
 
 
@@ -59,12 +61,23 @@ def arrange(panel: QWidget, title: str, is_panel: Callable[[QWidget | None], boo
     if others:
         dock.show()
         dock.raise_()
+        for bar in window.findChildren(QTabBar, options=Qt.FindChildOption.FindDirectChildrenOnly):
+            show_titles(bar)
         if (layout := window.layout()) is not None:  # else both docks stay outside the window until its next layout
             layout.invalidate()
             layout.activate()
     width = preferences.load_state("dock").get("width")
     if not others and isinstance(width, int) and _MIN_WIDTH_PX <= width <= _MAX_WIDTH_PX:
         window.resizeDocks([dock], [width], Qt.Orientation.Horizontal)
+
+
+def show_titles(bar: QTabBar) -> None:
+    """Keep the titles of many tabs readable: scroll instead of shrinking them, and show each in a tooltip."""
+    bar.setUsesScrollButtons(True)
+    bar.setElideMode(Qt.TextElideMode.ElideRight)
+    bar.setStyleSheet(f"QTabBar::tab {{ min-width: {_MIN_TAB_PX}px; }}")
+    for index in range(bar.count()):
+        bar.setTabToolTip(index, bar.tabText(index))
 
 
 def remember_width(width: int) -> None:

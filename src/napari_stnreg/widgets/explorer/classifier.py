@@ -30,13 +30,14 @@ def training(
     """Run the task: make the digits, then train both classifiers."""
     from napari_stnreg.teaching.classifier import train_classifiers
     from napari_stnreg.teaching.digits import DigitData, Distortion, load_digits
+    from napari_stnreg.teaching.replay import CURVE_LABELS
 
     data = DigitData(*load_digits(folder), distortion=Distortion(**distortion))
     every = min(max(steps // 30, 5), 50)
 
     def show(item: ClassifierProgress) -> TaskProgress:
-        words = f"Step {item.step} of {item.total}: {100 * item.accuracy['plain']:.0f} % without and "
-        words += f"{100 * item.accuracy['transformer']:.0f} % with a transformer"
+        rates = ", ".join(f"{100 * item.accuracy[name]:.0f} % {label}" for name, label in CURVE_LABELS.items())
+        words = f"Step {item.step} of {item.total}: {rates}"
         return TaskProgress(item.step / item.total, words, item)
 
     return (yield from relay_progress(train_classifiers(data, steps=steps, every=every), control, show))
@@ -152,13 +153,10 @@ class ClassifierPanel(TaskPanel):
         self._viewer.reset_view()
 
     def _on_trained(self, result: ClassifierResult) -> None:
-        from napari_stnreg.teaching.replay import Replay
+        from napari_stnreg.teaching.replay import CURVE_LABELS, Replay
 
         end = result.progress[-1]
-        seconds = ", ".join(
-            f"{end.seconds[name]:.0f} s {word}"
-            for name, word in (("plain", "without"), ("transformer", "with a transformer"))
-        )
+        seconds = ", ".join(f"{end.seconds[name]:.0f} s {label}" for name, label in CURVE_LABELS.items())
         stopped = "Stopped after" if end.step < end.total else "After"
         self.show_status(
             f"{stopped} {end.step} steps, new digits are classified correctly: {100 * end.accuracy['plain']:.0f} % "

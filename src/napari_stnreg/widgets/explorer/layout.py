@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_stnreg.core.family_titles import family_title
 from napari_stnreg.widgets.common.dock_panel import DockPanel
 from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, help_label, separator
 from napari_stnreg.widgets.dock.hint import FirstSteps, help_button, open_page
@@ -39,8 +40,8 @@ class ExplorerLayout(DockPanel):
             "The image layer to explore. If it has more than two axes, the slice on screen is used.", "image"
         )
         self.family_box = Combo("Transform family of the grid.", "transform family")
-        for text, data in (("affine", "affine"), ("thin-plate spline", "tps"), ("cubic B-spline", "bspline")):
-            self.family_box.addItem(text, data)
+        for family in ("affine", "tps", "bspline"):
+            self.family_box.addItem(family_title(family), family)
         self.lattice_box = Count("Control points along each side (of a B-spline: cells).", "control points", 2, 12, 4)
         self.rows = FormLayout()
         self.rows.add("Image", self.layer_box)

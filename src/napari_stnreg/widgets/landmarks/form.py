@@ -8,6 +8,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QAction
 from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QMenu, QSlider, QVBoxLayout, QWidget
 
+from napari_stnreg.core.family_titles import family_title
 from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, button_row, emphasize, help_label
 from napari_stnreg.widgets.landmarks.files import EXPORTS
 from napari_stnreg.widgets.landmarks.scene import VIEWS
@@ -17,12 +18,7 @@ from napari_stnreg.widgets.register.pair_boxes import PairBoxes
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
-FAMILIES = {
-    "rigid": "Rigid",
-    "similarity": "Similarity",
-    "affine": "Affine",
-    "tps": "Thin-plate spline",
-}
+FAMILIES = {key: family_title(key) for key in ("rigid", "similarity", "affine", "tps")}
 """Families of the panel."""
 
 

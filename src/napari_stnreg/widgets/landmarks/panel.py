@@ -13,6 +13,7 @@ from napari.layers import Labels, Layer, Points
 from qtpy.QtWidgets import QFileDialog
 
 from napari_stnreg.core.errors import InputError, RegistrationError
+from napari_stnreg.core.family_titles import family_title
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import coordinate_system_of
 from napari_stnreg.core.units import conversion_factor
@@ -330,6 +331,7 @@ class LandmarksPanel(TaskPanel):
         if dragging:
             scene.move_points(pairs)
         else:
+            scene.set_fit(None if self.fit is None else self.fit.predict)
             if self.landmarks.follow_box.isChecked():
                 scene.follow(self._linear())
             self._show_points()
@@ -468,17 +470,17 @@ class LandmarksPanel(TaskPanel):
         pairs = self.pairs
         for side, layer in self.scene.points.items():
             data = np.asarray(layer.data, dtype=np.float64)
-            before = pairs.points(side)
+            before = self.scene.layer_points(side, pairs)
             try:
                 if len(data) > len(before):
-                    for point in data[len(before) :]:
+                    for point in self.scene.world_points(side, data[len(before) :]):
                         pairs.add(side, point, self._predict(point[None], side)[0])
                 elif len(data) < len(before):
                     kept = {tuple(point) for point in data}
                     pairs.delete(n for n, point in enumerate(before) if tuple(point) not in kept)
                 else:
                     for row in np.flatnonzero((data != before).any(axis=1)):
-                        pairs.place(int(row), side, data[row])
+                        pairs.place(int(row), side, self.scene.world_points(side, data[[row]])[0])
             except RegistrationError as error:
                 self.status.setText(str(error))
         self._refit()
@@ -547,6 +549,7 @@ class LandmarksPanel(TaskPanel):
     def _on_view(self, _index: int = 0) -> None:
         if self.scene is not None:
             self.scene.set_view(str(self.landmarks.view_box.currentData()))
+            self._show_points()
             self.scene.fit()
 
     def _on_opacity(self, value: int) -> None:
@@ -661,8 +664,9 @@ class LandmarksPanel(TaskPanel):
         fit = self.fit if self.fit is not None else self._fitted(self.pairs, fixed.grid)
         if fit is None:
             raise InputError("There are no complete pairs. Place landmarks on both sides first.")
+        method = f"landmarks, {family_title(fit.family)}"
         return TransformEntry.of(
-            fit.transform, fixed.name, moving.name, f"landmarks, {fit.family}", source="made", grid=fixed.grid,
+            fit.transform, fixed.name, moving.name, method, source="made", grid=fixed.grid,
             moving_grid=moving.grid, info={"landmarks": fit.report()},
         )  # fmt: skip
 
@@ -757,6 +761,10 @@ class LandmarksPanel(TaskPanel):
                 self.status.setText(f"Done: {len(run.layers)} layers added.")
 
         self._layers.add_results(run.layers, run.layer_data, added)
+
+    def drop_scores(self) -> None:
+        """Remove the verdict of a registration."""
+        self.verdict.hide()
 
     def _on_failed(self, error: Exception) -> None:
         self._layers.end_preview()

@@ -6,7 +6,7 @@ The layers of the user are hidden while the view is shown; nothing else of them 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,8 @@ _COLORS = {"placed": "#f57c00", "predicted": "#0091ea", "locked": "#78909c", "wo
 _RING_PIXELS = 2
 _POINTS_ACROSS = 12
 """Points that would span a 2D image without the limits of their size on the canvas."""
+_NUMBER_PIXELS = 20
+"""In the overlay, the moving point repeats the number of its pair only where it is farther from the fixed one."""
 _NUMBERED_PAIRS = 30
 """More numbers would cover the images: then only pairs that are selected, worst or predicted show theirs."""
 _RING, _SELECTED_RING = 0.01, 0.16
@@ -65,6 +67,7 @@ class LandmarkScene:
         self.opacity = 0.6
         self.display = _first_display(fixed_grid, moving_grid)
         """Homogeneous matrix from the moving world to where it is shown: near its counterpart."""
+        self._predict: Callable[[FloatArray, Side], FloatArray] | None = None
         self._before: dict[str, Any] = {}
         self._busy = False
         self.writing = False
@@ -176,6 +179,7 @@ class LandmarkScene:
         if not self.entered:
             return
         grid = self._viewer.canvas.grid
+        self._apply_display()
         self._views["moving"].visible = view == "side"
         # The lowest layers come first: fixed, warped and its points, then moving and its points.
         grid.stride = 2 + len(self.warped)
@@ -253,6 +257,19 @@ class LandmarkScene:
 
     # -- where the moving side is shown
 
+    @property
+    def overlaid(self) -> bool:
+        """Whether the moving points are shown on the warped image, where the fit puts them."""
+        return self.view == "overlay" and self._predict is not None
+
+    def set_fit(self, predict: Callable[[FloatArray, Side], FloatArray] | None) -> None:
+        """Set the map of points to their counterparts, :meth:`~napari_stnreg.LandmarkFit.predict`.
+
+        It is kept during a drag, so that the point stays under the pointer while the image is warped.
+        """
+        self._predict = predict
+        self._apply_display()
+
     def follow(self, matrix: FloatArray | None) -> None:
         """Show the moving side near its counterparts, by a linear map of the fixed to the moving world."""
         if matrix is None:
@@ -271,7 +288,7 @@ class LandmarkScene:
     def _apply_display(self) -> None:
         layer = self._views["moving"]
         layer.affine = spatial_affine(layer, self.display, self.fixed_grid.unit) @ self._base_affine
-        self.points["moving"].affine = self.display
+        self.points["moving"].affine = np.eye(self.ndim + 1) if self.overlaid else self.display
 
     # -- points
 
@@ -280,7 +297,8 @@ class LandmarkScene:
         states = ["locked" if row.locked else "placed" for row in pairs.rows]
         named = {worst, *selected, *(n for n, row in enumerate(pairs.rows) if row.predicted)}
         few = len(pairs) <= _NUMBERED_PAIRS
-        numbers = [str(n + 1) if few or n in named else "" for n in range(len(pairs))]
+        numbers = np.array([str(n + 1) if few or n in named else "" for n in range(len(pairs))], dtype=object)
+        near = self._near_counterparts(pairs)
         if worst is not None:
             states[worst] = "worst"
         self.writing = True
@@ -291,9 +309,9 @@ class LandmarkScene:
                     for row, state in zip(pairs.rows, states, strict=True)
                 ]
                 widths = [_SELECTED_RING if n in selected else _RING for n in range(len(pairs))]
-                layer.data = pairs.points(side)
+                layer.data = self.layer_points(side, pairs)
                 layer.selected_data = set()
-                layer.features = {"number": numbers}
+                layer.features = {"number": np.where(near, "", numbers) if side == "moving" else numbers}
                 if colors:
                     layer.border_color = colors
                     layer.border_width = widths
@@ -306,12 +324,36 @@ class LandmarkScene:
         self.writing = True
         try:
             for side, layer in self.points.items():
-                points = pairs.points(side)
+                points = self.layer_points(side, pairs)
                 if not np.array_equal(points, layer.data):
                     layer.data[...] = points
                     layer.refresh(thumbnail=False, extent=False)
         finally:
             self.writing = False
+
+    def layer_points(self, side: Side, pairs: LandmarkPairs) -> FloatArray:
+        """Return the points of a side in the coordinates of their layer."""
+        points = pairs.points(side)
+        return self._on_fixed(points) if side == "moving" and self.overlaid else points
+
+    def world_points(self, side: Side, data: FloatArray) -> FloatArray:
+        """Return points of a side from the coordinates of their layer."""
+        if side == "moving" and self.overlaid and len(data):
+            assert self._predict is not None
+            return self._predict(data, "fixed")
+        return data
+
+    def _on_fixed(self, points: FloatArray) -> FloatArray:
+        """Return where the fit puts moving points in the fixed image."""
+        assert self._predict is not None
+        return self._predict(points, "moving") if len(points) else points
+
+    def _near_counterparts(self, pairs: LandmarkPairs) -> np.ndarray:
+        """Return which moving points are shown so near their fixed ones that two numbers would overlap."""
+        if self.view != "overlay" or not len(pairs):
+            return np.zeros(len(pairs), dtype=bool)
+        away = (self.shown_at("moving", pairs.points("moving")) - pairs.points("fixed")) / self._factors
+        return np.asarray(np.linalg.norm(away, axis=1) * self._viewer.scene.camera.zoom < _NUMBER_PIXELS)
 
     # -- the mouse
 
@@ -337,6 +379,8 @@ class LandmarkScene:
         shown = np.asarray(world, dtype=np.float64)[-self.ndim :] * self._factors
         if side == "fixed":
             return shown
+        if self.overlaid:
+            return np.asarray(self.world_points(side, shown[None])[0])
         back = np.linalg.inv(self.display)
         return np.asarray(back[:-1, :-1] @ shown + back[:-1, -1])
 
@@ -344,6 +388,8 @@ class LandmarkScene:
         """Return where points of a side are shown, ``(N, D)``, in the unit of the landmarks."""
         if side == "fixed":
             return points
+        if self.overlaid:
+            return self._on_fixed(points)
         return np.asarray(points @ self.display[:-1, :-1].T + self.display[:-1, -1])
 
     def point_at(self, event: Any, pairs: LandmarkPairs) -> tuple[int, Side] | None:

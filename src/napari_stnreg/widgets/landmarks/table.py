@@ -10,6 +10,7 @@ from qtpy.QtGui import QBrush, QColor
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem
 
 from napari_stnreg.landmarks.pairs import LandmarkPairs
+from napari_stnreg.widgets.common.forms import show_check_marks
 from napari_stnreg.widgets.scorecard.table import COLORS
 
 _HEADERS = {
@@ -48,6 +49,7 @@ class PairTable(QTableWidget):
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setShowGrid(False)
         self.setTabKeyNavigation(False)
+        show_check_marks(self)
         self.setMinimumHeight(150)
         header = self.horizontalHeader()
         header.setHighlightSections(False)

@@ -29,10 +29,12 @@ _RECORD_MS = 150
 _MARGIN = 0.3
 """Space around the images, so that the handles are inside the canvas."""
 _AXES = ("z", "y", "x")
-_HINT = (
+_HANDLES = (
     "Drag the image to move it, its corners to scale it (Shift: all axes equally), and the handle above it to rotate "
-    "it. The layer itself is not changed: a copy of it is placed."
+    "it. "
 )
+_NUMBERS = "In the 3D display use the numbers and buttons below; the 2D display has handles to drag. "
+_COPY = "The layer itself is not changed: a copy of it is placed."
 
 
 class PlacementPanel(TaskPanel):
@@ -53,7 +55,7 @@ class PlacementPanel(TaskPanel):
     help_page = "tutorials/stains.html"
     introduction = (
         "Choose the fixed and the moving image, and press Place by hand.",
-        "Drag the image and its handles, or type numbers.",
+        "In the 2D display drag the image and its handles. In 3D type numbers.",
         "Press Register from here: the registration starts at this place.",
     )
 
@@ -70,12 +72,13 @@ class PlacementPanel(TaskPanel):
         """Where the image is placed, in the unit of the moving layer."""
         self._record_timer = self._timer(self._record, _RECORD_MS)
         self.place_button = button(
-            "Place by hand", "Show a copy of the moving image with handles. Press again to get the handles back."
+            "Place by hand",
+            "Show a copy of the moving image, in the 2D display with handles. Press again to get the handles back.",
         )
         emphasize(self.place_button)
         layers = FormLayout()
         self._images = PairBoxes(self._viewer, "The image to place.", layers)
-        self.hint = help_label(_HINT)
+        self.hint = help_label(_HANDLES + _COPY)
         self.numbers = QWidget()
         self._rows = FormLayout()
         self.numbers.setLayout(self._rows)
@@ -210,10 +213,14 @@ class PlacementPanel(TaskPanel):
         self.copy.visible = True
         if self._viewer.dims.ndisplay == 2:
             self.copy.mode = "transform"
-            self.status.setText("Drag the image or its handles.")
-        else:
-            self.status.setText("Handles are shown in the 2D display. Use the numbers here.")
+        self._say_how()
         self.show_state()
+
+    def _say_how(self) -> None:
+        flat = self._viewer.dims.ndisplay == 2
+        self.status.setText(
+            "Drag the image or its handles." if flat else "Type numbers, or drag handles in the 2D display."
+        )
 
     def set_placement(self, placement: Placement) -> None:
         """Place the copy."""
@@ -356,7 +363,10 @@ class PlacementPanel(TaskPanel):
         elif self.moving is not None and self.moving.ndim > 2:
             ndim = 3
         self.place_button.setEnabled(self._images.can_choose)
-        self.place_button.setText("Show the handles" if placed else "Place by hand")
+        flat = self._viewer.dims.ndisplay == 2
+        shown = "Show the handles" if flat else "Show the copy"
+        self.place_button.setText(shown if placed else "Place by hand")
+        self.hint.setText((_HANDLES if flat else _NUMBERS) + _COPY)
         self.numbers.setEnabled(placed)
         for box, needed in ((self.shift_boxes[0], 3), (self.angle_boxes[1], 3), (self.angle_boxes[2], 3)):
             self._rows.set_row_visible(box, ndim >= needed)
@@ -369,7 +379,16 @@ class PlacementPanel(TaskPanel):
 
     def viewer_events(self) -> list[tuple[Any, Callable[..., Any]]]:
         """The layers."""
-        return [*super().viewer_events(), (self._viewer.layers.events.removed, self._on_removed)]
+        return [
+            *super().viewer_events(),
+            (self._viewer.layers.events.removed, self._on_removed),
+            (self._viewer.dims.events.ndisplay, self._on_ndisplay),
+        ]
+
+    def _on_ndisplay(self, _event: Any = None) -> None:
+        if self.copy is not None:
+            self._say_how()
+        self.show_state()
 
     def _on_removed(self, event: Any) -> None:
         if self.copy is not None and event.value in (self.copy, self._source):

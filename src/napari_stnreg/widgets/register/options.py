@@ -7,10 +7,10 @@ from typing import Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QVBoxLayout, QWidget
 
+from napari_stnreg.core.family_titles import family_title
 from napari_stnreg.registration.settings import (
     DEFORMABLE_FAMILIES,
     FAMILY_HELP,
-    FAMILY_TITLES,
     LINEAR_FAMILIES,
     RegistrationSettings,
 )
@@ -42,7 +42,7 @@ class OptionsForm(QWidget):
         self.linear_box = Combo("The part of the transform that keeps straight lines straight.", "linear transform")
         self.linear_box.set_items([("none", ""), *((name, name) for name in LINEAR_FAMILIES)], "affine")
         self.deformable_box = Combo("The part that deforms, fitted after the linear one.", "deformable transform")
-        deformable = [(FAMILY_TITLES.get(name, name), name) for name in DEFORMABLE_FAMILIES]
+        deformable = [(family_title(name), name) for name in DEFORMABLE_FAMILIES]
         self.deformable_box.set_items([("none", ""), *deformable], "diffeomorphic")
         self.family_help = help_label()
         self._families = FormLayout()

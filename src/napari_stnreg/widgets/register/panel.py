@@ -200,7 +200,7 @@ class RegisterPanel(FitPanel):
                 self.status.setText("Not started: the memory is not enough for full resolution.")
                 return False
         except RegistrationError as error:
-            self.show_error(error)
+            self.refuse(error)
             return False
         preferences.save_state(self.options.state())
         if not self.begin(run_registration, job, done=self._on_run, activity=f"Register {job.name}"):
@@ -312,10 +312,9 @@ class RegisterPanel(FitPanel):
             begin = "Stopped. The best result so far is kept" if stopped else "Done"
             self.status.setText(f"{begin}: {len(run.layers)} layers added{count}.")
 
-    def show_error(self, error: Exception) -> None:
-        """Show an error; the scores of an earlier run do not stay beside it."""
+    def drop_scores(self) -> None:
+        """Remove verdict and scores."""
         self.scores.clear()
-        super().show_error(error)
 
     def _on_failed(self, error: Exception) -> None:
         self._layers.end_preview()

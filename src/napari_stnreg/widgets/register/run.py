@@ -12,6 +12,7 @@ import numpy as np
 from napari.layers import Layer
 
 from napari_stnreg.core.device import free_memory, single_thread
+from napari_stnreg.core.family_titles import family_title
 from napari_stnreg.core.image import Image
 from napari_stnreg.core.memory import format_bytes
 from napari_stnreg.core.units import conversion_factor
@@ -83,7 +84,7 @@ class RegistrationJob:
     @property
     def name(self) -> RunName:
         """Names of the run and its layers."""
-        method = self.settings.family if self.model is None else self.model.name
+        method = family_title(self.settings.family) if self.model is None else self.model.name
         return RunName(self.moving.name, self.fixed.name, method)
 
 

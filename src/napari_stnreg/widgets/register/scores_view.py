@@ -51,6 +51,9 @@ SUGGESTIONS = {
 }
 """Text and tooltip of the button for what to try next, by :attr:`Verdict.suggestion`."""
 
+_REASONS = 2
+"""Reasons of a verdict that are shown at first; the verdict is pinned, and many would cover a narrow panel."""
+
 # A contrast of at least 4.5 with the background of the theme; the word repeats the meaning of the color.
 _COLORS = {
     "dark": {"good": "#5fd38d", "doubtful": "#e8b34b", "failed": "#ff8a80"},
@@ -78,12 +81,21 @@ class VerdictLine(QWidget):
         self.button = QPushButton()
         self.button.setAutoDefault(False)
         self.button.clicked.connect(self._on_button)
+        self.more_button = QPushButton()
+        self.more_button.setAutoDefault(False)
+        self.more_button.setFlat(True)
+        self.more_button.setToolTip("Show all reasons of the verdict, or only the first ones.")
+        self.more_button.clicked.connect(self._on_more)
         self._suggestion, self._verdict = "", ""
+        self._lines: list[str] = []
+        self._unfolded = False
+        self._show_lines()
         self._suggest("")
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 4, 0, 0)
         box.setSpacing(4)
         box.addWidget(self.label)
+        box.addWidget(self.more_button)
         box.addWidget(self.button)
         self.hide()
 
@@ -100,11 +112,25 @@ class VerdictLine(QWidget):
             frame = f", frame {number}" if len(results) > 1 else ""
         self._verdict = judgment.verdict
         title = f"{judgment.verdict.capitalize()}{frame} (confidence {judgment.confidence:.2f})"
-        self.label.setText("\n".join([title, *judgment.reasons]))
+        self._lines, self._unfolded = [title, *judgment.reasons], False
+        self._show_lines()
         self.label.setToolTip("Estimated from evidence that the registration did not optimize.")
         self._suggest(judgment.suggestion)
         self.restyle(theme)
         self.show()
+
+    def _show_lines(self) -> None:
+        more = len(self._lines) - 1 - _REASONS
+        folds = more > 1  # the button takes the line of one
+        self.label.setText("\n".join(self._lines[: 1 + _REASONS] if folds and not self._unfolded else self._lines))
+        text = "Fewer reasons" if self._unfolded else f"{more} more reasons"
+        self.more_button.setText(text)
+        self.more_button.setAccessibleName(text)
+        self.more_button.setVisible(folds)
+
+    def _on_more(self) -> None:
+        self._unfolded = not self._unfolded
+        self._show_lines()
 
     def _suggest(self, suggestion: str) -> None:
         self._suggestion = suggestion

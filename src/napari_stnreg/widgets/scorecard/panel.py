@@ -257,17 +257,16 @@ class ScorecardPanel(TaskPanel):
         try:
             job = self._job()
         except RegistrationError as error:
-            self.show_error(error)
+            self.refuse(error)
             return False
         self._asked = tuple(box.currentData() for box in self.points_boxes[:2])
         return self.begin(score, job, done=self._on_card)
 
-    def show_error(self, error: Exception) -> None:
-        """Show an error; earlier scores do not stay beside it."""
+    def drop_scores(self) -> None:
+        """Remove the table."""
         self.card = None
         self.table.setRowCount(0)
         self.note.setText("")
-        super().show_error(error)
         self.show_state()
 
     def _on_card(self, card: Any) -> None:

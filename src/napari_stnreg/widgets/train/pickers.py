@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QFileDialog, QLineEdit, QListWidget, QListWidgetItem,
 
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.io.napari_layers import LAYOUTS, layout_name
-from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, field_row
+from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, field_row, show_check_marks
 from napari_stnreg.widgets.common.layer_io import LayerSource, guess_layout, layer_source
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ class LayersPicker(QListWidget):
         self.setToolTip("Check the layers. Each is one image (of a time series, the frame on screen).")
         self.setAccessibleName(f"{role} layers")
         self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        show_check_marks(self)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setMaximumHeight(self.fontMetrics().height() * (_ROWS + 2))
         self.itemChanged.connect(self.changed)
