@@ -328,7 +328,7 @@ def test_existing_results_are_kept_without_overwrite(done, capsys):
         (["register", "fixed.png", "volume.npy"], "'fixed' is 2D and 'volume' is 3D. A slice cannot be registered"),
         (["register", "fixed.png", "flat.npy"], "flat"),
         (["register", "fixed.png", "moving.png", "--moving-mask", "flat.npy"], "leaves nothing of 'moving'"),
-        (["apply", "moving.png", "moving.png", "-r", "fixed.png"], "'moving.png' holds an image, not a transform. Check"),
+        (["apply", "moving.png", "moving.png", "-r", "fixed.png"], "'moving.png' holds an image, not a transform."),
         (["apply", "no.safetensors", "moving.png", "-r", "fixed.png"], "'no.safetensors' cannot be read"),
         (["info", "no.nii.gz"], "'no.nii.gz' does not exist."),
         (["info", "cut.nii.gz"], "'cut.nii.gz' cannot be read"),

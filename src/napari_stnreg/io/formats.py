@@ -362,7 +362,12 @@ SURFACE_FORMATS: tuple[FileFormat, ...] = (
 
 FORMATS = (*IMAGE_FORMATS, *TRANSFORM_FORMATS, *POINT_FORMATS, *SURFACE_FORMATS)
 
-_CONTENTS: dict[Content, str] = {"image": "an image", "transform": "a transform", "points": "points", "surface": "a surface"}
+_CONTENTS: dict[Content, str] = {
+    "image": "an image",
+    "transform": "a transform",
+    "points": "points",
+    "surface": "a surface",
+}
 
 
 def unsupported(path: Path, content: Content, suffixes: Iterable[str]) -> InputError:
@@ -370,7 +375,8 @@ def unsupported(path: Path, content: Content, suffixes: Iterable[str]) -> InputE
     others = {_CONTENTS[one.content] for one in FORMATS if suffix_in(path, one.suffixes)}
     if others and path.exists():
         return InputError(
-            f"'{path.name}' holds {' or '.join(sorted(others))}, not {_CONTENTS[content]}. Check the order of the files."
+            f"'{path.name}' holds {' or '.join(sorted(others))}, not {_CONTENTS[content]}. "
+            "Check the order of the files."
         )
     kind = "" if content == "image" else f" for {_CONTENTS[content]}"
     return InputError(f"'{path.name}' has an unsupported extension{kind}. Supported: {', '.join(sorted(suffixes))}.")

@@ -358,7 +358,7 @@ class _SeriesRun:
         found.judgment = series_verdict(judged, found.failed, len(found.fits), self.reference_frame)
 
     def _grid_of_all(self, found: SeriesResult) -> Grid:
-        """Return the lattice of the reference over what the setting ``extent`` asks for, of all frames."""
+        """Return the lattice of the reference over the ``extent`` of the settings, of all frames."""
         grids = [
             output_grid(self.grid, self.series[fit.frame], found.transform(fit.frame), self.settings.extent)
             for fit in found.fits

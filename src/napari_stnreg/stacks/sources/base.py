@@ -53,7 +53,7 @@ class StackSource:
     notes
         Sentences about what is not used: other channels, or other files of a folder.
     missing
-        The sections among ``faults`` of which there is no file.
+        The sections among ``faults`` without a file.
     """
 
     shape: tuple[int, int, int]
