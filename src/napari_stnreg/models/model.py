@@ -288,9 +288,10 @@ class Model:
                 raise OutOfMemoryError("There is not enough memory to run the network on these images. Crop them.")
             lattice = self.input_spec.lattice(fixed, None, coarser)
         if coarser > 1:
+            voxel = " x ".join(f"{size:g}" for size in self.input_spec.spacing)
             messages.append(
-                f"There is not enough memory for full resolution, so the network ran at 1/{coarser:.0f} of it. The "
-                "result is warped at full resolution."
+                f"There is not enough memory for the voxel size of the training ({voxel} {self.input_spec.unit}), so "
+                f"the network ran at 1/{coarser:.0f} of its resolution. The result is warped at full resolution."
             )
         return lattice
 
