@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import fsspec
 import numpy as np
 import pytest
 import zarr
 from qtpy.QtCore import Qt
 
+import napari_stnreg as sr
 from tests.helpers.napari_user import open_from_menu
 from tests.widgets.conftest import blobs
 
@@ -357,3 +359,45 @@ def test_landmarks_are_numbered_within_their_section(panel, viewer):
     assert list(points.text.values) == ["1", "2", "1", "2"]
     assert points.size.min() >= 0.025 * 102
     assert np.all(np.abs(points.text.translation[-2:]) > 0)  # beside the ring, not on it
+
+
+@pytest.mark.parametrize("protocol", ["memory", "file"])
+def test_a_stack_at_a_url_is_opened_and_its_result_written_there(panel, viewer, raw, qtbot, run, tmp_path, protocol):
+    base = "memory://stnreg-panel" if protocol == "memory" else tmp_path.as_uri()
+    sr.write_image(tmp_path / "lab.zarr", sr.Image.from_array(raw, spacing=(50.0, 8.0, 8.0), unit="nm"))
+    if protocol == "memory":
+        copy = fsspec.filesystem("memory")
+        copy.put(str(tmp_path / "lab.zarr"), "/stnreg-panel/lab.zarr", recursive=True)
+    panel.remote_section.expand(animate=False)
+    assert not panel.remote.open_button.isEnabled()
+    qtbot.keyClicks(panel.remote.url, f"{base}/lab.zarr")
+    qtbot.mouseClick(panel.remote.open_button, Qt.MouseButton.LeftButton)
+    run(panel)
+    layer = viewer.layers["lab"]
+    assert panel.inputs.layer is layer
+    np.testing.assert_array_equal(np.asarray(layer.data), raw)
+    np.testing.assert_allclose(layer.scale, (50, 8, 8))
+    assert not panel.remote.write_button.isEnabled()
+    qtbot.mouseClick(panel.align_button, Qt.MouseButton.LeftButton)
+    run(panel)
+    assert "5 aligned, 1 bridged." in panel.findings.summary.text()
+    panel.remote.url.setText(f"{base}/out.zarr")
+    qtbot.mouseClick(panel.remote.write_button, Qt.MouseButton.LeftButton)
+    run(panel)
+    assert panel.status.text() == f"Written to {base}/out.zarr."
+    there = zarr.open_group(f"{base}/out.zarr", mode="r")
+    np.testing.assert_array_equal(there["0"][:], panel.result.aligned.levels[0][:])
+    assert there.attrs["stnreg"]["finished"] is True
+    qtbot.mouseClick(panel.remote.write_button, Qt.MouseButton.LeftButton)
+    run(panel)
+    assert ("cannot be written" if protocol == "memory" else "exists") in panel.status.text()
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_a_url_that_holds_no_stack_is_refused_in_a_sentence(panel, viewer, qtbot, run):
+    for text, message in (("memory://nowhere/at-all.zarr", "cannot be opened as Zarr"), ("stack.zarr", "is not a URL")):
+        panel.remote.url.setText(text)
+        assert panel.open_url(panel.remote.text)
+        run(panel)
+        assert message in panel.status.text()
+    assert [layer.name for layer in viewer.layers] == ["stack"]

@@ -307,7 +307,13 @@ class AlignedStack:
         return target
 
     def export(self, target: Path | str, kind: str, *, overwrite: bool = False) -> str:
-        """Write the stack, or its transforms, for another program.
+        """Write the stack, or its transforms, for another program; :meth:`export_steps` run to its end."""
+        return run_to_completion(self.export_steps(target, kind, overwrite=overwrite))
+
+    def export_steps(
+        self, target: Path | str, kind: str, *, overwrite: bool = False
+    ) -> Generator[StackProgress, str | None, str]:
+        """Write the stack, or its transforms, for another program, section by section.
 
         Parameters
         ----------
@@ -319,15 +325,20 @@ class AlignedStack:
         overwrite
             Replace the target if it exists.
 
+        Yields
+        ------
+        StackProgress
+            After every section of an image. ``send("stop")`` ends the run; the image stays unfinished.
+
         Raises
         ------
         InputError
             If the alignment is unfinished, or the target cannot be written.
         """
-        from napari_stnreg.stacks.output.export import export_stack
+        from napari_stnreg.stacks.export import export_steps
 
         self._require_finished()
-        return export_stack(self, target, kind, overwrite=overwrite)
+        return (yield from export_steps(self, target, kind, overwrite=overwrite))
 
     @property
     def nodes(self) -> Any:

@@ -1,6 +1,6 @@
 """Read the transforms of a stack's sections from files of other programs, and render the stack by them.
 
-The formats are those that :mod:`~napari_stnreg.stacks.output.export` writes. Transforms relate pixels of the raw
+The formats are those that :mod:`~napari_stnreg.stacks.export` writes. Transforms relate pixels of the raw
 section and of the aligned image.
 """
 

@@ -7,6 +7,10 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from napari_stnreg.cli.commands.align import run_with_progress
+from napari_stnreg.cli.exit_code import ExitCode
+from napari_stnreg.cli.progress import Interrupt
+
 Kind = Literal["zarr", "precomputed", "affine-csv", "bigwarp", "sofima", "render"]
 
 
@@ -17,7 +21,7 @@ def export_stack(
     *,
     to: Annotated[Kind, Parameter(name="--to")],
     overwrite: bool = False,
-) -> None:
+) -> int:
     """Write an aligned stack, or its transforms, for another program.
 
     zarr: OME-Zarr with one shard for each section and level. precomputed: a volume of Neuroglancer (needs
@@ -42,4 +46,10 @@ def export_stack(
     """
     from napari_stnreg.stacks.aligned_stack import AlignedStack
 
-    print(AlignedStack(alignment).export(output, to, overwrite=overwrite))
+    steps = AlignedStack(alignment).export_steps(output, to, overwrite=overwrite)
+    with Interrupt("Stopping. What is written is not complete. Press Ctrl+C again to abort.") as interrupt:
+        found = run_with_progress(steps, interrupt, "export-stack")
+    if interrupt.requested:
+        return ExitCode.INTERRUPTED
+    print(found)
+    return ExitCode.SUCCESS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -162,6 +162,7 @@ class AlignmentPipeline:
             changed = [name for name in self.work.names(tasks.QUALITY) if (free | stale) & set(tasks.pair_of(name))]
             self.work.forget(tasks.QUALITY, changed)
             self.work.forget(tasks.BRIDGED_QUALITY)
+            self.work.forget(f"{tasks.EXCHANGED} quality")
             self.work.forget(RENDERED, free | stale)
             self.work.begin_range(identity, stale)
         update_attributes(self.path, finished=False)
@@ -234,7 +235,7 @@ class AlignmentPipeline:
             kept = [z for z in good if z not in repeats]
             facts = yield from self._compare(fine_pairs(kept, settings), transforms, settings)
             scores = {p: self.work.get(tasks.COMPARED, tasks.pair_name(p))[0]["level_scores"] for p in facts}
-            swapped = find_swapped(kept, scores, QUALITY_PARAMETERS.swap_margin)
+            swapped = yield from self._find_swapped(kept, scores, transforms, "order")
             order, moved = list(range(self.count)), {z for pair in swapped for z in pair}
             for a, b in swapped:
                 order[a], order[b] = b, a
@@ -432,8 +433,8 @@ class AlignmentPipeline:
 
         A single section that fits neither neighbor is placed between them.
         """
-        good, done, everything = usable(faults), self._completed + self._fractions["quality"], matches
-        neighbors = neighbor_pairs(good)
+        good, done = usable(faults), self._completed + self._fractions["quality"]
+        neighbors, everything, as_matched = neighbor_pairs(good), matches, transforms
         before, after = yield from self._measure(tasks.QUALITY, transforms, good)
         chance = yield from self._measure_chance(transforms, neighbors)
         judged = judge_gaps(after, chance)
@@ -456,6 +457,8 @@ class AlignmentPipeline:
                 transforms = lay_as_recorded(transforms, segments)
                 placed = {z for segment in segments for z in segment}
                 transforms = place_between(transforms, set(range(self.count)) - placed)
+        scores = {pair: everything[pair].level_scores for pair in everything}
+        swapped = yield from self._find_swapped(good, scores, as_matched, "quality", chance)
         self._completed = done
         transforms = [
             transforms[self._repeats[z]] if faults[z].startswith(REPEATED) and z not in (fixed or {}) else one
@@ -485,7 +488,16 @@ class AlignmentPipeline:
         warnings = (
             describe_breaks(segments, after),
             self._describe_order(),
-            describe_faults(transforms, good, inverted, before, everything, self.settings.motion, coarse),
+            describe_faults(
+                transforms,
+                good,
+                inverted,
+                before,
+                swapped,
+                self.settings.motion,
+                coarse,
+                deformed=self.settings.deform,
+            ),
             self.requested.source.warning,  # a reordered view has no notes of its own
             self.slopes.warning(self.settings.trend),
         )
@@ -508,7 +520,7 @@ class AlignmentPipeline:
         return before, after
 
     def _measure_chance(
-        self, transforms: list[SectionTransform], pairs: list[Pair]
+        self, transforms: list[SectionTransform], pairs: list[Pair], stage: str = "quality"
     ) -> Generator[StackProgress, str | None, list[float]]:
         """Correlations of some sections with shifted copies of their neighbors."""
         if not pairs:
@@ -516,19 +528,51 @@ class AlignmentPipeline:
         count = min(len(pairs), QUALITY_PARAMETERS.chance_samples)
         directions = min(-(-QUALITY_PARAMETERS.chance_samples // count), len(CHANCE_DIRECTIONS))
         chosen = [pairs[k] for k in np.unique(np.linspace(0, len(pairs) - 1, count).round().astype(int))]
-        missing = [pair for pair in chosen if not self.work.has(tasks.CHANCE, tasks.pair_name(pair))]
+        return (
+            yield from self._measure_matches(f"{tasks.CHANCE} {stage}", transforms, chosen, stage, range(directions))
+        )
+
+    def _measure_matches(
+        self,
+        kind: str,
+        transforms: list[SectionTransform],
+        pairs: list[Pair],
+        stage: str,
+        directions: Sequence[int | None] = (None,),
+    ) -> Generator[StackProgress, str | None, list[float]]:
+        """Correlations of pairs at their own match, or of copies shifted in some directions."""
+        missing = [pair for pair in pairs if not self.work.has(kind, tasks.pair_name(pair))]
         yield from self._stage(
-            "quality", "measuring chance", len(chosen),
+            stage, "measuring chance", len(pairs),
             [
-                (
-                    b, tasks.measure_chance,
-                    (self.work, (a, b), (transforms[a], transforms[b]), self.settings, directions),
-                )
+                (b, tasks.measure_match, (self.work, kind, (a, b), (transforms[a], transforms[b]), self.settings,
+                                          tuple(directions)))
                 for a, b in missing
             ],
         )  # fmt: skip
-        found = [self.work.facts(tasks.CHANCE, tasks.pair_name(pair))["correlations"] for pair in chosen]
+        found = [self.work.facts(kind, tasks.pair_name(pair))["correlations"] for pair in pairs]
         return [value for values in found for value in values]
+
+    def _find_swapped(
+        self,
+        sections: list[int],
+        scores: Mapping[Pair, Any],
+        transforms: list[SectionTransform],
+        stage: str,
+        chance: list[float] | None = None,
+    ) -> Generator[StackProgress, str | None, list[Pair]]:
+        """Find swapped neighbors whose matches in the exchanged order are above chance: others fit nothing."""
+        found, places, completed = [], {z: k for k, z in enumerate(sections)}, self._completed
+        candidates = find_swapped(sections, scores, QUALITY_PARAMETERS.swap_margin)
+        if candidates and chance is None:
+            chance = yield from self._measure_chance(transforms, neighbor_pairs(sections), stage)
+        for a, b in candidates:
+            far = [(sections[places[a] - 1], b), (a, sections[places[b] + 1])]
+            fits = yield from self._measure_matches(f"{tasks.EXCHANGED} {stage}", transforms, far, stage)
+            if min(fits) > chance_limit(chance or ()):
+                found.append((a, b))
+        self._completed = completed
+        return found
 
     def _render(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from napari_stnreg.stacks.output.ome_zarr import SectionWriter
 from napari_stnreg.stacks.output.render import render_bands
 from napari_stnreg.stacks.preprocessing.artifact_continuity import confirm_artifacts
 from napari_stnreg.stacks.preprocessing.features import Extractor, PreparedSection, prepare
-from napari_stnreg.stacks.quality.sections import correlate_pair, correlate_shifted_copy
+from napari_stnreg.stacks.quality.sections import correlate_match, correlate_pair
 from napari_stnreg.stacks.runtime.checkpoint import RENDERED, WorkFolder
 from napari_stnreg.stacks.section_transform import SectionTransform
 from napari_stnreg.stacks.settings import StackSettings
@@ -27,7 +27,7 @@ from napari_stnreg.stacks.sources.base import SectionError, StackSource
 
 PREPARED, COARSE, TRANSFORMS, QUALITY = "prepared", "coarse", "transforms", "quality"
 CHANCE, BRIDGED_QUALITY, CONFIRMED = "chance", "quality bridged", "artifacts confirmed"
-COMPARED, ORDER = "order compared", "order"
+COMPARED, ORDER, EXCHANGED = "order compared", "order", "exchanged"
 """Kinds of results in the work folder."""
 
 
@@ -222,17 +222,21 @@ def compare_order(
     work.put(COMPARED, pair_name(pair), {"level_scores": found.level_scores}, same=same)
 
 
-def measure_chance(
+def measure_match(
     work: WorkFolder,
+    kind: str,
     pair: Pair,
     transforms: tuple[SectionTransform, SectionTransform],
     settings: StackSettings,
-    directions: int = 1,
+    directions: Sequence[int | None] = (None,),
 ) -> None:
-    """Measure how well a section matches copies of its neighbor that are shifted in some directions, and store it."""
+    """Measure how well two sections match, or how well copies match that are shifted in some directions.
+
+    The correlations are stored under ``kind``.
+    """
     a, b = (load_prepared(work, z) for z in pair)
-    found = [correlate_shifted_copy(a, b, *transforms, settings, k) for k in range(directions)]
-    work.put(CHANCE, pair_name(pair), correlations=found)
+    found = [correlate_match(a, b, *transforms, settings, k) for k in directions]
+    work.put(kind, pair_name(pair), correlations=found)
 
 
 def measure_pair(

@@ -17,6 +17,7 @@ from napari_stnreg.widgets.align_stack.form import AlignForm
 from napari_stnreg.widgets.align_stack.layers import pixels_at, pixels_of, raw_data
 from napari_stnreg.widgets.align_stack.live_cuts import LiveCuts
 from napari_stnreg.widgets.align_stack.quality_view import QualityView
+from napari_stnreg.widgets.align_stack.remote_form import RemoteForm
 from napari_stnreg.widgets.align_stack.session import StackWork
 from napari_stnreg.widgets.common.forms import button, button_row, collapsible, emphasize, separator
 from napari_stnreg.widgets.common.task_panel import TaskPanel
@@ -39,8 +40,8 @@ class AlignStackPanel(TaskPanel):
     Notes
     -----
     It can be driven from code: :meth:`start`, :meth:`stop`, :meth:`flicker`, :meth:`exclude_section`,
-    :meth:`align_range`, :meth:`save_to`, :attr:`result`, :attr:`running`. Each stack keeps its own result, excluded
-    sections and landmarks; choosing another stack shows what is known of that one.
+    :meth:`align_range`, :meth:`save_to`, :meth:`open_url`, :meth:`write_url`, :attr:`result`, :attr:`running`. Each
+    stack keeps its own result, excluded sections and landmarks; choosing another stack shows what is known of that one.
     """
 
     title = "Align section stack"
@@ -64,6 +65,12 @@ class AlignStackPanel(TaskPanel):
         self.corrections_section = collapsible(
             "Manual corrections", self.corrections, "Exclude sections, add landmarks, realign a range."
         )
+        self.remote = RemoteForm()
+        self.remote_section = collapsible(
+            "Zarr store at a URL",
+            self.remote,
+            "Open a stack in object storage or on a server, or write there.",
+        )
         self._make_buttons()
         self.form.addWidget(self.inputs)
         self.form.addLayout(self._start_row)
@@ -72,6 +79,7 @@ class AlignStackPanel(TaskPanel):
         self.form.addLayout(self._look_row)
         self.form.addWidget(self.reslice_button)
         self.form.addWidget(self.corrections_section)
+        self.form.addWidget(self.remote_section)
         self.form.addStretch(1)
         self._to_findings = QTimer(self)
         self._to_findings.setSingleShot(True)
@@ -112,6 +120,8 @@ class AlignStackPanel(TaskPanel):
         self.corrections.excluding.connect(self._on_exclude)
         self.corrections.marking.connect(self.add_landmarks)
         self.corrections.again.connect(self._on_again)
+        self.remote.opening.connect(self.open_url)
+        self.remote.writing.connect(self.write_url)
         self._to_findings.timeout.connect(self._scroll_to_findings)
         self.run_shortcut(self.start)
         self.claim_before_after(self.flicker)
@@ -387,6 +397,30 @@ class AlignStackPanel(TaskPanel):
     def _on_saved(self, path: Path) -> None:
         self.show_status(f"Saved as {path.name}.")
 
+    # -- Zarr stores at a URL
+
+    def open_url(self, url: str) -> bool:
+        """Show the stack of a Zarr store at a URL as a layer, and choose it."""
+        return self.begin(tasks.open_url, url, done=self._on_opened)
+
+    def _on_opened(self, found: tuple[Any, dict[str, Any]] | None) -> None:
+        if found is None:
+            self.show_status("Canceled.")
+            return
+        levels, keywords = found
+        several = len(levels) > 1
+        layer = self._viewer.add_image(levels if several else levels[0], multiscale=several, **keywords)
+        self.refresh()
+        self.inputs.stack.set_current(layer)
+        self.show_status(f"Opened {keywords['name']}. Press Align.")
+
+    def write_url(self, url: str) -> bool:
+        """Write the aligned stack with its displacement to a Zarr store at a URL."""
+        return self.result is not None and self.begin(tasks.write_url, self.result.path, url, done=self._on_written)
+
+    def _on_written(self, url: str | None) -> None:
+        self.show_status("Stopped. The store is not complete." if url is None else f"Written to {url}.")
+
     # -- the viewer around it
 
     def viewer_events(self) -> list[tuple[Any, Any]]:
@@ -416,6 +450,7 @@ class AlignStackPanel(TaskPanel):
             part.setEnabled(work is not None and work.has(work.raw))
         self.flicker_button.setEnabled(work is not None and work.has(work.aligned))
         can_realign = idle and there and work is not None and not work.reopened
+        self.remote.allow(idle=idle, result=there)
         self.corrections.allow(stack=idle and work is not None and work.has(work.raw), result=can_realign)
         self._on_section()
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from napari_stnreg.core.errors import InputError
+from napari_stnreg.io.formats import is_url
 from napari_stnreg.widgets.common.task_runner import TaskControl, TaskProgress, relay_progress
 
 MAX_ROWS = 400
@@ -118,3 +120,58 @@ def save(path: Path, target: Path, result: Any, control: TaskControl) -> Generat
         return None
     result.write_report(saved)
     return saved
+
+
+def open_url(url: str, control: TaskControl) -> Generator[TaskProgress, None, tuple[list[Any], dict[str, Any]]]:
+    """Open a Zarr store at a URL; return the levels ``(z, y, x)`` of its image and the keywords of a layer.
+
+    Raises
+    ------
+    InputError
+        If it is no URL, or the store holds no stack.
+    """
+    import dask.array
+
+    from napari_stnreg.io.ome_zarr import read_multiscale
+    from napari_stnreg.stacks.sources.zarr import open_zarr
+
+    yield TaskProgress(0.0, "Opening …")
+    if not is_url(url):
+        raise InputError(f"'{url}' is not a URL. Give one such as s3://bucket/stack.zarr.")
+    image, finest = read_multiscale(url), open_zarr(url)
+    spatial = [name for name in finest.index if isinstance(name, str)]
+    levels = []
+    for level in range(len(image.resolutions)):
+        array = dask.array.from_zarr(image.array(level))
+        array = array[tuple(slice(None) if isinstance(name, str) else name for name in finest.index)]
+        levels.append(array.transpose([spatial.index(name) for name in "zyx"]))
+    yield TaskProgress(0.5, "Reading the brightness …")
+    middle = levels[-1][levels[-1].shape[0] // 2].compute(scheduler="synchronous")
+    low, high = float(middle.min()), float(middle.max())
+    keywords = {
+        "name": finest.name, "scale": finest.spacing, "translate": finest.origin, "units": (finest.unit,) * 3,
+        "axis_labels": ("z", "y", "x"), "contrast_limits": (low, high if high > low else low + 1),
+        "metadata": {"path": url},
+    }  # fmt: skip
+    return levels, keywords
+
+
+def write_url(path: Path, url: str, control: TaskControl) -> Generator[TaskProgress, None, str | None]:
+    """Write an alignment to a Zarr store at a URL; return the URL, or nothing if it was stopped.
+
+    Raises
+    ------
+    InputError
+        If it is no URL, or the store cannot be written or exists.
+    """
+    from napari_stnreg.stacks.aligned_stack import AlignedStack
+
+    if not is_url(url):
+        raise InputError(f"'{url}' is not a URL. Give one such as s3://bucket/aligned.zarr.")
+    steps = AlignedStack(path).export_steps(url.rstrip("/"), "zarr")
+
+    def progress(now: Any) -> TaskProgress:
+        return TaskProgress(now.fraction, f"Writing {now.done} of {now.total} sections of all levels …")
+
+    yield from relay_progress(steps, control, progress)
+    return None if control.cancel.is_set() or control.stop.is_set() else url

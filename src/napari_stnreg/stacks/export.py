@@ -9,10 +9,11 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.request import url2pathname
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from napari_stnreg.core.units import conversion_factor
 from napari_stnreg.io.formats import is_url
 from napari_stnreg.io.points import write_landmark_pairs
 from napari_stnreg.stacks.output.ome_zarr import is_aligned_stack
+from napari_stnreg.stacks.runtime.progress import StackProgress
 from napari_stnreg.stacks.section_transform import fit_affine_matrix
 
 if TYPE_CHECKING:
@@ -40,10 +42,15 @@ _PROVENANCE = "provenance"
 """File of a precomputed volume that records how it was made."""
 
 
-def write_zarr(aligned: AlignedStack, target: str, *, overwrite: bool = False) -> str:
+Steps = Generator[StackProgress, str | None, str]
+"""Progress of an export after every section of every array; ``send("stop")`` ends it, and returns the target."""
+
+
+def write_zarr(aligned: AlignedStack, target: str, *, overwrite: bool = False) -> Steps:
     """Copy image and displacement as OME-Zarr 0.5 with one shard for each section and level, to a folder or a URL.
 
-    A URL is opened by fsspec, such as ``s3://bucket/stack.zarr`` or ``memory://stack.zarr``.
+    A URL is opened by fsspec, such as ``s3://bucket/stack.zarr`` or ``memory://stack.zarr``. The copy is marked as
+    unfinished until all sections are written.
 
     Raises
     ------
@@ -53,23 +60,39 @@ def write_zarr(aligned: AlignedStack, target: str, *, overwrite: bool = False) -
     import zarr
 
     where = target if is_url(target) else str(_new_folder(aligned, target, is_aligned_stack, overwrite=overwrite))
+    attributes = _attributes(aligned)
+    note = attributes["stnreg"]
+    arrays = [*((str(one.basename), one) for one in aligned.levels), ("displacement", aligned.nodes)]
     with _writing(target):
-        group = zarr.create_group(where, zarr_format=3, overwrite=overwrite, attributes=_attributes(aligned))
-        for name, source in [*((str(one.basename), one) for one in aligned.levels), ("displacement", aligned.nodes)]:
-            chunks = source.chunks
-            shards = tuple(-(-n // c) * c for n, c in zip(source.shape[1:], chunks[1:], strict=True))
-            while np.prod(shards) * source.dtype.itemsize > SHARD_BYTES and shards[-2] > chunks[-2]:
-                shards = (*shards[:-2], -(-shards[-2] // 2 // chunks[-2]) * chunks[-2], shards[-1])
+        group = zarr.create_group(
+            where, zarr_format=3, overwrite=overwrite, attributes={**attributes, "stnreg": {**note, "finished": False}}
+        )
+    for k, (name, source) in enumerate(arrays):
+        chunks = source.chunks
+        shards = tuple(-(-n // c) * c for n, c in zip(source.shape[1:], chunks[1:], strict=True))
+        while np.prod(shards) * source.dtype.itemsize > SHARD_BYTES and shards[-2] > chunks[-2]:
+            shards = (*shards[:-2], -(-shards[-2] // 2 // chunks[-2]) * chunks[-2], shards[-1])
+        with _writing(target):
             made = group.create_array(
                 name, shape=source.shape, chunks=chunks, shards=(1, *shards), dtype=source.dtype,
                 fill_value=source.fill_value, dimension_names=source.metadata.dimension_names,
                 attributes=dict(source.attrs),
             )  # fmt: skip
-            for z in range(source.shape[0]):
+        for z in range(source.shape[0]):
+            with _writing(target):
                 for top in range(0, source.shape[-2], shards[-2]):
                     rows = slice(top, min(top + shards[-2], source.shape[-2]))
                     made[z, ..., rows, :] = source[z, ..., rows, :]
+            if (yield _progress(aligned, k, len(arrays), z)) == "stop":
+                return target
+    with _writing(target):
+        group.attrs["stnreg"] = note
     return target
+
+
+def _progress(aligned: AlignedStack, array: int, arrays: int, z: int) -> StackProgress:
+    done, total = array * aligned.n_sections + z + 1, arrays * aligned.n_sections
+    return StackProgress("export", done, total, done / total, "writing sections", z)
 
 
 @contextmanager
@@ -86,7 +109,7 @@ def _attributes(aligned: AlignedStack) -> dict[str, Any]:
     return found
 
 
-def write_precomputed(aligned: AlignedStack, target: str, *, overwrite: bool = False) -> str:
+def write_precomputed(aligned: AlignedStack, target: str, *, overwrite: bool = False) -> Steps:
     """Write the image with its pyramid as a precomputed volume of Neuroglancer, to a folder or a URL of tensorstore.
 
     Raises
@@ -106,25 +129,28 @@ def write_precomputed(aligned: AlignedStack, target: str, *, overwrite: bool = F
         path = _new_folder(aligned, target, _is_our_volume, overwrite=overwrite)
         write_json(path / _PROVENANCE, {"processing": [f"napari-stnreg {__version__}"], "sources": [aligned.path.name]})
         base = f"file://{path}/"
-    with _writing(target):
-        for array, dataset in zip(aligned.levels, ome["datasets"], strict=True):
-            changes = {one["type"]: one[one["type"]] for one in dataset["coordinateTransformations"]}
-            scale, shift = changes["scale"], changes.get("translation", [0.0, 0.0, 0.0])
-            z, y, x = array.shape
-            spec = {
-                "driver": "neuroglancer_precomputed", "kvstore": base,
-                "multiscale_metadata": {"type": "image", "data_type": array.dtype.name, "num_channels": 1},
-                "scale_metadata": {
-                    "resolution": [nm * float(n) for n in scale[::-1]], "size": [x, y, z], "encoding": "raw",
-                    "voxel_offset": [round(o / s) for o, s in zip(shift[::-1], scale[::-1], strict=True)],
-                    "chunk_size": [min(PRECOMPUTED_CHUNK, x), min(PRECOMPUTED_CHUNK, y), 1],
-                },
-            }  # fmt: skip
+    for k, (array, dataset) in enumerate(zip(aligned.levels, ome["datasets"], strict=True)):
+        changes = {one["type"]: one[one["type"]] for one in dataset["coordinateTransformations"]}
+        scale, shift = changes["scale"], changes.get("translation", [0.0, 0.0, 0.0])
+        z, y, x = array.shape
+        spec = {
+            "driver": "neuroglancer_precomputed", "kvstore": base,
+            "multiscale_metadata": {"type": "image", "data_type": array.dtype.name, "num_channels": 1},
+            "scale_metadata": {
+                "resolution": [nm * float(n) for n in scale[::-1]], "size": [x, y, z], "encoding": "raw",
+                "voxel_offset": [round(o / s) for o, s in zip(shift[::-1], scale[::-1], strict=True)],
+                "chunk_size": [min(PRECOMPUTED_CHUNK, x), min(PRECOMPUTED_CHUNK, y), 1],
+            },
+        }  # fmt: skip
+        with _writing(target):
             store = tensorstore.open(spec, create=True, open=False).result()
-            origin = store.domain.origin
-            for k in range(z):
-                section = np.asarray(array[k]).T[..., None, None]
-                store[:, :, origin[2] + k : origin[2] + k + 1, :].write(section).result()
+        origin = store.domain.origin
+        for section in range(z):
+            with _writing(target):
+                data = np.asarray(array[section]).T[..., None, None]
+                store[:, :, origin[2] + section : origin[2] + section + 1, :].write(data).result()
+            if (yield _progress(aligned, k, len(aligned.levels), section)) == "stop":
+                return target
     return target
 
 
@@ -221,13 +247,15 @@ TRANSFORM_WRITERS: dict[str, tuple[tuple[str, ...], Callable[[AlignedStack, Path
 """Suffixes of the files, that of the target first, and writer of each format of transforms; none is a folder."""
 
 
-def export_stack(aligned: AlignedStack, target: str | os.PathLike[str], kind: str, *, overwrite: bool = False) -> str:
-    """Write an aligned stack, or its transforms, for another program; see :meth:`AlignedStack.export`."""
+def export_steps(aligned: AlignedStack, target: str | os.PathLike[str], kind: str, *, overwrite: bool = False) -> Steps:
+    """Write an aligned stack, or its transforms, for another program; see :meth:`AlignedStack.export_steps`."""
     name = os.fspath(target)
+    if name.startswith("file://"):
+        name = url2pathname(name.removeprefix("file://"))
     if kind == "zarr":
-        return write_zarr(aligned, name, overwrite=overwrite)
+        return (yield from write_zarr(aligned, name, overwrite=overwrite))
     if kind == "precomputed":
-        return write_precomputed(aligned, name, overwrite=overwrite)
+        return (yield from write_precomputed(aligned, name, overwrite=overwrite))
     if kind not in TRANSFORM_WRITERS:
         known = ", ".join(["zarr", "precomputed", *TRANSFORM_WRITERS])
         raise InputError(f"There is no export '{kind}'. Choose one of {known}.")
