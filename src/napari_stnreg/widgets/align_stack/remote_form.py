@@ -26,7 +26,7 @@ class RemoteForm(QWidget):
         self.url.setPlaceholderText("s3://bucket/stack.zarr")
         self.url.setToolTip("A Zarr store: s3://, gs://, https:// or any other URL that fsspec opens.")
         self.url.setAccessibleName("URL of a Zarr store")
-        self.open_button = button("Open stack", "Show the stack at the URL as a layer; it is read section by section.")
+        self.open_button = button("Open stack", "Show the stack at the URL as a layer that is read section by section.")
         self.write_button = button("Write result", "Write the aligned stack to the URL, one object for each section.")
         rows = FormLayout()
         rows.add("URL", self.url)
