@@ -12,6 +12,22 @@ import numpy.typing as npt
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import CoordinateSystem, Grid
 from napari_stnreg.core.intensity import luminance
+from napari_stnreg.core.progress import check_stop
+
+SLAB_VOXELS = 2**24
+"""Voxels that are converted between two looks for a stop."""
+
+
+def _as_float32(data: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Copy to single precision, slab by slab, so that a stop need not wait for a large volume."""
+    if data.size <= SLAB_VOXELS:
+        return data.astype(np.float32)
+    out = np.empty(data.shape, np.float32)
+    step = max(SLAB_VOXELS * len(data) // data.size, 1)
+    for start in range(0, len(data), step):
+        check_stop()
+        out[start : start + step] = data[start : start + step]
+    return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,11 +160,11 @@ class Image:
         if np.iscomplexobj(data):
             raise InputError(f"'{self.name}' contains complex numbers. Register its magnitude instead.")
         if not self.has_channel_axis:
-            return data.astype(np.float32)
+            return _as_float32(data)
         if channel is not None:
             if not 0 <= channel < self.channels:
                 raise InputError(f"'{self.name}' has {self.channels} channels. Channel {channel} does not exist.")
-            return data[..., channel].astype(np.float32)
+            return _as_float32(data[..., channel])
         if self.rgb and self.channels >= 3:
             return np.asarray(luminance(data), dtype=np.float32)
         return np.asarray(data.mean(axis=-1), dtype=np.float32)

@@ -305,6 +305,7 @@ def _smooth(x: Tensor, sigmas: Sequence[float], edge: Edge, truncate: float, *, 
         for k in range(1, min(len(kernel), size)):
             check_stop()
             out.narrow(axis, k, size - k).add_(x.narrow(axis, 0, size - k), alpha=kernel[k])
+            check_stop()
             out.narrow(axis, 0, size - k).add_(x.narrow(axis, k, size - k), alpha=kernel[k])
         if edge == "nearest":
             _add_edges(out, x, axis, kernel, adjoint=adjoint)
