@@ -60,7 +60,7 @@ def _world_of(path: Path) -> _World:
         system, unit = "scanner", unit if system == "scanner" else "mm"
     elif system == "world":
         announce(f"'{path.name}' does not state its coordinates. They are taken for x, y, z in {unit}, without a flip.")
-    return _World(Grid.from_spacing((1.0, 1.0, 1.0), unit=unit), system)
+    return _World(Grid.from_spacing((1, 1, 1), unit=unit), system)
 
 
 def _shown_volume() -> Image | Labels | None:

@@ -26,6 +26,9 @@ from napari_stnreg.widgets.common.result_layers import insert_unselected, update
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
+_TURN_MS = 10
+"""Time between two layers, in which Qt draws the last one and takes the user's input."""
+
 
 class RunLayers(QObject):
     """Add and remove the layers of runs, one per turn of the event loop.
@@ -56,7 +59,7 @@ class RunLayers(QObject):
         self._recent: WeakSet[Layer] = WeakSet()
         self._watching = self._removing = False
         self._timer = QTimer(self)
-        self._timer.setInterval(1)
+        self._timer.setInterval(_TURN_MS)
         self._timer.timeout.connect(self._run_next)
 
     @property
