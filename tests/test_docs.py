@@ -8,11 +8,21 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if "decisions" not in page.parts]
-RUN = ("README.md", "index.md", "two-layers.md", "doubtful.md", "stains.md", "networks.md", "own-networks.md")
+RUN = (
+    "README.md",
+    "index.md",
+    "two-layers.md",
+    "doubtful.md",
+    "stains.md",
+    "landmarks.md",
+    "networks.md",
+    "own-networks.md",
+)
 """Pages whose Python is executed, in one namespace for each page."""
 
 
@@ -103,3 +113,20 @@ def test_every_network_is_drawn(tmp_path, monkeypatch):
     for name in NETWORKS:
         assert f"network_{name}.svg" in page, f"the page on networks has no drawing of '{name}'"
         assert (ROOT / "docs" / "images" / f"network_{name}.svg").exists()
+
+
+def test_menu_entries_exist():
+    manifest = yaml.safe_load((ROOT / "src" / "napari_stnreg" / "napari.yaml").read_text(encoding="utf-8"))
+    contributions = manifest["contributions"]
+    samples = {one["display_name"] for one in contributions["sample_data"]}
+    panels = {one["display_name"] for one in contributions["widgets"]}
+    entries = [
+        (page.name, menu, entry)
+        for page in [*PAGES, ROOT / ".napari-hub" / "DESCRIPTION.md"]
+        for menu, entry in re.findall(
+            r"\*\*(File > Open Sample > STN registration|Layers > \w+) > ([^*]+)\*\*", page.read_text(encoding="utf-8")
+        )
+    ]
+    assert len(entries) > 15
+    wrong = [one for one in entries if one[2] not in (samples if one[1].startswith("File") else panels)]
+    assert not wrong, wrong
