@@ -125,3 +125,13 @@ def test_the_3d_display_has_no_handles_to_drag(viewer, qtbot):
     assert "numbers" in shown[0]
     viewer.dims.ndisplay = 2
     assert panel.hint.text().startswith("Drag")
+
+
+@pytest.mark.parametrize("name", ["place", "landmarks"])
+def test_a_message_about_missing_images_goes_when_they_are_opened(viewer, qtbot, name):
+    panel = open_from_menu(viewer, name)
+    panel.place()
+    assert "no two images" in panel.status.text()
+    for layer in ("fixed", "moving"):
+        viewer.add_image(np.zeros((8, 9), np.float32), name=layer)
+    qtbot.waitUntil(lambda: panel.status.text().startswith("Choose"), timeout=5000)

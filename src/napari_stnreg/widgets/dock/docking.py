@@ -74,7 +74,7 @@ def arrange(panel: QWidget, title: str, is_panel: Callable[[QWidget | None], boo
 def show_titles(bar: QTabBar) -> None:
     """Keep the titles of many tabs readable: scroll instead of shrinking them, and show each in a tooltip."""
     bar.setUsesScrollButtons(True)
-    bar.setElideMode(Qt.TextElideMode.ElideRight)
+    bar.setElideMode(Qt.TextElideMode.ElideMiddle)  # the ends of the titles differ
     bar.setStyleSheet(f"QTabBar::tab {{ min-width: {_MIN_TAB_PX}px; }}")
     for index in range(bar.count()):
         bar.setTabToolTip(index, bar.tabText(index))

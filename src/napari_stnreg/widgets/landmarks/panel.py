@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from napari_stnreg.landmarks.fit import LandmarkFit
     from napari_stnreg.widgets.register.run import RegistrationRun
 
+_READY = "Choose two images and press Place landmarks."
 _EXACT_MS = 250
 """The originals are sampled when no point was moved for this long."""
 
@@ -81,7 +82,7 @@ class LandmarksPanel(TaskPanel):
     )
 
     def __init__(self, napari_viewer: Viewer) -> None:
-        super().__init__(napari_viewer, "Choose two images and press Place landmarks.")
+        super().__init__(napari_viewer, _READY)
         self.landmarks = LandmarkForm(self._viewer)
         self.verdict = VerdictLine()
         self.form.addWidget(self.landmarks, 1)
@@ -153,7 +154,8 @@ class LandmarksPanel(TaskPanel):
 
     def refresh(self) -> None:
         """Update the panel from the viewer's layers."""
-        self.landmarks.images.refresh(prefill=self.scene is None)
+        if self.landmarks.images.refresh(prefill=self.scene is None):
+            self.status.setText(_READY)
         self.show_state()
 
     @property

@@ -29,6 +29,7 @@ _RECORD_MS = 150
 _MARGIN = 0.3
 """Space around the images, so that the handles are inside the canvas."""
 _AXES = ("z", "y", "x")
+_READY = "Choose the moving image and press Place by hand."
 _HANDLES = (
     "Drag the image to move it, its corners to scale it (Shift: all axes equally), and the handle above it to rotate "
     "it. "
@@ -60,7 +61,7 @@ class PlacementPanel(TaskPanel):
     )
 
     def __init__(self, napari_viewer: Viewer) -> None:
-        super().__init__(napari_viewer, "Choose the moving image and press Place by hand.")
+        super().__init__(napari_viewer, _READY)
         self.copy: Layer | None = None
         self._source: Layer | None = None
         self._grid: Grid | None = None
@@ -146,7 +147,8 @@ class PlacementPanel(TaskPanel):
 
     def refresh(self) -> None:
         """Update the panel from the viewer's layers."""
-        self._images.refresh(prefill=self.copy is None)
+        if self._images.refresh(prefill=self.copy is None):
+            self.status.setText(_READY)
         self.show_state()
 
     @property

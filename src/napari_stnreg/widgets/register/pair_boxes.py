@@ -61,8 +61,14 @@ class PairBoxes(QObject):
         """Whether there are two images."""
         return self._fixed_box.count() > 1
 
-    def refresh(self, *, prefill: bool) -> None:
-        """Update the boxes from the viewer's layers, and choose a pair once there are two images if ``prefill``."""
+    def refresh(self, *, prefill: bool) -> bool:
+        """Update the boxes from the viewer's layers, and choose a pair once there are two images if ``prefill``.
+
+        Returns
+        -------
+        bool
+            Whether there are two images now and were not before, so that a message about it no longer holds.
+        """
         before, could_choose = (self.fixed, self.moving), self.can_choose
         images = input_images(self._viewer)
         fixed, moving = before
@@ -73,6 +79,7 @@ class PairBoxes(QObject):
             box.set_items([(one.name, one) for one in images], layer)
         if self.fixed is not before[0] or self.moving is not before[1]:
             self.changed.emit()
+        return self.can_choose and not could_choose
 
     def choose(self, fixed: Layer, moving: Layer) -> None:
         """Choose the two layers.

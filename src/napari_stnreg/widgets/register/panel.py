@@ -318,6 +318,7 @@ class RegisterPanel(FitPanel):
 
     def _on_failed(self, error: Exception) -> None:
         self._layers.end_preview()
+        self.motion_plot.hide()  # it may be empty
         super()._on_failed(error)
 
     def _on_canceled(self) -> None:
