@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QTabBar, QWidget
 from napari_stnreg.widgets.common import preferences
 
 _MIN_TAB_PX = 84
-"""Least width of a tab: about twelve letters, of which three fit in a dock of 300 pixels."""
+"""Least width of a tab: about twelve letters. Three tabs fit in a dock of 300 pixels."""
 _MIN_WIDTH_PX, _MAX_WIDTH_PX = 240, 1200
 
 

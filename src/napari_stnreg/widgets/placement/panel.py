@@ -34,7 +34,7 @@ _HANDLES = (
     "Drag the image to move it, its corners to scale it (Shift: all axes equally), and the handle above it to rotate "
     "it. "
 )
-_NUMBERS = "In the 3D display use the numbers and buttons below; the 2D display has handles to drag. "
+_NUMBERS = "In the 3D display use the numbers and buttons below. The 2D display has handles to drag. "
 _COPY = "The layer itself is not changed: a copy of it is placed."
 
 
