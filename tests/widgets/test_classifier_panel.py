@@ -23,7 +23,7 @@ def test_training_shows_both_and_leaves_a_film(panel, viewer, qtbot, tmp_path):
     bar = panel.replay_bar
     assert bar.layer in viewer.layers
     assert len(bar.replay.frames) == len(bar.layer.data) > 3
-    assert set(panel.accuracies) == set(panel.curves.curves()) == {"without", "with a transformer"}
+    assert set(panel.accuracies) == set(panel.curves.curves()) == {"without a transformer", "with a transformer"}
     assert panel.curves.isVisibleTo(panel)
     assert [panel.curves._plot.getAxis(side).labelText for side in ("bottom", "left")] == ["step", "accuracy"]
     bar.slider.setValue(1)
