@@ -105,7 +105,7 @@ def test_stop_returns_the_current_classifiers(digits):
     assert (distorted == distorted[:1]).all(), "the distorted digits stay"
     expected = result.progress[2].transformed[3]
     assert np.corrcoef(passed[2, 6:34, 126:154, 0].ravel(), expected.ravel())[0, 1] > 0.99
-    assert list(film.curves) == ["without", "with a transformer"]
+    assert list(film.curves) == ["without a transformer", "with a transformer"]
 
 
 @pytest.mark.slow
