@@ -68,6 +68,9 @@ def register_series(
     output_format: OutputFormat = "zarr",
     resume: bool = False,
     overwrite: bool = False,
+    fixed_landmarks: npt.ArrayLike | None = None,
+    moving_landmarks: npt.ArrayLike | None = None,
+    start_transform: Transform | None = None,
     progress: Callable[[SeriesProgress], object] | None = None,
     stop: Callable[[], bool] | None = None,
     family: str | None = None,
@@ -110,6 +113,8 @@ def register_series(
         ``"zarr"`` (OME-Zarr) or ``"tiff"`` (OME-TIFF).
     resume, overwrite
         Continue the unfinished run in the folder, or replace it.
+    fixed_landmarks, moving_landmarks, start_transform
+        As for :func:`~napari_stnreg.register`, for every frame.
     progress
         Called with a :class:`~napari_stnreg.SeriesProgress` after every step.
     stop
@@ -156,7 +161,8 @@ def register_series(
     steps = register_series_steps(
         open_series(series, axes=axes, spacing=spacing, unit=unit), settings, reference=reference,
         temporal_smoothing=temporal_smoothing, output=output, output_format=output_format, resume=resume,
-        overwrite=overwrite, **options,
+        overwrite=overwrite, fixed_landmarks=fixed_landmarks, moving_landmarks=moving_landmarks,
+        start_transform=start_transform, **options,
     )  # fmt: skip
     result = run_to_completion(steps, progress, stop)
     for text in result.warnings:

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 
 from napari_stnreg.core.grid import Grid
+from napari_stnreg.core.units import conversion_factor
+from napari_stnreg.registration.settings import RegistrationSettings
+from napari_stnreg.series.settings import SeriesSettings
 from napari_stnreg.widgets.common.layer_io import LayerSource, MaskSource
 from napari_stnreg.widgets.models.session import file_of
 from napari_stnreg.widgets.register.run import RegistrationJob
-from napari_stnreg.widgets.register.series_run import FIXED_IMAGE
+from napari_stnreg.widgets.register.series_run import FIXED_IMAGE, chosen_settings
 
 
 def python_script(job: RegistrationJob) -> str:
@@ -38,45 +41,45 @@ def python_script(job: RegistrationJob) -> str:
     lines += ["", *_image_lines("fixed", job.fixed, str(job.fixed.frame))]
     series = job.every_frame
     lines += _image_lines("moving", job.moving, "frame" if series else str(job.moving.frame), function=series)
-    words = [f"{name}={value!r}" for name, value in _chosen(job).items()]
-    if job.model is not None:
-        words.insert(0, f"model={file_of(job.model, lines)!r}")
+    words: list[str] = []
     for side, points in (("fixed", job.fixed_landmarks), ("moving", job.moving_landmarks)):
         if points is not None:
+            if series and side == "moving":  # a series takes both in the unit of its reference
+                points = points * conversion_factor(job.moving.grid.unit, job.fixed.grid.unit)
             lines.append(f"{side}_landmarks = np.array({np.asarray(points).tolist()})")
             words.append(f"{side}_landmarks={side}_landmarks")
     if job.start is not None:
         layer = job.name.layer("warped")
         lines.append(f"start = transform_from_metadata(viewer.layers[{layer!r}].metadata['stnreg']['start'])")
         words.append("start_transform=start")
-    arguments = ", ".join(["fixed", "moving(frame)" if series else "moving", *words])
     if series:
         lines += ["", *_series_lines(job, words)]
     else:
+        words += [f"{name}={value!r}" for name, value in _chosen(job.settings, job.model is not None).items()]
+        if job.model is not None:
+            words.insert(0, f"model={file_of(job.model, lines)!r}")
+        arguments = ", ".join(["fixed", "moving", *words])
         lines += ["", f"result = sr.register({arguments})", "print(result.scores, result.folding_fraction)"]
         lines.append("warped = result.warped")
     return "\n".join(lines) + "\n"
 
 
-def _series_lines(job: RegistrationJob, words: list[str]) -> list[str]:
-    """Return the call that repeats a run over a time series."""
-    plain = job.model is None and job.fixed_landmarks is None and job.start is None
-    if not plain:  # one by one: only pairs take models, landmarks and starts in a script
-        arguments = ", ".join(["fixed", "moving(frame)", *words])
-        return [
-            f"results = [sr.register({arguments}) for frame in range({job.moving.frames})]",
-            "for result in results:",
-            "    print(result.scores, result.folding_fraction)",
-        ]
+def _series_lines(job: RegistrationJob, points: list[str]) -> list[str]:
+    """Return the call that repeats a run over a time series; ``points`` are its words for landmarks and start."""
     reference = "fixed" if job.reference == FIXED_IMAGE else repr(job.reference)
-    smoothing = f", temporal_smoothing={job.temporal_smoothing!r}" if job.temporal_smoothing else ""
-    values = {"family": job.settings.family, **job.settings.model_dump(exclude_defaults=True)}
-    words = [f"{name}={value!r}" for name, value in values.items()]
+    words = [f"reference={reference}", *points]
+    if job.temporal_smoothing:
+        words.append(f"temporal_smoothing={job.temporal_smoothing!r}")
+    lines: list[str] = []
+    given = chosen_settings(job).model_dump(exclude_unset=True)
+    if job.model is not None:
+        given["model"] = file_of(job.model, lines)
     return [
-        f"settings = sr.RegistrationSettings({', '.join(words)})",
+        *lines,
+        f"settings = sr.RegistrationSettings({', '.join(f'{name}={value!r}' for name, value in given.items())})",
         f"frames = [moving(frame) for frame in range({job.moving.frames})]",
-        f"result = sr.register_series(frames, settings, reference={reference}{smoothing})",
-        "print(result.motion, result.failed)",
+        f"result = sr.register_series(frames, settings, {', '.join(words)})",
+        "print(result.verdict, result.motion, result.failed)",
         "warped = result.warp()",
     ]
 
@@ -84,16 +87,31 @@ def _series_lines(job: RegistrationJob, words: list[str]) -> list[str]:
 def command_line(job: RegistrationJob) -> str:
     """Return a command that repeats a run; comments name what must be saved first."""
     comments: list[str] = []
-    files = [_file(source, comments) for source in (job.fixed, job.moving)]
-    words = ["stnreg", "register", *files, "-o", "result"]
-    if job.model is not None:
-        words += ["--model", file_of(job.model, comments)]
-    for name, value in _chosen(job).items():
-        option = "--" + name.replace("_", "-")
-        if value is True:
-            words.append(option)
-        elif value is not False:
-            words += [option, str(value)]
+    fixed, moving = [_file(source, comments) for source in (job.fixed, job.moving)]
+    annotated = job.fixed_landmarks is not None or job.start is not None or job.fixed.mask or job.moving.mask
+    if job.every_frame and not annotated:
+        words = ["stnreg", "register-series", moving, "-o", "result", "--reference"]
+        if job.reference != FIXED_IMAGE:
+            comments = [comment for comment in comments if moving in comment]
+            words.append(job.reference)
+        elif fixed == moving:
+            words.append(str(job.fixed.frame))
+        else:
+            words.append(fixed)
+            if job.fixed.frames > 1:
+                comments.append(f"# Save frame {job.fixed.frame} of '{job.fixed.name}' as a file of its own first.")
+        if job.temporal_smoothing:
+            words += ["--temporal-smoothing", str(job.temporal_smoothing)]
+        words += _options(job, chosen_settings(job).model_dump(exclude_unset=True), comments)
+        return "\n".join([*comments, shlex.join(words)]) + "\n"
+    words = ["stnreg", "register", fixed, moving, "-o", "result"]
+    settings = job.settings
+    if job.every_frame:
+        # As pairs, frames take landmarks, masks, and a start; their defaults are others than those of a series.
+        settings = RegistrationSettings.parse(**SeriesSettings.of(chosen_settings(job)).model_dump())
+        if job.reference != FIXED_IMAGE or job.temporal_smoothing:
+            comments.append("# This command registers every frame to the fixed image and does not smooth the motion.")
+    words += _options(job, _chosen(settings, job.model is not None), comments)
     for side, source in (("fixed", job.fixed), ("moving", job.moving)):
         if source.mask is not None:
             path = f"{source.mask.name}.nii.gz"
@@ -116,14 +134,25 @@ def command_line(job: RegistrationJob) -> str:
     return "\n".join([*comments, shlex.join(words)]) + "\n"
 
 
-def _chosen(job: RegistrationJob) -> dict[str, Any]:
+def _options(job: RegistrationJob, values: dict[str, Any], comments: list[str]) -> list[str]:
+    words = [] if job.model is None else ["--model", file_of(job.model, comments)]
+    for name, value in values.items():
+        option = "--" + name.replace("_", "-")
+        if value is True:
+            words.append(option)
+        elif value is not False:
+            words += [option, str(value)]
+    return words
+
+
+def _chosen(settings: RegistrationSettings, with_model: bool) -> dict[str, Any]:
     """Return the settings that differ from their defaults, and always the main ones."""
-    values = job.settings.model_dump(exclude_defaults=True)
-    full = job.settings.model_dump()
+    values = settings.model_dump(exclude_defaults=True)
+    full = settings.model_dump()
     names = ["family", "similarity", "preset", "device", "seed"]
-    if job.model is not None:
+    if with_model:
         # What a model brings itself is not repeated.
-        names = ["similarity", "preset", "device", "seed"] if job.settings.refine else ["device", "seed"]
+        names = ["similarity", "preset", "device", "seed"] if settings.refine else ["device", "seed"]
     return {name: full[name] for name in names} | values
 
 
@@ -161,13 +190,15 @@ def _image_lines(variable: str, source: LayerSource, frame: str, *, function: bo
             data = f"np.moveaxis({data}, {rest.index('c')}, -1)"
         image = f"Image({data}, {grid}, name={source.name!r}{', rgb=True' if source.rgb else ''})"
         if function:
-            return [f"grid = {grid}", "", "", "def moving(frame):",
-                    f"    return {image.replace(grid, 'grid')}", "", ""]  # fmt: skip
+            image = image.replace(grid, "grid")
+            if source.mask is not None:
+                image += f".replace(mask={_mask_text(source.mask, 'grid', frame)})"
+            return [f"grid = {grid}", "", "", "def moving(frame):", f"    return {image}", "", ""]
         lines = [f"{variable} = {image}"]
     if source.mask is not None:
-        lines.append(f"{variable} = {variable}.replace(mask={_mask_text(source.mask, variable, frame)})")
+        lines.append(f"{variable} = {variable}.replace(mask={_mask_text(source.mask, f'{variable}.grid', frame)})")
     return lines
 
 
-def _mask_text(mask: MaskSource, variable: str, frame: str) -> str:
-    return f"mask_source(viewer.layers[{mask.name!r}]).on({variable}.grid, {frame})"
+def _mask_text(mask: MaskSource, grid: str, frame: str) -> str:
+    return f"mask_source(viewer.layers[{mask.name!r}]).on({grid}, {frame})"

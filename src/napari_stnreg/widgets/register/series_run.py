@@ -60,6 +60,13 @@ class SeriesOutcome:
     warnings: list[str]
 
 
+def chosen_settings(job: RegistrationJob) -> RegistrationSettings:
+    """Return what was chosen for a series: what is the default of a pair leaves the default of a series."""
+    return RegistrationSettings.parse(
+        **{"family": job.settings.family, **job.settings.model_dump(exclude_defaults=True)}
+    )
+
+
 def run_series(job: RegistrationJob, control: TaskControl) -> Generator[TaskProgress, None, SeriesOutcome | None]:
     """Register every frame of the moving layer; ``None`` if canceled or stopped before the first frame was done."""
     import napari_stnreg as sr
@@ -71,14 +78,12 @@ def run_series(job: RegistrationJob, control: TaskControl) -> Generator[TaskProg
     def load(frame: int) -> Image:
         return job.moving.image(frame).with_unit(fixed.grid.unit)
 
-    # a choice of the form that is the default of a pair leaves the default of a series
-    chosen = {"family": job.settings.family, **job.settings.model_dump(exclude_defaults=True)}
     points = job.moving_landmarks
     if points is not None:  # in the unit of the moving layer
         points = points * conversion_factor(job.moving.grid.unit, fixed.grid.unit)
     steps = sr.register_series_steps(
         Series(load, job.moving.frames, job.moving.name, job.moving.time[0]),
-        RegistrationSettings.parse(**chosen),
+        chosen_settings(job),
         reference=fixed if job.reference == FIXED_IMAGE else job.reference,
         temporal_smoothing=job.temporal_smoothing,
         fixed_landmarks=job.fixed_landmarks,
