@@ -13,6 +13,7 @@ class FakeEngine:
     def __init__(self, steps=30, pause=0.005, shift=3.0, error=None):
         self.steps, self.pause, self.shift, self.error = steps, pause, shift, error
         self.calls, self.closed, self.thread, self.verdict = [], 0, None, "good"
+        self.warnings = []
 
     def truth(self, grid, fraction=1.0):
         import torch
@@ -61,7 +62,7 @@ class FakeEngine:
             judgment = Verdict(self.verdict, 0.9, ("The engine is a fake.",))
             return Result(
                 transform, fixed.grid, warped, scores, 0.0, losses, stop_reason, 1.2, settings, {"napari-stnreg": "0"},
-                judgment=judgment,
+                judgment=judgment, warnings=list(self.warnings),
             )  # fmt: skip
         finally:
             self.closed += 1

@@ -104,6 +104,15 @@ def test_stop_keeps_the_best_so_far(panel, viewer, engine, run, qtbot):
     assert engine.closed == 1
 
 
+def test_a_warning_does_not_hide_that_the_run_was_stopped(panel, engine, run, qtbot):
+    engine.steps, engine.warnings = 10_000, ["12 % of the fixed image is NaN."]
+    panel.start()
+    qtbot.waitUntil(lambda: panel.bar.value() > 0)
+    panel.stop()
+    run(panel)
+    assert panel.status.text() == "Stopped. The best result so far is kept. 12 % of the fixed image is NaN."
+
+
 def test_napari_s_own_cancel_button_stops_too(panel, viewer, engine, run, qtbot):
     engine.steps = 10_000
     panel.start()

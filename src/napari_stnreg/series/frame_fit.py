@@ -97,7 +97,10 @@ class FrameFitter:
             values = self.reference.intensity(settings.fixed_channel)
             inside = values if self.reference.mask is None else values[self.reference.mask]
             if not inside.size or float(inside.max()) <= float(inside.min()):
-                raise InputError(f"'{reference.name}' is constant, so there is nothing to align the frames by.")
+                mixed = reference.channels > 1 and settings.fixed_channel is None
+                what = f"The channels of '{reference.name}' together are" if mixed else f"'{reference.name}' is"
+                advice = " Choose a channel." if mixed else ""
+                raise InputError(f"{what} constant, so there is nothing to align the frames by.{advice}")
             # a deformation alone is not preceded by a linear fit
             family = linear[-1] if linear else "translation"
             with torch.no_grad(), single_thread(reference.grid.size <= SINGLE_THREAD_VOXELS):

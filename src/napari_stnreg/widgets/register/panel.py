@@ -304,12 +304,12 @@ class RegisterPanel(FitPanel):
         self._canvas.show_run(self._layers.last_by_kind(), self._moving_layer, source, channel)
         self.claim_before_after(self.switch)
         self.scroll_to_end()
+        stopped = any(result.stop_reason == "stopped" for result in run.results)
+        begin = "Stopped. The best result so far is kept" if stopped else "Done"
         if run.warnings:
-            self.show_status(" ".join(run.warnings), warn=True)
+            self.show_status(" ".join([f"{begin}."] * (stopped and run.series is None) + run.warnings), warn=True)
         else:
             count = f", {len(run.results)} frames" if run.series is not None else ""
-            stopped = any(result.stop_reason == "stopped" for result in run.results)
-            begin = "Stopped. The best result so far is kept" if stopped else "Done"
             self.status.setText(f"{begin}: {len(run.layers)} layers added{count}.")
 
     def drop_scores(self) -> None:
