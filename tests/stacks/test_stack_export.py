@@ -186,7 +186,7 @@ def test_import_reports_progress_and_refuses_too_little_memory(aligned, tmp_path
     monkeypatch.setattr("napari_stnreg.cli.progress.SECONDS_BETWEEN_LINES", 0.0)
     command = ["import-stack", str(tmp_path / "raw.npy"), str(tmp_path / "maps.csv"), "--from", "affine-csv"]
     assert main([*command, "-o", str(tmp_path / "back.zarr"), "--memory", "20MB"]) == 2
-    assert "MiB are needed" in capfd.readouterr().err
+    assert "iB are needed" in capfd.readouterr().err
     assert not (tmp_path / "back.zarr").exists()
     assert main([*command, "-o", str(tmp_path / "back.zarr"), "--workers", "1"]) == 0
     assert "warping sections 2/3" in capfd.readouterr().err

@@ -71,6 +71,7 @@ def test_score_rows_are_not_cut_in_a_narrow_dock(qtbot):
         judgment=SimpleNamespace(verdict="good", confidence=0.9, reasons=("It fits.",), suggestion=""),
         similarity_choice="Local correlation: a long reason", folding_fraction=0.0, seconds=1.0, inverse={},
         stop_reason="finished", score_stride=2, grid=SimpleNamespace(ndim=2),
+        evidence={},
     )  # fmt: skip
     view = ScoresView()
     qtbot.addWidget(view)
