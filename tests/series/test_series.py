@@ -305,7 +305,7 @@ def test_bad_input_is_a_sentence(rigid):
     with pytest.raises(InputError, match="constant"):
         sr.register_series(np.zeros((3, 32, 32)))
     ramp = np.arange(16.0) * np.ones((2, 16, 1))
-    with pytest.raises(InputError, match="The channels of .* together are constant.* Choose a channel"):
+    with pytest.raises(InputError, match=r"The channels of .* together are constant.* Choose a channel"):
         sr.register_series(np.stack([ramp, 15 - ramp], axis=1), axes="tcyx")
     with pytest.raises(InputError, match="temporal smoothing"):
         sr.register_series(rigid.frames, temporal_smoothing=-1)
