@@ -4,6 +4,7 @@ Run ``python -m benchmark.stacks [--data DIR]``. The sections come from the pack
 from a volume that is continuous by nature (FIB-SEM). Every section is warped by a smooth field of its own and by a
 deformation that accumulates along z, is shifted, turned and given another contrast. How that is scored is in
 :mod:`napari_stnreg.stacks.quality.ground_truth`; an alignment gives a map for each section, canvas to section.
+With ``--stack FILE`` a recorded stack is aligned instead; neighbors are correlated, since its truth is not known.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import napari_stnreg as sr
 from benchmark.stack_peers import PEERS, Map, NotInstalled, align
 from napari_stnreg.datasets.section_deformation import SectionDeformation, SmoothField, Tear
 from napari_stnreg.datasets.serial_sections import SerialSections
-from napari_stnreg.stacks.quality.ground_truth import StackTruth, TruthScores, score_truth
+from napari_stnreg.stacks.quality.ground_truth import StackTruth, TruthScores, correlations, score_truth
 from napari_stnreg.stacks.runtime.checkpoint import work_folder
 from napari_stnreg.stacks.runtime.tasks import TRANSFORMS
 from napari_stnreg.stacks.section_transform import SectionTransform
@@ -39,7 +40,7 @@ class Case:
     """A stack, and where its sections belong."""
 
     name: str
-    truth: StackTruth
+    truth: StackTruth | RecordedStack
     options: dict[str, object] = field(default_factory=dict)  # what a person would ask for, seeing the stack
 
     @property
@@ -145,6 +146,21 @@ def generated_cases(seed: int, shape: tuple[int, int, int] = (20, 512, 512)) -> 
 
 
 @dataclass(frozen=True)
+class RecordedStack:
+    """Sections as a microscope recorded them; where they belong is not known."""
+
+    pictures: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Sections, rows, columns."""
+        return self.pictures.shape
+
+    def __getitem__(self, z: int, /) -> np.ndarray:
+        return self.pictures[z]
+
+
+@dataclass(frozen=True)
 class Found:
     """A program's answer: a map for each section, and what it cost in CPU seconds, nothing if that was not measured."""
 
@@ -201,6 +217,7 @@ def line(name: str, scores: TruthScores, found: Found) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="folder that holds fibsem; the generator alone without it")
+    parser.add_argument("--stack", type=Path, metavar="FILE", help="TIFF of a recorded stack to align instead")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=[], metavar="CASE", help="warped, 'fibsem crack' and so on")
     parser.add_argument("--programs", nargs="*", default=["nothing", "ours"], choices=["nothing", "ours", *PEERS])
@@ -209,6 +226,9 @@ def main() -> None:
     parser.add_argument("options", nargs="*", help="settings as name=value")
     args = parser.parse_args()
     options = dict(text.split("=", 1) for text in args.options)
+    if args.stack:
+        recorded(args.stack, args.programs, args.trends, options)
+        return
     for seed in range(args.seeds):
         for case in chain(generated_cases(seed), fibsem_cases(args.data, seed) if args.data else ()):
             if args.only and case.name not in args.only:
@@ -234,6 +254,19 @@ def runs(case: Case, programs: list[str], trends: list[str], options: dict[str, 
             yield peer, Found(*align(peer, raw, [z for z, section in enumerate(raw) if not section.any()]))
         except NotInstalled as reason:
             print(reason, flush=True)
+
+
+def recorded(path: Path, programs: list[str], trends: list[str], options: dict[str, str]) -> None:
+    """Align a recorded stack and print how neighbors correlate then, which is all that can be known."""
+    import tifffile
+
+    case = Case(path.stem, RecordedStack(np.maximum(tifffile.imread(path), 1)))
+    count = len(case.truth.pictures)
+    for name, found in runs(case, programs, trends, options):
+        values = [one.correlation for one in correlations(case.truth, found.transforms, range(count)).values()]
+        text = f"correlation of neighbors {np.mean(values):.3f}, lowest {np.min(values):.3f}"
+        cost = "" if found.seconds is None else f"  s/section {found.seconds / count:.3f}"
+        print(f"{case.name:20s}{name:10s}{text}{cost}", flush=True)
 
 
 def append(path: Path, row: dict[str, object]) -> None:

@@ -78,7 +78,7 @@ class RegisterPanel(FitPanel):
         self.start_note = help_label()
         self.start_note.setAccessibleName("start of the registration")
         self.scores = ScoresView()
-        self.motion_plot = CurvesPlot(self._viewer)
+        self.motion_plot = CurvesPlot(self._viewer, "frame", "shift")
         self.motion_plot.setAccessibleName("motion of the series")
         self.motion_plot.setToolTip("Mean shift of each frame along each axis, in the unit of the reference.")
         self.motion_plot.hide()
