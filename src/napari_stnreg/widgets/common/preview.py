@@ -111,7 +111,7 @@ class PreviewRenderer:
             lines = lattice_lines(transform.inverse(), self._moving_grid)
         else:
             lines = grid_lines(mapped, self._moving_grid, width=1.2 if self.grid.ndim == 2 else 1.0)
-        # the first one loads libraries and says nothing about the time of the next
+        # the first one also loads libraries, so the next is not as slow
         seconds = time.perf_counter() - started if self._next else 0.0
         self._next = started + max(1 / self.rate if self.rate else 0, seconds / _MAX_TIME_FRACTION)
         return PreviewFrame(self._fixed, warped, lines)
