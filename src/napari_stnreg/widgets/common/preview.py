@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from napari_stnreg.transforms.base import Transform
 
-_MAX_SIZE = {2: 512, 3: 112}
-_MAX_TIME_FRACTION = 0.15
+_MAX_SIZE = {2: 512, 3: 96}
+_MAX_TIME_FRACTION = 0.2
 """Largest fraction of the worker's time that is spent on previews."""
 
 

@@ -201,7 +201,8 @@ def _register_pair(
         yield TaskProgress(0.0, "Preparing the images", update(renderer.render(unmoved)))
 
     def to_progress(progress: Progress) -> TaskProgress:
-        preview = renderer.render(progress.preview()) if renderer is not None and renderer.is_due() else None
+        moves = renderer is not None and progress.stage != "prepare"  # until then the pair is as it was
+        preview = renderer.render(progress.preview()) if moves and renderer.is_due() else None
         message = progress.message or progress.stage
         return TaskProgress(progress.fraction, message[:1].upper() + message[1:], update(preview))
 
