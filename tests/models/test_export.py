@@ -27,6 +27,17 @@ KINDS = [
 SHAPES = {2: (30, 37), 3: (14, 20, 17)}
 
 
+def run_exported(model, path):
+    """Export a model and run the file; returns the module, its input, and what onnxruntime gives."""
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    export_model(model, path)
+    module = one_pass(model)
+    images = example_images(module.grid, 1, seed=5)
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return module, images, session.run(None, {"fixed": images[0].numpy(), "moving": images[1].numpy()})
+
+
 def model_of(name, options, ndim=2):
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -81,14 +92,7 @@ def test_the_displacement_leads_to_the_warped_image():
     ],
 )
 def test_onnxruntime_gives_what_the_network_gives(name, options, ndim, tmp_path):
-    pytest.importorskip("onnx")
-    runtime = pytest.importorskip("onnxruntime")
-    model = model_of(name, options, ndim)
-    export_model(model, tmp_path / "m.onnx")
-    module = one_pass(model)
-    images = example_images(module.grid, 1, seed=5)
-    session = runtime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
-    found = session.run(None, {"fixed": images[0].numpy(), "moving": images[1].numpy()})
+    module, images, found = run_exported(model_of(name, options, ndim), tmp_path / "m.onnx")
     with torch.no_grad():
         assert max(differences(found, module(*images))) < 1e-3
 
@@ -117,8 +121,6 @@ IMPORTED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*IMPORTED, "probabilistic", "own"])
 def test_networks_of_others_are_exported_too(name, tmp_path):
-    pytest.importorskip("onnx")
-    runtime = pytest.importorskip("onnxruntime")
     shape = (24, 32)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -132,11 +134,7 @@ def test_networks_of_others_are_exported_too(name, tmp_path):
             for parameter in network.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
     model = Model(network, InputSpec(2, 1, shape, (1.0, 1.0)), {}, name)
-    export_model(model, tmp_path / "m.onnx")
-    module = one_pass(model)
-    images = example_images(module.grid, 1, seed=5)
-    session = runtime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
-    found = session.run(None, {"fixed": images[0].numpy(), "moving": images[1].numpy()})
+    module, images, found = run_exported(model, tmp_path / "m.onnx")
     with torch.no_grad():
         expected = module(*images)
         assert float(expected[1].abs().max()) > 0.05  # voxels

@@ -169,6 +169,10 @@ class Image:
             return np.asarray(luminance(data), dtype=np.float32)
         return np.asarray(data.mean(axis=-1), dtype=np.float32)
 
+    def mixes_channels(self, channel: int | None) -> bool:
+        """Return whether :meth:`intensity` combines several channels."""
+        return channel is None and self.channels > 1
+
     def replace(self, **changes: Any) -> Image:
         """Return a copy with some fields replaced."""
         return replace(self, **changes)

@@ -24,8 +24,16 @@ def luminance(rgb: npt.NDArray[Any]) -> npt.NDArray[np.floating[Any]]:
     return out
 
 
+def constant_error(name: str, mixed: bool = False) -> InputError:
+    """Return the error for an image without contrast; ``mixed`` channels may each have some."""
+    if mixed:
+        text = f"The channels of '{name}' together are constant, so there is nothing to align by. Choose a channel."
+        return InputError(text)
+    return InputError(f"'{name}' is constant, so there is nothing to align it by.")
+
+
 def normalize(
-    values: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_] | None, name: str
+    values: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_] | None, name: str, mixed: bool = False
 ) -> npt.NDArray[np.float32]:
     """Scale intensities to about 0 to 1 by the 0.5th and 99.5th percentile, which ignores offsets and hot pixels.
 
@@ -37,6 +45,8 @@ def normalize(
         True where voxels count; the percentiles use them only. ``None`` for everywhere.
     name
         Name of the image in error messages.
+    mixed
+        Whether ``values`` are the mean or the luminance of several channels.
 
     Raises
     ------
@@ -56,7 +66,7 @@ def normalize(
     if high - low <= 1e-6 * max(abs(float(high)), 1e-12):
         low, high = float(inside.min()), float(inside.max())
         if high - low <= 1e-6 * max(abs(high), 1e-12):
-            raise InputError(f"'{name}' is constant, so there is nothing to align it by.")
+            raise constant_error(name, mixed)
     out = np.empty(values.shape, dtype=np.float32)
     for rows in _slabs(values):
         out[rows] = np.clip((values[rows] - low) / (high - low), -0.1, 1.1)

@@ -182,10 +182,10 @@ def prepare(
         values, mask, grid = upright.data, upright.mask, fit_grid
     moving_values, moving_mask, moving_grid = _scalar(moving, settings.moving_channel)
     pyramid = Pyramid(
-        normalize(values, mask, fixed.name),
+        normalize(values, mask, fixed.name, fixed.mixes_channels(settings.fixed_channel)),
         mask,
         grid.translated(-center),
-        normalize(moving_values, moving_mask, moving.name),
+        normalize(moving_values, moving_mask, moving.name, moving.mixes_channels(settings.moving_channel)),
         moving_mask,
         moving_grid.translated(-center),
         device,

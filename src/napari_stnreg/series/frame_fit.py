@@ -15,6 +15,7 @@ from napari_stnreg.core.device import single_thread
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.grid import FloatArray, Grid
 from napari_stnreg.core.image import Image
+from napari_stnreg.core.intensity import constant_error
 from napari_stnreg.core.linalg import fit_affine
 from napari_stnreg.evaluation.intensity import ncc as correlation
 from napari_stnreg.registration.api import register_steps
@@ -97,10 +98,7 @@ class FrameFitter:
             values = self.reference.intensity(settings.fixed_channel)
             inside = values if self.reference.mask is None else values[self.reference.mask]
             if not inside.size or float(inside.max()) <= float(inside.min()):
-                mixed = reference.channels > 1 and settings.fixed_channel is None
-                what = f"The channels of '{reference.name}' together are" if mixed else f"'{reference.name}' is"
-                advice = " Choose a channel." if mixed else ""
-                raise InputError(f"{what} constant, so there is nothing to align the frames by.{advice}")
+                raise constant_error(reference.name, reference.mixes_channels(settings.fixed_channel))
             # a deformation alone is not preceded by a linear fit
             family = linear[-1] if linear else "translation"
             with torch.no_grad(), single_thread(reference.grid.size <= SINGLE_THREAD_VOXELS):
