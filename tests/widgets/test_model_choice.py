@@ -212,3 +212,52 @@ def test_a_model_that_cannot_be_loaded_leaves_the_verdict_of_the_last_run(panel,
     panel.set_moving("fixed")
     assert not panel.start()
     assert not verdict.isVisibleTo(panel)  # the error of a run
+
+
+def conditional_model():
+    """An untrained network whose displacements depend on the smoothness."""
+    import torch
+
+    from napari_stnreg.networks import VoxelMorph
+
+    torch.manual_seed(0)
+    network = VoxelMorph(2, family="displacement", resolution="half", conditional=True, encoder=(4, 4), decoder=(4, 4), final=(4,))
+    with torch.no_grad():
+        for weights in network.parameters():
+            weights.add_(0.2 * torch.randn_like(weights))
+    return Model(network, InputSpec(2, 1, (48, 64), (1.0, 1.0)), {}, "stiff or soft")
+
+
+def test_the_smoothness_slider_of_a_conditional_model_changes_the_result_in_place(panel, viewer, run, qtbot):
+    slider = panel.options.model.smoothness_slider
+    known = SESSION.add(conditional_model())
+    assert not slider.isVisibleTo(panel)
+    panel.options.model.select(known)
+    assert slider.isVisibleTo(panel)
+    slider.setValue(-20)  # no result yet: nothing to follow
+    assert panel.options.values()["smoothness"] == pytest.approx(0.1)
+    qtbot.wait(200)
+    assert panel.result is None
+    assert panel.start()
+    run(panel)
+    layers, soft = list(viewer.layers), viewer.layers[-1].data.copy()
+    first = panel.result
+    slider.setValue(20)
+    qtbot.waitUntil(lambda: panel.result is not first and not panel.running, timeout=60_000)
+    assert list(viewer.layers) == layers
+    expected = known.model.predict(*images(panel), smoothness=10.0)
+    points = np.array([[20.0, 30.0], [10.0, 50.0]])
+    np.testing.assert_allclose(panel.result.transform.map_points(points), expected.map_points(points), atol=1e-5)
+    assert not np.allclose(viewer.layers[-1].data, soft)
+    np.testing.assert_array_equal(viewer.layers[-1].data, panel.result.warped.data)
+    assert viewer.layers[-1].metadata["stnreg"]["settings"]["smoothness"] == 10
+    panel.options.model.select(SESSION.add(model_of()))
+    assert not slider.isVisibleTo(panel)
+    panel.undo()
+    run(panel)
+    assert len(viewer.layers) == 2
+    panel.options.model.select(known)
+    slider.setValue(0)  # the result is gone: nothing to follow
+    qtbot.wait(200)
+    assert len(viewer.layers) == 2
+    assert not panel.running

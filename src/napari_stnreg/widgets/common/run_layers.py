@@ -247,6 +247,28 @@ class RunLayers(QObject):
 
         return insert
 
+    def update_results(self, layer_data: Mapping[str, LayerData], done: Callable[[], None]) -> None:
+        """Show new results of the same kinds in the layers of the last run that are still in the viewer.
+
+        Parameters
+        ----------
+        layer_data
+            The new result layers as tuples, by kind.
+        done
+            Called when all layers were updated.
+        """
+        for kind, layer in self.last_by_kind().items():
+            if kind in layer_data:
+                self._enqueue(self._update(layer, layer_data[kind]))
+        self._enqueue(done)
+
+    def _update(self, layer: Layer, layer_data: LayerData) -> Callable[[], None]:
+        def update() -> None:
+            if layer in self._viewer.layers:
+                update_layer(layer, layer_data)
+
+        return update
+
     def last_by_kind(self) -> dict[str, Layer]:
         """Return the layers of the last run that are in the viewer, by kind."""
         self._forget_removed()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QSpinBox, QWidget
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QSlider, QSpinBox, QWidget
 
 from napari_stnreg.widgets.common.forms import FormLayout
 from napari_stnreg.widgets.models.combo import ModelList
 from napari_stnreg.widgets.models.session import KnownModel
+
+_STEPS_PER_DECADE = 20
+"""Steps of the logarithmic smoothness slider between 1 and 10."""
 
 
 class ModelChoice(QWidget):
@@ -18,10 +22,13 @@ class ModelChoice(QWidget):
     Signals
     -------
     changed(), failed(str)
+    smoothness_moved(float)
+        The user moved the smoothness slider, which is shown for conditional models.
     """
 
     changed = Signal()
     failed = Signal(str)
+    smoothness_moved = Signal(float)
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,15 +48,32 @@ class ModelChoice(QWidget):
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(self.refine_box, 1)
         row.addWidget(self.steps_box)
-        rows = FormLayout()
+        self.smoothness_slider = QSlider(Qt.Orientation.Horizontal)
+        self.smoothness_slider.setRange(-_STEPS_PER_DECADE, _STEPS_PER_DECADE)
+        self.smoothness_slider.setPageStep(_STEPS_PER_DECADE // 4)
+        self.smoothness_slider.setToolTip(
+            "Smoothness of the transform, from 0.1 to 10; 1 is that of the training. After a run, the result follows."
+        )
+        self.smoothness_slider.setAccessibleName("smoothness of the model")
+        self._smoothness_label = QLabel()
+        self._smoothness_label.setMinimumWidth(self._smoothness_label.fontMetrics().horizontalAdvance("0.00 "))
+        self._smoothness = QWidget()
+        row = QHBoxLayout(self._smoothness)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.smoothness_slider, 1)
+        row.addWidget(self._smoothness_label)
+        self._rows = rows = FormLayout()
         rows.add("Model", self.box)
         rows.add_full_width(self.about)
+        rows.add("Smoothness", self._smoothness)
         rows.add_full_width(self._refining)
         self.setLayout(rows)
         self.box.changed.connect(self._show)
         self.box.failed.connect(self.failed)
         self.refine_box.toggled.connect(self._show)
         self.steps_box.valueChanged.connect(self.changed)
+        self.smoothness_slider.valueChanged.connect(self._on_smoothness)
+        self.set_smoothness(1.0)
         self._show()
 
     @property
@@ -74,7 +98,21 @@ class ModelChoice(QWidget):
         """Load a model in the background and choose it."""
         self.box.load(path)
 
+    def set_smoothness(self, value: float) -> None:
+        """Show a smoothness; the slider has the nearest of its steps."""
+        self.smoothness_slider.blockSignals(True)
+        self.smoothness_slider.setValue(round(_STEPS_PER_DECADE * math.log10(value)))
+        self.smoothness_slider.blockSignals(False)
+        self._smoothness_label.setText(f"{value:.3g}")
+
+    def _on_smoothness(self, step: int) -> None:
+        value = round(10 ** (step / _STEPS_PER_DECADE), 2)
+        self._smoothness_label.setText(f"{value:.3g}")
+        self.smoothness_moved.emit(value)
+
     def _show(self, _checked: bool = False) -> None:
+        conditional = self.chosen is not None and self.chosen.model is not None and self.chosen.model.is_conditional
+        self._rows.set_row_visible(self._smoothness, conditional)
         self._refining.setVisible(self.chosen is not None)
         self.steps_box.setEnabled(self.refine_box.isChecked())
         self.changed.emit()

@@ -57,7 +57,7 @@ class OptionsForm(QWidget):
                 "device": FieldStyle(widget=self.device_box),
                 "start": FieldStyle(),
                 "mirror": FieldStyle("Try mirror images"),
-                "smoothness": FieldStyle(step=0.25),
+                "smoothness": FieldStyle(step=0.1),
                 "window": FieldStyle(),
                 "control_spacing": FieldStyle("Spacing"),
                 "levels": FieldStyle(),
@@ -83,7 +83,8 @@ class OptionsForm(QWidget):
         for combo in (self.linear_box, self.deformable_box):
             combo.currentIndexChanged.connect(self._on_change)
         self.model.changed.connect(self._on_change)
-        self.settings.changed.connect(self.changed)
+        self.model.smoothness_moved.connect(self.field("smoothness").setValue)
+        self.settings.changed.connect(self._on_settings)
         self._on_change()
 
     def _make_results(self) -> QWidget:
@@ -118,6 +119,10 @@ class OptionsForm(QWidget):
         self.family_help.setVisible(not has_model)
         for name in ("similarity", "preset"):
             self.settings.set_field_visible(name, fitted)
+        self.changed.emit()
+
+    def _on_settings(self) -> None:
+        self.model.set_smoothness(self.field("smoothness").value())
         self.changed.emit()
 
     def field(self, name: str) -> Any:

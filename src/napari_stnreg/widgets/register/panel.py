@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Layer
+from qtpy.QtCore import QTimer
 
 from napari_stnreg.core.errors import InputError, RegistrationError
 from napari_stnreg.core.landmarks import check_landmarks
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
     from napari_stnreg.registration.result import Result
     from napari_stnreg.transforms.base import Transform
 
+_FOLLOW_MS = 100
+"""Pause of the smoothness slider after which the result follows."""
+
 
 class RegisterPanel(FitPanel):
     """Register two image layers of a viewer.
@@ -73,6 +78,11 @@ class RegisterPanel(FitPanel):
         self._job: RegistrationJob | None = None
         self._run: RegistrationRun | None = None
         self._moving_layer: Layer | None = None
+        self._updates = False  # whether the run shows its results in the layers of the last one
+        self._follow_timer = QTimer(self)
+        self._follow_timer.setSingleShot(True)
+        self._follow_timer.setInterval(_FOLLOW_MS)
+        self._follow_timer.timeout.connect(self._follow_smoothness)
         self._canvas = CanvasView(self._viewer)
         self.inputs = InputForm(self._viewer)
         self.start_note = help_label()
@@ -111,6 +121,7 @@ class RegisterPanel(FitPanel):
         self.scores.open_requested.connect(self._open_panel)
         self.scores.verdict.retry_requested.connect(self.try_next)
         self._layers.idle.connect(self.show_state)
+        self.options.model.smoothness_moved.connect(lambda _value: self._follow_timer.start())
 
     # -- driving it from code
 
@@ -205,7 +216,7 @@ class RegisterPanel(FitPanel):
         preferences.save_state(self.options.state())
         if not self.begin(run_registration, job, done=self._on_run, activity=f"Register {job.name}"):
             return False
-        self._job, self._moving_layer = job, self.inputs.moving.layer
+        self._job, self._moving_layer, self._updates = job, self.inputs.moving.layer, False
         self._layers.begin()
         self._canvas.clear()
         self.status.setText("Starting …")
@@ -218,6 +229,26 @@ class RegisterPanel(FitPanel):
             self.scroll_to(self.motion_plot if job.every_frame else self.plot)
         self.show_state()
         return True
+
+    def _follow_smoothness(self) -> None:
+        """Repeat the last pass of a conditional model with the smoothness of the slider, in the same layers."""
+        if self.running:
+            self._follow_timer.start()
+            return
+        run, chosen = self._run, self.options.model.chosen
+        if run is None or run.job.model is None or chosen is None or run.job.model.model is not chosen.model:
+            return
+        shown = any(layer.metadata["stnreg"].get("run") == run.job.run for layer in self._last_results())
+        if not shown or run.job.every_frame or run.job.settings.refine:
+            return
+        settings = run.job.settings.model_copy(update={"smoothness": self.options.field("smoothness").value()})
+        job = dataclasses.replace(run.job, settings=settings, preview_rate=0.0)
+        if settings != run.job.settings and self.begin(run_registration, job, done=self._on_run):
+            self._job, self._updates = job, True
+            self.show_state()
+
+    def _last_results(self) -> list[Layer]:
+        return [layer for kind, layer in self._layers.last_by_kind().items() if kind]
 
     def _make_job(self, *, again: bool) -> RegistrationJob:
         inputs, options = self.inputs, self.options
@@ -291,6 +322,9 @@ class RegisterPanel(FitPanel):
 
     def _on_run(self, run: RegistrationRun) -> None:
         self._run = run
+        if self._updates:
+            self._layers.update_results(run.layer_data, self._on_added)
+            return
         self.status.setText("Adding the layers …")
         self._layers.add_results(run.layers, run.layer_data, self._on_added, reuse_preview=not run.job.every_frame)
 
@@ -299,18 +333,20 @@ class RegisterPanel(FitPanel):
         assert run is not None
         judgment = None if run.series is None or run.series.stop_reason == "stopped" else run.series.judgment
         self.scores.show_results(run.results, theme_kind(self._viewer), judgment)
-        source = None if run.job.every_frame else run.job.moving
-        channel = run.job.settings.moving_channel
-        self._canvas.show_run(self._layers.last_by_kind(), self._moving_layer, source, channel)
-        self.claim_before_after(self.switch)
-        self.scroll_to_end()
+        if not self._updates:
+            source = None if run.job.every_frame else run.job.moving
+            channel = run.job.settings.moving_channel
+            self._canvas.show_run(self._layers.last_by_kind(), self._moving_layer, source, channel)
+            self.claim_before_after(self.switch)
+            self.scroll_to_end()
         stopped = any(result.stop_reason == "stopped" for result in run.results)
         begin = "Stopped. The best result so far is kept" if stopped else "Done"
         if run.warnings:
             self.show_status(" ".join([f"{begin}."] * (stopped and run.series is None) + run.warnings), warn=True)
         else:
             count = f", {len(run.results)} frames" if run.series is not None else ""
-            self.status.setText(f"{begin}: {len(run.layers)} layers added{count}.")
+            changed = "updated" if self._updates else "added"
+            self.status.setText(f"{begin}: {len(run.layers)} layers {changed}{count}.")
 
     def drop_scores(self) -> None:
         """Remove verdict and scores."""
