@@ -221,7 +221,8 @@ def conditional_model():
     from napari_stnreg.networks import VoxelMorph
 
     torch.manual_seed(0)
-    network = VoxelMorph(2, family="displacement", resolution="half", conditional=True, encoder=(4, 4), decoder=(4, 4), final=(4,))
+    sizes = {"encoder": (4, 4), "decoder": (4, 4), "final": (4,)}
+    network = VoxelMorph(2, family="displacement", resolution="half", conditional=True, **sizes)
     with torch.no_grad():
         for weights in network.parameters():
             weights.add_(0.2 * torch.randn_like(weights))
