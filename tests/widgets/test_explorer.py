@@ -140,6 +140,7 @@ def test_the_sampler_tab_shows_aliasing_beside_the_mean(explorer):
     explorer.show_beside()
     assert explorer.canvas.layers["output"].data.shape == (10, 14)
     assert np.allclose(explorer.canvas.layers["beside"].data, explorer.scene.antialiased())
+    assert explorer.canvas.layers["beside"].name == "explorer: mean over each pixel's area"
     # Both lie over the extent of the input.
     layer = explorer.canvas.layers["output"]
     assert np.allclose(layer.scale, [4, 4])
@@ -150,12 +151,22 @@ def test_the_sampler_tab_shows_aliasing_beside_the_mean(explorer):
     assert explorer.scene.state.output_shape is None
 
 
+def test_titles_are_clear_of_the_handle_that_rotates(explorer):
+    titles = explorer.canvas.layers["titles"]
+    turn = explorer.canvas.handle_positions[[name for _, name in explorer.canvas.handles].index("turn")]
+    assert titles.text.anchor == "upper_left"  # it extends to the right, by less than half of the image
+    assert titles.data[0][1] < turn[1] - 0.4 * explorer.canvas.shape[1]
+
+
 def test_the_direction_tab_counts_the_holes(explorer):
     explorer.set_theta(type(explorer.scene.theta).from_normalized([0.5, 0, 0, 0, 0.5, 0], (40, 56)))
     explorer.choose_tab("Direction")
     holes = explorer.scene.push_forward().holes
     assert f"Holes: {holes.sum()} pixels" in explorer.direction_tab.words.text()
     assert (explorer.canvas.layers["beside"].data[holes] == 0).all()
+    explorer.choose_tab("Gradient")
+    explorer.show_beside()
+    assert explorer.canvas.layers["beside"].name == "explorer: goal"
 
 
 def test_gradient_steps_go_down_and_back(explorer):

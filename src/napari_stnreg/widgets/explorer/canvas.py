@@ -138,12 +138,14 @@ class Canvas:
         """Show the transformer's output."""
         self._image("output", values, 1)
 
-    def show_beside(self, values: np.ndarray | None) -> None:
-        """Show the comparison image, or remove it."""
+    def show_beside(self, values: np.ndarray | None, title: str) -> None:
+        """Show the comparison image as a layer named like its title, or remove it."""
         if values is None:
             self.drop("beside")
-        else:
-            self._image("beside", values, 2)
+            return
+        self._image("beside", values, 2)
+        if not self._is_deleted("beside"):
+            self.layers["beside"].name = PREFIX + title
 
     def titles(self, beside: str = "") -> None:
         """Show titles above the images."""
@@ -151,10 +153,10 @@ class Canvas:
             return
         names = ["input U", "output V", beside]
         count = 3 if beside else 2
-        above = np.array([-0.05 * float(self.shape.max()), self.shape[1] / 2])
-        where = self._corners[:count] + above
+        # At the left edge: the handle that rotates is above the middle.
+        where = self._corners[:count] - [0.03 * float(self.shape.max()), 0.5]
         self.drop("titles")
-        text = {"string": names[:count], "size": self._text, "color": "#808080", "anchor": "center"}
+        text = {"string": names[:count], "size": self._text, "color": "#808080", "anchor": "upper_left"}
         layer = Points(where, name=PREFIX + "titles", size=0.01, face_color="transparent", border_color="transparent",
                        text=text, **self._about(0))  # fmt: skip
         self._add("titles", layer)

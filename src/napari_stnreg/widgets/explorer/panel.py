@@ -351,7 +351,7 @@ class ExplorerPanel(ExplorerLayout):
                 values = self.downhill.goal()
         except RegistrationError as error:
             self.direction_tab.words.setText(str(error))
-        self.canvas.show_beside(values)
+        self.canvas.show_beside(values, title)
 
     def _on_tab(self, _index: int) -> None:
         if not self.has_scene():
