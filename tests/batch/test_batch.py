@@ -148,7 +148,7 @@ def test_command_continues_after_failures_and_reports_them(folder, capsys):
     [
         ("fixed,mowing\na,b\n", "must have the columns fixed and moving"),
         ("fixed,moving,color\na,b,c\n", "column 'color'"),
-        ("fixed,moving\na,\n", "Row 1 of 'jobs.csv' names no moving image"),
+        ("fixed,moving\na,\n", "Row 1 of 'jobs.csv' has no moving image"),
         ("fixed,moving,name\na,b,x\na,c,x\n", "have the name 'x'"),
         ("fixed,moving\na,b,c,d\n", "more cells"),
         ("fixed,moving\n", "lists no pairs"),

@@ -88,7 +88,7 @@ def test_several_transforms_are_applied_in_one_sampling(raw, capsys):
     np.testing.assert_allclose(sr.load("back.tfm").map_points([[10.0, 20]])[0], np.subtract([10, 20], SHIFT), atol=1e-9)
     capsys.readouterr()
     assert main(["apply", "t.safetensors", "-o", "x.tif"]) == 2
-    assert "Give one transform or more" in capsys.readouterr().err
+    assert "Give one or more transforms" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".fcsv", ".mrk.json"])

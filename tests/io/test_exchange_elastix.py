@@ -76,9 +76,9 @@ def test_elastix_spline_follows_its_initial_transform(tmp_path):
     ("kind", "values", "more", "sentence"),
     [
         ("WeirdTransform", (1.0,), {}, "WeirdTransform"),
-        ("AffineTransform", (1.0, 2), {}, "2 numbers where 12 belong"),
-        ("EulerTransform", (1.0,) * 6, {"InitialTransformParametersFileName": "self.txt"}, "builds upon itself"),
-        ("BSplineTransform", (1.0,), {}, "no good 'GridSize'"),
+        ("AffineTransform", (1.0, 2), {}, "2 numbers instead of 12"),
+        ("EulerTransform", (1.0,) * 6, {"InitialTransformParametersFileName": "self.txt"}, "refers to itself"),
+        ("BSplineTransform", (1.0,), {}, "no valid 'GridSize'"),
     ],
 )
 def test_bad_elastix_files_are_refused(tmp_path, kind, values, more, sentence):

@@ -104,7 +104,7 @@ def test_files_of_something_else_are_refused(tmp_path):
     with pytest.raises(InputError, match="holds no transform"):
         load_transform_file(path)
     path.write_text("Lorem ipsum dolor sit amet, " * 20)
-    with pytest.raises(InputError, match="no transform file"):
+    with pytest.raises(InputError, match="neither a transform nor a model"):
         load_transform_file(path)
     with pytest.raises(InputError, match="cannot be read"):
         load_transform_file(tmp_path / "missing.safetensors")

@@ -70,7 +70,7 @@ def read_jobs(path: str | Path) -> list[Job]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text file"
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
         raise InputError(f"'{path}' cannot be read: {reason}.") from error
     rows = csv.DictReader(io.StringIO(text), skipinitialspace=True)
     columns = [name.strip().lower() for name in rows.fieldnames or []]
@@ -85,7 +85,7 @@ def read_jobs(path: str | Path) -> list[Job]:
             raise InputError(f"Row {number} of '{path.name}' has more cells than there are columns.")
         if not row["fixed"] or not row["moving"]:
             missing = "fixed" if not row["fixed"] else "moving"
-            raise InputError(f"Row {number} of '{path.name}' names no {missing} image.")
+            raise InputError(f"Row {number} of '{path.name}' has no {missing} image.")
         places = {name: path.parent / row[name] for name in ("fixed", "moving", *FILES) if row.get(name)}
         name = row.get("name") or f"{number:04d}_{_stem(places['moving'])}_to_{_stem(places['fixed'])}"
         settings = {key: row[key] for key in RegistrationSettings.model_fields if row.get(key)}
@@ -184,7 +184,7 @@ def _check_columns(columns: list[str], name: str) -> None:
                 f"{', '.join(FILES)}, and the settings, such as family."
             )
     if len(set(columns)) < len(columns):
-        raise InputError(f"'{name}' has two columns of one name.")
+        raise InputError(f"'{name}' has two columns with the same name.")
 
 
 def _stem(path: Path) -> str:

@@ -27,7 +27,7 @@ COMMANDS = {
     "register-series": "Register the frames of a movie or a 4D scan.",
     "apply-series": "Warp another channel or labels of a registered series.",
     "apply": "Warp an image or points by one transform or several.",
-    "compose": "Compose several transforms to one.",
+    "compose": "Compose several transforms into one.",
     "fit-landmarks": "Fit a transform to landmarks and judge every pair.",
     "batch": "Register many pairs of images.",
     "evaluate": "Score a registration before and after.",

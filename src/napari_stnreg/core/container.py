@@ -104,7 +104,7 @@ def _read(source: Path) -> tuple[Any, dict[str, torch.Tensor]]:
                 f"'{source.name}' is a pickle or an archive, as torch.save makes them. Such files can run code and are "
                 "not opened. Save transforms and models with napari-stnreg."
             ) from error
-        raise InputError(f"'{source.name}' is cut short, or is no transform file and no model.") from error
+        raise InputError(f"'{source.name}' is cut short, or is neither a transform nor a model.") from error
     try:
         return json.loads(metadata.get(_KEY, "null")), tensors
     except json.JSONDecodeError as error:

@@ -36,7 +36,7 @@ def parser_errors(path: Path, kind: str = "") -> Iterator[None]:
     except RegistrationError:
         raise
     except PermissionError as error:
-        raise InputError(f"'{path.name}' may not be read: permission denied.") from error
+        raise InputError(f"'{path.name}' cannot be read: permission denied.") from error
     except MemoryError as error:
         raise InputError(f"'{path.name}' cannot be read. It declares more data than fit into the memory.") from error
     except Exception as error:

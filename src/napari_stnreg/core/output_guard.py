@@ -134,7 +134,9 @@ class OutputLock:
             if self._create():
                 return self
             self._remove_stale()
-        raise InputError(f"'{self.output.name}' is locked by '{self.path.name}'. Try again when the other run ended.")
+        raise InputError(
+            f"'{self.output.name}' is locked by '{self.path.name}'. Try again when the other run has ended."
+        )
 
     def __exit__(self, *_: object) -> None:
         with suppress(OSError):

@@ -61,7 +61,7 @@ def open_numpy(path: Path) -> FileContent:
                 raise InputError(f"'{path.name}' holds {listed}. Call the one to read 'image', or save it on its own.")
             array = loaded["image" if "image" in names else names[0]]
     if not (np.issubdtype(array.dtype, np.number) or array.dtype == np.bool_):
-        raise InputError(f"'{path.name}' holds values of type {array.dtype}, which are no image.")
+        raise InputError(f"'{path.name}' holds values of type {array.dtype}, which are not an image.")
     return _plain(array, path)
 
 

@@ -158,7 +158,7 @@ def nifti_content(image: nib.Nifti1Image, name: str) -> FileContent:
     """
     affine = np.asarray(image.affine, dtype=np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-30:
-        raise InputError(f"'{name}' has a singular affine in its header, so its voxels have no place in space.")
+        raise InputError(f"'{name}' has a singular affine in its header, so the position of its voxels is unknown.")
     shape = tuple(int(n) for n in image.shape)
     if any(n > 1 for n in shape[4:]):
         raise InputError(f"'{name}' has {len(shape)} axes. NIfTI images must have three axes, or four with time.")

@@ -108,7 +108,7 @@ def read_surface(path: Path, image: HasGrid) -> Surface:
         head = _head(path).upper()
         signs = 1.0 if b"SPACE=RAS" in head else _LPS_TO_RAS
         if b"SPACE=" not in head:
-            announce(f"'{path.name}' does not state its coordinates. They are taken for LPS millimeters.")
+            announce(f"'{path.name}' does not state its coordinates. They are read as LPS millimeters.")
         return Surface(_from_ras(points * signs, image, path.name), triangles)
 
 
@@ -124,7 +124,7 @@ def _read_gifti(path: Path) -> tuple[FloatArray, npt.NDArray[np.int64]]:
     image: Any = nib.load(path)
     points, triangles = (image.get_arrays_from_intent(f"NIFTI_INTENT_{name}") for name in ("POINTSET", "TRIANGLE"))
     if len(points) != 1 or len(triangles) != 1:
-        raise InputError(f"'{path.name}' holds no single surface with points and triangles.")
+        raise InputError(f"'{path.name}' does not hold exactly one surface with points and triangles.")
     values = np.asarray(points[0].data, np.float64)
     system = points[0].coordsys
     space = 0 if system is None else int(system.dataspace)
@@ -143,7 +143,7 @@ def _read_freesurfer(path: Path) -> tuple[FloatArray, npt.NDArray[np.int64]]:
     points, triangles, info = read(str(path), read_metadata=True)
     center = info.get("cras") if info else None
     if center is None:
-        announce(f"'{path.name}' does not state the center of its volume. It is taken for the origin.")
+        announce(f"'{path.name}' does not state the center of its volume. It is assumed to be the origin.")
         center = np.zeros(3)
     return np.asarray(points, np.float64) + np.asarray(center, np.float64), np.asarray(triangles, np.int64)
 

@@ -59,7 +59,7 @@ def _world_of(path: Path) -> _World:
     if has_scanner_coordinates(path):
         system, unit = "scanner", unit if system == "scanner" else "mm"
     elif system == "world":
-        announce(f"'{path.name}' does not state its coordinates. They are taken for x, y, z in {unit}, without a flip.")
+        announce(f"'{path.name}' does not state its coordinates. They are read as x, y, z in {unit}, without a flip.")
     return _World(Grid.from_spacing((1, 1, 1), unit=unit), system)
 
 

@@ -72,7 +72,7 @@ def apply(
     stnreg apply registered/transform.safetensors labels.nii.gz -r fixed.nii.gz -o warped-labels.nii.gz
     """
     if not paths:
-        raise InputError("Give one transform or more, and last the image or the file of points to warp.")
+        raise InputError("Give one or more transforms, then the image or points file to warp.")
     from napari_stnreg.io.transform_io import TransformStep
 
     steps = [TransformStep.parse(one) for one in (transform, *paths[:-1])]
@@ -84,7 +84,7 @@ def apply(
     else:
         check_image_output(output, inputs, overwrite=overwrite)
         if reference is None:
-            raise InputError("Give -r FIXED, the image whose grid the result gets.")
+            raise InputError("Give -r FIXED, the image that sets the grid of the result.")
         through = _apply_to_images(steps, moving, reference, output, interpolation, fill, inverse, frame, placement)
     print(output)
 

@@ -75,4 +75,4 @@ def apply_series(
     print(output)
     if result.failed:
         named = ", ".join(str(frame) for frame in list(result.failed)[:10])
-        logger.log(PROGRESS, "The registration of these frames failed: %s. They were warped all the same.", named)
+        logger.log(PROGRESS, "The registration of these frames failed: %s. They were warped anyway.", named)

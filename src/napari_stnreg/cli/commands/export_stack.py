@@ -47,7 +47,7 @@ def export_stack(
     from napari_stnreg.stacks.aligned_stack import AlignedStack
 
     steps = AlignedStack(alignment).export_steps(output, to, overwrite=overwrite)
-    with Interrupt("Stopping. What is written is not complete. Press Ctrl+C again to abort.") as interrupt:
+    with Interrupt("Stopping. The output is incomplete. Press Ctrl+C again to abort.") as interrupt:
         found = run_with_progress(steps, interrupt, "export-stack")
     if interrupt.requested:
         return ExitCode.INTERRUPTED

@@ -135,7 +135,7 @@ def read_elastix(path: Path, depth: int = 0) -> Transform:
         If a file is missing or damaged, or holds a transform that cannot be read.
     """
     if depth > _DEEPEST:
-        raise InputError(f"'{path.name}' builds upon itself.")
+        raise InputError(f"'{path.name}' refers to itself as its initial transform.")
     keys = _parse(path)
     own = _transform(keys, path.name)
     before = keys.get("InitialTransformParameterFileName") or keys.get("InitialTransformParametersFileName")
@@ -162,7 +162,7 @@ def _parse(path: Path) -> dict[str, list[str]]:
         if match:
             keys[match[1]] = [a or b for a, b in _WORD.findall(match[2])]
     if "Transform" not in keys:
-        raise InputError(f"'{path.name}' is no transform parameter file of elastix.")
+        raise InputError(f"'{path.name}' is not an elastix transform parameter file.")
     return keys
 
 
@@ -234,12 +234,12 @@ def _numbers(keys: dict[str, list[str]], key: str, name: str) -> FloatArray:
     try:
         return np.array([float(word) for word in keys[key]])
     except (KeyError, ValueError) as error:
-        raise InputError(f"'{name}' is damaged: it has no good '{key}'.") from error
+        raise InputError(f"'{name}' is damaged: it has no valid '{key}'.") from error
 
 
 def _sized(values: FloatArray, count: int, name: str) -> FloatArray:
     if len(values) != count:
-        raise InputError(f"'{name}' is damaged: {len(values)} numbers where {count} belong.")
+        raise InputError(f"'{name}' is damaged: {len(values)} numbers instead of {count}.")
     return values
 
 

@@ -67,7 +67,7 @@ def _linear(body: str, name: str) -> Transform:
         numbers = [float(word) for word in found[1].split()] if found else []
         matrix = np.vstack([np.reshape(numbers, (3, 4)), [0, 0, 0, 1]])
     except ValueError as error:
-        raise InputError(f"'{name}' is damaged: a matrix has not 12 good numbers.") from error
+        raise InputError(f"'{name}' is damaged: a matrix does not have 12 valid numbers.") from error
     return affine_from_ras(matrix, name)
 
 

@@ -100,7 +100,7 @@ class Table:
                     f"'{self.name}' has points in {ndim + len(found.others)}D ({names} varies), and the image is "
                     f"{ndim}D."
                 )
-            announce(f"The coordinate {names} of '{self.name}' is taken for time and is not used.")
+            announce(f"The coordinate {names} of '{self.name}' is assumed to be time and is not used.")
         if found.note:
             announce(found.note)
         return found
@@ -160,7 +160,7 @@ def read_table(path: Path) -> Table:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text file"
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
         raise InputError(f"'{path}' cannot be read: {reason}.") from error
     lines = [line for line in text.splitlines() if line.strip(" ,;\t") and not line.lstrip().startswith("#")]
     if not lines:

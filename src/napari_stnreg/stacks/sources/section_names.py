@@ -145,7 +145,7 @@ def order_sections(names: Sequence[str], folder: str, channel: int | None = None
         is_new = bool(extra) and not set(extra) & set(files)
         if is_new and _is_regular([number[0] for number in (*files, *extra)]):
             files.update(extra)
-            notes.append(f"'{one.pattern}' is taken for sections between those of '{chosen.pattern}'.")
+            notes.append(f"'{one.pattern}' is assumed to name sections between those of '{chosen.pattern}'.")
         else:
             odd += one.names
     return SectionNames(_rows(files, chosen.pattern, notes), (*_left_out(odd), *notes))

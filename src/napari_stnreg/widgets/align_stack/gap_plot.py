@@ -28,7 +28,7 @@ class GapPlot(ThemedPlot):
     def __init__(self, viewer: Viewer) -> None:
         tip = (
             "How well each section fits the next, before and after. Dots mark doubtful gaps, red bars mark breaks. "
-            "Below the dashed line a fit is chance. Click to go there."
+            "A fit below the dashed line is no better than chance. Click a gap to go there."
         )
         super().__init__(viewer, "section", "correlation", "quality along the stack", tip, heights=(150, 190))
         self._before: Any = None

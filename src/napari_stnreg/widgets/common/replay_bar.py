@@ -48,7 +48,7 @@ class ReplayBar(QWidget):
         self._layers: list[Layer] = []
         self.plot = plot
         self.slider = QSlider(Qt.Orientation.Horizontal)
-        self.slider.setToolTip("Run through the training.")
+        self.slider.setToolTip("Play the training.")
         self.slider.setAccessibleName("epoch")
         self.words = QLabel()
         self.words.setWordWrap(True)

@@ -185,7 +185,7 @@ class ComparePanel(TaskPanel):
         view, first, second, key = self._asked
         self._pair = (key, pair)
         if first not in self._viewer.layers or second not in self._viewer.layers:
-            raise InputError("One of the two images was removed meanwhile.")
+            raise InputError("One of the two images was removed. Choose two images.")
         self._show_pair(view, first, second)
 
     def _show_pair(self, view: str, first: Layer, second: Layer) -> None:

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
 VIEWS = {
-    "flicker": ("Flicker", "Show the one and the other in turn."),
-    "checkerboard": ("Checkerboard", "Squares of the one and the other: edges run on where they agree."),
+    "flicker": ("Flicker", "Show the two images in turn."),
+    "checkerboard": ("Checkerboard", "Alternating squares of the two images: edges continue where they agree."),
     "difference": ("Difference", "Second minus first: white where they agree, red and blue where they do not."),
-    "blend": ("Blend", "Each in a color of its own over the other: gray (or white) where they agree."),
+    "blend": ("Blend", "Both images overlaid, each in its own color: gray (or white) where they agree."),
     "side": ("Side by side", "Next to each other, with cameras that move together."),
 }
 """The views: the button's text and one line of description."""
@@ -71,7 +71,7 @@ def prepare(
         plain = warp(plain, None, still.grid, "linear")
         mask = plain.mask
         if mask is not None and not mask.any():
-            raise InputError(f"'{first.name}' and '{second.name}' do not lie over each other anywhere.")
+            raise InputError(f"'{first.name}' and '{second.name}' do not overlap. Choose two images that do.")
     if control.cancel.is_set() or control.stop.is_set():
         return None
     return Pair(rescaled(still.intensity()), rescaled(plain.data, mask), still.grid)

@@ -36,7 +36,7 @@ class ModelChoice(QWidget):
         self.box = ModelList(tip, "model", "none (optimize this pair)")
         self.about = self.box.about
         self.refine_box = QCheckBox("Refine for this pair")
-        self.refine_box.setToolTip("Begin at the model's answer and optimize it for these two images.")
+        self.refine_box.setToolTip("Start from the model's transform and optimize it for this pair.")
         self.steps_box = QSpinBox()
         self.steps_box.setRange(1, 10000)
         self.steps_box.setValue(50)

@@ -202,7 +202,7 @@ class InputForm(QWidget):
         rows.add("Fixed points", self.fixed.points_box)
         rows.add("Moving points", self.moving.points_box)
         rows.add_full_width(self.pairs)
-        self.more = collapsible("Masks and landmarks", more, "Limit what counts, and say which points belong together.")
+        self.more = collapsible("Masks and landmarks", more, "Restrict the registration to masks, and add landmarks.")
 
         swap_row = QHBoxLayout()
         swap_row.setContentsMargins(0, 0, 0, 0)

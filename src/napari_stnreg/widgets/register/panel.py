@@ -173,7 +173,7 @@ class RegisterPanel(FitPanel):
         self.refresh()
         layer = self._viewer.layers[layer] if isinstance(layer, str) else layer
         if not selector.layer_box.set_current(layer):
-            raise InputError(f"'{layer.name}' cannot be registered: it is no image layer of this viewer, or a result.")
+            raise InputError(f"'{layer.name}' cannot be registered: it is a result, or not an image of this viewer.")
 
     def start(self) -> bool:
         """Register; return false, with a message in the status line, if that is not possible."""
@@ -208,7 +208,7 @@ class RegisterPanel(FitPanel):
             if fitted:
                 question = memory_question(job.fixed, job.moving, job.settings, self.options.device)
             if question is not None and not accepts_lower_resolution(self, question):
-                self.status.setText("Not started: the memory is not enough for full resolution.")
+                self.status.setText("Not started: there is not enough memory for full resolution.")
                 return False
         except RegistrationError as error:
             self.refuse(error)

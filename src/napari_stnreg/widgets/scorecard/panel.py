@@ -99,7 +99,7 @@ class ScorecardPanel(TaskPanel):
         self.table.pair_chosen.connect(self.go_to_pair)
         self.score_button = button("Score", "Score the layers before and after (Ctrl+Enter).")
         emphasize(self.score_button)
-        self.copy_button = button("Copy", "Copy the table, to be pasted into a spreadsheet.")
+        self.copy_button = button("Copy", "Copy the table for pasting into a spreadsheet.")
         self.csv_button = button("CSV …", "Save the table as CSV, in full precision.")
         self.compare_button = button("Compare", "Look at fixed and result together: flicker, checkerboard and more.")
         row = QHBoxLayout()
@@ -157,7 +157,7 @@ class ScorecardPanel(TaskPanel):
         for side, box in zip(("Fixed", "Moving", "Result"), self.points_boxes, strict=True):
             rows.add(f"{side} points", box)
         rows.add("Reverse", self.reverse_box)
-        self._more = collapsible("Labels, landmarks, reverse", content, "What else the registration is judged by.")
+        self._more = collapsible("Labels, landmarks, reverse", content, "Additional data for judging the registration.")
         self.note = help_label()
 
     # -- what is scored

@@ -34,8 +34,8 @@ class CheckpointForm(QWidget):
         )
         self.folder_box.setAccessibleName("folder for checkpoints")
         self.folder_box.setMinimumWidth(60)
-        self.browse_button = button("…", "Look for a folder.")
-        self.browse_button.setAccessibleName("look for a folder for checkpoints")
+        self.browse_button = button("…", "Browse for a folder.")
+        self.browse_button.setAccessibleName("browse for a folder for checkpoints")
         self.browse_button.setMaximumWidth(44)
         self.resume_box = QCheckBox("Resume the training in this folder")
         self.resume_box.setToolTip("Resume an interrupted training. Images and settings must be the same.")
@@ -95,7 +95,7 @@ class CheckpointForm(QWidget):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"The folder '{folder}' cannot be made: {error.strerror or error}.") from error
+            raise InputError(f"The folder '{folder}' cannot be created: {error.strerror or error}.") from error
         if resumable(output) and not self.resume:
             raise InputError(
                 f"The folder holds '{Path(checkpoint_of(output)).name}' of an earlier training: resume it, or choose "

@@ -101,7 +101,7 @@ def training(job: TrainJob, control: TaskControl) -> Generator[TaskProgress, Non
         if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
-            "The memory was not enough to train this network. Choose a smaller size or batch (under Advanced)."
+            "There is not enough memory to train this network. Choose a smaller size or batch (under Advanced)."
         ) from error
     if model is None:
         return None

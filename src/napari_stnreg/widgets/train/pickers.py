@@ -154,7 +154,7 @@ class LayersPicker(QListWidget):
         if odd is not None:
             raise InputError(
                 f"'{made[0].name}' is {made[0].grid.ndim}D and '{odd.name}' is {odd.grid.ndim}D. "
-                "a network is trained on images of one kind."
+                "A network is trained on images of the same dimensions."
             )
         return made
 
@@ -174,8 +174,8 @@ class FilesPicker(QWidget):
         )
         self.path_box.setAccessibleName(f"{role} files")
         self.path_box.setMinimumWidth(60)
-        self.browse_button = button("…", "Look for a folder or a file.")
-        self.browse_button.setAccessibleName(f"look for {role} files")
+        self.browse_button = button("…", "Browse for a folder or a file.")
+        self.browse_button.setAccessibleName(f"browse for {role} files")
         self.browse_button.setMaximumWidth(44)
         menu = QMenu(self.browse_button)
         self.folder_action, self.file_action = QAction("Folder …", menu), QAction("File …", menu)
