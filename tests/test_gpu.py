@@ -340,7 +340,7 @@ class TestNetworks:
         del steps, end
         assert allocated() == before
 
-    def test_a_training_that_does_not_fit_is_one_sentence(self):
+    def test_training_out_of_memory_raises_one_sentence(self):
         data = DrawnPairs(24, 6, kind="bent")
         data.grid = grid(16384, 2)
         with pytest.raises(OutOfMemoryError, match=r"A training step needs about .*, but only"):

@@ -1,4 +1,4 @@
-"""Many pairs: rows of known truth, failures that do not spread, and runs that are broken off and taken up again."""
+"""Batches of pairs: known transforms, isolated failures, and runs that are interrupted and resumed."""
 
 import csv
 import json

@@ -84,7 +84,7 @@ def test_register_writes_image_transform_and_report(done):
     assert Grid.from_dict(report["grid"]) == sr.read("fixed.png").grid
 
 
-def test_a_terminal_sees_stage_level_and_loss(pair, monkeypatch, capsys):
+def test_terminal_shows_stage_level_and_loss(pair, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "100")
     assert main(["register", "fixed.png", "moving.png", "-o", "result", *QUICK]) == 0
@@ -334,7 +334,7 @@ def test_existing_results_are_kept_without_overwrite(done, capsys):
         (["info", "cut.nii.gz"], "'cut.nii.gz' cannot be read"),
     ],
 )
-def test_bad_input_is_answered_by_one_sentence_and_code_2(pair, capsys, words, sentence):
+def test_bad_input_prints_one_sentence_and_exits_with_2(pair, capsys, words, sentence):
     np.save("volume.npy", np.zeros((8, 9, 10)))
     np.save("flat.npy", np.zeros((64, 60)))
     (pair / "cut.nii.gz").write_bytes(b"\x1f\x8b\x08\x00cut")

@@ -35,7 +35,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_convert_goes_round_all_formats_and_comes_back(folder, capsys):
+def test_convert_round_trip_through_all_formats(folder, capsys):
     names = ["a.tfm", "b.h5", "c.nii.gz", "d.zarr", "e.txt", "f.safetensors"]
     before = "shift.safetensors"
     for name in names:
@@ -105,7 +105,7 @@ def test_evaluate_prints_and_writes_the_scorecard(folder, capsys):
     assert scores["ncc"]["after"] > 0.95 > scores["ncc"]["before"]
 
 
-def test_info_knows_transforms_of_other_programs(folder, capsys):
+def test_info_describes_transforms_of_other_programs(folder, capsys):
     for name in ("a.tfm", "a.h5", "a.nii.gz", "a.zarr"):
         assert main(["convert", "shift.safetensors", name, "--fixed", "fixed.png"]) == 0
         capsys.readouterr()

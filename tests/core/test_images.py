@@ -1,4 +1,4 @@
-"""Grids, images and units: the ground that everything stands on, as properties that hold for all of them."""
+"""Grids, images and units, as properties that hold for all of them."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Axes are taken for what labels or the file say, in every order, in panels and when layers are written."""
+"""Axes follow the labels or the file, in every order, in panels and when layers are written."""
 
 import numpy as np
 import pytest

@@ -30,7 +30,7 @@ from tests.helpers.exchange_scenes import bent, inner_points, theirs_of, turn
 from tests.resampling.test_applying import FAMILIES, smooth
 
 VOXEL = 0.01
-"""How far points may lie apart, in voxels."""
+"""Largest accepted distance between points, in voxels."""
 
 
 def texture(points: np.ndarray) -> np.ndarray:
@@ -232,7 +232,7 @@ def test_fields_in_micrometers_and_images_in_micrometers_meet_in_millimeters(tmp
     np.testing.assert_allclose(sr.load(tmp_path / "t.tfm").as_matrix(), matrix, atol=1e-9)
 
 
-def test_a_registration_of_nifti_files_knows_its_space(scanner, tmp_path):
+def test_registration_of_nifti_files_records_its_space(scanner, tmp_path):
     _, fixed, moving = scanner
     result = sr.register(fixed, moving, family="translation", preset="fast", iterations=3, start="center", device="cpu")
     assert result.transform.coordinate_systems == ("scanner", "scanner")

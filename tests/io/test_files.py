@@ -1,4 +1,4 @@
-"""Files of every kind: values and place survive, and what is wrong is said in one sentence."""
+"""Files of every kind: values and positions round-trip, and errors are one sentence."""
 
 import gzip
 
@@ -206,7 +206,7 @@ def test_pictures_of_other_modes_are_understood(tmp_path):
 # --- napari's form of the same -------------------------------------------------------------------------------------
 
 
-def test_the_reader_takes_nifti_only_and_needs_no_napari(tmp_path):
+def test_reader_accepts_only_nifti_and_works_without_napari(tmp_path):
     assert napari_reader("a.txt") is None
     assert napari_reader(["a.nii", "b.txt"]) is None
     assert callable(napari_reader(["a.nii", "b.nii.gz"]))
@@ -284,7 +284,7 @@ def test_labels_drawn_in_napari_are_marked_as_labels(tmp_path):
     np.testing.assert_allclose(keywords["scale"], (3, 2, 1))
 
 
-def test_a_time_series_layer_goes_through_napari_and_back(tmp_path):
+def test_time_series_layer_round_trip_through_napari(tmp_path):
     import nibabel as nib
     from napari.layers import Layer
 

@@ -1,4 +1,4 @@
-"""NIfTI: what is read lies where nibabel and SimpleITK say, and what is written is what was read."""
+"""NIfTI: positions agree with nibabel and SimpleITK, and files round-trip unchanged."""
 
 import itertools
 
@@ -83,7 +83,7 @@ def test_every_orientation_round_trips(tmp_path, codes):
     shear=st.floats(-0.2, 0.2),
 )
 @settings(max_examples=80, deadline=None)
-def test_turning_keeps_every_voxel_in_the_world(codes, tilt, spacing, shape, shear):
+def test_reorientation_preserves_world_coordinates(codes, tilt, spacing, shape, shear):
     affine = affine_of(codes, spacing, tilt=tilt) @ np.array(
         [[1, shear, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]
     )

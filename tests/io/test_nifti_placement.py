@@ -84,7 +84,7 @@ def _file_index(image: sr.Image, points: np.ndarray, path) -> np.ndarray:
         (FIRST, SECOND, (0, 0)), (FIRST, SHEARED, (1, 1)), (FIRST, SECOND @ np.diag([1.2, 1, 1, 1]), (1, 1)),
     ],
 )  # fmt: skip
-def test_transforms_for_itk_fit_the_position_that_itk_takes(tmp_path, qform, sform, codes):
+def test_transforms_for_itk_match_the_position_that_itk_uses(tmp_path, qform, sform, codes):
     name = "chain" if codes in ((1, 2), (0, 0)) else "affine"
     fixed = _write(tmp_path / "f.nii.gz", FIRST, FIRST, (1, 1))
     moving = _write(tmp_path / "m.nii.gz", qform, sform, codes)
@@ -117,7 +117,7 @@ def test_transforms_for_itk_fit_the_position_that_itk_takes(tmp_path, qform, sfo
                 sr.load(tmp_path / "t.tfm")
 
 
-def test_matrices_survive_our_own_file_the_inverse_and_a_layer(tmp_path):
+def test_matrices_round_trip_through_file_inverse_and_layer(tmp_path):
     from napari_stnreg.io.napari_layers import transform_from_metadata, transform_to_metadata
 
     fixed = _write(tmp_path / "f.nii", FIRST, FIRST, (1, 1))

@@ -156,7 +156,7 @@ def test_a_file_that_contradicts_itself_is_refused(good, change):
         load_transform_file(rewritten(good, change))
 
 
-def test_a_newer_file_asks_for_an_update(good):
+def test_newer_file_format_raises_with_advice_to_update(good):
     def newer(header, tensors):
         header["version"] = 2
 

@@ -26,7 +26,7 @@ def scanner(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.surf.gii", "lh.pial", "a.ply", "a.stl", "a.vtk", "a.obj"])
-def test_surfaces_of_other_programs_lie_where_their_image_does(tmp_path, scanner, name):
+def test_surfaces_of_other_programs_align_with_their_image(tmp_path, scanner, name):
     wanted = sphere(5, (12, 20, 30))
     path = write_mesh(tmp_path / name, wanted)
     if name in ("a.ply", "a.stl", "a.vtk", "a.obj"):

@@ -36,7 +36,7 @@ def test_numbers_mean_what_they_say(ndim):
     np.testing.assert_allclose([*again.angles, again.scale, *again.shift], [*angles, 2, *(np.arange(ndim) + 1)])
 
 
-def test_four_quarter_turns_and_two_flips_are_nothing():
+def test_four_quarter_turns_and_two_flips_are_the_identity():
     start = Placement(np.array([5.0, 20, 30]), np.array([1.0, 2, 3]), np.array([10.0, -20, 30]), 1.3)
     turned = start
     for _ in range(4):

@@ -409,7 +409,7 @@ class TestTransMorph:
     @pytest.mark.parametrize(
         "kind", [{}, {"relative": False}, {"learned": True}, {"skips": False}, {"half": True}, {"window": (2, 2, 2)}]
     )
-    def test_the_sizes_are_told_by_the_weights(self, kind, tmp_path):
+    def test_sizes_are_derived_from_the_weights(self, kind, tmp_path):
         torch.save({"epoch": 3, "state_dict": transmorph_weights(**kind)}, tmp_path / "t.pth.tar")
         model = import_model(tmp_path / "t.pth.tar", orientation="LIA", sinusoidal=False)
         config = model.network.config()
@@ -465,7 +465,7 @@ class TestTransMorph:
             found = block(x[None])[0]
         assert torch.allclose(found, expected, atol=1e-5)
 
-    def test_sinusoidal_positions_are_asked_for(self, tmp_path, monkeypatch, capsys):
+    def test_sinusoidal_positions_are_set_by_an_option(self, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
         torch.save({"state_dict": transmorph_weights()}, "t.pth.tar")
         torch.save(voxelmorph_weights(2), "v.pt")

@@ -84,7 +84,7 @@ class TestAnyImages:
         assert np.linalg.norm(one - two, axis=1).max() < within  # world units of which a lattice voxel has three
 
     @pytest.mark.parametrize("turned", [[[0.0, 1.0], [1.0, 0.0]], [[-1.0, 0.0], [0.0, 1.0]], [[0.0, -1.0], [1.0, 0.0]]])
-    def test_flips_and_exchanged_axes_change_nothing_at_all(self, shaken, turned):
+    def test_prediction_is_invariant_to_flips_and_transposed_axes(self, shaken, turned):
         plain = scene_pair(unit_grid(32))
         other = scene_pair(unit_grid(32, turn=turned), unit_grid(32, turn=turned))
         points = plain.points()
@@ -119,7 +119,7 @@ class TestAnyImages:
         assert np.allclose(found.map_points([[0.0, 0.0]]) - [[500.0, 0.0]], here.map_points([[0.0, 0.0]]), atol=1e-3)
         assert "their centers were aligned" in warnings[0]
 
-    def test_a_transform_to_start_from_goes_first(self, trained):
+    def test_initial_transform_is_applied_first(self, trained):
         plain = scene_pair(unit_grid(32))
         here = trained.predict(plain.fixed, plain.moving, device="cpu")
         away = plain.moving.replace(grid=plain.moving.grid.translated([30.0, -20.0]))
@@ -168,14 +168,14 @@ class TestResult:
         assert (result.settings.family, result.settings.model) == ("translation", "affine")
         assert result.report()["settings"]["refine"] == 0
 
-    def test_refining_comes_closer_than_one_pass(self, trained):
+    def test_refinement_is_more_accurate_than_one_pass(self, trained):
         one = scene_pair(unit_grid(64))
         passed = trained(one.fixed, one.moving, device="cpu")
         refined = trained(one.fixed, one.moving, refine=40, device="cpu")
         assert one.error(refined.transform) < 0.1 < one.error(passed.transform)
         assert len(refined.losses) <= 44
 
-    def test_a_model_is_shown_in_one_line(self, trained):
+    def test_model_repr_is_one_line(self, trained):
         assert repr(trained).startswith(f"<Model {trained.name!r}: network affine, axes 2D")
         assert len(repr(trained)) < 300
 

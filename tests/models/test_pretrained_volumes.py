@@ -42,7 +42,7 @@ def test_lattice_scales_every_volume_to_96_voxels(model, shape, spacing, lattice
 
 @pytest.mark.slow
 @pytest.mark.parametrize("spacing", [1.0, 0.002])
-def test_one_pass_finds_most_of_a_turn_and_a_bend(model, spacing):
+def test_one_pass_recovers_most_of_a_rotation_and_a_deformation(model, spacing):
     truth = bent_map(3, height=4.0, linear=affine_map(3, degrees=8, scale=1.06, shift=5.0))
     images = pair(truth, grid(64, 3))
     center = images.fixed.grid.center

@@ -444,7 +444,7 @@ def test_free_parameters_find_a_known_shift_in_the_loop_a_network_would_use():
         free.config()
 
 
-def test_chained_affines_and_fields_are_sampled_in_one_go():
+def test_chained_affines_and_fields_are_sampled_once():
     lattice = grid((20, 24))
     family = make_family("diffeomorphic")
     field = family(0.5 * torch.randn(2, 2, 20, 24), lattice)

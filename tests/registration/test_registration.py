@@ -38,7 +38,7 @@ def test_voxels_outside_the_masks_have_no_influence(family):
         assert other.scores["after"] == pytest.approx(found[0].scores["after"], rel=1e-5)
 
 
-def test_a_mask_on_one_side_keeps_its_foreign_body_out():
+def test_mask_on_one_side_excludes_a_foreign_body():
     images = bent_pair(size=96)
     values = images.moving.data.copy()
     values[20:50, 55:80] = 4.0

@@ -38,7 +38,7 @@ def field(shape, **options):
         (field((20, 20)), field((20, 20)), {"fixed_channel": -1}, "Setting 'fixed_channel'"),
     ],
 )
-def test_bad_input_is_one_sentence(fixed, moving, options, sentence):
+def test_bad_input_raises_one_sentence(fixed, moving, options, sentence):
     with pytest.raises(InputError, match=sentence) as command:
         sr.register(fixed, moving, **options)
     assert str(command.value).endswith(".")

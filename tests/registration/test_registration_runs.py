@@ -16,7 +16,7 @@ from tests.helpers.scenes import FAST, bent_map, bent_pair, grid, pair, register
 
 
 def finish(steps):
-    """The result of a generator that is told to stop."""
+    """Return the result of a generator that is asked to stop."""
     with pytest.raises(StopIteration) as end:
         steps.send("stop")
     return end.value.value
@@ -94,7 +94,7 @@ def test_stopping_at_any_moment_keeps_the_best_so_far(family):
     assert max(errors)[1] < 1.3 * whole + 0.05  # stopped at the last step: the deformation is there
 
 
-def test_stopping_takes_the_best_step_not_the_last(monkeypatch):
+def test_stopping_returns_the_best_step_not_the_last(monkeypatch):
     images = bent_pair(size=48)
     calls = []
 

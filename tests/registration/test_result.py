@@ -79,7 +79,7 @@ def test_register_touches_no_global_random_state(images):
     assert random.getstate() == before[2]
 
 
-def test_warnings_are_warned_and_kept():
+def test_warnings_are_issued_and_stored_in_the_result():
     points = np.random.default_rng(0).random((64, 64))
     image = sr.Image.from_array(points)
     with pytest.warns(sr.RegistrationWarning) as caught:

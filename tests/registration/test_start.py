@@ -244,7 +244,7 @@ def test_the_search_can_be_stopped():
     assert end.value.value.stop_reason == "stopped"
 
 
-def test_start_keeps_the_exact_shift_of_two_that_are_near():
+def test_start_prefers_the_exact_of_two_similar_shifts():
     """Phase correlation finds a shift of whole voxels exactly, the refinement of the given position about."""
     y, x = np.mgrid[:48, :52]
     fixed, moving = (np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 60) for cy, cx in ((24, 26), (27, 24)))

@@ -1,4 +1,4 @@
-"""Layers that are no images follow the image: through the right direction, whatever their axes and units."""
+"""Layers other than images follow the image in the right direction, for all axes and units."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_layer_affine_agrees_with_resampling():
     assert not GeometryTransformer(transform).is_reflection
 
 
-def test_direction_is_described_in_words():
+def test_direction_is_described_in_text():
     transform = AffineTransform.identity(2)
     assert (
         GeometryTransformer(transform).direction_text

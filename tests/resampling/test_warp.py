@@ -1,4 +1,4 @@
-"""Warping: values against other programs, and what a person expects of borders, dtypes, colors, labels and units."""
+"""Warping: values compared with other programs; borders, dtypes, colors, labels and units."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_a_noisy_series_that_is_aligned_is_good(reference):
     assert result.verdict == "good", result.reasons
 
 
-def test_a_written_frame_that_failed_lies_between_its_neighbors(tmp_path):
+def test_failed_frame_is_written_at_the_mean_of_its_neighbors(tmp_path):
     movie = make_movie(6, (64, 64), "translation", noise=0.05, seed=5)
     frames = movie.frames.copy()
     frames[3] = 0

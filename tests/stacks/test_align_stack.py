@@ -128,7 +128,7 @@ def test_neighbors_are_aligned(whole):
 
 
 def test_landmarks_deform_their_sections(stack, whole, tmp_path):
-    """What a person says against the images is believed, also where no turn or shift of a whole section could do it."""
+    """Landmarks that contradict the images win, also where no rigid transform of a whole section fits them."""
     y, x = np.meshgrid(np.arange(20, 93, 12.0), np.arange(20, 93, 12.0), indexing="ij")
     tissue = np.column_stack([y.ravel(), x.ravel()])
     bend = np.column_stack([4 * np.sin(2 * np.pi * tissue[:, 1] / 112), np.zeros(len(tissue))])
@@ -425,7 +425,7 @@ def test_applying_resumes_and_decodes_each_section_once(stack, whole, tmp_path, 
         aligned.apply(source(), tmp_path / "b.zarr", workers=1, memory=50e6)
 
 
-def test_full_disk_is_one_sentence_and_the_run_resumes(stack, whole, tmp_path, monkeypatch):
+def test_full_disk_raises_one_sentence_and_the_run_resumes(stack, whole, tmp_path, monkeypatch):
     from napari_stnreg.stacks.output import ome_zarr
 
     sync, left = ome_zarr.sync_tree, [4]

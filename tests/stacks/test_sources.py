@@ -1,4 +1,4 @@
-"""Stacks of sections are read one section at a time, from wherever they lie, and say what is wrong with them."""
+"""Stacks of sections are read one section at a time from every kind of source; errors are clear."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""Own displacement, the tissue's course and the rest are told apart, and the solve leaves each where it belongs."""
+"""Separation of per-section displacement, slow tissue trend and residuals, in the estimate and in the solve."""
 
 import numpy as np
 import pytest

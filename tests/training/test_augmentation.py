@@ -159,7 +159,7 @@ def test_generated_shapes_show_one_contrast_or_another():
     assert correlation[1] < correlation[0] - 0.2
 
 
-def test_kept_scenes_come_back_in_new_brightness():
+def test_cached_scenes_are_reused_with_new_brightness():
     data = GeneratedShapes(Grid.from_spacing((32, 32)), keep=True)
     first, second, again = (data.draw_pair("train", e, 0, 0) for e in (0, 1, 0))
     assert torch.equal(first.fixed_labels, second.fixed_labels)
@@ -168,7 +168,7 @@ def test_kept_scenes_come_back_in_new_brightness():
     assert not torch.equal(first.fixed_labels, data.draw_pair("validation", 0, 0, 0).fixed_labels)
 
 
-def test_scenes_kept_for_two_epochs_are_the_same_in_any_order():
+def test_scenes_cached_for_two_epochs_do_not_depend_on_order():
     data = GeneratedShapes(Grid.from_spacing((32, 32)), keep=2)
     labels = {epoch: data.draw_pair("train", epoch, 0, 0).fixed_labels for epoch in (3, 0, 2, 1)}
     assert torch.equal(labels[0], labels[1])

@@ -490,7 +490,7 @@ def trained_in_parts(first, second):
     sr.train(Pairs(13), network="affine", output=second, **options)
 
 
-def test_two_processes_train_as_one_does(tmp_path):
+def test_two_processes_train_like_one(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         f"import sys, torch\nsys.path.insert(0, {str(Path(__file__).parents[2])!r})\ntorch.set_num_threads(1)\n"

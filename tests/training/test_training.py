@@ -49,7 +49,7 @@ def finished(steps, meanwhile=lambda: None):
 
 
 class TestLearning:
-    """Each network, without being told the truth unless said, on pairs it was not trained on."""
+    """Each network is tested on pairs it was not trained on; training is unsupervised unless stated."""
 
     def test_a_translation_network_learns_shifts_by_correlation(self):
         data = DrawnPairs(60, 12, kind="shift")
@@ -150,7 +150,7 @@ class TestRepeating:
         assert same_weights(finished(steps, meanwhile=lambda: torch.rand(3)), plain)
         assert not same_weights(beside, plain)
 
-    def test_accumulated_batches_make_the_step_of_one_large_batch(self):
+    def test_accumulated_batches_equal_one_large_batch(self):
         options = {**QUICK, "network": "affine", "epochs": 2, "gradient_clip": 0.0, "similarity": "mse"}
         options |= {"warmup": 0.0}
         whole = sr.train(DrawnPairs(24, 4), **{**options, "batch_size": 10})
@@ -311,7 +311,7 @@ class TestMemory:
         with pytest.raises(sr.OutOfMemoryError, match="smaller images"):
             sr.train(DrawnPairs(4, 2, size=32, ndim=3), network="voxelmorph", epochs=1, batch_size=1, device="cpu")
 
-    def test_what_a_step_takes_grows_with_batch_and_lattice_and_nothing_is_made(self):
+    def test_step_memory_grows_with_batch_and_lattice_without_allocation(self):
         network = new_network("voxelmorph", 3, 1, (64, 64, 64))
         few, more, large = (
             step_bytes(network, Grid.from_spacing((size,) * 3), 1, batch)

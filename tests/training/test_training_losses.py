@@ -189,7 +189,7 @@ class TestProbabilistic:
         assert value == pytest.approx(expected, rel=1e-6)
         assert network.divergence() is None  # once for each prediction
 
-    def test_other_models_say_how_to_get_one(self):
+    def test_unknown_model_error_explains_how_to_get_one(self):
         model = sr.train(DrawnPairs(12, 4), network="affine", epochs=1, **QUICK)
         with pytest.raises(InputError, match="network option probabilistic"):
             model.uncertainty(sr.Image.from_array(np.eye(8)), sr.Image.from_array(np.eye(8)))

@@ -1,4 +1,4 @@
-"""What holds for every transform of every family, whatever its parameters and the grid it lives on."""
+"""Properties of every transform of every family, for random parameters and grids."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_inverse_maps_points_to_the_warped_image(kind, seed, ndim):
 @FEW
 @cases
 def test_mapped_points_are_independent_of_the_grid(kind, seed, ndim):
-    """The same world points land in the same places, whatever voxel size and orientation the asking grid has."""
+    """World points map to the same places for every voxel size and orientation of the sampling grid."""
     grid = random_grid(ndim, seed)
     transform = random_transform(kind, grid, seed)
     flipped = np.eye(ndim + 1)

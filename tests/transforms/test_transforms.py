@@ -320,7 +320,7 @@ def test_adjacent_affines_of_a_chain_are_merged():
 
 @pytest.mark.parametrize("name", BENDING)
 def test_displacement_is_independent_of_the_sampling_grid(name):
-    """A field given in millimeters does not depend on the voxels or the orientation of the grid that is asked."""
+    """A field in millimeters does not depend on the voxel size or orientation of the sampling grid."""
     grid = oblique(3)
     _, _, transform = some(name, grid)
     turned_grid = Grid(grid.shape[::-1], grid.matrix @ np.eye(4)[[2, 1, 0, 3]], "mm")

@@ -1,4 +1,4 @@
-"""The panel, driven as a person would: a quick engine, but the real thread, viewer and canvas."""
+"""The panel, driven like a user would: a fast engine with the real thread, viewer and canvas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the registration panel cannot do is said in one sentence, and nothing is lost."""
+"""Unsupported input in the registration panel: one clear sentence, and no data loss."""
 
 from __future__ import annotations
 
