@@ -69,7 +69,7 @@ def choose_interpolation(image: Image) -> tuple[Literal["linear", "nearest"], st
 
 
 def label_reason(image: Image, parameters: LabelParameters = LabelParameters()) -> str:
-    """Return why an image is taken for labels; empty if it is not.
+    """Return why an image is treated as labels; empty if it is not.
 
     A statement of the file or layer decides. Otherwise whole numbers are labels if the name suggests it, or if they are
     integers of a few values in connected regions.

@@ -1,4 +1,4 @@
-"""Similarity against chance: how far an alignment stands out from the same images at wrong places."""
+"""Similarity against chance: an alignment compared with the same images at wrong positions."""
 
 from __future__ import annotations
 

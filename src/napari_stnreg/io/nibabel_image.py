@@ -1,4 +1,4 @@
-"""Volumes that nibabel reads and that are no single NIfTI file: Analyze and NIfTI pairs, FreeSurfer MGH."""
+"""Volumes read by nibabel other than single NIfTI files: Analyze and NIfTI pairs, FreeSurfer MGH."""
 
 from __future__ import annotations
 

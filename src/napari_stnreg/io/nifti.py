@@ -262,7 +262,7 @@ def _interval(header: nib.Nifti1Header) -> float:
 
 
 def _placement(image: nib.Nifti1Image, affine: FloatArray, name: str) -> dict[str, Any]:
-    """Where ITK puts the voxels, if elsewhere, and the sentence about it."""
+    """Return where ITK places the voxels, if that differs, and a note about it."""
     found = itk_placement(image.header, affine, name)
     if found is None:
         return {}

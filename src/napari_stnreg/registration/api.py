@@ -418,7 +418,7 @@ def _prediction_progress(model: Model, transform: Transform, settings: Registrat
 
 
 def _activity(stage: str, message: str, transform: Transform) -> Progress:
-    """Progress of what is no step of a fit: reading before it, warping and scoring after it."""
+    """Progress outside the fit: reading before it, warping and scoring after it."""
     step = int(stage == "result")
     return Progress(stage, 0, 1, step, 1, float("nan"), lambda: transform, message)
 

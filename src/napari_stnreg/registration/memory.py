@@ -54,7 +54,7 @@ class HasGrid(Protocol):
 
     @property
     def grid(self) -> Grid:
-        """Where its voxels lie."""
+        """Grid of the voxels."""
 
 
 def estimate_memory(fixed: HasGrid, moving: HasGrid, settings: RegistrationSettings | None = None) -> int:

@@ -204,7 +204,7 @@ def find_columns(
 
 
 def _parse(name: str) -> _Column | None:
-    """Return what a name in lower case stands for, if it is the name of a coordinate."""
+    """Return the meaning of a lower-case column name, if it names a coordinate."""
     name = name.strip().replace("\N{GREEK SMALL LETTER MU}", "\N{MICRO SIGN}")
     found = NUMBERED_AXIS.fullmatch(name)
     if found is not None:

@@ -1,4 +1,4 @@
-"""The plot along z: how well each section fits the next, before and after; a click goes there."""
+"""Plot along z of how well each section fits the next, before and after; a click selects the section."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Marked(Protocol):
-    """A plot over epochs with a line where a slider stands."""
+    """A plot over epochs with a line at the position of a slider."""
 
     def mark(self, time: float) -> None:
         """Put the line at a time."""

@@ -29,7 +29,7 @@ _SHOWN_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class WarpedFrame:
-    """Warped arrays of the layers that were wanted, by position, and their grid."""
+    """Warped arrays of the requested layers, by position, and their grid."""
 
     arrays: dict[int, np.ndarray]
     grid: Grid
