@@ -52,7 +52,7 @@ class ModelChoice(QWidget):
         self.smoothness_slider.setRange(-_STEPS_PER_DECADE, _STEPS_PER_DECADE)
         self.smoothness_slider.setPageStep(_STEPS_PER_DECADE // 4)
         self.smoothness_slider.setToolTip(
-            "Smoothness of the transform, from 0.1 to 10; 1 is that of the training. After a run, the result follows."
+            "Smoothness of the transform, from 0.1 to 10. The training used 1. After a run, the result follows."
         )
         self.smoothness_slider.setAccessibleName("smoothness of the model")
         self._smoothness_label = QLabel()
