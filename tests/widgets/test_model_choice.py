@@ -214,24 +214,24 @@ def test_a_model_that_cannot_be_loaded_leaves_the_verdict_of_the_last_run(panel,
     assert not verdict.isVisibleTo(panel)  # the error of a run
 
 
-def conditional_model():
-    """An untrained network whose displacements depend on the smoothness."""
+def voxelmorph_model(**options):
+    """A small network with random weights."""
     import torch
 
     from napari_stnreg.networks import VoxelMorph
 
     torch.manual_seed(0)
     sizes = {"encoder": (4, 4), "decoder": (4, 4), "final": (4,)}
-    network = VoxelMorph(2, family="displacement", resolution="half", conditional=True, **sizes)
+    network = VoxelMorph(2, family="displacement", resolution="half", **sizes, **options)
     with torch.no_grad():
         for weights in network.parameters():
             weights.add_(0.2 * torch.randn_like(weights))
-    return Model(network, InputSpec(2, 1, (48, 64), (1.0, 1.0)), {}, "stiff or soft")
+    return Model(network, InputSpec(2, 1, (48, 64), (1.0, 1.0)), {}, "random")
 
 
 def test_the_smoothness_slider_of_a_conditional_model_changes_the_result_in_place(panel, viewer, run, qtbot):
     slider = panel.options.model.smoothness_slider
-    known = SESSION.add(conditional_model())
+    known = SESSION.add(voxelmorph_model(conditional=True))
     assert not slider.isVisibleTo(panel)
     panel.options.model.select(known)
     assert slider.isVisibleTo(panel)
@@ -262,3 +262,16 @@ def test_the_smoothness_slider_of_a_conditional_model_changes_the_result_in_plac
     qtbot.wait(200)
     assert len(viewer.layers) == 2
     assert not panel.running
+
+
+def test_a_probabilistic_model_adds_a_layer_of_its_uncertainty(panel, viewer, run):
+    known = SESSION.add(voxelmorph_model(probabilistic=True))
+    panel.options.kind_boxes["uncertainty"].setChecked(True)
+    panel.options.model.select(known)
+    assert panel.start()
+    run(panel)
+    layers = {layer.metadata["stnreg"]["what"]: layer for layer in list(viewer.layers)[2:]}
+    assert set(layers) == {"uncertainty", "warped"}
+    expected = known.model.uncertainty(*images(panel)).data
+    np.testing.assert_allclose(layers["uncertainty"].data, expected, rtol=1e-5)
+    assert expected.min() > 0
