@@ -1,4 +1,4 @@
-"""Do memory and speed stay the same as a stack gets longer? ``python -m benchmark.large_stack --sections 100 2000``
+"""Do memory and speed stay the same as a stack gets longer? ``python -m benchmark.large_stack --sections 100 500``
 
 The sections are made by the package's generator and written to a folder of TIFF files first, one a section; what is
 measured is reading them from there, aligning, and writing the aligned stack with its pyramid. Every length runs in a

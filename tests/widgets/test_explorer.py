@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from napari_stnreg.core.errors import InputError
+from napari_stnreg.widgets.dock.docking import dock_of
 from tests.helpers.napari_user import open_by_call
 from tests.widgets.conftest import blobs
 
@@ -290,6 +291,17 @@ def test_the_numbers_of_theta_fit_a_narrow_dock(explorer):
     form = explorer.scroll_area.widget()
     bar = explorer.scroll_area.verticalScrollBar().sizeHint().width()
     assert form.minimumSizeHint().width() + bar <= 300
+
+
+def test_the_dock_is_as_wide_as_projector_text_needs(explorer, qtbot):
+    area, normal = explorer.scroll_area, explorer.minimumWidth()
+    for _ in range(2):
+        explorer.size_box.set_current("Projector")
+        qtbot.waitUntil(lambda: explorer.width() >= explorer.minimumWidth() > normal)
+        qtbot.waitUntil(lambda: area.widget().minimumSizeHint().width() <= area.viewport().width())
+        assert not area.horizontalScrollBar().isVisible()
+        explorer.size_box.set_current("Normal")
+        qtbot.waitUntil(lambda: dock_of(explorer).minimumWidth() == explorer.minimumWidth() == normal)
 
 
 @pytest.mark.parametrize("gone", ["all", "output", "cells"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QSize, Qt
+from qtpy.QtCore import QSize, Qt, QTimer
 from qtpy.QtWidgets import (
     QFrame,
     QGridLayout,
@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_stnreg.core.family_titles import family_title
-from napari_stnreg.widgets.common.dock_panel import DockPanel
+from napari_stnreg.widgets.common.dock_panel import DockPanel, dock_of
 from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, help_label, separator
 from napari_stnreg.widgets.dock.hint import FirstSteps, help_button, open_page
 from napari_stnreg.widgets.explorer.tabs import Count, DirectionTab, GradientTab, GridTab, SamplerTab
@@ -26,6 +26,9 @@ from napari_stnreg.widgets.explorer.theta_form import ThetaForm
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
+
+MIN_WIDTH = 260
+"""Least width of the panel with text of normal size."""
 
 TEXT_SIZES = {"Normal": 0, "Large": 15, "Projector": 20}
 """Font size in points; 0 is napari's own size."""
@@ -104,7 +107,11 @@ class ExplorerLayout(DockPanel):
         box.addWidget(self.scroll_area, 1)
         box.addWidget(separator())
         box.addWidget(controls)
-        self.setMinimumWidth(260)
+        self.setMinimumWidth(MIN_WIDTH)
+        self._large_text = False
+        self._fit_timer = QTimer(self)  # once the form has its new fonts
+        self._fit_timer.setSingleShot(True)
+        self._fit_timer.timeout.connect(self._fit_width)
 
     def sizeHint(self) -> QSize:
         """Widen the dock to a readable width."""
@@ -125,5 +132,14 @@ class ExplorerLayout(DockPanel):
         """Show text in one of :data:`TEXT_SIZES`; returns the size for the canvas."""
         points = TEXT_SIZES.get(name, 0)
         self.setStyleSheet(f"*, QTabBar::tab {{ font-size: {points}pt; }}" if points else "")
+        self._large_text = points > 0
+        self._fit_timer.start()
         self.grid_tab.view.updateGeometry()
         return points or 12
+
+    def _fit_width(self) -> None:
+        """Keep the panel wide enough for large text; with text of normal size it scrolls where it is narrow."""
+        form, bar = self.scroll_area.widget().minimumSizeHint().width(), self.scroll_area.verticalScrollBar()
+        self.setMinimumWidth(max(MIN_WIDTH, form + bar.sizeHint().width() + 4) if self._large_text else MIN_WIDTH)
+        if (dock := dock_of(self)) is not None:  # it keeps the larger of its former minimum and the new one
+            dock.setMinimumWidth(self.minimumWidth())
