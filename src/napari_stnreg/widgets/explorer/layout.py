@@ -18,8 +18,9 @@ from qtpy.QtWidgets import (
 )
 
 from napari_stnreg.core.family_titles import family_title
-from napari_stnreg.widgets.common.dock_panel import DockPanel, dock_of
+from napari_stnreg.widgets.common.dock_panel import DockPanel
 from napari_stnreg.widgets.common.forms import Combo, FormLayout, button, help_label, separator
+from napari_stnreg.widgets.dock.docking import dock_of
 from napari_stnreg.widgets.dock.hint import FirstSteps, help_button, open_page
 from napari_stnreg.widgets.explorer.tabs import Count, DirectionTab, GradientTab, GridTab, SamplerTab
 from napari_stnreg.widgets.explorer.theta_form import ThetaForm
