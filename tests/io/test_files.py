@@ -154,8 +154,8 @@ def test_unreadable_file_is_refused(tmp_path):
         "absent.nii": "does not exist", "empty.png": "empty", "text.tif": "cannot be read",
         "text.png": "cannot be read",
         "text.nii": "cannot be read", "text.nii.gz": "cannot be read", "text.npy": "cannot be read",
-        "text.npz": "cannot be read", "names.npy": "not an image", "objects.npy": "cannot be read", "line.npy": "1 axes",
-        "deep.npy": "5 axes", "folder.nii": "is a folder", "what.xyz": "does not exist",
+        "text.npz": "cannot be read", "names.npy": "not an image", "objects.npy": "cannot be read",
+        "line.npy": "1 axes", "deep.npy": "5 axes", "folder.nii": "is a folder", "what.xyz": "does not exist",
         "text.xyz": "unsupported", "nii": "unsupported",
     }  # fmt: skip
     for name, words in cases.items():
