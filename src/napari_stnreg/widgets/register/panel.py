@@ -449,6 +449,7 @@ class RegisterPanel(FitPanel):
 
     def close_down(self) -> None:
         """Cancel the run, remove the preview and release the viewer."""
+        self._follow_timer.stop()
         super().close_down()
         self._canvas.clear()
         self.inputs.release()
