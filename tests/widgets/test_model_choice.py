@@ -12,6 +12,8 @@ import napari_stnreg as sr
 from napari_stnreg.models.input_spec import InputSpec
 from napari_stnreg.models.model import Model
 from napari_stnreg.networks import AutoEncoder
+from napari_stnreg.visualization.layers import vectors_layer
+from napari_stnreg.widgets.common.result_layers import make_layer
 from napari_stnreg.widgets.models import session
 from napari_stnreg.widgets.models.session import SESSION
 from tests.widgets.conftest import model_of, plain
@@ -232,6 +234,7 @@ def voxelmorph_model(**options):
 def test_the_smoothness_slider_of_a_conditional_model_changes_the_result_in_place(panel, viewer, run, qtbot):
     slider = panel.options.model.smoothness_slider
     known = SESSION.add(voxelmorph_model(conditional=True))
+    panel.options.kind_boxes["vectors"].setChecked(True)
     assert not slider.isVisibleTo(panel)
     panel.options.model.select(known)
     assert slider.isVisibleTo(panel)
@@ -241,17 +244,23 @@ def test_the_smoothness_slider_of_a_conditional_model_changes_the_result_in_plac
     assert panel.result is None
     assert panel.start()
     run(panel)
-    layers, soft = list(viewer.layers), viewer.layers[-1].data.copy()
-    first = panel.result
+    layers = list(viewer.layers)
+    made = {layer.metadata["stnreg"]["what"]: layer for layer in layers[2:]}
+    soft, first = made["warped"].data.copy(), panel.result
+    made["warped"].colormap = "red"
     slider.setValue(20)
     qtbot.waitUntil(lambda: panel.result is not first and not panel.running, timeout=60_000)
     assert list(viewer.layers) == layers
     expected = known.model.predict(*images(panel), smoothness=10.0)
     points = np.array([[20.0, 30.0], [10.0, 50.0]])
     np.testing.assert_allclose(panel.result.transform.map_points(points), expected.map_points(points), atol=1e-5)
-    assert not np.allclose(viewer.layers[-1].data, soft)
-    np.testing.assert_array_equal(viewer.layers[-1].data, panel.result.warped.data)
-    assert viewer.layers[-1].metadata["stnreg"]["settings"]["smoothness"] == 10
+    assert not np.allclose(made["warped"].data, soft)
+    np.testing.assert_array_equal(made["warped"].data, panel.result.warped.data)
+    assert made["warped"].metadata["stnreg"]["settings"]["smoothness"] == 10
+    assert made["warped"].colormap.name == "red"  # as the user set it
+    arrows = make_layer(vectors_layer(panel.result.transform, panel.result.grid))
+    np.testing.assert_allclose(made["vectors"].data, arrows.data)
+    np.testing.assert_allclose(made["vectors"].edge_color, arrows.edge_color)
     panel.options.model.select(SESSION.add(model_of()))
     assert not slider.isVisibleTo(panel)
     panel.undo()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -108,9 +109,20 @@ def update_layer(layer: Layer, layer_data: LayerData) -> None:
     names: tuple[str, ...] = ("contrast_limits", "colormap", "gamma", "blending")
     if layer.data.shape != data.shape:
         names = ("scale", "translate", "affine", "plane", *names)
+    update_data(layer, layer_data)
+    _set(layer, keywords, names)
+
+
+def update_data(layer: Layer, layer_data: LayerData) -> None:
+    """Show a new result on the same grid in a result layer, which is drawn as the user has set it."""
+    data, keywords, _ = layer_data
     layer.data = data
-    for key in names:
-        if key in keywords:
-            setattr(layer, key, keywords[key])
-    layer.name = keywords["name"]
-    layer.metadata = keywords["metadata"]
+    _set(layer, keywords, ("features", "edge_contrast_limits", "name", "metadata"))
+    if "edge_contrast_limits" in keywords:
+        layer.refresh_colors(update_color_mapping=False)  # of the arrows
+
+
+def _set(layer: Layer, keywords: dict[str, Any], names: Iterable[str]) -> None:
+    for name in names:
+        if name in keywords:
+            setattr(layer, name, keywords[name])

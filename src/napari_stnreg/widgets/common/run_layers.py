@@ -21,7 +21,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from napari_stnreg.core.grid import Grid
 from napari_stnreg.io.napari_layers import LayerData
 from napari_stnreg.widgets.common.preview import PreviewFrame, PreviewLayers
-from napari_stnreg.widgets.common.result_layers import insert_unselected, update_layer
+from napari_stnreg.widgets.common.result_layers import insert_unselected, update_data, update_layer
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -265,7 +265,7 @@ class RunLayers(QObject):
     def _update(self, layer: Layer, layer_data: LayerData) -> Callable[[], None]:
         def update() -> None:
             if layer in self._viewer.layers:
-                update_layer(layer, layer_data)
+                update_data(layer, layer_data)
 
         return update
 

@@ -78,7 +78,6 @@ class RegisterPanel(FitPanel):
         self._job: RegistrationJob | None = None
         self._run: RegistrationRun | None = None
         self._moving_layer: Layer | None = None
-        self._updates = False  # whether the run shows its results in the layers of the last one
         self._follow_timer = QTimer(self)
         self._follow_timer.setSingleShot(True)
         self._follow_timer.setInterval(_FOLLOW_MS)
@@ -216,7 +215,7 @@ class RegisterPanel(FitPanel):
         preferences.save_state(self.options.state())
         if not self.begin(run_registration, job, done=self._on_run, activity=f"Register {job.name}"):
             return False
-        self._job, self._moving_layer, self._updates = job, self.inputs.moving.layer, False
+        self._job, self._moving_layer = job, self.inputs.moving.layer
         self._layers.begin()
         self._canvas.clear()
         self.status.setText("Starting …")
@@ -238,17 +237,19 @@ class RegisterPanel(FitPanel):
         run, chosen = self._run, self.options.model.chosen
         if run is None or run.job.model is None or chosen is None or run.job.model.model is not chosen.model:
             return
-        shown = any(layer.metadata["stnreg"].get("run") == run.job.run for layer in self._last_results())
+        last = self._layers.last_by_kind().items()
+        shown = any(layer.metadata["stnreg"]["run"] == run.job.run for kind, layer in last if kind)
         if not shown or run.job.every_frame or run.job.settings.refine:
             return
         settings = run.job.settings.model_copy(update={"smoothness": self.options.field("smoothness").value()})
         job = dataclasses.replace(run.job, settings=settings, preview_rate=0.0)
-        if settings != run.job.settings and self.begin(run_registration, job, done=self._on_run):
-            self._job, self._updates = job, True
+        if settings != run.job.settings and self.begin(run_registration, job, done=self._on_followed):
+            self._job = job
             self.show_state()
 
-    def _last_results(self) -> list[Layer]:
-        return [layer for kind, layer in self._layers.last_by_kind().items() if kind]
+    def _on_followed(self, run: RegistrationRun) -> None:
+        self._run = run
+        self._layers.update_results(run.layer_data, lambda: self._show_outcome("updated"))
 
     def _make_job(self, *, again: bool) -> RegistrationJob:
         inputs, options = self.inputs, self.options
@@ -322,31 +323,32 @@ class RegisterPanel(FitPanel):
 
     def _on_run(self, run: RegistrationRun) -> None:
         self._run = run
-        if self._updates:
-            self._layers.update_results(run.layer_data, self._on_added)
-            return
         self.status.setText("Adding the layers …")
         self._layers.add_results(run.layers, run.layer_data, self._on_added, reuse_preview=not run.job.every_frame)
 
     def _on_added(self) -> None:
         run = self._run
         assert run is not None
+        source = None if run.job.every_frame else run.job.moving
+        channel = run.job.settings.moving_channel
+        self._canvas.show_run(self._layers.last_by_kind(), self._moving_layer, source, channel)
+        self.claim_before_after(self.switch)
+        self._show_outcome("added")
+        self.scroll_to_end()
+
+    def _show_outcome(self, done: str) -> None:
+        """Show scores, verdict, and warnings of the last run, whose layers were added or updated."""
+        run = self._run
+        assert run is not None
         judgment = None if run.series is None or run.series.stop_reason == "stopped" else run.series.judgment
         self.scores.show_results(run.results, theme_kind(self._viewer), judgment)
-        if not self._updates:
-            source = None if run.job.every_frame else run.job.moving
-            channel = run.job.settings.moving_channel
-            self._canvas.show_run(self._layers.last_by_kind(), self._moving_layer, source, channel)
-            self.claim_before_after(self.switch)
-            self.scroll_to_end()
         stopped = any(result.stop_reason == "stopped" for result in run.results)
         begin = "Stopped. The best result so far is kept" if stopped else "Done"
         if run.warnings:
             self.show_status(" ".join([f"{begin}."] * (stopped and run.series is None) + run.warnings), warn=True)
         else:
             count = f", {len(run.results)} frames" if run.series is not None else ""
-            changed = "updated" if self._updates else "added"
-            self.status.setText(f"{begin}: {len(run.layers)} layers {changed}{count}.")
+            self.status.setText(f"{begin}: {len(run.layers)} layers {done}{count}.")
 
     def drop_scores(self) -> None:
         """Remove verdict and scores."""
