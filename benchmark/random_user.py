@@ -84,7 +84,7 @@ class RandomUser:
     def run(self, events: int, seconds: float | None = None) -> Report:
         """Do a number of events, or as many as the time allows, then close everything."""
         from napari.utils.notifications import notification_manager
-        from qtpy.QtCore import QThreadPool
+        from qtpy.QtCore import QThreadPool, QTimer
         from superqt.utils import WorkerBase
 
         weights = np.array([weight for weight, _ in self.actions])
@@ -93,6 +93,9 @@ class RandomUser:
         hooks = sys.excepthook, threading.excepthook
         sys.excepthook = lambda *error: self.note("".join(traceback.format_exception(*error)))
         threading.excepthook = lambda error: self.note("".join(traceback.format_exception(error.exc_value)))
+        canceling = QTimer()  # runs in the event loop of a dialog too
+        canceling.timeout.connect(self.cancel_dialog)
+        canceling.start(50)
         started, first = time.perf_counter(), None
         try:
             for number in range(events):
@@ -112,6 +115,7 @@ class RandomUser:
                     first = resident_mb()
             self.close_all()
         finally:
+            canceling.stop()
             sys.excepthook, threading.excepthook = hooks
         WorkerBase.await_workers(120_000)
         if not QThreadPool.globalInstance().waitForDone(120_000):
@@ -133,22 +137,20 @@ class RandomUser:
     def pump(self, seconds: float) -> None:
         """Let the window work in an event loop, which also deletes what was to be deleted later, as napari's own."""
         from qtpy.QtCore import QEventLoop, QTimer
-        from qtpy.QtWidgets import QApplication
 
-        loop, end = QEventLoop(), time.perf_counter() + seconds
-
-        def look() -> None:
-            dialog = QApplication.activeModalWidget()
-            if dialog is not None:
-                dialog.close()
-            elif time.perf_counter() >= end:
-                loop.quit()
-
-        timer = QTimer()
-        timer.timeout.connect(look)
-        timer.start(5)
+        loop = QEventLoop()
+        QTimer.singleShot(round(1000 * seconds), loop.quit)
         loop.exec()
-        timer.stop()
+
+    def cancel_dialog(self) -> None:
+        """Cancel an open dialog, which would wait for an answer."""
+        from qtpy.QtWidgets import QApplication, QDialog
+
+        dialog = QApplication.activeModalWidget()
+        if isinstance(dialog, QDialog):
+            dialog.reject()
+        elif dialog is not None:
+            dialog.close()
 
     def close_all(self) -> None:
         """Close all panels and delete all layers."""
