@@ -7,6 +7,7 @@ import pytest
 from benchmark.random_user import RandomUser, reuse_programs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_random_user_meets_no_exception(viewer, seed, monkeypatch):
     from vispy.gloo import glir
