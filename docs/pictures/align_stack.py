@@ -16,10 +16,11 @@ SCENES: dict[str, tuple[str, int, bool, float]] = {
     "sections": ("dark", 340, False, 1.0),
     "sections_light": ("light", 340, False, 1.0),
     "sections_narrow": ("dark", 300, True, 1.0),
-    "sections_straightened": ("light", 300, False, 1.5),
+    "sections_straightened": ("dark", 300, False, 1.5),
+    "sections_straightened_light": ("light", 300, False, 1.5),
 }
 STRAIGHTENED = "sections_straightened"
-"""The scene in which oblique neurites get straightened, and the panel says so."""
+"""Scenes in which oblique neurites get straightened, and the panel says so."""
 
 
 def scene(name: str, folder: Path, written: argparse.Namespace) -> None:
@@ -35,7 +36,7 @@ def scene(name: str, folder: Path, written: argparse.Namespace) -> None:
     theme, width, unfolded, scale = SCENES[name]
     stage = Stage(name, folder, theme, width, scale)
     viewer = stage.viewer
-    if written.stack is None and name == STRAIGHTENED:
+    if written.stack is None and name.startswith(STRAIGHTENED):
         made = SerialSections((20, 320, 320), seed=1)
         data, scales, unit = np.stack(list(made)), made.spacing, "nm"
     elif written.stack is None:
@@ -48,7 +49,7 @@ def scene(name: str, folder: Path, written: argparse.Namespace) -> None:
         scales, unit = source.spacing, source.unit
     viewer.add_image(data, name="sections", scale=scales, units=(unit,) * 3, axis_labels=("z", "y", "x"))
     panel = stage.dock("Align section stack")
-    if name == STRAIGHTENED:
+    if name.startswith(STRAIGHTENED):
         panel.inputs.field("trend").set_current("remove")
     if unfolded:
         stage.expand((panel.inputs.advanced, panel.corrections_section))

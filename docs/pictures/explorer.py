@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 from driving import Stage, pump, run_scenes
 
-# name: theme, width of the dock, text size
-SCENES: dict[str, tuple[str, int, str]] = {
-    "grid": ("dark", 360, "Normal"),
-    "direction": ("light", 340, "Normal"),
-    "sampler": ("dark", 300, "Normal"),
-    "gradient": ("light", 360, "Normal"),
-    "thin_plate": ("dark", 360, "Large"),
-    "bspline": ("light", 300, "Normal"),
-    "projector": ("light", 520, "Projector"),
-    "classifier": ("dark", 360, "Normal"),
+# name: width of the dock, text size; each in the dark theme, and as NAME_light in the light one
+PLAYS: dict[str, tuple[int, str]] = {
+    "grid": (360, "Normal"),
+    "direction": (340, "Normal"),
+    "sampler": (300, "Normal"),
+    "gradient": (360, "Normal"),
+    "thin_plate": (360, "Large"),
+    "bspline": (300, "Normal"),
+    "projector": (520, "Projector"),
+    "classifier": (360, "Normal"),
 }
+SCENES = [f"{name}{theme}" for name in PLAYS for theme in ("", "_light")]
 
 
 class Hand:
@@ -87,12 +88,13 @@ def stickman(size: int = 64) -> np.ndarray:
     return (np.max(parts, axis=0) * 255).astype(np.uint8)
 
 
-def begin(name: str, folder: Path) -> tuple[Stage, Any, Hand]:
+def begin(name: str, folder: Path, theme: str) -> tuple[Stage, Any, Hand]:
     """Window, panel and hand of a scene."""
     from skimage import data
 
-    theme, width, text = SCENES[name]
-    stage = Stage(f"explorer_{name}", folder, theme, width, size=(1400, 950))
+    width, text = PLAYS[name]
+    title = f"explorer_{name}{'_light' if theme == 'light' else ''}"
+    stage = Stage(title, folder, theme, width, size=(1400, 950))
     pictures = {"sampler": data.camera(), "direction": data.camera()[::4, ::4], "gradient": data.camera()[::2, ::2]}
     layer = stage.viewer.add_image(pictures.get(name, stickman()), name="camera" if name in pictures else "stickman")
     panel = stage.dock("Spatial transformer explorer")
@@ -104,10 +106,10 @@ def begin(name: str, folder: Path) -> tuple[Stage, Any, Hand]:
     return stage, panel, Hand(stage.viewer)
 
 
-def classifier(folder: Path) -> None:
+def classifier(folder: Path, theme: str) -> None:
     """Train both classifiers and take a picture of the end."""
-    theme, width, _ = SCENES["classifier"]
-    stage = Stage("classifier", folder, theme, width, size=(1400, 800))
+    title = "classifier_light" if theme == "light" else "classifier"
+    stage = Stage(title, folder, theme, PLAYS["classifier"][0], size=(1400, 800))
     panel = stage.dock("Spatial transformer in a classifier")
     panel.steps.setValue(300)
     panel.train()
@@ -118,10 +120,11 @@ def classifier(folder: Path) -> None:
 
 def scene(name: str, folder: Path, _: argparse.Namespace) -> None:
     """Play one scene and take its picture."""
+    name, theme = name.removesuffix("_light"), "light" if name.endswith("_light") else "dark"
     if name == "classifier":
-        classifier(folder)
+        classifier(folder, theme)
         return
-    stage, panel, hand = begin(name, folder)
+    stage, panel, hand = begin(name, folder, theme)
     canvas = panel.canvas
 
     def handle(which: Any) -> np.ndarray:

@@ -21,17 +21,21 @@ COLORS = 128
 VIVID = 60
 """Between a pixel's largest and smallest channel, above which it is colored."""
 
-# what the site shows: what a driver wrote
+# what the site shows: what a driver wrote in the dark theme, as {}, and in the light one, as {} = "_light"
 PUBLISHED = {
-    "panel": "cells_during",
-    "panel_light": "cells_light_during",
-    "panel_result": "cells_after",
-    "panel_result_light": "cells_light_after",
-    "train_panel": "train_replay",
-    "align_stack": "sections_light_5_cuts",
-    "align_straightened": "sections_straightened_3_after",
-    "explorer_classifier": "classifier",
-    **{f"explorer_{name}": f"explorer_{name}"
+    "panel": "cells{}_during",
+    "panel_result": "cells{}_after",
+    "train_panel": "train{}_replay",
+    "movie": "movie{}_after",
+    "landmarks": "landmarks{}_pairs",
+    "place": "place{}",
+    "workbench": "workbench{}_applied",
+    "scorecard": "scorecard{}_scored",
+    "batch": "batch{}_done",
+    "align_stack": "sections{}_5_cuts",
+    "align_straightened": "sections_straightened{}_3_after",
+    "explorer_classifier": "classifier{}",
+    **{f"explorer_{name}": f"explorer_{name}{{}}"
        for name in ("grid", "direction", "sampler", "gradient", "thin_plate", "projector")},
 }  # fmt: skip
 
@@ -66,9 +70,10 @@ def main() -> None:
     parser.add_argument("--from", dest="folder", type=Path, default=ROOT / "pictures-output")
     options = parser.parse_args()
     for name, written in PUBLISHED.items():
-        source, target = options.folder / f"{written}.png", TARGET / f"{name}.png"
-        if source.exists():
-            target.write_bytes(source.read_bytes())
+        for theme in ("", "_light"):
+            source, target = options.folder / f"{written.format(theme)}.png", TARGET / f"{name}{theme}.png"
+            if source.exists():
+                target.write_bytes(source.read_bytes())
     for path in sorted(TARGET.glob("*.png")):
         reduce(path)
         sys.stdout.write(f"{path.name}: {path.stat().st_size // 1000} kB\n")

@@ -1,6 +1,6 @@
-"""Drive workbench, scorecard and views as a person would and take pictures: ``python docs/pictures/tools.py``.
+"""Drive the smaller panels as a person would and take pictures: ``python docs/pictures/tools.py [SCENE ...]``.
 
-Needs a display with OpenGL. Each scene registers the sample pair quickly, then works with the result.
+Needs a display with OpenGL. Workbench, scorecard, and views work with a quick registration of the sample pair.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from driving import Stage, pump, run_scenes
 
 # name: which tool, sample, theme, width of the dock, Qt scale
@@ -24,6 +25,12 @@ SCENES: dict[str, tuple[str, str, str, int, float]] = {
     "batch_light": ("batch", "shapes", "light", 300, 1.0),
     "compare": ("compare", "shapes", "dark", 300, 1.0),
     "compare_light": ("compare", "shapes", "light", 340, 1.5),
+    "landmarks": ("landmarks", "shapes", "dark", 340, 1.0),
+    "landmarks_light": ("landmarks", "shapes", "light", 340, 1.0),
+    "place": ("place", "shapes", "dark", 340, 1.0),
+    "place_light": ("place", "shapes", "light", 340, 1.0),
+    "movie": ("movie", "shapes", "dark", 340, 1.0),
+    "movie_light": ("movie", "shapes", "light", 340, 1.0),
 }
 
 
@@ -63,15 +70,16 @@ def workbench(stage: Stage) -> None:
     stage.picture("first")
     moving = bench.chosen.moving
     points = viewer.add_points(
-        [[60, 60], [90, 120], [150, 100]], name="marks on moving", size=6, face_color="yellow", units=("um", "um")
-    )
+        [[40, 50], [52, 81], [64, 50], [88, 62], [95, 79]], name="marks on moving", size=4, face_color="yellow",
+        units=("um", "um"),
+    )  # fmt: skip
     labels = [layer for layer in viewer.layers if isinstance(layer, Labels)]
     for layer in (*labels[-1:], points):
         bench.refresh()
         bench.applying.layer_box.set_current(layer)
         bench.apply()
         pump(60, lambda: not bench.running)
-    viewer.layers[moving].visible = False
+    points.visible = viewer.layers[moving].visible = False
     stage.picture("applied")
     bench.show_picture("log_jacobian")
     pump(60, lambda: not bench.running)
@@ -150,14 +158,90 @@ def batch(stage: Stage) -> None:
         stage.picture("done")
 
 
-TOOLS = {"workbench": workbench, "scorecard": scorecard, "compare": compare, "batch": batch}
+def stains(stage: Stage, turn: float = 0.0) -> Any:
+    """Add the cells and, as if in another stain, their moving image, turned by some degrees; return the pair."""
+    from scipy import ndimage
+
+    from napari_stnreg.datasets.shapes import shapes_pair
+
+    pair = shapes_pair()
+    inverted = pair.moving.data.max() - pair.moving.data
+    turned = ndimage.rotate(inverted, turn, reshape=False, order=1, mode="nearest")
+    for name, data in (("stain 1", pair.fixed.data), ("stain 2", turned)):
+        stage.viewer.add_image(data, name=name, scale=pair.fixed.grid.spacing, units=("um", "um"))
+    return pair
+
+
+def landmarks(stage: Stage) -> None:
+    """Eight pairs on two stains, one of them wrong: placed, warped live, and an overlay."""
+    pair = stains(stage)
+    panel = stage.dock("Landmark registration")
+    panel.set_layers(*stage.viewer.layers[:2])
+    panel.place()
+    pump(60, lambda: panel._ready)
+    moved = np.array(pair.moving_points[:8])
+    moved[3] += 9
+    layers = [stage.viewer.add_points(points, units=("um", "um")) for points in (pair.fixed_points[:8], moved)]
+    panel.import_layers(*layers)
+    stage.viewer.layers.remove(layers[0])
+    stage.viewer.layers.remove(layers[1])
+    pump(60, lambda: panel.updates > 0)
+    stage.picture("pairs", wait=2.0)
+    panel.landmarks.view_box.set_current("overlay")
+    stage.picture("overlay", wait=1.0)
+
+
+def place(stage: Stage) -> None:
+    """Turn a stain by its handle."""
+    stains(stage, turn=35)
+    panel = stage.dock("Place by hand")
+    panel.set_layers(*stage.viewer.layers[:2])
+    stage.viewer.reset_view()
+    panel.place()
+    panel.rotate(20)
+    stage.picture(wait=1.0)
+
+
+def movie(stage: Stage) -> None:
+    """Cells that drift and turn, registered to their mean."""
+    from scipy import ndimage
+
+    from napari_stnreg.datasets.shapes import shapes_pair
+
+    image = shapes_pair().fixed
+    random = np.random.default_rng(0)
+    frames, shift, turn = [], np.zeros(2), 0.0
+    for _ in range(24):
+        turned = ndimage.rotate(image.data.astype(float), turn, reshape=False, order=1)
+        frames.append(ndimage.shift(turned, shift, order=1) + random.normal(0, 8, image.data.shape))
+        shift += random.normal((0.6, -0.4), 1.5)
+        turn += random.normal(0.1, 0.6)
+    stack = np.stack(frames).astype(np.float32)
+    stage.viewer.add_image(stack, name="movie", scale=(1, *image.grid.spacing), axis_labels=("t", "y", "x"))
+    panel = stage.dock("STN registration")
+    panel.set_fixed("movie")
+    panel.set_moving("movie")
+    panel.inputs.frames_box.setChecked(True)
+    panel.inputs.reference_box.set_current("mean")
+    panel.options.linear_box.set_current("rigid")
+    panel.options.deformable_box.set_current("")
+    stage.viewer.reset_view()
+    stage.picture("before", wait=2.0)
+    panel.start()
+    pump(300, lambda: not panel.running)
+    stage.viewer.dims.set_current_step(0, 15)
+    panel.scroll_area.verticalScrollBar().setValue(panel.scroll_area.verticalScrollBar().maximum())
+    stage.picture("after", wait=1.5)
+
+
+TOOLS = {"landmarks": landmarks, "place": place, "movie": movie, "workbench": workbench, "scorecard": scorecard, "compare": compare, "batch": batch}
 
 
 def scene(name: str, folder: Path, _: argparse.Namespace) -> None:
     """One scene."""
     tool, sample, theme, width, scale = SCENES[name]
     stage = Stage(name, folder, theme, width, scale)
-    if tool != "batch":
+    if tool in ("workbench", "scorecard", "compare"):
         registered(stage.viewer, sample)
     TOOLS[tool](stage)
     stage.viewer.close()

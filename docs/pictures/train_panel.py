@@ -17,9 +17,9 @@ from driving import Stage, pump, run_scenes
 # name: network, theme, width of the dock, Qt's scale, whether the advanced settings are unfolded
 SCENES: dict[str, tuple[str, str, int, float, bool]] = {
     "train": ("affine", "dark", 340, 1.0, False),
-    "train_light": ("affine+voxelmorph", "light", 340, 1.0, False),
+    "train_light": ("affine", "light", 340, 1.0, False),
     "train_narrow": ("dirnet", "dark", 300, 1.0, True),
-    "train_scaled": ("tps", "light", 320, 1.5, False),
+    "train_scaled": ("affine+voxelmorph", "light", 320, 1.5, False),
     "train_matching": ("matching", "light", 300, 1.0, False),
 }
 

@@ -176,7 +176,8 @@ def test_tables_agree_with_files(card):
     text = card.to_text(pairs=False)
     assert "Dice, label 2" in text
     assert "pair 1" not in text
-    assert "pair 1" in card.to_text()
+    numbers = [word for word in ("pair 0", "pair 1", "pair 3", "pair 4") if word in card.to_text()]
+    assert numbers == ["pair 1", "pair 3"]
     row = card.row()
     assert row["dice_mean_after"] == card.value("dice", item="mean")
     assert row["folding_fraction"] == 0

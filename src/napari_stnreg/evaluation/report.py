@@ -84,14 +84,15 @@ class Score:
 
     @property
     def title(self) -> str:
-        """Display name with label, landmark pair or summary."""
+        """Display name with label, landmark pair (counted from 1, as in the landmark panel), or summary."""
         name = TITLES.get(self.name, self.name)
         return f"{name}, {self._item_title}" if self.item else name
 
     @property
     def _item_title(self) -> str:
-        what = {"labels": "label ", "landmarks": "pair "}.get(self.group, "")
-        return what + self.item if self.item.lstrip("-").isdigit() else self.item
+        if not self.item.lstrip("-").isdigit():
+            return self.item
+        return {"labels": f"label {self.item}", "landmarks": f"pair {int(self.item) + 1}"}.get(self.group, self.item)
 
 
 @dataclass(frozen=True, repr=False)

@@ -16,19 +16,19 @@ DEFORMABLE_FAMILIES = ("bspline", "tps", "displacement", "diffeomorphic", "veloc
 FAMILY_HELP = {
     "translation": "Shift only.",
     "rigid": "Shift and rotation: the same object, moved.",
-    "similarity": "Shift, rotation and one scale for all axes.",
-    "affine": "Shift, rotation, scales and shear.",
+    "similarity": "Shift, rotation, and one scale for all axes.",
+    "affine": "Shift, rotation, scales, and shear.",
     "bspline": "Smooth bending by a cubic B-spline control grid.",
     "tps": "Smooth bending by thin-plate control points.",
-    "displacement": "A free displacement field, which may tear where the tissue did.",
-    "diffeomorphic": "Free and smooth, without folds, with a computed inverse.",
-    "velocity": "The flow of a stationary velocity: a smooth deformation with a logarithm.",
+    "displacement": "A vector at every voxel, which may tear where the tissue did.",
+    "diffeomorphic": "A vector at every voxel, smooth, without folds, with an inverse.",
+    "velocity": "Smooth, without folds, stored as one velocity field.",
 }
 """Transform families and when to use them."""
 
 
 SIMILARITY_HELP = {
-    "auto": "Looks at both images and chooses.",
+    "auto": "Compares both images and chooses.",
     "lncc": "Same modality with uneven brightness, or with inverted contrast.",
     "ncc": "Same contrast at another brightness or gain.",
     "mse": "Same device or stain: equal values mean the same.",
@@ -58,12 +58,12 @@ Initialization = Literal["auto", "none", "center", "moments", "phase", "search"]
 Extent = Literal["fixed", "moving", "union"]
 
 START_HELP = {
-    "auto": "Compare the given position, the centers and the best translation, and use the best.",
+    "auto": "Compare the given position, the centers, and the best translation, and use the best.",
     "none": "Start at the given position.",
     "center": "Align the centers of the two images.",
     "moments": "Align the centers of intensity.",
     "phase": "Find the shift by phase correlation.",
-    "search": "Search all rotations, scales and translations, for rotated images.",
+    "search": "Search all rotations, scales, and translations, for rotated images.",
 }
 
 

@@ -175,7 +175,7 @@ class BatchPanel(OptionsPanel):
     """
 
     title = "Batch registration"
-    help_page = "recipes.html"
+    help_page = "how-to/batch.html"
     introduction = (
         "Choose a list of pairs, or a fixed and a moving folder.",
         "Choose a folder for the results, and settings for all pairs.",

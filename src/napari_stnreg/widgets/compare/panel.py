@@ -34,7 +34,7 @@ class ComparePanel(TaskPanel):
     """
 
     title = "Compare views"
-    help_page = "tutorials/two-layers.html"
+    help_page = "how-to/measure.html"
     introduction = (
         "Choose two images.",
         "Choose a view.",

@@ -74,7 +74,7 @@ class LandmarksPanel(TaskPanel):
     """
 
     title = "Landmark registration"
-    help_page = "tutorials/stains.html"
+    help_page = "how-to/landmarks.html"
     introduction = (
         "Choose the fixed and the moving image, and press Place landmarks.",
         "Click a place in one image: its counterpart in the other is predicted (blue). Drag it to the right place.",

@@ -53,7 +53,7 @@ class PlacementPanel(TaskPanel):
     """
 
     title = "Place by hand"
-    help_page = "tutorials/stains.html"
+    help_page = "how-to/landmarks.html"
     introduction = (
         "Choose the fixed and the moving image, and press Place by hand.",
         "In the 2D display drag the image and its handles. In 3D type numbers.",

@@ -110,7 +110,8 @@ class OptionsForm(QWidget):
 
     def _on_change(self, _index: int = 0) -> None:
         parts = [FAMILY_HELP[name] for name in self.family.split("+") if name]
-        self.family_help.setText(" Then: ".join(parts) if parts else "Choose at least one of the two.")
+        parts[1:] = [f"Then: {part[0].lower()}{part[1:]}" for part in parts[1:]]
+        self.family_help.setText(" ".join(parts) or "Choose at least one of the two.")
         # A model has its own transform; the options of the fit are shown where there is one.
         has_model = self.model.chosen is not None
         fitted = not has_model or self.model.refine > 0

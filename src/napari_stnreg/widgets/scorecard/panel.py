@@ -83,7 +83,7 @@ class ScorecardPanel(TaskPanel):
     """
 
     title = "Registration scorecard"
-    help_page = "explanation/accuracy.html"
+    help_page = "how-to/measure.html"
     introduction = (
         "Choose the fixed and the moving image.",
         "Choose the result or its transform, and labels or landmarks if there are any.",
@@ -282,7 +282,7 @@ class ScorecardPanel(TaskPanel):
     # -- what can be done with it
 
     def go_to_pair(self, pair: int) -> None:
-        """Move the viewer to a landmark of the fixed side, and select it and its partner."""
+        """Move the viewer to the fixed landmark of a pair, counted from 0, and select it and its partner."""
         fixed, moving = self._pair_layers
         for layer in (fixed, moving):
             if layer is not None and layer in self._viewer.layers and pair < len(layer.data):
@@ -291,7 +291,7 @@ class ScorecardPanel(TaskPanel):
             self.show_status("The points that were scored are no longer in the viewer. Score again.")
             return
         center_on(self._viewer, fixed, fixed.data[pair])
-        self.show_status(f"At pair {pair} of '{fixed.name}'.")
+        self.show_status(f"At pair {pair + 1} of '{fixed.name}'.")
 
     def copy(self) -> None:
         """Copy the table, tab-separated."""

@@ -82,7 +82,7 @@ class ScoreTable(QTableWidget):
             self.insertRow(row)
             unit = f" {score.unit}" if score.unit and score.unit != "pixel" else ""
             # The heading of the group names what its rows measure.
-            title = score.title.removeprefix("landmark error, ").replace("_", " ")
+            title = score.title.removeprefix("landmark error, ").replace("_", " ").replace("mutual information", "MI")
             texts = (title, number(score.before), number(score.after) + unit, SIGNS[score.mark])
             tip = " ".join(filter(None, [score.title + ".", _HIGHER[score.better], _WORDS[score.mark]]))
             for column, text in enumerate(texts):
@@ -118,7 +118,7 @@ class ScoreTable(QTableWidget):
         self.setSpan(row, 0, 1, 4)
 
     def restyle(self, theme: str) -> None:
-        """Colors for the theme; the signs say the same."""
+        """Set the colors of the theme; the signs have the same meaning."""
         for row in range(self.rowCount()):
             for column in (2, 3):
                 item = self.item(row, column)

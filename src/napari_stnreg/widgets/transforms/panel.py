@@ -53,7 +53,7 @@ class TransformsPanel(TaskPanel):
     """
 
     title = "Transform workbench"
-    help_page = "how-to/exchange.html"
+    help_page = "how-to/workbench.html"
     introduction = (
         "Choose a transform: of a result layer, or from a file.",
         "Choose the layers that it is applied to.",
