@@ -234,7 +234,15 @@ def movie(stage: Stage) -> None:
     stage.picture("after", wait=1.5)
 
 
-TOOLS = {"landmarks": landmarks, "place": place, "movie": movie, "workbench": workbench, "scorecard": scorecard, "compare": compare, "batch": batch}
+TOOLS = {
+    "landmarks": landmarks,
+    "place": place,
+    "movie": movie,
+    "workbench": workbench,
+    "scorecard": scorecard,
+    "compare": compare,
+    "batch": batch,
+}
 
 
 def scene(name: str, folder: Path, _: argparse.Namespace) -> None:
