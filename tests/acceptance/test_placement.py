@@ -128,7 +128,7 @@ def test_the_3d_display_has_no_handles_to_drag(viewer, qtbot):
 
 
 @pytest.mark.parametrize("name", ["place", "landmarks"])
-def test_a_message_about_missing_images_goes_when_they_are_opened(viewer, qtbot, name):
+def test_a_message_about_missing_images_disappears_when_they_are_opened(viewer, qtbot, name):
     panel = open_from_menu(viewer, name)
     panel.place()
     assert "no two images" in panel.status.text()

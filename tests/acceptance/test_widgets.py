@@ -85,7 +85,7 @@ def test_a_panel_opened_from_another_is_that_of_the_menu(viewer, qtbot):
     qtbot.waitUntil(lambda: not compare.isVisible())
 
 
-def test_the_focus_goes_to_stop_during_a_run_and_comes_back(viewer, qtbot):
+def test_the_focus_moves_to_stop_during_a_run_and_back(viewer, qtbot):
     rng = np.random.default_rng(0)
     for name in ("fixed", "moving"):
         viewer.add_image(rng.random((24, 24, 24)), name=name)

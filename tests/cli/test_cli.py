@@ -113,7 +113,7 @@ def test_nearest_keeps_labels_and_their_type(done):
     assert (np.load("moved.npy")[:, :2] == 70_000).all()
 
 
-def test_inverse_goes_from_fixed_to_moving(done):
+def test_inverse_maps_fixed_to_moving(done):
     words = ["apply", "result/transform.safetensors", "fixed.png", "-r", "moving.png", "-o", "back.npy", "--inverse"]
     assert main(words) == 0
     inner = (slice(8, -8),) * 2
@@ -439,7 +439,7 @@ def test_every_setting_is_an_option():
     assert parse_command(["register", "a", "b", "-o", "c"])["settings"] == RegistrationSettings.parse()
 
 
-def test_settings_come_from_a_file_and_flags_win(pair, capsys):
+def test_settings_come_from_a_file_and_flags_have_priority(pair, capsys):
     (pair / "settings.json").write_text(json.dumps({"family": "translation", "preset": "fast", "iterations": 3}))
     words = ["register", "fixed.png", "moving.png", "-o", "result", "--config", "settings.json"]
     assert main([*words, "--iterations", "12"]) == 0

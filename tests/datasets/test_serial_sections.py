@@ -64,7 +64,7 @@ def test_sections_agree_with_the_true_positions(stack, name):
         assert alike(offset) < right - 0.04
 
 
-def test_mask_excludes_what_is_not_tissue(stack):
+def test_mask_excludes_everything_but_tissue(stack):
     empty, scrap, crack, fold, dirt = (
         (stack[z], stack.mask(z))
         for z in map(NAMES.index, ("missing", "nearly empty", "crack", "fold", "dirt"))

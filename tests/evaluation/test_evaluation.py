@@ -172,7 +172,7 @@ def test_scores_of_constant_or_absent_images_do_not_fail():
     assert all(np.isnan(v) for v in ev.compare(flat, flat, nothing).values())
 
 
-def test_compare_leaves_out_what_is_not_finite(images):
+def test_compare_leaves_out_values_that_are_not_finite(images):
     fixed, moved = images
     broken = moved.copy()
     broken[:4] = np.nan

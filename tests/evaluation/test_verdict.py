@@ -147,7 +147,7 @@ def test_limits_hold_regardless_of_the_model(changes: dict[str, object], verdict
 
 
 @pytest.mark.parametrize(("mirrored", "verdict"), [(-1.0, "good"), (0.4, "good"), (1.5, "doubtful")])
-def test_files_with_an_orientation_tell_left_from_right(mirrored: float, verdict: str) -> None:
+def test_files_with_an_orientation_distinguish_left_from_right(mirrored: float, verdict: str) -> None:
     judged = judge(evidence(mirrored=mirrored), oriented=True)
     assert judged.verdict == verdict
     assert ("Left and right are those of the files" in " ".join(judged.reasons)) == (mirrored == 0.4)

@@ -137,7 +137,7 @@ def test_as_image_keeps_an_image_or_overrides_its_spacing():
     same(sr.as_image(image, spacing=2, unit="um"), VOLUME, affine((2, 2, 2), (4, 5, 6)), "um")
 
 
-def test_what_is_not_an_image_is_rejected():
+def test_an_object_that_is_not_an_image_is_rejected():
     for obj in (None, object(), "nowhere.tif", SimpleNamespace(data=VOLUME), np.array(["a"])):
         with pytest.raises(sr.InputError, match=r"cannot be used as an image|does not exist"):
             sr.as_image(obj)

@@ -214,7 +214,7 @@ def test_field_marked_as_ras_is_read_like_itk(tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_fields_in_micrometers_and_images_in_micrometers_meet_in_millimeters(tmp_path):
+def test_fields_and_images_in_micrometers_are_converted_to_millimeters(tmp_path):
     """ITK reads every NIfTI file in millimeters; our world of one in micrometers stays in micrometers."""
     rng = np.random.default_rng(0)
     affine = np.diag([3.0, 2, 2, 1])

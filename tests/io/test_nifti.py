@@ -135,7 +135,7 @@ def test_an_image_that_never_was_a_file_is_written_upright(tmp_path):
     assert read_image(tmp_path / "new.nii.gz").grid == grid
 
 
-def test_scaled_whole_numbers_become_the_values_they_stand_for(tmp_path):
+def test_scaled_integers_become_the_values_they_represent(tmp_path):
     data = np.array([0, 100, 30000], dtype=np.int16).reshape(1, 1, 3) * np.ones((4, 3, 1), dtype=np.int16)
     image = nib.Nifti1Image(data, np.eye(4))
     image.header.set_slope_inter(0.25, -3)
@@ -211,7 +211,7 @@ def test_a_two_axis_file_is_a_2d_image(tmp_path):
     np.testing.assert_allclose(image.grid.spacing, [3, 2])
 
 
-def test_a_time_series_asks_for_a_frame_and_gives_each(tmp_path):
+def test_a_time_series_requires_a_frame_and_returns_each(tmp_path):
     data = np.arange(5 * 4 * 3 * 6, dtype=np.int16).reshape(5, 4, 3, 6)
     nib.save(nib.Nifti1Image(data, affine_of("LAS")), tmp_path / "t.nii.gz")
     with pytest.raises(InputError, match=r"6 frames.*frame=0"):

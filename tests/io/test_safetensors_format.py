@@ -36,7 +36,7 @@ def kinds():
 
 
 @pytest.mark.parametrize("transform", list(kinds()))
-def test_what_is_read_is_exactly_what_was_written(transform, tmp_path):
+def test_values_read_are_exactly_those_written(transform, tmp_path):
     path = transform.save(tmp_path / "mine", {"seed": 3, "scores": {"ncc": 0.5}})
     assert path.name == "mine.safetensors"
     again, info = load_transform_file(path)
@@ -164,7 +164,7 @@ def test_newer_file_format_raises_with_advice_to_update(good):
         load_transform_file(rewritten(good, newer))
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypatch):
     path = AffineTransform.identity(2).save(tmp_path / "kept.safetensors")
     before = path.read_bytes()
 

@@ -223,7 +223,7 @@ def test_steps_are_written_as_ants_writes_them():
     assert TransformStep.parse("[ dir/a b.h5 , 0 ]") == TransformStep(Path("dir/a b.h5"))
 
 
-def test_transforms_that_do_not_meet_are_refused(tmp_path):
+def test_transforms_between_different_spaces_are_refused(tmp_path):
     sr.save(AffineTransform(np.eye(3), "mm"), tmp_path / "flat.tfm")
     sr.save(AffineTransform(np.eye(4), "mm"), tmp_path / "world.tfm")
     sr.save(AffineTransform(np.eye(4), "mm").with_coordinate_systems("scanner", "scanner"), tmp_path / "scanner.tfm")

@@ -23,7 +23,7 @@ def test_every_affine_map_is_split_and_restored(ndim, seed):
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_numbers_mean_what_they_say(ndim):
+def test_numbers_have_the_documented_meaning(ndim):
     center = np.array([5.0, 20, 30])[-ndim:]
     angles = np.zeros(1 if ndim == 2 else 3)
     angles[0] = 90

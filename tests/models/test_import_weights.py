@@ -194,7 +194,7 @@ class TestVoxelMorph:
         assert main(["import-model", "weights.pt", "-o", "n.safetensors"]) == 2
         assert "Give the shape" in capsys.readouterr().err
 
-    def test_what_the_file_does_not_tell_is_announced(self, tmp_path, capsys, monkeypatch):
+    def test_assumptions_about_the_file_are_announced(self, tmp_path, capsys, monkeypatch):
         monkeypatch.chdir(tmp_path)
         torch.save(voxelmorph_weights(2), "bare.pt")
         torch.save({"config": {"inshape": (8, 8), "int_steps": 5, "int_downsize": 1},
@@ -212,7 +212,7 @@ class TestVoxelMorph:
         with pytest.raises(InputError, match=r"'whole.pt' was trained with downsize 1, not 2"):
             import_model("whole.pt", downsize=2)
 
-    def test_grids_of_a_state_tell_size_and_integration(self, tmp_path):
+    def test_size_and_integration_are_read_from_the_grids_of_a_state(self, tmp_path):
         grids = {"transformer.grid": torch.zeros(1, 2, 16, 24), "integrate.transformer.grid": torch.zeros(1, 2, 4, 6)}
         torch.save(voxelmorph_weights(2) | grids, tmp_path / "v.pt")
         model = import_model(tmp_path / "v.pt")
@@ -223,7 +223,7 @@ class TestVoxelMorph:
         torch.save(voxelmorph_weights(2) | {"transformer.grid": grids["transformer.grid"]}, tmp_path / "w.pt")
         assert import_model(tmp_path / "w.pt").network.config()["steps"] == 0
 
-    def test_what_is_no_network_of_it_is_named(self, tmp_path):
+    def test_a_file_without_a_supported_network_is_refused_by_name(self, tmp_path):
         weights = voxelmorph_weights(3)
         torch.save(weights, tmp_path / "v.pt")
         with pytest.raises(InputError, match="Give the orientation"):
@@ -488,7 +488,7 @@ class TestTransMorph:
         with pytest.raises(InputError, match="has learned positions, not sinusoidal"):
             import_model("l.pth.tar", orientation="zyx", sinusoidal=True)
 
-    def test_what_the_weights_do_not_tell_is_refused(self, tmp_path):
+    def test_weights_of_another_network_are_refused(self, tmp_path):
         weights = transmorph_weights()
         diffeomorphic = {name: t for name, t in weights.items() if not name.startswith(("reg_head", "up4"))}
         torch.save(diffeomorphic, tmp_path / "d.pth.tar")

@@ -110,7 +110,7 @@ class TestAnyImages:
         there = trained.predict(*moved, device="cpu").map_points(points + far)
         assert np.allclose(there - far, here, atol=1e-2)
 
-    def test_images_that_do_not_meet_are_put_center_on_center(self, trained):
+    def test_images_that_do_not_overlap_are_centered_on_each_other(self, trained):
         plain = scene_pair(unit_grid(32))
         away = plain.moving.replace(grid=plain.moving.grid.translated([500.0, 0.0]))
         warnings = []
@@ -242,7 +242,7 @@ class TestFile:
         save_file(tensors, target, metadata={"napari-stnreg": json.dumps(header)})
         return target
 
-    def test_what_is_read_is_exactly_what_was_written(self, good, shaken):
+    def test_values_read_are_exactly_those_written(self, good, shaken):
         again = sr.load(good)
         assert again.input_spec == shaken.input_spec
         one = scene_pair(unit_grid(32))

@@ -168,7 +168,7 @@ def test_landmarks_decide_and_few_of_them_fix_a_simpler_family():
     assert images.error(begin(images, (on_a_line, images.truth(on_a_line)), family="affine")[0]) < 1e-6
 
 
-def test_a_given_start_wins_over_landmarks():
+def test_a_given_start_has_priority_over_landmarks():
     images = pair(affine_map(2, shift=3.0), grid(64, 2))
     given = np.array([[1.0, 0, 1.5], [0, 1, -2.0], [0, 0, 1]])
     points = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])

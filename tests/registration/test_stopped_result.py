@@ -42,7 +42,7 @@ def counted(monkeypatch):
     return voxels
 
 
-def test_a_stopped_run_is_scored_on_few_voxels_and_says_so(counted):
+def test_a_stopped_run_is_scored_on_few_voxels_and_reports_it(counted):
     images = bent_pair(size=512)
     result = run(images, stop_at="diffeomorphic")
     assert result.stop_reason == "stopped"

@@ -184,7 +184,7 @@ def test_contrast_is_not_compared_across_a_break():
     assert minority(range(4), range(4)) == set()
 
 
-def test_copy_with_little_common_tissue_says_nothing_about_chance():
+def test_copy_with_little_common_tissue_is_no_evidence_about_chance():
     assert chance_limit([0.1, 0.1, float("nan")]) == pytest.approx(0.14)
     assert chance_limit([float("nan")] * 4) == QUALITY.unknown_chance
 

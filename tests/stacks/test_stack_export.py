@@ -92,7 +92,7 @@ def test_exported_transforms_map_as_the_alignment(aligned, tmp_path, kind):
         aligned.export(target, "elastix")
 
 
-def test_overwriting_replaces_what_was_exported_and_nothing_else(aligned, tmp_path):
+def test_overwriting_replaces_the_export_and_nothing_else(aligned, tmp_path):
     folder = tmp_path / "landmarks"
     aligned.export(folder, "bigwarp")
     names = sorted(one.name for one in folder.iterdir())

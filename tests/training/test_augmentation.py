@@ -131,7 +131,7 @@ def test_brightness_changes_by_the_requested_amount_only():
 
 
 @pytest.mark.parametrize("shape", [(64, 48), (32, 28, 24)])
-def test_generated_shapes_know_their_transform(shape):
+def test_generated_shapes_have_a_known_transform(shape):
     few = ShapeSettings(bodies=(3, 7), cells=(2, 4))  # so that most voxels are not at an edge
     data = GeneratedShapes(Grid.from_spacing(shape, 1.5), few, count=6)
     batch = collate([data.draw_pair("train", 0, i, 3) for i in range(6)])

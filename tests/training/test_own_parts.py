@@ -243,7 +243,7 @@ class TestLoss:
         assert float(plain(torch.ones(1, 1, 4, 4))) == 0.5
 
     @pytest.mark.parametrize(("loss", "words"), [(3, "a name or a function"), (lambda a, b: 1.0, "returned float")])
-    def test_what_is_no_loss_is_named(self, loss, words):
+    def test_an_object_that_is_no_loss_is_refused_by_name(self, loss, words):
         with pytest.raises(InputError, match=words):
             sr.train(DrawnPairs(12, 4), network="affine", similarity=loss, epochs=1, **QUICK)
 
@@ -351,7 +351,7 @@ class TestData:
         with pytest.raises(InputError, match=words):
             sr.train(Listed(), network="affine", epochs=1, **QUICK)
 
-    def test_what_is_no_data_is_named(self):
+    def test_an_object_that_is_no_data_is_refused_by_name(self):
         with pytest.raises(InputError, match="type int cannot be trained on"):
             sr.train(3)
 
@@ -519,12 +519,12 @@ class TestUnusableParts:
     @pytest.mark.parametrize(
         "module", [torch.nn.Conv3d(2, 2, 3, padding=1), torch.nn.Conv2d(2, 2, 3, padding=1).double()]
     )
-    def test_error_inside_a_network_says_what_it_was_given(self, module):
+    def test_error_inside_a_network_reports_its_input(self, module):
         with pytest.raises(InputError, match=r"'Conv\dd' failed on two float32 images of shape \(B, 1, 16, 16\)"):
             sr.train(self.images(), network=module, epochs=1, device="cpu")
 
     @pytest.mark.parametrize("loss", [lambda warped: warped.mean(), lambda warped, fixed: warped @ fixed[..., :3, :]])
-    def test_error_inside_a_loss_says_how_it_was_called(self, loss):
+    def test_error_inside_a_loss_reports_its_arguments(self, loss):
         with pytest.raises(InputError, match=r"failed when it was called as loss\(warped, fixed\) .*\(1, 1, 16, 16\)"):
             sr.train(self.images(), network="voxelmorph", similarity=loss, epochs=1, device="cpu")
 

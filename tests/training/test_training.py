@@ -290,7 +290,7 @@ class TestStart:
             ({"network_options": {"hidden": 7}}, "other sizes than the network options"),
         ],
     )
-    def test_settings_that_ask_for_another_network_are_refused(self, learned, options, words):
+    def test_settings_for_another_network_are_refused(self, learned, options, words):
         with pytest.raises(InputError, match=words):
             sr.train(DrawnPairs(12, 4), warm_start=learned, epochs=1, **options)
 

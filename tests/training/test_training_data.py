@@ -217,7 +217,7 @@ def test_training_pair_is_placed_as_at_inference():
     assert torch.allclose(batch.moving, seen, atol=1e-5)
 
 
-def test_images_that_do_not_meet_in_the_world_are_put_center_on_center():
+def test_images_that_do_not_overlap_in_the_world_are_centered_on_each_other():
     fixed = blob(11.5, 9.5, (24, 20), name="fixed")
     moving = blob(23.5, 19.5, (48, 40), spacing=0.5, name="moving")
     images = ImageSet.from_images([fixed, moving.replace(grid=moving.grid.translated(np.array([500.0, 80.0])))])
@@ -315,7 +315,7 @@ class TestLabelFiles:
             sr.write_image(tmp_path / f"s{i}_seg.tif", sr.Image.from_array(stairs(i)))
         return tmp_path
 
-    def test_patterns_tell_them_apart(self, both):
+    def test_patterns_distinguish_images_from_labels(self, both):
         data = open_training_data(both, pattern="*_T1.tif", labels_pattern="*_seg.tif")
         assert data.fixed.names == [f"s{i}_T1" for i in range(4)]
         assert data.labels == (1, 2, 3, 4)

@@ -37,7 +37,7 @@ class WithPoints(DrawnPairs):
             yield batch
 
 
-def test_distances_of_points_ignore_what_is_missing():
+def test_distances_of_points_ignore_missing_points():
     fixed = torch.tensor([[[0.0, 0.0], [1.0, 2.0]], [[5.0, 5.0], [torch.nan, torch.nan]]])
     moving = fixed + torch.tensor([3.0, 4.0])
     assert float(point_distance(shift(0, 0), fixed, moving)) == pytest.approx(5.0)

@@ -93,7 +93,7 @@ def test_stop_and_resume_do_no_pair_twice(batch, folder, engine, run, qtbot):
     assert len(engine.calls) == calls + 1
 
 
-def test_what_is_missing_is_reported(batch, folder, viewer):
+def test_missing_inputs_are_reported(batch, folder, viewer):
     assert not batch.run()
     assert "no pairs yet" in batch.status.text()
     assert batch.list_pairs(folder / "fixed", folder / "moving")

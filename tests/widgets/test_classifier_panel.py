@@ -34,7 +34,7 @@ def test_training_shows_both_and_leaves_a_film(panel, viewer, qtbot, tmp_path):
     assert len(iio.imread(tmp_path / "film.gif")) == len(bar.replay.frames)
 
 
-def test_a_folder_without_digits_is_answered_by_a_sentence(panel, qtbot, tmp_path, monkeypatch):
+def test_a_folder_without_digits_is_refused_with_a_message(panel, qtbot, tmp_path, monkeypatch):
     from napari_stnreg.widgets.common import task_panel
 
     monkeypatch.setattr(task_panel, "show_error", lambda text: None)
@@ -45,7 +45,7 @@ def test_a_folder_without_digits_is_answered_by_a_sentence(panel, qtbot, tmp_pat
     assert panel.train_button.isEnabled()
 
 
-def test_stop_keeps_what_was_learned(panel, qtbot):
+def test_stop_keeps_the_trained_weights(panel, qtbot):
     panel.steps.setValue(2000)
     panel.train()
     qtbot.waitUntil(lambda: bool(panel.accuracies), timeout=60_000)
@@ -76,7 +76,7 @@ def test_deleted_rows_stay_away_and_other_layers_are_hidden_meanwhile(panel, vie
     panel.deleteLater()
 
 
-def test_closing_shows_what_was_there_and_does_not_draw_over_it(panel, viewer, qtbot):
+def test_closing_restores_the_layers_from_before(panel, viewer, qtbot):
     before = viewer.add_image(np.zeros((8, 8)), name="before")
     panel.train()
     qtbot.waitUntil(lambda: not panel.running, timeout=60_000)

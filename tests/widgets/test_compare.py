@@ -123,7 +123,7 @@ def test_side_by_side_puts_the_first_on_the_left(viewer, compare, pair):
     assert viewer.canvas.grid.position(layers.index(second), layers) == (0, 0)
 
 
-def test_going_from_view_to_view_keeps_what_was_before_the_first(viewer, compare, run):
+def test_switching_views_keeps_the_state_from_before_the_first(viewer, compare, run):
     before = trace(viewer)
     for view in ("side", "checkerboard", "flicker", "difference", "blend"):
         compare.show_view(view)

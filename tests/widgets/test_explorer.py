@@ -85,7 +85,7 @@ def test_a_dragged_frame_changes_matrix_and_picture(explorer, name, by):
     assert napari.current_viewer().scene.camera.mouse_pan
 
 
-def test_typed_numbers_and_sliders_change_the_rest(explorer):
+def test_typed_numbers_and_sliders_update_all_other_controls(explorer):
     explorer.theta_form.numbers[2].setValue(0.5)
     explorer.show_now()
     assert np.isclose(explorer.scene.theta.matrix[0, 2], 14)  # half of half the width of 56

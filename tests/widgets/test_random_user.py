@@ -9,7 +9,7 @@ from benchmark.random_user import RandomUser, reuse_programs
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_random_user_meets_no_exception(viewer, seed, monkeypatch):
+def test_a_random_user_causes_no_exception(viewer, seed, monkeypatch):
     from vispy.gloo import glir
 
     for owner, name in (

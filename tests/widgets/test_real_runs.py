@@ -341,7 +341,7 @@ def test_a_series_is_registered_to_its_own_frames(viewer, open_panel, run, refer
     assert "6 frames" in panel.status.text()
 
 
-def test_a_blank_frame_is_named_and_lies_between_its_neighbors(viewer, open_panel, run):
+def test_a_blank_frame_is_named_and_placed_between_its_neighbors(viewer, open_panel, run):
     panel, series = open_series_panel(viewer, open_panel, 7)
     panel.options.deformable_box.set_current("")
     layer = viewer.layers["series"]

@@ -29,7 +29,7 @@ def test_settings_are_remembered(panel, viewer, engine, run, open_panel):
     assert other.options.rate_box.value() == 2
 
 
-def test_broken_settings_are_passed_over(settings_file, open_panel):
+def test_broken_settings_are_ignored(settings_file, open_panel):
     from napari_stnreg.widgets.common import preferences
 
     for text in ("no json", json.dumps([1]), json.dumps({"settings": {"family": "what", "preset": 3}, "results": "x"})):
