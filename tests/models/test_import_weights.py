@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -236,6 +238,12 @@ class TestVoxelMorph:
         torch.save({"layer.weight": torch.ones(1)}, tmp_path / "x.pt")
         with pytest.raises(InputError, match="do not belong to a supported network"):
             import_model(tmp_path / "x.pt")
+
+    def test_a_plain_pickle_is_refused_without_a_warning_of_torch(self, tmp_path, recwarn):
+        (tmp_path / "weights.pt").write_bytes(pickle.dumps({"value": complex}, protocol=4))
+        with pytest.raises(InputError, match="Nothing in it was executed"):
+            import_model(tmp_path / "weights.pt")
+        assert not [one for one in recwarn if "pickle protocol" in str(one.message)]
 
     def test_nothing_in_a_checkpoint_is_executed(self, tmp_path):
         class Bad:

@@ -456,3 +456,13 @@ def test_chained_affines_and_fields_are_sampled_once():
         assert torch.allclose(
             sampling_grid(both, lattice, lattice).double(), normalized(index, lattice.shape), atol=1e-4
         )
+
+
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("shape", [(16, 16), (8, 8, 8)])
+def test_invalid_parameters_give_invalid_values(shape, padding):
+    layer = SpatialTransformer(family="translation", padding=padding)
+    parameters = torch.full((2, len(shape)), torch.nan, requires_grad=True)
+    warped = layer(torch.rand(2, 1, *shape), parameters=parameters)
+    warped.sum().backward()  # torch alone ends the program here in 2D
+    assert warped.isnan().all()

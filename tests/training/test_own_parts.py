@@ -550,3 +550,64 @@ class TestUnusableParts:
             sr.train(self.images(2))
         with pytest.raises(InputError, match="nowhere' does not exist"):
             sr.train(tmp_path / "nowhere")
+
+
+def tensor_pairs(count=8):
+    """A plain list of pairs without a channel axis."""
+    return [(sample["fixed"][0], sample["moving"][0]) for sample in (Pairs(count)[i] for i in range(count))]
+
+
+@pytest.mark.parametrize("as_sample", [tuple, list, lambda pair: {"fixed": pair[0], "moving": pair[1]}])
+def test_a_list_of_pairs_trains_like_a_dataset_of_pairs(as_sample):
+    model = sr.train([as_sample(pair) for pair in tensor_pairs()], network="affine", epochs=1, device="cpu")
+    assert model.ndim == 2
+    assert model.summary["curve"][-1]["loss"] == sr.train(
+        Pairs(8), network="affine", epochs=1, device="cpu"
+    ).summary["curve"][-1]["loss"]  # fmt: skip
+
+
+def test_the_pairs_of_a_list_may_differ_in_size():
+    pairs = [(fixed[: 24 - i], moving[:, : 22 - i]) for i, (fixed, moving) in enumerate(tensor_pairs())]
+    assert sr.train(pairs, network="affine", epochs=1, device="cpu").ndim == 2
+
+
+def test_a_list_of_pairs_is_not_opened_as_images():
+    with pytest.raises(InputError, match="list of pairs"):
+        sr.open_training_data(tensor_pairs())
+
+
+@pytest.mark.parametrize(("family", "shape"), [("translation", (2,)), ("displacement", (2, 6, 6))])
+def test_a_network_that_returns_nan_ends_in_a_sentence(family, shape):
+    class Broken(Constant):
+        def forward(self, fixed, moving):
+            return super().forward(fixed, moving) * torch.nan
+
+    network = Broken(torch.zeros(shape))
+    network.family = family
+    with pytest.raises(sr.FitError, match="non-finite") as caught:
+        sr.train(Pairs(), network=network, epochs=1, device="cpu")
+    assert "checkpoint" not in str(caught.value)  # there is none
+
+
+def test_a_loss_without_a_gradient_is_refused():
+    def detached(warped, fixed):
+        return (warped.detach() - fixed).square().mean()
+
+    with pytest.raises(InputError, match="'detached' had no gradient"):
+        sr.train(Pairs(), network="voxelmorph", similarity=detached, epochs=1, device="cpu")
+
+
+def test_frozen_layers_of_a_network_stay_as_they_are():
+    network = Shifter()
+    network.layers[0].requires_grad_(False)
+    model = sr.train(Pairs(), network=network, epochs=1, device="cpu")
+    trained = model.network.module.layers
+    assert torch.equal(trained[0].weight, network.layers[0].weight)
+    assert not torch.equal(trained[-1].weight, network.layers[-1].weight)
+    with pytest.raises(InputError, match="nothing to train"):
+        sr.train(Pairs(), network=Shifter().requires_grad_(False), epochs=1, device="cpu")
+
+
+def test_an_unknown_setting_is_named():
+    with pytest.raises(InputError, match="There is no setting 'overwrite'"):
+        sr.train(Pairs(), network="affine", overwrite=True)

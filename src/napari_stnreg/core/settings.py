@@ -52,5 +52,7 @@ def validation_message(error: ValidationError) -> str:
     """Return the first problem of a validation error as one sentence."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"]) or "settings"
+    if first["type"] == "extra_forbidden":
+        return f"There is no setting '{name}'."
     text = str(first["msg"]).removeprefix("Value error, ")
     return f"Setting '{name}': {text}."

@@ -47,6 +47,8 @@ class CustomSimilarity(Similarity, selectable=False):
             names = set(inspect.signature(called).parameters)
         except (TypeError, ValueError):
             names = set()
+        self.had_gradient = False
+        """Whether the loss depended on a warped image so far."""
         self._weight_name = next((name for name in ("weight", "mask") if name in names), None)
 
     def prepare(self, fixed: Tensor, weight: Tensor | None = None) -> None:
@@ -80,6 +82,7 @@ class CustomSimilarity(Similarity, selectable=False):
                 f"The loss '{self.title}' returned a tensor of type {value.dtype} and shape {tuple(value.shape)}. "
                 "Return a scalar, or a floating-point map whose mean is the loss."
             )
+        self.had_gradient |= value.requires_grad
         return value.mean()
 
     def score(self, warped: Tensor, weight: Tensor | None = None) -> float:

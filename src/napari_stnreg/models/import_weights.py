@@ -10,6 +10,7 @@ import itertools
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,7 +50,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not source.is_file():
         raise InputError(f"'{source}' does not exist.")
     try:
-        content = torch.load(source, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle protocol; the message below is enough
+            content = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"'{source.name}' holds more than weights, or is no checkpoint of torch. Nothing in it was executed. Save "

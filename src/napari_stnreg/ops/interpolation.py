@@ -165,6 +165,16 @@ def _sample_nearest(image: Tensor, points: Tensor, padding: Padding, tolerance: 
     return result
 
 
+def _has_invalid_gradient(grid: Tensor) -> bool:
+    """Return whether the gradient of a grid with coordinates that are not finite is needed on the CPU.
+
+    There the forward pass of torch returns the value of some voxel, and the backward pass reads memory at such
+    coordinates: torch 2.13 ends with a segmentation fault in 2D with border or reflection.
+    """
+    is_needed = grid.requires_grad and grid.device.type == "cpu" and not torch.compiler.is_compiling()
+    return is_needed and not bool(grid.detach().sum().isfinite())
+
+
 def _grid_sample(image: Tensor, grid: Tensor, padding: Padding, mode: Kernel) -> Tensor:
     if mode == "nearest":
         size = constant(list(image.shape[2:]), grid)
@@ -172,6 +182,9 @@ def _grid_sample(image: Tensor, grid: Tensor, padding: Padding, mode: Kernel) ->
         # Normalized coordinates miss a half by some units in the last place of the image's width.
         return _sample_nearest(image, points, padding, 4 * torch.finfo(grid.dtype).eps)
     kernel = _KERNELS[mode]
+    if _has_invalid_gradient(grid):
+        # The value at an invalid coordinate is invalid, so that the loss is, too.
+        return _grid_sample(image, grid.nan_to_num(), padding, mode) + (0 * grid).sum(dim=-1)[:, None]
     threads = torch.get_num_threads() if image.device.type == "cpu" else 1
     out_shape, ndim = grid.shape[1:-1], grid.shape[-1]
     count = grid[0, ..., 0].numel()

@@ -24,7 +24,14 @@ from napari_stnreg.training.callbacks import CurveFile, TensorBoardLog, curve_pa
 from napari_stnreg.training.checkpoint import checkpoint_path
 from napari_stnreg.training.data.batch import TrainingData
 from napari_stnreg.training.data.datasets import open_training_data
-from napari_stnreg.training.data.torch_data import DatasetPairs, LoaderPairs, WithValidation, is_dataset, is_loader
+from napari_stnreg.training.data.torch_data import (
+    DatasetPairs,
+    LoaderPairs,
+    WithValidation,
+    is_dataset,
+    is_loader,
+    is_samples,
+)
 from napari_stnreg.training.parts import OptimizerFactory, SchedulerFactory, take_parts
 from napari_stnreg.training.progress import TrainingProgress
 from napari_stnreg.training.settings import ScheduleName, TrainingSettings
@@ -102,9 +109,10 @@ def train(
     data
         Pairs of images, such as :func:`napari_stnreg.open_training_data` opens; or images, which are paired at random:
         a list of anything that :func:`~napari_stnreg.as_image` takes, an array ``(N, y, x)`` or ``(N, z, y, x)``, a
-        folder, or an ``.npz`` file. A CSV list with the columns fixed and moving pairs its files. Or a dataset or a
-        data loader of torch, of MONAI or TorchIO too, whose samples are dictionaries with ``fixed`` and ``moving`` (or
-        ``image``), tuples or images; see :func:`~napari_stnreg.training.data.torch_data.read_sample`.
+        folder, or an ``.npz`` file. A CSV list with the columns fixed and moving pairs its files. Or a list of pairs,
+        ``[(fixed, moving), ...]``, a dataset, or a data loader of torch, of MONAI or TorchIO too, whose samples are
+        dictionaries with ``fixed`` and ``moving`` (or ``image``), tuples or images; see
+        :func:`~napari_stnreg.training.data.torch_data.read_sample`.
     spacing, unit
         Voxel size and unit of images given as a list, an array, tensors or an ``.npz`` file; files keep their own.
     settings
@@ -232,7 +240,7 @@ def _open(
         return open_training_data(Path(data), spacing=sizes, unit=unit or "pixel", validation_fraction=fraction)
     if is_loader(data):
         return LoaderPairs(data, spacing=spacing, unit=unit)
-    if is_dataset(data):
+    if is_dataset(data) or is_samples(data):
         return DatasetPairs(data, spacing=spacing, unit=unit, seed=seed, validation_fraction=fraction)
     if isinstance(data, Sequence) or hasattr(data, "__array__"):
         images: Sequence[ImageLike] = data  # type: ignore[assignment]  # an array is a sequence of images

@@ -140,6 +140,7 @@ class RegistrationLoss:
             terms["kl"] = (smoothness * settings.kl, divergence)
         terms |= self._regularization(transform, grid, smoothness, divergence is not None)
         loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
+        loss = loss + 0 * coordinates.detach().sum()  # the sampler may return values at coordinates that are not finite
         return BatchResult(
             loss, {name: float(v.detach()) for name, (_, v) in terms.items()}, warped.detach(), transform
         )

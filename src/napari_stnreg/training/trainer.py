@@ -16,6 +16,7 @@ from torch import Tensor
 
 from napari_stnreg.core.device import pick_device
 from napari_stnreg.core.errors import FitError, InputError
+from napari_stnreg.losses.custom import CustomSimilarity
 from napari_stnreg.models.model import Model
 from napari_stnreg.networks import AutoEncoder, CustomNetwork, Network, SequentialNetwork
 from napari_stnreg.training.callbacks import Callbacks
@@ -194,7 +195,19 @@ class Trainer:
         return model
 
     def _check_terms(self, terms: Mapping[str, float]) -> None:
-        """Warn about weights of the loss that had no effect in an epoch, since the data have nothing for them."""
+        """Warn about weights of the loss that had no effect in an epoch, since the data have nothing for them.
+
+        Raises
+        ------
+        InputError
+            If a loss of the caller had no gradient in any batch.
+        """
+        similarity = getattr(self.objective, "similarity", None)
+        if isinstance(similarity, CustomSimilarity) and not similarity.had_gradient and "similarity" in terms:
+            raise InputError(
+                f"The loss '{similarity.title}' had no gradient in any batch, so the network would not learn from it. "
+                "Compute it from `warped` with differentiable functions of torch, without detach(), rounding or NumPy."
+            )
         needed = {"truth_weight": ("truth", "known transforms"), "point_weight": ("points", "corresponding points"),
                   "surface_weight": ("surfaces", "points of surfaces")}  # fmt: skip
         for weight, (term, what) in needed.items():
@@ -278,9 +291,10 @@ class Trainer:
         if not loss.requires_grad:
             raise InputError("The loss does not depend on any weight of the network, so there is nothing to train.")
         if not math.isfinite(self.processes.largest(0.0 if bool(loss.detach().isfinite()) else math.inf, self.device)):
+            kept = self.checkpoint is not None and self.checkpoint.exists()
             raise FitError(
-                "The training loss became non-finite. Lower the learning rate. The checkpoint of the last epoch is "
-                "valid."
+                "The training loss became non-finite. Lower the learning rate, and check the loss and the network if "
+                "they are your own." + (" The checkpoint of the last epoch is valid." if kept else "")
             )
         with contextlib.nullcontext() if last or self._parallel is None else self._parallel.no_sync():
             self.scaler.scale(loss / group_size).backward()

@@ -48,7 +48,9 @@ def initial_network(
         if settings.family is not None:
             options["family"] = settings.family
         own = as_network(copy.deepcopy(module), data.grid.ndim, data.channels, data.grid.shape, options)
-        return own.requires_grad_(True).train(), settings
+        if isinstance(module, Network):
+            own.requires_grad_(True)  # a sequential training leaves all but the last network frozen
+        return own.train(), settings
     if initial is None:
         network = new_network(
             settings.network, data.grid.ndim, data.channels, data.grid.shape, settings.options_of_networks()

@@ -26,6 +26,7 @@ from napari_stnreg.training.data.pairing import (
     split_groups,
     template_pairs,
 )
+from napari_stnreg.training.data.torch_data import is_samples
 
 Source = str | Path | Sequence[ImageLike] | ImageSet
 
@@ -178,6 +179,8 @@ def _open_set(
         raise InputError("Classes are those of the files of a folder or an array of an .npz file.")
     if isinstance(source, ImageSet):
         return source
+    if is_samples(source):
+        raise InputError("The data are a list of pairs. Give it to sr.train, or give the moving images as `moving`.")
     if not isinstance(source, (str, Path)):
         images = [as_image(one) for one in source]
         if sections and len(images) == 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,19 @@ Sample = tuple[Item, ...]
 def is_dataset(data: object) -> bool:
     """Return whether an object is a torch dataset of numbered samples."""
     return isinstance(data, torch.utils.data.Dataset) and hasattr(data, "__getitem__") and hasattr(data, "__len__")
+
+
+def is_samples(data: object) -> bool:
+    """Return whether an object is a list of samples, such as ``[(fixed, moving), ...]``, instead of one of images.
+
+    A nested list of numbers is an image.
+    """
+    if not isinstance(data, Sequence) or isinstance(data, str) or not data:
+        return False
+    first = data[0]
+    if isinstance(first, tuple | list):
+        return len(first) > 0 and not isinstance(first[0], tuple | list | Number)
+    return isinstance(first, Mapping)
 
 
 def is_loader(data: object) -> bool:
@@ -282,7 +296,7 @@ class DatasetPairs(PairSource):
     Parameters
     ----------
     dataset
-        Numbered samples; see :func:`read_sample`.
+        Numbered samples, or a list of them; see :func:`read_sample`.
     spacing, unit
         Voxel size and unit of images without their own.
     validation_fraction
