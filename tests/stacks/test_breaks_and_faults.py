@@ -165,7 +165,9 @@ def test_mirrored_section_is_named_and_stays_between_its_neighbors(stacks, tmp_p
     raw = stacks[0].copy()
     raw[4] = raw[4][:, ::-1]
     result = sr.align_stack(raw, tmp_path / "out.zarr", workers=1)
-    assert "sections 3 and 4, 4 and 5 fit only if one of the two is mirrored" in " ".join(result.warnings)
+    told = " ".join(result.warnings)
+    assert "sections 3 and 4, 4 and 5 fit only if one of the two is mirrored" in told
+    assert "(setting mirror)" in told  # a name that the panel, the command line and Python share
     assert [one.section for one in result.verdicts if one.verdict == "failed"] == [4]
     before, own, after = (result.aligned.displacement(z) for z in (3, 4, 5))
     assert np.abs(own - (before + after) / 2).mean() < 0.5

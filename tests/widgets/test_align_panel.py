@@ -236,23 +236,25 @@ def test_panel_without_a_stack_shows_a_hint(viewer):
 
 
 def test_warnings_stay_in_the_panel(aligned, viewer, qtbot, run):
-    """A warning is no line of the status that the next sentence wipes out; a range aligned again does not lose it."""
+    """A warning is no line of the status that the next sentence wipes out; a range aligned again does not lose that
+    of the slope, which it cannot estimate. Everything else is judged again."""
     findings = aligned.findings
     assert not findings.warning.isVisibleTo(aligned)
-    told = replace(aligned.result, warnings=["Neurites may have been straightened."], slope=SLOPE)
+    straightened = "Oblique structures keep only 28 % of their recorded slope."
+    told = replace(aligned.result, warnings=[straightened, "Mirror image: sections 1 and 2."], slope=SLOPE)
     aligned._work.result = told
     findings.show_result(told)
     qtbot.mouseClick(aligned.reslice_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: aligned.status.text().startswith("Cut through"), timeout=10_000)
     assert findings.warning.isVisibleTo(aligned)
-    assert findings.warning.text() == "Neurites may have been straightened."
+    assert findings.warning.text().split() == f"{straightened} Mirror image: sections 1 and 2.".split()
     assert (
         findings.summary.text()
         == "5 aligned, 1 bridged. Kept 0.28 of the recorded slope (1.45 ± 0.28 pixels per section)."
     )
     aligned.align_range(1, 2)
     run(aligned)
-    assert findings.warning.text() == "Neurites may have been straightened."
+    assert findings.warning.text() == straightened
     assert "Kept 0.28" in findings.summary.text()
     assert aligned.result.report()["summary"][1].startswith("kept 0.28")
 

@@ -455,7 +455,10 @@ def describe_faults(
         found.append(f"Inverted contrast: section {', '.join(map(str, inverted))}. Matched with the contrast inverted.")
     if reflected := [pair for pair in sorted(coarse) if coarse[pair].needs_mirror]:
         named = ", ".join(f"{a} and {b}" for a, b in reflected)
-        found.append(f"Mirror image: sections {named} fit only if one of the two is mirrored. Use mirror=True.")
+        found.append(
+            f"Mirror image: sections {named} fit only if one of the two is mirrored. Turn on the search for mirrored "
+            "sections (setting mirror)."
+        )
     for (a, b), quality in before.items():
         if quality.correlation > PARAMETERS.duplicate_correlation:
             found.append(f"Sections {a} and {b} are the same image. Exclude one of them.")

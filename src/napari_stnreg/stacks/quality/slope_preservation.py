@@ -21,6 +21,9 @@ from napari_stnreg.stacks.matching.fine import FineMatch
 from napari_stnreg.stacks.matching.pair_selection import Pair
 from napari_stnreg.stacks.section_transform import SectionTransform
 
+SLOPE_WARNING = "Oblique structures keep only"
+"""Beginning of the warning about over-straightening."""
+
 
 @dataclass(frozen=True)
 class SlopeParameters:
@@ -102,7 +105,7 @@ class SlopeEstimates:
             return ""
         more = "A larger position_weight keeps more." if trend == "keep" else "trend='keep' keeps more."
         return (
-            f"Oblique structures keep only {100 * self.kept_fraction:.0f} % of their recorded slope: "
+            f"{SLOPE_WARNING} {100 * self.kept_fraction:.0f} % of their recorded slope: "
             f"neurites may be over-straightened. {more}"
         )
 

@@ -53,10 +53,13 @@ class StackWork:
             return
         self.unfinished, self.reopened = None, False
         if job.section_range is not None and self.result is not None and result.slope.get("kept") is None:
-            # A few sections give no slope estimate; that of the whole stack remains valid.
+            from napari_stnreg.stacks.quality.slope_preservation import SLOPE_WARNING
+
+            # A few sections give no slope estimate; that of the whole stack remains valid. Everything else was judged
+            # again.
             before = self.result
-            told = [*result.warnings, *(one for one in before.warnings if one not in result.warnings)]
-            result = replace(result, slope=before.slope, warnings=told)
+            slope_warnings = [one for one in before.warnings if one.startswith(SLOPE_WARNING)]
+            result = replace(result, slope=before.slope, warnings=[*result.warnings, *slope_warnings])
         self.result = result
 
     # -- jobs
