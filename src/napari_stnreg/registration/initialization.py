@@ -65,6 +65,9 @@ class InitializationParameters:
         Standard deviations above chance from which other pixel sizes are not searched.
     chance
         Standard deviations above chance below which the evidence cannot rank shifts, and the similarity does.
+    ranked_by_fit
+        Standard deviations above chance below which a start that turns, scales, mirrors or overlaps partially must
+        also lead to the better fit. Figures are in decision 0069.
     good_loss
         A loss of NCC below this ends the search.
     clear_match
@@ -89,6 +92,7 @@ class InitializationParameters:
     convincing: float = 25.0
     weak: float = 8.0
     chance: float = 3.0
+    ranked_by_fit: float = 12.0
     good_loss: float = 0.03
     clear_match: tuple[float, float] = (0.1, 10.0)
     refinement_steps: int = 20
@@ -174,7 +178,8 @@ def find_start(
     at = next((k for k, m in enumerate(begins) if np.array_equal(m, nothing)), len(begins))
     if keep_given and at == len(begins):
         begins.append(nothing)
-    refined = [(score(level, similarity, m), m) for m in refine(small, start_similarity(settings), family, begins)]
+    polished = refine(small, start_similarity(settings), _without_shear(family), begins)
+    refined = [(score(level, similarity, m), m) for m in polished]
     best = min([best, *refined[: len(plain)]], key=lambda pair: pair[0])
     yield best
     judge = _Judge(problem.pyramid)
@@ -187,7 +192,24 @@ def find_start(
         if good or judge(best[1]) >= enough:
             return best[1]
     rotated = yield from _search_widely(problem, settings, family, level, small, judge, best)
-    return rotated if judge.prefers(rotated, best[1], PARAMETERS.rotated_margin) else best[1]
+    if not judge.prefers(rotated, best[1], PARAMETERS.rotated_margin):
+        return best[1]
+    if judge(rotated) >= PARAMETERS.ranked_by_fit:
+        return rotated
+    # wrong alignments of images with little content get this far above chance, too
+    if signed or settings.similarity in ("auto", "lncc"):
+        settings = settings.model_copy(update={"similarity": "mi"})  # correlation misleads if the contrast differs
+    return _best_by_fit([best[1], rotated], settings, family or "rigid", level, small)
+
+
+def _best_by_fit(
+    candidates: list[FloatArray], settings: RegistrationSettings, family: str, level: Level, small: Level
+) -> FloatArray:
+    """Return the candidate from which a short fit reaches the lowest loss; the last one if they cannot be compared."""
+    similarity = start_similarity(settings)
+    similarity.prepare(level.fixed, level.fixed_weight)
+    losses = [score(level, similarity, m) for m in refine(small, start_similarity(settings), family, candidates)]
+    return candidates[int(np.argmin(losses)) if np.isfinite(losses).all() else -1]
 
 
 def _search_widely(
@@ -224,7 +246,7 @@ def _search_widely(
                 found.append(_polished(pyramid, matrix, family))
                 yield best
             if linears is candidate_sets[0]:
-                found += refine(small, start_similarity(settings), family, distinct)
+                found += refine(small, start_similarity(settings), _without_shear(family), distinct)
                 yield best
         rotated = max(found, key=judge)
         if max(judge(rotated), judge(best[1])) >= PARAMETERS.weak and not fields_differ:
@@ -261,6 +283,11 @@ def nearest_scale(affine: FloatArray) -> float:
     """The power of two nearest to the scale of an affine map; 1 between 1/1.6 and 1.6."""
     scale = math.log2(max(abs(float(np.linalg.det(affine[:-1, :-1]))), 1e-12)) / (len(affine) - 1)
     return 1.0 if abs(scale) < 0.68 else 2.0 ** round(scale)
+
+
+def _without_shear(family: str | None) -> str:
+    """The family by which candidates of the search are refined."""
+    return "similarity" if family == "affine" else family or "rigid"
 
 
 def _near_given(
@@ -498,11 +525,11 @@ def _is_near(a: FloatArray, b: FloatArray, points: FloatArray, level: Level) -> 
     return bool(np.abs(apart).max() < level.fixed_grid.spacing.max())
 
 
-def refine(level: Level, similarity: Similarity, family: str | None, candidates: list[FloatArray]) -> list[FloatArray]:
+def refine(level: Level, similarity: Similarity, family: str, candidates: list[FloatArray]) -> list[FloatArray]:
     """Refine all candidates by a few steps in one batch; returns them in the same order."""
     if not candidates:
         return []
-    maker = make_family({None: "rigid", "affine": "similarity"}.get(family, family or "rigid"))
+    maker = make_family(family)
     grid, count, device = level.fixed_grid, len(candidates), level.fixed.device
     weight = level.fixed_weight
     similarity.prepare(
