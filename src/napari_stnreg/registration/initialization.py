@@ -197,19 +197,22 @@ def find_start(
     if judge(rotated) >= PARAMETERS.ranked_by_fit:
         return rotated
     # wrong alignments of images with little content get this far above chance, too
-    if signed or settings.similarity in ("auto", "lncc"):
-        settings = settings.model_copy(update={"similarity": "mi"})  # correlation misleads if the contrast differs
-    return _best_by_fit([best[1], rotated], settings, family or "rigid", level, small)
+    ways = [settings]
+    if signed or settings.similarity in ("auto", "lncc"):  # correlation alone misleads if the contrast differs
+        ways.insert(0, settings.model_copy(update={"similarity": "mi"}))
+    fits_better = any(_fits_better(rotated, best[1], way, family or "rigid", level, small) for way in ways)
+    return rotated if fits_better else best[1]
 
 
-def _best_by_fit(
-    candidates: list[FloatArray], settings: RegistrationSettings, family: str, level: Level, small: Level
-) -> FloatArray:
-    """Return the candidate from which a short fit reaches the lowest loss; the last one if they cannot be compared."""
+def _fits_better(
+    affine: FloatArray, other: FloatArray, settings: RegistrationSettings, family: str, level: Level, small: Level
+) -> bool:
+    """Whether a short fit from an affine map reaches a lower loss than from another, or they cannot be compared."""
     similarity = start_similarity(settings)
     similarity.prepare(level.fixed, level.fixed_weight)
-    losses = [score(level, similarity, m) for m in refine(small, start_similarity(settings), family, candidates)]
-    return candidates[int(np.argmin(losses)) if np.isfinite(losses).all() else -1]
+    fitted = refine(small, start_similarity(settings), family, [affine, other])
+    loss, other_loss = (score(level, similarity, m) for m in fitted)
+    return loss < other_loss or not math.isfinite(loss)
 
 
 def _search_widely(
