@@ -33,6 +33,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", default=",".join(recipes), help="of: %(default)s")
     parser.add_argument("--out", type=Path, default=Path("benchmark-networks"), help="folder for models and table")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0, help="of the training; give each its own --out")
     parser.add_argument("--judge", action="store_true", help="train nothing: judge what is there")
     options = parser.parse_args()
     options.only = options.only.split(",")
@@ -63,7 +64,8 @@ def trained(name: str, recipe: Recipe, options: argparse.Namespace) -> Path:
             print(name, cost, "" if last is None else (last.loss, last.validation_loss, last.scores), file=sys.stderr,
                   flush=True)  # fmt: skip
 
-    sr.train(recipe.data(options.data), output=path, resume=True, warm_start=start, progress=told, **recipe.settings)
+    settings = {**recipe.settings, "seed": options.seed}
+    sr.train(recipe.data(options.data), output=path, resume=True, warm_start=start, progress=told, **settings)
     return path
 
 

@@ -90,6 +90,7 @@ def test_section_without_evidence_stays_between_its_neighbors(stacks, fault, tmp
     assert (one.status, one.verdict) == ("bridged", "failed")
     assert {row.status for row in result.verdicts if row.section != 3} == {"aligned"}
     assert not result.is_broken
+    assert result.summary[0] == "7 aligned, 1 bridged (of these 1 failed)"  # the statuses add up to all sections
     before, own, after = (result.aligned.displacement(z) for z in (2, 3, 4))
     assert np.abs(own - (before + after) / 2).mean() < 0.5
 

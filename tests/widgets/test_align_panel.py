@@ -220,6 +220,7 @@ def test_layers_deleted_in_the_middle_do_no_harm(panel, viewer, qtbot, run):
     run(panel)
     assert panel.result.stop_reason == "finished"
     assert "stack aligned" in viewer.layers
+    assert not panel.corrections.again_button.isEnabled()  # as all other buttons that need the stack
     viewer.layers.remove("stack aligned")
     panel.flicker()
     qtbot.waitUntil(lambda: not panel.flicker_button.isEnabled(), timeout=5_000)

@@ -20,7 +20,7 @@ from napari_stnreg.cli.exit_code import ExitCode
 from napari_stnreg.cli.progress import PROGRESS
 from napari_stnreg.core.errors import FitError, RegistrationError, RegistrationWarning
 from napari_stnreg.core.settings import validation_message
-from napari_stnreg.registration.settings import FAMILY_HELP, START_HELP
+from napari_stnreg.registration.settings import FAMILY_HELP, PRESET_HELP, SIMILARITY_HELP, START_HELP
 
 COMMANDS = {
     "register": "Register one image to another.",
@@ -52,9 +52,11 @@ EPILOGUE = (
 )
 
 _CHOICES = "\n\n".join(
-    f"--{option}: " + " ".join(f"{name}: {text}" for name, text in texts.items())
-    for option, texts in (("family", FAMILY_HELP), ("start", START_HELP))
-)
+    f"Choices of --{option}:\n\n" + "\n".join(f"- {name}: {text}" for name, text in texts.items())
+    for option, texts in (
+        ("family", FAMILY_HELP), ("similarity", SIMILARITY_HELP), ("preset", PRESET_HELP), ("start", START_HELP)
+    )
+)  # fmt: skip
 
 _GLOBAL = Group("Global options", sort_key=100)
 

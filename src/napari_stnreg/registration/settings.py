@@ -58,12 +58,12 @@ Initialization = Literal["auto", "none", "center", "moments", "phase", "search"]
 Extent = Literal["fixed", "moving", "union"]
 
 START_HELP = {
-    "auto": "Compare the given position, the centers, and the best translation, and use the best.",
+    "auto": "Use the best of the given position, the centers, and the best shift. If none fits well, search rotations.",
     "none": "Start at the given position.",
     "center": "Align the centers of the two images.",
     "moments": "Align the centers of intensity.",
     "phase": "Find the shift by phase correlation.",
-    "search": "Search all rotations, scales, and translations, for rotated images.",
+    "search": "Search rotations and scales in any case, more thoroughly than auto.",
 }
 
 

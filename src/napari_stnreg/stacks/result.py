@@ -79,9 +79,14 @@ class StackResult:
 
     @property
     def summary(self) -> list[str]:
-        """One or two lines: number of sections for each status and verdict, and the slope that was kept."""
-        verdicts = ", ".join(f"{number} {verdict}" for verdict, number in self.counts.items())
-        return [line for line in (verdicts, summarize(self.slope)) if line]
+        """One or two lines: number of sections for each status and, of these, verdict; and the slope that was kept."""
+        verdicts = ("doubtful", "failed")
+        parts = [
+            ", ".join(f"{number} {name}" for name, number in self.counts.items() if (name in verdicts) is judged)
+            for judged in (False, True)
+        ]
+        sections = f"{parts[0]} (of these {parts[1]})" if parts[1] else parts[0]
+        return [line for line in (sections, summarize(self.slope)) if line]
 
     def report(self) -> dict[str, Any]:
         """Return the result as JSON-ready values."""

@@ -38,7 +38,7 @@ def register(
     start_transform: Path | None = None,
     frame: Frame = None,
     all_frames: Annotated[bool, Parameter(group="Reading")] = False,
-    resume: bool = False,
+    resume: Annotated[bool, Parameter(group="Reading")] = False,
     fixed_frame: Frame = None,
     placement: Annotated[Placement, AsOptions] = Placement(),  # noqa: B008
 ) -> int:

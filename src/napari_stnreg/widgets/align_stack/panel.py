@@ -449,9 +449,9 @@ class AlignStackPanel(TaskPanel):
         for part in (self.play_button, self.reslice_button):
             part.setEnabled(work is not None and work.has(work.raw))
         self.flicker_button.setEnabled(work is not None and work.has(work.aligned))
-        can_realign = idle and there and work is not None and not work.reopened
+        stack = idle and work is not None and work.has(work.raw)
         self.remote.allow(idle=idle, result=there)
-        self.corrections.allow(stack=idle and work is not None and work.has(work.raw), result=can_realign)
+        self.corrections.allow(stack=stack, result=stack and there and work is not None and not work.reopened)
         self._on_section()
 
     def _on_section(self, _event: Any = None) -> None:
