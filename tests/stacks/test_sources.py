@@ -122,6 +122,14 @@ def test_corrupt_tiff_page_is_one_unreadable_section(tmp_path, stack):
         source.read(4)
 
 
+@pytest.mark.parametrize("shape", [(40, 50), (1, 40, 50), (2, 1, 40, 50)])
+def test_tiff_of_one_section_is_refused_as_such(tmp_path, shape):
+    metadata = {"axes": "CZYX"} if len(shape) == 4 else None
+    tifffile.imwrite(tmp_path / "one.tif", np.zeros(shape, np.uint8), metadata=metadata, photometric="minisblack")
+    with pytest.raises(InputError, match=r"'one\.tif' has 1 section\. A stack has at least two\."):
+        open_stack(tmp_path / "one.tif")
+
+
 def test_truncated_tiff_has_unreadable_last_sections(tmp_path, stack):
     path = tmp_path / "t.tif"
     tifffile.imwrite(path, stack, photometric="minisblack")

@@ -498,7 +498,8 @@ def _judge_section(
     if fault == UNMATCHED:
         return "bridged", "failed", f"{fault} and was placed between them: exclude it or set landmarks"
     if fault:
-        return "bridged", "doubtful", f"{fault}: placed between its neighbors, nothing to do"
+        advice = "replace its file" if fault == "unreadable" else "nothing to do"
+        return "bridged", "doubtful", f"{fault}: placed between its neighbors, {advice}"
     before, after = figures
     own = {pair: verdict for pair, verdict in gaps.items() if section in pair}
     if not own or set(own.values()) == {"failed"}:
