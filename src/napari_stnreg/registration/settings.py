@@ -21,7 +21,7 @@ FAMILY_HELP = {
     "bspline": "Smooth bending by a cubic B-spline control grid.",
     "tps": "Smooth bending by thin-plate control points.",
     "displacement": "A vector at every voxel, which may tear where the tissue did.",
-    "diffeomorphic": "A vector at every voxel, smooth, without folds, with an inverse.",
+    "diffeomorphic": "Smooth, without folds, with an inverse.",
     "velocity": "Smooth, without folds, stored as one velocity field.",
 }
 """Transform families and when to use them."""
