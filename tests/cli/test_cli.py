@@ -456,7 +456,7 @@ def test_settings_come_from_a_file_and_flags_have_priority(pair, capsys):
     assert "must hold a JSON object" in capsys.readouterr().err
     (pair / "settings.json").write_text(json.dumps({"familiy": "affine"}))
     assert main([*words, "--overwrite"]) == 2
-    assert "There is no setting 'familiy'" in capsys.readouterr().err
+    assert "Setting 'familiy' does not exist" in capsys.readouterr().err
 
 
 def test_quiet_prints_results_only_and_verbose_logs(done, capsys):

@@ -609,5 +609,5 @@ def test_frozen_layers_of_a_network_stay_as_they_are():
 
 
 def test_an_unknown_setting_is_named():
-    with pytest.raises(InputError, match="There is no setting 'overwrite'"):
+    with pytest.raises(InputError, match="Setting 'overwrite' does not exist"):
         sr.train(Pairs(), network="affine", overwrite=True)

@@ -53,6 +53,6 @@ def validation_message(error: ValidationError) -> str:
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"]) or "settings"
     if first["type"] == "extra_forbidden":
-        return f"There is no setting '{name}'."
+        return f"Setting '{name}' does not exist."
     text = str(first["msg"]).removeprefix("Value error, ")
     return f"Setting '{name}': {text}."
