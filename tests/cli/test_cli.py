@@ -322,7 +322,16 @@ def test_existing_results_are_kept_without_overwrite(done, capsys):
         (["register", "fixed.png", "moving.png", "--preset", "slow"], "Setting 'preset': Input should be 'fast'"),
         (["register", "fixed.png", "moving.png", "--family", "round"], "there is no transform family 'round'"),
         (["register", "fixed.png", "moving.png", "--similarity", "x"], "similarity 'x'"),
-        (["register", "fixed.png", "moving.png", "--seed", "many"], "Setting 'seed': Input should be a valid integer"),
+        (
+            ["register", "fixed.png", "moving.png", "--seed", "many"],
+            "'seed': Input should be a valid integer, not 'many'.",
+        ),
+        (
+            ["register", "fixed.png", "moving.png", "--smoothness", "-1"],
+            "'smoothness': Input should be greater than 0, not '-1'.",
+        ),
+        (["register", "fixed.png", "moving.png", "--fixed-spacing", "2,x"], "'2,x' is not a voxel size, such as 2,0.5"),
+        (["register", "fixed.png", "moving.png", "--fixed-spacing", "0"], "'0' is not a voxel size, such as 2,0.5"),
         (["register", "fixed.png", "moving.png", "--fill", "300"], "cannot hold the fill value 300"),
         (["register", "fixed.png", "moving.png", "--moving-spacing", "1,2,3"], "2 axes, but 3 voxel sizes"),
         (["register", "fixed.png", "volume.npy"], "'fixed' is 2D and 'volume' is 3D. A slice cannot be registered"),
@@ -355,7 +364,7 @@ def test_bad_input_prints_one_sentence_and_exits_with_2(pair, capsys, words, sen
         (["register", "fixed.png"], "parameter MOVING requires an argument"),
         (["register", "fixed.png", "moving.png", "-o", "x", "--fam", "rigid"], "Unknown option: --fam"),
         (["register", "a", "b", "-o", "x", "--frame", "1", "--all-frames"], "--frame or --all-frames, not both"),
-        (["apply", "t", "m", "-o", "x", "--moving-spacing", "0"], "Invalid voxel size '0'"),
+        (["apply", "t", "m", "-o", "x", "--moving-spacing", "0"], "'0' is not a voxel size"),
         (["regster", "a", "b"], "Did you mean"),
     ],
 )

@@ -481,6 +481,12 @@ def test_the_command_line_aligns_applies_and_exports(stack, whole, tmp_path, cap
         (["s.npy", "o.tif"], "ends in .zarr"),
         (["s.npy", "o.zarr", "--neighbors", "99"], "'neighbors'"),
         (["s.npy", "o.zarr", "--exclude", "17"], "no section 17"),
+        (["s.npy", "o.zarr", "--exclude", "a,b"], "--exclude: 'a,b' is not a list of sections, such as 3,7,12."),
+        (
+            ["s.npy", "o.zarr", "--section-range", "4"],
+            "'4' is not a range of sections, such as 10:14.",
+        ),
+        (["s.npy", "o.zarr", "--memory", "much"], "--memory: 'much' is not an amount of memory, such as 4GB."),
         (["s.npy", "o.zarr", "--reference", "6"], "no section 6"),
         (["s.npy", "o.zarr", "--section-range", "1:2"], "does not exist"),
         (["s.npy", "o.zarr", "--scheduler", "tcp://127.0.0.1:9"], "No Dask scheduler"),

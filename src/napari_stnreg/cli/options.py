@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -31,17 +31,53 @@ AsOptions = Parameter(name="*")
 """One flag for each field of a dataclass."""
 
 
-def _spacing(kind: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
+def convert_text(convert: Callable[[str], Any], expected: str) -> Callable[[Any, Sequence[Token]], Any]:
+    """Build a converter of one word whose error names the word and what is expected.
+
+    Parameters
+    ----------
+    convert
+        Converts the word; raises ValueError if it cannot.
+    expected
+        What the word must be, with an article and an example.
+    """
+
+    def converter(kind: Any, tokens: Sequence[Token]) -> Any:
+        text = tokens[0].value
+        try:
+            return convert(text)
+        except ValueError as error:
+            raise ValueError(f"'{text}' is not {expected}.") from error
+
+    return converter
+
+
+def _spacing(text: str) -> tuple[float, ...]:
     """Convert ``2`` or ``2,0.5,0.5`` to voxel sizes."""
-    sizes = tuple(float(word) for word in tokens[0].value.split(","))
+    sizes = tuple(float(word) for word in text.split(","))
     if not all(0 < size < float("inf") for size in sizes):
-        raise ValueError(f"Invalid voxel size '{tokens[0].value}'.")
+        raise ValueError(text)
     return sizes
+
+
+def _size(text: str) -> tuple[int, ...]:
+    """Convert ``128,128`` to a number of voxels along each axis."""
+    size = tuple(int(word) for word in text.split(","))
+    if min(size) < 1:
+        raise ValueError(text)
+    return size
 
 
 Output = Annotated[Path, Parameter(alias="-o")]
 Frame = Annotated[int | None, Parameter(group="Reading")]
-Spacing = Annotated[tuple[float, ...] | None, Parameter(converter=_spacing, n_tokens=1, group="Reading")]
+Spacing = Annotated[
+    tuple[float, ...] | None,
+    Parameter(converter=convert_text(_spacing, "a voxel size, such as 2,0.5,0.5"), n_tokens=1, group="Reading"),
+]
+Size = Annotated[
+    tuple[int, ...] | None,
+    Parameter(converter=convert_text(_size, "a size in voxels, such as 128,128"), n_tokens=1),
+]
 Unit = Annotated[str | None, Parameter(group="Reading")]
 Config = Annotated[Path | None, Parameter(group="Settings")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -49,10 +50,12 @@ class Settings(BaseModel):
 
 
 def validation_message(error: ValidationError) -> str:
-    """Return the first problem of a validation error as one sentence."""
+    """Return the first problem of a validation error, with the offending value, as one sentence."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"]) or "settings"
     if first["type"] == "extra_forbidden":
         return f"Setting '{name}' does not exist."
-    text = str(first["msg"]).removeprefix("Value error, ")
+    text = str(first["msg"]).removeprefix("Value error, ").partition(", unable to parse")[0]
+    if first["type"] not in ("value_error", "missing"):
+        text += f", not {reprlib.repr(first['input'])}"
     return f"Setting '{name}': {text}."

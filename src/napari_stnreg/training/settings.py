@@ -53,7 +53,10 @@ class TrainingSettings(Settings):
 
     network: str = Field(default="voxelmorph", description="Network, or several joined by '+'.")
     family: str | None = Field(default=None, description="Transform family, for networks with a choice.")
-    network_options: dict[str, Any] = Field(default_factory=dict, description="Options of the network, by name.")
+    network_options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Options of the network, by name. Command line: --network-options.NAME VALUE.",
+    )
     similarity: str | None = Field(
         default=None,
         description="mse, ncc, lncc, mi, mind, or an auto-encoder file. Default: depends on the network.",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter, Token
+from cyclopts import Parameter
 
 from napari_stnreg.cli.exit_code import ExitCode
-from napari_stnreg.cli.options import AsOptions, AsSettings, Config, merge_config
+from napari_stnreg.cli.options import AsOptions, AsSettings, Config, convert_text, merge_config
 from napari_stnreg.cli.progress import PROGRESS, Interrupt, ProgressDisplay, logger
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.output_guard import check_output
@@ -31,30 +31,30 @@ STOPPING = "Stopping after the current sections. Continue with --resume. Press C
 _BYTES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
-def _memory(kind: Any, tokens: Sequence[Token]) -> float:
+def _memory(text: str) -> float:
     """Convert ``4GB``, ``800 MB`` or a number of bytes."""
-    text = tokens[0].value
     word = text.strip().lower().replace(" ", "").removesuffix("b").removesuffix("i")
     unit = word[-1:] if word[-1:] in "kmgt" else ""
     amount = float(word.removesuffix(unit)) * _BYTES[unit]
     if not 0 < amount < float("inf"):
-        raise ValueError(f"Invalid amount of memory '{text}'.")
+        raise ValueError(text)
     return amount
 
 
-def _section_numbers(kind: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
+def _section_numbers(text: str) -> tuple[int, ...]:
     """Convert ``3,7,12``."""
-    return tuple(int(word) for word in tokens[0].value.split(","))
+    return tuple(int(word) for word in text.split(","))
 
 
-def _section_range(kind: Any, tokens: Sequence[Token]) -> tuple[int, int]:
+def _section_range(text: str) -> tuple[int, int]:
     """Convert ``10:14``; both ends are included."""
-    first, last = tokens[0].value.split(":")
+    first, last = text.split(":")
     return int(first), int(last)
 
 
-def _one_word(converter: Any, group: str) -> Parameter:
-    return Parameter(converter=converter, n_tokens=1, group=group)
+def _one_word(convert: Callable[[str], Any], expected: str, group: str, metavar: str) -> Parameter:
+    converter = convert_text(convert, expected)
+    return Parameter(converter=converter, n_tokens=1, group=group, metavar=metavar, show_default=False)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Execution:
 
     scheduler: Annotated[str, Parameter(group="Execution")] = "threads"
     workers: Annotated[int | None, Parameter(group="Execution")] = None
-    memory: Annotated[float | None, _one_word(_memory, "Execution")] = None
+    memory: Annotated[float | None, _one_word(_memory, "an amount of memory, such as 4GB", "Execution", "SIZE")] = None
 
 
 def align(
@@ -114,9 +114,15 @@ def align(
     config: Config = None,
     settings: Annotated[StackSettings, AsSettings] = StackSettings(),  # noqa: B008
     masks: Annotated[str | None, Parameter(group="Masks and landmarks")] = None,
-    exclude: Annotated[tuple[int, ...], _one_word(_section_numbers, "Masks and landmarks")] = (),
+    exclude: Annotated[
+        tuple[int, ...],
+        _one_word(_section_numbers, "a list of sections, such as 3,7,12", "Masks and landmarks", "INT,..."),
+    ] = (),
     landmarks: Annotated[Path | None, Parameter(group="Masks and landmarks")] = None,
-    section_range: Annotated[tuple[int, int] | None, _one_word(_section_range, "Execution")] = None,
+    section_range: Annotated[
+        tuple[int, int] | None,
+        _one_word(_section_range, "a range of sections, such as 10:14", "Execution", "A:B"),
+    ] = None,
     reading: Annotated[StackReading, AsOptions] = StackReading(),
     execution: Annotated[Execution, AsOptions] = Execution(),
     keep_work: Annotated[bool, Parameter(group="Execution")] = False,

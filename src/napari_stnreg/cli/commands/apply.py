@@ -58,7 +58,7 @@ def apply(
     fill
         Value outside MOVING (default: the value of its border as in 'register'; 0 with nearest).
     inverse
-        Apply the inverse of the whole: MOVING is then of the fixed side and the reference of the moving side.
+        Apply the inverse. MOVING then belongs to the fixed side, and the reference to the moving side.
     overwrite
         Replace the output if it exists.
     frame

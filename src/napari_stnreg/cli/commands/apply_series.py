@@ -30,7 +30,7 @@ def apply_series(
     Parameters
     ----------
     folder
-        What 'register-series' wrote.
+        The folder that 'register-series' wrote.
     series
         Other channels, labels, or the registered series; TIFF, NIfTI, NumPy or OME-Zarr with as many frames.
     output

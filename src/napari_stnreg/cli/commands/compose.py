@@ -27,7 +27,7 @@ def compose(
     output
         File to write, in any format that 'convert' writes.
     inverse
-        Write the inverse of the whole. It is sampled on the voxels of the moving image.
+        Write the inverse of the composed transform. It is sampled on the voxels of the moving image.
     overwrite
         Replace the output if it exists.
 

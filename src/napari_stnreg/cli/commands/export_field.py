@@ -9,7 +9,8 @@ def export_field(alignment: Path, output: Path, /, *, overwrite: bool = False) -
     """Write the displacement of every pixel of an aligned stack.
 
     The array has the shape (z, 2, y, x), on the canvas of the input, in pixels:
-    aligned[z, y, x] = raw[z, y + d[0], x + d[1]].
+    aligned[z, y, x] = raw[z, y + d[0], x + d[1]]. If the alignment exchanged sections (--reorder), raw is the stack in
+    the new order.
 
     Parameters
     ----------

@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from cyclopts import Parameter, Token
-
-from napari_stnreg.cli.options import Output
+from napari_stnreg.cli.options import Output, Size
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.output_guard import check_output
-
-
-def parse_size(kind: object, tokens: list[Token]) -> tuple[int, ...]:
-    """Convert ``128,128`` to a size."""
-    try:
-        return tuple(int(word) for word in tokens[0].value.split(","))
-    except ValueError as error:
-        raise ValueError(f"Invalid size '{tokens[0].value}'.") from error
 
 
 def export_model(
@@ -24,7 +12,7 @@ def export_model(
     /,
     *,
     output: Output,
-    size: Annotated[tuple[int, ...] | None, Parameter(converter=parse_size, n_tokens=1)] = None,
+    size: Size = None,
     smoothness: float | None = None,
     overwrite: bool = False,
 ) -> None:

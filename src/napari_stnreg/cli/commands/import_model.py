@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from napari_stnreg.cli.commands.export_model import parse_size
-from napari_stnreg.cli.options import Output, Spacing
+from napari_stnreg.cli.options import Output, Size, Spacing
 from napari_stnreg.core.errors import InputError
 from napari_stnreg.core.output_guard import check_output
 
@@ -19,7 +15,7 @@ def import_model(
     *,
     output: Output,
     program: str | None = None,
-    size: Annotated[tuple[int, ...] | None, Parameter(converter=parse_size, n_tokens=1)] = None,
+    size: Size = None,
     spacing: Spacing = None,
     unit: str | None = None,
     orientation: str | None = None,
@@ -54,7 +50,7 @@ def import_model(
     downsize
         Factor by which the field is smaller while it is integrated, if the file does not state it; 2 by default.
     sinusoidal
-        Whether the TransMorph was trained with sinusoidal positions (TransMorph-Sin), which the weights do not state.
+        The TransMorph was trained with sinusoidal positions (TransMorph-Sin), which the weights do not state.
     overwrite
         Replace the output if it exists.
 

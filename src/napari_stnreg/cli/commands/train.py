@@ -64,9 +64,9 @@ def train(
 
     DATA is a folder of images, an .npz file of arrays, a stack, or a CSV file with the columns fixed and moving. The
     model with the best validation loss is written. A checkpoint and the curves (.curve.csv) are kept beside it after
-    every epoch; --resume continues from it, also a finished training with more --epochs. Ctrl+C ends the training and
-    keeps the best model so far; a second Ctrl+C aborts. Afterward: stnreg register FIXED MOVING -o DIR --model MODEL
-    [--refine N].
+    every epoch; --resume continues from it, and extends a finished training to more --epochs. Ctrl+C ends the training
+    and keeps the best model so far; a second Ctrl+C aborts. Afterward: stnreg register FIXED MOVING -o DIR
+    --model MODEL [--refine N].
 
     Parameters
     ----------
