@@ -20,8 +20,7 @@ def convert(
     """Convert a transform to the file format of another program.
 
     The file names decide the formats. Between images from NIfTI files, the transform is written in scanner space
-    (LPS, millimeters); between all others as x, y, z without a flip. --fixed and
-    --moving, or --space, decide which.
+    (LPS, millimeters); between all others as x, y, z without a flip. --fixed and --moving, or --space, decide which.
 
     Parameters
     ----------
