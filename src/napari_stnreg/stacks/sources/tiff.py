@@ -115,12 +115,12 @@ def _sections_of(series: tifffile.TiffPageSeries, name: str, channel: int | None
     axes, shape = series.axes.translate(str.maketrans("QI", "ZZ")), series.shape
     if "Z" not in axes or shape[axes.index("Z")] == 1:
         axes = axes.replace("Z", "W").replace("T", "Z")  # sections that a program took for time
+    if "Z" not in axes:
+        axes, shape = "Z" + axes, (1, *shape)  # a single section
     kept = [i for i, axis in enumerate(axes) if shape[i] > 1 or axis in "YXZ"]
     axes, shape = "".join(axes[i] for i in kept), tuple(shape[i] for i in kept)
     split = axes.index("Y") if "Y" in axes else 0
     outer, inner = axes[:split], axes[split:]
-    if sorted(outer) in ([], ["C"]) and inner in ("YX", "YXS"):
-        raise InputError(f"'{name}' has 1 section. A stack has at least two.")
     if sorted(outer) not in (["Z"], ["C", "Z"]) or inner not in ("YX", "YXS"):
         raise InputError(f"'{name}' has the axes {series.axes}. A stack of sections has z, y, x and channels.")
     steps = {axis: int(np.prod(shape[i + 1 : split])) for i, axis in enumerate(outer)}
