@@ -35,19 +35,21 @@ def open_stack(
     spacing: float | Sequence[float] | None = None,
     unit: str | None = None,
 ) -> StackSource:
-    """Open a stack without reading its pixels.
+    """Open a stack whose sections are read when they are needed.
 
     Parameters
     ----------
     stack
         An array ``(z, y, x)`` (NumPy, Dask, Zarr); a 3D image of any kind that :func:`~napari_stnreg.as_image` takes;
-        a source; or a path: an OME-Zarr or Zarr folder, a multi-page or OME TIFF, a ``.npy`` file, or a folder with
-        one image for each section. An OME-Zarr may also be a URL of fsspec, such as ``s3://bucket/stack.zarr``.
+        a source; or a path: an OME-Zarr or Zarr folder, a multi-page or OME TIFF, a ``.npy`` file, a folder with one
+        image for each section, or a 3D image in another format, which is read at once. An OME-Zarr may also be a URL
+        of fsspec, such as ``s3://bucket/stack.zarr``.
     level
-        Resolution level of a multiscale image; 0 is the finest.
+        Resolution level of an OME-Zarr; 0 is the finest. Other stacks have one level and ignore it.
     channel
-        Channel, if there are several; the first one by default, which is announced. In a folder these may be files side
-        by side, such as ``s1_DAPI.tif`` and ``s1_GFP.tif``.
+        Channel, if there are several. By default the first one of an OME-Zarr, TIFF, or folder, which is announced,
+        and the luminance or mean of the channels of an image. In a folder, channels may be separate files, such as
+        ``s1_DAPI.tif`` and ``s1_GFP.tif``.
     pattern
         Names of the files of a folder that are sections, such as ``"*_DAPI.tif"``. Without it, sections are
         distinguished from channels, masks and overviews by their names.
